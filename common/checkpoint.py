@@ -1,0 +1,67 @@
+"""Saving and loading that survives an interrupted write and runs no code from a file."""
+
+import os
+import pickle
+from typing import Any
+
+import torch
+
+from .files import atomic_open
+
+
+class AtomicSaveMixin:
+    """Makes an fvcore ``Checkpointer`` write each file under a temporary name, flush it, then rename it.
+
+    Put it before the checkpointer class in the bases. A run killed in the middle of ``save`` leaves the previous
+    checkpoint and the ``last_checkpoint`` file that names it as they were.
+    """
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Write ``<save_dir>/<name>.pth`` with the model, every checkpointable and ``kwargs``; then tag it as last."""
+        if not self.save_dir or not self.save_to_disk:
+            return
+        data = {"model": self.model.state_dict()}
+        data.update({key: checkpointable.state_dict() for key, checkpointable in self.checkpointables.items()})
+        data.update(kwargs)
+        basename = f"{name}.pth"
+        path = os.path.join(self.save_dir, basename)  # noqa: PTH118 (fvcore keeps save_dir as a string)
+        self.logger.info(f"Saving checkpoint to {path}")
+        with atomic_open(path, "wb") as handle:
+            torch.save(data, handle)
+        self.tag_last_checkpoint(basename)
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Record in ``<save_dir>/last_checkpoint`` which file ``--resume`` continues from."""
+        with atomic_open(os.path.join(self.save_dir, "last_checkpoint"), "w") as handle:  # noqa: PTH118
+            handle.write(last_filename_basename)
+
+
+def load_torch_file(path: str | os.PathLike) -> Any:
+    """Load a ``torch.save`` file onto the CPU without running code from it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, or holds pickled objects other than tensors and plain containers.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        if error.filename is not None:  # it could not be opened
+            raise
+        # It could: a seek to an offset that damaged bytes named, for example.
+        raise _unreadable(path, error) from error
+    except MemoryError:
+        raise
+    except Exception as error:  # damaged bytes make torch.load raise almost anything, IndexError and struct.error too
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: str | os.PathLike, error: Exception) -> ValueError:
+    # What torch says of an UnpicklingError advises to load without weights_only, which would run the file's code;
+    # the error that it handled when it said so is the cause.
+    cause = error.__context__ if isinstance(error, pickle.UnpicklingError) and error.__context__ else error
+    lines = f"{type(cause).__name__}: {cause}".strip(": ").splitlines()
+    return ValueError(
+        f"{path} cannot be read as a checkpoint ({lines[0]}); expected a file written by torch.save that holds only"
+        " tensors, numbers, strings, lists and dicts"
+    )

@@ -1,0 +1,76 @@
+"""Command-line habits and process start-up that `mocodet-pretrain` and `mocodet-train` have in common."""
+
+import argparse
+import os
+from collections.abc import Callable
+
+import torch
+from detectron2.engine import launch as detectron2_launch
+from detectron2.utils import comm
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+def argument_parser(description: str) -> argparse.ArgumentParser:
+    """Make a parser with the flags of detectron2's own ``train_net.py`` that both commands understand."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="path to a YAML config file")
+    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint in OUTPUT_DIR")
+    parser.add_argument(
+        "--num-gpus", type=int, default=1, metavar="N", help="GPUs per machine; on a machine without one, CPU processes"
+    )
+    parser.add_argument("--num-machines", type=int, default=1, metavar="N", help="total number of machines")
+    parser.add_argument("--machine-rank", type=int, default=0, metavar="R", help="rank of this machine")
+    parser.add_argument(
+        "--dist-url", default="auto", help="where the processes meet, for example tcp://host:port; 'auto': this machine"
+    )
+    parser.add_argument(
+        "opts",
+        metavar="KEY VALUE",
+        nargs=argparse.REMAINDER,
+        help="config keys to override, given in pairs at the end of the command",
+    )
+    return parser
+
+
+def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
+    """Run ``main(args)`` in ``args.num_gpus`` processes on each of ``args.num_machines`` machines.
+
+    Uses NCCL where CUDA is available and gloo elsewhere, as detectron2's launcher does. On a CPU the cores are
+    divided between the processes; left alone, every process would start one thread for every core.
+
+    Raises:
+        ValueError: a process count below one, or more GPUs asked for than the machine has.
+    """
+    for flag in ("num_gpus", "num_machines"):
+        if getattr(args, flag) < 1:
+            raise ValueError(f"--{flag.replace('_', '-')} must be at least 1, got {getattr(args, flag)}")
+    if torch.cuda.is_available() and args.num_gpus > torch.cuda.device_count():
+        raise ValueError(f"--num-gpus {args.num_gpus}, but this machine has {torch.cuda.device_count()}")
+    detectron2_launch(
+        _run_in_process,
+        args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        args=(main, args),
+    )
+
+
+def _run_in_process(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
+    if not torch.cuda.is_available() and args.num_gpus > 1:
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // args.num_gpus))
+    main(args)
+
+
+def distribute(model: nn.Module) -> nn.Module:
+    """Wrap ``model`` in ``DistributedDataParallel`` when there is more than one process; else return it unchanged.
+
+    ``device_ids`` is given for CUDA models only: on CPU models DDP refuses it. Buffers are not broadcast, as in
+    detectron2: batch-norm statistics are either synchronised by the norm itself or meant to differ (Shuffling BN).
+    """
+    if comm.get_world_size() == 1:
+        return model
+    on_cuda = next(model.parameters()).is_cuda
+    device_ids = [comm.get_local_rank()] if on_cuda else None
+    return DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)

@@ -1,0 +1,26 @@
+"""One check, with one clear message, that detectron2 is there and recent enough."""
+
+import importlib.util
+import re
+
+MINIMUM_DETECTRON2 = (0, 6)
+
+INSTALL_HELP = """Install it with one of
+
+    make setup                                # in a checkout of mocodet: pinned wheel, no compiler needed
+    pip install --no-build-isolation 'git+https://github.com/facebookresearch/detectron2.git'   # after torch
+"""
+
+
+def require_detectron2() -> None:
+    """Raise ``ImportError``, saying which command to run, unless detectron2 >= 0.6 can be imported."""
+    if importlib.util.find_spec("detectron2") is None:
+        raise ImportError(f"mocodet needs detectron2, which is not installed. {INSTALL_HELP}")
+
+    import detectron2
+
+    found = getattr(detectron2, "__version__", "unknown")
+    numbers = tuple(int(part) for part in re.findall(r"\d+", found)[:2])
+    if numbers < MINIMUM_DETECTRON2:
+        wanted = ".".join(map(str, MINIMUM_DETECTRON2))
+        raise ImportError(f"mocodet needs detectron2 >= {wanted}, found {found}. {INSTALL_HELP}")

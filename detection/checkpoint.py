@@ -1,0 +1,167 @@
+"""The checkpointer of fine-tuning: reads unconverted encoders too, runs no code from a file, lets nothing slip."""
+
+import pickle
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlparse
+
+from detectron2.checkpoint import DetectionCheckpointer
+
+from mocodet.common.checkpoint import AtomicSaveMixin, load_torch_file
+
+from . import convert
+
+# The part of a parameter's name that says where in a ResNet it stands: `stem.conv1.weight` of
+# `backbone.bottom_up.stem.conv1.weight`, `res5.0.conv1.weight` of `roi_heads.res5.0.conv1.weight`. A stage's blocks are
+# numbered, so that what a detector adds beside them (`roi_heads.res5.norm`, `fpn_lateral5`) is not meant.
+ENCODER_PART = re.compile(r"(?:^|\.)((?:stem|res[2-5]\.\d+)\..+)$")
+
+# Left over whenever MSRA's R-50.pkl is loaded: Caffe's ResNet-50 has a bias in its first convolution, detectron2's has
+# none and has always left it out; the batch norm that follows it is the file's own.
+CAFFE_SURPLUS = {"stem.conv1.bias"}
+
+
+class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
+    """detectron2's checkpointer with three differences.
+
+    * ``MODEL.WEIGHTS`` may name an unconverted pre-training checkpoint; it is recognised by its contents and converted
+      while loading (`convert.extract_encoder` says what is accepted). detectron2's own files are read as ever.
+    * No file runs code: ``.pth`` is read with ``weights_only``, ``.pkl`` by an unpickler that knows arrays and plain
+      containers only.
+    * A ResNet parameter of the model that the file does not give, or one of the file that the model does not take, is
+      an error. The rest of a detector (heads, FPN, added norms) starts anew and may be missing.
+    """
+
+    def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Load ``path`` (a file, an URL that detectron2 knows, or ``""`` for nothing) into the model.
+
+        Raises:
+            FileNotFoundError: ``path`` names a local file that is not there.
+            ValueError: the file is damaged, would run code, or does not fit the model's ResNet; see the class.
+        """
+        local = urlparse(path)._replace(query="").geturl() if path else ""
+        if local and "://" not in local and not Path(local).is_file():
+            raise FileNotFoundError(f"no checkpoint at {local}; correct MODEL.WEIGHTS, or make the file first")
+        try:
+            return super().load(path, *args, **kwargs)
+        finally:
+            self._parsed_url_during_load = None  # detectron2 leaves it behind on errors and then refuses to load again
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        """Read ``filename`` into ``{"model": name -> array or tensor, ...}``."""
+        if filename.endswith(".pkl"):
+            return self._read_pickle(filename)
+        loaded = load_torch_file(filename)
+        if convert.holds_encoder(loaded):
+            return self._converted(loaded, filename)
+        if not isinstance(loaded, dict):
+            raise ValueError(f"{filename} holds a {type(loaded).__name__}; expected a dict with tensors by name")
+        if "model_state" in loaded:  # pycls
+            model = {name: value for name, value in loaded["model_state"].items() if "num_batches_tracked" not in name}
+            return {"model": model, "__author__": "pycls", "matching_heuristics": True}
+        if "model" not in loaded:
+            loaded = {"model": loaded}
+        if self._wants_heuristics():
+            loaded["matching_heuristics"] = True
+        return loaded
+
+    def _converted(self, loaded: Any, filename: str) -> dict[str, Any]:
+        try:
+            encoder = convert.extract_encoder(loaded)
+        except ValueError as error:
+            raise ValueError(f"{filename}: {error}") from error
+        self.logger.info(f"Converting the {encoder.kind} (ResNet-{encoder.depth}) in '{filename}' for detectron2")
+        return convert.to_detectron2(encoder)
+
+    def _read_pickle(self, filename: str) -> dict[str, Any]:
+        data = load_array_pickle(filename)
+        if "model" in data and "__author__" in data:  # detectron2's model zoo, and ours
+            self.logger.info(f"Reading a file from '{data['__author__']}'")
+            return data
+        # Caffe2's: a detector has its arrays under "blobs", an ImageNet model at the top.
+        blobs = data.get("blobs", data)
+        model = {name: value for name, value in blobs.items() if not name.endswith("_momentum")}
+        return {"model": model, "__author__": "Caffe2", "matching_heuristics": True}
+
+    def _wants_heuristics(self) -> bool:
+        """Read the question mark's part of ``model.pth?matching_heuristics=True``, as detectron2 does."""
+        url = self._parsed_url_during_load
+        queries = parse_qs(url.query) if url else {}
+        wanted = queries.pop("matching_heuristics", ["False"]) == ["True"]
+        if queries:
+            raise ValueError(f"{url.geturl()}: unknown options {sorted(queries)}; known is 'matching_heuristics'")
+        return wanted
+
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        from_caffe = checkpoint.get("__author__") == "Caffe2"
+        incompatible = super()._load_model(checkpoint)
+        wrong_shapes = [name for name, *_ in incompatible.incorrect_shapes]
+        missing = _encoder_names([*incompatible.missing_keys, *wrong_shapes])
+        surplus = _encoder_names(incompatible.unexpected_keys)
+        if from_caffe:
+            surplus = [name for name in surplus if name not in CAFFE_SURPLUS]
+        if missing or surplus:
+            raise ValueError(
+                "the weights do not fit the model's ResNet: "
+                f"left without a value in the model: {_listed(missing)}; left over in the file: {_listed(surplus)}."
+                " Compare MODEL.RESNETS (DEPTH, NORM) and the backbone with the file named by MODEL.WEIGHTS"
+            )
+        return incompatible
+
+
+def load_array_pickle(path: str | Path) -> dict[str, Any]:
+    """Read a pickled dict of numpy arrays, as detectron2's model zoo and Caffe2 write them, running no code from it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, or asks for anything but arrays, numbers, strings and plain containers.
+    """
+    with Path(path).open("rb") as handle:
+        try:
+            data = _ArrayUnpickler(handle, encoding="latin1").load()  # latin1: many zoo files come from Python 2
+        except MemoryError:
+            raise
+        except Exception as error:  # damaged bytes make an unpickler raise almost anything
+            raise ValueError(
+                f"{path} cannot be read as pickled weights ({type(error).__name__}: {error}); expected a dict of numpy"
+                " arrays"
+            ) from error
+    if not isinstance(data, dict):
+        raise ValueError(f"{path} holds a {type(data).__name__}; expected a dict of numpy arrays")
+    return data
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Rebuilds numpy arrays and plain containers, and looks up nothing else."""
+
+    ALLOWED = frozenset(
+        {
+            ("collections", "OrderedDict"),
+            ("_codecs", "encode"),  # how Python 3 pickles bytes with an old protocol
+            ("numpy", "dtype"),
+            ("numpy", "ndarray"),
+        }
+        | {
+            (f"numpy.{core}.{module}", name)  # `core` was renamed in numpy 2
+            for core in ("core", "_core")
+            for module, name in (("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer"))
+        }
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return an allowed class or function; refuse every other, before it can be called."""
+        if (module, name) not in self.ALLOWED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no array needs")
+        return super().find_class(module, name)
+
+
+def _encoder_names(names: Iterable[str]) -> list[str]:
+    """Keep the names of ResNet parameters and statistics; batch counters, which nothing reads, are none."""
+    return sorted(name for name in names if ENCODER_PART.search(name) and not name.endswith(".num_batches_tracked"))
+
+
+def _listed(names: list[str], limit: int = 10) -> str:
+    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return (", ".join(names[:limit]) or "nothing") + rest

@@ -1,0 +1,165 @@
+"""The command ``mocodet-train`` (``tools/train_net.py`` in a checkout): fine-tune a detector, or evaluate one."""
+
+import argparse
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed
+from detectron2.config import CfgNode, get_cfg
+from detectron2.engine import default_setup
+from detectron2.evaluation import verify_results
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+from mocodet import configs
+from mocodet.common.launch import argument_parser, launch
+
+from .checkpoint import MocoDetCheckpointer
+from .config import add_moco_config
+from .data import check_datasets, register_datasets
+from .trainer import AMP_DTYPES, Trainer
+
+logger = logging.getLogger(__name__)
+
+DESCRIPTION = """Fine-tune a detectron2 detector from MoCo, supervised or no weights, or evaluate one (--eval-only).
+
+  tools/train_net.py --config-file configs/pascal_voc_R_50_C4_24k_moco.yaml --num-gpus 8 \\
+      MODEL.WEIGHTS output/moco_v2_R_50_200ep.pkl OUTPUT_DIR output/voc
+
+The last results are in OUTPUT_DIR/results.json, everything logged in OUTPUT_DIR/metrics.json.
+"""
+
+MAKE_WEIGHTS = """These two commands make MoCo weights (the first one pre-trains, give it your images as DATA.ROOT):
+
+    tools/pretrain_net.py --config-file configs/pretrain/moco_v2_R_50_200ep.yaml \\
+        DATA.ROOT path/to/images OUTPUT_DIR output/moco_v2_R_50_200ep
+    tools/convert_pretrain_to_detectron2.py output/moco_v2_R_50_200ep/model_final.pth {weights}
+
+or name a file that you have: MODEL.WEIGHTS path/to/weights (a pre-training checkpoint will do, converted or not)"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Make the parser: the flags of detectron2's own ``train_net.py``."""
+    made = argument_parser(DESCRIPTION)
+    made.add_argument(
+        "--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS (or, with --resume, the last one)"
+    )
+    return made
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """Make the frozen config from file and command line, start the log, and refuse what cannot end well.
+
+    Raises:
+        FileNotFoundError: there is no such config, weights file or data.
+        ValueError: the config contradicts itself, the data or the machine.
+    """
+    args.config_file = str(configs.locate(args.config_file))
+    cfg = get_cfg()
+    add_moco_config(cfg)
+    cfg.merge_from_file(args.config_file)
+    cfg.merge_from_list(args.opts)
+    asked_for = cfg.MODEL.DEVICE
+    if asked_for.startswith("cuda") and not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
+    cfg.freeze()
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="mocodet")
+    default_setup(cfg, args)
+    if asked_for != cfg.MODEL.DEVICE:
+        logger.warning(f"MODEL.DEVICE is {asked_for}, but CUDA is not available: running on the CPU")
+    check_config(cfg)
+    check_weights(cfg, resume=args.resume)
+    register_datasets(cfg)
+    check_datasets(cfg, training=not args.eval_only)
+    return cfg
+
+
+def check_config(cfg: CfgNode) -> None:
+    """Refuse settings that this trainer would otherwise ignore or fail on later.
+
+    Raises:
+        ValueError: see the messages.
+    """
+    if cfg.MOCO.AMP_DTYPE not in AMP_DTYPES:
+        raise ValueError(f"MOCO.AMP_DTYPE must be one of {', '.join(AMP_DTYPES)}, got {cfg.MOCO.AMP_DTYPE!r}")
+    if cfg.TEST.AUG.ENABLED:
+        raise ValueError("TEST.AUG.ENABLED: test-time augmentation is not supported; set it to False")
+    workers = comm.get_world_size()
+    if cfg.SOLVER.REFERENCE_WORLD_SIZE == 0 and cfg.SOLVER.IMS_PER_BATCH % workers:
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} does not divide among {workers} processes;"
+            f" choose a multiple of {workers}"
+        )
+    if workers > 1 and cfg.MODEL.DEVICE == "cpu" and torch.distributed.get_backend() == "nccl":
+        raise ValueError(
+            "MODEL.DEVICE cpu with several processes on a machine with CUDA: they are connected by NCCL, which cannot"
+            " move CPU tensors; hide the GPUs (CUDA_VISIBLE_DEVICES=) or use one process"
+        )
+
+
+def check_weights(cfg: CfgNode, *, resume: bool) -> None:
+    """Refuse a ``MODEL.WEIGHTS`` that is a file and is not there, unless the run resumes from a checkpoint of its own.
+
+    Raises:
+        FileNotFoundError: the message says which two commands make MoCo weights.
+    """
+    weights = cfg.MODEL.WEIGHTS
+    path = Path(weights.partition("?")[0])  # detectron2 takes options after a question mark
+    if not weights or "://" in weights or path.is_file():
+        return
+    if resume and (Path(cfg.OUTPUT_DIR) / "last_checkpoint").is_file():
+        return
+    raise FileNotFoundError(
+        f"MODEL.WEIGHTS names {weights}, which does not exist.\n" + MAKE_WEIGHTS.format(weights=path)
+    )
+
+
+def evaluate(cfg: CfgNode, *, resume: bool) -> dict[str, Any]:
+    """Evaluate ``MODEL.WEIGHTS``, or with ``resume`` the last checkpoint of ``OUTPUT_DIR``, without training.
+
+    Exits with status 1 when the results are not the ``TEST.EXPECTED_RESULTS``.
+    """
+    model = Trainer.build_model(cfg)
+    checkpointer = MocoDetCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
+    if not cfg.MODEL.WEIGHTS and not (resume and checkpointer.has_checkpoint()):
+        logger.warning(
+            "--eval-only, but MODEL.WEIGHTS is empty: this evaluates a detector with random weights. To evaluate a"
+            f" fine-tuned one name it, for example  MODEL.WEIGHTS {cfg.OUTPUT_DIR}/model_final.pth"
+        )
+    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    results = Trainer.test(cfg, model)
+    if comm.is_main_process():
+        verify_results(cfg, results)
+    return results
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Do, in one process of the launched ones, what the command line asks for; return the evaluation's results."""
+    warnings.filterwarnings("ignore", message=".*torch.jit.script.*")
+    warnings.filterwarnings("ignore", message="torch.meshgrid")
+    cfg = setup(args)
+    if args.eval_only:
+        return evaluate(cfg, resume=args.resume)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    return trainer.train()
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point."""
+    args = parser().parse_args(argv)
+    try:
+        launch(run, args)
+    except (FileNotFoundError, ValueError, FloatingPointError) as error:
+        if os.environ.get("MOCODET_TRACEBACK"):
+            raise
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

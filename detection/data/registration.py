@@ -1,0 +1,138 @@
+"""The user's own data sets, registered from ``MOCO.DATASETS`` so that they need no code."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from .coco import load_coco
+from .voc import load_voc
+
+
+@dataclass(frozen=True)
+class VocDataset:
+    """One split in the layout of Pascal VOC; the fields are the keys of an entry of ``MOCO.DATASETS``."""
+
+    name: str
+    root: str  # the folder that holds Annotations/ ImageSets/Main/ JPEGImages/
+    split: str  # ImageSets/Main/<split>.txt names the images
+    classes: tuple[str, ...]
+    year: int = 2007  # which definition of AP: 2007 (eleven points) or 2012 (area)
+
+    def __post_init__(self) -> None:
+        _check_classes(self.name, self.classes)
+        if self.year not in (2007, 2012):
+            raise ValueError(
+                f"data set {self.name}: YEAR chooses how AP is computed and is 2007 or 2012, got {self.year}"
+            )
+
+    def register(self) -> None:
+        """Enter the data set into detectron2's catalogs."""
+        root = str(Path(self.root).expanduser())
+        DatasetCatalog.register(self.name, lambda: load_voc(self.name, root, self.split, self.classes))
+        MetadataCatalog.get(self.name).set(
+            thing_classes=list(self.classes),
+            dirname=root,
+            split=self.split,
+            year=self.year,
+            evaluator_type="pascal_voc",
+        )
+
+
+@dataclass(frozen=True)
+class CocoDataset:
+    """One COCO JSON file of boxes (and masks, keypoints) with the folder of its images."""
+
+    name: str
+    json: str
+    images: str  # the folder that the file names in the JSON are relative to
+    classes: tuple[str, ...] = ()  # empty: take the categories of the JSON
+
+    def __post_init__(self) -> None:
+        if self.classes:
+            _check_classes(self.name, self.classes)
+
+    def register(self) -> None:
+        """Enter the data set into detectron2's catalogs; ``thing_classes`` is known once it has been loaded."""
+        json, images = str(Path(self.json).expanduser()), str(Path(self.images).expanduser())
+        DatasetCatalog.register(self.name, lambda: load_coco(self.name, json, images, self.classes))
+        MetadataCatalog.get(self.name).set(json_file=json, image_root=images, evaluator_type="coco")
+
+
+Dataset = VocDataset | CocoDataset
+
+KINDS: dict[str, tuple[type[Dataset], set[str], set[str]]] = {
+    # KIND: (class, keys that must be given, keys that may be)
+    "voc": (VocDataset, {"NAME", "ROOT", "SPLIT", "CLASSES"}, {"YEAR"}),
+    "coco": (CocoDataset, {"NAME", "JSON", "IMAGES"}, {"CLASSES"}),
+}
+
+_registered: dict[str, Dataset] = {}
+
+
+def register_datasets(cfg: CfgNode) -> None:
+    """Register every entry of ``cfg.MOCO.DATASETS`` with detectron2.
+
+    Registering the same definition again does nothing, so each process of a run may call it.
+
+    Raises:
+        ValueError: an entry is malformed, or its name already stands for another data set.
+    """
+    for entry in cfg.MOCO.DATASETS:
+        dataset = parse_dataset(entry)
+        if _registered.get(dataset.name) == dataset:
+            continue
+        if dataset.name in DatasetCatalog.list():
+            known = _registered.get(dataset.name, "a data set that detectron2 or another plugin registered")
+            raise ValueError(
+                f"MOCO.DATASETS: the name {dataset.name!r} already stands for {known}; it cannot also mean {dataset}."
+                " Choose another NAME"
+            )
+        dataset.register()
+        _registered[dataset.name] = dataset
+
+
+def parse_dataset(entry: object) -> Dataset:
+    """Turn one entry of ``MOCO.DATASETS`` into its dataclass.
+
+    Raises:
+        ValueError: no mapping, unknown ``KIND``, missing or unknown keys, or a value of the wrong type.
+    """
+    if not isinstance(entry, Mapping):
+        raise ValueError(f"MOCO.DATASETS: every entry must be a mapping with NAME and KIND, got {entry!r}")
+    kind = entry.get("KIND")
+    if kind not in KINDS:
+        raise ValueError(f"MOCO.DATASETS: KIND must be one of {', '.join(KINDS)}, got {kind!r} in {dict(entry)}")
+    dataset_class, required, optional = KINDS[kind]
+    keys = set(entry) - {"KIND"}
+    if missing := required - keys:
+        raise ValueError(
+            f"MOCO.DATASETS: an entry of KIND {kind} also needs {', '.join(sorted(missing))}: {dict(entry)}"
+        )
+    if unknown := keys - required - optional:
+        known = ", ".join(sorted(required | optional))
+        raise ValueError(
+            f"MOCO.DATASETS: unknown key {', '.join(sorted(map(str, unknown)))} in {dict(entry)};"
+            f" an entry of KIND {kind} has {known}"
+        )
+    return dataset_class(**{key.lower(): _value(key, entry[key]) for key in keys})
+
+
+def _value(key: str, value: object) -> object:
+    if key == "CLASSES":
+        if isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value):
+            return tuple(value)
+        raise ValueError(f"MOCO.DATASETS: CLASSES must be a list of names, got {value!r}")
+    wanted = int if key == "YEAR" else str
+    if not isinstance(value, wanted) or value == "":
+        raise ValueError(f"MOCO.DATASETS: {key} must be a {wanted.__name__}, got {value!r}")
+    return value
+
+
+def _check_classes(name: str, classes: tuple[str, ...]) -> None:
+    if not classes:
+        raise ValueError(f"data set {name}: CLASSES is empty; list the class names in the order of their indices")
+    if repeated := sorted({c for c in classes if classes.count(c) > 1}):
+        raise ValueError(f"data set {name}: CLASSES names {', '.join(repeated)} more than once")

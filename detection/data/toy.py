@@ -1,0 +1,388 @@
+"""The built-in data set: cluttered scenes of textured objects, drawn from a seed, with exact boxes and masks.
+
+A class is a texture on an outline (``dotted_square``); every texture comes on every outline and colours are drawn
+independently of both, so neither outline, texture nor colour alone gives the class away. Distractors carry a class's
+texture on a foreign outline or a class's outline with a foreign texture, and plain bars lie over everything.
+
+Two choices make contrastive pre-training, which learns whatever tells one scene's crops from another's, learn texture
+and outline. The objects of a scene come from at most two classes, as photographs tend to show several of one kind. And
+colours are close to grey and backgrounds alike: else mean colour alone would tell the scenes apart.
+"""
+
+import colorsys
+import json
+import multiprocessing
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+import numpy as np
+from PIL import Image
+
+Array = np.ndarray
+
+# Each gives a signed distance to the outline, negative inside, in units of the object's radius.
+OUTLINES: dict[str, Callable[[Array, Array], Array]] = {
+    "disc": lambda u, v: np.hypot(u, v) - 1.0,
+    "square": lambda u, v: np.maximum(abs(u), abs(v)) - 0.86,
+}
+FOREIGN_OUTLINES: tuple[Callable[[Array, Array], Array], ...] = (
+    lambda u, v: np.maximum(np.minimum(abs(u), abs(v)) - 0.33, np.maximum(abs(u), abs(v)) - 1.0),  # a cross
+    lambda u, v: np.maximum(abs(u) * 0.87 + v * 0.5, -v) - 0.5,  # a triangle
+)
+# Each gives a height in [-1, 1] from coordinates measured in periods; its sign chooses between two colours.
+TEXTURES: dict[str, Callable[[Array, Array], Array]] = {
+    "striped": lambda x, y: np.sin(2 * np.pi * x),
+    "checked": lambda x, y: 1.4 * np.sin(2 * np.pi * x * 0.7) * np.sin(2 * np.pi * y * 0.7),
+    "dotted": lambda x, y: 1.2 * (np.cos(2 * np.pi * x) + np.cos(2 * np.pi * y)) / 2 - 0.35,
+    "wavy": lambda x, y: np.sin(2 * np.pi * (x + 0.3 * np.sin(2 * np.pi * y * 0.6))),
+}
+TOY_CLASSES: tuple[str, ...] = tuple(f"{texture}_{outline}" for outline in OUTLINES for texture in TEXTURES)
+
+MIN_VISIBLE_FRACTION = 0.4  # a scene in which an object is hidden further than this is drawn anew
+MIN_VISIBLE_PIXELS = 24
+MAX_SATURATION = 0.12
+JPEG_QUALITY = 92
+
+
+@dataclass
+class Scene:
+    """One drawn image (H x W x 3, uint8) with a class index and a visible mask (H x W, bool) for each object."""
+
+    image: Array
+    classes: list[int]
+    masks: list[Array]
+
+
+def draw_scene(rng: np.random.Generator, size: int, required_class: int | None = None) -> Scene:
+    """Draw one scene of ``size`` x ``size`` pixels.
+
+    Args:
+        rng: source of every choice made.
+        size: side of the image in pixels.
+        required_class: index into ``TOY_CLASSES`` of a class that must occur; None leaves the choice to ``rng``.
+    """
+    while (scene := _try_scene(rng, size, required_class)) is None:
+        pass
+    return scene
+
+
+def _try_scene(rng: np.random.Generator, size: int, required_class: int | None) -> Scene | None:
+    """Draw one scene; None when an object is so hidden that it is fair neither to label it nor to leave it out."""
+    canvas = _background(rng, size)  # H x W x 3, float32 in [0, 1]
+    first = int(rng.integers(len(TOY_CLASSES))) if required_class is None else required_class
+    theme = (first, int(rng.integers(len(TOY_CLASSES))))
+    n_objects = int(rng.integers(1, 5))
+    n_distractors = int(rng.integers(1, 4))
+    kinds = [theme[0]] + [theme[int(rng.random() < 0.4)] for _ in range(n_objects - 1)] + [-1] * n_distractors
+    rng.shuffle(kinds)
+
+    classes: list[int] = []
+    masks: list[Array] = []
+    full_areas: list[int] = []
+    for kind in kinds:
+        alpha = _draw_object(rng, canvas, kind)
+        covered = alpha >= 0.5
+        for mask in masks:
+            mask &= ~covered
+        if kind >= 0:
+            classes.append(kind)
+            masks.append(covered)
+            full_areas.append(int(covered.sum()))
+    for _ in range(int(rng.integers(0, 3))):
+        covered = _draw_bar(rng, canvas) >= 0.5
+        for mask in masks:
+            mask &= ~covered
+
+    for mask, full in zip(masks, full_areas, strict=True):
+        if int(mask.sum()) < max(MIN_VISIBLE_PIXELS, MIN_VISIBLE_FRACTION * full):
+            return None
+
+    ramp = np.linspace(-1.0, 1.0, size)
+    angle = rng.uniform(0, 2 * np.pi)
+    light = 1 + rng.uniform(0, 0.25) * (np.cos(angle) * ramp[None, :] + np.sin(angle) * ramp[:, None])
+    canvas *= light.astype(np.float32)[..., None]
+    canvas += 0.025 * rng.standard_normal((size, size, 1), dtype=np.float32)
+    return Scene(image=(np.clip(canvas, 0, 1) * 255).round().astype(np.uint8), classes=classes, masks=masks)
+
+
+def _colour(rng: np.random.Generator, lightness: float) -> Array:
+    return np.array(colorsys.hls_to_rgb(rng.random(), lightness, rng.uniform(0, MAX_SATURATION)), dtype=np.float32)
+
+
+def _two_colours(rng: np.random.Generator, contrast: float, middle: float | None = None) -> tuple[Array, Array]:
+    """Choose a darker and a lighter colour, ``contrast`` apart in lightness around ``middle``, in random order."""
+    dark = rng.uniform(0.08, 0.92 - contrast) if middle is None else middle - contrast / 2
+    pair = _colour(rng, dark), _colour(rng, dark + contrast)
+    return pair if rng.random() < 0.5 else (pair[1], pair[0])
+
+
+def _smooth_noise(rng: np.random.Generator, size: int, cells: int) -> Array:
+    """Return H x W noise in about [-1, 1] whose features are ``size / cells`` pixels wide."""
+    coarse = rng.uniform(-1, 1, (cells, cells)).astype(np.float32)
+    return np.asarray(Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC))
+
+
+def _mix(first: Array, second: Array, height: Array, sharpness: float) -> Array:
+    """Blend two colours (3) by a height map (H x W) into H x W x 3."""
+    weight = np.clip(0.5 + sharpness * height.astype(np.float32), 0, 1)[..., None]
+    return first + (second - first) * weight
+
+
+def _background(rng: np.random.Generator, size: int) -> Array:
+    height = np.zeros((size, size), dtype=np.float32)
+    for cells, gain in ((4, 0.5), (int(rng.integers(8, 16)), rng.uniform(0, 0.6)), (size // 3, rng.uniform(0, 0.6))):
+        height += gain * _smooth_noise(rng, size, cells)
+    return _mix(*_two_colours(rng, rng.uniform(0.2, 0.3), middle=0.5), height, 0.6)
+
+
+def _draw_object(rng: np.random.Generator, canvas: Array, kind: int) -> Array:
+    """Paint one object (``kind`` >= 0: that class; -1: a distractor) onto ``canvas``; return its H x W coverage."""
+    size = canvas.shape[0]
+    radius = size * rng.uniform(0.12, 0.27)
+    aspect = rng.uniform(0.8, 1.25)
+    centre = rng.uniform(radius * 0.7, size - radius * 0.7, 2)
+    reach = 1.8 * radius  # farther than any outline extends: corners and aspect included
+    left, top = (max(0, int(centre[axis] - reach)) for axis in (0, 1))
+    right, bottom = (min(size, int(centre[axis] + reach) + 1) for axis in (0, 1))
+    cos, sin = _rotation(rng)
+    y, x = np.mgrid[top:bottom, left:right].astype(np.float32) + 0.5
+    along, across = (x - centre[0]) * cos + (y - centre[1]) * sin, (y - centre[1]) * cos - (x - centre[0]) * sin
+
+    textures, outlines = tuple(TEXTURES.values()), tuple(OUTLINES.values())
+    period = size * rng.uniform(0.055, 0.10)
+    cos, sin = _rotation(rng)
+    phase = rng.random(2)
+    tx, ty = (along * cos + across * sin) / period + phase[0], (across * cos - along * sin) / period + phase[1]
+    if kind >= 0:
+        outline = outlines[kind // len(textures)]
+        height = textures[kind % len(textures)](tx, ty)
+    elif rng.random() < 0.5:
+        outline = FOREIGN_OUTLINES[int(rng.integers(len(FOREIGN_OUTLINES)))]
+        height = textures[int(rng.integers(len(textures)))](tx, ty)
+    else:
+        outline = outlines[int(rng.integers(len(outlines)))]
+        height = _smooth_noise(rng, size, max(2, int(size / period)))[top:bottom, left:right]
+    paint = _mix(*_two_colours(rng, rng.uniform(0.25, 0.55)), height, 1.5)
+    distance = outline(along / (radius * aspect), across * aspect / radius) * radius
+    alpha = np.zeros(canvas.shape[:2], dtype=np.float32)
+    patch = alpha[top:bottom, left:right]
+    patch += np.clip(0.5 - distance, 0, 1)  # one pixel of anti-aliasing
+    canvas[top:bottom, left:right] += patch[..., None] * (paint - canvas[top:bottom, left:right])
+    return alpha
+
+
+def _draw_bar(rng: np.random.Generator, canvas: Array) -> Array:
+    """Paint a plain bar across the whole canvas; return its H x W coverage."""
+    size = canvas.shape[0]
+    cos, sin = _rotation(rng)
+    through = rng.uniform(0, size, 2)
+    y, x = np.mgrid[0:size, 0:size].astype(np.float32) + 0.5
+    distance = abs((x - through[0]) * cos + (y - through[1]) * sin)
+    alpha = np.clip(0.5 + size * rng.uniform(0.01, 0.03) - distance, 0, 1)
+    canvas += alpha[..., None] * (_colour(rng, rng.uniform(0.1, 0.9)) - canvas)
+    return alpha
+
+
+def _rotation(rng: np.random.Generator) -> tuple[float, float]:
+    angle = rng.uniform(0, 2 * np.pi)
+    return float(np.cos(angle)), float(np.sin(angle))
+
+
+def mask_to_polygons(mask: Array) -> list[list[float]]:
+    """Cover a binary mask (H x W) exactly with polygons ``[x0, y0, x1, y1, ...]`` along the pixels' edges.
+
+    The mask is cut into pieces with one vertical run in each column, so holes and separate parts need no special
+    form; pycocotools fills the polygons back to the very same pixels.
+    """
+    pieces: list[tuple[int, list[tuple[int, int]]]] = []  # first column, (top, bottom) of each column
+    growing: list[int] = []  # pieces that reach the previous column
+    for column in range(mask.shape[1]):
+        edges = np.flatnonzero(np.diff(np.concatenate(([0], mask[:, column].astype(np.int8), [0]))))
+        runs = [(int(top), int(bottom)) for top, bottom in edges.reshape(-1, 2)]
+        touching = {
+            run: [p for p in growing if run[0] < pieces[p][1][-1][1] and pieces[p][1][-1][0] < run[1]] for run in runs
+        }
+        reached = []
+        for run in runs:
+            mine = touching[run]
+            if len(mine) == 1 and sum(mine[0] in others for others in touching.values()) == 1:
+                pieces[mine[0]][1].append(run)
+                reached.append(mine[0])
+            else:
+                pieces.append((column, [run]))
+                reached.append(len(pieces) - 1)
+        growing = reached
+    return [_staircase(first, runs) for first, runs in pieces]
+
+
+def _staircase(first: int, runs: list[tuple[int, int]]) -> list[float]:
+    """Outline consecutive columns, from ``first`` on, that are filled from ``top`` to ``bottom`` in ``runs``."""
+    upper, lower = [], []
+    for column, (top, bottom) in enumerate(runs, start=first):
+        upper += [(column, top), (column + 1, top)]
+        lower += [(column, bottom), (column + 1, bottom)]
+    points = upper + lower[::-1]
+    corners = [
+        here
+        for before, here, after in zip([points[-1], *points[:-1]], points, [*points[1:], points[0]], strict=True)
+        if here != before
+        and (after[0] - before[0]) * (here[1] - before[1]) != (here[0] - before[0]) * (after[1] - before[1])
+    ]
+    return [float(coordinate) for corner in corners for coordinate in corner]
+
+
+def mask_box(mask: Array) -> tuple[int, int, int, int]:
+    """Return the extent ``(x0, y0, x1, y1)`` of a non-empty mask (H x W); ``x1`` and ``y1`` lie outside it."""
+    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def make_toy_data(
+    root: str | Path,
+    *,
+    seed: int = 0,
+    train: int = 200,
+    test: int = 200,
+    unlabelled: int = 6000,
+    size: int = 96,
+    workers: int = 1,
+) -> dict[str, int]:
+    """Draw the whole data set into ``root``; return how many images and objects each part holds.
+
+    The labelled images are written twice, in VOC layout (``root/voc/VOC2007``) and as COCO JSON with polygon masks
+    (``root/coco``), with the same boxes; the unlabelled ones lie in ``root/unlabelled``. ``train.txt`` and
+    ``trainval.txt`` list the same images. Every image has a random stream of its own, so a smaller set is a prefix of a
+    larger one, and the same arguments give the same bytes. ``root`` appears whole or not at all.
+
+    Args:
+        root: folder to make; it may exist if it is empty.
+        seed: non-negative seed of all random choices.
+        train: number of labelled training images.
+        test: number of labelled test images.
+        unlabelled: number of images for pre-training.
+        size: side of all images in pixels.
+        workers: number of processes that draw the unlabelled images; the result does not depend on it.
+
+    Raises:
+        FileExistsError: ``root`` is a file or a folder that is not empty.
+        ValueError: a negative seed or count, no worker, images under 48 pixels, or fewer labelled images than classes.
+    """
+    root = Path(root)
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise FileExistsError(f"{root} exists and is not an empty folder; remove it or choose another output folder")
+    if seed < 0 or unlabelled < 0:
+        raise ValueError(f"seed and unlabelled must not be negative, got seed={seed}, unlabelled={unlabelled}")
+    if min(train, test) < len(TOY_CLASSES):
+        raise ValueError(
+            f"train and test need at least {len(TOY_CLASSES)} images each, so that every class occurs in both;"
+            f" got train={train}, test={test}"
+        )
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, got {workers}")
+    if size < 48:
+        raise ValueError(f"size must be at least 48 pixels for the textures to be visible, got {size}")
+    root.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix=f".{root.name}.", suffix=".tmp", dir=root.parent))
+    try:
+        building.chmod(0o755)
+        summary: dict[str, int] = {}
+        splits = {"train": train, "test": test}
+        first_id = 1
+        for stream, (split, count) in enumerate(splits.items()):
+            scenes = _labelled_scenes(seed, stream, count, size)
+            summary[f"{split}_objects"] = _write_split(building, split, first_id, scenes)
+            summary[f"{split}_images"] = count
+            first_id += count
+        folder = building / "unlabelled"
+        folder.mkdir()
+        draw = partial(_write_unlabelled, folder, (seed, len(splits)), size)
+        if workers == 1:
+            for index in range(unlabelled):
+                draw(index)
+        else:
+            with multiprocessing.Pool(workers) as pool:
+                pool.map(draw, range(unlabelled), chunksize=50)
+        summary["unlabelled_images"] = unlabelled
+        building.replace(root)  # replaces an empty folder, fails on any other
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
+    return summary
+
+
+def _labelled_scenes(seed: int, stream: int, count: int, size: int) -> Iterator[Scene]:
+    """Yield ``count`` scenes in which the classes take turns, so that each occurs."""
+    for index in range(count):
+        yield draw_scene(np.random.default_rng([seed, stream, index]), size, required_class=index % len(TOY_CLASSES))
+
+
+def _write_unlabelled(folder: Path, stream: tuple[int, ...], size: int, index: int) -> None:
+    scene = draw_scene(np.random.default_rng([*stream, index]), size)
+    _save_image(folder / f"{index + 1:06d}.jpg", scene.image)
+
+
+def _save_image(path: Path, image: Array) -> None:
+    Image.fromarray(image).save(path, quality=JPEG_QUALITY)
+
+
+def _write_split(root: Path, split: str, first_id: int, scenes: Iterator[Scene]) -> int:
+    """Write one labelled split in both layouts; return its number of objects."""
+    voc, coco = root / "voc" / "VOC2007", root / "coco"
+    folders = voc / "JPEGImages", voc / "Annotations", voc / "ImageSets" / "Main", coco / split, coco / "annotations"
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+    images, annotations = [], []
+    for image_id, scene in enumerate(scenes, start=first_id):
+        stem = f"{image_id:06d}"
+        height, width = scene.image.shape[:2]
+        _save_image(voc / "JPEGImages" / f"{stem}.jpg", scene.image)
+        shutil.copyfile(voc / "JPEGImages" / f"{stem}.jpg", coco / split / f"{stem}.jpg")
+        (voc / "Annotations" / f"{stem}.xml").write_text(_voc_xml(f"{stem}.jpg", scene), encoding="utf-8")
+        images.append({"id": image_id, "file_name": f"{stem}.jpg", "height": height, "width": width})
+        for label, mask in zip(scene.classes, scene.masks, strict=True):
+            x0, y0, x1, y1 = mask_box(mask)
+            annotations.append(
+                {
+                    "id": first_id * 100 + len(annotations),  # unique over both splits; 0 means "unmatched" to COCO
+                    "image_id": image_id,
+                    "category_id": label + 1,
+                    "bbox": [x0, y0, x1 - x0, y1 - y0],
+                    "segmentation": mask_to_polygons(mask),
+                    "area": int(mask.sum()),
+                    "iscrowd": 0,
+                }
+            )
+    categories = [{"id": index, "name": name} for index, name in enumerate(TOY_CLASSES, start=1)]
+    content = {"info": {"description": "mocodet toy data"}, "images": images, "annotations": annotations}
+    target = coco / "annotations" / f"instances_{split}.json"
+    target.write_text(json.dumps({**content, "categories": categories}), encoding="utf-8")
+    listing = "".join(f"{first_id + index:06d}\n" for index in range(len(images)))
+    for name in ("train", "trainval") if split == "train" else (split,):
+        (voc / "ImageSets" / "Main" / f"{name}.txt").write_text(listing, encoding="utf-8")
+    return len(annotations)
+
+
+def _voc_xml(file_name: str, scene: Scene) -> str:
+    """Describe a scene as PASCAL VOC does: corner pixels included and counted from one."""
+    height, width = scene.image.shape[:2]
+    lines = [
+        "<annotation>",
+        f"  <filename>{escape(file_name)}</filename>",
+        f"  <size><width>{width}</width><height>{height}</height><depth>3</depth></size>",
+    ]
+    for label, mask in zip(scene.classes, scene.masks, strict=True):
+        x0, y0, x1, y1 = mask_box(mask)
+        truncated = int(x0 == 0 or y0 == 0 or x1 == width or y1 == height)
+        lines += [
+            "  <object>",
+            f"    <name>{TOY_CLASSES[label]}</name><pose>Unspecified</pose>",
+            f"    <truncated>{truncated}</truncated><difficult>0</difficult>",
+            f"    <bndbox><xmin>{x0 + 1}</xmin><ymin>{y0 + 1}</ymin><xmax>{x1}</xmax><ymax>{y1}</ymax></bndbox>",
+            "  </object>",
+        ]
+    return "\n".join([*lines, "</annotation>", ""])

@@ -1,0 +1,94 @@
+"""An evaluation never ends well with less than was asked."""
+
+import itertools
+import logging
+import math
+from collections import OrderedDict
+from collections.abc import Mapping
+
+from detectron2.data import DatasetCatalog
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+
+logger = logging.getLogger(__name__)
+
+HEADLINES = ("AP", "AP50", "AP75")
+
+
+class CompleteEvaluator(DatasetEvaluator):
+    """Wraps an evaluator and refuses what it would let pass.
+
+    * Every image of the data set must have been evaluated, in whichever process, exactly once.
+    * A model that predicts nothing scores 0, with a warning, where detectron2's COCO metrics would be nan.
+    * ``AP``, ``AP50`` and ``AP75`` must be numbers. Finer metrics may be nan (no ground truth of that size or class);
+      they are named in a warning.
+    """
+
+    def __init__(self, evaluator: DatasetEvaluator, dataset_name: str):
+        self.evaluator = evaluator
+        self._dataset_name = dataset_name
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the images seen."""
+        self._image_ids: list[int | str] = []
+        self._num_predictions = 0
+        self.evaluator.reset()
+
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+        """Hand a batch to the wrapped evaluator and note which images it held."""
+        self._image_ids.extend(image["image_id"] for image in inputs)
+        self._num_predictions += sum(len(output["instances"]) for output in outputs)
+        self.evaluator.process(inputs, outputs)
+
+    def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
+        """Return ``{task: {metric: value}}`` on the main process, None on the others; every process must call.
+
+        Raises:
+            RuntimeError: images are missing or were evaluated twice, or a headline metric is not a number.
+        """
+        gathered = comm.gather((self._image_ids, self._num_predictions), dst=0)
+        # Before the evaluator, which fails in ways of its own when it has seen too little.
+        if comm.is_main_process():
+            self._check_images(list(itertools.chain.from_iterable(ids for ids, _ in gathered)))
+        results = self.evaluator.evaluate()
+        if not comm.is_main_process():
+            return None
+        return self._check_metrics(results, num_predictions=sum(count for _, count in gathered))
+
+    def _check_images(self, seen: list[int | str]) -> None:
+        expected = {record["image_id"] for record in DatasetCatalog.get(self._dataset_name)}
+        missing, repeated = expected - set(seen), len(seen) - len(set(seen))
+        if not expected or missing or repeated:
+            raise RuntimeError(
+                f"evaluation on {self._dataset_name} is not complete: of its {len(expected)} images, {len(missing)}"
+                f" were not evaluated and {repeated} evaluated more than once"
+            )
+        logger.info(f"Evaluated each of the {len(seen)} images of {self._dataset_name} once")
+
+    def _check_metrics(
+        self, results: Mapping[str, Mapping[str, float]] | None, num_predictions: int
+    ) -> OrderedDict[str, dict[str, float]]:
+        if not results:
+            raise RuntimeError(
+                f"evaluation on {self._dataset_name} gave no result; does the data set have annotations?"
+            )
+        plain = OrderedDict(
+            (task, {metric: float(value) for metric, value in metrics.items()}) for task, metrics in results.items()
+        )
+        if num_predictions == 0:
+            logger.warning(
+                f"The model predicted no object at all on {self._dataset_name} (MODEL.ROI_HEADS.SCORE_THRESH_TEST hides"
+                " every score below it): all metrics are reported as 0"
+            )
+            return OrderedDict((task, dict.fromkeys(metrics, 0.0)) for task, metrics in plain.items())
+        for task, metrics in plain.items():
+            undefined = [metric for metric, value in metrics.items() if not math.isfinite(value)]
+            if headlines := [metric for metric in undefined if metric in HEADLINES]:
+                raise RuntimeError(
+                    f"{task} {', '.join(headlines)} on {self._dataset_name} is not a number; does the data set have"
+                    f" ground truth for {task}?"
+                )
+            if undefined:
+                logger.warning(f"No ground truth in {self._dataset_name}, so nan, for {task}: {', '.join(undefined)}")
+        return plain

@@ -1,0 +1,11 @@
+from .dilated_c5 import DilatedC5, build_resnet_dilated_c5_backbone
+from .norm import CPUSyncBatchNorm, adapt_norms_to_device
+from .roi_heads import Res5ROIHeadsExtraNorm
+
+__all__ = [
+    "CPUSyncBatchNorm",
+    "DilatedC5",
+    "Res5ROIHeadsExtraNorm",
+    "adapt_norms_to_device",
+    "build_resnet_dilated_c5_backbone",
+]

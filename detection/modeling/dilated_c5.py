@@ -1,0 +1,63 @@
+"""The dilated-C5 backbone of the MoCo paper (Appendix)."""
+
+import fvcore.nn.weight_init as weight_init
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode
+from detectron2.layers import Conv2d, ShapeSpec, get_norm
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from detectron2.modeling.backbone import build_resnet_backbone
+from detectron2.modeling.backbone.resnet import ResNet
+
+
+class DilatedC5(Backbone):
+    """A ResNet followed by one 3x3 convolution with norm and ReLU that narrows res5; its output is called ``c5``.
+
+    The paper's appendix does not state whether a ReLU follows the convolution and its norm. Here one does, as after
+    every other convolution with norm in the network, so that the RPN and the box head see features that are not
+    negative, as they would from res5 itself.
+
+    Args:
+        bottom_up: the ResNet; ``res5`` is among its outputs.
+        out_channels: channels of ``c5``.
+        norm: norm after the convolution, a name that ``detectron2.layers.get_norm`` knows.
+    """
+
+    def __init__(self, bottom_up: ResNet, out_channels: int, norm: str):
+        super().__init__()
+        shape = bottom_up.output_shape()["res5"]
+        self.bottom_up = bottom_up
+        norm_layer = get_norm(norm, out_channels)
+        self.conv = Conv2d(
+            shape.channels,
+            out_channels,
+            kernel_size=3,
+            padding=1,
+            bias=norm_layer is None,
+            norm=norm_layer,
+            activation=F.relu,
+        )
+        weight_init.c2_msra_fill(self.conv)
+        self._out_features = ["c5"]
+        self._out_feature_channels = {"c5": out_channels}
+        self._out_feature_strides = {"c5": shape.stride}
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Map images, N x 3 x H x W, to ``{"c5": N x C x H/16 x W/16}`` (stride 16 when res5 is dilated)."""
+        return {"c5": self.conv(self.bottom_up(x)["res5"])}
+
+
+@BACKBONE_REGISTRY.register()
+def build_resnet_dilated_c5_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> DilatedC5:
+    """Build the backbone from ``MODEL.RESNETS`` (``RES5_DILATION: 2`` gives res5 stride 1) and ``MODEL.DILATED_C5``.
+
+    Raises:
+        ValueError: ``MODEL.RESNETS.OUT_FEATURES`` does not hold ``res5``.
+    """
+    if "res5" not in cfg.MODEL.RESNETS.OUT_FEATURES:
+        raise ValueError(
+            "build_resnet_dilated_c5_backbone needs res5: MODEL.RESNETS.OUT_FEATURES must be ['res5'], found"
+            f" {cfg.MODEL.RESNETS.OUT_FEATURES}"
+        )
+    bottom_up = build_resnet_backbone(cfg, input_shape)
+    return DilatedC5(bottom_up, cfg.MODEL.DILATED_C5.OUT_CHANNELS, cfg.MODEL.RESNETS.NORM)

@@ -1,0 +1,70 @@
+"""Synchronised batch normalisation on any device: the one place that knows which layer works where."""
+
+import torch
+from detectron2.utils import comm
+from fvcore.nn.distributed import differentiable_all_reduce
+from torch import nn
+
+
+class CPUSyncBatchNorm(nn.BatchNorm2d):
+    """What ``torch.nn.SyncBatchNorm`` computes on GPUs, for CPU processes connected by gloo.
+
+    In training the mean and variance are those of all samples of all processes, each value weighted alike, so the
+    result is that of ``BatchNorm2d`` on the concatenated batch even when the processes hold different numbers of
+    images or ROIs (or none), or images of different sizes. With one process, and in evaluation, it *is*
+    ``BatchNorm2d``. Parameter and buffer names are those of ``BatchNorm2d``.
+
+    detectron2's ``NaiveSyncBatchNorm`` is not used because it weights processes (or images), not values, refuses or
+    approximates uneven batches, keeps the biased variance, and under bfloat16 autocast reduces in bfloat16, in which
+    a count above 256 is no longer exact.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalise ``x``, N x C x H x W; every process must call, also with N = 0."""
+        if not self.training or comm.get_world_size() == 1:
+            return super().forward(x)
+        with torch.autocast(x.device.type, enabled=False):
+            return self._normalise_over_processes(x.float()).to(x.dtype)
+
+    def _normalise_over_processes(self, x: torch.Tensor) -> torch.Tensor:
+        local_count = x.new_full((1,), x.shape[0] * x.shape[2] * x.shape[3])
+        sums = differentiable_all_reduce(torch.cat([x.sum((0, 2, 3)), local_count]))  # C + 1
+        count = sums[-1].detach()
+        mean = sums[:-1] / count.clamp(min=1)  # C
+        # Two passes: E[x^2] - E[x]^2 loses all digits where the mean is large beside the spread.
+        centred = x - mean[:, None, None]
+        variance = differentiable_all_reduce(centred.square().sum((0, 2, 3))) / count.clamp(min=1)  # C
+        if count > 0:
+            self._update_running_statistics(mean.detach(), variance.detach(), count)
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return centred * scale[:, None, None] + self.bias[:, None, None]
+
+    @torch.no_grad()
+    def _update_running_statistics(self, mean: torch.Tensor, variance: torch.Tensor, count: torch.Tensor) -> None:
+        unbiased = variance * (count / (count - 1).clamp(min=1))
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(unbiased, self.momentum)
+        self.num_batches_tracked += 1
+
+
+def adapt_norms_to_device(model: nn.Module) -> nn.Module:
+    """Replace every ``SyncBatchNorm`` of a CPU model by ``CPUSyncBatchNorm``; return the model.
+
+    ``SyncBatchNorm`` refuses CPU tensors as soon as there is a process group. It works on the built model, so that a
+    config says ``SyncBN`` wherever it means synchronised statistics (``RESNETS.NORM``, ``FPN.NORM``, a head's
+    ``NORM``) and runs unchanged on one CPU process, several, or GPUs. Parameters and buffers are the same tensors
+    under the same names as before; a checkpoint fits either form.
+    """
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, nn.SyncBatchNorm) and not child.weight.is_cuda:
+                setattr(parent, name, _on_cpu(child))
+    return model
+
+
+def _on_cpu(norm: nn.SyncBatchNorm) -> CPUSyncBatchNorm:
+    replacement = CPUSyncBatchNorm(norm.num_features, eps=norm.eps, momentum=norm.momentum)
+    replacement.weight, replacement.bias = norm.weight, norm.bias
+    for name, buffer in norm.named_buffers():
+        setattr(replacement, name, buffer)
+    return replacement.train(norm.training)

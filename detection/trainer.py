@@ -1,0 +1,164 @@
+"""Fine-tuning on detectron2's engine, on GPUs and on CPU processes alike."""
+
+import logging
+import math
+import time
+import weakref
+from collections import OrderedDict
+from json import dump
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import DefaultTrainer, SimpleTrainer, TrainerBase
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.modeling import build_model
+from detectron2.utils import comm
+from torch import nn
+from torch.utils.data import DataLoader
+
+from mocodet.common.files import atomic_open
+from mocodet.common.launch import distribute
+
+from .checkpoint import MocoDetCheckpointer
+from .evaluation import build_evaluator
+from .modeling import adapt_norms_to_device
+
+logger = logging.getLogger(__name__)
+
+AMP_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class AutocastTrainer(SimpleTrainer):
+    """``SimpleTrainer`` with the forward pass under autocast, on CUDA or CPU.
+
+    detectron2's ``AMPTrainer`` wants CUDA and always scales the loss. Here the loss is scaled for float16 only:
+    bfloat16 has the range of float32.
+
+    Args:
+        model: returns a dict of losses in training.
+        data_loader: endless batches.
+        optimizer: updates the (float32) parameters of ``model``.
+        device_type: ``"cuda"`` or ``"cpu"``.
+        dtype: what autocast computes in.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data_loader: DataLoader,
+        optimizer: torch.optim.Optimizer,
+        device_type: str,
+        dtype: torch.dtype,
+    ):
+        super().__init__(model, data_loader, optimizer)
+        self._device_type = device_type
+        self._dtype = dtype
+        self._scaler = torch.amp.GradScaler(device_type, enabled=dtype == torch.float16)
+
+    def run_step(self) -> None:
+        """Do one iteration: data, losses under autocast, gradients, metrics, update."""
+        start = time.perf_counter()
+        data = next(self._data_loader_iter)
+        data_time = time.perf_counter() - start
+        with torch.autocast(self._device_type, dtype=self._dtype):
+            losses = self.model(data)
+        self.optimizer.zero_grad()
+        self._scaler.scale(sum(losses.values())).backward()
+        self._write_metrics(losses, data_time)
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of ``SimpleTrainer`` and of the loss scale."""
+        return super().state_dict() | {"grad_scaler": self._scaler.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what ``state_dict`` returned; a run continued from full precision starts with a fresh loss scale."""
+        super().load_state_dict(state_dict)
+        if state_dict.get("grad_scaler"):
+            self._scaler.load_state_dict(state_dict["grad_scaler"])
+
+
+class Trainer(DefaultTrainer):
+    """detectron2's ``DefaultTrainer`` for this plugin's models and data sets.
+
+    It differs in these points: it runs in several CPU processes; mixed precision works on a CPU and in bfloat16; norms
+    that say ``SyncBN`` are synchronised on any device; checkpoints are written atomically, and pre-trained weights that
+    do not fit are refused; each data set chooses its evaluator; the results of the last evaluation are in
+    ``OUTPUT_DIR/results.json``.
+    """
+
+    def __init__(self, cfg: CfgNode):
+        # DefaultTrainer builds its parts in its own __init__, for CUDA; so the parts are built here instead.
+        TrainerBase.__init__(self)
+        cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        data_loader = self.build_train_loader(cfg)
+        model = distribute(model)
+        if cfg.SOLVER.AMP.ENABLED:
+            device_type, dtype = torch.device(cfg.MODEL.DEVICE).type, AMP_DTYPES[cfg.MOCO.AMP_DTYPE]
+            self._trainer = AutocastTrainer(model, data_loader, optimizer, device_type, dtype)
+        else:
+            self._trainer = SimpleTrainer(model, data_loader, optimizer)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = MocoDetCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.cfg = cfg
+        self._last_eval_results: OrderedDict[str, Any] = OrderedDict()
+        self.register_hooks(self.build_hooks())
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Continue from the last checkpoint in ``OUTPUT_DIR``, or load ``MODEL.WEIGHTS`` and start at iteration 0."""
+        if resume and not self.checkpointer.has_checkpoint():
+            logger.warning(f"--resume, but {self.cfg.OUTPUT_DIR} holds no checkpoint: starting at iteration 0")
+        super().resume_or_load(resume)
+
+    def train(self) -> OrderedDict[str, Any]:
+        """Train, and return the results of the last evaluation (empty on other processes than the main one)."""
+        super().train()
+        return self._last_eval_results
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """Build the model with norms that work on its device."""
+        model = adapt_norms_to_device(build_model(cfg))
+        logger.info(f"Model:\n{model}")
+        return model
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        """Build the evaluator that the data set's metadata asks for."""
+        return build_evaluator(cfg, dataset_name)
+
+    @classmethod
+    def test(
+        cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None = None
+    ) -> OrderedDict[str, Any]:
+        """Evaluate on every data set of ``DATASETS.TEST`` and write ``OUTPUT_DIR/results.json``.
+
+        Returns:
+            ``{task: {metric: value}}`` of the one data set; with several, those by the name of the data set.
+        """
+        results = super().test(cfg, model, evaluators)
+        if comm.is_main_process() and results:
+            names = cfg.DATASETS.TEST
+            write_results({names[0]: results} if len(names) == 1 else results, cfg.OUTPUT_DIR)
+        return results
+
+
+def write_results(results: dict[str, dict[str, dict[str, float]]], output_dir: str) -> None:
+    """Write ``{data set: {task: {metric: value}}}`` to ``results.json``; a metric that is not defined becomes null."""
+    plain = {
+        dataset: {
+            task: {metric: value if math.isfinite(value) else None for metric, value in metrics.items()}
+            for task, metrics in tasks.items()
+        }
+        for dataset, tasks in results.items()
+    }
+    with atomic_open(Path(output_dir) / "results.json", "w") as handle:
+        dump(plain, handle, indent=2)
+        handle.write("\n")

@@ -1,0 +1,83 @@
+"""The order of images: shuffled epochs, any point of which can be resumed."""
+
+from collections.abc import Iterator
+
+import torch
+from detectron2.utils import comm
+from torch.utils.data import Sampler
+
+from .views import mix
+
+
+class EpochSampler(Sampler[list[tuple[int, int]]]):
+    """An endless stream of batches, each epoch a new permutation of the data set.
+
+    The stream is a function of ``seed`` alone: iteration ``i`` has the same images at whatever iteration the run
+    began and however many processes share a batch. Images left over when the batch does not divide the data set wait
+    for a later epoch, as with ``drop_last`` in the original code.
+
+    Args:
+        dataset_size: number of images.
+        batch_size: images in a batch, over all processes.
+        seed: the same in all processes.
+
+    Raises:
+        ValueError: the batch is larger than the data set, or does not divide between the processes.
+    """
+
+    def __init__(self, dataset_size: int, batch_size: int, seed: int) -> None:
+        world = comm.get_world_size()
+        if dataset_size < batch_size:
+            raise ValueError(
+                f"the data set has {dataset_size} images, fewer than one batch of SOLVER.IMS_PER_BATCH {batch_size};"
+                " lower it or add images"
+            )
+        if batch_size % world:
+            raise ValueError(f"SOLVER.IMS_PER_BATCH {batch_size} does not divide between {world} processes")
+        self.dataset_size = dataset_size
+        self.batch_size = batch_size
+        self.seed = seed
+        self.start_iteration = 0
+
+    @property
+    def iterations_per_epoch(self) -> int:
+        """Whole batches in the data set."""
+        return self.dataset_size // self.batch_size
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        """Yield this process's part of each batch from ``start_iteration`` on, as pairs ``(index, draw)``.
+
+        ``draw`` is the place of the sample in the stream of the global batches, and unlike in any other batch.
+        """
+        rows = self.batch_size // comm.get_world_size()
+        first = comm.get_rank() * rows
+        epoch, iteration = divmod(self.start_iteration, self.iterations_per_epoch)
+        while True:
+            order = self.permutation(epoch)
+            for batch in range(iteration, self.iterations_per_epoch):
+                begin = batch * self.batch_size + first
+                draw = epoch * self.iterations_per_epoch * self.batch_size + begin
+                yield [(int(index), draw + row) for row, index in enumerate(order[begin : begin + rows])]
+            epoch, iteration = epoch + 1, 0
+
+    def permutation(self, epoch: int) -> torch.Tensor:
+        """Return the order of the data set in ``epoch`` (int64, one entry an image)."""
+        generator = torch.Generator().manual_seed(mix(self.seed, epoch))
+        return torch.randperm(self.dataset_size, generator=generator)
+
+    def state_dict(self) -> dict[str, int]:
+        """Return what the meaning of an iteration number depends on."""
+        return {"dataset_size": self.dataset_size, "batch_size": self.batch_size, "seed": self.seed}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Check that this sampler continues the stream of the one that ``state`` came from.
+
+        Raises:
+            ValueError: the data set, the batch or the seed is another.
+        """
+        mine = self.state_dict()
+        if state != mine:
+            raise ValueError(
+                f"the checkpoint was written with {state}, this run has {mine}; resume with the same data, "
+                "SOLVER.IMS_PER_BATCH and SEED, or start anew in another OUTPUT_DIR"
+            )

@@ -1,0 +1,113 @@
+"""Two random views of one image: the augmentations of MoCo v1 and v2."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from PIL import Image, ImageFilter
+from torch.utils.data import Dataset
+from torchvision import transforms
+from torchvision.transforms import functional as TF
+
+# Mean and standard deviation of ImageNet's pixels, RGB, of 0 to 255: what detectors that start from these weights
+# must be given as well (docs/recipes.md, conversion).
+PIXEL_MEAN = (123.675, 116.280, 103.530)
+PIXEL_STD = (58.395, 57.120, 57.375)
+
+View = Callable[[Image.Image], Image.Image]
+
+
+class GaussianBlur:
+    """Blur with a standard deviation, in pixels, drawn uniformly from ``sigma`` (MoCo v2, after SimCLR)."""
+
+    def __init__(self, sigma: tuple[float, float] = (0.1, 2.0)) -> None:
+        self.sigma = sigma
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """Return a blurred copy of ``image``."""
+        low, high = self.sigma
+        sigma = low + (high - low) * torch.rand(1).item()
+        return image.filter(ImageFilter.GaussianBlur(radius=sigma))
+
+
+def build_view(name: str, size: int = 224, min_scale: float = 0.2) -> View:
+    """Build the random transform, image to image, of ``"moco_v1"`` or ``"moco_v2"``.
+
+    The order within each is the original code's: v1 turns grey before it jitters colours, v2 after.
+
+    Args:
+        name: which recipe.
+        size: side of the square crop, in pixels.
+        min_scale: smallest area of the crop as a fraction of the image's.
+
+    Raises:
+        ValueError: unknown ``name``.
+    """
+    crop = transforms.RandomResizedCrop(size, scale=(min_scale, 1.0))
+    grey = transforms.RandomGrayscale(p=0.2)
+    flip = transforms.RandomHorizontalFlip()
+    if name == "moco_v1":
+        steps = [crop, grey, transforms.ColorJitter(0.4, 0.4, 0.4, 0.4), flip]
+    elif name == "moco_v2":
+        jitter = transforms.RandomApply([transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8)
+        blur = transforms.RandomApply([GaussianBlur((0.1, 2.0))], p=0.5)
+        steps = [crop, jitter, grey, blur, flip]
+    else:
+        raise ValueError(f"unknown augmentation {name!r}; expected 'moco_v1' or 'moco_v2'")
+    return transforms.Compose(steps)
+
+
+class TwoViews(Dataset):
+    """Query and key: two independent random views of one decoded image.
+
+    The randomness of a sample comes from the seed and the sample's place in the training stream alone, so it depends
+    neither on the number of workers or processes nor on where a run was stopped and resumed.
+
+    Args:
+        images: a sequence of RGB images.
+        view: the random transform.
+        seed: seed of the run.
+    """
+
+    def __init__(self, images: Sequence[Image.Image], view: View, seed: int) -> None:
+        self.images = images
+        self.view = view
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, place: tuple[int, int]) -> dict[str, torch.Tensor]:
+        """Make the two views of image ``index`` for place ``draw`` of the training stream.
+
+        Args:
+            place: ``(index, draw)``, as `EpochSampler` yields them.
+
+        Returns:
+            ``"query"`` and ``"key"``: uint8, 3 x size x size, RGB.
+        """
+        index, draw = place
+        image = self.images[index]
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(mix(self.seed, draw))
+            return {name: TF.pil_to_tensor(self.view(image)) for name in ("query", "key")}
+
+
+def mix(seed: int, draw: int) -> int:
+    """Hash a run's seed and a draw's number to 63 bits, so that neighbours in either get unrelated streams.
+
+    The finaliser of SplitMix64 (Steele et al., OOPSLA 2014), applied to both in turn.
+    """
+    mask = (1 << 64) - 1
+    state = 0
+    for number in (seed, draw):
+        state = (state + number + 0x9E3779B97F4A7C15) & mask
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & mask
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & mask
+        state ^= state >> 31
+    return state >> 1
+
+
+def normalize(images: torch.Tensor) -> torch.Tensor:
+    """Turn uint8 RGB images (N x 3 x H x W) into float32 of about zero mean and unit variance."""
+    mean, std = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (PIXEL_MEAN, PIXEL_STD))
+    return (images.float() - mean) / std

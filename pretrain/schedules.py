@@ -1,0 +1,46 @@
+"""Learning-rate schedules of the MoCo recipes, as multipliers of the base rate."""
+
+import math
+
+import torch
+from detectron2.solver import LRMultiplier
+from fvcore.common.config import CfgNode
+from fvcore.common.param_scheduler import MultiStepParamScheduler, ParamScheduler
+
+
+class EpochCosine(ParamScheduler):
+    """Half a cosine from 1 to 0 that holds still within an epoch: (1 + cos(pi epoch / epochs)) / 2 (MoCo v2).
+
+    Args:
+        epochs: length of training.
+        iterations_per_epoch: optimizer steps in an epoch.
+    """
+
+    def __init__(self, epochs: int, iterations_per_epoch: int) -> None:
+        self.epochs = epochs
+        self.iterations_per_epoch = iterations_per_epoch
+
+    def __call__(self, where: float) -> float:
+        """Return the multiplier at ``where``, the share of all iterations that are done (0 to 1)."""
+        # `where` is a quotient of integers: rounding gives the iteration back, where flooring could miss it by one.
+        iteration = round(where * self.epochs * self.iterations_per_epoch)
+        epoch = min(iteration // self.iterations_per_epoch, self.epochs)
+        return 0.5 * (1.0 + math.cos(math.pi * epoch / self.epochs))
+
+
+def build_lr_scheduler(
+    cfg: CfgNode, optimizer: torch.optim.Optimizer, iterations_per_epoch: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """Build the schedule of ``cfg.SOLVER``: ``step`` (MoCo v1) or ``cosine`` (v2), advanced once an iteration."""
+    epochs = cfg.SOLVER.MAX_EPOCHS
+    max_iter = epochs * iterations_per_epoch
+    if cfg.SOLVER.LR_SCHEDULE == "step":
+        steps = [step for step in cfg.SOLVER.STEPS if step < epochs]
+        multiplier = MultiStepParamScheduler(
+            values=[cfg.SOLVER.GAMMA**drop for drop in range(len(steps) + 1)],
+            milestones=[step * iterations_per_epoch for step in steps],
+            num_updates=max_iter,
+        )
+    else:
+        multiplier = EpochCosine(epochs, iterations_per_epoch)
+    return LRMultiplier(optimizer, multiplier, max_iter)

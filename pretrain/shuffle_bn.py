@@ -1,0 +1,135 @@
+"""Shuffling BN (section 3.3): a query and its positive key never share batch-norm statistics.
+
+With several processes, each normalises its own rows and the key images are exchanged before the key encoder. With
+one process, `GroupedBatchNorm2d` normalises groups of the batch separately, as if each group sat on a device of its
+own, and the key images change groups. Both at once works too.
+"""
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from detectron2.utils import comm
+from torch import nn
+
+
+class GroupedBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm whose training statistics are those of each of ``num_groups`` equal, contiguous parts of the batch.
+
+    Parameters, buffers and evaluation are `nn.BatchNorm2d`'s; the running statistics move towards the mean of the
+    groups' statistics, once per batch.
+
+    Args:
+        num_features: channels C of an input N x C x H x W.
+        num_groups: groups G.
+
+    Raises:
+        ValueError: in training, when N is not a multiple of G.
+    """
+
+    def __init__(self, num_features: int, num_groups: int) -> None:
+        super().__init__(num_features)
+        self.num_groups = num_groups
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalise ``x`` (N x C x H x W), by groups in training and by the running statistics in evaluation."""
+        if not self.training:
+            return super().forward(x)
+        if len(x) % self.num_groups:
+            raise ValueError(f"a batch of {len(x)} does not divide into {self.num_groups} batch-norm groups")
+        # Each group updates its own row of a copy, so that no group's momentum comes on top of another's.
+        means = self.running_mean.repeat(self.num_groups, 1)  # G x C
+        variances = self.running_var.repeat(self.num_groups, 1)  # G x C
+        # Parts of the batch are views in any memory format; folding groups into channels would copy channels_last.
+        groups = [
+            F.batch_norm(part, mean, variance, self.weight, self.bias, True, self.momentum, self.eps)
+            for part, mean, variance in zip(x.chunk(self.num_groups), means, variances, strict=True)
+        ]
+        self.running_mean.copy_(means.mean(dim=0))
+        self.running_var.copy_(variances.mean(dim=0))
+        self.num_batches_tracked.add_(1)
+        return torch.cat(groups)
+
+    def extra_repr(self) -> str:
+        """Describe the layer in ``print(model)``."""
+        return f"{super().extra_repr()}, num_groups={self.num_groups}"
+
+
+class BatchShuffle:
+    """Shuffles the rows of the global batch between processes and groups, and puts them back.
+
+    Every process draws the same permutations from a generator of its own, so no permutation is ever sent. The state
+    of that generator belongs in a checkpoint (`state_dict`).
+
+    Args:
+        seed: must be the same in all processes.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def draw(self, rows_per_process: int) -> torch.Tensor:
+        """Return a new permutation of the global batch (int64, on the CPU): new row ``i`` is old row ``p[i]``."""
+        return torch.randperm(rows_per_process * comm.get_world_size(), generator=self.generator)
+
+    def shuffle(self, rows: torch.Tensor, permutation: torch.Tensor) -> torch.Tensor:
+        """Return this process's rows of the shuffled global batch.
+
+        Each row travels only to the process that needs it: of W processes each sends and receives fewer than N rows,
+        where gathering the whole batch everywhere would move (W-1) N.
+
+        Args:
+            rows: N x ..., this process's rows; N is the same in all processes.
+            permutation: from `draw`.
+        """
+        world, rank, n = comm.get_world_size(), comm.get_rank(), len(rows)
+        if world == 1:
+            return rows[permutation.to(rows.device)]
+        source = permutation // n  # the process where each row of the shuffled batch is now
+        wanted = permutation.view(world, n)  # row r: what process r wants, as rows of the global batch
+        # What this process sends to each other one, in the order in which the receiver wants it.
+        outgoing = [want[want // n == rank] - rank * n for want in wanted]
+        incoming = source.view(world, n)[rank]  # n, by place in the shuffled batch
+        send = rows[torch.cat(outgoing).to(rows.device)].contiguous()
+        received = torch.empty_like(send)
+        dist.all_to_all_single(
+            received,
+            send,
+            output_split_sizes=torch.bincount(incoming, minlength=world).tolist(),
+            input_split_sizes=[len(rows_for) for rows_for in outgoing],
+        )
+        # Rows arrive sorted by sender; a stable sort of the senders says which place each belongs to.
+        places = torch.argsort(incoming, stable=True).to(rows.device)
+        shuffled = torch.empty_like(rows)
+        shuffled[places] = received
+        return shuffled
+
+    @staticmethod
+    def first_row(rows_per_process: int) -> int:
+        """Return where this process's rows begin in the global batch."""
+        return comm.get_rank() * rows_per_process
+
+    def unshuffle_gathered(self, rows: torch.Tensor, permutation: torch.Tensor) -> torch.Tensor:
+        """Gather the shuffled rows of all processes and return the global batch, WN x ..., in its original order."""
+        gathered = gather_rows(rows)
+        restored = torch.empty_like(gathered)
+        restored[permutation.to(rows.device)] = gathered
+        return restored
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Return the state of the generator."""
+        return {"generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Continue from a state returned by `state_dict`."""
+        self.generator.set_state(state["generator"])
+
+
+@torch.no_grad()
+def gather_rows(rows: torch.Tensor) -> torch.Tensor:
+    """Concatenate ``rows`` (N x ...) of all processes in order of rank: WN x ..., without gradient."""
+    world = comm.get_world_size()
+    if world == 1:
+        return rows.detach()
+    gathered = rows.new_empty(world * len(rows), *rows.shape[1:])
+    dist.all_gather_into_tensor(gathered, rows.contiguous())
+    return gathered

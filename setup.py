@@ -1,0 +1,68 @@
+"""Packaging of mocodet: the folders of this repository become one namespace package, `mocodet`."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+# Top-level folder -> import name. A plugin that installed a module called `detection` would be
+# shadowed by the first folder of that name in the user's project, so everything is `mocodet.*`.
+ROOMS = ("common", "pretrain", "detection", "configs")
+
+
+def packages() -> dict[str, str]:
+    """Map every importable package (`mocodet.pretrain.data`, ...) to its folder."""
+    found = {}
+    for room in ROOMS:
+        for init in sorted(Path(room).rglob("__init__.py")):
+            folder = init.parent
+            found["mocodet." + ".".join(folder.parts)] = str(folder)
+    return found
+
+
+PACKAGES = packages()
+
+setup(
+    name="mocodet",
+    version="0.1.0",
+    description="Momentum Contrast pre-training and detectron2 transfer learning",
+    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=list(PACKAGES),
+    package_dir=PACKAGES,
+    package_data={"mocodet.configs": ["*.yaml", "pretrain/*.yaml"]},
+    # detectron2 itself is not on PyPI under its own name; `make setup` and the README install it.
+    # The lines from cloudpickle to termcolor are what detectron2 imports and its wheel is installed without.
+    install_requires=[
+        "torch>=2.4",
+        "torchvision>=0.19",
+        "fvcore>=0.1.5.post20221221",
+        "iopath>=0.1.9",
+        "numpy",
+        "pillow>=9.1",
+        "pycocotools>=2.0.7",
+        "yacs>=0.1.8",
+        "cloudpickle",
+        "hydra-core>=1.1",
+        "matplotlib",
+        "omegaconf>=2.1",
+        "packaging",
+        "tabulate",
+        "tensorboard",
+        "termcolor>=1.1",
+        "tqdm>4.29.0",
+    ],
+    extras_require={
+        # detectron2 draws, and reads Cityscapes, with `cv2`; opencv-python serves as well.
+        "opencv": ["opencv-python-headless"],
+        "dev": ["pytest>=8", "ruff>=0.14", "build"],
+    },
+    entry_points={
+        "console_scripts": [
+            "mocodet-pretrain=mocodet.pretrain.cli:main",
+            "mocodet-convert=mocodet.detection.convert_cli:main",
+            "mocodet-train=mocodet.detection.cli:main",
+        ]
+    },
+)

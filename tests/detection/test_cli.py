@@ -1,0 +1,136 @@
+"""The real command on a tiny data set: train in two processes, evaluate, resume; and what it refuses."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mocodet.common.launch import launch
+from mocodet.detection import cli
+from tests.detection.tiny import make_coco, make_voc, options
+
+CONFIG = "pascal_voc_R_50_DC5_24k_random.yaml"
+TRAIN_NET = Path(__file__).parents[2] / "tools" / "train_net.py"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> tuple[dict, dict]:
+    root = tmp_path_factory.mktemp("voc")
+    return make_voc(root, 4, "train"), make_voc(root, 3, "test")
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory) -> tuple[Path, str]:
+    """Output folder and log of a run of two iterations in two processes."""
+    output = tmp_path_factory.mktemp("trained")
+    done = subprocess.run(
+        [sys.executable, TRAIN_NET, "--config-file", CONFIG, "--num-gpus", "2", *options(output, *data)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return output, done.stdout
+
+
+def metrics(output: Path) -> list[dict]:
+    return [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
+
+
+def results(output: Path) -> dict:
+    return json.loads((output / "results.json").read_text())
+
+
+def test_train__two_processes(trained, data):
+    output, log = trained
+    assert "World size: 2" in log
+    assert log.count("Evaluated each of the 3 images") == 1
+    assert "CPUSyncBatchNorm" in log
+    assert "(conv): Conv2d" in log
+    assert list(results(output)) == [data[1]["NAME"]]
+    assert any("total_loss" in line for line in metrics(output))
+    assert list(output.glob("events.out.tfevents.*"))
+    assert torch.load(output / "model_final.pth", weights_only=True)["iteration"] == 1
+
+
+def test_eval_only__gives_the_training_runs_results(trained, data, tmp_path):
+    output, _ = trained
+    weights = str(output / "model_final.pth")
+    cli.main(["--config-file", CONFIG, "--eval-only", *options(tmp_path, *data, MODEL__WEIGHTS=weights)])
+    assert results(tmp_path) == results(output)
+    assert not list(tmp_path.glob("*.pth"))
+
+
+def test_eval_only__verifies_expected_results(trained, data, tmp_path):
+    keys = {"MODEL__WEIGHTS": str(trained[0] / "model_final.pth"), "TEST__EXPECTED_RESULTS": [["bbox", "AP", 200, 1]]}
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["--config-file", CONFIG, "--eval-only", *options(tmp_path, *data, **keys)])
+    assert stopped.value.code == 1
+
+
+def test_resume__continues_where_the_run_stopped(data, tmp_path):
+    def train(*flags: str, **keys: object) -> None:
+        opts = options(tmp_path, *data, SOLVER__CHECKPOINT_PERIOD=2, TEST__PRECISE_BN__ENABLED=False, **keys)
+        cli.main(["--config-file", CONFIG, *flags, *opts])
+
+    train(SOLVER__MAX_ITER=2)
+    stopped = torch.load(tmp_path / "model_final.pth", weights_only=True)
+    # The weights it began with are gone: a resumed run needs its own checkpoint only.
+    train("--resume", SOLVER__MAX_ITER=3, MODEL__WEIGHTS="gone.pkl")
+    resumed = torch.load(tmp_path / "model_final.pth", weights_only=True)
+    assert (stopped["iteration"], resumed["iteration"]) == (1, 2)
+    counter = "backbone.bottom_up.stem.conv1.norm.num_batches_tracked"
+    assert (stopped["model"][counter], resumed["model"][counter]) == (2, 3)
+    assert resumed["trainer"]["_trainer"]["optimizer"]["state"]
+    assert [line["iteration"] for line in metrics(tmp_path) if "total_loss" in line] == [1, 2]
+
+
+def test_train__mask_rcnn_on_coco(tmp_path):
+    train, test = make_coco(tmp_path / "a", 2), make_coco(tmp_path / "b", 1)
+    keys = {"MODEL__MASK_ON": True, "SOLVER__MAX_ITER": 1, "TEST__PRECISE_BN__ENABLED": False}
+    cli.main(["--config-file", CONFIG, *options(tmp_path, train, test, **keys)])
+    assert set(results(tmp_path)[test["NAME"]]) == {"bbox", "segm"}
+
+
+def test_setup__missing_weights_name_the_two_commands(data, tmp_path):
+    opts = options(tmp_path, *data, MODEL__WEIGHTS="output/none.pkl")
+    with pytest.raises(
+        SystemExit, match=r"(?s)names output/none\.pkl.*pretrain_net\.py.*convert_pretrain_to_detectron2"
+    ):
+        cli.main(["--config-file", CONFIG, *opts])
+    with pytest.raises(SystemExit, match=r"convert_pretrain_to_detectron2.* output/none\.pkl\n"):
+        cli.main(["--config-file", CONFIG, "--resume", *opts])
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"MOCO__AMP_DTYPE": "int8"}, "AMP_DTYPE must be one of bfloat16, float16, got 'int8'"),
+        ({"TEST__AUG__ENABLED": True}, "test-time augmentation is not supported"),
+        ({"MODEL__ROI_HEADS__NUM_CLASSES": 20}, "has 2 classes, but"),
+        ({"DATASETS__TRAIN": ()}, "no data set to train on"),
+    ],
+)
+def test_setup__refuses(data, tmp_path, keys, message):
+    with pytest.raises(SystemExit, match=message):
+        cli.main(["--config-file", CONFIG, *options(tmp_path, *data, **keys)])
+
+
+def test_setup__unknown_config():
+    with pytest.raises(SystemExit, match=r"no config named 'nothing\.yaml'; there are: .*coco_R_50_C4_1x\.yaml"):
+        cli.main(["--config-file", "nothing.yaml"])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="tells what happens without CUDA")
+def test_setup__falls_back_to_the_cpu(data, tmp_path):
+    args = cli.parser().parse_args(["--config-file", CONFIG, *options(tmp_path, *data, MODEL__DEVICE="cuda")])
+    configs_made = []
+    args.num_gpus = 1
+    launch(lambda parsed: configs_made.append(cli.setup(parsed)), args)
+    assert configs_made[0].MODEL.DEVICE == "cpu"
+    assert "CUDA is not available: running on the CPU" in (tmp_path / "log.txt").read_text()

@@ -1,0 +1,96 @@
+import pickle
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+
+from mocodet.detection import convert
+from mocodet.detection.convert_cli import main
+
+TOOL = Path(__file__).parents[2] / "tools" / "convert_pretrain_to_detectron2.py"
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    state = torchvision.models.resnet18(num_classes=16).state_dict()
+    tensors = {
+        f"module.{encoder}.{name}": value for encoder in ("encoder_q", "encoder_k") for name, value in state.items()
+    }
+    path = tmp_path_factory.mktemp("pretrained") / "moco.pth.tar"
+    torch.save({"epoch": 200, "arch": "resnet18", "state_dict": tensors, "optimizer": {}}, path)
+    return path
+
+
+def test_main__report(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "out.pkl"
+    assert main([str(source), str(output)]) == 0
+    printed = capsys.readouterr().out
+    assert "ResNet-18, MoCo query encoder, original format (arch resnet18, epoch 200)" in printed
+    assert "100 tensors" in printed  # 20 convolutions and 20 batch norms of four
+    assert "left out: 2 projection head" in printed
+    assert "left out: 20 batch counters" in printed
+    assert "left out: 122 outside the encoder" in printed
+    assert "max|a-b| / max|b|" in printed
+    for stage in ("res2", "res3", "res4", "res5"):
+        assert f"\n  {stage}  " in printed
+    assert '  INPUT.FORMAT: "RGB"\n' in printed
+    assert "  MODEL.PIXEL_MEAN: [123.675, 116.280, 103.530]\n" in printed
+    assert "  MODEL.PIXEL_STD: [58.395, 57.120, 57.375]\n" in printed
+    assert "  MODEL.RESNETS.STRIDE_IN_1X1: False\n" in printed
+    assert len(pickle.loads(output.read_bytes())["model"]) == 100
+
+
+def test_main__no_verify(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object) -> None:
+        raise ValueError("verified all the same")
+
+    monkeypatch.setattr(convert, "verify", fail)
+    assert main([str(source), str(tmp_path / "out.pkl"), "--no-verify"]) == 0
+    assert "Not verified" in capsys.readouterr().out
+    assert main([str(source), str(tmp_path / "other.pkl")]) == 1
+    assert not (tmp_path / "other.pkl").exists()
+
+
+def test_main__prefix(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "out.pkl"
+    assert main([str(source), str(output), "--prefix", "module.encoder_k.", "--no-verify"]) == 0
+    assert "names 'module.encoder_k.*'" in capsys.readouterr().out
+    assert main([str(source), str(output), "--prefix", "base_encoder"]) == 1
+    assert "none named 'base_encoder.conv1.*'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("problem", ["missing", "damaged", "folder"])
+def test_main__error(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], problem: str) -> None:
+    bad = tmp_path / "bad.pth"
+    if problem == "damaged":
+        bad.write_bytes(source.read_bytes()[:100_000])
+    if problem == "folder":
+        bad.mkdir()
+    output = tmp_path / "out.pkl"
+    output.write_bytes(b"precious")
+    assert main([str(bad), str(output)]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("mocodet-convert: ")
+    assert "bad.pth" in err
+    assert err.count("\n") == 1
+    assert output.read_bytes() == b"precious"
+
+
+def test_tool__exit_status(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.pth"
+    bad.write_bytes(b"")
+    done = subprocess.run(
+        [sys.executable, TOOL, bad, tmp_path / "out.pkl"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert re.fullmatch(r"mocodet-convert: .*bad\.pth cannot be read as a checkpoint.*\n", done.stderr)
+    assert list(tmp_path.iterdir()) == [bad]

@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from mocodet.pretrain.data.folders import ImageFolder, load_rgb
+
+
+def save(path, image):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+    return path
+
+
+def test_image_folder__any_depth_sorted_and_without_other_files(tmp_path):
+    image = Image.new("RGB", (4, 4))
+    expected = [save(tmp_path / name, image) for name in ("a.jpg", "b/c.PNG", "b/d/e/f.jpeg", "z.webp")]
+    (tmp_path / "b" / "notes.txt").write_text("not an image")
+    save(tmp_path / ".hidden.png", image)
+    found = ImageFolder(tmp_path)
+    assert found.paths == [str(path) for path in expected]
+    assert found[3].mode == "RGB"
+
+
+def test_image_folder__missing_or_empty(tmp_path):
+    with pytest.raises(FileNotFoundError, match="is not a folder"):
+        ImageFolder(tmp_path / "nowhere")
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(FileNotFoundError, match="holds no image"):
+        ImageFolder(tmp_path)
+
+
+def test_load_rgb__every_mode_becomes_the_same_rgb(tmp_path):
+    values = np.linspace(0, 255, 64).round().astype(np.uint8).reshape(8, 8)
+    grey = Image.fromarray(values)
+    expected = np.stack([values] * 3, axis=-1)
+    palette = grey.convert("RGB").convert("P", palette=Image.Palette.ADAPTIVE, colors=256)
+    clear = palette.copy()
+    clear.info["transparency"] = 3
+    variants = {
+        "grey.png": grey,
+        "rgb.png": grey.convert("RGB"),
+        "rgba.png": grey.convert("RGBA"),
+        "la.png": grey.convert("LA"),
+        "palette.png": palette,
+        "clear.png": clear,
+        "cmyk.tif": grey.convert("RGB").convert("CMYK"),
+        "sixteen.png": Image.fromarray(values.astype(np.uint16) * 256),
+    }
+    for name, image in variants.items():
+        found = load_rgb(save(tmp_path / name, image))
+        assert found.mode == "RGB", name
+        assert np.abs(np.asarray(found).astype(int) - expected).max() <= 1, name
+
+
+def test_load_rgb__damaged_file_is_named(tmp_path):
+    path = tmp_path / "broken.jpg"
+    Image.effect_noise((64, 64), 50).save(path)
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(ValueError, match=r"broken\.jpg cannot be read as an image"):
+        load_rgb(path)
+    path.write_bytes(b"no image at all")
+    with pytest.raises(ValueError, match=r"broken\.jpg cannot be read as an image"):
+        load_rgb(path)

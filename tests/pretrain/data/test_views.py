@@ -1,0 +1,100 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import transforms
+
+from mocodet.pretrain.data.views import GaussianBlur, TwoViews, build_view, mix, normalize
+
+
+@pytest.fixture
+def image():
+    generator = np.random.default_rng(0)
+    return Image.fromarray(generator.integers(0, 256, (80, 100, 3), dtype=np.uint8))
+
+
+def parameters(name: str) -> list:
+    """Return what each step of a recipe does, in order."""
+    described = []
+    for step in build_view(name).transforms:
+        inner, p = (step.transforms[0], step.p) if isinstance(step, transforms.RandomApply) else (step, None)
+        if isinstance(inner, transforms.RandomResizedCrop):
+            described.append(("crop", inner.size, inner.scale))
+        elif isinstance(inner, transforms.ColorJitter):
+            described.append(("jitter", inner.brightness, inner.contrast, inner.saturation, inner.hue, p))
+        elif isinstance(inner, GaussianBlur):
+            described.append(("blur", inner.sigma, p))
+        else:
+            described.append((type(inner).__name__, inner.p))
+    return described
+
+
+def test_build_view__v1():
+    assert parameters("moco_v1") == [
+        ("crop", (224, 224), (0.2, 1.0)),
+        ("RandomGrayscale", 0.2),
+        ("jitter", (0.6, 1.4), (0.6, 1.4), (0.6, 1.4), (-0.4, 0.4), None),
+        ("RandomHorizontalFlip", 0.5),
+    ]
+
+
+def test_build_view__v2():
+    assert parameters("moco_v2") == [
+        ("crop", (224, 224), (0.2, 1.0)),
+        ("jitter", (0.6, 1.4), (0.6, 1.4), (0.6, 1.4), (-0.1, 0.1), 0.8),
+        ("RandomGrayscale", 0.2),
+        ("blur", (0.1, 2.0), 0.5),
+        ("RandomHorizontalFlip", 0.5),
+    ]
+
+
+def test_build_view__unknown():
+    with pytest.raises(ValueError, match="unknown augmentation 'simclr'"):
+        build_view("simclr")
+
+
+def test_gaussian_blur__draws_sigma_from_its_range(image, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("PIL.ImageFilter.GaussianBlur", lambda radius: drawn.append(radius) or _identity())
+    for _ in range(200):
+        GaussianBlur((0.1, 2.0))(image)
+    assert 0.1 <= min(drawn) < 0.3
+    assert 1.8 < max(drawn) <= 2.0
+
+
+def _identity():
+    from PIL import ImageFilter
+
+    return ImageFilter.Kernel((3, 3), [0, 0, 0, 0, 1, 0, 0, 0, 0])
+
+
+def test_two_views__differ_and_depend_on_seed_and_draw_alone(image):
+    def sample(seed, draw):
+        return TwoViews([image], build_view("moco_v2", 32), seed)[0, draw]
+
+    torch.manual_seed(1)
+    first = sample(7, 100)
+    state = torch.get_rng_state()
+    torch.manual_seed(2)
+    again = sample(7, 100)
+    assert first["query"].dtype == torch.uint8
+    assert first["query"].shape == (3, 32, 32)
+    assert torch.equal(first["query"], again["query"])
+    assert torch.equal(first["key"], again["key"])
+    assert not torch.equal(first["query"], first["key"])
+    assert not torch.equal(first["query"], sample(7, 101)["query"])
+    assert not torch.equal(first["query"], sample(8, 100)["query"])
+    torch.set_rng_state(state)
+    sample(7, 100)
+    assert torch.equal(torch.get_rng_state(), state), "a sample must not disturb the process's generator"
+
+
+def test_mix__no_two_of_many_neighbours_collide():
+    assert len({mix(seed, draw) for seed in range(30) for draw in range(1000)}) == 30_000
+    assert all(0 <= mix(seed, 5) < 2**63 for seed in (0, 1, 2**31, 2**62))
+
+
+def test_normalize__equals_torchvision():
+    images = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)
+    reference = transforms.Normalize(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    torch.testing.assert_close(normalize(images), reference(images.float() / 255), atol=1e-5, rtol=1e-5)

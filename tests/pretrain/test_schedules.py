@@ -1,0 +1,47 @@
+import math
+
+import pytest
+import torch
+
+from mocodet import configs
+from mocodet.pretrain.config import get_cfg
+from mocodet.pretrain.schedules import build_lr_scheduler
+
+
+def rates(recipe: str, iterations_per_epoch: int, *overrides) -> list[float]:
+    """Return the learning rate of every iteration of a recipe."""
+    cfg = get_cfg()
+    cfg.merge_from_file(str(configs.path(f"pretrain/{recipe}.yaml")))
+    cfg.merge_from_list(list(overrides))
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=cfg.SOLVER.BASE_LR)
+    scheduler = build_lr_scheduler(cfg, optimizer, iterations_per_epoch)
+    found = []
+    for _ in range(cfg.SOLVER.MAX_EPOCHS * iterations_per_epoch):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return found
+
+
+@pytest.mark.parametrize("iterations_per_epoch", [1, 3, 7])
+def test_v1__drops_tenfold_at_epochs_120_and_160(iterations_per_epoch):
+    expected = [
+        0.03 * (0.1 ** sum(epoch >= step for step in (120, 160)))
+        for epoch in range(200)
+        for _ in range(iterations_per_epoch)
+    ]
+    assert rates("moco_v1_R_50_200ep", iterations_per_epoch) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(("recipe", "epochs"), [("moco_v2_R_50_200ep", 200), ("moco_v2_R_50_800ep", 800)])
+@pytest.mark.parametrize("iterations_per_epoch", [1, 3, 7])
+def test_v2__cosine_set_once_an_epoch(recipe, epochs, iterations_per_epoch):
+    per_epoch = [0.03 * 0.5 * (1 + math.cos(math.pi * epoch / epochs)) for epoch in range(epochs)]
+    expected = [rate for rate in per_epoch for _ in range(iterations_per_epoch)]
+    assert rates(recipe, iterations_per_epoch) == pytest.approx(expected, rel=1e-9, abs=1e-15)
+
+
+def test_step__steps_beyond_the_end_never_come():
+    found = rates("moco_v1_R_50_200ep", 2, "SOLVER.MAX_EPOCHS", 130)
+    assert found == pytest.approx([0.03] * 240 + [0.003] * 20)

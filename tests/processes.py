@@ -1,0 +1,40 @@
+"""Run a function in several gloo processes on this machine and collect what each returns.
+
+The function must stand at the top level of a test module: the processes import it by name.
+"""
+
+import tempfile
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from detectron2.utils import comm
+
+
+def run_in_processes(function: Callable[..., Any], *args: Any, world_size: int = 2) -> list[Any]:
+    """Call ``function(*args)`` in ``world_size`` processes of one gloo group; return the results in order of rank.
+
+    An exception in any process ends all of them and is raised here.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        mp.start_processes(_worker, (world_size, folder, function, args), nprocs=world_size, start_method="spawn")
+        return [torch.load(Path(folder, f"{rank}.pt"), weights_only=False) for rank in range(world_size)]
+
+
+def _worker(rank: int, world_size: int, folder: str, function: Callable[..., Any], args: tuple) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/rendezvous",
+        rank=rank,
+        world_size=world_size,
+        timeout=timedelta(seconds=120),
+    )
+    comm.create_local_process_group(world_size)
+    torch.save(function(*args), Path(folder, f"{rank}.pt"))
+    comm.synchronize()
+    dist.destroy_process_group()

@@ -1,0 +1,30 @@
+#!/usr/bin/env python3
+"""Draw the built-in data set: VOC layout, COCO JSON with masks, and unlabelled images for pre-training."""
+
+import argparse
+import os
+
+from mocodet.detection.data.toy import make_toy_data
+
+
+def main() -> None:
+    """Parse the arguments, draw, say what was made."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("output", help="folder to make; must not exist or be empty")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--train", type=int, default=200, metavar="N", help="labelled training images (default: 200)")
+    parser.add_argument("--test", type=int, default=200, metavar="N", help="labelled test images (default: 200)")
+    parser.add_argument("--unlabelled", type=int, default=6000, metavar="N", help="unlabelled images (default: 6000)")
+    parser.add_argument("--size", type=int, default=96, metavar="PX", help="side of the images (default: 96)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="default: one per core")
+    args = vars(parser.parse_args())
+    output = args.pop("output")
+    try:
+        summary = make_toy_data(output, **args)
+    except (FileExistsError, ValueError) as error:
+        parser.error(str(error))
+    print(f"{output}: " + ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in summary.items()))
+
+
+if __name__ == "__main__":
+    main()
