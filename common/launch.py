@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from collections.abc import Callable
 
 import torch
@@ -33,6 +34,10 @@ def argument_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
+# What bad input raises: told in one line. With MOCODET_TRACEBACK=1 in the environment the traceback is shown.
+USER_ERRORS = (FileNotFoundError, FileExistsError, ValueError, FloatingPointError)
+
+
 def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
     """Run ``main(args)`` in ``args.num_gpus`` processes on each of ``args.num_machines`` machines.
 
@@ -40,8 +45,18 @@ def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespac
     divided between the processes; left alone, every process would start one thread for every core.
 
     Raises:
-        ValueError: a process count below one, or more GPUs asked for than the machine has.
+        SystemExit: one of ``USER_ERRORS`` was raised in the only process; its message is the exit status.
+        torch.multiprocessing.ProcessRaisedException: an error in one of several processes, with its traceback.
     """
+    try:
+        _start(main, args)
+    except USER_ERRORS as error:
+        if os.environ.get("MOCODET_TRACEBACK"):
+            raise
+        sys.exit(f"error: {error}")
+
+
+def _start(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
     for flag in ("num_gpus", "num_machines"):
         if getattr(args, flag) < 1:
             raise ValueError(f"--{flag.replace('_', '-')} must be at least 1, got {getattr(args, flag)}")

@@ -2,8 +2,6 @@
 
 import argparse
 import logging
-import os
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -152,13 +150,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point."""
-    args = parser().parse_args(argv)
-    try:
-        launch(run, args)
-    except (FileNotFoundError, ValueError, FloatingPointError) as error:
-        if os.environ.get("MOCODET_TRACEBACK"):
-            raise
-        sys.exit(f"error: {error}")
+    launch(run, parser().parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,12 @@ def images(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def errors_as_raised(monkeypatch):
+    """Let the command raise, where it would exit with the error's message."""
+    monkeypatch.setenv("MOCODET_TRACEBACK", "1")
+
+
 def pretrain(images: Path, output: Path, *overrides: object, flags: tuple[str, ...] = ()) -> None:
     """Run the command in this process, as `mocodet-pretrain` does, on a model small enough for a test."""
     config = output.parent / "small.yaml"

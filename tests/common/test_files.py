@@ -1,0 +1,42 @@
+from pathlib import Path
+
+import pytest
+
+from mocodet.common.files import atomic_open
+
+
+def names(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
+def write_half(path: Path) -> None:
+    with atomic_open(path) as handle:
+        handle.write(b"half of the n")
+        raise KeyboardInterrupt
+
+
+def test_atomic_open__file_appears_whole_with_ordinary_permissions(tmp_path):
+    path = tmp_path / "new" / "file.txt"
+    with atomic_open(path, "w") as handle:
+        handle.write("all of it")
+        assert not path.exists()
+    assert path.read_text() == "all of it"
+    plain = tmp_path / "plain"
+    plain.write_text("")
+    assert path.stat().st_mode == plain.stat().st_mode
+    assert names(path.parent) == ["file.txt"]
+
+
+def test_atomic_open__failure_keeps_the_old_file_and_leaves_nothing(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with pytest.raises(KeyboardInterrupt):
+        write_half(path)
+    assert path.read_bytes() == b"old"
+    assert names(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("mode", ["r", "a", "rb+"])
+def test_atomic_open__other_modes(tmp_path, mode):
+    with pytest.raises(ValueError, match="mode must be 'w' or 'wb'"), atomic_open(tmp_path / "file", mode):
+        pass
