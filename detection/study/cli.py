@@ -5,7 +5,8 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ...common.files import atomic_open
+from mocodet.common.files import atomic_open
+
 from .aggregate import Results, aggregate
 from .report import markdown_table, text_table
 from .trials import Init, plan_trials, run_trials

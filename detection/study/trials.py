@@ -11,7 +11,8 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
-from ...common.files import atomic_open
+from mocodet.common.files import atomic_open
+
 from .aggregate import Results, read_metrics
 
 RESULT_FILE = "result.json"

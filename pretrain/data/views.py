@@ -9,7 +9,7 @@ from torchvision import transforms
 from torchvision.transforms import functional as TF
 
 # Mean and standard deviation of ImageNet's pixels, RGB, of 0 to 255: what detectors that start from these weights
-# must be given as well (docs/recipes.md, conversion).
+# must be given as well (README, "Bring your own weights").
 PIXEL_MEAN = (123.675, 116.280, 103.530)
 PIXEL_STD = (58.395, 57.120, 57.375)
 
