@@ -33,7 +33,7 @@ setup(
     package_dir=PACKAGES,
     package_data={"mocodet.configs": ["*.yaml", "pretrain/*.yaml"]},
     # detectron2 itself is not on PyPI under its own name; `make setup` and the README install it.
-    # The lines from cloudpickle to termcolor are what detectron2 imports and its wheel is installed without.
+    # The lines from cloudpickle to tqdm are what detectron2 imports and its wheel is installed without.
     install_requires=[
         "torch>=2.4",
         "torchvision>=0.19",
@@ -60,9 +60,9 @@ setup(
     },
     entry_points={
         "console_scripts": [
-            "mocodet-pretrain=mocodet.pretrain.cli:main",
-            "mocodet-convert=mocodet.detection.convert_cli:main",
-            "mocodet-train=mocodet.detection.cli:main",
+            "mocodet-pretrain=mocodet.common.commands:pretrain",
+            "mocodet-convert=mocodet.common.commands:convert",
+            "mocodet-train=mocodet.common.commands:train",
         ]
     },
 )

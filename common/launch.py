@@ -3,13 +3,18 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from detectron2.engine import launch as detectron2_launch
 from detectron2.utils import comm
+from fvcore.common.config import CfgNode
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+
+from mocodet import configs
 
 
 def argument_parser(description: str) -> argparse.ArgumentParser:
@@ -36,6 +41,27 @@ def argument_parser(description: str) -> argparse.ArgumentParser:
 
 # What bad input raises: told in one line. With MOCODET_TRACEBACK=1 in the environment the traceback is shown.
 USER_ERRORS = (FileNotFoundError, FileExistsError, ValueError, FloatingPointError)
+
+
+def merge_config(cfg: CfgNode, config_file: str, opts: Sequence[str]) -> Path:
+    """Merge a config file and KEY VALUE pairs into ``cfg``; return the file's path.
+
+    Args:
+        cfg: all keys with their defaults; changed in place.
+        config_file: a path, or the name of one of mocodet's own configs.
+        opts: ``KEY, VALUE, KEY, VALUE, ...``.
+
+    Raises:
+        FileNotFoundError: there is no such config.
+        ValueError: an unknown key, a value of the wrong type, or a KEY without a VALUE.
+    """
+    path = configs.locate(config_file)
+    try:
+        cfg.merge_from_file(str(path), allow_unsafe=False)  # a YAML file may ask for code to be run
+        cfg.merge_from_list(list(opts))
+    except (AssertionError, KeyError) as error:  # yacs's way of refusing
+        raise ValueError(f"{path} with {' '.join(opts) or 'no overrides'}: {error.args[0]}") from error
+    return path
 
 
 def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
@@ -74,8 +100,22 @@ def _start(main: Callable[[argparse.Namespace], object], args: argparse.Namespac
 
 def _run_in_process(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
     if not torch.cuda.is_available() and args.num_gpus > 1:
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // args.num_gpus))
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        torch.set_num_threads(max(1, cores // args.num_gpus))
     main(args)
+
+
+def refuse_nccl_on_cpu() -> None:
+    """Refuse a run on the CPU whose processes are connected by NCCL, as they are on a machine with CUDA.
+
+    Raises:
+        ValueError: the message says how to run it.
+    """
+    if comm.get_world_size() > 1 and dist.get_backend() == "nccl":
+        raise ValueError(
+            "MODEL.DEVICE cpu with several processes on a machine with CUDA: they are connected by NCCL, which cannot"
+            " move CPU tensors; hide the GPUs (CUDA_VISIBLE_DEVICES=) or use one process"
+        )
 
 
 def distribute(model: nn.Module) -> nn.Module:

@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlparse
 
 from detectron2.checkpoint import DetectionCheckpointer
+from torch import nn
 
 from mocodet.common.checkpoint import AtomicSaveMixin, load_torch_file
 
@@ -23,6 +24,9 @@ ENCODER_PART = re.compile(r"(?:^|\.)((?:stem|res[2-5]\.\d+)\..+)$")
 CAFFE_SURPLUS = {"stem.conv1.bias"}
 
 
+BATCH_COUNTER = ".num_batches_tracked"  # nothing reads it
+
+
 class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
     """detectron2's checkpointer with three differences.
 
@@ -31,8 +35,17 @@ class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
     * No file runs code: ``.pth`` is read with ``weights_only``, ``.pkl`` by an unpickler that knows arrays and plain
       containers only.
     * A ResNet parameter of the model that the file does not give, or one of the file that the model does not take, is
-      an error. The rest of a detector (heads, FPN, added norms) starts anew and may be missing.
+      an error. The rest of a detector (heads, FPN, added norms) starts anew and may be missing, unless the file is to
+      give the whole detector.
+
+    Args:
+        model, save_dir, checkpointables: as detectron2's.
+        whole_detector: every parameter of the model must come from the file, as for an evaluation.
     """
+
+    def __init__(self, model: nn.Module, save_dir: str = "", *, whole_detector: bool = False, **checkpointables: Any):
+        super().__init__(model, save_dir, **checkpointables)
+        self._whole_detector = whole_detector
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load ``path`` (a file, an URL that detectron2 knows, or ``""`` for nothing) into the model.
@@ -98,7 +111,16 @@ class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
         from_caffe = checkpoint.get("__author__") == "Caffe2"
         incompatible = super()._load_model(checkpoint)
         wrong_shapes = [name for name, *_ in incompatible.incorrect_shapes]
-        missing = _encoder_names([*incompatible.missing_keys, *wrong_shapes])
+        missing = [*incompatible.missing_keys, *wrong_shapes]
+        if self._whole_detector:
+            missing = sorted({name for name in missing if not name.endswith(BATCH_COUNTER)})
+            if missing:
+                raise ValueError(
+                    f"the file does not hold this whole detector: left without a fitting value: {_listed(missing)}."
+                    " To evaluate a fine-tuned detector, name its checkpoint as MODEL.WEIGHTS and give the config that"
+                    " it was trained with"
+                )
+        missing = _encoder_names(missing)
         surplus = _encoder_names(incompatible.unexpected_keys)
         if from_caffe:
             surplus = [name for name in surplus if name not in CAFFE_SURPLUS]
@@ -159,7 +181,7 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 def _encoder_names(names: Iterable[str]) -> list[str]:
     """Keep the names of ResNet parameters and statistics; batch counters, which nothing reads, are none."""
-    return sorted(name for name in names if ENCODER_PART.search(name) and not name.endswith(".num_batches_tracked"))
+    return sorted(name for name in names if ENCODER_PART.search(name) and not name.endswith(BATCH_COUNTER))
 
 
 def _listed(names: list[str], limit: int = 10) -> str:

@@ -2,20 +2,17 @@
 
 import argparse
 import logging
-import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed
 from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import default_setup
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from mocodet import configs
-from mocodet.common.launch import argument_parser, launch
+from mocodet.common.launch import argument_parser, launch, merge_config, refuse_nccl_on_cpu
 
 from .checkpoint import MocoDetCheckpointer
 from .config import add_moco_config
@@ -34,9 +31,9 @@ The last results are in OUTPUT_DIR/results.json, everything logged in OUTPUT_DIR
 
 MAKE_WEIGHTS = """These two commands make MoCo weights (the first one pre-trains, give it your images as DATA.ROOT):
 
-    tools/pretrain_net.py --config-file configs/pretrain/moco_v2_R_50_200ep.yaml \\
-        DATA.ROOT path/to/images OUTPUT_DIR output/moco_v2_R_50_200ep
-    tools/convert_pretrain_to_detectron2.py output/moco_v2_R_50_200ep/model_final.pth {weights}
+    tools/pretrain_net.py --config-file configs/pretrain/{recipe} \\
+        DATA.ROOT path/to/images OUTPUT_DIR output/{name}
+    tools/convert_pretrain_to_detectron2.py output/{name}/model_final.pth {weights}
 
 or name a file that you have: MODEL.WEIGHTS path/to/weights (a pre-training checkpoint will do, converted or not)"""
 
@@ -57,11 +54,9 @@ def setup(args: argparse.Namespace) -> CfgNode:
         FileNotFoundError: there is no such config, weights file or data.
         ValueError: the config contradicts itself, the data or the machine.
     """
-    args.config_file = str(configs.locate(args.config_file))
     cfg = get_cfg()
     add_moco_config(cfg)
-    cfg.merge_from_file(args.config_file)
-    cfg.merge_from_list(args.opts)
+    args.config_file = str(merge_config(cfg, args.config_file, args.opts))
     asked_for = cfg.MODEL.DEVICE
     if asked_for.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
@@ -71,7 +66,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     if asked_for != cfg.MODEL.DEVICE:
         logger.warning(f"MODEL.DEVICE is {asked_for}, but CUDA is not available: running on the CPU")
     check_config(cfg)
-    check_weights(cfg, resume=args.resume)
+    check_weights(cfg, resume=args.resume, eval_only=args.eval_only)
     register_datasets(cfg)
     check_datasets(cfg, training=not args.eval_only)
     return cfg
@@ -87,24 +82,23 @@ def check_config(cfg: CfgNode) -> None:
         raise ValueError(f"MOCO.AMP_DTYPE must be one of {', '.join(AMP_DTYPES)}, got {cfg.MOCO.AMP_DTYPE!r}")
     if cfg.TEST.AUG.ENABLED:
         raise ValueError("TEST.AUG.ENABLED: test-time augmentation is not supported; set it to False")
+    if cfg.SOLVER.AMP.ENABLED and cfg.MOCO.AMP_DTYPE == "float16" and cfg.MODEL.DEVICE == "cpu":
+        raise ValueError("MOCO.AMP_DTYPE float16 needs CUDA; use bfloat16 on a CPU")
     workers = comm.get_world_size()
     if cfg.SOLVER.REFERENCE_WORLD_SIZE == 0 and cfg.SOLVER.IMS_PER_BATCH % workers:
         raise ValueError(
             f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} does not divide among {workers} processes;"
             f" choose a multiple of {workers}"
         )
-    if workers > 1 and cfg.MODEL.DEVICE == "cpu" and torch.distributed.get_backend() == "nccl":
-        raise ValueError(
-            "MODEL.DEVICE cpu with several processes on a machine with CUDA: they are connected by NCCL, which cannot"
-            " move CPU tensors; hide the GPUs (CUDA_VISIBLE_DEVICES=) or use one process"
-        )
+    if cfg.MODEL.DEVICE == "cpu":
+        refuse_nccl_on_cpu()
 
 
-def check_weights(cfg: CfgNode, *, resume: bool) -> None:
+def check_weights(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
     """Refuse a ``MODEL.WEIGHTS`` that is a file and is not there, unless the run resumes from a checkpoint of its own.
 
     Raises:
-        FileNotFoundError: the message says which two commands make MoCo weights.
+        FileNotFoundError: where MoCo weights are wanted, the message says which two commands make them.
     """
     weights = cfg.MODEL.WEIGHTS
     path = Path(weights.partition("?")[0])  # detectron2 takes options after a question mark
@@ -112,9 +106,12 @@ def check_weights(cfg: CfgNode, *, resume: bool) -> None:
         return
     if resume and (Path(cfg.OUTPUT_DIR) / "last_checkpoint").is_file():
         return
-    raise FileNotFoundError(
-        f"MODEL.WEIGHTS names {weights}, which does not exist.\n" + MAKE_WEIGHTS.format(weights=path)
-    )
+    message = f"MODEL.WEIGHTS names {weights}, which does not exist."
+    if path.suffix == ".pkl" and not eval_only:  # converted weights; anything else the user must have had
+        depth = cfg.MODEL.RESNETS.DEPTH
+        recipe = "moco_v2_R_50_200ep.yaml" if depth == 50 else f"moco_v2_R_50_200ep.yaml MODEL.ARCH resnet{depth}"
+        message += "\n" + MAKE_WEIGHTS.format(weights=path, recipe=recipe, name=path.stem)
+    raise FileNotFoundError(message)
 
 
 def evaluate(cfg: CfgNode, *, resume: bool) -> dict[str, Any]:
@@ -123,7 +120,7 @@ def evaluate(cfg: CfgNode, *, resume: bool) -> dict[str, Any]:
     Exits with status 1 when the results are not the ``TEST.EXPECTED_RESULTS``.
     """
     model = Trainer.build_model(cfg)
-    checkpointer = MocoDetCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
+    checkpointer = MocoDetCheckpointer(model, cfg.OUTPUT_DIR, whole_detector=True)
     if not cfg.MODEL.WEIGHTS and not (resume and checkpointer.has_checkpoint()):
         logger.warning(
             "--eval-only, but MODEL.WEIGHTS is empty: this evaluates a detector with random weights. To evaluate a"
@@ -138,8 +135,6 @@ def evaluate(cfg: CfgNode, *, resume: bool) -> dict[str, Any]:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Do, in one process of the launched ones, what the command line asks for; return the evaluation's results."""
-    warnings.filterwarnings("ignore", message=".*torch.jit.script.*")
-    warnings.filterwarnings("ignore", message="torch.meshgrid")
     cfg = setup(args)
     if args.eval_only:
         return evaluate(cfg, resume=args.resume)
@@ -151,7 +146,3 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def main(argv: list[str] | None = None) -> None:
     """Entry point."""
     launch(run, parser().parse_args(argv))
-
-
-if __name__ == "__main__":
-    main()

@@ -126,7 +126,7 @@ def convert_file(
     try:
         encoder = extract_encoder(checkpoint, prefix)
         weights = to_detectron2(encoder)
-        # Protocol 4 keeps to numpy's oldest way of pickling arrays, which every numpy reads.
+        # Protocol 4 pickles arrays without out-of-band buffers; numpy 1.26 and later read what numpy 2 writes.
         content = pickle.dumps(weights, protocol=4)
         differences = _verify_bytes(encoder, content) if check else {}
     except ValueError as error:

@@ -72,7 +72,3 @@ def _yaml(value: object) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(f"{number:.3f}" for number in value) + "]"
     return f'"{value}"' if isinstance(value, str) else str(value)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

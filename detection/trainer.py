@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from detectron2.config import CfgNode
-from detectron2.engine import DefaultTrainer, SimpleTrainer, TrainerBase
+from detectron2.engine import DefaultTrainer, HookBase, SimpleTrainer, TrainerBase
+from detectron2.engine.hooks import PreciseBN
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import build_model
 from detectron2.utils import comm
+from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -23,7 +26,7 @@ from mocodet.common.launch import distribute
 
 from .checkpoint import MocoDetCheckpointer
 from .evaluation import build_evaluator
-from .modeling import adapt_norms_to_device
+from .modeling import adapt_norms_to_device, pool_in_float32
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +62,8 @@ class AutocastTrainer(SimpleTrainer):
 
     def run_step(self) -> None:
         """Do one iteration: data, losses under autocast, gradients, metrics, update."""
+        if not self.model.training:
+            raise RuntimeError("the model was put into evaluation mode during training")
         start = time.perf_counter()
         data = next(self._data_loader_iter)
         data_time = time.perf_counter() - start
@@ -66,6 +71,7 @@ class AutocastTrainer(SimpleTrainer):
             losses = self.model(data)
         self.optimizer.zero_grad()
         self._scaler.scale(sum(losses.values())).backward()
+        self.after_backward()
         self._write_metrics(losses, data_time)
         self._scaler.step(self.optimizer)
         self._scaler.update()
@@ -79,6 +85,36 @@ class AutocastTrainer(SimpleTrainer):
         super().load_state_dict(state_dict)
         if state_dict.get("grad_scaler"):
             self._scaler.load_state_dict(state_dict["grad_scaler"])
+
+
+class ShareStatistics(HookBase):
+    """Gives all processes the main process's batch-norm statistics whenever PreciseBN has estimated them.
+
+    PreciseBN weights each batch's statistics, which are those of all processes, by the local number of values; with
+    images of different sizes every process would end with other averages, and evaluate another model than is saved.
+
+    Args:
+        model: the model being trained, wrapped or not.
+        period: iterations between two estimates, as given to ``PreciseBN``; 0 for the end of training only.
+    """
+
+    def __init__(self, model: nn.Module, period: int):
+        self._model = model
+        self._period = period
+
+    def after_step(self) -> None:
+        """Broadcast the statistics after the steps at which PreciseBN runs."""
+        done = self.trainer.iter + 1
+        if done == self.trainer.max_iter or (self._period > 0 and done % self._period == 0):
+            self.share()
+
+    def share(self) -> None:
+        """Overwrite ``running_mean`` and ``running_var`` of every norm by the main process's."""
+        if comm.get_world_size() == 1:
+            return
+        for norm in get_bn_modules(self._model):
+            dist.broadcast(norm.running_mean, src=0)
+            dist.broadcast(norm.running_var, src=0)
 
 
 class Trainer(DefaultTrainer):
@@ -122,10 +158,19 @@ class Trainer(DefaultTrainer):
         super().train()
         return self._last_eval_results
 
+    def build_hooks(self) -> list[HookBase | None]:
+        """Make detectron2's hooks, and one after PreciseBN by which all processes evaluate the same model."""
+        built = super().build_hooks()
+        for place, hook in enumerate(built):
+            if isinstance(hook, PreciseBN):
+                built.insert(place + 1, ShareStatistics(self.model, self.cfg.TEST.EVAL_PERIOD))
+                break
+        return built
+
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
-        """Build the model with norms that work on its device."""
-        model = adapt_norms_to_device(build_model(cfg))
+        """Build the model with norms that work on its device and region pooling that keeps its precision."""
+        model = pool_in_float32(adapt_norms_to_device(build_model(cfg)))
         logger.info(f"Model:\n{model}")
         return model
 

@@ -1,15 +1,22 @@
 """From a config to the objects of a pre-training run."""
 
+import logging
+import platform
 from functools import partial
+from pathlib import Path
 
 import torch
 from detectron2.utils import comm
 from fvcore.common.config import CfgNode
 from torch import nn
 
+from mocodet.common.launch import refuse_nccl_on_cpu
+
 from .contrast import MomentumContrast
 from .encoders import build_encoder
 from .shuffle_bn import BatchShuffle, GroupedBatchNorm2d
+
+logger = logging.getLogger("mocodet.pretrain")
 
 # With BN_GROUPS 0, one process normalises as the eight GPUs of the paper do.
 PAPER_DEVICES = 8
@@ -22,6 +29,8 @@ def resolve_device(cfg: CfgNode) -> torch.device:
         ValueError: ``"cuda"`` on a machine without it.
     """
     available = torch.cuda.is_available()
+    if cfg.MODEL.DEVICE == "cpu":
+        refuse_nccl_on_cpu()
     if cfg.MODEL.DEVICE == "cuda" and not available:
         raise ValueError("MODEL.DEVICE is 'cuda', but PyTorch finds no CUDA device; use 'auto' or 'cpu'")
     use_cuda = available and cfg.MODEL.DEVICE != "cpu"
@@ -48,8 +57,14 @@ def amp_dtype(cfg: CfgNode, device: torch.device) -> torch.dtype:
 
 
 def cpu_has_bfloat16() -> bool:
-    """Say whether this processor multiplies bfloat16 natively, as oneDNN sees it."""
-    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    """Say whether this processor multiplies bfloat16 natively."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    if platform.machine() in ("x86_64", "AMD64"):
+        # PyTorch says yes to any AVX-512, where it can emulate; the processor's own flags tell.
+        flags = Path("/proc/cpuinfo")
+        return flags.is_file() and any(flag in flags.read_text() for flag in ("avx512_bf16", "amx_bf16"))
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def bn_groups(cfg: CfgNode) -> int:
@@ -66,11 +81,16 @@ def bn_groups(cfg: CfgNode) -> int:
             f"each process has {rows} images of a batch (SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} over {world} "
             f"process(es)), which do not divide into {groups} batch-norm groups of two or more; set MODEL.BN_GROUPS"
         )
+    if groups == world == 1:
+        logger.warning(
+            "one process and MODEL.BN_GROUPS 1: every query shares its batch-norm statistics with its key, so Shuffling"
+            " BN does nothing and the pretext task can be solved without learning (paper, section 3.3)"
+        )
     return groups
 
 
-def build_model(cfg: CfgNode, seed: int) -> nn.Module:
-    """Build the contrast mechanism and its encoders; ``seed`` is Shuffling BN's.
+def build_model(cfg: CfgNode) -> nn.Module:
+    """Build the contrast mechanism and its encoders.
 
     Raises:
         ValueError: see `bn_groups` and `build_encoder`.
@@ -80,7 +100,7 @@ def build_model(cfg: CfgNode, seed: int) -> nn.Module:
     encoder = build_encoder(cfg.MODEL.ARCH, cfg.MODEL.HEAD, cfg.MODEL.DIM, norm)
     return MomentumContrast(
         encoder,
-        BatchShuffle(seed),
+        BatchShuffle(cfg.SEED),
         queue_size=cfg.CONTRAST.QUEUE_SIZE,
         dim=cfg.MODEL.DIM,
         momentum=cfg.CONTRAST.MOMENTUM,

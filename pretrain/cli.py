@@ -2,16 +2,14 @@
 
 import argparse
 import logging
-import warnings
 from pathlib import Path
 
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from fvcore.common.config import CfgNode
 
-from mocodet import configs
 from mocodet.common.files import atomic_open
-from mocodet.common.launch import argument_parser, launch
+from mocodet.common.launch import argument_parser, launch, merge_config
 
 from .config import get_cfg, validate
 from .trainer import PretrainTrainer
@@ -25,40 +23,51 @@ The encoder is in OUTPUT_DIR/model_final.pth; convert it with tools/convert_pret
 """
 
 
-def setup(args: argparse.Namespace) -> tuple[CfgNode, int]:
-    """Read and check the config, start logging, write OUTPUT_DIR/config.yaml; return the config and the seed."""
+def setup(args: argparse.Namespace) -> CfgNode:
+    """Read and check the config and start logging; a negative SEED is replaced by a drawn one.
+
+    Raises:
+        FileNotFoundError: there is no such config.
+        ValueError: an unknown key or a value that no recipe can mean.
+    """
     cfg = get_cfg()
-    cfg.merge_from_file(str(configs.locate(args.config_file)))
-    cfg.merge_from_list(args.opts)
+    merge_config(cfg, args.config_file, args.opts)
     validate(cfg)
+    if cfg.SEED < 0:
+        earlier = seed_of_earlier_run(cfg.OUTPUT_DIR) if args.resume else None
+        cfg.SEED = comm.shared_random_seed() if earlier is None else earlier
     cfg.freeze()
 
     Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
     for name in ("mocodet", "fvcore", "detectron2"):
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
-    logger = logging.getLogger("mocodet.pretrain")
-    logger.info(f"{comm.get_world_size()} process(es); config:\n{cfg.dump()}")
-    if comm.is_main_process():
-        with atomic_open(Path(cfg.OUTPUT_DIR, "config.yaml"), "w") as handle:
-            handle.write(cfg.dump())
-    seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
-    logger.info(f"seed {seed}")
-    return cfg, seed
+    logging.getLogger("mocodet.pretrain").info(f"{comm.get_world_size()} process(es); config:\n{cfg.dump()}")
+    return cfg
+
+
+def config_path(output_dir: str) -> Path:
+    """Return where a run leaves the config that it ran with."""
+    return Path(output_dir, "config.yaml")
+
+
+def seed_of_earlier_run(output_dir: str) -> int | None:
+    """Return the seed that the run in ``output_dir`` drew, or None when there is none."""
+    path = config_path(output_dir)
+    return CfgNode.load_yaml_with_base(str(path))["SEED"] if path.is_file() else None
 
 
 def run(args: argparse.Namespace) -> None:
     """Pre-train in one process of the launched ones."""
-    warnings.filterwarnings("ignore", message=".*torch.jit.script.*")
-    cfg, seed = setup(args)
-    trainer = PretrainTrainer(cfg, seed)
+    cfg = setup(args)
+    trainer = PretrainTrainer(cfg)
     trainer.resume_or_start(args.resume)
+    # Not before: a run that was refused must not overwrite the config of the one that stands there.
+    if comm.is_main_process():
+        with atomic_open(config_path(cfg.OUTPUT_DIR), "w") as handle:
+            handle.write(cfg.dump())
     trainer.train()
 
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point."""
     launch(run, argument_parser(DESCRIPTION).parse_args(argv))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,10 @@
 """The keys of a pre-training config. Recipes are YAML files under ``configs/pretrain/`` that change some of them."""
 
+from functools import reduce
+
 from fvcore.common.config import CfgNode
+
+from .encoders import ARCHITECTURES, HEADS
 
 _C = CfgNode()
 
@@ -95,7 +99,8 @@ def validate(cfg: CfgNode) -> None:
 
     one_of("AUGMENTATION.NAME", cfg.AUGMENTATION.NAME, "moco_v1", "moco_v2")
     one_of("MODEL.DEVICE", cfg.MODEL.DEVICE, "auto", "cuda", "cpu")
-    one_of("MODEL.HEAD", cfg.MODEL.HEAD, "fc", "mlp")
+    one_of("MODEL.ARCH", cfg.MODEL.ARCH, *ARCHITECTURES)
+    one_of("MODEL.HEAD", cfg.MODEL.HEAD, *HEADS)
     one_of("CONTRAST.NAME", cfg.CONTRAST.NAME, "moco")
     one_of("SOLVER.LR_SCHEDULE", cfg.SOLVER.LR_SCHEDULE, "step", "cosine")
     one_of("SOLVER.PRECISION", cfg.SOLVER.PRECISION, "auto", "float32", "bfloat16", "float16")
@@ -103,12 +108,13 @@ def validate(cfg: CfgNode) -> None:
     require(0 < cfg.AUGMENTATION.MIN_SCALE <= 1, "AUGMENTATION.MIN_SCALE", cfg.AUGMENTATION.MIN_SCALE, "within (0, 1]")
     require(0 <= cfg.CONTRAST.MOMENTUM <= 1, "CONTRAST.MOMENTUM", cfg.CONTRAST.MOMENTUM, "a number within [0, 1]")
     require(cfg.CONTRAST.TEMPERATURE > 0, "CONTRAST.TEMPERATURE", cfg.CONTRAST.TEMPERATURE, "a positive number")
-    require(cfg.MODEL.BN_GROUPS >= 0, "MODEL.BN_GROUPS", cfg.MODEL.BN_GROUPS, "0 or a positive number of groups")
-    for key in ("AUGMENTATION.CROP_SIZE", "MODEL.DIM", "CONTRAST.QUEUE_SIZE", "SOLVER.IMS_PER_BATCH",
-                "SOLVER.MAX_EPOCHS", "SOLVER.CHECKPOINTS_KEPT", "LOG_PERIOD"):  # fmt: skip
-        node = cfg
-        for part in key.split("."):
-            node = node[part]
-        require(node >= 1, key, node, "at least 1")
+    at_least_one = ("AUGMENTATION.CROP_SIZE", "MODEL.DIM", "CONTRAST.QUEUE_SIZE", "SOLVER.IMS_PER_BATCH",
+                    "SOLVER.MAX_EPOCHS", "SOLVER.CHECKPOINTS_KEPT", "LOG_PERIOD")  # fmt: skip
+    not_negative = ("MODEL.BN_GROUPS", "DATA.NUM_WORKERS", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.BASE_LR",
+                    "SOLVER.GAMMA", "SOLVER.MOMENTUM", "SOLVER.WEIGHT_DECAY")  # fmt: skip
+    for keys, least in ((at_least_one, 1), (not_negative, 0)):
+        for key in keys:
+            found = reduce(lambda node, part: node[part], key.split("."), cfg)
+            require(found >= least, key, found, f"at least {least}")
     steps = list(cfg.SOLVER.STEPS)
     require(steps == sorted(set(steps)), "SOLVER.STEPS", cfg.SOLVER.STEPS, "epochs in rising order")

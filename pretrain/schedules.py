@@ -1,11 +1,13 @@
 """Learning-rate schedules of the MoCo recipes, as multipliers of the base rate."""
 
 import math
+from bisect import bisect_right
+from collections.abc import Sequence
 
 import torch
 from detectron2.solver import LRMultiplier
 from fvcore.common.config import CfgNode
-from fvcore.common.param_scheduler import MultiStepParamScheduler, ParamScheduler
+from fvcore.common.param_scheduler import ParamScheduler
 
 
 class EpochCosine(ParamScheduler):
@@ -28,6 +30,29 @@ class EpochCosine(ParamScheduler):
         return 0.5 * (1.0 + math.cos(math.pi * epoch / self.epochs))
 
 
+class EpochSteps(ParamScheduler):
+    """Times ``gamma`` at the start of each of the given epochs (MoCo v1).
+
+    fvcore's ``MultiStepParamScheduler`` compares shares of the run with a tolerance of 1e-6, which is a whole iteration
+    when there are a million of them.
+
+    Args:
+        epochs: length of training.
+        iterations_per_epoch: optimizer steps in an epoch.
+        steps: epochs at which the rate drops, in rising order.
+        gamma: factor of a drop.
+    """
+
+    def __init__(self, epochs: int, iterations_per_epoch: int, steps: Sequence[int], gamma: float) -> None:
+        self.max_iter = epochs * iterations_per_epoch
+        self.milestones = [step * iterations_per_epoch for step in steps]
+        self.gamma = gamma
+
+    def __call__(self, where: float) -> float:
+        """Return the multiplier at ``where``, the share of all iterations that are done (0 to 1)."""
+        return self.gamma ** bisect_right(self.milestones, round(where * self.max_iter))
+
+
 def build_lr_scheduler(
     cfg: CfgNode, optimizer: torch.optim.Optimizer, iterations_per_epoch: int
 ) -> torch.optim.lr_scheduler.LRScheduler:
@@ -35,12 +60,7 @@ def build_lr_scheduler(
     epochs = cfg.SOLVER.MAX_EPOCHS
     max_iter = epochs * iterations_per_epoch
     if cfg.SOLVER.LR_SCHEDULE == "step":
-        steps = [step for step in cfg.SOLVER.STEPS if step < epochs]
-        multiplier = MultiStepParamScheduler(
-            values=[cfg.SOLVER.GAMMA**drop for drop in range(len(steps) + 1)],
-            milestones=[step * iterations_per_epoch for step in steps],
-            num_updates=max_iter,
-        )
+        multiplier = EpochSteps(epochs, iterations_per_epoch, cfg.SOLVER.STEPS, cfg.SOLVER.GAMMA)
     else:
         multiplier = EpochCosine(epochs, iterations_per_epoch)
     return LRMultiplier(optimizer, multiplier, max_iter)

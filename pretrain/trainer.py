@@ -2,16 +2,21 @@
 
 import datetime
 import logging
+import math
 import time
 import weakref
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from detectron2.engine import HookBase, TrainerBase, hooks
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter, get_event_storage
 from fvcore.common.checkpoint import Checkpointer
 from fvcore.common.config import CfgNode
+from torch import nn
 from torch.utils.data import DataLoader
 
 from mocodet.common.checkpoint import AtomicSaveMixin, load_torch_file
@@ -24,16 +29,36 @@ from .schedules import build_lr_scheduler
 
 logger = logging.getLogger("mocodet.pretrain")
 
+DIVERGED = (
+    "Training diverged: lower SOLVER.BASE_LR or set SOLVER.PRECISION float32, and go on from the last checkpoint, in"
+    " which all numbers are finite, with --resume"
+)
+
 
 class PretrainCheckpointer(AtomicSaveMixin, Checkpointer):
     """Saves and resumes a pre-training run; every state must fit, and nothing in a file is run.
 
-    The random number generators of all processes are saved with it: `save` is collective.
+    The random number generators of all processes are saved with it: `save` is collective. Of the periodic checkpoints
+    the newest ``keep`` stay.
     """
 
-    def save(self, name: str, **kwargs) -> None:
-        """Write ``<save_dir>/<name>.pth`` from the main process; all processes must call it."""
+    def __init__(self, model: nn.Module, save_dir: str, *, keep: int, **checkpointables: Any) -> None:
+        super().__init__(model, save_dir, save_to_disk=comm.is_main_process(), **checkpointables)
+        self.keep = keep
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Write ``<save_dir>/<name>.pth`` from the main process; all processes must call it.
+
+        Raises:
+            FloatingPointError: a parameter or buffer is not finite. Nothing is written.
+        """
+        state = self.model.state_dict().items()
+        if faulty := [key for key, tensor in state if tensor.is_floating_point() and not tensor.isfinite().all()]:
+            raise FloatingPointError(f"{faulty[0]} and {len(faulty) - 1} more tensors are not finite. {DIVERGED}")
         super().save(name, rng=comm.all_gather(rng_state()), **kwargs)
+        if self.save_to_disk:
+            for old in sorted(Path(self.save_dir).glob("model_[0-9]*.pth"))[: -self.keep]:
+                old.unlink()
 
     def _load_file(self, path: str) -> dict:
         return load_torch_file(path)
@@ -72,28 +97,28 @@ class PretrainTrainer(TrainerBase):
     Call `resume_or_start`, then `train`.
 
     Args:
-        cfg: see `mocodet.pretrain.config`; validated.
-        seed: the run's seed, the same in all processes.
+        cfg: see `mocodet.pretrain.config`; validated, with a SEED that is not negative.
     """
 
-    def __init__(self, cfg: CfgNode, seed: int) -> None:
+    def __init__(self, cfg: CfgNode) -> None:
         super().__init__()
         self.cfg = cfg
         self.device = resolve_device(cfg)
         images = ImageFolder(cfg.DATA.ROOT)
         view = build_view(cfg.AUGMENTATION.NAME, cfg.AUGMENTATION.CROP_SIZE, cfg.AUGMENTATION.MIN_SCALE)
-        self.dataset = TwoViews(images, view, seed)
-        self.sampler = EpochSampler(len(images), cfg.SOLVER.IMS_PER_BATCH, seed)
+        self.dataset = TwoViews(images, view, cfg.SEED)
+        self.sampler = EpochSampler(len(images), cfg.SOLVER.IMS_PER_BATCH, cfg.SEED)
 
         # All processes build the same model: DDP would spread parameters, but not the queue.
-        torch.manual_seed(seed)
-        model = build_model(cfg, seed).to(self.device)
+        torch.manual_seed(cfg.SEED)
+        model = build_model(cfg).to(self.device)
         self.memory_format = torch.channels_last if cfg.MODEL.CHANNELS_LAST else torch.contiguous_format
         model.to(memory_format=self.memory_format)
         self.optimizer = build_optimizer(cfg, model)
         self.scheduler = build_lr_scheduler(cfg, self.optimizer, self.sampler.iterations_per_epoch)
         self.model = distribute(model)
 
+        torch.backends.cudnn.benchmark = self.device.type == "cuda"  # all batches have one shape
         self.dtype = amp_dtype(cfg, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
 
@@ -102,12 +127,13 @@ class PretrainTrainer(TrainerBase):
         self.checkpointer = PretrainCheckpointer(
             model,
             cfg.OUTPUT_DIR,
-            save_to_disk=comm.is_main_process(),
+            keep=cfg.SOLVER.CHECKPOINTS_KEPT,
             optimizer=self.optimizer,
-            scaler=self.scaler,
             shuffle=model.shuffle,
             sampler=self.sampler,
             trainer=weakref.proxy(self),
+            # Absent otherwise, so that a run may be continued in another precision.
+            **({"scaler": self.scaler} if self.scaler.is_enabled() else {}),
         )
         self.register_hooks(self.build_hooks())
         self._batches: Iterator[dict[str, torch.Tensor]] | None = None
@@ -115,6 +141,8 @@ class PretrainTrainer(TrainerBase):
             f"{len(images)} images of {cfg.DATA.ROOT}, {self.sampler.iterations_per_epoch} iterations an epoch, "
             f"{self.max_iter} in all; {self.device.type}, encoders in {self.dtype}"
         )
+        if images.passed_over:
+            logger.warning(f"{images.passed_over} files of {cfg.DATA.ROOT} have no image's extension and are not used")
 
     def build_hooks(self) -> list[HookBase]:
         """Make the hooks: timing, schedule, checkpoints, log; the order matters as in detectron2's trainer."""
@@ -123,7 +151,7 @@ class PretrainTrainer(TrainerBase):
             hooks.IterationTimer(),
             Throughput(self.cfg.SOLVER.IMS_PER_BATCH),
             hooks.LRScheduler(self.optimizer, self.scheduler),
-            hooks.PeriodicCheckpointer(self.checkpointer, period, max_to_keep=self.cfg.SOLVER.CHECKPOINTS_KEPT),
+            hooks.PeriodicCheckpointer(self.checkpointer, period),
         ]
         if comm.is_main_process():
             writers = [
@@ -137,6 +165,8 @@ class PretrainTrainer(TrainerBase):
     def resume_or_start(self, resume: bool) -> None:
         """Continue from the last checkpoint of OUTPUT_DIR, or begin at iteration 0.
 
+        The rates and decays of the optimizer are the config's, also where the checkpoint's were others.
+
         Args:
             resume: continue when there is a checkpoint; without one, begin.
 
@@ -144,14 +174,26 @@ class PretrainTrainer(TrainerBase):
             FileExistsError: not ``resume``, and OUTPUT_DIR holds the checkpoints of another run.
             ValueError: the checkpoint does not fit the config, the data or the number of processes.
         """
-        if not self.checkpointer.has_checkpoint():
+        found = comm.all_gather(self.checkpointer.has_checkpoint())
+        if len(set(found)) > 1:
+            raise ValueError(
+                f"only some processes see a checkpoint in {self.cfg.OUTPUT_DIR}; it must be a shared folder"
+            )
+        if not found[0]:
+            if resume:
+                logger.warning(f"--resume, but {self.cfg.OUTPUT_DIR} holds no checkpoint: starting at iteration 0")
             return
         if not resume:
             raise FileExistsError(
                 f"{self.cfg.OUTPUT_DIR} already holds a run's checkpoints; continue it with --resume, or give another"
                 " OUTPUT_DIR"
             )
-        rest = self.checkpointer.load(self.checkpointer.get_checkpoint_file())
+        path = self.checkpointer.get_checkpoint_file()
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"{path}, which last_checkpoint beside it names, is not there")
+        rest = self.checkpointer.load(path)
+        if "rng" not in rest:
+            raise ValueError(f"{path} is no checkpoint of a pre-training run: it has no state of random generators")
         states = rest["rng"]
         if len(states) != comm.get_world_size():
             raise ValueError(
@@ -161,11 +203,24 @@ class PretrainTrainer(TrainerBase):
         set_rng_state(states[comm.get_rank()])
         # The checkpoint holds the number of the iteration that just ended.
         self.start_iter = self.iter + 1
+        self._obey_config()
+
+    def _obey_config(self) -> None:
+        """Set what the optimizer and the schedule remember of the checkpoint's config to this config's values."""
+        solver = self.cfg.SOLVER
+        for group in self.optimizer.param_groups:
+            group.update(initial_lr=solver.BASE_LR, momentum=solver.MOMENTUM, weight_decay=solver.WEIGHT_DECAY)
+        self.scheduler.base_lrs = [solver.BASE_LR] * len(self.optimizer.param_groups)
+        for group, lr in zip(self.optimizer.param_groups, self.scheduler.get_lr(), strict=True):
+            group["lr"] = lr
 
     def train(self) -> None:
         """Run from the iteration after the last checkpoint to the end."""
         if self.start_iter >= self.max_iter:
-            logger.info(f"nothing to do: {self.start_iter} of {self.max_iter} iterations are done")
+            logger.info(f"nothing to train: {self.start_iter} of {self.max_iter} iterations are done")
+            # A run may have ended between its last periodic checkpoint and the final one.
+            if not comm.all_gather(Path(self.cfg.OUTPUT_DIR, "model_final.pth").is_file())[0]:
+                self.checkpointer.save("model_final", iteration=self.iter)
             return
         super().train(self.start_iter, self.max_iter)
 
@@ -190,7 +245,7 @@ class PretrainTrainer(TrainerBase):
     def run_step(self) -> None:
         """Take one step: load, encode, contrast, update."""
         began = time.perf_counter()
-        batch = {name: self.prepare(views) for name, views in next(self._batches).items()}
+        batch = {name: self.prepare(views) for name, views in self.load_batch().items()}
         data_time = time.perf_counter() - began
 
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
@@ -201,6 +256,17 @@ class PretrainTrainer(TrainerBase):
         self.scaler.update()
 
         self.log({name: value.detach() for name, value in outputs.items()}, data_time)
+
+    def load_batch(self) -> dict[str, torch.Tensor]:
+        """Return the next batch of views.
+
+        Raises:
+            ValueError: an image cannot be read; the message names it.
+        """
+        try:
+            return next(self._batches)
+        except ValueError as error:  # a loader process hands on its traceback as the message
+            raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from error
 
     def prepare(self, views: torch.Tensor) -> torch.Tensor:
         """Move uint8 views (N x 3 x H x W) to the device and normalise them, in the model's memory format."""
@@ -213,18 +279,21 @@ class PretrainTrainer(TrainerBase):
         Raises:
             FloatingPointError: the loss is NaN or infinite.
         """
-        if self.iter % self.cfg.LOG_PERIOD and self.iter + 1 < self.max_iter and self.device.type == "cuda":
+        if self.device.type == "cuda" and not self.writes_log():
             return  # reading a value from the GPU would stall it at every step
-        values = comm.reduce_dict(outputs) if comm.get_world_size() > 1 else outputs
-        if not comm.is_main_process():
-            return
-        values = {name: float(value) for name, value in values.items()}
-        if not all(map(torch.isfinite, map(torch.tensor, values.values()))):
-            raise FloatingPointError(
-                f"iteration {self.iter}: {values}; training diverged. Lower SOLVER.BASE_LR or set SOLVER.PRECISION "
-                "float32; the last checkpoint is intact"
-            )
+        means = torch.stack([value.float() for value in outputs.values()])
+        if comm.get_world_size() > 1:
+            dist.all_reduce(means)
+            means /= comm.get_world_size()
+        values = dict(zip(outputs, means.tolist(), strict=True))
+        if not all(map(math.isfinite, values.values())):
+            raise FloatingPointError(f"iteration {self.iter}: {values}. {DIVERGED}")
         self.storage.put_scalars(data_time=data_time, **values)
+
+    def writes_log(self) -> bool:
+        """Say whether the writers run after this iteration."""
+        done = self.iter + 1
+        return done % self.cfg.LOG_PERIOD == 0 or done == self.max_iter
 
 
 def _one_thread(_: int) -> None:
@@ -269,7 +338,8 @@ class PretrainPrinter(EventWriter):
             fields.append(f"{histories['images_per_second'].median(self.window):.1f} img/s")
         for name, form in (("loss", ".3f"), ("accuracy", ".1%"), ("lr", ".4g"), ("data_time", ".3f")):
             if name in histories:
-                value = histories[name].latest() if name == "lr" else histories[name].median(self.window)
+                window = storage.count_samples(name, self.window)
+                value = histories[name].latest() if name == "lr" else histories[name].median(window)
                 fields.append(f"{name} {value:{form}}")
         if torch.cuda.is_available():
             fields.append(f"mem {torch.cuda.max_memory_allocated() / 2**20:.0f} MiB")

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""Pre-train an encoder; see `--help` and mocodet/pretrain/cli.py."""
+"""Pre-train an encoder; see `--help` and pretrain/cli.py."""
 
-from mocodet.pretrain.cli import main
+from mocodet.common.commands import pretrain
 
 if __name__ == "__main__":
-    main()
+    pretrain()

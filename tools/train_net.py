@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""Fine-tune or evaluate a detector; see `--help` and mocodet/detection/cli.py."""
+"""Fine-tune or evaluate a detector; see `--help` and detection/cli.py."""
 
-from mocodet.detection.cli import main
+from mocodet.common.commands import train
 
 if __name__ == "__main__":
-    main()
+    train()

@@ -6,6 +6,7 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 from detectron2.data import MetadataCatalog
@@ -70,20 +71,21 @@ class VOCEvaluator(PascalVOCDetectionEvaluator):
 
     @contextmanager
     def _files(self, images: Sequence[str], gathered: Sequence[Mapping[int, list[str]]]) -> Iterator[tuple[str, str]]:
-        """Write the detections and the image list where ``voc_eval`` reads them: (template of files, file)."""
+        """Write the detections and the image list where ``voc_eval`` reads them: (folder, file)."""
         with tempfile.TemporaryDirectory(prefix="voc_eval_") as temporary:
             folder = Path(self._output_dir or temporary)
             folder.mkdir(parents=True, exist_ok=True)
             for index, name in enumerate(self._class_names):
                 lines = [line for predictions in gathered for line in predictions.get(index, [])]
-                (folder / f"{name}.txt").write_text("\n".join(lines), encoding="utf-8")
+                (folder / _file_name(name)).write_text("\n".join(lines), encoding="utf-8")
             image_set = Path(temporary) / "images.list"
             image_set.write_text("\n".join(images), encoding="utf-8")
-            yield f"{folder}/{{}}.txt", str(image_set)
+            yield str(folder), str(image_set)
 
     def _average_precision(self, class_name: str, detections: str, image_set: str, iou: int) -> float:
+        path = str(Path(detections) / _file_name(class_name))
         _, _, ap = voc_eval(
-            detections,
+            path.replace("{", "{{").replace("}", "}}"),  # detectron2 formats it with the class's name
             self._anno_file_template,
             image_set,
             class_name,
@@ -111,3 +113,8 @@ class VOCEvaluator(PascalVOCDetectionEvaluator):
             + tabulate(rows, headers=["class", "objects", "AP50", "AP"], floatfmt=".2f", tablefmt="pipe")
         )
         return OrderedDict(bbox=bbox)
+
+
+def _file_name(class_name: str) -> str:
+    """Name the file of a class's detections; a class may be called ``T-shirt/top``."""
+    return quote(class_name, safe=" ") + ".txt"

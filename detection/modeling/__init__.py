@@ -1,5 +1,6 @@
 from .dilated_c5 import DilatedC5, build_resnet_dilated_c5_backbone
 from .norm import CPUSyncBatchNorm, adapt_norms_to_device
+from .pooling import pool_in_float32
 from .roi_heads import Res5ROIHeadsExtraNorm
 
 __all__ = [
@@ -8,4 +9,5 @@ __all__ = [
     "Res5ROIHeadsExtraNorm",
     "adapt_norms_to_device",
     "build_resnet_dilated_c5_backbone",
+    "pool_in_float32",
 ]

@@ -114,10 +114,9 @@ class MomentumContrast(nn.Module):
 
         Of a batch larger than the queue the last K keys stay.
         """
-        start = int(self.queue_ptr)
         newest = keys[-self.queue_size :]
-        # Where the first of them goes: the keys before it are written over by the end of this batch.
-        begin = start + len(keys) - len(newest)
-        columns = (begin + torch.arange(len(newest), device=keys.device)) % self.queue_size
-        self.queue[:, columns] = newest.T
-        self.queue_ptr[0] = (start + len(keys)) % self.queue_size
+        # Keys before these would be written over by the end of this batch. The pointer stays on its device: to read
+        # it would make the CPU wait for the GPU.
+        places = torch.arange(len(keys) - len(newest), len(keys), device=keys.device)
+        self.queue[:, (self.queue_ptr + places) % self.queue_size] = newest.T
+        self.queue_ptr.add_(len(keys)).remainder_(self.queue_size)

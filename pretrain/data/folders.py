@@ -1,33 +1,33 @@
 """A folder of images of any depth, without labels."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 
 class ImageFolder(Sequence[Image.Image]):
     """The images below a folder, class folders or not, in the order of their paths, as RGB.
 
+    ``passed_over`` counts the other files; hidden files and folders count as absent.
+
     Args:
         root: searched to any depth, links to folders included, for the file names that torchvision takes for images.
 
     Raises:
         FileNotFoundError: ``root`` is not a folder, or holds no image.
+        OSError: a folder cannot be searched.
     """
 
     def __init__(self, root: str | os.PathLike) -> None:
         self.root = Path(root)
         if not self.root.is_dir():
             raise FileNotFoundError(f"DATA.ROOT {str(root)!r} is not a folder; give one that holds the training images")
-        self.paths = sorted(
-            str(Path(folder, name))
-            for folder, _, names in os.walk(self.root, followlinks=True)
-            for name in names
-            if name.lower().endswith(IMG_EXTENSIONS) and not name.startswith(".")
-        )
+        files = list(_visible_files(self.root))
+        self.paths = sorted(path for path in files if path.lower().endswith(IMG_EXTENSIONS))
+        self.passed_over = len(files) - len(self.paths)
         if not self.paths:
             raise FileNotFoundError(f"{root} holds no image; looked at any depth for {', '.join(IMG_EXTENSIONS)}")
 
@@ -38,6 +38,21 @@ class ImageFolder(Sequence[Image.Image]):
         return load_rgb(self.paths[index])
 
 
+def _visible_files(root: Path) -> Iterator[str]:
+    def refuse(error: OSError) -> None:
+        raise error
+
+    entered = set()  # a link may lead back to a folder that was searched already
+    for folder, below, names in os.walk(root, onerror=refuse, followlinks=True):
+        status = Path(folder).stat()
+        if (status.st_dev, status.st_ino) in entered:
+            below.clear()
+            continue
+        entered.add((status.st_dev, status.st_ino))
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        yield from (str(Path(folder, name)) for name in names if not name.startswith("."))
+
+
 def load_rgb(path: str | os.PathLike) -> Image.Image:
     """Read an image file of any mode (grey of 8 or 16 bits, CMYK, palette, with alpha) as 8-bit RGB.
 
@@ -46,11 +61,15 @@ def load_rgb(path: str | os.PathLike) -> Image.Image:
     """
     try:
         with Image.open(path) as image:
-            if image.mode.startswith("I;16"):
+            if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
                 # Pillow clips 16-bit grey to 255 on conversion; keep the upper byte instead.
                 image = image.convert("I").point(lambda grey: grey / 256).convert("L")
+            elif image.mode in ("I", "F"):
+                raise ValueError(f"mode {image.mode}: 32 bits a pixel, of which nothing says what is white")
             elif image.mode == "P" and "transparency" in image.info:
                 image = image.convert("RGBA")
             return image.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # damaged bytes make decoders raise almost anything
         raise ValueError(f"{path} cannot be read as an image ({error}); replace or remove it") from error

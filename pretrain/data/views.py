@@ -1,6 +1,7 @@
 """Two random views of one image: the augmentations of MoCo v1 and v2."""
 
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import torch
 from PIL import Image, ImageFilter
@@ -93,7 +94,10 @@ class TwoViews(Dataset):
 
 
 def mix(seed: int, draw: int) -> int:
-    """Hash a run's seed and a draw's number to 63 bits, so that neighbours in either get unrelated streams.
+    """Hash a run's seed and a draw's number, so that neighbours in either get unrelated seeds.
+
+    PyTorch's CPU generator uses the lower 32 of the 63 bits: now and then two draws of a long run share a seed, and
+    with it their crops, of different images.
 
     The finaliser of SplitMix64 (Steele et al., OOPSLA 2014), applied to both in turn.
     """
@@ -109,5 +113,12 @@ def mix(seed: int, draw: int) -> int:
 
 def normalize(images: torch.Tensor) -> torch.Tensor:
     """Turn uint8 RGB images (N x 3 x H x W) into float32 of about zero mean and unit variance."""
-    mean, std = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (PIXEL_MEAN, PIXEL_STD))
+    mean, std = _pixel_statistics(images.device)
     return (images.float() - mean) / std
+
+
+@cache
+def _pixel_statistics(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    # Made once for each device: a copy from the CPU would make every step wait for the GPU.
+    mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (PIXEL_MEAN, PIXEL_STD))
+    return mean, std

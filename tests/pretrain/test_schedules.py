@@ -5,7 +5,7 @@ import torch
 
 from mocodet import configs
 from mocodet.pretrain.config import get_cfg
-from mocodet.pretrain.schedules import build_lr_scheduler
+from mocodet.pretrain.schedules import EpochSteps, build_lr_scheduler
 
 
 def rates(recipe: str, iterations_per_epoch: int, *overrides) -> list[float]:
@@ -40,6 +40,14 @@ def test_v2__cosine_set_once_an_epoch(recipe, epochs, iterations_per_epoch):
     per_epoch = [0.03 * 0.5 * (1 + math.cos(math.pi * epoch / epochs)) for epoch in range(epochs)]
     expected = [rate for rate in per_epoch for _ in range(iterations_per_epoch)]
     assert rates(recipe, iterations_per_epoch) == pytest.approx(expected, rel=1e-9, abs=1e-15)
+
+
+def test_step__a_million_iterations_drop_on_the_iteration():
+    steps = EpochSteps(epochs=200, iterations_per_epoch=5004, steps=(120, 160), gamma=0.1)
+    for epoch, before, after in ((120, 1.0, 0.1), (160, 0.1, 0.01)):
+        first = epoch * 5004
+        assert steps((first - 1) / (200 * 5004)) == pytest.approx(before)
+        assert steps(first / (200 * 5004)) == pytest.approx(after)
 
 
 def test_step__steps_beyond_the_end_never_come():

@@ -1,6 +1,7 @@
 """The pre-training loop through its command: logs, checkpoints, resume, errors."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
+from mocodet.common.launch import argument_parser
 from mocodet.pretrain import cli
 from mocodet.pretrain.build import amp_dtype, bn_groups
 from mocodet.pretrain.config import get_cfg
+from mocodet.pretrain.trainer import PretrainTrainer
+from tests.processes import run_in_processes
 
 IMAGES, BATCH, EPOCHS = 22, 8, 4  # two iterations an epoch, six images left over
 
@@ -32,7 +36,12 @@ def errors_as_raised(monkeypatch):
 
 
 def pretrain(images: Path, output: Path, *overrides: object, flags: tuple[str, ...] = ()) -> None:
-    """Run the command in this process, as `mocodet-pretrain` does, on a model small enough for a test."""
+    """Run the command in this process, as `mocodet-pretrain` does."""
+    cli.main(arguments(images, output, overrides, flags))
+
+
+def arguments(images: Path, output: Path, overrides: tuple = (), flags: tuple[str, ...] = ()) -> list[str]:
+    """Write the config of a model small enough for a test; return the command's arguments."""
     config = output.parent / "small.yaml"
     config.write_text(
         f"""
@@ -45,7 +54,18 @@ def pretrain(images: Path, output: Path, *overrides: object, flags: tuple[str, .
         SOLVER: {{IMS_PER_BATCH: {BATCH}, MAX_EPOCHS: {EPOCHS}, PRECISION: float32, CHECKPOINT_PERIOD: 3}}
         """
     )
-    cli.main(["--config-file", str(config), *flags, *map(str, overrides)])
+    return ["--config-file", str(config), *flags, *map(str, overrides)]
+
+
+def pretrain_in_process(*args: object) -> None:
+    os.environ["MOCODET_TRACEBACK"] = "1"
+    cli.run(argument_parser("").parse_args(arguments(*args)))
+
+
+def copy_checkpoint(source: Path, output: Path, name: str) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    (output / name).write_bytes((source / name).read_bytes())
+    (output / "last_checkpoint").write_text(name)
 
 
 def assert_equal_states(one: object, other: object, where: str = "") -> None:
@@ -115,6 +135,81 @@ def test_resume__is_bit_identical(images, whole_run, tmp_path, checkpoint):
     assert_equal_states(found, expected)
 
 
+def test_resume__two_processes_are_bit_identical(images, tmp_path):
+    run_in_processes(pretrain_in_process, images, tmp_path / "whole")
+    expected = torch.load(tmp_path / "whole" / "model_final.pth", weights_only=True)
+    assert len(expected["rng"]) == 2
+    copy_checkpoint(tmp_path / "whole", tmp_path / "run", "model_0000002.pth")
+    run_in_processes(pretrain_in_process, images, tmp_path / "run", (), ("--resume",))
+    assert_equal_states(torch.load(tmp_path / "run" / "model_final.pth", weights_only=True), expected)
+    with pytest.raises(ValueError, match=r"written by 2 process\(es\), this run has 1; resume with --num-gpus"):
+        pretrain(images, tmp_path / "run", flags=("--resume",))
+
+
+def test_resume__obeys_a_changed_rate_and_length(images, whole_run, tmp_path):
+    copy_checkpoint(whole_run, tmp_path / "run", "model_final.pth")
+    changes = ("SOLVER.BASE_LR", 0.002, "SOLVER.LR_SCHEDULE", "step", "SOLVER.STEPS", "(5,)", "SOLVER.MAX_EPOCHS", 6)
+    pretrain(images, tmp_path / "run", *changes, "SOLVER.WEIGHT_DECAY", 0.0, flags=("--resume",))
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.json").read_text().splitlines()]
+    assert [line["lr"] for line in lines if "loss" in line] == pytest.approx([0.002, 0.002, 0.0002, 0.0002])
+    state = torch.load(tmp_path / "run" / "model_final.pth", weights_only=True)["optimizer"]
+    assert state["param_groups"][0]["weight_decay"] == 0.0
+
+
+def test_resume__a_run_killed_before_its_final_checkpoint_gets_it(images, whole_run, tmp_path):
+    output = tmp_path / "run"
+    copy_checkpoint(whole_run, output, "model_final.pth")
+    (output / "model_final.pth").rename(output / "model_0000007.pth")
+    (output / "last_checkpoint").write_text("model_0000007.pth")
+    pretrain(images, output, flags=("--resume",))
+    found, expected = (torch.load(folder / "model_final.pth", weights_only=True) for folder in (output, whole_run))
+    assert_equal_states(found["model"], expected["model"])
+
+
+def test_resume__keeps_a_drawn_seed(images, tmp_path):
+    output = tmp_path / "run"
+    pretrain(images, output, "SEED", -1, "SOLVER.MAX_EPOCHS", 1, "SOLVER.CHECKPOINT_PERIOD", 1)
+    seed = torch.load(output / "model_final.pth", weights_only=True)["sampler"]["seed"]
+    assert seed >= 0
+    pretrain(images, output, "SEED", -1, "SOLVER.MAX_EPOCHS", 2, flags=("--resume",))
+    assert torch.load(output / "model_final.pth", weights_only=True)["sampler"]["seed"] == seed
+
+
+def test_checkpoints__the_newest_are_kept(images, tmp_path):
+    pretrain(images, tmp_path / "run", "SOLVER.CHECKPOINT_PERIOD", 1, "SOLVER.CHECKPOINTS_KEPT", 2)
+    names = {path.name for path in (tmp_path / "run").glob("*.pth")}
+    assert names == {"model_0000006.pth", "model_0000007.pth", "model_final.pth"}
+
+
+_log = PretrainTrainer.log
+
+
+def _log_as_on_cuda(trainer: PretrainTrainer, *args: object) -> None:
+    if trainer.writes_log():
+        _log(trainer, *args)
+
+
+def test_log__a_line_holds_everything_every_period(images, tmp_path, monkeypatch):
+    # As on CUDA, where values are read only when they are about to be written.
+    monkeypatch.setattr(PretrainTrainer, "log", _log_as_on_cuda)
+    pretrain(images, tmp_path / "run", "LOG_PERIOD", 3)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.json").read_text().splitlines()]
+    assert [line["iteration"] for line in lines][:2] == [2, 5]
+    assert all({"loss", "accuracy", "lr"} <= line.keys() for line in lines)
+
+
+def test_run__damaged_image_is_named_by_loader_processes_too(images, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for path in images.iterdir():
+        if path.suffix == ".png":
+            (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "05.png").write_bytes(b"no image")
+    for workers in (0, 1):
+        with pytest.raises(ValueError, match=r"^\S*05\.png cannot be read as an image .* replace or remove it$"):
+            pretrain(folder, tmp_path / f"run{workers}", "DATA.NUM_WORKERS", workers)
+
+
 def test_run__same_with_loader_processes(images, whole_run, tmp_path):
     pretrain(images, tmp_path / "run", "DATA.NUM_WORKERS", 2, "SOLVER.MAX_EPOCHS", 1, "SOLVER.CHECKPOINT_PERIOD", 1)
     pretrain(images, tmp_path / "again", "SOLVER.MAX_EPOCHS", 1, "SOLVER.CHECKPOINT_PERIOD", 1)
@@ -125,10 +220,15 @@ def test_run__same_with_loader_processes(images, whole_run, tmp_path):
 
 
 def test_start__refuses_the_folder_of_another_run(images, whole_run):
-    before = {path.name: path.read_bytes() for path in whole_run.glob("*.pth")}
+    def contents() -> dict[str, bytes]:
+        kept = [path for path in whole_run.iterdir() if path.name != "log.txt" and "tfevents" not in path.name]
+        return {path.name: path.read_bytes() for path in kept}
+
+    before = contents()
+    assert {"config.yaml", "metrics.json", "last_checkpoint"} <= before.keys()
     with pytest.raises(FileExistsError, match="already holds a run's checkpoints"):
-        pretrain(images, whole_run)
-    assert {path.name: path.read_bytes() for path in whole_run.glob("*.pth")} == before
+        pretrain(images, whole_run, "SOLVER.BASE_LR", 0.7)
+    assert contents() == before
 
 
 @pytest.mark.parametrize(
@@ -159,8 +259,9 @@ def test_resume__damaged_checkpoint_is_named(images, whole_run, tmp_path):
 
 
 def test_run__diverging_loss_is_an_error(images, tmp_path):
-    with pytest.raises(FloatingPointError, match="training diverged"):
-        pretrain(images, tmp_path / "run", "SOLVER.BASE_LR", 1e30)
+    with pytest.raises(FloatingPointError, match="Training diverged"):
+        pretrain(images, tmp_path / "run", "SOLVER.BASE_LR", 1e38, "SOLVER.CHECKPOINT_PERIOD", 1)
+    assert not list((tmp_path / "run").glob("*.pth")), "weights that are not finite must not become a checkpoint"
 
 
 def test_run__bfloat16_autocast_trains_float32_weights(images, tmp_path):
@@ -196,6 +297,9 @@ def test_amp_dtype__float16_needs_cuda():
         ("SOLVER.LR_SCHEDULE", "linear", "SOLVER.LR_SCHEDULE is 'linear'; expected one of 'step', 'cosine'"),
         ("SOLVER.IMS_PER_BATCH", 64, "22 images, fewer than one batch"),
         ("SOLVER.STEPS", "(160, 120)", "expected epochs in rising order"),
+        ("SOLVER.CHECKPOINT_PERIOD", -1, "SOLVER.CHECKPOINT_PERIOD is -1; expected at least 0"),
+        ("MODEL.ARCH", "vgg16", "MODEL.ARCH is 'vgg16'; expected one of 'resnet18'"),
+        ("CONTRAST.TAU", 0.2, "Non-existent key: CONTRAST.TAU"),
     ],
 )
 def test_setup__bad_values_are_named(images, tmp_path, key, value, message):

@@ -52,6 +52,23 @@ def test_load_rgb__every_mode_becomes_the_same_rgb(tmp_path):
         assert np.abs(np.asarray(found).astype(int) - expected).max() <= 1, name
 
 
+def test_image_folder__links_are_followed_once_and_other_files_counted(tmp_path):
+    save(tmp_path / "a" / "x.png", Image.new("RGB", (4, 4)))
+    (tmp_path / "a" / "notes.txt").write_text("")
+    (tmp_path / "a" / "loop").symlink_to(tmp_path)
+    save(tmp_path / ".cache" / "thumbnail.png", Image.new("RGB", (4, 4)))
+    found = ImageFolder(tmp_path)
+    assert [path.rsplit("/", 1)[1] for path in found.paths] == ["x.png"]
+    assert found.passed_over == 1
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_load_rgb__grey_without_a_white_is_refused(tmp_path, dtype):
+    path = save(tmp_path / "deep.tif", Image.fromarray(np.arange(16, dtype=dtype).reshape(4, 4)))
+    with pytest.raises(ValueError, match=r"deep\.tif cannot be read as an image \(mode [IF]: 32 bits"):
+        load_rgb(path)
+
+
 def test_load_rgb__damaged_file_is_named(tmp_path):
     path = tmp_path / "broken.jpg"
     Image.effect_noise((64, 64), 50).save(path)

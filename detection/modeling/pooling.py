@@ -1,0 +1,23 @@
+"""Region pooling that keeps the precision of box coordinates under autocast."""
+
+from typing import Any
+
+from detectron2.modeling.poolers import ROIPooler
+from torch import nn
+
+
+def pool_in_float32(model: nn.Module) -> nn.Module:
+    """Make every ``ROIPooler`` of ``model`` pool from float32 copies of its features; return the model.
+
+    detectron2's ROIAlign casts the boxes to the type of the features. bfloat16 keeps 8 bits of a coordinate, so that
+    under autocast a box at 1027 pixels would be pooled at 1024 in training, and exactly in evaluation.
+    """
+    for module in model.modules():
+        if isinstance(module, ROIPooler):
+            module.register_forward_pre_hook(_features_to_float32)
+    return model
+
+
+def _features_to_float32(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    features, *rest = inputs  # list of N x C x H x W, boxes of each image
+    return [level.float() for level in features], *rest
