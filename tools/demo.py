@@ -55,6 +55,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("output/demo"), metavar="DIR", help="default: output/demo")
     parser.add_argument("--seeds", type=int, default=2, metavar="N", help="trials from each start (default: 2)")
     args = parser.parse_args()
+    args.output = args.output.resolve()  # part of each trial's recipe
     data, pretrain, study = args.output / "data", args.output / "pretrain", args.output / "study"
     checkpoint, weights = pretrain / "model_final.pth", args.output / "moco.pkl"
     start = time.monotonic()

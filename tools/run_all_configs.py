@@ -83,7 +83,7 @@ def main() -> None:
     with ThreadPoolExecutor(args.jobs) as pool:
         outcomes = list(pool.map(lambda leaf: run_config(leaf, data, weights, args.output), leaves))
     rows = [list(vars(outcome).values()) for outcome in outcomes]
-    headers = ["config", "weights", "loss", "s/it", "box AP50", "mask AP50", "outcome"]
+    headers = ["config", "weights", "loss", "s/it", "box AP50", "mask AP50", "detections", "outcome"]
     print(tabulate(rows, headers=headers, floatfmt=".2f", tablefmt="github", missingval="-"))
     failed = [outcome.config for outcome in outcomes if outcome.outcome != "ok"]
     print(f"{len(outcomes) - len(failed)} of {len(outcomes)} ok, {time.perf_counter() - start:.0f} s")

@@ -65,8 +65,12 @@ def _check_trainable(cfg: CfgNode, name: str, records: list[dict]) -> None:
     annotations = [annotation for record in records for annotation in record["annotations"]]
     if not annotations:
         raise ValueError(f"data set {name}: none of its {len(records)} images has an annotation to train on")
-    if cfg.MODEL.MASK_ON and not any("segmentation" in annotation for annotation in annotations):
-        raise ValueError(f"MODEL.MASK_ON, but data set {name} has no masks; set MODEL.MASK_ON False")
+    bare = sum("segmentation" not in annotation for annotation in annotations)
+    if cfg.MODEL.MASK_ON and bare:
+        raise ValueError(
+            f"MODEL.MASK_ON, but {bare} of the {len(annotations)} annotations of data set {name} have no mask;"
+            " set MODEL.MASK_ON False"
+        )
 
 
 def _check_classes(cfg: CfgNode, names: Sequence[str]) -> None:

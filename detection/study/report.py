@@ -1,4 +1,4 @@
-"""A study's table as the paper prints it: AP50 / AP / AP75, gaps to the reference in brackets, clear gains marked."""
+"""A study's table as the paper prints it: AP50 / AP / AP75, gaps to the reference in brackets, large ones marked."""
 
 from collections.abc import Sequence
 

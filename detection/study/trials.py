@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,7 +100,7 @@ def run_trials(
             announce(f"{label}: already finished")
         else:
             announce(f"{label}: training in {trial.folder}")
-            _run(trial, recipe)
+            _run(trial, recipe, train_command)
         results[trial] = json.loads((trial.folder / RESULT_FILE).read_text(encoding="utf-8"))
     return results
 
@@ -119,7 +120,8 @@ def _recipe(trial: Trial, train_command: Sequence[str], shared_opts: Sequence[st
         "config_file": str(trial.init.config_file),
         "config_sha256": hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest(),
         "weights_sha256": _file_sha256(Path(weights)) if Path(weights).is_file() else None,
-        "command": list(train_command),
+        # Which interpreter runs the command is no part of the recipe.
+        "command": [word for word in train_command if word != sys.executable],
         "opts": opts,
     }
 
@@ -145,9 +147,9 @@ def _check_recipe(trial: Trial, recipe: Mapping[str, Any]) -> None:
         raise ValueError(f"{trial.folder} holds a trial of another recipe ({changes}); remove it or change the output")
 
 
-def _run(trial: Trial, recipe: Mapping[str, Any]) -> None:
+def _run(trial: Trial, recipe: Mapping[str, Any], train_command: Sequence[str]) -> None:
     _write_json(trial.folder / RECIPE_FILE, recipe)
-    command = [*recipe["command"], "--config-file", recipe["config_file"]]
+    command = [*train_command, "--config-file", recipe["config_file"]]
     if (trial.folder / "last_checkpoint").is_file():
         command.append("--resume")
     command += [*recipe["opts"], "OUTPUT_DIR", str(trial.folder), "SEED", str(trial.seed)]

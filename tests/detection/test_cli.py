@@ -46,6 +46,60 @@ def results(output: Path) -> dict:
     return json.loads((output / "results.json").read_text())
 
 
+def detections(output: Path) -> dict[str, list[str]]:
+    return {path.name: path.read_text().splitlines() for path in (output / "inference").rglob("*.txt")}
+
+
+def test_eval_only__needs_the_whole_detector(trained, data, tmp_path):
+    weights = {"MODEL__WEIGHTS": str(trained[0] / "model_final.pth")}
+    with pytest.raises(SystemExit, match=r"does not hold this whole detector: .*box_head.*fine-tuned"):
+        cli.main(["--config-file", CONFIG, "--eval-only",
+                  *options(tmp_path, *data, **weights, MODEL__ROI_BOX_HEAD__FC_DIM=8)])  # fmt: skip
+    assert not (tmp_path / "results.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("options_given", "message"),
+    [(["MODEL.WEIGHT", "x"], "Non-existent key: MODEL.WEIGHT"), (["MODEL.WEIGHTS"], "odd length")],
+)
+def test_setup__bad_overrides_are_one_line(options_given, message):
+    with pytest.raises(SystemExit, match=f"^error: .*{message}"):
+        cli.main(["--config-file", CONFIG, *options_given])
+
+
+def test_setup__a_config_runs_no_code(tmp_path):
+    config = tmp_path / "evil.yaml"
+    config.write_text(f'OUTPUT_DIR: !!python/object/apply:os.mkdir ["{tmp_path}/ran"]\n')
+    with pytest.raises(Exception, match="python/object/apply"):
+        cli.main(["--config-file", str(config)])
+    assert not (tmp_path / "ran").exists()
+
+
+def test_train__class_names_that_no_file_could_have(tmp_path):
+    train, test = make_voc(tmp_path / "a", 2), make_voc(tmp_path / "b", 2, "test")
+    for entry in (train, test):
+        entry["CLASSES"] = ["T-shirt/top", "{dog}"]
+        for path in Path(entry["ROOT"], "Annotations").iterdir():
+            path.write_text(path.read_text().replace(">cat<", ">T-shirt/top<").replace(">dog<", ">{dog}<"))
+    keys = {"SOLVER__MAX_ITER": 1, "TEST__PRECISE_BN__ENABLED": False}
+    cli.main(["--config-file", CONFIG, *options(tmp_path / "out{3}", train, test, **keys)])
+    assert {"AP-T-shirt/top", "AP-{dog}"} <= set(results(tmp_path / "out{3}")[test["NAME"]]["bbox"])
+
+
+@pytest.mark.parametrize("leaf", ["coco_R_50_C4_1x_random", "coco_R_50_FPN_1x_random"])
+def test_train__every_base_config_trains_and_evaluates_masks(tmp_path, leaf):
+    train, test = make_coco(tmp_path / "a", 2), make_coco(tmp_path / "b", 1)
+    small = {"MODEL__ROI_MASK_HEAD__CONV_DIM": 8, "MODEL__ROI_MASK_HEAD__NUM_CONV": 1, "MODEL__FPN__OUT_CHANNELS": 16}
+    keys = {"SOLVER__MAX_ITER": 1, "SOLVER__WARMUP_ITERS": 0, "TEST__PRECISE_BN__NUM_ITER": 1, **small}
+    if "FPN" in leaf:
+        keys["MODEL__ANCHOR_GENERATOR__SIZES"] = [[8], [16], [32], [64], [128]]
+    cli.main(["--config-file", f"{leaf}.yaml", *options(tmp_path / "out", train, test, **keys)])
+    assert set(results(tmp_path / "out")[test["NAME"]]) == {"bbox", "segm"}
+    state = torch.load(tmp_path / "out" / "model_final.pth", weights_only=True)["model"]
+    norm = "roi_heads.res5.norm.weight" if "C4" in leaf else "backbone.fpn_output2.norm.weight"
+    assert not torch.equal(state[norm], torch.ones_like(state[norm])), f"{norm} was not trained"
+
+
 def test_train__two_processes(trained, data):
     output, log = trained
     assert "World size: 2" in log
@@ -63,6 +117,10 @@ def test_eval_only__gives_the_training_runs_results(trained, data, tmp_path):
     weights = str(output / "model_final.pth")
     cli.main(["--config-file", CONFIG, "--eval-only", *options(tmp_path, *data, MODEL__WEIGHTS=weights)])
     assert results(tmp_path) == results(output)
+    # After two iterations most scores are 0 whatever the weights are; the detections are not.
+    found, expected = (detections(folder) for folder in (tmp_path, output))
+    assert any(expected.values())
+    assert found == expected
     assert not list(tmp_path.glob("*.pth"))
 
 
@@ -103,8 +161,10 @@ def test_setup__missing_weights_name_the_two_commands(data, tmp_path):
         SystemExit, match=r"(?s)names output/none\.pkl.*pretrain_net\.py.*convert_pretrain_to_detectron2"
     ):
         cli.main(["--config-file", CONFIG, *opts])
-    with pytest.raises(SystemExit, match=r"convert_pretrain_to_detectron2.* output/none\.pkl\n"):
+    with pytest.raises(SystemExit, match=r"ARCH resnet18(?s:.*)convert_pretrain_to_detectron2.* output/none\.pkl\n"):
         cli.main(["--config-file", CONFIG, "--resume", *opts])
+    with pytest.raises(SystemExit, match=r"^error: MODEL.WEIGHTS names output/none.pkl, which does not exist\.$"):
+        cli.main(["--config-file", CONFIG, "--eval-only", *opts])
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,14 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage
 from torch import nn
 
 from mocodet import configs
 from mocodet.detection.data import register_datasets
 from mocodet.detection.modeling import CPUSyncBatchNorm
-from mocodet.detection.trainer import AutocastTrainer, Trainer, write_results
+from mocodet.detection.trainer import AutocastTrainer, ShareStatistics, Trainer, write_results
 from tests.detection.tiny import empty_config, make_voc, options
 from tests.processes import run_in_processes
 
@@ -97,6 +98,33 @@ def test_trainer__two_processes_share_statistics_and_parameters(tmp_path):
     for name, value in first["state"].items():
         assert torch.allclose(value, second["state"][name], rtol=1e-6, atol=1e-7), name
     assert first["state"]["backbone.conv.norm.num_batches_tracked"] == 2
+
+
+def statistics_after_precise_bn(output: Path, train: dict, test: dict) -> dict:
+    seed_all_rng(comm.get_rank())  # the processes see images of different sizes
+    sizes = ("INPUT.MIN_SIZE_TRAIN", "(32,64,96)", "TEST.PRECISE_BN.NUM_ITER", "6")
+    trainer = trainer_for(output, train, test, *sizes)
+    shared_before = []
+    share = ShareStatistics.share
+
+    def spy(hook: ShareStatistics) -> None:
+        mine = trainer.model.module.backbone.bottom_up.stem.conv1.norm.running_mean.clone()
+        shared_before.extend(comm.all_gather(mine))
+        share(hook)
+
+    ShareStatistics.share = spy
+    trainer.train()
+    return {"before": shared_before, "state": trainer.model.module.state_dict()}
+
+
+def test_trainer__processes_end_with_the_same_precise_statistics(tmp_path):
+    train, test = make_voc(tmp_path / "data", 6), make_voc(tmp_path / "data", 1, "test")
+    first, second = run_in_processes(statistics_after_precise_bn, tmp_path, train, test)
+    assert len(first["before"]) == 2
+    assert not torch.equal(*first["before"]), "PreciseBN gave equal statistics by itself: the test proves nothing"
+    for name, value in first["state"].items():
+        if "running_" in name:
+            assert torch.equal(value, second["state"][name]), name
 
 
 def test_write_results__undefined_becomes_null(tmp_path):

@@ -75,7 +75,7 @@ def test_check_datasets__builtin_without_files(voc):
 
 
 def test_check_datasets__masks_wanted_but_absent(voc):
-    with pytest.raises(ValueError, match=r"MODEL\.MASK_ON, but data set .* has no masks"):
+    with pytest.raises(ValueError, match=r"MODEL\.MASK_ON, but 2 of the 2 annotations of data set .* have no mask"):
         check(*voc, MODEL__MASK_ON=True)
 
 
