@@ -1,10 +1,12 @@
 """Fine-tuning on detectron2's engine, on GPUs and on CPU processes alike."""
 
+import itertools
 import logging
 import math
 import time
 import weakref
 from collections import OrderedDict
+from collections.abc import Iterator
 from json import dump
 from pathlib import Path
 from typing import Any
@@ -12,14 +14,17 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from detectron2.config import CfgNode
+from detectron2.data import build_detection_train_loader, get_detection_dataset_dicts
+from detectron2.data.samplers import TrainingSampler
 from detectron2.engine import DefaultTrainer, HookBase, SimpleTrainer, TrainerBase
 from detectron2.engine.hooks import PreciseBN
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import build_model
 from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
 from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
 from mocodet.common.files import atomic_open
 from mocodet.common.launch import distribute
@@ -87,6 +92,21 @@ class AutocastTrainer(SimpleTrainer):
             self._scaler.load_state_dict(state_dict["grad_scaler"])
 
 
+class StartingSampler(Sampler[int]):
+    """Another sampler's endless stream of indices from a later place on: where a resumed run stopped.
+
+    Args:
+        sampler: yields this process's indices; made with the same seed as in the run that stopped.
+    """
+
+    def __init__(self, sampler: Sampler[int]):
+        self._sampler = sampler
+        self.start = 0  # how many indices of this process's stream to pass over
+
+    def __iter__(self) -> Iterator[int]:
+        return itertools.islice(iter(self._sampler), self.start, None)
+
+
 class ShareStatistics(HookBase):
     """Gives all processes the main process's batch-norm statistics whenever PreciseBN has estimated them.
 
@@ -132,7 +152,7 @@ class Trainer(DefaultTrainer):
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
-        data_loader = self.build_train_loader(cfg)
+        self._sampler, data_loader = self._build_resumable_loader(cfg)
         model = distribute(model)
         if cfg.SOLVER.AMP.ENABLED:
             device_type, dtype = torch.device(cfg.MODEL.DEVICE).type, AMP_DTYPES[cfg.MOCO.AMP_DTYPE]
@@ -148,10 +168,37 @@ class Trainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Continue from the last checkpoint in ``OUTPUT_DIR``, or load ``MODEL.WEIGHTS`` and start at iteration 0."""
+        """Continue from the last checkpoint in ``OUTPUT_DIR``, or load ``MODEL.WEIGHTS`` and start at iteration 0.
+
+        A resumed run goes on with the images that come next, and with other crops and flips than the first ones: the
+        generators are seeded anew by ``SEED`` and the iteration. It is not bit-identical to an uninterrupted one.
+        """
         if resume and not self.checkpointer.has_checkpoint():
             logger.warning(f"--resume, but {self.cfg.OUTPUT_DIR} holds no checkpoint: starting at iteration 0")
         super().resume_or_load(resume)
+        if self.start_iter == 0:
+            return
+        if self._sampler is None:
+            name = self.cfg.DATALOADER.SAMPLER_TRAIN
+            logger.warning(f"{name} cannot be continued: the resumed run begins with its first images again")
+        else:
+            self._sampler.start = self.start_iter * self.cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
+        if self.cfg.SEED >= 0:
+            seed_all_rng(self.cfg.SEED + self.start_iter + comm.get_rank())
+
+    @classmethod
+    def _build_resumable_loader(cls, cfg: CfgNode) -> tuple[StartingSampler | None, DataLoader]:
+        """Build the loader, and the sampler in it by which a resumed run is told where to go on."""
+        if cfg.DATALOADER.SAMPLER_TRAIN != "TrainingSampler":
+            return None, cls.build_train_loader(cfg)
+        dataset = get_detection_dataset_dicts(
+            cfg.DATASETS.TRAIN,
+            filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+            min_keypoints=cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0,
+            proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
+        )
+        sampler = StartingSampler(TrainingSampler(len(dataset)))
+        return sampler, build_detection_train_loader(cfg, dataset=dataset, sampler=sampler)
 
     def train(self) -> OrderedDict[str, Any]:
         """Train, and return the results of the last evaluation (empty on other processes than the main one)."""

@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,33 @@ def test_trainer__two_processes_share_statistics_and_parameters(tmp_path):
     for name, value in first["state"].items():
         assert torch.allclose(value, second["state"][name], rtol=1e-6, atol=1e-7), name
     assert first["state"]["backbone.conv.norm.num_batches_tracked"] == 2
+
+
+def test_trainer__a_resumed_run_goes_on_with_the_next_images(tmp_path):
+    train, test = make_voc(tmp_path / "data", 10), make_voc(tmp_path / "data", 1, "test")
+    seen = {}
+    for name in ("whole", "stopped", "resumed"):
+        seed_all_rng(5)
+        iterations = "2" if name == "stopped" else "4"
+        output = tmp_path / ("whole" if name == "whole" else "run")
+        more = ("TEST.PRECISE_BN.ENABLED", "False", "SOLVER.MAX_ITER", iterations)
+        trainer = trainer_for(output, train, test, *more)
+        trainer.resume_or_load(resume=name == "resumed")
+        trainer.model.preprocess_image, seen[name] = spy_on_images(trainer.model.preprocess_image)
+        trainer.train()
+    assert len(seen["whole"]) == 4
+    assert seen["stopped"] + seen["resumed"] == seen["whole"]
+
+
+def spy_on_images(preprocess: Callable) -> tuple[Callable, list]:
+    seen = []
+
+    def spy(batch: list[dict]) -> object:
+        if "instances" in batch[0]:
+            seen.append([record["file_name"] for record in batch])
+        return preprocess(batch)
+
+    return spy, seen
 
 
 def statistics_after_precise_bn(output: Path, train: dict, test: dict) -> dict:
