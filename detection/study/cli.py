@@ -19,6 +19,7 @@ def run_study(
     output: str | Path,
     train_command: Sequence[str],
     opts: Sequence[str] = (),
+    jobs: int = 1,
 ) -> str:
     """Run all trials, write ``report.md``, ``report.txt`` and ``results.json`` into ``output``; return the text table.
 
@@ -28,7 +29,7 @@ def run_study(
     if reference not in inits:
         raise ValueError(f"the reference {reference!r} is not among the initialisations {', '.join(inits)}")
     trials = plan_trials(inits, seeds, output)
-    results = run_trials(trials, train_command, opts, announce=lambda line: print(f"\n=== {line}", flush=True))
+    results = run_trials(trials, train_command, opts, lambda line: print(f"\n=== {line}", flush=True), jobs)
     by_init: dict[str, list[Results]] = {
         init: [metrics for trial, metrics in results.items() if trial.name == init] for init in inits
     }
@@ -72,6 +73,7 @@ def main(train_command: Sequence[str], argv: Sequence[str] | None = None) -> Non
     parser.add_argument("--reference", required=True, metavar="NAME", help="the initialisation gaps are measured from")
     parser.add_argument("--seeds", type=int, default=5, metavar="N", help="trials of each initialisation (default: 5)")
     parser.add_argument("--first-seed", type=int, default=0, metavar="S", help="seeds are S, S+1, ... (default: 0)")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="trials at a time (default: 1)")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for the trials and the report")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides for all trials")
     args = parser.parse_args(argv)
@@ -80,7 +82,7 @@ def main(train_command: Sequence[str], argv: Sequence[str] | None = None) -> Non
         parser.error(f"--init names must differ, got {', '.join(name for name, _ in args.init)}")
     seeds = range(args.first_seed, args.first_seed + args.seeds)
     try:
-        table = run_study(inits, args.reference, seeds, args.output, train_command, args.opts)
+        table = run_study(inits, args.reference, seeds, args.output, train_command, args.opts, args.jobs)
     except (FileNotFoundError, RuntimeError, ValueError) as error:
         parser.exit(1, f"{parser.prog}: {error}\n")
     print(f"\n{table}\n\nTable and all values: {Path(args.output) / 'report.md'}, report.txt, results.json")

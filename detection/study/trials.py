@@ -2,10 +2,13 @@
 
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,6 +77,7 @@ def run_trials(
     train_command: Sequence[str],
     opts: Sequence[str] = (),
     announce: Callable[[str], None] = print,
+    jobs: int = 1,
 ) -> dict[Trial, Results]:
     """Run what is left to run of ``trials`` and return the final metrics of all of them.
 
@@ -85,24 +89,38 @@ def run_trials(
         train_command: the training command, to which ``--config-file FILE [--resume] KEY VALUE ...`` is appended.
         opts: config overrides ``KEY, VALUE, ...`` that all trials share.
         announce: called with one line for each trial before it starts or is skipped.
+        jobs: trials at a time. With more than one the CPU's cores are divided between them, and each line of their
+            output is told apart by the trial's name.
 
     Raises:
-        ValueError: bad overrides, a folder with another recipe, or metrics that are missing or not finite.
+        ValueError: no job, bad overrides, a folder with another recipe, or metrics that are missing or not finite.
         RuntimeError: a training command failed; the message names the trial.
     """
     recipes = {trial: _recipe(trial, train_command, opts) for trial in trials}
     for trial, recipe in recipes.items():
         _check_recipe(trial, recipe)
-    results = {}
-    for number, (trial, recipe) in enumerate(recipes.items(), start=1):
+    if jobs < 1:
+        raise ValueError(f"a study needs at least one job, got {jobs}")
+
+    failed = threading.Event()
+
+    def finish(number: int, trial: Trial) -> None:
+        if failed.is_set():  # what runs may end, what waits does not begin
+            return
         label = f"trial {number} of {len(trials)}: {trial}"
         if (trial.folder / RESULT_FILE).is_file():
             announce(f"{label}: already finished")
         else:
             announce(f"{label}: training in {trial.folder}")
-            _run(trial, recipe, train_command)
-        results[trial] = json.loads((trial.folder / RESULT_FILE).read_text(encoding="utf-8"))
-    return results
+            try:
+                _run(trial, recipes[trial], train_command, jobs)
+            except BaseException:
+                failed.set()
+                raise
+
+    with ThreadPoolExecutor(jobs) as pool:
+        list(pool.map(finish, range(1, len(trials) + 1), trials))
+    return {trial: json.loads((trial.folder / RESULT_FILE).read_text(encoding="utf-8")) for trial in trials}
 
 
 def _recipe(trial: Trial, train_command: Sequence[str], shared_opts: Sequence[str]) -> dict[str, Any]:
@@ -147,13 +165,13 @@ def _check_recipe(trial: Trial, recipe: Mapping[str, Any]) -> None:
         raise ValueError(f"{trial.folder} holds a trial of another recipe ({changes}); remove it or change the output")
 
 
-def _run(trial: Trial, recipe: Mapping[str, Any], train_command: Sequence[str]) -> None:
+def _run(trial: Trial, recipe: Mapping[str, Any], train_command: Sequence[str], jobs: int) -> None:
     _write_json(trial.folder / RECIPE_FILE, recipe)
     command = [*train_command, "--config-file", recipe["config_file"]]
     if (trial.folder / "last_checkpoint").is_file():
         command.append("--resume")
     command += [*recipe["opts"], "OUTPUT_DIR", str(trial.folder), "SEED", str(trial.seed)]
-    status = subprocess.run(command, check=False).returncode
+    status = _call(command) if jobs == 1 else _call_beside_others(command, str(trial), jobs)
     if status:
         raise RuntimeError(f"trial {trial} failed: exit status {status} of `{' '.join(command)}`; nothing is averaged")
     try:
@@ -161,6 +179,21 @@ def _run(trial: Trial, recipe: Mapping[str, Any], train_command: Sequence[str]) 
     except (FileNotFoundError, ValueError) as error:
         raise ValueError(f"trial {trial} ended without a usable result: {error}") from error
     _write_json(trial.folder / RESULT_FILE, metrics)
+
+
+def _call(command: Sequence[str]) -> int:
+    return subprocess.run(command, check=False).returncode
+
+
+def _call_beside_others(command: Sequence[str], name: str, jobs: int) -> int:
+    """Run ``command`` on its share of the cores, ``name`` before each line that it prints; return its exit status."""
+    threads = str(max(1, (os.cpu_count() or 1) // jobs))
+    environment = {"OMP_NUM_THREADS": threads, **os.environ}
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
+    with subprocess.Popen(command, env=environment, **pipe) as process:
+        for line in process.stdout:
+            print(f"[{name}] {line}", end="", flush=True)
+    return process.returncode
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -83,6 +83,26 @@ def test_run_study__failed_trial_is_named_and_resumed(study):
     assert calls(study) == ["moco 0 fresh", "random 0 fresh", "random 0 resumed", "moco 2 fresh", "random 2 fresh"]
 
 
+def test_run_study__two_jobs_give_the_same_table_and_name_their_lines(study, capfd):
+    one = run_study(**study)
+    study["output"] = study["output"].with_name("again")
+    study["train_command"] = [*study["train_command"][:1], "-c", f"print('hello'); {FAKE_TRAINING}"]
+    assert run_study(**study, jobs=2) == one
+    assert sorted(calls(study)) == ["moco 0 fresh", "moco 2 fresh", "random 0 fresh", "random 2 fresh"]
+    lines = [line for line in capfd.readouterr().out.splitlines() if line.endswith("hello")]
+    assert sorted(lines) == [f"[{name}, seed {seed}] hello" for name in ("moco", "random") for seed in (0, 2)]
+
+
+def test_run_study__two_jobs_stop_at_a_failure(study):
+    study["output"].mkdir()
+    (study["output"] / "broken").write_text("moco 0")
+    with pytest.raises(RuntimeError, match="trial moco, seed 0 failed: exit status 3"):
+        run_study(**study, jobs=2)
+    assert not (study["output"] / "report.txt").exists()
+    with pytest.raises(ValueError, match="at least one job, got 0"):
+        run_study(**study, jobs=0)
+
+
 def test_run_study__more_seeds_keep_what_is_there(study):
     run_study(**study)
     run_study(**{**study, "seeds": [0, 1, 2]})
