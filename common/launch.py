@@ -53,9 +53,11 @@ def merge_config(cfg: CfgNode, config_file: str, opts: Sequence[str]) -> Path:
 
     Raises:
         FileNotFoundError: there is no such config.
-        ValueError: an unknown key, a value of the wrong type, or a KEY without a VALUE.
+        ValueError: an empty file, an unknown key, a value of the wrong type, or a KEY without a VALUE.
     """
     path = configs.locate(config_file)
+    if not path.read_text(encoding="utf-8").strip():
+        raise ValueError(f"{path} is empty; expected a YAML config")
     try:
         cfg.merge_from_file(str(path), allow_unsafe=False)  # a YAML file may ask for code to be run
         cfg.merge_from_list(list(opts))

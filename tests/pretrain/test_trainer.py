@@ -1,7 +1,6 @@
 """The pre-training loop through its command: logs, checkpoints, resume, errors."""
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -57,9 +56,8 @@ def arguments(images: Path, output: Path, overrides: tuple = (), flags: tuple[st
     return ["--config-file", str(config), *flags, *map(str, overrides)]
 
 
-def pretrain_in_process(*args: object) -> None:
-    os.environ["MOCODET_TRACEBACK"] = "1"
-    cli.run(argument_parser("").parse_args(arguments(*args)))
+def pretrain_in_process(given: list[str]) -> None:
+    cli.run(argument_parser("").parse_args(given))
 
 
 def copy_checkpoint(source: Path, output: Path, name: str) -> None:
@@ -136,11 +134,11 @@ def test_resume__is_bit_identical(images, whole_run, tmp_path, checkpoint):
 
 
 def test_resume__two_processes_are_bit_identical(images, tmp_path):
-    run_in_processes(pretrain_in_process, images, tmp_path / "whole")
+    run_in_processes(pretrain_in_process, arguments(images, tmp_path / "whole"))
     expected = torch.load(tmp_path / "whole" / "model_final.pth", weights_only=True)
     assert len(expected["rng"]) == 2
     copy_checkpoint(tmp_path / "whole", tmp_path / "run", "model_0000002.pth")
-    run_in_processes(pretrain_in_process, images, tmp_path / "run", (), ("--resume",))
+    run_in_processes(pretrain_in_process, arguments(images, tmp_path / "run", flags=("--resume",)))
     assert_equal_states(torch.load(tmp_path / "run" / "model_final.pth", weights_only=True), expected)
     with pytest.raises(ValueError, match=r"written by 2 process\(es\), this run has 1; resume with --num-gpus"):
         pretrain(images, tmp_path / "run", flags=("--resume",))
@@ -305,6 +303,12 @@ def test_amp_dtype__float16_needs_cuda():
 def test_setup__bad_values_are_named(images, tmp_path, key, value, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message.replace("(", r"\(")):
         pretrain(images, tmp_path / "run", key, value)
+
+
+def test_setup__empty_config(tmp_path):
+    (tmp_path / "empty.yaml").write_text("\n")
+    with pytest.raises(ValueError, match=r"empty\.yaml is empty; expected a YAML config"):
+        cli.main(["--config-file", str(tmp_path / "empty.yaml")])
 
 
 def test_setup__unknown_config_lists_the_known(tmp_path):
