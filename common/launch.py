@@ -102,9 +102,14 @@ def _start(main: Callable[[argparse.Namespace], object], args: argparse.Namespac
 
 def _run_in_process(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
     if not torch.cuda.is_available() and args.num_gpus > 1:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        torch.set_num_threads(max(1, cores // args.num_gpus))
+        torch.set_num_threads(threads_for_each(args.num_gpus))
     main(args)
+
+
+def threads_for_each(processes: int) -> int:
+    """Divide the cores that this process may use between so many others; at least one thread for each."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // processes)
 
 
 def refuse_nccl_on_cpu() -> None:

@@ -11,6 +11,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
 from mocodet.common.checkpoint import AtomicSaveMixin, load_torch_file
+from mocodet.common.text import first_few
 
 from . import convert
 
@@ -116,7 +117,8 @@ class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
             missing = sorted({name for name in missing if not name.endswith(BATCH_COUNTER)})
             if missing:
                 raise ValueError(
-                    f"the file does not hold this whole detector: left without a fitting value: {_listed(missing)}."
+                    "the file does not hold this whole detector: left without a fitting value:"
+                    f" {first_few(missing, 10)}."
                     " To evaluate a fine-tuned detector, name its checkpoint as MODEL.WEIGHTS and give the config that"
                     " it was trained with"
                 )
@@ -127,7 +129,8 @@ class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
         if missing or surplus:
             raise ValueError(
                 "the weights do not fit the model's ResNet: "
-                f"left without a value in the model: {_listed(missing)}; left over in the file: {_listed(surplus)}."
+                f"left without a value in the model: {first_few(missing, 10)}; left over in the file:"
+                f" {first_few(surplus, 10)}."
                 " Compare MODEL.RESNETS (DEPTH, NORM) and the backbone with the file named by MODEL.WEIGHTS"
             )
         return incompatible
@@ -182,8 +185,3 @@ class _ArrayUnpickler(pickle.Unpickler):
 def _encoder_names(names: Iterable[str]) -> list[str]:
     """Keep the names of ResNet parameters and statistics; batch counters, which nothing reads, are none."""
     return sorted(name for name in names if ENCODER_PART.search(name) and not name.endswith(BATCH_COUNTER))
-
-
-def _listed(names: list[str], limit: int = 10) -> str:
-    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return (", ".join(names[:limit]) or "nothing") + rest

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from mocodet.common.checkpoint import load_torch_file
 from mocodet.common.files import atomic_open
+from mocodet.common.text import first_few
 
 # Where a checkpoint may keep the encoder to transfer: name prefix -> what has such names. The first that is found wins.
 ENCODER_PREFIXES: dict[str, str] = {
@@ -237,9 +238,9 @@ class _StrictCheckpointer(DetectionCheckpointer):
         incompatible = super()._load_model(checkpoint)
         if any(incompatible):
             raise ValueError(
-                f"verification failed: detectron2 reports missing {_some(incompatible.missing_keys)},"
-                f" unexpected {_some(incompatible.unexpected_keys)},"
-                f" wrong shape {_some([name for name, *_ in incompatible.incorrect_shapes])}"
+                f"verification failed: detectron2 reports missing {first_few(incompatible.missing_keys)},"
+                f" unexpected {first_few(incompatible.unexpected_keys)},"
+                f" wrong shape {first_few([name for name, *_ in incompatible.incorrect_shapes])}"
             )
         return incompatible
 
@@ -280,7 +281,7 @@ def _find_prefix(names: list[str], prefix: str | None) -> tuple[str, str] | None
 def _no_encoder_message(names: list[str], prefix: str | None) -> str:
     groups = sorted({".".join(name.split(".")[:2]) for name in names})
     wanted = "'encoder_q.*' or a torchvision ResNet's" if prefix is None else f"'{prefix.removesuffix('.')}.conv1.*'"
-    seen = f"names begin with {_some(groups)}" if groups else "there are no names at all"
+    seen = f"names begin with {first_few(groups)}" if groups else "there are no names at all"
     return f"holds no encoder: {len(names)} tensors, none named {wanted}; {seen}; pass --prefix to name the encoder"
 
 
@@ -309,9 +310,9 @@ def _check_names(
     missing = [f"{prefix}{name}" for name in required if name not in inside]
     unknown = [f"{prefix}{name}" for name in inside if name not in expected and name not in head]
     if missing:
-        raise ValueError(f"the encoder is incomplete for a ResNet-{depth}: missing {_some(missing)}")
+        raise ValueError(f"the encoder is incomplete for a ResNet-{depth}: missing {first_few(missing)}")
     if unknown:
-        raise ValueError(f"the encoder has tensors that a torchvision ResNet-{depth} has not: {_some(unknown)}")
+        raise ValueError(f"the encoder has tensors that a torchvision ResNet-{depth} has not: {first_few(unknown)}")
 
 
 def _check_tensor(name: str, tensor: Any, shape: tuple[int, ...]) -> None:
@@ -362,11 +363,3 @@ def _relative_difference(found: Tensor, expected: Tensor) -> float:
         return float("inf")
     scale = expected.abs().max().clamp(min=torch.finfo(expected.dtype).tiny)
     return ((found - expected).abs().max() / scale).item()
-
-
-def _some(names: list[str], limit: int = 5) -> str:
-    """Name the first few of a list that may be long, on one line."""
-    if not names:
-        return "nothing"
-    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + rest

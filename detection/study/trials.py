@@ -16,6 +16,7 @@ from typing import Any
 from fvcore.common.config import CfgNode
 
 from mocodet.common.files import atomic_open
+from mocodet.common.launch import threads_for_each
 
 from .aggregate import Results, read_metrics
 
@@ -171,7 +172,10 @@ def _run(trial: Trial, recipe: Mapping[str, Any], train_command: Sequence[str], 
     if (trial.folder / "last_checkpoint").is_file():
         command.append("--resume")
     command += [*recipe["opts"], "OUTPUT_DIR", str(trial.folder), "SEED", str(trial.seed)]
-    status = _call(command) if jobs == 1 else _call_beside_others(command, str(trial), jobs)
+    if jobs == 1:
+        status = subprocess.run(command, check=False).returncode
+    else:
+        status = _call_beside_others(command, str(trial), jobs)
     if status:
         raise RuntimeError(f"trial {trial} failed: exit status {status} of `{' '.join(command)}`; nothing is averaged")
     try:
@@ -181,14 +185,9 @@ def _run(trial: Trial, recipe: Mapping[str, Any], train_command: Sequence[str], 
     _write_json(trial.folder / RESULT_FILE, metrics)
 
 
-def _call(command: Sequence[str]) -> int:
-    return subprocess.run(command, check=False).returncode
-
-
 def _call_beside_others(command: Sequence[str], name: str, jobs: int) -> int:
     """Run ``command`` on its share of the cores, ``name`` before each line that it prints; return its exit status."""
-    threads = str(max(1, (os.cpu_count() or 1) // jobs))
-    environment = {"OMP_NUM_THREADS": threads, **os.environ}
+    environment = {"OMP_NUM_THREADS": str(threads_for_each(jobs)), **os.environ}
     pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
     with subprocess.Popen(command, env=environment, **pipe) as process:
         for line in process.stdout:
