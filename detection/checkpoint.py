@@ -11,9 +11,10 @@ from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
 from mocodet.common.checkpoint import AtomicSaveMixin, load_torch_file
+from mocodet.common.encoder_file import BATCH_COUNTER, extract_encoder, holds_encoder
 from mocodet.common.text import first_few
 
-from . import convert
+from .convert import resnet_config, to_detectron2
 
 # The part of a parameter's name that says where in a ResNet it stands: `stem.conv1.weight` of
 # `backbone.bottom_up.stem.conv1.weight`, `res5.0.conv1.weight` of `roi_heads.res5.0.conv1.weight`. A stage's blocks are
@@ -24,15 +25,15 @@ ENCODER_PART = re.compile(r"(?:^|\.)((?:stem|res[2-5]\.\d+)\..+)$")
 # none and has always left it out; the batch norm that follows it is the file's own.
 CAFFE_SURPLUS = {"stem.conv1.bias"}
 
-
-BATCH_COUNTER = ".num_batches_tracked"  # nothing reads it
+# Where a checkpoint that was converted while loading says which ResNet it holds.
+ARCH_KEY = "__arch__"
 
 
 class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
     """detectron2's checkpointer with three differences.
 
     * ``MODEL.WEIGHTS`` may name an unconverted pre-training checkpoint; it is recognised by its contents and converted
-      while loading (`convert.extract_encoder` says what is accepted). detectron2's own files are read as ever.
+      while loading (`extract_encoder` says what is accepted). detectron2's own files are read as ever.
     * No file runs code: ``.pth`` is read with ``weights_only``, ``.pkl`` by an unpickler that knows arrays and plain
       containers only.
     * A ResNet parameter of the model that the file does not give, or one of the file that the model does not take, is
@@ -68,7 +69,7 @@ class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
         if filename.endswith(".pkl"):
             return self._read_pickle(filename)
         loaded = load_torch_file(filename)
-        if convert.holds_encoder(loaded):
+        if holds_encoder(loaded):
             return self._converted(loaded, filename)
         if not isinstance(loaded, dict):
             raise ValueError(f"{filename} holds a {type(loaded).__name__}; expected a dict with tensors by name")
@@ -83,11 +84,12 @@ class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
 
     def _converted(self, loaded: Any, filename: str) -> dict[str, Any]:
         try:
-            encoder = convert.extract_encoder(loaded)
+            encoder = extract_encoder(loaded)
+            weights = to_detectron2(encoder)
         except ValueError as error:
             raise ValueError(f"{filename}: {error}") from error
-        self.logger.info(f"Converting the {encoder.kind} (ResNet-{encoder.depth}) in '{filename}' for detectron2")
-        return convert.to_detectron2(encoder)
+        self.logger.info(f"Converting the {encoder.kind} ({encoder.arch}) in '{filename}' for detectron2")
+        return {**weights, ARCH_KEY: encoder.arch}
 
     def _read_pickle(self, filename: str) -> dict[str, Any]:
         data = load_array_pickle(filename)
@@ -110,6 +112,7 @@ class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         from_caffe = checkpoint.get("__author__") == "Caffe2"
+        arch = checkpoint.pop(ARCH_KEY, None)
         incompatible = super()._load_model(checkpoint)
         wrong_shapes = [name for name, *_ in incompatible.incorrect_shapes]
         missing = [*incompatible.missing_keys, *wrong_shapes]
@@ -132,6 +135,7 @@ class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
                 f"left without a value in the model: {first_few(missing, 10)}; left over in the file:"
                 f" {first_few(surplus, 10)}."
                 " Compare MODEL.RESNETS (DEPTH, NORM) and the backbone with the file named by MODEL.WEIGHTS"
+                + (f"; the {arch} in it needs {_settings(arch)}" if arch else "")
             )
         return incompatible
 
@@ -180,6 +184,10 @@ class _ArrayUnpickler(pickle.Unpickler):
         if (module, name) not in self.ALLOWED:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no array needs")
         return super().find_class(module, name)
+
+
+def _settings(arch: str) -> str:
+    return " ".join(f"{key} {value}" for key, value in resnet_config(arch).items())
 
 
 def _encoder_names(names: Iterable[str]) -> list[str]:

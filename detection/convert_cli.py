@@ -5,7 +5,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from .convert import REQUIRED_CONFIG, STAGES, TOLERANCE, Conversion, convert_file
+from .convert import STAGES, TOLERANCE, Conversion, convert_file, required_config
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,8 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mocodet-convert",
-        description="Rewrite the encoder of a MoCo checkpoint (original format or mocodet's own, v1 or v2), or a"
-        " torchvision ResNet, as weights for detectron2.",
+        description="Rewrite the encoder of a MoCo checkpoint (original format or mocodet's own, v1 or v2), of a"
+        " supervised one of mocodet-pretrain, or a torchvision ResNet, as weights for detectron2. Which ResNet it is"
+        " (depth, width, groups) is found out and printed with the settings that it needs.",
     )
     parser.add_argument("input", help="checkpoint to read: original .pth.tar, or .pth of mocodet-pretrain")
     parser.add_argument("output", help="file to write; must end in .pkl; one that exists is replaced on success")
@@ -49,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
 def _report(conversion: Conversion, args: argparse.Namespace) -> str:
     encoder = conversion.encoder
     lines = [
-        f"{args.input}: ResNet-{encoder.depth}, {encoder.kind}"
+        f"{args.input}: {encoder.arch}, {encoder.kind}"
         + (f" ({encoder.progress})" if encoder.progress else "")
         + f", names '{encoder.prefix}*'",
         f"written to {args.output}: {len(conversion.names)} tensors",
@@ -64,7 +65,7 @@ def _report(conversion: Conversion, args: argparse.Namespace) -> str:
     else:
         lines.append("Not verified (--no-verify).")
     lines += ["", "A detectron2 model that starts from this file needs these settings:"]
-    lines.extend(f"  {key}: {_yaml(value)}" for key, value in REQUIRED_CONFIG.items())
+    lines.extend(f"  {key}: {_yaml(value)}" for key, value in required_config(encoder).items())
     return "\n".join(lines)
 
 

@@ -15,9 +15,11 @@ from detectron2.engine import DefaultTrainer
 from detectron2.modeling import build_model
 from torch import nn
 
+from mocodet.common.resnet import build_resnet
 from mocodet.detection import add_moco_config
 from mocodet.detection.checkpoint import MocoDetCheckpointer, load_array_pickle
 from mocodet.detection.convert import convert_file
+from tests.encoders import encoder as trained_encoder
 
 
 def config(depth: int, fpn: bool, norm: str = "BN") -> CfgNode:
@@ -145,6 +147,43 @@ def test_load__c4_unconverted(c4: nn.Module, resnet50: dict, tmp_path: Path, lay
         MocoDetCheckpointer(c4).load(save(layout(resnet50), tmp_path / "moco.pth.tar"))
     assert_encoder_loaded(c4, resnet50)
     assert "Converting the MoCo query encoder" in caplog.text
+
+
+def test_load__resnext_unconverted(c4: nn.Module, tmp_path: Path, caplog) -> None:
+    """Another architecture fits a model that was told of it; to one that was not, the error says what to set."""
+    state = trained_encoder("resnext50_32x4d").state_dict()
+    path = save(ours(state), tmp_path / "moco.pth")
+    with pytest.raises(
+        ValueError,
+        match=r"do not fit the model's ResNet.*the resnext50_32x4d in it needs MODEL\.RESNETS\.DEPTH 50 .*"
+        r"MODEL\.RESNETS\.NUM_GROUPS 32 MODEL\.RESNETS\.WIDTH_PER_GROUP 4$",
+    ):
+        MocoDetCheckpointer(c4).load(path)
+
+    cfg = config(50, fpn=False)
+    cfg.MODEL.ROI_HEADS.NAME = "Res5ROIHeadsExtraNorm"
+    cfg.MODEL.RESNETS.NUM_GROUPS = 32
+    cfg.MODEL.RESNETS.WIDTH_PER_GROUP = 4
+    model = build_model(cfg)
+    wipe(model)
+    with caplog.at_level("INFO"):
+        MocoDetCheckpointer(model).load(path)
+    assert_encoder_loaded(model, state)
+    assert "Converting the MoCo query encoder, mocodet format (resnext50_32x4d)" in caplog.text
+
+
+def test_load__classifier(resnet18: dict, tmp_path: Path) -> None:
+    model = fpn18()
+    wipe(model)
+    state = {f"encoder.{name}": value for name, value in resnet18.items()}
+    MocoDetCheckpointer(model).load(save({"model": state, "iteration": 1}, tmp_path / "supervised.pth"))
+    assert_encoder_loaded(model, resnet18)
+
+
+def test_load__small_stem(tmp_path: Path) -> None:
+    path = save(ours(build_resnet("resnet18", small_stem=True).state_dict()), tmp_path / "moco.pth")
+    with pytest.raises(ValueError, match=r"moco\.pth: this resnet18 has the small stem.*no detector starts from it"):
+        MocoDetCheckpointer(fpn18()).load(path)
 
 
 def test_load__c4_converted(c4: nn.Module, resnet50: dict, tmp_path: Path) -> None:

@@ -8,8 +8,10 @@ import pytest
 import torch
 import torchvision
 
+from mocodet.common.resnet import build_resnet
 from mocodet.detection import convert
 from mocodet.detection.convert_cli import main
+from tests.encoders import checkpoint_of, encoder
 
 TOOL = Path(__file__).parents[2] / "tools" / "convert_pretrain_to_detectron2.py"
 
@@ -30,7 +32,7 @@ def test_main__report(source: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     output = tmp_path / "out.pkl"
     assert main([str(source), str(output)]) == 0
     printed = capsys.readouterr().out
-    assert "ResNet-18, MoCo query encoder, original format (arch resnet18, epoch 200)" in printed
+    assert "resnet18, MoCo query encoder, original format (arch resnet18, epoch 200)" in printed
     assert "100 tensors" in printed  # 20 convolutions and 20 batch norms of four
     assert "left out: 2 projection head" in printed
     assert "left out: 20 batch counters" in printed
@@ -42,7 +44,30 @@ def test_main__report(source: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "  MODEL.PIXEL_MEAN: [123.675, 116.280, 103.530]\n" in printed
     assert "  MODEL.PIXEL_STD: [58.395, 57.120, 57.375]\n" in printed
     assert "  MODEL.RESNETS.STRIDE_IN_1X1: False\n" in printed
+    assert "  MODEL.RESNETS.DEPTH: 18\n" in printed
+    assert "  MODEL.RESNETS.RES2_OUT_CHANNELS: 64\n" in printed
+    assert "STEM_OUT_CHANNELS" not in printed
     assert len(pickle.loads(output.read_bytes())["model"]) == 100
+
+
+def test_main__resnext(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A grouped network through the whole command, verification included, says what its detector must be told."""
+    path = tmp_path / "supervised.pth"
+    torch.save(checkpoint_of(encoder("resnext50_32x4d"), "supervised"), path)
+    assert main([str(path), str(tmp_path / "out.pkl")]) == 0
+    printed = capsys.readouterr().out
+    assert "resnext50_32x4d, mocodet classifier, mocodet format (iteration 41), names 'encoder.*'" in printed
+    assert "left out: 2 projection head or classifier" in printed
+    assert "  MODEL.RESNETS.DEPTH: 50\n" in printed
+    assert "  MODEL.RESNETS.NUM_GROUPS: 32\n  MODEL.RESNETS.WIDTH_PER_GROUP: 4\n" in printed
+
+
+def test_main__small_stem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "tiny.pth"
+    torch.save(build_resnet("resnet18", small_stem=True, num_classes=10).state_dict(), path)
+    assert main([str(path), str(tmp_path / "out.pkl")]) == 1
+    assert "small stem" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_main__no_verify(

@@ -1,0 +1,191 @@
+"""ResNets of several depths and widths under torchvision's names, and which of them a set of tensors belongs to."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What tells one ResNet from another.
+
+    Attributes:
+        depth: layers with weights, by which detectron2 knows the numbers of blocks.
+        blocks: numbers of blocks in layer1 to layer4.
+        bottleneck: blocks of 1x1, 3x3 and 1x1 convolutions, whose output is four times as wide; otherwise two 3x3.
+        width: multiplies the channels of every layer, the stem's too (w2x and w4x in table 1 of the MoCo paper).
+        groups: groups of the 3x3 convolutions in bottlenecks, the first of the numbers in "32x8d".
+        width_per_group: their channels per group in layer1 before ``width`` multiplies them, the second number.
+    """
+
+    depth: int
+    blocks: tuple[int, int, int, int]
+    bottleneck: bool = True
+    width: int = 1
+    groups: int = 1
+    width_per_group: int = 64
+
+    @property
+    def stem_channels(self) -> int:
+        """Channels after the first convolution."""
+        return 64 * self.width
+
+    @property
+    def inner_channels(self) -> int:
+        """Channels of the 3x3 convolutions in layer1; each later layer has twice as many as the one before."""
+        return self.groups * self.width_per_group * self.width
+
+    @property
+    def layer1_channels(self) -> int:
+        """Channels after layer1; each later layer has twice as many as the one before."""
+        return (256 if self.bottleneck else 64) * self.width
+
+
+# [He et al. 2016, table 1]; wide: [MoCo, table 1] (all layers) and [Zagoruyko and Komodakis 2016] (3x3 convolutions
+# only, torchvision's wide_resnet); groups: [Xie et al. 2017], of which 50 layers with 32x8d are the paper's RX50.
+ARCHITECTURES: dict[str, Architecture] = {
+    "resnet18": Architecture(18, (2, 2, 2, 2), bottleneck=False),
+    "resnet34": Architecture(34, (3, 4, 6, 3), bottleneck=False),
+    "resnet50": Architecture(50, (3, 4, 6, 3)),
+    "resnet101": Architecture(101, (3, 4, 23, 3)),
+    "resnet152": Architecture(152, (3, 8, 36, 3)),
+    "resnet50w2": Architecture(50, (3, 4, 6, 3), width=2),
+    "resnet50w4": Architecture(50, (3, 4, 6, 3), width=4),
+    "wide_resnet50_2": Architecture(50, (3, 4, 6, 3), width_per_group=128),
+    "wide_resnet101_2": Architecture(101, (3, 4, 23, 3), width_per_group=128),
+    "resnext50_32x4d": Architecture(50, (3, 4, 6, 3), groups=32, width_per_group=4),
+    "resnext50_32x8d": Architecture(50, (3, 4, 6, 3), groups=32, width_per_group=8),
+    "resnext101_32x8d": Architecture(101, (3, 4, 23, 3), groups=32, width_per_group=8),
+    "resnext101_64x4d": Architecture(101, (3, 4, 23, 3), groups=64, width_per_group=4),
+}
+
+
+def build_resnet(
+    arch: str,
+    norm_layer: Callable[[int], nn.Module] = nn.BatchNorm2d,
+    small_stem: bool = False,
+    num_classes: int = 1000,
+) -> ResNet:
+    """Build a ResNet that maps images, N x 3 x H x W, to N x ``num_classes``, initialised as torchvision does it.
+
+    The stride of a bottleneck sits in its 3x3 convolution. Without ``small_stem`` the features before pooling have
+    1/32 of the image's side, with it 1/8.
+
+    Args:
+        arch: a key of `ARCHITECTURES`.
+        norm_layer: makes the normalisation layer for a number of channels.
+        small_stem: begin with a 3x3 convolution of stride 1 and no max-pool instead of 7x7, stride 2 and max-pool; for
+            images of 32 to 64 px.
+        num_classes: outputs of the last layer, ``fc``.
+
+    Raises:
+        ValueError: unknown ``arch``.
+    """
+    if arch not in ARCHITECTURES:
+        raise ValueError(f"unknown encoder {arch!r}; expected one of {', '.join(ARCHITECTURES)}")
+    shape = ARCHITECTURES[arch]
+    block = Bottleneck if shape.bottleneck else BasicBlock
+    options = {
+        "num_classes": num_classes,
+        "groups": shape.groups,
+        "width_per_group": shape.width_per_group,
+        "norm_layer": norm_layer,
+    }
+    if shape.width == 1:
+        network = ResNet(block, list(shape.blocks), **options)
+    else:
+        network = _WideResNet(shape.width, block, list(shape.blocks), **options)
+    if small_stem:
+        network.conv1 = _first_convolution(shape.stem_channels, kernel_size=3, stride=1)
+        network.maxpool = nn.Identity()
+    return network
+
+
+def recognise_resnet(tensors: Mapping[str, Any]) -> tuple[str, bool]:
+    """Tell which of `ARCHITECTURES` tensors with torchvision's names belong to, and whether it has the small stem.
+
+    Names and shapes decide, nothing else; a stem is small if its convolution is 3x3, though its stride and a missing
+    max-pool leave no trace in a file. Whether all tensors are there and fit is for the caller to check: one that is
+    missing or odd is passed over here where others tell the same.
+
+    Raises:
+        ValueError: no architecture of the table has these blocks, or blocks of this width.
+    """
+    blocks = _count_blocks(tensors)
+    bottleneck = any(re.match(r"layer\d\.\d+\.conv3\.", name) for name in tensors)
+    kind = "bottleneck" if bottleneck else "basic"
+    family = {
+        arch: shape for arch, shape in ARCHITECTURES.items() if (shape.blocks, shape.bottleneck) == (blocks, bottleneck)
+    }
+    if not family:
+        sizes = dict.fromkeys((shape.depth, shape.blocks) for shape in ARCHITECTURES.values())
+        known = ", ".join(f"{depth}: {numbers}" for depth, numbers in sizes)
+        raise ValueError(
+            f"the encoder has {blocks} {kind} blocks in layer1 to layer4; expected a complete ResNet ({known})"
+        )
+    # Output channels, input channels per group, height, width of a convolution's weight.
+    inner = _first_shape(tensors, [f"layer1.{block}.conv2.weight" for block in range(blocks[0])])
+    after_stem = _first_shape(tensors, ["layer1.0.conv1.weight"])
+    stem = _first_shape(tensors, ["conv1.weight"])
+    found: dict[str, int] = {}
+    if after_stem or stem:
+        found["stem_channels"] = after_stem[1] if after_stem else stem[0]
+    if inner:
+        found["inner_channels"], found["groups"] = inner[0], inner[0] // max(inner[1], 1)
+    for arch, shape in family.items():
+        if all(getattr(shape, key) == value for key, value in found.items()):
+            return arch, stem is not None and stem[2:] == (3, 3)
+    numbers = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in found.items())
+    raise ValueError(
+        f"the encoder has {blocks} {kind} blocks in layer1 to layer4, but no ResNet known here has these with {numbers}"
+        f" (inner: the 3x3 convolutions of layer1); expected one of {', '.join(family)}"
+    )
+
+
+class _WideResNet(ResNet):
+    """torchvision's ResNet with every number of channels times ``width``.
+
+    torchvision's ``width_per_group`` widens the 3x3 convolutions alone; here stem, block outputs and the features
+    before ``fc`` grow with them, as in the wide networks of the paper's table 1.
+    """
+
+    def __init__(self, width: int, block: type[Bottleneck], layers: list[int], **options: Any) -> None:
+        self._width = width  # needed by `_make_layer`, which the parent's constructor calls
+        super().__init__(block, layers, **options)
+        channels = 64 * width
+        self.conv1 = _first_convolution(channels, kernel_size=7, stride=2)
+        self.bn1 = self._norm_layer(channels)
+        self.fc = nn.Linear(self.fc.in_features * width, self.fc.out_features)
+
+    def _make_layer(self, block: type[Bottleneck], planes: int, *args: Any, **kwargs: Any) -> nn.Sequential:
+        if planes == 64:  # layer1, whose input comes from the stem
+            self.inplanes = 64 * self._width
+        return super()._make_layer(block, planes * self._width, *args, **kwargs)
+
+
+def _first_convolution(channels: int, kernel_size: int, stride: int) -> nn.Conv2d:
+    convolution = nn.Conv2d(3, channels, kernel_size, stride=stride, padding=kernel_size // 2, bias=False)
+    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")  # as torchvision's
+    return convolution
+
+
+def _count_blocks(names: Mapping[str, Any]) -> tuple[int, ...]:
+    blocks: dict[int, set[int]] = {layer: set() for layer in range(1, 5)}
+    for name in names:
+        match = re.match(r"layer([1-4])\.(\d+)\.", name)
+        if match:
+            blocks[int(match[1])].add(int(match[2]))
+    return tuple(len(found) for found in blocks.values())
+
+
+def _first_shape(tensors: Mapping[str, Any], names: list[str]) -> tuple[int, ...] | None:
+    """Return the shape of the first of ``names`` that is a convolution's weight, or None."""
+    for name in names:
+        shape = tuple(getattr(tensors.get(name), "shape", ()))
+        if len(shape) == 4:
+            return shape
+    return None
