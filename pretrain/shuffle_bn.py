@@ -10,6 +10,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from detectron2.utils import comm
 from torch import nn
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 
 class GroupedBatchNorm2d(nn.BatchNorm2d):
@@ -62,14 +63,20 @@ class BatchShuffle:
 
     Args:
         seed: must be the same in all processes.
+        enabled: False leaves every row where it is, to show what shuffling is for.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, enabled: bool = True) -> None:
+        self.enabled = enabled
         self.generator = torch.Generator().manual_seed(seed)
 
     def draw(self, rows_per_process: int) -> torch.Tensor:
-        """Return a new permutation of the global batch (int64, on the CPU): new row ``i`` is old row ``p[i]``."""
-        return torch.randperm(rows_per_process * comm.get_world_size(), generator=self.generator)
+        """Return a new permutation of the global batch (int64, on the CPU): new row ``i`` is old row ``p[i]``.
+
+        It is the identity where shuffling is not enabled.
+        """
+        rows = rows_per_process * comm.get_world_size()
+        return torch.randperm(rows, generator=self.generator) if self.enabled else torch.arange(rows)
 
     def shuffle(self, rows: torch.Tensor, permutation: torch.Tensor) -> torch.Tensor:
         """Return this process's rows of the shuffled global batch.
@@ -109,11 +116,11 @@ class BatchShuffle:
         return comm.get_rank() * rows_per_process
 
     def unshuffle_gathered(self, rows: torch.Tensor, permutation: torch.Tensor) -> torch.Tensor:
-        """Gather the shuffled rows of all processes and return the global batch, WN x ..., in its original order."""
-        gathered = gather_rows(rows)
-        restored = torch.empty_like(gathered)
-        restored[permutation.to(rows.device)] = gathered
-        return restored
+        """Gather the shuffled rows of all processes and return the global batch, WN x ..., in its original order.
+
+        Gradients take the way back, as those of `gather_rows` do.
+        """
+        return gather_rows(rows)[torch.argsort(permutation).to(rows.device)]
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return the state of the generator."""
@@ -124,12 +131,27 @@ class BatchShuffle:
         self.generator.set_state(state["generator"])
 
 
-@torch.no_grad()
 def gather_rows(rows: torch.Tensor) -> torch.Tensor:
-    """Concatenate ``rows`` (N x ...) of all processes in order of rank: WN x ..., without gradient."""
-    world = comm.get_world_size()
-    if world == 1:
-        return rows.detach()
-    gathered = rows.new_empty(world * len(rows), *rows.shape[1:])
-    dist.all_gather_into_tensor(gathered, rows.contiguous())
-    return gathered
+    """Concatenate ``rows`` (N x ...) of all processes in order of rank: WN x ....
+
+    Its gradient is summed over processes, each of which differentiates its own loss: a row receives the gradient of the
+    sum of all losses. Where those of parameters are averaged afterwards, as ``DistributedDataParallel`` does, they are
+    the gradient of the mean loss. Backward is collective like forward.
+    """
+    return rows if comm.get_world_size() == 1 else _GatherRows.apply(rows)
+
+
+class _GatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, rows: torch.Tensor) -> torch.Tensor:
+        gathered = rows.new_empty(comm.get_world_size() * len(rows), *rows.shape[1:])
+        dist.all_gather_into_tensor(gathered, rows.contiguous())
+        return gathered
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, gradient: torch.Tensor) -> torch.Tensor:
+        # A reduce-scatter would do; gloo has none in older releases, and these are N x C numbers only.
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total.chunk(comm.get_world_size())[comm.get_rank()]

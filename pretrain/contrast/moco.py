@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..shuffle_bn import BatchShuffle
+from .encoding import embed, embed_shuffled
 from .losses import contrast_accuracy, info_nce
 
 
@@ -24,6 +25,8 @@ class MomentumContrast(nn.Module):
         momentum: m of equation 2.
         temperature: tau of equation 1.
     """
+
+    views = ("query", "key")
 
     def __init__(
         self,
@@ -57,21 +60,28 @@ class MomentumContrast(nn.Module):
             batch: ``"query"`` and ``"key"``, N x 3 x H x W each, two views of the same images.
 
         Returns:
-            ``"loss"``, InfoNCE (scalar, with gradient to ``encoder_q``), and ``"accuracy"``, the share of queries
-            that find their key among K+1.
+            ``"loss"``, InfoNCE (scalar, with gradient to ``encoder_q``); ``"accuracy"``, the share of queries that find
+            their key among K+1; ``"accuracy_in_batch"``, the share that find it among the N of this process. Where
+            encoders change fast, a key can be told from the queue's by its age alone: then the first is high and the
+            second, between keys of one age, at chance.
         """
-        q = self.embed(self.encoder_q, batch["query"])  # N x C
+        q = embed(self.encoder_q, batch["query"])  # N x C
         with torch.no_grad():
             self.momentum_update()
             k, all_keys = self.encode_keys(batch["key"])  # N x C, WN x C
         logits = self.logits(q, k)
         self.dequeue_and_enqueue(all_keys)
-        return {"loss": info_nce(logits), "accuracy": contrast_accuracy(logits.detach())}
+        return {
+            "loss": info_nce(logits),
+            "accuracy": contrast_accuracy(logits.detach()),
+            "accuracy_in_batch": self.accuracy_in_batch(q.detach(), k),
+        }
 
     @staticmethod
-    def embed(encoder: nn.Module, images: torch.Tensor) -> torch.Tensor:
-        """Encode images, N x 3 x H x W, to unit vectors, N x C, in float32 whatever precision the encoder ran in."""
-        return F.normalize(encoder(images).float(), dim=1)
+    def accuracy_in_batch(q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+        """Return the share, 0 to 1, of queries (N x C) that find their key among the batch's (N x C)."""
+        with torch.autocast(q.device.type, enabled=False):
+            return contrast_accuracy(q @ k.T, torch.arange(len(q), device=q.device))
 
     @torch.no_grad()
     def momentum_update(self) -> None:
@@ -89,12 +99,9 @@ class MomentumContrast(nn.Module):
         Returns:
             This process's keys, N x C, and those of the global batch, WN x C, both in the order of the images.
         """
-        n = len(images)
-        permutation = self.shuffle.draw(n)
-        shuffled = self.shuffle.shuffle(images, permutation)
-        all_keys = self.shuffle.unshuffle_gathered(self.embed(self.encoder_k, shuffled), permutation)
-        first = self.shuffle.first_row(n)
-        return all_keys[first : first + n], all_keys
+        all_keys = embed_shuffled(self.encoder_k, images, self.shuffle)
+        first = self.shuffle.first_row(len(images))
+        return all_keys[first : first + len(images)], all_keys
 
     def logits(self, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
         """Return N x (1+K) similarities over tau: column 0 of each query with its key, the rest with the queue.

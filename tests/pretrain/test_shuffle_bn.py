@@ -44,12 +44,12 @@ def test_grouped_batch_norm__batch_that_does_not_divide():
         GroupedBatchNorm2d(4, num_groups=2)(torch.randn(7, 4, 2, 2))
 
 
-def shuffle_and_back(rounds: int) -> list[dict[str, torch.Tensor]]:
+def shuffle_and_back(enabled: bool) -> list[dict[str, torch.Tensor]]:
     from detectron2.utils import comm
 
-    shuffle = BatchShuffle(seed=5)
+    shuffle = BatchShuffle(seed=5, enabled=enabled)
     records = []
-    for number in range(rounds):
+    for number in range(5):
         rows = (torch.arange(6) + 6 * comm.get_rank() + 100 * number).view(6, 1).expand(6, 3).float()
         permutation = shuffle.draw(6)
         shuffled = shuffle.shuffle(rows, permutation)
@@ -61,17 +61,62 @@ def shuffle_and_back(rounds: int) -> list[dict[str, torch.Tensor]]:
     return records
 
 
-@pytest.mark.parametrize("world_size", [1, 3])
-def test_batch_shuffle__every_row_travels_and_returns(world_size):
-    ranks = [shuffle_and_back(5)] if world_size == 1 else run_in_processes(shuffle_and_back, 5, world_size=world_size)
+def gradient_through_gathering() -> tuple[torch.Tensor, torch.Tensor]:
+    """Return this process's rows and their gradient; the loss of process r weighs (row, column) by r + row + column."""
+    from detectron2.utils import comm
+
+    shuffle = BatchShuffle(seed=5)
+    rows = torch.randn(4, 3, generator=torch.Generator().manual_seed(comm.get_rank())).requires_grad_()
+    restored = shuffle.unshuffle_gathered(rows, shuffle.draw(4))
+    weights = torch.arange(len(restored))[:, None] + torch.arange(3) + comm.get_rank()
+    (restored.square() * weights).sum().backward()
+    return rows.detach(), rows.grad
+
+
+def shuffle_in_this_process() -> dict:
+    return {
+        "enabled": shuffle_and_back(True),
+        "not enabled": shuffle_and_back(False),
+        "gradient": gradient_through_gathering(),
+    }
+
+
+@pytest.fixture(scope="module", params=[1, 3])
+def shuffles(request) -> list[dict]:
+    """What `shuffle_in_this_process` returns, in one process and in each of three."""
+    alone = request.param == 1
+    return [shuffle_in_this_process()] if alone else run_in_processes(shuffle_in_this_process, world_size=request.param)
+
+
+def test_batch_shuffle__every_row_travels_and_returns(shuffles):
     for number in range(5):
-        permutation = ranks[0][number]["permutation"]
-        for rank, records in enumerate(ranks):
-            record = records[number]
+        permutation = shuffles[0]["enabled"][number]["permutation"]
+        assert not torch.equal(permutation, torch.arange(len(permutation)))
+        for rank, found in enumerate(shuffles):
+            record = found["enabled"][number]
             assert torch.equal(record["permutation"], permutation)
             mine = record["everything"][permutation][6 * rank : 6 * rank + 6]
             assert torch.equal(record["shuffled"], mine)
             assert torch.equal(record["restored"], record["everything"])
+
+
+def test_batch_shuffle__not_enabled_moves_nothing(shuffles):
+    for rank, found in enumerate(shuffles):
+        for record in found["not enabled"]:
+            assert torch.equal(record["permutation"], torch.arange(6 * len(shuffles)))
+            assert torch.equal(record["shuffled"], record["everything"][6 * rank : 6 * rank + 6])
+            assert torch.equal(record["restored"], record["everything"])
+
+
+def test_unshuffle_gathered__gradient_of_all_losses_returns_to_each_row(shuffles):
+    permutation = torch.randperm(4 * len(shuffles), generator=torch.Generator().manual_seed(5)).tolist()
+    for rank, found in enumerate(shuffles):
+        rows, gradient = found["gradient"]
+        for row in range(4):
+            original = permutation[4 * rank + row]
+            for column in range(3):
+                slope = sum(2 * rows[row, column] * (loss + original + column) for loss in range(len(shuffles)))
+                torch.testing.assert_close(gradient[row, column], slope)
 
 
 def test_batch_shuffle__continues_from_its_state():
@@ -98,19 +143,12 @@ class Marked(nn.Module):
         return self.fc(self.norm(images).mean(dim=(2, 3)))
 
 
-class NoShuffle(BatchShuffle):
-    """The control: every key stays where its query is."""
-
-    def draw(self, rows_per_process: int) -> torch.Tensor:
-        return torch.arange(len(super().draw(rows_per_process)))
-
-
 def company_of_queries_and_keys(groups: int, shuffle: bool) -> list[dict]:
     """Return, for each of 20 steps, which images each query and each key was normalised with, and their mean."""
     from detectron2.utils import comm
 
     world, rank = comm.get_world_size(), comm.get_rank()
-    moco = MomentumContrast(Marked(groups), (BatchShuffle if shuffle else NoShuffle)(0), queue_size=8, dim=4)
+    moco = MomentumContrast(Marked(groups), BatchShuffle(0, enabled=shuffle), queue_size=8, dim=4)
     n = 16 // world
     steps = []
     for _ in range(20):
