@@ -30,6 +30,11 @@ def train() -> None:
     _run("mocodet.detection.cli")
 
 
+def classify() -> None:
+    """Run ``mocodet-classify``."""
+    _run("mocodet.pretrain.classify_cli")
+
+
 def _run(module: str) -> None:
     for beginning in NOT_THE_USERS:
         warnings.filterwarnings("ignore", message=re.escape(beginning))

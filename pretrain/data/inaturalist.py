@@ -1,0 +1,143 @@
+"""Labelled images of an iNaturalist JSON file, the layout of COCO with one category for each image."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from mocodet.common.text import first_few
+
+from .folders import load_rgb
+
+
+class ImageFiles(Sequence[Image.Image]):
+    """Image files in a given order, as RGB."""
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self.paths = paths
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Image.Image:
+        return load_rgb(self.paths[index])
+
+
+class INaturalist:
+    """The images that ``train2018.json`` or ``val2018.json`` lists, in the order of the file, with their classes.
+
+    The file holds ``"images"`` (``id``, ``file_name``), ``"annotations"`` (``image_id``, ``category_id``), one for each
+    image, and ``"categories"`` (``id``, ``name``), all classes, also those that no image of this split has.
+
+    Attributes:
+        images: ``images[i]`` is an RGB image.
+        labels: int64, N; places in ``classes``.
+        classes: names of the categories, in the order of their ids, which need not be contiguous. Where the names are
+            missing or repeat themselves, the ids take their place.
+
+    Args:
+        root: folder that the file names are relative to.
+        annotations: the JSON file.
+
+    Raises:
+        FileNotFoundError: no such file or folder, or images of the list are not in it. Each folder that the list names
+            is read once instead of asking for each of half a million files.
+        ValueError: the file is not of this layout; an image with no annotation or with several; an annotation of an
+            unknown image or category; an id twice. The message names the first few.
+    """
+
+    def __init__(self, root: str | os.PathLike, annotations: str | os.PathLike) -> None:
+        if not Path(root).is_dir():
+            raise FileNotFoundError(f"{str(root)!r} is not a folder; give the one that {annotations} is relative to")
+        content = _read(Path(annotations))
+        where = str(annotations)
+        categories = _by_id(content["categories"], f"{where}: category")
+        files = {image: entry["file_name"] for image, entry in _by_id(content["images"], f"{where}: image").items()}
+        if not files:
+            raise ValueError(f"{where} lists no image")
+        category_of = _one_for_each(content["annotations"], files, categories, where)
+
+        ids = sorted(categories)
+        place = {category: number for number, category in enumerate(ids)}
+        names = [str(categories[category].get("name", "")) for category in ids]
+        named = all(names) and len(set(names)) == len(names)
+        self.classes = names if named else [str(category) for category in ids]
+        self.labels = torch.tensor([place[category_of[image]] for image in files])  # N, int64
+        _check_files(Path(root), list(files.values()), where)
+        self.images = ImageFiles([os.path.join(root, name) for name in files.values()])  # noqa: PTH118 (half a million)
+
+
+def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """Read the JSON file and make sure that its three lists are there."""
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error})") from error
+    wanted = {"images": ("id", "file_name"), "annotations": ("image_id", "category_id"), "categories": ("id",)}
+    for name, keys in wanted.items():
+        entries = content.get(name) if isinstance(content, Mapping) else None
+        if not isinstance(entries, list):
+            raise ValueError(f"{path} has no list {name!r}; expected iNaturalist's layout: {', '.join(wanted)}")
+        for number, entry in enumerate(entries):
+            if not isinstance(entry, Mapping) or any(key not in entry for key in keys):
+                raise ValueError(f"{path}: entry {number} of {name!r} has not all of {', '.join(keys)}: {entry!r:.80}")
+    return content
+
+
+def _by_id(entries: list[dict[str, Any]], what: str) -> dict[Any, dict[str, Any]]:
+    found = {entry["id"]: entry for entry in entries}
+    if len(found) < len(entries):
+        ids = [entry["id"] for entry in entries]
+        raise ValueError(f"{what} ids must differ; repeated: {first_few(_repeated(ids))}")
+    return found
+
+
+def _one_for_each(
+    annotations: list[dict[str, Any]], files: Mapping[Any, str], categories: Mapping[Any, object], where: str
+) -> dict[Any, Any]:
+    """Map each image's id to its category's, of which it has exactly one."""
+    category_of = {entry["image_id"]: entry["category_id"] for entry in annotations}
+    faults = {
+        "images have several annotations": _repeated([entry["image_id"] for entry in annotations]),
+        "images have no annotation": [str(image) for image in files if image not in category_of],
+        "annotated images are not in 'images'": [str(image) for image in category_of if image not in files],
+        "annotations have a category that is not in 'categories'": [
+            str(category) for category in sorted(set(category_of.values()) - categories.keys())
+        ],
+    }
+    for fault, ids in faults.items():
+        if ids:
+            raise ValueError(
+                f"{where}: {len(ids)} {fault}: id {first_few(ids)}; expected one annotation for each image"
+            )
+    return category_of
+
+
+def _repeated(ids: Sequence[Any]) -> list[str]:
+    seen, repeated = set(), {}
+    for number in ids:
+        if number in seen:
+            repeated[number] = None  # a dict, for the order
+        seen.add(number)
+    return [str(number) for number in repeated]
+
+
+def _check_files(root: Path, names: Sequence[str], where: str) -> None:
+    present: dict[str, set[str]] = {}
+    missing = []
+    for name in names:
+        folder, _, file = name.rpartition("/")
+        if folder not in present:
+            path = root / folder
+            present[folder] = {entry.name for entry in os.scandir(path)} if path.is_dir() else set()
+        if file not in present[folder]:
+            missing.append(name)
+    if missing:
+        raise FileNotFoundError(
+            f"{len(missing)} of {len(names)} images of {where} are not in {root}: {first_few(missing)}; give the folder"
+            " that the file names are relative to"
+        )
