@@ -2,6 +2,7 @@
 
 import logging
 import platform
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -11,15 +12,44 @@ from fvcore.common.config import CfgNode
 from torch import nn
 
 from mocodet.common.launch import refuse_nccl_on_cpu
+from mocodet.common.resnet import build_resnet
 
-from .contrast import MomentumContrast
+from .contrast import EndToEnd, MemoryBank, MomentumContrast
+from .data import BatchSampler, EpochSampler, ImageFolder, ShardImages, ShardSampler, Views, build_view, open_labelled
 from .encoders import build_encoder
 from .shuffle_bn import BatchShuffle, GroupedBatchNorm2d
+from .supervised import SupervisedClassifier, load_encoder
 
 logger = logging.getLogger("mocodet.pretrain")
 
 # With BN_GROUPS 0, one process normalises as the eight GPUs of the paper do.
 PAPER_DEVICES = 8
+
+METHODS = {
+    "moco": MomentumContrast,
+    "end_to_end": EndToEnd,
+    "memory_bank": MemoryBank,
+    "supervised": SupervisedClassifier,
+}
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a run learns from.
+
+    Attributes:
+        dataset: makes the views of an item.
+        sampler: the stream of items, in batches.
+        size: images in the data set.
+        classes: their names, where there are labels.
+        passed_over: files of the folder that are no images.
+    """
+
+    dataset: Views
+    sampler: BatchSampler
+    size: int
+    classes: tuple[str, ...] = ()
+    passed_over: int = 0
 
 
 def resolve_device(cfg: CfgNode) -> torch.device:
@@ -81,7 +111,7 @@ def bn_groups(cfg: CfgNode) -> int:
             f"each process has {rows} images of a batch (SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} over {world} "
             f"process(es)), which do not divide into {groups} batch-norm groups of two or more; set MODEL.BN_GROUPS"
         )
-    if groups == world == 1:
+    if groups == world == 1 and cfg.METHOD in ("moco", "end_to_end"):
         logger.warning(
             "one process and MODEL.BN_GROUPS 1: every query shares its batch-norm statistics with its key, so Shuffling"
             " BN does nothing and the pretext task can be solved without learning (paper, section 3.3)"
@@ -89,20 +119,62 @@ def bn_groups(cfg: CfgNode) -> int:
     return groups
 
 
-def build_model(cfg: CfgNode) -> nn.Module:
-    """Build the contrast mechanism and its encoders.
+def build_data(cfg: CfgNode) -> TrainingData:
+    """Open the images of ``cfg.DATA``, with the views that ``cfg.METHOD`` looks at.
 
     Raises:
-        ValueError: see `bn_groups` and `build_encoder`.
+        FileNotFoundError, ValueError: no images, or too few; labels that do not fit them.
     """
+    view = build_view(cfg.AUGMENTATION.NAME, cfg.AUGMENTATION.CROP_SIZE, cfg.AUGMENTATION.MIN_SCALE)
+    names = METHODS[cfg.METHOD].views
+    batch, seed = cfg.SOLVER.IMS_PER_BATCH, cfg.SEED
+    if cfg.DATA.SHARDS:
+        sampler = ShardSampler(cfg.DATA.SHARDS, batch, seed, cfg.DATA.SHUFFLE_BUFFER)
+        return TrainingData(Views(ShardImages(), view, seed, names), sampler, sampler.dataset_size)
+    if cfg.METHOD == "supervised":
+        labelled = open_labelled(cfg.DATA.ROOT, cfg.DATA.ANNOTATIONS)
+        dataset = Views(labelled.images, view, seed, names, labelled.labels)
+        size = len(labelled.images)
+        return TrainingData(dataset, EpochSampler(size, batch, seed), size, tuple(labelled.classes))
+    images = ImageFolder(cfg.DATA.ROOT)
+    sampler = EpochSampler(len(images), batch, seed)
+    return TrainingData(Views(images, view, seed, names), sampler, len(images), passed_over=images.passed_over)
+
+
+def build_model(cfg: CfgNode, data: TrainingData) -> nn.Module:
+    """Build what ``cfg.METHOD`` names: a contrast mechanism with its encoders, or a classifier.
+
+    Raises:
+        ValueError: see `bn_groups`, `build_encoder`, `MemoryBank` and `load_encoder`.
+    """
+    model = cfg.MODEL
+    if cfg.METHOD == "supervised":
+        network = build_resnet(model.ARCH, small_stem=model.SMALL_STEM, num_classes=len(data.classes))
+        if model.WEIGHTS:
+            load_encoder(network, model.WEIGHTS)
+        return SupervisedClassifier(network)
     groups = bn_groups(cfg)
     norm = nn.BatchNorm2d if groups == 1 else partial(GroupedBatchNorm2d, num_groups=groups)
-    encoder = build_encoder(cfg.MODEL.ARCH, cfg.MODEL.HEAD, cfg.MODEL.DIM, norm)
+    encoder = build_encoder(model.ARCH, model.HEAD, model.DIM, norm, model.SMALL_STEM)
+    shuffle = BatchShuffle(cfg.SEED, enabled=cfg.CONTRAST.SHUFFLE_BN)
+    if cfg.METHOD == "end_to_end":
+        return EndToEnd(encoder, shuffle, temperature=cfg.CONTRAST.TEMPERATURE)
+    if cfg.METHOD == "memory_bank":
+        return MemoryBank(
+            encoder,
+            dataset_size=data.size,
+            num_negatives=cfg.CONTRAST.NUM_NEGATIVES,
+            bank_momentum=cfg.CONTRAST.BANK_MOMENTUM,
+            dim=model.DIM,
+            temperature=cfg.CONTRAST.TEMPERATURE,
+            seed=cfg.SEED,
+            device=resolve_device(cfg),
+        )
     return MomentumContrast(
         encoder,
-        BatchShuffle(cfg.SEED),
+        shuffle,
         queue_size=cfg.CONTRAST.QUEUE_SIZE,
-        dim=cfg.MODEL.DIM,
+        dim=model.DIM,
         momentum=cfg.CONTRAST.MOMENTUM,
         temperature=cfg.CONTRAST.TEMPERATURE,
     )

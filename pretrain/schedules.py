@@ -53,14 +53,40 @@ class EpochSteps(ParamScheduler):
         return self.gamma ** bisect_right(self.milestones, round(where * self.max_iter))
 
 
+class PeriodicDecay(ParamScheduler):
+    """Times ``gamma`` after every ``period`` iterations (MoCo on Instagram-1B, section 4).
+
+    Args:
+        max_iter: length of training.
+        period: iterations between two drops.
+        gamma: factor of a drop.
+    """
+
+    def __init__(self, max_iter: int, period: int, gamma: float) -> None:
+        self.max_iter = max_iter
+        self.period = period
+        self.gamma = gamma
+
+    def __call__(self, where: float) -> float:
+        """Return the multiplier at ``where``, the share of all iterations that are done (0 to 1)."""
+        return self.gamma ** (round(where * self.max_iter) // self.period)
+
+
+def max_iterations(cfg: CfgNode, iterations_per_epoch: int) -> int:
+    """Return the length of the run: ``SOLVER.MAX_ITER``, else ``SOLVER.MAX_EPOCHS`` in iterations."""
+    return cfg.SOLVER.MAX_ITER or cfg.SOLVER.MAX_EPOCHS * iterations_per_epoch
+
+
 def build_lr_scheduler(
     cfg: CfgNode, optimizer: torch.optim.Optimizer, iterations_per_epoch: int
 ) -> torch.optim.lr_scheduler.LRScheduler:
-    """Build the schedule of ``cfg.SOLVER``: ``step`` (MoCo v1) or ``cosine`` (v2), advanced once an iteration."""
+    """Build the schedule of ``cfg.SOLVER``, advanced once an iteration: ``step``, ``cosine`` or ``decay``."""
     epochs = cfg.SOLVER.MAX_EPOCHS
-    max_iter = epochs * iterations_per_epoch
+    max_iter = max_iterations(cfg, iterations_per_epoch)
     if cfg.SOLVER.LR_SCHEDULE == "step":
         multiplier = EpochSteps(epochs, iterations_per_epoch, cfg.SOLVER.STEPS, cfg.SOLVER.GAMMA)
-    else:
+    elif cfg.SOLVER.LR_SCHEDULE == "cosine":
         multiplier = EpochCosine(epochs, iterations_per_epoch)
+    else:
+        multiplier = PeriodicDecay(max_iter, cfg.SOLVER.DECAY_PERIOD, cfg.SOLVER.GAMMA)
     return LRMultiplier(optimizer, multiplier, max_iter)

@@ -22,10 +22,10 @@ from torch.utils.data import DataLoader
 from mocodet.common.checkpoint import AtomicSaveMixin, load_torch_file
 from mocodet.common.launch import distribute
 
-from .build import amp_dtype, build_model, build_optimizer, resolve_device
-from .data import EpochSampler, ImageFolder, TwoViews, build_view
+from .build import amp_dtype, build_data, build_model, build_optimizer, resolve_device
 from .data.views import normalize
-from .schedules import build_lr_scheduler
+from .evaluation import ClassificationEvaluator, KNNMonitor, open_validation
+from .schedules import build_lr_scheduler, max_iterations
 
 logger = logging.getLogger("mocodet.pretrain")
 
@@ -92,7 +92,7 @@ def set_rng_state(state: dict[str, torch.Tensor]) -> None:
 
 
 class PretrainTrainer(TrainerBase):
-    """Pre-trains the encoder that a config describes, from the images of a folder.
+    """Trains the encoder that a config describes, from the images of a folder or of shards.
 
     Call `resume_or_start`, then `train`.
 
@@ -104,14 +104,13 @@ class PretrainTrainer(TrainerBase):
         super().__init__()
         self.cfg = cfg
         self.device = resolve_device(cfg)
-        images = ImageFolder(cfg.DATA.ROOT)
-        view = build_view(cfg.AUGMENTATION.NAME, cfg.AUGMENTATION.CROP_SIZE, cfg.AUGMENTATION.MIN_SCALE)
-        self.dataset = TwoViews(images, view, cfg.SEED)
-        self.sampler = EpochSampler(len(images), cfg.SOLVER.IMS_PER_BATCH, cfg.SEED)
+        data = build_data(cfg)
+        self.dataset, self.sampler, self.classes = data.dataset, data.sampler, data.classes
 
         # All processes build the same model: DDP would spread parameters, but not the queue.
         torch.manual_seed(cfg.SEED)
-        model = build_model(cfg).to(self.device)
+        model = build_model(cfg, data).to(self.device)
+        self.method = model
         self.memory_format = torch.channels_last if cfg.MODEL.CHANNELS_LAST else torch.contiguous_format
         model.to(memory_format=self.memory_format)
         self.optimizer = build_optimizer(cfg, model)
@@ -123,26 +122,27 @@ class PretrainTrainer(TrainerBase):
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
 
         self.start_iter = 0
-        self.max_iter = cfg.SOLVER.MAX_EPOCHS * self.sampler.iterations_per_epoch
+        self.max_iter = max_iterations(cfg, self.sampler.iterations_per_epoch)
         self.checkpointer = PretrainCheckpointer(
             model,
             cfg.OUTPUT_DIR,
             keep=cfg.SOLVER.CHECKPOINTS_KEPT,
             optimizer=self.optimizer,
-            shuffle=model.shuffle,
             sampler=self.sampler,
             trainer=weakref.proxy(self),
+            # Only the mechanisms with a key encoder shuffle.
+            **({"shuffle": model.shuffle} if hasattr(model, "shuffle") else {}),
             # Absent otherwise, so that a run may be continued in another precision.
             **({"scaler": self.scaler} if self.scaler.is_enabled() else {}),
         )
         self.register_hooks(self.build_hooks())
         self._batches: Iterator[dict[str, torch.Tensor]] | None = None
         logger.info(
-            f"{len(images)} images of {cfg.DATA.ROOT}, {self.sampler.iterations_per_epoch} iterations an epoch, "
-            f"{self.max_iter} in all; {self.device.type}, encoders in {self.dtype}"
+            f"{data.size} images of {cfg.DATA.ROOT or cfg.DATA.SHARDS}, {self.sampler.iterations_per_epoch} iterations"
+            f" an epoch, {self.max_iter} in all; {self.device.type}, encoders in {self.dtype}"
         )
-        if images.passed_over:
-            logger.warning(f"{images.passed_over} files of {cfg.DATA.ROOT} have no image's extension and are not used")
+        if data.passed_over:
+            logger.warning(f"{data.passed_over} files of {cfg.DATA.ROOT} have no image's extension and are not used")
 
     def build_hooks(self) -> list[HookBase]:
         """Make the hooks: timing, schedule, checkpoints, log; the order matters as in detectron2's trainer."""
@@ -152,6 +152,7 @@ class PretrainTrainer(TrainerBase):
             Throughput(self.cfg.SOLVER.IMS_PER_BATCH),
             hooks.LRScheduler(self.optimizer, self.scheduler),
             hooks.PeriodicCheckpointer(self.checkpointer, period),
+            *self.build_evaluators(),
         ]
         if comm.is_main_process():
             writers = [
@@ -160,6 +161,16 @@ class PretrainTrainer(TrainerBase):
                 TensorboardXWriter(self.cfg.OUTPUT_DIR),
             ]
             built.append(hooks.PeriodicWriter(writers, period=self.cfg.LOG_PERIOD))
+        return built
+
+    def build_evaluators(self) -> list[HookBase]:
+        """Make the hooks that measure the encoder on labelled images now and then."""
+        cfg, epoch, built = self.cfg, self.sampler.iterations_per_epoch, []
+        if cfg.KNN.TRAIN_ROOT:
+            built.append(KNNMonitor(cfg.KNN, cfg.AUGMENTATION.CROP_SIZE, epoch, num_workers=cfg.DATA.NUM_WORKERS))
+        if cfg.DATA.VAL_ROOT:
+            split = open_validation(cfg, self.classes)
+            built.append(ClassificationEvaluator.from_config(cfg, self.method.encoder, split, epoch))
         return built
 
     def resume_or_start(self, resume: bool) -> None:
@@ -245,7 +256,7 @@ class PretrainTrainer(TrainerBase):
     def run_step(self) -> None:
         """Take one step: load, encode, contrast, update."""
         began = time.perf_counter()
-        batch = {name: self.prepare(views) for name, views in self.load_batch().items()}
+        batch = {name: self.prepare(value) for name, value in self.load_batch().items()}
         data_time = time.perf_counter() - began
 
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
@@ -268,10 +279,10 @@ class PretrainTrainer(TrainerBase):
         except ValueError as error:  # a loader process hands on its traceback as the message
             raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from error
 
-    def prepare(self, views: torch.Tensor) -> torch.Tensor:
-        """Move uint8 views (N x 3 x H x W) to the device and normalise them, in the model's memory format."""
-        views = views.to(self.device, non_blocking=True).contiguous(memory_format=self.memory_format)
-        return normalize(views)
+    def prepare(self, value: torch.Tensor) -> torch.Tensor:
+        """Move an entry of a batch to the device; normalise views (uint8, N x 3 x H x W), in the model's format."""
+        value = value.to(self.device, non_blocking=True)
+        return normalize(value.contiguous(memory_format=self.memory_format)) if value.ndim == 4 else value
 
     def log(self, outputs: dict[str, torch.Tensor], data_time: float) -> None:
         """Store the step's outputs, means over all processes; refuse a loss that is not finite.
@@ -314,7 +325,7 @@ class Throughput(HookBase):
 
 
 class PretrainPrinter(EventWriter):
-    """Prints a line: progress, time left, images/s, loss, (K+1)-way accuracy, learning rate.
+    """Prints a line: progress, time left, images/s, loss, accuracies, learning rate.
 
     Args:
         max_iter: iterations of the whole run.
@@ -336,7 +347,13 @@ class PretrainPrinter(EventWriter):
             left = histories["time"].median(self.window) * max(0, self.max_iter - 1 - storage.iter)
             fields.append(f"eta {datetime.timedelta(seconds=int(left))}")
             fields.append(f"{histories['images_per_second'].median(self.window):.1f} img/s")
-        for name, form in (("loss", ".3f"), ("accuracy", ".1%"), ("lr", ".4g"), ("data_time", ".3f")):
+        for name, form in (
+            ("loss", ".3f"),
+            ("accuracy", ".1%"),
+            ("accuracy_in_batch", ".1%"),
+            ("lr", ".4g"),
+            ("data_time", ".3f"),
+        ):
             if name in histories:
                 window = storage.count_samples(name, self.window)
                 value = histories[name].latest() if name == "lr" else histories[name].median(window)

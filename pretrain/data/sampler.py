@@ -1,12 +1,32 @@
 """The order of images: shuffled epochs, any point of which can be resumed."""
 
 from collections.abc import Iterator
+from typing import Any, Protocol
 
 import torch
 from detectron2.utils import comm
 from torch.utils.data import Sampler
 
 from .views import mix
+
+
+class BatchSampler(Protocol):
+    """What the trainer asks of a stream of batches, whether its images lie in a folder or come from shards.
+
+    A batch is a list of pairs ``(item, draw)``: what `Views` finds the image by, and the place in the stream.
+    """
+
+    iterations_per_epoch: int
+    start_iteration: int
+
+    def __iter__(self) -> Iterator[list[tuple[Any, int]]]:
+        """Yield this process's part of each batch from ``start_iteration`` on."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the meaning of an iteration number depends on."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Raise ``ValueError`` unless this stream is the one that ``state`` came from."""
 
 
 class EpochSampler(Sampler[list[tuple[int, int]]]):

@@ -1,7 +1,8 @@
-"""Two random views of one image: the augmentations of MoCo v1 and v2."""
+"""Random views of an image: the augmentations of MoCo v1, of MoCo v2 and of supervised training."""
 
 from collections.abc import Callable, Sequence
 from functools import cache
+from typing import Any, Protocol
 
 import torch
 from PIL import Image, ImageFilter
@@ -14,7 +15,16 @@ from torchvision.transforms import functional as TF
 PIXEL_MEAN = (123.675, 116.280, 103.530)
 PIXEL_STD = (58.395, 57.120, 57.375)
 
+AUGMENTATIONS = ("moco_v1", "moco_v2", "supervised")
+
 View = Callable[[Image.Image], Image.Image]
+
+
+class Images(Protocol):
+    """Where images come from: a folder, or the stream of shards."""
+
+    def __getitem__(self, item: Any) -> Image.Image:
+        """Return an RGB image."""
 
 
 class GaussianBlur:
@@ -31,9 +41,10 @@ class GaussianBlur:
 
 
 def build_view(name: str, size: int = 224, min_scale: float = 0.2) -> View:
-    """Build the random transform, image to image, of ``"moco_v1"`` or ``"moco_v2"``.
+    """Build the random transform, image to image, of one of ``AUGMENTATIONS``.
 
-    The order within each is the original code's: v1 turns grey before it jitters colours, v2 after.
+    The order within each of MoCo's is the original code's: v1 turns grey before it jitters colours, v2 after.
+    ``"supervised"`` is crop and flip, as torchvision's ImageNet recipe and the linear protocol have it.
 
     Args:
         name: which recipe.
@@ -52,45 +63,61 @@ def build_view(name: str, size: int = 224, min_scale: float = 0.2) -> View:
         jitter = transforms.RandomApply([transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8)
         blur = transforms.RandomApply([GaussianBlur((0.1, 2.0))], p=0.5)
         steps = [crop, jitter, grey, blur, flip]
+    elif name == "supervised":
+        steps = [crop, flip]
     else:
-        raise ValueError(f"unknown augmentation {name!r}; expected 'moco_v1' or 'moco_v2'")
+        raise ValueError(f"unknown augmentation {name!r}; expected one of {', '.join(map(repr, AUGMENTATIONS))}")
     return transforms.Compose(steps)
 
 
-class TwoViews(Dataset):
-    """Query and key: two independent random views of one decoded image.
+class Views(Dataset):
+    """Independent random views of decoded images, one for each name: query and key, or a single one.
 
     The randomness of a sample comes from the seed and the sample's place in the training stream alone, so it depends
     neither on the number of workers or processes nor on where a run was stopped and resumed.
 
     Args:
-        images: a sequence of RGB images.
+        images: gives an RGB image for each item that the sampler draws: a place in a folder, or a shard's bytes.
         view: the random transform.
         seed: seed of the run.
+        names: of the views.
+        labels: class of each place, int64, where there are labels.
     """
 
-    def __init__(self, images: Sequence[Image.Image], view: View, seed: int) -> None:
+    def __init__(
+        self,
+        images: Images,
+        view: View,
+        seed: int,
+        names: Sequence[str] = ("query", "key"),
+        labels: torch.Tensor | None = None,
+    ) -> None:
         self.images = images
         self.view = view
         self.seed = seed
+        self.names = names
+        self.labels = labels
 
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, place: tuple[int, int]) -> dict[str, torch.Tensor]:
-        """Make the two views of image ``index`` for place ``draw`` of the training stream.
+    def __getitem__(self, place: tuple[Any, int]) -> dict[str, torch.Tensor]:
+        """Make the views of the image ``item`` for place ``draw`` of the training stream.
 
         Args:
-            place: ``(index, draw)``, as `EpochSampler` yields them.
+            place: ``(item, draw)``, as the sampler yields them.
 
         Returns:
-            ``"query"`` and ``"key"``: uint8, 3 x size x size, RGB.
+            each of ``names``: uint8, 3 x size x size, RGB; ``"index"`` (int64 scalar), the image's place in the data
+            set, where items are places; ``"label"`` (int64 scalar), where there are labels.
         """
-        index, draw = place
-        image = self.images[index]
+        item, draw = place
+        image = self.images[item]
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(mix(self.seed, draw))
-            return {name: TF.pil_to_tensor(self.view(image)) for name in ("query", "key")}
+            sample = {name: TF.pil_to_tensor(self.view(image)) for name in self.names}
+        if isinstance(item, int):
+            sample["index"] = torch.tensor(item)
+            if self.labels is not None:
+                sample["label"] = self.labels[item]
+        return sample
 
 
 def mix(seed: int, draw: int) -> int:

@@ -7,7 +7,7 @@ from mocodet.pretrain.config import get_cfg, validate
 COMMON = {
     "MODEL.ARCH": "resnet50",
     "MODEL.DIM": 128,
-    "CONTRAST.NAME": "moco",
+    "METHOD": "moco",
     "CONTRAST.QUEUE_SIZE": 65536,
     "CONTRAST.MOMENTUM": 0.999,
     "AUGMENTATION.CROP_SIZE": 224,
@@ -25,6 +25,15 @@ V1 = {
     "SOLVER.STEPS": (120, 160),
     "SOLVER.GAMMA": 0.1,
 }
+IG1B = {
+    **V1,
+    "SOLVER.IMS_PER_BATCH": 1024,
+    "SOLVER.BASE_LR": 0.12,
+    "SOLVER.LR_SCHEDULE": "decay",
+    "SOLVER.GAMMA": 0.9,
+    "SOLVER.DECAY_PERIOD": 62_500,
+    "SOLVER.MAX_ITER": 1_250_000,
+}
 V2 = {
     "MODEL.HEAD": "mlp",
     "CONTRAST.TEMPERATURE": 0.2,
@@ -35,6 +44,16 @@ RECIPES = {
     "moco_v1_R_50_200ep": {**COMMON, **V1, "SOLVER.MAX_EPOCHS": 200},
     "moco_v2_R_50_200ep": {**COMMON, **V2, "SOLVER.MAX_EPOCHS": 200},
     "moco_v2_R_50_800ep": {**COMMON, **V2, "SOLVER.MAX_EPOCHS": 800},
+    "moco_v1_R_50_IG1B": {**COMMON, **IG1B},
+    "end_to_end_R_50_200ep": {**COMMON, **V1, "METHOD": "end_to_end", "SOLVER.MAX_EPOCHS": 200},
+    "memory_bank_R_50_200ep": {
+        **COMMON,
+        **V1,
+        "METHOD": "memory_bank",
+        "CONTRAST.NUM_NEGATIVES": 65536,
+        "CONTRAST.BANK_MOMENTUM": 0.5,
+        "SOLVER.MAX_EPOCHS": 200,
+    },
 }
 
 
@@ -54,3 +73,27 @@ def test_every_pretraining_config__is_valid(path):
     cfg = get_cfg()
     cfg.merge_from_file(str(path))
     validate(cfg)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("DATA.ROOT", ""), "DATA.ROOT is ''; expected a folder of images"),
+        (("DATA.SHARDS", "s.json"), "DATA.SHARDS is 's.json'; expected '' beside DATA.ROOT 'images'"),
+        (
+            ("METHOD", "memory_bank", "DATA.ROOT", "", "DATA.SHARDS", "s.json"),
+            "expected '': METHOD 'memory_bank' needs a folder",
+        ),
+        (("DATA.VAL_ROOT", "val"), "DATA.VAL_ROOT is 'val'; expected '' with METHOD 'moco', which uses no labels"),
+        (("MODEL.WEIGHTS", "x.pth"), "MODEL.WEIGHTS is 'x.pth'; expected '' with METHOD 'moco'"),
+        (("KNN.VAL_ROOT", "val"), "KNN.TRAIN_ROOT is ''; expected a folder of classes"),
+        (("SOLVER.MAX_ITER", 10), "SOLVER.MAX_ITER is 10; expected 0 with a schedule of epochs"),
+        (("METHOD", "byol"), "METHOD is 'byol'; expected one of 'moco', 'end_to_end'"),
+        (("CONTRAST.BANK_MOMENTUM", 1.5), r"CONTRAST.BANK_MOMENTUM is 1.5; expected a number within"),
+    ],
+)
+def test_validate__refuses_keys_that_do_not_go_together(overrides, message):
+    cfg = get_cfg()
+    cfg.merge_from_list(["DATA.ROOT", "images", *overrides])
+    with pytest.raises(ValueError, match=message):
+        validate(cfg)

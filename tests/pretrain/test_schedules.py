@@ -5,7 +5,7 @@ import torch
 
 from mocodet import configs
 from mocodet.pretrain.config import get_cfg
-from mocodet.pretrain.schedules import EpochSteps, build_lr_scheduler
+from mocodet.pretrain.schedules import EpochSteps, PeriodicDecay, build_lr_scheduler, max_iterations
 
 
 def rates(recipe: str, iterations_per_epoch: int, *overrides) -> list[float]:
@@ -17,7 +17,7 @@ def rates(recipe: str, iterations_per_epoch: int, *overrides) -> list[float]:
     optimizer = torch.optim.SGD([parameter], lr=cfg.SOLVER.BASE_LR)
     scheduler = build_lr_scheduler(cfg, optimizer, iterations_per_epoch)
     found = []
-    for _ in range(cfg.SOLVER.MAX_EPOCHS * iterations_per_epoch):
+    for _ in range(max_iterations(cfg, iterations_per_epoch)):
         found.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         scheduler.step()
@@ -53,3 +53,21 @@ def test_step__a_million_iterations_drop_on_the_iteration():
 def test_step__steps_beyond_the_end_never_come():
     found = rates("moco_v1_R_50_200ep", 2, "SOLVER.MAX_EPOCHS", 130)
     assert found == pytest.approx([0.03] * 240 + [0.003] * 20)
+
+
+def test_decay__times_gamma_after_every_period():
+    found = rates("moco_v1_R_50_IG1B", 7, "SOLVER.MAX_ITER", 50, "SOLVER.DECAY_PERIOD", 12)
+    rate, expected = 0.12, []
+    for iteration in range(1, 51):
+        expected.append(rate)
+        if iteration % 12 == 0:
+            rate *= 0.9
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
+def test_decay__a_million_iterations_drop_on_the_iteration():
+    decay = PeriodicDecay(max_iter=1_250_000, period=62_500, gamma=0.9)
+    for drops in (1, 7, 19):
+        first = drops * 62_500
+        assert decay((first - 1) / 1_250_000) == pytest.approx(0.9 ** (drops - 1))
+        assert decay(first / 1_250_000) == pytest.approx(0.9**drops)

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from mocodet.pretrain.data.views import GaussianBlur, TwoViews, build_view, mix, normalize
+from mocodet.pretrain.data.views import GaussianBlur, Views, build_view, mix, normalize
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def _identity():
 
 def test_two_views__differ_and_depend_on_seed_and_draw_alone(image):
     def sample(seed, draw):
-        return TwoViews([image], build_view("moco_v2", 32), seed)[0, draw]
+        return Views([image], build_view("moco_v2", 32), seed)[0, draw]
 
     torch.manual_seed(1)
     first = sample(7, 100)
@@ -87,6 +87,26 @@ def test_two_views__differ_and_depend_on_seed_and_draw_alone(image):
     torch.set_rng_state(state)
     sample(7, 100)
     assert torch.equal(torch.get_rng_state(), state), "a sample must not disturb the process's generator"
+
+
+def test_views__one_view_with_the_place_and_the_label_of_its_image(image):
+    views = Views([None, image], build_view("supervised", 24), 0, names=("image",), labels=torch.tensor([5, 3]))
+    sample = views[1, 0]
+    assert sample.keys() == {"image", "index", "label"}
+    assert sample["image"].shape == (3, 24, 24)
+    assert (sample["index"].item(), sample["label"].item()) == (1, 3)
+
+
+def test_views__items_of_a_stream_have_no_place(image):
+    assert Views({"shard": image}, build_view("moco_v1", 24), 0)["shard", 9].keys() == {"query", "key"}
+
+
+def test_supervised__is_crop_and_flip_only(image):
+    torch.manual_seed(3)
+    found = build_view("supervised", 24, 0.08)(image)
+    torch.manual_seed(3)
+    reference = transforms.Compose([transforms.RandomResizedCrop(24), transforms.RandomHorizontalFlip()])
+    assert found.tobytes() == reference(image).tobytes()
 
 
 def test_mix__no_two_of_many_neighbours_collide():
