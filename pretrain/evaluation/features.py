@@ -1,0 +1,252 @@
+"""Frozen features: the backbone of any checkpoint, and its pooled features of labelled images."""
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+from torchvision.transforms import functional as TF
+
+from mocodet.common.checkpoint import load_torch_file
+from mocodet.common.encoder_file import extract_encoder
+from mocodet.common.files import atomic_open
+from mocodet.common.resnet import build_resnet
+
+from ..data.labelled import LabelledImages
+from ..data.views import normalize
+
+logger = logging.getLogger("mocodet.pretrain")
+
+# Part of the name of a file of features: another number whenever features are made in another way.
+CACHE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class FeatureSettings:
+    """How features are made.
+
+    Attributes:
+        size: side of the central crop, in pixels.
+        batch_size: images at a time.
+        device: where the backbone computes.
+        num_workers: loader processes.
+        dtype: precision of the backbone; below float32, autocast.
+        storage: what features are kept in. ImageNet's 1.28 million of a ResNet-50 are 10.5 GB in float32, half of
+            that in float16.
+
+    Raises:
+        ValueError: a number is too small.
+    """
+
+    size: int = 224
+    batch_size: int = 256
+    device: torch.device | str = "cpu"
+    num_workers: int = 0
+    dtype: torch.dtype = torch.float32
+    storage: torch.dtype = torch.float32
+
+    def __post_init__(self) -> None:
+        for name, least in (("size", 1), ("batch_size", 1), ("num_workers", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least {least}")
+
+
+class CentreCrops(Dataset):
+    """The central square of images whose shorter side was made 256/224 of the square's: 3 x size x size, uint8.
+
+    Args:
+        images: RGB images.
+        labels: their classes, int64, N.
+        size: side of the square, in pixels.
+        places: which of the images; all by default.
+    """
+
+    def __init__(
+        self, images: Sequence[Image.Image], labels: torch.Tensor, size: int, places: Sequence[int] | None = None
+    ) -> None:
+        self.images = images
+        self.labels = labels
+        self.places = range(len(images)) if places is None else places
+        self.crop = transforms.Compose([transforms.Resize(round(size * 256 / 224)), transforms.CenterCrop(size)])
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        place = self.places[index]
+        return TF.pil_to_tensor(self.crop(self.images[place])), self.labels[place]
+
+
+def load_batches(dataset: Dataset, num_workers: int, **how: Any) -> Iterator[Any]:
+    """Yield a `DataLoader`'s batches, leaving the process's random numbers alone; ``how`` is handed to it.
+
+    Raises:
+        ValueError: an image cannot be read; the message, one line, names it.
+    """
+    loader = DataLoader(
+        dataset,
+        num_workers=num_workers,
+        # The loader draws a seed for its workers; the process's own generator must go on as if it did not.
+        generator=torch.Generator(),
+        # Workers compute on one thread each and never touch the parent's OpenMP pool.
+        worker_init_fn=_one_thread if num_workers else None,
+        **how,
+    )
+    try:
+        yield from loader
+    except ValueError as error:  # a loader process hands on its traceback as the message
+        raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from error
+
+
+def _one_thread(_: int) -> None:
+    torch.set_num_threads(1)
+
+
+def load_backbone(path: str | os.PathLike, prefix: str | None = None) -> tuple[nn.Module, str]:
+    """Build the backbone in a checkpoint, any that the converter reads.
+
+    Args:
+        path: a file of pre-training (its query encoder is taken), of supervised training, or torchvision's.
+        prefix: what stands in front of the encoder's names, where it cannot be recognised.
+
+    Returns:
+        a ResNet whose ``fc`` is the identity, float32, in evaluation mode; and its architecture's name.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it holds no encoder that is whole and finite.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no checkpoint {path}; give a file such as OUTPUT_DIR/model_final.pth")
+    if Path(path).suffix == ".pkl":
+        raise ValueError(f"{path}: a .pkl is converted for detectron2; give the checkpoint that it was made from")
+    checkpoint = load_torch_file(path)
+    try:
+        encoder = extract_encoder(checkpoint, prefix)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return encoder.build(), encoder.arch
+
+
+def random_backbone(arch: str, seed: int, small_stem: bool = False) -> nn.Module:
+    """Build a backbone of random weights, the baseline that features must beat; otherwise like `load_backbone`'s.
+
+    Raises:
+        ValueError: unknown ``arch``.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        network = build_resnet(arch, small_stem=small_stem)
+    network.fc = nn.Identity()
+    return network.eval()
+
+
+@torch.no_grad()
+def pooled_features(backbone: nn.Module, images: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Return the features, N x D, float32, of images (uint8, N x 3 x H x W, RGB, on the backbone's device).
+
+    Args:
+        backbone: with an identity for ``fc``, in evaluation mode.
+        images: not yet normalised.
+        dtype: precision of the backbone.
+
+    Raises:
+        FloatingPointError: a feature is not finite.
+    """
+    device = images.device.type
+    with torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32):
+        features = backbone(normalize(images.contiguous(memory_format=torch.channels_last))).float()
+    if not features.isfinite().all():
+        raise FloatingPointError(f"the backbone's features, computed in {dtype}, are not finite; try float32")
+    return features
+
+
+def extract_features(
+    backbone: nn.Module, data: LabelledImages, settings: FeatureSettings, places: Sequence[int] | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compute the features of central crops, without augmentation.
+
+    Args:
+        backbone: on ``settings.device``, with an identity for ``fc``, in evaluation mode.
+        data: labelled images.
+        settings: see `FeatureSettings`.
+        places: which of the images; all by default.
+
+    Returns:
+        features, N x D, in ``settings.storage``, and labels, N, int64; both on the CPU.
+
+    Raises:
+        ValueError: an image cannot be read.
+        FloatingPointError: a feature is not finite.
+    """
+    if backbone.training:
+        raise ValueError("the backbone is in training mode: its batch-norm statistics would change; call eval()")
+    crops = CentreCrops(data.images, data.labels, settings.size, places)
+    features, labels = None, torch.empty(len(crops), dtype=torch.int64)
+    done = 0
+    for images, classes in load_batches(crops, settings.num_workers, batch_size=settings.batch_size):
+        batch = pooled_features(backbone, images.to(settings.device), settings.dtype)
+        if features is None:  # now D is known; one block, since a list that is joined would take twice the memory
+            features = torch.empty(len(crops), batch.shape[1], dtype=settings.storage)
+        features[done : done + len(batch)] = batch.cpu()
+        labels[done : done + len(batch)] = classes
+        done += len(batch)
+    if features is None:
+        features = torch.empty(0, 0, dtype=settings.storage)
+    if not features.isfinite().all():
+        raise FloatingPointError(f"features exceed what {settings.storage} holds; keep them in float32")
+    return features, labels
+
+
+def cached_features(
+    backbone: nn.Module, data: LabelledImages, settings: FeatureSettings, cache: str | os.PathLike | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Like `extract_features`, but keep features in a file of the folder ``cache`` and read them where it is there.
+
+    The file is named by a digest of all that features depend on: weights, settings, image files and labels.
+    """
+    if cache is None:
+        return extract_features(backbone, data, settings)
+    path = Path(cache, f"features-{_cache_key(backbone, data, settings)}.pt")
+    if path.is_file():
+        stored = load_torch_file(path)
+        logger.info(f"features of {len(data.labels)} images read from {path}")
+        return stored["features"], stored["labels"]
+    features, labels = extract_features(backbone, data, settings)
+    with atomic_open(path) as handle:
+        torch.save({"features": features, "labels": labels}, handle)
+    return features, labels
+
+
+def _cache_key(backbone: nn.Module, data: LabelledImages, settings: FeatureSettings) -> str:
+    digest = hashlib.sha256()
+    how = (settings.size, settings.dtype, settings.storage, torch.device(settings.device).type)
+    digest.update(f"{CACHE_VERSION} {state_digest(backbone)} {how}".encode())
+    digest.update(listing_digest(data).encode())
+    return digest.hexdigest()[:32]
+
+
+def listing_digest(data: LabelledImages) -> str:
+    """Hash the files of a data set (path, length and time of change of each) and their labels."""
+    digest = hashlib.sha256(data.labels.numpy().tobytes())
+    for path in data.images.paths:
+        status = os.stat(path)  # noqa: PTH116 (a million files)
+        digest.update(f"{os.path.abspath(path)}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())  # noqa: PTH100
+    return digest.hexdigest()
+
+
+def state_digest(module: nn.Module) -> str:
+    """Return the SHA-256 of all parameters and buffers of ``module``, with their names, types and shapes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

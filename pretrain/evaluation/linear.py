@@ -1,0 +1,383 @@
+"""Linear classification on frozen features (section 4.1): several classifiers, one pass over the features."""
+
+import itertools
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mocodet.common.checkpoint import load_torch_file
+from mocodet.common.files import atomic_open
+
+from ..data.labelled import LabelledImages
+from ..data.views import Views, build_view, mix
+from .features import (
+    FeatureSettings,
+    cached_features,
+    listing_digest,
+    load_batches,
+    pooled_features,
+    state_digest,
+)
+
+logger = logging.getLogger("mocodet.pretrain")
+
+# Of the published protocol: standard deviation of the first weights, and smallest area of a random crop.
+WEIGHT_STD = 0.01
+MIN_SCALE = 0.08
+
+SCORES = ("train_loss", "top1", "top5")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a linear classifier is trained; the defaults are the published protocol.
+
+    Attributes:
+        epochs: passes over the training images.
+        batch_size: images in a batch of SGD; the last of an epoch may be smaller.
+        momentum: of SGD.
+        steps: epochs before which the rate is multiplied by ``gamma``.
+        seed: of first weights, order, crops and flips.
+    """
+
+    epochs: int = 100
+    batch_size: int = 256
+    momentum: float = 0.9
+    steps: tuple[int, ...] = (60, 80)
+    gamma: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
+
+    def decay(self, epoch: int) -> float:
+        """Return what the rate is multiplied by in ``epoch`` (from 0)."""
+        return self.gamma ** sum(step <= epoch for step in self.steps)
+
+    def batches(self, images: int, epoch: int) -> list[torch.Tensor]:
+        """Return the places of the images in each batch of ``epoch``: a new order in each, by seed and epoch alone."""
+        generator = torch.Generator().manual_seed(mix(self.seed, epoch))
+        return list(torch.randperm(images, generator=generator).split(self.batch_size))
+
+
+class LinearSweep:
+    """G linear classifiers that are trained side by side on the same batches.
+
+    Each has its own learning rate and weight decay. They start from the same weights, and each ends where it would have
+    ended alone (to rounding), since its parameters get their gradient from its own loss only.
+
+    Attributes:
+        losses: mean cross-entropy of each over its last epoch: G, on the CPU.
+
+    Args:
+        grid: learning rate, used as it is, and weight decay of each classifier.
+        dim: D, of the features.
+        classes: C.
+        protocol: see `Protocol`.
+        device: where they are trained.
+
+    Raises:
+        ValueError: no classifier, or a rate that is not positive or a decay below 0.
+    """
+
+    def __init__(
+        self,
+        grid: Sequence[tuple[float, float]],
+        dim: int,
+        classes: int,
+        protocol: Protocol,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        _check_grid(grid)
+        self.grid = list(grid)
+        self.protocol = protocol
+        self.losses = torch.full((len(grid),), torch.nan)
+        generator = torch.Generator().manual_seed(protocol.seed)
+        first = torch.empty(classes, dim).normal_(0, WEIGHT_STD, generator=generator).to(device)
+        self.weights = [first.clone().requires_grad_() for _ in grid]  # each C x D
+        self.biases = [torch.zeros(classes, device=device, requires_grad=True) for _ in grid]
+        self.optimizer = torch.optim.SGD(
+            [
+                {"params": [weight, bias], "lr": lr, "weight_decay": wd}
+                for weight, bias, (lr, wd) in zip(self.weights, self.biases, grid, strict=True)
+            ],
+            momentum=protocol.momentum,
+        )
+
+    def logits(self, features: torch.Tensor) -> torch.Tensor:
+        """Classify features (N x D, float32): N x G x C."""
+        return F.linear(features, torch.cat(self.weights), torch.cat(self.biases)).unflatten(1, (len(self.grid), -1))
+
+    def step(self, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Update every classifier once; return their mean cross-entropies (G) of before."""
+        logits = self.logits(features)
+        truth = labels[:, None].expand(logits.shape[:2])  # N x G
+        losses = F.cross_entropy(logits.movedim(2, 1), truth, reduction="none").mean(dim=0)
+        self.optimizer.zero_grad()
+        losses.sum().backward()
+        self.optimizer.step()
+        return losses.detach()
+
+    def train(
+        self,
+        batches: Callable[[int], Iterable[tuple[torch.Tensor, torch.Tensor]]],
+        start: int = 0,
+        after_epoch: Callable[[int], None] | None = None,
+    ) -> None:
+        """Train from epoch ``start`` to the end.
+
+        Args:
+            batches: yields features (N x D, float32) and labels (N) of an epoch, on the classifiers' device.
+            after_epoch: called with the number of epochs done.
+        """
+        for epoch in range(start, self.protocol.epochs):
+            for group, (lr, _) in zip(self.optimizer.param_groups, self.grid, strict=True):
+                group["lr"] = lr * self.protocol.decay(epoch)
+            total, seen = 0, 0
+            for features, labels in batches(epoch):
+                total = total + self.step(features, labels) * len(labels)
+                seen += len(labels)
+            self.losses = (total / seen).cpu()
+            if after_epoch is not None:
+                after_epoch(epoch + 1)
+
+    @torch.no_grad()
+    def accuracy(
+        self, features: torch.Tensor, labels: torch.Tensor, chunk: int = 1024
+    ) -> list[dict[str, float] | None]:
+        """Return ``"top1"`` and ``"top5"`` of each classifier, in percent; None where it has diverged.
+
+        Args:
+            features: M x D. labels: M, int64.
+            chunk: rows classified at a time.
+        """
+        if not len(labels):
+            raise ValueError("there is no image to classify")
+        device = self.weights[0].device
+        right = torch.zeros(2, len(self.grid), dtype=torch.int64, device=device)
+        finite = torch.ones(len(self.grid), dtype=torch.bool, device=device)
+        for rows, truth in zip(features.split(chunk), labels.split(chunk), strict=True):
+            logits = self.logits(rows.to(device).float())  # m x G x C
+            finite &= logits.isfinite().all(dim=2).all(dim=0)
+            best = logits.topk(min(5, logits.shape[2]), dim=2).indices == truth.to(device)[:, None, None]
+            right += torch.stack([best[..., 0].sum(dim=0), best.any(dim=2).sum(dim=0)])
+        shares = (100 * right.double() / len(labels)).T.tolist()
+        return [
+            {"top1": top1, "top5": top5} if good else None
+            for (top1, top5), good in zip(shares, finite.tolist(), strict=True)
+        ]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return weights, losses and the optimizer's state."""
+        return {
+            "weights": [weight.detach() for weight in self.weights],
+            "biases": [bias.detach() for bias in self.biases],
+            "optimizer": self.optimizer.state_dict(),
+            "losses": self.losses,
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a state returned by `state_dict` of a sweep with the same grid."""
+        for mine, found in zip(self.weights + self.biases, state["weights"] + state["biases"], strict=True):
+            mine.copy_(found)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.losses = state["losses"]
+
+
+def grid_of(rates: Iterable[float], decays: Iterable[float]) -> list[tuple[float, float]]:
+    """Pair each learning rate with each weight decay."""
+    return list(itertools.product(rates, decays))
+
+
+def stored_batches(
+    features: torch.Tensor, labels: torch.Tensor, protocol: Protocol, device: torch.device | str = "cpu"
+) -> Callable[[int], Iterator[tuple[torch.Tensor, torch.Tensor]]]:
+    """Make the batches of features (N x D) that were computed once; see `LinearSweep.train`."""
+
+    def batches(epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for places in protocol.batches(len(labels), epoch):
+            yield features[places].to(device).float(), labels[places].to(device)
+
+    return batches
+
+
+def augmented_batches(
+    backbone: nn.Module, data: LabelledImages, protocol: Protocol, settings: FeatureSettings
+) -> Callable[[int], Iterator[tuple[torch.Tensor, torch.Tensor]]]:
+    """Make batches of features of random crops and flips, which pass through the frozen backbone in every epoch.
+
+    What happens to an image is a function of seed, epoch and place in the epoch; see `Views`.
+
+    Args:
+        backbone: on ``settings.device``, with an identity for ``fc``, in evaluation mode.
+    """
+    view = build_view("supervised", settings.size, MIN_SCALE)
+    views = Views(data.images, view, protocol.seed, names=("image",), labels=data.labels)
+
+    def batches(epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        draw = itertools.count(epoch * len(data.labels))
+        order = protocol.batches(len(data.labels), epoch)
+        sampler = [[(place, next(draw)) for place in places.tolist()] for places in order]
+        for batch in load_batches(views, settings.num_workers, batch_sampler=sampler):
+            features = pooled_features(backbone, batch["image"].to(settings.device), settings.dtype)
+            yield features, batch["label"].to(settings.device)
+
+    return batches
+
+
+class Progress:
+    """Logs each epoch of a sweep and, when given a file, keeps its state there after each, for `resume`.
+
+    Args:
+        sweep: what is trained.
+        path: file of the state; None: none is kept.
+        identity: what must be equal for a state to be continued, such as digests of weights and images.
+    """
+
+    def __init__(self, sweep: LinearSweep, path: str | os.PathLike | None, identity: dict[str, Any]) -> None:
+        self.sweep = sweep
+        self.path = path
+        # Compared with what comes back from a file, which knows lists but no tuples.
+        self.identity = {
+            **identity,
+            "grid": [list(pair) for pair in sweep.grid],
+            "protocol": {**asdict(sweep.protocol), "steps": list(sweep.protocol.steps)},
+        }
+        self.began = time.perf_counter()
+
+    def resume(self) -> int:
+        """Continue from the file; return the number of epochs that are done.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is the state of another training.
+        """
+        state = load_torch_file(self.path)
+        found = state.get("identity") if isinstance(state, dict) else None
+        if found != self.identity:
+            known = found if isinstance(found, dict) else {}
+            other = [
+                f"{key} {known.get(key)!r}, not {mine!r}"
+                for key, mine in self.identity.items()
+                if known.get(key) != mine
+            ]
+            raise ValueError(
+                f"{self.path} is the state of another training: {'; '.join(other)}; remove it to begin anew"
+            )
+        self.sweep.load_state_dict(state["sweep"])
+        return state["epoch"]
+
+    def __call__(self, epoch: int) -> None:
+        """Note that ``epoch`` epochs are done."""
+        last = epoch == self.sweep.protocol.epochs
+        if self.path is not None or last or epoch % 10 == 0:
+            shown = ", ".join(f"{loss:.4f}" for loss in self.sweep.losses.tolist())
+            took = time.perf_counter() - self.began
+            logger.info(f"epoch {epoch}/{self.sweep.protocol.epochs}  loss {shown}  {took:.0f} s")
+        if self.path is not None:
+            with atomic_open(Path(self.path)) as handle:
+                torch.save({"epoch": epoch, "identity": self.identity, "sweep": self.sweep.state_dict()}, handle)
+
+
+def published_steps(epochs: int) -> tuple[int, ...]:
+    """Return the epochs at which the rate falls: 60 and 80 of 100, in proportion for other lengths."""
+    return (round(0.6 * epochs), round(0.8 * epochs))
+
+
+def evaluate_linear(
+    backbone: nn.Module,
+    train: LabelledImages,
+    val: LabelledImages,
+    settings: FeatureSettings,
+    protocol: Protocol,
+    grid: Sequence[tuple[float, float]],
+    *,
+    cached: bool = False,
+    cache: str | os.PathLike | None = None,
+    state: str | os.PathLike | None = None,
+    resume: bool = False,
+) -> list[dict[str, Any]]:
+    """Train a linear classifier for each pair of ``grid`` on frozen features, and classify the validation split.
+
+    Args:
+        backbone: on ``settings.device``, with an identity for ``fc``, in evaluation mode.
+        train, val: splits with the same classes.
+        settings, protocol: how features are made, and classifiers trained.
+        grid: learning rate and weight decay of each classifier.
+        cached: no augmentation, training features computed once.
+        cache: folder to keep features in; see `cached_features`.
+        state: file to keep the state of training in after each epoch.
+        resume: continue from ``state`` if it is there.
+
+    Returns:
+        for each pair of ``grid``: ``"lr"``, ``"wd"``, ``"train_loss"`` (mean of the last epoch), ``"top1"``, ``"top5"``
+        (in percent; like the loss, None where training diverged) and ``"best"``, true for the highest top-1.
+
+    Raises:
+        ValueError: see `LinearSweep`, `Progress.resume`, `extract_features`; ``resume`` without ``state``.
+        FileExistsError: ``state`` is there, and not ``resume``.
+        FloatingPointError: every classifier diverged.
+        RuntimeError: the backbone is not what it was.
+    """
+    _check_grid(grid)  # before an hour of feature extraction
+    _check_state(state, resume)
+    before = state_digest(backbone)
+    val_features, val_labels = cached_features(backbone, val, settings, cache)
+    if cached:
+        features, labels = cached_features(backbone, train, settings, cache)
+        batches = stored_batches(features, labels, protocol, settings.device)
+    else:
+        batches = augmented_batches(backbone, train, protocol, settings)
+    sweep = LinearSweep(grid, val_features.shape[1], len(train.classes), protocol, settings.device)
+    identity = {
+        "backbone": before,
+        "images": listing_digest(train) if state is not None else "",
+        "mode": "cached" if cached else "augmented",
+        "size": settings.size,
+        "precision": str(settings.dtype),
+    }
+    progress = Progress(sweep, state, identity)
+    start = progress.resume() if resume and Path(state).is_file() else 0
+    sweep.train(batches, start, progress)
+    found = sweep.accuracy(val_features, val_labels)
+    if (after := state_digest(backbone)) != before:
+        raise RuntimeError(f"the backbone changed during linear training: SHA-256 {before} before, {after} after")
+    results = []
+    for (lr, wd), loss, row in zip(grid, sweep.losses.tolist(), found, strict=True):
+        scores = {"train_loss": loss, **row} if row and math.isfinite(loss) else dict.fromkeys(SCORES)
+        results.append({"lr": lr, "wd": wd, **scores, "best": False})
+    ranked = sorted((row for row in results if row["top1"] is not None), key=lambda row: -row["top1"])
+    if not ranked:
+        rates = ", ".join(f"{lr:g}" for lr, _ in grid)
+        raise FloatingPointError(f"every classifier diverged (learning rates {rates}); give lower ones")
+    ranked[0]["best"] = True
+    return results
+
+
+def _check_grid(grid: Sequence[tuple[float, float]]) -> None:
+    if not grid:
+        raise ValueError("there is no classifier to train: give at least one learning rate and weight decay")
+    for lr, wd in grid:
+        if not (lr > 0 and wd >= 0):
+            raise ValueError(f"learning rate {lr:g}, weight decay {wd:g}; expected above 0 and at least 0")
+
+
+def _check_state(state: str | os.PathLike | None, resume: bool) -> None:
+    if resume and state is None:
+        raise ValueError("--resume continues from the file of --state, which is not given")
+    if state is not None and not resume and Path(state).exists():
+        raise FileExistsError(
+            f"{state} holds the state of a training; continue it with --resume, or give another --state"
+        )

@@ -1,0 +1,73 @@
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from mocodet.pretrain.data.labelled import LabelledFolder, open_labelled, require_same_classes
+
+
+def save(path, colour):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (4, 4), colour).save(path)
+
+
+@pytest.fixture
+def root(tmp_path):
+    for number, name in enumerate(("dog/1.png", "cat/deep/er/2.png", "cat/3.png", "ant/4.png", "cat-fish/5.png")):
+        save(tmp_path / name, (number, 0, 0))
+    (tmp_path / ".hidden").mkdir()
+    return tmp_path
+
+
+def test_labelled_folder__each_image_has_the_class_of_its_first_folder(root):
+    found = LabelledFolder(root)
+    assert found.classes == ["ant", "cat", "cat-fish", "dog"]
+    assert found.labels.dtype == torch.int64
+    pairs = zip(found.images, found.labels, strict=True)
+    colours = {image.getpixel((0, 0))[0]: found.classes[label] for image, label in pairs}
+    assert colours == {0: "dog", 1: "cat", 2: "cat", 3: "ant", 4: "cat-fish"}
+
+
+def test_labelled_folder__image_beside_the_classes(root):
+    save(root / "loose.png", "red")
+    with pytest.raises(ValueError, match=r"1 images of .* are in no class folder: loose\.png"):
+        LabelledFolder(root)
+
+
+def test_labelled_folder__empty_class(root):
+    (root / "bee").mkdir()
+    (root / "bee" / "notes.txt").write_text("")
+    with pytest.raises(ValueError, match=r"1 class folders of .* hold no image: bee"):
+        LabelledFolder(root)
+
+
+def test_labelled_folder__missing_or_without_images(tmp_path):
+    with pytest.raises(FileNotFoundError, match="one folder for each class"):
+        LabelledFolder(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="holds no image"):
+        LabelledFolder(tmp_path)
+
+
+def test_open_labelled__folder_or_annotations(root):
+    assert open_labelled(root).classes == LabelledFolder(root).classes
+    annotations = root / "val.json"
+    content = {
+        "images": [{"id": 7, "file_name": "dog/1.png"}],
+        "annotations": [{"image_id": 7, "category_id": 2}],
+        "categories": [{"id": 1, "name": "felis"}, {"id": 2, "name": "canis"}],
+    }
+    annotations.write_text(json.dumps(content))
+    found = open_labelled(root, annotations)
+    assert found.classes == ["felis", "canis"]
+    assert found.labels.tolist() == [1]
+
+
+def test_require_same_classes__names_the_difference():
+    require_same_classes(["a", "b"], ["a", "b"])
+    with pytest.raises(ValueError, match=r"3 for training, 2 for validation.*a \(training only\), d \(training only\)"):
+        require_same_classes(["a", "b", "d"], ["b", "c"])
+    with pytest.raises(ValueError, match=r"c \(validation only\)"):
+        require_same_classes(["a", "b", "d"], ["b", "c"])
+    with pytest.raises(ValueError, match="class 1 is 'b' in training, 'c' in validation"):
+        require_same_classes(["a", "b", "c"], ["a", "c", "b"])

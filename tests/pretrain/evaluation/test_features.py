@@ -1,0 +1,175 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torchvision import transforms
+from torchvision.models import resnet18
+
+from mocodet.pretrain.data.labelled import LabelledFolder
+from mocodet.pretrain.evaluation import features as module
+from mocodet.pretrain.evaluation.features import (
+    FeatureSettings,
+    cached_features,
+    extract_features,
+    listing_digest,
+    load_backbone,
+    load_batches,
+    random_backbone,
+    state_digest,
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("classes")
+    generator = np.random.default_rng(0)
+    for number in range(7):
+        noise = generator.integers(0, 256, (8, 10, 3), dtype=np.uint8)
+        (root / f"class{number % 3}").mkdir(exist_ok=True)
+        Image.fromarray(noise).resize((60, 48)).save(root / f"class{number % 3}" / f"{number}.png")
+    return LabelledFolder(root)
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return random_backbone("resnet18", seed=3)
+
+
+def test_extract_features__equals_torchvision_step_by_step(data, backbone):
+    found, labels = extract_features(backbone, data, FeatureSettings(size=35, batch_size=4))
+    reference = resnet18()
+    reference.load_state_dict(backbone.state_dict(), strict=False)  # but for fc
+    parts = nn.Sequential(*list(reference.eval().children())[:-1])  # to avgpool
+    view = transforms.Compose(
+        [
+            transforms.Resize(40),  # 35 * 256 / 224
+            transforms.CenterCrop(35),
+            transforms.ToTensor(),
+            transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ]
+    )
+    with torch.no_grad():
+        expected = torch.cat([parts(view(image)[None]).flatten(1) for image in data.images])
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    assert labels.tolist() == data.labels.tolist() == [0, 0, 0, 1, 1, 2, 2]
+
+
+def test_extract_features__some_places_in_another_precision_and_storage(data, backbone):
+    whole, _ = extract_features(backbone, data, FeatureSettings(size=32))
+    part, labels = extract_features(
+        backbone, data, FeatureSettings(size=32, dtype=torch.bfloat16, storage=torch.float16), places=[5, 1]
+    )
+    assert part.dtype == torch.float16
+    assert labels.tolist() == [2, 0]
+    difference = (part.float() - whole[[5, 1]]).abs().max() / whole.abs().max()
+    assert 0 < difference < 0.05, "bfloat16 is near float32, and not equal to it"
+
+
+def test_extract_features__leaves_no_trace(data, backbone):
+    torch.manual_seed(1)
+    before, state = state_digest(backbone), torch.get_rng_state()
+    extract_features(backbone, data, FeatureSettings(size=32, num_workers=1))
+    assert state_digest(backbone) == before
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_extract_features__training_mode_and_bad_numbers_are_refused(data):
+    network = random_backbone("resnet18", seed=0)
+    with pytest.raises(ValueError, match="training mode"):
+        extract_features(network.train(), data, FeatureSettings(size=32))
+    network.eval().layer4[1].bn2.bias.data[0] = torch.inf
+    with pytest.raises(FloatingPointError, match="not finite"):
+        extract_features(network, data, FeatureSettings(size=32))
+    network.layer4[1].bn2.bias.data[0] = 1e6
+    with pytest.raises(FloatingPointError, match=r"exceed what torch\.float16 holds"):
+        extract_features(network, data, FeatureSettings(size=32, storage=torch.float16))
+
+
+def test_feature_settings__refuses_nonsense():
+    with pytest.raises(ValueError, match="size is 0"):
+        FeatureSettings(size=0)
+
+
+def test_load_batches__damaged_image_is_named_from_a_worker(data, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / folder / "1.png")
+    (tmp_path / "a" / "1.png").write_bytes(b"no image")
+    broken = module.CentreCrops(LabelledFolder(tmp_path).images, torch.tensor([0, 1]), 8)
+    with pytest.raises(ValueError, match=r"^[^\n]*1\.png cannot be read as an image[^\n]*$"):
+        list(load_batches(broken, num_workers=1))
+
+
+def test_random_backbone__depends_on_the_seed_alone():
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    digest = state_digest(random_backbone("resnet18", 0))
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(2)
+    assert state_digest(random_backbone("resnet18", 0)) == digest
+    assert state_digest(random_backbone("resnet18", 1)) != digest
+
+
+@pytest.mark.parametrize(
+    ("container", "prefix"), [("model", "encoder_q."), ("state_dict", "module.encoder_q."), ("model", "encoder.")]
+)
+def test_load_backbone__finds_the_encoder(tmp_path, backbone, container, prefix):
+    state = {prefix + name: tensor for name, tensor in backbone.state_dict().items()}
+    state[prefix + "fc.weight"] = torch.zeros(10, 512)
+    torch.save({container: state, "epoch": 1}, tmp_path / "checkpoint.pth")
+    found, arch = load_backbone(tmp_path / "checkpoint.pth")
+    assert arch == "resnet18"
+    assert not found.training
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(found(images), backbone(images))
+
+
+def test_load_backbone__refuses_other_files(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no checkpoint"):
+        load_backbone(tmp_path / "nothing.pth")
+    (tmp_path / "converted.pkl").write_bytes(b"")
+    with pytest.raises(ValueError, match="is converted for detectron2"):
+        load_backbone(tmp_path / "converted.pkl")
+    torch.save({"model": {"other": torch.zeros(1)}}, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match=r"other\.pth: holds no encoder"):
+        load_backbone(tmp_path / "other.pth")
+
+
+def test_cached_features__read_again_only_if_nothing_changed(data, backbone, tmp_path, monkeypatch):
+    made = []
+    original = extract_features
+    monkeypatch.setattr(module, "extract_features", lambda *args: made.append(1) or original(*args))
+    settings = FeatureSettings(size=32)
+    first = cached_features(backbone, data, settings, tmp_path)
+    second = cached_features(backbone, data, settings, tmp_path)
+    assert len(made) == 1
+    assert torch.equal(first[0], second[0])
+    assert torch.equal(first[1], second[1])
+    cached_features(backbone, data, FeatureSettings(size=33), tmp_path)
+    assert len(made) == 2, "another crop"
+    cached_features(random_backbone("resnet18", 4), data, settings, tmp_path)
+    assert len(made) == 3, "other weights"
+    cached_features(backbone, data, FeatureSettings(size=32, batch_size=2), tmp_path)
+    assert len(made) == 3, "the batch size changes nothing"
+
+
+def test_listing_digest__changes_with_files_and_labels(tmp_path):
+    for name in ("a/1.png", "b/2.png"):
+        (tmp_path / name).parent.mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    first = listing_digest(LabelledFolder(tmp_path))
+    assert listing_digest(LabelledFolder(tmp_path)) == first
+    other = LabelledFolder(tmp_path)
+    other.labels = other.labels.flip(0)
+    assert listing_digest(other) != first
+    Image.new("RGB", (9, 8)).save(tmp_path / "a/1.png")
+    assert listing_digest(LabelledFolder(tmp_path)) != first
+
+
+def test_state_digest__sees_buffers_and_names():
+    norm = nn.BatchNorm2d(2)
+    first = state_digest(norm)
+    norm.running_mean[1] = 1e-30
+    assert state_digest(norm) != first
+    assert state_digest(nn.Sequential(norm)) != state_digest(norm)
