@@ -31,7 +31,7 @@ setup(
     python_requires=">=3.10",
     packages=list(PACKAGES),
     package_dir=PACKAGES,
-    package_data={"mocodet.configs": ["*.yaml", "pretrain/*.yaml"]},
+    package_data={"mocodet.configs": ["*.yaml", "pretrain/*.yaml", "classification/*.yaml"]},
     # detectron2 itself is not on PyPI under its own name; `make setup` and the README install it.
     # The lines from cloudpickle to tqdm are what detectron2 imports and its wheel is installed without.
     install_requires=[
@@ -43,6 +43,9 @@ setup(
         "pillow>=9.1",
         "pycocotools>=2.0.7",
         "yacs>=0.1.8",
+        "webdataset>=1.0",
+        "braceexpand",
+        "fsspec>=2023.1",
         "cloudpickle",
         "hydra-core>=1.1",
         "matplotlib",
@@ -61,6 +64,11 @@ setup(
     entry_points={
         "console_scripts": [
             "mocodet-pretrain=mocodet.common.commands:pretrain",
+            "mocodet-classify=mocodet.common.commands:classify",
+            "mocodet-knn=mocodet.common.commands:knn",
+            "mocodet-linear=mocodet.common.commands:linear",
+            "mocodet-shards=mocodet.common.commands:shards",
+            "mocodet-costs=mocodet.common.commands:costs",
             "mocodet-convert=mocodet.common.commands:convert",
             "mocodet-train=mocodet.common.commands:train",
         ]

@@ -29,7 +29,7 @@ _C.DATA = CfgNode()
 _C.DATA.ROOT = ""
 # Instead of ROOT, for data sets too large to list: WebDataset shards (docs/shards.md).
 _C.DATA.SHARDS = ""
-# Images of shards that are read ahead and shuffled with one another, for each process.
+# Images of shards that are read ahead and shuffled with one another, for each process (at most 1 GiB of them).
 _C.DATA.SHUFFLE_BUFFER = 10000
 # METHOD "supervised": iNaturalist's JSON of training images, relative to ROOT; "": ROOT holds one folder for a class.
 _C.DATA.ANNOTATIONS = ""
@@ -88,8 +88,8 @@ _C.KNN = CfgNode()
 # Folders with one folder for a class: reference images and the ones to be classified. Both "": no monitor.
 _C.KNN.TRAIN_ROOT = ""
 _C.KNN.VAL_ROOT = ""
-# Epochs between two measurements.
-_C.KNN.PERIOD = 1
+# Iterations between two measurements. 0: one at the end of each epoch.
+_C.KNN.PERIOD = 0
 # Neighbours, and temperature of their votes (Wu et al., CVPR 2018).
 _C.KNN.K = 200
 _C.KNN.TEMPERATURE = 0.07
@@ -154,9 +154,10 @@ def validate(cfg: CfgNode) -> None:
         require(node.TEMPERATURE > 0, key, node.TEMPERATURE, "a positive number")
     at_least_one = ("AUGMENTATION.CROP_SIZE", "MODEL.DIM", "CONTRAST.QUEUE_SIZE", "CONTRAST.NUM_NEGATIVES",
                     "SOLVER.IMS_PER_BATCH", "SOLVER.MAX_EPOCHS", "SOLVER.DECAY_PERIOD", "SOLVER.CHECKPOINTS_KEPT",
-                    "DATA.SHUFFLE_BUFFER", "KNN.PERIOD", "KNN.K", "LOG_PERIOD")  # fmt: skip
+                    "DATA.SHUFFLE_BUFFER", "KNN.K", "LOG_PERIOD")  # fmt: skip
     not_negative = ("MODEL.BN_GROUPS", "DATA.NUM_WORKERS", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.BASE_LR",
-                    "SOLVER.GAMMA", "SOLVER.MOMENTUM", "SOLVER.WEIGHT_DECAY", "SOLVER.MAX_ITER")  # fmt: skip
+                    "SOLVER.GAMMA", "SOLVER.MOMENTUM", "SOLVER.WEIGHT_DECAY", "SOLVER.MAX_ITER",
+                    "KNN.PERIOD")  # fmt: skip
     for keys, least in ((at_least_one, 1), (not_negative, 0)):
         for key in keys:
             found = reduce(lambda node, part: node[part], key.split("."), cfg)

@@ -1,7 +1,18 @@
-"""Unlabelled images: where they come from, in what order, and the two views made of each."""
+"""Images: where they come from, in what order, and the views made of each."""
 
 from .folders import ImageFolder
-from .sampler import EpochSampler
-from .views import TwoViews, build_view
+from .labelled import open_labelled
+from .sampler import BatchSampler, EpochSampler
+from .shards import ShardImages, ShardSampler
+from .views import Views, build_view
 
-__all__ = ["EpochSampler", "ImageFolder", "TwoViews", "build_view"]
+__all__ = [
+    "BatchSampler",
+    "EpochSampler",
+    "ImageFolder",
+    "ShardImages",
+    "ShardSampler",
+    "Views",
+    "build_view",
+    "open_labelled",
+]

@@ -3,8 +3,9 @@
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 
@@ -54,13 +55,22 @@ def _visible_files(root: Path) -> Iterator[str]:
 
 
 def load_rgb(path: str | os.PathLike) -> Image.Image:
-    """Read an image file of any mode (grey of 8 or 16 bits, CMYK, palette, with alpha) as 8-bit RGB.
+    """Read an image file as 8-bit RGB; see `decode_rgb`."""
+    return decode_rgb(path, str(path))
+
+
+def decode_rgb(file: str | os.PathLike | IO[bytes], name: str) -> Image.Image:
+    """Read an image of any mode (grey of 8 or 16 bits, CMYK, palette, with alpha) as 8-bit RGB.
+
+    Args:
+        file: path, or an open file.
+        name: what messages call it.
 
     Raises:
-        ValueError: the file cannot be decoded; the message names it. It is not skipped: an epoch has every image.
+        ValueError: it cannot be decoded; the message names it. It is not skipped: an epoch has every image.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
                 # Pillow clips 16-bit grey to 255 on conversion; keep the upper byte instead.
                 image = image.convert("I").point(lambda grey: grey / 256).convert("L")
@@ -72,4 +82,5 @@ def load_rgb(path: str | os.PathLike) -> Image.Image:
     except MemoryError:
         raise
     except Exception as error:  # damaged bytes make decoders raise almost anything
-        raise ValueError(f"{path} cannot be read as an image ({error}); replace or remove it") from error
+        reason = "of no known format" if isinstance(error, UnidentifiedImageError) else error
+        raise ValueError(f"{name} cannot be read as an image ({reason}); replace or remove it") from error

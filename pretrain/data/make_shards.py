@@ -1,0 +1,314 @@
+"""The command `tools/make_shards.py`: write WebDataset shards from a folder of images, or the index of shards."""
+
+import argparse
+import io
+import json
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from braceexpand import braceexpand
+from PIL import Image
+from webdataset import TarWriter
+
+from .folders import ImageFolder, decode_rgb
+from .shards import is_url, read_images, write_index
+from .views import mix
+
+INDEX_NAME = "index.json"
+JPEG_QUALITY = 95
+
+DESCRIPTION = """Write the images of a folder to WebDataset shards, for pre-training with DATA.SHARDS.
+
+  tools/make_shards.py imagenet/train --output imagenet/shards
+  tools/pretrain_net.py --config-file ... DATA.ROOT '' DATA.SHARDS imagenet/shards/index.json
+
+A shard is a tar archive, shard-000000.tar and so on. For each image it holds the file, its bytes untouched, under a
+number (000000000.jpg), and where it came from (000000000.json: {"path": "class/name.jpg"}). Images are found at any
+depth and written in a random order: a folder is sorted by class, and training shuffles only within its buffer. Each
+one is decoded once to see that it can be. index.json is written last; without it the shards are not complete.
+
+For shards that are there already, made by whatever tool, count the images and write the index only:
+
+  tools/make_shards.py --index 'shards/part-{00000..00099}.tar' --output shards/index.json
+  tools/make_shards.py --index 'pipe:aws s3 cp s3://bucket/{000..999}.tar -' --output index.json
+
+See docs/shards.md.
+"""
+
+Result = TypeVar("Result")
+
+
+@dataclass
+class Summary:
+    """What was written.
+
+    Attributes:
+        shards: how many.
+        images: how many, in all of them.
+        bytes: of the images' files.
+        damaged: messages about the images that were left out.
+        passed_over: files of the folder that have no image's extension.
+    """
+
+    shards: int = 0
+    images: int = 0
+    bytes: int = 0
+    damaged: list[str] = field(default_factory=list)
+    passed_over: int = 0
+
+
+def make_shards(
+    root: str | os.PathLike,
+    output: str | os.PathLike,
+    *,
+    images_per_shard: int = 10_000,
+    max_size: int = 10**9,
+    resize: int = 0,
+    shuffle: bool = True,
+    seed: int = 0,
+    skip_damaged: bool = False,
+    workers: int = 1,
+) -> Summary:
+    """Write the images below ``root`` to shards in the folder ``output``, and their index.
+
+    If anything fails, what was written is removed.
+
+    Args:
+        root: searched to any depth, as `ImageFolder` does.
+        output: made if need be; must be empty.
+        images_per_shard: at most so many.
+        max_size: bytes of images in a shard, at most; a larger image gets a shard of its own.
+        resize: images whose shorter side is longer than this, in pixels, are shrunk to it and stored as JPEG, the
+            others as they are; 0 leaves all as they are.
+        shuffle: write in a random order, else in the order of the paths.
+        seed: of that order.
+        skip_damaged: leave images that cannot be decoded out instead of raising.
+        workers: threads that read, decode and shrink.
+
+    Raises:
+        FileNotFoundError: ``root`` is no folder, or holds no image.
+        FileExistsError: ``output`` is a file, or not empty.
+        ValueError: an image is damaged (or all are, with ``skip_damaged``), or an argument is out of range.
+    """
+    root, output = Path(root), Path(output)
+    for name, value in (("images per shard", images_per_shard), ("largest size", max_size), ("workers", workers)):
+        if value < 1:
+            raise ValueError(f"{name}: must be at least 1, got {value}")
+    if resize < 0:
+        raise ValueError(f"shorter side: must be at least 1, got {resize}")
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root} is not a folder; give one that holds images")
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise FileExistsError(f"{output} is there and is not an empty folder; give another --output, or empty it")
+    folder = ImageFolder(root)
+    paths = folder.paths
+    if shuffle:
+        generator = torch.Generator().manual_seed(mix(seed, 0))
+        places: Iterable[int] = torch.randperm(len(paths), generator=generator)
+    else:
+        places = range(len(paths))
+
+    summary = Summary(passed_over=folder.passed_over)
+
+    def load(place: int) -> tuple[str, str, bytes] | ValueError:
+        path = paths[int(place)]
+        try:
+            return os.path.relpath(path, root), *_load(path, resize)
+        except ValueError as error:
+            return error
+
+    def intact() -> Iterator[tuple[str, str, bytes]]:
+        for found in _map_ahead(load, places, workers):
+            if not isinstance(found, ValueError):
+                yield found
+            elif skip_damaged:
+                summary.damaged.append(str(found))
+            else:
+                raise ValueError(f"{found}, or leave out all such images with --skip-damaged")
+
+    made_folder = not output.exists()
+    output.mkdir(parents=True, exist_ok=True)
+    try:
+        entries = _write(intact(), output, images_per_shard, max_size)
+        if not entries:
+            raise ValueError(f"none of the {len(paths)} images of {root} can be read; the first: {summary.damaged[0]}")
+        write_index(output / INDEX_NAME, entries)
+    except BaseException:
+        for shard in output.glob("shard-*.tar"):
+            shard.unlink()
+        if made_folder:
+            output.rmdir()
+        raise
+    summary.shards = len(entries)
+    summary.images = sum(entry["images"] for entry in entries)
+    summary.bytes = sum(entry["bytes"] for entry in entries)
+    return summary
+
+
+def _load(path: str, resize: int) -> tuple[str, bytes]:
+    """Return an image's extension, without the dot, and its file's bytes, shrunk if it is too large."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}); replace or remove it") from error
+    image = decode_rgb(io.BytesIO(data), path)
+    shorter = min(image.size)
+    if not 0 < resize < shorter:
+        return path.rpartition(".")[2].lower(), data
+    size = tuple(round(side * resize / shorter) for side in image.size)
+    shrunk = io.BytesIO()
+    image.resize(size, Image.Resampling.BICUBIC).save(shrunk, format="JPEG", quality=JPEG_QUALITY)
+    return "jpg", shrunk.getvalue()
+
+
+def _map_ahead(function: Callable[[Any], Result], items: Iterable[Any], workers: int) -> Iterator[Result]:
+    """Map in threads, in order; unlike an executor's own map, with no more than a few results in memory."""
+    with ThreadPoolExecutor(workers) as pool:
+        pending = deque()
+        try:
+            for item in items:
+                pending.append(pool.submit(function, item))
+                if len(pending) > 4 * workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def _write(
+    images: Iterator[tuple[str, str, bytes]], output: Path, images_per_shard: int, max_size: int
+) -> list[dict[str, Any]]:
+    """Write (path, extension, bytes) of images to shards; return the entries of the index."""
+    entries: list[dict[str, Any]] = []
+    number, image = 0, next(images, None)
+    while image is not None:
+        entry = {"name": f"shard-{len(entries):06d}.tar", "images": 0, "bytes": 0}
+        # webdataset's ShardWriter does not close its files, and overruns the size by an image.
+        with (output / entry["name"]).open("xb") as handle, TarWriter(handle, encoder=False, mtime=0) as writer:
+            while image is not None:
+                path, extension, data = image
+                full = entry["images"] == images_per_shard or entry["bytes"] + len(data) > max_size
+                if full and entry["images"]:
+                    break
+                # A path that is not UTF-8 must not stop the rest.
+                source = json.dumps({"path": path.encode(errors="replace").decode()}, ensure_ascii=False).encode()
+                writer.write({"__key__": f"{number:09d}", extension: data, "json": source})
+                entry["images"] += 1
+                entry["bytes"] += len(data)
+                number, image = number + 1, next(images, None)
+        entries.append(entry)
+    return entries
+
+
+def make_index(patterns: Sequence[str], output: str | os.PathLike, *, workers: int = 1) -> Summary:
+    """Count the images of shards that are there already and write the index ``output``.
+
+    Args:
+        patterns: paths, URLs or ``pipe:`` commands, with braces: ``part-{000..099}.tar``.
+        output: the JSON file. Shards in or below its folder are named relative to it.
+        workers: threads, each reading a shard.
+
+    Raises:
+        FileNotFoundError: a shard is not there.
+        FileExistsError: ``output`` is.
+        ValueError: a shard is damaged, cannot be read or holds no image; a pattern cannot be expanded.
+    """
+    output = Path(output)
+    if workers < 1:
+        raise ValueError(f"workers: must be at least 1, got {workers}")
+    if output.exists():
+        raise FileExistsError(f"{output} is there already; give another --output, or remove it")
+    shards = [shard for pattern in patterns for shard in braceexpand(pattern)]
+    base = output.parent.resolve()
+
+    def count(shard: str) -> dict[str, Any]:
+        images = size = 0
+        for _, data in read_images(shard):
+            images, size = images + 1, size + len(data)
+        if not images:
+            raise ValueError(f"{shard} holds no image: no member has an image's file name")
+        name = shard
+        if not is_url(shard):
+            path = Path(shard).resolve()
+            name = str(path.relative_to(base) if path.is_relative_to(base) else path)
+        return {"name": name, "images": images, "bytes": size}
+
+    entries = list(_map_ahead(count, shards, workers))
+    write_index(output, entries)
+    return Summary(
+        shards=len(entries),
+        images=sum(entry["images"] for entry in entries),
+        bytes=sum(entry["bytes"] for entry in entries),
+    )
+
+
+def parse_size(text: str) -> int:
+    """Read a number of bytes such as ``500M``, with K, M or G for powers of a thousand."""
+    powers = {"K": 10**3, "M": 10**6, "G": 10**9}
+    digits, power = (text[:-1], powers[text[-1].upper()]) if text[-1:].upper() in powers else (text, 1)
+    try:
+        return int(float(digits) * power)
+    except (ValueError, OverflowError):
+        raise argparse.ArgumentTypeError(f"expected a size such as 500M or 1.5G, got {text!r}") from None
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("root", nargs="?", metavar="FOLDER", help="folder of images, searched to any depth")
+    parser.add_argument("--index", nargs="+", metavar="PATTERN", help="count these shards instead of writing any")
+    parser.add_argument("--output", required=True, help="folder to write to, new or empty; with --index: a JSON file")
+    parser.add_argument("--images-per-shard", type=int, default=10_000, metavar="N", help="at most (default: 10000)")
+    parser.add_argument(
+        "--max-size", type=parse_size, default=10**9, metavar="SIZE", help="bytes of images in a shard (default: 1G)"
+    )
+    parser.add_argument(
+        "--resize",
+        type=int,
+        default=0,
+        metavar="PX",
+        help="shrink images to this shorter side and store them as JPEG of quality 95; smaller ones stay as they are",
+    )
+    parser.add_argument(
+        "--shuffle", action=argparse.BooleanOptionalAction, default=True, help="write in a random order (default)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of that order (default: 0)")
+    parser.add_argument(
+        "--skip-damaged", action="store_true", help="leave out images that cannot be decoded, name each; else an error"
+    )
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="default: one per core")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point."""
+    parser = argument_parser()
+    arguments = vars(parser.parse_args(argv))
+    root, patterns, output = (arguments.pop(name) for name in ("root", "index", "output"))
+    if (root is None) == (patterns is None):
+        parser.error("give either a FOLDER of images or --index with the names of shards")
+    try:
+        if patterns is not None:
+            summary = make_index(patterns, output, workers=arguments["workers"])
+            index = output
+        else:
+            summary = make_shards(root, output, **arguments)
+            index = os.path.join(output, INDEX_NAME)  # noqa: PTH118 (as it was given)
+    except (FileNotFoundError, FileExistsError, ValueError) as error:
+        sys.exit(f"error: {error}")
+    for message in summary.damaged:
+        print(f"left out: {message}", file=sys.stderr)
+    if summary.passed_over:
+        print(f"{summary.passed_over} files of {root} have no image's extension and were left out", file=sys.stderr)
+    left_out = f", {len(summary.damaged)} damaged ones left out" if summary.damaged else ""
+    size = f"{summary.bytes / 1e6:.1f} MB"
+    print(f"{index}: {summary.images} images in {summary.shards} shards, {size}{left_out}")

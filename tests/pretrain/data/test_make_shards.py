@@ -1,0 +1,265 @@
+import json
+import runpy
+import tarfile
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mocodet.pretrain.data.make_shards import main, make_index, make_shards, parse_size
+from mocodet.pretrain.data.shards import ShardIndex, ShardSampler
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Thirty images of two classes and several depths, sizes and formats; two files are the same."""
+    generator = np.random.default_rng(0)
+    root = tmp_path / "images"
+    for number in range(30):
+        name = (f"cat/{number}.a.jpg", f"dog/deep/er/{number}.PNG", f"dog/{number} é.jpeg")[number % 3]
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        side = 20 + 2 * number
+        image = Image.fromarray(generator.integers(0, 256, (side, 2 * side, 3), dtype=np.uint8))
+        image.save(root / name)
+    (root / "cat" / "copy.jpg").write_bytes((root / "cat" / "0.a.jpg").read_bytes())
+    (root / "notes.txt").write_text("no image")
+    return root
+
+
+def members(shards: Path) -> list[dict[str, bytes]]:
+    """Return the members of each shard, by name, in their order, read without webdataset."""
+    found = []
+    for path in sorted(shards.glob("*.tar")):
+        with tarfile.open(path) as archive:
+            found.append({member.name: archive.extractfile(member).read() for member in archive})
+    return found
+
+
+def image_bytes(shards: Path) -> list[bytes]:
+    return [data for shard in members(shards) for name, data in shard.items() if not name.endswith(".json")]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    paths = [path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png")]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_make_shards__every_byte_of_every_image_once(folder, tmp_path, workers):
+    output = tmp_path / "shards"
+    summary = make_shards(folder, output, images_per_shard=7, workers=workers)
+    assert Counter(image_bytes(output)) == Counter(files(folder).values())
+    assert (summary.images, summary.shards, summary.passed_over) == (31, 5, 1)
+    assert summary.bytes == sum(map(len, files(folder).values()))
+    index = ShardIndex(str(output / "index.json"))
+    assert index.images.tolist() == [7, 7, 7, 7, 3]
+    assert index.names == [path.name for path in sorted(output.glob("*.tar"))]
+    assert index.bytes == summary.bytes
+
+
+def test_make_shards__says_where_each_image_came_from(folder, tmp_path):
+    make_shards(folder, tmp_path / "shards")
+    (shard,) = members(tmp_path / "shards")
+    expected = files(folder)
+    sources = {name.removesuffix(".json"): json.loads(data)["path"] for name, data in shard.items() if "json" in name}
+    assert sorted(sources.values()) == sorted(expected)
+    for name, data in shard.items():
+        key, _, extension = name.partition(".")
+        if extension != "json":
+            assert data == expected[sources[key]]
+            assert sources[key].lower().endswith(extension)
+
+
+def test_make_shards__order(folder, tmp_path):
+    def order(name, **options):
+        make_shards(folder, tmp_path / name, images_per_shard=10, **options)
+        return image_bytes(tmp_path / name)
+
+    by_path = [files(folder)[name] for name in sorted(files(folder))]
+    assert order("sorted", shuffle=False) == by_path
+    shuffled = order("shuffled")
+    assert shuffled == order("again") != by_path
+    assert shuffled != order("other", seed=1)
+    for path in sorted((tmp_path / "shuffled").iterdir()):
+        assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes(), "the same archive, to the byte"
+
+
+def test_make_shards__largest_size(folder, tmp_path):
+    sizes = [len(data) for data in files(folder).values()]
+    limit = sorted(sizes)[-3]  # two images are larger than a shard may be
+    make_shards(folder, tmp_path / "shards", max_size=limit)
+    found = [
+        [len(data) for name, data in shard.items() if "json" not in name] for shard in members(tmp_path / "shards")
+    ]
+    assert sum(map(len, found)) == 31
+    assert sum(sum(shard) > limit for shard in found) == 2
+    assert all(len(shard) == 1 for shard in found if sum(shard) > limit)
+    for shard, following in pairwise(found):
+        assert sum(shard) + following[0] > limit, "a shard is closed only when the next image does not fit"
+
+
+def test_make_shards__resize(folder, tmp_path):
+    make_shards(folder, tmp_path / "shards", resize=40, shuffle=False)
+    (shard,) = members(tmp_path / "shards")
+    (tmp_path / "member").mkdir()
+    shrunk = 0
+    for name, data in shard.items():
+        if name.endswith(".json"):
+            continue
+        source = folder / json.loads(shard[name.partition(".")[0] + ".json"])["path"]
+        path = tmp_path / "member" / name
+        path.write_bytes(data)
+        original, stored = Image.open(source), Image.open(path)
+        if min(original.size) <= 40:
+            assert data == source.read_bytes(), "no image is made larger"
+            continue
+        shrunk += 1
+        assert stored.size == (80, 40)
+        assert stored.format == "JPEG"
+        assert name.endswith(".jpg")
+        # The first entry of the luminance table of the JPEG standard, 16, at quality 95.
+        assert stored.quantization[0][0] == 2
+        # Noise, in which a wrong image or orientation would show as no correlation at all.
+        expected = np.asarray(original.convert("L").resize((80, 40), Image.Resampling.BICUBIC), dtype=float)
+        assert np.corrcoef(expected.ravel(), np.asarray(stored.convert("L"), dtype=float).ravel())[0, 1] > 0.95
+    assert shrunk == 19
+
+
+def test_make_shards__damaged_image_is_refused_and_nothing_left(folder, tmp_path):
+    (folder / "dog" / "bad.jpg").write_bytes((folder / "cat" / "0.a.jpg").read_bytes()[:200])
+    with pytest.raises(
+        ValueError, match=r"bad\.jpg cannot be read as an image \(.*leave out all such .* --skip-damaged"
+    ):
+        make_shards(folder, tmp_path / "shards", images_per_shard=3)
+    assert not (tmp_path / "shards").exists()
+    (tmp_path / "there").mkdir()
+    with pytest.raises(ValueError, match=r"bad\.jpg"):
+        make_shards(folder, tmp_path / "there", images_per_shard=3)
+    assert list((tmp_path / "there").iterdir()) == []
+
+
+def test_make_shards__damaged_images_can_be_left_out(folder, tmp_path):
+    expected = Counter(files(folder).values())
+    for name in ("cat/bad.jpg", "dog/worse.png"):
+        (folder / name).write_bytes(b"no image")
+    summary = make_shards(folder, tmp_path / "shards", images_per_shard=3, skip_damaged=True, workers=2)
+    assert Counter(image_bytes(tmp_path / "shards")) == expected
+    assert [message.partition(" cannot")[0] for message in sorted(summary.damaged)] == [
+        str(folder / name) for name in ("cat/bad.jpg", "dog/worse.png")
+    ]
+    for path in folder.rglob("*.*"):
+        path.write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"none of the 33 images of .* can be read; the first: "):
+        make_shards(folder, tmp_path / "none", skip_damaged=True)
+
+
+def test_make_shards__refuses_a_folder_that_is_not_empty(folder, tmp_path):
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "shard-000000.tar").write_bytes(b"mine")
+    with pytest.raises(FileExistsError, match="not an empty folder"):
+        make_shards(folder, tmp_path / "shards")
+    assert (tmp_path / "shards" / "shard-000000.tar").read_bytes() == b"mine"
+
+
+def test_make_shards__bad_arguments(folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere is not a folder"):
+        make_shards(tmp_path / "nowhere", tmp_path / "shards")
+    for options in ({"images_per_shard": 0}, {"max_size": 0}, {"workers": 0}, {"resize": -1}):
+        with pytest.raises(ValueError, match="must be at least 1"):
+            make_shards(folder, tmp_path / "shards", **options)
+    assert not (tmp_path / "shards").exists()
+
+
+def test_make_index__equals_the_index_that_came_with_the_shards(folder, tmp_path):
+    shards = tmp_path / "shards"
+    make_shards(folder, shards, images_per_shard=7)
+    written = (shards / "index.json").read_text()
+    (shards / "index.json").unlink()
+    summary = make_index([f"{shards}/shard-{{000000..000004}}.tar"], shards / "index.json", workers=3)
+    assert (shards / "index.json").read_text() == written
+    assert (summary.shards, summary.images) == (5, 31)
+
+
+def test_make_index__names_lead_to_the_shards(folder, tmp_path, monkeypatch):
+    make_shards(folder, tmp_path / "shards", images_per_shard=20)
+    monkeypatch.chdir(tmp_path)
+    patterns = [
+        "shards/shard-{000000,000001}.tar",
+        "pipe:cat shards/shard-00000{0..1}.tar",
+        f"file://{tmp_path}/shards/shard-000001.tar",
+    ]
+    make_index(patterns, "below.json")
+    make_index(patterns, "elsewhere/index.json")
+    for index in ("below.json", str(tmp_path / "elsewhere" / "index.json")):
+        found = ShardIndex(index)
+        assert found.images.tolist() == [20, 11, 20, 11, 11]
+        batch = next(iter(ShardSampler(index, 73, 0, 100)))
+        assert Counter(data for (_, data), _ in batch) == Counter(
+            image_bytes(tmp_path / "shards") * 2 + image_bytes(tmp_path / "shards")[20:]
+        )
+    assert ShardIndex("below.json").names[0] == "shards/shard-000000.tar"
+    assert ShardIndex("elsewhere/index.json").names[0] == str((tmp_path / "shards" / "shard-000000.tar").resolve())
+
+
+def test_make_index__faults(folder, tmp_path):
+    make_shards(folder, tmp_path / "shards", images_per_shard=20)
+    shard = tmp_path / "shards" / "shard-000000.tar"
+    with pytest.raises(FileExistsError, match=r"index\.json is there already"):
+        make_index([str(shard)], tmp_path / "shards" / "index.json")
+    with pytest.raises(FileNotFoundError, match=r"shard-000002\.tar is not there"):
+        make_index([f"{tmp_path}/shards/shard-{{000000..000002}}.tar"], tmp_path / "index.json")
+    shard.write_bytes(shard.read_bytes()[:30_000])
+    with pytest.raises(ValueError, match=r"shard-000000\.tar is damaged"):
+        make_index([str(shard)], tmp_path / "index.json")
+    with tarfile.open(tmp_path / "text.tar", "w") as archive:
+        archive.add(folder / "notes.txt")
+    with pytest.raises(ValueError, match=r"text\.tar holds no image"):
+        make_index([str(tmp_path / "text.tar")], tmp_path / "index.json")
+    assert not (tmp_path / "index.json").exists()
+
+
+@pytest.mark.parametrize(("text", "size"), [("12", 12), ("2k", 2000), ("500M", 500_000_000), ("1.5G", 1_500_000_000)])
+def test_parse_size(text, size):
+    assert parse_size(text) == size
+
+
+def test_main__says_what_was_done(folder, tmp_path, capsys):
+    (folder / "bad.jpg").write_bytes(b"no image")
+    output = str(tmp_path / "shards")
+    main([str(folder), "--output", output, "--max-size", "30K", "--no-shuffle", "--skip-damaged", "--workers", "1"])
+    written = capsys.readouterr()
+    shards = len(list(Path(output).glob("*.tar")))
+    assert shards > 3
+    assert f"{output}/index.json: 31 images in {shards} shards" in written.out
+    assert f"left out: {folder}/bad.jpg cannot be read as an image (of no known format)" in written.err
+    assert f"1 files of {folder} have no image's extension" in written.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--output", "x"], "give either a FOLDER of images or --index"),
+        (["y", "--index", "z", "--output", "x"], "give either a FOLDER of images or --index"),
+        (["nowhere", "--output", "x"], "error: nowhere is not a folder; give one that holds images"),
+        (["y", "--output", "x", "--max-size", "big"], "expected a size such as 500M or 1.5G, got 'big'"),
+        (["--index", "part-{0..1}.tar", "--output", "x"], "error: part-0.tar is not there"),
+    ],
+)
+def test_main__faults_on_one_line(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    # Wrong options are argparse's to tell, with the usage; the interpreter prints any other code that is a text.
+    told = ended.value.code if isinstance(ended.value.code, str) else capsys.readouterr().err.splitlines()[-1]
+    assert message in told
+    assert "\n" not in told
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tool__is_this_command():
+    assert runpy.run_path(str(ROOT / "tools" / "make_shards.py"))["main"] is main
