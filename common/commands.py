@@ -1,4 +1,4 @@
-"""The installed commands: quiet about warnings that are not the user's, then the package's own ``main``."""
+"""The installed commands: quiet about warnings that are not the user's, then the package's own."""
 
 import importlib
 import os
@@ -20,6 +20,31 @@ def pretrain() -> None:
     _run("mocodet.pretrain.cli")
 
 
+def classify() -> None:
+    """Run ``mocodet-classify``."""
+    _run("mocodet.pretrain.classify_cli")
+
+
+def knn() -> None:
+    """Run ``mocodet-knn``."""
+    _run("mocodet.pretrain.evaluation.cli", "knn_main")
+
+
+def linear() -> None:
+    """Run ``mocodet-linear``."""
+    _run("mocodet.pretrain.evaluation.cli", "linear_main")
+
+
+def shards() -> None:
+    """Run ``mocodet-shards``."""
+    _run("mocodet.pretrain.data.make_shards")
+
+
+def costs() -> None:
+    """Run ``mocodet-costs``."""
+    _run("mocodet.pretrain.costs")
+
+
 def convert() -> None:
     """Run ``mocodet-convert``."""
     _run("mocodet.detection.convert_cli")
@@ -30,12 +55,7 @@ def train() -> None:
     _run("mocodet.detection.cli")
 
 
-def classify() -> None:
-    """Run ``mocodet-classify``."""
-    _run("mocodet.pretrain.classify_cli")
-
-
-def _run(module: str) -> None:
+def _run(module: str, function: str = "main") -> None:
     for beginning in NOT_THE_USERS:
         warnings.filterwarnings("ignore", message=re.escape(beginning))
     # For processes that this one starts; the interpreter escapes each message itself.
@@ -43,4 +63,4 @@ def _run(module: str) -> None:
     filters = [f"ignore:{beginning}" for beginning in NOT_THE_USERS]
     os.environ["PYTHONWARNINGS"] = ",".join(inherited + filters)
     # Not before the filters: the warnings come with the imports.
-    sys.exit(importlib.import_module(module).main())
+    sys.exit(getattr(importlib.import_module(module), function)())

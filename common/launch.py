@@ -9,12 +9,17 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from detectron2.engine import launch as detectron2_launch
+from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.utils import comm
 from fvcore.common.config import CfgNode
 from torch import nn
+from torch.multiprocessing import ProcessRaisedException
 from torch.nn.parallel import DistributedDataParallel
 
 from mocodet import configs
+
+# The flags that describe the processes, with the values that leave it to `launch`.
+LAUNCH_FLAGS = {"num_gpus": 1, "num_machines": 1, "machine_rank": 0, "dist_url": "auto"}
 
 
 def argument_parser(description: str) -> argparse.ArgumentParser:
@@ -23,13 +28,18 @@ def argument_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--config-file", required=True, metavar="FILE", help="path to a YAML config file")
     parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint in OUTPUT_DIR")
     parser.add_argument(
-        "--num-gpus", type=int, default=1, metavar="N", help="GPUs per machine; on a machine without one, CPU processes"
+        "--num-gpus",
+        type=int,
+        metavar="N",
+        help="GPUs per machine; on a machine without one, CPU processes (default 1). Under torchrun leave this and the"
+        " next three out",
     )
-    parser.add_argument("--num-machines", type=int, default=1, metavar="N", help="total number of machines")
-    parser.add_argument("--machine-rank", type=int, default=0, metavar="R", help="rank of this machine")
+    parser.add_argument("--num-machines", type=int, metavar="N", help="total number of machines (default 1)")
+    parser.add_argument("--machine-rank", type=int, metavar="R", help="rank of this machine (default 0)")
     parser.add_argument(
-        "--dist-url", default="auto", help="where the processes meet, for example tcp://host:port; 'auto': this machine"
+        "--dist-url", help="where the processes meet, for example tcp://host:port; 'auto' (default): this machine"
     )
+    parser.set_defaults(**LAUNCH_FLAGS)
     parser.add_argument(
         "opts",
         metavar="KEY VALUE",
@@ -66,28 +76,51 @@ def merge_config(cfg: CfgNode, config_file: str, opts: Sequence[str]) -> Path:
     return path
 
 
+class ReportedError(Exception):
+    """One of ``USER_ERRORS`` on its way from a spawned process to the one that started it; its text is the message."""
+
+
 def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
-    """Run ``main(args)`` in ``args.num_gpus`` processes on each of ``args.num_machines`` machines.
+    """Run ``main(args)`` in ``args.num_gpus`` processes on each of ``args.num_machines`` machines, or under torchrun.
+
+    Where torchrun started this process, it is one of the processes already, and ``main`` runs in it.
 
     Uses NCCL where CUDA is available and gloo elsewhere, as detectron2's launcher does. On a CPU the cores are
     divided between the processes; left alone, every process would start one thread for every core.
 
     Raises:
-        SystemExit: one of ``USER_ERRORS`` was raised in the only process; its message is the exit status.
-        torch.multiprocessing.ProcessRaisedException: an error in one of several processes, with its traceback.
+        SystemExit: one of ``USER_ERRORS`` was raised; its message is the exit status. Under torchrun every process
+            that it was raised in says so.
+        torch.multiprocessing.ProcessRaisedException: another error in one of several processes, with its traceback.
     """
     try:
-        _start(main, args)
+        (_join_torchrun if dist.is_torchelastic_launched() else _start)(main, args)
     except USER_ERRORS as error:
         if os.environ.get("MOCODET_TRACEBACK"):
             raise
         sys.exit(f"error: {error}")
+    except ProcessRaisedException as error:
+        # All that comes over is the traceback's text, the error last.
+        _, reported, message = str(error).rpartition(f"{ReportedError.__module__}.{ReportedError.__qualname__}: ")
+        if not reported:
+            raise
+        sys.exit(f"error: {message.rstrip()}")
 
 
 def _start(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
+    """Start the processes of this machine, by detectron2's launcher."""
     for flag in ("num_gpus", "num_machines"):
         if getattr(args, flag) < 1:
             raise ValueError(f"--{flag.replace('_', '-')} must be at least 1, got {getattr(args, flag)}")
+    if not 0 <= args.machine_rank < args.num_machines:
+        raise ValueError(
+            f"--machine-rank {args.machine_rank} with --num-machines {args.num_machines}; expected a rank from 0 to"
+            f" {args.num_machines - 1}"
+        )
+    if args.num_machines > 1 and args.dist_url == "auto":
+        raise ValueError(
+            f"--num-machines {args.num_machines} without --dist-url; give the same tcp://HOST:PORT of machine 0 on all"
+        )
     if torch.cuda.is_available() and args.num_gpus > torch.cuda.device_count():
         raise ValueError(f"--num-gpus {args.num_gpus}, but this machine has {torch.cuda.device_count()}")
     detectron2_launch(
@@ -101,9 +134,59 @@ def _start(main: Callable[[argparse.Namespace], object], args: argparse.Namespac
 
 
 def _run_in_process(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
-    if not torch.cuda.is_available() and args.num_gpus > 1:
-        torch.set_num_threads(threads_for_each(args.num_gpus))
+    _divide_cores(args.num_gpus)
+    try:
+        main(args)
+    except USER_ERRORS as error:
+        if comm.get_world_size() == 1 or os.environ.get("MOCODET_TRACEBACK"):
+            raise
+        raise ReportedError(str(error)) from error
+
+
+def _join_torchrun(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
+    """Run ``main`` in this process, which torchrun started and described in the environment.
+
+    Raises:
+        ValueError: flags that contradict torchrun; more processes than GPUs; machines with different numbers of them.
+    """
+    given = [f"--{flag.replace('_', '-')}" for flag, default in LAUNCH_FLAGS.items() if getattr(args, flag) != default]
+    if given:
+        raise ValueError(
+            f"{', '.join(given)} under torchrun, which has started the processes already; leave it out and give"
+            " torchrun --nproc-per-node, --nnodes, --node-rank and --rdzv-endpoint"
+        )
+    world, local_rank, local_world = (
+        int(os.environ[name]) for name in ("WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    )
+    on_cuda = torch.cuda.is_available()
+    if on_cuda and local_world > torch.cuda.device_count():
+        raise ValueError(
+            f"torchrun started {local_world} processes here, but this machine has {torch.cuda.device_count()} GPUs;"
+            " lower --nproc-per-node"
+        )
+    if world % local_world:
+        raise ValueError(
+            f"torchrun started {local_world} of {world} processes here; all machines must have the same"
+            " --nproc-per-node"
+        )
+    if on_cuda:
+        torch.cuda.set_device(local_rank)
+    _divide_cores(local_world)
+    if world == 1:  # no group: what needs one (synchronised batch norm, say) is not wanted then
+        main(args)
+        return
+    dist.init_process_group("nccl" if on_cuda else "gloo", timeout=DEFAULT_TIMEOUT)  # the rest from the environment
+    comm.create_local_process_group(local_world)
+    comm.synchronize()
     main(args)
+    # Only after a good end: after an error the others may wait for this process, which a clean-up could not reach.
+    dist.destroy_process_group()
+
+
+def _divide_cores(processes: int) -> None:
+    """Give each of so many processes on this machine its part of the cores, where it computes on them."""
+    if not torch.cuda.is_available() and processes > 1:
+        torch.set_num_threads(threads_for_each(processes))
 
 
 def threads_for_each(processes: int) -> int:

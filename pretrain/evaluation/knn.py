@@ -193,7 +193,7 @@ class KNNMonitor(HookBase):
             )
         self.k = cfg.K
         self.temperature = cfg.TEMPERATURE
-        self.period = cfg.PERIOD * iterations_per_epoch
+        self.period = cfg.PERIOD or iterations_per_epoch
         self.crop_size = crop_size
         self.batch_size = batch_size
         self.num_workers = num_workers

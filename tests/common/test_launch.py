@@ -1,15 +1,25 @@
 import argparse
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from detectron2.utils import comm
+from PIL import Image
 from torch import nn
+from torch.multiprocessing import ProcessRaisedException
 from torch.nn.parallel import DistributedDataParallel
 
 from mocodet.common.launch import argument_parser, distribute, launch
+from mocodet.pretrain import cli
 from tests.processes import run_in_processes
+
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def parse(*arguments: str) -> argparse.Namespace:
@@ -45,11 +55,156 @@ def test_launch__no_process():
         launch(refuse, parse("--num-gpus", "0"))
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="with CUDA the processes need two GPUs")
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--num-machines", "2"), "error: --num-machines 2 without --dist-url; give the same tcp://HOST:PORT"),
+        (("--num-machines", "2", "--machine-rank", "2"), "--machine-rank 2 with --num-machines 2; .* from 0 to 1"),
+    ],
+)
+def test_launch__machines_that_cannot_meet(flags, message):
+    with pytest.raises(SystemExit, match=message):
+        launch(refuse, parse(*flags))
+
+
+needs_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="with CUDA the processes need two GPUs")
+
+
+@needs_cpu
+def test_launch__bad_input_is_one_line_of_several_processes(monkeypatch):
+    monkeypatch.delenv("MOCODET_TRACEBACK", raising=False)
+    with pytest.raises(SystemExit, match=r"^error: SOLVER.X is 3; expected 4$"):
+        launch(refuse, parse("--num-gpus", "2"))
+
+
+def test_launch__other_errors_of_several_processes_keep_their_traceback(monkeypatch):
+    def fail(*_: object, **__: object) -> None:
+        raise ProcessRaisedException("Traceback ...\nRuntimeError: a fault of the program", 0, 0)
+
+    monkeypatch.delenv("MOCODET_TRACEBACK", raising=False)
+    monkeypatch.setattr("mocodet.common.launch.detectron2_launch", fail)
+    with pytest.raises(ProcessRaisedException, match="a fault of the program"):
+        launch(refuse, parse("--num-gpus", "2"))
+
+
+@needs_cpu
 def test_launch__two_cpu_processes_share_the_cores(tmp_path):
     launch(leave_a_note, parse("--num-gpus", "2", "NOTES", str(tmp_path)))
     threads = max(1, len(os.sched_getaffinity(0)) // 2)
     assert [(tmp_path / str(rank)).read_text() for rank in range(2)] == [f"2 {threads}"] * 2
+
+
+@pytest.fixture
+def alone_under_torchrun(monkeypatch):
+    """The environment that torchrun gives to its only process."""
+    monkeypatch.delenv("MOCODET_TRACEBACK", raising=False)
+    counts = {"WORLD_SIZE": 1, "LOCAL_WORLD_SIZE": 1, "RANK": 0, "LOCAL_RANK": 0, "TORCHELASTIC_RUN_ID": "none"}
+    for name, value in counts.items():
+        monkeypatch.setenv(name, str(value))
+
+
+@pytest.mark.usefixtures("alone_under_torchrun")
+def test_torchrun__one_process_needs_no_group():
+    seen = []
+    launch(lambda args: seen.append((args.opts, dist.is_initialized(), comm.get_world_size())), parse("SEED", "1"))
+    assert seen == [(["SEED", "1"], False, 1)]
+    with pytest.raises(SystemExit, match=r"^error: SOLVER.X is 3; expected 4$"):
+        launch(refuse, parse())
+
+
+@pytest.mark.usefixtures("alone_under_torchrun")
+@pytest.mark.parametrize(
+    "flags",
+    [("--num-gpus", "2"), ("--num-machines", "2"), ("--machine-rank", "1"), ("--dist-url", "tcp://127.0.0.1:29500")],
+)
+def test_torchrun__own_launcher_s_flags_are_refused(flags):
+    with pytest.raises(SystemExit, match=rf"^error: {flags[0]} under torchrun, which has started the processes"):
+        launch(refuse, parse(*flags))
+
+
+@pytest.mark.usefixtures("alone_under_torchrun")
+def test_torchrun__machines_must_be_alike(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "5")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match="started 2 of 5 processes here; all machines must have the same"):
+        launch(refuse, parse())
+
+
+@pytest.mark.usefixtures("alone_under_torchrun")
+def test_torchrun__more_processes_than_gpus(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(SystemExit, match="torchrun started 2 processes here, but this machine has 1 GPUs"):
+        launch(refuse, parse())
+
+
+def small_run(output: Path, images: Path, *flags: str) -> list[str]:
+    """Write the config of a run of six iterations on two processes, checkpoints after four; return its arguments."""
+    output.mkdir()
+    config = output.parent / f"{output.name}.yaml"
+    config.write_text(
+        f"""
+        OUTPUT_DIR: {output}
+        DATA: {{ROOT: {images}, NUM_WORKERS: 0}}
+        AUGMENTATION: {{CROP_SIZE: 32}}
+        MODEL: {{ARCH: resnet18, DIM: 8, DEVICE: cpu}}
+        CONTRAST: {{QUEUE_SIZE: 20, MOMENTUM: 0.9}}
+        SOLVER: {{IMS_PER_BATCH: 8, MAX_EPOCHS: 3, PRECISION: float32, CHECKPOINT_PERIOD: 4}}
+        """
+    )
+    return ["--config-file", str(config), *flags]
+
+
+@needs_cpu
+def test_torchrun__restarts_a_killed_process_from_the_last_checkpoint(tmp_path):
+    images, notes = tmp_path / "images", tmp_path / "notes"
+    for folder in (images, notes):
+        folder.mkdir()
+    generator = np.random.default_rng(0)
+    for number in range(16):
+        Image.fromarray(generator.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(images / f"{number}.png")
+
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    run_in_processes(cli.main, small_run(whole, images))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1"]
+    rendezvous = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "--monitor-interval", "0.1"]
+    worker = ["--module", "tests.torchrun_worker", str(notes), "5", *small_run(run, images, "--resume")]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    ended = subprocess.run(
+        [*torchrun, *rendezvous, *worker], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+
+    expected = torch.load(whole / "model_final.pth", weights_only=True)
+    found = torch.load(run / "model_final.pth", weights_only=True)
+    assert found["iteration"] == expected["iteration"] == 5
+    for kind in ("model", "rng", "shuffle"):
+        assert_equal(found[kind], expected[kind])
+    assert_equal(found["optimizer"]["state"], expected["optimizer"]["state"])
+    # It was killed, and went on in the middle of the run.
+    threads = max(1, len(os.sched_getaffinity(0)) // 2)
+    for started in range(2):
+        for rank in range(2):
+            note = json.loads((notes / f"start{started}_rank{rank}").read_text())
+            assert note == {"world": 2, "local": [rank, 2], "threads": threads, "iteration": 4 * started}
+
+
+def assert_equal(found: object, expected: object) -> None:
+    if isinstance(expected, torch.Tensor):
+        assert torch.equal(found, expected)
+    elif isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for key in expected:
+            assert_equal(found[key], expected[key])
+    elif isinstance(expected, list):
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            assert_equal(one, other)
+    else:
+        assert found == expected
 
 
 def test_distribute__one_process_leaves_the_model_alone():
