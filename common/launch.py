@@ -3,6 +3,8 @@
 import argparse
 import os
 import sys
+import time
+import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.utils import comm
 from fvcore.common.config import CfgNode
 from torch import nn
+from torch.distributed.rendezvous import rendezvous
 from torch.multiprocessing import ProcessRaisedException
 from torch.nn.parallel import DistributedDataParallel
 
@@ -175,12 +178,50 @@ def _join_torchrun(main: Callable[[argparse.Namespace], object], args: argparse.
     if world == 1:  # no group: what needs one (synchronised batch norm, say) is not wanted then
         main(args)
         return
-    dist.init_process_group("nccl" if on_cuda else "gloo", timeout=DEFAULT_TIMEOUT)  # the rest from the environment
+    store, rank, _ = next(rendezvous("env://", timeout=DEFAULT_TIMEOUT))
+    dist.init_process_group(
+        "nccl" if on_cuda else "gloo",
+        store=fresh_store(store, rank, world),
+        rank=rank,
+        world_size=world,
+        timeout=DEFAULT_TIMEOUT,
+    )
     comm.create_local_process_group(local_world)
     comm.synchronize()
     main(args)
     # Only after a good end: after an error the others may wait for this process, which a clean-up could not reach.
     dist.destroy_process_group()
+
+
+def fresh_store(store: dist.Store, rank: int, world_size: int) -> dist.Store:
+    """Return a part of ``store`` to which no earlier start of the processes has written; all of them must call it.
+
+    torchrun may keep one store through its restarts (PyTorch 2.14 does), and there the address of a dead peer waits
+    for whoever asks before the living one has written its own. What torchrun tells a process does not number the
+    starts alike on all machines either, so the processes agree on a name: each asks under a name of its own, which
+    rank 0 answers with its own until all have confirmed it; questions left by the dead are answered in vain.
+
+    Raises:
+        RuntimeError: not all processes confirmed within detectron2's time for collectives.
+    """
+    mine = uuid.uuid4().hex
+    if rank > 0:
+        store.set(f"mocodet/question/{rank}", mine)
+        start = store.get(f"mocodet/answer/{mine}").decode()  # waits for it
+        store.set(f"mocodet/{start}/{rank}", "confirmed")
+        return dist.PrefixStore(f"mocodet/{start}", store)
+    missing = set(range(1, world_size))
+    deadline = time.monotonic() + DEFAULT_TIMEOUT.total_seconds()
+    while missing:
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"of {world_size} processes {len(missing)} did not come: ranks {sorted(missing)}")
+        for other in sorted(missing):
+            if store.check([f"mocodet/{mine}/{other}"]):
+                missing.remove(other)
+            elif store.check([f"mocodet/question/{other}"]):
+                store.set(f"mocodet/answer/{store.get(f'mocodet/question/{other}').decode()}", mine)
+        time.sleep(0.01)
+    return dist.PrefixStore(f"mocodet/{mine}", store)
 
 
 def _divide_cores(processes: int) -> None:

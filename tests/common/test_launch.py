@@ -3,6 +3,9 @@ import json
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +18,7 @@ from torch import nn
 from torch.multiprocessing import ProcessRaisedException
 from torch.nn.parallel import DistributedDataParallel
 
-from mocodet.common.launch import argument_parser, distribute, launch
+from mocodet.common.launch import argument_parser, distribute, fresh_store, launch
 from mocodet.pretrain import cli
 from tests.processes import run_in_processes
 
@@ -139,6 +142,28 @@ def test_torchrun__more_processes_than_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(SystemExit, match="torchrun started 2 processes here, but this machine has 1 GPUs"):
         launch(refuse, parse())
+
+
+def test_fresh_store__every_start_has_its_own():
+    store, world = dist.HashStore(), 3
+    # A start in which rank 0 never came; its questions stay.
+    store.set_timeout(timedelta(seconds=0.2))
+    for rank in (1, 2):
+        with pytest.raises(dist.DistStoreError):
+            fresh_store(store, rank, world)
+    store.set_timeout(timedelta(seconds=60))
+
+    def join(rank: int, start: int) -> str:
+        time.sleep(0.1 * ((rank + start) % world))  # each time another one comes first
+        mine = fresh_store(store, rank, world)
+        if rank == start:
+            mine.set("address", f"of start {start}")
+        return mine.get("address").decode()
+
+    with ThreadPoolExecutor(world) as threads:
+        for start in range(world):
+            found = list(threads.map(join, range(world), [start] * world))
+            assert found == [f"of start {start}"] * world
 
 
 def small_run(output: Path, images: Path, *flags: str) -> list[str]:
