@@ -2,11 +2,14 @@
 
 import os
 import pickle
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import nn
 
 from .files import atomic_open
+from .text import first_few
 
 
 class AtomicSaveMixin:
@@ -54,6 +57,23 @@ def load_torch_file(path: str | os.PathLike) -> Any:
         raise
     except Exception as error:  # damaged bytes make torch.load raise almost anything, IndexError and struct.error too
         raise _unreadable(path, error) from error
+
+
+def refuse_misfit(model: nn.Module, tensors: Mapping[str, Any]) -> None:
+    """Refuse tensors that are not exactly those of ``model``, before any is loaded.
+
+    Raises:
+        ValueError: naming those of a wrong shape, those missing and those too many.
+    """
+    mine = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(getattr(tensor, "shape", ())) for name, tensor in tensors.items()}
+    faults = [
+        f"{name} of shape {found[name]}, not {shape}" for name, shape in mine.items() if found.get(name, shape) != shape
+    ]
+    faults += [f"missing {name}" for name in mine if name not in found]
+    faults += [f"unexpected {name}" for name in found if name not in mine]
+    if faults:
+        raise ValueError(f"the checkpoint does not fit this config's model: {first_few(faults)}")
 
 
 def _unreadable(path: str | os.PathLike, error: Exception) -> ValueError:

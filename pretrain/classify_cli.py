@@ -105,10 +105,11 @@ def evaluate(cfg: CfgNode, *, resume: bool) -> dict[str, float]:
 def run(args: argparse.Namespace) -> None:
     """Do, in one process of the launched ones, what the command line asks for."""
     refuse_other_methods(args)
+    cfg = cli.setup(args)
     if args.eval_only:
-        evaluate(cli.setup(args), resume=args.resume)
+        evaluate(cfg, resume=args.resume)
     else:
-        cli.run(args)
+        cli.train(cfg, resume=args.resume)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -12,15 +12,31 @@ from mocodet.common.files import atomic_open
 from mocodet.common.launch import argument_parser, launch, merge_config
 
 from .config import get_cfg, validate
+from .interchange import export
 from .trainer import PretrainTrainer
 
-DESCRIPTION = """Pre-train an encoder with MoCo on a folder of unlabelled images.
+DESCRIPTION = """Pre-train an encoder: by MoCo, its relatives or classes, from a folder of images or from shards.
 
   tools/pretrain_net.py --config-file configs/pretrain/moco_v2_R_50_200ep.yaml --num-gpus 8 \\
       DATA.ROOT imagenet/train OUTPUT_DIR output/moco_v2
 
 The encoder is in OUTPUT_DIR/model_final.pth; convert it with tools/convert_pretrain_to_detectron2.py.
 """
+
+
+def parser() -> argparse.ArgumentParser:
+    """Make the parser."""
+    made = argument_parser(DESCRIPTION)
+    made.add_argument(
+        "--resume-from",
+        default="",
+        metavar="FILE",
+        help="begin, in an OUTPUT_DIR without checkpoints, where this checkpoint in the original MoCo format ends",
+    )
+    made.add_argument(
+        "--export", default="", metavar="FILE", help="write the last checkpoint of OUTPUT_DIR in that format, and end"
+    )
+    return made
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
@@ -56,11 +72,10 @@ def seed_of_earlier_run(output_dir: str) -> int | None:
     return CfgNode.load_yaml_with_base(str(path))["SEED"] if path.is_file() else None
 
 
-def run(args: argparse.Namespace) -> None:
-    """Pre-train in one process of the launched ones."""
-    cfg = setup(args)
+def train(cfg: CfgNode, *, resume: bool, original: str = "") -> None:
+    """Train in one process of the launched ones; the arguments are those of `PretrainTrainer.resume_or_start`."""
     trainer = PretrainTrainer(cfg)
-    trainer.resume_or_start(args.resume)
+    trainer.resume_or_start(resume, original)
     # Not before: a run that was refused must not overwrite the config of the one that stands there.
     if comm.is_main_process():
         with atomic_open(config_path(cfg.OUTPUT_DIR), "w") as handle:
@@ -68,6 +83,15 @@ def run(args: argparse.Namespace) -> None:
     trainer.train()
 
 
+def run(args: argparse.Namespace) -> None:
+    """Do, in one process of the launched ones, what the command line asks for."""
+    cfg = setup(args)
+    if args.export:
+        export(cfg, args.export)
+    else:
+        train(cfg, resume=args.resume, original=args.resume_from)
+
+
 def main(argv: list[str] | None = None) -> None:
     """Entry point."""
-    launch(run, argument_parser(DESCRIPTION).parse_args(argv))
+    launch(run, parser().parse_args(argv))

@@ -19,12 +19,13 @@ from fvcore.common.config import CfgNode
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mocodet.common.checkpoint import AtomicSaveMixin, load_torch_file
+from mocodet.common.checkpoint import AtomicSaveMixin, load_torch_file, refuse_misfit
 from mocodet.common.launch import distribute
 
 from .build import amp_dtype, build_data, build_model, build_optimizer, resolve_device
 from .data.views import normalize
 from .evaluation import ClassificationEvaluator, KNNMonitor, open_validation
+from .interchange import check_method, load_original
 from .schedules import build_lr_scheduler, max_iterations
 
 logger = logging.getLogger("mocodet.pretrain")
@@ -64,16 +65,8 @@ class PretrainCheckpointer(AtomicSaveMixin, Checkpointer):
         return load_torch_file(path)
 
     def _load_model(self, checkpoint: dict):
-        incompatible = super()._load_model(checkpoint)
-        # fvcore drops tensors of a wrong shape before it looks for missing ones: each would be told twice.
-        misshapen = {name for name, *_ in incompatible.incorrect_shapes}
-        faults = [f"{name} of shape {found}, not {mine}" for name, found, mine in incompatible.incorrect_shapes]
-        faults += [f"missing {name}" for name in incompatible.missing_keys if name not in misshapen]
-        faults += [f"unexpected {name}" for name in incompatible.unexpected_keys]
-        if faults:
-            shown = "; ".join(faults[:5]) + (f"; and {len(faults) - 5} more" if len(faults) > 5 else "")
-            raise ValueError(f"the checkpoint does not fit this config's model: {shown}")
-        return incompatible
+        refuse_misfit(self.model, checkpoint["model"])
+        return super()._load_model(checkpoint)
 
 
 def rng_state() -> dict[str, torch.Tensor]:
@@ -173,13 +166,14 @@ class PretrainTrainer(TrainerBase):
             built.append(ClassificationEvaluator.from_config(cfg, self.method.encoder, split, epoch))
         return built
 
-    def resume_or_start(self, resume: bool) -> None:
+    def resume_or_start(self, resume: bool, original: str = "") -> None:
         """Continue from the last checkpoint of OUTPUT_DIR, or begin at iteration 0.
 
         The rates and decays of the optimizer are the config's, also where the checkpoint's were others.
 
         Args:
             resume: continue when there is a checkpoint; without one, begin.
+            original: where OUTPUT_DIR holds no checkpoint, begin where this file in the original MoCo format ends.
 
         Raises:
             FileExistsError: not ``resume``, and OUTPUT_DIR holds the checkpoints of another run.
@@ -191,7 +185,9 @@ class PretrainTrainer(TrainerBase):
                 f"only some processes see a checkpoint in {self.cfg.OUTPUT_DIR}; it must be a shared folder"
             )
         if not found[0]:
-            if resume:
+            if original:
+                self._start_from_original(original)
+            elif resume:
                 logger.warning(f"--resume, but {self.cfg.OUTPUT_DIR} holds no checkpoint: starting at iteration 0")
             return
         if not resume:
@@ -209,10 +205,18 @@ class PretrainTrainer(TrainerBase):
         if len(states) != comm.get_world_size():
             raise ValueError(
                 f"the checkpoint was written by {len(states)} process(es), this run has {comm.get_world_size()}; "
-                f"resume with --num-gpus x --num-machines = {len(states)}"
+                f"resume with --num-gpus x --num-machines (torchrun: --nproc-per-node x --nnodes) = {len(states)}"
             )
         set_rng_state(states[comm.get_rank()])
         # The checkpoint holds the number of the iteration that just ended.
+        self.start_iter = self.iter + 1
+        self._obey_config()
+
+    def _start_from_original(self, path: str) -> None:
+        check_method(self.cfg.METHOD)
+        rest = load_original(path, self.checkpointer, self.sampler.iterations_per_epoch)
+        if "rng" in rest:  # an export of ours
+            set_rng_state(rest["rng"][comm.get_rank()])
         self.start_iter = self.iter + 1
         self._obey_config()
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 from PIL import Image
 
-from mocodet.common.launch import argument_parser
 from mocodet.pretrain import cli
 from mocodet.pretrain.build import amp_dtype, bn_groups
 from mocodet.pretrain.config import get_cfg
@@ -57,7 +56,7 @@ def arguments(images: Path, output: Path, overrides: tuple = (), flags: tuple[st
 
 
 def pretrain_in_process(given: list[str]) -> None:
-    cli.run(argument_parser("").parse_args(given))
+    cli.run(cli.parser().parse_args(given))
 
 
 def copy_checkpoint(source: Path, output: Path, name: str) -> None:

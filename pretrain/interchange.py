@@ -1,0 +1,315 @@
+"""Exchange of checkpoints with the original MoCo code (recipes section 1, "Original checkpoint format").
+
+A file of the original code is ``{"epoch", "arch", "state_dict", "optimizer"}``: names as DDP gives them
+(``module.encoder_q.conv1.weight``), and an SGD over the parameters of both encoders, of which those of the key encoder
+never have momentum. Ours knows the iteration, names without ``module.`` and an SGD over the query encoder alone. What
+the original has no place for (generators, the stream of images, the schedule) goes under one more key, which its
+scripts pass over: there and back, every bit of a checkpoint of ours is as it was.
+"""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from detectron2.utils import comm
+from fvcore.common.checkpoint import Checkpointer
+from fvcore.common.config import CfgNode
+from torch import Tensor
+
+from mocodet.common.checkpoint import load_torch_file, refuse_misfit
+from mocodet.common.encoder_file import BATCH_COUNTER, DISTRIBUTED_PREFIX, extract_encoder
+from mocodet.common.files import atomic_open
+from mocodet.common.text import first_few
+
+logger = logging.getLogger("mocodet.pretrain")
+
+ORIGINAL_KEYS = ("epoch", "arch", "state_dict", "optimizer")
+
+# Under this key an exported file carries what is ours alone.
+OWN_KEY = "mocodet"
+
+BUFFERS = (".running_mean", ".running_var", BATCH_COUNTER)
+
+# What to do with checkpoints of METHODs that the original code does not have.
+INSTEAD = "linear evaluation, kNN and the converter to detectron2 read our own .pth as it is"
+
+
+def to_original(checkpoint: Mapping[str, Any], arch: str, iterations_per_epoch: int) -> dict[str, Any]:
+    """Return a checkpoint of ours in the original format; tensors are shared, not copied.
+
+    ``epoch`` is the number of epochs that are done; where the checkpoint is from the middle of one, the exact place is
+    among what is ours alone.
+
+    Args:
+        checkpoint: what a run of METHOD "moco" saved.
+        arch: name of the encoder; for the original scripts, one of torchvision's.
+        iterations_per_epoch: of the run that saved it.
+
+    Raises:
+        ValueError: another METHOD's checkpoint, or none of pre-training.
+    """
+    if missing := [key for key in ("model", "optimizer", "iteration") if key not in checkpoint]:
+        raise ValueError(f"is no checkpoint of a pre-training run: it has no {', '.join(missing)}")
+    model = checkpoint["model"]
+    _require_moco(model, "")
+    momentum = _select_momentum(checkpoint["optimizer"], model, encoders=1)
+    return {
+        "epoch": (checkpoint["iteration"] + 1) // iterations_per_epoch,
+        "arch": arch,
+        "state_dict": _rename(model, "", DISTRIBUTED_PREFIX),
+        "optimizer": _with_parameters(checkpoint["optimizer"], momentum, 2 * len(_query_parameters(model))),
+        OWN_KEY: {key: value for key, value in checkpoint.items() if key not in ("model", "optimizer")},
+    }
+
+
+def from_original(original: Any, iterations_per_epoch: int) -> dict[str, Any]:
+    """Return a checkpoint in the original format as one of ours; tensors are shared, not copied.
+
+    What `to_original` made becomes what it was made of. A file of the original code has no ``rng``, ``sampler``,
+    ``shuffle`` and ``scaler``; its iteration is the last one of its epochs.
+
+    Args:
+        original: what `load_torch_file` returned.
+        iterations_per_epoch: of the run that continues.
+
+    Raises:
+        ValueError: not the original format, not MoCo v1 or v2, or parts that contradict one another.
+    """
+    if not isinstance(original, Mapping):
+        raise ValueError(f"holds a {type(original).__name__}; expected a dict with {', '.join(ORIGINAL_KEYS)}")
+    if missing := [key for key in ORIGINAL_KEYS if key not in original]:
+        raise ValueError(
+            f"is not in the original format: it has no {', '.join(missing)}, but {first_few(list(map(str, original)))};"
+            f" expected {', '.join(ORIGINAL_KEYS)}"
+        )
+    for key in ("state_dict", "optimizer"):
+        if not isinstance(original[key], Mapping):
+            raise ValueError(f"{key} is a {type(original[key]).__name__}; expected a dict")
+    _require_moco(original["state_dict"], DISTRIBUTED_PREFIX)
+    model = _rename(original["state_dict"], DISTRIBUTED_PREFIX, "")
+    momentum = _select_momentum(original["optimizer"], model, encoders=2)
+    optimizer = _with_parameters(original["optimizer"], momentum, len(_query_parameters(model)))
+    if OWN_KEY in original:
+        own = original[OWN_KEY]
+        if not isinstance(own, Mapping) or "iteration" not in own:
+            raise ValueError(f"{OWN_KEY!r} is not what an export of mocodet has there; remove the key or export anew")
+        return {"model": model, "optimizer": optimizer, **own}
+    epoch = original["epoch"]
+    if not isinstance(epoch, int) or epoch < 0:
+        raise ValueError(f"epoch is {epoch!r}; expected the number of epochs that are done")
+    # An older PyTorch knew fewer options, and where one is absent a newer one does not always take its own default.
+    defaults = torch.optim.SGD([torch.empty(0)]).defaults
+    optimizer["param_groups"] = [{**defaults, **group} for group in optimizer["param_groups"]]
+    iteration = epoch * iterations_per_epoch - 1
+    return {
+        "model": model,
+        "optimizer": optimizer,
+        "trainer": {"iteration": iteration, "hooks": {"LRScheduler": {"last_epoch": iteration + 1}}},
+        "iteration": iteration,
+    }
+
+
+def read_original(path: str | PathLike, iterations_per_epoch: int) -> dict[str, Any]:
+    """Read a file in the original format as a checkpoint of ours (`from_original`).
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, or `from_original` refuses it; the message names the file.
+    """
+    try:
+        return from_original(load_torch_file(path), iterations_per_epoch)
+    except ValueError as error:
+        raise _naming(path, error) from error
+
+
+def load_original(path: str | PathLike, checkpointer: Checkpointer, iterations_per_epoch: int) -> dict[str, Any]:
+    """Load a file in the original format into the model and the other states of ``checkpointer``.
+
+    States that the file lacks stay as they were made from the seed; a line of the log says which.
+
+    Args:
+        path: an export of ours, or a file of the original code (v1 or v2).
+        checkpointer: with ``optimizer`` and ``trainer`` among its states.
+        iterations_per_epoch: of this run.
+
+    Returns:
+        what no state took, as ``Checkpointer.load`` does; ``"rng"`` is absent for a file of the original code.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged or in another format, or does not fit the model, the data or the number of processes.
+            Nothing has changed then.
+    """
+    checkpoint = read_original(path, iterations_per_epoch)
+    model, optimizer = checkpointer.model, checkpointer.checkpointables["optimizer"]
+    states = {name: state for name, state in checkpointer.checkpointables.items() if name in checkpoint}
+    try:
+        refuse_misfit(model, checkpoint["model"])
+        if "rng" in checkpoint and len(checkpoint["rng"]) != comm.get_world_size():
+            raise ValueError(
+                f"exported from a run of {len(checkpoint['rng'])} process(es), this run has {comm.get_world_size()};"
+                " start as many, or remove what depends on their number (docs/interchange.md)"
+            )
+        if "sampler" in states:  # it compares and changes nothing
+            states.pop("sampler").load_state_dict(checkpoint.pop("sampler"))
+    except ValueError as error:
+        raise _naming(path, error) from error
+    model.load_state_dict(checkpoint.pop("model"))
+    for name, state in states.items():
+        state.load_state_dict(checkpoint.pop(name))
+    _follow_memory_format(optimizer)
+    done = checkpoint["iteration"] + 1
+    if "rng" in checkpoint:
+        logger.info(f"{path}: an export of mocodet, continued at iteration {done}")
+    else:
+        logger.warning(
+            f"{path}: written by the original code, continued at iteration {done} (epoch"
+            f" {done / iterations_per_epoch:g}) with its encoders, queue, pointer and momentum; the order of images,"
+            " augmentation, Shuffling BN and random generators, which it does not record, start from this run's SEED"
+        )
+    return checkpoint
+
+
+def check_method(method: str) -> None:
+    """Refuse a METHOD whose checkpoints the original code could not hold.
+
+    Raises:
+        ValueError: it is not "moco".
+    """
+    if method != "moco":
+        raise ValueError(f"METHOD {method!r} has no original format, only 'moco' has; {INSTEAD}")
+
+
+def export(cfg: CfgNode, output: str | PathLike) -> None:
+    """Write the last checkpoint of ``cfg.OUTPUT_DIR`` to ``output`` in the original format, from the main process.
+
+    Raises:
+        FileNotFoundError: there is no checkpoint.
+        ValueError: a METHOD that the original code does not have, or a checkpoint that is damaged or of another METHOD.
+    """
+    check_method(cfg.METHOD)
+    tag = Path(cfg.OUTPUT_DIR, "last_checkpoint")
+    if not tag.is_file():
+        raise FileNotFoundError(f"{cfg.OUTPUT_DIR} holds no checkpoint to export; give a run's OUTPUT_DIR")
+    source = tag.parent / tag.read_text(encoding="utf-8").strip()
+    if not source.is_file():
+        raise FileNotFoundError(f"{source}, which last_checkpoint beside it names, is not there")
+    if comm.is_main_process():
+        export_file(source, output)
+
+
+def export_file(source: str | PathLike, output: str | PathLike) -> None:
+    """Write a checkpoint of ours to ``output`` in the original format; the file appears whole or not at all.
+
+    Raises:
+        FileNotFoundError: there is no file ``source``.
+        ValueError: it is damaged or not METHOD "moco"'s, its encoder is not complete or not finite; ``output`` is a
+            folder or the same file.
+    """
+    if Path(output).resolve() == Path(source).resolve():
+        raise ValueError(f"{output} is the checkpoint itself; export it to another file, for example moco.pth.tar")
+    if Path(output).is_dir():
+        raise ValueError(f"{output} is a folder; expected a file to write, for example {Path(output, 'moco.pth.tar')}")
+    checkpoint = load_torch_file(source)
+    try:
+        if not isinstance(checkpoint, Mapping) or "sampler" not in checkpoint:
+            raise ValueError("is no checkpoint of a pre-training run: it has no sampler")
+        stream = checkpoint["sampler"]
+        _require_moco(checkpoint.get("model", {}), "")
+        encoder = extract_encoder(checkpoint)
+        original = to_original(checkpoint, encoder.arch, stream["dataset_size"] // stream["batch_size"])
+    except ValueError as error:
+        raise _naming(source, error) from error
+    if encoder.small_stem or not hasattr(torchvision.models, encoder.arch):
+        logger.warning(
+            f"the original scripts build torchvision's networks, which has no {encoder.arch}"
+            f"{' with the small stem' if encoder.small_stem else ''}: they will not load this file, --resume-from does"
+        )
+    with atomic_open(output, "wb") as handle:
+        torch.save(original, handle)
+    logger.info(
+        f"{source}, after iteration {checkpoint['iteration']} (epoch {original['epoch']}), exported to {output}"
+    )
+
+
+def _naming(path: str | PathLike, error: ValueError) -> ValueError:
+    message = str(error)
+    return error if message.startswith(str(path)) else ValueError(f"{path}: {message}")
+
+
+def _require_moco(tensors: Mapping[str, Any], prefix: str) -> None:
+    """Refuse names among which a part of MoCo, under ``prefix``, is missing."""
+    names = [name for name in tensors if isinstance(name, str)]
+    encoders = [f"{prefix}{part}" for part in ("encoder_q.", "encoder_k.")]
+    missing = [f"{part}*" for part in encoders if not any(name.startswith(part) for name in names)]
+    missing += [name for name in (f"{prefix}queue", f"{prefix}queue_ptr") if name not in tensors]
+    if missing:
+        groups = sorted({".".join(name.split(".")[: 1 + prefix.count(".")]) for name in names})
+        raise ValueError(
+            f"holds no state of MoCo v1 or v2 (METHOD 'moco'): no {', '.join(missing)}, but {first_few(groups)};"
+            f" other methods have no original format: {INSTEAD}"
+        )
+
+
+def _rename(tensors: Mapping[str, Tensor], old: str, new: str) -> OrderedDict[str, Tensor]:
+    """Exchange the prefix of all names; keep their order."""
+    if foreign := [name for name in tensors if not name.startswith(old)]:
+        raise ValueError(f"has names that do not begin with {old!r}: {first_few(foreign)}")
+    return OrderedDict((new + name[len(old) :], tensor) for name, tensor in tensors.items())
+
+
+def _query_parameters(model: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of the query encoder's parameters in the order of ``parameters()``, which a state dict keeps."""
+    return [name for name in model if name.startswith("encoder_q.") and not name.endswith(BUFFERS)]
+
+
+def _select_momentum(optimizer: Mapping[str, Any], model: Mapping[str, Tensor], encoders: int) -> dict[int, Any]:
+    """Return what SGD remembers of the query encoder's parameters, by their place in ``parameters()``.
+
+    Args:
+        optimizer: the state of an SGD over the parameters of one (ours) or both (the original's) ``encoders``.
+        model: tensors under our names.
+
+    Raises:
+        ValueError: another optimizer's state, one over other parameters, or buffers that do not fit the parameters.
+    """
+    names = _query_parameters(model)
+    try:
+        (group,) = optimizer["param_groups"]
+        places = {number: place for place, number in enumerate(group["params"])}
+        momentum = {places[number]: state for number, state in optimizer["state"].items()}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError("optimizer holds no state of an SGD with one group of parameters") from error
+    if len(places) != encoders * len(names):
+        raise ValueError(
+            f"optimizer is over {len(places)} parameters; expected {encoders * len(names)}, those of"
+            f" {'both encoders' if encoders == 2 else 'the query encoder'}"
+        )
+    for place, state in sorted(momentum.items()):
+        if place >= len(names):
+            raise ValueError("optimizer holds momentum of the key encoder, which MoCo does not train by gradients")
+        buffer = state.get("momentum_buffer")
+        if isinstance(buffer, Tensor) and buffer.shape != model[names[place]].shape:
+            raise ValueError(
+                f"optimizer holds momentum of shape {tuple(buffer.shape)} for {names[place]}, which has shape"
+                f" {tuple(model[names[place]].shape)}"
+            )
+    return momentum
+
+
+def _with_parameters(optimizer: Mapping[str, Any], momentum: dict[int, Any], count: int) -> dict[str, Any]:
+    """Return an SGD's state over ``count`` parameters, numbered from 0, with the options of ``optimizer``."""
+    (group,) = optimizer["param_groups"]
+    return {"state": momentum, "param_groups": [{**group, "params": list(range(count))}]}
+
+
+def _follow_memory_format(optimizer: torch.optim.Optimizer) -> None:
+    """Give momentum the memory format of its parameter; on CUDA the fused update needs them alike."""
+    for parameter, state in optimizer.state.items():
+        if state.get("momentum_buffer") is not None:
+            state["momentum_buffer"] = torch.empty_like(parameter).copy_(state["momentum_buffer"])
