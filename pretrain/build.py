@@ -1,7 +1,9 @@
 """From a config to the objects of a pre-training run."""
 
+import hashlib
 import logging
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +20,7 @@ from .contrast import EndToEnd, MemoryBank, MomentumContrast
 from .data import BatchSampler, EpochSampler, ImageFolder, ShardImages, ShardSampler, Views, build_view, open_labelled
 from .encoders import build_encoder
 from .shuffle_bn import BatchShuffle, GroupedBatchNorm2d
-from .supervised import SupervisedClassifier, load_encoder
+from .supervised import SupervisedClassifier
 
 logger = logging.getLogger("mocodet.pretrain")
 
@@ -133,25 +135,33 @@ def build_data(cfg: CfgNode) -> TrainingData:
         return TrainingData(Views(ShardImages(), view, seed, names), sampler, sampler.dataset_size)
     if cfg.METHOD == "supervised":
         labelled = open_labelled(cfg.DATA.ROOT, cfg.DATA.ANNOTATIONS)
-        dataset = Views(labelled.images, view, seed, names, labelled.labels)
-        size = len(labelled.images)
-        return TrainingData(dataset, EpochSampler(size, batch, seed), size, tuple(labelled.classes))
-    images = ImageFolder(cfg.DATA.ROOT)
-    sampler = EpochSampler(len(images), batch, seed)
-    return TrainingData(Views(images, view, seed, names), sampler, len(images), passed_over=images.passed_over)
+        images, labels, classes = labelled.images, labelled.labels, tuple(labelled.classes)
+    else:
+        images, labels, classes = ImageFolder(cfg.DATA.ROOT), None, ()
+    sampler = EpochSampler(len(images), batch, seed, identity=identify(images.paths, cfg.DATA.ROOT, labels))
+    dataset = Views(images, view, seed, names, labels)
+    return TrainingData(dataset, sampler, len(images), classes, getattr(images, "passed_over", 0))
+
+
+def identify(paths: Sequence[str], root: str, labels: torch.Tensor | None) -> str:
+    """Return a hash (hexadecimal, 128 bits) of files in their order, relative to ``root``, and of their classes."""
+    folder = str(Path(root))
+    names = "\0".join(path.removeprefix(folder) for path in paths)
+    found = hashlib.sha256(names.encode("utf-8", "surrogateescape"))
+    if labels is not None:
+        found.update(labels.numpy().tobytes())
+    return found.hexdigest()[:32]
 
 
 def build_model(cfg: CfgNode, data: TrainingData) -> nn.Module:
     """Build what ``cfg.METHOD`` names: a contrast mechanism with its encoders, or a classifier.
 
     Raises:
-        ValueError: see `bn_groups`, `build_encoder`, `MemoryBank` and `load_encoder`.
+        ValueError: see `bn_groups`, `build_encoder` and `MemoryBank`.
     """
     model = cfg.MODEL
     if cfg.METHOD == "supervised":
         network = build_resnet(model.ARCH, small_stem=model.SMALL_STEM, num_classes=len(data.classes))
-        if model.WEIGHTS:
-            load_encoder(network, model.WEIGHTS)
         return SupervisedClassifier(network)
     groups = bn_groups(cfg)
     norm = nn.BatchNorm2d if groups == 1 else partial(GroupedBatchNorm2d, num_groups=groups)

@@ -11,7 +11,7 @@ from fvcore.common.config import CfgNode
 from mocodet.common.files import atomic_open
 from mocodet.common.launch import argument_parser, launch, merge_config
 
-from .config import get_cfg, validate
+from .config import get_cfg, unused, validate
 from .interchange import export
 from .trainer import PretrainTrainer
 
@@ -58,6 +58,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     for name in ("mocodet", "fvcore", "detectron2"):
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
     logging.getLogger("mocodet.pretrain").info(f"{comm.get_world_size()} process(es); config:\n{cfg.dump()}")
+    if nothing := unused(cfg):
+        logging.getLogger("mocodet.pretrain").warning(f"this config sets, to no effect: {'; '.join(nothing)}")
     return cfg
 
 

@@ -170,6 +170,33 @@ def validate(cfg: CfgNode) -> None:
     require(by_iterations, "SOLVER.MAX_ITER", cfg.SOLVER.MAX_ITER, "0 with a schedule of epochs (step, cosine)")
 
 
+# Keys that only some METHODs read.
+READ_BY = {
+    "MODEL.HEAD": ("moco", "end_to_end", "memory_bank"),
+    "MODEL.DIM": ("moco", "end_to_end", "memory_bank"),
+    "MODEL.BN_GROUPS": ("moco", "end_to_end", "memory_bank"),
+    "CONTRAST.TEMPERATURE": ("moco", "end_to_end", "memory_bank"),
+    "CONTRAST.QUEUE_SIZE": ("moco",),
+    "CONTRAST.MOMENTUM": ("moco",),
+    "CONTRAST.NUM_NEGATIVES": ("memory_bank",),
+    "CONTRAST.BANK_MOMENTUM": ("memory_bank",),
+    "CONTRAST.SHUFFLE_BN": ("moco", "end_to_end"),
+}
+
+
+def unused(cfg: CfgNode) -> list[str]:
+    """Return what was set and does nothing, as ``KEY value``: keys of other METHODs, steps after the end of the run."""
+    found = []
+    for key, methods in READ_BY.items():
+        value, default = (reduce(lambda node, part: node[part], key.split("."), node) for node in (cfg, _C))
+        if value != default and cfg.METHOD not in methods:
+            found.append(f"{key} {value} (read by METHOD {', '.join(methods)})")
+    late = [step for step in cfg.SOLVER.STEPS if step >= cfg.SOLVER.MAX_EPOCHS]
+    if cfg.SOLVER.LR_SCHEDULE == "step" and late:
+        found.append(f"SOLVER.STEPS {', '.join(map(str, late))} (SOLVER.MAX_EPOCHS is {cfg.SOLVER.MAX_EPOCHS})")
+    return found
+
+
 def _validate_data(cfg: CfgNode, require: Callable[[bool, str, object, str], None]) -> None:
     root, shards, supervised = cfg.DATA.ROOT, cfg.DATA.SHARDS, cfg.METHOD == "supervised"
     require(root != "" or shards != "", "DATA.ROOT", root, "a folder of images, for example DATA.ROOT imagenet/train")

@@ -21,14 +21,19 @@ from torch.utils.data import DataLoader
 
 from mocodet.common.checkpoint import AtomicSaveMixin, load_torch_file, refuse_misfit
 from mocodet.common.launch import distribute
+from mocodet.common.text import first_few
 
 from .build import amp_dtype, build_data, build_model, build_optimizer, resolve_device
 from .data.views import normalize
 from .evaluation import ClassificationEvaluator, KNNMonitor, open_validation
 from .interchange import check_method, load_original
 from .schedules import build_lr_scheduler, max_iterations
+from .supervised import load_encoder
 
 logger = logging.getLogger("mocodet.pretrain")
+
+# What evaluators log.
+EVALUATIONS = ("knn_top1", "top1")
 
 DIVERGED = (
     "Training diverged: lower SOLVER.BASE_LR or set SOLVER.PRECISION float32, and go on from the last checkpoint, in"
@@ -65,6 +70,10 @@ class PretrainCheckpointer(AtomicSaveMixin, Checkpointer):
         return load_torch_file(path)
 
     def _load_model(self, checkpoint: dict):
+        # A scaler is in the checkpoint of a float16 run only, which may be continued in another precision.
+        absent = [name for name in ("model", *self.checkpointables) if name not in checkpoint and name != "scaler"]
+        if absent:
+            raise ValueError(f"the checkpoint has no {first_few(absent)}; expected one of the same METHOD's run")
         refuse_misfit(self.model, checkpoint["model"])
         return super()._load_model(checkpoint)
 
@@ -110,7 +119,7 @@ class PretrainTrainer(TrainerBase):
         self.scheduler = build_lr_scheduler(cfg, self.optimizer, self.sampler.iterations_per_epoch)
         self.model = distribute(model)
 
-        torch.backends.cudnn.benchmark = self.device.type == "cuda"  # all batches have one shape
+        torch.backends.cudnn.benchmark = self.device.type == "cuda"  # all training batches have one shape
         self.dtype = amp_dtype(cfg, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
 
@@ -144,8 +153,9 @@ class PretrainTrainer(TrainerBase):
             hooks.IterationTimer(),
             Throughput(self.cfg.SOLVER.IMS_PER_BATCH),
             hooks.LRScheduler(self.optimizer, self.scheduler),
-            hooks.PeriodicCheckpointer(self.checkpointer, period),
+            # Before the checkpoint of the same iteration: a run that is killed while it measures measures again.
             *self.build_evaluators(),
+            hooks.PeriodicCheckpointer(self.checkpointer, period),
         ]
         if comm.is_main_process():
             writers = [
@@ -153,7 +163,7 @@ class PretrainTrainer(TrainerBase):
                 JSONWriter(f"{self.cfg.OUTPUT_DIR}/metrics.json"),
                 TensorboardXWriter(self.cfg.OUTPUT_DIR),
             ]
-            built.append(hooks.PeriodicWriter(writers, period=self.cfg.LOG_PERIOD))
+            built.append(LogWriter(writers, period=self.cfg.LOG_PERIOD))
         return built
 
     def build_evaluators(self) -> list[HookBase]:
@@ -167,7 +177,7 @@ class PretrainTrainer(TrainerBase):
         return built
 
     def resume_or_start(self, resume: bool, original: str = "") -> None:
-        """Continue from the last checkpoint of OUTPUT_DIR, or begin at iteration 0.
+        """Continue from the last checkpoint of OUTPUT_DIR, or begin at iteration 0, from MODEL.WEIGHTS where given.
 
         The rates and decays of the optimizer are the config's, also where the checkpoint's were others.
 
@@ -185,6 +195,8 @@ class PretrainTrainer(TrainerBase):
                 f"only some processes see a checkpoint in {self.cfg.OUTPUT_DIR}; it must be a shared folder"
             )
         if not found[0]:
+            if self.cfg.MODEL.WEIGHTS:
+                load_encoder(self.method.encoder, self.cfg.MODEL.WEIGHTS)
             if original:
                 self._start_from_original(original)
             elif resume:
@@ -326,6 +338,20 @@ class Throughput(HookBase):
         latest = self.trainer.storage.histories().get("time")
         if latest is not None:
             self.trainer.storage.put_scalar("images_per_second", self.images_per_batch / latest.latest())
+
+
+class LogWriter(hooks.PeriodicWriter):
+    """Writes every so many iterations, and whenever an evaluator measured: writers keep only the latest value."""
+
+    def after_step(self) -> None:
+        """Write when the period, the run or an evaluation ends with this iteration."""
+        storage = self.trainer.storage
+        latest = {name: iteration for name, (_, iteration) in storage.latest().items()}
+        if any(latest.get(name) == storage.iter for name in EVALUATIONS):
+            for writer in self._writers:
+                writer.write()
+        else:
+            super().after_step()
 
 
 class PretrainPrinter(EventWriter):

@@ -40,12 +40,14 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         dataset_size: number of images.
         batch_size: images in a batch, over all processes.
         seed: the same in all processes.
+        identity: of the images and their order; a run is not continued with others, since a place in a memory bank or a
+            class would then be another image's.
 
     Raises:
         ValueError: the batch is larger than the data set, or does not divide between the processes.
     """
 
-    def __init__(self, dataset_size: int, batch_size: int, seed: int) -> None:
+    def __init__(self, dataset_size: int, batch_size: int, seed: int, identity: str = "") -> None:
         world = comm.get_world_size()
         if dataset_size < batch_size:
             raise ValueError(
@@ -57,6 +59,7 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         self.dataset_size = dataset_size
         self.batch_size = batch_size
         self.seed = seed
+        self.identity = identity
         self.start_iteration = 0
 
     @property
@@ -85,11 +88,12 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         generator = torch.Generator().manual_seed(mix(self.seed, epoch))
         return torch.randperm(self.dataset_size, generator=generator)
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, int | str]:
         """Return what the meaning of an iteration number depends on."""
-        return {"dataset_size": self.dataset_size, "batch_size": self.batch_size, "seed": self.seed}
+        sizes = {"dataset_size": self.dataset_size, "batch_size": self.batch_size, "seed": self.seed}
+        return {**sizes, "images": self.identity}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: dict[str, int | str]) -> None:
         """Check that this sampler continues the stream of the one that ``state`` came from.
 
         Raises:

@@ -1,0 +1,205 @@
+"""Every METHOD through the command: what the config says reaches it, and a run continues where it stopped."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mocodet.pretrain import cli
+from mocodet.pretrain.build import METHODS, TrainingData, build_model
+from mocodet.pretrain.config import get_cfg
+
+CLASSES, IMAGES, BATCH = 3, 18, 8  # two iterations an epoch
+SUPERVISED = ("AUGMENTATION.NAME", "supervised")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A folder of classes that differ in colour."""
+    root = tmp_path_factory.mktemp("data") / "train"
+    generator = np.random.default_rng(0)
+    for number in range(IMAGES):
+        noise = generator.integers(0, 128, (40, 40, 3), dtype=np.uint8)
+        noise[..., number % CLASSES] += 100
+        path = root / f"class{number % CLASSES}" / f"{number:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noise).save(path)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def errors_as_raised(monkeypatch):
+    monkeypatch.setenv("MOCODET_TRACEBACK", "1")
+
+
+def train(method: str, root: Path, output: Path, *overrides: object, flags: tuple[str, ...] = ()) -> None:
+    config = output.parent / "small.yaml"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    config.write_text(
+        f"""
+        METHOD: {method}
+        OUTPUT_DIR: {output}
+        DATA: {{ROOT: {root}, NUM_WORKERS: 0}}
+        AUGMENTATION: {{NAME: {"supervised" if method == "supervised" else "moco_v1"}, CROP_SIZE: 32}}
+        MODEL: {{ARCH: resnet18, DIM: 8, DEVICE: cpu, BN_GROUPS: 2}}
+        CONTRAST: {{QUEUE_SIZE: 20, NUM_NEGATIVES: 20}}
+        SOLVER: {{IMS_PER_BATCH: {BATCH}, MAX_EPOCHS: 2, PRECISION: float32, CHECKPOINT_PERIOD: 3}}
+        """
+    )
+    cli.main(["--config-file", str(config), *flags, *map(str, overrides)])
+
+
+def continue_from(checkpoint: Path, output: Path) -> None:
+    output.mkdir(parents=True)
+    shutil.copy(checkpoint, output)
+    (output / "last_checkpoint").write_text(checkpoint.name)
+
+
+def load(path: Path) -> dict:
+    return torch.load(path, weights_only=True)
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def run(request, folder, tmp_path_factory) -> tuple[str, Path]:
+    output = tmp_path_factory.mktemp(request.param) / "run"
+    train(request.param, folder, output)
+    return request.param, output
+
+
+def test_resume__is_bit_identical(run, folder, tmp_path):
+    method, whole = run
+    continue_from(whole / "model_0000002.pth", tmp_path / "run")
+    torch.manual_seed(99)  # whatever the process did before must not matter
+    train(method, folder, tmp_path / "run", flags=("--resume",))
+    found, expected = load(tmp_path / "run" / "model_final.pth"), load(whole / "model_final.pth")
+    assert found["model"].keys() == expected["model"].keys()
+    assert all(torch.equal(found["model"][name], tensor) for name, tensor in expected["model"].items())
+    momenta = [checkpoint["optimizer"]["state"] for checkpoint in (found, expected)]
+    assert momenta[0].keys() == momenta[1].keys()
+    assert all(
+        torch.equal(momenta[0][number]["momentum_buffer"], state["momentum_buffer"])
+        for number, state in momenta[1].items()
+    )
+
+
+def test_resume__refuses_a_checkpoint_without_a_state(run, folder, tmp_path):
+    method, whole = run
+    checkpoint = load(whole / "model_0000002.pth")
+    for absent in ("optimizer", "sampler"):
+        output = tmp_path / absent
+        output.mkdir()
+        torch.save({key: value for key, value in checkpoint.items() if key != absent}, output / "model_0000002.pth")
+        (output / "last_checkpoint").write_text("model_0000002.pth")
+        with pytest.raises(ValueError, match=f"the checkpoint has no {absent}; expected one of the same METHOD's run"):
+            train(method, folder, output, flags=("--resume",))
+
+
+def test_resume__refuses_other_images_of_the_same_number(run, folder, tmp_path):
+    method, whole = run
+    shutil.copytree(folder, tmp_path / "data")
+    renamed = tmp_path / "data" / "class0" / "00.png"
+    continue_from(whole / "model_0000002.pth", tmp_path / "moved")
+    train(method, tmp_path / "data", tmp_path / "moved", flags=("--resume",))  # the same files elsewhere will do
+    renamed.rename(renamed.with_name("99.png"))
+    continue_from(whole / "model_0000002.pth", tmp_path / "run")
+    with pytest.raises(ValueError, match="resume with the same data"):
+        train(method, tmp_path / "data", tmp_path / "run", flags=("--resume",))
+
+
+def built(method: str, *overrides: object) -> torch.nn.Module:
+    cfg = get_cfg()
+    small = [
+        "METHOD",
+        method,
+        "MODEL.ARCH",
+        "resnet18",
+        "MODEL.DIM",
+        8,
+        "MODEL.DEVICE",
+        "cpu",
+        "CONTRAST.QUEUE_SIZE",
+        6,
+    ]
+    cfg.merge_from_list([*small, "CONTRAST.NUM_NEGATIVES", 5, "SOLVER.IMS_PER_BATCH", 16, *overrides])
+    return build_model(cfg, TrainingData(dataset=None, sampler=None, size=9, classes=("a", "b")))
+
+
+@pytest.mark.parametrize("method", ["moco", "end_to_end", "memory_bank"])
+def test_build_model__contrast_keys_arrive(method):
+    model = built(method, "CONTRAST.TEMPERATURE", 0.3, "MODEL.HEAD", "fc", "MODEL.SMALL_STEM", True)
+    assert type(model) is METHODS[method]
+    assert model.temperature == 0.3
+    assert tuple(model.encoder_q.fc.weight.shape) == (8, 512)
+    assert tuple(model.encoder_q.conv1.weight.shape) == (64, 3, 3, 3)
+    if method != "memory_bank":
+        assert model.shuffle.enabled
+        assert not built(method, "CONTRAST.SHUFFLE_BN", False).shuffle.enabled
+
+
+def test_build_model__keys_of_one_method_arrive():
+    moco = built("moco", "CONTRAST.MOMENTUM", 0.7)
+    assert (moco.momentum, moco.queue_size) == (0.7, 6)
+    bank = built("memory_bank", "CONTRAST.BANK_MOMENTUM", 0.25)
+    assert (bank.bank_momentum, bank.num_negatives, tuple(bank.bank.shape)) == (0.25, 5, (9, 8))
+    assert tuple(built("supervised").encoder.fc.weight.shape) == (2, 512)
+
+
+@pytest.mark.parametrize(
+    ("method", "overrides", "message"),
+    [
+        ("memory_bank", ("CONTRAST.MOMENTUM", 0.5), "CONTRAST.MOMENTUM 0.5 (read by METHOD moco)"),
+        ("supervised", (), "MODEL.BN_GROUPS 2 (read by METHOD moco, end_to_end, memory_bank)"),
+        ("moco", ("SOLVER.LR_SCHEDULE", "step"), "SOLVER.STEPS 120, 160 (SOLVER.MAX_EPOCHS is 1)"),
+    ],
+)
+def test_setup__tells_what_has_no_effect(folder, tmp_path, method, overrides, message):
+    train(method, folder, tmp_path / "run", *overrides, "SOLVER.MAX_EPOCHS", 1)
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert "this config sets, to no effect: " in log
+    assert message in log
+
+
+def test_evaluators__every_measurement_is_in_the_log_and_before_the_checkpoint(folder, tmp_path, monkeypatch):
+    measured = (
+        "KNN.TRAIN_ROOT",
+        folder,
+        "KNN.VAL_ROOT",
+        folder,
+        "KNN.K",
+        3,
+        "DATA.VAL_ROOT",
+        folder,
+        "LOG_PERIOD",
+        100,
+    )
+    train("supervised", folder, tmp_path / "run", *measured, "SOLVER.MAX_EPOCHS", 3)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.json").read_text().splitlines()]
+    for key in ("knn_top1", "top1"):
+        assert [line["iteration"] for line in lines if key in line] == [1, 3, 5]
+
+    # Killed while it measures for the last time: the last checkpoint is older, so --resume measures again.
+    monkeypatch.setattr(
+        "mocodet.pretrain.evaluation.ClassificationEvaluator.evaluate",
+        lambda *_: (_ for _ in ()).throw(KeyboardInterrupt),
+    )
+    with pytest.raises(KeyboardInterrupt):
+        train("supervised", folder, tmp_path / "killed", *measured, "SOLVER.MAX_EPOCHS", 1)
+    assert not (tmp_path / "killed" / "model_final.pth").exists()
+
+
+def test_resume__needs_no_starting_weights(folder, tmp_path):
+    start = tmp_path / "start" / "model_final.pth"
+    train("supervised", folder, start.parent, "SOLVER.MAX_EPOCHS", 1)
+    train("supervised", folder, tmp_path / "run", "MODEL.WEIGHTS", start, "SOLVER.BASE_LR", 0.0)
+    found, expected = (load(path)["model"] for path in (tmp_path / "run" / "model_0000002.pth", start))
+    assert torch.equal(found["encoder.conv1.weight"], expected["encoder.conv1.weight"])
+    assert not torch.equal(found["encoder.fc.weight"], expected["encoder.fc.weight"]), "the classifier is new"
+    (tmp_path / "run" / "model_final.pth").unlink()
+    (tmp_path / "run" / "last_checkpoint").write_text("model_0000002.pth")
+    start.unlink()
+    train("supervised", folder, tmp_path / "run", "MODEL.WEIGHTS", start, flags=("--resume",))
+    assert (tmp_path / "run" / "model_final.pth").is_file()
