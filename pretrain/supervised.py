@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mocodet.common.checkpoint import load_torch_file
-from mocodet.common.encoder_file import extract_encoder
+from mocodet.common.encoder_file import BATCH_COUNTER, DISTRIBUTED_PREFIX, STATE_KEYS, extract_encoder
 from mocodet.common.text import first_few
 
 
@@ -58,17 +58,13 @@ def load_encoder(network: nn.Module, path: str | PathLike) -> None:
         FileNotFoundError: there is no such file.
         ValueError: it holds no encoder that is whole and finite, or one of another architecture or stem.
     """
-    checkpoint = _load_checkpoint(path)
+    checkpoint = _named_by_config(path)
     try:
         encoder = extract_encoder(checkpoint)
     except ValueError as error:
         raise ValueError(f"MODEL.WEIGHTS {path}: {error}") from error
-    # Batch counters are not part of an encoder; nothing reads them.
-    own = {
-        name: tensor
-        for name, tensor in network.state_dict().items()
-        if not name.startswith("fc.") and not name.endswith(".num_batches_tracked")
-    }
+    own = _without_counters(network.state_dict())
+    own = {name: tensor for name, tensor in own.items() if not name.startswith("fc.")}
     if misfits := _misfits(own, encoder.tensors):
         raise ValueError(
             f"MODEL.WEIGHTS {path} holds a {encoder.arch}, which is not this config's network: {first_few(misfits)}"
@@ -80,6 +76,8 @@ def load_encoder(network: nn.Module, path: str | PathLike) -> None:
 def load_classifier(network: nn.Module, path: str | PathLike) -> int:
     """Fill ``network``, classifier and all, from a checkpoint of supervised training or one of torchvision's own.
 
+    Batch counters stay as they are: nothing reads them, and torchvision's older files have none.
+
     Returns:
         after how many iterations the checkpoint was written; 0 where it does not say so.
 
@@ -87,13 +85,15 @@ def load_classifier(network: nn.Module, path: str | PathLike) -> int:
         FileNotFoundError: there is no such file.
         ValueError: it holds no classifier, or one of another architecture or number of classes.
     """
-    checkpoint = _load_checkpoint(path)
+    checkpoint = _named_by_config(path)
     content = checkpoint if isinstance(checkpoint, Mapping) else {}
-    state = content["model"] if isinstance(content.get("model"), Mapping) else content
+    state = next((content[key] for key in STATE_KEYS if isinstance(content.get(key), Mapping)), content)
     found = {
-        name.removeprefix("encoder."): tensor for name, tensor in state.items() if isinstance(tensor, torch.Tensor)
+        name.removeprefix(DISTRIBUTED_PREFIX).removeprefix("encoder."): tensor
+        for name, tensor in _without_counters(state).items()
+        if isinstance(tensor, torch.Tensor)
     }
-    own = network.state_dict()
+    own = _without_counters(network.state_dict())
     if misfits := _misfits(own, found):
         raise ValueError(
             f"MODEL.WEIGHTS {path} is not the whole of this config's classifier: {first_few(misfits)} differ; expected"
@@ -104,17 +104,29 @@ def load_classifier(network: nn.Module, path: str | PathLike) -> int:
     return content.get("iteration", -1) + 1
 
 
-def _load_checkpoint(path: str | PathLike) -> Any:
+def read_checkpoint(path: str | PathLike) -> Any:
+    """Load a checkpoint that an encoder or a classifier is to be taken from.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it was converted for detectron2, or is damaged.
+    """
     if not Path(path).is_file():
-        raise FileNotFoundError(
-            f"MODEL.WEIGHTS names {path}, which does not exist; give a checkpoint of tools/pretrain_net.py, or '' to"
-            " start from random weights"
-        )
+        raise FileNotFoundError(f"there is no checkpoint {path}; give a file such as OUTPUT_DIR/model_final.pth")
     if Path(path).suffix == ".pkl":
-        raise ValueError(
-            f"MODEL.WEIGHTS {path}: a .pkl is converted for detectron2; give the checkpoint that it was made from"
-        )
+        raise ValueError(f"{path}: a .pkl is converted for detectron2; give the checkpoint that it was made from")
     return load_torch_file(path)
+
+
+def _named_by_config(path: str | PathLike) -> Any:
+    try:
+        return read_checkpoint(path)
+    except (FileNotFoundError, ValueError) as error:
+        raise type(error)(f"MODEL.WEIGHTS: {error}") from error
+
+
+def _without_counters(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in state.items() if not str(name).endswith(BATCH_COUNTER)}
 
 
 def _misfits(own: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> list[str]:

@@ -17,13 +17,13 @@ from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter,
 from fvcore.common.checkpoint import Checkpointer
 from fvcore.common.config import CfgNode
 from torch import nn
-from torch.utils.data import DataLoader
 
 from mocodet.common.checkpoint import AtomicSaveMixin, load_torch_file, refuse_misfit
 from mocodet.common.launch import distribute
 from mocodet.common.text import first_few
 
 from .build import amp_dtype, build_data, build_model, build_optimizer, resolve_device
+from .data.loader import load_batches
 from .data.views import normalize
 from .evaluation import ClassificationEvaluator, KNNMonitor, open_validation
 from .interchange import check_method, load_original
@@ -254,25 +254,24 @@ class PretrainTrainer(TrainerBase):
     def before_train(self) -> None:
         """Open the stream of batches at the first iteration of this run."""
         self.sampler.start_iteration = self.start_iter
-        workers = self.cfg.DATA.NUM_WORKERS
-        loader = DataLoader(
+        self._batches = load_batches(
             self.dataset,
+            self.cfg.DATA.NUM_WORKERS,
             batch_sampler=self.sampler,
-            num_workers=workers,
             pin_memory=self.device.type == "cuda",
-            # The loader draws a seed for its workers; the process's own generator must go on as if it did not.
-            generator=torch.Generator(),
-            # Workers compute on one thread each and never touch the parent's OpenMP pool.
-            worker_init_fn=_one_thread if workers else None,
         )
-        self._batches = iter(loader)
         self.model.train()
         super().before_train()
 
     def run_step(self) -> None:
-        """Take one step: load, encode, contrast, update."""
+        """Take one step: load, encode, compare, update.
+
+        Raises:
+            ValueError: an image cannot be read; the message names it.
+            FloatingPointError: see `log`.
+        """
         began = time.perf_counter()
-        batch = {name: self.prepare(value) for name, value in self.load_batch().items()}
+        batch = {name: self.prepare(value) for name, value in next(self._batches).items()}
         data_time = time.perf_counter() - began
 
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
@@ -283,17 +282,6 @@ class PretrainTrainer(TrainerBase):
         self.scaler.update()
 
         self.log({name: value.detach() for name, value in outputs.items()}, data_time)
-
-    def load_batch(self) -> dict[str, torch.Tensor]:
-        """Return the next batch of views.
-
-        Raises:
-            ValueError: an image cannot be read; the message names it.
-        """
-        try:
-            return next(self._batches)
-        except ValueError as error:  # a loader process hands on its traceback as the message
-            raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from error
 
     def prepare(self, value: torch.Tensor) -> torch.Tensor:
         """Move an entry of a batch to the device; normalise views (uint8, N x 3 x H x W), in the model's format."""
@@ -321,10 +309,6 @@ class PretrainTrainer(TrainerBase):
         """Say whether the writers run after this iteration."""
         done = self.iter + 1
         return done % self.cfg.LOG_PERIOD == 0 or done == self.max_iter
-
-
-def _one_thread(_: int) -> None:
-    torch.set_num_threads(1)
 
 
 class Throughput(HookBase):

@@ -82,8 +82,9 @@ class MemoryBank(nn.Module):
             that find their entry among K+1.
         """
         index = batch["index"]  # N
+        negatives = self.draw()  # before the encoder: on CUDA the copy from the host would wait for all of it
         q = embed(self.encoder_q, batch["query"])  # N x C
-        logits = self.logits(q, index, self.draw())
+        logits = self.logits(q, index, negatives)
         self.update(gather_rows(index), gather_rows(q.detach()))
         return {"loss": info_nce(logits), "accuracy": contrast_accuracy(logits.detach())}
 
@@ -149,18 +150,50 @@ def refuse_too_large(dataset_size: int, dim: int, device: torch.device) -> None:
     room = f"{available / 1e9:.2f} GB of {device.type} memory available to each"
     if needed > available:
         raise ValueError(
-            f"{size}, but {room} of {comm.get_world_size()}; expected a bank that fits: use fewer processes on a CPU,"
-            " fewer images, a smaller MODEL.DIM, or METHOD moco, whose queue does not grow with the data set"
+            f"{size}, but {room} of {comm.get_world_size()}; expected a bank that fits, with room for model and"
+            " activations: use fewer processes on a CPU, fewer images, a smaller MODEL.DIM, or METHOD moco, whose queue"
+            " does not grow with the data set"
         )
-    logger.info(f"{size}, {room}")
+    logger.info(f"{size}, {room}; model and activations come on top")
 
 
 def available_bytes(device: torch.device) -> int:
-    """Return how much of the memory of ``device`` can still be had: free of a GPU, available of a machine."""
+    """Return how much of the memory of ``device`` can still be had: free of a GPU; of a machine or of its container."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     meminfo = Path("/proc/meminfo")
-    if meminfo.is_file():
-        fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-        return int(fields["MemAvailable"].split()[0]) * 1024  # given in KiB
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # without Linux, all there is
+    if not meminfo.is_file():
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # without Linux, all there is
+    fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+    return min([int(fields["MemAvailable"].split()[0]) * 1024, *cgroup_bytes()])  # given in KiB
+
+
+def cgroup_bytes(mount: Path = Path("/sys/fs/cgroup"), mine: Path = Path("/proc/self/cgroup")) -> list[int]:
+    """Return what each limit of memory leaves to this process: those of its control group and of the ones around it.
+
+    A group's cache of files that are no longer in use counts as free. Versions 2 and 1 of the kernel's interface.
+
+    Args:
+        mount: where control groups are mounted. mine: the file that names this process's.
+    """
+    left = []
+    for line in mine.read_text().splitlines() if mine.is_file() else ():
+        _, controllers, group = line.split(":", 2)
+        if controllers == "":
+            root, names, cache = mount, ("memory.max", "memory.current"), "inactive_file"
+        elif "memory" in controllers.split(","):
+            root, cache = mount / "memory", "total_inactive_file"
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        else:
+            continue
+        # In a container the path may be the host's; the mounted root is then the container's own group.
+        own = Path(group.lstrip("/"))
+        for folder in (root / part for part in (own, *own.parents)):
+            try:
+                limit, used = ((folder / name).read_text().strip() for name in names)
+                stat = dict(entry.split() for entry in (folder / "memory.stat").read_text().splitlines())
+            except OSError:  # no such group here, or the root of all, which has no limit
+                continue
+            if limit != "max":
+                left.append(max(0, int(limit) - int(used) + int(stat.get(cache, 0))))
+    return left

@@ -1,5 +1,6 @@
 """Labelled images: one folder for each class, or iNaturalist's JSON; what evaluation and supervised training read."""
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ from mocodet.common.text import first_few
 
 from .folders import ImageFolder
 from .inaturalist import INaturalist
+
+logger = logging.getLogger("mocodet.pretrain")
 
 
 class LabelledImages(Protocol):
@@ -33,6 +36,7 @@ class LabelledFolder:
 
     Attributes:
         images, labels, classes: see `LabelledImages`; the classes are the folders' names, sorted.
+            ``images.passed_over`` counts the files that are not used, since they have no image's extension.
 
     Args:
         root: its class folders are searched to any depth, as `ImageFolder` does.
@@ -68,14 +72,21 @@ def open_labelled(root: str | os.PathLike, annotations: str | os.PathLike = "") 
     return INaturalist(root, annotations) if str(annotations) else LabelledFolder(root)
 
 
+def warn_of_passed_over(data: LabelledImages, where: str) -> None:
+    """Log how many files of ``where`` are no images and not used, if any; of a JSON's list all are used."""
+    if count := getattr(data.images, "passed_over", 0):
+        logger.warning(f"{count} files of {where} have no image's extension and are not used")
+
+
 def require_same_classes(train: Sequence[str], val: Sequence[str]) -> None:
     """Make sure that a label means the same class in both splits.
 
     Raises:
         ValueError: the classes, or their order, differ; the message names the difference.
     """
-    if only := [f"{name} (training only)" for name in train if name not in set(val)] + [
-        f"{name} (validation only)" for name in val if name not in set(train)
+    in_train, in_val = set(train), set(val)
+    if only := [f"{name} (training only)" for name in train if name not in in_val] + [
+        f"{name} (validation only)" for name in val if name not in in_train
     ]:
         raise ValueError(
             f"the splits have other classes ({len(train)} for training, {len(val)} for validation): {first_few(only)};"

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 from fvcore.common.config import CfgNode
@@ -17,9 +16,10 @@ from torch import nn
 
 from mocodet.common.files import atomic_open
 
-from ..data.labelled import LabelledImages, open_labelled, require_same_classes
+from ..data.labelled import LabelledImages, open_labelled, require_same_classes, warn_of_passed_over
+from ..data.loader import load_batches
 from ..data.views import normalize
-from .features import CentreCrops, load_batches
+from .features import CentreCrops, exact_convolutions, share_buffers
 
 logger = logging.getLogger("mocodet.pretrain")
 
@@ -33,7 +33,7 @@ def classification_accuracy(
     batch_size: int,
     num_workers: int = 0,
 ) -> dict[str, float]:
-    """Classify the central crop of every image, in evaluation mode and float32.
+    """Classify the central crop of every image, in evaluation mode and float32 (on CUDA without TF32).
 
     The processes divide the images between them, and all must call. They look with the main process's batch-norm
     statistics, which are those of the checkpoint. No random number is drawn.
@@ -55,13 +55,12 @@ def classification_accuracy(
     """
     places = range(comm.get_rank(), len(images), comm.get_world_size())
     batches = load_batches(CentreCrops(images, labels, crop_size, places), num_workers, batch_size=batch_size)
-    if comm.get_world_size() > 1:
-        for buffer in network.buffers():
-            dist.broadcast(buffer, src=0)
+    share_buffers(network)
     training = network.training
     network.eval()
     try:
-        counts = _count_right(network, batches)
+        with exact_convolutions():
+            counts = _count_right(network, batches)
     finally:
         network.train(training)
     top1, top5, seen = (sum(column) for column in zip(*comm.all_gather(counts), strict=True))
@@ -98,6 +97,7 @@ def open_validation(cfg: CfgNode, classes: Sequence[str] | None = None) -> Label
     split = open_labelled(cfg.DATA.VAL_ROOT, cfg.DATA.VAL_ANNOTATIONS)
     if classes is not None:
         require_same_classes(classes, split.classes)
+    warn_of_passed_over(split, split_name(cfg))
     return split
 
 
@@ -116,7 +116,7 @@ def write_results(output_dir: str | os.PathLike, split: str, results: dict[str, 
 class ClassificationEvaluator(HookBase):
     """Logs ``top1`` and ``top5`` of the network in training, in percent, and keeps the latest in ``results.json``.
 
-    Training goes on as if it had not looked: weights and random numbers are the same with it as without. It must come
+    Training goes on as if it had not looked: the evaluator changes no weight and draws no random number. It must come
     before the writers.
 
     Args:

@@ -18,7 +18,7 @@ from torch import nn
 from mocodet.common.files import atomic_open
 from mocodet.common.launch import USER_ERRORS
 
-from ..data.labelled import LabelledImages, open_labelled, require_same_classes
+from ..data.labelled import LabelledImages, open_labelled, require_same_classes, warn_of_passed_over
 from .features import FeatureSettings, cached_features, load_backbone, random_backbone, state_digest
 from .knn import BANK_CHUNK, QUERY_CHUNK, nearest_keys, vote
 from .linear import Protocol, evaluate_linear, grid_of, published_steps
@@ -142,6 +142,8 @@ def open_frozen(args: argparse.Namespace) -> Frozen:
     train = open_labelled(args.train, args.train_annotations)
     val = open_labelled(args.val, args.val_annotations)
     require_same_classes(train.classes, val.classes)
+    for split, root in ((train, args.train), (val, args.val)):
+        warn_of_passed_over(split, root)
     if args.random:
         backbone, arch, source = random_backbone(args.random, args.seed, args.small_stem), args.random, "random"
     else:
@@ -243,9 +245,14 @@ def knn_main(argv: list[str] | None = None) -> None:
 
 def run_linear(args: argparse.Namespace) -> None:
     """Train, evaluate, prove that the backbone is unchanged, print the table."""
-    frozen = open_frozen(args)
     steps = published_steps(args.epochs) if args.steps is None else tuple(args.steps)
     protocol = Protocol(args.epochs, args.batch_size, steps=steps, seed=args.seed)
+    if late := protocol.late_steps():
+        raise ValueError(
+            f"--steps {' '.join(map(str, late))} would do nothing: training ends after {args.epochs} epochs; give lower"
+            " ones, or more --epochs"
+        )
+    frozen = open_frozen(args)
     results = evaluate_linear(
         frozen.backbone,
         frozen.train,
@@ -289,7 +296,7 @@ def linear_main(argv: list[str] | None = None) -> None:
         type=int,
         nargs="*",
         metavar="EPOCH",
-        help="epochs at which the rate falls to a tenth (60 %% and 80 %% of --epochs)",
+        help="epochs, in rising order, at which the rate falls to a tenth (60 %% and 80 %% of --epochs)",
     )
     linear.add_argument("--state", metavar="FILE", help="keep the state here after each epoch, for --resume")
     linear.add_argument("--resume", action="store_true", help="continue from the file of --state, if it is there")

@@ -4,14 +4,16 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+import torch.distributed as dist
+from detectron2.utils import comm
 from PIL import Image
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from torchvision import transforms
 from torchvision.transforms import functional as TF
 
@@ -21,7 +23,9 @@ from mocodet.common.files import atomic_open
 from mocodet.common.resnet import build_resnet
 
 from ..data.labelled import LabelledImages
+from ..data.loader import load_batches
 from ..data.views import normalize
+from ..supervised import read_checkpoint
 
 logger = logging.getLogger("mocodet.pretrain")
 
@@ -85,29 +89,26 @@ class CentreCrops(Dataset):
         return TF.pil_to_tensor(self.crop(self.images[place])), self.labels[place]
 
 
-def load_batches(dataset: Dataset, num_workers: int, **how: Any) -> Iterator[Any]:
-    """Yield a `DataLoader`'s batches, leaving the process's random numbers alone; ``how`` is handed to it.
+@contextmanager
+def exact_convolutions() -> Iterator[None]:
+    """Let CUDA convolve float32 numbers as float32, not as TF32 (10 bits of mantissa), which is PyTorch's default.
 
-    Raises:
-        ValueError: an image cannot be read; the message, one line, names it.
+    Nor are algorithms chosen by timing them: which one is the fastest differs from run to run.
     """
-    loader = DataLoader(
-        dataset,
-        num_workers=num_workers,
-        # The loader draws a seed for its workers; the process's own generator must go on as if it did not.
-        generator=torch.Generator(),
-        # Workers compute on one thread each and never touch the parent's OpenMP pool.
-        worker_init_fn=_one_thread if num_workers else None,
-        **how,
-    )
+    flags = torch.backends.cudnn
+    before = flags.allow_tf32, flags.benchmark
+    flags.allow_tf32 = flags.benchmark = False
     try:
-        yield from loader
-    except ValueError as error:  # a loader process hands on its traceback as the message
-        raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from error
+        yield
+    finally:
+        flags.allow_tf32, flags.benchmark = before
 
 
-def _one_thread(_: int) -> None:
-    torch.set_num_threads(1)
+def share_buffers(network: nn.Module) -> None:
+    """Give the network of every process the main process's buffers, which a checkpoint holds. All must call."""
+    if comm.get_world_size() > 1:
+        for buffer in network.buffers():
+            dist.broadcast(buffer, src=0)
 
 
 def load_backbone(path: str | os.PathLike, prefix: str | None = None) -> tuple[nn.Module, str]:
@@ -124,11 +125,7 @@ def load_backbone(path: str | os.PathLike, prefix: str | None = None) -> tuple[n
         FileNotFoundError: there is no such file.
         ValueError: it holds no encoder that is whole and finite.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no checkpoint {path}; give a file such as OUTPUT_DIR/model_final.pth")
-    if Path(path).suffix == ".pkl":
-        raise ValueError(f"{path}: a .pkl is converted for detectron2; give the checkpoint that it was made from")
-    checkpoint = load_torch_file(path)
+    checkpoint = read_checkpoint(path)
     try:
         encoder = extract_encoder(checkpoint, prefix)
     except ValueError as error:
@@ -162,7 +159,7 @@ def pooled_features(backbone: nn.Module, images: torch.Tensor, dtype: torch.dtyp
         FloatingPointError: a feature is not finite.
     """
     device = images.device.type
-    with torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32):
+    with exact_convolutions(), torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32):
         features = backbone(normalize(images.contiguous(memory_format=torch.channels_last))).float()
     if not features.isfinite().all():
         raise FloatingPointError(f"the backbone's features, computed in {dtype}, are not finite; try float32")

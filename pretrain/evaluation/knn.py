@@ -6,52 +6,28 @@ import time
 from collections.abc import Sequence
 
 import torch
-import torch.distributed as dist
-import torch.nn.functional as F
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 from fvcore.common.config import CfgNode
 from torch import nn
 
-from ..data.labelled import LabelledFolder, require_same_classes
-from .features import FeatureSettings, extract_features
+from ..data.labelled import LabelledFolder, require_same_classes, warn_of_passed_over
+from .features import FeatureSettings, extract_features, share_buffers
 
 logger = logging.getLogger("mocodet.pretrain")
 
-# Queries and bank entries compared at a time: 4 million similarities, about 100 MB with what sorting them takes.
+# Queries and bank entries compared at a time: 2 million similarities, about 100 MB with what sorting them takes.
 QUERY_CHUNK = 512
-BANK_CHUNK = 8192
+BANK_CHUNK = 4096
 
+# Lists of neighbours that the main process merges at a time: 50 MB of 200 neighbours each.
+LISTS_AT_ONCE = 32768
 
-def knn_accuracy(
-    bank: torch.Tensor,
-    bank_labels: torch.Tensor,
-    queries: torch.Tensor,
-    query_labels: torch.Tensor,
-    *,
-    k: int = 200,
-    temperature: float = 0.07,
-    query_chunk: int = QUERY_CHUNK,
-    bank_chunk: int = BANK_CHUNK,
-    device: torch.device | str = "cpu",
-) -> dict[str, float]:
-    """Classify ``queries`` by the votes of their nearest neighbours in ``bank``.
+# Similarities of unit vectors whose components are multiples of this are exact in float64; see `nearest_keys`.
+GRID = 2.0**-26
 
-    Args:
-        bank, bank_labels: reference features, N x D, and classes, N, int64. Features need not be normalised.
-        queries, query_labels: the ones to be classified, M x D and M.
-        k, temperature: see `nearest_keys` and `vote`.
-        query_chunk, bank_chunk: see `nearest_keys`.
-        device: where similarities are computed.
-
-    Returns:
-        ``"top1"`` and ``"top5"``, in percent.
-
-    Raises:
-        ValueError: see `nearest_keys`.
-    """
-    keys = nearest_keys(bank, queries, k, query_chunk=query_chunk, bank_chunk=bank_chunk, device=device)
-    return vote(keys, bank_labels, query_labels, temperature)
+# Rows whose norms are computed at a time; no argument, so that norms do not depend on one.
+NORMS_AT_ONCE = 4096
 
 
 @torch.no_grad()
@@ -67,13 +43,16 @@ def nearest_keys(
 ) -> torch.Tensor:
     """Find the ``k`` entries of ``bank`` that are nearest to each query by cosine similarity.
 
-    Of equal similarities the one of the smaller place is nearer, so the result depends neither on the sizes of the
-    chunks nor on the device's way of sorting.
+    Of equal similarities the one of the smaller place is nearer. The result depends neither on the sizes of the chunks
+    nor on the order in which a device sums: components of the unit vectors are rounded to multiples of 2^-26 (a change
+    below float32's own error), so that all products and partial sums are multiples of 2^-52 below 2, which float64
+    holds exactly. Equal entries are then equally similar, wherever they stand.
 
     Args:
-        bank: N x D. queries: M x D.
+        bank: N x D. queries: M x D. Both on the CPU; they need not be normalised.
         k: neighbours.
-        query_chunk, bank_chunk: rows compared at a time; memory beyond the arguments grows with their product.
+        query_chunk, bank_chunk: rows compared at a time; memory beyond the arguments and the result grows with their
+            product, and with D times either.
         device: where similarities are computed.
         places: number of each entry of the bank, N, int64; 0, 1, ... by default.
 
@@ -89,17 +68,28 @@ def nearest_keys(
     if k > len(bank):
         raise ValueError(f"{k} nearest neighbours of {len(bank)} reference images: lower k or add images")
     places = torch.arange(len(bank)) if places is None else places
-    found = torch.empty(len(queries), k, dtype=torch.int64)
-    for begin in range(0, len(queries), query_chunk):
-        rows = F.normalize(queries[begin : begin + query_chunk].to(device).float())  # m x D
-        best = torch.empty(len(rows), 0, dtype=torch.int64, device=device)
-        for start in range(0, len(bank), bank_chunk):
-            entries = F.normalize(bank[start : start + bank_chunk].to(device).float())  # n x D
-            keys = pack(rows @ entries.T, places[start : start + bank_chunk].to(device))
-            best = torch.cat([best, keys], dim=1)
-            best = best.topk(min(k, best.shape[1]), dim=1).values
-        found[begin : begin + len(rows)] = best.cpu()
-    return found
+    bank_norms, query_norms = _norms(bank), _norms(queries)
+    found = torch.empty(len(queries), k, dtype=torch.int64, device=device)
+    for start in range(0, len(bank), bank_chunk):  # the outer loop: the bank is the larger, and is prepared once
+        chunk = slice(start, start + bank_chunk)
+        entries = _on_grid(bank[chunk], bank_norms[chunk], device)  # n x D
+        before, after = min(k, start), min(k, start + len(entries))
+        for begin in range(0, len(queries), query_chunk):
+            rows = slice(begin, begin + query_chunk)
+            similarities = (_on_grid(queries[rows], query_norms[rows], device) @ entries.T).float()  # m x n
+            keys = torch.cat([found[rows, :before], pack(similarities, places[chunk].to(device))], dim=1)
+            found[rows, :after] = keys.topk(after, dim=1).values
+    return found.cpu()
+
+
+def _norms(features: torch.Tensor) -> torch.Tensor:
+    """Return the length of each row, float64, on the CPU."""
+    return torch.cat([part.cpu().double().norm(dim=1) for part in features.split(NORMS_AT_ONCE)]).clamp_min(1e-12)
+
+
+def _on_grid(features: torch.Tensor, norms: torch.Tensor, device: torch.device | str) -> torch.Tensor:
+    """Return unit vectors, n x D, float64, of components that are multiples of `GRID`."""
+    return features.to(device).double().div_(norms.to(device)[:, None]).div_(GRID).round_().mul_(GRID)
 
 
 def pack(similarities: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
@@ -141,7 +131,16 @@ def vote(
         raise ValueError("there is no image to classify")
     if temperature <= 0:
         raise ValueError(f"the temperature is {temperature}; expected a positive number")
-    classes = int(torch.maximum(bank_labels.max(), query_labels.max())) + 1
+    return _percent(count_right(keys, bank_labels, query_labels, temperature), len(keys))
+
+
+def count_right(
+    keys: torch.Tensor, bank_labels: torch.Tensor, query_labels: torch.Tensor, temperature: float
+) -> tuple[int, int]:
+    """Return how many queries' classes have the highest sum of votes, and one of the five highest; see `vote`."""
+    classes = int(bank_labels.max()) + 1
+    if len(query_labels):
+        classes = max(classes, int(query_labels.max()) + 1)
     top1 = top5 = 0
     for chunk, truth in zip(keys.split(1024), query_labels.split(1024), strict=True):
         similarities, places = unpack(chunk)
@@ -155,7 +154,11 @@ def vote(
         voted = own[:, 0] > 0
         top1 += int((voted & (rank < 1)).sum())
         top5 += int((voted & (rank < 5)).sum())
-    return {"top1": 100 * top1 / len(keys), "top5": 100 * top5 / len(keys)}
+    return top1, top5
+
+
+def _percent(right: tuple[int, int], images: int) -> dict[str, float]:
+    return {"top1": 100 * right[0] / images, "top5": 100 * right[1] / images}
 
 
 class KNNMonitor(HookBase):
@@ -164,7 +167,8 @@ class KNNMonitor(HookBase):
     It looks at a copy of ``trainer.method.encoder_q`` (or ``.encoder``) without its head, in evaluation mode and with
     the main process's batch-norm statistics, which are those of the checkpoint. Neither the model nor a random number
     is touched: training goes on as if it had not looked. The processes share the work: each makes the features of its
-    part of both splits and searches its part of the reference images. The hook must come before the writers.
+    part of both splits and searches its part of the reference images; the main one merges and votes. The hook must come
+    before the writers.
 
     Args:
         cfg: the node ``KNN`` of the config.
@@ -215,28 +219,37 @@ class KNNMonitor(HookBase):
         """Return ``"top1"`` and ``"top5"`` of the encoder in ``method``, in percent. All processes must call."""
         backbone = copy.deepcopy(method.encoder_q if hasattr(method, "encoder_q") else method.encoder).eval()
         backbone.fc = nn.Identity()
+        share_buffers(backbone)
         rank, world = comm.get_rank(), comm.get_world_size()
-        if world > 1:
-            for buffer in backbone.buffers():
-                dist.broadcast(buffer, src=0)
         settings = FeatureSettings(self.crop_size, self.batch_size, device, self.num_workers, dtype)
         mine = range(rank, len(self.bank.labels), world)
         bank, _ = extract_features(backbone, self.bank, settings, mine)
-        part, _ = extract_features(backbone, self.queries, settings, range(rank, len(self.queries.labels), world))
-        queries = _interleave(comm.all_gather(part))
+        truth = self.queries.labels
+        part, _ = extract_features(backbone, self.queries, settings, range(rank, len(truth), world))
         # A process may have fewer than k of the reference images; together they have enough.
         k = min(self.k, len(bank))
-        keys = nearest_keys(bank, queries, k, device=device, places=torch.tensor(mine)) if k else None
-        keys = torch.cat([found for found in comm.all_gather(keys) if found is not None], dim=1)
-        keys = keys.topk(self.k, dim=1).values
-        return vote(keys, self.bank.labels, self.queries.labels, self.temperature)
+        top1 = top5 = 0
+        # Some queries of each process at a time, so that what is gathered does not grow with the number of processes.
+        each = max(1, LISTS_AT_ONCE // world**2)
+        for begin in range(0, -(-len(truth) // world), each):
+            # A copy, since a slice would be sent with all that it is a slice of.
+            queries = _interleave(comm.all_gather(part[begin : begin + each].clone()))
+            keys = nearest_keys(bank, queries, k, device=device, places=torch.tensor(mine)) if k else None
+            lists = [found for found in comm.gather(keys) if found is not None]
+            if lists:  # in the main process only
+                best = torch.cat(lists, dim=1).topk(self.k, dim=1).values
+                right = count_right(best, self.bank.labels, truth[begin * world :][: len(queries)], self.temperature)
+                top1, top5 = top1 + right[0], top5 + right[1]
+        return _percent(comm.all_gather((top1, top5))[0], len(truth))
 
 
 def _open(cfg: CfgNode, key: str) -> LabelledFolder:
     try:
-        return LabelledFolder(cfg[key])
+        found = LabelledFolder(cfg[key])
     except (FileNotFoundError, ValueError) as error:
         raise type(error)(f"KNN.{key}: {error}") from error
+    warn_of_passed_over(found, f"KNN.{key} {cfg[key]}")
+    return found
 
 
 def _interleave(parts: Sequence[torch.Tensor]) -> torch.Tensor:

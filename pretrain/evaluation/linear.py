@@ -18,12 +18,12 @@ from mocodet.common.checkpoint import load_torch_file
 from mocodet.common.files import atomic_open
 
 from ..data.labelled import LabelledImages
+from ..data.loader import load_batches
 from ..data.views import Views, build_view, mix
 from .features import (
     FeatureSettings,
     cached_features,
     listing_digest,
-    load_batches,
     pooled_features,
     state_digest,
 )
@@ -45,8 +45,11 @@ class Protocol:
         epochs: passes over the training images.
         batch_size: images in a batch of SGD; the last of an epoch may be smaller.
         momentum: of SGD.
-        steps: epochs before which the rate is multiplied by ``gamma``.
+        steps: epochs, in rising order, before which the rate is multiplied by ``gamma``.
         seed: of first weights, order, crops and flips.
+
+    Raises:
+        ValueError: a number is too small, or the steps do not rise.
     """
 
     epochs: int = 100
@@ -60,6 +63,12 @@ class Protocol:
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
+        if list(self.steps) != sorted(set(self.steps)) or min(self.steps, default=1) < 1:
+            raise ValueError(f"the steps are {_listed(self.steps)}; expected epochs from 1 in rising order")
+
+    def late_steps(self) -> tuple[int, ...]:
+        """Return the steps that training ends before, which do nothing."""
+        return tuple(step for step in self.steps if step >= self.epochs)
 
     def decay(self, epoch: int) -> float:
         """Return what the rate is multiplied by in ``epoch`` (from 0)."""
@@ -292,8 +301,11 @@ class Progress:
 
 
 def published_steps(epochs: int) -> tuple[int, ...]:
-    """Return the epochs at which the rate falls: 60 and 80 of 100, in proportion for other lengths."""
-    return (round(0.6 * epochs), round(0.8 * epochs))
+    """Return the epochs at which the rate falls: 60 and 80 of 100, in proportion for other lengths.
+
+    Of fewer than four epochs, those that coincide or come after the last are left out.
+    """
+    return tuple(sorted({step for step in (round(0.6 * epochs), round(0.8 * epochs)) if 0 < step < epochs}))
 
 
 def evaluate_linear(
@@ -333,6 +345,8 @@ def evaluate_linear(
     """
     _check_grid(grid)  # before an hour of feature extraction
     _check_state(state, resume)
+    if late := protocol.late_steps():
+        logger.warning(f"steps {_listed(late)} do nothing: training ends after {protocol.epochs} epochs")
     before = state_digest(backbone)
     val_features, val_labels = cached_features(backbone, val, settings, cache)
     if cached:
@@ -347,6 +361,7 @@ def evaluate_linear(
         "mode": "cached" if cached else "augmented",
         "size": settings.size,
         "precision": str(settings.dtype),
+        "storage": str(settings.storage),
     }
     progress = Progress(sweep, state, identity)
     start = progress.resume() if resume and Path(state).is_file() else 0
@@ -372,6 +387,10 @@ def _check_grid(grid: Sequence[tuple[float, float]]) -> None:
     for lr, wd in grid:
         if not (lr > 0 and wd >= 0):
             raise ValueError(f"learning rate {lr:g}, weight decay {wd:g}; expected above 0 and at least 0")
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    return ", ".join(map(str, numbers))
 
 
 def _check_state(state: str | os.PathLike | None, resume: bool) -> None:

@@ -227,11 +227,13 @@ def test_load_encoder__small_stem(tmp_path):
 
 def test_load_encoder__no_encoder_in_the_file(tmp_path):
     network = build_resnet("resnet18", nn.BatchNorm2d, False, CLASSES)
-    with pytest.raises(FileNotFoundError, match=r"MODEL.WEIGHTS names \S*nothing\.pth, which does not exist; give"):
+    with pytest.raises(FileNotFoundError, match=r"MODEL.WEIGHTS: there is no checkpoint \S*nothing\.pth; give"):
         load_encoder(network, tmp_path / "nothing.pth")
     with (tmp_path / "converted.pkl").open("wb") as handle:
         pickle.dump({"model": {}}, handle)
-    with pytest.raises(ValueError, match=r"converted\.pkl: a \.pkl is converted for detectron2; give the checkpoint"):
+    with pytest.raises(
+        ValueError, match=r"MODEL.WEIGHTS: \S*converted\.pkl: a \.pkl is converted for detectron2; give the checkpoint"
+    ):
         load_encoder(network, tmp_path / "converted.pkl")
     torch.save({"model": {"a": torch.zeros(1)}}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match=r"MODEL.WEIGHTS \S*other\.pth: holds no encoder"):
@@ -241,11 +243,20 @@ def test_load_encoder__no_encoder_in_the_file(tmp_path):
 def test_load_classifier__whole_or_refused(tmp_path):
     start = torchvision_start()
     torch.save({"model": ours_from(start).state_dict(), "iteration": 41}, tmp_path / "ours.pth")
-    torch.save(start.state_dict(), tmp_path / "torchvision.pth")
-    for file, iterations in (("ours.pth", 42), ("torchvision.pth", 0)):
+    # torchvision's own files were written before there were batch counters
+    old = {name: value for name, value in start.state_dict().items() if not name.endswith("num_batches_tracked")}
+    assert len(old) < len(start.state_dict())
+    torch.save(old, tmp_path / "torchvision.pth")
+    wrapped = {f"module.{name}": value for name, value in start.state_dict().items()}
+    torch.save({"epoch": 3, "state_dict": wrapped}, tmp_path / "distributed.pth")
+    for file, iterations in (("ours.pth", 42), ("torchvision.pth", 0), ("distributed.pth", 0)):
         network = build_resnet("resnet18", nn.BatchNorm2d, False, CLASSES)
         assert load_classifier(network, tmp_path / file) == iterations
         assert all(torch.equal(value, start.state_dict()[name]) for name, value in network.state_dict().items())
+    del old["layer1.0.bn1.running_mean"]
+    torch.save(old, tmp_path / "partial.pth")
+    with pytest.raises(ValueError, match=r"partial\.pth is not the whole .*: layer1\.0\.bn1\.running_mean differ"):
+        load_classifier(network, tmp_path / "partial.pth")
     with pytest.raises(ValueError, match=r"ours\.pth is not the whole .*: fc\.weight, fc\.bias differ; .* 6 classes"):
         load_classifier(build_resnet("resnet18", nn.BatchNorm2d, False, 6), tmp_path / "ours.pth")
     moco_checkpoint(tmp_path / "moco.pth")

@@ -1,10 +1,11 @@
 import json
+import logging
 
 import pytest
 import torch
 from PIL import Image
 
-from mocodet.pretrain.data.labelled import LabelledFolder, open_labelled, require_same_classes
+from mocodet.pretrain.data.labelled import LabelledFolder, open_labelled, require_same_classes, warn_of_passed_over
 
 
 def save(path, colour):
@@ -61,6 +62,20 @@ def test_open_labelled__folder_or_annotations(root):
     found = open_labelled(root, annotations)
     assert found.classes == ["felis", "canis"]
     assert found.labels.tolist() == [1]
+
+
+def test_warn_of_passed_over__one_line_where_there_is_something_to_say(root, monkeypatch, caplog):
+    monkeypatch.setattr(logging.getLogger("mocodet.pretrain"), "propagate", True)
+    warn_of_passed_over(LabelledFolder(root), "images")
+    assert not caplog.records
+    for name in ("dog/notes.txt", "cat/deep/film.mp4"):
+        (root / name).write_text("")
+    found = LabelledFolder(root)
+    assert found.images.passed_over == 2
+    warn_of_passed_over(found, "images")
+    assert [record.getMessage() for record in caplog.records] == [
+        "2 files of images have no image's extension and are not used"
+    ]
 
 
 def test_require_same_classes__names_the_difference():

@@ -1,6 +1,7 @@
 """Top-1 and top-5 against a loop over single images; training goes on as if the evaluator had not looked."""
 
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,14 @@ def test_accuracy__logits_that_are_not_finite():
     with pytest.raises(FloatingPointError, match="not finite: training diverged"):
         accuracy(network)
     assert network.training
+
+
+def test_accuracy__without_tf32():
+    network, seen = small_network(), []
+    network[0].register_forward_hook(lambda *_: seen.append(torch.backends.cudnn.allow_tf32))
+    accuracy(network)
+    assert seen == [False] * 4
+    assert torch.backends.cudnn.allow_tf32, "as before"
 
 
 class Broken:
@@ -259,6 +268,17 @@ def test_command__refuses(folders, tmp_path, raises, more, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         classify_cli.main(arguments(folders, tmp_path / "run", *more))
     assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_open_validation__files_that_are_not_used_are_told(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(logging.getLogger("mocodet.pretrain"), "propagate", True)
+    (tmp_path / "a").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "a" / "1.png")
+    (tmp_path / "a" / "film.mp4").write_text("")
+    cfg = get_cfg()
+    cfg.DATA.VAL_ROOT = str(tmp_path)
+    open_validation(cfg)
+    assert f"1 files of {tmp_path} have no image's extension and are not used" in caplog.text
 
 
 def test_open_validation__classes_must_be_those_of_training(folders):

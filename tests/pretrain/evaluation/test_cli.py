@@ -94,6 +94,8 @@ def test_linear__cache_is_shared_with_knn(data, checkpoint, tmp_path):
         (knn_main, ["--random", "resnet18", "--precision", "float16"], "float16 needs CUDA"),
         (linear_main, ["--random", "resnet18", "--lr", "0"], "learning rate 0, weight decay 0"),
         (linear_main, ["--random", "resnet18", "--epochs", "0"], "epochs is 0"),
+        (linear_main, ["--random", "resnet18", "--epochs", "5", "--steps", "3", "5"], "--steps 5 would do nothing"),
+        (linear_main, ["--random", "resnet18", "--steps", "5", "3"], "in rising order"),
         (linear_main, ["--random", "resnet18", "--resume"], "--resume continues from the file of --state"),
     ],
 )

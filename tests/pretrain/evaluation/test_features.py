@@ -11,10 +11,10 @@ from mocodet.pretrain.evaluation import features as module
 from mocodet.pretrain.evaluation.features import (
     FeatureSettings,
     cached_features,
+    exact_convolutions,
     extract_features,
     listing_digest,
     load_backbone,
-    load_batches,
     random_backbone,
     state_digest,
 )
@@ -86,19 +86,27 @@ def test_extract_features__training_mode_and_bad_numbers_are_refused(data):
         extract_features(network, data, FeatureSettings(size=32, storage=torch.float16))
 
 
+def test_pooled_features__without_tf32(data, backbone):
+    """The switches are there on a machine without CUDA too."""
+    flags = torch.backends.cudnn
+    seen = []
+    handle = backbone.conv1.register_forward_hook(lambda *_: seen.append((flags.allow_tf32, flags.benchmark)))
+    flags.benchmark = True
+    try:
+        extract_features(backbone, data, FeatureSettings(size=32))
+        after = flags.allow_tf32, flags.benchmark
+        with pytest.raises(KeyError), exact_convolutions():
+            raise KeyError
+        assert (flags.allow_tf32, flags.benchmark) == after == (True, True)
+    finally:
+        flags.benchmark = False
+        handle.remove()
+    assert seen == [(False, False)]
+
+
 def test_feature_settings__refuses_nonsense():
     with pytest.raises(ValueError, match="size is 0"):
         FeatureSettings(size=0)
-
-
-def test_load_batches__damaged_image_is_named_from_a_worker(data, tmp_path):
-    for folder in ("a", "b"):
-        (tmp_path / folder).mkdir()
-        Image.new("RGB", (8, 8)).save(tmp_path / folder / "1.png")
-    (tmp_path / "a" / "1.png").write_bytes(b"no image")
-    broken = module.CentreCrops(LabelledFolder(tmp_path).images, torch.tensor([0, 1]), 8)
-    with pytest.raises(ValueError, match=r"^[^\n]*1\.png cannot be read as an image[^\n]*$"):
-        list(load_batches(broken, num_workers=1))
 
 
 def test_random_backbone__depends_on_the_seed_alone():

@@ -13,8 +13,9 @@ from torch import nn
 
 from mocodet.common.resnet import build_resnet
 from mocodet.pretrain.config import get_cfg
+from mocodet.pretrain.evaluation import knn
 from mocodet.pretrain.evaluation.features import state_digest
-from mocodet.pretrain.evaluation.knn import KNNMonitor, knn_accuracy, nearest_keys, pack, unpack, vote
+from mocodet.pretrain.evaluation.knn import KNNMonitor, nearest_keys, pack, unpack, vote
 from tests.processes import run_in_processes
 
 
@@ -50,10 +51,12 @@ def clusters():
 
 
 @pytest.mark.parametrize(("k", "temperature"), [(1, 0.07), (7, 0.07), (40, 0.07), (40, 5.0), (80, 0.5)])
-def test_knn_accuracy__equals_loops(clusters, k, temperature):
+def test_nearest_keys_and_vote__equal_loops(clusters, k, temperature):
     expected = accuracy_by_loops(*clusters, k, temperature)
     assert 10 < expected["top1"] < 90, "a test in which all or nothing is right shows nothing"
-    assert knn_accuracy(*clusters, k=k, temperature=temperature) == pytest.approx(expected)
+    bank, bank_labels, queries, query_labels = clusters
+    found = vote(nearest_keys(bank, queries, k), bank_labels, query_labels, temperature)
+    assert found == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("query_chunk", "bank_chunk"), [(1, 1), (7, 3), (40, 11), (3, 80), (1000, 1000)])
@@ -69,6 +72,43 @@ def test_nearest_keys__chunks_and_ties(query_chunk, bank_chunk):
         expected = sorted(range(60), key=lambda place: (-exact[place], place))[:12]
         assert places[row].tolist() == expected
         assert similarities[row].tolist() == [exact[place] for place in expected]
+
+
+def exact_similarities(bank, queries):
+    """Cosines in units of 2^-52, by whole numbers alone once the components are rounded."""
+    units = [
+        np.rint(rows.double().numpy() / np.sqrt((rows.double().numpy() ** 2).sum(1, keepdims=True)) * 2**26)
+        for rows in (bank, queries)
+    ]
+    bank, queries = (rows.astype(np.int64) for rows in units)
+    return (queries[:, None, :] * bank[None]).sum(-1)
+
+
+CHUNKS = [(1, 1), (1, 300), (7, 64), (40, 33), (512, 4096)]
+
+
+def test_nearest_keys__not_a_bit_depends_on_the_chunks():
+    """Random features, each four times in the bank; float32 would round equal products in as many ways as there are."""
+    generator = torch.Generator().manual_seed(0)
+    bank = torch.randn(75, 301, generator=generator).repeat(4, 1)[torch.randperm(300, generator=generator)]
+    queries = torch.randn(40, 301, generator=generator)
+    exact = exact_similarities(bank, queries)
+    expected = [sorted(range(300), key=lambda place, row=row: (-row[place], place))[:50] for row in exact]
+    for query_chunk, bank_chunk in CHUNKS:
+        keys = nearest_keys(bank, queries, 50, query_chunk=query_chunk, bank_chunk=bank_chunk)
+        similarities, places = unpack(keys)
+        assert places.tolist() == expected
+        assert torch.equal(similarities, torch.from_numpy(np.take_along_axis(exact, places.numpy(), 1) / 2**52).float())
+
+
+def test_nearest_keys__bank_is_prepared_once(monkeypatch):
+    prepared = []
+    original = knn._on_grid
+    monkeypatch.setattr(knn, "_on_grid", lambda rows, *rest: prepared.append(rows) or original(rows, *rest))
+    bank = torch.randn(50, 4)
+    nearest_keys(bank, torch.randn(30, 4), 5, query_chunk=8, bank_chunk=16)
+    own = bank.untyped_storage().data_ptr()
+    assert sum(len(rows) for rows in prepared if rows.untyped_storage().data_ptr() == own) == 50
 
 
 def test_nearest_keys__bounded_memory(monkeypatch):
@@ -235,21 +275,32 @@ def test_monitor__measures_the_query_encoder_without_its_head(splits):
     assert found == monitor.measure(Method("encoder"), torch.device("cpu")), "supervised training's name for it"
 
 
-def measure_in_process(splits):
+def measure_in_process(splits, lists_at_once):
     from detectron2.utils import comm
 
+    knn.LISTS_AT_ONCE = lists_at_once
+    gathered, gather = [], comm.gather
+    comm.gather = lambda keys: gathered.append(gather(keys)) or gathered[-1]
+    received, all_gather = [], comm.all_gather
+    comm.all_gather = lambda data: received.append(all_gather(data)) or received[-1]
     method = Method()
     # Statistics differ between processes, as in training: all must look with the main process's and keep their own.
     method.encoder_q.bn1.running_mean.fill_(0.5 * comm.get_rank())
     before = state_digest(method)
     found = KNNMonitor(knn_config(splits, K=9), 32, 1).measure(method, torch.device("cpu"))
-    return found, state_digest(method) == before
+    most = max((sum(map(len, lists)) for lists in gathered), default=0)
+    parts = [part for parts in received for part in parts if isinstance(part, torch.Tensor)]
+    assert parts
+    assert all(part.untyped_storage().nbytes() == part.nbytes for part in parts), "nothing is sent that is not read"
+    return found, state_digest(method) == before, most
 
 
-def test_monitor__two_processes_share_the_work(splits):
-    """K exceeds what either has of the bank."""
+@pytest.mark.parametrize(("lists_at_once", "most"), [(32768, 2 * 7), (8, 8)])
+def test_monitor__two_processes_share_the_work(splits, lists_at_once, most):
+    """K exceeds what either has of the bank; the main process merges the lists of 7 queries, or of 4 at a time."""
     expected = KNNMonitor(knn_config(splits, K=9), 32, 1).measure(Method(), torch.device("cpu"))
-    assert run_in_processes(measure_in_process, splits) == [(expected, True)] * 2
+    found = run_in_processes(measure_in_process, splits, lists_at_once)
+    assert found == [(expected, True, most), (expected, True, 0)]
 
 
 def test_monitor__checks_its_folders_when_it_is_built(splits, tmp_path):

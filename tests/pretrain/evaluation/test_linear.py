@@ -1,5 +1,7 @@
 """Linear classifiers side by side against each trained alone by torch.optim.SGD."""
 
+import logging
+
 import numpy as np
 import pytest
 import torch
@@ -77,6 +79,16 @@ def test_protocol__published_values_and_rates():
     assert (protocol.epochs, protocol.batch_size, protocol.momentum) == (100, 256, 0.9)
     assert published_steps(100) == protocol.steps
     assert [round(protocol.decay(epoch), 6) for epoch in (0, 59, 60, 79, 80, 99)] == [1, 1, 0.1, 0.1, 0.01, 0.01]
+
+
+@pytest.mark.parametrize("steps", [(3, 2), (2, 2), (0, 2)])
+def test_protocol__steps_must_rise(steps):
+    with pytest.raises(ValueError, match=r"the steps are \d, \d; expected epochs from 1 in rising order"):
+        Protocol(5, steps=steps)
+
+
+def test_published_steps__of_few_epochs():
+    assert [published_steps(epochs) for epochs in range(1, 6)] == [(), (1,), (2,), (2, 3), (3, 4)]
 
 
 def test_protocol__every_epoch_has_every_image_in_another_order():
@@ -201,6 +213,18 @@ def test_evaluate_linear__backbone_that_changes_is_an_error(data, backbone):
         evaluate_linear(backbone, data, data, SETTINGS, SMALL, [(0.1, 0.0)])
 
 
+@pytest.mark.parametrize(
+    ("steps", "message"), [((2, 4, 9), "steps 4, 9 do nothing: training ends after 4"), ((2, 3), "")]
+)
+def test_evaluate_linear__steps_after_the_end_are_told(data, backbone, monkeypatch, caplog, steps, message):
+    monkeypatch.setattr(logging.getLogger("mocodet.pretrain"), "propagate", True)
+    protocol = Protocol(4, 8, steps=steps)
+    evaluate_linear(backbone, data, data, SETTINGS, protocol, [(0.1, 0.0)], cached=True)
+    told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(told) == bool(message)
+    assert message in "".join(told)
+
+
 def test_evaluate_linear__all_diverged(data, backbone):
     with pytest.raises(FloatingPointError, match=r"every classifier diverged \(learning rates 3e\+38\)"):
         evaluate_linear(backbone, data, data, SETTINGS, SMALL, [(3e38, 0.0)], cached=True)
@@ -242,6 +266,7 @@ def test_evaluate_linear__state_of_another_training(data, backbone, tmp_path):
         "protocol": {"protocol": Protocol(5, 8, steps=(2,), seed=1)},
         "mode": {"cached": False},
         "size": {"settings": FeatureSettings(size=33)},
+        "storage": {"settings": FeatureSettings(size=32, storage=torch.float16)},
         "backbone": {"backbone": random_backbone("resnet18", 1)},
     }
     for name, change in others.items():

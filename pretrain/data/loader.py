@@ -1,0 +1,32 @@
+"""Loader processes, for training and for evaluation."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+
+def load_batches(dataset: Dataset, num_workers: int, **how: Any) -> Iterator[Any]:
+    """Yield a `DataLoader`'s batches, leaving the process's random numbers alone; ``how`` is handed to it.
+
+    Raises:
+        ValueError: an image cannot be read; the message, one line, names it.
+    """
+    loader = DataLoader(
+        dataset,
+        num_workers=num_workers,
+        # The loader draws a seed for its workers; the process's own generator must go on as if it did not.
+        generator=torch.Generator(),
+        # Workers compute on one thread each and never touch the parent's OpenMP pool.
+        worker_init_fn=_one_thread if num_workers else None,
+        **how,
+    )
+    try:
+        yield from loader
+    except ValueError as error:  # a loader process hands on its traceback as the message
+        raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from error
+
+
+def _one_thread(_: int) -> None:
+    torch.set_num_threads(1)
