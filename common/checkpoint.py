@@ -3,6 +3,7 @@
 import os
 import pickle
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,6 +38,23 @@ class AtomicSaveMixin:
         """Record in ``<save_dir>/last_checkpoint`` which file ``--resume`` continues from."""
         with atomic_open(os.path.join(self.save_dir, "last_checkpoint"), "w") as handle:  # noqa: PTH118
             handle.write(last_filename_basename)
+
+
+def last_checkpoint(folder: str | os.PathLike) -> Path:
+    """Return the checkpoint that a run in ``folder`` saved last, as ``--resume`` finds it.
+
+    Raises:
+        FileNotFoundError: the run has saved none, or the one that it saved last is gone.
+    """
+    tag = Path(folder, "last_checkpoint")
+    if not tag.is_file():
+        raise FileNotFoundError(f"{folder} holds no checkpoint; give the OUTPUT_DIR of a run that has saved one")
+    path = tag.parent / tag.read_text(encoding="utf-8").strip()
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}, which last_checkpoint beside it names, is not there; name another one in that file"
+        )
+    return path
 
 
 def load_torch_file(path: str | os.PathLike) -> Any:

@@ -21,6 +21,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mocodet import configs
 
+from .errors import USER_ERRORS, errors_in_one_line
+
 # The flags that describe the processes, with the values that leave it to `launch`.
 LAUNCH_FLAGS = {"num_gpus": 1, "num_machines": 1, "machine_rank": 0, "dist_url": "auto"}
 
@@ -50,10 +52,6 @@ def argument_parser(description: str) -> argparse.ArgumentParser:
         help="config keys to override, given in pairs at the end of the command",
     )
     return parser
-
-
-# What bad input raises: told in one line. With MOCODET_TRACEBACK=1 in the environment the traceback is shown.
-USER_ERRORS = (FileNotFoundError, FileExistsError, ValueError, FloatingPointError)
 
 
 def merge_config(cfg: CfgNode, config_file: str, opts: Sequence[str]) -> Path:
@@ -97,11 +95,8 @@ def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespac
         torch.multiprocessing.ProcessRaisedException: another error in one of several processes, with its traceback.
     """
     try:
-        (_join_torchrun if dist.is_torchelastic_launched() else _start)(main, args)
-    except USER_ERRORS as error:
-        if os.environ.get("MOCODET_TRACEBACK"):
-            raise
-        sys.exit(f"error: {error}")
+        with errors_in_one_line():
+            (_join_torchrun if dist.is_torchelastic_launched() else _start)(main, args)
     except ProcessRaisedException as error:
         # All that comes over is the traceback's text, the error last.
         _, reported, message = str(error).rpartition(f"{ReportedError.__module__}.{ReportedError.__qualname__}: ")

@@ -8,13 +8,14 @@ from typing import Any
 from urllib.parse import parse_qs, urlparse
 
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.modeling.backbone.resnet import BottleneckBlock, DeformBottleneckBlock
 from torch import nn
 
 from mocodet.common.checkpoint import AtomicSaveMixin, load_torch_file
 from mocodet.common.encoder_file import BATCH_COUNTER, extract_encoder, holds_encoder
 from mocodet.common.text import first_few
 
-from .convert import resnet_config, to_detectron2
+from .convert import AUTHOR, REQUIRED_CONFIG, resnet_config, to_detectron2
 
 # The part of a parameter's name that says where in a ResNet it stands: `stem.conv1.weight` of
 # `backbone.bottom_up.stem.conv1.weight`, `res5.0.conv1.weight` of `roi_heads.res5.0.conv1.weight`. A stage's blocks are
@@ -25,12 +26,16 @@ ENCODER_PART = re.compile(r"(?:^|\.)((?:stem|res[2-5]\.\d+)\..+)$")
 # none and has always left it out; the batch norm that follows it is the file's own.
 CAFFE_SURPLUS = {"stem.conv1.bias"}
 
+# Whose files hold torchvision's networks, in which the 3x3 convolution of a bottleneck has its stride: ours (made while
+# loading, too), those of MoCo's own conversion script and of detectron2's for torchvision's files.
+TORCHVISION_AUTHORS = {AUTHOR, "MOCO", "torchvision"}
+
 # Where a checkpoint that was converted while loading says which ResNet it holds.
 ARCH_KEY = "__arch__"
 
 
 class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
-    """detectron2's checkpointer with three differences.
+    """detectron2's checkpointer with four differences.
 
     * ``MODEL.WEIGHTS`` may name an unconverted pre-training checkpoint; it is recognised by its contents and converted
       while loading (`extract_encoder` says what is accepted). detectron2's own files are read as ever.
@@ -39,6 +44,8 @@ class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
     * A ResNet parameter of the model that the file does not give, or one of the file that the model does not take, is
       an error. The rest of a detector (heads, FPN, added norms) starts anew and may be missing, unless the file is to
       give the whole detector.
+    * Weights of torchvision's networks are refused by a model whose bottlenecks have the stride in their first
+      convolution, as detectron2's default has it: all would fit, and compute something else.
 
     Args:
         model, save_dir, checkpointables: as detectron2's.
@@ -113,6 +120,8 @@ class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         from_caffe = checkpoint.get("__author__") == "Caffe2"
         arch = checkpoint.pop(ARCH_KEY, None)
+        if checkpoint.get("__author__") in TORCHVISION_AUTHORS:
+            _refuse_stride_in_1x1(self.model)
         incompatible = super()._load_model(checkpoint)
         wrong_shapes = [name for name, *_ in incompatible.incorrect_shapes]
         missing = [*incompatible.missing_keys, *wrong_shapes]
@@ -184,6 +193,19 @@ class _ArrayUnpickler(pickle.Unpickler):
         if (module, name) not in self.ALLOWED:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no array needs")
         return super().find_class(module, name)
+
+
+def _refuse_stride_in_1x1(model: nn.Module) -> None:
+    """Refuse a model that has a bottleneck with the stride in its 1x1 convolution, before anything is loaded."""
+    bottlenecks = (BottleneckBlock, DeformBottleneckBlock)
+    blocks = ((name, module) for name, module in model.named_modules() if isinstance(module, bottlenecks))
+    found = [name for name, block in blocks if tuple(block.conv1.stride) != (1, 1)]
+    if found:
+        settings = ", ".join(f"{key} {value}" for key, value in REQUIRED_CONFIG.items())
+        raise ValueError(
+            "the weights are of a ResNet with the stride in the 3x3 convolutions, the model has it in the 1x1"
+            f" convolutions before them ({first_few(found)}) and would compute something else; set {settings}"
+        )
 
 
 def _settings(arch: str) -> str:

@@ -1,26 +1,22 @@
 """`mocodet-convert`: rewrite a pre-training checkpoint for detectron2, prove the result, say how to use it."""
 
 import argparse
-import sys
 import warnings
 from collections.abc import Sequence
+
+from mocodet.common.errors import errors_in_one_line
 
 from .convert import STAGES, TOLERANCE, Conversion, convert_file, required_config
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return the exit status: 0, or 1 after one line about the error on stderr."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point."""
     args = _parser().parse_args(argv)
-    try:
-        with warnings.catch_warnings():
-            # torch's guess about a damaged file; the error that follows says it better.
-            warnings.filterwarnings("ignore", message="Detected pickle protocol")
-            conversion = convert_file(args.input, args.output, prefix=args.prefix, check=args.verify)
-    except (ValueError, OSError) as error:
-        print(f"mocodet-convert: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
+    with errors_in_one_line(), warnings.catch_warnings():
+        # torch's guess about a damaged file; the error that follows says it better.
+        warnings.filterwarnings("ignore", message="Detected pickle protocol")
+        conversion = convert_file(args.input, args.output, prefix=args.prefix, check=args.verify)
     print(_report(conversion, args))
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -2,11 +2,11 @@
 
 import argparse
 import logging
-from pathlib import Path
 
 import torch
 from fvcore.common.config import CfgNode
 
+from mocodet.common.checkpoint import last_checkpoint
 from mocodet.common.launch import argument_parser, launch, merge_config
 from mocodet.common.resnet import build_resnet
 
@@ -73,10 +73,7 @@ def checkpoint_to_evaluate(cfg: CfgNode, *, resume: bool) -> str:
         if not cfg.MODEL.WEIGHTS:
             raise ValueError("--eval-only, but MODEL.WEIGHTS is ''; name a classifier's checkpoint, or give --resume")
         return cfg.MODEL.WEIGHTS
-    last = Path(cfg.OUTPUT_DIR, "last_checkpoint")
-    if not last.is_file():
-        raise FileNotFoundError(f"--eval-only --resume, but {cfg.OUTPUT_DIR} holds no checkpoint; give MODEL.WEIGHTS")
-    return str(last.with_name(last.read_text().strip()))
+    return str(last_checkpoint(cfg.OUTPUT_DIR))
 
 
 def evaluate(cfg: CfgNode, *, resume: bool) -> dict[str, float]:

@@ -2,12 +2,15 @@
 
 import argparse
 import logging
+import os
 from pathlib import Path
 
+import torch.distributed as dist
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from fvcore.common.config import CfgNode
 
+from mocodet.common.errors import errors_in_one_line
 from mocodet.common.files import atomic_open
 from mocodet.common.launch import argument_parser, launch, merge_config
 
@@ -34,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
         help="begin, in an OUTPUT_DIR without checkpoints, where this checkpoint in the original MoCo format ends",
     )
     made.add_argument(
-        "--export", default="", metavar="FILE", help="write the last checkpoint of OUTPUT_DIR in that format, and end"
+        "--export", metavar="FILE", help="write the last checkpoint of OUTPUT_DIR in that format, and end; one process"
     )
     return made
 
@@ -86,14 +89,33 @@ def train(cfg: CfgNode, *, resume: bool, original: str = "") -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Do, in one process of the launched ones, what the command line asks for."""
-    cfg = setup(args)
-    if args.export:
-        export(cfg, args.export)
-    else:
-        train(cfg, resume=args.resume, original=args.resume_from)
+    """Train, in one process of the launched ones, as the command line asks."""
+    train(setup(args), resume=args.resume, original=args.resume_from)
+
+
+def run_export(args: argparse.Namespace) -> None:
+    """Write the file of ``--export``; log to the terminal and leave nothing else behind.
+
+    Raises:
+        FileNotFoundError: there is no such config, or no checkpoint.
+        ValueError: several processes of torchrun; see `merge_config` and `export` otherwise.
+    """
+    if dist.is_torchelastic_launched() and int(os.environ["WORLD_SIZE"]) > 1:
+        raise ValueError(f"--export in {os.environ['WORLD_SIZE']} processes of torchrun; run it without torchrun")
+    cfg = get_cfg()
+    merge_config(cfg, args.config_file, args.opts)
+    setup_logger(name="mocodet")
+    export(cfg, args.export)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point."""
-    launch(run, parser().parse_args(argv))
+    made = parser()
+    args = made.parse_args(argv)
+    if args.export is None:
+        launch(run, args)
+        return
+    if args.resume or args.resume_from:
+        made.error("--export trains nothing; leave out --resume and --resume-from, or --export")
+    with errors_in_one_line():
+        run_export(args)

@@ -8,7 +8,6 @@ handed to collectives are counted as they pass; the counts grow linearly with th
 import argparse
 import math
 import os
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +25,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from mocodet.common.launch import USER_ERRORS, merge_config
+from mocodet.common.errors import errors_in_one_line
+from mocodet.common.launch import merge_config
 
 from .build import METHODS, bn_groups, build_model, build_optimizer
 from .config import get_cfg, validate
@@ -563,7 +563,7 @@ def main(argv: list[str] | None = None) -> None:
     """Entry point."""
     args = argument_parser().parse_args(argv)
     cfg = get_cfg()
-    try:
+    with errors_in_one_line():
         merge_config(cfg, args.config_file, args.opts)
         validate(cfg)
         run = count_run(cfg, args.world_size, args.images, args.classes)
@@ -574,8 +574,4 @@ def main(argv: list[str] | None = None) -> None:
             image_bytes=args.image_kbytes * 1e3,
             view_seconds=time_views(cfg, args.time_images) if args.time_images else None,
         )
-    except USER_ERRORS as error:
-        if os.environ.get("MOCODET_TRACEBACK"):
-            raise
-        sys.exit(f"error: {error}")
     print(report(run, given))

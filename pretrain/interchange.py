@@ -21,7 +21,7 @@ from fvcore.common.checkpoint import Checkpointer
 from fvcore.common.config import CfgNode
 from torch import Tensor
 
-from mocodet.common.checkpoint import load_torch_file, refuse_misfit
+from mocodet.common.checkpoint import last_checkpoint, load_torch_file, refuse_misfit
 from mocodet.common.encoder_file import BATCH_COUNTER, DISTRIBUTED_PREFIX, extract_encoder
 from mocodet.common.files import atomic_open
 from mocodet.common.text import first_few
@@ -51,12 +51,13 @@ def to_original(checkpoint: Mapping[str, Any], arch: str, iterations_per_epoch: 
         iterations_per_epoch: of the run that saved it.
 
     Raises:
-        ValueError: another METHOD's checkpoint, or none of pre-training.
+        ValueError: another METHOD's checkpoint, none of pre-training, or values that no run could go on from.
     """
     if missing := [key for key in ("model", "optimizer", "iteration") if key not in checkpoint]:
         raise ValueError(f"is no checkpoint of a pre-training run: it has no {', '.join(missing)}")
     model = checkpoint["model"]
     _require_moco(model, "")
+    _check_values(model, "")
     momentum = _select_momentum(checkpoint["optimizer"], model, encoders=1)
     return {
         "epoch": (checkpoint["iteration"] + 1) // iterations_per_epoch,
@@ -78,7 +79,8 @@ def from_original(original: Any, iterations_per_epoch: int) -> dict[str, Any]:
         iterations_per_epoch: of the run that continues.
 
     Raises:
-        ValueError: not the original format, not MoCo v1 or v2, or parts that contradict one another.
+        ValueError: not the original format, not MoCo v1 or v2, parts that contradict one another, or values that no run
+            could go on from.
     """
     if not isinstance(original, Mapping):
         raise ValueError(f"holds a {type(original).__name__}; expected a dict with {', '.join(ORIGINAL_KEYS)}")
@@ -92,6 +94,7 @@ def from_original(original: Any, iterations_per_epoch: int) -> dict[str, Any]:
             raise ValueError(f"{key} is a {type(original[key]).__name__}; expected a dict")
     _require_moco(original["state_dict"], DISTRIBUTED_PREFIX)
     model = _rename(original["state_dict"], DISTRIBUTED_PREFIX, "")
+    _check_values(model, DISTRIBUTED_PREFIX)
     momentum = _select_momentum(original["optimizer"], model, encoders=2)
     optimizer = _with_parameters(original["optimizer"], momentum, len(_query_parameters(model)))
     if OWN_KEY in original:
@@ -186,21 +189,14 @@ def check_method(method: str) -> None:
 
 
 def export(cfg: CfgNode, output: str | PathLike) -> None:
-    """Write the last checkpoint of ``cfg.OUTPUT_DIR`` to ``output`` in the original format, from the main process.
+    """Write the last checkpoint of ``cfg.OUTPUT_DIR`` to ``output`` in the original format.
 
     Raises:
         FileNotFoundError: there is no checkpoint.
         ValueError: a METHOD that the original code does not have, or a checkpoint that is damaged or of another METHOD.
     """
     check_method(cfg.METHOD)
-    tag = Path(cfg.OUTPUT_DIR, "last_checkpoint")
-    if not tag.is_file():
-        raise FileNotFoundError(f"{cfg.OUTPUT_DIR} holds no checkpoint to export; give a run's OUTPUT_DIR")
-    source = tag.parent / tag.read_text(encoding="utf-8").strip()
-    if not source.is_file():
-        raise FileNotFoundError(f"{source}, which last_checkpoint beside it names, is not there")
-    if comm.is_main_process():
-        export_file(source, output)
+    export_file(last_checkpoint(cfg.OUTPUT_DIR), output)
 
 
 def export_file(source: str | PathLike, output: str | PathLike) -> None:
@@ -208,8 +204,8 @@ def export_file(source: str | PathLike, output: str | PathLike) -> None:
 
     Raises:
         FileNotFoundError: there is no file ``source``.
-        ValueError: it is damaged or not METHOD "moco"'s, its encoder is not complete or not finite; ``output`` is a
-            folder or the same file.
+        ValueError: it is damaged or not METHOD "moco"'s, its encoder is not complete, a value is not finite or out of
+            its range; ``output`` is a folder or the same file.
     """
     if Path(output).resolve() == Path(source).resolve():
         raise ValueError(f"{output} is the checkpoint itself; export it to another file, for example moco.pth.tar")
@@ -263,6 +259,36 @@ def _rename(tensors: Mapping[str, Tensor], old: str, new: str) -> OrderedDict[st
     return OrderedDict((new + name[len(old) :], tensor) for name, tensor in tensors.items())
 
 
+def _check_values(model: Mapping[str, Any], prefix: str) -> None:
+    """Refuse tensors, under our names, of which a value or a type cannot be what a run has written.
+
+    Args:
+        model: state of MoCo, complete.
+        prefix: what the file has before the names, for the message.
+    """
+    counters = {name for name in model if name.endswith(BATCH_COUNTER)} | {"queue_ptr"}
+    for name, tensor in model.items():
+        _check_tensor(prefix + name, tensor, torch.int64 if name in counters else torch.float32)
+        if name.endswith(".running_var") and (tensor < 0).any():
+            raise ValueError(f"{prefix}{name} holds negative variances: the file is damaged")
+    queue, pointer = model["queue"], model["queue_ptr"]
+    if queue.ndim != 2:
+        raise ValueError(f"{prefix}queue has shape {tuple(queue.shape)}; expected C x K")
+    if tuple(pointer.shape) != (1,) or not 0 <= pointer.item() < queue.shape[1]:
+        raise ValueError(
+            f"{prefix}queue_ptr is {pointer.tolist()}; expected one place in the queue, from 0 to {queue.shape[1] - 1}"
+        )
+
+
+def _check_tensor(name: str, tensor: Any, dtype: torch.dtype) -> None:
+    if not isinstance(tensor, Tensor):
+        raise ValueError(f"{name} is a {type(tensor).__name__}; expected a tensor")
+    if tensor.layout != torch.strided or tensor.dtype != dtype:
+        raise ValueError(f"{name} is {tensor.dtype}, {tensor.layout}; expected a dense {dtype} tensor")
+    if not tensor.isfinite().all():
+        raise ValueError(f"{name} holds nan or inf: the pre-training diverged or the file is damaged")
+
+
 def _query_parameters(model: Mapping[str, Tensor]) -> list[str]:
     """Return the names of the query encoder's parameters in the order of ``parameters()``, which a state dict keeps."""
     return [name for name in model if name.startswith("encoder_q.") and not name.endswith(BUFFERS)]
@@ -276,7 +302,8 @@ def _select_momentum(optimizer: Mapping[str, Any], model: Mapping[str, Tensor], 
         model: tensors under our names.
 
     Raises:
-        ValueError: another optimizer's state, one over other parameters, or buffers that do not fit the parameters.
+        ValueError: another optimizer's state, one over other parameters, or buffers that do not fit the parameters or
+            are not finite.
     """
     names = _query_parameters(model)
     try:
@@ -293,8 +320,13 @@ def _select_momentum(optimizer: Mapping[str, Any], model: Mapping[str, Tensor], 
     for place, state in sorted(momentum.items()):
         if place >= len(names):
             raise ValueError("optimizer holds momentum of the key encoder, which MoCo does not train by gradients")
+        if not isinstance(state, Mapping) or set(state) - {"momentum_buffer"}:
+            raise ValueError(f"optimizer holds for {names[place]} other than SGD's momentum_buffer")
         buffer = state.get("momentum_buffer")
-        if isinstance(buffer, Tensor) and buffer.shape != model[names[place]].shape:
+        if buffer is None:
+            continue
+        _check_tensor(f"momentum of {names[place]}", buffer, torch.float32)
+        if buffer.shape != model[names[place]].shape:
             raise ValueError(
                 f"optimizer holds momentum of shape {tuple(buffer.shape)} for {names[place]}, which has shape"
                 f" {tuple(model[names[place]].shape)}"

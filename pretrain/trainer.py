@@ -18,7 +18,7 @@ from fvcore.common.checkpoint import Checkpointer
 from fvcore.common.config import CfgNode
 from torch import nn
 
-from mocodet.common.checkpoint import AtomicSaveMixin, load_torch_file, refuse_misfit
+from mocodet.common.checkpoint import AtomicSaveMixin, last_checkpoint, load_torch_file, refuse_misfit
 from mocodet.common.launch import distribute
 from mocodet.common.text import first_few
 
@@ -207,10 +207,8 @@ class PretrainTrainer(TrainerBase):
                 f"{self.cfg.OUTPUT_DIR} already holds a run's checkpoints; continue it with --resume, or give another"
                 " OUTPUT_DIR"
             )
-        path = self.checkpointer.get_checkpoint_file()
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"{path}, which last_checkpoint beside it names, is not there")
-        rest = self.checkpointer.load(path)
+        path = last_checkpoint(self.cfg.OUTPUT_DIR)
+        rest = self.checkpointer.load(str(path))
         if "rng" not in rest:
             raise ValueError(f"{path} is no checkpoint of a pre-training run: it has no state of random generators")
         states = rest["rng"]

@@ -4,6 +4,7 @@
 import argparse
 import os
 
+from mocodet.common.errors import errors_in_one_line
 from mocodet.detection.data.toy import make_toy_data
 
 
@@ -19,10 +20,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="default: one per core")
     args = vars(parser.parse_args())
     output = args.pop("output")
-    try:
+    with errors_in_one_line():
         summary = make_toy_data(output, **args)
-    except (FileExistsError, ValueError) as error:
-        parser.error(str(error))
     print(f"{output}: " + ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in summary.items()))
 
 

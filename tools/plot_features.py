@@ -6,7 +6,6 @@ Each run is a folder with the results of knn_eval.py (knn.json) and linear_eval.
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 import matplotlib
@@ -14,14 +13,22 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from mocodet.common.errors import errors_in_one_line
+
 
 def top1(folder: Path) -> tuple[float, float]:
-    """Return the kNN top-1 of the largest k and the best linear top-1, in percent, of the results in ``folder``."""
+    """Return the kNN top-1 of the largest k and the best linear top-1, in percent, of the results in ``folder``.
+
+    Raises:
+        FileNotFoundError: one of the two is not there.
+    """
     found = []
     for name, key in (("knn.json", "k"), ("linear.json", "top1")):
         path = folder / name
         if not path.is_file():
-            sys.exit(f"error: {path} is not there; write it with --output of tools/{name.split('.')[0]}_eval.py")
+            raise FileNotFoundError(
+                f"{path} is not there; write it with --output of tools/{name.split('.')[0]}_eval.py"
+            )
         results = [row for row in json.loads(path.read_text(encoding="utf-8"))["results"] if row["top1"] is not None]
         found.append(max(results, key=lambda row: row[key])["top1"])
     return found[0], found[1]
@@ -73,4 +80,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with errors_in_one_line():
+        main()

@@ -3,7 +3,6 @@
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 import matplotlib
@@ -11,13 +10,21 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from mocodet.common.errors import errors_in_one_line
+
 
 def read_curve(path: Path, key: str) -> tuple[list[int], list[float]]:
-    """Return iterations and values of ``key`` in a ``metrics.json`` of detectron2's ``JSONWriter``."""
+    """Return iterations and values of ``key`` in a ``metrics.json`` of detectron2's ``JSONWriter``.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it has no ``key``.
+    """
     records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     points = [(record["iteration"], record[key]) for record in records if key in record]
     if not points:
-        sys.exit(f"{path} has no {key!r}; it has {', '.join(sorted({name for record in records for name in record}))}")
+        names = sorted({name for record in records for name in record})
+        raise ValueError(f"{path} has no {key!r}; it has {', '.join(names)}")
     iterations, values = zip(*points, strict=True)
     return list(iterations), list(values)
 
@@ -42,4 +49,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with errors_in_one_line():
+        main()

@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from mocodet.common.errors import errors_in_one_line
 from mocodet.common.files import atomic_open
 
 from .aggregate import Results, aggregate
@@ -81,8 +82,6 @@ def main(train_command: Sequence[str], argv: Sequence[str] | None = None) -> Non
     if len(inits) != len(args.init):
         parser.error(f"--init names must differ, got {', '.join(name for name, _ in args.init)}")
     seeds = range(args.first_seed, args.first_seed + args.seeds)
-    try:
+    with errors_in_one_line(RuntimeError):
         table = run_study(inits, args.reference, seeds, args.output, train_command, args.opts, args.jobs)
-    except (FileNotFoundError, RuntimeError, ValueError) as error:
-        parser.exit(1, f"{parser.prog}: {error}\n")
     print(f"\n{table}\n\nTable and all values: {Path(args.output) / 'report.md'}, report.txt, results.json")

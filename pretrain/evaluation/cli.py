@@ -3,8 +3,6 @@
 import argparse
 import json
 import logging
-import os
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -15,8 +13,8 @@ import torch
 from tabulate import tabulate
 from torch import nn
 
+from mocodet.common.errors import errors_in_one_line
 from mocodet.common.files import atomic_open
-from mocodet.common.launch import USER_ERRORS
 
 from ..data.labelled import LabelledImages, open_labelled, require_same_classes, warn_of_passed_over
 from .features import FeatureSettings, cached_features, load_backbone, random_backbone, state_digest
@@ -184,18 +182,13 @@ def run_tool(main: Callable[[argparse.Namespace], None], args: argparse.Namespac
     """Call ``main(args)``; log to the terminal, and tell bad input in one line as the commands do.
 
     Raises:
-        SystemExit: one of ``USER_ERRORS`` was raised; its message is the exit status. With MOCODET_TRACEBACK=1 in the
-            environment the error itself is raised.
+        SystemExit: see `errors_in_one_line`.
     """
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("mocodet").setLevel(logging.INFO)
     began = time.perf_counter()
-    try:
+    with errors_in_one_line():
         main(args)
-    except USER_ERRORS as error:
-        if os.environ.get("MOCODET_TRACEBACK"):
-            raise
-        sys.exit(f"error: {error}")
     logging.getLogger("mocodet.pretrain").info(f"{time.perf_counter() - began:.0f} s")
 
 

@@ -8,7 +8,7 @@ import torch
 from fvcore.common.checkpoint import Checkpointer
 from torch import nn
 
-from mocodet.common.checkpoint import AtomicSaveMixin, load_torch_file
+from mocodet.common.checkpoint import AtomicSaveMixin, last_checkpoint, load_torch_file
 
 
 class AtomicCheckpointer(AtomicSaveMixin, Checkpointer):
@@ -51,6 +51,19 @@ def test_save__interrupted_write_keeps_the_previous_checkpoint(tmp_path, monkeyp
         checkpointer.save("model", iteration=2)
     assert (tmp_path / "model.pth").read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["last_checkpoint", "model.pth"]
+
+
+def test_last_checkpoint__is_the_one_that_fvcore_finds(tmp_path):
+    with pytest.raises(FileNotFoundError, match=rf"^{tmp_path} holds no checkpoint; give the OUTPUT_DIR of a run"):
+        last_checkpoint(tmp_path)
+    checkpointer = AtomicCheckpointer(nn.Linear(3, 2), str(tmp_path))
+    for name in ("first", "second"):
+        checkpointer.save(name)
+    assert str(last_checkpoint(tmp_path)) == Checkpointer(nn.Linear(3, 2), str(tmp_path)).get_checkpoint_file()
+    assert last_checkpoint(str(tmp_path)).name == "second.pth"
+    (tmp_path / "second.pth").unlink()
+    with pytest.raises(FileNotFoundError, match=r"second\.pth, which last_checkpoint beside it names, is not there"):
+        last_checkpoint(tmp_path)
 
 
 def test_load_torch_file__missing_is_not_called_damaged(tmp_path):

@@ -33,6 +33,10 @@ def refuse(args: argparse.Namespace) -> None:
     raise ValueError("SOLVER.X is 3; expected 4")
 
 
+def step_into_a_file(args: argparse.Namespace) -> None:
+    Path(__file__, "config.yaml").read_text()
+
+
 def leave_a_note(args: argparse.Namespace) -> None:
     note = Path(args.opts[1], str(comm.get_rank()))
     note.write_text(f"{comm.get_world_size()} {torch.get_num_threads()}")
@@ -48,6 +52,8 @@ def test_launch__bad_input_is_one_line(monkeypatch):
     monkeypatch.delenv("MOCODET_TRACEBACK", raising=False)
     with pytest.raises(SystemExit, match=r"^error: SOLVER.X is 3; expected 4$"):
         launch(refuse, parse())
+    with pytest.raises(SystemExit, match=r"^error: \[Errno \d+\] Not a directory: '.*test_launch\.py/config\.yaml'$"):
+        launch(step_into_a_file, parse())
     monkeypatch.setenv("MOCODET_TRACEBACK", "1")
     with pytest.raises(ValueError, match=r"SOLVER.X is 3"):
         launch(refuse, parse())

@@ -172,6 +172,27 @@ def test_load__resnext_unconverted(c4: nn.Module, tmp_path: Path, caplog) -> Non
     assert "Converting the MoCo query encoder, mocodet format (resnext50_32x4d)" in caplog.text
 
 
+@pytest.mark.parametrize("converted", [False, True])
+def test_load__stride_in_1x1(resnet50: dict, tmp_path: Path, converted: bool) -> None:
+    """detectron2's default: all names and shapes fit, and the network computes something else."""
+    path = save(original(resnet50), tmp_path / "moco.pth.tar")
+    if converted:
+        convert_file(path, tmp_path / "moco.pkl", check=False)
+        path = str(tmp_path / "moco.pkl")
+    cfg = config(50, fpn=True)
+    cfg.MODEL.RESNETS.STRIDE_IN_1X1 = True
+    model = build_model(cfg)
+    wipe(model)
+    with pytest.raises(
+        ValueError, match=r"\(backbone\.bottom_up\.res3\.0, .*set INPUT\.FORMAT RGB, .*RESNETS\.STRIDE_IN_1X1 False$"
+    ):
+        MocoDetCheckpointer(model).load(path)
+    assert all((value == -7).all() for value in model.state_dict().values()), "refused before anything is loaded"
+    # Caffe's networks are meant for such a model.
+    MocoDetCheckpointer(model).load(dump(caffe_blobs(resnet50), tmp_path / "R-50.pkl"))
+    assert_encoder_loaded(model, resnet50)
+
+
 def test_load__classifier(resnet18: dict, tmp_path: Path) -> None:
     model = fpn18()
     wipe(model)

@@ -325,20 +325,47 @@ def test_resume_from__an_export_from_mid_epoch_continues_exactly(config, run, ex
     assert not (tmp_path / "run" / "model_0000002.pth").is_file(), "the run must not have begun anew"
 
 
-def test_export_flag__writes_the_last_checkpoint_and_trains_nothing(config, run, tmp_path):
-    before = sorted(path.name for path in run.glob("*.pth"))
-    cli.main(["--config-file", str(config), "--export", str(tmp_path / "moco.pth.tar")])
+def test_export_flag__writes_the_last_checkpoint_and_nothing_else(config, run, tmp_path, monkeypatch):
+    def start(*_: object) -> None:
+        raise AssertionError("no process must be started")
+
+    monkeypatch.setattr(cli, "launch", start)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in ("last_checkpoint", "model_final.pth"):
+        (folder / name).hardlink_to(run / name)
+    command = ["--config-file", str(config), "--num-gpus", "8", "--export", str(tmp_path / "moco.pth.tar")]
+    cli.main([*command, "OUTPUT_DIR", str(folder)])
     whole = torch.load(run / "model_final.pth", weights_only=True)
     back = read_original(tmp_path / "moco.pth.tar", iterations_per_epoch=2)
     assert_equal_states({key: back[key] for key in whole}, whole)
-    assert sorted(path.name for path in run.glob("*.pth")) == before
+    assert sorted(path.name for path in folder.iterdir()) == ["last_checkpoint", "model_final.pth"]
+
+
+def test_export_flag__refusals(config, tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("MOCODET_TRACEBACK", raising=False)
+    command = ["--config-file", str(config), "--export", str(tmp_path / "moco.pth.tar")]
+    for flags in (["--resume"], ["--resume-from", "other.pth.tar"]):
+        with pytest.raises(SystemExit) as caught:
+            cli.main([*command, *flags])
+        assert caught.value.code == 2
+        assert "--export trains nothing; leave out --resume and --resume-from" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match=r"^error: .*new holds no checkpoint"):
+        cli.main([*command, "OUTPUT_DIR", str(tmp_path / "new")])
+    with pytest.raises(SystemExit, match=r"^error: .* is a folder; expected a file to write"):
+        cli.main(["--config-file", str(config), "--export", str(tmp_path)])
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit, match=r"^error: --export in 2 processes of torchrun; run it without torchrun$"):
+        cli.main(command)
+    assert not list(tmp_path.iterdir())
 
 
 def test_export__takes_the_last_checkpoint(config, run, tmp_path):
     export(config_of(config), tmp_path / "new" / "moco.pth.tar")
     found = torch.load(tmp_path / "new" / "moco.pth.tar", weights_only=True)
     assert (found["epoch"], found["mocodet"]["iteration"]) == (2, 3)
-    with pytest.raises(FileNotFoundError, match="holds no checkpoint to export; give a run's OUTPUT_DIR"):
+    with pytest.raises(FileNotFoundError, match="empty holds no checkpoint; give the OUTPUT_DIR of a run"):
         export(config_of(config, "OUTPUT_DIR", tmp_path / "empty"), tmp_path / "other")
 
 
@@ -434,6 +461,69 @@ def test_export__refusals(config, run, tmp_path):
     with pytest.raises(ValueError, match="is no checkpoint of a pre-training run: it has no sampler"):
         export_file(save({"model": {}}, tmp_path / "detector.pth"), tmp_path / "moco.pth.tar")
     assert not (tmp_path / "moco.pth.tar").exists()
+
+
+def put(name: str, value: object, place: tuple | None = None):
+    """Return what changes a tensor of a checkpoint, all of it or at one place; names are ours."""
+
+    def change(tensors: dict[str, torch.Tensor], prefix: str) -> None:
+        if place is None:
+            tensors[prefix + name] = value
+        else:
+            tensors[prefix + name][place] = value
+
+    return change
+
+
+NORM = "encoder_k.bn1"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (put("queue", float("nan"), (1, 2)), r"queue holds nan or inf"),
+        (put("queue", torch.zeros(DIM, K).half()), r"queue is torch\.float16, .*; expected a dense torch\.float32"),
+        (put("queue", torch.zeros(DIM)), r"queue has shape \(8,\); expected C x K"),
+        (put("queue_ptr", torch.tensor([K])), r"queue_ptr is \[12\]; expected one place in the queue, from 0 to 11"),
+        (put("queue_ptr", torch.tensor([-1])), r"queue_ptr is \[-1\]; expected"),
+        (put("queue_ptr", torch.tensor([0, 4])), r"queue_ptr is \[0, 4\]; expected"),
+        (put("queue_ptr", torch.tensor([4.0])), r"queue_ptr is torch\.float32, .*; expected a dense torch\.int64"),
+        (put(f"{NORM}.weight", float("inf"), (3,)), rf"{NORM}\.weight holds nan or inf"),
+        (put(f"{NORM}.running_var", -1.0, (3,)), rf"{NORM}\.running_var holds negative variances"),
+        (put(f"{NORM}.bias", "none"), rf"{NORM}\.bias is a str; expected a tensor"),
+    ],
+)
+def test_values__refused_in_both_directions(change, message):
+    checkpoint = OriginalRun().checkpoint(epoch=1)
+    ours = from_original(copy.deepcopy(checkpoint), ITERATIONS)
+    to_original(ours, "resnet18", ITERATIONS)
+    change(checkpoint["state_dict"], "module.")
+    with pytest.raises(ValueError, match=rf"^module\.{message}"):
+        from_original(checkpoint, ITERATIONS)
+    change(ours["model"], "")
+    with pytest.raises(ValueError, match=rf"^{message}"):
+        to_original(ours, "resnet18", ITERATIONS)
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({"momentum_buffer": torch.tensor(float("nan"))}, r"momentum of encoder_q\.conv1\.weight holds nan or inf"),
+        ({"momentum_buffer": torch.tensor(0.0).double()}, r"momentum of encoder_q\.conv1\.weight is torch\.float64"),
+        ({"momentum_buffer": torch.zeros(3)}, r"momentum of shape \(3,\) for encoder_q\.conv1\.weight"),
+        ({"exp_avg": torch.tensor(0.0)}, r"for encoder_q\.conv1\.weight other than SGD's momentum_buffer"),
+        (None, r"for encoder_q\.conv1\.weight other than SGD's momentum_buffer"),
+    ],
+)
+def test_momentum__refused_in_both_directions(state, message):
+    if isinstance(state, dict):  # a value is that of all places
+        state = {name: value.expand(64, 3, 7, 7) if value.ndim == 0 else value for name, value in state.items()}
+    checkpoint = OriginalRun().checkpoint(epoch=1)
+    ours = from_original(copy.deepcopy(checkpoint), ITERATIONS)
+    for content, convert in ((checkpoint, from_original), (ours, lambda c, n: to_original(c, "resnet18", n))):
+        content["optimizer"]["state"][0] = state
+        with pytest.raises(ValueError, match=message):
+            convert(content, ITERATIONS)
 
 
 @pytest.mark.parametrize(

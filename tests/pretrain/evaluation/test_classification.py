@@ -260,7 +260,7 @@ def test_eval_only__finds_what_the_run_found(folders, run, tmp_path):
     [
         (["METHOD", "moco"], r"small\.yaml has METHOD 'moco'; expected 'supervised'"),
         (["--eval-only"], r"--eval-only, but MODEL.WEIGHTS is ''; name a classifier's checkpoint, or give --resume"),
-        (["--eval-only", "--resume"], r"--eval-only --resume, but \S* holds no checkpoint"),
+        (["--eval-only", "--resume"], r"\S* holds no checkpoint; give the OUTPUT_DIR of a run"),
         (["--eval-only", "DATA.VAL_ROOT", ""], r"DATA.VAL_ROOT is ''; --eval-only needs a validation split"),
     ],
 )
