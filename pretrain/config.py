@@ -29,7 +29,7 @@ _C.DATA = CfgNode()
 _C.DATA.ROOT = ""
 # Instead of ROOT, for data sets too large to list: WebDataset shards (docs/shards.md).
 _C.DATA.SHARDS = ""
-# Images of shards that are read ahead and shuffled with one another, for each process (at most 1 GiB of them).
+# Images of shards that are read ahead and shuffled with one another, for each process (at most 0.75 GiB of them).
 _C.DATA.SHUFFLE_BUFFER = 10000
 # METHOD "supervised": iNaturalist's JSON of training images, relative to ROOT; "": ROOT holds one folder for a class.
 _C.DATA.ANNOTATIONS = ""

@@ -10,18 +10,21 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from braceexpand import braceexpand
 from PIL import Image
 from webdataset import TarWriter
 
+from mocodet.common.errors import errors_in_one_line
+
 from .folders import ImageFolder, decode_rgb
-from .shards import is_url, read_images, write_index
+from .shards import image_sizes, is_url, write_index
 from .views import mix
 
 INDEX_NAME = "index.json"
+MAX_FAULTS = 100  # shards that cannot be counted, after which no more are tried
 JPEG_QUALITY = 95
 
 DESCRIPTION = """Write the images of a folder to WebDataset shards, for pre-training with DATA.SHARDS.
@@ -212,15 +215,17 @@ def _write(
 def make_index(patterns: Sequence[str], output: str | os.PathLike, *, workers: int = 1) -> Summary:
     """Count the images of shards that are there already and write the index ``output``.
 
+    Shards that cannot be counted are reported together, up to `MAX_FAULTS`, and nothing is written then.
+
     Args:
         patterns: paths, URLs or ``pipe:`` commands, with braces: ``part-{000..099}.tar``.
         output: the JSON file. Shards in or below its folder are named relative to it.
         workers: threads, each reading a shard.
 
     Raises:
-        FileNotFoundError: a shard is not there.
+        FileNotFoundError: shards are not there.
         FileExistsError: ``output`` is.
-        ValueError: a shard is damaged, cannot be read or holds no image; a pattern cannot be expanded.
+        ValueError: shards are damaged, cannot be read or hold no image; a pattern cannot be expanded.
     """
     output = Path(output)
     if workers < 1:
@@ -230,25 +235,45 @@ def make_index(patterns: Sequence[str], output: str | os.PathLike, *, workers: i
     shards = [shard for pattern in patterns for shard in braceexpand(pattern)]
     base = output.parent.resolve()
 
-    def count(shard: str) -> dict[str, Any]:
-        images = size = 0
-        for _, data in read_images(shard):
-            images, size = images + 1, size + len(data)
+    def count(shard: str) -> dict[str, Any] | FileNotFoundError | ValueError:
+        images = total = 0
+        try:
+            for size in image_sizes(shard):
+                images, total = images + 1, total + size
+        except (FileNotFoundError, ValueError) as error:
+            return error
         if not images:
-            raise ValueError(f"{shard} holds no image: no member has an image's file name")
+            return ValueError(f"{shard} holds no image: no member has an image's file name")
         name = shard
         if not is_url(shard):
             path = Path(shard).resolve()
             name = str(path.relative_to(base) if path.is_relative_to(base) else path)
-        return {"name": name, "images": images, "bytes": size}
+        return {"name": name, "images": images, "bytes": total}
 
-    entries = list(_map_ahead(count, shards, workers))
+    entries, faults = [], []
+    for found in _map_ahead(count, shards, workers):
+        (entries if isinstance(found, dict) else faults).append(found)
+        if len(faults) == MAX_FAULTS:
+            break
+    if faults:
+        _refuse(faults, len(entries) + len(faults))
     write_index(output, entries)
     return Summary(
         shards=len(entries),
         images=sum(entry["images"] for entry in entries),
         bytes=sum(entry["bytes"] for entry in entries),
     )
+
+
+def _refuse(faults: Sequence[FileNotFoundError | ValueError], tried: int) -> NoReturn:
+    """Raise an error that names the first few of the shards that cannot be counted, and says how many there are."""
+    if len(faults) == 1:
+        raise faults[0]
+    kind = FileNotFoundError if all(isinstance(fault, FileNotFoundError) for fault in faults) else ValueError
+    few = "; ".join(map(str, faults[:3])) + ("; ..." if len(faults) > 3 else "")
+    raise kind(f"{few}: {len(faults)} of the first {tried} shards cannot be counted, no index is written") from faults[
+        0
+    ]
 
 
 def parse_size(text: str) -> int:
@@ -296,15 +321,13 @@ def main(argv: list[str] | None = None) -> None:
     root, patterns, output = (arguments.pop(name) for name in ("root", "index", "output"))
     if (root is None) == (patterns is None):
         parser.error("give either a FOLDER of images or --index with the names of shards")
-    try:
+    with errors_in_one_line():
         if patterns is not None:
             summary = make_index(patterns, output, workers=arguments["workers"])
             index = output
         else:
             summary = make_shards(root, output, **arguments)
             index = os.path.join(output, INDEX_NAME)  # noqa: PTH118 (as it was given)
-    except (FileNotFoundError, FileExistsError, ValueError) as error:
-        sys.exit(f"error: {error}")
     for message in summary.damaged:
         print(f"left out: {message}", file=sys.stderr)
     if summary.passed_over:

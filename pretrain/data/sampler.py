@@ -1,7 +1,7 @@
 """The order of images: shuffled epochs, any point of which can be resumed."""
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from detectron2.utils import comm
@@ -29,7 +29,68 @@ class BatchSampler(Protocol):
         """Raise ``ValueError`` unless this stream is the one that ``state`` came from."""
 
 
-class EpochSampler(Sampler[list[tuple[int, int]]]):
+class GlobalBatches(Sampler[list[tuple[Any, int]]]):
+    """What endless streams of batches have in common: whole batches, shared by the processes, that can be resumed.
+
+    A subclass gives ``__iter__`` and ``state_dict``, see `BatchSampler`.
+
+    Args:
+        dataset_size: number of images.
+        batch_size: images in a batch, over all processes.
+        seed: the same in all processes.
+        source: what has the images, for messages.
+
+    Attributes:
+        RESUME_WITH: what must be the same for the stream to be, for messages.
+        rows: images of a batch that are this process's.
+
+    Raises:
+        ValueError: the batch is larger than the data set, or does not divide between the processes.
+    """
+
+    RESUME_WITH: ClassVar[str]
+
+    def __init__(self, dataset_size: int, batch_size: int, seed: int, source: str) -> None:
+        world = comm.get_world_size()
+        if dataset_size < batch_size:
+            raise ValueError(
+                f"{source} {dataset_size} images, fewer than one batch of SOLVER.IMS_PER_BATCH {batch_size}; lower it"
+                " or add images"
+            )
+        if batch_size % world:
+            raise ValueError(f"SOLVER.IMS_PER_BATCH {batch_size} does not divide between {world} processes")
+        self.dataset_size = dataset_size
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rows = batch_size // world
+        self.start_iteration = 0
+
+    @property
+    def iterations_per_epoch(self) -> int:
+        """Whole batches in the data set."""
+        return self.dataset_size // self.batch_size
+
+    def state_dict(self) -> dict[str, int | str]:
+        """Return what the meaning of an iteration number depends on."""
+        return {"dataset_size": self.dataset_size, "batch_size": self.batch_size, "seed": self.seed}
+
+    def load_state_dict(self, state: dict[str, int | str]) -> None:
+        """Check that this sampler continues the stream of the one that ``state`` came from.
+
+        Raises:
+            ValueError: something in ``state_dict`` is another; the message says what.
+        """
+        mine = self.state_dict()
+        changed = [key for key in {**mine, **state} if mine.get(key) != state.get(key)]
+        if changed:
+            then, now = ({key: values.get(key) for key in changed} for values in (state, mine))
+            raise ValueError(
+                f"the checkpoint was written with {then}, this run has {now}, and would see other images; resume with"
+                f" the same {self.RESUME_WITH}, or start anew in another OUTPUT_DIR"
+            )
+
+
+class EpochSampler(GlobalBatches):
     """An endless stream of batches, each epoch a new permutation of the data set.
 
     The stream is a function of ``seed`` alone: iteration ``i`` has the same images at whatever iteration the run
@@ -44,43 +105,28 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
             class would then be another image's.
 
     Raises:
-        ValueError: the batch is larger than the data set, or does not divide between the processes.
+        ValueError: see `GlobalBatches`.
     """
 
-    def __init__(self, dataset_size: int, batch_size: int, seed: int, identity: str = "") -> None:
-        world = comm.get_world_size()
-        if dataset_size < batch_size:
-            raise ValueError(
-                f"the data set has {dataset_size} images, fewer than one batch of SOLVER.IMS_PER_BATCH {batch_size};"
-                " lower it or add images"
-            )
-        if batch_size % world:
-            raise ValueError(f"SOLVER.IMS_PER_BATCH {batch_size} does not divide between {world} processes")
-        self.dataset_size = dataset_size
-        self.batch_size = batch_size
-        self.seed = seed
-        self.identity = identity
-        self.start_iteration = 0
+    RESUME_WITH = "data, SOLVER.IMS_PER_BATCH and SEED"
 
-    @property
-    def iterations_per_epoch(self) -> int:
-        """Whole batches in the data set."""
-        return self.dataset_size // self.batch_size
+    def __init__(self, dataset_size: int, batch_size: int, seed: int, identity: str = "") -> None:
+        super().__init__(dataset_size, batch_size, seed, "the data set has")
+        self.identity = identity
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         """Yield this process's part of each batch from ``start_iteration`` on, as pairs ``(index, draw)``.
 
         ``draw`` is the place of the sample in the stream of the global batches, and unlike in any other batch.
         """
-        rows = self.batch_size // comm.get_world_size()
-        first = comm.get_rank() * rows
+        first = comm.get_rank() * self.rows
         epoch, iteration = divmod(self.start_iteration, self.iterations_per_epoch)
         while True:
             order = self.permutation(epoch)
             for batch in range(iteration, self.iterations_per_epoch):
                 begin = batch * self.batch_size + first
                 draw = epoch * self.iterations_per_epoch * self.batch_size + begin
-                yield [(int(index), draw + row) for row, index in enumerate(order[begin : begin + rows])]
+                yield [(int(index), draw + row) for row, index in enumerate(order[begin : begin + self.rows])]
             epoch, iteration = epoch + 1, 0
 
     def permutation(self, epoch: int) -> torch.Tensor:
@@ -90,18 +136,4 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
 
     def state_dict(self) -> dict[str, int | str]:
         """Return what the meaning of an iteration number depends on."""
-        sizes = {"dataset_size": self.dataset_size, "batch_size": self.batch_size, "seed": self.seed}
-        return {**sizes, "images": self.identity}
-
-    def load_state_dict(self, state: dict[str, int | str]) -> None:
-        """Check that this sampler continues the stream of the one that ``state`` came from.
-
-        Raises:
-            ValueError: the data set, the batch or the seed is another.
-        """
-        mine = self.state_dict()
-        if state != mine:
-            raise ValueError(
-                f"the checkpoint was written with {state}, this run has {mine}; resume with the same data, "
-                "SOLVER.IMS_PER_BATCH and SEED, or start anew in another OUTPUT_DIR"
-            )
+        return {**super().state_dict(), "images": self.identity}

@@ -4,30 +4,33 @@ import hashlib
 import io
 import json
 import logging
+import os
 import queue
 import signal
 import tarfile
 import threading
 import time
+import weakref
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from lzma import LZMAError
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import fsspec
 import numpy as np
 import torch
 from detectron2.utils import comm
 from PIL import Image
-from torch.utils.data import Sampler
 from torchvision.datasets.folder import IMG_EXTENSIONS
-from webdataset.gopen import Pipe, gopen
+from webdataset import utils
+from webdataset.gopen import Pipe
 
 from mocodet.common.files import atomic_open
 
 from .folders import decode_rgb
+from .sampler import GlobalBatches
 from .views import mix
 
 logger = logging.getLogger("mocodet.pretrain")
@@ -35,13 +38,22 @@ logger = logging.getLogger("mocodet.pretrain")
 # An image on its way to a process that decodes it: its name, for messages, and the bytes of its file.
 Encoded = tuple[str, bytes]
 
-# What the images of the shuffle buffer may take in each process, by the mean size of an image.
-MAX_BUFFER_BYTES = 2**30
+# What the images of the shuffle buffer may take in each process, by the mean size of an image: what 2 GB leave to them
+# beside PyTorch and the index.
+MAX_BUFFER_BYTES = 3 * 2**28
 
-# Seconds to wait before a shard that could not be read is tried again.
+# Seconds to wait before a shard that could not be read is tried again; anew after each image that could.
 RETRY_DELAYS = (1.0, 5.0, 25.0)
 
+# Seconds that a command may take to end after its output has.
+COMMAND_ENDS_WITHIN = 60.0
+
+# Seconds of waiting for images after which the log says so, again and again.
+WAITING_PERIOD = 60.0
+
 INDEX_VERSION = 1
+
+Found = TypeVar("Found")
 
 
 class ShardIndex:
@@ -73,7 +85,8 @@ class ShardIndex:
         name = self.names[shard]
         if is_url(name) or name.startswith("/"):
             return name
-        folder, slash, _ = self.location.rpartition("/")
+        location = self.location.partition("?")[0] if is_url(self.location) else self.location  # not a URL's query
+        folder, slash, _ = location.rpartition("/")
         return folder + slash + name
 
     def digest(self) -> str:
@@ -95,15 +108,19 @@ def _read_index(location: str) -> list[dict[str, Any]]:
     how = "DATA.SHARDS is an index that tools/make_shards.py writes, with --index for shards that are there already"
     if not is_url(location) and Path(location).is_dir():
         raise FileNotFoundError(f"{location} is a folder; {how}")
-    if location.endswith(".tar") or "{" in location:
-        raise ValueError(f"{location!r} names shards, not an index; {how}")
     try:
         with open_location(location) as stream:
-            text = stream.read()
+            text = stream.read(512)
+            shard = b"\0" in text  # as in the header of an archive, of which no more need be read
+            text += b"" if shard else stream.read()
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error}; {how}") from error
-    except OSError as error:
-        raise ValueError(f"{location} cannot be read ({error})") from error
+    except _LastingError:
+        raise
+    except Exception as error:  # whatever a file system's package raises
+        raise ValueError(f"{location} cannot be read ({_reason(error)}); {how}") from error
+    if shard:
+        raise ValueError(f"{location} is no text, but perhaps a shard; {how}")
     try:
         content = json.loads(text)
     except ValueError as error:
@@ -122,7 +139,7 @@ def _read_index(location: str) -> list[dict[str, Any]]:
     return entries
 
 
-class ShardSampler(Sampler[list[tuple[Encoded, int]]]):
+class ShardSampler(GlobalBatches):
     """An endless stream of batches from shards, each epoch in a new order.
 
     In an epoch the shards stand in a random order in a ring, which begins at a random image. Each process has an equal
@@ -147,33 +164,20 @@ class ShardSampler(Sampler[list[tuple[Encoded, int]]]):
             the processes; while iterating, a shard that is not there, is damaged, or is not as the index says.
     """
 
+    RESUME_WITH = "shards, SOLVER.IMS_PER_BATCH, SEED, DATA.SHUFFLE_BUFFER and number of processes"
+
     def __init__(self, location: str, batch_size: int, seed: int, shuffle_buffer: int) -> None:
         self.index = ShardIndex(location)
-        self.dataset_size = int(self.index.images.sum())
-        self.batch_size = batch_size
-        self.seed = seed
-        self.start_iteration = 0
-        world = comm.get_world_size()
-        if self.dataset_size < batch_size:
-            raise ValueError(
-                f"the shards of {location} have {self.dataset_size} images, fewer than one batch of"
-                f" SOLVER.IMS_PER_BATCH {batch_size}; lower it or add images"
-            )
-        if batch_size % world:
-            raise ValueError(f"SOLVER.IMS_PER_BATCH {batch_size} does not divide between {world} processes")
-        self.rows = batch_size // world
+        super().__init__(int(self.index.images.sum()), batch_size, seed, f"the shards of {location} have")
         mean = self.index.bytes / self.dataset_size
         self.window = min(shuffle_buffer, max(1, int(MAX_BUFFER_BYTES / mean)))
         if self.window < shuffle_buffer:
             logger.warning(
                 f"DATA.SHUFFLE_BUFFER {shuffle_buffer}: images of {mean / 1000:.0f} kB would take"
-                f" {shuffle_buffer * mean / 2**30:.1f} GiB in each process; using {self.window}, 1 GiB"
+                f" {shuffle_buffer * mean / 2**30:.1f} GiB in each process; using {self.window},"
+                f" {MAX_BUFFER_BYTES / 2**30:g} GiB"
             )
-
-    @property
-    def iterations_per_epoch(self) -> int:
-        """Whole batches in the data set."""
-        return self.dataset_size // self.batch_size
+        self._reading = location  # which shard, for messages
 
     @property
     def share(self) -> int:
@@ -188,7 +192,7 @@ class ShardSampler(Sampler[list[tuple[Encoded, int]]]):
         first_epoch, iteration = divmod(self.start_iteration, self.iterations_per_epoch)
         first_window, done = divmod(iteration * self.rows, self.window)
         first_row = comm.get_rank() * self.rows
-        ahead = _ReadAhead(self._read(first_epoch, first_window), limit=self.window)
+        ahead = _ReadAhead(self._read(first_epoch, first_window), self.window, lambda: self._reading)
         try:
             batch = []
             for epoch, window, size in self._windows(first_epoch, first_window):
@@ -246,6 +250,7 @@ class ShardSampler(Sampler[list[tuple[Encoded, int]]]):
 
     def _read_part(self, shard: int, first: int, last: int) -> Iterator[Encoded]:
         path, expected = self.index.path(shard), int(self.index.images[shard])
+        self._reading = path
         images, number = read_images(path, first), first
         try:
             for number, image in enumerate(images, first + 1):
@@ -265,29 +270,11 @@ class ShardSampler(Sampler[list[tuple[Encoded, int]]]):
     def state_dict(self) -> dict[str, int | str]:
         """Return what the meaning of an iteration number depends on."""
         return {
+            **super().state_dict(),
             "shards": self.index.digest(),
-            "dataset_size": self.dataset_size,
-            "batch_size": self.batch_size,
-            "seed": self.seed,
             "processes": comm.get_world_size(),
             "shuffle_buffer": self.window,
         }
-
-    def load_state_dict(self, state: dict[str, int | str]) -> None:
-        """Check that this sampler continues the stream of the one that ``state`` came from.
-
-        Raises:
-            ValueError: the shards, the batch, the seed, the number of processes or the shuffle buffer is another.
-        """
-        mine = self.state_dict()
-        changed = [key for key in {**mine, **state} if mine.get(key) != state.get(key)]
-        if changed:
-            then, now = ({key: values.get(key) for key in changed} for values in (state, mine))
-            raise ValueError(
-                f"the checkpoint was written with {then}, this run has {now}, and would see other images; resume with"
-                " the same shards, SOLVER.IMS_PER_BATCH, SEED, DATA.SHUFFLE_BUFFER and number of processes, or start"
-                " anew in another OUTPUT_DIR"
-            )
 
 
 class ShardImages:
@@ -311,31 +298,54 @@ def read_images(shard: str, first: int = 0) -> Iterator[Encoded]:
 
     Raises:
         FileNotFoundError: there is no such shard.
-        ValueError: it is damaged, or still cannot be read after the last of `RETRY_DELAYS`; the message names it.
+        ValueError: it is damaged, an image in it is a link, or it still cannot be read after the last of
+            `RETRY_DELAYS`; the message names it.
     """
-    for delay in (*RETRY_DELAYS, None):
+    return _read(shard, first, lambda archive, member: (f"{shard}: {member.name}", archive.extractfile(member).read()))
+
+
+def image_sizes(shard: str) -> Iterator[int]:
+    """Yield how many bytes each image of a shard has, otherwise as `read_images`; a plain local file is not read."""
+    return _read(shard, 0, lambda _, member: member.size)
+
+
+def _read(shard: str, first: int, take: Callable[[tarfile.TarFile, tarfile.TarInfo], Found]) -> Iterator[Found]:
+    """Yield what ``take`` makes of each image, and read on after faults; see `read_images`."""
+    delays = iter(RETRY_DELAYS)
+    while True:
         try:
-            for image in islice(_read_images_once(shard), first, None):
-                yield image
-                first += 1
+            for found in _read_once(shard, first, take):
+                yield found
+                first, delays = first + 1, iter(RETRY_DELAYS)
             return
-        except FileNotFoundError:
+        except (FileNotFoundError, _LastingError, MemoryError):
             raise
-        except OSError as error:
+        except Exception as error:  # whatever a file system's package raises: aiohttp's, for one, are no OSError
+            delay = next(delays, None)
             if delay is None or isinstance(error, (PermissionError, IsADirectoryError)):
-                raise ValueError(f"{shard} cannot be read ({error})") from error
-            logger.warning(f"{shard}: {error}; reading on at image {first} in {delay:g} s")
+                raise ValueError(f"{shard} cannot be read ({_reason(error)})") from error
+            logger.warning(f"{shard}: {_reason(error)}; reading on at image {first} in {delay:g} s")
             time.sleep(delay)
 
 
-def _read_images_once(shard: str) -> Iterator[Encoded]:
-    stream, fault, at_end = open_location(shard), None, False
+def _read_once(shard: str, first: int, take: Callable[[tarfile.TarFile, tarfile.TarInfo], Found]) -> Iterator[Found]:
+    stream, fault, closed, number = open_location(shard), None, False, 0
     try:
         try:
-            with tarfile.open(fileobj=stream, mode="r|*", tarinfo=_StrictTarInfo) as archive:
+            # What is not taken of a plain archive in a local file is sought over; anything else is read through.
+            local = isinstance(stream, io.BufferedReader) and stream.seekable()
+            plain = local and stream.peek(512)[257:262] == b"ustar"
+            with tarfile.open(fileobj=stream, mode="r:" if plain else "r|*", tarinfo=_StrictTarInfo) as archive:
                 for member in archive:
-                    if member.isreg() and _is_image(member.name):
-                        yield f"{shard}: {member.name}", archive.extractfile(member).read()
+                    if _is_image(member):
+                        if member.issym() or member.islnk():
+                            raise _LastingError(
+                                f"{shard}: {member.name} is a link to {member.linkname}, not a file; write the archive"
+                                " anew with tar --dereference --hard-dereference"
+                            )
+                        if number >= first:
+                            yield take(archive, member)
+                        number += 1
                     archive.members = []  # which it would keep all
         except (tarfile.TarError, zlib.error, LZMAError, EOFError) as error:
             fault = str(error)
@@ -343,17 +353,23 @@ def _read_images_once(shard: str) -> Iterator[Encoded]:
             # A command that fails looks like the end of the archive; only its status tells.
             while stream.read(2**20):
                 pass
-        at_end = True
         stream.close()
+        closed = True
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{shard} is not there") from error
     except OSError as error:
         if isinstance(stream, Pipe) and stream.status:
             raise OSError(f"its command ended with status {stream.status}") from error
         raise
     finally:
-        if not at_end:
+        if not closed:
             _abandon(stream)
     if fault:
-        raise ValueError(f"{shard} is damaged, or no tar archive ({fault})")
+        raise _LastingError(f"{shard} is damaged, or no tar archive ({fault})")
+
+
+class _LastingError(ValueError):
+    """A fault that does not pass when the same is tried again."""
 
 
 class _StrictTarInfo(tarfile.TarInfo):
@@ -374,11 +390,21 @@ def open_location(location: str) -> IO[bytes]:
 
     Raises:
         FileNotFoundError: nothing is there.
-        ValueError: a kind of URL that is unknown, or needs a package that is not installed.
+        ValueError: a kind of URL that is unknown, or needs a package that is not installed; a command, where
+            webdataset's WDS_SECURE=1 in the environment forbids them.
     """
     if location.startswith("pipe:"):
-        stream = gopen(location)
-        stream.ignore_status = [0, 128 + signal.SIGPIPE, -signal.SIGPIPE]  # we may close before the command ends
+        if utils.enforce_security:
+            raise _LastingError(f"{location} is a command, which WDS_SECURE in the environment forbids; unset it")
+        stream = Pipe(
+            location.removeprefix("pipe:"),
+            mode="rb",
+            timeout=COMMAND_ENDS_WITHIN,
+            ignore_status=[128 + signal.SIGPIPE, -signal.SIGPIPE],  # we may close before the command ends
+            shell=True,
+            start_new_session=True,  # a group of processes, to be ended as one
+        )
+        weakref.finalize(stream, _kill_group, stream.proc.pid)  # at our own end, too
         return stream
     try:
         if "://" in location:
@@ -387,7 +413,7 @@ def open_location(location: str) -> IO[bytes]:
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{location} is not there") from error
     except (ImportError, ValueError) as error:
-        raise ValueError(f"{location} cannot be opened: {error}") from error
+        raise _LastingError(f"{location} cannot be opened: {error}") from error
 
 
 def is_url(location: str) -> bool:
@@ -395,41 +421,73 @@ def is_url(location: str) -> bool:
     return location.startswith("pipe:") or "://" in location
 
 
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(IMG_EXTENSIONS) and not name.rpartition("/")[2].startswith(".")
+def _is_image(member: tarfile.TarInfo) -> bool:
+    """Say whether a file, or a link, has an image's name and is not hidden, nor in a hidden folder."""
+    hidden = any(part.startswith(".") and part not in (".", "..") for part in member.name.split("/"))
+    file = member.isreg() or member.issym() or member.islnk()
+    return file and member.name.lower().endswith(IMG_EXTENSIONS) and not hidden
+
+
+def _reason(error: Exception) -> str:
+    """Return an error's message, or else its kind, on one line."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _abandon(stream: IO[bytes]) -> None:
-    """Close a stream that was not read to its end, whatever its command says to that."""
+    """Close a stream that was not read to its end, whatever its command or file system says to that."""
     if isinstance(stream, Pipe):
-        stream.ignore_errors = True
-        stream.proc.terminate()
-    stream.close()
+        _kill_group(stream.proc.pid)
+    with suppress(Exception):
+        stream.close()
+
+
+def _kill_group(leader: int) -> None:
+    """End a command and all that it started: they only print, and have nothing to tidy up."""
+    with suppress(ProcessLookupError):
+        os.killpg(leader, signal.SIGKILL)
 
 
 class _ReadAhead:
-    """Runs a generator in a thread, at most ``limit`` items ahead of those that were released."""
+    """Runs a generator in a thread, at most ``limit`` items ahead of those that were released.
 
-    def __init__(self, items: Iterator[Encoded], limit: int) -> None:
+    ``source`` says where it is, for messages.
+    """
+
+    def __init__(self, items: Iterator[Encoded], limit: int, source: Callable[[], str]) -> None:
         self._items = items
-        self._read: queue.SimpleQueue[Encoded | Exception] = queue.SimpleQueue()
+        self._source = source
+        self._read: queue.SimpleQueue[Encoded | BaseException] = queue.SimpleQueue()
         self._room = threading.Semaphore(limit)
         self._closed = False
-        threading.Thread(target=self._run, name="read shards", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="read shards", daemon=True)
+        self._thread.start()
 
     def _run(self) -> None:
         try:
             while self._room.acquire() and not self._closed:
                 self._read.put(next(self._items))
-        except Exception as error:  # for the training process to raise, when it comes to this place
+        except BaseException as error:  # for the training process to raise, when it comes to this place
             self._read.put(error)
         finally:
             self._items.close()
 
     def get(self) -> Encoded:
-        """Return the next item; raise what the generator raised there."""
-        item = self._read.get()
-        if isinstance(item, Exception):
+        """Return the next item; raise what the generator raised there.
+
+        Raises:
+            RuntimeError: the thread is gone, as in a process that was forked.
+        """
+        item, periods = None, 0
+        while item is None:
+            alive = self._thread.is_alive()
+            try:
+                item = self._read.get(timeout=WAITING_PERIOD if alive else 0)
+            except queue.Empty:
+                if not alive:
+                    raise RuntimeError(f"the thread that reads {self._source()} has ended") from None
+                periods += 1
+                logger.warning(f"waiting for {self._source()} for {periods * WAITING_PERIOD:g} s")
+        if isinstance(item, BaseException):
             raise item
         return item
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mocodet.pretrain.data import make_shards as make_shards_module
 from mocodet.pretrain.data.make_shards import main, make_index, make_shards, parse_size
 from mocodet.pretrain.data.shards import ShardIndex, ShardSampler
 
@@ -223,6 +224,39 @@ def test_make_index__faults(folder, tmp_path):
     assert not (tmp_path / "index.json").exists()
 
 
+def test_make_index__faults_are_told_together(folder, tmp_path, monkeypatch):
+    shards, output = tmp_path / "shards", tmp_path / "index.json"
+    make_shards(folder, shards, images_per_shard=4)
+    patterns = [f"{shards}/shard-00000{{0..7}}.tar"]
+    for number in (1, 3, 4, 6):
+        (shards / f"shard-00000{number}.tar").unlink()
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"000001\.tar is not there; .*000003\.tar is not there; .*000004\.tar is not there; \.\.\.:"
+        r" 4 of the first 8 shards cannot be counted, no index is written",
+    ):
+        make_index(patterns, output, workers=2)
+    (shards / "shard-000003.tar").write_bytes(b"no archive")
+    with pytest.raises(ValueError, match=r"000001\.tar is not there; .*000003\.tar is damaged, .*: 4 of the first 8"):
+        make_index(patterns, output)
+    monkeypatch.setattr(make_shards_module, "MAX_FAULTS", 2)
+    with pytest.raises(ValueError, match=r"000003\.tar is damaged, [^;]*: 2 of the first 4 shards cannot be counted"):
+        make_index(patterns, output)
+    assert not output.exists()
+
+
+def test_make_index__indexes_can_be_joined(folder, tmp_path):
+    """As docs/shards.md says: one list of the entries of all, in the same folder."""
+    make_shards(folder, tmp_path / "shards", images_per_shard=10)
+    parts = [tmp_path / f"part-{number}.json" for number in range(2)]
+    make_index([f"{tmp_path}/shards/shard-00000{{0,1}}.tar"], parts[0])
+    make_index([f"{tmp_path}/shards/shard-00000{{2,3}}.tar"], parts[1])
+    entries = [entry for part in parts for entry in json.loads(part.read_text())["shards"]]
+    (tmp_path / "joined.json").write_text(json.dumps({"version": 1, "shards": entries}))
+    batch = next(iter(ShardSampler(str(tmp_path / "joined.json"), 31, seed=0, shuffle_buffer=100)))
+    assert Counter(data for (_, data), _ in batch) == Counter(files(folder).values())
+
+
 @pytest.mark.parametrize(("text", "size"), [("12", 12), ("2k", 2000), ("500M", 500_000_000), ("1.5G", 1_500_000_000)])
 def test_parse_size(text, size):
     assert parse_size(text) == size
@@ -247,7 +281,10 @@ def test_main__says_what_was_done(folder, tmp_path, capsys):
         (["y", "--index", "z", "--output", "x"], "give either a FOLDER of images or --index"),
         (["nowhere", "--output", "x"], "error: nowhere is not a folder; give one that holds images"),
         (["y", "--output", "x", "--max-size", "big"], "expected a size such as 500M or 1.5G, got 'big'"),
-        (["--index", "part-{0..1}.tar", "--output", "x"], "error: part-0.tar is not there"),
+        (
+            ["--index", "part-{0..1}.tar", "--output", "x"],
+            "error: part-0.tar is not there; part-1.tar is not there: 2 of the first 2 shards cannot be counted",
+        ),
     ],
 )
 def test_main__faults_on_one_line(arguments, message, tmp_path, monkeypatch, capsys):
@@ -261,5 +298,11 @@ def test_main__faults_on_one_line(arguments, message, tmp_path, monkeypatch, cap
     assert list(tmp_path.iterdir()) == []
 
 
-def test_tool__is_this_command():
-    assert runpy.run_path(str(ROOT / "tools" / "make_shards.py"))["main"] is main
+def test_tool__is_this_command(monkeypatch):
+    called = []
+    monkeypatch.setenv("PYTHONWARNINGS", "ignore")  # the installed commands change it
+    monkeypatch.setattr(make_shards_module, "main", lambda: called.append(True))
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "tools" / "make_shards.py"), run_name="__main__")
+    assert ended.value.code is None
+    assert called == [True]

@@ -55,5 +55,7 @@ def test_epoch_sampler__too_small_or_uneven(monkeypatch):
 def test_load_state_dict__other_data():
     state = EpochSampler(23, 4, seed=1).state_dict()
     EpochSampler(23, 4, seed=1).load_state_dict(state)
-    with pytest.raises(ValueError, match="resume with the same data"):
+    with pytest.raises(ValueError, match=r"written with {'dataset_size': 23}, .* resume with the same data"):
         EpochSampler(24, 4, seed=1).load_state_dict(state)
+    with pytest.raises(ValueError, match=r"written with {'images': ''}, this run has {'images': 'others'}"):
+        EpochSampler(23, 4, seed=1, identity="others").load_state_dict(state)

@@ -2,24 +2,28 @@ import gc
 import gzip
 import io
 import json
+import logging
+import os
 import tarfile
 import threading
 import time
 import tracemalloc
 from itertools import islice
 from pathlib import Path
+from typing import ClassVar
 
 import fsspec
 import numpy as np
 import pytest
 import torch
 from detectron2.utils import comm
+from fsspec.spec import AbstractFileSystem
 from PIL import Image
 from torch.utils.data import DataLoader
 
 from mocodet.pretrain.data import shards as shards_module
 from mocodet.pretrain.data.sampler import EpochSampler
-from mocodet.pretrain.data.shards import ShardImages, ShardIndex, ShardSampler, read_images
+from mocodet.pretrain.data.shards import ShardImages, ShardIndex, ShardSampler, image_sizes, read_images
 from mocodet.pretrain.data.views import Views, build_view
 from tests.processes import run_in_processes
 
@@ -270,10 +274,32 @@ def test_shard_index__not_an_index(tmp_path):
         ShardIndex(str(tmp_path / "nowhere.json"))
     with pytest.raises(FileNotFoundError, match=r"memory://nowhere/index\.json is not there"):
         ShardIndex("memory://nowhere/index.json")
-    with pytest.raises(ValueError, match=r"part-\{0\.\.9\}\.tar' names shards, not an index"):
+    with pytest.raises(FileNotFoundError, match=r"part-\{0\.\.9\}\.tar is not there; DATA.SHARDS is an index"):
         ShardIndex("part-{0..9}.tar")
+    write_shards(tmp_path, [3])
+    for location in (f"{tmp_path}/part-0.tar", f"pipe:cat {tmp_path}/part-0.tar"):
+        with pytest.raises(ValueError, match=r"part-0\.tar is no text, but perhaps a shard; DATA.SHARDS is an index"):
+            ShardIndex(location)
     with pytest.raises(ValueError, match=r"nosuch://x/index\.json cannot be opened: Protocol not known"):
         ShardIndex("nosuch://x/index.json")
+
+
+def test_shard_index__whatever_it_is_called(tmp_path):
+    content = Path(write_shards(tmp_path, [3, 2], name="{folder}/{name}")).read_bytes()
+    odd = tmp_path / "{0..9}.tar"
+    odd.write_bytes(content)
+    assert len(ShardIndex(str(odd))) == len(ShardIndex(f"pipe:cat '{odd}'")) == 2
+
+
+def test_shard_index__shards_beside_a_url_with_a_query(tmp_path):
+    content = Path(write_shards(tmp_path, [3])).read_bytes()
+    # A file system that, unlike a server of https, takes the query for a part of the name.
+    fsspec.filesystem("memory").pipe_file(f"/{tmp_path.name}/index.json?key=a/b", content)
+    assert ShardIndex(f"memory://{tmp_path.name}/index.json?key=a/b").path(0) == f"memory://{tmp_path.name}/part-0.tar"
+    odd = tmp_path / "what?"
+    odd.mkdir()
+    (odd / "index.json").write_bytes(content)
+    assert ShardIndex(f"{odd}/index.json").path(0) == f"{odd}/part-0.tar"
 
 
 def test_shard_sampler__too_small_or_uneven(tmp_path, monkeypatch):
@@ -374,10 +400,114 @@ def test_read__compressed(tmp_path):
 
 
 def test_read__other_members_and_hidden_files_are_no_images(tmp_path):
-    names = {"a.JPG": b"1", "a.txt": b"", "b.c.png": b"2", "d/._e.jpg": b"x", "d/e.webp": b"3", "f.cls": b"4"}
-    (tmp_path / "a.tar").write_bytes(tar(names))
-    assert [data for _, data in read_images(str(tmp_path / "a.tar"))] == [b"1", b"2", b"3"]
-    assert [name.rpartition(": ")[2] for name, _ in read_images(str(tmp_path / "a.tar"), 1)] == ["b.c.png", "d/e.webp"]
+    names = {"a.JPG": b"1", "a.txt": b"", "b.c.png": b"2", "d/._e.jpg": b"x", ".d/e/f.jpg": b"x", "d/.e/f.jpg": b"x"}
+    names |= {"./d/../e.webp": b"three", "f.cls": b"4", ".g.jpg": b"x"}
+    path = tmp_path / "a.tar"
+    path.write_bytes(tar(names))
+    assert [data for _, data in read_images(str(path))] == [b"1", b"2", b"three"]
+    assert [name.rpartition(": ")[2] for name, _ in read_images(str(path), 1)] == ["b.c.png", "./d/../e.webp"]
+    for shard in (str(path), f"pipe:cat {path}", f"file://{path}"):
+        assert list(image_sizes(shard)) == [1, 1, 5]
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
+def test_read__links_are_refused(tmp_path, kind):
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as archive:
+        for name in ("notes.txt", ".hidden.jpg", "d/b.jpg"):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "a.jpg"
+            archive.addfile(info)
+    for shard in (str(path), f"pipe:cat {path}"):
+        for read in (read_images, image_sizes):
+            with pytest.raises(
+                ValueError, match=r"d/b\.jpg is a link to a\.jpg, not a file; .* tar --dereference --hard"
+            ):
+                list(read(shard))
+
+
+class Counted(io.FileIO):
+    """A file that counts the bytes that are read of it."""
+
+    count = 0
+
+    def readinto(self, buffer):
+        found = super().readinto(buffer)
+        self.count += found
+        return found
+
+
+def test_image_sizes__only_headers_of_a_local_archive_are_read(tmp_path, monkeypatch):
+    path = tmp_path / "a.tar"
+    path.write_bytes(tar({f"{number}.jpg": bytes(200_000 + number) for number in range(20)}))
+    raw = Counted(path)
+    monkeypatch.setattr(shards_module, "open_location", lambda _: io.BufferedReader(raw))
+    assert list(image_sizes(str(path))) == [200_000 + number for number in range(20)]
+    assert raw.count < 20 * 200_000 / 4
+
+
+class ClientError(Exception):
+    """What aiohttp's errors, for one, are derived from: nothing that says what kind they are of."""
+
+
+class Breaking(io.BytesIO):
+    """A file of which no more than ``whole`` bytes can be read."""
+
+    def __init__(self, data, whole):
+        super().__init__(data)
+        self.whole = whole
+
+    def read(self, size=-1):
+        if self.tell() + size > self.whole:
+            raise ClientError
+        return super().read(size)
+
+
+class Flaky(AbstractFileSystem):
+    """Gives ``data``, each time as far as the next of ``lengths`` says; with 0 it cannot be opened."""
+
+    protocol = "flaky"
+    cachable = False
+    data: ClassVar[bytes]
+    lengths: ClassVar[list[int]]
+
+    def _open(self, path, mode="rb", **_):
+        length = Flaky.lengths.pop(0)
+        if length == 0:
+            raise ClientError("503\nService Unavailable")
+        return Breaking(Flaky.data, length)
+
+
+@pytest.fixture
+def flaky(monkeypatch):
+    fsspec.register_implementation("flaky", Flaky, clobber=True)
+    images = {f"{number}.jpg": b"%d" % number for number in range(200)}
+    monkeypatch.setattr(Flaky, "data", tar(images), raising=False)
+    monkeypatch.setattr(Flaky, "lengths", [], raising=False)
+    return Flaky
+
+
+def test_read__whatever_a_file_system_raises_is_tried_again(flaky, monkeypatch):
+    whole = len(flaky.data)
+    monkeypatch.setattr(shards_module, "RETRY_DELAYS", (0.0,))
+    # More faults than delays, but images after each of them.
+    monkeypatch.setattr(flaky, "lengths", [0, whole // 4, whole // 2, whole])
+    assert [int(data) for _, data in read_images("flaky://a.tar")] == list(range(200))
+    assert flaky.lengths == []
+
+
+def test_read__whatever_a_file_system_raises_is_told_in_the_end(flaky, monkeypatch, no_delay):
+    monkeypatch.setattr(flaky, "lengths", [0] * 10)
+    with pytest.raises(ValueError, match=r"^flaky://a\.tar cannot be read \(503 Service Unavailable\)$"):
+        list(read_images("flaky://a.tar"))
+    assert len(flaky.lengths) == 10 - 3, "once, and after each of two delays"
+    monkeypatch.setattr(flaky, "lengths", [len(flaky.data) // 2] * 10)
+    with pytest.raises(ValueError, match=r"^flaky://a\.tar cannot be read \(ClientError\)$"):
+        list(read_images("flaky://a.tar"))
+    assert len(flaky.lengths) == 10 - 3, "at the place where no image came after a delay"
+    monkeypatch.setattr(flaky, "lengths", [100])
+    with pytest.raises(ValueError, match=r"^flaky://index\.json cannot be read \(ClientError\); DATA.SHARDS is"):
+        ShardIndex("flaky://index.json")
 
 
 def test_read__a_fault_that_passes_is_survived_without_repeats(tmp_path, no_delay, caplog):
@@ -398,6 +528,79 @@ def test_read__a_command_that_never_ends_is_left(tmp_path):
     began = time.monotonic()
     found.close()
     assert time.monotonic() - began < 5
+
+
+def test_read__what_a_command_started_ends_with_it(tmp_path):
+    write_shards(tmp_path, [20])
+    os.mkfifo(tmp_path / "held")
+    # As long as one of the processes lives it holds the fifo open.
+    found = read_images(f"pipe:exec 3> {tmp_path}/held; cat {tmp_path}/part-0.tar; (sleep 100; true) | cat")
+    with os.fdopen(os.open(tmp_path / "held", os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as fifo:
+        next(found)
+        assert fifo.read(1) is None, "held, and nothing written"
+        found.close()
+        deadline = time.monotonic() + 5
+        while fifo.read(1) is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def test_read__a_command_that_outlives_its_output(tmp_path, monkeypatch, no_delay):
+    write_shards(tmp_path, [20])
+    monkeypatch.setattr(shards_module, "COMMAND_ENDS_WITHIN", 0.1)
+    with pytest.raises(ValueError, match=r"^pipe:.* cannot be read \(.* timed out after 0\.1 seconds\)$"):
+        list(read_images(f"pipe:cat {tmp_path}/part-0.tar; exec >&-; sleep 100"))
+
+
+def test_shard_sampler__what_ends_the_reader_ends_the_run(tmp_path, monkeypatch):
+    def leave(shard, first=0):
+        yield f"{shard}: 0.jpg", b"0"
+        raise SystemExit(3)
+
+    monkeypatch.setattr(shards_module, "read_images", leave)
+    stream = iter(ShardSampler(write_shards(tmp_path, [20]), batch_size=4, seed=0, shuffle_buffer=4))
+    with pytest.raises(SystemExit):
+        next(stream)
+
+
+def test_shard_sampler__says_what_it_waits_for(tmp_path, monkeypatch, caplog):
+    index = write_shards(tmp_path, [20])
+    arrived = threading.Event()
+
+    def wait(shard, first=0):
+        assert arrived.wait(30)
+        for _ in range(20):
+            yield f"{shard}: 0.jpg", b"0"
+
+    class Told(logging.Handler):
+        def emit(self, record):
+            if "for 0.1 s" in record.getMessage():
+                arrived.set()
+
+    monkeypatch.setattr(shards_module, "read_images", wait)
+    monkeypatch.setattr(shards_module, "WAITING_PERIOD", 0.05)
+    told = Told()
+    shards_module.logger.addHandler(told)
+    try:
+        with caplog.at_level("WARNING", "mocodet.pretrain"):
+            next(iter(ShardSampler(index, batch_size=4, seed=0, shuffle_buffer=4)))
+    finally:
+        shards_module.logger.removeHandler(told)
+    assert f"waiting for {tmp_path}/part-0.tar for 0.05 s" in caplog.messages
+    assert f"waiting for {tmp_path}/part-0.tar for 0.1 s" in caplog.messages
+
+
+def test_read_ahead__without_its_thread():
+    def items():
+        yield "a.jpg", b"1"
+        raise ValueError("damaged")
+
+    ahead = shards_module._ReadAhead(items(), 5, lambda: "part-0.tar")
+    assert ahead.get() == ("a.jpg", b"1")
+    with pytest.raises(ValueError, match="damaged"):
+        ahead.get()
+    with pytest.raises(RuntimeError, match=r"the thread that reads part-0\.tar has ended"):
+        [ahead.get() for _ in range(2)]  # it may take a moment to end
 
 
 def test_shard_sampler__the_reader_stops_with_the_stream_and_does_not_run_ahead_of_its_buffer(tmp_path, monkeypatch):
