@@ -35,6 +35,7 @@ from mocodet.pretrain.interchange import (
 from mocodet.pretrain.schedules import build_lr_scheduler
 from mocodet.pretrain.shuffle_bn import BatchShuffle
 from mocodet.pretrain.trainer import PretrainCheckpointer, PretrainTrainer
+from tests.checkpoints import assert_equal_states
 
 DIM, K, BATCH, MOMENTUM, TAU, LR = 8, 12, 4, 0.9, 0.2, 0.05
 ITERATIONS = 3  # an epoch
@@ -147,23 +148,6 @@ def views(number: int) -> list[torch.Tensor]:
 def save(content: object, path: Path, **kwargs: object) -> Path:
     torch.save(content, path, **kwargs)
     return path
-
-
-def assert_equal_states(one: object, other: object, where: str = "") -> None:
-    assert type(one) is type(other), where
-    if isinstance(one, torch.Tensor):
-        assert one.dtype == other.dtype, where
-        assert torch.equal(one, other), where
-    elif isinstance(one, dict):
-        assert list(one) == list(other), where
-        for key in one:
-            assert_equal_states(one[key], other[key], f"{where}/{key}")
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(other), where
-        for number, (a, b) in enumerate(zip(one, other, strict=True)):
-            assert_equal_states(a, b, f"{where}/{number}")
-    else:
-        assert one == other, where
 
 
 def assert_same_step(ours: OurRun, original: OriginalRun) -> None:

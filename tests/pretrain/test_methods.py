@@ -12,6 +12,7 @@ from PIL import Image
 from mocodet.pretrain import cli
 from mocodet.pretrain.build import METHODS, TrainingData, build_model
 from mocodet.pretrain.config import get_cfg
+from tests.checkpoints import copy_checkpoint
 
 CLASSES, IMAGES, BATCH = 3, 18, 8  # two iterations an epoch
 SUPERVISED = ("AUGMENTATION.NAME", "supervised")
@@ -53,12 +54,6 @@ def train(method: str, root: Path, output: Path, *overrides: object, flags: tupl
     cli.main(["--config-file", str(config), *flags, *map(str, overrides)])
 
 
-def continue_from(checkpoint: Path, output: Path) -> None:
-    output.mkdir(parents=True)
-    shutil.copy(checkpoint, output)
-    (output / "last_checkpoint").write_text(checkpoint.name)
-
-
 def load(path: Path) -> dict:
     return torch.load(path, weights_only=True)
 
@@ -72,7 +67,7 @@ def run(request, folder, tmp_path_factory) -> tuple[str, Path]:
 
 def test_resume__is_bit_identical(run, folder, tmp_path):
     method, whole = run
-    continue_from(whole / "model_0000002.pth", tmp_path / "run")
+    copy_checkpoint(whole, tmp_path / "run", "model_0000002.pth")
     torch.manual_seed(99)  # whatever the process did before must not matter
     train(method, folder, tmp_path / "run", flags=("--resume",))
     found, expected = load(tmp_path / "run" / "model_final.pth"), load(whole / "model_final.pth")
@@ -102,10 +97,10 @@ def test_resume__refuses_other_images_of_the_same_number(run, folder, tmp_path):
     method, whole = run
     shutil.copytree(folder, tmp_path / "data")
     renamed = tmp_path / "data" / "class0" / "00.png"
-    continue_from(whole / "model_0000002.pth", tmp_path / "moved")
+    copy_checkpoint(whole, tmp_path / "moved", "model_0000002.pth")
     train(method, tmp_path / "data", tmp_path / "moved", flags=("--resume",))  # the same files elsewhere will do
     renamed.rename(renamed.with_name("99.png"))
-    continue_from(whole / "model_0000002.pth", tmp_path / "run")
+    copy_checkpoint(whole, tmp_path / "run", "model_0000002.pth")
     with pytest.raises(ValueError, match="resume with the same data"):
         train(method, tmp_path / "data", tmp_path / "run", flags=("--resume",))
 

@@ -15,10 +15,12 @@ from PIL import Image
 from mocodet.pretrain import cli
 from mocodet.pretrain.data import ShardImages
 from mocodet.pretrain.data.shards import MAX_BUFFER_BYTES
+from tests.checkpoints import assert_equal_states, copy_checkpoint
 from tests.processes import run_in_processes
 
 SIZES = (7, 1, 11, 5)  # 24 images: three batches of eight an epoch
 ROOT = Path(__file__).parents[2]
+MID_EPOCH = "model_0000001.pth"  # after two of three iterations of an epoch
 
 
 def png(number: int) -> bytes:
@@ -67,29 +69,6 @@ def arguments(index: Path, output: Path, *overrides: object, flags: tuple[str, .
     return ["--config-file", str(config), *flags, *map(str, overrides)]
 
 
-def begin_in_mid_epoch(output: Path, whole: Path) -> None:
-    """Leave in ``output`` what a run that was stopped after two of three iterations of an epoch leaves."""
-    output.mkdir()
-    (output / "model_0000001.pth").write_bytes((whole / "model_0000001.pth").read_bytes())
-    (output / "last_checkpoint").write_text("model_0000001.pth")
-
-
-def assert_equal_states(one: object, other: object, where: str = "") -> None:
-    assert type(one) is type(other), where
-    if isinstance(one, torch.Tensor):
-        assert torch.equal(one, other), where
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys(), where
-        for key in one:
-            assert_equal_states(one[key], other[key], f"{where}/{key}")
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(other), where
-        for number, pair in enumerate(zip(one, other, strict=True)):
-            assert_equal_states(*pair, f"{where}/{number}")
-    else:
-        assert one == other, where
-
-
 def assert_equal_ends(output: Path, whole: Path) -> None:
     first, *found = (
         torch.load(path, weights_only=True)
@@ -108,7 +87,7 @@ def test_resume__in_mid_epoch_with_loader_processes_is_bit_identical(index, tmp_
     monkeypatch.setenv("MOCODET_TRACEBACK", "1")
     whole, output = tmp_path / "whole", tmp_path / "run"
     cli.main(arguments(index, whole, "DATA.NUM_WORKERS", 2))
-    begin_in_mid_epoch(output, whole)
+    copy_checkpoint(whole, output, MID_EPOCH)
     torch.manual_seed(99)  # whatever the process did before must not matter
     cli.main(arguments(index, output, "DATA.NUM_WORKERS", 2, flags=("--resume",)))
     assert_equal_ends(output, whole)
@@ -131,7 +110,7 @@ def train_twice(first: list[str], whole: str, output: str, second: list[str]) ->
         cli.run(cli.parser().parse_args(given))
         if given is first:
             if torch.distributed.get_rank() == 0:
-                begin_in_mid_epoch(Path(output), Path(whole))
+                copy_checkpoint(Path(whole), Path(output), MID_EPOCH)
             torch.distributed.barrier()
     return drawn
 

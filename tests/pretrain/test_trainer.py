@@ -12,6 +12,7 @@ from mocodet.pretrain import cli
 from mocodet.pretrain.build import amp_dtype, bn_groups
 from mocodet.pretrain.config import get_cfg
 from mocodet.pretrain.trainer import PretrainTrainer
+from tests.checkpoints import assert_equal_states, copy_checkpoint
 from tests.processes import run_in_processes
 
 IMAGES, BATCH, EPOCHS = 22, 8, 4  # two iterations an epoch, six images left over
@@ -57,28 +58,6 @@ def arguments(images: Path, output: Path, overrides: tuple = (), flags: tuple[st
 
 def pretrain_in_process(given: list[str]) -> None:
     cli.run(cli.parser().parse_args(given))
-
-
-def copy_checkpoint(source: Path, output: Path, name: str) -> None:
-    output.mkdir(parents=True, exist_ok=True)
-    (output / name).write_bytes((source / name).read_bytes())
-    (output / "last_checkpoint").write_text(name)
-
-
-def assert_equal_states(one: object, other: object, where: str = "") -> None:
-    assert type(one) is type(other), where
-    if isinstance(one, torch.Tensor):
-        assert torch.equal(one, other), where
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys(), where
-        for key in one:
-            assert_equal_states(one[key], other[key], f"{where}/{key}")
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(other), where
-        for number, (a, b) in enumerate(zip(one, other, strict=True)):
-            assert_equal_states(a, b, f"{where}/{number}")
-    else:
-        assert one == other, where
 
 
 @pytest.fixture(scope="module")
