@@ -18,6 +18,7 @@ from mocodet.common.resnet import build_resnet
 
 from .contrast import EndToEnd, MemoryBank, MomentumContrast
 from .data import BatchSampler, EpochSampler, ImageFolder, ShardImages, ShardSampler, Views, build_view, open_labelled
+from .data.folders import warn_of_passed_over
 from .encoders import build_encoder
 from .shuffle_bn import BatchShuffle, GroupedBatchNorm2d
 from .supervised import SupervisedClassifier
@@ -44,14 +45,12 @@ class TrainingData:
         sampler: the stream of items, in batches.
         size: images in the data set.
         classes: their names, where there are labels.
-        passed_over: files of the folder that are no images.
     """
 
     dataset: Views
     sampler: BatchSampler
     size: int
     classes: tuple[str, ...] = ()
-    passed_over: int = 0
 
 
 def resolve_device(cfg: CfgNode) -> torch.device:
@@ -67,6 +66,11 @@ def resolve_device(cfg: CfgNode) -> torch.device:
         raise ValueError("MODEL.DEVICE is 'cuda', but PyTorch finds no CUDA device; use 'auto' or 'cpu'")
     use_cuda = available and cfg.MODEL.DEVICE != "cpu"
     return torch.device("cuda", comm.get_local_rank()) if use_cuda else torch.device("cpu")
+
+
+def memory_format(cfg: CfgNode) -> torch.memory_format:
+    """Return the format of images and weights that ``MODEL.CHANNELS_LAST`` asks for."""
+    return torch.channels_last if cfg.MODEL.CHANNELS_LAST else torch.contiguous_format
 
 
 def amp_dtype(cfg: CfgNode, device: torch.device) -> torch.dtype:
@@ -138,9 +142,10 @@ def build_data(cfg: CfgNode) -> TrainingData:
         images, labels, classes = labelled.images, labelled.labels, tuple(labelled.classes)
     else:
         images, labels, classes = ImageFolder(cfg.DATA.ROOT), None, ()
+    warn_of_passed_over(images, cfg.DATA.ROOT)
     sampler = EpochSampler(len(images), batch, seed, identity=identify(images.paths, cfg.DATA.ROOT, labels))
     dataset = Views(images, view, seed, names, labels)
-    return TrainingData(dataset, sampler, len(images), classes, getattr(images, "passed_over", 0))
+    return TrainingData(dataset, sampler, len(images), classes)
 
 
 def identify(paths: Sequence[str], root: str, labels: torch.Tensor | None) -> str:

@@ -3,7 +3,6 @@
 import argparse
 import logging
 
-import torch
 from fvcore.common.config import CfgNode
 
 from mocodet.common.checkpoint import last_checkpoint
@@ -11,7 +10,7 @@ from mocodet.common.launch import argument_parser, launch, merge_config
 from mocodet.common.resnet import build_resnet
 
 from . import cli
-from .build import resolve_device
+from .build import memory_format, resolve_device
 from .config import get_cfg
 from .evaluation.classification import ClassificationEvaluator, open_validation
 from .supervised import load_classifier
@@ -93,8 +92,7 @@ def evaluate(cfg: CfgNode, *, resume: bool) -> dict[str, float]:
     split = open_validation(cfg)
     network = build_resnet(cfg.MODEL.ARCH, small_stem=cfg.MODEL.SMALL_STEM, num_classes=len(split.classes))
     iterations = load_classifier(network, path)
-    memory_format = torch.channels_last if cfg.MODEL.CHANNELS_LAST else torch.contiguous_format
-    network.to(resolve_device(cfg), memory_format=memory_format)
+    network.to(resolve_device(cfg), memory_format=memory_format(cfg))
     logger.info(f"Evaluating {path}")
     return ClassificationEvaluator.from_config(cfg, network, split, period=1).evaluate(iterations)
 

@@ -28,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mocodet.common.errors import errors_in_one_line
 from mocodet.common.launch import merge_config
 
-from .build import METHODS, bn_groups, build_model, build_optimizer
+from .build import METHODS, bn_groups, build_model, build_optimizer, memory_format
 from .config import get_cfg, validate
 from .contrast import memory_bank_bytes
 from .data import ImageFolder, Views, build_view
@@ -315,7 +315,7 @@ def count_run(cfg: CfgNode, world: int, images: int, classes: int = 1000) -> Run
         torch.manual_seed(cfg.SEED)
         data = DataSet(batch if bank else images, tuple(map(str, range(classes))))
         method = build_model(cfg, data)
-    method.to(memory_format=_memory_format(cfg))
+    method.to(memory_format=memory_format(cfg))
     # On a GPU, "auto" is one of the two 16-bit formats.
     dtype = torch.float32 if cfg.SOLVER.PRECISION == "float32" else torch.bfloat16
     rows, few = batch // world, 2 * cfg.MODEL.BN_GROUPS
@@ -337,17 +337,13 @@ def random_batch(cfg: CfgNode, rows: int, data: DataSet) -> dict[str, torch.Tens
     """Make a batch of noise as the trainer would hand it to the method of ``cfg``: ``rows`` images a view, float32."""
     shape = rows, 3, cfg.AUGMENTATION.CROP_SIZE, cfg.AUGMENTATION.CROP_SIZE
     batch = {
-        name: normalize(torch.randint(256, shape, dtype=torch.uint8).contiguous(memory_format=_memory_format(cfg)))
+        name: normalize(torch.randint(256, shape, dtype=torch.uint8).contiguous(memory_format=memory_format(cfg)))
         for name in METHODS[cfg.METHOD].views
     }
     batch["index"] = torch.randint(data.size, (rows,))
     if cfg.METHOD == "supervised":
         batch["label"] = torch.randint(len(data.classes), (rows,))
     return batch
-
-
-def _memory_format(cfg: CfgNode) -> torch.memory_format:
-    return torch.channels_last if cfg.MODEL.CHANNELS_LAST else torch.contiguous_format
 
 
 def count_memory(cfg: CfgNode, method: nn.Module) -> dict[str, float]:

@@ -22,7 +22,7 @@ from mocodet.common.checkpoint import AtomicSaveMixin, last_checkpoint, load_tor
 from mocodet.common.launch import distribute
 from mocodet.common.text import first_few
 
-from .build import amp_dtype, build_data, build_model, build_optimizer, resolve_device
+from .build import amp_dtype, build_data, build_model, build_optimizer, memory_format, resolve_device
 from .data.loader import load_batches
 from .data.views import normalize
 from .evaluation import ClassificationEvaluator, KNNMonitor, open_validation
@@ -113,7 +113,7 @@ class PretrainTrainer(TrainerBase):
         torch.manual_seed(cfg.SEED)
         model = build_model(cfg, data).to(self.device)
         self.method = model
-        self.memory_format = torch.channels_last if cfg.MODEL.CHANNELS_LAST else torch.contiguous_format
+        self.memory_format = memory_format(cfg)
         model.to(memory_format=self.memory_format)
         self.optimizer = build_optimizer(cfg, model)
         self.scheduler = build_lr_scheduler(cfg, self.optimizer, self.sampler.iterations_per_epoch)
@@ -143,8 +143,6 @@ class PretrainTrainer(TrainerBase):
             f"{data.size} images of {cfg.DATA.ROOT or cfg.DATA.SHARDS}, {self.sampler.iterations_per_epoch} iterations"
             f" an epoch, {self.max_iter} in all; {self.device.type}, encoders in {self.dtype}"
         )
-        if data.passed_over:
-            logger.warning(f"{data.passed_over} files of {cfg.DATA.ROOT} have no image's extension and are not used")
 
     def build_hooks(self) -> list[HookBase]:
         """Make the hooks: timing, schedule, checkpoints, log; the order matters as in detectron2's trainer."""
@@ -217,16 +215,18 @@ class PretrainTrainer(TrainerBase):
                 f"the checkpoint was written by {len(states)} process(es), this run has {comm.get_world_size()}; "
                 f"resume with --num-gpus x --num-machines (torchrun: --nproc-per-node x --nnodes) = {len(states)}"
             )
-        set_rng_state(states[comm.get_rank()])
-        # The checkpoint holds the number of the iteration that just ended.
-        self.start_iter = self.iter + 1
-        self._obey_config()
+        self._continue(states)
 
     def _start_from_original(self, path: str) -> None:
         check_method(self.cfg.METHOD)
         rest = load_original(path, self.checkpointer, self.sampler.iterations_per_epoch)
-        if "rng" in rest:  # an export of ours
-            set_rng_state(rest["rng"][comm.get_rank()])
+        self._continue(rest.get("rng"))  # an export of ours has it
+
+    def _continue(self, states: list[dict[str, torch.Tensor]] | None) -> None:
+        """Go on after the iteration that was loaded, with these states of each process's generators, where known."""
+        if states is not None:
+            set_rng_state(states[comm.get_rank()])
+        # The checkpoint holds the number of the iteration that just ended.
         self.start_iter = self.iter + 1
         self._obey_config()
 

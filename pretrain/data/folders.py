@@ -1,5 +1,6 @@
 """A folder of images of any depth, without labels."""
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -7,6 +8,8 @@ from typing import IO
 
 from PIL import Image, UnidentifiedImageError
 from torchvision.datasets.folder import IMG_EXTENSIONS
+
+logger = logging.getLogger("mocodet.pretrain")
 
 
 class ImageFolder(Sequence[Image.Image]):
@@ -37,6 +40,12 @@ class ImageFolder(Sequence[Image.Image]):
 
     def __getitem__(self, index: int) -> Image.Image:
         return load_rgb(self.paths[index])
+
+
+def warn_of_passed_over(images: Sequence[Image.Image], where: str) -> None:
+    """Log how many files of ``where`` are no images and not used, if any; of a JSON's list all are used."""
+    if count := getattr(images, "passed_over", 0):
+        logger.warning(f"{count} files of {where} have no image's extension and are not used")
 
 
 def _visible_files(root: Path) -> Iterator[str]:

@@ -1,6 +1,5 @@
 """Labelled images: one folder for each class, or iNaturalist's JSON; what evaluation and supervised training read."""
 
-import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +12,6 @@ from mocodet.common.text import first_few
 
 from .folders import ImageFolder
 from .inaturalist import INaturalist
-
-logger = logging.getLogger("mocodet.pretrain")
 
 
 class LabelledImages(Protocol):
@@ -70,12 +67,6 @@ def open_labelled(root: str | os.PathLike, annotations: str | os.PathLike = "") 
         FileNotFoundError, ValueError: see `LabelledFolder` and `INaturalist`.
     """
     return INaturalist(root, annotations) if str(annotations) else LabelledFolder(root)
-
-
-def warn_of_passed_over(data: LabelledImages, where: str) -> None:
-    """Log how many files of ``where`` are no images and not used, if any; of a JSON's list all are used."""
-    if count := getattr(data.images, "passed_over", 0):
-        logger.warning(f"{count} files of {where} have no image's extension and are not used")
 
 
 def require_same_classes(train: Sequence[str], val: Sequence[str]) -> None:

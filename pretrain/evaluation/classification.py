@@ -16,7 +16,8 @@ from torch import nn
 
 from mocodet.common.files import atomic_open
 
-from ..data.labelled import LabelledImages, open_labelled, require_same_classes, warn_of_passed_over
+from ..data.folders import warn_of_passed_over
+from ..data.labelled import LabelledImages, open_labelled, require_same_classes
 from ..data.loader import load_batches
 from ..data.views import normalize
 from .features import CentreCrops, exact_convolutions, share_buffers
@@ -97,7 +98,7 @@ def open_validation(cfg: CfgNode, classes: Sequence[str] | None = None) -> Label
     split = open_labelled(cfg.DATA.VAL_ROOT, cfg.DATA.VAL_ANNOTATIONS)
     if classes is not None:
         require_same_classes(classes, split.classes)
-    warn_of_passed_over(split, split_name(cfg))
+    warn_of_passed_over(split.images, split_name(cfg))
     return split
 
 

@@ -16,7 +16,8 @@ from torch import nn
 from mocodet.common.errors import errors_in_one_line
 from mocodet.common.files import atomic_open
 
-from ..data.labelled import LabelledImages, open_labelled, require_same_classes, warn_of_passed_over
+from ..data.folders import warn_of_passed_over
+from ..data.labelled import LabelledImages, open_labelled, require_same_classes
 from .features import FeatureSettings, cached_features, load_backbone, random_backbone, state_digest
 from .knn import BANK_CHUNK, QUERY_CHUNK, nearest_keys, vote
 from .linear import Protocol, evaluate_linear, grid_of, published_steps
@@ -141,7 +142,7 @@ def open_frozen(args: argparse.Namespace) -> Frozen:
     val = open_labelled(args.val, args.val_annotations)
     require_same_classes(train.classes, val.classes)
     for split, root in ((train, args.train), (val, args.val)):
-        warn_of_passed_over(split, root)
+        warn_of_passed_over(split.images, root)
     if args.random:
         backbone, arch, source = random_backbone(args.random, args.seed, args.small_stem), args.random, "random"
     else:

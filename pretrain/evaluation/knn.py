@@ -11,7 +11,8 @@ from detectron2.utils import comm
 from fvcore.common.config import CfgNode
 from torch import nn
 
-from ..data.labelled import LabelledFolder, require_same_classes, warn_of_passed_over
+from ..data.folders import warn_of_passed_over
+from ..data.labelled import LabelledFolder, require_same_classes
 from .features import FeatureSettings, extract_features, share_buffers
 
 logger = logging.getLogger("mocodet.pretrain")
@@ -248,7 +249,7 @@ def _open(cfg: CfgNode, key: str) -> LabelledFolder:
         found = LabelledFolder(cfg[key])
     except (FileNotFoundError, ValueError) as error:
         raise type(error)(f"KNN.{key}: {error}") from error
-    warn_of_passed_over(found, f"KNN.{key} {cfg[key]}")
+    warn_of_passed_over(found.images, f"KNN.{key} {cfg[key]}")
     return found
 
 

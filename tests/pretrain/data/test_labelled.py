@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from mocodet.pretrain.data.labelled import LabelledFolder, open_labelled, require_same_classes, warn_of_passed_over
+from mocodet.pretrain.data.folders import warn_of_passed_over
+from mocodet.pretrain.data.labelled import LabelledFolder, open_labelled, require_same_classes
 
 
 def save(path, colour):
@@ -66,13 +67,13 @@ def test_open_labelled__folder_or_annotations(root):
 
 def test_warn_of_passed_over__one_line_where_there_is_something_to_say(root, monkeypatch, caplog):
     monkeypatch.setattr(logging.getLogger("mocodet.pretrain"), "propagate", True)
-    warn_of_passed_over(LabelledFolder(root), "images")
+    warn_of_passed_over(LabelledFolder(root).images, "images")
     assert not caplog.records
     for name in ("dog/notes.txt", "cat/deep/film.mp4"):
         (root / name).write_text("")
     found = LabelledFolder(root)
     assert found.images.passed_over == 2
-    warn_of_passed_over(found, "images")
+    warn_of_passed_over(found.images, "images")
     assert [record.getMessage() for record in caplog.records] == [
         "2 files of images have no image's extension and are not used"
     ]
