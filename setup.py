@@ -45,6 +45,8 @@ setup(
         "yacs>=0.1.8",
         "webdataset>=1.0",
         "braceexpand",
+        "faster-coco-eval>=1.6",
+        "safetensors>=0.4",
         "fsspec>=2023.1",
         "cloudpickle",
         "hydra-core>=1.1",
@@ -59,7 +61,9 @@ setup(
     extras_require={
         # detectron2 draws, and reads Cityscapes, with `cv2`; opencv-python serves as well.
         "opencv": ["opencv-python-headless"],
-        "dev": ["pytest>=8", "ruff>=0.14", "build"],
+        # What detectron2 reads and evaluates Cityscapes instances with.
+        "cityscapes": ["cityscapesscripts>=2.2"],
+        "dev": ["pytest>=8", "hypothesis>=6", "ruff>=0.14", "build"],
     },
     entry_points={
         "console_scripts": [
@@ -71,6 +75,9 @@ setup(
             "mocodet-costs=mocodet.common.commands:costs",
             "mocodet-convert=mocodet.common.commands:convert",
             "mocodet-train=mocodet.common.commands:train",
+            "mocodet-evaluate=mocodet.common.commands:evaluate",
+            "mocodet-visualize=mocodet.common.commands:visualize",
+            "mocodet-prepare-data=mocodet.common.commands:prepare_data",
         ]
     },
 )

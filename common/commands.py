@@ -55,6 +55,21 @@ def train() -> None:
     _run("mocodet.detection.cli")
 
 
+def evaluate() -> None:
+    """Run ``mocodet-evaluate``."""
+    _run("mocodet.detection.evaluation.cli")
+
+
+def visualize() -> None:
+    """Run ``mocodet-visualize``."""
+    _run("mocodet.detection.visualize_cli")
+
+
+def prepare_data() -> None:
+    """Run ``mocodet-prepare-data``."""
+    _run("mocodet.common.prepare.cli")
+
+
 def _run(module: str, function: str = "main") -> None:
     for beginning in NOT_THE_USERS:
         warnings.filterwarnings("ignore", message=re.escape(beginning))

@@ -66,7 +66,8 @@ def test_wheel__commands(wheel):
     parser = configparser.ConfigParser()
     entry_points = next(name for name in wheel.namelist() if name.endswith("entry_points.txt"))
     parser.read_string(wheel.read(entry_points).decode())
-    names = ("pretrain", "classify", "knn", "linear", "shards", "costs", "convert", "train")
+    names = {"pretrain", "classify", "knn", "linear", "shards", "costs", "convert", "train"}
+    names |= {"evaluate", "visualize", "prepare-data"}
     assert set(parser["console_scripts"]) == {f"mocodet-{name}" for name in names}
     for target in parser["console_scripts"].values():
         module, function = target.split(":")
