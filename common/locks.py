@@ -1,0 +1,35 @@
+"""One process at a time, on one machine or on a shared disk."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from iopath.common.file_io import file_lock
+from portalocker.exceptions import LockException
+
+
+@contextmanager
+def exclusive(path: str | os.PathLike) -> Iterator[None]:
+    """Hold the lock of ``path``, the file ``<path>.lock``, while the block runs; wait up to an hour for it.
+
+    A process that ends, in whatever way, gives its locks back. The empty lock file stays: to remove it while another
+    process waits for it would let two in. Parent folders are made.
+
+    Raises:
+        OSError: the lock file cannot be written, or another process has held the lock for an hour.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = file_lock(str(path))
+    try:
+        lock.acquire()
+    except LockException as error:
+        raise OSError(
+            f"{path}.lock is held by another process, or cannot be locked on this disk ({error}); wait until the"
+            " other one is done and run this again"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
