@@ -1,11 +1,16 @@
 """Saving and loading that survives an interrupted write and runs no code from a file."""
 
+import argparse
 import os
 import pickle
+import zipfile
+from collections import OrderedDict
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
+import safetensors.torch
 import torch
 from torch import nn
 
@@ -58,14 +63,21 @@ def last_checkpoint(folder: str | os.PathLike) -> Path:
 
 
 def load_torch_file(path: str | os.PathLike) -> Any:
-    """Load a ``torch.save`` file onto the CPU without running code from it.
+    """Load a file of ``torch.save`` (new format or old) or of safetensors onto the CPU without running code from it.
+
+    Which of the two it is, its content tells. Beside tensors and plain containers, it may hold what public checkpoints
+    hold and what is data only (`HARMLESS`).
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, or holds pickled objects other than tensors and plain containers.
+        ValueError: the file is damaged, or holds other pickled objects.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        if _is_safetensors(path):
+            return safetensors.torch.load_file(path)
+        _check_sums(path)
+        with torch.serialization.safe_globals(HARMLESS):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         if error.filename is not None:  # it could not be opened
             raise
@@ -75,6 +87,70 @@ def load_torch_file(path: str | os.PathLike) -> Any:
         raise
     except Exception as error:  # damaged bytes make torch.load raise almost anything, IndexError and struct.error too
         raise _unreadable(path, error) from error
+
+
+class _Ignored:
+    """Stands for an object of a library that need not be installed: takes what a file says of it, and does nothing."""
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+class _Array(np.ndarray):
+    """Stands for numpy's array: begins empty, whatever a file asks for; the file's numbers give it type and shape."""
+
+    def __new__(cls, *claims: Any) -> "_Array":
+        return super().__new__(cls, (0,), np.int8)
+
+
+def _rebuild_number(kind: np.dtype, content: bytes) -> np.generic:
+    return np.frombuffer(content, kind)[0]  # raises for a type that holds objects
+
+
+def _harmless() -> list[Any]:
+    """List what a file may name besides tensors and plain containers: constructors of data that call nothing.
+
+    They are the arguments of a training script, paths among them; numpy's numbers, and arrays of numbers; Lightning's
+    hyperparameters; mmengine's record of losses.
+    """
+    lightning = ("pytorch_lightning.utilities.parsing", "lightning.pytorch.utilities.parsing")
+    fabric = ("lightning_fabric.utilities.data", "lightning.fabric.utilities.data")
+    number_types = dict.fromkeys(type(np.dtype(code)) for code in "?bhilqBHILQefd")
+    numpy_cores = ("core", "_core")  # renamed in numpy 2
+    pathlibs = ("pathlib", "pathlib._local")  # renamed in Python 3.13
+    return [
+        argparse.Namespace,
+        *((PurePosixPath, f"{module}.{name}") for module in pathlibs for name in ("PosixPath", "PurePosixPath")),
+        (_Array, "numpy.ndarray"),
+        np.dtype,
+        *number_types,
+        *((_Array, f"numpy.{core}.multiarray._reconstruct") for core in numpy_cores),
+        *((_rebuild_number, f"numpy.{core}.multiarray.scalar") for core in numpy_cores),
+        *((OrderedDict, f"{module}.AttributeDict") for module in lightning + fabric),
+        (_Ignored, "mmengine.logging.history_buffer.HistoryBuffer"),
+    ]
+
+
+HARMLESS = _harmless()
+
+
+def _is_safetensors(path: str | os.PathLike) -> bool:
+    """Tell whether a file begins as safetensors do: the length of a header in eight bytes, then its JSON object."""
+    with Path(path).open("rb") as handle:
+        start = handle.read(9)
+    return len(start) == 9 and start[8:] == b"{" and int.from_bytes(start[:8], "little") < 1 << 32
+
+
+def _check_sums(path: str | os.PathLike) -> None:
+    """Compare the parts of a file in torch's zip format with their checksums, which torch writes and does not read."""
+    with Path(path).open("rb") as handle:
+        if handle.read(4) != b"PK\x03\x04":
+            return
+        handle.seek(0)
+        with zipfile.ZipFile(handle) as archive:
+            damaged = archive.testzip()
+    if damaged is not None:
+        raise zipfile.BadZipFile(f"{damaged} in it does not have its checksum")
 
 
 def refuse_misfit(model: nn.Module, tensors: Mapping[str, Any]) -> None:
@@ -99,7 +175,8 @@ def _unreadable(path: str | os.PathLike, error: Exception) -> ValueError:
     # the error that it handled when it said so is the cause.
     cause = error.__context__ if isinstance(error, pickle.UnpicklingError) and error.__context__ else error
     lines = f"{type(cause).__name__}: {cause}".strip(": ").splitlines()
+    told = lines[0].partition(" was not an allowed global")[0]  # advice to allow it follows
     return ValueError(
-        f"{path} cannot be read as a checkpoint ({lines[0]}); expected a file written by torch.save that holds only"
-        " tensors, numbers, strings, lists and dicts"
+        f"{path} cannot be read as a checkpoint ({told}); expected a file of torch.save or safetensors that"
+        " holds only tensors, numbers, strings, lists and dicts"
     )

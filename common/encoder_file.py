@@ -1,13 +1,10 @@
 """The encoder in a checkpoint: where it lies, which ResNet it is, whether it is whole (recipes section 2).
 
 Linear evaluation, classification and the converter to detectron2 read the same files, all through `extract_encoder`:
-
-* MoCo's original checkpoints ``{"epoch", "arch", "state_dict", "optimizer"}``, names ``module.encoder_q.conv1.weight``,
-* our own pre-training checkpoints ``{"model", ..., "iteration"}``, names ``encoder_q.conv1.weight``,
-* our own supervised ones, names ``encoder.conv1.weight``,
-* torchvision's own files, names ``conv1.weight``.
+those of MoCo, our own, torchvision's and those of the other projects in `mocodet.common.encoder_styles`.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,26 +12,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .encoder_styles import StoredResNet, find_encoder, is_known
 from .resnet import build_resnet, recognise_resnet
 from .text import first_few
-
-# Where a checkpoint may keep the encoder to transfer: name prefix -> what has such names. The first that is found wins.
-ENCODER_PREFIXES: dict[str, str] = {
-    "encoder_q.": "MoCo query encoder",
-    "encoder.": "mocodet classifier",
-    "": "torchvision ResNet",
-}
 
 # What DistributedDataParallel puts in front of every name; a checkpoint may or may not have it.
 DISTRIBUTED_PREFIX = "module."
 
-# Under which key a checkpoint may keep its tensors; one that has none of these is itself the dict of tensors.
-STATE_KEYS: dict[str, str] = {
-    "state_dict": "original format",
-    "model": "mocodet format",
-}
+# Under which key a checkpoint of the original code, and one of ours, keeps its tensors.
+STATE_KEYS = ("state_dict", "model")
 
 BATCH_COUNTER = ".num_batches_tracked"  # nothing reads it
+
+# Weights of these types are read as float32; float16 and bfloat16 lose nothing by it.
+FLOAT_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+# Names that neither torchvision's nor detectron2's ResNet has -> what they are signs of.
+VARIANTS: dict[str, str] = {
+    r"conv1\.\d+\.|stem\.\d+\.": "a deep stem of three 3x3 convolutions (ResNet-C, -D and -T)",
+    r"layer\d\.\d+\.downsample\.2\.": "an average pool before the convolutions of its shortcuts (ResNet-D)",
+    r"layer\d\.\d+\.(?:se|attn)\.": "channel attention in its blocks (SE, ECA and the like)",
+}
 
 
 @dataclass(frozen=True)
@@ -43,12 +41,14 @@ class Encoder:
 
     Attributes:
         kind: what the checkpoint was recognised as, for people.
-        prefix: what stood in front of the encoder's names.
+        prefix: what stood in front of the encoder's names, after the keys of the dicts around them where these say
+            more.
         arch: which of `mocodet.common.resnet.ARCHITECTURES` it is.
         small_stem: whether it begins with a 3x3 convolution and no max-pool (`mocodet.common.resnet.build_resnet`).
         tensors: torchvision name -> float32 tensor; without the head (``fc``) and the batch counters.
         left_out: reason -> number of the checkpoint's tensors that are not in ``tensors`` for that reason.
         progress: how far the pre-training had come, where the checkpoint says so, such as ``"epoch 200"``.
+        notes: what else is to be told of it: encoders that were passed over, weights that were of another type.
     """
 
     kind: str
@@ -58,6 +58,7 @@ class Encoder:
     tensors: dict[str, Tensor]
     left_out: dict[str, int]
     progress: str
+    notes: tuple[str, ...] = ()
 
     def build(self) -> nn.Module:
         """Return the network with a copy of the weights: images N x 3 x H x W to pooled features N x D.
@@ -74,9 +75,7 @@ class Encoder:
 
 def holds_encoder(checkpoint: Any) -> bool:
     """Tell whether a loaded file is an unconverted checkpoint of an encoder (as opposed to detectron2's own)."""
-    if not isinstance(checkpoint, Mapping):
-        return False
-    return _find_prefix(list(_state(checkpoint)[0]), None) is not None
+    return isinstance(checkpoint, Mapping) and is_known(checkpoint)
 
 
 def extract_encoder(checkpoint: Any, prefix: str | None = None) -> Encoder:
@@ -84,87 +83,77 @@ def extract_encoder(checkpoint: Any, prefix: str | None = None) -> Encoder:
 
     Args:
         checkpoint: what `mocodet.common.checkpoint.load_torch_file` returned.
-        prefix: what stands in front of the encoder's names, where it is none of `ENCODER_PREFIXES`.
+        prefix: what stands in front of the encoder's names, where no style says which encoder to take, or another one
+            is wanted; with or without the keys of the dicts around it.
 
     Raises:
-        ValueError: no encoder; one of no known architecture; missing or unknown tensors; a wrong shape or type; values
-            that are not finite.
+        ValueError: no encoder, or several and no saying which; one of no known architecture; missing or unknown
+            tensors; a wrong shape or type; values that are not finite.
     """
     if not isinstance(checkpoint, Mapping):
         raise ValueError(f"holds a {type(checkpoint).__name__}; expected a dict with tensors by name")
-    state, layout = _state(checkpoint)
-    names = list(state)
-    found = _find_prefix(names, prefix)
-    if found is None:
-        raise ValueError(_no_encoder_message(names, prefix))
-    full_prefix, kind = found
-    inside = {name[len(full_prefix) :]: value for name, value in state.items() if name.startswith(full_prefix)}
-    head = [name for name in inside if name.startswith("fc.")]
-    counters = [name for name in inside if name.endswith(BATCH_COUNTER)]
-    arch, small_stem = recognise_resnet(inside)
+    style, resnet, passed_over = find_encoder(checkpoint, prefix)
+    entries = resnet.entries
+    heads = [name for name in entries if name.startswith(("fc.", *style.heads))]
+    counters = [name for name in entries if name.endswith(BATCH_COUNTER) and name not in heads]
+    _refuse_variants(resnet)
+    arch, small_stem = recognise_resnet(entries)
     expected = {name: tuple(value.shape) for name, value in _empty_resnet(arch, small_stem).state_dict().items()}
-    _check_names(inside, expected, head, full_prefix, arch)
-    tensors = {name: inside[name] for name in expected if name not in counters and name in inside}
-    for name, tensor in tensors.items():
-        _check_tensor(full_prefix + name, tensor, expected[name])
+    _check_names(resnet, expected, heads, arch)
+    tensors = {}
+    for name in expected:
+        if name in entries and name not in counters:
+            _check_tensor(resnet.own_name(name), entries[name], expected[name])
+            tensors[name] = entries[name]
     left_out = {
-        "projection head or classifier (fc)": len(head),
+        "projection head or classifier (fc)": len(heads),
         "batch counters (num_batches_tracked), which nothing reads": len(counters),
-        "outside the encoder (key encoder, queue, ...)": len(state) - len(inside),
+        "outside the encoder (key encoder, queue, ...)": resnet.outside,
     }
     return Encoder(
-        kind=f"{kind}, {layout}",
-        prefix=full_prefix,
+        kind=style.name,
+        prefix=resnet.label,
         arch=arch,
         small_stem=small_stem,
-        tensors=tensors,
+        tensors={name: tensor.detach().float() for name, tensor in tensors.items()},
         left_out={reason: count for reason, count in left_out.items() if count},
         progress=", ".join(f"{key} {checkpoint[key]}" for key in ("arch", "epoch", "iteration") if key in checkpoint),
+        notes=_notes(passed_over, tensors),
     )
 
 
-def _state(checkpoint: Mapping) -> tuple[dict[str, Any], str]:
-    """Return what a checkpoint holds by name, and what its layout is called."""
-    for key, layout in STATE_KEYS.items():
-        if isinstance(checkpoint.get(key), Mapping):
-            return {name: value for name, value in checkpoint[key].items() if isinstance(name, str)}, layout
-    state = {name: value for name, value in checkpoint.items() if isinstance(name, str) and isinstance(value, Tensor)}
-    return state, "bare state dict"
+def _notes(passed_over: list[StoredResNet], tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+    notes = []
+    if passed_over:
+        others = first_few([f"{other.label!r}" for other in passed_over], 10)
+        notes.append(f"passed over: {others} (--prefix would take it instead)")
+    types = sorted({str(tensor.dtype) for tensor in tensors.values()} - {str(torch.float32)})
+    if types:
+        notes.append(f"weights of type {', '.join(types)} become torch.float32")
+    return tuple(notes)
 
 
-def _find_prefix(names: list[str], prefix: str | None) -> tuple[str, str] | None:
-    """Return the full prefix of the encoder among ``names`` and its kind, or None."""
-    if prefix is None:
-        candidates = ENCODER_PREFIXES
-    else:
-        candidates = {prefix if prefix == "" or prefix.endswith(".") else f"{prefix}.": "encoder named by prefix"}
-    for candidate, kind in candidates.items():
-        for full in (candidate, DISTRIBUTED_PREFIX + candidate):
-            if any(name.startswith((f"{full}conv1.", f"{full}layer1.")) for name in names):
-                return full, kind
-    return None
+def _refuse_variants(resnet: StoredResNet) -> None:
+    for pattern, variant in VARIANTS.items():
+        name = next((name for name in resnet.entries if re.match(pattern, name)), None)
+        if name is not None:
+            raise ValueError(
+                f"the encoder is a variant with {variant}: it has {resnet.own_name(name)}; expected a plain ResNet, as"
+                " torchvision and detectron2 have it"
+            )
+    norms = [name for name in resnet.entries if re.fullmatch(r"(?:layer\d\.\d+\.)?bn\d\.weight", name)]
+    if norms and not any(name.endswith(".running_mean") for name in resnet.entries):
+        raise ValueError(
+            f"the encoder's norms keep no running statistics (group norm?): {resnet.own_name(norms[0])} has no"
+            " running_mean beside it; expected batch norm, as torchvision's ResNet has it"
+        )
 
 
-def _no_encoder_message(names: list[str], prefix: str | None) -> str:
-    groups = sorted({".".join(name.split(".")[:2]) for name in names})
-    if prefix is None:
-        wanted = "'encoder_q.*', 'encoder.*' or a torchvision ResNet's"
-    else:
-        wanted = f"'{prefix.removesuffix('.')}.conv1.*'"
-    seen = f"names begin with {first_few(groups)}" if groups else "there are no names at all"
-    return (
-        f"holds no encoder: {len(names)} tensors, none named {wanted}; {seen};"
-        " convert with --prefix to name another encoder"
-    )
-
-
-def _check_names(
-    inside: Mapping[str, Any], expected: Mapping[str, Any], head: list[str], prefix: str, arch: str
-) -> None:
+def _check_names(resnet: StoredResNet, expected: Mapping[str, Any], heads: list[str], arch: str) -> None:
     # Batch counters may be absent (torch < 0.4.1 had none): nothing is read from them.
     required = [name for name in expected if not name.endswith(BATCH_COUNTER)]
-    missing = [f"{prefix}{name}" for name in required if name not in inside]
-    unknown = [f"{prefix}{name}" for name in inside if name not in expected and name not in head]
+    missing = [resnet.own_name(name) for name in required if name not in resnet.entries]
+    unknown = [resnet.own_name(name) for name in resnet.entries if name not in expected and name not in heads]
     if missing:
         raise ValueError(f"the encoder is incomplete for a {arch}: missing {first_few(missing)}")
     if unknown:
@@ -174,11 +163,14 @@ def _check_names(
 def _check_tensor(name: str, tensor: Any, shape: tuple[int, ...]) -> None:
     if not isinstance(tensor, Tensor):
         raise ValueError(f"{name} is a {type(tensor).__name__}; expected a tensor")
-    if tensor.layout != torch.strided or tensor.dtype != torch.float32:
-        raise ValueError(f"{name} is {tensor.dtype}, {tensor.layout}; expected a dense torch.float32 tensor")
+    if tensor.layout != torch.strided or tensor.dtype not in FLOAT_TYPES or tensor.device.type != "cpu":
+        raise ValueError(
+            f"{name} is {tensor.dtype}, {tensor.layout}, on {tensor.device}; expected a dense tensor of float32 or"
+            " another floating-point type"
+        )
     if tuple(tensor.shape) != shape:
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}; expected {shape}")
-    if not torch.isfinite(tensor).all():
+    if not torch.isfinite(tensor.float()).all():
         raise ValueError(f"{name} holds nan or inf: the pre-training diverged or the file is damaged")
     if name.endswith("running_var") and (tensor < 0).any():
         raise ValueError(f"{name} holds negative variances: the file is damaged")

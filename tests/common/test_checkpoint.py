@@ -1,9 +1,14 @@
+import argparse
 import io
 import pickle
 import random
-from pathlib import Path
+import sys
+import types
+from pathlib import Path, PurePosixPath
 
+import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from fvcore.common.checkpoint import Checkpointer
 from torch import nn
@@ -96,3 +101,94 @@ def test_load_torch_file__runs_nothing(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"evil\.pth cannot be read"):
         load_torch_file("evil.pth")
     assert not Path("ran").exists()
+
+
+def stored(tmp_path, content, **options):
+    torch.save(content, tmp_path / "model.pth", **options)
+    return load_torch_file(tmp_path / "model.pth")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_load_torch_file__what_public_checkpoints_hold(tmp_path, zipped):
+    """Arguments of the script, paths, numpy's numbers and arrays: data, which runs nothing."""
+    arguments = argparse.Namespace(lr=np.float64(0.3), out=Path("out/run"), nested={"epochs": np.int64(800)}, amp=True)
+    found = stored(
+        tmp_path,
+        {"args": arguments, "best": np.float32(0.5), "flag": np.bool_(True), "losses": np.arange(6.0).reshape(2, 3)},
+        _use_new_zipfile_serialization=zipped,
+    )
+    assert vars(found["args"]) == {**vars(arguments), "out": PurePosixPath("out/run")}
+    assert (found["best"], found["flag"]) == (np.float32(0.5), True)
+    assert found["losses"].dtype == np.float64
+    assert found["losses"].tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+def library_class(module: str, name: str, base: type = object) -> type:
+    """A class that pickles as one of a library that is not installed."""
+    return type(name, (base,), {"__module__": module, "__qualname__": name})
+
+
+def test_load_torch_file__objects_of_libraries_that_are_not_installed(tmp_path, monkeypatch):
+    module = types.ModuleType("mmengine.logging.history_buffer")
+    module.HistoryBuffer = library_class(module.__name__, "HistoryBuffer")
+    lightning = types.ModuleType("lightning_fabric.utilities.data")
+    lightning.AttributeDict = library_class(lightning.__name__, "AttributeDict", dict)
+    record = module.HistoryBuffer()
+    record._log_history = np.ones(3)
+    with monkeypatch.context() as patch:
+        for made in (module, lightning):
+            for package in (made.__name__.rsplit(".", depth)[0] for depth in (2, 1)):
+                patch.setitem(sys.modules, package, types.ModuleType(package))
+            patch.setitem(sys.modules, made.__name__, made)
+        torch.save({"loss": record, "hparams": lightning.AttributeDict(lr=0.1)}, tmp_path / "model.pth")
+    found = load_torch_file(tmp_path / "model.pth")
+    assert found["hparams"] == {"lr": 0.1}
+    assert vars(found["loss"]) == {}
+
+
+class Claims:
+    """Pickles as a call of numpy's array type that asks for a petabyte."""
+
+    def __reduce__(self):
+        return np.ndarray, ((10**15,),)
+
+
+@pytest.mark.parametrize("content", [np.array([Evil()]), np.array(["text"]), np.array([print]), np.dtype("O")])
+def test_load_torch_file__arrays_of_objects(tmp_path, monkeypatch, content):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"model\.pth cannot be read as a checkpoint"):
+        stored(tmp_path, {"args": content})
+    assert not Path("ran").exists()
+
+
+def test_load_torch_file__no_memory_on_claims(tmp_path):
+    assert stored(tmp_path, {"args": Claims()})["args"].size == 0
+
+
+def test_load_torch_file__safetensors_by_content(tmp_path):
+    tensors = {"conv1.weight": torch.randn(2, 3), "half": torch.ones(2, dtype=torch.bfloat16)}
+    path = tmp_path / "model.pth"
+    safetensors.torch.save_file(tensors, path)
+    found = load_torch_file(path)
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(value, tensors[name]) for name, value in found.items())
+
+
+def test_load_torch_file__a_flipped_bit_of_a_weight(tmp_path):
+    """torch.load itself would take it."""
+    content = bytearray(saved(tmp_path))
+    place = content.index(torch.arange(100.0).numpy().tobytes()) + 41
+    content[place] ^= 1
+    path = tmp_path / "model.pth"
+    path.write_bytes(content)
+    assert not torch.equal(torch.load(path)["model"]["weight"], torch.arange(100.0))
+    with pytest.raises(ValueError, match=r"cannot be read .*archive/data/0 in it does not have its checksum"):
+        load_torch_file(path)
+
+
+def test_load_torch_file__says_what_is_asked_for_and_not_how_to_allow_it(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"UnpicklingError: Unsupported global: GLOBAL print\); expected a file"
+    ) as caught:
+        stored(tmp_path, {"hook": print})
+    assert "safe_globals" not in str(caught.value)

@@ -37,6 +37,7 @@ def test_extract_encoder__reports_what_it_found(resnet18: nn.Module) -> None:
     assert (found.arch, found.small_stem) == ("resnet18", False)
     assert found.prefix == "module.encoder_q."
     assert found.kind == "MoCo query encoder, original format"
+    assert found.notes == ("passed over: 'module.encoder_k.' (--prefix would take it instead)",)
     assert found.progress == "arch resnet, epoch 200"
     assert len(found.tensors) + sum(found.left_out.values()) == total
     ours = extract_encoder(checkpoint_of(resnet18, "ours"))
@@ -79,17 +80,28 @@ def drop_block(state: dict) -> None:
         del state[name]
 
 
+def drop_statistics(state: dict) -> None:
+    for name in [name for name in state if "encoder_q" in name and "running" in name]:
+        del state[name]
+
+
 DEFECTS = {
-    "no encoder": (drop_encoder, r"holds no encoder: 124 tensors.*encoder_q.*--prefix"),
+    "no encoder": (drop_encoder, r"no encoder of a layout that is known.*'module\.encoder_k\.'.*--prefix"),
     "missing tensor": (drop("layer2.0.bn1.running_mean"), r"missing module\.encoder_q\.layer2\.0\.bn1\.running_mean"),
     "missing stem": (drop("conv1.weight"), r"missing module\.encoder_q\.conv1\.weight"),
     "missing inner": (drop("layer1.0.conv2.weight"), r"for a resnet18: missing .*encoder_q\.layer1\.0\.conv2\.weight"),
     "missing block": (drop_block, r"has \(2, 2, 1, 2\) basic blocks"),
-    "unknown tensor": (put("layer1.0.se.weight", torch.ones(2)), r"has not: module\.encoder_q\.layer1\.0\.se\.weight"),
+    "unknown tensor": (put("layer1.0.gate", torch.ones(2)), r"has not: module\.encoder_q\.layer1\.0\.gate"),
     "wrong kernel": (put("conv1.weight", torch.ones(64, 3, 5, 5)), r"conv1\.weight has shape \(64, 3, 5, 5\).*7, 7\)"),
     "wrong channels": (put("conv1.weight", torch.ones(64, 1, 3, 3)), r"has shape \(64, 1, 3, 3\).*\(64, 3, 3, 3\)"),
     "wrong width": (put("layer1.0.conv2.weight", torch.ones(32, 32, 3, 3)), r"inner channels 32, groups 1"),
-    "wrong type": (put("conv1.weight", torch.ones(64, 3, 7, 7).half()), r"torch\.float16.*expected.*torch\.float32"),
+    "wrong type": (put("conv1.weight", torch.ones(64, 3, 7, 7).byte()), r"torch\.uint8.*expected.* float32"),
+    "no memory": (put("conv1.weight", torch.ones(64, 3, 7, 7, device="meta")), r"on meta; expected a dense tensor"),
+    "deep stem": (put("conv1.0.weight", torch.ones(32, 3, 3, 3)), r"deep stem of three.*module\.encoder_q\.conv1\.0"),
+    "mm deep stem": (put("stem.0.weight", torch.ones(32, 3, 3, 3)), r"deep stem of three.*it has .*stem\.0\.weight"),
+    "average pool": (put("layer2.0.downsample.2.weight", torch.ones(2)), r"average pool before .*downsample\.2"),
+    "attention": (put("layer1.0.se.fc1.weight", torch.ones(2)), r"channel attention.*it has .*layer1\.0\.se\.fc1"),
+    "group norm": (drop_statistics, r"norms keep no running statistics.*bn1\.weight has no running_mean"),
     "no tensor": (put("bn1.bias", [1.0]), r"bn1\.bias is a list"),
     "nan": (poison("layer4.1.conv2.weight", float("nan")), r"layer4\.1\.conv2\.weight holds nan or inf"),
     "inf": (poison("bn1.running_mean", float("inf")), r"bn1\.running_mean holds nan or inf"),
@@ -110,6 +122,21 @@ def test_extract_encoder__defects(resnet18: nn.Module, defect: str) -> None:
 def test_extract_encoder__no_dict() -> None:
     with pytest.raises(ValueError, match="holds a list; expected a dict"):
         extract_encoder([1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_extract_encoder__other_floats(resnet18: nn.Module, dtype: torch.dtype) -> None:
+    state = {name: v.to(dtype) if v.is_floating_point() else v for name, v in resnet18.state_dict().items()}
+    found = extract_encoder(state)
+    assert found.notes == (f"weights of type {dtype} become torch.float32",)
+    assert all(torch.equal(value, state[name].float()) for name, value in found.tensors.items())
+    assert {value.dtype for value in found.tensors.values()} == {torch.float32}
+
+
+def test_extract_encoder__too_large_for_float32(resnet18: nn.Module) -> None:
+    state = {**resnet18.state_dict(), "bn1.bias": torch.full((64,), 1e300, dtype=torch.float64)}
+    with pytest.raises(ValueError, match=r"bn1\.bias holds nan or inf"):
+        extract_encoder(state)
 
 
 @pytest.mark.parametrize("small_stem", [False, True])

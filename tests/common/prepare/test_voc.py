@@ -1,0 +1,210 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mocodet.common.prepare import voc
+from mocodet.common.prepare.cli import main
+from mocodet.common.prepare.faults import Fault, Tally
+from tests.common.prepare.good import HEIGHT, NAMES, WIDTH, jpeg, make_voc, png, voc_xml, write_list
+
+CLASSES = ("cat", "dog")
+FIRST = "Annotations/000001.xml"
+
+
+def faults_of(folder: Path) -> list[Fault]:
+    return list(voc.check_layout(folder, CLASSES, Tally()))
+
+
+def rewrite(file: str, old: str, new: str):
+    def spoil(folder: Path) -> None:
+        text = (folder / file).read_text()
+        assert old in text
+        (folder / file).write_text(text.replace(old, new))
+
+    return spoil
+
+
+def remove(file: str):
+    return lambda folder: (folder / file).unlink()
+
+
+def with_box(*box: object):
+    return lambda folder: (folder / FIRST).write_text(voc_xml("000001", box))
+
+
+def truncate(file: str):
+    return lambda folder: (folder / file).write_bytes((folder / file).read_bytes()[:-200])
+
+
+def mask_of(value: int, size: tuple[int, int] = (WIDTH, HEIGHT)):
+    return lambda folder: png(
+        folder / "SegmentationClass/000001.png", np.full((size[1], size[0]), value, np.uint8), palette=True
+    )
+
+
+def move_annotations(folder: Path) -> None:
+    (folder / "Annotations").rename(folder / "annotations")
+
+
+MAIN = "ImageSets/Main/trainval.txt"
+SEGMENTATION = "ImageSets/Segmentation/train.txt"
+MASK = "SegmentationClass/000001.png"
+FAULTS = {  # what is done: (how, the file that must be named, words that must say what)
+    "image gone": (remove("JPEGImages/000002.jpg"), "JPEGImages/000002.jpg", "trainval.txt names it"),
+    "image with a mask gone": (remove("JPEGImages/000001.jpg"), "JPEGImages/000001.jpg", "trainval.txt names it"),
+    "annotation gone": (remove("Annotations/000002.xml"), "Annotations/000002.xml", "trainval.txt names its image"),
+    "image truncated": (truncate("JPEGImages/000003.jpg"), "JPEGImages/000003.jpg", "cannot be decoded"),
+    "no image": (lambda f: (f / "JPEGImages/000002.jpg").write_text("x"), "JPEGImages/000002.jpg", "cannot be decoded"),
+    "another image": (
+        lambda folder: jpeg(folder / "JPEGImages/000002.jpg", (30, 40)),
+        "JPEGImages/000002.jpg",
+        "is 30 x 40, but its annotation says 40 x 30",
+    ),
+    "damaged XML": (truncate(FIRST), FIRST, "is not XML"),
+    "no size": (rewrite(FIRST, f"<width>{WIDTH}</width>", ""), FIRST, "lacks <size>"),
+    "annotation of another image": (rewrite(FIRST, "000001.jpg", "7.jpg"), FIRST, "is about 7.jpg"),
+    "annotation without an image": (
+        lambda folder: (folder / "Annotations/9.xml").write_text(voc_xml("9")),
+        "Annotations/9.xml",
+        "has no image",
+    ),
+    "unknown class": (rewrite(FIRST, ">cat<", ">cow<"), FIRST, "is of class 'cow'; known are cat, dog"),
+    "no pose": (rewrite(FIRST, "<pose>Left</pose>", ""), FIRST, "lacks <pose>"),
+    "difficult": (rewrite(FIRST, "<difficult>1", "<difficult>yes"), FIRST, "has <difficult> 'yes'"),
+    "truncated": (rewrite(FIRST, "<truncated>0</truncated>", ""), FIRST, "has <truncated> None"),
+    "no box": (rewrite(FIRST, "<xmin>1</xmin>", ""), FIRST, "lacks a <bndbox>"),
+    "box of no numbers": (with_box("a", 1, 2, 3), FIRST, "lacks a <bndbox>"),
+    "box without an end": (with_box(1, 1, "inf", 3), FIRST, "is not finite"),
+    "box inside out": (with_box(20, 1, 10, 30), FIRST, "20, 1, 10, 30 is inside out"),
+    "empty box": (with_box(20, 1, 19, 30), FIRST, "is empty"),
+    "box outside on the right": (with_box(1, 1, WIDTH + 2, 30), FIRST, "is not inside the image, which is 40 x 30"),
+    "box outside at the top": (with_box(1, -1, 5, 5), FIRST, "is not inside the image"),
+    "name twice": (rewrite(MAIN, "000002", "000001"), MAIN, "names 000001 more than once"),
+    "two words": (rewrite(MAIN, "000002", "000002 1"), MAIN, "must hold one image name a line, found '000002 1'"),
+    "empty list": (lambda folder: (folder / MAIN).write_text("\n"), MAIN, "names no image"),
+    "folder gone": (move_annotations, "Annotations", "is missing"),
+    "mask gone": (remove(MASK), MASK, "train.txt names it"),
+    "mask truncated": (truncate(MASK), MASK, "cannot be decoded"),
+    "unknown label": (mask_of(21), MASK, "has the label 21, which stands for no class; known are 0-20, 255"),
+    "mask of another size": (mask_of(1, (HEIGHT, WIDTH)), MASK, "is 30 x 40, but its image says 40 x 30"),
+    "coloured mask": (
+        lambda folder: png(folder / MASK, np.zeros((HEIGHT, WIDTH, 3), np.uint8)),
+        MASK,
+        "holds colours, not class indices",
+    ),
+    "mask of no image": (
+        lambda folder: write_list(folder / SEGMENTATION, ("000001", "7")),
+        "JPEGImages/7.jpg",
+        "train.txt names it",
+    ),
+}
+
+
+def test_check_layout__good(tmp_path):
+    tally = Tally()
+    assert list(voc.check_layout(make_voc(tmp_path / "VOC2007"), CLASSES, tally)) == []
+    assert tally.counts == {"images": 3, "annotation files": 3, "objects": 3, "masks": 2}
+    assert tally.notes == []
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_check_layout__one_fault(fault, tmp_path):
+    spoil, file, words = FAULTS[fault]
+    folder = make_voc(tmp_path / "VOC2007")
+    spoil(folder)
+    (found,) = faults_of(folder)
+    assert found.file == folder / file
+    assert words in found.what
+    assert "\n" not in str(found)
+
+
+def test_check_layout__several_faults_are_all_reported(tmp_path):
+    folder = make_voc(tmp_path / "VOC2007")
+    several = ("image truncated", "unknown label", "no pose", "difficult", "box outside at the top")
+    for fault in ("box outside at the top", "image truncated", "unknown label", "no pose", "difficult"):
+        FAULTS[fault][0](folder)
+    found = faults_of(folder)
+    for fault in several:
+        _, file, words = FAULTS[fault]
+        assert any(found_one.file == folder / file and words in found_one.what for found_one in found)
+    assert len(found) == len(several)
+
+
+def test_check_layout__conventions_that_differ_by_a_pixel_and_numbers_with_fractions_pass(tmp_path):
+    folder = make_voc(tmp_path / "VOC2007")
+    (folder / FIRST).write_text(voc_xml("000001", (0, 0, WIDTH + 1, 20.5)))  # VOC 2012 has fractions
+    assert faults_of(folder) == []
+
+
+def test_check_layout__image_that_exif_turns_is_measured_as_detectron2_reads_it(tmp_path):
+    from detectron2.data.detection_utils import read_image
+    from PIL import Image
+
+    folder = make_voc(tmp_path / "VOC2007")
+    path = folder / "JPEGImages/000002.jpg"
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.new("RGB", (HEIGHT, WIDTH)).save(path, exif=turned)
+    assert read_image(str(path), "RGB").shape == (HEIGHT, WIDTH, 3)
+    assert faults_of(folder) == []
+
+
+def test_check_layout__images_in_no_list_are_a_note(tmp_path):
+    folder = make_voc(tmp_path / "VOC2007")
+    write_list(folder / MAIN, NAMES[:1])
+    tally = Tally()
+    assert list(voc.check_layout(folder, CLASSES, tally)) == []
+    assert tally.notes == [f"{folder}: 1 images are in no list of ImageSets/Main"]
+
+
+def test_check__published_counts(tmp_path):
+    make_voc(tmp_path / "VOC2007")
+    found = [str(fault) for fault in voc.check(tmp_path, Tally())]
+    assert [line.partition(":")[0] for line in found] == [
+        str(tmp_path / "VOC2007/ImageSets/Main" / name) for name in ("trainval.txt", "test.txt")
+    ]
+    assert "2 images, the published data set has 5,011" in found[0]
+    assert list(voc.check(tmp_path, Tally(), any_size=True)) == []
+    (tmp_path / "VOC2007/ImageSets/Main/test.txt").unlink()
+    assert "is missing; the published data set has it" in str(list(voc.check(tmp_path, Tally()))[1])
+
+
+def test_check__nothing_there(tmp_path):
+    (found,) = voc.check(tmp_path, Tally())
+    assert "holds neither VOC2007 nor VOC2012" in found.what
+
+
+def test_cli__status_and_summary(tmp_path, capsys):
+    folder = make_voc(tmp_path / "mine")
+    command = ["voc", "--check", "--root", str(folder), "--classes", *CLASSES, "--workers", "0"]
+    with pytest.raises(SystemExit) as ended:
+        main(command)
+    assert ended.value.code == 0
+    summary = "voc: no fault; looked at 3 annotation files, 3 objects, 3 images, 2 masks\n"
+    assert capsys.readouterr().out == summary
+    FAULTS["image truncated"][0](folder)
+    FAULTS["no pose"][0](folder)
+    with pytest.raises(SystemExit) as ended:
+        main(command)
+    assert ended.value.code == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines] == [
+        str(folder / FIRST),
+        str(folder / "JPEGImages/000003.jpg"),
+        "voc",
+    ]
+    assert lines[-1].startswith("voc: faults: 2, in 2 files; looked at")
+
+
+def test_cli__as_a_program_with_processes_that_decode(tmp_path):
+    folder = make_voc(tmp_path / "mine")
+    FAULTS["image truncated"][0](folder)
+    tool = Path(__file__).parents[3] / "tools" / "prepare_data.py"
+    command = ["voc", "--check", "--root", folder, "--classes", *CLASSES, "--workers", "2"]
+    done = subprocess.run([sys.executable, tool, *command], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 1, done.stderr
+    assert f"{folder / 'JPEGImages/000003.jpg'}: cannot be decoded" in done.stdout
+    assert done.stderr == ""
