@@ -12,7 +12,7 @@ from detectron2.modeling.backbone.resnet import BottleneckBlock, DeformBottlenec
 from torch import nn
 
 from mocodet.common.checkpoint import AtomicSaveMixin, load_torch_file
-from mocodet.common.encoder_file import BATCH_COUNTER, extract_encoder, holds_encoder
+from mocodet.common.encoder_file import BATCH_COUNTER, DISTRIBUTED_PREFIX, extract_encoder, holds_encoder
 from mocodet.common.text import first_few
 
 from .convert import AUTHOR, REQUIRED_CONFIG, resnet_config, to_detectron2
@@ -38,7 +38,8 @@ class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
     """detectron2's checkpointer with four differences.
 
     * ``MODEL.WEIGHTS`` may name an unconverted pre-training checkpoint; it is recognised by its contents and converted
-      while loading (`extract_encoder` says what is accepted). detectron2's own files are read as ever.
+      while loading (`extract_encoder` says what is accepted). detectron2's own files are read as ever, and so is a file
+      in the model's own names, though they may be like an encoder's.
     * No file runs code: ``.pth`` is read with ``weights_only``, ``.pkl`` by an unpickler that knows arrays and plain
       containers only.
     * A ResNet parameter of the model that the file does not give, or one of the file that the model does not take, is
@@ -76,7 +77,7 @@ class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
         if filename.endswith(".pkl"):
             return self._read_pickle(filename)
         loaded = load_torch_file(filename)
-        if holds_encoder(loaded):
+        if holds_encoder(loaded) and not self._is_models_own(loaded):
             return self._converted(loaded, filename)
         if not isinstance(loaded, dict):
             raise ValueError(f"{filename} holds a {type(loaded).__name__}; expected a dict with tensors by name")
@@ -89,6 +90,12 @@ class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
             loaded["matching_heuristics"] = True
         return loaded
 
+    def _is_models_own(self, loaded: dict[str, Any]) -> bool:
+        """Tell whether a file holds parameters of this model, as a checkpoint of its own training does."""
+        own = {name for name, _ in self.model.named_parameters()}
+        state = loaded["model"] if isinstance(loaded.get("model"), dict) else loaded
+        return any(str(name).removeprefix(DISTRIBUTED_PREFIX) in own for name in state)
+
     def _converted(self, loaded: Any, filename: str) -> dict[str, Any]:
         try:
             encoder = extract_encoder(loaded)
@@ -96,6 +103,8 @@ class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
         except ValueError as error:
             raise ValueError(f"{filename}: {error}") from error
         self.logger.info(f"Converting the {encoder.kind} ({encoder.arch}) in '{filename}' for detectron2")
+        for note in encoder.notes:
+            self.logger.info(f"  {note}")
         return {**weights, ARCH_KEY: encoder.arch}
 
     def _read_pickle(self, filename: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ The one module that knows the parameter names of both sides: on the left ResNets
 import pickle
 import re
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -63,10 +64,10 @@ def convert_file(
     The file appears only if everything went well; until then whatever was at ``output`` stays.
 
     Args:
-        source: a file written by ``torch.save``.
+        source: a file of ``torch.save`` or safetensors.
         output: name of the file to write; must end in ``.pkl``, by which detectron2 recognises the format.
-        prefix: what stands in front of the encoder's names, where it is none of
-            `mocodet.common.encoder_file.ENCODER_PREFIXES`.
+        prefix: what stands in front of the encoder's names, where none of `mocodet.common.encoder_styles.STYLES` says
+            which encoder to take, or another one is wanted.
         check: prove by `verify` that the bytes to be written compute what the encoder in ``source`` computes.
 
     Raises:
@@ -142,6 +143,13 @@ def detectron2_name(name: str) -> str:
     return name.replace("downsample.0.", "shortcut.").replace("downsample.1.", "shortcut.norm.")
 
 
+def torchvision_name(name: str) -> str:
+    """Translate a parameter name of detectron2's ResNet: ``res2.0.conv2.norm.bias`` -> ``layer1.0.bn2.bias``."""
+    name = re.sub(r"^res([2-5])\.", lambda match: f"layer{int(match[1]) - 1}.", name).removeprefix("stem.")
+    name = name.replace("shortcut.norm.", "downsample.1.").replace("shortcut.", "downsample.0.")
+    return re.sub(r"\bconv([1-3])\.norm\.", r"bn\1.", name)
+
+
 def verify(encoder: Encoder, path: str | PathLike) -> dict[str, float]:
     """Prove that the file at ``path`` computes what ``encoder`` computes.
 
@@ -155,23 +163,61 @@ def verify(encoder: Encoder, path: str | PathLike) -> dict[str, float]:
     Raises:
         ValueError: detectron2 left a parameter unmatched, or a difference exceeds `TOLERANCE`.
     """
-    reference = encoder.build()
-    backbone = _detectron2_resnet(encoder.arch).eval()
+    backbone = detectron2_resnet(encoder.arch)
     _StrictCheckpointer(backbone).load(str(path))
-    images = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))  # N x 3 x H x W
-    with torch.no_grad():
-        found = backbone(images)
-        expected = _torchvision_stages(reference, images)
+    return compare_stages(
+        detectron2_stages(backbone),
+        torchvision_stages(encoder.build()),
+        f"detectron2's {encoder.arch} with the converted weights differs from the encoder",
+    )
+
+
+def compare_stages(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], claim: str) -> dict[str, float]:
+    """Return for each of res2 to res5 the relative difference ``max|a - b| / max|b|``, ``b`` being the expected.
+
+    Raises:
+        ValueError: a difference exceeds `TOLERANCE`; ``claim`` says of what.
+    """
     differences = {stage: _relative_difference(found[stage], expected[stage]) for stage in STAGES}
     # Written so that nan, which compares as false, fails.
     wrong = [stage for stage in STAGES if not differences[stage] <= TOLERANCE]
     if wrong:
         figures = ", ".join(f"{stage} {differences[stage]:.2g}" for stage in STAGES)
         raise ValueError(
-            f"verification failed at {', '.join(wrong)}: detectron2's {encoder.arch} with the converted weights"
-            f" differs from the encoder by {figures} (relative; at most {TOLERANCE:g} allowed)"
+            f"verification failed at {', '.join(wrong)}: {claim} by {figures} (relative; at most {TOLERANCE:g} allowed)"
         )
     return differences
+
+
+def detectron2_stages(backbone: nn.Module) -> dict[str, Tensor]:
+    """Return what detectron2's ResNet (`detectron2_resnet`) computes after each stage from `_images`."""
+    with torch.no_grad():
+        return backbone.eval()(_images())
+
+
+def torchvision_stages(network: nn.Module) -> dict[str, Tensor]:
+    """Return what torchvision's ResNet computes after each stage from `_images`, under detectron2's names."""
+    network.eval()
+    stages = {}
+    with torch.no_grad():
+        features = network.maxpool(network.relu(network.bn1(network.conv1(_images()))))  # N x C x H/4 x W/4
+        for stage, layer in zip(STAGES, (network.layer1, network.layer2, network.layer3, network.layer4), strict=True):
+            features = layer(features)
+            stages[stage] = features
+    return stages
+
+
+def detectron2_resnet(arch: str, norm: str = "BN") -> nn.Module:
+    """Build detectron2's ResNet for an ``arch`` of `mocodet.common.resnet.ARCHITECTURES`, with stages to compare."""
+    cfg = get_cfg()
+    cfg.MODEL.BACKBONE.NAME = "build_resnet_backbone"
+    cfg.MODEL.BACKBONE.FREEZE_AT = 0
+    cfg.MODEL.RESNETS.NORM = norm
+    cfg.MODEL.RESNETS.STRIDE_IN_1X1 = REQUIRED_CONFIG["MODEL.RESNETS.STRIDE_IN_1X1"]
+    cfg.MODEL.RESNETS.OUT_FEATURES = list(STAGES)
+    for key, value in resnet_config(arch).items():
+        cfg.merge_from_list([key, value])
+    return build_backbone(cfg)
 
 
 class _StrictCheckpointer(DetectionCheckpointer):
@@ -199,25 +245,8 @@ def _verify_bytes(encoder: Encoder, content: bytes) -> dict[str, float]:
         return verify(encoder, candidate)
 
 
-def _torchvision_stages(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    features = model.maxpool(model.relu(model.bn1(model.conv1(images))))  # N x C x H/4 x W/4
-    stages = {}
-    for stage, layer in zip(STAGES, (model.layer1, model.layer2, model.layer3, model.layer4), strict=True):
-        features = layer(features)
-        stages[stage] = features
-    return stages
-
-
-def _detectron2_resnet(arch: str) -> nn.Module:
-    cfg = get_cfg()
-    cfg.MODEL.BACKBONE.NAME = "build_resnet_backbone"
-    cfg.MODEL.BACKBONE.FREEZE_AT = 0
-    cfg.MODEL.RESNETS.NORM = "BN"
-    cfg.MODEL.RESNETS.STRIDE_IN_1X1 = REQUIRED_CONFIG["MODEL.RESNETS.STRIDE_IN_1X1"]
-    cfg.MODEL.RESNETS.OUT_FEATURES = list(STAGES)
-    for key, value in resnet_config(arch).items():
-        cfg.merge_from_list([key, value])
-    return build_backbone(cfg)
+def _images() -> Tensor:
+    return torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))  # N x 3 x H x W
 
 
 def _relative_difference(found: Tensor, expected: Tensor) -> float:

@@ -88,7 +88,7 @@ def test_main__prefix(source: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     output = tmp_path / "out.pkl"
     main([str(source), str(output), "--prefix", "module.encoder_k.", "--no-verify"])
     assert "names 'module.encoder_k.*'" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match=r"none named 'base_encoder\.conv1\.\*'"):
+    with pytest.raises(SystemExit, match=r"no encoder named 'base_encoder\.conv1\.\*'; there are .*'module\.encoder_k"):
         main([str(source), str(output), "--prefix", "base_encoder"])
 
 
