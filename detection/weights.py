@@ -1,0 +1,195 @@
+"""Weights by name: ``moco://`` in ``MODEL.WEIGHTS`` of any detectron2 config.
+
+* ``moco://v1_200ep``, ``moco://v2_200ep`` and ``moco://v2_800ep`` are the weights published with the original MoCo code
+  (recipes section 1, "Original checkpoint format"): downloaded, checked, converted, verified and cached on first use.
+* ``moco://path/to/checkpoint.pth.tar`` (or ``moco:///an/absolute/path``) is a file that `convert_file` reads:
+  converted, verified and cached by its content, so that a file that has changed is converted anew.
+
+`register` makes detectron2's file manager hand out the converted file for such a name, so that every checkpointer built
+on it, detectron2's own too, takes it. The cache is where detectron2 keeps what it downloads: ``$FVCORE_CACHE`` or
+``~/.torch/iopath_cache``, in it the folder ``mocodet``.
+"""
+
+import json
+import logging
+import os
+import urllib.parse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from detectron2.utils import comm
+from detectron2.utils.file_io import PathHandler, PathManager
+
+from mocodet.common.download import DownloadError, download, md5_of
+from mocodet.common.files import atomic_open
+from mocodet.common.locks import exclusive
+
+from .convert import convert_file, required_config
+
+SCHEME = "moco"
+PREFIX = f"{SCHEME}://"
+
+# A copy of the published files elsewhere: its address up to "/moco_v1_200ep/...".
+MIRROR_VARIABLE = "MOCODET_WEIGHTS_URL"
+PUBLISHED_URL = "https://dl.fbaipublicfiles.com/moco/moco_checkpoints"
+
+LICENCE = "CC BY-NC 4.0 (https://creativecommons.org/licenses/by-nc/4.0/): not for commercial use"
+
+# A child of detectron2's logger: in a project that is not ours no other is set up.
+logger = logging.getLogger(f"detectron2.{__name__}")
+
+
+@dataclass(frozen=True)
+class Published:
+    """A file of the original code's README: its place below `PUBLISHED_URL`, and how its MD5 sum begins."""
+
+    file: str
+    md5: str
+
+
+PUBLISHED: dict[str, Published] = {
+    "v1_200ep": Published("moco_v1_200ep/moco_v1_200ep_pretrain.pth.tar", "b251726a"),
+    "v2_200ep": Published("moco_v2_200ep/moco_v2_200ep_pretrain.pth.tar", "59fd9945"),
+    "v2_800ep": Published("moco_v2_800ep/moco_v2_800ep_pretrain.pth.tar", "a04e12f8"),
+}
+
+
+def register() -> None:
+    """Make detectron2's file manager know ``moco://``."""
+    # What has this scheme keeps both slashes of moco:///absolute/path when detectron2 takes it apart and puts it
+    # together again; urllib does so for the schemes of this list.
+    if SCHEME not in urllib.parse.uses_netloc:
+        urllib.parse.uses_netloc.append(SCHEME)
+    PathManager.register_handler(WeightsHandler(), allow_override=True)
+
+
+def cache_folder() -> Path:
+    """Return where downloaded and converted weights are kept."""
+    return Path(os.environ.get("FVCORE_CACHE") or "~/.torch/iopath_cache").expanduser() / "mocodet"
+
+
+def local_weights(name: str) -> Path:
+    """Return the converted file (``.pkl``) of a ``moco://`` name; make it where it is not cached.
+
+    The settings that a detectron2 model needs to start from it are logged. Processes that want the same file wait for
+    the one that makes it. The state of torch's random generator stays as it is.
+
+    Args:
+        name: ``moco://`` and one of `PUBLISHED` or the path of an existing file; detectron2's option
+            ``?matching_heuristics=True``, which holds for converted files in any case, may follow.
+
+    Raises:
+        ValueError: no such name; the file is damaged or holds no encoder that can be converted.
+        OSError: the file cannot be downloaded (`DownloadError`), or the cache cannot be written.
+    """
+    wanted = _without_options(name)
+    converted = _published(wanted) if wanted in PUBLISHED else _converted_file(Path(wanted).expanduser(), name)
+    if comm.is_main_process():
+        settings = ", ".join(f"{key} {value}" for key, value in converted.settings().items())
+        logger.info(f"{name} is {converted.path}. A model that starts from it needs {settings}")
+    return converted.path
+
+
+class WeightsHandler(PathHandler):
+    """Hands out the converted file of a ``moco://`` name; see `local_weights`."""
+
+    def _get_supported_prefixes(self) -> list[str]:
+        return [PREFIX]
+
+    def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
+        # What is cached was checked by its sum: with `force`, too, there is nothing better to be had.
+        self._check_kwargs(kwargs)
+        return str(local_weights(path))
+
+    def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: Any) -> IO:
+        self._check_kwargs(kwargs)
+        if mode != "rb":
+            raise ValueError(f"{path} can be opened for reading bytes only (mode 'rb'), got mode {mode!r}")
+        return local_weights(path).open(mode, buffering)
+
+
+class _Converted:
+    """A converted file in the cache, with a record of its MD5 sum and of the settings that it needs."""
+
+    def __init__(self, name: str) -> None:
+        self.path = cache_folder() / f"{name}.pkl"
+        self._record = cache_folder() / f"{name}.json"
+
+    def is_whole(self) -> bool:
+        """Tell whether the file is there as it was written; one that was cut or changed since is not."""
+        if not self.path.is_file():
+            return False
+        try:
+            return self._read()["md5"] == md5_of(self.path)
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return False
+
+    def make(self, source: Path) -> None:
+        """Convert ``source``; the record comes last, so that there is none of a file that is not whole."""
+        self._record.unlink(missing_ok=True)
+        with torch.random.fork_rng(devices=[]):  # a run that converts and one that finds it done are to be the same
+            encoder = convert_file(source, self.path).encoder
+        logger.info("; ".join([f"Converted the {encoder.kind} ({encoder.arch}) in {source}", *encoder.notes]))
+        with atomic_open(self._record, "w", encoding="utf-8") as handle:
+            json.dump({"md5": md5_of(self.path), "settings": required_config(encoder)}, handle, indent=2)
+
+    def settings(self) -> dict[str, Any]:
+        """Return what a config must set, key -> value."""
+        return self._read()["settings"]
+
+    def _read(self) -> dict[str, Any]:
+        return json.loads(self._record.read_text(encoding="utf-8"))
+
+
+def _without_options(name: str) -> str:
+    wanted, _, options = name.removeprefix(PREFIX).partition("?")
+    if options not in ("", "matching_heuristics=True"):
+        raise ValueError(f"{name}: unknown options {options!r}; known is 'matching_heuristics=True'")
+    return wanted
+
+
+def _published(name: str) -> _Converted:
+    published = PUBLISHED[name]
+    converted = _Converted(f"{name}-{published.md5}")
+    if converted.is_whole():
+        return converted
+    with exclusive(converted.path):
+        if not converted.is_whole():  # another process may have made it while this one waited
+            converted.make(_fetch(published))
+    return converted
+
+
+def _fetch(published: Published) -> Path:
+    """Bring the published file into the cache, or find it there."""
+    base = os.environ.get(MIRROR_VARIABLE) or PUBLISHED_URL
+    url = f"{base.rstrip('/')}/{published.file}"
+    path = cache_folder() / Path(published.file).name
+    is_new = not path.is_file()
+    if is_new:
+        logger.info(f"Downloading {url} to {path}")
+    try:
+        download(url, path, md5=published.md5)
+    except DownloadError as error:
+        raise DownloadError(f"{error}; {MIRROR_VARIABLE} may name another address than {base}") from error
+    if is_new:
+        logger.warning(f"{path.name} was published with the MoCo paper under {LICENCE}.")
+    return path
+
+
+def _converted_file(source: Path, name: str) -> _Converted:
+    if not source.is_file():
+        raise ValueError(
+            f"{name}: neither a file {source} exists, nor are there published weights of that name; the names are"
+            f" {', '.join(PREFIX + known for known in PUBLISHED)}"
+        )
+    if source.suffix == ".pkl":
+        raise ValueError(f"{name}: a .pkl is converted already; name it without {PREFIX}")
+    converted = _Converted(f"{source.name.partition('.')[0]}-{md5_of(source)}")
+    if converted.is_whole():
+        return converted
+    with exclusive(converted.path):
+        if not converted.is_whole():
+            converted.make(source)
+    return converted
