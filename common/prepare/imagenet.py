@@ -1,0 +1,130 @@
+"""ImageNet, ILSVRC 2012 (image-net.org), as class folders; its archives need a login."""
+
+import os
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+from .archives import Archive, inside, tar_of_tars
+from .faults import Fault, ImageJob, Tally, check_images, count_fault
+from .matlab import load_mat
+from .steps import Plan
+
+BY_HAND = (
+    "log in at https://image-net.org/challenges/LSVRC/2012/2012-downloads.php and take the training and the validation"
+    " images and the development kit (Task 1 & 2)"
+)
+DEVKIT = "imagenet/devkit"
+CLASSES = 1_000
+IMAGE_COUNTS = {"train": 1_281_167, "val": 50_000}  # Russakovsky et al., IJCV 2015
+WNID = re.compile(r"n\d{8}")
+VAL_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
+
+
+def plan(root: Path) -> Plan:
+    """Say how ImageNet comes below ``root``: ``imagenet/train/<wnid>`` and ``imagenet/val/<wnid>``."""
+
+    @lru_cache
+    def wnids() -> list[str]:
+        return val_wnids(root / DEVKIT)
+
+    def place_val(name: str) -> str | None:
+        match = VAL_NAME.fullmatch(name)
+        if match is None:
+            return None
+        number = int(match[1])
+        if not 1 <= number <= len(wnids()):
+            raise ValueError(f"{name} is not among the {len(wnids())} validation images that the development kit knows")
+        return f"imagenet/val/{wnids()[number - 1]}/{name}"
+
+    # Names and checksums as torchvision's datasets/imagenet.py gives them; sizes in bytes are those of the files.
+    archives = (
+        Archive(
+            name="ILSVRC2012_devkit_t12.tar.gz",
+            part="val",
+            place=inside(("ILSVRC2012_devkit_t12/data", DEVKIT)),
+            targets=(f"{DEVKIT}/meta.mat", f"{DEVKIT}/ILSVRC2012_validation_ground_truth.txt"),
+            size=2_500_000,
+            exact=False,
+            unpacked=4_000_000,
+            md5="fa75699e90414af021442c21a62c3abf",
+            read_with="scipy",
+        ),
+        Archive(
+            name="ILSVRC2012_img_val.tar",
+            part="val",
+            place=place_val,
+            targets=("imagenet/val",),
+            size=6_744_924_160,
+            unpacked=6_800_000_000,
+            md5="29b22e2961454d5413ddabcf34fc5622",
+        ),
+        Archive(
+            name="ILSVRC2012_img_train.tar",
+            part="train",
+            place=inside(("", "imagenet/train")),
+            targets=("imagenet/train",),
+            size=147_897_477_120,
+            unpacked=148_000_000_000,
+            md5="1d675b47d978889d74fa0da5fadfb00e",
+            members=tar_of_tars,
+        ),
+    )
+    return Plan(archives, BY_HAND)
+
+
+def val_wnids(devkit: Path) -> list[str]:
+    """Return the class, a WordNet id, of each validation image in the order of their numbers.
+
+    Args:
+        devkit: holds ``meta.mat`` and ``ILSVRC2012_validation_ground_truth.txt``, whose line n is the number of image
+            n's class in the former.
+
+    Raises:
+        ValueError: one of them is damaged.
+    """
+    meta = devkit / "meta.mat"
+    truth = devkit / "ILSVRC2012_validation_ground_truth.txt"
+    try:
+        synsets = load_mat(meta, str(meta))["synsets"]
+        # Inner nodes of WordNet's tree are in the table too; only its leaves are classes.
+        names = {int(row.ILSVRC2012_ID): str(row.WNID) for row in synsets if not int(row.num_children)}
+        return [names[int(line)] for line in truth.read_text(encoding="ascii").split()]
+    except (KeyError, AttributeError, TypeError) as error:
+        raise ValueError(f"{meta} and {truth.name} do not fit together ({error!r}); unpack the devkit again") from error
+
+
+def check(root: Path, tally: Tally, *, any_size: bool = False, workers: int = 0) -> Iterator[Fault]:
+    """Yield the faults of ``imagenet/train`` and ``imagenet/val`` below ``root``; arguments as in `voc.check`."""
+    classes: dict[str, set[str]] = {}
+    for split, number in IMAGE_COUNTS.items():
+        folder = root / "imagenet" / split
+        if not folder.is_dir():
+            yield Fault(folder, "is missing; prepare imagenet")
+            continue
+        below = sorted(folder.iterdir())
+        for path in below:
+            if not (path.is_dir() and WNID.fullmatch(path.name)):
+                yield Fault(path, "is no class folder; those are called by WordNet ids, such as n01440764")
+        folders = [path for path in below if path.is_dir()]
+        classes[split] = {path.name for path in folders if WNID.fullmatch(path.name)}
+        images = {path: _files(path) for path in folders}
+        yield from (
+            Fault(path, "is a class without images; unpack the archive again") for path in folders if not images[path]
+        )
+        jobs = [ImageJob(file) for files in images.values() for file in files]
+        yield from check_images(jobs, workers)
+        tally.counts["images"] += len(jobs)
+        if not any_size:
+            yield from count_fault(folder, "class folders", len(folders), CLASSES)
+            yield from count_fault(folder, "images", len(jobs), number)
+    if len(classes) == len(IMAGE_COUNTS):
+        for name in sorted(classes["train"] ^ classes["val"]):
+            there, lacking = ("train", "val") if name in classes["train"] else ("val", "train")
+            yield Fault(root / "imagenet" / lacking / name, f"is missing; {there} has this class")
+
+
+def _files(folder: Path) -> list[Path]:
+    with os.scandir(folder) as entries:
+        return sorted(Path(entry.path) for entry in entries if entry.is_file() and not entry.name.startswith("."))
