@@ -5,6 +5,7 @@ import logging
 import math
 from collections import OrderedDict
 from collections.abc import Mapping
+from typing import Any
 
 from detectron2.data import DatasetCatalog
 from detectron2.evaluation import DatasetEvaluator
@@ -12,16 +13,18 @@ from detectron2.utils import comm
 
 logger = logging.getLogger(__name__)
 
-HEADLINES = ("AP", "AP50", "AP75")
+# What the studies compare: AP of boxes, masks and keypoints, and the mean IoU of semantic segmentation.
+HEADLINES = ("AP", "AP50", "AP75", "mIoU")
 
 
 class CompleteEvaluator(DatasetEvaluator):
     """Wraps an evaluator and refuses what it would let pass.
 
-    * Every image of the data set must have been evaluated, in whichever process, exactly once.
-    * A model that predicts nothing scores 0, with a warning, where detectron2's COCO metrics would be nan.
-    * ``AP``, ``AP50`` and ``AP75`` must be numbers. Finer metrics may be nan (no ground truth of that size or class);
-      they are named in a warning.
+    * Every image of the data set must have been evaluated, in whichever process, exactly once. Images are told apart
+      by ``image_id``, or by ``file_name`` where the data set gives none.
+    * A detector that finds nothing scores 0, with a warning, where detectron2's COCO metrics would be nan.
+    * ``AP``, ``AP50``, ``AP75`` and ``mIoU`` must be numbers. Finer metrics may be nan (no ground truth of that size or
+      class); they are named in a warning.
     """
 
     def __init__(self, evaluator: DatasetEvaluator, dataset_name: str):
@@ -31,14 +34,14 @@ class CompleteEvaluator(DatasetEvaluator):
 
     def reset(self) -> None:
         """Forget the images seen."""
-        self._image_ids: list[int | str] = []
+        self._images: list[int | str] = []
         self._num_predictions = 0
         self.evaluator.reset()
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
         """Hand a batch to the wrapped evaluator and note which images it held."""
-        self._image_ids.extend(image["image_id"] for image in inputs)
-        self._num_predictions += sum(len(output["instances"]) for output in outputs)
+        self._images.extend(_identity(image) for image in inputs)
+        self._num_predictions += sum(_count_predictions(output) for output in outputs)
         self.evaluator.process(inputs, outputs)
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
@@ -47,17 +50,17 @@ class CompleteEvaluator(DatasetEvaluator):
         Raises:
             RuntimeError: images are missing or were evaluated twice, or a headline metric is not a number.
         """
-        gathered = comm.gather((self._image_ids, self._num_predictions), dst=0)
+        gathered = comm.gather((self._images, self._num_predictions), dst=0)
         # Before the evaluator, which fails in ways of its own when it has seen too little.
         if comm.is_main_process():
-            self._check_images(list(itertools.chain.from_iterable(ids for ids, _ in gathered)))
+            self._check_images(list(itertools.chain.from_iterable(images for images, _ in gathered)))
         results = self.evaluator.evaluate()
         if not comm.is_main_process():
             return None
-        return self._check_metrics(results, num_predictions=sum(count for _, count in gathered))
+        return check_metrics(results, self._dataset_name, num_predictions=sum(count for _, count in gathered))
 
     def _check_images(self, seen: list[int | str]) -> None:
-        expected = {record["image_id"] for record in DatasetCatalog.get(self._dataset_name)}
+        expected = {_identity(record) for record in DatasetCatalog.get(self._dataset_name)}
         missing, repeated = expected - set(seen), len(seen) - len(set(seen))
         if not expected or missing or repeated:
             raise RuntimeError(
@@ -66,29 +69,43 @@ class CompleteEvaluator(DatasetEvaluator):
             )
         logger.info(f"Evaluated each of the {len(seen)} images of {self._dataset_name} once")
 
-    def _check_metrics(
-        self, results: Mapping[str, Mapping[str, float]] | None, num_predictions: int
-    ) -> OrderedDict[str, dict[str, float]]:
-        if not results:
-            raise RuntimeError(
-                f"evaluation on {self._dataset_name} gave no result; does the data set have annotations?"
-            )
-        plain = OrderedDict(
-            (task, {metric: float(value) for metric, value in metrics.items()}) for task, metrics in results.items()
+
+def check_metrics(
+    results: Mapping[str, Mapping[str, float]] | None, dataset_name: str, num_predictions: int
+) -> OrderedDict[str, dict[str, float]]:
+    """Return ``{task: {metric: value}}`` as plain numbers, all 0 if nothing was predicted; see `CompleteEvaluator`.
+
+    Raises:
+        RuntimeError: there is no result, or a headline metric is not a number.
+    """
+    if not results:
+        raise RuntimeError(f"evaluation on {dataset_name} gave no result; does the data set have annotations?")
+    plain = OrderedDict(
+        (task, {metric: float(value) for metric, value in metrics.items()}) for task, metrics in results.items()
+    )
+    if num_predictions == 0:
+        logger.warning(
+            f"The model predicted no object at all on {dataset_name} (MODEL.ROI_HEADS.SCORE_THRESH_TEST hides"
+            " every score below it): all metrics are reported as 0"
         )
-        if num_predictions == 0:
-            logger.warning(
-                f"The model predicted no object at all on {self._dataset_name} (MODEL.ROI_HEADS.SCORE_THRESH_TEST hides"
-                " every score below it): all metrics are reported as 0"
+        return OrderedDict((task, dict.fromkeys(metrics, 0.0)) for task, metrics in plain.items())
+    for task, metrics in plain.items():
+        undefined = [metric for metric, value in metrics.items() if not math.isfinite(value)]
+        if headlines := [metric for metric in undefined if metric in HEADLINES]:
+            raise RuntimeError(
+                f"{task} {', '.join(headlines)} on {dataset_name} is not a number; does the data set have"
+                f" ground truth for {task}?"
             )
-            return OrderedDict((task, dict.fromkeys(metrics, 0.0)) for task, metrics in plain.items())
-        for task, metrics in plain.items():
-            undefined = [metric for metric, value in metrics.items() if not math.isfinite(value)]
-            if headlines := [metric for metric in undefined if metric in HEADLINES]:
-                raise RuntimeError(
-                    f"{task} {', '.join(headlines)} on {self._dataset_name} is not a number; does the data set have"
-                    f" ground truth for {task}?"
-                )
-            if undefined:
-                logger.warning(f"No ground truth in {self._dataset_name}, so nan, for {task}: {', '.join(undefined)}")
-        return plain
+        if undefined:
+            logger.warning(f"No ground truth in {dataset_name}, so nan, for {task}: {', '.join(undefined)}")
+    return plain
+
+
+def _identity(image: Mapping[str, Any]) -> int | str:
+    """What tells an image of the data set, or an input made from it, from the others."""
+    return image["image_id"] if "image_id" in image else image["file_name"]
+
+
+def _count_predictions(output: Mapping[str, Any]) -> int:
+    """Count the objects found in an image; a map of classes is one prediction."""
+    return len(output["instances"]) if "instances" in output else int("sem_seg" in output)

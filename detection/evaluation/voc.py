@@ -1,120 +1,165 @@
-"""Pascal VOC's AP, with the numbers of each class."""
+"""Pascal VOC's AP in one pass, with the numbers of each class."""
 
 import logging
-import tempfile
-from collections import OrderedDict, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from urllib.parse import quote
 
 import numpy as np
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import PascalVOCDetectionEvaluator
-from detectron2.evaluation.pascal_voc_evaluation import parse_rec, voc_eval
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.structures import Instances
 from detectron2.utils import comm
 from tabulate import tabulate
 
-from ..data.voc import read_split
+from .voc_ap import Detections, average_precisions
+from .voc_files import read_detections, write_detections
+from .voc_ground_truth import GroundTruth, read_ground_truth
 
 logger = logging.getLogger(__name__)
 
 IOU_THRESHOLDS = range(50, 100, 5)  # per cent
 
 
-class VOCEvaluator(PascalVOCDetectionEvaluator):
-    """detectron2's Pascal VOC evaluator that also tells each class's AP and ground truth and keeps the detections.
+class VOCEvaluator(DatasetEvaluator):
+    """Pascal VOC's evaluation with exactly the results of detectron2's ``PascalVOCDetectionEvaluator``, and quick.
 
-    AP is the mean over the classes that the split has ground truth for; where all have, the results are detectron2's.
-    A class without any is left out and named in a warning: detectron2 counts it as 0 by the 2007 definition and makes
-    the mean nan by the 2012 one. Objects marked difficult are no ground truth.
+    It reads the ground truth once, computes each IoU once for all thresholds, and also tells each class's AP and keeps
+    the detections. Where a class has no ground truth (no object, or only difficult ones), detectron2 counts it as AP 0
+    by the 2007 definition, and by the 2012 one makes the mean nan; so it is here, with a warning that names these
+    classes and gives the mean over the others.
 
     Args:
         dataset_name: a data set whose metadata has ``dirname``, ``split``, ``year`` and ``thing_classes``.
         output_dir: where to leave one file of detections per class; None leaves none.
+
+    Raises:
+        ValueError: ``year`` is neither 2007 nor 2012.
     """
 
     def __init__(self, dataset_name: str, output_dir: str | None = None):
-        super().__init__(dataset_name)
+        self._dataset_name = dataset_name
         self._metadata = MetadataCatalog.get(dataset_name)
+        if self._metadata.year not in (2007, 2012):
+            raise ValueError(
+                f"data set {dataset_name}: year chooses how AP is computed and is 2007 or 2012, got"
+                f" {self._metadata.year}"
+            )
+        self._class_names: Sequence[str] = self._metadata.thing_classes
         self._output_dir = output_dir
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the detections seen."""
+        self._images: list[str] = []
+        self._tables: list[np.ndarray] = []  # n x 6 for each image: class, score, box
+
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+        """Note the detections of a batch, rounded as detectron2 rounds them when it writes them to text."""
+        for image, output in zip(inputs, outputs, strict=True):
+            self._images.append(image["image_id"])
+            self._tables.append(_table(output["instances"]))
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
         """Return ``{"bbox": {"AP", "AP50", "AP75", "AP-<class>", "AP50-<class>"}}`` in per cent on the main process.
 
         Raises:
             RuntimeError: the split has no ground truth at all.
+            ValueError: detections are of images that the split, or of classes that the data set, does not have.
         """
-        gathered = comm.gather(self._predictions, dst=0)
+        gathered = comm.gather((self._images, self._tables), dst=0)
         if not comm.is_main_process():
             return None
-        images = read_split(self._metadata.dirname, self._metadata.split)
-        ground_truth = self._count_ground_truth(images)
-        with self._files(images, gathered) as (detections, image_set):
-            aps = {
-                name: [self._average_precision(name, detections, image_set, iou) for iou in IOU_THRESHOLDS]
-                for name in self._class_names
-                if ground_truth[name]
-            }
-        return self._summarise(aps, ground_truth)
+        images = [image for images, _ in gathered for image in images]
+        tables = [table for _, tables in gathered for table in tables]
+        detections = self._by_class(images, tables)
+        if self._output_dir:
+            write_detections(self._output_dir, self._ground_truth.images, detections)
+        return self._evaluate(detections)
 
-    def _count_ground_truth(self, images: Sequence[str]) -> Mapping[str, int]:
-        counts: dict[str, int] = defaultdict(int)
-        for image in images:
-            for found in parse_rec(self._anno_file_template.format(image)):
-                counts[found["name"]] += not found["difficult"]
-        if not any(counts[name] for name in self._class_names):
-            raise RuntimeError(f"{self._dataset_name} has no ground truth to evaluate on in its {len(images)} images")
-        if absent := [name for name in self._class_names if not counts[name]]:
-            logger.warning(f"No ground truth in {self._dataset_name}, so not part of the mean AP: {', '.join(absent)}")
-        return counts
+    def evaluate_saved(self, folder: str | Path) -> tuple[OrderedDict[str, dict[str, float]], int]:
+        """Evaluate the files that a run has left instead of what was processed: (results, number of detections).
 
-    @contextmanager
-    def _files(self, images: Sequence[str], gathered: Sequence[Mapping[int, list[str]]]) -> Iterator[tuple[str, str]]:
-        """Write the detections and the image list where ``voc_eval`` reads them: (folder, file)."""
-        with tempfile.TemporaryDirectory(prefix="voc_eval_") as temporary:
-            folder = Path(self._output_dir or temporary)
-            folder.mkdir(parents=True, exist_ok=True)
-            for index, name in enumerate(self._class_names):
-                lines = [line for predictions in gathered for line in predictions.get(index, [])]
-                (folder / _file_name(name)).write_text("\n".join(lines), encoding="utf-8")
-            image_set = Path(temporary) / "images.list"
-            image_set.write_text("\n".join(images), encoding="utf-8")
-            yield str(folder), str(image_set)
+        Raises:
+            FileNotFoundError: the folder or the file of a class is missing.
+            RuntimeError: the split has no ground truth at all.
+            ValueError: see ``read_detections``.
+        """
+        detections = read_detections(folder, self._ground_truth.images, self._class_names)
+        return self._evaluate(detections), sum(map(len, detections.values()))
 
-    def _average_precision(self, class_name: str, detections: str, image_set: str, iou: int) -> float:
-        path = str(Path(detections) / _file_name(class_name))
-        _, _, ap = voc_eval(
-            path.replace("{", "{{").replace("}", "}}"),  # detectron2 formats it with the class's name
-            self._anno_file_template,
-            image_set,
-            class_name,
-            ovthresh=iou / 100,
-            use_07_metric=self._is_2007,
-        )
-        return 100 * float(ap)
+    @cached_property
+    def _ground_truth(self) -> GroundTruth:
+        return read_ground_truth(self._metadata.dirname, self._metadata.split, self._class_names)
 
-    def _summarise(
-        self, aps: Mapping[str, Sequence[float]], ground_truth: Mapping[str, int]
-    ) -> OrderedDict[str, dict[str, float]]:
-        table = np.array(list(aps.values()))  # classes x thresholds
-        at = {iou: column for column, iou in enumerate(IOU_THRESHOLDS)}
-        bbox = {
-            "AP": float(table.mean()),
-            "AP50": float(table[:, at[50]].mean()),
-            "AP75": float(table[:, at[75]].mean()),
+    def _by_class(self, images: Sequence[str], tables: Sequence[np.ndarray]) -> dict[str, Detections]:
+        places = {image: place for place, image in enumerate(self._ground_truth.images)}
+        if unknown := [image for image in images if image not in places]:
+            raise ValueError(f"image {unknown[0]} is not in the split {self._metadata.split} of {self._dataset_name}")
+        place = np.repeat([places[image] for image in images], [len(table) for table in tables]).astype(int)
+        table = np.concatenate([np.empty((0, 6)), *tables])
+        classes = table[:, 0].astype(int)
+        if len(classes) and classes.max() >= len(self._class_names):
+            raise ValueError(
+                f"the model predicts class {classes.max()}, but {self._dataset_name} has only"
+                f" {len(self._class_names)} classes, counted from 0"
+            )
+        detections = {}
+        for index, name in enumerate(self._class_names):
+            of_class = np.flatnonzero(classes == index)
+            detections[name] = Detections(place[of_class], boxes=table[of_class, 2:], scores=table[of_class, 1])
+        return detections
+
+    def _evaluate(self, detections: Mapping[str, Detections]) -> OrderedDict[str, dict[str, float]]:
+        truth, is_2007 = self._ground_truth, self._metadata.year == 2007
+        if len(truth.absent) == len(truth.objects):
+            raise RuntimeError(
+                f"{self._dataset_name} has no ground truth to evaluate on in its {len(truth.images)} images"
+            )
+        thresholds = [iou / 100 for iou in IOU_THRESHOLDS]
+        # classes: thresholds, per cent
+        aps = {
+            name: average_precisions(found, truth.objects[name], thresholds, use_07_metric=is_2007) * 100
+            for name, found in detections.items()
         }
+        bbox = _means(list(aps.values()))
         rows = []
         for name, values in aps.items():
-            bbox[f"AP-{name}"], bbox[f"AP50-{name}"] = float(np.mean(values)), values[at[50]]
-            rows.append((name, ground_truth[name], values[at[50]], float(np.mean(values))))
+            of_class = _means([values])
+            bbox[f"AP-{name}"], bbox[f"AP50-{name}"] = of_class["AP"], of_class["AP50"]
+            rows.append((name, truth.objects[name].num_positives, of_class["AP50"], of_class["AP"]))
         logger.info(
-            f"Per-class results on {self._dataset_name} ({2007 if self._is_2007 else 2012} metric):\n"
+            f"Per-class results on {self._dataset_name} ({2007 if is_2007 else 2012} metric):\n"
             + tabulate(rows, headers=["class", "objects", "AP50", "AP"], floatfmt=".2f", tablefmt="pipe")
         )
+        if truth.absent:
+            others = _means([values for name, values in aps.items() if name not in truth.absent])
+            logger.warning(
+                f"No ground truth in {self._dataset_name} for {', '.join(truth.absent)}:"
+                f" {'the 2007 metric counts these as AP 0' if is_2007 else 'the 2012 metric is not defined for these'}."
+                f" Over the other {len(aps) - len(truth.absent)} classes the means are"
+                f" {', '.join(f'{metric} {value:.2f}' for metric, value in others.items())}"
+            )
         return OrderedDict(bbox=bbox)
 
 
-def _file_name(class_name: str) -> str:
-    """Name the file of a class's detections; a class may be called ``T-shirt/top``."""
-    return quote(class_name, safe=" ") + ".txt"
+def _table(instances: Instances) -> np.ndarray:
+    """Return n x 6 of class, score, xmin, ymin, xmax, ymax in VOC's pixels, which count from 1.
+
+    Rounding float32 in float64 gives the numbers that the decimal texts of the same digits stand for.
+    """
+    boxes = instances.pred_boxes.tensor.float().cpu().numpy().copy()
+    boxes[:, :2] += 1  # the inverse of what reading the data does
+    scores, classes = instances.scores.double().cpu().numpy(), instances.pred_classes.cpu().numpy()
+    return np.column_stack([classes, np.round(scores, 3), np.round(boxes.astype(np.float64), 1)])
+
+
+def _means(aps: Sequence[np.ndarray]) -> dict[str, float]:
+    """Average classes x thresholds, first over the classes, in the order of operations of detectron2."""
+    by_threshold = {iou: np.mean([values[column] for values in aps]) for column, iou in enumerate(IOU_THRESHOLDS)}
+    return {
+        "AP": float(np.mean(list(by_threshold.values()))),
+        "AP50": float(by_threshold[50]),
+        "AP75": float(by_threshold[75]),
+    }

@@ -26,6 +26,16 @@ def evaluate(seen: list[int], results: dict | None, predictions: int = 1, images
     return evaluator.evaluate()
 
 
+def evaluate_semantic(seen: list[str], miou: float, images: int = 2) -> dict:
+    """Images without ids and outputs without instances, as in semantic segmentation."""
+    name, results = new_name(), {"sem_seg": {"mIoU": miou, "IoU-cow": math.nan}}
+    DatasetCatalog.register(name, lambda: [{"file_name": f"{i}.png"} for i in range(images)])
+    evaluator = CompleteEvaluator(Fixed(results), name)
+    for file in seen:
+        evaluator.process([{"file_name": file}], [{"sem_seg": "a tensor"}])
+    return evaluator.evaluate()
+
+
 GOOD = {"bbox": {"AP": 1.0, "AP50": 2.0, "AP75": 0.0}}
 
 
@@ -74,3 +84,26 @@ def test_complete_evaluator__undefined_detail_is_named(caplog):
 def test_complete_evaluator__no_result(results):
     with pytest.raises(RuntimeError, match="gave no result"):
         evaluate([0, 1, 2], results)
+
+
+def test_complete_evaluator__image_without_id_is_known_by_its_file(caplog):
+    with caplog.at_level(logging.WARNING):
+        found = evaluate_semantic(["1.png", "0.png"], miou=40.0)
+    assert found["sem_seg"]["mIoU"] == 40.0
+    assert "so nan, for sem_seg: IoU-cow" in caplog.text
+    assert "predicted no object" not in caplog.text
+    with pytest.raises(RuntimeError, match="of its 2 images, 1 were not evaluated and 1 evaluated more than once"):
+        evaluate_semantic(["1.png", "1.png"], miou=40.0)
+
+
+def test_complete_evaluator__undefined_miou():
+    with pytest.raises(RuntimeError, match=r"sem_seg mIoU on .* is not a number"):
+        evaluate_semantic(["0.png", "1.png"], miou=math.nan)
+
+
+def test_complete_evaluator__image_id_goes_before_the_file():
+    name = new_name()
+    DatasetCatalog.register(name, lambda: [{"image_id": i, "file_name": "video.mp4"} for i in range(2)])
+    evaluator = CompleteEvaluator(Fixed(GOOD), name)
+    evaluator.process([{"image_id": i, "file_name": "elsewhere.mp4"} for i in (1, 0)], [{"instances": [0]}] * 2)
+    assert evaluator.evaluate() == GOOD

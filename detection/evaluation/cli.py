@@ -1,0 +1,207 @@
+"""The command ``mocodet-evaluate`` (``tools/evaluate.py`` in a checkout): the metrics of saved predictions."""
+
+import argparse
+import json
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from detectron2.config import CfgNode, get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from tabulate import tabulate
+
+from mocodet.common.errors import errors_in_one_line
+from mocodet.common.files import atomic_open
+from mocodet.common.launch import merge_config
+
+from ..config import add_moco_config
+from ..data.registration import CocoDataset, VocDataset, register_datasets
+from .coco import FasterCOCOEvaluator
+from .complete import check_metrics
+from .semseg_results import evaluate_saved_maps
+from .voc import VOCEvaluator
+
+DESCRIPTION = """Compute the metrics of saved predictions, as the run that saved them did.
+
+  tools/evaluate.py output/voc/inference/voc_2007_test --dataset voc_2007_test
+  tools/evaluate.py output/mine/inference/mine_test --config-file configs/mine.yaml
+  tools/evaluate.py results.json --json annotations/instances_val2017.json
+  tools/evaluate.py detections --voc-root VOC2007 --split test --classes cat dog
+
+PREDICTIONS is the folder that a run leaves, OUTPUT_DIR/inference/<data set>, or what is in it: a JSON file of COCO's
+result format (coco_instances_results.json), instances_predictions.pth, a folder of VOC's text files (<class>.txt), or
+sem_seg_predictions.json. Without --dataset, --config-file takes the data set that the folder is named after, or the one
+in DATASETS.TEST.
+"""
+
+Results = OrderedDict[str, dict[str, float]]
+
+
+def parser() -> argparse.ArgumentParser:
+    """Make the parser."""
+    made = argparse.ArgumentParser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("predictions", metavar="PREDICTIONS", help="what a run has left, a file or a folder")
+    truth = made.add_argument_group("ground truth, by one of")
+    truth.add_argument("--dataset", metavar="NAME", help="a data set of detectron2's, or of --config-file")
+    truth.add_argument(
+        # Not there unless given, so that None never stands for a file.
+        "--config-file",
+        default=argparse.SUPPRESS,
+        metavar="FILE",
+        help="a config whose MOCO.DATASETS defines the data set; also says which tasks are evaluated",
+    )
+    truth.add_argument("--json", metavar="FILE", help="annotations in COCO's format")
+    truth.add_argument(
+        "--voc-root", metavar="DIR", help="folder with Annotations/ and ImageSets/Main/; needs --classes"
+    )
+    made.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="config keys to override")
+    made.add_argument("--split", default="test", help="of --voc-root: ImageSets/Main/SPLIT.txt (%(default)s)")
+    made.add_argument("--classes", nargs="+", default=[], metavar="NAME", help="of --voc-root: the class names")
+    made.add_argument(
+        "--year", type=int, choices=(2007, 2012), default=2007, help="of --voc-root: which AP (%(default)s)"
+    )
+    made.add_argument(
+        "--tasks",
+        nargs="+",
+        choices=("bbox", "segm", "keypoints"),
+        help="of COCO's metrics (default: those of --config-file, else those that the predictions have)",
+    )
+    made.add_argument("--output", metavar="FILE", help="write the results to this JSON file too")
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point."""
+    args = parser().parse_args(argv)
+    with errors_in_one_line(RuntimeError):
+        cfg, name = resolve_dataset(args)
+        evaluator_type = MetadataCatalog.get(name).get("evaluator_type")
+        if evaluator_type not in SAVED:
+            raise ValueError(
+                f"data set {name} has the evaluator type {evaluator_type!r}; saved predictions can be evaluated for"
+                f" {', '.join(SAVED)}"
+            )
+        if args.tasks and evaluator_type != "coco":
+            raise ValueError(f"--tasks is of COCO's metrics, but data set {name} is of the type {evaluator_type}")
+        tasks = args.tasks or (_tasks(cfg) if "config_file" in args else None)
+        results, count = SAVED[evaluator_type](cfg, name, args.predictions, tasks)
+        results = check_metrics(results, name, num_predictions=count)
+        print(f"{count} predictions on {name}\n\n{format_results(results)}")
+        if args.output:
+            write(results, name, args.output)
+
+
+def resolve_dataset(args: argparse.Namespace) -> tuple[CfgNode, str]:
+    """Register the data set that the command line describes, if need be; return the config and the data set's name.
+
+    Raises:
+        FileNotFoundError: there is no such config.
+        ValueError: it is described in no way or in several, or unknown.
+    """
+    config_file = getattr(args, "config_file", None)
+    given = [flag for flag, value in (("--json", args.json), ("--voc-root", args.voc_root)) if value]
+    given += ["--dataset or --config-file"] if args.dataset or config_file else []
+    if len(given) != 1:
+        raise ValueError(
+            "the ground truth must be given once, by --dataset, --config-file, --json or --voc-root;"
+            f" got {' and '.join(given) or 'none of them'}"
+        )
+    if bool(args.classes) != bool(args.voc_root):
+        raise ValueError("--voc-root and --classes belong together: the folder, and the names of what to evaluate")
+    cfg = get_cfg()
+    add_moco_config(cfg)
+    if config_file:
+        merge_config(cfg, config_file, args.opts)
+        register_datasets(cfg)
+    elif args.opts:
+        raise ValueError("--opts overrides keys of --config-file, which is not given")
+    if args.json:
+        return cfg, _register_json(args.json)
+    if args.voc_root:
+        dataset = VocDataset(f"{args.voc_root} {args.split}", args.voc_root, args.split, tuple(args.classes), args.year)
+        return cfg, _register(dataset)
+    name = args.dataset or _name_from_config(cfg, Path(args.predictions))
+    if name not in DatasetCatalog.list():
+        raise ValueError(f"neither detectron2 nor --config-file defines a data set called {name}")
+    return cfg, name
+
+
+def _name_from_config(cfg: CfgNode, predictions: Path) -> str:
+    names = list(cfg.DATASETS.TEST)
+    for folder in (predictions, predictions.parent):
+        if folder.name in names:
+            return folder.name
+    if len(names) != 1:
+        raise ValueError(
+            f"--config-file evaluates on {', '.join(names) or 'no data set'}: choose one by --dataset NAME"
+        )
+    return names[0]
+
+
+def _register(dataset: CocoDataset | VocDataset) -> str:
+    if dataset.name in DatasetCatalog.list():  # of an earlier call of main in this process
+        DatasetCatalog.remove(dataset.name)
+        MetadataCatalog.remove(dataset.name)
+    dataset.register()
+    return dataset.name
+
+
+def _register_json(file: str) -> str:
+    # The images themselves are not needed.
+    return _register(CocoDataset(name=file, json=file, images=str(Path(file).parent)))
+
+
+def _tasks(cfg: CfgNode) -> list[str]:
+    return ["bbox"] + ["segm"] * cfg.MODEL.MASK_ON + ["keypoints"] * cfg.MODEL.KEYPOINT_ON
+
+
+def _evaluate_coco(cfg: CfgNode, name: str, predictions: str, tasks: Sequence[str] | None) -> tuple[Results, int]:
+    evaluator = FasterCOCOEvaluator(name, tasks, kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS)
+    return evaluator.evaluate_saved(predictions)
+
+
+def _evaluate_voc(cfg: CfgNode, name: str, predictions: str, tasks: Sequence[str] | None) -> tuple[Results, int]:
+    return VOCEvaluator(name).evaluate_saved(predictions)
+
+
+def _evaluate_maps(cfg: CfgNode, name: str, predictions: str, tasks: Sequence[str] | None) -> tuple[Results, int]:
+    return evaluate_saved_maps(name, predictions)
+
+
+# By the metadata `evaluator_type`: (config, data set, predictions, tasks) -> (results, number of predictions).
+SAVED: dict[str, Callable[[CfgNode, str, str, Sequence[str] | None], tuple[Results, int]]] = {
+    "coco": _evaluate_coco,
+    "pascal_voc": _evaluate_voc,
+    "sem_seg": _evaluate_maps,
+    "cityscapes_sem_seg": _evaluate_maps,
+}
+
+
+def format_results(results: Mapping[str, Mapping[str, float]]) -> str:
+    """Make a table of each task's metrics and one of its classes; a class's metrics are called ``<metric>-<class>``."""
+    parts = []
+    for task, metrics in results.items():
+        overall = {metric: value for metric, value in metrics.items() if "-" not in metric}
+        parts.append(f"{task}\n\n" + tabulate([overall.values()], list(overall), tablefmt="pipe", floatfmt=".2f"))
+        classes: dict[str, dict[str, float]] = {}
+        for metric, value in metrics.items():
+            kind, _, name = metric.partition("-")
+            if name:
+                classes.setdefault(name, {})[kind] = value
+        if classes:
+            kinds = list(dict.fromkeys(kind for row in classes.values() for kind in row))
+            rows = [[name, *(row.get(kind) for kind in kinds)] for name, row in classes.items()]
+            parts.append(tabulate(rows, ["class", *kinds], tablefmt="pipe", floatfmt=".2f", missingval="–"))
+    return "\n\n".join(parts)
+
+
+def write(results: Mapping[str, Mapping[str, float]], name: str, path: str) -> None:
+    """Write ``{data set: {task: {metric: value}}}``, as a run's ``results.json``; what is not defined becomes null."""
+    plain = {
+        task: {metric: value if math.isfinite(value) else None for metric, value in metrics.items()}
+        for task, metrics in results.items()
+    }
+    with atomic_open(path, "w", encoding="utf-8") as handle:
+        json.dump({name: plain}, handle, indent=2)
+        handle.write("\n")

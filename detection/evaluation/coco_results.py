@@ -1,0 +1,169 @@
+"""Saved predictions in COCO's result format, read with errors that say what is wrong with which one."""
+
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mocodet.common.checkpoint import load_torch_file
+from mocodet.common.text import first_few
+
+logger = logging.getLogger(__name__)
+
+RESULTS, PREDICTIONS = "coco_instances_results.json", "instances_predictions.pth"  # as detectron2 names them
+SHAPES = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}  # what each task compares
+
+
+def read_results(path: str | Path, dataset: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Read predictions and check each against the data set.
+
+    Args:
+        path: a JSON file of COCO's result format, ``instances_predictions.pth``, or the folder that holds one of them.
+        dataset: the content of the JSON file of annotations.
+
+    Returns:
+        the predictions, with the data set's category ids.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: what it holds is malformed (https://cocodataset.org/#format-results), is not finite, or is of an
+            image or a category that the data set does not have.
+    """
+    path = find_results(path)
+    results = _read_pth(path, dataset) if path.suffix == ".pth" else _read_json(path)
+    images = {image["id"]: image for image in dataset["images"]}
+    categories = {category["id"] for category in dataset["categories"]}
+    kinds = [kind for kind in SHAPES.values() if any(isinstance(result, dict) and kind in result for result in results)]
+    for place, result in enumerate(results):
+        if fault := _fault(result, kinds, images, categories):
+            raise ValueError(f"{path}: prediction {place} {fault}")
+    seen = {result["image_id"] for result in results}
+    logger.info(f"{path} holds {len(results)} predictions, for {len(seen)} of the {len(images)} images")
+    return results
+
+
+def find_results(path: str | Path) -> Path:
+    """Return the file of predictions itself, or the one in the folder that a run left.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    path = Path(path)
+    if path.is_dir():
+        for name in (RESULTS, PREDICTIONS):
+            if (path / name).is_file():
+                return path / name
+        raise FileNotFoundError(f"{path} holds neither {RESULTS} nor {PREDICTIONS}")
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file of predictions {path}")
+    return path
+
+
+def _read_json(path: Path) -> list[Any]:
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # UnicodeDecodeError is one
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(results, list):
+        raise ValueError(f"{path} must hold a list of predictions, found a {type(results).__name__}")
+    return results
+
+
+def _read_pth(path: Path, dataset: Mapping[str, Any]) -> list[Any]:
+    """Flatten what detectron2 notes of each image; its categories are the model's indices."""
+    images = load_torch_file(path)
+    if not isinstance(images, list) or not all(
+        isinstance(i, dict) and {"image_id", "instances"} <= i.keys() for i in images
+    ):
+        raise ValueError(f"{path} must hold a list of images with image_id and instances, as detectron2 saves them")
+    missing = {image["id"] for image in dataset["images"]} - {image["image_id"] for image in images}
+    if missing:
+        raise ValueError(
+            f"{path} is not complete: {len(missing)} of the {len(dataset['images'])} images were not evaluated, such as"
+            f" {first_few(sorted(map(str, missing)))}"
+        )
+    ids = sorted(category["id"] for category in dataset["categories"])
+    results = [dict(result) for image in images for result in image["instances"]]
+    for result in results:
+        if not 0 <= result["category_id"] < len(ids):
+            raise ValueError(f"{path}: class {result['category_id']} is predicted, the data set has {len(ids)} classes")
+        result["category_id"] = ids[result["category_id"]]
+    return results
+
+
+def _fault(
+    result: Any, kinds: Sequence[str], images: Mapping[int, Mapping[str, Any]], categories: set[int]
+) -> str | None:
+    """Say what is wrong with one prediction; ``kinds`` are the shapes that any of them has, and so all must have."""
+    if not isinstance(result, dict):
+        return f"must be a mapping, found {result!r}"
+    missing = [key for key in ("image_id", "category_id", "score", *kinds) if key not in result]
+    if missing or not kinds:
+        return f"lacks {', '.join(missing) or 'a shape: ' + ' or '.join(SHAPES.values())}"
+    if not isinstance(result["image_id"], (int, str)) or result["image_id"] not in images:
+        return f"is of image {result['image_id']!r}, which the data set does not have"
+    if not isinstance(result["category_id"], int) or result["category_id"] not in categories:
+        return f"is of category {result['category_id']!r}, which the data set does not have"
+    if not _finite(result["score"]):
+        return f"has the score {result['score']!r}, which is no finite number"
+    if "bbox" in kinds and not (_finite(result["bbox"], 4) and min(result["bbox"][2:]) >= 0):
+        return f"has the box {result['bbox']!r}, which is not x, y, width, height in finite numbers"
+    if "keypoints" in kinds and not _are_keypoints(result["keypoints"]):
+        return "has keypoints that are not x, y, score of each in finite numbers"
+    if "segmentation" in kinds:
+        image = images[result["image_id"]]
+        return mask_fault(result["segmentation"], [image.get("height"), image.get("width")])
+    return None
+
+
+def _finite(value: Any, length: int | None = None) -> bool:
+    """Tell whether a value is a finite number, or a list of ``length`` of them."""
+    if length is None:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (list, tuple)) and len(value) == length and all(map(_finite, value))
+
+
+def _are_keypoints(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) > 0 and len(value) % 3 == 0 and _finite(value, len(value))
+
+
+def mask_fault(mask: Any, size: Sequence[int]) -> str | None:
+    """Say what is wrong with a compressed run-length encoded mask of ``size`` (height, width), if anything.
+
+    The libraries decode a mask without looking, beyond their memory if the runs are wrong.
+    """
+    if not isinstance(mask, dict) or not isinstance(mask.get("counts"), (str, bytes)):
+        return "has a mask that is not run-length encoded: size and counts, compressed"
+    if list(mask.get("size", ())) != list(size):
+        return f"has a mask of the size {mask.get('size')}, in an image of {list(size)} (height, width)"
+    runs = decode_runs(mask["counts"])
+    if runs is None or (runs < 0).any() or runs.sum() != size[0] * size[1]:
+        return f"has a mask whose runs do not make up its {size[0]} x {size[1]} pixels"
+    return None
+
+
+def decode_runs(counts: str | bytes) -> np.ndarray | None:
+    """Return the lengths of the runs of a compressed mask, in pixels; None if the text breaks off.
+
+    Each length is written in groups of five bits, the lowest first, in characters from "0" on: the sixth bit says that
+    more follow, and the highest of the last group is the sign. From the fourth on, the difference to the length two
+    before is written (``rleFrString`` of COCO's ``maskApi.c``).
+    """
+    text = counts.encode() if isinstance(counts, str) else counts
+    codes = np.frombuffer(text, dtype=np.uint8).astype(np.int64) - 48
+    if not len(codes) or (codes < 0).any() or (codes > 63).any() or codes[-1] & 32:
+        return None
+    last = np.flatnonzero((codes & 32) == 0)  # the last group of each number
+    first = np.concatenate(([0], last[:-1] + 1))
+    shift = 5 * (np.arange(len(codes)) - np.repeat(first, last - first + 1))
+    if shift.max() > 30:
+        return None  # no image is that large
+    values = np.add.reduceat((codes & 31) << shift, first)
+    values -= np.where(codes[last] & 16, 1 << (shift[last] + 5), 0)
+    values[1::2] = np.cumsum(values[1::2])
+    values[2::2] = np.cumsum(values[2::2])
+    return values

@@ -1,0 +1,133 @@
+"""Pascal VOC's average precision, vectorised, with the floating-point operations of detectron2's ``voc_eval``."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Objects:
+    """The objects of one class in a split, grouped by image; boxes count pixels from 1 and include the last one."""
+
+    image: np.ndarray  # M, place of the image in the split, ascending
+    boxes: np.ndarray  # M x 4, xmin ymin xmax ymax, float64
+    difficult: np.ndarray  # M, bool: found or not, these count neither way
+
+    @property
+    def num_positives(self) -> int:
+        """How many objects there are to find."""
+        return int(np.count_nonzero(~self.difficult))
+
+
+@dataclass(frozen=True)
+class Detections:
+    """The detections of one class in a split, in the order in which they came; boxes as in `Objects`."""
+
+    image: np.ndarray  # N, place of the image in the split
+    boxes: np.ndarray  # N x 4, xmin ymin xmax ymax, float64
+    scores: np.ndarray  # N, float64
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def by_score(self) -> "Detections":
+        """Return them sorted by falling score; ties as numpy's default sort leaves them, as in detectron2."""
+        order = np.argsort(-self.scores)
+        return Detections(self.image[order], self.boxes[order], self.scores[order])
+
+
+def average_precisions(
+    detections: Detections, objects: Objects, thresholds: Sequence[float], *, use_07_metric: bool
+) -> np.ndarray:
+    """Compute the AP of one class at each IoU threshold (Everingham et al., IJCV 2010, section 4.2).
+
+    A detection belongs to the object of its image that it overlaps most. It is right if their IoU is above the
+    threshold and no detection of a higher score has taken the object, left out if the object is difficult, and wrong
+    otherwise. IoUs do not depend on the threshold, so they are computed once.
+
+    Args:
+        detections: of one class.
+        objects: of the same class and split.
+        thresholds: T of IoU, from 0 to 1.
+        use_07_metric: precision averaged over eleven recalls (2007) rather than the area under the curve (2012).
+
+    Returns:
+        T values from 0 to 1. Without objects to find they are what detectron2 makes of it: nan where there are
+        detections and the metric is 2012's, else 0.
+    """
+    if not objects.num_positives:
+        return np.full(len(thresholds), np.nan if len(detections) and not use_07_metric else 0.0)
+    detections = detections.by_score()
+    overlap, place = _most_overlapped(detections, objects)
+    curve_to_ap = _eleven_points if use_07_metric else _area
+    aps = []
+    for threshold in thresholds:
+        right, wrong = _judge(overlap > threshold, place, objects.difficult)
+        true_positives, false_positives = np.cumsum(right, dtype=float), np.cumsum(wrong, dtype=float)
+        recall = true_positives / float(objects.num_positives)
+        # The first detections may all belong to difficult objects: neither right nor wrong.
+        precision = true_positives / np.maximum(true_positives + false_positives, np.finfo(np.float64).eps)
+        aps.append(curve_to_ap(recall, precision))
+    return np.array(aps)
+
+
+def _most_overlapped(detections: Detections, objects: Objects) -> tuple[np.ndarray, np.ndarray]:
+    """Return N highest IoUs and the N places in ``objects`` of those that have them; -inf and -1 in images without."""
+    overlap, place = np.full(len(detections), -np.inf), np.full(len(detections), -1)
+    first = np.searchsorted(objects.image, detections.image, side="left")  # N
+    count = np.searchsorted(objects.image, detections.image, side="right") - first  # N
+    meets = np.flatnonzero(count)  # detections in images with objects
+    if not len(meets):
+        return overlap, place
+    first, count = first[meets], count[meets]
+    begin = np.cumsum(count) - count  # where the pairs of each detection begin
+    detection = np.repeat(np.arange(len(meets)), count)  # P pairs
+    candidate = np.arange(len(detection)) + np.repeat(first - begin, count)  # P
+    ious = _iou(detections.boxes[meets][detection], objects.boxes[candidate])  # P
+    highest = np.maximum.reduceat(ious, begin)
+    # The first of equals, as argmax takes it; a nan (two boxes without area) is the highest to numpy.
+    reached = np.flatnonzero((ious == highest[detection]) | np.isnan(ious))
+    _, leading = np.unique(detection[reached], return_index=True)
+    overlap[meets], place[meets] = highest, candidate[reached[leading]]
+    return overlap, place
+
+
+def _iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """IoU of P x 4 with P x 4 boxes that include their last pixel: hence each + 1."""
+    xmin, ymin = np.maximum(others[:, 0], boxes[:, 0]), np.maximum(others[:, 1], boxes[:, 1])
+    xmax, ymax = np.minimum(others[:, 2], boxes[:, 2]), np.minimum(others[:, 3], boxes[:, 3])
+    intersection = np.maximum(xmax - xmin + 1.0, 0.0) * np.maximum(ymax - ymin + 1.0, 0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return intersection / (_area_of(boxes) + _area_of(others) - intersection)
+
+
+def _area_of(boxes: np.ndarray) -> np.ndarray:
+    return (boxes[:, 2] - boxes[:, 0] + 1.0) * (boxes[:, 3] - boxes[:, 1] + 1.0)
+
+
+def _judge(close: np.ndarray, place: np.ndarray, difficult: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Tell which of N detections, by falling score, are right and which wrong; ``close``: IoU above the threshold."""
+    counted = close.copy()
+    counted[close] = ~difficult[place[close]]
+    right = np.zeros_like(close)
+    claims = np.flatnonzero(counted)
+    _, earliest = np.unique(place[claims], return_index=True)
+    right[claims[earliest]] = True
+    return right, ~close | (counted & ~right)
+
+
+def _eleven_points(recall: np.ndarray, precision: np.ndarray) -> float:
+    # N + 1: the highest precision at this recall or above; beyond the last recall it is 0.
+    best = np.maximum.accumulate(np.append(precision, 0.0)[::-1])[::-1]
+    ap = 0.0
+    for point in best[np.searchsorted(recall, np.arange(0.0, 1.1, 0.1), side="left")]:
+        ap = ap + point / 11.0
+    return float(ap)
+
+
+def _area(recall: np.ndarray, precision: np.ndarray) -> float:
+    recall = np.concatenate(([0.0], recall, [1.0]))
+    best = np.maximum.accumulate(np.concatenate(([0.0], precision, [0.0]))[::-1])[::-1]
+    steps = np.flatnonzero(recall[1:] != recall[:-1])
+    return float(np.sum((recall[steps + 1] - recall[steps]) * best[steps + 1]))

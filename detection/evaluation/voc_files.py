@@ -1,0 +1,81 @@
+"""Detections as text, one file a class, in the format of VOC's development kit.
+
+A line is ``image score xmin ymin xmax ymax``; pixels are counted from 1. Scores have three decimals and corners one, as
+in detectron2, and AP is computed of these rounded numbers: from the files come the same results as from the run.
+"""
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+
+from mocodet.common.files import atomic_open
+from mocodet.common.text import first_few
+
+from .voc_ap import Detections
+
+logger = logging.getLogger(__name__)
+
+
+def file_name(class_name: str) -> str:
+    """Name the file of a class's detections; a class may be called ``T-shirt/top``."""
+    return quote(class_name, safe=" ") + ".txt"
+
+
+def write_detections(folder: str | Path, images: Sequence[str], detections: Mapping[str, Detections]) -> None:
+    """Write one file for each class; ``images`` are those of the split."""
+    for class_name, found in detections.items():
+        with atomic_open(Path(folder, file_name(class_name)), "w", encoding="utf-8") as handle:
+            for image, score, box in zip(
+                found.image.tolist(), found.scores.tolist(), found.boxes.tolist(), strict=True
+            ):
+                handle.write("{} {:.3f} {:.1f} {:.1f} {:.1f} {:.1f}\n".format(images[image], score, *box))
+
+
+def read_detections(folder: str | Path, images: Sequence[str], class_names: Sequence[str]) -> dict[str, Detections]:
+    """Read what ``write_detections`` wrote: the file of each class, named ``<class>.txt``.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or no file for one of the classes.
+        ValueError: a line is malformed, its numbers are not finite, or it names an image that is not in the split.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder} of detections, one file <class>.txt for each class")
+    missing = [file_name(name) for name in class_names if not (folder / file_name(name)).is_file()]
+    if missing:
+        found = sorted(path.name for path in folder.glob("*.txt"))
+        raise FileNotFoundError(
+            f"{folder} lacks {first_few(missing)}; it holds {first_few(found)}. Each class needs a file of detections,"
+            " an empty one if nothing was found"
+        )
+    places = {image: place for place, image in enumerate(images)}
+    detections = {name: _read_class(folder / file_name(name), places) for name in class_names}
+    if empty := [name for name, found in detections.items() if not len(found)]:
+        logger.warning(f"{folder} holds no detection of {first_few(empty)}")
+    return detections
+
+
+def _read_class(path: Path, places: Mapping[str, int]) -> Detections:
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        words = line.split()
+        if not words:
+            continue
+        try:
+            image, score, xmin, ymin, xmax, ymax = words
+            row = (float(score), float(xmin), float(ymin), float(xmax), float(ymax))
+        except ValueError:
+            raise ValueError(
+                f"{path}, line {number}: expected  image score xmin ymin xmax ymax, found {line!r}"
+            ) from None
+        if not all(map(math.isfinite, row)) or row[3] - row[1] < -1 or row[4] - row[2] < -1:
+            raise ValueError(f"{path}, line {number}: the score or the box is no number or inside out: {line!r}")
+        if image not in places:
+            raise ValueError(f"{path}, line {number}: the image {image!r} is not in the split of {len(places)} images")
+        rows.append((places[image], *row))
+    table = np.array(rows, dtype=float).reshape(-1, 6)
+    return Detections(image=table[:, 0].astype(int), scores=table[:, 1], boxes=table[:, 2:])

@@ -1,0 +1,308 @@
+import contextlib
+import io
+import json
+import math
+from pathlib import Path
+
+import faster_coco_eval
+import numpy as np
+import pytest
+import torch
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import COCOEvaluator
+from detectron2.structures import Boxes, Instances
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pycocotools import mask as mask_util
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from mocodet.detection.evaluation.coco import FasterCOCOEvaluator, evaluate_task
+from mocodet.detection.evaluation.coco_ground_truth import check_coco_ground_truth
+from mocodet.detection.evaluation.coco_results import decode_runs
+from tests.detection.tiny import new_name
+
+SIZE = 128  # COCO's small objects are below 32 x 32, its large ones above 96 x 96
+CATEGORIES = (2, 3, 7)
+SIGMAS = (0.05, 0.1, 0.2)
+
+corner = st.sampled_from([0, 8, 16, 24, 32]) | st.floats(0, 40, width=32)
+side = st.sampled_from([0, 8, 31, 32, 33, 95, 96]) | st.floats(1, 88, width=32)
+score = st.sampled_from([0.1, 0.5, 0.9]) | st.floats(0, 1)
+place = st.floats(-10, SIZE + 10)
+
+
+def mask(box: list[float]) -> dict:
+    """The pixels of a box, run-length encoded."""
+    x, y, width, height = (round(value) for value in box)
+    pixels = np.zeros((SIZE, SIZE), dtype=np.uint8, order="F")
+    pixels[y : y + height, x : x + width] = 1
+    encoded = mask_util.encode(pixels)
+    return {"size": encoded["size"], "counts": encoded["counts"].decode()}
+
+
+@st.composite
+def keypoints(draw: st.DrawFn) -> list[float]:
+    return [value for _ in SIGMAS for value in (draw(place), draw(place), draw(st.integers(0, 2)))]
+
+
+box = st.tuples(corner, corner, side, side).map(list)
+category = st.sampled_from(CATEGORIES)
+# Areas in annotations are of the mask, not of the box; here of anything, often at the boundaries.
+area = st.sampled_from([0, 32**2 - 1, 32**2, 32**2 + 1, 96**2 - 1, 96**2, 96**2 + 1]) | st.floats(1, 1e5)
+
+
+@st.composite
+def evaluations(draw: st.DrawFn) -> tuple[dict, list[dict]]:
+    """Annotations and predictions; images may have none of either, categories neither objects nor predictions."""
+    ids = draw(st.lists(st.integers(1, 50), min_size=1, max_size=4, unique=True))
+    annotations, results = [], []
+    for image in ids:
+        for _ in range(draw(st.integers(0, 4))):
+            outline, points = draw(box), draw(keypoints())
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image,
+                    "category_id": draw(category),
+                    "bbox": outline,
+                    "segmentation": mask(outline),
+                    "keypoints": points,
+                    "num_keypoints": sum(v > 0 for v in points[2::3]),
+                    "area": draw(area),
+                    "iscrowd": int(draw(st.integers(0, 4)) == 0),
+                }
+            )
+        likely = [(a["category_id"], a["bbox"], a["keypoints"]) for a in annotations if a["image_id"] == image]
+        anything = st.tuples(category, box, keypoints())
+        for _ in range(draw(st.integers(0, 6))):
+            kind, outline, points = draw(st.sampled_from(likely) | anything if likely else anything)
+            shape = {"bbox": outline, "segmentation": mask(outline), "keypoints": points}
+            results.append({"image_id": image, "category_id": kind, "score": draw(score), **shape})
+    images = [{"id": image, "height": SIZE, "width": SIZE, "file_name": f"{image}.jpg"} for image in ids]
+    categories = [{"id": number, "name": f"category {number}"} for number in CATEGORIES]
+    return {"images": images, "annotations": annotations, "categories": categories}, results
+
+
+def pycocotools(dataset: dict, results: list[dict], task: str, max_dets: tuple[int, ...]) -> COCOeval:
+    """Evaluate as detectron2 does with pycocotools."""
+    dataset, results = json.loads(json.dumps([dataset, results]))
+    if task == "segm":
+        results = [{key: value for key, value in result.items() if key != "bbox"} for result in results]
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO()
+        truth.dataset = dataset
+        truth.createIndex()
+        evaluation = COCOeval(truth, truth.loadRes(results), task)
+        if task == "keypoints":
+            evaluation.params.kpt_oks_sigmas = np.array(SIGMAS)
+        else:
+            evaluation.params.maxDets = list(max_dets)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        if max_dets[-1] == 100 or task == "keypoints":  # pycocotools can only tell of 100 and 20
+            evaluation.summarize()
+    return evaluation
+
+
+@pytest.mark.parametrize("task", ["bbox", "segm", "keypoints"])
+@settings(deadline=None, max_examples=60)
+@given(data=evaluations(), max_dets=st.sampled_from([(1, 10, 100), (1, 2, 3)]))
+def test_evaluate_task__equals_pycocotools(task, data, max_dets):
+    dataset, results = data
+    if not results:  # pycocotools fails
+        return
+    theirs = pycocotools(dataset, results, task, max_dets)
+    before = json.dumps(results)
+    truth = faster_coco_eval.COCO(json.loads(json.dumps(dataset)))
+    ours = evaluate_task(truth, results, task, kpt_oks_sigmas=SIGMAS, max_dets=max_dets)
+    assert json.dumps(results) == before
+    np.testing.assert_allclose(ours.eval["precision"], theirs.eval["precision"], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(ours.eval["recall"], theirs.eval["recall"], rtol=0, atol=1e-12)
+    if len(theirs.stats):
+        np.testing.assert_allclose(ours.stats[: len(theirs.stats)], theirs.stats, rtol=0, atol=1e-12)
+
+
+def person(**keys: object) -> dict:
+    return {
+        "id": 1,
+        "image_id": 1,
+        "category_id": 2,
+        "bbox": [8, 8, 40, 40],
+        "area": 1500,
+        "segmentation": [[8, 8, 48, 8, 48, 48, 8, 48]],
+        "keypoints": [10, 10, 2, 20, 20, 1, 0, 0, 0],
+        "num_keypoints": 2,
+        "iscrowd": 0,
+    } | keys
+
+
+def annotations_of(*annotations: dict, categories: tuple[int, ...] = CATEGORIES, images: int = 2) -> dict:
+    return {
+        "images": [{"id": i, "height": SIZE, "width": SIZE, "file_name": f"{i}.jpg"} for i in range(1, images + 1)],
+        "annotations": list(annotations),
+        "categories": [{"id": number, "name": f"category {number}"} for number in categories],
+    }
+
+
+def write(folder: Path, dataset: object) -> str:
+    """Write annotations; return the name of the data set registered for them."""
+    name = new_name()
+    file = folder / f"{name}.json"
+    file.write_text(json.dumps(dataset))
+    ids = [category["id"] for category in dataset["categories"]] if isinstance(dataset, dict) else []
+    MetadataCatalog.get(name).set(
+        json_file=str(file),
+        thing_classes=[f"category {number}" for number in ids],
+        thing_dataset_id_to_contiguous_id={number: index for index, number in enumerate(ids)},
+        evaluator_type="coco",
+    )
+    return name
+
+
+def instances(found: list[tuple[int, float, list[float], list[float]]]) -> Instances:
+    """Make the detections of one image from (class, score, x y width height, keypoints) each."""
+    boxes = torch.tensor([[x, y, x + w, y + h] for _, _, (x, y, w, h), _ in found]).reshape(-1, 4)
+    masks = torch.zeros(len(found), SIZE, SIZE, dtype=torch.bool)
+    for pixels, (x0, y0, x1, y1) in zip(masks, boxes.int().tolist(), strict=True):
+        pixels[y0:y1, x0:x1] = True
+    return Instances(
+        (SIZE, SIZE),
+        pred_boxes=Boxes(boxes),
+        scores=torch.tensor([score for _, score, _, _ in found]),
+        pred_classes=torch.tensor([kind for kind, _, _, _ in found], dtype=torch.long),
+        pred_masks=masks,
+        pred_keypoints=torch.tensor([points for _, _, _, points in found]).reshape(-1, len(SIGMAS), 3),
+    )
+
+
+FOUND = [
+    [(0, 0.9, [10.0, 9.0, 40.0, 38.0], [11.0, 12.0, 0.9, 20.0, 21.0, 0.9, 1.0, 1.0, 0.1])],
+    [(1, 0.8, [0.0, 0.0, 32.0, 32.0], [9.0] * 9), (0, 0.8, [60.0, 60.0, 50.0, 30.0], [5.0] * 9)],
+]
+TRUTH = (person(), person(id=2, image_id=2, category_id=3, bbox=[0, 0, 30, 33]), person(id=3, image_id=2, iscrowd=1))
+TASKS = ("bbox", "segm", "keypoints")
+
+
+def run(evaluator: COCOEvaluator, found: list[list[tuple]] = FOUND) -> dict[str, dict[str, float]]:
+    evaluator.reset()
+    for image, of_image in enumerate(found, 1):
+        evaluator.process([{"image_id": image}], [{"instances": instances(of_image)}])
+    with contextlib.redirect_stdout(io.StringIO()):
+        return evaluator.evaluate()
+
+
+def test_evaluator__equals_detectron2_with_pycocotools(tmp_path):
+    name = write(tmp_path, annotations_of(*TRUTH))
+    for tasks in (TASKS, None):
+        theirs = run(COCOEvaluator(name, tasks, use_fast_impl=False, kpt_oks_sigmas=SIGMAS))
+        ours = run(FasterCOCOEvaluator(name, tasks, kpt_oks_sigmas=SIGMAS))
+        assert list(ours) == list(theirs) == sorted(TASKS)
+        assert 0 < theirs["bbox"]["AP"] < 100
+        assert math.isnan(theirs["segm"]["AP-category 7"])
+        for task, metrics in theirs.items():
+            assert ours[task] == pytest.approx(metrics, nan_ok=True, abs=1e-9), task
+
+
+def test_evaluator__more_detections_than_100(tmp_path):
+    name = write(tmp_path, annotations_of(person(), images=1))
+    strays = [(0, 0.9, [80.0, 80.0, 9.0, 9.0], [0.0] * 9)] * 120
+    found = [[*strays, (0, 0.5, [8.0, 8.0, 40.0, 40.0], [0.0] * 9)]]
+    theirs = run(COCOEvaluator(name, ("bbox",), use_fast_impl=False, max_dets_per_image=200), found)
+    ours = run(FasterCOCOEvaluator(name, ("bbox",), max_dets_per_image=200), found)
+    assert ours["bbox"] == pytest.approx(theirs["bbox"], nan_ok=True)
+    assert ours["bbox"]["AP"] > 0
+    assert run(FasterCOCOEvaluator(name, ("bbox",)), found)["bbox"]["AP"] == 0
+
+
+@pytest.mark.parametrize("tasks", [TASKS, ("bbox",)])
+def test_evaluator__no_prediction(tmp_path, tasks):
+    name = write(tmp_path, annotations_of(*TRUTH))
+    found = run(FasterCOCOEvaluator(name, tasks, kpt_oks_sigmas=SIGMAS), [[], []])
+    assert [found[task]["AP"] for task in tasks] == [0.0] * len(tasks)
+    assert found["bbox"]["AP-category 3"] == 0
+    assert math.isnan(found["bbox"]["AP-category 7"])
+
+
+def test_evaluator__annotation_with_the_id_0_can_be_found(tmp_path):
+    found = [FOUND[0], []]
+    names = [write(tmp_path, annotations_of(person(id=number), images=2)) for number in (0, 1)]
+    zero, one = (run(FasterCOCOEvaluator(name, ("bbox",)), found)["bbox"] for name in names)
+    assert zero["AP"] == one["AP"]
+    assert zero["AP50"] == 100
+
+
+def test_evaluator__leaves_the_annotations_alone(tmp_path):
+    name = write(tmp_path, annotations_of(*TRUTH))
+    evaluator = FasterCOCOEvaluator(name, TASKS, kpt_oks_sigmas=SIGMAS)
+    before = json.dumps(evaluator._coco_api.dataset)
+    first = run(evaluator)
+    assert json.dumps(evaluator._coco_api.dataset) == before
+    again = run(evaluator)
+    assert all(again[task] == pytest.approx(first[task], nan_ok=True) for task in TASKS)
+
+
+def test_evaluator__what_it_leaves_gives_its_results(tmp_path):
+    name = write(tmp_path, annotations_of(*TRUTH))
+    results = run(FasterCOCOEvaluator(name, TASKS, str(tmp_path / "out"), kpt_oks_sigmas=SIGMAS))
+    for path in ("out", "out/coco_instances_results.json", "out/instances_predictions.pth"):
+        saved, count = FasterCOCOEvaluator(name, kpt_oks_sigmas=SIGMAS).evaluate_saved(tmp_path / path)
+        assert count == 3
+        assert all(saved[task] == pytest.approx(results[task], nan_ok=True) for task in TASKS), path
+
+
+@pytest.mark.parametrize(
+    ("dataset", "task", "message"),
+    [
+        (annotations_of(), "bbox", "no ground truth for bbox to evaluate on: none of its 0 annotations is a single"),
+        (annotations_of(person(iscrowd=1)), "bbox", "none of its 1 annotations is a single object"),
+        (annotations_of(person(num_keypoints=0)), "keypoints", "a single object with keypoints"),
+        (
+            annotations_of({"id": 4, "image_id": 1, "category_id": 2, "bbox": [0, 0, 1, 1]}),
+            "bbox",
+            "4 of image 1 lacks area",
+        ),
+        (
+            annotations_of({k: v for k, v in person().items() if k != "segmentation"}),
+            "segm",
+            "lacks segmentation, which",
+        ),
+        (annotations_of(person()) | {"images": [{"id": "a"}]}, "bbox", "must be a whole number, found 'a'"),
+        ({"images": [], "categories": []}, "bbox", "lacks images, annotations or categories"),
+        ([], "bbox", "lacks images, annotations or categories"),
+        (
+            annotations_of(person(keypoints=[1, 1, 2] * 4)),
+            "keypoints",
+            "3 keypoints .TEST.KEYPOINT_OKS_SIGMAS., but the annotation 1 of image 1 has 4",
+        ),
+    ],
+)
+def test_check_coco_ground_truth__faults(tmp_path, dataset, task, message):
+    file = tmp_path / "truth.json"
+    file.write_text(json.dumps(dataset))
+    with pytest.raises(ValueError, match=message):
+        check_coco_ground_truth(str(file), [task], SIGMAS)
+
+
+def test_check_coco_ground_truth__sound_and_not_json(tmp_path):
+    file = tmp_path / "truth.json"
+    file.write_text(json.dumps(annotations_of(*TRUTH)))
+    check_coco_ground_truth(str(file), TASKS, SIGMAS)
+    with pytest.raises(ValueError, match="the metrics take the spreads of 17 keypoints"):
+        check_coco_ground_truth(str(file), TASKS, ())
+    file.write_text("{")
+    with pytest.raises(ValueError, match=r"truth\.json is not JSON"):
+        check_coco_ground_truth(str(file), TASKS, SIGMAS)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.integers(0, 200), min_size=1, max_size=12))
+def test_decode_runs__inverts_pycocotools(lengths):
+    lengths = [*lengths[:1], *(max(1, length) for length in lengths[1:])]
+    counts = mask_util.frPyObjects({"size": [1, sum(lengths)], "counts": lengths}, 1, sum(lengths))["counts"]
+    assert decode_runs(counts).tolist() == lengths
+
+
+@pytest.mark.parametrize("counts", ["", "P", "!", "1P", "PPPPPPPPPPPP0"])
+def test_decode_runs__broken(counts):
+    assert decode_runs(counts) is None

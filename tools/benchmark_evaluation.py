@@ -1,0 +1,172 @@
+#!/usr/bin/env python
+"""Time the evaluators beside those whose numbers they give, in one run: `benchmark_evaluation.py`.
+
+A data set in VOC's layout or COCO's and detections of it, some on objects and most on nothing, are drawn at random.
+Each evaluator gets the same detections on one thread. Times are of the CPU, so that other programs disturb them little;
+reading the annotations is part of them. A difference between the results is an error.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import logging
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator
+from detectron2.structures import Boxes, Instances
+from tabulate import tabulate
+
+from mocodet.detection.evaluation import FasterCOCOEvaluator, VOCEvaluator
+
+WIDTH, HEIGHT = 500, 375
+CLASSES = {"voc": 20, "coco": 80}
+OBJECTS = {"voc": 3, "coco": 7}  # the mean of an image, about as in test2007 and val2017
+
+Objects = tuple[np.ndarray, np.ndarray]  # M classes; M x 4 boxes x0 y0 x1 y1, of whole pixels
+
+
+def draw_objects(rng: np.random.Generator, metric: str) -> Objects:
+    """Draw the objects of one image, at least one."""
+    count = 1 + rng.poisson(OBJECTS[metric] - 1)
+    low = rng.integers(0, [WIDTH - 20, HEIGHT - 20], (count, 2))
+    size = rng.integers(10, [WIDTH, HEIGHT], (count, 2))
+    return rng.integers(0, CLASSES[metric], count), np.hstack([low, np.minimum(low + size, [WIDTH, HEIGHT])])
+
+
+def draw_detections(rng: np.random.Generator, objects: Objects, count: int, metric: str) -> Instances:
+    """Draw detections of one image: a few about each object, the others of anything and with lower scores."""
+    classes, boxes = objects
+    hits = np.flatnonzero(rng.random(count) < 0.3)
+    others = count - len(hits)
+    chosen = rng.integers(0, len(classes), len(hits))
+    low = rng.uniform(0, [WIDTH - 20, HEIGHT - 20], (others, 2))
+    strays = np.hstack([low, np.minimum(low + rng.uniform(10, HEIGHT, (others, 2)), [WIDTH, HEIGHT])])
+    near = boxes[chosen] + rng.normal(0, 6, (len(hits), 4))
+    near[:, 2:] = np.maximum(near[:, 2:], near[:, :2] + 1)
+    return Instances(
+        (HEIGHT, WIDTH),
+        pred_boxes=Boxes(torch.from_numpy(np.vstack([near, strays])).float()),
+        scores=torch.from_numpy(np.concatenate([rng.beta(4, 2, len(hits)), rng.beta(1, 4, others)])).float(),
+        pred_classes=torch.from_numpy(np.concatenate([classes[chosen], rng.integers(0, CLASSES[metric], others)])),
+    )
+
+
+def write_voc(root: Path, truth: list[Objects]) -> None:
+    """Write the annotations and the split ``test`` in VOC's layout; a tenth of the objects are difficult."""
+    for folder in ("Annotations", "ImageSets/Main"):
+        (root / folder).mkdir(parents=True)
+    names = [f"{number:06d}" for number in range(len(truth))]
+    (root / "ImageSets/Main/test.txt").write_text("\n".join(names) + "\n")
+    for name, (classes, boxes) in zip(names, truth, strict=True):
+        objects = [
+            f"<object><name>class{kind}</name><pose>Left</pose><truncated>0</truncated>"
+            f"<difficult>{int(sum(box) % 10 == 0)}</difficult>"
+            f"<bndbox><xmin>{box[0] + 1}</xmin><ymin>{box[1] + 1}</ymin>"
+            f"<xmax>{box[2]}</xmax><ymax>{box[3]}</ymax></bndbox></object>"
+            for kind, box in zip(classes.tolist(), boxes.tolist(), strict=True)
+        ]
+        (root / "Annotations" / f"{name}.xml").write_text(f"<annotation>{''.join(objects)}</annotation>")
+
+
+def write_coco(file: Path, truth: list[Objects]) -> None:
+    """Write the annotations as COCO's JSON; one in fifty is of a crowd."""
+    annotations = []
+    for image, (classes, boxes) in enumerate(truth):
+        for kind, (x0, y0, x1, y1) in zip(classes.tolist(), boxes.tolist(), strict=True):
+            number, box = len(annotations) + 1, [x0, y0, x1 - x0, y1 - y0]
+            annotations.append(
+                {"id": number, "image_id": image, "category_id": kind, "bbox": box, "area": box[2] * box[3]}
+                | {"iscrowd": int(number % 50 == 0)}
+            )
+    images = [{"id": n, "file_name": f"{n}.jpg", "width": WIDTH, "height": HEIGHT} for n in range(len(truth))]
+    categories = [{"id": kind, "name": f"class{kind}"} for kind in range(CLASSES["coco"])]
+    file.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+
+
+def evaluators(metric: str, root: Path, truth: list[Objects]) -> dict[str, Callable[[], DatasetEvaluator]]:
+    """Write and register the data set and return what makes each of the two evaluators; the first is the reference."""
+    name = f"benchmark_{metric}"
+    metadata = MetadataCatalog.get(name)
+    metadata.thing_classes = [f"class{kind}" for kind in range(CLASSES[metric])]
+    if metric == "voc":
+        write_voc(root, truth)
+        metadata.set(dirname=str(root), split="test", year=2007)
+        return {
+            "detectron2": lambda: PascalVOCDetectionEvaluator(name),
+            "mocodet": lambda: VOCEvaluator(name, str(root / "detections")),
+        }
+    write_coco(root / "instances.json", truth)
+    metadata.json_file = str(root / "instances.json")
+    return {
+        "detectron2 with pycocotools": lambda: COCOEvaluator(name, tasks=("bbox",), use_fast_impl=False),
+        "mocodet with faster-coco-eval": lambda: FasterCOCOEvaluator(name, tasks=("bbox",)),
+    }
+
+
+def measure(make: Callable[[], DatasetEvaluator], metric: str, found: list[Instances]) -> tuple[list[float], dict]:
+    """Return the CPU seconds of taking the detections and of evaluating them, and the results."""
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
+        start = time.process_time()
+        evaluator = make()
+        evaluator.reset()
+        for number, instances in enumerate(found):
+            image = f"{number:06d}" if metric == "voc" else number
+            evaluator.process([{"image_id": image}], [{"instances": instances}])
+        middle = time.process_time()
+        results = evaluator.evaluate()["bbox"]
+    return [middle - start, time.process_time() - middle], results
+
+
+def compare(metric: str, images: int, detections: int, seed: int) -> None:
+    """Print a table of both evaluators' times and AP.
+
+    Raises:
+        SystemExit: their results differ.
+    """
+    rng = np.random.default_rng(seed)
+    truth = [draw_objects(rng, metric) for _ in range(images)]
+    found = [draw_detections(rng, objects, detections, metric) for objects in truth]
+    rows, all_results = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, make in evaluators(metric, Path(folder), truth).items():
+            seconds, results = measure(make, metric, found)
+            rows.append([name, *seconds, sum(seconds), results["AP"], results["AP50"], results["AP75"]])
+            all_results.append(results)
+    reference, ours = all_results
+    for row in rows:
+        row.insert(4, rows[0][3] / row[3])
+    headers = ["evaluator", "process s", "evaluate s", "both s", "ratio", "AP", "AP50", "AP75"]
+    print(f"{metric}: {images} images x {detections} detections, {CLASSES[metric]} classes, one thread")
+    print(
+        tabulate(rows, headers, tablefmt="pipe", floatfmt=("", ".2f", ".2f", ".2f", ".1f", ".4f", ".4f", ".4f")), "\n"
+    )
+    if differing := [key for key, value in reference.items() if not np.isclose(value, ours[key], rtol=0, atol=1e-9)]:
+        sys.exit(f"error: the results differ in {', '.join(differing)}")
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--metric", nargs="+", choices=list(CLASSES), default=list(CLASSES), help="default: both")
+    parser.add_argument("--images", type=int, default=4952, help="how many (%(default)s, as in VOC's test2007)")
+    parser.add_argument("--detections", type=int, default=100, help="how many in each image (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    if min(args.images, args.detections) < 1:
+        parser.error("--images and --detections must be at least 1")
+    torch.set_num_threads(1)
+    logging.disable(logging.WARNING)
+    for metric in args.metric:
+        compare(metric, args.images, args.detections, args.seed)
+
+
+if __name__ == "__main__":
+    main()
