@@ -8,6 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from .coco import load_coco
+from .semseg import load_semseg
 from .voc import load_voc
 
 
@@ -61,12 +62,44 @@ class CocoDataset:
         MetadataCatalog.get(self.name).set(json_file=json, image_root=images, evaluator_type="coco")
 
 
-Dataset = VocDataset | CocoDataset
+@dataclass(frozen=True)
+class SemSegDataset:
+    """Images and, under the same names, label images whose pixels hold class indices."""
+
+    name: str
+    images: str
+    labels: str
+    classes: tuple[str, ...]  # in the order of the indices, background included where it is a class
+    split: str = ""  # a file that names the images, one a line; empty: every image of the folder
+    ignore: int = 255  # the label of pixels that are neither learned nor evaluated
+
+    def __post_init__(self) -> None:
+        _check_classes(self.name, self.classes)
+        if not 0 <= self.ignore <= 255:
+            raise ValueError(f"data set {self.name}: IGNORE is a value of 8-bit labels, 0 to 255, got {self.ignore}")
+
+    def register(self) -> None:
+        """Enter the data set into detectron2's catalogs."""
+        images, labels, split = (
+            str(Path(path).expanduser()) if path else "" for path in (self.images, self.labels, self.split)
+        )
+        DatasetCatalog.register(self.name, lambda: load_semseg(self.name, images, labels, split))
+        MetadataCatalog.get(self.name).set(
+            stuff_classes=list(self.classes),
+            ignore_label=self.ignore,
+            image_root=images,
+            sem_seg_root=labels,
+            evaluator_type="sem_seg",
+        )
+
+
+Dataset = VocDataset | CocoDataset | SemSegDataset
 
 KINDS: dict[str, tuple[type[Dataset], set[str], set[str]]] = {
     # KIND: (class, keys that must be given, keys that may be)
     "voc": (VocDataset, {"NAME", "ROOT", "SPLIT", "CLASSES"}, {"YEAR"}),
     "coco": (CocoDataset, {"NAME", "JSON", "IMAGES"}, {"CLASSES"}),
+    "semseg": (SemSegDataset, {"NAME", "IMAGES", "LABELS", "CLASSES"}, {"SPLIT", "IGNORE"}),
 }
 
 _registered: dict[str, Dataset] = {}
@@ -125,7 +158,7 @@ def _value(key: str, value: object) -> object:
         if isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value):
             return tuple(value)
         raise ValueError(f"MOCO.DATASETS: CLASSES must be a list of names, got {value!r}")
-    wanted = int if key == "YEAR" else str
+    wanted = int if key in ("YEAR", "IGNORE") else str
     if not isinstance(value, wanted) or value == "":
         raise ValueError(f"MOCO.DATASETS: {key} must be a {wanted.__name__}, got {value!r}")
     return value

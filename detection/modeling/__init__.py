@@ -1,4 +1,5 @@
 from .dilated_c5 import DilatedC5, build_resnet_dilated_c5_backbone
+from .fcn import FCNHead
 from .norm import CPUSyncBatchNorm, adapt_norms_to_device
 from .pooling import pool_in_float32
 from .roi_heads import Res5ROIHeadsExtraNorm
@@ -6,6 +7,7 @@ from .roi_heads import Res5ROIHeadsExtraNorm
 __all__ = [
     "CPUSyncBatchNorm",
     "DilatedC5",
+    "FCNHead",
     "Res5ROIHeadsExtraNorm",
     "adapt_norms_to_device",
     "build_resnet_dilated_c5_backbone",

@@ -1,0 +1,183 @@
+"""From a record to what the model is given: the augmentation of semantic segmentation (MoCo, Appendix)."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import detection_utils
+from detectron2.data import transforms as T
+
+from .semseg import check_same_size, read_labels
+
+Mapper = Callable[[dict], dict]
+
+
+def train_mapper(cfg: CfgNode) -> Mapper | None:
+    """Return what maps training records, or None where detectron2's own ``DatasetMapper`` does.
+
+    For a ``SemanticSegmentor``: a random scale (``INPUT.SCALE_RANGE``; without it ``INPUT.MIN_SIZE_TRAIN``), a crop
+    (``INPUT.CROP``; of ``TYPE`` absolute it always has its full size, for what is smaller is padded) and a flip
+    (``INPUT.RANDOM_FLIP``).
+
+    Raises:
+        ValueError: ``INPUT.SCALE_RANGE`` is no range, or is set for a model that does not use it.
+    """
+    if cfg.MODEL.META_ARCHITECTURE != "SemanticSegmentor":
+        if cfg.INPUT.SCALE_RANGE:
+            raise ValueError(
+                "INPUT.SCALE_RANGE scales images of a SemanticSegmentor, but MODEL.META_ARCHITECTURE is"
+                f" {cfg.MODEL.META_ARCHITECTURE}; use INPUT.MIN_SIZE_TRAIN and set INPUT.SCALE_RANGE to ()"
+            )
+        return None
+    head = cfg.MODEL.SEM_SEG_HEAD
+    return SemSegMapper(
+        semseg_augmentations(cfg), cfg.INPUT.FORMAT, num_classes=head.NUM_CLASSES, ignore_label=head.IGNORE_VALUE
+    )
+
+
+def eval_mapper(cfg: CfgNode) -> Mapper | None:
+    """Return what maps records to evaluate, or None where detectron2's own ``DatasetMapper`` does.
+
+    For a ``SemanticSegmentor`` it leaves the labels to the evaluator: ``DatasetMapper`` would read them as grey images.
+    ``INPUT.MIN_SIZE_TEST`` 0 keeps the size of the images.
+    """
+    if cfg.MODEL.META_ARCHITECTURE != "SemanticSegmentor":
+        return None
+    return SemSegMapper(detection_utils.build_augmentation(cfg, is_train=False), cfg.INPUT.FORMAT)
+
+
+def semseg_augmentations(cfg: CfgNode) -> list[T.Augmentation]:
+    """List the augmentations that ``train_mapper`` describes, in their order."""
+    resize, *flip = detection_utils.build_augmentation(cfg, is_train=True)
+    found = [RandomScale(*_scale_range(cfg)) if cfg.INPUT.SCALE_RANGE else resize]
+    if cfg.INPUT.CROP.ENABLED:
+        # Not detectron2's FixedSizeCrop, which pads as well: it draws one number for both axes, so that its windows
+        # lie on the diagonal of the image and never in the other two corners.
+        found.append(T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
+        if cfg.INPUT.CROP.TYPE == "absolute":
+            found.append(PadToSize(cfg.INPUT.CROP.SIZE, cfg.MODEL.PIXEL_MEAN, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE))
+    return found + flip
+
+
+class SemSegMapper:
+    """Reads an image, in training with its labels, and augments both alike.
+
+    Args:
+        augmentations: applied in this order.
+        image_format: as ``INPUT.FORMAT``.
+        num_classes: what labels must be below; None for evaluation, which reads no labels here.
+        ignore_label: the one label besides that may occur.
+    """
+
+    def __init__(
+        self,
+        augmentations: Sequence[T.Augmentation],
+        image_format: str,
+        *,
+        num_classes: int | None = None,
+        ignore_label: int = 255,
+    ):
+        self.augmentations = T.AugmentationList(augmentations)
+        self.image_format = image_format
+        self.num_classes = num_classes
+        self.ignore_label = ignore_label
+
+    def __call__(self, record: dict) -> dict:
+        """Return the record with ``image``, 3 x H x W, uint8, and in training ``sem_seg``, H x W, int64.
+
+        ``height`` and ``width`` are those of the file, to which ``SemanticSegmentor`` resizes its prediction.
+
+        Raises:
+            FileNotFoundError: the image or its labels do not exist.
+            ValueError: the labels cannot be read, have another size than the image, or hold a value that is no class.
+        """
+        record = dict(record)
+        label_file = record.pop("sem_seg_file_name")
+        image = detection_utils.read_image(record["file_name"], format=self.image_format)
+        detection_utils.check_image_size(record, image)
+        labels = None
+        if self.num_classes is not None:
+            labels = read_labels(label_file, self.num_classes, self.ignore_label)
+            check_same_size(label_file, labels.shape, record["file_name"], image.shape[:2])
+        augmented = T.AugInput(image, sem_seg=labels)
+        self.augmentations(augmented)
+        record["image"] = torch.from_numpy(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
+        if labels is not None:
+            record["sem_seg"] = torch.from_numpy(augmented.sem_seg.astype(np.int64))
+        return record
+
+
+class RandomScale(T.Augmentation):
+    """Scales height and width by one ratio, drawn uniformly; images bilinearly, labels to the nearest.
+
+    Args:
+        low: smallest ratio.
+        high: largest ratio.
+    """
+
+    def __init__(self, low: float, high: float):
+        super().__init__()
+        self.low = low
+        self.high = high
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        """Draw the ratio for an image, H x W x 3."""
+        height, width = image.shape[:2]
+        ratio = self._rand_range(self.low, self.high)
+        return T.ResizeTransform(height, width, *(max(1, round(side * ratio)) for side in (height, width)))
+
+
+class PadToSize(T.Augmentation):
+    """Pads what is smaller than a size on the right and at the bottom.
+
+    Args:
+        size: height and width in pixels.
+        colour: of the padding, in the order of the image's channels; the pixel mean becomes 0 when normalised.
+        label: of the padding.
+    """
+
+    def __init__(self, size: Sequence[int], colour: Sequence[float], label: int):
+        super().__init__()
+        self.size = tuple(size)
+        self.colour = tuple(colour)
+        self.label = label
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        """Measure what an image, H x W x 3, lacks."""
+        bottom, right = (max(0, wanted - side) for wanted, side in zip(self.size, image.shape[:2], strict=True))
+        return ColourPadTransform(right, bottom, self.colour, self.label)
+
+
+class ColourPadTransform(T.PadTransform):
+    """``PadTransform`` with a colour, where that pads all channels by one value.
+
+    Args:
+        right: columns to add.
+        bottom: rows to add.
+        colour: their value in each channel, rounded for images of integers.
+        label: their value in label images.
+    """
+
+    def __init__(self, right: int, bottom: int, colour: Sequence[float], label: int):
+        super().__init__(0, 0, right, bottom, seg_pad_value=label)
+        self.colour = colour
+
+    def apply_image(self, img: np.ndarray) -> np.ndarray:
+        """Pad an image, H x W x 3."""
+        height, width = img.shape[:2]
+        colour = np.asarray(self.colour)
+        if np.issubdtype(img.dtype, np.integer):
+            colour = np.rint(colour)
+        padded = np.full((height + self.y1, width + self.x1, len(colour)), colour, dtype=img.dtype)
+        padded[:height, :width] = img
+        return padded
+
+
+def _scale_range(cfg: CfgNode) -> tuple[float, float]:
+    found = tuple(cfg.INPUT.SCALE_RANGE)
+    if len(found) != 2 or not 0 < found[0] <= found[1]:
+        raise ValueError(
+            f"INPUT.SCALE_RANGE must be two positive ratios, the smaller first, as (0.5, 2.0), got {found}"
+        )
+    return found

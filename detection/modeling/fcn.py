@@ -1,0 +1,135 @@
+"""The fully convolutional network of the MoCo paper's semantic segmentation (Appendix): FCN-16s."""
+
+import fvcore.nn.weight_init as weight_init
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import Conv2d, ShapeSpec, get_norm
+from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
+from torch import nn
+
+
+@SEM_SEG_HEADS_REGISTRY.register()
+class FCNHead(nn.Module):
+    """Dilated 3x3 convolutions with norm and ReLU, then a 1x1 classifier of pixels, enlarged to the size of the image.
+
+    Under detectron2's ``SemanticSegmentor`` and on a ResNet whose res5 has dilation 2 and stride 1 this is the paper's
+    FCN-16s: two convolutions of 256 channels with BN and ReLU, their dilation 6, and a total stride of 16. The head
+    enlarges by the stride of its input, so that ``MODEL.SEM_SEG_HEAD.COMMON_STRIDE``, which is of FPN's head, has no
+    effect.
+
+    How to enlarge is not stated. Every convolution of stride 2 in a ResNet is padded so that its first output lies on
+    its first input: feature ``i`` lies on pixel ``16 i``. Bilinear interpolation here puts it back there
+    (``align_corners=True`` between the first and the last feature; the pixels beyond the last one repeat it), at
+    every size. A crop of 16 k + 1 pixels, such as the paper's 513 and 769, ends on a feature. Half-pixel centres
+    (``align_corners=False``) would move every logit by 7.5 pixels.
+
+    Args:
+        input_shape: the one feature map to classify.
+        in_feature: its name.
+        num_classes: classes to tell apart, background included where it is one.
+        num_convs: 3x3 convolutions before the classifier.
+        conv_dims: their channels.
+        dilation: their dilation.
+        norm: norm after each, a name that ``detectron2.layers.get_norm`` knows.
+        loss_weight: factor of the loss.
+        ignore_value: label of pixels that are not to be learned.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        input_shape: ShapeSpec,
+        *,
+        in_feature: str,
+        num_classes: int,
+        num_convs: int,
+        conv_dims: int,
+        dilation: int,
+        norm: str,
+        loss_weight: float,
+        ignore_value: int,
+    ):
+        super().__init__()
+        self.in_feature = in_feature
+        self.stride = input_shape.stride
+        self.loss_weight = loss_weight
+        self.ignore_value = ignore_value
+        channels = input_shape.channels
+        self.convs = nn.Sequential()
+        for _ in range(num_convs):
+            norm_layer = get_norm(norm, conv_dims)
+            conv = Conv2d(
+                channels,
+                conv_dims,
+                kernel_size=3,
+                padding=dilation,
+                dilation=dilation,
+                bias=norm_layer is None,
+                norm=norm_layer,
+                activation=F.relu,
+            )
+            weight_init.c2_msra_fill(conv)
+            self.convs.append(conv)
+            channels = conv_dims
+        self.predictor = Conv2d(channels, num_classes, kernel_size=1)
+        # As detectron2's box classifier: at first all classes are about equally probable.
+        nn.init.normal_(self.predictor.weight, std=0.01)
+        nn.init.zeros_(self.predictor.bias)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, object]:
+        """Read ``MODEL.SEM_SEG_HEAD``.
+
+        Raises:
+            ValueError: ``IN_FEATURES`` is not one output of the backbone.
+        """
+        head = cfg.MODEL.SEM_SEG_HEAD
+        if len(head.IN_FEATURES) != 1 or head.IN_FEATURES[0] not in input_shape:
+            raise ValueError(
+                f"{cls.__name__} classifies one feature map: MODEL.SEM_SEG_HEAD.IN_FEATURES must name one of the"
+                f" backbone's outputs {', '.join(input_shape)}, found {head.IN_FEATURES}"
+            )
+        (in_feature,) = head.IN_FEATURES
+        return {
+            "input_shape": input_shape[in_feature],
+            "in_feature": in_feature,
+            "num_classes": head.NUM_CLASSES,
+            "num_convs": head.NUM_CONVS,
+            "conv_dims": head.CONVS_DIM,
+            "dilation": head.DILATION,
+            "norm": head.NORM,
+            "loss_weight": head.LOSS_WEIGHT,
+            "ignore_value": head.IGNORE_VALUE,
+        }
+
+    def forward(
+        self, features: dict[str, torch.Tensor], targets: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor | None, dict[str, torch.Tensor]]:
+        """Classify every pixel.
+
+        Args:
+            features: maps of the backbone; the head's is N x C x h x w with h = ceil(H / stride).
+            targets: in training the labels of the pixels, N x H x W.
+
+        Returns:
+            In training None and the loss. In evaluation the logits, N x classes x (stride h) x (stride w), at least
+            as large as the images; ``SemanticSegmentor`` cuts each image's part out of them; and no loss.
+        """
+        scores = self.predictor(self.convs(features[self.in_feature])).float()  # also under autocast
+        if self.training:
+            return None, {"loss_sem_seg": self.loss_weight * self._loss(scores, targets)}
+        return self._enlarge(scores, *(self.stride * side for side in scores.shape[-2:])), {}
+
+    def _enlarge(self, scores: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        """Interpolate N x K x h x w to N x K x height x width, feature ``i`` on pixel ``stride * i``."""
+        rows, columns = (self.stride * (side - 1) + 1 for side in scores.shape[-2:])
+        spanned = F.interpolate(scores, size=(rows, columns), mode="bilinear", align_corners=True)
+        return F.pad(spanned, (0, width - columns, 0, height - rows), mode="replicate")
+
+    def _loss(self, scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return the mean cross-entropy over the labelled pixels of the batch; 0 where no pixel is labelled."""
+        logits = self._enlarge(scores, *targets.shape[-2:])
+        total = F.cross_entropy(logits, targets, ignore_index=self.ignore_value, reduction="sum")
+        # cross_entropy's own mean is nan without labelled pixels, and one such batch would end the run.
+        return total / (targets != self.ignore_value).sum().clamp(min=1)

@@ -1,0 +1,175 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import transforms as T
+from PIL import Image
+
+from mocodet import configs
+from mocodet.detection.data.mapper import (
+    PadToSize,
+    RandomScale,
+    SemSegMapper,
+    eval_mapper,
+    semseg_augmentations,
+    train_mapper,
+)
+from tests.detection.tiny import empty_config
+
+SIZE = 40, 56  # height, width
+GREEN = 120  # of every pixel: padding is told by it
+
+
+def make_record(root: Path) -> dict:
+    """An image whose red is 6 times its row's number and blue 4 times its column's, and labels of 4 quadrants."""
+    height, width = SIZE
+    y, x = np.mgrid[0:height, 0:width]
+    Image.fromarray(np.stack([6 * y, np.full_like(y, GREEN), 4 * x], axis=-1).astype(np.uint8)).save(root / "a.png")
+    labels = Image.fromarray((2 * (y >= height // 2) + (x >= width // 2)).astype(np.uint8))
+    labels.putpalette([200, 10, 10, 3, 3, 3, 90, 200, 1, 8, 8, 250])
+    labels.save(root / "labels.png")
+    return {"file_name": str(root / "a.png"), "sem_seg_file_name": str(root / "labels.png"), "image_id": "a"}
+
+
+def voc_config(**keys: object):
+    cfg = empty_config()
+    cfg.merge_from_file(str(configs.path("pascal_voc_R_50_FCN_30k_moco.yaml")))
+    cfg.merge_from_list([word for key, value in keys.items() for word in (key.replace("__", "."), value)])
+    return cfg
+
+
+def quadrants(image: np.ndarray) -> np.ndarray:
+    """The labels that the colours of an image tell."""
+    return 2 * (image[0] >= 6 * SIZE[0] / 2 - 3) + (image[2] >= 4 * SIZE[1] / 2 - 2)
+
+
+def test_train_mapper__crop_of_fixed_size_with_labels_that_follow(tmp_path):
+    record = make_record(tmp_path)
+    mapper = train_mapper(voc_config(INPUT__CROP__SIZE=[49, 49], MODEL__SEM_SEG_HEAD__NUM_CLASSES=4))
+    np.random.seed(0)
+    padded = flipped = wrong = seen = 0
+    for _ in range(40):
+        mapped = mapper(record)
+        image, labels = mapped["image"].numpy(), mapped["sem_seg"].numpy()
+        assert image.shape == (3, 49, 49)
+        assert mapped["image"].dtype == torch.uint8
+        assert mapped["sem_seg"].dtype == torch.int64
+        inside = abs(image[1].astype(int) - GREEN) < 2
+        # The pixel mean is 116.28 of green, told from the image's 120.
+        assert ((labels == 255) == ~inside).all()
+        assert (image[:, ~inside] == np.array([[124], [116], [104]])).all()
+        padded += (~inside).any()
+        wrong += (labels != quadrants(image))[inside].sum()
+        seen += inside.sum()
+        blue = image[2][inside.all(1)] if inside.all(1).any() else image[2][inside.any(1)]
+        columns = blue[0][(image[1][inside.any(1)][0] == GREEN)].astype(int)
+        flipped += columns[0] > columns[-1]
+    assert (mapped["height"], mapped["width"]) == SIZE
+    assert wrong / seen < 0.03  # interpolation blurs the colours, not the labels, where quadrants meet
+    assert 5 < padded < 35
+    assert 8 < flipped < 32
+
+
+def test_train_mapper__does_not_change_the_record(tmp_path):
+    record = make_record(tmp_path)
+    before = dict(record)
+    train_mapper(voc_config(MODEL__SEM_SEG_HEAD__NUM_CLASSES=4))(record)
+    assert record == before
+
+
+def test_train_mapper__detectors_keep_detectron2s():
+    cfg = empty_config()
+    assert train_mapper(cfg) is None
+    assert eval_mapper(cfg) is None
+
+
+def test_train_mapper__scale_range_of_a_detector():
+    with pytest.raises(
+        ValueError, match=r"INPUT\.SCALE_RANGE scales images of a SemanticSegmentor, but .* Generalized"
+    ):
+        train_mapper(empty_config(INPUT__SCALE_RANGE=(0.5, 2.0)))
+
+
+@pytest.mark.parametrize("bad", [(0.5,), (2.0, 0.5), (0.0, 1.0), (0.5, 1.0, 2.0)])
+def test_train_mapper__bad_scale_range(bad):
+    with pytest.raises(ValueError, match="two positive ratios, the smaller first"):
+        train_mapper(voc_config(INPUT__SCALE_RANGE=bad))
+
+
+def test_augmentations__without_scale_range_or_crop():
+    cfg = voc_config(INPUT__SCALE_RANGE=(), INPUT__CROP__ENABLED=False, INPUT__RANDOM_FLIP="none")
+    (resize,) = semseg_augmentations(cfg)
+    assert isinstance(resize, T.ResizeShortestEdge)
+    relative = voc_config(INPUT__CROP__TYPE="relative", INPUT__CROP__SIZE=[0.5, 0.5])
+    assert [type(step) for step in semseg_augmentations(relative)] == [RandomScale, T.RandomCrop, T.RandomFlip]
+
+
+def test_augmentations__crops_reach_all_corners():
+    # detectron2's FixedSizeCrop would reach two.
+    cfg = voc_config(INPUT__SCALE_RANGE=(1.0, 1.0), INPUT__CROP__SIZE=[20, 20], INPUT__RANDOM_FLIP="none")
+    image = np.zeros((30, 30, 3), dtype=np.uint8)
+    image[[3, 3, 26, 26], [3, 26, 3, 26], 0] = (1, 2, 3, 4)
+    np.random.seed(0)
+    seen = set()
+    for _ in range(60):
+        augmented = T.AugInput(image)
+        T.AugmentationList(semseg_augmentations(cfg))(augmented)
+        seen |= set(np.unique(augmented.image).tolist())
+    assert seen == {0, 1, 2, 3, 4}
+
+
+def test_random_scale__is_uniform_in_the_ratio_and_keeps_the_aspect():
+    np.random.seed(0)
+    image = np.zeros((200, 300, 3), dtype=np.uint8)
+    found = [RandomScale(0.5, 2.0).get_transform(image) for _ in range(400)]
+    ratios = np.sort([transform.new_h / 200 for transform in found])
+    assert all(abs(transform.new_w / transform.new_h - 1.5) < 0.02 for transform in found)
+    assert 0.5 <= ratios[0] < 0.52
+    assert 1.98 < ratios[-1] <= 2.0
+    assert abs(ratios - np.linspace(0.5, 2.0, 400)).max() < 0.12
+
+
+def test_pad_to_size__right_and_bottom():
+    image = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    augmented = T.AugInput(image, sem_seg=np.array([[1, 2], [3, 4]], dtype=np.uint8))
+    PadToSize((3, 4), (10.4, 20.6, 30.0), 255)(augmented)
+    assert augmented.image.shape == (3, 4, 3)
+    assert (augmented.image[:2, :2] == image).all()
+    assert (augmented.image[2] == (10, 21, 30)).all()
+    assert (augmented.image[:, 2:] == (10, 21, 30)).all()
+    assert augmented.sem_seg.tolist() == [[1, 2, 255, 255], [3, 4, 255, 255], [255] * 4]
+
+
+def test_pad_to_size__floats_are_exact_and_large_images_stay():
+    image = np.zeros((2, 5, 3), dtype=np.float32)
+    augmented = T.AugInput(image)
+    PadToSize((3, 4), (0.25, 0.5, 0.75), 255)(augmented)
+    assert augmented.image.shape == (3, 5, 3)
+    assert augmented.image[2, 0].tolist() == [0.25, 0.5, 0.75]
+
+
+def test_eval_mapper__original_size_and_no_labels(tmp_path):
+    record = make_record(tmp_path)
+    mapped = eval_mapper(voc_config())(record | {"sem_seg_file_name": "not read"})
+    assert mapped.keys() == {"file_name", "image_id", "height", "width", "image"}
+    assert mapped["image"].permute(1, 2, 0).numpy().tolist() == np.asarray(Image.open(tmp_path / "a.png")).tolist()
+    assert (mapped["height"], mapped["width"]) == SIZE
+
+
+def test_eval_mapper__channels_of_the_supervised_twin(tmp_path):
+    record = make_record(tmp_path)
+    rgb, bgr = (eval_mapper(voc_config(INPUT__FORMAT=order))(record)["image"] for order in ("RGB", "BGR"))
+    assert torch.equal(rgb.flip(0), bgr)
+
+
+def test_mapper__labels_of_another_size(tmp_path):
+    record = make_record(tmp_path)
+    Image.new("L", (5, 6)).save(record["sem_seg_file_name"])
+    with pytest.raises(ValueError, match=r"labels\.png has 5 x 6 pixels, but its image .*a\.png has 56 x 40"):
+        SemSegMapper([], "RGB", num_classes=4)(record)
+
+
+def test_mapper__label_that_is_no_class(tmp_path):
+    with pytest.raises(ValueError, match=r"labels\.png holds the label 3; labels must be below .* 3, or 255"):
+        SemSegMapper([], "RGB", num_classes=3)(make_record(tmp_path))
