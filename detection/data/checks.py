@@ -6,12 +6,19 @@ from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils import comm
+
+from mocodet.common.text import first_few
+
+from .cityscapes import ANNOTATION_ENDINGS, check_cityscapes_files
+from .packages import require_packages
 
 
 def check_datasets(cfg: CfgNode, *, training: bool) -> None:
     """Check that the data sets of ``cfg.DATASETS`` are there, hold something, and fit the model.
 
-    Data sets from ``MOCO.DATASETS`` are read whole; for those that detectron2 brings, only their files are looked for.
+    Data sets from ``MOCO.DATASETS`` are read whole; for those that detectron2 brings, only their files are looked for,
+    and the packages that read and evaluate them.
 
     Args:
         cfg: the config of the run, its ``MOCO.DATASETS`` registered.
@@ -19,8 +26,8 @@ def check_datasets(cfg: CfgNode, *, training: bool) -> None:
 
     Raises:
         FileNotFoundError: files of a data set are missing.
-        ValueError: no data set is named, a name is unknown, a data set is empty or malformed, the data sets disagree
-            about their classes, or the model predicts another number of classes.
+        ValueError: no data set is named, a name is unknown, a data set is empty or malformed, a package is missing,
+            the data sets disagree about their classes, or the model learns or predicts something else than they hold.
     """
     if training and not cfg.DATASETS.TRAIN:
         raise ValueError("DATASETS.TRAIN names no data set to train on")
@@ -32,11 +39,17 @@ def check_datasets(cfg: CfgNode, *, training: bool) -> None:
     _check_names_are_known(names, own)
     for name in names:
         if name not in own:
-            _check_builtin_files(name)
+            _check_builtin(name)
             continue
         records = DatasetCatalog.get(name)
         if name in to_train:
             _check_trainable(cfg, name, records)
+    for name in names:
+        if cfg.MODEL.KEYPOINT_ON:
+            _check_keypoints(cfg, name)
+    for name in cfg.DATASETS.TEST:
+        if MetadataCatalog.get(name).get("evaluator_type") == "cityscapes_instance":
+            _check_cityscapes_can_be_evaluated(cfg, name)
     _check_classes(cfg, names)
 
 
@@ -49,9 +62,12 @@ def _check_names_are_known(names: Sequence[str], own: set[str]) -> None:
         )
 
 
-def _check_builtin_files(name: str) -> None:
+def _check_builtin(name: str) -> None:
     metadata = MetadataCatalog.get(name)
-    wanted = [metadata.get(key) for key in ("json_file", "image_root", "dirname")]
+    evaluator_type = metadata.get("evaluator_type")
+    require_packages(name, evaluator_type)
+    folders = ("json_file", "image_root", "dirname", "image_dir", "gt_dir", "sem_seg_root")
+    wanted = [metadata.get(key) for key in folders]
     missing = [path for path in wanted if path and "://" not in path and not Path(path).exists()]
     if missing:
         datasets = os.environ.get("DETECTRON2_DATASETS", "unset, so ./datasets")
@@ -59,9 +75,22 @@ def _check_builtin_files(name: str) -> None:
             f"data set {name}: there is no {' and no '.join(missing)}; put it there, or set the environment variable"
             f" DETECTRON2_DATASETS (now {datasets}) to the folder that detectron2's data sets are in"
         )
+    if evaluator_type in ANNOTATION_ENDINGS:
+        check_cityscapes_files(name, metadata.image_dir, metadata.gt_dir, ANNOTATION_ENDINGS[evaluator_type])
+    elif evaluator_type == "sem_seg":
+        DatasetCatalog.get(name)  # looks for the list and for each file
 
 
 def _check_trainable(cfg: CfgNode, name: str, records: list[dict]) -> None:
+    labels_images = "sem_seg_file_name" in records[0]
+    if labels_images != _segments_semantically(cfg):
+        raise ValueError(
+            f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} learns from"
+            f" {'objects' if labels_images else 'label images'}, but data set {name} has"
+            f" {'label images' if labels_images else 'objects'}"
+        )
+    if labels_images:
+        return
     annotations = [annotation for record in records for annotation in record["annotations"]]
     if not annotations:
         raise ValueError(f"data set {name}: none of its {len(records)} images has an annotation to train on")
@@ -71,10 +100,53 @@ def _check_trainable(cfg: CfgNode, name: str, records: list[dict]) -> None:
             f"MODEL.MASK_ON, but {bare} of the {len(annotations)} annotations of data set {name} have no mask;"
             " set MODEL.MASK_ON False"
         )
+    bare = sum("keypoints" not in annotation for annotation in annotations)
+    if cfg.MODEL.KEYPOINT_ON and bare:
+        raise ValueError(
+            f"MODEL.KEYPOINT_ON, but {bare} of the {len(annotations)} annotations of data set {name} have no keypoints;"
+            " give them keypoints (visibility 0 where unknown) or set MODEL.KEYPOINT_ON False"
+        )
+
+
+def _check_keypoints(cfg: CfgNode, name: str) -> None:
+    metadata = MetadataCatalog.get(name)
+    keypoints, classes = metadata.get("keypoint_names", ()), metadata.get("thing_classes", ())
+    if not keypoints:
+        raise ValueError(f"MODEL.KEYPOINT_ON, but data set {name} has no keypoints; set MODEL.KEYPOINT_ON False")
+    if len(classes) != 1:
+        raise ValueError(
+            f"MODEL.KEYPOINT_ON, but data set {name} has {len(classes)} classes ({first_few(classes)}); a keypoint"
+            " detector is trained and evaluated on one"
+        )
+    if len(keypoints) != cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS:
+        raise ValueError(
+            f"data set {name} has {len(keypoints)} keypoints, but MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS is"
+            f" {cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS}; add  MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS {len(keypoints)}"
+        )
+
+
+def _check_cityscapes_can_be_evaluated(cfg: CfgNode, name: str) -> None:
+    if not cfg.MODEL.MASK_ON:
+        raise ValueError(f"data set {name} is evaluated by masks alone; set MODEL.MASK_ON True")
+    if comm.get_local_size() != comm.get_world_size():
+        raise ValueError(
+            f"data set {name} is evaluated through files that all processes share: its evaluation runs on one machine,"
+            f" but {comm.get_world_size() // comm.get_local_size()} take part; set DATASETS.TEST () and evaluate with"
+            " --eval-only afterwards"
+        )
+
+
+def _segments_semantically(cfg: CfgNode) -> bool:
+    return cfg.MODEL.META_ARCHITECTURE == "SemanticSegmentor"
 
 
 def _check_classes(cfg: CfgNode, names: Sequence[str]) -> None:
-    classes = {name: tuple(MetadataCatalog.get(name).get("thing_classes", ())) for name in names}
+    if cfg.MODEL.get("DENSEPOSE_ON", False):
+        return  # the DensePose project merges the classes of its data sets itself, when it reads them
+    kind, key, number = "thing_classes", "ROI_HEADS", cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    if _segments_semantically(cfg):
+        kind, key, number = "stuff_classes", "SEM_SEG_HEAD", cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    classes = {name: tuple(MetadataCatalog.get(name).get(kind, ())) for name in names}
     first = next(iter(classes), None)
     for name, found in classes.items():
         if found != classes[first]:
@@ -82,8 +154,19 @@ def _check_classes(cfg: CfgNode, names: Sequence[str]) -> None:
                 f"the data sets of one run must have the same classes in the same order: {first} has"
                 f" {', '.join(classes[first])}; {name} has {', '.join(found)}"
             )
-        if cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN" and len(found) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
+        if cfg.MODEL.META_ARCHITECTURE in ("GeneralizedRCNN", "SemanticSegmentor") and len(found) != number:
             raise ValueError(
-                f"data set {name} has {len(found)} classes, but MODEL.ROI_HEADS.NUM_CLASSES is"
-                f" {cfg.MODEL.ROI_HEADS.NUM_CLASSES}; add  MODEL.ROI_HEADS.NUM_CLASSES {len(found)}"
+                f"data set {name} has {len(found)} classes, but MODEL.{key}.NUM_CLASSES is {number}; add "
+                f" MODEL.{key}.NUM_CLASSES {len(found)}"
             )
+        if _segments_semantically(cfg):
+            _check_ignored_label(cfg, name)
+
+
+def _check_ignored_label(cfg: CfgNode, name: str) -> None:
+    ignored, expected = MetadataCatalog.get(name).ignore_label, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
+    if ignored != expected:
+        raise ValueError(
+            f"data set {name} ignores the label {ignored}, but MODEL.SEM_SEG_HEAD.IGNORE_VALUE is {expected}; add "
+            f" MODEL.SEM_SEG_HEAD.IGNORE_VALUE {ignored}"
+        )

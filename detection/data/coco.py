@@ -1,21 +1,25 @@
 """Data sets given as a COCO JSON file and a folder of images, read with errors that say what is wrong."""
 
 from collections.abc import Sequence
-from json import JSONDecodeError
+from json import JSONDecodeError, loads
 from pathlib import Path
 
 from detectron2.data import MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
+from .keypoints import keypoint_metadata
+
 
 def load_coco(name: str, json: str, images: str, classes: Sequence[str] = ()) -> list[dict]:
     """Read a COCO JSON file with detectron2's ``load_coco_json`` and check it against the folder and ``classes``.
 
-    Sets ``thing_classes`` and the category mapping in the metadata of ``name``, as detectron2 does.
+    Sets ``thing_classes`` and the category mapping in the metadata of ``name``, as detectron2 does, and where objects
+    have keypoints ``keypoint_names`` and ``keypoint_flip_map``.
 
     Raises:
         FileNotFoundError: the file, the folder or an image is missing.
-        ValueError: the file is no COCO JSON, names no image, or its categories are not ``classes``.
+        ValueError: the file is no COCO JSON, names no image, its categories are not ``classes``, or its keypoints do
+            not fit their names.
     """
     if not Path(json).is_file():
         raise FileNotFoundError(f"data set {name}: there is no annotation file {json}")
@@ -39,4 +43,25 @@ def load_coco(name: str, json: str, images: str, classes: Sequence[str] = ()) ->
             f"data set {name}: {len(missing)} of the {len(records)} images that {json} names do not exist,"
             f" the first is {missing[0]}"
         )
+    if any("keypoints" in annotation for record in records for annotation in record["annotations"]):
+        _set_keypoint_metadata(name, json, records)
     return records
+
+
+def _set_keypoint_metadata(name: str, json: str, records: list[dict]) -> None:
+    metadata = keypoint_metadata(name, loads(Path(json).read_text(encoding="utf-8"))["categories"])
+    if not metadata:
+        raise ValueError(
+            f"data set {name}: objects in {json} have keypoints, but no category names them; a category needs"
+            ' "keypoints": ["nose", "left_eye", "right_eye", ...]'
+        )
+    names = metadata["keypoint_names"]
+    for record in records:
+        for annotation in record["annotations"]:
+            values = annotation.get("keypoints", [])
+            if values and len(values) != 3 * len(names):
+                raise ValueError(
+                    f"data set {name}: an object in {record['file_name']} has {len(values)} numbers as keypoints;"
+                    f" expected x, y and visibility of each of {len(names)}"
+                )
+    MetadataCatalog.get(name).set(**metadata)

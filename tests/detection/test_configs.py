@@ -4,10 +4,16 @@ from detectron2.config import CfgNode, get_cfg
 
 from mocodet import configs
 from mocodet.detection import add_moco_config
+from tests.detection.fake_densepose import add_densepose_config
 
 VOC_SCALES = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
 COCO_SCALES = (640, 672, 704, 736, 768, 800)
+CITYSCAPES_SCALES = (800, 832, 864, 896, 928, 960, 992, 1024)
 VOC0712 = ("voc_2007_trainval", "voc_2012_trainval")
+KEYPOINTS = ("keypoints_coco_2017_train",), ("keypoints_coco_2017_val",)
+LVIS = ("lvis_v0.5_train",), ("lvis_v0.5_val",)
+CITYSCAPES = ("cityscapes_fine_instance_seg_train",), ("cityscapes_fine_instance_seg_val",)
+DENSEPOSE = ("densepose_coco_2014_train", "densepose_coco_2014_valminusminival"), ("densepose_coco_2014_minival",)
 # Typed from recipes: iterations, steps, warm-up, training data, test data, training scales, classes, masks, model.
 RECIPES = {
     "pascal_voc_R_50_C4_24k": (
@@ -31,12 +37,84 @@ RECIPES = {
     "coco_R_50_C4_2x": (
         180000, (120000, 160000), 1000, ("coco_2017_train",), ("coco_2017_val",), COCO_SCALES, 80, True, "C4",
     ),
+    "coco_keypoints_R_50_FPN_2x": (
+        180000, (120000, 160000), 1000, *KEYPOINTS, COCO_SCALES, 1, False, "FPN",
+    ),
+    "lvis_v0.5_R_50_FPN_2x": (
+        180000, (120000, 160000), 1000, *LVIS, COCO_SCALES, 1230, True, "FPN",
+    ),
+    "cityscapes_R_50_FPN_24k": (
+        24000, (18000,), 1000, *CITYSCAPES, CITYSCAPES_SCALES, 8, True, "FPN",
+    ),
+    "coco_densepose_R_50_FPN_s1x": (
+        130000, (100000, 120000), 1000, *DENSEPOSE, COCO_SCALES, 1, False, "DensePose",
+    ),
 }  # fmt: skip
+# What holds for all tasks that say nothing else: batch and rate for eight GPUs, and detectron2's defaults.
+COMMON = {
+    "SOLVER.IMS_PER_BATCH": 16,
+    "SOLVER.BASE_LR": 0.02,
+    "SOLVER.GAMMA": 0.1,
+    "SOLVER.WARMUP_FACTOR": 0.001,
+    "INPUT.MIN_SIZE_TEST": 800,
+    "INPUT.MAX_SIZE_TRAIN": 1333,
+    "INPUT.MAX_SIZE_TEST": 1333,
+    "INPUT.MIN_SIZE_TRAIN_SAMPLING": "choice",
+    "MODEL.KEYPOINT_ON": False,
+    "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA": 0.0,
+    "MODEL.ROI_BOX_HEAD.POOLER_TYPE": "ROIAlignV2",
+    "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO": 0,
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.05,
+    "DATALOADER.SAMPLER_TRAIN": "TrainingSampler",
+    "TEST.DETECTIONS_PER_IMAGE": 100,
+    "TEST.EVAL_PERIOD": 0,
+    "TEST.PRECISE_BN.ENABLED": True,
+    "TEST.PRECISE_BN.NUM_ITER": 200,
+    "MODEL.RESNETS.DEPTH": 50,
+    "MODEL.RESNETS.NORM": "SyncBN",
+    "MODEL.BACKBONE.FREEZE_AT": 0,
+    "MODEL.ROI_BOX_HEAD.NORM": "",
+    "MODEL.ROI_MASK_HEAD.NORM": "",
+    "MODEL.DILATED_C5.OUT_CHANNELS": 512,
+}
+# From detectron2's COCO-Keypoints, LVISv0.5, Cityscapes and DensePose configs.
+TASKS = {
+    "coco_keypoints_R_50_FPN_2x": {
+        "MODEL.KEYPOINT_ON": True,
+        "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA": 0.5,
+        "MODEL.RPN.POST_NMS_TOPK_TRAIN": 1500,
+        "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS": 17,
+    },
+    "lvis_v0.5_R_50_FPN_2x": {
+        "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0001,
+        "DATALOADER.SAMPLER_TRAIN": "RepeatFactorTrainingSampler",
+        "DATALOADER.REPEAT_THRESHOLD": 0.001,
+        "TEST.DETECTIONS_PER_IMAGE": 300,
+    },
+    "cityscapes_R_50_FPN_24k": {
+        "SOLVER.IMS_PER_BATCH": 8,
+        "SOLVER.BASE_LR": 0.01,
+        "INPUT.MIN_SIZE_TEST": 1024,
+        "INPUT.MAX_SIZE_TRAIN": 2048,
+        "INPUT.MAX_SIZE_TEST": 2048,
+    },
+    "coco_densepose_R_50_FPN_s1x": {
+        "SOLVER.BASE_LR": 0.01,
+        "SOLVER.WARMUP_FACTOR": 0.1,
+        "MODEL.DENSEPOSE_ON": True,
+        "MODEL.ROI_BOX_HEAD.POOLER_TYPE": "ROIAlign",
+        "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO": 2,
+        "MODEL.ROI_DENSEPOSE_HEAD.NAME": "DensePoseV1ConvXHead",
+        "MODEL.ROI_DENSEPOSE_HEAD.POOLER_TYPE": "ROIAlign",
+        "MODEL.ROI_DENSEPOSE_HEAD.NUM_COARSE_SEGM_CHANNELS": 2,
+    },
+}
 # ROI heads, backbone, outputs of the ResNet, dilation of res5, hidden layers of the box head.
 MODELS = {
     "C4": ("Res5ROIHeadsExtraNorm", "build_resnet_backbone", ["res4"], 1, 0),
     "DC5": ("StandardROIHeads", "build_resnet_dilated_c5_backbone", ["res5"], 2, 2),
     "FPN": ("StandardROIHeads", "build_resnet_fpn_backbone", ["res2", "res3", "res4", "res5"], 1, 2),
+    "DensePose": ("DensePoseROIHeads", "build_resnet_fpn_backbone", ["res2", "res3", "res4", "res5"], 1, 2),
 }
 MAY_DIFFER = {
     "MODEL.WEIGHTS",
@@ -47,11 +125,17 @@ MAY_DIFFER = {
     "OUTPUT_DIR",
 }
 TWINS = [f"{leaf}{twin}" for leaf in RECIPES for twin in ("", "_moco", "_random")]
+FROZEN_BN = "lvis_v0.5_R_50_FPN_2x_frozen_bn"  # supervised only
+# All leaves but the toy set's; the FCN's, whose settings tests/detection/test_fcn_configs.py has, among them.
+LEAVES = sorted(path.stem for path in configs.ROOT.glob("*.yaml") if not path.stem.startswith(("Base-", "toy_")))
+TRIOS = [leaf for leaf in LEAVES if not leaf.endswith(("_moco", "_random")) and leaf != FROZEN_BN]
 
 
 def resolve(leaf: str) -> CfgNode:
     cfg = get_cfg()
     add_moco_config(cfg)
+    if "_densepose_" in leaf:
+        add_densepose_config(cfg)
     cfg.merge_from_file(str(configs.path(f"{leaf}.yaml")))
     return cfg
 
@@ -63,18 +147,28 @@ def flat(cfg: CfgNode, prefix: str = "") -> dict[str, object]:
     return found
 
 
-def test_configs__are_the_21_leaves_and_those_of_the_toy_set():
-    leaves = {path.stem for path in configs.ROOT.glob("*.yaml") if not path.stem.startswith(("Base-", "toy_"))}
-    assert leaves == set(TWINS)
-    assert len(TWINS) == 21
+def test_configs__every_task_has_three_twins():
+    assert [f"{leaf}{twin}" for leaf in TRIOS for twin in ("", "_moco", "_random")] == [
+        leaf for leaf in LEAVES if leaf != FROZEN_BN
+    ]
+    detectors = {leaf for leaf in LEAVES if "_FCN_" not in leaf}
+    assert detectors == {*TWINS, FROZEN_BN}
+    assert len(detectors) == 34
 
 
-@pytest.mark.parametrize("leaf", RECIPES)
+@pytest.mark.parametrize("leaf", TRIOS)
 def test_configs__twins_differ_only_in_what_weights_require(leaf):
     supervised, moco, random = (flat(resolve(leaf + twin)) for twin in ("", "_moco", "_random"))
     assert supervised.keys() == moco.keys() == random.keys()
     assert {key for key in supervised if supervised[key] != moco[key]} == MAY_DIFFER
     assert {key for key in supervised if supervised[key] != random[key]} == MAY_DIFFER
+
+
+def test_configs__frozen_bn_differs_in_the_norms_of_the_backbone():
+    tuned, frozen = flat(resolve("lvis_v0.5_R_50_FPN_2x")), flat(resolve(FROZEN_BN))
+    assert {key for key in tuned if tuned[key] != frozen[key]} == {"MODEL.RESNETS.NORM", "OUTPUT_DIR"}
+    assert frozen["MODEL.RESNETS.NORM"] == "FrozenBN"
+    assert frozen["OUTPUT_DIR"] == f"./output/{FROZEN_BN}"
 
 
 @pytest.mark.parametrize("moco", sorted(path.stem for path in configs.ROOT.glob("*_moco.yaml")))
@@ -84,7 +178,7 @@ def test_configs__moco_and_random_differ_only_in_weights(moco):
     assert {key for key in first | second if first.get(key) != second.get(key)} == {"MODEL.WEIGHTS", "OUTPUT_DIR"}
 
 
-@pytest.mark.parametrize("leaf", TWINS)
+@pytest.mark.parametrize("leaf", [leaf for leaf in LEAVES if leaf != FROZEN_BN])
 def test_configs__weights_and_what_they_require(leaf):
     cfg = resolve(leaf)
     if leaf.endswith(("_moco", "_random")):
@@ -105,28 +199,27 @@ def test_configs__weights_and_what_they_require(leaf):
 @pytest.mark.parametrize("leaf", TWINS)
 def test_configs__follow_the_recipe(leaf):
     cfg = resolve(leaf)
-    iterations, steps, warmup, train, test, scales, classes, masks, model = RECIPES[
-        leaf.removesuffix("_moco").removesuffix("_random")
-    ]
+    task = leaf.removesuffix("_moco").removesuffix("_random")
+    iterations, steps, warmup, train, test, scales, classes, masks, model = RECIPES[task]
     assert (iterations, steps, warmup) == (cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS, cfg.SOLVER.WARMUP_ITERS)
-    assert (cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.BASE_LR, cfg.SOLVER.GAMMA) == (16, 0.02, 0.1)
     assert (train, test) == (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST)
-    assert (scales, 800) == (cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TEST)
-    assert cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "choice"
-    assert (classes, masks) == (cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.MASK_ON)
-    assert (cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.NORM, cfg.MODEL.BACKBONE.FREEZE_AT) == (50, "SyncBN", 0)
-    assert (cfg.TEST.PRECISE_BN.ENABLED, cfg.TEST.PRECISE_BN.NUM_ITER, cfg.TEST.EVAL_PERIOD) == (True, 200, 0)
+    assert (scales, classes) == (cfg.INPUT.MIN_SIZE_TRAIN, cfg.MODEL.ROI_HEADS.NUM_CLASSES)
+    assert masks == cfg.MODEL.MASK_ON
     heads, backbone, outputs, dilation, hidden = MODELS[model]
     assert (heads, backbone) == (cfg.MODEL.ROI_HEADS.NAME, cfg.MODEL.BACKBONE.NAME)
     assert (outputs, dilation) == (cfg.MODEL.RESNETS.OUT_FEATURES, cfg.MODEL.RESNETS.RES5_DILATION)
     assert hidden == cfg.MODEL.ROI_BOX_HEAD.NUM_FC
-    if model == "FPN":
-        assert cfg.MODEL.FPN.NORM == "SyncBN"
-        assert (cfg.MODEL.RPN.PRE_NMS_TOPK_TEST, cfg.MODEL.RPN.POST_NMS_TOPK_TEST) == (1000, 1000)
-    else:
-        assert (cfg.MODEL.RPN.PRE_NMS_TOPK_TEST, cfg.MODEL.RPN.POST_NMS_TOPK_TEST) == (6000, 1000)
-    assert cfg.MODEL.ROI_BOX_HEAD.NORM == cfg.MODEL.ROI_MASK_HEAD.NORM == ""
-    assert cfg.MODEL.DILATED_C5.OUT_CHANNELS == 512
+    by_model = {"MODEL.RPN.PRE_NMS_TOPK_TEST": 6000, "MODEL.RPN.POST_NMS_TOPK_TEST": 1000}
+    if backbone == "build_resnet_fpn_backbone":
+        by_model = {
+            "MODEL.FPN.NORM": "SyncBN",
+            "MODEL.RPN.PRE_NMS_TOPK_TEST": 1000,
+            "MODEL.RPN.POST_NMS_TOPK_TRAIN": 1000,
+            "MODEL.RPN.POST_NMS_TOPK_TEST": 1000,
+        }
+    wanted = COMMON | by_model | TASKS.get(task, {})
+    found = flat(cfg)
+    assert {key: found[key] for key in wanted} == wanted
 
 
 class UniqueKeyLoader(yaml.SafeLoader):

@@ -2,6 +2,8 @@ import json
 from pathlib import Path
 
 import pytest
+from detectron2.data import MetadataCatalog
+from detectron2.data.detection_utils import create_keypoint_hflip_indices
 
 from mocodet.detection.data.coco import load_coco
 from tests.detection.tiny import CLASSES, make_coco
@@ -57,4 +59,73 @@ def test_load_coco__unknown_category(entry):
 def test_load_coco__not_json(entry):
     Path(entry["JSON"]).write_text("{")
     with pytest.raises(ValueError, match="is not a COCO JSON"):
+        load(entry)
+
+
+EYES = ["nose", "left_eye", "right_eye"]
+
+
+def add_keypoints(entry: dict, names: object = EYES, numbers: int = 9, of: tuple[str, ...] = ("cat",)) -> None:
+    content = json.loads(Path(entry["JSON"]).read_text())
+    for category in content["categories"]:
+        if category["name"] in of:
+            category["keypoints"] = names
+    for annotation in content["annotations"]:
+        if annotation["category_id"] == 3:
+            annotation["keypoints"] = [10] * numbers
+    edit(entry, **content)
+
+
+def test_load_coco__keypoints(entry):
+    add_keypoints(entry)
+    records = load(entry)
+    metadata = MetadataCatalog.get(entry["NAME"])
+    assert metadata.keypoint_names == EYES
+    assert metadata.keypoint_flip_map == [("left_eye", "right_eye")]
+    # What a mirrored image does with them, by detectron2: nose stays, the eyes change places.
+    assert create_keypoint_hflip_indices([entry["NAME"]]) == [0, 2, 1]
+    assert records[0]["annotations"][0]["keypoints"] == [10.5, 10.5, 10] * 3  # the middle of the pixel
+    assert load(entry)  # a second time
+
+
+def test_load_coco__without_keypoints_there_are_no_names(entry):
+    load(entry)
+    assert MetadataCatalog.get(entry["NAME"]).get("keypoint_names") is None
+
+
+def test_load_coco__keypoints_without_names(entry):
+    add_keypoints(entry, of=())
+    with pytest.raises(ValueError, match="have keypoints, but no category names them"):
+        load(entry)
+
+
+def test_load_coco__another_number_of_keypoints(entry):
+    add_keypoints(entry, numbers=6)
+    with pytest.raises(
+        ValueError, match=r"0\.jpg has 6 numbers as keypoints; expected x, y and visibility of each of 3"
+    ):
+        load(entry)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["nose", "nose"], "list of different names"),
+        ("nose", "list of different names"),
+        ([1, 2, 3], "list of different names"),
+        (["nose", "left_eye", "left_ear"], "left_eye, left_ear of cat have no counterpart"),
+    ],
+)
+def test_load_coco__names_of_keypoints(entry, names, message):
+    add_keypoints(entry, names=names)
+    with pytest.raises(ValueError, match=message):
+        load(entry)
+
+
+def test_load_coco__categories_with_different_keypoints(entry):
+    add_keypoints(entry)
+    content = json.loads(Path(entry["JSON"]).read_text())
+    content["categories"][1]["keypoints"] = ["snout", "left_eye", "right_eye"]
+    edit(entry, **content)
+    with pytest.raises(ValueError, match="categories cat and dog have different keypoints"):
         load(entry)

@@ -1,0 +1,50 @@
+"""The files of Cityscapes, whose images and annotations are paired by name alone."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mocodet.common.text import first_few
+
+IMAGE_ENDING = "_leftImg8bit.png"
+# evaluator_type -> the files, beginning like the image, that reading and evaluating need.
+ANNOTATION_ENDINGS = {
+    "cityscapes_instance": ("_gtFine_polygons.json", "_gtFine_instanceIds.png", "_gtFine_labelIds.png"),
+    "cityscapes_sem_seg": ("_gtFine_polygons.json", "_gtFine_labelIds.png", "_gtFine_labelTrainIds.png"),
+}
+
+
+def check_cityscapes_files(name: str, image_dir: str, gt_dir: str, endings: Sequence[str]) -> None:
+    """Check that every image of ``<image_dir>/<city>/`` has its annotations in ``<gt_dir>/<city>/``, and the reverse.
+
+    Args:
+        name: name of the data set, for messages.
+        image_dir: for example ``leftImg8bit/train``.
+        gt_dir: for example ``gtFine/train``.
+        endings: what the names of an image's annotations end in.
+
+    Raises:
+        FileNotFoundError: images, annotations or images of annotations are missing.
+        ValueError: a folder of images holds something else.
+    """
+    images = sorted(path for path in Path(image_dir).glob("*/*") if not path.name.startswith("."))
+    if strange := [str(path) for path in images if not path.name.endswith(IMAGE_ENDING)]:
+        raise ValueError(
+            f"data set {name}: {image_dir} must hold nothing but a folder for each city with images that end in"
+            f" {IMAGE_ENDING}; found {first_few(strange, 3)}"
+        )
+    if not images:
+        raise FileNotFoundError(f"data set {name}: there is no image like {image_dir}/aachen/*{IMAGE_ENDING}")
+    stems = {str(path.relative_to(image_dir)).removesuffix(IMAGE_ENDING) for path in images}
+    for ending in endings:
+        found = {str(path.relative_to(gt_dir)).removesuffix(ending) for path in Path(gt_dir).glob(f"*/*{ending}")}
+        if missing := sorted(stems - found):
+            how = "; make them with  tools/prepare_data.py cityscapes" if "labelTrainIds" in ending else ""
+            raise FileNotFoundError(
+                f"data set {name}: {len(missing)} of the {len(stems)} images have no {ending} in {gt_dir}:"
+                f" {first_few(missing, 3)}{how}"
+            )
+        if spare := sorted(found - stems):
+            raise FileNotFoundError(
+                f"data set {name}: {len(spare)} annotations {ending} in {gt_dir} have no image in {image_dir}:"
+                f" {first_few(spare, 3)}"
+            )

@@ -1,0 +1,91 @@
+"""DensePose R-CNN: keys, loaders and metrics come from detectron2's DensePose project, if that is installed."""
+
+import importlib
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator
+from torch.utils.data import DataLoader
+
+from mocodet import configs
+
+PROJECT = "densepose"
+INSTALL = "pip install 'git+https://github.com/facebookresearch/detectron2@main#subdirectory=projects/DensePose'"
+EVALUATOR_TYPE = "densepose"
+DATASET_PREFIX = "densepose_"  # of the names that the project registers
+
+
+def add_densepose_keys(cfg: CfgNode, config_file: str) -> None:
+    """Add the DensePose project's keys to ``cfg`` (in place) if the config file, or a base of it, uses them.
+
+    Importing the project also registers its models and its data sets. Call it before the file is merged.
+
+    Args:
+        cfg: detectron2's keys with those of this plugin.
+        config_file: a path, or the name of one of mocodet's own configs.
+
+    Raises:
+        FileNotFoundError: there is no such config.
+        ValueError: the file needs the project, which is not installed; the message has the command that installs it.
+    """
+    if not uses_densepose(config_file):
+        return
+    if not is_installed():
+        raise ValueError(
+            f"{config_file} needs detectron2's DensePose project, which is not installed; install it:  {INSTALL}"
+        )
+    _project().add_densepose_config(cfg)
+    for name in DatasetCatalog.list():
+        if name.startswith(DATASET_PREFIX):
+            # The project's trainer evaluates all its data sets alike, so they do not say how.
+            MetadataCatalog.get(name).evaluator_type = EVALUATOR_TYPE
+
+
+def uses_densepose(config_file: str | Path) -> bool:
+    """Tell whether a config file, or a base of it, has keys of the DensePose project.
+
+    Raises:
+        FileNotFoundError: there is no such config.
+    """
+    path = configs.locate(str(config_file))
+    content = CfgNode.load_yaml_with_base(str(path)) if path.read_text(encoding="utf-8").strip() else {}
+    model = content.get("MODEL")
+    return isinstance(model, Mapping) and "DENSEPOSE_ON" in model
+
+
+def is_installed() -> bool:
+    """Tell whether the DensePose project can be imported."""
+    return importlib.util.find_spec(PROJECT) is not None
+
+
+def is_densepose(cfg: CfgNode) -> bool:
+    """Tell whether ``cfg`` is of a DensePose model."""
+    return bool(cfg.MODEL.get("DENSEPOSE_ON", False))
+
+
+def train_loader(cfg: CfgNode) -> DataLoader:
+    """Build the project's endless loader of training images with points on persons' surfaces."""
+    return _trainer().build_train_loader(cfg)
+
+
+def test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
+    """Build the project's loader of the images of one data set."""
+    return _trainer().build_test_loader(cfg, dataset_name)
+
+
+def densepose_evaluator(cfg: CfgNode, dataset_name: str, output_dir: str) -> DatasetEvaluator:
+    """Build the project's evaluators: box AP, and AP by geodesic point similarity (Guler et al., CVPR 2018)."""
+    return _trainer().build_evaluator(cfg, dataset_name, output_dir)
+
+
+def _project(module: str = PROJECT) -> ModuleType:
+    return importlib.import_module(module)
+
+
+def _trainer() -> Any:
+    return _project(f"{PROJECT}.engine").Trainer
