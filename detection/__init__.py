@@ -1,4 +1,4 @@
-"""The detectron2 plugin: importing it registers its models, as detectron2's own projects do.
+"""The detectron2 plugin: importing it registers models, data sets and weights, as detectron2's own projects do.
 
 ``add_moco_config(cfg)`` adds the plugin's keys to a detectron2 config before a config file is merged into it.
 """
@@ -7,7 +7,11 @@ from mocodet.common.requirements import require_detectron2
 
 require_detectron2()
 
-from . import modeling  # noqa: E402 (registers the backbone and the ROI heads; needs the check above first)
+from . import modeling, weights  # noqa: E402 (modeling registers models; all imports need the check above first)
 from .config import add_moco_config  # noqa: E402
+from .data.semseg import register_voc_sem_seg  # noqa: E402
+
+register_voc_sem_seg()
+weights.register()
 
 __all__ = ["add_moco_config", "modeling"]

@@ -17,6 +17,9 @@ from mocodet.common.launch import argument_parser, launch, merge_config, refuse_
 from .checkpoint import MocoDetCheckpointer
 from .config import add_moco_config
 from .data import check_datasets, register_datasets
+from .densepose import add_densepose_keys
+from .evaluation import check_ground_truth
+from .scaling import PAPERS_PROCESSES, refuse_another_scale, scale_to_processes
 from .trainer import AMP_DTYPES, Trainer
 
 logger = logging.getLogger(__name__)
@@ -35,7 +38,8 @@ MAKE_WEIGHTS = """These two commands make MoCo weights (the first one pre-trains
         DATA.ROOT path/to/images OUTPUT_DIR output/{name}
     tools/convert_pretrain_to_detectron2.py output/{name}/model_final.pth {weights}
 
-or name a file that you have: MODEL.WEIGHTS path/to/weights (a pre-training checkpoint will do, converted or not)"""
+or name a file that you have: MODEL.WEIGHTS path/to/weights (a pre-training checkpoint will do, converted or not), or
+the published weights of a ResNet-50: MODEL.WEIGHTS moco://v2_200ep (moco://v2_800ep, moco://v1_200ep)"""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -43,6 +47,12 @@ def parser() -> argparse.ArgumentParser:
     made = argument_parser(DESCRIPTION)
     made.add_argument(
         "--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS (or, with --resume, the last one)"
+    )
+    made.add_argument(
+        "--scale-to-gpus",
+        action="store_true",
+        help=f"scale the config's schedule, made for SOLVER.REFERENCE_WORLD_SIZE processes (if unset,"
+        f" {PAPERS_PROCESSES}), to the number that runs: batch and learning rate in proportion, iterations inversely",
     )
     return made
 
@@ -56,19 +66,31 @@ def setup(args: argparse.Namespace) -> CfgNode:
     """
     cfg = get_cfg()
     add_moco_config(cfg)
+    add_densepose_keys(cfg, args.config_file)
+    if args.eval_only and args.scale_to_gpus:
+        raise ValueError("--scale-to-gpus scales the schedule of a training; leave it out with --eval-only")
     args.config_file = str(merge_config(cfg, args.config_file, args.opts))
+    scaled = "" if args.eval_only else scale_schedule(cfg, asked_for=args.scale_to_gpus)
     asked_for = cfg.MODEL.DEVICE
     if asked_for.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     cfg.freeze()
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="mocodet")
+    if args.resume and not args.eval_only:
+        check_resumed_scale(cfg)
     default_setup(cfg, args)
+    if scaled:
+        logger.info(f"Scaled the schedule to {comm.get_world_size()} processes by the linear rule:\n\n{scaled}\n")
     if asked_for != cfg.MODEL.DEVICE:
         logger.warning(f"MODEL.DEVICE is {asked_for}, but CUDA is not available: running on the CPU")
     check_config(cfg)
+    if not args.eval_only:
+        check_batch(cfg)
     check_weights(cfg, resume=args.resume, eval_only=args.eval_only)
     register_datasets(cfg)
     check_datasets(cfg, training=not args.eval_only)
+    for name in cfg.DATASETS.TEST:
+        check_ground_truth(cfg, name)
     return cfg
 
 
@@ -84,14 +106,52 @@ def check_config(cfg: CfgNode) -> None:
         raise ValueError("TEST.AUG.ENABLED: test-time augmentation is not supported; set it to False")
     if cfg.SOLVER.AMP.ENABLED and cfg.MOCO.AMP_DTYPE == "float16" and cfg.MODEL.DEVICE == "cpu":
         raise ValueError("MOCO.AMP_DTYPE float16 needs CUDA; use bfloat16 on a CPU")
-    workers = comm.get_world_size()
-    if cfg.SOLVER.REFERENCE_WORLD_SIZE == 0 and cfg.SOLVER.IMS_PER_BATCH % workers:
-        raise ValueError(
-            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} does not divide among {workers} processes;"
-            f" choose a multiple of {workers}"
-        )
     if cfg.MODEL.DEVICE == "cpu":
         refuse_nccl_on_cpu()
+
+
+def check_batch(cfg: CfgNode) -> None:
+    """Refuse a batch that the processes and their micro-batches cannot share equally.
+
+    Raises:
+        ValueError: the message says what would fit.
+    """
+    workers, micro_batches = comm.get_world_size(), cfg.MOCO.ACCUMULATION
+    if micro_batches < 1:
+        raise ValueError(f"MOCO.ACCUMULATION must be at least 1 (no accumulation), got {micro_batches}")
+    if cfg.SOLVER.IMS_PER_BATCH < 1 or cfg.SOLVER.IMS_PER_BATCH % (workers * micro_batches):
+        among = f"{workers} processes" + (f" of {micro_batches} micro-batches each" if micro_batches > 1 else "")
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} does not divide among {among};"
+            f" choose a multiple of {workers * micro_batches}"
+        )
+
+
+def scale_schedule(cfg: CfgNode, *, asked_for: bool) -> str:
+    """Scale the schedule to the processes that run (in place) if the command or the config asks for it.
+
+    Args:
+        cfg: not frozen yet, so that everything which reads it later sees the scaled values, the saved copy too.
+        asked_for: whether the command does; a config does by its ``SOLVER.REFERENCE_WORLD_SIZE``.
+
+    Returns:
+        A table of what changed, or an empty string.
+    """
+    if asked_for and cfg.SOLVER.REFERENCE_WORLD_SIZE == 0:
+        cfg.SOLVER.REFERENCE_WORLD_SIZE = PAPERS_PROCESSES
+    return scale_to_processes(cfg, comm.get_world_size())
+
+
+def check_resumed_scale(cfg: CfgNode) -> None:
+    """Refuse to continue the run in ``OUTPUT_DIR`` on a schedule of another scale.
+
+    Raises:
+        ValueError: see :func:`.scaling.refuse_another_scale`.
+    """
+    saved = Path(cfg.OUTPUT_DIR) / "config.yaml"
+    # On the main process alone: it is about to overwrite the file.
+    if comm.is_main_process() and saved.is_file() and (saved.parent / "last_checkpoint").is_file():
+        refuse_another_scale(cfg, saved)
 
 
 def check_weights(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:

@@ -9,6 +9,13 @@ def add_moco_config(cfg: CfgNode) -> None:
     # Channels of the 3x3 convolution that the dilated-C5 backbone appends to res5.
     cfg.MODEL.DILATED_C5.OUT_CHANNELS = 512
 
+    # FCNHead: the 3x3 convolutions before the classifier, and their dilation.
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CONVS = 2
+    cfg.MODEL.SEM_SEG_HEAD.DILATION = 6
+    # Semantic segmentation: training images are scaled by a random ratio between these two, as (0.5, 2.0), before they
+    # are cropped (INPUT.CROP). Empty: they are resized by INPUT.MIN_SIZE_TRAIN, as for detectors.
+    cfg.INPUT.SCALE_RANGE = ()
+
     cfg.MOCO = CfgNode()
     # Data sets to register, a list of mappings. Pascal VOC layout:
     #   {NAME: ..., KIND: voc, ROOT: folder that holds Annotations/ ImageSets/ JPEGImages/, SPLIT: file name in
@@ -16,7 +23,14 @@ def add_moco_config(cfg: CfgNode) -> None:
     # COCO JSON:
     #   {NAME: ..., KIND: coco, JSON: annotation file, IMAGES: folder, CLASSES: [...] (optional; checked against
     #    the categories of the file in the order of their ids)}
+    # Images with label images, for semantic segmentation:
+    #   {NAME: ..., KIND: semseg, IMAGES: folder, LABELS: folder of PNGs whose values are class indices, CLASSES: [...],
+    #    SPLIT: file with one image name a line, without suffix (default: every image of the folder), IGNORE: label of
+    #    pixels that are neither learned nor evaluated (default 255)}
     # On the command line: MOCO.DATASETS "[{'NAME': 'mine_train', 'KIND': 'voc', 'ROOT': ..., ...}]"
     cfg.MOCO.DATASETS = []
     # What to compute in when SOLVER.AMP.ENABLED: "bfloat16" (CPU and GPU) or "float16" (GPU; scales the loss).
     cfg.MOCO.AMP_DTYPE = "bfloat16"
+    # Micro-batches whose gradients make one update: SOLVER.IMS_PER_BATCH / ACCUMULATION images are in memory at a time,
+    # divided among the processes. Batch norm sees the images of one micro-batch.
+    cfg.MOCO.ACCUMULATION = 1

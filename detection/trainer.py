@@ -3,10 +3,9 @@
 import itertools
 import logging
 import math
-import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from json import dump
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_train_loader, get_detection_dataset_dicts
-from detectron2.data.samplers import TrainingSampler
-from detectron2.engine import DefaultTrainer, HookBase, SimpleTrainer, TrainerBase
+from detectron2.data import (
+    build_detection_test_loader,
+    build_detection_train_loader,
+    get_detection_dataset_dicts,
+)
+from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
+from detectron2.engine import DefaultTrainer, HookBase, TrainerBase
 from detectron2.engine.hooks import PreciseBN
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import build_model
@@ -29,67 +32,16 @@ from torch.utils.data import DataLoader, Sampler
 from mocodet.common.files import atomic_open
 from mocodet.common.launch import distribute
 
+from . import densepose
 from .checkpoint import MocoDetCheckpointer
+from .data.mapper import eval_mapper, train_mapper
 from .evaluation import build_evaluator
 from .modeling import adapt_norms_to_device, pool_in_float32
+from .train_step import AccumulatingTrainer
 
 logger = logging.getLogger(__name__)
 
 AMP_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-class AutocastTrainer(SimpleTrainer):
-    """``SimpleTrainer`` with the forward pass under autocast, on CUDA or CPU.
-
-    detectron2's ``AMPTrainer`` wants CUDA and always scales the loss. Here the loss is scaled for float16 only:
-    bfloat16 has the range of float32.
-
-    Args:
-        model: returns a dict of losses in training.
-        data_loader: endless batches.
-        optimizer: updates the (float32) parameters of ``model``.
-        device_type: ``"cuda"`` or ``"cpu"``.
-        dtype: what autocast computes in.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        data_loader: DataLoader,
-        optimizer: torch.optim.Optimizer,
-        device_type: str,
-        dtype: torch.dtype,
-    ):
-        super().__init__(model, data_loader, optimizer)
-        self._device_type = device_type
-        self._dtype = dtype
-        self._scaler = torch.amp.GradScaler(device_type, enabled=dtype == torch.float16)
-
-    def run_step(self) -> None:
-        """Do one iteration: data, losses under autocast, gradients, metrics, update."""
-        if not self.model.training:
-            raise RuntimeError("the model was put into evaluation mode during training")
-        start = time.perf_counter()
-        data = next(self._data_loader_iter)
-        data_time = time.perf_counter() - start
-        with torch.autocast(self._device_type, dtype=self._dtype):
-            losses = self.model(data)
-        self.optimizer.zero_grad()
-        self._scaler.scale(sum(losses.values())).backward()
-        self.after_backward()
-        self._write_metrics(losses, data_time)
-        self._scaler.step(self.optimizer)
-        self._scaler.update()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state of ``SimpleTrainer`` and of the loss scale."""
-        return super().state_dict() | {"grad_scaler": self._scaler.state_dict()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what ``state_dict`` returned; a run continued from full precision starts with a fresh loss scale."""
-        super().load_state_dict(state_dict)
-        if state_dict.get("grad_scaler"):
-            self._scaler.load_state_dict(state_dict["grad_scaler"])
 
 
 class StartingSampler(Sampler[int]):
@@ -105,6 +57,24 @@ class StartingSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         return itertools.islice(iter(self._sampler), self.start, None)
+
+
+def _plain_sampler(cfg: CfgNode, dataset: list[dict]) -> TrainingSampler:
+    return TrainingSampler(len(dataset))
+
+
+def _repeat_factor_sampler(cfg: CfgNode, dataset: list[dict]) -> RepeatFactorTrainingSampler:
+    factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
+        dataset, cfg.DATALOADER.REPEAT_THRESHOLD, sqrt=cfg.DATALOADER.REPEAT_SQRT
+    )
+    return RepeatFactorTrainingSampler(factors)
+
+
+# Those whose stream follows from a seed alone. Without one given, the processes share one that SEED decides.
+RESUMABLE_SAMPLERS: dict[str, Callable[[CfgNode, list[dict]], Sampler[int]]] = {
+    "TrainingSampler": _plain_sampler,
+    "RepeatFactorTrainingSampler": _repeat_factor_sampler,
+}
 
 
 class ShareStatistics(HookBase):
@@ -140,25 +110,35 @@ class ShareStatistics(HookBase):
 class Trainer(DefaultTrainer):
     """detectron2's ``DefaultTrainer`` for this plugin's models and data sets.
 
-    It differs in these points: it runs in several CPU processes; mixed precision works on a CPU and in bfloat16; norms
-    that say ``SyncBN`` are synchronised on any device; checkpoints are written atomically, and pre-trained weights that
-    do not fit are refused; each data set chooses its evaluator; the results of the last evaluation are in
-    ``OUTPUT_DIR/results.json``.
+    It differs in these points: it runs in several CPU processes; mixed precision works on a CPU and in bfloat16; an
+    update may gather the gradients of ``MOCO.ACCUMULATION`` micro-batches; training images come as the task wants them
+    (:mod:`.data.mapper`); norms that say ``SyncBN`` are synchronised on any device; checkpoints are written atomically,
+    and pre-trained weights that do not fit are refused; each data set chooses its evaluator; the results of the last
+    evaluation are in ``OUTPUT_DIR/results.json``.
     """
 
     def __init__(self, cfg: CfgNode):
         # DefaultTrainer builds its parts in its own __init__, for CUDA; so the parts are built here instead.
         TrainerBase.__init__(self)
-        cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+        cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())  # the command has done it
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         self._sampler, data_loader = self._build_resumable_loader(cfg)
         model = distribute(model)
-        if cfg.SOLVER.AMP.ENABLED:
-            device_type, dtype = torch.device(cfg.MODEL.DEVICE).type, AMP_DTYPES[cfg.MOCO.AMP_DTYPE]
-            self._trainer = AutocastTrainer(model, data_loader, optimizer, device_type, dtype)
-        else:
-            self._trainer = SimpleTrainer(model, data_loader, optimizer)
+        self._trainer = AccumulatingTrainer(
+            model,
+            data_loader,
+            optimizer,
+            micro_batches=cfg.MOCO.ACCUMULATION,
+            device_type=torch.device(cfg.MODEL.DEVICE).type,
+            dtype=AMP_DTYPES[cfg.MOCO.AMP_DTYPE] if cfg.SOLVER.AMP.ENABLED else None,
+        )
+        if cfg.MOCO.ACCUMULATION > 1:
+            logger.info(
+                f"Each update gathers the gradients of {cfg.MOCO.ACCUMULATION} micro-batches. Batch norm takes its"
+                f" statistics from one at a time: from {cfg.SOLVER.IMS_PER_BATCH // cfg.MOCO.ACCUMULATION} images where"
+                f" it is synchronised, not from {cfg.SOLVER.IMS_PER_BATCH}"
+            )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = MocoDetCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.start_iter = 0
@@ -179,7 +159,7 @@ class Trainer(DefaultTrainer):
         if self.start_iter == 0:
             return
         if self._sampler is None:
-            name = self.cfg.DATALOADER.SAMPLER_TRAIN
+            name = "DensePose's loader" if densepose.is_densepose(self.cfg) else self.cfg.DATALOADER.SAMPLER_TRAIN
             logger.warning(f"{name} cannot be continued: the resumed run begins with its first images again")
         else:
             self._sampler.start = self.start_iter * self.cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
@@ -187,18 +167,36 @@ class Trainer(DefaultTrainer):
             seed_all_rng(self.cfg.SEED + self.start_iter + comm.get_rank())
 
     @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> DataLoader:
+        """Build the endless loader of this process's micro-batches, each a list of detectron2's dicts."""
+        return cls._build_resumable_loader(cfg)[1]
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
+        """Build the loader that evaluates each image of a data set once, in one of the processes."""
+        if densepose.is_densepose(cfg):
+            return densepose.test_loader(cfg, dataset_name)
+        return build_detection_test_loader(cfg, dataset_name, mapper=eval_mapper(cfg))
+
+    @classmethod
     def _build_resumable_loader(cls, cfg: CfgNode) -> tuple[StartingSampler | None, DataLoader]:
         """Build the loader, and the sampler in it by which a resumed run is told where to go on."""
-        if cfg.DATALOADER.SAMPLER_TRAIN != "TrainingSampler":
-            return None, cls.build_train_loader(cfg)
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.SOLVER.IMS_PER_BATCH //= cfg.MOCO.ACCUMULATION
+        if densepose.is_densepose(cfg):
+            return None, densepose.train_loader(cfg)
+        mapper = train_mapper(cfg)
+        if cfg.DATALOADER.SAMPLER_TRAIN not in RESUMABLE_SAMPLERS:
+            return None, build_detection_train_loader(cfg, mapper=mapper)
         dataset = get_detection_dataset_dicts(
             cfg.DATASETS.TRAIN,
             filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
             min_keypoints=cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0,
             proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
         )
-        sampler = StartingSampler(TrainingSampler(len(dataset)))
-        return sampler, build_detection_train_loader(cfg, dataset=dataset, sampler=sampler)
+        sampler = StartingSampler(RESUMABLE_SAMPLERS[cfg.DATALOADER.SAMPLER_TRAIN](cfg, dataset))
+        return sampler, build_detection_train_loader(cfg, mapper=mapper, dataset=dataset, sampler=sampler)
 
     def train(self) -> OrderedDict[str, Any]:
         """Train, and return the results of the last evaluation (empty on other processes than the main one)."""
@@ -206,10 +204,15 @@ class Trainer(DefaultTrainer):
         return self._last_eval_results
 
     def build_hooks(self) -> list[HookBase | None]:
-        """Make detectron2's hooks, and one after PreciseBN by which all processes evaluate the same model."""
+        """Make detectron2's hooks, and one after PreciseBN by which all processes evaluate the same model.
+
+        PreciseBN's loader yields micro-batches too, since whole batches may not fit; it takes so many more of them that
+        it sees as many images.
+        """
         built = super().build_hooks()
         for place, hook in enumerate(built):
             if isinstance(hook, PreciseBN):
+                hook._num_iter *= self.cfg.MOCO.ACCUMULATION
                 built.insert(place + 1, ShareStatistics(self.model, self.cfg.TEST.EVAL_PERIOD))
                 break
         return built

@@ -2,18 +2,21 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from detectron2.config import CfgNode
 
 from mocodet.common.launch import launch
 from mocodet.detection import cli
 from tests.detection.tiny import make_coco, make_voc, options
 
 CONFIG = "pascal_voc_R_50_DC5_24k_random.yaml"
+FOR_FOUR = {"SOLVER__REFERENCE_WORLD_SIZE": 4, "SOLVER__IMS_PER_BATCH": 4, "SOLVER__MAX_ITER": 1}
 TRAIN_NET = Path(__file__).parents[2] / "tools" / "train_net.py"
 
 
@@ -25,10 +28,11 @@ def data(tmp_path_factory) -> tuple[dict, dict]:
 
 @pytest.fixture(scope="module")
 def trained(data, tmp_path_factory) -> tuple[Path, str]:
-    """Output folder and log of a run of two iterations in two processes."""
+    """Output folder and log of a run in two processes, of one iteration for four: two, with half of its batch."""
     output = tmp_path_factory.mktemp("trained")
+    flags = ["--config-file", CONFIG, "--num-gpus", "2", "--scale-to-gpus"]
     done = subprocess.run(
-        [sys.executable, TRAIN_NET, "--config-file", CONFIG, "--num-gpus", "2", *options(output, *data)],
+        [sys.executable, TRAIN_NET, *flags, *options(output, *data, **FOR_FOUR)],
         capture_output=True,
         text=True,
         check=False,
@@ -110,6 +114,49 @@ def test_train__two_processes(trained, data):
     assert any("total_loss" in line for line in metrics(output))
     assert list(output.glob("events.out.tfevents.*"))
     assert torch.load(output / "model_final.pth", weights_only=True)["iteration"] == 1
+
+
+def test_scale_to_gpus__before_and_after_are_shown_and_saved(trained):
+    output, log = trained
+    table = {
+        key: values for key, *values in re.findall(r"^\| *([A-Z_.]+) *\| *(\S+) *\| *(\S+) *\|$", log, re.MULTILINE)
+    }
+    assert table["SOLVER.IMS_PER_BATCH"] == ["4", "2"]
+    assert table["SOLVER.BASE_LR"] == ["0.02", "0.01"]
+    assert table["SOLVER.MAX_ITER"] == ["1", "2"]
+    saved = CfgNode.load_yaml_with_base(str(output / "config.yaml"))["SOLVER"]
+    assert (saved["IMS_PER_BATCH"], saved["MAX_ITER"], saved["REFERENCE_WORLD_SIZE"]) == (2, 2, 2)
+    # The second of two iterations is half-way through the warm-up, which is longer than they are, from a thousandth on.
+    assert [line["lr"] for line in metrics(output) if "lr" in line][-1] == pytest.approx(0.01 * (1 + 0.001) / 2)
+
+
+def test_scale_to_gpus__a_run_of_another_scale_is_not_resumed(trained, data):
+    output, _ = trained
+    before = (output / "config.yaml").read_text()
+    with pytest.raises(SystemExit, match=r"batches of 2 images, .* batches of 1; resume it with 2 processes"):
+        cli.main(["--config-file", CONFIG, "--resume", "--scale-to-gpus", *options(output, *data, **FOR_FOUR)])
+    assert (output / "config.yaml").read_text() == before
+
+
+@pytest.mark.parametrize(("flags", "keys"), [(["--scale-to-gpus"], {}), ([], {"SOLVER__REFERENCE_WORLD_SIZE": 8})])
+def test_scale_to_gpus__the_papers_reference_or_the_configs(data, tmp_path, flags, keys):
+    given = options(tmp_path, *data, SOLVER__IMS_PER_BATCH=16, **keys)
+    solver = cli.setup(cli.parser().parse_args(["--config-file", CONFIG, *flags, *given])).SOLVER
+    assert (solver.IMS_PER_BATCH, solver.BASE_LR, solver.MAX_ITER) == (2, 0.02 / 8, 16)
+
+
+@pytest.mark.parametrize(
+    ("flags", "keys", "message"),
+    [
+        (["--scale-to-gpus"], {}, "IMS_PER_BATCH 2 does not divide among the 8 processes"),
+        (["--scale-to-gpus", "--eval-only"], {}, "leave it out with --eval-only"),
+        ([], {"MOCO__ACCUMULATION": 0}, "ACCUMULATION must be at least 1"),
+        ([], {"MOCO__ACCUMULATION": 3}, "IMS_PER_BATCH 2 .* 1 processes of 3 micro-batches each; .* multiple of 3"),
+    ],
+)
+def test_setup__batches_that_do_not_divide(data, tmp_path, flags, keys, message):
+    with pytest.raises(SystemExit, match=message):
+        cli.main(["--config-file", CONFIG, *flags, *options(tmp_path, *data, **keys)])
 
 
 def test_eval_only__gives_the_training_runs_results(trained, data, tmp_path):

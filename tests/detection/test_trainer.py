@@ -1,4 +1,6 @@
+import itertools
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -6,51 +8,15 @@ import pytest
 import torch
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
-from detectron2.utils.events import EventStorage
 from torch import nn
 
 from mocodet import configs
 from mocodet.detection.data import register_datasets
 from mocodet.detection.modeling import CPUSyncBatchNorm
-from mocodet.detection.trainer import AutocastTrainer, ShareStatistics, Trainer, write_results
+from mocodet.detection.trainer import ShareStatistics, Trainer, write_results
+from tests.detection import fake_densepose
 from tests.detection.tiny import empty_config, make_voc, options
 from tests.processes import run_in_processes
-
-
-class Regression(nn.Module):
-    """Losses of a linear layer; notes what type it computed in."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.linear = nn.Linear(4, 3)
-
-    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        y = self.linear(x)
-        self.dtype = y.dtype
-        y = y.float()  # as a detector's losses are; float16's first loss scale would overflow otherwise
-        return {"square": 1e-3 * y.square().mean(), "absolute": 1e-3 * y.abs().mean()}
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_autocast_trainer__steps(dtype):
-    ours, reference = Regression(), Regression()
-    data = [torch.randn(5, 4, generator=torch.Generator().manual_seed(i)) for i in range(3)]
-    trainer = AutocastTrainer(ours, data, torch.optim.SGD(ours.parameters(), 50, 0.9), "cpu", dtype)
-    optimizer = torch.optim.SGD(reference.parameters(), 50, 0.9)
-    with EventStorage() as storage:
-        for trainer.iter, x in enumerate(data):
-            trainer.run_step()
-            with torch.autocast("cpu", dtype=dtype):
-                losses = reference(x)
-            optimizer.zero_grad()
-            (losses["square"] + losses["absolute"]).backward()
-            optimizer.step()
-    assert ours.dtype == dtype
-    assert ours.linear.weight.dtype == torch.float32
-    assert torch.allclose(ours.linear.weight, reference.linear.weight, rtol=1e-3, atol=1e-4)
-    assert storage.latest()["total_loss"][0] == pytest.approx(sum(loss.item() for loss in losses.values()), rel=1e-2)
-    trainer.load_state_dict(trainer.state_dict())
 
 
 def trainer_for(output: Path, train: dict, test: dict, *more: str) -> Trainer:
@@ -73,9 +39,34 @@ def test_trainer__bfloat16_on_cpu(tmp_path):
     assert json.loads((tmp_path / "results.json").read_text()) == {test["NAME"]: results}
 
 
+def test_trainer__accumulates_micro_batches(tmp_path, caplog):
+    train, test = make_voc(tmp_path / "data", 6), make_voc(tmp_path / "data", 1, "test")
+    seen = {}
+    for micro_batches in (1, 3):
+        seed_all_rng(5)
+        more = ("MOCO.ACCUMULATION", str(micro_batches), "SOLVER.IMS_PER_BATCH", "3", "SOLVER.MAX_ITER", "1")
+        with caplog.at_level(logging.INFO):
+            trainer = trainer_for(tmp_path / str(micro_batches), train, test, *more)
+        assert ("from 1 images where it is synchronised, not from 3" in caplog.text) == (micro_batches > 1)
+        trainer.model.preprocess_image, seen[micro_batches] = spy_on_images(trainer.model.preprocess_image)
+        assert set(trainer.train()["bbox"]) >= {"AP", "AP50", "AP75"}
+        counter = trainer.model.state_dict()["backbone.conv.norm.num_batches_tracked"]
+        assert counter == micro_batches + 2 * micro_batches  # training; the two iterations of PreciseBN
+    assert [len(batch) for batch in seen[1]] == [3, 3, 3]
+    assert [len(batch) for batch in seen[3]] == [1] * 9
+    # The same images, in training as in PreciseBN.
+    assert list(itertools.chain(*seen[3])) == list(itertools.chain(*seen[1]))
+
+
+REPEATED = ("DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler", "DATALOADER.REPEAT_THRESHOLD", "2.0")
+
+
 def two_iterations(output: Path, train: dict, test: dict) -> dict:
     trainer = trainer_for(output, train, test, "TEST.PRECISE_BN.ENABLED", "False")
     trainer.train()
+    cfg = trainer.cfg.clone()
+    cfg.merge_from_list(REPEATED)
+    repeating, _ = Trainer._build_resumable_loader(cfg)
     norms = [m for m in trainer.model.modules() if isinstance(m, CPUSyncBatchNorm)]
     return {
         "rank": comm.get_rank(),
@@ -85,6 +76,7 @@ def two_iterations(output: Path, train: dict, test: dict) -> dict:
         "seen": [
             [record["file_name"] for record in batch] for batch, _ in zip(trainer.data_loader, range(2), strict=False)
         ],
+        "repeated": list(itertools.islice(repeating, 6)),
     }
 
 
@@ -99,21 +91,25 @@ def test_trainer__two_processes_share_statistics_and_parameters(tmp_path):
     for name, value in first["state"].items():
         assert torch.allclose(value, second["state"][name], rtol=1e-6, atol=1e-7), name
     assert first["state"]["backbone.conv.norm.num_batches_tracked"] == 2
+    # Half of the 6 images hold each class: their repeat factor is the root of 2 / 0.5, and one order is shared.
+    assert sorted(first["repeated"] + second["repeated"]) == sorted([*range(6), *range(6)])
 
 
-def test_trainer__a_resumed_run_goes_on_with_the_next_images(tmp_path):
+@pytest.mark.parametrize("more", [(), (*REPEATED, "MOCO.ACCUMULATION", "2")])
+def test_trainer__a_resumed_run_goes_on_with_the_next_images(tmp_path, more):
     train, test = make_voc(tmp_path / "data", 10), make_voc(tmp_path / "data", 1, "test")
     seen = {}
     for name in ("whole", "stopped", "resumed"):
         seed_all_rng(5)
         iterations = "2" if name == "stopped" else "4"
         output = tmp_path / ("whole" if name == "whole" else "run")
-        more = ("TEST.PRECISE_BN.ENABLED", "False", "SOLVER.MAX_ITER", iterations)
-        trainer = trainer_for(output, train, test, *more)
+        keys = ("TEST.PRECISE_BN.ENABLED", "False", "SOLVER.MAX_ITER", iterations)
+        trainer = trainer_for(output, train, test, *keys, *more)
         trainer.resume_or_load(resume=name == "resumed")
         trainer.model.preprocess_image, seen[name] = spy_on_images(trainer.model.preprocess_image)
         trainer.train()
-    assert len(seen["whole"]) == 4
+    assert sum(map(len, seen["whole"])) == 8
+    assert len(seen["whole"]) == (8 if more else 4)
     assert seen["stopped"] + seen["resumed"] == seen["whole"]
 
 
@@ -153,6 +149,15 @@ def test_trainer__processes_end_with_the_same_precise_statistics(tmp_path):
     for name, value in first["state"].items():
         if "running_" in name:
             assert torch.equal(value, second["state"][name]), name
+
+
+def test_trainer__densepose_has_its_projects_loaders(monkeypatch):
+    fake_densepose.install(monkeypatch)
+    cfg = empty_config(MOCO__ACCUMULATION=4)
+    cfg.MODEL.DENSEPOSE_ON = True
+    kind, used = Trainer.build_train_loader(cfg)
+    assert (kind, used.SOLVER.IMS_PER_BATCH, cfg.SOLVER.IMS_PER_BATCH) == ("train loader", 4, 16)
+    assert Trainer.build_test_loader(cfg, "posed") == ("test loader", cfg, "posed")
 
 
 def test_write_results__undefined_becomes_null(tmp_path):

@@ -1,4 +1,4 @@
-"""Tiny data sets and a tiny detector for the tests of this folder."""
+"""Tiny data sets, a tiny detector and a tiny segmentation network for the tests of this folder."""
 
 import itertools
 import json
@@ -9,6 +9,7 @@ import numpy as np
 from detectron2.config import CfgNode, get_cfg
 from PIL import Image
 
+from mocodet import configs
 from mocodet.detection import add_moco_config
 
 CLASSES = ("cat", "dog")
@@ -129,4 +130,86 @@ def empty_config(**keys: object) -> CfgNode:
     cfg = get_cfg()
     add_moco_config(cfg)
     cfg.merge_from_list([item for key, value in keys.items() for item in (key.replace("__", "."), value)])
+    return cfg
+
+
+SEGMENTS = ("background", "red", "green", "blue")
+
+
+def _segmented(index: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw an image, H x W x 3, and its labels, H x W: two large discs, tinted and striped, on noise; sides differ."""
+    rng = np.random.default_rng(index)
+    height, width = (int(side) for side in rng.integers(88, 105, 2))
+    y, x = np.mgrid[0:height, 0:width]
+    labels = np.zeros((height, width), dtype=np.uint8)
+    for centre in (0.27, 0.73):
+        radius = rng.uniform(0.20, 0.25) * width
+        inside = np.hypot(y - rng.uniform(0.3, 0.7) * height, x - centre * width) < radius
+        labels[inside] = 1 + rng.integers(len(SEGMENTS) - 1)
+    tints = np.concatenate([np.zeros((1, 3)), 80 * np.eye(3)])
+    stripes = 20 * ((x + y) // 4 % 2) * (labels > 0)
+    image = rng.uniform(60, 140) + tints[labels] + stripes[..., None] + rng.normal(0, 15, (height, width, 3))
+    return image.clip(0, 255).astype(np.uint8), labels
+
+
+def make_semseg(root: Path, count: int = 4, split: str = "train", first: int = 0) -> dict:
+    """Write images with palette labels, outlines ignored as VOC's; return their entry for MOCO.DATASETS.
+
+    Images ``first`` to ``first + count`` of an endless list are drawn.
+    """
+    names = [f"{split}{i:03d}" for i in range(count)]
+    for folder in ("images", "labels"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    (root / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))
+    for index, name in enumerate(names, start=first):
+        image, labels = _segmented(index)
+        Image.fromarray(image).save(root / "images" / f"{name}.png")
+        edge = (np.diff(labels, axis=0, prepend=labels[:1]) != 0) | (
+            np.diff(labels, axis=1, prepend=labels[:, :1]) != 0
+        )
+        picture = Image.fromarray(np.where(edge, 255, labels).astype(np.uint8))
+        picture.putpalette(np.random.default_rng(0).integers(0, 256, 768).tolist())
+        picture.save(root / "labels" / f"{name}.png")
+    return {
+        "NAME": new_name(),
+        "KIND": "semseg",
+        "IMAGES": str(root / "images"),
+        "LABELS": str(root / "labels"),
+        "SPLIT": str(root / f"{split}.txt"),
+        "CLASSES": list(SEGMENTS),
+    }
+
+
+# FCN-16s on a ResNet-50 of a quarter of the channels: every stride and dilation of the paper's, a fraction of its cost.
+FCN = {
+    "MODEL.DEVICE": "cpu",
+    "MODEL.WEIGHTS": "",
+    "MODEL.RESNETS.STEM_OUT_CHANNELS": 16,
+    "MODEL.RESNETS.WIDTH_PER_GROUP": 16,
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": 64,
+    "MODEL.SEM_SEG_HEAD.NUM_CLASSES": len(SEGMENTS),
+    "MODEL.SEM_SEG_HEAD.CONVS_DIM": 32,
+    "INPUT.CROP.SIZE": [97, 97],
+    "SOLVER.IMS_PER_BATCH": 2,
+    "SOLVER.MAX_ITER": 2,
+    "SOLVER.STEPS": (),
+    "TEST.PRECISE_BN.NUM_ITER": 2,
+    "DATALOADER.NUM_WORKERS": 0,
+    "SEED": 1,
+}
+
+
+def fcn_config(output: Path, train: dict, test: dict, **more: object) -> CfgNode:
+    """The random twin of the VOC leaf with the small network; ``more`` has ``__`` for each dot."""
+    cfg = empty_config()
+    cfg.merge_from_file(str(configs.path("pascal_voc_R_50_FCN_30k_random.yaml")))
+    keys = {
+        **FCN,
+        "MOCO.DATASETS": [train, test],
+        "DATASETS.TRAIN": (train["NAME"],),
+        "DATASETS.TEST": (test["NAME"],),
+        "OUTPUT_DIR": str(output),
+        **{key.replace("__", "."): value for key, value in more.items()},
+    }
+    cfg.merge_from_list([item for pair in keys.items() for item in pair])
     return cfg

@@ -1,0 +1,78 @@
+"""A schedule made for another number of processes, scaled by the linear rule (Goyal et al., 2017, section 2.1)."""
+
+from pathlib import Path
+
+from detectron2.config import CfgNode
+from detectron2.engine import DefaultTrainer
+from tabulate import tabulate
+
+# The configs are the paper's: for 8 GPUs.
+PAPERS_PROCESSES = 8
+
+# Everything that detectron2's rule changes.
+SCALED_KEYS = (
+    "SOLVER.IMS_PER_BATCH",
+    "SOLVER.BASE_LR",
+    "SOLVER.STEPS",
+    "SOLVER.MAX_ITER",
+    "SOLVER.WARMUP_ITERS",
+    "SOLVER.CHECKPOINT_PERIOD",
+    "TEST.EVAL_PERIOD",
+)
+
+
+def scale_to_processes(cfg: CfgNode, processes: int) -> str:
+    """Scale a schedule for ``SOLVER.REFERENCE_WORLD_SIZE`` processes to another number of them (in place).
+
+    Each process keeps its number of images, so the batch and with it the learning rate change in proportion; iterations
+    and warm-up change inversely. Does nothing where the reference is 0 or the number of processes already; it is the
+    latter afterwards.
+
+    Returns:
+        A table of what changed, or an empty string where nothing did.
+
+    Raises:
+        ValueError: the batch cannot be divided among the reference's processes.
+    """
+    reference = cfg.SOLVER.REFERENCE_WORLD_SIZE
+    if reference < 0 or (reference and cfg.SOLVER.IMS_PER_BATCH % reference):
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} does not divide among the {reference} processes of"
+            " SOLVER.REFERENCE_WORLD_SIZE, for which it is meant; it must be a multiple"
+        )
+    scaled = DefaultTrainer.auto_scale_workers(cfg, processes)
+    if scaled is cfg:
+        return ""
+    before = _values(cfg)
+    cfg.SOLVER, cfg.TEST = scaled.SOLVER, scaled.TEST
+    rows = [(key, before[key], value) for key, value in _values(cfg).items()]
+    return tabulate(
+        rows, headers=("key", f"for {reference}", f"for {processes}"), tablefmt="pipe", disable_numparse=True
+    )
+
+
+def refuse_another_scale(cfg: CfgNode, saved_config: str | Path) -> None:
+    """Refuse to go on with a run whose schedule, or this one's, was scaled, unless both have the same batch.
+
+    An iteration of the one is not an iteration of the other, so the schedule would go on at the wrong place.
+
+    Args:
+        cfg: the config of this run, scaled.
+        saved_config: the ``config.yaml`` that the run to be continued has left.
+
+    Raises:
+        ValueError: the message says how the run can be continued.
+    """
+    solver = CfgNode.load_yaml_with_base(str(saved_config)).get("SOLVER", {})
+    batch, processes = solver.get("IMS_PER_BATCH"), solver.get("REFERENCE_WORLD_SIZE", 0)
+    if batch == cfg.SOLVER.IMS_PER_BATCH or not (processes or cfg.SOLVER.REFERENCE_WORLD_SIZE):
+        return
+    remedy = f"with {processes} processes and --scale-to-gpus" if processes else "without --scale-to-gpus"
+    raise ValueError(
+        f"--resume: the run in {Path(saved_config).parent} has a schedule for batches of {batch} images, but this"
+        f" command's is for batches of {cfg.SOLVER.IMS_PER_BATCH}; resume it {remedy}, or choose another OUTPUT_DIR"
+    )
+
+
+def _values(cfg: CfgNode) -> dict[str, object]:
+    return {f"{part}.{key}": cfg[part][key] for part, _, key in (name.partition(".") for name in SCALED_KEYS)}

@@ -1,0 +1,90 @@
+"""One iteration of fine-tuning: in any precision, on any device, of one batch or of several micro-batches."""
+
+import time
+from collections import defaultdict
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from detectron2.engine import SimpleTrainer
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+
+
+class AccumulatingTrainer(SimpleTrainer):
+    """``SimpleTrainer`` whose update may gather the gradients of several micro-batches, in any precision.
+
+    The loss of an update is the mean of the micro-batches' losses, as it is the mean over the processes under
+    ``DistributedDataParallel``: N micro-batches of one process are to the optimizer what N processes are. Gradients go
+    between processes once, with the last micro-batch. Batch norm sees one micro-batch at a time.
+
+    detectron2's ``AMPTrainer`` wants CUDA and always scales the loss. Here autocast works on a CPU too, and the loss is
+    scaled for float16 only: bfloat16 has the range of float32.
+
+    Args:
+        model: returns a dict of losses in training; wrapped in ``DistributedDataParallel`` or not.
+        data_loader: endless micro-batches.
+        optimizer: updates the (float32) parameters of ``model``.
+        micro_batches: how many make an update.
+        device_type: ``"cuda"`` or ``"cpu"``, for autocast.
+        dtype: what autocast computes in; None: no autocast.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data_loader: DataLoader,
+        optimizer: torch.optim.Optimizer,
+        *,
+        micro_batches: int = 1,
+        device_type: str = "cpu",
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__(model, data_loader, optimizer)
+        self._micro_batches = micro_batches
+        self._device_type = device_type
+        self._dtype = dtype
+        self._scaler = torch.amp.GradScaler(device_type, enabled=dtype == torch.float16)
+
+    def run_step(self) -> None:
+        """Do one iteration: for each micro-batch data, losses and gradients; then metrics and the update.
+
+        The losses logged are means over the micro-batches, ``data_time`` is the sum of the waits.
+
+        Raises:
+            FloatingPointError: on the main process, a loss is not finite; nothing is updated.
+        """
+        if not self.model.training:
+            raise RuntimeError("the model was put into evaluation mode during training")
+        means: dict[str, torch.Tensor | float] = defaultdict(float)
+        data_time = 0.0
+        self.optimizer.zero_grad()
+        for number in range(1, self._micro_batches + 1):
+            start = time.perf_counter()
+            data = next(self._data_loader_iter)
+            data_time += time.perf_counter() - start
+            with self._without_exchange() if number < self._micro_batches else nullcontext():
+                with torch.autocast(self._device_type, dtype=self._dtype, enabled=self._dtype is not None):
+                    losses = self.model(data)
+                self._scaler.scale(sum(losses.values()) / self._micro_batches).backward()
+            for name, loss in losses.items():
+                means[name] = means[name] + loss.detach() / self._micro_batches
+        self.after_backward()
+        self._write_metrics(means, data_time)
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
+
+    def _without_exchange(self) -> AbstractContextManager:
+        """Keep this process's gradients to itself, in the forward pass (where DDP decides it) and the backward pass."""
+        return self.model.no_sync() if isinstance(self.model, DistributedDataParallel) else nullcontext()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of ``SimpleTrainer`` and, where there is one, of the loss scale."""
+        return super().state_dict() | ({"grad_scaler": self._scaler.state_dict()} if self._scaler.is_enabled() else {})
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what ``state_dict`` returned; a run continued in another precision starts with a fresh loss scale."""
+        super().load_state_dict(state_dict)
+        if self._scaler.is_enabled() and state_dict.get("grad_scaler"):
+            self._scaler.load_state_dict(state_dict["grad_scaler"])
