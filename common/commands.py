@@ -70,6 +70,11 @@ def prepare_data() -> None:
     _run("mocodet.common.prepare.cli")
 
 
+def rehearse() -> None:
+    """Run ``tools/run_all_configs.py``."""
+    _run("mocodet.detection.rehearsal.cli")
+
+
 def _run(module: str, function: str = "main") -> None:
     for beginning in NOT_THE_USERS:
         warnings.filterwarnings("ignore", message=re.escape(beginning))
