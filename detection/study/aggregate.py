@@ -11,12 +11,21 @@ import yaml
 
 Results = dict[str, float]  # for example {"bbox/AP": 54.6, "bbox/AP50": 81.1, "bbox/AP75": 59.9}
 
-METRICS = ("AP50", "AP", "AP75")  # in the order of the paper's tables
-TASKS = ("bbox", "segm")
+AP_METRICS = ("AP50", "AP", "AP75")  # in the order of the paper's tables
+# Task -> its metrics in the table. The one that every evaluation of the task has is in `HEADLINES`; Cityscapes, for
+# one, has no AP75.
+TASKS: dict[str, tuple[str, ...]] = {
+    "bbox": AP_METRICS,
+    "segm": AP_METRICS,
+    "keypoints": AP_METRICS,
+    "densepose_gps": AP_METRICS,
+    "sem_seg": ("mIoU",),
+}
+HEADLINES = ("AP", "mIoU")
 
 
 def read_metrics(folder: str | Path) -> Results:
-    """Read the AP metrics of a finished training run from the ``metrics.json`` that detectron2 writes.
+    """Read the metrics of a finished training run from the ``metrics.json`` that detectron2 writes.
 
     A metric's value is that of the last line which has it. The line must have been written at the end of training:
     scores of an evaluation on the way are not results.
@@ -25,11 +34,12 @@ def read_metrics(folder: str | Path) -> Results:
         folder: the run's ``OUTPUT_DIR``, with ``metrics.json`` and the run's ``config.yaml``.
 
     Returns:
-        ``bbox/AP50``, ``bbox/AP``, ``bbox/AP75``, and the three of ``segm`` when masks were evaluated; in percent.
+        those of `TASKS` that were evaluated, such as ``bbox/AP50`` or ``sem_seg/mIoU``; in per cent.
 
     Raises:
         FileNotFoundError: one of the two files is missing.
-        ValueError: a damaged line, no final box AP, an incomplete triple, or a value that is not finite.
+        ValueError: a damaged line, no task that was evaluated at the end, a task without its headline metric, or a value
+            that is not finite.
     """
     folder = Path(folder)
     max_iter = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["SOLVER"]["MAX_ITER"]
@@ -40,17 +50,15 @@ def read_metrics(folder: str | Path) -> Results:
             record = json.loads(line)
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}, line {number} is not JSON: {line[:80]!r}") from error
-        wanted = (f"{task}/{metric}" for task in TASKS for metric in METRICS)
+        wanted = (f"{task}/{metric}" for task, metrics in TASKS.items() for metric in metrics)
         last.update({key: (record["iteration"], record[key]) for key in wanted if key in record})
 
     results: Results = {}
-    for task in TASKS:
-        keys = [f"{task}/{metric}" for metric in METRICS]
-        present = [key for key in keys if key in last]
-        if not present and task != "bbox":
-            continue  # box detectors have no masks to score
-        if present != keys:
-            raise ValueError(f"{path} has no {', '.join(key for key in keys if key not in last)}")
+    for task, metrics in TASKS.items():
+        keys = [f"{task}/{metric}" for metric in metrics if f"{task}/{metric}" in last]
+        headline = next(f"{task}/{metric}" for metric in metrics if metric in HEADLINES)
+        if keys and headline not in keys:
+            raise ValueError(f"{path} has {', '.join(keys)}, but no {headline}")
         for key in keys:
             iteration, value = last[key]
             # Hooks that run after the last step log under MAX_ITER, the step itself under MAX_ITER - 1.
@@ -59,6 +67,8 @@ def read_metrics(folder: str | Path) -> Results:
             if not math.isfinite(value):
                 raise ValueError(f"{path}: {key} is {value} at iteration {iteration}; expected a number")
             results[key] = float(value)
+    if not results:
+        raise ValueError(f"{path} has the metrics of no task; expected those of one of {', '.join(TASKS)}")
     return results
 
 

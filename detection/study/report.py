@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
-from .aggregate import METRICS, TASKS, Row, Statistic
+from .aggregate import TASKS, Row, Statistic
 
 MARKED_GAP = 0.5  # the paper's tables mark gaps of at least +0.5 points
-TASK_NAMES = {"bbox": "box", "segm": "mask"}
+# sem_seg's mIoU says by itself of what it is.
+TASK_NAMES = {"bbox": "box", "segm": "mask", "keypoints": "keypoint", "densepose_gps": "GPS", "sem_seg": ""}
 
 
 def text_table(rows: Sequence[Row]) -> str:
@@ -25,12 +26,13 @@ def markdown_table(rows: Sequence[Row]) -> str:
 
 
 def _keys(rows: Sequence[Row]) -> list[str]:
-    return [f"{task}/{metric}" for task in TASKS for metric in METRICS if f"{task}/{metric}" in rows[0].metrics]
+    keys = (f"{task}/{metric}" for task, metrics in TASKS.items() for metric in metrics)
+    return [key for key in keys if key in rows[0].metrics]
 
 
 def _header(rows: Sequence[Row]) -> list[str]:
     names = [key.split("/") for key in _keys(rows)]
-    return ["init", "trials", *(f"{metric} {TASK_NAMES[task]}" for task, metric in names)]
+    return ["init", "trials", *(f"{metric} {TASK_NAMES[task]}".rstrip() for task, metric in names)]
 
 
 def _cells(row: Row, marked: str) -> list[str]:

@@ -133,12 +133,13 @@ def _recipe(trial: Trial, train_command: Sequence[str], shared_opts: Sequence[st
         raise ValueError(f"{', '.join(taken)} differs from trial to trial and is set by the study; leave it out")
     config = CfgNode.load_yaml_with_base(str(trial.init.config_file))
     weights = dict(zip(opts[::2], opts[1::2], strict=True)).get(WEIGHTS_KEY, config.get("MODEL", {}).get("WEIGHTS", ""))
+    file = Path(weights.removeprefix("moco://"))  # which may name a file, too
     return {
         "init": trial.name,
         "seed": trial.seed,
         "config_file": str(trial.init.config_file),
         "config_sha256": hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest(),
-        "weights_sha256": _file_sha256(Path(weights)) if Path(weights).is_file() else None,
+        "weights_sha256": _file_sha256(file) if file.is_file() else None,
         # Which interpreter runs the command is no part of the recipe.
         "command": [word for word in train_command if word != sys.executable],
         "opts": opts,

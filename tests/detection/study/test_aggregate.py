@@ -49,13 +49,25 @@ def test_read_metrics__not_finite(tmp_path, value):
 
 
 def test_read_metrics__no_evaluation(tmp_path):
-    with pytest.raises(ValueError, match=r"has no bbox/AP50, bbox/AP, bbox/AP75"):
+    with pytest.raises(ValueError, match=r"metrics of no task; expected those of one of bbox, .*sem_seg"):
         read_metrics(write_run(tmp_path, [{"iteration": 99, "total_loss": 1.0}]))
 
 
-def test_read_metrics__part_of_the_masks(tmp_path):
-    with pytest.raises(ValueError, match=r"has no segm/AP50, segm/AP75"):
-        read_metrics(write_run(tmp_path, [{**box(100, 3.0, 2.0, 1.0), "segm/AP": 5.0}]))
+def test_read_metrics__masks_without_their_ap(tmp_path):
+    with pytest.raises(ValueError, match=r"has segm/AP50, but no segm/AP$"):
+        read_metrics(write_run(tmp_path, [{**box(100, 3.0, 2.0, 1.0), "segm/AP50": 5.0}]))
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        {"segm/AP50": 5.0, "segm/AP": 4.0},  # Cityscapes instances
+        {"keypoints/AP50": 5.0, "keypoints/AP": 4.0, "keypoints/AP75": 3.0},
+        {"sem_seg/mIoU": 40.0},
+    ],
+)
+def test_read_metrics__of_every_task(tmp_path, found):
+    assert read_metrics(write_run(tmp_path, [{"iteration": 100, **found, "sem_seg/IoU-cat": 1.0}])) == found
 
 
 def test_read_metrics__damaged_line(tmp_path):

@@ -54,3 +54,8 @@ def test_text_table__what_is_printed_decides_the_mark():
     assert "(+0.5*)" in row(74.86)
     assert "(+0.4)" in row(74.84)
     assert "(+0.0)" in row(74.38)
+
+
+def test_text_table__segmentation():
+    header, *_ = text_table(aggregate({"random": [{"sem_seg/mIoU": 40.0}]}, "random")).splitlines()
+    assert header.split() == ["init", "trials", "mIoU"]
