@@ -35,8 +35,8 @@ setup(
     # detectron2 itself is not on PyPI under its own name; `make setup` and the README install it.
     # The lines from cloudpickle to tqdm are what detectron2 imports and its wheel is installed without.
     install_requires=[
-        "torch>=2.4",
-        "torchvision>=0.19",
+        "torch>=2.6",
+        "torchvision>=0.21",
         "fvcore>=0.1.5.post20221221",
         "iopath>=0.1.9",
         "numpy",
@@ -62,7 +62,9 @@ setup(
         # detectron2 draws, and reads Cityscapes, with `cv2`; opencv-python serves as well.
         "opencv": ["opencv-python-headless"],
         # What detectron2 reads and evaluates Cityscapes instances with.
-        "cityscapes": ["cityscapesscripts>=2.2"],
+        "cityscapes": ["cityscapesscripts>=2.2", "shapely"],
+        # The masks of SBD and ImageNet's development kit, which tools/prepare_data.py reads, are MATLAB files.
+        "data": ["scipy"],
         "dev": ["pytest>=8", "hypothesis>=6", "ruff>=0.14", "build"],
     },
     entry_points={
