@@ -30,6 +30,8 @@ CAFFE_SURPLUS = {"stem.conv1.bias"}
 # loading, too), those of MoCo's own conversion script and of detectron2's for torchvision's files.
 TORCHVISION_AUTHORS = {AUTHOR, "MOCO", "torchvision"}
 
+REQUIRED_SETTINGS = ", ".join(f"{key} {value}" for key, value in REQUIRED_CONFIG.items())
+
 # Where a checkpoint that was converted while loading says which ResNet it holds.
 ARCH_KEY = "__arch__"
 
@@ -46,7 +48,8 @@ class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
       an error. The rest of a detector (heads, FPN, added norms) starts anew and may be missing, unless the file is to
       give the whole detector.
     * Weights of torchvision's networks are refused by a model whose bottlenecks have the stride in their first
-      convolution, as detectron2's default has it: all would fit, and compute something else.
+      convolution, as detectron2's default has it: all would fit, and compute something else. A model that wants BGR
+      images or other means is warned of.
 
     Args:
         model, save_dir, checkpointables: as detectron2's.
@@ -131,6 +134,11 @@ class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
         arch = checkpoint.pop(ARCH_KEY, None)
         if checkpoint.get("__author__") in TORCHVISION_AUTHORS:
             _refuse_stride_in_1x1(self.model)
+            if found := other_input(self.model):
+                self.logger.warning(
+                    f"The weights are of a network that was trained on images of another kind than the model has:"
+                    f" {', '.join(found)}. Unless that is meant, set {REQUIRED_SETTINGS}"
+                )
         incompatible = super()._load_model(checkpoint)
         wrong_shapes = [name for name, *_ in incompatible.incorrect_shapes]
         missing = [*incompatible.missing_keys, *wrong_shapes]
@@ -210,11 +218,25 @@ def _refuse_stride_in_1x1(model: nn.Module) -> None:
     blocks = ((name, module) for name, module in model.named_modules() if isinstance(module, bottlenecks))
     found = [name for name, block in blocks if tuple(block.conv1.stride) != (1, 1)]
     if found:
-        settings = ", ".join(f"{key} {value}" for key, value in REQUIRED_CONFIG.items())
         raise ValueError(
             "the weights are of a ResNet with the stride in the 3x3 convolutions, the model has it in the 1x1"
-            f" convolutions before them ({first_few(found)}) and would compute something else; set {settings}"
+            f" convolutions before them ({first_few(found)}) and would compute something else; set {REQUIRED_SETTINGS}"
         )
+
+
+def other_input(model: nn.Module) -> list[str]:
+    """List the settings of a detectron2 model's input that are not those of `REQUIRED_CONFIG`, with their values."""
+    found = {
+        "INPUT.FORMAT": getattr(model, "input_format", None),
+        "MODEL.PIXEL_MEAN": _per_channel(model, "pixel_mean"),
+        "MODEL.PIXEL_STD": _per_channel(model, "pixel_std"),
+    }
+    return [f"{key} {value}" for key, value in found.items() if value not in (None, REQUIRED_CONFIG[key])]
+
+
+def _per_channel(model: nn.Module, name: str) -> list[float] | None:
+    buffer = getattr(model, name, None)
+    return None if buffer is None else [round(value, 3) for value in buffer.flatten().tolist()]
 
 
 def _settings(arch: str) -> str:

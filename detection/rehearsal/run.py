@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,6 +35,7 @@ SIZES_AND_SCHEDULE: dict[str, object] = {
     "MODEL.RPN.PRE_NMS_TOPK_TEST": 100,
     "MODEL.RPN.POST_NMS_TOPK_TEST": 20,
     "TEST.DETECTIONS_PER_IMAGE": 10,
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0,  # so that there are detections to compare
     "SOLVER.IMS_PER_BATCH": 2,
     "SOLVER.STEPS": (2,),
     "TEST.PRECISE_BN.NUM_ITER": 2,
@@ -83,9 +85,9 @@ def rehearse(
 ) -> list[Outcome]:
     """Train with every config for 3 iterations, resume to 5, evaluate with ``--eval-only``; failures are outcomes.
 
-    Only sizes, schedules, the device and ``MODEL.WEIGHTS`` are overridden. A config fails, too, if the resumed run does
-    not go on where the first one stopped, or if ``--eval-only`` gives other results or predictions than the evaluation
-    at the end of the training.
+    Only sizes, schedules, the score threshold, the device and ``MODEL.WEIGHTS`` are overridden. A config fails, too, if
+    the resumed run does not go on where the first one stopped, or if ``--eval-only`` gives other results or predictions
+    than the evaluation at the end of the training.
 
     Args:
         leaves: config files, as `leaf_configs` lists them.
@@ -133,6 +135,8 @@ def run_config(leaf: Path, stand_in: StandIn, output: Path) -> Outcome:
     folder = output / leaf.stem
     options = {**SIZES_AND_SCHEDULE, "OUTPUT_DIR": folder, "MODEL.WEIGHTS": stand_in.file}
     checkpoint = folder / "model_final.pth"
+    if folder.exists():  # an earlier rehearsal's: its metrics would be taken for this one's
+        shutil.rmtree(folder)
     try:
         with _output_to(output / f"{leaf.stem}.log"):
             _run(leaf, {**options, "SOLVER.MAX_ITER": ITERATIONS})
@@ -157,8 +161,9 @@ def read_results(outcome: Outcome, folder: Path) -> None:
     """Read what the runs left; raise ``RuntimeError`` where it is not as it should be."""
     lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
     steps = [line for line in lines if "total_loss" in line]
-    if sorted({line["iteration"] for line in steps}) != [ITERATIONS - 1, RESUMED_ITERATIONS - 1]:
-        raise RuntimeError(f"the resumed run did not go on where it stopped: logged {[s['iteration'] for s in steps]}")
+    logged = [line["iteration"] for line in steps]  # the last one of each run
+    if logged != [ITERATIONS - 1, RESUMED_ITERATIONS - 1]:
+        raise RuntimeError(f"the resumed run did not go on where it stopped: logged iterations {logged}")
     outcome.loss = steps[-1]["total_loss"]
     outcome.seconds_per_iteration = steps[0]["time"]  # detectron2 times nothing in the first three of a run
     trained, evaluated = (json.loads((run / "results.json").read_text()) for run in (folder, folder / "eval"))

@@ -38,8 +38,8 @@ def read_metrics(folder: str | Path) -> Results:
 
     Raises:
         FileNotFoundError: one of the two files is missing.
-        ValueError: a damaged line, no task that was evaluated at the end, a task without its headline metric, or a value
-            that is not finite.
+        ValueError: a damaged line, no task that was evaluated at the end, a task without its headline metric, or a
+            value that is not finite.
     """
     folder = Path(folder)
     max_iter = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["SOLVER"]["MAX_ITER"]

@@ -18,7 +18,7 @@ from torch import nn
 from mocodet.common.resnet import build_resnet
 from mocodet.detection import add_moco_config
 from mocodet.detection.checkpoint import MocoDetCheckpointer, load_array_pickle
-from mocodet.detection.convert import convert_file
+from mocodet.detection.convert import REQUIRED_CONFIG, convert_file
 from tests.encoders import encoder as trained_encoder
 
 
@@ -191,6 +191,25 @@ def test_load__stride_in_1x1(resnet50: dict, tmp_path: Path, converted: bool) ->
     # Caffe's networks are meant for such a model.
     MocoDetCheckpointer(model).load(dump(caffe_blobs(resnet50), tmp_path / "R-50.pkl"))
     assert_encoder_loaded(model, resnet50)
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ((), ""),
+        (("INPUT.FORMAT", "BGR"), "INPUT.FORMAT BGR. Unless"),
+        (("MODEL.PIXEL_MEAN", [103.53, 116.28, 123.675]), "MODEL.PIXEL_MEAN [103.53, 116.28, 123.675]. Unless"),
+        (("MODEL.PIXEL_STD", [1.0, 1.0, 1.0]), "MODEL.PIXEL_STD [1.0, 1.0, 1.0]. Unless"),
+    ],
+)
+def test_load__warns_of_another_kind_of_images(resnet18: dict, tmp_path: Path, caplog, keys, told) -> None:
+    cfg = config(18, fpn=True)
+    required = {key: value for key, value in REQUIRED_CONFIG.items() if "STRIDE" not in key}
+    cfg.merge_from_list([*(item for pair in required.items() for item in pair), *keys])
+    MocoDetCheckpointer(build_model(cfg)).load(save(original(resnet18), tmp_path / "moco.pth.tar"))
+    warnings = [record.getMessage() for record in caplog.records if "images of another kind" in record.getMessage()]
+    assert len(warnings) == bool(told)
+    assert told in "".join(warnings)
 
 
 def test_load__classifier(resnet18: dict, tmp_path: Path) -> None:
