@@ -16,7 +16,9 @@ from mocodet.common.text import first_few
 
 from .data.semseg import read_labels
 from .data.voc import read_split
+from .evaluation.build import predictions_folder
 from .evaluation.coco_results import mask_fault, read_results
+from .evaluation.lvis import RESULTS as LVIS_RESULTS
 from .evaluation.semseg_results import RESULTS as SEM_SEG_RESULTS
 from .evaluation.voc_files import read_detections
 
@@ -110,9 +112,7 @@ def read_run(name: str, path: str | Path, dataset_name: str, records: Sequence[M
             f"data set {dataset_name} is evaluated as {kind!r}, of which runs keep no predictions to draw; they do of"
             f" {', '.join(READERS)}"
         )
-    path = Path(path)
-    inside = path / "inference" / dataset_name
-    things = READERS[kind](inside if inside.is_dir() else path, metadata, records)
+    things = READERS[kind](predictions_folder(path, dataset_name), metadata, records)
     if not any(things.values()):
         logger.warning(f"{name}: {path} holds no prediction at all")
     return Run(name, things)
@@ -144,7 +144,7 @@ def _read_results(path: Path, dataset: Mapping[str, Any]) -> dict[str, list[Thin
 
 
 def _read_lvis(path: Path, metadata: Metadata, records: Sequence[Mapping[str, Any]]) -> dict[str, list[Thing]]:
-    return _read_coco(path / "lvis_instances_results.json" if path.is_dir() else path, metadata, records)
+    return _read_coco(path / LVIS_RESULTS if path.is_dir() else path, metadata, records)
 
 
 def _read_cityscapes(path: Path, metadata: Metadata, records: Sequence[Mapping[str, Any]]) -> dict[str, list[Thing]]:

@@ -109,6 +109,12 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> CompleteEvaluator:
     return CompleteEvaluator(EVALUATORS[evaluator_type](cfg, dataset_name, output_dir), dataset_name)
 
 
+def predictions_folder(path: str | Path, dataset_name: str) -> Path:
+    """Return where the predictions on a data set are: in ``path``, or deeper if that is a run's ``OUTPUT_DIR``."""
+    inside = Path(path, "inference", dataset_name)
+    return inside if inside.is_dir() else Path(path)
+
+
 def _evaluator_type(dataset_name: str) -> str:
     evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type")
     if evaluator_type not in EVALUATORS:

@@ -17,8 +17,10 @@ from mocodet.common.launch import merge_config
 
 from ..config import add_moco_config
 from ..data.registration import CocoDataset, VocDataset, register_datasets
+from .build import predictions_folder
 from .coco import FasterCOCOEvaluator
 from .complete import check_metrics
+from .lvis import LVISEvaluator
 from .semseg_results import evaluate_saved_maps
 from .voc import VOCEvaluator
 
@@ -29,10 +31,10 @@ DESCRIPTION = """Compute the metrics of saved predictions, as the run that saved
   tools/evaluate.py results.json --json annotations/instances_val2017.json
   tools/evaluate.py detections --voc-root VOC2007 --split test --classes cat dog
 
-PREDICTIONS is the folder that a run leaves, OUTPUT_DIR/inference/<data set>, or what is in it: a JSON file of COCO's
-result format (coco_instances_results.json), instances_predictions.pth, a folder of VOC's text files (<class>.txt), or
-sem_seg_predictions.json. Without --dataset, --config-file takes the data set that the folder is named after, or the one
-in DATASETS.TEST.
+PREDICTIONS is a run's OUTPUT_DIR, the folder OUTPUT_DIR/inference/<data set> in it, or what is in that: a JSON file of
+COCO's result format (coco_instances_results.json; lvis_instances_results.json), instances_predictions.pth, a folder of
+VOC's text files (<class>.txt), or sem_seg_predictions.json. Without --dataset, --config-file takes the data set that
+the folder is named after, or the one in DATASETS.TEST.
 """
 
 Results = OrderedDict[str, dict[str, float]]
@@ -65,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
         "--tasks",
         nargs="+",
         choices=("bbox", "segm", "keypoints"),
-        help="of COCO's metrics (default: those of --config-file, else those that the predictions have)",
+        help="of COCO's and LVIS's metrics (default: those of --config-file, else those that the predictions have)",
     )
     made.add_argument("--output", metavar="FILE", help="write the results to this JSON file too")
     return made
@@ -82,10 +84,12 @@ def main(argv: Sequence[str] | None = None) -> None:
                 f"data set {name} has the evaluator type {evaluator_type!r}; saved predictions can be evaluated for"
                 f" {', '.join(SAVED)}"
             )
-        if args.tasks and evaluator_type != "coco":
-            raise ValueError(f"--tasks is of COCO's metrics, but data set {name} is of the type {evaluator_type}")
+        if args.tasks and evaluator_type not in ("coco", "lvis"):
+            raise ValueError(
+                f"--tasks is of COCO's and LVIS's metrics, but data set {name} is of the type {evaluator_type}"
+            )
         tasks = args.tasks or (_tasks(cfg) if "config_file" in args else None)
-        results, count = SAVED[evaluator_type](cfg, name, args.predictions, tasks)
+        results, count = SAVED[evaluator_type](cfg, name, predictions_folder(args.predictions, name), tasks)
         results = check_metrics(results, name, num_predictions=count)
         print(f"{count} predictions on {name}\n\n{format_results(results)}")
         if args.output:
@@ -156,22 +160,27 @@ def _tasks(cfg: CfgNode) -> list[str]:
     return ["bbox"] + ["segm"] * cfg.MODEL.MASK_ON + ["keypoints"] * cfg.MODEL.KEYPOINT_ON
 
 
-def _evaluate_coco(cfg: CfgNode, name: str, predictions: str, tasks: Sequence[str] | None) -> tuple[Results, int]:
+def _evaluate_coco(cfg: CfgNode, name: str, predictions: Path, tasks: Sequence[str] | None) -> tuple[Results, int]:
     evaluator = FasterCOCOEvaluator(name, tasks, kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS)
     return evaluator.evaluate_saved(predictions)
 
 
-def _evaluate_voc(cfg: CfgNode, name: str, predictions: str, tasks: Sequence[str] | None) -> tuple[Results, int]:
+def _evaluate_lvis(cfg: CfgNode, name: str, predictions: Path, tasks: Sequence[str] | None) -> tuple[Results, int]:
+    return LVISEvaluator(name, tuple(tasks) if tasks else None).evaluate_saved(predictions)
+
+
+def _evaluate_voc(cfg: CfgNode, name: str, predictions: Path, tasks: Sequence[str] | None) -> tuple[Results, int]:
     return VOCEvaluator(name).evaluate_saved(predictions)
 
 
-def _evaluate_maps(cfg: CfgNode, name: str, predictions: str, tasks: Sequence[str] | None) -> tuple[Results, int]:
+def _evaluate_maps(cfg: CfgNode, name: str, predictions: Path, tasks: Sequence[str] | None) -> tuple[Results, int]:
     return evaluate_saved_maps(name, predictions)
 
 
 # By the metadata `evaluator_type`: (config, data set, predictions, tasks) -> (results, number of predictions).
-SAVED: dict[str, Callable[[CfgNode, str, str, Sequence[str] | None], tuple[Results, int]]] = {
+SAVED: dict[str, Callable[[CfgNode, str, Path, Sequence[str] | None], tuple[Results, int]]] = {
     "coco": _evaluate_coco,
+    "lvis": _evaluate_lvis,
     "pascal_voc": _evaluate_voc,
     "sem_seg": _evaluate_maps,
     "cityscapes_sem_seg": _evaluate_maps,

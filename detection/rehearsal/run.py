@@ -131,6 +131,8 @@ def twin(leaf: Path) -> str:
 def run_config(leaf: Path, stand_in: StandIn, output: Path) -> Outcome:
     """Train, resume and evaluate with one config in this process; what it prints goes to ``output/<config>.log``."""
     torch.set_num_threads(1)
+    # As in a command from a shell. A spawned process would spawn the helpers of detectron2's Cityscapes loader, too.
+    multiprocessing.set_start_method(None, force=True)
     outcome = Outcome(leaf.stem, stand_in.description)
     folder = output / leaf.stem
     options = {**SIZES_AND_SCHEDULE, "OUTPUT_DIR": folder, "MODEL.WEIGHTS": stand_in.file}

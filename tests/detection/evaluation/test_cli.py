@@ -187,8 +187,8 @@ def test_evaluate__ground_truth_is_given_once(tmp_path, coco):
     assert "which is not given" in message([predictions, "--json", truth, "--opts", "SEED", "1"])
     name = new_name()
     DatasetCatalog.register(name, list)
-    MetadataCatalog.get(name).set(evaluator_type="lvis")
-    assert "saved predictions can be evaluated for coco, pascal_voc" in message([predictions, "--dataset", name])
+    MetadataCatalog.get(name).set(evaluator_type="densepose")
+    assert "saved predictions can be evaluated for coco, lvis, pascal_voc" in message([predictions, "--dataset", name])
 
 
 @pytest.fixture

@@ -189,6 +189,16 @@ def test_lvis_evaluator__boxes_and_masks_and_what_is_not_defined(tmp_path):
         assert math.isnan(results[task]["APr"])  # the script says -1
     saved = json.loads((tmp_path / "out" / "lvis_instances_results.json").read_text())
     assert sorted(result["category_id"] for result in saved) == sorted(a["category_id"] for a in content["annotations"])
+    again, count = LVISEvaluator(name, None).evaluate_saved(tmp_path / "out")
+    assert count == len(saved)
+    assert {task: pytest.approx(metrics, nan_ok=True) for task, metrics in results.items()} == again
+
+
+def test_lvis_evaluator__saved_predictions_of_another_data_set(tmp_path):
+    file = tmp_path / "lvis_instances_results.json"
+    file.write_text(json.dumps([{"image_id": 10**6, "category_id": 1, "score": 1.0, "bbox": [0, 0, 1, 1]}]))
+    with pytest.raises(ValueError, match=r"prediction 0 is of image 1000000, which the data set does not have"):
+        LVISEvaluator(register(tmp_path, ground_truth(0)), None).evaluate_saved(tmp_path)
 
 
 def test_lvis_evaluator__no_detection_is_zero(tmp_path):
