@@ -72,8 +72,9 @@ def _check_builtin(name: str) -> None:
     if missing:
         datasets = os.environ.get("DETECTRON2_DATASETS", "unset, so ./datasets")
         raise FileNotFoundError(
-            f"data set {name}: there is no {' and no '.join(missing)}; put it there, or set the environment variable"
-            f" DETECTRON2_DATASETS (now {datasets}) to the folder that detectron2's data sets are in"
+            f"data set {name}: there is no {' and no '.join(missing)}; put it there (tools/prepare_data.py can), or set"
+            f" the environment variable DETECTRON2_DATASETS (now {datasets}) to the folder that detectron2's data sets"
+            " are in"
         )
     if evaluator_type in ANNOTATION_ENDINGS:
         check_cityscapes_files(name, metadata.image_dir, metadata.gt_dir, ANNOTATION_ENDINGS[evaluator_type])

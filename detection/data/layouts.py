@@ -23,7 +23,7 @@ from detectron2.data.datasets.pascal_voc import CLASS_NAMES as VOC_CLASSES
 from PIL import Image, ImageDraw
 from pycocotools import mask as mask_utils
 
-from .toy import JPEG_QUALITY, TOY_CLASSES, Array, Scene, draw_scene, mask_box, mask_to_polygons
+from .toy import JPEG_QUALITY, TOY_CLASSES, Array, Scene, draw_scene, mask_box, mask_to_polygons, voc_xml
 
 VOC_VOID = 255  # the border of an object, not scored
 # Supercategories of COCO in the order of their ids, with the number of categories in each.
@@ -172,7 +172,8 @@ def _write_voc(root: Path, year: int, splits: Mapping[str, list[Scene]]) -> None
         first += len(scenes)
         for name, scene in zip(names[split], scenes, strict=True):
             _write_jpeg(root / "JPEGImages" / f"{name}.jpg", scene.image)
-            _write_lines(root / "Annotations" / f"{name}.xml", _voc_annotation(f"VOC{year}", name, scene))
+            annotation = voc_xml(f"{name}.jpg", scene, VOC_CLASSES, f"VOC{year}", segmented=year == 2012)
+            _write_lines(root / "Annotations" / f"{name}.xml", annotation.splitlines())
     if year == 2007:
         main = {"train": names["train"], "trainval": names["train"], "test": names["val"]}
     else:
@@ -180,30 +181,6 @@ def _write_voc(root: Path, year: int, splits: Mapping[str, list[Scene]]) -> None
         _write_voc_class_maps(root, names, splits)
     for split, listed in main.items():
         _write_lines(root / "ImageSets" / "Main" / f"{split}.txt", listed)
-
-
-def _voc_annotation(folder: str, name: str, scene: Scene) -> list[str]:
-    """Describe a scene as VOC's XML does: corner pixels included and counted from one."""
-    height, width = scene.image.shape[:2]
-    lines = [
-        "<annotation>",
-        f"  <folder>{folder}</folder>",
-        f"  <filename>{name}.jpg</filename>",
-        "  <source><database>mocodet toy scenes</database></source>",
-        f"  <size><width>{width}</width><height>{height}</height><depth>3</depth></size>",
-        f"  <segmented>{int(folder == 'VOC2012')}</segmented>",
-    ]
-    for label, mask in zip(scene.classes, scene.masks, strict=True):
-        x0, y0, x1, y1 = mask_box(mask)
-        truncated = int(x0 == 0 or y0 == 0 or x1 == width or y1 == height)
-        lines += [
-            "  <object>",
-            f"    <name>{VOC_CLASSES[label]}</name><pose>Unspecified</pose>",
-            f"    <truncated>{truncated}</truncated><difficult>0</difficult>",
-            f"    <bndbox><xmin>{x0 + 1}</xmin><ymin>{y0 + 1}</ymin><xmax>{x1}</xmax><ymax>{y1}</ymax></bndbox>",
-            "  </object>",
-        ]
-    return [*lines, "</annotation>"]
 
 
 def _write_voc_class_maps(root: Path, names: Mapping[str, list[str]], splits: Mapping[str, list[Scene]]) -> None:

@@ -14,7 +14,7 @@ import json
 import multiprocessing
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -342,7 +342,7 @@ def _write_split(root: Path, split: str, first_id: int, scenes: Iterator[Scene])
         height, width = scene.image.shape[:2]
         _save_image(voc / "JPEGImages" / f"{stem}.jpg", scene.image)
         shutil.copyfile(voc / "JPEGImages" / f"{stem}.jpg", coco / split / f"{stem}.jpg")
-        (voc / "Annotations" / f"{stem}.xml").write_text(_voc_xml(f"{stem}.jpg", scene), encoding="utf-8")
+        (voc / "Annotations" / f"{stem}.xml").write_text(voc_xml(f"{stem}.jpg", scene), encoding="utf-8")
         images.append({"id": image_id, "file_name": f"{stem}.jpg", "height": height, "width": width})
         for label, mask in zip(scene.classes, scene.masks, strict=True):
             x0, y0, x1, y1 = mask_box(mask)
@@ -367,12 +367,25 @@ def _write_split(root: Path, split: str, first_id: int, scenes: Iterator[Scene])
     return len(annotations)
 
 
-def _voc_xml(file_name: str, scene: Scene) -> str:
-    """Describe a scene as PASCAL VOC does: corner pixels included and counted from one."""
+def voc_xml(
+    file_name: str, scene: Scene, classes: Sequence[str] = TOY_CLASSES, folder: str = "", segmented: bool = False
+) -> str:
+    """Describe a scene as PASCAL VOC does: corner pixels included and counted from one.
+
+    Args:
+        file_name: of the image.
+        scene: what it shows.
+        classes: what its classes are called.
+        folder: of the data set, ``VOC2007``; left out if empty.
+        segmented: whether there is a class map of it.
+    """
     height, width = scene.image.shape[:2]
     lines = [
         "<annotation>",
+        *([f"  <folder>{folder}</folder>"] if folder else []),
         f"  <filename>{escape(file_name)}</filename>",
+        "  <source><database>mocodet toy scenes</database></source>",
+        f"  <segmented>{int(segmented)}</segmented>",
         f"  <size><width>{width}</width><height>{height}</height><depth>3</depth></size>",
     ]
     for label, mask in zip(scene.classes, scene.masks, strict=True):
@@ -380,7 +393,7 @@ def _voc_xml(file_name: str, scene: Scene) -> str:
         truncated = int(x0 == 0 or y0 == 0 or x1 == width or y1 == height)
         lines += [
             "  <object>",
-            f"    <name>{TOY_CLASSES[label]}</name><pose>Unspecified</pose>",
+            f"    <name>{classes[label]}</name><pose>Unspecified</pose>",
             f"    <truncated>{truncated}</truncated><difficult>0</difficult>",
             f"    <bndbox><xmin>{x0 + 1}</xmin><ymin>{y0 + 1}</ymin><xmax>{x1}</xmax><ymax>{y1}</ymax></bndbox>",
             "  </object>",
