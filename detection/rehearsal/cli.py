@@ -18,8 +18,9 @@ DESCRIPTION = """Train 3 iterations with every detection config, resume to 5, ev
 
 Only sizes, schedules, the score threshold and MODEL.WEIGHTS are overridden; everything else, the names of the data sets
 included, is the config's own. The images are generated, in the layouts that VOC, COCO, LVIS and Cityscapes have on
-disk; --datasets names a folder with others. There are no real weights here: the supervised twins read a ResNet-50 of
-random values in the Caffe2 layout of MSRA's R-50.pkl, the MoCo twins one in MoCo's layout after conversion.
+disk; --datasets names a folder with others (the toy configs have the toy set in any case). There are no real weights
+here: the supervised twins read a ResNet-50 of random values in the Caffe2 layout of MSRA's R-50.pkl, the MoCo twins one
+in MoCo's layout after conversion.
 
 Exit status 1 if any config fails: if it does not train, does not resume where it stopped, or if --eval-only gives other
 results than the evaluation at the end of the training.

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import sys
 import traceback
@@ -13,10 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from detectron2.config import CfgNode
 
 from mocodet import configs
 
 from ..cli import main as train_net
+from ..data.toy import make_toy_data
 from ..densepose import is_installed, uses_densepose
 from .stand_ins import StandIn
 
@@ -42,8 +45,10 @@ SIZES_AND_SCHEDULE: dict[str, object] = {
     "DATALOADER.NUM_WORKERS": 0,
     "SEED": 0,
 }
+# What detectron2 logs.
+STARTED = re.compile(r"Starting training from iteration (\d+)")
 NO_DENSEPOSE = "not run: detectron2's DensePose project is not installed"
-TWINS = ("moco", "random")  # and the supervised one, which has no suffix
+MARKER = ".rehearsal"  # in the folders that may be removed
 
 
 @dataclass
@@ -70,8 +75,8 @@ class Outcome:
 
 
 def leaf_configs() -> list[Path]:
-    """List the configs of the tasks: all but the bases, the toy set's own and those of pre-training."""
-    return sorted(path for path in configs.ROOT.glob("*.yaml") if not path.name.startswith(("Base-", "toy_")))
+    """List the configs of detection: all but the bases and those of pre-training."""
+    return sorted(path for path in configs.ROOT.glob("*.yaml") if not path.name.startswith("Base-"))
 
 
 def rehearse(
@@ -93,11 +98,16 @@ def rehearse(
         leaves: config files, as `leaf_configs` lists them.
         datasets: what ``DETECTRON2_DATASETS`` is to be: the data under the names that the configs have.
         stand_ins: weights for each kind of twin.
-        output: folder for logs and results, one of each config.
+        output: folder for the toy set and, below ``runs``, logs and results of each config; what an earlier rehearsal
+            left there is replaced.
         jobs: configs at a time, each on one thread.
         announce: told of every outcome as soon as it is there.
     """
-    output.mkdir(parents=True, exist_ok=True)
+    toy = output / "toy"
+    if any(is_toy(leaf) for leaf in leaves) and not toy.exists():
+        make_toy_data(toy, train=16, test=8, unlabelled=0, size=IMAGE_SIZE)
+    runs = output / "runs"
+    runs.mkdir(parents=True, exist_ok=True)
     outcomes: dict[Path, Outcome] = {}
     # detectron2 reads the variable when it is imported, so every config needs a process that starts with it.
     context = multiprocessing.get_context("spawn")
@@ -111,7 +121,8 @@ def rehearse(
                 outcomes[leaf] = Outcome(leaf.stem, stand_ins[twin(leaf)].description, outcome=NO_DENSEPOSE)
                 announce(outcomes[leaf])
             else:
-                running[pool.submit(run_config, leaf, stand_ins[twin(leaf)], output)] = leaf
+                data = toy_options(leaf, toy) if is_toy(leaf) else {}
+                running[pool.submit(run_config, leaf, stand_ins[twin(leaf)], data, runs)] = leaf
         for future in as_completed(running):
             leaf = running[future]
             try:
@@ -124,23 +135,42 @@ def rehearse(
 
 
 def twin(leaf: Path) -> str:
-    """Tell which twin a config is by the end of its name."""
-    return next((kind for kind in TWINS if leaf.stem.endswith(f"_{kind}")), "supervised")
+    """Tell which of the stand-ins a config starts from, by its name."""
+    if leaf.stem.endswith("_moco"):
+        return "toy_moco" if is_toy(leaf) else "moco"
+    return "random" if leaf.stem.endswith("_random") else "supervised"
 
 
-def run_config(leaf: Path, stand_in: StandIn, output: Path) -> Outcome:
-    """Train, resume and evaluate with one config in this process; what it prints goes to ``output/<config>.log``."""
+def is_toy(leaf: Path) -> bool:
+    """Tell whether a config is of the toy set, which is where `make demo` has put it and nowhere else."""
+    return leaf.stem.startswith("toy_")
+
+
+def toy_options(leaf: Path, toy: Path) -> dict[str, object]:
+    """Return the override by which a config of the toy set finds it in ``toy``."""
+    entries = CfgNode.load_yaml_with_base(str(leaf))["MOCO"]["DATASETS"]
+    return {"MOCO.DATASETS": [{**entry, "ROOT": str((toy / "voc" / "VOC2007").resolve())} for entry in entries]}
+
+
+def run_config(leaf: Path, stand_in: StandIn, data: Mapping[str, object], runs: Path) -> Outcome:
+    """Train, resume and evaluate with one config in this process; what it prints goes to ``runs/<config>.log``.
+
+    Args:
+        leaf: the config file.
+        stand_in: what to start from.
+        data: further overrides.
+        runs: folder for the run.
+    """
     torch.set_num_threads(1)
     # As in a command from a shell. A spawned process would spawn the helpers of detectron2's Cityscapes loader, too.
     multiprocessing.set_start_method(None, force=True)
     outcome = Outcome(leaf.stem, stand_in.description)
-    folder = output / leaf.stem
-    options = {**SIZES_AND_SCHEDULE, "OUTPUT_DIR": folder, "MODEL.WEIGHTS": stand_in.file}
+    folder = runs / leaf.stem
+    options = {**SIZES_AND_SCHEDULE, **data, "OUTPUT_DIR": folder, "MODEL.WEIGHTS": stand_in.file}
     checkpoint = folder / "model_final.pth"
-    if folder.exists():  # an earlier rehearsal's: its metrics would be taken for this one's
-        shutil.rmtree(folder)
     try:
-        with _output_to(output / f"{leaf.stem}.log"):
+        _start_anew(folder)
+        with _output_to(runs / f"{leaf.stem}.log"):
             _run(leaf, {**options, "SOLVER.MAX_ITER": ITERATIONS})
             _run(leaf, {**options, "SOLVER.MAX_ITER": RESUMED_ITERATIONS}, "--resume")
             evaluation = {**options, "MODEL.WEIGHTS": checkpoint, "OUTPUT_DIR": folder / "eval"}
@@ -149,9 +179,19 @@ def run_config(leaf: Path, stand_in: StandIn, output: Path) -> Outcome:
     except BaseException as error:  # SystemExit is how the command reports what it refuses
         outcome.outcome = f"FAILED: {type(error).__name__}: {error}".strip().splitlines()[0]
     finally:
-        for saved in folder.glob("*.pth"):
-            saved.unlink()  # hundreds of megabytes each
+        if (folder / MARKER).exists():
+            for saved in folder.glob("*.pth"):
+                saved.unlink()  # hundreds of megabytes each
     return outcome
+
+
+def _start_anew(folder: Path) -> None:
+    """Remove what an earlier rehearsal left, whose metrics would be taken for this one's, and nothing else."""
+    if folder.exists() and not (folder / MARKER).exists():
+        raise FileExistsError(f"{folder} is there, but no rehearsal made it; choose another --output")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    (folder / MARKER).touch()
 
 
 def _run(leaf: Path, options: Mapping[str, object], *flags: str) -> None:
@@ -163,9 +203,10 @@ def read_results(outcome: Outcome, folder: Path) -> None:
     """Read what the runs left; raise ``RuntimeError`` where it is not as it should be."""
     lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
     steps = [line for line in lines if "total_loss" in line]
-    logged = [line["iteration"] for line in steps]  # the last one of each run
-    if logged != [ITERATIONS - 1, RESUMED_ITERATIONS - 1]:
-        raise RuntimeError(f"the resumed run did not go on where it stopped: logged iterations {logged}")
+    started = [int(text) for text in STARTED.findall((folder / "log.txt").read_text())]
+    ended = [line["iteration"] + 1 for line in steps]
+    if (started, ended) != ([0, ITERATIONS], [ITERATIONS, RESUMED_ITERATIONS]):
+        raise RuntimeError(f"the resumed run did not go on where it stopped: runs from {started} to {ended}")
     outcome.loss = steps[-1]["total_loss"]
     outcome.seconds_per_iteration = steps[0]["time"]  # detectron2 times nothing in the first three of a run
     trained, evaluated = (json.loads((run / "results.json").read_text()) for run in (folder, folder / "eval"))

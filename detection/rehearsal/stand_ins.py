@@ -2,11 +2,13 @@
 
 import pickle
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torchvision.models import resnet50
+from torch import Tensor
+from torchvision.models import resnet18, resnet50
 
 from mocodet.common.files import atomic_open
 
@@ -22,26 +24,38 @@ class StandIn:
 
 
 def make_stand_ins(folder: Path) -> dict[str, StandIn]:
-    """Write a ResNet-50 of random values into ``folder`` for each kind of twin: supervised, moco and random.
+    """Write ResNets of random values into ``folder``: for supervised and moco twins a ResNet-50, and a ResNet-18.
 
-    The supervised one has the Caffe2 layout of MSRA's R-50.pkl, that of MoCo has gone through the converter.
+    The supervised one has the Caffe2 layout of MSRA's R-50.pkl, those of MoCo have gone through the converter.
+
+    Returns:
+        the stand-ins by the name of the twin: ``"supervised"``, ``"moco"``, ``"random"``, and ``"toy_moco"``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     encoder = resnet50().state_dict()
-    original, converted, caffe2 = folder / "moco.pth.tar", folder / "moco.pkl", folder / "msra.pkl"
-    moco = {f"module.encoder_q.{name}": value for name, value in encoder.items()}
-    with atomic_open(original) as handle:
-        torch.save({"epoch": 0, "arch": "resnet50", "state_dict": moco}, handle)
-    convert_file(original, converted)
-    arrays = {caffe2_name(detectron2_name(n)): v.numpy() for n, v in encoder.items() if is_in_caffe2(n)}
-    with atomic_open(caffe2) as handle:
-        pickle.dump(arrays, handle)
     return {
-        "supervised": StandIn(str(caffe2.resolve()), "stand-in, Caffe2 layout"),
-        "moco": StandIn(str(converted.resolve()), "stand-in, converted"),
+        "supervised": StandIn(_write_caffe2(encoder, folder / "msra.pkl"), "stand-in, Caffe2 layout"),
+        "moco": StandIn(_write_moco(encoder, folder / "moco.pkl"), "stand-in, converted"),
         "random": StandIn("", "none"),
+        "toy_moco": StandIn(_write_moco(resnet18().state_dict(), folder / "toy_moco.pkl"), "stand-in, converted"),
     }
+
+
+def _write_moco(encoder: Mapping[str, Tensor], path: Path) -> str:
+    original = path.with_suffix(".pth.tar")
+    state = {f"module.encoder_q.{name}": value for name, value in encoder.items()}
+    with atomic_open(original) as handle:
+        torch.save({"epoch": 0, "state_dict": state}, handle)
+    convert_file(original, path)
+    return str(path.resolve())
+
+
+def _write_caffe2(encoder: Mapping[str, Tensor], path: Path) -> str:
+    arrays = {caffe2_name(detectron2_name(n)): v.numpy() for n, v in encoder.items() if is_in_caffe2(n)}
+    with atomic_open(path) as handle:
+        pickle.dump(arrays, handle)
+    return str(path.resolve())
 
 
 def is_in_caffe2(name: str) -> bool:

@@ -5,6 +5,7 @@ import pytest
 
 from mocodet.detection.data.layouts import make_layouts
 from mocodet.detection.rehearsal import Outcome, leaf_configs, make_stand_ins, rehearse, run
+from mocodet.detection.rehearsal.stand_ins import StandIn
 
 # One of each task and model, the twins by turns; `tools/run_all_configs.py` runs them all.
 SHORT = (
@@ -18,6 +19,7 @@ SHORT = (
     "pascal_voc_R_50_C4_24k_moco",
     "pascal_voc_R_50_DC5_24k",
     "pascal_voc_R_50_FCN_30k_moco",
+    "toy_R_18_FPN_moco",
 )
 
 
@@ -63,12 +65,22 @@ def test_rehearse__a_failure_is_an_outcome(folder, stand_ins):
     assert "gone.pkl" in outcome.outcome
 
 
-def finished_run(folder, *, iterations=(2, 4), evaluated=5.0, predicted=("a",)):
+def test_rehearse__keeps_its_hands_off_other_folders(tmp_path):
+    (tmp_path / "coco_R_50_FPN_1x").mkdir()
+    (tmp_path / "coco_R_50_FPN_1x" / "model_final.pth").write_bytes(b"weeks of training")
+    (leaf,) = (leaf for leaf in leaf_configs() if leaf.stem == "coco_R_50_FPN_1x")
+    outcome = run.run_config(leaf, StandIn("", "none"), {}, tmp_path)
+    assert "no rehearsal made it; choose another --output" in outcome.outcome
+    assert (tmp_path / "coco_R_50_FPN_1x" / "model_final.pth").read_bytes() == b"weeks of training"
+
+
+def finished_run(folder, *, started=(0, 3), iterations=(2, 4), evaluated=5.0, predicted=("a",)):
     for run_folder, ap, found in ((folder, 5.0, ["a"]), (folder / "eval", evaluated, list(predicted))):
         (run_folder / "inference").mkdir(parents=True)
         (run_folder / "results.json").write_text(json.dumps({"data": {"bbox": {"AP": ap}}}))
         (run_folder / "inference" / "instances.json").write_text(json.dumps(found))
     steps = [{"iteration": number, "total_loss": 1.0, "time": 0.1} for number in iterations]
+    (folder / "log.txt").write_text("".join(f"d2: Starting training from iteration {start}\n" for start in started))
     (folder / "metrics.json").write_text("\n".join(map(json.dumps, steps)))
 
 
@@ -82,6 +94,7 @@ def test_read_results__a_good_run(tmp_path):
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
+        ({"started": (0, 0)}, r"did not go on where it stopped: runs from \[0, 0\] to \[3, 5\]"),
         ({"iterations": (2, 2)}, "did not go on where it stopped"),
         ({"iterations": (2,)}, "did not go on where it stopped"),
         ({"evaluated": 4.0}, "other results"),
