@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -17,13 +18,13 @@ from mocodet import configs
 PROJECT = "densepose"
 INSTALL = "pip install 'git+https://github.com/facebookresearch/detectron2@main#subdirectory=projects/DensePose'"
 EVALUATOR_TYPE = "densepose"
-DATASET_PREFIX = "densepose_"  # of the names that the project registers
 
 
 def add_densepose_keys(cfg: CfgNode, config_file: str) -> None:
     """Add the DensePose project's keys to ``cfg`` (in place) if the config file, or a base of it, uses them.
 
-    Importing the project also registers its models and its data sets. Call it before the file is merged.
+    Importing the project also registers its models; its data sets are registered where ``DETECTRON2_DATASETS`` says.
+    Call it before the file is merged.
 
     Args:
         cfg: detectron2's keys with those of this plugin.
@@ -40,10 +41,7 @@ def add_densepose_keys(cfg: CfgNode, config_file: str) -> None:
             f"{config_file} needs detectron2's DensePose project, which is not installed; install it:  {INSTALL}"
         )
     _project().add_densepose_config(cfg)
-    for name in DatasetCatalog.list():
-        if name.startswith(DATASET_PREFIX):
-            # The project's trainer evaluates all its data sets alike, so they do not say how.
-            MetadataCatalog.get(name).evaluator_type = EVALUATOR_TYPE
+    _register_datasets(os.environ.get("DETECTRON2_DATASETS", "datasets"))
 
 
 def uses_densepose(config_file: str | Path) -> bool:
@@ -81,6 +79,18 @@ def test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
 def densepose_evaluator(cfg: CfgNode, dataset_name: str, output_dir: str) -> DatasetEvaluator:
     """Build the project's evaluators: box AP, and AP by geodesic point similarity (Guler et al., CVPR 2018)."""
     return _trainer().build_evaluator(cfg, dataset_name, output_dir)
+
+
+def _register_datasets(root: str) -> None:
+    """Register the project's data sets anew under ``root``: it looks for them in ``./datasets`` alone."""
+    coco = _project(f"{PROJECT}.data.datasets.coco")
+    for dataset in coco.DATASETS:
+        if dataset.name in DatasetCatalog.list():
+            DatasetCatalog.remove(dataset.name)
+            MetadataCatalog.remove(dataset.name)
+        coco.register_dataset(dataset, root)
+        # The project's trainer evaluates all its data sets alike, so they do not say how.
+        MetadataCatalog.get(dataset.name).evaluator_type = EVALUATOR_TYPE
 
 
 def _project(module: str = PROJECT) -> ModuleType:

@@ -56,6 +56,18 @@ def test_add_densepose_keys__finds_the_need_in_a_base(monkeypatch, tmp_path):
     assert (cfg.SOLVER.MAX_ITER, cfg.MODEL.ROI_HEADS.NAME) == (5, "DensePoseROIHeads")
 
 
+def test_add_densepose_keys__looks_for_data_where_detectron2_does(monkeypatch):
+    fake_densepose.install(monkeypatch)
+    monkeypatch.setenv("DETECTRON2_DATASETS", "/somewhere")
+    (name,) = config(LEAF).DATASETS.TEST
+    metadata = MetadataCatalog.get(name)
+    assert metadata.json_file == "/somewhere/coco/annotations/densepose_minival2014.json"
+    assert metadata.image_root == "/somewhere/coco/val2014"
+    monkeypatch.delenv("DETECTRON2_DATASETS")
+    config(LEAF)
+    assert MetadataCatalog.get(name).image_root == "datasets/coco/val2014"
+
+
 def test_densepose__uses_the_projects_loaders_and_metrics(monkeypatch):
     fake_densepose.install(monkeypatch)
     cfg = config(LEAF)
