@@ -53,9 +53,16 @@ def test_read_metrics__no_evaluation(tmp_path):
         read_metrics(write_run(tmp_path, [{"iteration": 99, "total_loss": 1.0}]))
 
 
-def test_read_metrics__masks_without_their_ap(tmp_path):
-    with pytest.raises(ValueError, match=r"has segm/AP50, but no segm/AP$"):
-        read_metrics(write_run(tmp_path, [{**box(100, 3.0, 2.0, 1.0), "segm/AP50": 5.0}]))
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ({"segm/AP50": 5.0}, r"has segm/AP50, but no segm/AP$"),
+        ({"keypoints/AP": 5.0}, r"has keypoints/AP, but no keypoints/AP50, keypoints/AP75$"),
+    ],
+)
+def test_read_metrics__part_of_a_task(tmp_path, part, message):
+    with pytest.raises(ValueError, match=message):
+        read_metrics(write_run(tmp_path, [{**box(100, 3.0, 2.0, 1.0), **part}]))
 
 
 @pytest.mark.parametrize(
