@@ -22,6 +22,7 @@ ATTEMPTS = 5  # in one call; each goes on where the one before broke off
 FIRST_PAUSE = 1.0  # seconds before the second attempt; doubles with each further one
 TIMEOUT = 30.0  # seconds without a byte from the server
 CHUNK = 1 << 20  # bytes
+LONGEST_REASON = 200  # characters
 
 # disable=None: quiet where stderr is no terminal.
 BAR = {"unit": "B", "unit_scale": True, "unit_divisor": 1024, "disable": None}
@@ -81,7 +82,7 @@ def download(
         if _is_there(path, md5, size):  # another process has brought it while this one waited
             return path
         part = _Part(path)
-        _fetch(url, part, size, label or path.name)
+        _fetch(url, part, size, label or path.name, verified=md5 is not None or size is not None)
         fault = _fault(part.path, md5, size)
         if fault:
             part.discard()
@@ -173,17 +174,17 @@ class _Part:
         self._record.unlink(missing_ok=True)
 
 
-def _fetch(url: str, part: _Part, size: int | None, label: str) -> None:
-    """Bring all bytes into ``part``, in several attempts where it must be."""
+def _fetch(url: str, part: _Part, size: int | None, label: str, verified: bool) -> None:
+    """Bring all bytes into ``part``, in several attempts where it must be; ``verified``: they are compared then."""
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            return _attempt(url, part, size, label)
+            return _attempt(url, part, size, label, verified)
         except urllib.error.HTTPError as error:
-            reason = f"the server answered {error.code} {error.reason}"
+            reason = f"the server answered {error.code} {_one_line(error.reason)}"
             if error.code not in PASSING_STATUS:
                 raise DownloadError(f"{url}: {reason}; check the address, or {_by_hand(url, part)}") from error
         except urllib.error.URLError as error:
-            reason = f"{urlsplit(url).netloc} cannot be reached ({error.reason})"
+            reason = f"{urlsplit(url).netloc} cannot be reached ({_one_line(error.reason)})"
             if attempt == 1:  # rather offline than unlucky
                 raise DownloadError(f"{reason}; check the connection, or {_by_hand(url, part)}") from error
         except _BrokenTransferError as error:
@@ -196,23 +197,30 @@ def _fetch(url: str, part: _Part, size: int | None, label: str) -> None:
     )
 
 
+def _one_line(words: object) -> str:
+    """Write what the server or the system says, which may be pages of whatever, on one line of bearable length."""
+    line = " ".join(str(words).split())
+    return line if len(line) <= LONGEST_REASON else f"{line[:LONGEST_REASON]}…"
+
+
 def _by_hand(url: str, part: _Part) -> str:
     return f"fetch {url} in another way and put the file at {part.whole}"
 
 
-def _attempt(url: str, part: _Part, size: int | None, label: str) -> None:
+def _attempt(url: str, part: _Part, size: int | None, label: str, verified: bool) -> None:
     """Ask for what is missing, and append it.
 
     Raises:
         urllib.error.URLError: no connection; as HTTPError: the server refused.
         _BrokenTransferError: not all came.
-        DownloadError: the server has a file of another size, or the disk takes no more.
+        DownloadError: the server has a file of another size or no file, or the disk takes no more.
     """
     known = part.origin()
     offset = part.size() if known is not None and known.url == url else 0
     if offset and offset == known.total:  # all had come, but the process was ended then
         return
     with _answer(url, offset, known, part) as response:
+        _require_file(url, response, part, verified)
         origin = _origin(url, response)
         if response.status != 206:
             offset = 0
@@ -244,7 +252,24 @@ def _answer(url: str, offset: int, known: _Origin | None, part: _Part) -> http.c
             raise _BrokenTransferError("the file has changed on the server") from error
         raise
     except (OSError, http.client.HTTPException) as error:
-        raise _BrokenTransferError(str(error) or type(error).__name__) from error
+        raise _BrokenTransferError(_one_line(error) or type(error).__name__) from error
+
+
+def _require_file(url: str, response: http.client.HTTPResponse, part: _Part, verified: bool) -> None:
+    """Raise ``DownloadError`` for an answer that is not the file as it is.
+
+    Servers announce a ``.tgz`` that they send as it is as gzip-encoded, too; so where the bytes are ``verified``
+    anyway, that decides.
+    """
+    if response.status not in (200, 206):
+        answer = f"{response.status} {_one_line(response.reason)}"
+        raise DownloadError(f"{url}: the server answered {answer}, which brings no file; {_by_hand(url, part)}")
+    encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding != "identity" and not verified:
+        raise DownloadError(
+            f"{url}: the server sends it packed (Content-Encoding: {_one_line(encoding)}), though it was asked for the"
+            f" file as it is; {_by_hand(url, part)}"
+        )
 
 
 def _append(response: http.client.HTTPResponse, part: _Part, bar: tqdm) -> None:
@@ -262,7 +287,7 @@ def _chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:
         try:
             chunk = response.read(CHUNK)
         except (OSError, http.client.HTTPException) as error:
-            raise _BrokenTransferError(str(error) or type(error).__name__) from error
+            raise _BrokenTransferError(_one_line(error) or type(error).__name__) from error
         if not chunk:
             return
         yield chunk

@@ -19,7 +19,8 @@ class Site:
         heeds_if_range: whether If-Range is looked at.
         says_length: whether there is a Content-Length.
         cut: bytes after which each answer breaks off; None for none.
-        status: when set, the answer to everything.
+        status: when set, the answer to everything; one of success comes with the content.
+        headers: further headers of each answer that has content.
         delay: an event to wait for in the middle of each answer.
         requests: (path, Range header or None) of each request.
         conditions: the If-Range header, or None, of each request for a file that is there.
@@ -34,6 +35,7 @@ class Site:
     says_length: bool = True
     cut: int | None = None
     status: int | None = None
+    headers: dict[str, str] = field(default_factory=dict)
     delay: threading.Event | None = None
     requests: list[tuple[str, str | None]] = field(default_factory=list)
     conditions: list[str | None] = field(default_factory=list)
@@ -68,8 +70,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         site, wanted = self.site, self.headers.get("Range")
         site.requests.append((self.path, wanted))
         content = site.files.get(self.path)
-        if content is None or site.status:
-            self.send_error(site.status or 404)
+        failed = site.status is not None and site.status >= 300
+        if content is None or failed:
+            self.send_error(site.status if failed else 404)
             return
         start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and site.ranges else 0
         condition = self.headers.get("If-Range")
@@ -83,7 +86,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
-        self.send_response(206 if start else 200)
+        self.send_response(site.status or (206 if start else 200))
+        for name, value in site.headers.items():
+            self.send_header(name, value)
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         if site.etag:

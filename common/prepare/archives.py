@@ -2,13 +2,9 @@
 
 import os
 import shutil
-import tarfile
-import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO
 
 from tqdm import tqdm
 
@@ -16,21 +12,12 @@ from mocodet.common.download import download, md5_of
 from mocodet.common.files import atomic_open
 from mocodet.common.text import first_few
 
-# Damaged archives make the two readers raise these; EOFError and zlib's error come from compressed streams.
-DAMAGED = (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, ValueError)
+from .members import Member, Members, damage_told, members
+from .staging import Staging, device_of, disk_of
+
 GIGABYTE = 10**9
 
 
-@dataclass(frozen=True)
-class Member:
-    """One file of an archive: its name there, its size in bytes, and how to read it."""
-
-    name: str
-    size: int
-    open: Callable[[], IO[bytes]]
-
-
-Members = Callable[[Path], Iterator[Member]]
 Place = Callable[[str], str | None]
 
 
@@ -57,7 +44,8 @@ class Archive:
         name: file name.
         part: what ``--only`` calls it.
         place: gives the path of each member below the root of the data sets, or None to leave the member out.
-        targets: paths below the root that are there once it is unpacked.
+        targets: paths below the root that are there once it is unpacked; what takes most of the room is below the
+            first.
         size: bytes of the file; of one without a published size, about that.
         unpacked: bytes that it takes on the disk once unpacked, about.
         url: where it is; None if it must be fetched by hand.
@@ -65,6 +53,7 @@ class Archive:
         exact: whether ``size`` is the published size, which the file must have.
         members: lists the files in it.
         read_with: a package that mocodet does not install and that further steps read its files with.
+        products: paths below the root that are made with the help of it; where they are there, it is not needed.
     """
 
     name: str
@@ -78,6 +67,7 @@ class Archive:
     exact: bool = True
     members: Members | None = None
     read_with: str | None = None
+    products: tuple[str, ...] = ()
 
 
 def marker(archive: Archive, root: Path) -> Path:
@@ -90,19 +80,42 @@ def is_unpacked(archive: Archive, root: Path) -> bool:
     return marker(archive, root).is_file() and all((root / target).exists() for target in archive.targets)
 
 
-def require_space(archives: Sequence[Archive], root: Path, folder: Path) -> None:
-    """Make sure that what is still to be downloaded into ``folder`` and unpacked below ``root`` fits on the disk.
+def laid_out(archive: Archive, root: Path) -> tuple[str, ...]:
+    """Return what makes ``archive`` needless though this program did not unpack it below ``root``: targets or products.
+
+    Nothing unless all of either are there.
+    """
+    if marker(archive, root).is_file() or _begun(archive, root).is_file():
+        return ()
+    for paths in (archive.targets, archive.products):
+        if all(_has_content(root / path) for path in paths):
+            return paths
+    return ()
+
+
+def want_again(archive: Archive, root: Path) -> None:
+    """Note that ``archive`` is to be unpacked whatever is below ``root``, until that is done."""
+    with atomic_open(_begun(archive, root), "w") as handle:
+        handle.write("not all of it is in place\n")
+    marker(archive, root).unlink(missing_ok=True)
+
+
+def require_space(pending: Sequence[Archive], root: Path, folder: Path) -> None:
+    """Make sure that ``pending`` archives fit on the disks, downloaded into ``folder`` and unpacked below ``root``.
 
     Raises:
-        OSError: it does not; the message says how much is missing where.
+        FileNotFoundError: a link below ``root`` leads nowhere.
+        OSError: they do not fit; the message says how much is missing where.
     """
-    missing = [archive for archive in archives if not is_unpacked(archive, root)]
+    amounts = [(folder, archive.size) for archive in pending if archive.url and not (folder / archive.name).exists()]
+    for archive in pending:
+        disks = [disk_of(root, target) for target in archive.targets]
+        amounts.append((root / disks[0], archive.unpacked))
     needed: dict[int, tuple[Path, int]] = {}
-    downloads = sum(archive.size for archive in missing if archive.url and not (folder / archive.name).exists())
-    for place, amount in ((folder, downloads), (root, sum(archive.unpacked for archive in missing))):
+    for place, amount in amounts:
         existing = next(parent for parent in (place.absolute(), *place.absolute().parents) if parent.exists())
-        device = existing.stat().st_dev
-        needed[device] = (existing, needed.get(device, (existing, 0))[1] + amount)
+        first, others = needed.get(device_of(existing), (existing, 0))
+        needed[device_of(existing)] = (first, others + amount)
     for existing, amount in needed.values():
         free = shutil.disk_usage(existing).free
         if amount > free:
@@ -133,93 +146,58 @@ def obtain(archive: Archive, folder: Path) -> Path:
 def unpack(archive: Archive, path: Path, root: Path) -> None:
     """Unpack ``path`` below ``root``; an interrupted unpacking goes on where it stopped.
 
-    Files are written to a folder beside their place, each under a temporary name first, and moved into place when all
-    of them are there. So neither half a file nor half an archive stands where a data set is looked for.
+    Files wait beside their place, each under a temporary name first, and are moved there when all of them are whole. So
+    neither half a file nor half an archive stands where a data set is looked for. Of a damaged archive nothing is kept.
 
     Raises:
         ValueError: the archive is damaged, has a member that would land outside ``root``, a link or a device, or lacks
             what it should bring.
     """
-    staging = root / ".unpacking" / archive.name
+    staging = Staging(root, path)
+    try:
+        said = _stage(archive, path, staging)
+    except ValueError:
+        staging.discard()
+        raise
+    os.sync()  # once: the marker must not reach the disk before the files
+    want_again(archive, root)  # from here on some of it may be in place
+    staging.move_into_place()
+    with atomic_open(marker(archive, root), "w") as handle:
+        handle.write(f"{said}\n")
+    _begun(archive, root).unlink()
+    print(f"{path.name}: {said}")
+
+
+def _stage(archive: Archive, path: Path, staging: Staging) -> str:
+    """Unpack ``path`` to ``staging``; return, in words, how much that was."""
     written = passed_over = 0
-    with _damage_told(path):
+    absent = set(archive.targets)
+    with damage_told(path):
         for member in tqdm(
             (archive.members or members)(path), desc=f"unpacking {path.name}", unit=" files", disable=None
         ):
-            target = archive.place(_harmless(member.name, path))
-            if target is None:
+            place = archive.place(_harmless(member.name, path))
+            if place is None:
                 passed_over += 1
                 continue
-            _write(member, staging / _harmless(target, path))
+            _write(member, staging.path(_harmless(place, path)))
+            absent = {target for target in absent if not f"{place}/".startswith(f"{target}/")}
             written += 1
-    if absent := [target for target in archive.targets if not (staging / target).exists()]:
+    if absent:
         raise ValueError(
-            f"{path} does not hold {first_few(absent)}: it is another archive, or this data set has changed its layout"
+            f"{path} does not hold {first_few(sorted(absent))}: it is another archive, or this data set has changed its"
+            " layout"
         )
-    os.sync()  # once: the marker must not reach the disk before the files
-    move_tree(staging, root)
-    with atomic_open(marker(archive, root), "w") as handle:
-        handle.write(f"{written} files unpacked, {passed_over} not needed\n")
-    print(f"{path.name}: {written} files unpacked, {passed_over} not needed")
+    return f"{written} files unpacked, {passed_over} not needed"
 
 
-def members(path: Path) -> Iterator[Member]:
-    """List the files of a zip or tar archive, in their order there.
-
-    Raises:
-        ValueError: it has a link or a device.
-    """
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            for info in archive.infolist():
-                # The upper half of the attributes is the file's mode under Unix; 0o12 is a symbolic link.
-                if info.external_attr >> 28 == 0o12:
-                    raise ValueError(f"{info.filename!r} is a link")
-                if not info.is_dir():
-                    yield Member(info.filename, info.file_size, lambda info=info: archive.open(info))
-    else:
-        with path.open("rb") as handle:
-            yield from tar_members(handle)
+def _begun(archive: Archive, root: Path) -> Path:
+    return root / ".prepared" / f"{archive.name}.begun"
 
 
-def tar_members(handle: IO[bytes]) -> Iterator[Member]:
-    """List the files of an open tar archive, plain or compressed.
-
-    Raises:
-        ValueError: it has a link or a device.
-        tarfile.ReadError: it is truncated.
-    """
-    with tarfile.open(fileobj=handle) as archive:
-        for info in archive:
-            if not (info.isfile() or info.isdir()):
-                raise ValueError(f"{info.name!r} is a link or a device")
-            if info.isfile():
-                yield Member(info.name, info.size, lambda info=info: archive.extractfile(info))
-        # tarfile takes any end for the end; a whole archive ends with a block of zeros.
-        archive.fileobj.seek(archive.offset)
-        if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-            raise tarfile.ReadError("unexpected end of data")
-
-
-def tar_of_tars(path: Path) -> Iterator[Member]:
-    """List the files of the tar archives in a tar archive, each below a folder of its archive's name."""
-    for inner in members(path):
-        with inner.open() as handle:
-            for member in tar_members(handle):
-                name = f"{PurePosixPath(inner.name).stem}/{member.name}"
-                yield Member(name, member.size, member.open)
-
-
-def move_tree(source: Path, target: Path) -> None:
-    """Move the content of folder ``source`` into ``target``, filling folders and replacing files that are there."""
-    target.mkdir(parents=True, exist_ok=True)
-    for entry in sorted(source.iterdir()):
-        place = target / entry.name
-        if entry.is_dir() and place.is_dir():
-            move_tree(entry, place)
-        else:
-            entry.replace(place)
-    source.rmdir()
+def _has_content(path: Path) -> bool:
+    """Tell whether ``path`` is a file, or a folder that is not empty."""
+    return path.is_file() or (path.is_dir() and any(path.iterdir()))
 
 
 def _write(member: Member, path: Path) -> None:
@@ -243,13 +221,3 @@ def _harmless(name: str, archive: Path) -> str:
     if name.startswith(("/", "\\")) or ".." in parts or ":" in parts[0] or not any(parts):
         raise ValueError(f"{name!r} would land outside the folder that {archive.name} is unpacked into")
     return name
-
-
-@contextmanager
-def _damage_told(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except DAMAGED as error:
-        if isinstance(error, OSError) and error.errno is not None:  # the disk is full, for example
-            raise
-        raise ValueError(f"{path} cannot be unpacked: {error}; remove it and fetch it again") from error

@@ -56,6 +56,7 @@ def plan(root: Path) -> Plan:
         f"write *_gtFine_labelTrainIds.png, which semantic segmentation needs, to {folder}",
         lambda: folder.is_dir() and not _without_train_ids(folder),
         lambda: make_train_ids(folder),
+        lambda: remove_train_ids(folder),
     )
     return Plan(ARCHIVES, BY_HAND, [further])
 
@@ -72,9 +73,15 @@ def make_train_ids(folder: Path) -> None:
         with Image.open(path) as image:
             labels = np.asarray(image)
         if unknown := sorted(set(np.unique(labels).tolist()) - known):
-            raise ValueError(f"{path} has the label {unknown[0]}, which Cityscapes does not; unpack its archive again")
+            raise ValueError(f"{path} has the label {unknown[0]}, which Cityscapes does not; --only gtFine --again")
         with atomic_open(_train_ids_path(path)) as handle:
             Image.fromarray(train_ids[labels]).save(handle, format="PNG")
+
+
+def remove_train_ids(folder: Path) -> None:
+    """Remove every ``*_labelTrainIds.png`` that `make_train_ids` would write below ``folder``."""
+    for path in _label_files(folder):
+        _train_ids_path(path).unlink(missing_ok=True)
 
 
 @lru_cache
@@ -125,7 +132,11 @@ def _train_ids_path(path: Path) -> Path:
 
 
 def _without_train_ids(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.glob("*/*/*_gtFine_labelIds.png")) if not _train_ids_path(path).exists()]
+    return [path for path in _label_files(folder) if not _train_ids_path(path).exists()]
+
+
+def _label_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*/*/*_gtFine_labelIds.png"))
 
 
 def _strays(annotations: Path, bases: set[str], images: Path) -> Iterator[Fault]:
@@ -135,7 +146,7 @@ def _strays(annotations: Path, bases: set[str], images: Path) -> Iterator[Fault]
         first.setdefault(path.relative_to(annotations).as_posix().rpartition("_gtFine_")[0], path)
     for base, path in first.items():
         if base not in bases:
-            yield Fault(path, f"has no image {images / base}{IMAGE_ENDING}; unpack the images again")
+            yield Fault(path, f"has no image {images / base}{IMAGE_ENDING}; prepare with --only leftImg8bit --again")
 
 
 def _look(job: tuple[str, Path], annotations: Path, known: frozenset[int], table: np.ndarray) -> list[Fault] | None:
@@ -182,15 +193,19 @@ def _polygon_faults(path: Path, size: tuple[int, int] | None) -> Iterator[str]:
 
     try:
         content = json.loads(path.read_bytes())
-        found, objects = (content["imgWidth"], content["imgHeight"]), content["objects"]
-    except (ValueError, KeyError, TypeError) as error:
-        yield f"is no JSON of imgWidth, imgHeight and objects ({error!r}); unpack its archive again"
+        found, objects = (content["imgWidth"], content["imgHeight"]), list(content["objects"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        yield f"is no JSON of imgWidth, imgHeight and objects ({error!r}); prepare with --only gtFine --again"
         return
     if found != size:
         yield f"says that its image is {found[0]} x {found[1]}, but it is {size[0]} x {size[1]}"
     for number, item in enumerate(objects, start=1):
-        label, polygon = item.get("label"), item.get("polygon", ())
-        if label not in name2label and str(label).removesuffix("group") not in name2label:
+        if not isinstance(item, dict):
+            yield f"object {number} is {item!r} instead of a label with a polygon"
+            continue
+        label, polygon = str(item.get("label")), item.get("polygon")
+        if label not in name2label and label.removesuffix("group") not in name2label:
             yield f"object {number} has the label {label!r}, which Cityscapes does not"
-        if len(polygon) < 3 or any(len(point) != 2 for point in polygon):
+        points = polygon if isinstance(polygon, list) else []
+        if len(points) < 3 or any(not isinstance(point, list) or len(point) != 2 for point in points):
             yield f"object {number} ({label}) has no polygon of three points x, y or more"

@@ -38,14 +38,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         root = _root(args)
         module, _ = DATASETS[args.dataset]
         plan = only_parts(module.plan(root), args.only)
-        prepare(plan, root, args.archives or root / "archives", dry_run=args.dry_run)
+        prepare(plan, root, args.archives or root / "archives", dry_run=args.dry_run, again=args.again)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Prepare a data set: download its archives, or take those that were fetched by hand, unpack them"
-        " and lay them out as detectron2 expects. Interrupted, it goes on where it stopped; run again, it does nothing"
-        " more. With --check, verify what is there, without a network, and list every fault."
+        " and lay them out as detectron2 expects. Interrupted, it goes on where it stopped; run a second time, it does"
+        " nothing more; --again does all anew. With --check, verify what is there, without a network, and list every"
+        " fault."
     )
     commands = parser.add_subparsers(dest="dataset", required=True, metavar="DATASET")
     for name, (_, what) in DATASETS.items():
@@ -82,6 +83,9 @@ def _add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--only", nargs="+", default=[], metavar="PART", help="prepare these parts; a wrong one lists all"
     )
+    command.add_argument(
+        "--again", action="store_true", help="take also the steps that have been taken, and replace what is there"
+    )
     command.add_argument("--dry-run", action="store_true", help="list what would be done")
     command.add_argument("--check", action="store_true", help="verify what is there instead of preparing it")
     command.add_argument(
@@ -98,7 +102,7 @@ def _refuse_unused(args: argparse.Namespace) -> None:
     Raises:
         ValueError: there is one, or ``--json`` lacks its images.
     """
-    preparing = {"--archives": args.archives, "--only": args.only, "--dry-run": args.dry_run}
+    preparing = {"--archives": args.archives, "--only": args.only, "--dry-run": args.dry_run, "--again": args.again}
     checking = {"--any-size": args.any_size, "--workers": args.workers is not None}
     own = {f"--{name}": getattr(args, name, None) for name in ("classes", "json", "images")}
     unused = preparing if args.check else {**checking, **own}

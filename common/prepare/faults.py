@@ -27,13 +27,14 @@ EXIF_ORIENTATION = 0x0112
 
 @dataclass(frozen=True)
 class Fault:
-    """Something wrong: the file, and what is wrong with it and what to do, on one line."""
+    """Something wrong: the file, and what is wrong with it and what to do, on one line that any terminal can show."""
 
     file: Path
     what: str
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.what}"
+        line = f"{self.file}: {self.what}"  # names in it may hold anything
+        return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
 
 
 @dataclass
@@ -88,10 +89,12 @@ def image_fault(job: ImageJob) -> Fault | None:
     except MemoryError:
         raise
     except FileNotFoundError:
-        return Fault(job.path, "is missing; unpack its archive again")
+        return Fault(job.path, "is missing; unpack its archive again with --again")
     except Exception as error:  # damaged bytes make decoders raise almost anything
         return Fault(
-            job.path, f"cannot be decoded ({str(error) or type(error).__name__}); fetch it again or leave it out"
+            job.path,
+            f"cannot be decoded ({str(error) or type(error).__name__}); unpack its archive with --again, fetch it again"
+            " or leave it out",
         )
     if job.size is not None and size != job.size:
         return Fault(
@@ -115,7 +118,7 @@ def box_fault(corners: Sequence[float], size: Size | None) -> str | None:
     if x1 < x0 or y1 < y0:
         return "is inside out"
     if x1 == x0 or y1 == y0:
-        return "is empty"
+        return "is empty; correct or remove it"
     if size is not None and not lies_inside([x0, x1], [y0, y1], size):
         return f"is not inside the image, which is {_by(size)}"
     return None
@@ -136,8 +139,8 @@ def count_fault(file: Path, what: str, found: int, expected: int) -> Iterator[Fa
     if found != expected:
         yield Fault(
             file,
-            f"counts differ: {found:,} {what}, the published data set has {expected:,}; unpack it again, or give"
-            " --any-size if this is a part of it",
+            f"counts differ: {found:,} {what}, the published data set has {expected:,}; unpack it again with"
+            " --again, or give --any-size if this is a part of it",
         )
 
 
@@ -171,7 +174,9 @@ def image_size(path: Path) -> Size | None:
     try:
         with Image.open(path) as image:
             return _turned_size(image)
-    except OSError:
+    except MemoryError:
+        raise
+    except Exception:  # damaged bytes make decoders raise almost anything
         return None
 
 

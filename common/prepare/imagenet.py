@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
-from .archives import Archive, inside, tar_of_tars
+from .archives import Archive, inside
 from .faults import Fault, ImageJob, Tally, check_images, count_fault
 from .matlab import load_mat
+from .members import tar_of_tars
 from .steps import Plan
 
 BY_HAND = (
@@ -50,6 +51,7 @@ def plan(root: Path) -> Plan:
             unpacked=4_000_000,
             md5="fa75699e90414af021442c21a62c3abf",
             read_with="scipy",
+            products=("imagenet/val",),
         ),
         Archive(
             name="ILSVRC2012_img_val.tar",
@@ -92,7 +94,7 @@ def val_wnids(devkit: Path) -> list[str]:
         names = {int(row.ILSVRC2012_ID): str(row.WNID) for row in synsets if not int(row.num_children)}
         return [names[int(line)] for line in truth.read_text(encoding="ascii").split()]
     except (KeyError, AttributeError, TypeError) as error:
-        raise ValueError(f"{meta} and {truth.name} do not fit together ({error!r}); unpack the devkit again") from error
+        raise ValueError(f"{meta} and {truth.name} do not fit together ({error!r}); --only val --again") from error
 
 
 def check(root: Path, tally: Tally, *, any_size: bool = False, workers: int = 0) -> Iterator[Fault]:
@@ -111,7 +113,7 @@ def check(root: Path, tally: Tally, *, any_size: bool = False, workers: int = 0)
         classes[split] = {path.name for path in folders if WNID.fullmatch(path.name)}
         images = {path: _files(path) for path in folders}
         yield from (
-            Fault(path, "is a class without images; unpack the archive again") for path in folders if not images[path]
+            Fault(path, "is a class without images; prepare with --again") for path in folders if not images[path]
         )
         jobs = [ImageJob(file) for files in images.values() for file in files]
         yield from check_images(jobs, workers)

@@ -3,10 +3,11 @@
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from reprlib import repr as brief
 from typing import Any
 
 from .archives import Archive, inside
-from .coco import (
+from .coco_json import (
     Record,
     Records,
     annotation_name,
@@ -17,7 +18,7 @@ from .coco import (
     repeated_file_names,
 )
 from .faults import Fault, Tally, count_fault
-from .steps import Plan
+from .steps import Need, Plan
 
 # The addresses are those of v0.5 on lvisdataset.org; no checksum is published. Sizes are rough.
 ARCHIVES = tuple(
@@ -41,16 +42,12 @@ FREQUENCIES = ("r", "c", "f")  # rare, common, frequent
 
 
 def plan(root: Path) -> Plan:
-    """Say how LVIS v0.5 comes below ``root``.
-
-    Raises:
-        FileNotFoundError: COCO's images, which LVIS annotates, are not there.
-    """
-    if absent := [split for split in ("train2017", "val2017") if not (root / "coco" / split).is_dir()]:
-        raise FileNotFoundError(
-            f"LVIS annotates COCO's images, and there is no {root / 'coco' / absent[0]}; prepare coco first"
-        )
-    return Plan(ARCHIVES)
+    """Say how LVIS v0.5 comes below ``root``."""
+    needs = [
+        Need(archive.part, root / "coco" / f"{archive.part}2017", "LVIS annotates COCO's images: prepare coco first")
+        for archive in ARCHIVES
+    ]
+    return Plan(ARCHIVES, needs=needs)
 
 
 def check(root: Path, tally: Tally, *, any_size: bool = False, workers: int = 0) -> Iterator[Fault]:
@@ -105,7 +102,7 @@ def _files(records: Records, images: Path) -> tuple[dict[Any, Path], list[Fault]
 def _category_faults(records: Records, identity: object, category: Record) -> Iterator[Fault]:
     name = f"category {identity} ({category['name']})"
     if category.get("frequency") not in FREQUENCIES:
-        yield Fault(records.path, f"{name} has the frequency {category.get('frequency')!r}; it must be r, c or f")
+        yield Fault(records.path, f"{name} has the frequency {brief(category.get('frequency'))}; it must be r, c or f")
     if not isinstance(category.get("image_count"), int):
         yield Fault(records.path, f"{name} lacks image_count, by which rare images are repeated and AP is divided")
 
@@ -120,7 +117,9 @@ def _federation_faults(records: Records, identity: object, image: Mapping[str, A
         ids = image.get(key)
         if not isinstance(ids, list):
             yield Fault(records.path, f"{name} lacks the list {key}, which LVIS's AP needs")
-        elif unknown := [category for category in ids if category not in records.categories]:
-            yield Fault(records.path, f"{name} has {unknown[0]!r} in {key}, which is no category of the file")
-        elif key == "neg_category_ids" and (both := sorted(present.intersection(ids))):
+        elif unknown := [
+            category for category in ids if type(category) not in (int, str) or category not in records.categories
+        ]:
+            yield Fault(records.path, f"{name} has {brief(unknown[0])} in {key}, which is no category of the file")
+        elif key == "neg_category_ids" and (both := [category for category in ids if category in present]):
             yield Fault(records.path, f"{name} says that category {both[0]} is not in it, but has an annotation of it")

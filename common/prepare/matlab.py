@@ -22,4 +22,4 @@ def load_mat(file: Path | IO[bytes], name: str) -> dict[str, Any]:
     except MemoryError:
         raise
     except Exception as error:  # damaged bytes make it raise almost anything
-        raise ValueError(f"{name} is no MATLAB file ({error}); unpack its archive again") from error
+        raise ValueError(f"{name} is no MATLAB file ({error}); unpack its archive again with --again") from error

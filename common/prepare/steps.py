@@ -1,27 +1,46 @@
 """What a preparation consists of: steps that know whether they have been done, taken in order."""
 
 import importlib.util
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mocodet.common.locks import exclusive
 from mocodet.common.text import first_few
 
-from .archives import GIGABYTE, Archive, is_unpacked, obtain, require_space, unpack
+from .archives import GIGABYTE, Archive, is_unpacked, laid_out, obtain, require_space, unpack, want_again
 
 
 @dataclass(frozen=True)
 class Step:
     """Something to do once: ``what`` it is, in a line; whether it is ``done``; how to ``run`` it.
 
-    ``part`` is what ``--only`` calls it, as in `Archive`.
+    ``forget`` makes it have to be done again. ``part`` is what ``--only`` calls it, as in `Archive`.
     """
 
     part: str
     what: str
     done: Callable[[], bool]
     run: Callable[[], None]
+    forget: Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Need:
+    """A path that a part needs and does not bring.
+
+    Attributes:
+        part: what ``--only`` calls the part.
+        path: what must be there.
+        otherwise: what to do where it is not.
+        brought_by: another part of the same plan, which would bring it.
+    """
+
+    part: str
+    path: Path
+    otherwise: str
+    brought_by: str | None = None
 
 
 @dataclass(frozen=True)
@@ -32,11 +51,13 @@ class Plan:
         archives: what is fetched and unpacked.
         by_hand: how to get the archives that have no address: where, and after what.
         further: what is done with the unpacked files.
+        needs: what must be there before.
     """
 
     archives: Sequence[Archive]
     by_hand: str = ""
     further: Sequence[Step] = ()
+    needs: Sequence[Need] = ()
 
 
 def only_parts(plan: Plan, parts: Sequence[str]) -> Plan:
@@ -50,43 +71,69 @@ def only_parts(plan: Plan, parts: Sequence[str]) -> Plan:
         raise ValueError(f"--only {unknown[0]}: the parts are {', '.join(known)}")
     if not parts:
         return plan
-    archives = [archive for archive in plan.archives if archive.part in parts]
-    return Plan(archives, plan.by_hand, [step for step in plan.further if step.part in parts])
+    return replace(
+        plan,
+        archives=[archive for archive in plan.archives if archive.part in parts],
+        further=[step for step in plan.further if step.part in parts],
+        needs=[need for need in plan.needs if need.part in parts],
+    )
 
 
-def prepare(plan: Plan, root: Path, folder: Path, *, dry_run: bool = False) -> None:
+def prepare(plan: Plan, root: Path, folder: Path, *, dry_run: bool = False, again: bool = False) -> None:
     """Take every step of ``plan`` that has not been taken; two processes at once take turns.
+
+    What lies where an archive would be unpacked, but was not unpacked by this program, is left as it is.
 
     Args:
         plan: what to do.
         root: the folder of the data sets.
         folder: where archives are, or are downloaded to.
         dry_run: only say what would be done.
+        again: take all steps, whether they have been taken or not.
 
     Raises:
-        FileNotFoundError: archives that must be fetched by hand are not in ``folder``; the message names all of them.
+        FileNotFoundError: archives that must be fetched by hand are not in ``folder`` (the message names all of them),
+            or another data set that this one is made with is not there.
         ImportError: a package that reads the files is not installed.
         ValueError: an archive is damaged.
         OSError: a download failed, or there is no room.
     """
+    _require_needs(plan)
+    if not again:
+        plan = replace(plan, archives=[archive for archive in plan.archives if not _left_as_it_is(archive, root)])
+    steps = [*_archive_steps(plan, root, folder), *plan.further]
     if dry_run:
-        for step in [*_archive_steps(plan, root, folder), *plan.further]:
-            print(f"{'done already' if step.done() else 'to do'}: {step.what}")
+        for step in steps:
+            print(f"{'done already' if step.done() and not again else 'to do'}: {step.what}")
         return
-    _require_packages(plan, root)
-    _require_fetched_by_hand(plan, root, folder)
-    require_space(plan.archives, root, folder)
-    with exclusive(root / ".prepared" / "prepare"):
-        todo = [step for step in [*_archive_steps(plan, root, folder), *plan.further] if not step.done()]
+    pending = [archive for archive in plan.archives if again or not is_unpacked(archive, root)]
+    _require_packages(pending)
+    _require_fetched_by_hand(plan.by_hand, pending, folder)
+    require_space(pending, root, folder)
+    with exclusive(root / ".prepared" / "prepare", patience=math.inf):
+        todo = [step for step in steps if again or not step.done()]
         for step in todo:
             print(step.what, flush=True)
+            if again:
+                step.forget()
             step.run()
-    if not todo:
+    if not todo and steps:
         print("everything had been done before")
     left = [archive for archive in plan.archives if (folder / archive.name).exists()]
     if left:
         size = sum((folder / archive.name).stat().st_size for archive in left) / GIGABYTE
         print(f"the archives in {folder} ({size:.1f} GB) are not needed any more")
+
+
+def _left_as_it_is(archive: Archive, root: Path) -> bool:
+    """Tell whether what ``archive`` is for has been put below ``root`` in another way; if so, say it."""
+    there = laid_out(archive, root)
+    if there:
+        print(
+            f"there already, and left as it is: {first_few([str(root / path) for path in there])}; --check looks at it,"
+            f" --again unpacks {archive.name} over it"
+        )
+    return bool(there)
 
 
 def _archive_steps(plan: Plan, root: Path, folder: Path) -> list[Step]:
@@ -101,30 +148,34 @@ def _archive_steps(plan: Plan, root: Path, folder: Path) -> list[Step]:
                 f"{fetched}, unpack it to {first_few([str(root / target) for target in archive.targets])}{unverified}",
                 lambda archive=archive: is_unpacked(archive, root),
                 lambda archive=archive: unpack(archive, obtain(archive, folder), root),
+                lambda archive=archive: want_again(archive, root),
             )
         )
     return steps
 
 
-def _require_packages(plan: Plan, root: Path) -> None:
-    """Raise ``ImportError`` now rather than after hours of downloading."""
-    for archive in plan.archives:
+def _require_needs(plan: Plan) -> None:
+    """Raise ``FileNotFoundError`` now rather than after hours of downloading."""
+    parts = {archive.part for archive in plan.archives}
+    for need in plan.needs:
+        if need.brought_by not in parts and not need.path.exists():
+            raise FileNotFoundError(f"{need.part} needs {need.path}, which is not there; {need.otherwise}")
+
+
+def _require_packages(pending: Sequence[Archive]) -> None:
+    for archive in pending:
         package = archive.read_with
-        if package and not is_unpacked(archive, root) and importlib.util.find_spec(package) is None:
+        if package and importlib.util.find_spec(package) is None:
             raise ImportError(
                 f"what is in {archive.name} is read with {package}: pip install {package}, or prepare other parts with"
                 " --only"
             )
 
 
-def _require_fetched_by_hand(plan: Plan, root: Path, folder: Path) -> None:
-    missing = [
-        archive.name
-        for archive in plan.archives
-        if archive.url is None and not is_unpacked(archive, root) and not (folder / archive.name).exists()
-    ]
+def _require_fetched_by_hand(by_hand: str, pending: Sequence[Archive], folder: Path) -> None:
+    missing = [archive.name for archive in pending if archive.url is None and not (folder / archive.name).exists()]
     if missing:
         raise FileNotFoundError(
-            f"{folder} lacks {first_few(missing)}, which must be fetched by hand: {plan.by_hand}; put them there, or"
+            f"{folder} lacks {first_few(missing)}, which must be fetched by hand: {by_hand}; put them there, or"
             " name the folder that holds them with --archives, and run this again"
         )

@@ -1,5 +1,6 @@
 """Pascal VOC 2007 and 2012 (host.robots.ox.ac.uk/pascal/VOC), with SBD's masks for trainaug."""
 
+import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from .faults import (
     image_size,
     repeated,
 )
-from .steps import Plan, Step
+from .steps import Need, Plan, Step
 
 # Names, addresses and checksums as torchvision's datasets/voc.py and datasets/sbd.py give them; sizes in bytes are
 # the servers' Content-Length.
@@ -70,6 +71,7 @@ ARCHIVES = (
         url="https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz",
         md5="82b4d87ceb2ed10f6038a1cba92111cb",
         read_with="scipy",
+        products=(f"VOC2012/{trainaug.FOLDER}", "VOC2012/ImageSets/Segmentation/trainaug.txt"),
     ),
 )
 
@@ -104,8 +106,10 @@ def plan(root: Path) -> Plan:
         f"write the masks of VOC and SBD to {root / 'VOC2012' / 'SegmentationClassAug'}, and the list trainaug.txt",
         lambda: trainaug.is_made(root),
         lambda: trainaug.make(root),
+        lambda: trainaug.remove(root),
     )
-    return Plan(ARCHIVES, further=[further])
+    need = Need("trainaug", trainaug.list_path(root, "train"), "prepare VOC 2012 too: --only 2012 trainaug", "2012")
+    return Plan(ARCHIVES, further=[further], needs=[need])
 
 
 def check(root: Path, tally: Tally, *, any_size: bool = False, workers: int = 0) -> Iterator[Fault]:
@@ -176,7 +180,10 @@ def _lists(layout: _Layout, task: str) -> list[Path]:
 
 def _read_list(path: Path) -> tuple[list[str], list[Fault]]:
     """Read a list of image names, one a line; return the names, each once, and what is wrong with the list."""
-    lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        return [], [Fault(path, f"is not text in UTF-8 ({error}); write it anew, one image name a line")]
     faults = (
         [] if lines else [Fault(path, "names no image; a split without images can be neither trained nor tested on")]
     )
@@ -195,8 +202,8 @@ def _check_annotation(layout: _Layout, name: str, split: Path, sizes: dict[str, 
         return
     try:
         tree = ElementTree.parse(path).getroot()
-    except (ElementTree.ParseError, UnicodeDecodeError) as error:
-        yield Fault(path, f"is not XML ({error}); fetch it again")
+    except (ElementTree.ParseError, LookupError, ValueError) as error:  # the last two: of the encoding that it names
+        yield Fault(path, f"is not XML ({error}); unpack its archive with --again, or fetch it again")
         return
     tally.counts["annotation files"] += 1
     size = _size(tree)
@@ -215,7 +222,8 @@ def _check_annotation(layout: _Layout, name: str, split: Path, sizes: dict[str, 
 
 def _size(tree: ElementTree.Element) -> Size | None:
     sides = [tree.findtext(f"size/{side}", "").strip() for side in ("width", "height")]
-    return (int(sides[0]), int(sides[1])) if all(side.isdecimal() and int(side) for side in sides) else None
+    numbers = [int(side) for side in sides if re.fullmatch(r"\d{1,9}", side)]
+    return (numbers[0], numbers[1]) if len(numbers) == 2 and all(numbers) else None
 
 
 def _object_faults(node: ElementTree.Element, classes: Sequence[str], size: Size | None) -> Iterator[str]:
@@ -256,9 +264,7 @@ def _masks(layout: _Layout, looked_at: Container[str]) -> tuple[list[ImageJob], 
             if size is None and name not in looked_at:
                 faults.append(Fault(layout.image(name), f"is missing or no image, and {split} names it; fetch it"))
             elif not (folder / f"{name}.png").is_file():
-                faults.append(
-                    Fault(folder / f"{name}.png", f"is missing, and {split} names it; prepare the masks again")
-                )
+                faults.append(Fault(folder / f"{name}.png", f"is missing, and {split} names it; prepare with --again"))
             else:
                 jobs[folder / f"{name}.png"] = ImageJob(folder / f"{name}.png", size, "its image", MASK_LABELS)
     return list(jobs.values()), faults
@@ -270,4 +276,4 @@ def _counts(folder: Path, task: str, expected: dict[str, int]) -> Iterator[Fault
         if path.is_file():
             yield from count_fault(path, "images", len(_read_list(path)[0]), number)
         elif split != "trainaug":  # not part of VOC
-            yield Fault(path, "is missing; the published data set has it")
+            yield Fault(path, "is missing; the published data set has it: prepare with --again")

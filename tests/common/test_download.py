@@ -2,18 +2,21 @@
 
 import hashlib
 import json
+import math
 import multiprocessing
 import random
 import socket
+import socketserver
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from mocodet.common import download as module
-from mocodet.common import locks
 from mocodet.common.download import DownloadError, download, md5_of
 from mocodet.common.locks import exclusive
 from tests.servers import Site, serve
@@ -189,6 +192,54 @@ def test_download__server_refuses(site, tmp_path, status, attempts):
     assert len(site.requests) == attempts
 
 
+def test_download__server_answers_without_a_file(site, tmp_path):
+    site.status, site.files["/file"] = 204, b""
+    with pytest.raises(DownloadError, match=r"/file: the server answered 204 No Content, which brings no file; fetch"):
+        download(url(site), tmp_path / "file")
+    assert names(tmp_path) == []
+
+
+def test_download__server_packs_the_file(site, tmp_path):
+    """Apache announces a .tgz that it sends as it is as packed, too: the checksum decides where there is one."""
+    site.headers["Content-Encoding"] = "gzip"
+    with pytest.raises(DownloadError, match=r"/file: the server sends it packed \(Content-Encoding: gzip\)"):
+        download(url(site), tmp_path / "file")
+    assert names(tmp_path) == []
+    assert download(url(site), tmp_path / "file", md5=MD5).read_bytes() == CONTENT
+
+
+@contextmanager
+def raw_server(answer: bytes) -> Iterator[str]:
+    """Answer every request with ``answer``, which need not be HTTP."""
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            while self.rfile.readline().strip():
+                pass
+            self.wfile.write(answer)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (b"HTTP/1.1 302 Found\r\nLocation: /file\r\nContent-Length: 0\r\n\r\n", "the server answered 302 .* loop"),
+        (b"no\tHTTP " + b"at all " * 1000 + b"\r\n\r\n", "the transfer broke off .*no HTTP at all"),
+    ],
+)
+def test_download__whatever_the_server_says_is_told_on_one_line(tmp_path, monkeypatch, answer, message):
+    monkeypatch.setattr(module, "FIRST_PAUSE", 0)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with raw_server(answer) as address, pytest.raises(DownloadError, match=message) as caught:
+        download(f"{address}/file", tmp_path / "file")
+    assert not set(str(caught.value)) & set("\n\r\t")
+    assert len(str(caught.value)) < 1000
+
+
 def test_download__offline(tmp_path, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr(module, "FIRST_PAUSE", None)  # to wait would be an error here
@@ -287,7 +338,7 @@ def hold(path: str, held, release) -> None:
         release.wait(60)
 
 
-def test_exclusive__waits_and_outlives_a_killed_holder(tmp_path, monkeypatch):
+def test_exclusive__waits_and_outlives_a_killed_holder(tmp_path, caplog):
     path = tmp_path / "new" / "file"
     spawn = multiprocessing.get_context("spawn")
     held, release = spawn.Event(), spawn.Event()
@@ -295,19 +346,30 @@ def test_exclusive__waits_and_outlives_a_killed_holder(tmp_path, monkeypatch):
     process.start()
     assert held.wait(60)
 
-    def impatient(name: str):
-        lock = file_lock(name)
-        lock.timeout = 0.1
-        return lock
-
-    file_lock = locks.file_lock
-    monkeypatch.setattr(locks, "file_lock", impatient)
-    with pytest.raises(OSError, match=r"file\.lock is held by another process"), exclusive(path):
+    with pytest.raises(OSError, match=r"file\.lock is held by another process"), exclusive(path, patience=0.1):
         pass
+    assert caplog.messages == [f"waiting for another process, which holds {path}.lock"]
+    caplog.clear()
     process.kill()
     process.join(60)
     with exclusive(path):
-        pass
+        assert caplog.messages == []
+
+
+def test_exclusive__waits_without_end_until_the_other_is_done(tmp_path, caplog):
+    path, entered = tmp_path / "file", []
+    with exclusive(path):
+        waiting = threading.Thread(target=lambda: enter(path, entered))
+        waiting.start()
+        wait_until(lambda: caplog.messages)
+        assert entered == []
+    waiting.join(60)
+    assert entered == [path]
+
+
+def enter(path: Path, entered: list[Path]) -> None:
+    with exclusive(path, patience=math.inf):
+        entered.append(path)
 
 
 def test_md5_of__equals_hashlib(tmp_path):

@@ -1,16 +1,23 @@
+import errno
+import gzip
 import hashlib
 import io
 import os
+import random
 import shutil
 import tarfile
 import zipfile
+import zlib
 from collections import namedtuple
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mocodet.common.prepare import archives as module
-from mocodet.common.prepare.archives import inside, is_unpacked, marker, obtain, require_space, tar_of_tars, unpack
+from mocodet.common.prepare import staging
+from mocodet.common.prepare.archives import inside, is_unpacked, laid_out, marker, obtain, require_space, unpack
+from mocodet.common.prepare.members import tar_of_tars
 from tests.common.prepare.good import FILES, KINDS, PLACED, archive_of, below, make_tar, make_zip
 
 
@@ -79,8 +86,96 @@ def test_unpack__interrupted_while_moving_into_place(tmp_path, monkeypatch):
         unpack(archive, path, root)
     monkeypatch.setattr(Path, "replace", rename)
     assert not is_unpacked(archive, root)
+    assert laid_out(archive, root) == ()  # though its target is there
     unpack(archive, path, root)
     assert below(root) == {**PLACED, "mine/c.txt": b"of another archive"}
+
+
+@pytest.fixture
+def another_disk(tmp_path, monkeypatch) -> Path:
+    """Make a folder that counts as another disk: nothing can be renamed into it from elsewhere."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+
+    def device_of(path: Path) -> int:
+        return int(path.resolve().is_relative_to(disk))
+
+    def rename(source: Path, target: Path, original=Path.replace) -> Path:
+        if device_of(source.parent) != device_of(Path(target).parent):
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        return original(source, target)
+
+    for place in (module, staging):
+        monkeypatch.setattr(place, "device_of", device_of)
+    monkeypatch.setattr(Path, "replace", rename)
+    return disk
+
+
+@pytest.mark.parametrize("link", ["mine", "mine/deep"])
+def test_unpack__into_a_folder_that_is_a_link_to_another_disk(link, tmp_path, another_disk):
+    path, root = tmp_path / "a.tar", tmp_path / "root"
+    content = make_tar({"top/data/a.txt": b"a", "top/data/deep/b.txt": b"b", "top/data/deep/c/d.txt": b"d"})
+    path.write_bytes(content)
+    (root / link).parent.mkdir(parents=True)
+    (root / link).symlink_to(another_disk)
+    unpack(archive_of(content, "a.tar"), path, root)
+    assert (root / link).is_symlink()
+    found = {place: (root / "mine" / place).read_bytes() for place in ("a.txt", "deep/b.txt", "deep/c/d.txt")}
+    assert found == {"a.txt": b"a", "deep/b.txt": b"b", "deep/c/d.txt": b"d"}
+    assert not list(tmp_path.rglob(".unpacking"))
+
+
+def test_require_space__of_the_disk_that_a_link_leads_to(tmp_path, another_disk, monkeypatch):
+    archive = replace(archive_of(b"x", "a.zip"), targets=("mine",))  # takes 3,000 bytes
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root/mine").symlink_to(another_disk)
+    free = {tmp_path / "root/mine": 3000, tmp_path / "root": 0}
+    usage = namedtuple("usage", "free")
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage(free[path]))
+    require_space([archive], tmp_path / "root", tmp_path)
+    free[tmp_path / "root/mine"] = 2999
+    with pytest.raises(OSError, match="root/mine has"):
+        require_space([archive], tmp_path / "root", tmp_path)
+
+
+def test_unpack__a_link_that_leads_nowhere(tmp_path):
+    path = tmp_path / "a.tar"
+    path.write_bytes(KINDS["a.tar"])
+    (tmp_path / "mine").symlink_to(tmp_path / "gone")
+    archive = archive_of(KINDS["a.tar"], "a.tar")
+    for attempt in (lambda: require_space([archive], tmp_path, tmp_path), lambda: unpack(archive, path, tmp_path)):
+        with pytest.raises(FileNotFoundError, match=r"the link leads to .*gone, which is not there.*mine"):
+            attempt()
+
+
+def test_unpack__of_a_damaged_or_an_exchanged_archive_nothing_is_kept(tmp_path, monkeypatch):
+    path, root = tmp_path / "a.tar", tmp_path / "root"
+    archive = archive_of(KINDS["a.tar"], "a.tar")
+    other = KINDS["a.tar"].replace(b"a" * 1000, b"z" * 1000)
+    path.write_bytes(other[:-8000])
+    with pytest.raises(ValueError, match="remove it and fetch it again"):
+        unpack(archive, path, root)
+    assert not (root / ".unpacking").exists()
+    path.write_bytes(other)
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.os, "sync", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            unpack(archive, path, root)
+    assert list((root / ".unpacking").rglob("a.txt"))
+    path.write_bytes(KINDS["a.tar"])  # of the same size
+    os.utime(path, (0, 0))
+    with monkeypatch.context() as patch:
+        patch.setattr(module.os, "sync", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            unpack(archive, path, root)
+    (waiting,) = (root / ".unpacking").rglob("a.txt")  # the other one's takes no room any more
+    assert waiting.read_bytes() == PLACED["mine/a.txt"]
+    unpack(archive, path, root)
+    assert below(root) == PLACED
 
 
 def linked_tar() -> bytes:
@@ -101,6 +196,27 @@ def linked_zip() -> bytes:
     return buffer.getvalue()
 
 
+def damaged_gz() -> bytes:
+    """Exchange bytes that are stored as they are, so that only the checksum at the end tells."""
+    content = bytearray(make_tar({"top/data/a.txt": random.Random(0).randbytes(40_000)}, "w:gz"))
+    content[20_000:20_400] = bytes(400)
+    return bytes(content)
+
+
+def broken_gz() -> bytes:
+    """Exchange bytes of a compressed stream so that it cannot be read from there on."""
+    good = make_tar({"top/data/a.txt": str(list(range(200_000))).encode()}, "w:gz")
+    for place in range(len(good) // 2, len(good)):
+        content = good[:place] + b"\xff" * 40 + good[place + 40 :]
+        try:
+            gzip.decompress(content)
+        except zlib.error:
+            return content
+        except (EOFError, OSError):  # it can be read, but is another one
+            continue
+    raise AssertionError("no such bytes")
+
+
 EVIL = {
     "climbing tar": (make_tar({"top/data/../../../../evil": b"x"}), "would land outside"),
     "climbing zip": (make_zip({"top/data/../../../../evil": b"x"}), "would land outside"),
@@ -115,6 +231,8 @@ EVIL = {
     "tar truncated in a file": (KINDS["a.tar"][:3000], "cannot be unpacked"),
     "truncated tar.gz": (KINDS["a.tar.gz"][:-30], "cannot be unpacked"),
     "truncated zip": (KINDS["a.zip"][:-30], "cannot be unpacked"),
+    "damaged tar.gz": (damaged_gz(), "CRC check failed"),
+    "broken tar.gz": (broken_gz(), "cannot be unpacked: Error -3"),
     "damaged zip": (KINDS["a.zip"].replace(b"b" * 2000, b"c" * 2000), "Bad CRC-32"),
     "no archive": (b"<html>login</html>", "cannot be unpacked"),
     "another archive": (make_tar({"top/data/c.txt": b"c"}), r"does not hold mine/a\.txt"),
@@ -183,4 +301,5 @@ def test_require_space(tmp_path, monkeypatch):
     (tmp_path / "archives").mkdir()
     (tmp_path / "archives/a.zip").write_bytes(b"")  # fetched already
     require_space([archive], tmp_path / "new", tmp_path / "archives")
+    require_space([], tmp_path / "new", tmp_path / "archives")
     assert os.listdir(tmp_path) == ["archives"]  # noqa: PTH208

@@ -77,6 +77,18 @@ def test_cityscapes__training_ids_equal_those_that_its_own_scripts_draw(streets)
     assert all(step.done() for step in cityscapes.plan(streets).further)
 
 
+def test_cityscapes__again_makes_the_training_ids_anew(streets):
+    path = streets / gt("labelTrainIds.png")
+    good = path.read_bytes()
+    path.write_bytes(b"")
+    (step,) = cityscapes.plan(streets).further
+    assert step.done()
+    step.forget()
+    assert not step.done()
+    step.run()
+    assert path.read_bytes() == good
+
+
 def gt(ending: str, split: str = "train") -> str:
     return f"cityscapes/gtFine/{split}/{FRAME}_gtFine_{ending}"
 
@@ -131,7 +143,7 @@ def test_cityscapes__check_of_names_and_counts(streets):
     found = list(cityscapes.check(streets, Tally()))
     assert [fault.what.partition(",")[0].partition(":")[0] for fault in found] == [
         "is not called *_leftImg8bit.png",
-        f"has no image {image}; unpack the images again",
+        f"has no image {image}; prepare with --only leftImg8bit --again",
         "counts differ",
         "counts differ",
     ]

@@ -9,6 +9,7 @@ from mocodet.common.prepare.cli import main
     [
         (["--json", "a.json", "--check"], "--json and --images"),
         (["--check", "--only", "val2017"], "--only has no effect with --check"),
+        (["--check", "--again"], "--again has no effect with --check"),
         (["--any-size"], "--any-size has no effect without --check"),
         (["--json", "a.json", "--images", "b"], "--json has no effect without --check"),
         (

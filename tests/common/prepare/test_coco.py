@@ -96,6 +96,16 @@ FAULTS = {  # what is done: (how, the file that must be named, words that must s
     "bbox of three": (annotation(bbox=[1, 2, 3]), JSON, "has the bbox [1, 2, 3]; it must be four numbers"),
     "bbox of text": (annotation(bbox=[1, 2, 3, "4"]), JSON, "it must be four numbers"),
     "bbox of nan": (annotation(bbox=[1, 2, 3, float("nan")]), JSON, "it must be four numbers"),
+    "file name of a number": (image(file_name=5), JSON, "image number 2 of the list lacks a usable file_name"),
+    "huge bbox": (annotation(bbox=[0, 0, 10**400, 1]), JSON, "it must be four numbers"),
+    "huge area": (annotation(area=10**400), JSON, "COCO's AP needs it"),
+    "no iscrowd": (without("annotations", "iscrowd"), JSON, "has iscrowd None; it must be 0 or 1"),
+    "keypoints of a category": (
+        edited(lambda c: c["categories"][0].update(keypoints=17)),
+        JSON,
+        "category 1 (person) has the keypoints 17; it must be the list of their names",
+    ),
+    "deep JSON": (lambda f: (f / JSON).write_text("[" * 100_000), JSON, "is not JSON"),
     "empty bbox": (annotation(bbox=[1, 2, 0, 4]), JSON, "annotation 11 (image 1): the bbox [1, 2, 0, 4] is empty"),
     "bbox inside out": (annotation(bbox=[9, 9, -3, 4]), JSON, "is inside out"),
     "bbox outside": (annotation(bbox=[30, 2, 12, 4]), JSON, "is not inside the image, which is 40 x 30"),
@@ -201,6 +211,31 @@ def test_check__counts_and_each_image_once(tmp_path):
     assert found.file == tmp_path / "coco/val2017/000001.jpg"
     (tmp_path / "coco/annotations/instances_val2017.json").unlink()
     assert len(list(coco.check(tmp_path, Tally(), any_size=True))) == 2
+
+
+def test_check__empty_boxes_that_are_published_so_are_notes(tmp_path):
+    make_coco2017(tmp_path)
+    path = tmp_path / "coco/annotations/instances_train2017.json"
+    content = coco_content()
+    content["annotations"][0].update(id=918, bbox=[1, 1, 1.03, 0.0])
+    write_json(path, content)
+    tally = Tally()
+    assert list(coco.check(tmp_path, tally, any_size=True)) == []
+    assert tally.notes == [f"{path}: annotation 918 (image 1) has an empty box, as published; detectron2 drops it"]
+    content["annotations"][0]["bbox"] = [9, 9, -3, 4]  # not as published
+    content["annotations"][1]["bbox"] = [1, 1, 1, 0]
+    write_json(path, content)
+    first, second = (fault.what for fault in coco.check(tmp_path, Tally(), any_size=True))
+    assert "annotation 918 (image 1): the bbox [9, 9, -3, 4] is inside out" in first
+    assert "annotation 12 (image 2): the bbox [1, 1, 1, 0] is empty; correct or remove it" in second
+
+
+def test_check_json__names_that_no_terminal_shows(tmp_path):
+    folder = make_coco(tmp_path)
+    image(file_name="a\n\ud800\0.jpg")(folder)
+    (found,) = faults_of(folder)
+    assert r"a\n\ud800\x00.jpg: is missing" in str(found)
+    str(found).encode()
 
 
 def test_cli__own_file(tmp_path, capsys):

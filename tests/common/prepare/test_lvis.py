@@ -42,6 +42,7 @@ LVIS_FAULTS = [
     (("images", "neg_category_ids", None), "lacks the list neg_category_ids"),
     (("images", "neg_category_ids", [1]), "says that category 1 is not in it, but has an annotation of it"),
     (("images", "not_exhaustive_category_ids", [3]), "has 3 in not_exhaustive_category_ids, which is no category"),
+    (("images", "neg_category_ids", [[]]), "has [] in neg_category_ids, which is no category"),
     (("categories", "frequency", "x"), "category 1 (acorn) has the frequency 'x'"),
     (("categories", "image_count", None), "category 1 (acorn) lacks image_count"),
     (("annotations", "segmentation", None), "has a segmentation without a polygon"),
@@ -72,6 +73,14 @@ def test_lvis__check_of_images_and_counts(vocabulary):
     assert sum("counts differ" in fault.what for fault in found) == 3  # twice the categories, once the images
 
 
-def test_lvis__needs_cocos_images(tmp_path):
-    with pytest.raises(SystemExit, match=r"there is no .*train2017; prepare coco first"):
-        main(["lvis", "--root", str(tmp_path)])
+def test_lvis__needs_the_images_of_its_parts(tmp_path, capsys):
+    command = ["lvis", "--root", str(tmp_path), "--dry-run"]
+    with pytest.raises(SystemExit, match=r"train needs .*train2017, which is not there; .* prepare coco first"):
+        main(command)
+    (tmp_path / "coco/train2017").mkdir(parents=True)
+    with pytest.raises(SystemExit, match=r"val needs .*val2017, which is not there"):
+        main(command)
+    main([*command, "--only", "train"])  # needs no images of val
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("to do: download")
+    assert "lvis_v0.5_train.json" in line

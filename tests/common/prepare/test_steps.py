@@ -9,7 +9,7 @@ import pytest
 from mocodet.common import download as downloader
 from mocodet.common.download import DownloadError
 from mocodet.common.prepare.archives import inside
-from mocodet.common.prepare.steps import Plan, Step, only_parts, prepare
+from mocodet.common.prepare.steps import Need, Plan, Step, only_parts, prepare
 from tests.common.prepare.good import KINDS, PLACED, archive_of, below
 from tests.servers import serve
 
@@ -60,10 +60,76 @@ def test_prepare__dry_run_touches_nothing(site, tmp_path, capsys):
     assert site.requests == []
 
 
+def test_prepare__again_takes_the_steps_of_the_parts_anew(site, tmp_path, capsys):
+    root = tmp_path / "root"
+    made = root / "step"
+    step = Step("a.zip", "write a file", made.exists, lambda: made.write_text("new"), made.unlink)
+    plan = Plan(plan_of(site).archives, further=[step])
+    prepare(plan, root, root / "archives")
+    for place in ("mine0/a.txt", "mine2/a.txt", "step"):
+        (root / place).write_text("spoilt")
+    (root / "mine2/b.txt").unlink()
+    prepare(plan, root, root / "archives")
+    assert (root / "mine2/a.txt").read_text() == "spoilt"  # it counts as done
+    capsys.readouterr()
+    prepare(only_parts(plan, ["a.zip"]), root, root / "archives", dry_run=True, again=True)
+    assert [line[:6] for line in capsys.readouterr().out.splitlines()] == ["to do:"] * 2
+    prepare(only_parts(plan, ["a.zip"]), root, root / "archives", again=True)
+    assert (root / "mine2/a.txt").read_bytes() == PLACED["mine/a.txt"]
+    assert (root / "mine2/b.txt").read_bytes() == PLACED["mine/b.txt"]
+    assert made.read_text() == "new"
+    assert (root / "mine0/a.txt").read_text() == "spoilt"  # of another part
+
+
+def test_prepare__again_interrupted_goes_on_without_it(site, tmp_path):
+    root = tmp_path / "root"
+    plan = only_parts(plan_of(site), ["a.tar"])
+    prepare(plan, root, root / "archives")
+    shutil.rmtree(root / "archives")
+    site.status = 404
+    with pytest.raises(DownloadError):
+        prepare(plan, root, root / "archives", again=True)
+    (root / "mine0/a.txt").write_text("spoilt")
+    site.status = None
+    prepare(plan, root, root / "archives")
+    assert (root / "mine0/a.txt").read_bytes() == PLACED["mine/a.txt"]
+
+
+def test_prepare__what_was_laid_out_in_another_way_is_left_as_it_is(site, tmp_path, capsys):
+    root = tmp_path / "root"
+    plan = only_parts(plan_of(site), ["a.tar", "a.zip"])
+    for name in ("mine0", "mine2"):
+        (root / name).mkdir(parents=True)
+    (root / "mine0/a.txt").write_text("the user's")  # mine2 is empty
+    prepare(plan, root, root / "archives", dry_run=True)
+    said = f"there already, and left as it is: {root / 'mine0'}; --check looks at it, --again unpacks a.tar over it"
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == said
+    assert second.startswith(f"to do: download {site.url}/a.zip")
+    prepare(plan, root, root / "archives")
+    assert capsys.readouterr().out.splitlines()[0] == said
+    assert [path for path, _ in site.requests] == ["/a.zip"]
+    assert below(root / "mine0") == {"a.txt": b"the user's"}
+    prepare(plan, root, root / "archives", again=True)
+    assert below(root / "mine0") == {name.removeprefix("mine/"): content for name, content in PLACED.items()}
+
+
+def test_prepare__needs(tmp_path):
+    archive = archive_of(KINDS["a.zip"], "a.zip")
+    need = Need("some", tmp_path / "other", "prepare other first", brought_by="more")
+    plan = Plan([archive, replace(archive, part="more")], "by hand", needs=[need])
+    with pytest.raises(FileNotFoundError, match=r"some needs .*other, which is not there; prepare other first"):
+        prepare(only_parts(plan, ["some"]), tmp_path, tmp_path, dry_run=True)
+    prepare(only_parts(plan, ["more"]), tmp_path, tmp_path, dry_run=True)
+    prepare(plan, tmp_path, tmp_path, dry_run=True)
+    (tmp_path / "other").mkdir()
+    prepare(only_parts(plan, ["some"]), tmp_path, tmp_path, dry_run=True)
+
+
 def test_prepare__parts_and_steps(site, tmp_path, capsys):
     root = tmp_path / "root"
     done = root / "step"
-    step = Step("a.zip", "write a file", done.exists, lambda: done.write_text(""))
+    step = Step("a.zip", "write a file", done.exists, lambda: done.write_text(""), done.unlink)
     plan = Plan(plan_of(site).archives, further=[step])
     prepare(only_parts(plan, ["a.tar"]), root, root / "archives")
     assert not done.exists()

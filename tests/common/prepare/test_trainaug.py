@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from mocodet.common.prepare import trainaug, voc
+from mocodet.common.prepare.cli import main
 from mocodet.common.prepare.faults import Tally
 from mocodet.common.prepare.steps import Plan, prepare
 from tests.common.prepare.good import HEIGHT, WIDTH, jpeg, make_tar, png, voc_xml, write_list
@@ -116,6 +117,40 @@ def test_trainaug__bad_input(with_sbd, tmp_path):
     with pytest.raises(FileNotFoundError, match="trainaug needs VOC 2012 and SBD"):
         trainaug.make(with_sbd, images=3)
     assert not trainaug.is_made(with_sbd)
+
+
+def test_trainaug__again_makes_all_masks_anew(with_sbd):
+    trainaug.make(with_sbd, images=3)
+    folder = with_sbd / "VOC2012/SegmentationClassAug"
+    (folder / "c.png").write_bytes(b"")
+    (step,) = voc.plan(with_sbd).further
+    assert step.done()
+    step.forget()
+    assert not step.done()
+    trainaug.make(with_sbd, images=3)
+    with Image.open(folder / "c.png") as image:
+        assert (np.asarray(image) == mask(9)).all()
+
+
+def test_trainaug__without_voc_2012_nothing_is_downloaded(tmp_path, capsys):
+    message = r"trainaug needs .*train\.txt, which is not there; .* --only 2012 trainaug"
+    for more in ([], ["--dry-run"]):
+        with pytest.raises(SystemExit, match=message):
+            main(["voc", "--only", "trainaug", "--root", str(tmp_path), *more])
+    main(["voc", "--only", "2012", "trainaug", "--root", str(tmp_path), "--dry-run"])
+    assert capsys.readouterr().out.count("to do: ") == 3
+    make_voc2012(tmp_path)
+    main(["voc", "--only", "trainaug", "--root", str(tmp_path), "--dry-run"])
+    assert capsys.readouterr().out.count("to do: ") == 2
+
+
+def test_trainaug__masks_from_elsewhere_make_sbd_needless(tmp_path, capsys):
+    make_voc2012(tmp_path)
+    png(tmp_path / "VOC2012/SegmentationClassAug/a.png", mask(1))
+    write_list(tmp_path / "VOC2012/ImageSets/Segmentation/trainaug.txt", ("a",))
+    main(["voc", "--only", "trainaug", "--root", str(tmp_path)])
+    assert "there already, and left as it is" in capsys.readouterr().out
+    assert not (tmp_path / "archives").exists()
 
 
 def test_check__trainaug_that_is_not_there_is_a_note(tmp_path):

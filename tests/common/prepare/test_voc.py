@@ -64,6 +64,22 @@ FAULTS = {  # what is done: (how, the file that must be named, words that must s
         "is 30 x 40, but its annotation says 40 x 30",
     ),
     "damaged XML": (truncate(FIRST), FIRST, "is not XML"),
+    "unknown encoding": (
+        lambda f: (f / FIRST).write_text(f'<?xml version="1.0" encoding="foo"?>{voc_xml("000001")}'),
+        FIRST,
+        "is not XML",
+    ),
+    "encoding of several bytes": (
+        lambda f: (f / FIRST).write_text(f'<?xml version="1.0" encoding="gbk"?>{voc_xml("000001")}'),
+        FIRST,
+        "is not XML",
+    ),
+    "list of another encoding": (
+        lambda f: (f / "ImageSets/Main/latin.txt").write_bytes("é".encode("latin-1")),
+        "ImageSets/Main/latin.txt",
+        "is not text in UTF-8",
+    ),
+    "endless size": (rewrite(FIRST, f"<width>{WIDTH}<", f"<width>{'9' * 5000}<"), FIRST, "lacks <size>"),
     "no size": (rewrite(FIRST, f"<width>{WIDTH}</width>", ""), FIRST, "lacks <size>"),
     "annotation of another image": (rewrite(FIRST, "000001.jpg", "7.jpg"), FIRST, "is about 7.jpg"),
     "annotation without an image": (

@@ -1,0 +1,85 @@
+"""What is in an archive, zip or tar."""
+
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+# Damaged archives make the two readers raise these; EOFError and zlib's error come from compressed streams.
+DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One file of an archive: its name there, its size in bytes, and how to read it."""
+
+    name: str
+    size: int
+    open: Callable[[], IO[bytes]]
+
+
+Members = Callable[[Path], Iterator[Member]]
+
+
+def members(path: Path) -> Iterator[Member]:
+    """List the files of a zip or tar archive, in their order there.
+
+    Raises:
+        ValueError: it has a link or a device.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            for info in archive.infolist():
+                # The upper half of the attributes is the file's mode under Unix; 0o12 is a symbolic link.
+                if info.external_attr >> 28 == 0o12:
+                    raise ValueError(f"{info.filename!r} is a link")
+                if not info.is_dir():
+                    yield Member(info.filename, info.file_size, lambda info=info: archive.open(info))
+    else:
+        with path.open("rb") as handle:
+            yield from tar_members(handle)
+
+
+def tar_members(handle: IO[bytes]) -> Iterator[Member]:
+    """List the files of an open tar archive, plain or compressed.
+
+    Raises:
+        ValueError: it has a link or a device.
+        tarfile.ReadError: it is truncated.
+    """
+    with tarfile.open(fileobj=handle) as archive:
+        for info in archive:
+            if not (info.isfile() or info.isdir()):
+                raise ValueError(f"{info.name!r} is a link or a device")
+            if info.isfile():
+                yield Member(info.name, info.size, lambda info=info: archive.extractfile(info))
+        # tarfile takes any end for the end; a whole archive ends with a block of zeros.
+        archive.fileobj.seek(archive.offset)
+        if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError("unexpected end of data")
+        while archive.fileobj.read(1 << 20):  # compressed streams have a checksum at their very end
+            pass
+
+
+def tar_of_tars(path: Path) -> Iterator[Member]:
+    """List the files of the tar archives in a tar archive, each below a folder of its archive's name."""
+    for inner in members(path):
+        with inner.open() as handle:
+            for member in tar_members(handle):
+                name = f"{PurePosixPath(inner.name).stem}/{member.name}"
+                yield Member(name, member.size, member.open)
+
+
+@contextmanager
+def damage_told(path: Path) -> Iterator[None]:
+    """Raise ``ValueError``, which says what to do, for what reading the damaged archive ``path`` raises."""
+    try:
+        yield
+    except DAMAGED as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the disk is full, for example
+            raise
+        raise ValueError(f"{path} cannot be unpacked: {error}; remove it and fetch it again") from error
