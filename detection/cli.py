@@ -10,13 +10,17 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import default_setup
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
+from detectron2.utils.collect_env import collect_env_info
+from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
+from mocodet.common.files import atomic_open
 from mocodet.common.launch import argument_parser, launch, merge_config, refuse_nccl_on_cpu
 
 from .checkpoint import MocoDetCheckpointer
 from .config import add_moco_config
 from .data import check_datasets, register_datasets
+from .data.mapper import check_augmentation
 from .densepose import add_densepose_keys
 from .evaluation import check_ground_truth
 from .scaling import PAPERS_PROCESSES, refuse_another_scale, scale_to_processes
@@ -76,15 +80,19 @@ def setup(args: argparse.Namespace) -> CfgNode:
         cfg.MODEL.DEVICE = "cpu"
     cfg.freeze()
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="mocodet")
-    if args.resume and not args.eval_only:
-        check_resumed_scale(cfg)
-    default_setup(cfg, args)
+    if args.eval_only:
+        start_evaluation(cfg, args)
+    else:
+        if args.resume:
+            check_resumed_scale(cfg)
+        default_setup(cfg, args)
     if scaled:
         logger.info(f"Scaled the schedule to {comm.get_world_size()} processes by the linear rule:\n\n{scaled}\n")
     if asked_for != cfg.MODEL.DEVICE:
         logger.warning(f"MODEL.DEVICE is {asked_for}, but CUDA is not available: running on the CPU")
     check_config(cfg)
     if not args.eval_only:
+        check_augmentation(cfg)
         check_batch(cfg)
     check_weights(cfg, resume=args.resume, eval_only=args.eval_only)
     register_datasets(cfg)
@@ -92,6 +100,21 @@ def setup(args: argparse.Namespace) -> CfgNode:
     for name in cfg.DATASETS.TEST:
         check_ground_truth(cfg, name)
     return cfg
+
+
+def start_evaluation(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Start the log and seed the generators as ``default_setup`` does, but save the config as ``eval_config.yaml``.
+
+    ``config.yaml`` remains that of the training in the same folder: its schedule tells how the run can be resumed.
+    """
+    rank = comm.get_rank()
+    for name in ("fvcore", "detectron2"):
+        setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name=name)
+    logger.info(f"Environment:\n{collect_env_info()}\n\nCommand line: {args}\n\nConfig:\n{cfg.dump()}")
+    if comm.is_main_process():
+        with atomic_open(Path(cfg.OUTPUT_DIR) / "eval_config.yaml", "w", encoding="utf-8") as handle:
+            handle.write(cfg.dump())
+    seed_all_rng(cfg.SEED + rank if cfg.SEED >= 0 else None)
 
 
 def check_config(cfg: CfgNode) -> None:

@@ -14,12 +14,12 @@ from detectron2.structures import BoxMode
 
 from mocodet.common.text import first_few
 
-from .data.semseg import read_labels
+from .data.semseg import SEM_SEG_TYPES, read_labels
 from .data.voc import read_split
 from .evaluation.build import predictions_folder
-from .evaluation.coco_results import mask_fault, read_results
+from .evaluation.coco_results import read_results
 from .evaluation.lvis import RESULTS as LVIS_RESULTS
-from .evaluation.semseg_results import RESULTS as SEM_SEG_RESULTS
+from .evaluation.semseg_results import read_regions
 from .evaluation.voc_files import read_detections
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def image_key(record: Mapping[str, Any]) -> str:
 def class_names(dataset_name: str) -> Sequence[str]:
     """Return the names of what is predicted on a data set."""
     metadata = MetadataCatalog.get(dataset_name)
-    is_semantic = metadata.get("evaluator_type") in ("sem_seg", "cityscapes_sem_seg")
+    is_semantic = metadata.get("evaluator_type") in SEM_SEG_TYPES
     return metadata.stuff_classes if is_semantic else metadata.thing_classes
 
 
@@ -164,37 +164,9 @@ def _read_voc(path: Path, metadata: Metadata, records: Sequence[Mapping[str, Any
 
 
 def _read_sem_seg(path: Path, metadata: Metadata, records: Sequence[Mapping[str, Any]]) -> dict[str, list[Thing]]:
-    path = path / SEM_SEG_RESULTS if path.is_dir() else path
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file of predictions {path}")
-    try:
-        regions = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(regions, list):
-        raise ValueError(f"{path} must hold a list of regions, found a {type(regions).__name__}")
     keys = {record["file_name"]: image_key(record) for record in records}
-    indices = metadata.get("stuff_dataset_id_to_contiguous_id") or {i: i for i in range(len(metadata.stuff_classes))}
-    things = defaultdict(list)
-    for place, region in enumerate(regions):
-        if fault := _region_fault(region, keys, indices):
-            raise ValueError(f"{path}: region {place} {fault}")
-        things[keys[region["file_name"]]].append(Thing(indices[region["category_id"]], mask=region["segmentation"]))
-    return things
-
-
-def _region_fault(region: Any, keys: Mapping[str, str], indices: Mapping[int, int]) -> str | None:
-    if not isinstance(region, dict) or not {"file_name", "category_id", "segmentation"} <= region.keys():
-        return "must be a mapping with file_name, category_id and segmentation"
-    if not isinstance(region["file_name"], str) or region["file_name"] not in keys:
-        return f"is of image {region['file_name']!r}, which the data set does not have"
-    if not isinstance(region["category_id"], int) or region["category_id"] not in indices:
-        return f"is of category {region['category_id']!r}, which the data set does not have"
-    mask = region["segmentation"]
-    size = mask.get("size") if isinstance(mask, dict) else None
-    if not (isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) for side in size)):
-        return "has a mask without a size, [height, width]"
-    return mask_fault(mask, size)
+    regions = read_regions(path, metadata, keys)
+    return {keys[file]: [Thing(index, mask=mask) for index, mask in found] for file, found in regions.items()}
 
 
 # By the evaluator_type of the data set.

@@ -1,5 +1,6 @@
 """A schedule made for another number of processes, scaled by the linear rule (Goyal et al., 2017, section 2.1)."""
 
+from functools import reduce
 from pathlib import Path
 
 from detectron2.config import CfgNode
@@ -9,7 +10,7 @@ from tabulate import tabulate
 # The configs are the paper's: for 8 GPUs.
 PAPERS_PROCESSES = 8
 
-# Everything that detectron2's rule changes.
+# Everything that detectron2's rule changes, and the batches from which PreciseBN takes statistics.
 SCALED_KEYS = (
     "SOLVER.IMS_PER_BATCH",
     "SOLVER.BASE_LR",
@@ -18,6 +19,7 @@ SCALED_KEYS = (
     "SOLVER.WARMUP_ITERS",
     "SOLVER.CHECKPOINT_PERIOD",
     "TEST.EVAL_PERIOD",
+    "TEST.PRECISE_BN.NUM_ITER",
 )
 
 
@@ -25,7 +27,8 @@ def scale_to_processes(cfg: CfgNode, processes: int) -> str:
     """Scale a schedule for ``SOLVER.REFERENCE_WORLD_SIZE`` processes to another number of them (in place).
 
     Each process keeps its number of images, so the batch and with it the learning rate change in proportion; iterations
-    and warm-up change inversely. Does nothing where the reference is 0 or the number of processes already; it is the
+    and warm-up change inversely, and so do the batches of PreciseBN, which detectron2's rule leaves alone: it sees as
+    many images as before. Does nothing where the reference is 0 or the number of processes already; it is the
     latter afterwards.
 
     Returns:
@@ -43,6 +46,8 @@ def scale_to_processes(cfg: CfgNode, processes: int) -> str:
     scaled = DefaultTrainer.auto_scale_workers(cfg, processes)
     if scaled is cfg:
         return ""
+    precise_bn = scaled.TEST.PRECISE_BN
+    precise_bn.NUM_ITER = max(1, round(precise_bn.NUM_ITER * reference / processes))
     before = _values(cfg)
     cfg.SOLVER, cfg.TEST = scaled.SOLVER, scaled.TEST
     rows = [(key, before[key], value) for key, value in _values(cfg).items()]
@@ -75,4 +80,4 @@ def refuse_another_scale(cfg: CfgNode, saved_config: str | Path) -> None:
 
 
 def _values(cfg: CfgNode) -> dict[str, object]:
-    return {f"{part}.{key}": cfg[part][key] for part, _, key in (name.partition(".") for name in SCALED_KEYS)}
+    return {name: reduce(CfgNode.__getitem__, name.split("."), cfg) for name in SCALED_KEYS}

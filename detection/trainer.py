@@ -2,11 +2,9 @@
 
 import itertools
 import logging
-import math
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from json import dump
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +27,15 @@ from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 from torch.utils.data import DataLoader, Sampler
 
-from mocodet.common.files import atomic_open
 from mocodet.common.launch import distribute
 
 from . import densepose
 from .checkpoint import MocoDetCheckpointer
 from .data.mapper import eval_mapper, train_mapper
 from .evaluation import build_evaluator
+from .evaluation.complete import write_results
 from .modeling import adapt_norms_to_device, pool_in_float32
+from .scaling import scale_to_processes
 from .train_step import AccumulatingTrainer
 
 logger = logging.getLogger(__name__)
@@ -120,7 +119,10 @@ class Trainer(DefaultTrainer):
     def __init__(self, cfg: CfgNode):
         # DefaultTrainer builds its parts in its own __init__, for CUDA; so the parts are built here instead.
         TrainerBase.__init__(self)
-        cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())  # the command has done it
+        cfg = cfg.clone()
+        cfg.defrost()
+        scale_to_processes(cfg, comm.get_world_size())  # nothing more to do where the command has done it
+        cfg.freeze()
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         self._sampler, data_loader = self._build_resumable_loader(cfg)
@@ -241,19 +243,6 @@ class Trainer(DefaultTrainer):
         results = super().test(cfg, model, evaluators)
         if comm.is_main_process() and results:
             names = cfg.DATASETS.TEST
-            write_results({names[0]: results} if len(names) == 1 else results, cfg.OUTPUT_DIR)
+            by_name = {names[0]: results} if len(names) == 1 else results
+            write_results(by_name, Path(cfg.OUTPUT_DIR, "results.json"))
         return results
-
-
-def write_results(results: dict[str, dict[str, dict[str, float]]], output_dir: str) -> None:
-    """Write ``{data set: {task: {metric: value}}}`` to ``results.json``; a metric that is not defined becomes null."""
-    plain = {
-        dataset: {
-            task: {metric: value if math.isfinite(value) else None for metric, value in metrics.items()}
-            for task, metrics in tasks.items()
-        }
-        for dataset, tasks in results.items()
-    }
-    with atomic_open(Path(output_dir) / "results.json", "w") as handle:
-        dump(plain, handle, indent=2)
-        handle.write("\n")

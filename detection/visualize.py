@@ -1,6 +1,6 @@
 """Pictures of what is in an image beside what several runs saw in it, by detectron2's ``Visualizer``."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from detectron2.data import Metadata
@@ -17,7 +17,7 @@ OPACITY = 0.5
 
 
 def draw_columns(
-    image: np.ndarray, columns: Mapping[str, Sequence[Thing]], names: Sequence[str], metadata: Metadata
+    image: np.ndarray, columns: Sequence[tuple[str, Sequence[Thing]]], names: Sequence[str], metadata: Metadata
 ) -> np.ndarray:
     """Draw an image once for each column, from left to right, with the column's things in it and its title above.
 
@@ -25,7 +25,7 @@ def draw_columns(
 
     Args:
         image: H x W x 3, uint8, RGB.
-        columns: things to draw by title.
+        columns: title and things to draw of each.
         names: of the classes.
         metadata: of the data set; its ``thing_colors`` or ``stuff_colors``, and the names of keypoints, are used.
 
@@ -37,7 +37,7 @@ def draw_columns(
     """
     panels = [
         np.concatenate((_draw_title(title, panel.shape[1]), panel))
-        for title, panel in ((title, _draw_panel(image, things, names, metadata)) for title, things in columns.items())
+        for title, panel in ((title, _draw_panel(image, things, names, metadata)) for title, things in columns)
     ]
     gap = np.full((len(panels[0]), GAP, 3), 255, dtype=np.uint8)
     return np.concatenate([part for panel in panels for part in (gap, panel)][1:], axis=1)

@@ -125,11 +125,11 @@ def _draw(
     key: str, record: Mapping[str, Any], dataset_name: str, runs: Sequence[Run], threshold: float, output: Path
 ) -> Path:
     truth = ground_truth(record, dataset_name)
-    columns = {f"ground truth: {len(truth)}": truth}
+    columns = [(f"ground truth: {len(truth)}", truth)]
     for run in runs:
         seen = run.above(key, threshold)
         of = f" of {len(run.things.get(key, []))}, score ≥ {threshold:g}" if run.has_scores else ""
-        columns[f"{run.name}: {len(seen)}{of}"] = seen
+        columns.append((f"{run.name}: {len(seen)}{of}", seen))
     image = read_image(record["file_name"], format="RGB")
     page = draw_columns(image, columns, class_names(dataset_name), MetadataCatalog.get(dataset_name))
     path = output / f"{quote(key, safe=' ')}.png"

@@ -12,6 +12,7 @@ from mocodet.common.text import first_few
 
 from .cityscapes import ANNOTATION_ENDINGS, check_cityscapes_files
 from .packages import require_packages
+from .semseg import SEM_SEG_TYPES
 
 
 def check_datasets(cfg: CfgNode, *, training: bool) -> None:
@@ -38,6 +39,8 @@ def check_datasets(cfg: CfgNode, *, training: bool) -> None:
     names = dict.fromkeys([*to_train, *cfg.DATASETS.TEST])
     _check_names_are_known(names, own)
     for name in names:
+        _check_kind(cfg, name)
+    for name in names:
         if name not in own:
             _check_builtin(name)
             continue
@@ -62,6 +65,20 @@ def _check_names_are_known(names: Sequence[str], own: set[str]) -> None:
         )
 
 
+def _check_kind(cfg: CfgNode, name: str) -> None:
+    """Refuse objects for a model that learns from label images, and the reverse; panoptic data sets have both."""
+    metadata = MetadataCatalog.get(name)
+    labels_alone = metadata.get("evaluator_type") in SEM_SEG_TYPES
+    has_labels = labels_alone or bool(metadata.get("sem_seg_root"))
+    if has_labels if _segments_semantically(cfg) else not labels_alone:
+        return
+    raise ValueError(
+        f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} learns from"
+        f" {'objects' if labels_alone else 'label images'}, but data set {name} has"
+        f" {'label images' if labels_alone else 'objects'}"
+    )
+
+
 def _check_builtin(name: str) -> None:
     metadata = MetadataCatalog.get(name)
     evaluator_type = metadata.get("evaluator_type")
@@ -83,15 +100,8 @@ def _check_builtin(name: str) -> None:
 
 
 def _check_trainable(cfg: CfgNode, name: str, records: list[dict]) -> None:
-    labels_images = "sem_seg_file_name" in records[0]
-    if labels_images != _segments_semantically(cfg):
-        raise ValueError(
-            f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} learns from"
-            f" {'objects' if labels_images else 'label images'}, but data set {name} has"
-            f" {'label images' if labels_images else 'objects'}"
-        )
-    if labels_images:
-        return
+    if _segments_semantically(cfg):
+        return  # every record has its label image
     annotations = [annotation for record in records for annotation in record["annotations"]]
     if not annotations:
         raise ValueError(f"data set {name}: none of its {len(records)} images has an annotation to train on")
@@ -165,7 +175,12 @@ def _check_classes(cfg: CfgNode, names: Sequence[str]) -> None:
 
 
 def _check_ignored_label(cfg: CfgNode, name: str) -> None:
-    ignored, expected = MetadataCatalog.get(name).ignore_label, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
+    ignored, expected = MetadataCatalog.get(name).get("ignore_label"), cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
+    if ignored is None:
+        raise ValueError(
+            f"the metadata of data set {name} does not say which label is ignored: set its ignore_label (the model"
+            f" ignores {expected})"
+        )
     if ignored != expected:
         raise ValueError(
             f"data set {name} ignores the label {ignored}, but MODEL.SEM_SEG_HEAD.IGNORE_VALUE is {expected}; add "

@@ -1,8 +1,9 @@
 """Data sets given as a COCO JSON file and a folder of images, read with errors that say what is wrong."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from json import JSONDecodeError, loads
 from pathlib import Path
+from typing import Any
 
 from detectron2.data import MetadataCatalog
 from detectron2.data.datasets import load_coco_json
@@ -18,14 +19,15 @@ def load_coco(name: str, json: str, images: str, classes: Sequence[str] = ()) ->
 
     Raises:
         FileNotFoundError: the file, the folder or an image is missing.
-        ValueError: the file is no COCO JSON, names no image, its categories are not ``classes``, or its keypoints do
-            not fit their names.
+        ValueError: the file is no COCO JSON or is LVIS's, names no image, its categories are not ``classes``, or its
+            keypoints do not fit their names.
     """
     if not Path(json).is_file():
         raise FileNotFoundError(f"data set {name}: there is no annotation file {json}")
     if not Path(images).is_dir():
         raise FileNotFoundError(f"data set {name}: there is no image folder {images}")
     try:
+        _refuse_lvis_file(json)
         records = load_coco_json(json, images, name)
     except (AssertionError, JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"data set {name}: {json} is not a COCO JSON of instances: {error!r}") from error
@@ -46,6 +48,32 @@ def load_coco(name: str, json: str, images: str, classes: Sequence[str] = ()) ->
     if any("keypoints" in annotation for record in records for annotation in record["annotations"]):
         _set_keypoint_metadata(name, json, records)
     return records
+
+
+def refuse_lvis(json: str, images: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse LVIS's annotations where COCO's are wanted: each image has those of some categories only.
+
+    COCO's metrics would count what is found of the other categories as wrong (Gupta et al., LVIS, CVPR 2019, section
+    3).
+
+    Args:
+        json: where they are from, for messages.
+        images: its ``images``.
+
+    Raises:
+        ValueError: an image has ``neg_category_ids``.
+    """
+    if any("neg_category_ids" in image for image in images):
+        raise ValueError(
+            f"{json} holds annotations of LVIS (neg_category_ids), which COCO's metrics would misjudge; use one of"
+            " detectron2's data sets lvis_..., as DATASETS.TEST \"('lvis_v0.5_val',)\" or --dataset lvis_v0.5_val"
+        )
+
+
+def _refuse_lvis_file(json: str) -> None:
+    content = Path(json).read_text(encoding="utf-8")
+    if '"neg_category_ids"' in content:  # to parse a large file a second time is slow
+        refuse_lvis(json, loads(content)["images"])
 
 
 def _set_keypoint_metadata(name: str, json: str, records: list[dict]) -> None:

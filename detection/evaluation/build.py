@@ -19,7 +19,8 @@ from .voc import VOCEvaluator
 from .voc_ground_truth import check_voc_ground_truth
 
 
-def _coco_tasks(cfg: CfgNode) -> tuple[str, ...]:
+def coco_tasks(cfg: CfgNode) -> tuple[str, ...]:
+    """Return which of COCO's tasks the model of a config predicts for."""
     # Named here rather than inferred from the predictions: without any, masks would silently not be evaluated.
     tasks = ["bbox"]
     if cfg.MODEL.MASK_ON:
@@ -32,7 +33,7 @@ def _coco_tasks(cfg: CfgNode) -> tuple[str, ...]:
 def _coco_evaluator(cfg: CfgNode, dataset_name: str, output_dir: str) -> FasterCOCOEvaluator:
     return FasterCOCOEvaluator(
         dataset_name,
-        tasks=_coco_tasks(cfg),
+        tasks=coco_tasks(cfg),
         output_dir=output_dir,
         kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
     )
@@ -42,7 +43,7 @@ def _check_coco(cfg: CfgNode, dataset_name: str) -> None:
     json_file = MetadataCatalog.get(dataset_name).get("json_file")
     if json_file:  # detectron2 makes one for a data set that has none
         json_file = PathManager.get_local_path(json_file)
-        check_coco_ground_truth(json_file, _coco_tasks(cfg), cfg.TEST.KEYPOINT_OKS_SIGMAS)
+        check_coco_ground_truth(json_file, coco_tasks(cfg), cfg.TEST.KEYPOINT_OKS_SIGMAS)
 
 
 def _check_voc(cfg: CfgNode, dataset_name: str) -> None:

@@ -17,6 +17,7 @@ from tabulate import tabulate
 from mocodet.common.files import atomic_open
 
 from ..data.packages import require_packages
+from .coco_results import RESULTS
 from .official import OldNumpy, replaced
 
 logger = logging.getLogger(__name__)
@@ -81,7 +82,7 @@ class CityscapesInstanceEvaluator(Detectron2CityscapesInstanceEvaluator):
         if not comm.is_main_process():
             return None
         if self._output_dir:
-            with atomic_open(Path(self._output_dir) / "coco_instances_results.json", "w") as handle:
+            with atomic_open(Path(self._output_dir, RESULTS), "w") as handle:
                 json.dump(list(itertools.chain.from_iterable(gathered)), handle)
         for name, values in averages["classes"].items():
             results["segm"][f"AP-{name}"] = 100 * float(values["ap"])

@@ -1,8 +1,6 @@
 """The command ``mocodet-evaluate`` (``tools/evaluate.py`` in a checkout): the metrics of saved predictions."""
 
 import argparse
-import json
-import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,14 +10,13 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from tabulate import tabulate
 
 from mocodet.common.errors import errors_in_one_line
-from mocodet.common.files import atomic_open
 from mocodet.common.launch import merge_config
 
 from ..config import add_moco_config
 from ..data.registration import CocoDataset, VocDataset, register_datasets
-from .build import predictions_folder
+from .build import coco_tasks, predictions_folder
 from .coco import FasterCOCOEvaluator
-from .complete import check_metrics
+from .complete import check_metrics, write_results
 from .lvis import LVISEvaluator
 from .semseg_results import evaluate_saved_maps
 from .voc import VOCEvaluator
@@ -58,11 +55,9 @@ def parser() -> argparse.ArgumentParser:
         "--voc-root", metavar="DIR", help="folder with Annotations/ and ImageSets/Main/; needs --classes"
     )
     made.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="config keys to override")
-    made.add_argument("--split", default="test", help="of --voc-root: ImageSets/Main/SPLIT.txt (%(default)s)")
+    made.add_argument("--split", help="of --voc-root: ImageSets/Main/SPLIT.txt (test)")
     made.add_argument("--classes", nargs="+", default=[], metavar="NAME", help="of --voc-root: the class names")
-    made.add_argument(
-        "--year", type=int, choices=(2007, 2012), default=2007, help="of --voc-root: which AP (%(default)s)"
-    )
+    made.add_argument("--year", type=int, choices=(2007, 2012), help="of --voc-root: which AP (2007)")
     made.add_argument(
         "--tasks",
         nargs="+",
@@ -88,12 +83,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise ValueError(
                 f"--tasks is of COCO's and LVIS's metrics, but data set {name} is of the type {evaluator_type}"
             )
-        tasks = args.tasks or (_tasks(cfg) if "config_file" in args else None)
+        tasks = args.tasks or (coco_tasks(cfg) if "config_file" in args else None)
         results, count = SAVED[evaluator_type](cfg, name, predictions_folder(args.predictions, name), tasks)
         results = check_metrics(results, name, num_predictions=count)
         print(f"{count} predictions on {name}\n\n{format_results(results)}")
         if args.output:
-            write(results, name, args.output)
+            write_results({name: results}, args.output)
 
 
 def resolve_dataset(args: argparse.Namespace) -> tuple[CfgNode, str]:
@@ -113,6 +108,8 @@ def resolve_dataset(args: argparse.Namespace) -> tuple[CfgNode, str]:
         )
     if bool(args.classes) != bool(args.voc_root):
         raise ValueError("--voc-root and --classes belong together: the folder, and the names of what to evaluate")
+    if not args.voc_root and (args.split or args.year):
+        raise ValueError("--split and --year belong to --voc-root; every other ground truth says which images it has")
     cfg = get_cfg()
     add_moco_config(cfg)
     if config_file:
@@ -123,7 +120,9 @@ def resolve_dataset(args: argparse.Namespace) -> tuple[CfgNode, str]:
     if args.json:
         return cfg, _register_json(args.json)
     if args.voc_root:
-        dataset = VocDataset(f"{args.voc_root} {args.split}", args.voc_root, args.split, tuple(args.classes), args.year)
+        split = args.split or "test"
+        name = f"{args.voc_root} {split}"
+        dataset = VocDataset(name, args.voc_root, split, tuple(args.classes), args.year or 2007)
         return cfg, _register(dataset)
     name = args.dataset or _name_from_config(cfg, Path(args.predictions))
     if name not in DatasetCatalog.list():
@@ -154,10 +153,6 @@ def _register(dataset: CocoDataset | VocDataset) -> str:
 def _register_json(file: str) -> str:
     # The images themselves are not needed.
     return _register(CocoDataset(name=file, json=file, images=str(Path(file).parent)))
-
-
-def _tasks(cfg: CfgNode) -> list[str]:
-    return ["bbox"] + ["segm"] * cfg.MODEL.MASK_ON + ["keypoints"] * cfg.MODEL.KEYPOINT_ON
 
 
 def _evaluate_coco(cfg: CfgNode, name: str, predictions: Path, tasks: Sequence[str] | None) -> tuple[Results, int]:
@@ -203,14 +198,3 @@ def format_results(results: Mapping[str, Mapping[str, float]]) -> str:
             rows = [[name, *(row.get(kind) for kind in kinds)] for name, row in classes.items()]
             parts.append(tabulate(rows, ["class", *kinds], tablefmt="pipe", floatfmt=".2f", missingval="–"))
     return "\n\n".join(parts)
-
-
-def write(results: Mapping[str, Mapping[str, float]], name: str, path: str) -> None:
-    """Write ``{data set: {task: {metric: value}}}``, as a run's ``results.json``; what is not defined becomes null."""
-    plain = {
-        task: {metric: value if math.isfinite(value) else None for metric, value in metrics.items()}
-        for task, metrics in results.items()
-    }
-    with atomic_open(path, "w", encoding="utf-8") as handle:
-        json.dump({name: plain}, handle, indent=2)
-        handle.write("\n")

@@ -18,7 +18,7 @@ from faster_coco_eval import COCO, COCOeval_faster
 from mocodet.common.files import atomic_open
 
 from .coco_ground_truth import check_annotations, check_sigmas
-from .coco_results import SHAPES, read_results
+from .coco_results import RESULTS, choose_tasks, read_results
 
 logger = logging.getLogger(__name__)
 
@@ -82,12 +82,8 @@ class FasterCOCOEvaluator(COCOEvaluator):
                 they lack what a task needs.
         """
         results = read_results(path, self._coco_api.dataset)
-        found = [task for task, shape in SHAPES.items() if results and shape in results[0]]
-        tasks = self._tasks or found or ["bbox"]
-        if lacking := [task for task in tasks if results and task not in found]:
-            raise ValueError(f"{path} has no {', '.join(SHAPES[task] for task in lacking)}, which {lacking[0]} needs")
         self._results = OrderedDict()
-        self._evaluate_results(results, tasks)
+        self._evaluate_results(results, choose_tasks(path, results, self._tasks))
         return self._results, len(results)
 
     def _eval_predictions(self, predictions: Sequence[Mapping[str, Any]], img_ids: Sequence[int] | None = None) -> None:
@@ -95,7 +91,7 @@ class FasterCOCOEvaluator(COCOEvaluator):
         results = list(itertools.chain.from_iterable(prediction["instances"] for prediction in predictions))
         self._restore_category_ids(results)
         if self._output_dir:
-            with atomic_open(Path(self._output_dir, "coco_instances_results.json"), "w") as handle:
+            with atomic_open(Path(self._output_dir, RESULTS), "w") as handle:
                 json.dump(results, handle)
         if not self._do_evaluation:
             logger.info(f"{self._metadata.json_file} has no annotations: the predictions are kept, not evaluated")

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..data.coco import refuse_lvis
+
 COCO_KEYPOINTS = 17  # how many spreads the metric's definition gives, for a person's keypoints
 
 
@@ -34,10 +36,12 @@ def check_annotations(json_file: str, dataset: Mapping[str, Any], task: str) -> 
         task: ``bbox``, ``segm`` or ``keypoints``.
 
     Raises:
-        ValueError: an image's id is no whole number, an annotation lacks something, or there is none to find.
+        ValueError: an image's id is no whole number, an annotation lacks something, there is none to find, or they are
+            LVIS's.
     """
     if not isinstance(dataset, dict) or not {"images", "annotations", "categories"} <= dataset.keys():
         raise ValueError(f"{json_file} lacks images, annotations or categories: predictions cannot be compared with it")
+    refuse_lvis(json_file, dataset["images"])
     for image in dataset["images"]:
         if type(image["id"]) is not int:
             raise ValueError(f"{json_file}: the id of an image must be a whole number, found {image['id']!r}")

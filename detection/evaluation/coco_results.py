@@ -46,6 +46,35 @@ def read_results(path: str | Path, dataset: Mapping[str, Any]) -> list[dict[str,
     return results
 
 
+def choose_tasks(
+    path: str | Path,
+    results: Sequence[Mapping[str, Any]],
+    wanted: Sequence[str] | None,
+    possible: Sequence[str] = tuple(SHAPES),
+) -> Sequence[str]:
+    """Return the tasks to evaluate: those wanted, else all for which the predictions have shapes.
+
+    Args:
+        path: where the predictions are from, for messages.
+        results: as from ``read_results``.
+        wanted: of the keys of ``SHAPES``; None or empty leaves the choice to the predictions.
+        possible: the tasks that the metrics of the data set know.
+
+    Raises:
+        ValueError: the metrics do not know a task, or the predictions lack what a wanted one compares.
+    """
+    found = [task for task, shape in SHAPES.items() if results and shape in results[0]]
+    tasks = wanted or found or ["bbox"]
+    if unknown := [task for task in tasks if task not in possible]:
+        raise ValueError(
+            f"the metrics of the data set are of {' and '.join(possible)}, not of {', '.join(unknown)}; choose by"
+            " --tasks"
+        )
+    if lacking := [task for task in tasks if results and task not in found]:
+        raise ValueError(f"{path} has no {', '.join(SHAPES[task] for task in lacking)}, which {lacking[0]} needs")
+    return tasks
+
+
 def find_results(path: str | Path) -> Path:
     """Return the file of predictions itself, or the one in the folder that a run left.
 

@@ -1,15 +1,19 @@
 """An evaluation never ends well with less than was asked."""
 
 import itertools
+import json
 import logging
 import math
 from collections import OrderedDict
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from detectron2.data import DatasetCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
+
+from mocodet.common.files import atomic_open
 
 logger = logging.getLogger(__name__)
 
@@ -99,6 +103,20 @@ def check_metrics(
         if undefined:
             logger.warning(f"No ground truth in {dataset_name}, so nan, for {task}: {', '.join(undefined)}")
     return plain
+
+
+def write_results(results: Mapping[str, Mapping[str, Mapping[str, float]]], path: str | Path) -> None:
+    """Write ``{data set: {task: {metric: value}}}`` to a JSON file; a metric that is not defined becomes null."""
+    plain = {
+        dataset: {
+            task: {metric: value if math.isfinite(value) else None for metric, value in metrics.items()}
+            for task, metrics in tasks.items()
+        }
+        for dataset, tasks in results.items()
+    }
+    with atomic_open(path, "w", encoding="utf-8") as handle:
+        json.dump(plain, handle, indent=2)
+        handle.write("\n")
 
 
 def _identity(image: Mapping[str, Any]) -> int | str:

@@ -9,10 +9,11 @@ from detectron2.evaluation import LVISEvaluator as Detectron2LVISEvaluator
 from detectron2.utils import comm
 
 from ..data.packages import require_packages
-from .coco_results import read_results
+from .coco_results import choose_tasks, read_results
 from .official import OldNumpy, replaced
 
 SCRIPT = "lvis.eval"
+TASKS = ("bbox", "segm")
 RESULTS = "lvis_instances_results.json"
 UNDEFINED = -100.0  # in per cent: what the script gives for a group of categories without ground truth
 
@@ -58,9 +59,11 @@ class LVISEvaluator(Detectron2LVISEvaluator):
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: the predictions are malformed or of another data set.
+            ValueError: the predictions are malformed or of another data set, they lack what a task needs, or a task
+                is not of LVIS's metrics.
         """
         results = read_results(Path(path, RESULTS) if Path(path).is_dir() else path, self._lvis_api.dataset)
+        self._tasks = choose_tasks(path, results, self._tasks, TASKS)
         # `evaluate` makes the data set's category ids of detectron2's indices again.
         indices = getattr(self._metadata, "thing_dataset_id_to_contiguous_id", None)
         instances = [

@@ -138,6 +138,24 @@ def test_scale_to_gpus__a_run_of_another_scale_is_not_resumed(trained, data):
     assert (output / "config.yaml").read_text() == before
 
 
+def test_eval_only__leaves_the_scale_of_the_training_to_be_resumed(data, tmp_path):
+    def command(*flags: str, **keys: object) -> None:
+        keys["TEST__PRECISE_BN__ENABLED"] = False
+        cli.main(["--config-file", CONFIG, *flags, *options(tmp_path, *data, **keys)])
+
+    for_two = {"SOLVER__REFERENCE_WORLD_SIZE": 2}
+    command("--scale-to-gpus", SOLVER__MAX_ITER=1, **for_two)
+    trained = (tmp_path / "config.yaml").read_text()
+    command("--eval-only", "--resume")
+    assert (tmp_path / "config.yaml").read_text() == trained
+    evaluated = CfgNode.load_yaml_with_base(str(tmp_path / "eval_config.yaml"))
+    assert evaluated["SOLVER"]["IMS_PER_BATCH"] == 2
+    with pytest.raises(SystemExit, match=r"for batches of 1 images, .* 2; resume it with 1 processes and --scale-to-g"):
+        command("--resume")
+    command("--resume", "--scale-to-gpus", SOLVER__MAX_ITER=2, **for_two)
+    assert [line["iteration"] for line in metrics(tmp_path) if "total_loss" in line] == [1, 3]
+
+
 @pytest.mark.parametrize(("flags", "keys"), [(["--scale-to-gpus"], {}), ([], {"SOLVER__REFERENCE_WORLD_SIZE": 8})])
 def test_scale_to_gpus__the_papers_reference_or_the_configs(data, tmp_path, flags, keys):
     given = options(tmp_path, *data, SOLVER__IMS_PER_BATCH=16, **keys)
@@ -221,6 +239,7 @@ def test_setup__missing_weights_name_the_two_commands(data, tmp_path):
         ({"TEST__AUG__ENABLED": True}, "test-time augmentation is not supported"),
         ({"MODEL__ROI_HEADS__NUM_CLASSES": 20}, "has 2 classes, but"),
         ({"DATASETS__TRAIN": ()}, "no data set to train on"),
+        ({"INPUT__CROP__ENABLED": True, "INPUT__CROP__TYPE": "absolute"}, "CROP.SIZE must be two whole numbers"),
     ],
 )
 def test_setup__refuses(data, tmp_path, keys, message):

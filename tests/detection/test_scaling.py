@@ -30,6 +30,7 @@ def flat(cfg: CfgNode, prefix: str = "") -> dict[str, object]:
 def test_scale_to_processes__linear_rule(processes, batch, rate, times):
     cfg = voc(SOLVER__REFERENCE_WORLD_SIZE=8, TEST__EVAL_PERIOD=1000)
     expected, before = DefaultTrainer.auto_scale_workers(cfg, processes), flat(cfg)
+    expected.TEST.PRECISE_BN.NUM_ITER = 200 * times  # batches of 16 / times images: as many images as before
     table = scale_to_processes(cfg, processes)
     assert cfg == expected
     after = flat(cfg)
@@ -41,6 +42,7 @@ def test_scale_to_processes__linear_rule(processes, batch, rate, times):
         "SOLVER.WARMUP_ITERS": 100 * times,
         "SOLVER.CHECKPOINT_PERIOD": 5000 * times,
         "TEST.EVAL_PERIOD": 1000 * times,
+        "TEST.PRECISE_BN.NUM_ITER": 200 * times,
     }
     assert after["SOLVER.REFERENCE_WORLD_SIZE"] == processes
     # The table shows all that changed, and nothing else.
@@ -56,6 +58,12 @@ def test_scale_to_processes__halves_with_batch_8_as_the_authors_advise():
     scale_to_processes(cfg, 1)
     assert (cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.BASE_LR, cfg.SOLVER.MAX_ITER) == (8, 0.01, 48000)
     assert cfg.SOLVER.STEPS == (36000, 44000)
+
+
+def test_scale_to_processes__precise_bn_sees_at_least_one_batch():
+    cfg = voc(SOLVER__REFERENCE_WORLD_SIZE=8, TEST__PRECISE_BN__NUM_ITER=1)
+    scale_to_processes(cfg, 64)
+    assert cfg.TEST.PRECISE_BN.NUM_ITER == 1
 
 
 @pytest.mark.parametrize("reference", [0, 4])

@@ -13,7 +13,7 @@ from torch import nn
 from mocodet import configs
 from mocodet.detection.data import register_datasets
 from mocodet.detection.modeling import CPUSyncBatchNorm
-from mocodet.detection.trainer import ShareStatistics, Trainer, write_results
+from mocodet.detection.trainer import ShareStatistics, Trainer
 from tests.detection import fake_densepose
 from tests.detection.tiny import empty_config, make_voc, options
 from tests.processes import run_in_processes
@@ -37,6 +37,12 @@ def test_trainer__bfloat16_on_cpu(tmp_path):
     assert seen == {(True, torch.bfloat16), (True, torch.float32), (False, torch.float32)}
     assert set(results["bbox"]) >= {"AP", "AP50", "AP75"}
     assert json.loads((tmp_path / "results.json").read_text()) == {test["NAME"]: results}
+
+
+def test_trainer__scales_a_config_that_the_command_has_not(tmp_path):
+    train, test = make_voc(tmp_path / "data", 2), make_voc(tmp_path / "data", 1, "test")
+    cfg = trainer_for(tmp_path, train, test, "SOLVER.REFERENCE_WORLD_SIZE", "2").cfg
+    assert (cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MAX_ITER, cfg.TEST.PRECISE_BN.NUM_ITER) == (1, 4, 4)
 
 
 def test_trainer__accumulates_micro_batches(tmp_path, caplog):
@@ -158,9 +164,3 @@ def test_trainer__densepose_has_its_projects_loaders(monkeypatch):
     kind, used = Trainer.build_train_loader(cfg)
     assert (kind, used.SOLVER.IMS_PER_BATCH, cfg.SOLVER.IMS_PER_BATCH) == ("train loader", 4, 16)
     assert Trainer.build_test_loader(cfg, "posed") == ("test loader", cfg, "posed")
-
-
-def test_write_results__undefined_becomes_null(tmp_path):
-    write_results({"mine": {"bbox": {"AP": 1.5, "APl": float("nan")}}}, str(tmp_path))
-    assert (tmp_path / "results.json").read_text().count("null") == 1
-    assert json.loads((tmp_path / "results.json").read_text()) == {"mine": {"bbox": {"AP": 1.5, "APl": None}}}

@@ -35,15 +35,15 @@ def changed(panel: np.ndarray) -> np.ndarray:
 
 
 def test_draw_columns__size(image, metadata):
-    page = draw_columns(image, {"ground truth": [CAT], "moco": [], "random": [CAT]}, NAMES, metadata)
+    page = draw_columns(image, [("ground truth", [CAT]), ("moco", []), ("random", [CAT])], NAMES, metadata)
     assert page.dtype == np.uint8
     assert page.shape == (TITLE_HEIGHT + SCALE * HEIGHT, 3 * SCALE * WIDTH + 2 * GAP, 3)
-    large = draw_columns(np.zeros((300, 500, 3), dtype=np.uint8), {"ground truth": []}, NAMES, metadata)
+    large = draw_columns(np.zeros((300, 500, 3), dtype=np.uint8), [("ground truth", [])], NAMES, metadata)
     assert large.shape == (TITLE_HEIGHT + 300, 500, 3)
 
 
 def test_draw_columns__a_box_is_drawn_where_it_is(image, metadata):
-    with_box, without = panels(draw_columns(image, {"a": [CAT], "b": []}, NAMES, metadata), 2)
+    with_box, without = panels(draw_columns(image, [("a", [CAT]), ("b", [])], NAMES, metadata), 2)
     assert not changed(without).any()
     x0, y0, x1, y1 = (SCALE * side for side in CAT.box)
     for edge in (np.s_[y0, x0 + 80 : x1], np.s_[y1, x0 + 80 : x1], np.s_[y0:y1, x1]):  # the label is at the left
@@ -54,7 +54,7 @@ def test_draw_columns__a_box_is_drawn_where_it_is(image, metadata):
 
 def test_draw_columns__title_and_label_say_what_it_is(image, metadata):
     def page(title: str, thing: Thing) -> np.ndarray:
-        return draw_columns(image, {title: [thing]}, NAMES, metadata)
+        return draw_columns(image, [(title, [thing])], NAMES, metadata)
 
     one = page("moco", CAT)
     assert np.array_equal(one, page("moco", CAT))
@@ -77,7 +77,7 @@ def test_draw_columns__masks(image, metadata, kind):
         "run lengths": mask_util.encode(np.asfortranarray(bits)),
         "bits": bits,
     }[kind]
-    (panel,) = panels(draw_columns(image, {"a": [Thing(0, box=CAT.box, mask=mask)]}, NAMES, metadata), 1)
+    (panel,) = panels(draw_columns(image, [("a", [Thing(0, box=CAT.box, mask=mask)])], NAMES, metadata), 1)
     inner = panel[25 * SCALE : 45 * SCALE, 40 * SCALE : 55 * SCALE].reshape(-1, 3)
     assert (inner == inner[0]).all()
     expected = (class_colours(NAMES, metadata)[0] * 255 + 128) / 2
@@ -88,7 +88,7 @@ def test_draw_columns__regions_of_pixels(image, metadata):
     labels = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
     labels[:, 50:] = 1
     things = [Thing(0, mask=labels == 0), Thing(1, mask=mask_util.encode(np.asfortranarray(labels)))]
-    (panel,) = panels(draw_columns(image, {"a": things}, NAMES, metadata), 1)
+    (panel,) = panels(draw_columns(image, [("a", things)], NAMES, metadata), 1)
     expected = (class_colours(NAMES, metadata) * 255 + 128) / 2
     for column, colour in zip((4, 96), expected, strict=True):  # away from the names in the middle of the regions
         assert panel[SCALE * 4, SCALE * column] == pytest.approx(colour, abs=2)
@@ -96,7 +96,7 @@ def test_draw_columns__regions_of_pixels(image, metadata):
 
 def test_draw_columns__region_of_another_size(image, metadata):
     with pytest.raises(ValueError, match="region has 3 x 2 pixels, its image 100 x 60"):
-        draw_columns(image, {"a": [Thing(0, mask=np.ones((2, 3), dtype=np.uint8))]}, NAMES, metadata)
+        draw_columns(image, [("a", [Thing(0, mask=np.ones((2, 3), dtype=np.uint8))])], NAMES, metadata)
 
 
 def test_draw_columns__keypoints(image, metadata):
@@ -107,7 +107,7 @@ def test_draw_columns__keypoints(image, metadata):
     both, one = panels(
         draw_columns(
             image,
-            {"a": [Thing(0, box=CAT.box, keypoints=points)], "b": [Thing(0, box=CAT.box, keypoints=hidden)]},
+            [("a", [Thing(0, box=CAT.box, keypoints=points)]), ("b", [Thing(0, box=CAT.box, keypoints=hidden)])],
             NAMES,
             metadata,
         ),

@@ -65,6 +65,16 @@ def test_main__ground_truth_and_runs_side_by_side(tmp_path, coco, runs, capsys):
     assert np.array_equal(sure, shy)
 
 
+def test_main__a_run_may_have_any_name(tmp_path):
+    entry = make_coco(tmp_path / "data", 1)
+    content = json.loads(Path(entry["JSON"]).read_text())
+    Path(entry["JSON"]).write_text(json.dumps(content | {"annotations": []}))
+    (tmp_path / "found.json").write_text("[]")
+    # Its title is the other column's, "ground truth: 0".
+    (page,) = draw(tmp_path / "out", entry, "--predictions", f"ground truth={tmp_path}/found.json").values()
+    assert len(columns(page)) == 2
+
+
 def test_main__threshold_ids_and_choice(tmp_path, coco, runs):
     pages = draw(tmp_path / "a", coco, *runs, "--threshold", "0.2", "--image-id", "0")
     assert set(pages) == {"0"}

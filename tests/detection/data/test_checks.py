@@ -168,6 +168,26 @@ def test_check_datasets__another_kind_of_annotation_than_the_model_learns_from(v
         check(entry, entry)
     with pytest.raises(ValueError, match=r"SemanticSegmentor learns from label images, but data set .* has objects"):
         check(*voc, **SEGMENTOR)
+    with pytest.raises(ValueError, match=rf"label images, but data set {voc[1]['NAME']} has objects"):
+        check(entry, voc[1], **SEGMENTOR)
+    with pytest.raises(ValueError, match=r"learns from objects, but data set voc_2012_val_sem_seg has label images"):
+        check(*voc, DATASETS__TEST=("voc_2012_val_sem_seg",))
+    with pytest.raises(ValueError, match=r"learns from label images, but data set voc_2007_test has objects"):
+        check(entry, entry, **SEGMENTOR, DATASETS__TEST=("voc_2007_test",))
+
+
+def test_check_datasets__panoptic_data_sets_have_both_kinds(tmp_path):
+    name = new_name()
+    DatasetCatalog.register(name, list)
+    MetadataCatalog.get(name).set(
+        evaluator_type="coco_panoptic_seg", sem_seg_root=str(tmp_path), thing_classes=list(CLASSES)
+    )
+    check_builtin(name)
+    MetadataCatalog.get(name).set(stuff_classes=list(CLASSES))
+    with pytest.raises(ValueError, match=rf"{name} does not say which label is ignored: .* \(the model ignores 255\)"):
+        check_builtin(name, MODEL__META_ARCHITECTURE="SemanticSegmentor")
+    MetadataCatalog.get(name).set(ignore_label=255)
+    check_builtin(name, MODEL__META_ARCHITECTURE="SemanticSegmentor")
 
 
 def make_cityscapes(root: Path, evaluator_type: str = "cityscapes_instance") -> str:

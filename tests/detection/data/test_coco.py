@@ -129,3 +129,10 @@ def test_load_coco__categories_with_different_keypoints(entry):
     edit(entry, **content)
     with pytest.raises(ValueError, match="categories cat and dog have different keypoints"):
         load(entry)
+
+
+def test_load_coco__annotations_of_lvis(entry):
+    images = json.loads(Path(entry["JSON"]).read_text())["images"]
+    edit(entry, images=[image | {"neg_category_ids": []} for image in images])
+    with pytest.raises(ValueError, match=r"instances\.json holds annotations of LVIS .*lvis_v0\.5_val"):
+        load(entry)

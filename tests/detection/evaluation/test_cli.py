@@ -12,9 +12,11 @@ from PIL import Image
 from mocodet.detection.data import register_datasets
 from mocodet.detection.evaluation import MeanIoUEvaluator, VOCEvaluator
 from mocodet.detection.evaluation.cli import main
+from mocodet.detection.evaluation.semseg_results import evaluate_saved_maps
 from tests.detection.tiny import CLASSES, SIZE, boxes, empty_config, make_coco, make_voc, new_name
 
 COUNT = 4
+SMALL = {"size": [1, 1], "counts": "01"}  # one pixel
 
 
 @pytest.fixture
@@ -122,6 +124,16 @@ def test_evaluate__coco_without_predictions(tmp_path, coco, caplog, capsys):
     assert "|   0.00 |   0.00 |" in capsys.readouterr().out
 
 
+def test_evaluate__coco_json_that_is_lvis(tmp_path, coco):
+    truth, results = coco
+    content = json.loads(Path(truth).read_text())
+    content["images"] = [image | {"neg_category_ids": [5]} for image in content["images"]]
+    lvis = save(tmp_path / "lvis.json", content)
+    found = message([save(tmp_path / "results.json", results), "--json", lvis])
+    assert "holds annotations of LVIS" in found
+    assert "--dataset lvis_v0.5_val" in found
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
@@ -183,6 +195,8 @@ def test_evaluate__ground_truth_is_given_once(tmp_path, coco):
     assert "got none of them" in message([predictions])
     assert "got --json and --voc-root" in message([predictions, "--json", truth, "--voc-root", "x", "--classes", "a"])
     assert "--voc-root and --classes belong together" in message([predictions, "--voc-root", "x"])
+    for flag in (["--split", "val"], ["--year", "2012"]):
+        assert "--split and --year belong to --voc-root" in message([predictions, "--json", truth, *flag])
     assert "defines a data set called nowhere" in message([predictions, "--dataset", "nowhere"])
     assert "which is not given" in message([predictions, "--json", truth, "--opts", "SEED", "1"])
     name = new_name()
@@ -217,15 +231,29 @@ def test_evaluate__maps_of_classes(tmp_path, maps, capsys):
     assert f"| b       | {results['IoU-b']:.2f} |" in capsys.readouterr().out
 
 
+def test_evaluate__maps_whose_classes_have_ids(maps):
+    name, folder, results = maps
+    MetadataCatalog.get(name).stuff_dataset_id_to_contiguous_id = {7: 0, 11: 1, 24: 2}
+    file = folder / "sem_seg_predictions.json"
+    parts = [part | {"category_id": (7, 11, 24)[part["category_id"]]} for part in json.loads(file.read_text())]
+    save(file, parts)
+    assert evaluate_saved_maps(name, folder)[0]["sem_seg"] == pytest.approx(results)
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
         (lambda parts: parts[3:], "has maps of 1 images, data set"),
         (lambda parts: parts[1:], "pixels are of no class or of several"),
         (lambda parts: [*parts, parts[0]], "pixels are of no class or of several"),
-        (lambda parts: [parts[0] | {"category_id": 9}, *parts[1:]], "there is no class 9 among 3"),
-        (lambda parts: [parts[0] | {"segmentation": {}}, *parts[1:]], "is malformed: 'size'"),
-        (lambda parts: {"a": 1}, "is not a list of parts with file_name"),
+        (lambda parts: [parts[0] | {"category_id": 9}, *parts[1:]], "region 0 is of category 9, which the data set"),
+        (lambda parts: [parts[0] | {"segmentation": {}}, *parts[1:]], "region 0 has a mask without a size"),
+        (
+            lambda parts: [parts[0] | {"segmentation": SMALL}, *parts[1:]],
+            "is malformed: it has masks of the sizes [1, 1]",
+        ),
+        (lambda parts: {"a": 1}, "must hold a list of regions, found a dict"),
+        (lambda parts: [parts[0] | {"file_name": "x.jpg"}, *parts], "region 0 is of image 'x.jpg', which the data set"),
     ],
 )
 def test_evaluate__malformed_maps(maps, change, expected):

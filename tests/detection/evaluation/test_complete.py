@@ -1,3 +1,4 @@
+import json
 import logging
 import math
 
@@ -6,6 +7,7 @@ from detectron2.data import DatasetCatalog
 from detectron2.evaluation import DatasetEvaluator
 
 from mocodet.detection.evaluation import CompleteEvaluator
+from mocodet.detection.evaluation.complete import write_results
 from tests.detection.tiny import new_name
 
 
@@ -107,3 +109,10 @@ def test_complete_evaluator__image_id_goes_before_the_file():
     evaluator = CompleteEvaluator(Fixed(GOOD), name)
     evaluator.process([{"image_id": i, "file_name": "elsewhere.mp4"} for i in (1, 0)], [{"instances": [0]}] * 2)
     assert evaluator.evaluate() == GOOD
+
+
+def test_write_results__undefined_becomes_null(tmp_path):
+    file = tmp_path / "new" / "results.json"
+    write_results({"mine": {"bbox": {"AP": 1.5, "APl": float("nan")}}}, file)
+    assert file.read_text().count("null") == 1
+    assert json.loads(file.read_text()) == {"mine": {"bbox": {"AP": 1.5, "APl": None}}}

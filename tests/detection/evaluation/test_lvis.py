@@ -201,6 +201,25 @@ def test_lvis_evaluator__saved_predictions_of_another_data_set(tmp_path):
         LVISEvaluator(register(tmp_path, ground_truth(0)), None).evaluate_saved(tmp_path)
 
 
+def test_lvis_evaluator__tasks_of_saved_predictions(tmp_path):
+    content = ground_truth(0)
+    name = register(tmp_path, content)
+    run(name, perfect(content), ("bbox", "segm"), str(tmp_path))
+    file = tmp_path / "lvis_instances_results.json"
+    results = json.loads(file.read_text())
+    with pytest.raises(ValueError, match=r"are of bbox and segm, not of keypoints; choose by --tasks"):
+        LVISEvaluator(name, ("bbox", "keypoints")).evaluate_saved(file)
+    left_out = {"bbox": "bbox", "segm": "segmentation"}
+    for task, shape in left_out.items():
+        file.write_text(json.dumps([{key: result[key] for key in result if key != shape} for result in results]))
+        with pytest.raises(ValueError, match=rf"has no {shape}, which {task} needs"):
+            LVISEvaluator(name, (task,)).evaluate_saved(file)
+        metrics, _ = LVISEvaluator(name, None).evaluate_saved(file)
+        assert {kind: found["AP"] for kind, found in metrics.items()} == {
+            kind: pytest.approx(100) for kind in left_out if kind != task
+        }
+
+
 def test_lvis_evaluator__no_detection_is_zero(tmp_path):
     content = ground_truth(0)
     nothing = {image: found[found.scores > 2] for image, found in perfect(content).items()}
