@@ -1,20 +1,18 @@
 """Saving and loading that survives an interrupted write and runs no code from a file."""
 
-import argparse
 import os
 import pickle
 import zipfile
-from collections import OrderedDict
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors.torch
 import torch
 from torch import nn
 
 from .files import atomic_open
+from .stand_ins import HARMLESS
 from .text import first_few
 
 
@@ -66,7 +64,7 @@ def load_torch_file(path: str | os.PathLike) -> Any:
     """Load a file of ``torch.save`` (new format or old) or of safetensors onto the CPU without running code from it.
 
     Which of the two it is, its content tells. Beside tensors and plain containers, it may hold what public checkpoints
-    hold and what is data only (`HARMLESS`).
+    hold and what is data only (`mocodet.common.stand_ins`).
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -77,7 +75,9 @@ def load_torch_file(path: str | os.PathLike) -> Any:
             return safetensors.torch.load_file(path)
         _check_sums(path)
         with torch.serialization.safe_globals(HARMLESS):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+        _uncover_methods(loaded)
+        return loaded
     except OSError as error:
         if error.filename is not None:  # it could not be opened
             raise
@@ -89,49 +89,19 @@ def load_torch_file(path: str | os.PathLike) -> Any:
         raise _unreadable(path, error) from error
 
 
-class _Ignored:
-    """Stands for an object of a library that need not be installed: takes what a file says of it, and does nothing."""
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-
-class _Array(np.ndarray):
-    """Stands for numpy's array: begins empty, whatever a file asks for; the file's numbers give it type and shape."""
-
-    def __new__(cls, *claims: Any) -> "_Array":
-        return super().__new__(cls, (0,), np.int8)
-
-
-def _rebuild_number(kind: np.dtype, content: bytes) -> np.generic:
-    return np.frombuffer(content, kind)[0]  # raises for a type that holds objects
-
-
-def _harmless() -> list[Any]:
-    """List what a file may name besides tensors and plain containers: constructors of data that call nothing.
-
-    They are the arguments of a training script, paths among them; numpy's numbers, and arrays of numbers; Lightning's
-    hyperparameters; mmengine's record of losses.
-    """
-    lightning = ("pytorch_lightning.utilities.parsing", "lightning.pytorch.utilities.parsing")
-    fabric = ("lightning_fabric.utilities.data", "lightning.fabric.utilities.data")
-    number_types = dict.fromkeys(type(np.dtype(code)) for code in "?bhilqBHILQefd")
-    numpy_cores = ("core", "_core")  # renamed in numpy 2
-    pathlibs = ("pathlib", "pathlib._local")  # renamed in Python 3.13
-    return [
-        argparse.Namespace,
-        *((PurePosixPath, f"{module}.{name}") for module in pathlibs for name in ("PosixPath", "PurePosixPath")),
-        (_Array, "numpy.ndarray"),
-        np.dtype,
-        *number_types,
-        *((_Array, f"numpy.{core}.multiarray._reconstruct") for core in numpy_cores),
-        *((_rebuild_number, f"numpy.{core}.multiarray.scalar") for core in numpy_cores),
-        *((OrderedDict, f"{module}.AttributeDict") for module in lightning + fabric),
-        (_Ignored, "mmengine.logging.history_buffer.HistoryBuffer"),
-    ]
-
-
-HARMLESS = _harmless()
+def _uncover_methods(loaded: Any) -> None:
+    """Take away the attributes that hide methods: torch gives an OrderedDict any that a file says, ``items`` too."""
+    seen: set[int] = set()
+    ahead = [loaded]
+    while ahead:
+        value = ahead.pop()
+        if id(value) in seen or not isinstance(value, dict | list | tuple):
+            continue
+        seen.add(id(value))
+        if isinstance(value, dict) and type(value) is not dict:  # a plain one has no attributes
+            for name in [name for name in vars(value) if hasattr(type(value), name)]:
+                del vars(value)[name]
+        ahead.extend(value.values() if isinstance(value, dict) else value)
 
 
 def _is_safetensors(path: str | os.PathLike) -> bool:

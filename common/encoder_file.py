@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .encoder_styles import StoredResNet, find_encoder, is_known
+from .encoder_styles import StoredResNet, find_encoder, holds_resnet
 from .resnet import build_resnet, recognise_resnet
 from .text import first_few
 
@@ -74,8 +74,11 @@ class Encoder:
 
 
 def holds_encoder(checkpoint: Any) -> bool:
-    """Tell whether a loaded file is an unconverted checkpoint of an encoder (as opposed to detectron2's own)."""
-    return isinstance(checkpoint, Mapping) and is_known(checkpoint)
+    """Tell whether a loaded file has an encoder in torchvision's names (as opposed to detectron2's own), known or not.
+
+    Which one to take, `extract_encoder` may still not know.
+    """
+    return isinstance(checkpoint, Mapping) and holds_resnet(checkpoint)
 
 
 def extract_encoder(checkpoint: Any, prefix: str | None = None) -> Encoder:
@@ -117,16 +120,21 @@ def extract_encoder(checkpoint: Any, prefix: str | None = None) -> Encoder:
         small_stem=small_stem,
         tensors={name: tensor.detach().float() for name, tensor in tensors.items()},
         left_out={reason: count for reason, count in left_out.items() if count},
-        progress=", ".join(f"{key} {checkpoint[key]}" for key in ("arch", "epoch", "iteration") if key in checkpoint),
+        progress=_progress(checkpoint),
         notes=_notes(passed_over, tensors),
     )
+
+
+def _progress(checkpoint: Mapping) -> str:
+    told = {key: checkpoint.get(key) for key in ("arch", "epoch", "iteration")}
+    return ", ".join(f"{key} {value}" for key, value in told.items() if isinstance(value, str | int))
 
 
 def _notes(passed_over: list[StoredResNet], tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
     notes = []
     if passed_over:
         others = first_few([f"{other.label!r}" for other in passed_over], 10)
-        notes.append(f"passed over: {others} (--prefix would take it instead)")
+        notes.append(f"passed over: {others} (the converter's --prefix would take it instead)")
     types = sorted({str(tensor.dtype) for tensor in tensors.values()} - {str(torch.float32)})
     if types:
         notes.append(f"weights of type {', '.join(types)} become torch.float32")

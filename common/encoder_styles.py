@@ -25,6 +25,9 @@ CHILD_NUMBERS = {child: number for number, child in NUMBERED_CHILDREN.items()}
 # How deep dicts are searched. VISSL's, the deepest of the table, lie four deep.
 MAX_DEPTH = 8
 
+# The one command that has the option; what else reads encoders reads what that command writes, or takes no choice.
+HOW_TO_CHOOSE = "choose one with --prefix of tools/convert_pretrain_to_detectron2.py"
+
 NAMED_BLOCK = re.compile(r"((?:.*?\.)??)layer[1-4]\.\d+\.conv[1-3]\.")
 NUMBERED_BLOCK = re.compile(r"((?:.*?\.)??)([4-7])\.\d+\.conv[1-3]\.")
 
@@ -90,7 +93,7 @@ STYLES: tuple[Style, ...] = (
     # vturrisi/solo-learn: solo/methods/base.py ("encoder" in old versions), main_linear.py takes backbone; the sign is
     # Lightning's.
     Style(
-        "solo-learn backbone",
+        "Lightning module's backbone (solo-learn and others)",
         r"state_dict\.(?:backbone|encoder)\.",
         r"state_dict\.momentum_(?:backbone|encoder)\.",
         sign=r"pytorch-lightning_version",
@@ -110,6 +113,27 @@ STYLES: tuple[Style, ...] = (
         r"(?:state_dict\.)?teacher_backbone\.",
         r"(?:state_dict\.)?student_backbone\.",
         numbered=None,
+    ),
+    # benchmarks/imagenet/resnet50/{mocov2,dino,byol}.py of the same: "backbone" is the momentum copy in MoCo and DINO,
+    # and the online network in BYOL; taken is what the papers transfer: MoCo's query encoder, DINO's teacher, BYOL's
+    # online network. (tico.py has DINO's two ResNets without its last_layer; which to take is left to the user.)
+    Style(
+        "lightly MoCo query backbone",
+        r"state_dict\.query_backbone\.",
+        r"state_dict\.backbone\.",
+        sign=r"pytorch-lightning_version",
+    ),
+    Style(
+        "lightly DINO teacher, benchmark",
+        r"state_dict\.backbone\.",
+        r"state_dict\.student_backbone\.",
+        sign=r"state_dict\.student_projection_head\.last_layer\..+",
+    ),
+    Style(
+        "lightly BYOL online backbone",
+        r"state_dict\.backbone\.",
+        r"state_dict\.teacher_backbone\.",
+        sign=r"state_dict\.teacher_projection_head\..+",
     ),
     Style("numbered children of a ResNet (lightly)", r"(?:state_dict\.|model\.)?", numbered=True),
     # BYOL, whose paper transfers the online network (arXiv 2006.07733, section 3.1). yaox12/BYOL-PyTorch:
@@ -159,9 +183,9 @@ STYLES: tuple[Style, ...] = (
     Style("timm ResNet, moving average", r"state_dict_ema\.", r"state_dict\."),
     # facebookresearch/simsiam: simsiam/builder.py; main_lincls.py takes module.encoder.
     Style("SimSiam encoder", r"state_dict\.encoder\.", sign=r"state_dict\.predictor\..+"),
-    # Ours: pretrain/supervised.py.
-    Style("mocodet classifier, mocodet format", r"model\.encoder\."),
-    Style("encoder of a model", r"(?:state_dict\.)?encoder\."),
+    # Ours: pretrain/supervised.py; the sign is what its checkpointer adds, as fvcore's does.
+    Style("mocodet classifier, mocodet format", r"model\.encoder\.", sign="iteration"),
+    Style("encoder of a model", r"(?:state_dict\.|model\.)?encoder\."),
     Style("backbone of a model", r"(?:state_dict\.|model\.)?backbone\."),
     # torchvision, and all who publish in its names: timm (safetensors too), resnet50.pth of Barlow Twins and VICReg,
     # dino_resnet50_pretrain.pth, BYOL converted from JAX (ajtejankar/byol-convert: convert.py).
@@ -236,16 +260,14 @@ def find_encoder(checkpoint: Mapping, prefix: str | None = None) -> tuple[Style,
     if len(resnets) > 1:
         raise ValueError(
             f"holds {len(resnets)} ResNets, and which one to take is not known:"
-            f" {first_few([f'{resnet.label!r}' for resnet in resnets], 10)}; choose one with --prefix"
+            f" {first_few([f'{resnet.label!r}' for resnet in resnets], 10)}; {HOW_TO_CHOOSE}"
         )
     raise ValueError(_no_encoder_message(states, resnets, prefix))
 
 
-def is_known(checkpoint: Mapping) -> bool:
-    """Tell whether a loaded file has a ResNet at an address of `STYLES`, be it the only one or not."""
-    states = dict(_states(checkpoint))
-    resnets = [resnet for keys, names in states.items() for resnet in _resnets(keys, names)]
-    return bool(_recognised(resnets, states))
+def holds_resnet(checkpoint: Mapping) -> bool:
+    """Tell whether a loaded file has something in it that looks like a ResNet under torchvision's names."""
+    return any(_resnets(keys, names) for keys, names in _states(checkpoint))
 
 
 def _recognised(resnets: list[StoredResNet], states: Mapping[str, Mapping[str, Any]]) -> list[Style]:
@@ -348,7 +370,7 @@ def _no_encoder_message(
     if resnets:
         found = first_few([f"{resnet.label!r}" for resnet in resnets], 10)
         wanted = "of a layout that is known" if prefix is None else f"named '{prefix.removesuffix('.')}.conv1.*'"
-        return f"holds no encoder {wanted}; there are ResNets at {found}: choose one with --prefix"
+        return f"holds no encoder {wanted}; there are ResNets at {found}: {HOW_TO_CHOOSE}"
     tensors = [name for state in states.values() for name, value in state.items() if isinstance(value, Tensor)]
     wanted = "'encoder_q.*', 'backbone.*' or a torchvision ResNet's" if prefix is None else f"{prefix!r}"
     groups = sorted({".".join(name.split(".")[:2]) for name in tensors})

@@ -1,6 +1,5 @@
 """The checkpointer of fine-tuning: reads unconverted encoders too, runs no code from a file, lets nothing slip."""
 
-import pickle
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,6 +14,7 @@ from mocodet.common.checkpoint import AtomicSaveMixin, load_torch_file
 from mocodet.common.encoder_file import BATCH_COUNTER, DISTRIBUTED_PREFIX, extract_encoder, holds_encoder
 from mocodet.common.text import first_few
 
+from .array_pickle import load_array_pickle
 from .convert import AUTHOR, REQUIRED_CONFIG, resnet_config, to_detectron2
 
 # The part of a parameter's name that says where in a ResNet it stands: `stem.conv1.weight` of
@@ -164,52 +164,6 @@ class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
                 + (f"; the {arch} in it needs {_settings(arch)}" if arch else "")
             )
         return incompatible
-
-
-def load_array_pickle(path: str | Path) -> dict[str, Any]:
-    """Read a pickled dict of numpy arrays, as detectron2's model zoo and Caffe2 write them, running no code from it.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, or asks for anything but arrays, numbers, strings and plain containers.
-    """
-    with Path(path).open("rb") as handle:
-        try:
-            data = _ArrayUnpickler(handle, encoding="latin1").load()  # latin1: many zoo files come from Python 2
-        except MemoryError:
-            raise
-        except Exception as error:  # damaged bytes make an unpickler raise almost anything
-            raise ValueError(
-                f"{path} cannot be read as pickled weights ({type(error).__name__}: {error}); expected a dict of numpy"
-                " arrays"
-            ) from error
-    if not isinstance(data, dict):
-        raise ValueError(f"{path} holds a {type(data).__name__}; expected a dict of numpy arrays")
-    return data
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Rebuilds numpy arrays and plain containers, and looks up nothing else."""
-
-    ALLOWED = frozenset(
-        {
-            ("collections", "OrderedDict"),
-            ("_codecs", "encode"),  # how Python 3 pickles bytes with an old protocol
-            ("numpy", "dtype"),
-            ("numpy", "ndarray"),
-        }
-        | {
-            (f"numpy.{core}.{module}", name)  # `core` was renamed in numpy 2
-            for core in ("core", "_core")
-            for module, name in (("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer"))
-        }
-    )
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Return an allowed class or function; refuse every other, before it can be called."""
-        if (module, name) not in self.ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no array needs")
-        return super().find_class(module, name)
 
 
 def _refuse_stride_in_1x1(model: nn.Module) -> None:

@@ -26,6 +26,8 @@ from mocodet.common.files import atomic_open
 from mocodet.common.resnet import ARCHITECTURES
 from mocodet.common.text import first_few
 
+from .array_pickle import load_array_pickle
+
 # What any detectron2 model must be told when it starts from weights converted like this (recipes section 2); what its
 # architecture asks for comes on top (`required_config`).
 REQUIRED_CONFIG: dict[str, Any] = {
@@ -78,7 +80,7 @@ def convert_file(
     output = Path(output)
     if output.suffix != ".pkl":
         raise ValueError(f"{output}: the output must end in .pkl, by which detectron2 recognises the format")
-    checkpoint = load_torch_file(source)
+    checkpoint = _load(source)
     try:
         encoder = extract_encoder(checkpoint, prefix)
         weights = to_detectron2(encoder)
@@ -90,6 +92,25 @@ def convert_file(
     with atomic_open(output, "wb") as handle:
         handle.write(content)
     return Conversion(encoder, sorted(weights["model"]), differences)
+
+
+def _load(source: str | PathLike) -> Any:
+    try:
+        return load_torch_file(source)
+    except ValueError as error:
+        if _is_for_detectron2(source):
+            raise ValueError(
+                f"{source} is a .pkl of detectron2's already and needs no conversion: name it as MODEL.WEIGHTS;"
+                " --to torchvision is the way back"
+            ) from error
+        raise
+
+
+def _is_for_detectron2(source: str | PathLike) -> bool:
+    try:
+        return not {"model", "blobs"}.isdisjoint(load_array_pickle(source))
+    except ValueError:
+        return False
 
 
 def required_config(encoder: Encoder) -> dict[str, Any]:

@@ -16,12 +16,13 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from mocodet.common.checkpoint import load_torch_file
-from mocodet.common.encoder_file import BATCH_COUNTER, DISTRIBUTED_PREFIX, Encoder, extract_encoder
+from mocodet.common.encoder_file import BATCH_COUNTER, DISTRIBUTED_PREFIX, Encoder, extract_encoder, holds_encoder
 from mocodet.common.files import atomic_open
 from mocodet.common.resnet import ARCHITECTURES
 from mocodet.common.text import first_few
 
-from .checkpoint import ENCODER_PART, TORCHVISION_AUTHORS, load_array_pickle
+from .array_pickle import load_array_pickle
+from .checkpoint import ENCODER_PART, TORCHVISION_AUTHORS
 from .convert import compare_stages, detectron2_resnet, detectron2_stages, torchvision_name, torchvision_stages
 
 # Where a C4 detector keeps the last stage of its ResNet (detectron2's Res5ROIHeads and heads derived from it).
@@ -53,7 +54,8 @@ def convert_back_file(
 
     torchvision's ResNet (without ``fc``) that loads it computes what the detector's backbone computes. Tensors do not
     tell whether a bottleneck has its stride in the 3x3 convolution, as torchvision's have, or in the 1x1 before it, as
-    Caffe's; the detector's config does. The file appears only if everything went well.
+    Caffe's; the detector's config does, or the author of a file that holds torchvision's network. The file appears only
+    if everything went well.
 
     Args:
         source: ``.pth`` of detectron2's trainer, or ``.pkl`` as detectron2's model zoo has them.
@@ -65,7 +67,7 @@ def convert_back_file(
     Raises:
         FileNotFoundError: there is no file ``source``, or no ``config_file``.
         ValueError: ``source`` is damaged; it holds no complete, finite ResNet, or several; its stride is known to lie
-            in the 1x1 convolutions; the verification failed.
+            in the 1x1 convolutions, or is not known; the verification failed.
     """
     output = Path(output)
     if output.suffix == ".pkl":
@@ -76,11 +78,11 @@ def convert_back_file(
     if config_file is None and beside.is_file():
         config_file = beside
     config = _read_config(config_file) if config_file is not None else None
-    state, author = _read_detector(source)
+    loaded = _read_detector(source)
     try:
-        found, parts = _find_resnet(state, prefix)
+        found, parts = _find_resnet(loaded, prefix)
         encoder = extract_encoder({torchvision_name(name): tensor for name, tensor in parts.items()})
-        notes = _notes(encoder.arch, author, config, config_file)
+        notes = _notes(encoder.arch, loaded.get("__author__"), config, config_file)
         buffer = io.BytesIO()
         torch.save({name: tensor.contiguous() for name, tensor in encoder.tensors.items()}, buffer)
         differences = _verify(encoder.arch, parts, buffer.getvalue()) if check else {}
@@ -91,37 +93,35 @@ def convert_back_file(
     return BackConversion(encoder, found, differences, notes)
 
 
-def _read_detector(path: str | PathLike) -> tuple[dict[str, torch.Tensor], str | None]:
-    """Return a detector's tensors by name, and who wrote the file where it says so."""
+def _read_detector(path: str | PathLike) -> Mapping:
     loaded = load_array_pickle(path) if Path(path).suffix == ".pkl" else load_torch_file(path)
     if not isinstance(loaded, Mapping):
         raise ValueError(f"{path} holds a {type(loaded).__name__}; expected a detectron2 checkpoint")
+    return loaded
+
+
+def _tensors(loaded: Mapping) -> dict[str, torch.Tensor]:
+    """Return a detector's tensors by name."""
     model = loaded["model"] if isinstance(loaded.get("model"), Mapping) else loaded
-    state = {
+    return {
         str(name).removeprefix(DISTRIBUTED_PREFIX): torch.as_tensor(value)
         for name, value in model.items()
         if isinstance(value, torch.Tensor | np.ndarray)
     }
-    return state, loaded.get("__author__")
 
 
-def _find_resnet(state: Mapping[str, torch.Tensor], prefix: str | None) -> tuple[str, dict[str, torch.Tensor]]:
+def _find_resnet(loaded: Mapping, prefix: str | None) -> tuple[str, dict[str, torch.Tensor]]:
     """Return the prefix of the ResNet in a detector, and its tensors under detectron2's names without the prefix."""
+    state = _tensors(loaded)
     by_prefix: dict[str, dict[str, torch.Tensor]] = {}
     for name, tensor in state.items():
         if match := ENCODER_PART.search(name):
             by_prefix.setdefault(name[: match.start(1)], {})[match[1]] = tensor
     whole = [found for found, parts in by_prefix.items() if any(name.startswith("stem.") for name in parts)]
     if prefix is not None:
-        wanted = prefix if prefix == "" or prefix.endswith(".") else f"{prefix}."
-        whole = [found for found in whole if found == wanted]
+        whole = [found for found in whole if found == _with_dot(prefix)]
     if not whole:
-        groups = sorted({".".join(name.split(".")[:2]) for name in state})
-        expected = "'backbone.stem.*' or 'backbone.bottom_up.stem.*'" if prefix is None else f"'{wanted}stem.*'"
-        raise ValueError(
-            f"holds no ResNet of detectron2: {len(state)} tensors, none named {expected}; names begin with"
-            f" {first_few(groups)}"
-        )
+        raise ValueError(_no_resnet_message(loaded, state, prefix))
     if len(whole) > 1:
         names = first_few([f"{name!r}" for name in whole], 10)
         raise ValueError(f"holds {len(whole)} ResNets, at {names}; choose one with --prefix")
@@ -129,6 +129,24 @@ def _find_resnet(state: Mapping[str, torch.Tensor], prefix: str | None) -> tuple
     if not any(name.startswith("res5.") for name in parts):
         parts |= {name: value for name, value in by_prefix.get(C4_HEAD, {}).items() if name.startswith("res5.")}
     return whole[0], parts
+
+
+def _no_resnet_message(loaded: Mapping, state: Mapping[str, torch.Tensor], prefix: str | None) -> str:
+    if holds_encoder(loaded):
+        return (
+            "holds a ResNet under torchvision's names already, as pre-training saves it; --to torchvision takes a"
+            " detector of detectron2's, and without it the way there"
+        )
+    expected = "'backbone.stem.*' or 'backbone.bottom_up.stem.*'"
+    if prefix is not None:
+        expected = f"'{_with_dot(prefix)}stem.*'"
+    groups = sorted({".".join(name.split(".")[:2]) for name in state})
+    seen = f"names begin with {first_few(groups)}" if groups else f"its keys are {first_few([*map(repr, loaded)])}"
+    return f"holds no ResNet of detectron2: {len(state)} tensors, none named {expected}; {seen}"
+
+
+def _with_dot(prefix: str) -> str:
+    return prefix if prefix == "" or prefix.endswith(".") else f"{prefix}."
 
 
 def _read_config(path: str | PathLike) -> CfgNode:
@@ -146,15 +164,16 @@ def _read_config(path: str | PathLike) -> CfgNode:
 
 
 def _notes(arch: str, author: str | None, config: CfgNode | None, path: str | PathLike | None) -> tuple[str, ...]:
-    """Refuse a stride in 1x1 convolutions where it is known; say aloud what torchvision's user must know."""
+    """Refuse a stride that is not known to lie in the 3x3 convolutions; return what torchvision's user must know."""
     bottleneck = ARCHITECTURES[arch].bottleneck
     if config is None:
-        if not bottleneck or author in TORCHVISION_AUTHORS:
-            return ()
-        return (
-            "the stride of its bottlenecks is taken to lie in the 3x3 convolutions (RESNETS.STRIDE_IN_1X1 False), which"
-            " tensors do not tell; --config-file with the detector's config makes sure",
-        )
+        if bottleneck and author not in TORCHVISION_AUTHORS:
+            raise ValueError(
+                "tensors do not tell whether its bottlenecks have their stride in the 1x1 convolutions, as detectron2's"
+                " default and most of its model zoo have it, or in the 3x3 as torchvision's; give the detector's config"
+                " with --config-file"
+            )
+        return ()
     if bottleneck and config.MODEL.RESNETS.STRIDE_IN_1X1:
         raise ValueError(
             f"the detector has the stride of its bottlenecks in the 1x1 convolutions (RESNETS.STRIDE_IN_1X1 True in"

@@ -35,6 +35,10 @@ PREFIX = f"{SCHEME}://"
 MIRROR_VARIABLE = "MOCODET_WEIGHTS_URL"
 PUBLISHED_URL = "https://dl.fbaipublicfiles.com/moco/moco_checkpoints"
 
+# To be raised with every change of what `convert_file` writes for the same checkpoint, or of the settings: what older
+# versions put into the cache is then made anew.
+FORMAT = 1
+
 LICENCE = "CC BY-NC 4.0 (https://creativecommons.org/licenses/by-nc/4.0/): not for commercial use"
 
 # A child of detectron2's logger: in a project that is not ours no other is set up.
@@ -118,11 +122,12 @@ class _Converted:
         self._record = cache_folder() / f"{name}.json"
 
     def is_whole(self) -> bool:
-        """Tell whether the file is there as it was written; one that was cut or changed since is not."""
+        """Tell whether the file is there as this version writes it; one that was cut or changed since is not."""
         if not self.path.is_file():
             return False
         try:
-            return self._read()["md5"] == md5_of(self.path)
+            record = self._read()
+            return record["format"] == FORMAT and record["md5"] == md5_of(self.path)
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return False
 
@@ -133,7 +138,8 @@ class _Converted:
             encoder = convert_file(source, self.path).encoder
         logger.info("; ".join([f"Converted the {encoder.kind} ({encoder.arch}) in {source}", *encoder.notes]))
         with atomic_open(self._record, "w", encoding="utf-8") as handle:
-            json.dump({"md5": md5_of(self.path), "settings": required_config(encoder)}, handle, indent=2)
+            record = {"format": FORMAT, "md5": md5_of(self.path), "settings": required_config(encoder)}
+            json.dump(record, handle, indent=2)
 
     def settings(self) -> dict[str, Any]:
         """Return what a config must set, key -> value."""

@@ -297,6 +297,27 @@ def lightly_dino(model: nn.Module) -> dict:
     return lightning({**state, **numbered(model, "teacher_backbone."), **head("teacher_head.", *mlp)})
 
 
+def lightly_benchmark_moco(model: nn.Module) -> dict:
+    mlp = ("layers.0 plain", "layers.2 linear")
+    state = {**backbone(model, "backbone.", 1), **head("projection_head.", *mlp), **backbone(model, "query_backbone.")}
+    state |= {**head("query_projection_head.", *mlp), "criterion.memory_bank.bank": torch.randn(4, 8)}
+    return lightning({**state, **head("online_classifier.", "linear linear")})
+
+
+def lightly_benchmark_dino(model: nn.Module) -> dict:
+    mlp = ("layers.0 plain", "layers.1 norm", "last_layer plain")
+    state = {**backbone(model, "backbone."), **head("projection_head.", *mlp)}
+    state |= {**backbone(model, "student_backbone.", 1), **head("student_projection_head.", *mlp)}
+    return lightning({**state, **head("online_classifier.", "linear linear")})
+
+
+def lightly_benchmark_byol(model: nn.Module) -> dict:
+    mlp = ("layers.0 plain", "layers.1 norm", "layers.3 linear")
+    state = {**backbone(model, "backbone."), **head("projection_head.", *mlp), **head("prediction_head.", *mlp)}
+    state |= {**backbone(model, "teacher_backbone.", 1), **head("teacher_projection_head.", *mlp)}
+    return lightning({**state, **head("online_classifier.", "linear linear")})
+
+
 def mmselfsup(model: nn.Module, online: str, momentum: str, momentum_wrapper: str = "") -> dict:
     """``online`` is the second name of the backbone, of version 0; version 1 has none but wraps the momentum copy."""
     neck = ("1.mlp.0 linear", "1.mlp.2 linear")
@@ -350,6 +371,7 @@ class Foreign:
     passed_over: tuple[str, ...] = ()
 
 
+SOLO_LEARN = "Lightning module's backbone (solo-learn and others)"
 TRUNK = "classy_state_dict.base_model.model.trunk"
 
 FOREIGN: dict[str, Foreign] = {
@@ -404,11 +426,9 @@ FOREIGN: dict[str, Foreign] = {
         partial(vissl, prefix="base_model._feature_blocks."), "VISSL trunk", f"{TRUNK}.base_model._feature_blocks."
     ),
     "VISSL published": Foreign(vissl_published, "VISSL trunk", "model_state_dict._feature_blocks."),
-    "solo-learn": Foreign(solo_learn, "solo-learn backbone", "backbone.", ("momentum_backbone.",)),
-    "solo-learn, old": Foreign(
-        partial(solo_learn, name="encoder"), "solo-learn backbone", "encoder.", ("momentum_encoder.",)
-    ),
-    "solo-learn, no momentum": Foreign(solo_learn_without_momentum, "solo-learn backbone", "backbone."),
+    "solo-learn": Foreign(solo_learn, SOLO_LEARN, "backbone.", ("momentum_backbone.",)),
+    "solo-learn, old": Foreign(partial(solo_learn, name="encoder"), SOLO_LEARN, "encoder.", ("momentum_encoder.",)),
+    "solo-learn, no momentum": Foreign(solo_learn_without_momentum, SOLO_LEARN, "backbone."),
     "lightly": Foreign(lightly_moco, "lightly backbone", "backbone.", ("backbone_momentum.",)),
     "lightly DenseCL": Foreign(
         partial(lightly_moco, children=-2), "lightly backbone", "backbone.", ("backbone_momentum.",)
@@ -416,6 +436,15 @@ FOREIGN: dict[str, Foreign] = {
     "lightly, named": Foreign(lightly_named, "lightly backbone", "backbone.", ("backbone_momentum.",)),
     "lightly, old": Foreign(lightly_old, "lightly backbone", "model.backbone.", ("model.momentum_backbone.",)),
     "lightly DINO": Foreign(lightly_dino, "lightly DINO teacher", "teacher_backbone.", ("student_backbone.",)),
+    "lightly's MoCo benchmark": Foreign(
+        lightly_benchmark_moco, "lightly MoCo query backbone", "query_backbone.", ("backbone.",)
+    ),
+    "lightly's DINO benchmark": Foreign(
+        lightly_benchmark_dino, "lightly DINO teacher, benchmark", "backbone.", ("student_backbone.",)
+    ),
+    "lightly's BYOL benchmark": Foreign(
+        lightly_benchmark_byol, "lightly BYOL online backbone", "backbone.", ("teacher_backbone.",)
+    ),
     "lightly, bare": Foreign(numbered, "numbered children of a ResNet (lightly)", ""),
     "mmselfsup MoCo": Foreign(
         partial(mmselfsup, online="encoder_q", momentum="encoder_k"),

@@ -4,6 +4,7 @@ import pickle
 import random
 import sys
 import types
+from collections import OrderedDict
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -159,6 +160,26 @@ def test_load_torch_file__arrays_of_objects(tmp_path, monkeypatch, content):
     with pytest.raises(ValueError, match=r"model\.pth cannot be read as a checkpoint"):
         stored(tmp_path, {"args": content})
     assert not Path("ran").exists()
+
+
+class Covered:
+    """Pickles as an OrderedDict with an attribute in the place of a method."""
+
+    def __init__(self, *names: str) -> None:
+        self.state = dict.fromkeys(names, 3)
+
+    def __reduce__(self):
+        return OrderedDict, ([["weight", 1]],), self.state
+
+
+def test_load_torch_file__attributes_that_hide_methods(tmp_path):
+    content = [{"model": Covered("items", "get", "_metadata")}]
+    found = stored(tmp_path, content)[0]["model"]
+    assert list(found.items()) == [("weight", 1)]
+    assert found.get("weight") == 1
+    assert found._metadata == 3  # torch's own, which hides nothing
+    state = nn.BatchNorm1d(2).state_dict()
+    assert stored(tmp_path, state)._metadata == state._metadata
 
 
 def test_load_torch_file__no_memory_on_claims(tmp_path):

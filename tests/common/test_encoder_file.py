@@ -37,7 +37,7 @@ def test_extract_encoder__reports_what_it_found(resnet18: nn.Module) -> None:
     assert (found.arch, found.small_stem) == ("resnet18", False)
     assert found.prefix == "module.encoder_q."
     assert found.kind == "MoCo query encoder, original format"
-    assert found.notes == ("passed over: 'module.encoder_k.' (--prefix would take it instead)",)
+    assert found.notes == ("passed over: 'module.encoder_k.' (the converter's --prefix would take it instead)",)
     assert found.progress == "arch resnet, epoch 200"
     assert len(found.tensors) + sum(found.left_out.values()) == total
     ours = extract_encoder(checkpoint_of(resnet18, "ours"))

@@ -9,7 +9,7 @@ from torch import nn
 from mocodet.common.encoder_file import extract_encoder, holds_encoder
 from mocodet.common.encoder_styles import MAX_DEPTH, STYLES
 from mocodet.common.resnet import build_resnet
-from tests.encoders import FOREIGN, backbone, checkpoint_of, encoder, lightly_moco, moco_v3, numbered
+from tests.encoders import FOREIGN, backbone, checkpoint_of, encoder, lightly_moco, lightning, moco_v3, numbered
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +98,21 @@ def test_extract_encoder__numbered_children_of_other_architectures(arch: str) ->
     assert (found.kind, found.arch, found.small_stem) == ("lightly backbone", arch, False)
 
 
+@pytest.mark.parametrize("name", ["encoder.", "backbone."])
+def test_extract_encoder__says_no_more_of_the_origin_than_it_knows(resnet18: nn.Module, name: str) -> None:
+    """Many projects save ``{"model": {"encoder.*"}}``; ours has the iteration besides."""
+    content = {"model": backbone(resnet18, name), "optimizer": {}, "epoch": 3}
+    assert extract_encoder(content).kind == f"{name[:-1]} of a model"
+    assert extract_encoder(lightning(backbone(resnet18, name))).kind.startswith("Lightning module's backbone")
+
+
+def test_extract_encoder__lightlys_tico_is_left_to_the_user(resnet18: nn.Module) -> None:
+    """Its two ResNets are called as DINO's."""
+    content = lightning({**backbone(resnet18, "backbone."), **backbone(resnet18, "student_backbone.", 1)})
+    with pytest.raises(ValueError, match=r"holds 2 ResNets, .*: 'backbone\.', 'student_backbone\.'; choose"):
+        extract_encoder(content)
+
+
 def two_resnets(model: nn.Module, layout: str) -> tuple[dict, list[str]]:
     """A checkpoint with two encoders that are equally eligible, and the prefixes that its error is to name."""
     first, second = backbone(model), backbone(model, "", 1)
@@ -151,7 +166,7 @@ def test_extract_encoder__prefix_of_several(resnet18: nn.Module) -> None:
 
 def test_extract_encoder__unknown_layout(resnet18: nn.Module) -> None:
     content = {"weights": {"net": backbone(resnet18, "visual.trunk.")}}
-    assert not holds_encoder(content)
+    assert holds_encoder(content)
     with pytest.raises(
         ValueError, match=r"no encoder of a layout that is known.*'weights\.net\.visual\.trunk\.'.*--pre"
     ):

@@ -3,7 +3,6 @@
 import os
 import pickle
 import re
-from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from torch import nn
 
 from mocodet.common.resnet import build_resnet
 from mocodet.detection import add_moco_config
-from mocodet.detection.checkpoint import MocoDetCheckpointer, load_array_pickle
+from mocodet.detection.checkpoint import MocoDetCheckpointer
 from mocodet.detection.convert import REQUIRED_CONFIG, convert_file
 from tests.encoders import encoder as trained_encoder
 
@@ -344,6 +343,24 @@ def test_load__c4_head_without_res5(c4: nn.Module, resnet50: dict, tmp_path: Pat
         c4.roi_heads.res5 = res5
 
 
+@pytest.mark.parametrize("layout", ["unknown", "two", "two dicts"])
+def test_load__unconverted_and_not_known_which(resnet18: dict, tmp_path: Path, layout: str) -> None:
+    student, teacher, visual = (
+        {f"{place}.{name}": value for name, value in resnet18.items()} for place in ("student", "teacher", "visual")
+    )
+    content, found = {
+        "unknown": ({"weights": visual}, r"no encoder of a layout that is known; .*'weights\.visual\.'"),
+        "two": ({**student, **teacher}, r"holds 2 ResNets, .*'student\.', 'teacher\.'"),
+        "two dicts": (
+            {"state_dict": resnet18, "model": dict(resnet18)},
+            r"holds 2 ResNets, .*'state_dict\.', 'model\.'",
+        ),
+    }[layout]
+    how = r"choose one with --prefix of tools/convert_pretrain_to_detectron2\.py$"
+    with pytest.raises(ValueError, match=rf"moco\.pth: .*{found}.*{how}"):
+        MocoDetCheckpointer(fpn18()).load(save(content, tmp_path / "moco.pth"))
+
+
 def test_load__incomplete_unconverted(resnet18: dict, tmp_path: Path) -> None:
     state = {name: value for name, value in resnet18.items() if name != "layer4.1.bn2.weight"}
     with pytest.raises(ValueError, match=r"moco\.pth: .*missing encoder_q\.layer4\.1\.bn2\.weight"):
@@ -424,40 +441,6 @@ def test_load__malicious(tmp_path: Path, suffix: str, protocol: int) -> None:
         with pytest.raises(ValueError, match=r"cannot be read"):
             MocoDetCheckpointer(nn.Linear(2, 2)).load(str(path))
     assert not trap.exists()
-
-
-@pytest.mark.parametrize("content", [b"", b"garbage", b"\x80\x04\x95\xff\xff", pickle.dumps({"a": np.ones(99)})[:-60]])
-def test_load_array_pickle__damaged(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "model.pkl"
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"model\.pkl cannot be read as pickled weights"):
-        load_array_pickle(path)
-
-
-def test_load_array_pickle__not_a_dict(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="holds a list"):
-        load_array_pickle(dump([1], tmp_path / "model.pkl"))
-
-
-@pytest.mark.parametrize("protocol", range(6))
-def test_load_array_pickle__protocols(tmp_path: Path, protocol: int) -> None:
-    arrays = OrderedDict(a=np.arange(6, dtype=np.float32).reshape(2, 3), b=np.asfortranarray(np.eye(3)), c=np.int64(4))
-    found = load_array_pickle(dump({"blobs": arrays, "cfg": "x: é", "raw": b"\xff"}, tmp_path / "m.pkl", protocol))
-    assert all(np.array_equal(found["blobs"][name], value) for name, value in arrays.items())
-    assert found["cfg"] == "x: é"
-    assert found["raw"] == b"\xff"
-
-
-def test_load_array_pickle__python2(tmp_path: Path) -> None:
-    """Bytes as Python 2 and an old numpy wrote them: byte strings for text, the module's former name."""
-    body = (
-        b"\x80\x02}q\x00U\x07conv1_wq\x01cnumpy.core.multiarray\n_reconstruct\nq\x02cnumpy\nndarray\nq\x03K\x00\x85U\x01b"
-        b"\x87Rq\x04(K\x01K\x02\x85cnumpy\ndtype\nq\x05U\x02f4K\x00K\x01\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff"
-        b"\xff\xffK\x00tb\x89U\x08\x00\x00\x80?\x00\x00\x00\xc0tbs."
-    )
-    path = tmp_path / "model.pkl"
-    path.write_bytes(body)
-    assert np.array_equal(load_array_pickle(path)["conv1_w"], np.array([1, -2], np.float32))
 
 
 class TinyTrainer(DefaultTrainer):

@@ -17,7 +17,7 @@ from mocodet.detection import add_moco_config, convert_back
 from mocodet.detection.convert import convert_file, detectron2_name, torchvision_name
 from mocodet.detection.convert_back import convert_back_file
 from mocodet.detection.convert_cli import main
-from tests.encoders import encoder
+from tests.encoders import checkpoint_of, encoder
 
 STAGES = {"res2": "layer1", "res3": "layer2", "res4": "layer3", "res5": "layer4"}
 
@@ -140,12 +140,7 @@ def test_convert_back_file__c4(tmp_path: Path, images: torch.Tensor) -> None:
     assert conversion.notes[0].startswith("the detector saw BGR images of 0 to 255, less [103.53, ")
     assert_same(torchvision_stages(50, tmp_path / "resnet.pth", images), stages_of(model, images))
 
-    # Without a config nothing says where the stride is; that is said aloud.
-    (tmp_path / "config.yaml").unlink()
-    conversion = convert_back_file(source, tmp_path / "resnet.pth", check=False)
-    assert "taken to lie in the 3x3 convolutions" in conversion.notes[0]
-
-    # Where it is known to be elsewhere, torchvision's network would compute something else.
+    # Where the stride is known to be elsewhere, torchvision's network would compute something else.
     (tmp_path / "base.yaml").write_text("MODEL: {RESNETS: {STRIDE_IN_1X1: true}}\n")
     (tmp_path / "config.yaml").write_text("_BASE_: base.yaml\nMODEL: {RESNETS: {DEPTH: 50}}\n")
     (tmp_path / "resnet.pth").unlink()
@@ -164,6 +159,41 @@ def test_convert_back_file__pickle_of_the_zoo(tmp_path: Path, fpn18: nn.Module, 
     source.write_bytes(pickle.dumps({"model": arrays, "__author__": "Detectron2 Model Zoo"}))
     convert_back_file(source, tmp_path / "resnet.pth")
     assert_same(torchvision_stages(18, tmp_path / "resnet.pth", images), stages_of(fpn18, images))
+
+
+@pytest.mark.parametrize("author", ["Detectron2 Model Zoo", "me", None])
+def test_convert_back_file__stride_that_nothing_tells(tmp_path: Path, images: torch.Tensor, author: str | None) -> None:
+    """detectron2's default has the stride in the 1x1: the tensors fit torchvision's network, which differs."""
+    cfg = config(50, "plain", "FrozenBN")
+    cfg.MODEL.RESNETS.STRIDE_IN_1X1 = get_cfg().MODEL.RESNETS.STRIDE_IN_1X1
+    assert cfg.MODEL.RESNETS.STRIDE_IN_1X1
+    model = trained(cfg)
+    if author is None:
+        source = save(model, tmp_path / "model.pth")
+    else:
+        source = tmp_path / "model.pkl"
+        arrays = {name: value.numpy() for name, value in model.state_dict().items()}
+        source.write_bytes(pickle.dumps({"model": arrays, "__author__": author}))
+    with pytest.raises(ValueError, match=rf"^{source}: tensors do not tell .* config with --config-file$"):
+        convert_back_file(source, tmp_path / "resnet.pth")
+    assert not (tmp_path / "resnet.pth").exists()
+    (tmp_path / "own.yaml").write_text("MODEL: {RESNETS: {STRIDE_IN_1X1: false}}\n")
+    convert_back_file(source, tmp_path / "resnet.pth", config_file=tmp_path / "own.yaml", check=False)
+    found = torchvision_stages(50, tmp_path / "resnet.pth", images)["res5"]
+    assert not torch.allclose(found, stages_of(model, images)["res5"], rtol=0.1)
+
+
+@pytest.mark.parametrize("layout", ["original", "ours", "supervised"])
+def test_convert_back_file__pre_training(tmp_path: Path, layout: str) -> None:
+    torch.save(checkpoint_of(encoder("resnet18"), layout), tmp_path / "in.pth")
+    with pytest.raises(ValueError, match=r"in\.pth: holds a ResNet under torchvision's names already, .* a detector"):
+        convert_back_file(tmp_path / "in.pth", tmp_path / "out.pth")
+
+
+def test_convert_back_file__says_what_it_found(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"cls_token": torch.ones(1)}, "epoch": 3}, tmp_path / "in.pth")
+    with pytest.raises(ValueError, match=r"0 tensors, none named .*; its keys are 'state_dict', 'epoch'$"):
+        convert_back_file(tmp_path / "in.pth", tmp_path / "out.pth")
 
 
 def test_convert_back_file__undoes_convert_file(tmp_path: Path) -> None:

@@ -62,6 +62,17 @@ def test_main__resnext(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "  MODEL.RESNETS.NUM_GROUPS: 32\n  MODEL.RESNETS.WIDTH_PER_GROUP: 4\n" in printed
 
 
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_main__converted_already(source: Path, tmp_path: Path, protocol: int) -> None:
+    first = tmp_path / "first.pkl"
+    main([str(source), str(first), "--no-verify"])
+    first.write_bytes(pickle.dumps(pickle.loads(first.read_bytes()), protocol=protocol))
+    told = rf"^error: {first} is a \.pkl of detectron2's already and needs no conversion: .*--to torchvision is the way"
+    with pytest.raises(SystemExit, match=told):
+        main([str(first), str(tmp_path / "second.pkl")])
+    assert not (tmp_path / "second.pkl").exists()
+
+
 def test_main__small_stem(tmp_path: Path) -> None:
     path = tmp_path / "tiny.pth"
     torch.save(build_resnet("resnet18", small_stem=True, num_classes=10).state_dict(), path)

@@ -108,7 +108,7 @@ def test_main__says_what_it_recognised_and_passed_over(
     main([str(tmp_path / "in.pth"), str(tmp_path / "out.pkl"), "--no-verify"])
     printed = capsys.readouterr().out
     assert "in.pth: resnet18, DINO teacher (epoch 800), names 'teacher.module.backbone.*'\n" in printed
-    assert "\n  passed over: 'student.module.backbone.' (--prefix would take it instead)\n" in printed
+    assert "\n  passed over: 'student.module.backbone.' (the converter's --prefix would take it instead)\n" in printed
     main([str(tmp_path / "in.pth"), str(tmp_path / "out.pkl"), "--no-verify", "--prefix", "student.module.backbone"])
     assert "encoder named by prefix (epoch 800), names 'student.module.backbone.*'\n" in capsys.readouterr().out
 

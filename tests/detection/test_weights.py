@@ -243,6 +243,20 @@ def test_name__damaged_cache_is_made_anew(used, damage):
     assert used.requests == [], "the download was still there"
 
 
+@pytest.mark.parametrize("older", [True, False], ids=["another format", "before there was a format"])
+def test_name__what_another_version_converted_is_made_anew(used, older):
+    converted = local_weights(NAME)
+    content, path = converted.read_bytes(), converted.with_suffix(".json")
+    record = json.loads(path.read_text())
+    converted.write_bytes(b"of a converter with a mistake")
+    record |= {"md5": hashlib.md5(converted.read_bytes()).hexdigest(), "format": record["format"] - 1}
+    if not older:
+        del record["format"]
+    path.write_text(json.dumps(record))
+    assert local_weights(NAME).read_bytes() == content
+    assert used.requests == [], "the download was still there"
+
+
 def resolve(md5: str, marks: str, together) -> None:
     """Do it in a process of its own, and leave a mark for each conversion."""
     PUBLISHED["v2_200ep"] = Published(FILE, md5)
