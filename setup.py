@@ -35,8 +35,8 @@ setup(
     # detectron2 itself is not on PyPI under its own name; `make setup` and the README install it.
     # The lines from cloudpickle to tqdm are what detectron2 imports and its wheel is installed without.
     install_requires=[
-        "torch>=2.6",
-        "torchvision>=0.21",
+        "torch>=2.10",
+        "torchvision>=0.25",
         "fvcore>=0.1.5.post20221221",
         "iopath>=0.1.9",
         "numpy",
