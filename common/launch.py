@@ -16,7 +16,7 @@ from detectron2.utils import comm
 from fvcore.common.config import CfgNode
 from torch import nn
 from torch.distributed.rendezvous import rendezvous
-from torch.multiprocessing import ProcessRaisedException
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 from torch.nn.parallel import DistributedDataParallel
 
 from mocodet import configs
@@ -91,12 +91,19 @@ def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespac
 
     Raises:
         SystemExit: one of ``USER_ERRORS`` was raised; its message is the exit status. Under torchrun every process
-            that it was raised in says so.
+            that it was raised in says so. Or one of several processes was killed.
         torch.multiprocessing.ProcessRaisedException: another error in one of several processes, with its traceback.
     """
     try:
         with errors_in_one_line():
             (_join_torchrun if dist.is_torchelastic_launched() else _start)(main, args)
+    except ProcessExitedException as error:
+        if error.signal_name is None:
+            raise
+        sys.exit(
+            f"error: process {error.error_index} of {args.num_gpus} was ended from outside ({error.signal_name}); if"
+            " nobody did so, memory ran out: use fewer processes, fewer or smaller images"
+        )
     except ProcessRaisedException as error:
         # All that comes over is the traceback's text, the error last.
         _, reported, message = str(error).rpartition(f"{ReportedError.__module__}.{ReportedError.__qualname__}: ")

@@ -4,10 +4,12 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 from urllib.parse import parse_qs, urlparse
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling.backbone.resnet import BottleneckBlock, DeformBottleneckBlock
+from detectron2.utils.file_io import Detectron2Handler
 from torch import nn
 
 from mocodet.common.checkpoint import AtomicSaveMixin, load_torch_file
@@ -65,6 +67,7 @@ class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
 
         Raises:
             FileNotFoundError: ``path`` names a local file that is not there.
+        ConnectionError: it could not be downloaded.
             ValueError: the file is damaged, would run code, or does not fit the model's ResNet; see the class.
         """
         local = urlparse(path)._replace(query="").geturl() if path else ""
@@ -72,6 +75,11 @@ class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
             raise FileNotFoundError(f"no checkpoint at {local}; correct MODEL.WEIGHTS, or make the file first")
         try:
             return super().load(path, *args, **kwargs)
+        except URLError as error:
+            raise ConnectionError(
+                f"MODEL.WEIGHTS {path} could not be downloaded ({error.reason}); without a network, fetch"
+                f" {_address(path)} elsewhere and give the file as MODEL.WEIGHTS"
+            ) from error
         finally:
             self._parsed_url_during_load = None  # detectron2 leaves it behind on errors and then refuses to load again
 
@@ -191,6 +199,11 @@ def other_input(model: nn.Module) -> list[str]:
 def _per_channel(model: nn.Module, name: str) -> list[float] | None:
     buffer = getattr(model, name, None)
     return None if buffer is None else [round(value, 3) for value in buffer.flatten().tolist()]
+
+
+def _address(path: str) -> str:
+    """Return the address that detectron2 gets a file of its model zoo from."""
+    return path.replace(Detectron2Handler.PREFIX, Detectron2Handler.S3_DETECTRON2_PREFIX)
 
 
 def _settings(arch: str) -> str:

@@ -80,26 +80,37 @@ def setup(args: argparse.Namespace) -> CfgNode:
         cfg.MODEL.DEVICE = "cpu"
     cfg.freeze()
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="mocodet")
+    # First of all what may refuse the run: starting it replaces the config that an earlier run left in the folder.
+    check_run(cfg, resume=args.resume, eval_only=args.eval_only)
     if args.eval_only:
         start_evaluation(cfg, args)
     else:
-        if args.resume:
-            check_resumed_scale(cfg)
         default_setup(cfg, args)
     if scaled:
         logger.info(f"Scaled the schedule to {comm.get_world_size()} processes by the linear rule:\n\n{scaled}\n")
     if asked_for != cfg.MODEL.DEVICE:
         logger.warning(f"MODEL.DEVICE is {asked_for}, but CUDA is not available: running on the CPU")
+    return cfg
+
+
+def check_run(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
+    """Register the data sets and refuse a run that cannot end well, before it leaves anything.
+
+    Raises:
+        FileNotFoundError: there are no such weights or data.
+        ValueError: the config contradicts itself, the data, the machine or the run to be resumed.
+    """
     check_config(cfg)
-    if not args.eval_only:
+    if not eval_only:
         check_augmentation(cfg)
         check_batch(cfg)
-    check_weights(cfg, resume=args.resume, eval_only=args.eval_only)
+        if resume:
+            check_resumed_scale(cfg)
+    check_weights(cfg, resume=resume, eval_only=eval_only)
     register_datasets(cfg)
-    check_datasets(cfg, training=not args.eval_only)
+    check_datasets(cfg, training=not eval_only)
     for name in cfg.DATASETS.TEST:
         check_ground_truth(cfg, name)
-    return cfg
 
 
 def start_evaluation(cfg: CfgNode, args: argparse.Namespace) -> None:

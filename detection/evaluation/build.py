@@ -111,9 +111,22 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> CompleteEvaluator:
 
 
 def predictions_folder(path: str | Path, dataset_name: str) -> Path:
-    """Return where the predictions on a data set are: in ``path``, or deeper if that is a run's ``OUTPUT_DIR``."""
-    inside = Path(path, "inference", dataset_name)
-    return inside if inside.is_dir() else Path(path)
+    """Return where the predictions on a data set are: in ``path``, or deeper if that is a run's ``OUTPUT_DIR``.
+
+    Raises:
+        FileNotFoundError: it is the folder of a run that has predictions on other data sets only.
+    """
+    inference = Path(path, "inference")
+    if not inference.is_dir():
+        return Path(path)
+    inside = inference / dataset_name
+    if not inside.is_dir():
+        found = ", ".join(sorted(folder.name for folder in inference.iterdir())) or "no data set"
+        raise FileNotFoundError(
+            f"the run in {path} has predictions on {found}, none on {dataset_name}; if they are on the same images,"
+            f" name the folder, such as {inference / '<data set>'}"
+        )
+    return inside
 
 
 def _evaluator_type(dataset_name: str) -> str:

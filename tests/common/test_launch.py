@@ -1,6 +1,7 @@
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -97,6 +98,17 @@ def test_launch__other_errors_of_several_processes_keep_their_traceback(monkeypa
 
 
 @needs_cpu
+def kill_the_second(args: argparse.Namespace) -> None:
+    if comm.get_rank() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    comm.synchronize()
+
+
+def test_launch__a_killed_process_is_one_line():
+    with pytest.raises(SystemExit, match=r"^error: process 1 of 2 was ended from outside \(SIGKILL\); .*\Z"):
+        launch(kill_the_second, parse("--num-gpus", "2"))
+
+
 def test_launch__two_cpu_processes_share_the_cores(tmp_path):
     launch(leave_a_note, parse("--num-gpus", "2", "NOTES", str(tmp_path)))
     threads = max(1, len(os.sched_getaffinity(0)) // 2)

@@ -4,6 +4,7 @@ import os
 import pickle
 import re
 from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torchvision
 from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import DefaultTrainer
 from detectron2.modeling import build_model
+from detectron2.utils.file_io import Detectron2Handler
 from torch import nn
 
 from mocodet.common.resnet import build_resnet
@@ -209,6 +211,17 @@ def test_load__warns_of_another_kind_of_images(resnet18: dict, tmp_path: Path, c
     warnings = [record.getMessage() for record in caplog.records if "images of another kind" in record.getMessage()]
     assert len(warnings) == bool(told)
     assert told in "".join(warnings)
+
+
+def test_load__without_a_network(resnet18: dict, tmp_path: Path, monkeypatch) -> None:
+    def offline(handler: Detectron2Handler, path: str, **options: object) -> str:
+        raise URLError("Name or service not known")
+
+    monkeypatch.setattr(Detectron2Handler, "_get_local_path", offline)
+    with pytest.raises(
+        ConnectionError, match=r"^MODEL.WEIGHTS detectron2://a/b.pkl .*fetch https://\S+/detectron2/a/b.pkl "
+    ):
+        MocoDetCheckpointer(fpn18()).load("detectron2://a/b.pkl")
 
 
 def test_load__classifier(resnet18: dict, tmp_path: Path) -> None:

@@ -138,6 +138,14 @@ def test_scale_to_gpus__a_run_of_another_scale_is_not_resumed(trained, data):
     assert (output / "config.yaml").read_text() == before
 
 
+def test_setup__a_refused_run_leaves_the_config_of_the_one_before(trained, data):
+    output, _ = trained
+    before = (output / "config.yaml").read_text()
+    with pytest.raises(SystemExit, match=r"DATASETS names nowhere"):
+        cli.main(["--config-file", CONFIG, *options(output, *data, DATASETS__TRAIN=("nowhere",))])
+    assert (output / "config.yaml").read_text() == before
+
+
 def test_eval_only__leaves_the_scale_of_the_training_to_be_resumed(data, tmp_path):
     def command(*flags: str, **keys: object) -> None:
         keys["TEST__PRECISE_BN__ENABLED"] = False

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +86,15 @@ def test_evaluate__data_set_by_name_by_config_and_by_folder(tmp_path, voc, capsy
     assert others == [first] * 3
     elsewhere = (tmp_path / "inference" / entry["NAME"]).rename(tmp_path / "elsewhere")
     assert "choose one by --dataset NAME" in message([str(elsewhere), "--config-file", str(config)])
+
+
+def test_evaluate__a_run_with_predictions_on_another_data_set(tmp_path, voc):
+    entry, _ = voc
+    main([str(tmp_path), "--dataset", entry["NAME"]])
+    truth = ["--voc-root", entry["ROOT"], "--split", "train", "--classes", *CLASSES]
+    assert re.search(
+        rf"has predictions on {entry['NAME']}, none on .* train; .* name the folder", message([str(tmp_path), *truth])
+    )
 
 
 def test_evaluate__voc_class_without_ground_truth(tmp_path, voc, caplog):
