@@ -9,6 +9,7 @@ from mocodet.common.errors import errors_in_one_line
 
 from .convert import STAGES, TOLERANCE, Conversion, convert_file, required_config
 from .convert_back import BackConversion, convert_back_file
+from .weights import PREFIX
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -17,6 +18,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.config_file and args.to != "torchvision":
         parser.error("--config-file says what a detector is: it goes with --to torchvision")
+    if args.input.startswith(PREFIX):
+        parser.error(f"{args.input} is a name for MODEL.WEIGHTS, which converts what it stands for; here give a file")
     with errors_in_one_line(), warnings.catch_warnings():
         # torch's guess about a damaged file; the error that follows says it better.
         warnings.filterwarnings("ignore", message="Detected pickle protocol")

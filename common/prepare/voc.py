@@ -173,9 +173,15 @@ def check_layout(folder: Path, classes: Sequence[str], tally: Tally, *, workers:
 
 
 def _lists(layout: _Layout, task: str) -> list[Path]:
+    """List the lists of images; those of one class, ``cat_trainval.txt``, which say 1, 0 or -1 of each, are none."""
     prefixes = tuple(f"{name}_" for name in layout.classes)
     files = sorted((layout.folder / "ImageSets" / task).glob("*.txt"))
-    return [file for file in files if not file.name.startswith(prefixes)]
+    return [file for file in files if not (file.name.startswith(prefixes) and _is_labelled(file))]
+
+
+def _is_labelled(path: Path) -> bool:
+    words = path.read_bytes().split()
+    return len(words) > 1 and words[1] in (b"1", b"0", b"-1")
 
 
 def _read_list(path: Path) -> tuple[list[str], list[Fault]]:

@@ -129,3 +129,9 @@ def test_tool__exit_status(tmp_path: Path) -> None:
     assert done.stdout == ""
     assert re.fullmatch(r"error: .*bad\.pth cannot be read as a checkpoint.*\n", done.stderr)
     assert list(tmp_path.iterdir()) == [bad]
+
+
+def test_main__a_name_is_no_file(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["moco://v2_200ep", str(tmp_path / "out.pkl")])
+    assert "moco://v2_200ep is a name for MODEL.WEIGHTS" in capsys.readouterr().err

@@ -22,7 +22,7 @@ from torch import nn
 from mocodet import configs
 from mocodet.common import download as download_module
 from mocodet.common.download import DownloadError
-from mocodet.detection import cli, weights
+from mocodet.detection import cli, convert, weights
 from mocodet.detection.data import register_datasets
 from mocodet.detection.trainer import Trainer
 from mocodet.detection.weights import PUBLISHED, Published, local_weights
@@ -225,6 +225,13 @@ def test_name__offline_then_put_there_by_hand(site, cache, monkeypatch, checkpoi
         assert local_weights(NAME).is_file()
     assert "CC BY-NC" not in log.text
     assert site.requests == []
+
+
+def test_name__what_computes_something_else_is_not_cached(site, cache, monkeypatch):
+    monkeypatch.setattr(convert, "TOLERANCE", -1.0)
+    with pytest.raises(ValueError, match="verification failed at res2, res3, res4, res5"):
+        local_weights(NAME)
+    assert not [name for name in names(cache) if name.endswith((".pkl", ".json"))]
 
 
 @pytest.mark.parametrize("damage", ["cut", "without a record", "with half a record"])

@@ -168,6 +168,14 @@ def test_check_layout__image_that_exif_turns_is_measured_as_detectron2_reads_it(
     assert faults_of(folder) == []
 
 
+def test_check_layout__a_split_named_like_a_class_is_checked(tmp_path):
+    folder = make_voc(tmp_path / "mine")
+    (folder / "ImageSets/Main" / f"{CLASSES[0]}_small.txt").write_text("absent\n")
+    (folder / "ImageSets/Main" / f"{CLASSES[0]}_other.txt").write_text("absent -1\n")  # of the class
+    found = [fault.file.name for fault in voc.check_layout(folder, CLASSES, Tally())]
+    assert sorted(found) == ["absent.jpg", "absent.xml"]
+
+
 def test_check_layout__images_in_no_list_are_a_note(tmp_path):
     folder = make_voc(tmp_path / "VOC2007")
     write_list(folder / MAIN, NAMES[:1])

@@ -121,6 +121,35 @@ def test_voc_evaluator__equals_detectron2_exactly(images, year):
 
 
 @pytest.mark.parametrize("year", [2007, 2012])
+@pytest.mark.parametrize("missed_after", range(1, 10))
+def test_voc_evaluator__equals_detectron2_at_every_tenth_of_recall(tmp_path, missed_after, year):
+    """A wrong detection after the n-th of ten objects: is the eleven-point metric's point at n / 10 before it?"""
+    name = register(tmp_path, 20, YEAR=year)  # every second object is a cat
+    found = []
+    for index, (kind, *box) in enumerate(boxes(20)):
+        rank = index // 2 + 1
+        hit = (CLASSES.index(kind), 1 - rank / 20, box)
+        miss = (CLASSES.index(kind), 1 - rank / 20 - 1 / 40, [50, 50, 60, 60])
+        found.append(instances([hit, miss] if rank == missed_after else [hit]))
+    theirs = run(PascalVOCDetectionEvaluator(name), found)
+    np.testing.assert_array_equal(list(only(run(VOCEvaluator(name), found), theirs).values()), list(theirs.values()))
+
+
+@pytest.mark.parametrize("year", [2007, 2012])
+@pytest.mark.parametrize("count", [10, 20])
+def test_voc_evaluator__equals_detectron2_in_the_order_of_equal_scores(tmp_path, count, year):
+    """Its sorting is not stable, which shows with many detections."""
+    name = register(tmp_path, 2 * count, YEAR=year)  # every second object is a cat
+    rng, found = np.random.default_rng(count), []
+    for kind, *box in boxes(2 * count):
+        places = [box, *(box + rng.normal(0, 4, (7, 4))).tolist()]
+        found.append(instances([(CLASSES.index(kind), rng.choice([0.1, 0.5, 0.9]), place) for place in places]))
+    theirs = run(PascalVOCDetectionEvaluator(name), found)
+    assert 0 < theirs["AP"] < 100
+    np.testing.assert_array_equal(list(only(run(VOCEvaluator(name), found), theirs).values()), list(theirs.values()))
+
+
+@pytest.mark.parametrize("year", [2007, 2012])
 def test_voc_evaluator__per_class(tmp_path, caplog, year):
     name = register(tmp_path, 12, YEAR=year)
     with caplog.at_level(logging.INFO):
