@@ -17,22 +17,14 @@ from detectron2.utils.file_io import Detectron2Handler
 from torch import nn
 
 from mocodet.common.resnet import build_resnet
-from mocodet.detection import add_moco_config
 from mocodet.detection.checkpoint import MocoDetCheckpointer
 from mocodet.detection.convert import REQUIRED_CONFIG, convert_file
+from tests.detection.tiny import resnet_config
 from tests.encoders import encoder as trained_encoder
 
 
 def config(depth: int, fpn: bool, norm: str = "BN") -> CfgNode:
-    cfg = get_cfg()
-    add_moco_config(cfg)
-    cfg.MODEL.DEVICE = "cpu"
-    cfg.MODEL.BACKBONE.FREEZE_AT = 0
-    cfg.MODEL.RESNETS.DEPTH = depth
-    cfg.MODEL.RESNETS.NORM = norm
-    cfg.MODEL.RESNETS.STRIDE_IN_1X1 = False
-    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64 if depth < 50 else 256
-    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 3
+    cfg = resnet_config(depth, norm)
     if fpn:
         cfg.MODEL.BACKBONE.NAME = "build_resnet_fpn_backbone"
         cfg.MODEL.RESNETS.OUT_FEATURES = ["res2", "res3", "res4", "res5"]

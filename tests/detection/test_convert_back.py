@@ -13,25 +13,18 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from mocodet.common.encoder_file import extract_encoder
-from mocodet.detection import add_moco_config, convert_back
+from mocodet.detection import convert_back
 from mocodet.detection.convert import convert_file, detectron2_name, torchvision_name
 from mocodet.detection.convert_back import convert_back_file
 from mocodet.detection.convert_cli import main
+from tests.detection.tiny import resnet_config
 from tests.encoders import checkpoint_of, encoder
 
 STAGES = {"res2": "layer1", "res3": "layer2", "res4": "layer3", "res5": "layer4"}
 
 
 def config(depth: int, kind: str, norm: str) -> CfgNode:
-    cfg = get_cfg()
-    add_moco_config(cfg)
-    cfg.MODEL.DEVICE = "cpu"
-    cfg.MODEL.BACKBONE.FREEZE_AT = 0
-    cfg.MODEL.RESNETS.DEPTH = depth
-    cfg.MODEL.RESNETS.NORM = norm
-    cfg.MODEL.RESNETS.STRIDE_IN_1X1 = False
-    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64 if depth < 50 else 256
-    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 3
+    cfg = resnet_config(depth, norm)
     if kind == "c4":
         cfg.MODEL.ROI_HEADS.NAME = "Res5ROIHeadsExtraNorm"
         return cfg

@@ -213,3 +213,16 @@ def fcn_config(output: Path, train: dict, test: dict, **more: object) -> CfgNode
     }
     cfg.merge_from_list([item for pair in keys.items() for item in pair])
     return cfg
+
+
+def resnet_config(depth: int, norm: str) -> CfgNode:
+    """detectron2's default detector with a ResNet in torchvision's form, all of it trainable, and three classes."""
+    return empty_config(
+        MODEL__DEVICE="cpu",
+        MODEL__BACKBONE__FREEZE_AT=0,
+        MODEL__RESNETS__DEPTH=depth,
+        MODEL__RESNETS__NORM=norm,
+        MODEL__RESNETS__STRIDE_IN_1X1=False,
+        MODEL__RESNETS__RES2_OUT_CHANNELS=64 if depth < 50 else 256,
+        MODEL__ROI_HEADS__NUM_CLASSES=3,
+    )
