@@ -1,5 +1,6 @@
-"""Packaging of mocodet: the folders of this repository become one namespace package, `mocodet`."""
+"""Packaging of mocodet: the folders of this repository become one package, `mocodet`."""
 
+import runpy
 from pathlib import Path
 
 from setuptools import setup
@@ -9,17 +10,19 @@ from setuptools import setup
 ROOMS = ("common", "pretrain", "detection", "configs")
 
 
+# What `mocodet` itself is, with its `__main__`. It lies in a room, for the top level has a folder for each room only.
+PROGRAM = Path("common/package")
+
+
 def packages() -> dict[str, str]:
-    """Map every importable package (`mocodet.pretrain.data`, ...) to its folder."""
-    found = {}
-    for room in ROOMS:
-        for init in sorted(Path(room).rglob("__init__.py")):
-            folder = init.parent
-            found["mocodet." + ".".join(folder.parts)] = str(folder)
-    return found
+    """Map every importable package (`mocodet`, `mocodet.pretrain.data`, ...) to its folder."""
+    folders = [init.parent for room in ROOMS for init in sorted(Path(room).rglob("__init__.py"))]
+    found = {"mocodet." + ".".join(folder.parts): str(folder) for folder in folders if folder != PROGRAM}
+    return {"mocodet": str(PROGRAM), **found}
 
 
 PACKAGES = packages()
+COMMANDS = runpy.run_path("common/commands/table.py")
 
 setup(
     name="mocodet",
@@ -31,7 +34,11 @@ setup(
     python_requires=">=3.10",
     packages=list(PACKAGES),
     package_dir=PACKAGES,
-    package_data={"mocodet.configs": ["*.yaml", "pretrain/*.yaml", "classification/*.yaml"]},
+    package_data={
+        "mocodet": ["py.typed"],
+        "mocodet.configs": ["*.yaml", "pretrain/*.yaml", "classification/*.yaml"],
+        **{f"mocodet.{room}": ["py.typed"] for room in ROOMS if room != "configs"},
+    },
     # detectron2 itself is not on PyPI under its own name; `make setup` and the README install it.
     # The lines from cloudpickle to tqdm are what detectron2 imports and its wheel is installed without.
     install_requires=[
@@ -67,19 +74,5 @@ setup(
         "data": ["scipy"],
         "dev": ["pytest>=8", "hypothesis>=6", "ruff>=0.14", "build"],
     },
-    entry_points={
-        "console_scripts": [
-            "mocodet-pretrain=mocodet.common.commands:pretrain",
-            "mocodet-classify=mocodet.common.commands:classify",
-            "mocodet-knn=mocodet.common.commands:knn",
-            "mocodet-linear=mocodet.common.commands:linear",
-            "mocodet-shards=mocodet.common.commands:shards",
-            "mocodet-costs=mocodet.common.commands:costs",
-            "mocodet-convert=mocodet.common.commands:convert",
-            "mocodet-train=mocodet.common.commands:train",
-            "mocodet-evaluate=mocodet.common.commands:evaluate",
-            "mocodet-visualize=mocodet.common.commands:visualize",
-            "mocodet-prepare-data=mocodet.common.commands:prepare_data",
-        ]
-    },
+    entry_points={"console_scripts": [COMMANDS["ENTRY_POINT"]]},
 )

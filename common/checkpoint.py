@@ -11,8 +11,8 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from .encoders.safe_pickle import HARMLESS
 from .files import atomic_open
-from .stand_ins import HARMLESS
 from .text import first_few
 
 
@@ -64,7 +64,7 @@ def load_torch_file(path: str | os.PathLike) -> Any:
     """Load a file of ``torch.save`` (new format or old) or of safetensors onto the CPU without running code from it.
 
     Which of the two it is, its content tells. Beside tensors and plain containers, it may hold what public checkpoints
-    hold and what is data only (`mocodet.common.stand_ins`).
+    hold and what is data only (`mocodet.common.encoders.safe_pickle`).
 
     Raises:
         FileNotFoundError: there is no such file.

@@ -1,4 +1,4 @@
-"""Command-line habits and process start-up that `mocodet-pretrain` and `mocodet-train` have in common."""
+"""Configs from the command line, and the start of processes, which pre-training and detection have in common."""
 
 import argparse
 import os
@@ -21,37 +21,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mocodet import configs
 
+from .commands.arguments import LAUNCH_FLAGS
 from .errors import USER_ERRORS, errors_in_one_line
-
-# The flags that describe the processes, with the values that leave it to `launch`.
-LAUNCH_FLAGS = {"num_gpus": 1, "num_machines": 1, "machine_rank": 0, "dist_url": "auto"}
-
-
-def argument_parser(description: str) -> argparse.ArgumentParser:
-    """Make a parser with the flags of detectron2's own ``train_net.py`` that both commands understand."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="path to a YAML config file")
-    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint in OUTPUT_DIR")
-    parser.add_argument(
-        "--num-gpus",
-        type=int,
-        metavar="N",
-        help="GPUs per machine; on a machine without one, CPU processes (default 1). Under torchrun leave this and the"
-        " next three out",
-    )
-    parser.add_argument("--num-machines", type=int, metavar="N", help="total number of machines (default 1)")
-    parser.add_argument("--machine-rank", type=int, metavar="R", help="rank of this machine (default 0)")
-    parser.add_argument(
-        "--dist-url", help="where the processes meet, for example tcp://host:port; 'auto' (default): this machine"
-    )
-    parser.set_defaults(**LAUNCH_FLAGS)
-    parser.add_argument(
-        "opts",
-        metavar="KEY VALUE",
-        nargs=argparse.REMAINDER,
-        help="config keys to override, given in pairs at the end of the command",
-    )
-    return parser
 
 
 def merge_config(cfg: CfgNode, config_file: str, opts: Sequence[str]) -> Path:

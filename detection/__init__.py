@@ -7,11 +7,12 @@ from mocodet.common.requirements import require_detectron2
 
 require_detectron2()
 
-from . import modeling, weights  # noqa: E402 (modeling registers models; all imports need the check above first)
+from . import modeling  # noqa: E402 (registers models; all imports need the check above first)
 from .config import add_moco_config  # noqa: E402
 from .data.semseg import register_voc_sem_seg  # noqa: E402
+from .weights.published import register as register_weights  # noqa: E402
 
 register_voc_sem_seg()
-weights.register()
+register_weights()
 
 __all__ = ["add_moco_config", "modeling"]

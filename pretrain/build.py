@@ -13,15 +13,15 @@ from detectron2.utils import comm
 from fvcore.common.config import CfgNode
 from torch import nn
 
+from mocodet.common.encoders.resnet import build_resnet
 from mocodet.common.launch import refuse_nccl_on_cpu
-from mocodet.common.resnet import build_resnet
 
-from .contrast import EndToEnd, MemoryBank, MomentumContrast
 from .data import BatchSampler, EpochSampler, ImageFolder, ShardImages, ShardSampler, Views, build_view, open_labelled
 from .data.folders import warn_of_passed_over
-from .encoders import build_encoder
-from .shuffle_bn import BatchShuffle, GroupedBatchNorm2d
-from .supervised import SupervisedClassifier
+from .methods import EndToEnd, MemoryBank, MomentumContrast
+from .methods.heads import build_encoder
+from .methods.shuffle_bn import BatchShuffle, GroupedBatchNorm2d
+from .methods.supervised import SupervisedClassifier
 
 logger = logging.getLogger("mocodet.pretrain")
 

@@ -5,10 +5,10 @@ from functools import reduce
 
 from fvcore.common.config import CfgNode
 
-from mocodet.common.resnet import ARCHITECTURES
+from mocodet.common.encoders.resnet import ARCHITECTURES
 
 from .data.views import AUGMENTATIONS
-from .encoders import HEADS
+from .methods.heads import HEADS
 
 METHODS = ("moco", "end_to_end", "memory_bank", "supervised")
 

@@ -22,7 +22,7 @@ from fvcore.common.config import CfgNode
 from torch import Tensor
 
 from mocodet.common.checkpoint import last_checkpoint, load_torch_file, refuse_misfit
-from mocodet.common.encoder_file import BATCH_COUNTER, DISTRIBUTED_PREFIX, extract_encoder
+from mocodet.common.encoders.reading import BATCH_COUNTER, DISTRIBUTED_PREFIX, extract_encoder
 from mocodet.common.files import atomic_open
 from mocodet.common.text import first_few
 

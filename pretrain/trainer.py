@@ -27,8 +27,8 @@ from .data.loader import load_batches
 from .data.views import normalize
 from .evaluation import ClassificationEvaluator, KNNMonitor, open_validation
 from .interchange import check_method, load_original
+from .methods.supervised import load_encoder
 from .schedules import build_lr_scheduler, max_iterations
-from .supervised import load_encoder
 
 logger = logging.getLogger("mocodet.pretrain")
 

@@ -12,7 +12,7 @@ import torchvision
 from torch import nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from mocodet.common.resnet import build_resnet
+from mocodet.common.encoders.resnet import build_resnet
 
 
 def encoder(arch: str, head: str = "v1") -> nn.Module:
@@ -72,7 +72,7 @@ def checkpoint_of(model: nn.Module, layout: str) -> dict:
     return {"model": state, "optimizer": optimizer, "scheduler": {"last_epoch": 3}, "iteration": 41}
 
 
-# What other projects save, laid out as their public code does it; `mocodet.common.encoder_styles` names the files.
+# What other projects save, laid out as their public code does it; `mocodet.common.encoders.styles` names the files.
 
 
 def backbone(model: nn.Module, prefix: str = "", offset: float = 0) -> dict[str, torch.Tensor]:

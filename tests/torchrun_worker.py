@@ -18,8 +18,8 @@ import torch.distributed as dist
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
-from mocodet.pretrain import cli
 from mocodet.pretrain.trainer import PretrainTrainer
+from tests.commands import pretrain
 
 
 class Fault(HookBase):
@@ -47,6 +47,6 @@ if __name__ == "__main__":
     PretrainTrainer.build_hooks = lambda trainer: [*built(trainer), fault]
     if fault.started != "0" and os.environ["RANK"] == "0":
         time.sleep(2)  # so that the other one comes first, and finds in torchrun's store what the dead have left
-    cli.main(sys.argv[3:])
+    pretrain(sys.argv[3:])
     if dist.is_initialized():
         sys.exit("the process group was left behind")

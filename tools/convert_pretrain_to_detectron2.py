@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""Rewrite a pre-training checkpoint for detectron2; see `--help` and detection/convert_cli.py."""
+"""Rewrite a pre-training checkpoint for detectron2; the same as mocodet convert."""
 
-from mocodet.common.commands import convert
+from mocodet.common.commands.main import run
 
 if __name__ == "__main__":
-    convert()
+    run("convert")

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The whole path on the built-in data set: images, MoCo pre-training, conversion, detectors from MoCo and from nothing.
 
-Every stage is one of the commands of this folder, shown before it runs. Stages that are done are not done again: after
+Every stage is a command, shown before it runs. Stages that are done are not done again: after
 an interruption, run the demo again and it goes on; remove the output folder to begin anew.
 """
 
@@ -18,8 +18,6 @@ import torch
 from mocodet import configs
 from mocodet.detection.data.toy import TOY_CLASSES
 
-TOOLS = Path(__file__).resolve().parent
-
 # OpenMP threads that wait must not spin, and glibc must not hand memory back after every step; see the Makefile.
 ENVIRONMENT = {
     "OMP_WAIT_POLICY": "passive",
@@ -30,15 +28,16 @@ ENVIRONMENT = {
 
 
 def stage(title: str, *command: str | Path, done: Path | None = None) -> tuple[str, float]:
-    """Run one command of ``tools/`` unless the file ``done`` is there; return the title and the seconds it took."""
+    """Run a command of ``mocodet``, or a file of ``tools/``, unless ``done`` is there; return the title and seconds."""
     if done is not None and done.exists():
         print(f"\n##### {title}: {done} is there already", flush=True)
         return title, 0.0
     words = [str(word) for word in command]
-    print(f"\n##### {title}\n# tools/{shlex.join(words)}", flush=True)
+    print(f"\n##### {title}\n# {shlex.join(words)}", flush=True)
     start = time.monotonic()
+    program = ["-m"] if words[0] == "mocodet" else []
     status = subprocess.run(
-        [sys.executable, str(TOOLS / words[0]), *words[1:]], env={**ENVIRONMENT, **os.environ}, check=False
+        [sys.executable, *program, *words], env={**ENVIRONMENT, **os.environ}, check=False
     ).returncode
     if status:
         sys.exit(f"demo: {title} failed with exit status {status}; to go on from here, run the demo again")
@@ -63,21 +62,21 @@ def main() -> None:
     start = time.monotonic()
 
     times = [
-        stage("1. Draw the data", "make_toy_data.py", data, done=data / "unlabelled"),
+        stage("1. Draw the data", Path(__file__).with_name("make_toy_data.py"), data, done=data / "unlabelled"),
         stage(
             "2. Pre-train with MoCo on the unlabelled images",
-            *("pretrain_net.py", "--config-file", configs.path("pretrain/toy_moco_v2_R_18.yaml"), "--resume"),
+            *("mocodet", "pretrain", "--config-file", configs.path("pretrain/toy_moco_v2_R_18.yaml"), "--resume"),
             *("DATA.ROOT", data / "unlabelled", "OUTPUT_DIR", pretrain),
             done=checkpoint,
         ),
         stage(
             "3. Convert the encoder for detectron2 and verify it",
-            *("convert_pretrain_to_detectron2.py", checkpoint, weights),
+            *("mocodet", "convert", checkpoint, weights),
             done=weights,
         ),
         stage(
             "4. Fine-tune the same detector from MoCo and from random weights",
-            "study.py",
+            *("mocodet", "study"),
             *("--init", f"moco={configs.path('toy_R_18_FPN_moco.yaml')},MODEL.WEIGHTS={weights}"),
             *("--init", f"random={configs.path('toy_R_18_FPN_random.yaml')}"),
             *("--reference", "random", "--seeds", str(args.seeds), "--output", study),

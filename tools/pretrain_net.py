@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""Pre-train an encoder; see `--help` and pretrain/cli.py."""
+"""Pre-train an encoder; the same as mocodet pretrain."""
 
-from mocodet.common.commands import pretrain
+from mocodet.common.commands.main import run
 
 if __name__ == "__main__":
-    pretrain()
+    run("pretrain")

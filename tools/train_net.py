@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""Fine-tune or evaluate a detector; see `--help` and detection/cli.py."""
+"""Fine-tune or evaluate a detector; the same as mocodet train."""
 
-from mocodet.common.commands import train
+from mocodet.common.commands.main import run
 
 if __name__ == "__main__":
-    train()
+    run("train")

@@ -38,7 +38,7 @@ def check_cityscapes_files(name: str, image_dir: str, gt_dir: str, endings: Sequ
     for ending in endings:
         found = {str(path.relative_to(gt_dir)).removesuffix(ending) for path in Path(gt_dir).glob(f"*/*{ending}")}
         if missing := sorted(stems - found):
-            how = "; make them with  tools/prepare_data.py cityscapes" if "labelTrainIds" in ending else ""
+            how = "; make them with  mocodet prepare-data cityscapes" if "labelTrainIds" in ending else ""
             raise FileNotFoundError(
                 f"data set {name}: {len(missing)} of the {len(stems)} images have no {ending} in {gt_dir}:"
                 f" {first_few(missing, 3)}{how}"

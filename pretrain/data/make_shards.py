@@ -1,4 +1,4 @@
-"""The command `tools/make_shards.py`: write WebDataset shards from a folder of images, or the index of shards."""
+"""The command ``mocodet shards``: write WebDataset shards from a folder of images, or the index of shards."""
 
 import argparse
 import io
@@ -26,24 +26,6 @@ from .views import mix
 INDEX_NAME = "index.json"
 MAX_FAULTS = 100  # shards that cannot be counted, after which no more are tried
 JPEG_QUALITY = 95
-
-DESCRIPTION = """Write the images of a folder to WebDataset shards, for pre-training with DATA.SHARDS.
-
-  tools/make_shards.py imagenet/train --output imagenet/shards
-  tools/pretrain_net.py --config-file ... DATA.ROOT '' DATA.SHARDS imagenet/shards/index.json
-
-A shard is a tar archive, shard-000000.tar and so on. For each image it holds the file, its bytes untouched, under a
-number (000000000.jpg), and where it came from (000000000.json: {"path": "class/name.jpg"}). Images are found at any
-depth and written in a random order: a folder is sorted by class, and training shuffles only within its buffer. Each
-one is decoded once to see that it can be. index.json is written last; without it the shards are not complete.
-
-For shards that are there already, made by whatever tool, count the images and write the index only:
-
-  tools/make_shards.py --index 'shards/part-{00000..00099}.tar' --output shards/index.json
-  tools/make_shards.py --index 'pipe:aws s3 cp s3://bucket/{000..999}.tar -' --output index.json
-
-See docs/shards.md.
-"""
 
 Result = TypeVar("Result")
 
@@ -276,51 +258,10 @@ def _refuse(faults: Sequence[FileNotFoundError | ValueError], tried: int) -> NoR
     ]
 
 
-def parse_size(text: str) -> int:
-    """Read a number of bytes such as ``500M``, with K, M or G for powers of a thousand."""
-    powers = {"K": 10**3, "M": 10**6, "G": 10**9}
-    digits, power = (text[:-1], powers[text[-1].upper()]) if text[-1:].upper() in powers else (text, 1)
-    try:
-        return int(float(digits) * power)
-    except (ValueError, OverflowError):
-        raise argparse.ArgumentTypeError(f"expected a size such as 500M or 1.5G, got {text!r}") from None
-
-
-def argument_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("root", nargs="?", metavar="FOLDER", help="folder of images, searched to any depth")
-    parser.add_argument("--index", nargs="+", metavar="PATTERN", help="count these shards instead of writing any")
-    parser.add_argument("--output", required=True, help="folder to write to, new or empty; with --index: a JSON file")
-    parser.add_argument("--images-per-shard", type=int, default=10_000, metavar="N", help="at most (default: 10000)")
-    parser.add_argument(
-        "--max-size", type=parse_size, default=10**9, metavar="SIZE", help="bytes of images in a shard (default: 1G)"
-    )
-    parser.add_argument(
-        "--resize",
-        type=int,
-        default=0,
-        metavar="PX",
-        help="shrink images to this shorter side and store them as JPEG of quality 95; smaller ones stay as they are",
-    )
-    parser.add_argument(
-        "--shuffle", action=argparse.BooleanOptionalAction, default=True, help="write in a random order (default)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="seed of that order (default: 0)")
-    parser.add_argument(
-        "--skip-damaged", action="store_true", help="leave out images that cannot be decoded, name each; else an error"
-    )
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="default: one per core")
-    return parser
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Entry point."""
-    parser = argument_parser()
-    arguments = vars(parser.parse_args(argv))
+def main(args: argparse.Namespace) -> None:
+    """Do what ``mocodet shards`` asks for."""
+    arguments = dict(vars(args))
     root, patterns, output = (arguments.pop(name) for name in ("root", "index", "output"))
-    if (root is None) == (patterns is None):
-        parser.error("give either a FOLDER of images or --index with the names of shards")
     with errors_in_one_line():
         if patterns is not None:
             summary = make_index(patterns, output, workers=arguments["workers"])

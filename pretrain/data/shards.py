@@ -60,7 +60,7 @@ class ShardIndex:
     """Names and sizes of the shards of a data set; no names of images.
 
     The index is a JSON file, ``{"version": 1, "shards": [{"name": …, "images": …, "bytes": …}, …]}``, as
-    `tools/make_shards.py` writes it. A name that is neither absolute nor a URL is relative to the index.
+    `mocodet shards` writes it. A name that is neither absolute nor a URL is relative to the index.
 
     Args:
         location: path or URL of the index.
@@ -105,7 +105,7 @@ def write_index(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
 
 def _read_index(location: str) -> list[dict[str, Any]]:
     """Read the entries of an index and check that they say what they must."""
-    how = "DATA.SHARDS is an index that tools/make_shards.py writes, with --index for shards that are there already"
+    how = "DATA.SHARDS is an index that mocodet shards writes, with --index for shards that are there already"
     if not is_url(location) and Path(location).is_dir():
         raise FileNotFoundError(f"{location} is a folder; {how}")
     try:

@@ -18,14 +18,14 @@ from torchvision import transforms
 from torchvision.transforms import functional as TF
 
 from mocodet.common.checkpoint import load_torch_file
-from mocodet.common.encoder_file import extract_encoder
+from mocodet.common.encoders.reading import extract_encoder
+from mocodet.common.encoders.resnet import build_resnet
 from mocodet.common.files import atomic_open
-from mocodet.common.resnet import build_resnet
 
 from ..data.labelled import LabelledImages
 from ..data.loader import load_batches
 from ..data.views import normalize
-from ..supervised import read_checkpoint
+from ..methods.supervised import read_checkpoint
 
 logger = logging.getLogger("mocodet.pretrain")
 

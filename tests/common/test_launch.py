@@ -19,15 +19,15 @@ from torch import nn
 from torch.multiprocessing import ProcessRaisedException
 from torch.nn.parallel import DistributedDataParallel
 
-from mocodet.common.launch import argument_parser, distribute, fresh_store, launch
-from mocodet.pretrain import cli
+from mocodet.common.launch import distribute, fresh_store, launch
+from tests.commands import parsed, pretrain
 from tests.processes import run_in_processes
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def parse(*arguments: str) -> argparse.Namespace:
-    return argument_parser("").parse_args(["--config-file", "x.yaml", *arguments])
+    return parsed("train", ["--config-file", "x.yaml", *arguments])
 
 
 def refuse(args: argparse.Namespace) -> None:
@@ -211,7 +211,7 @@ def test_torchrun__restarts_a_killed_process_from_the_last_checkpoint(tmp_path):
         Image.fromarray(generator.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(images / f"{number}.png")
 
     whole, run = tmp_path / "whole", tmp_path / "run"
-    run_in_processes(cli.main, small_run(whole, images))
+    run_in_processes(pretrain, small_run(whole, images))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1"]
     rendezvous = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "--monitor-interval", "0.1"]
     worker = ["--module", "tests.torchrun_worker", str(notes), "5", *small_run(run, images, "--resume")]

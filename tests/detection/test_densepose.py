@@ -9,8 +9,8 @@ from detectron2.data import MetadataCatalog
 from mocodet import configs
 from mocodet.common.launch import merge_config
 from mocodet.detection import add_moco_config, densepose
-from mocodet.detection.cli import main
 from mocodet.detection.evaluation import EVALUATORS
+from tests.commands import train
 from tests.detection import fake_densepose
 
 LEAF = "coco_densepose_R_50_FPN_s1x_moco.yaml"
@@ -40,7 +40,7 @@ def test_add_densepose_keys__says_what_to_install(not_installed):
 
 def test_train_command__says_what_to_install_in_one_line(not_installed):
     with pytest.raises(SystemExit, match=r"^error: .*DensePose project, which is not installed"):
-        main(["--config-file", LEAF])
+        train(["--config-file", LEAF])
 
 
 def test_add_densepose_keys__leaves_other_configs_alone(not_installed):

@@ -2,8 +2,9 @@ import json
 
 from detectron2.utils.env import seed_all_rng
 
-from mocodet.detection.data import check_datasets, register_datasets
-from mocodet.detection.trainer import Trainer
+from mocodet.detection.data import register_datasets
+from mocodet.detection.training.preflight import check_datasets
+from mocodet.detection.training.trainer import Trainer
 from tests.detection.tiny import SEGMENTS, fcn_config, make_semseg
 
 ITERATIONS = 180

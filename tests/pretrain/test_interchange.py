@@ -17,13 +17,11 @@ from PIL import Image
 from torch import nn
 
 from mocodet.common.launch import merge_config
-from mocodet.detection.convert import convert_file
-from mocodet.pretrain import cli
+from mocodet.detection.weights.convert import convert_file
+from mocodet.pretrain import run as cli
 from mocodet.pretrain.build import build_optimizer
 from mocodet.pretrain.config import get_cfg
-from mocodet.pretrain.contrast import MomentumContrast
 from mocodet.pretrain.data import EpochSampler
-from mocodet.pretrain.encoders import build_encoder
 from mocodet.pretrain.interchange import (
     export,
     export_file,
@@ -32,10 +30,13 @@ from mocodet.pretrain.interchange import (
     read_original,
     to_original,
 )
+from mocodet.pretrain.methods import MomentumContrast
+from mocodet.pretrain.methods.heads import build_encoder
+from mocodet.pretrain.methods.shuffle_bn import BatchShuffle
 from mocodet.pretrain.schedules import build_lr_scheduler
-from mocodet.pretrain.shuffle_bn import BatchShuffle
 from mocodet.pretrain.trainer import PretrainCheckpointer, PretrainTrainer
 from tests.checkpoints import assert_equal_states
+from tests.commands import pretrain
 
 DIM, K, BATCH, MOMENTUM, TAU, LR = 8, 12, 4, 0.9, 0.2, 0.05
 ITERATIONS = 3  # an epoch
@@ -271,7 +272,7 @@ def config(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(config) -> Path:
-    cli.main(["--config-file", str(config)])
+    pretrain(["--config-file", str(config)])
     return config.parent / "run"
 
 
@@ -303,7 +304,7 @@ def test_export__round_trip_is_bit_identical(run, exported):
 def test_resume_from__an_export_from_mid_epoch_continues_exactly(config, run, exported, tmp_path):
     torch.manual_seed(99)  # whatever the process did before must not matter
     command = ["--config-file", str(config), "--resume-from", str(exported)]
-    cli.main([*command, "OUTPUT_DIR", str(tmp_path / "run")])
+    pretrain([*command, "OUTPUT_DIR", str(tmp_path / "run")])
     found, expected = (torch.load(path / "model_final.pth", weights_only=True) for path in (tmp_path / "run", run))
     assert_equal_states(found, expected)
     assert not (tmp_path / "run" / "model_0000002.pth").is_file(), "the run must not have begun anew"
@@ -319,7 +320,7 @@ def test_export_flag__writes_the_last_checkpoint_and_nothing_else(config, run, t
     for name in ("last_checkpoint", "model_final.pth"):
         (folder / name).hardlink_to(run / name)
     command = ["--config-file", str(config), "--num-gpus", "8", "--export", str(tmp_path / "moco.pth.tar")]
-    cli.main([*command, "OUTPUT_DIR", str(folder)])
+    pretrain([*command, "OUTPUT_DIR", str(folder)])
     whole = torch.load(run / "model_final.pth", weights_only=True)
     back = read_original(tmp_path / "moco.pth.tar", iterations_per_epoch=2)
     assert_equal_states({key: back[key] for key in whole}, whole)
@@ -331,17 +332,17 @@ def test_export_flag__refusals(config, tmp_path, monkeypatch, capsys):
     command = ["--config-file", str(config), "--export", str(tmp_path / "moco.pth.tar")]
     for flags in (["--resume"], ["--resume-from", "other.pth.tar"]):
         with pytest.raises(SystemExit) as caught:
-            cli.main([*command, *flags])
+            pretrain([*command, *flags])
         assert caught.value.code == 2
         assert "--export trains nothing; leave out --resume and --resume-from" in capsys.readouterr().err
     with pytest.raises(SystemExit, match=r"^error: .*new holds no checkpoint"):
-        cli.main([*command, "OUTPUT_DIR", str(tmp_path / "new")])
+        pretrain([*command, "OUTPUT_DIR", str(tmp_path / "new")])
     with pytest.raises(SystemExit, match=r"^error: .* is a folder; expected a file to write"):
-        cli.main(["--config-file", str(config), "--export", str(tmp_path)])
+        pretrain(["--config-file", str(config), "--export", str(tmp_path)])
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(SystemExit, match=r"^error: --export in 2 processes of torchrun; run it without torchrun$"):
-        cli.main(command)
+        pretrain(command)
     assert not list(tmp_path.iterdir())
 
 

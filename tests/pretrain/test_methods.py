@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from mocodet.pretrain import cli
 from mocodet.pretrain.build import METHODS, TrainingData, build_model
 from mocodet.pretrain.config import get_cfg
 from tests.checkpoints import copy_checkpoint
+from tests.commands import pretrain
 
 CLASSES, IMAGES, BATCH = 3, 18, 8  # two iterations an epoch
 SUPERVISED = ("AUGMENTATION.NAME", "supervised")
@@ -51,7 +51,7 @@ def train(method: str, root: Path, output: Path, *overrides: object, flags: tupl
         SOLVER: {{IMS_PER_BATCH: {BATCH}, MAX_EPOCHS: 2, PRECISION: float32, CHECKPOINT_PERIOD: 3}}
         """
     )
-    cli.main(["--config-file", str(config), *flags, *map(str, overrides)])
+    pretrain(["--config-file", str(config), *flags, *map(str, overrides)])
 
 
 def load(path: Path) -> dict:

@@ -12,10 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
-from mocodet.pretrain import cli
 from mocodet.pretrain.data import ShardImages
 from mocodet.pretrain.data.shards import MAX_BUFFER_BYTES
+from mocodet.pretrain.run import run as train_in_process
 from tests.checkpoints import assert_equal_states, copy_checkpoint
+from tests.commands import parsed, pretrain
 from tests.processes import run_in_processes
 
 SIZES = (7, 1, 11, 5)  # 24 images: three batches of eight an epoch
@@ -86,10 +87,10 @@ def iterations(output: Path) -> list[int]:
 def test_resume__in_mid_epoch_with_loader_processes_is_bit_identical(index, tmp_path, monkeypatch):
     monkeypatch.setenv("MOCODET_TRACEBACK", "1")
     whole, output = tmp_path / "whole", tmp_path / "run"
-    cli.main(arguments(index, whole, "DATA.NUM_WORKERS", 2))
+    pretrain(arguments(index, whole, "DATA.NUM_WORKERS", 2))
     copy_checkpoint(whole, output, MID_EPOCH)
     torch.manual_seed(99)  # whatever the process did before must not matter
-    cli.main(arguments(index, output, "DATA.NUM_WORKERS", 2, flags=("--resume",)))
+    pretrain(arguments(index, output, "DATA.NUM_WORKERS", 2, flags=("--resume",)))
     assert_equal_ends(output, whole)
     assert iterations(whole) == list(range(6))
     assert iterations(output) == list(range(2, 6))
@@ -107,7 +108,7 @@ def train_twice(first: list[str], whole: str, output: str, second: list[str]) ->
     ShardImages.__getitem__ = record
     for given in (first, second):
         drawn.append([])
-        cli.run(cli.parser().parse_args(given))
+        train_in_process(parsed("pretrain", given))
         if given is first:
             if torch.distributed.get_rank() == 0:
                 copy_checkpoint(Path(whole), Path(output), MID_EPOCH)
@@ -136,8 +137,8 @@ BYTES = 100_000
 TRAIN = """
 import sys
 from pathlib import Path
-from mocodet.pretrain import cli
-cli.main(sys.argv[1:])
+from mocodet.common.commands.main import main
+main(["pretrain", *sys.argv[1:]])
 # Unlike getrusage's, this peak does not begin with that of the process that started this one.
 print(next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")))
 """

@@ -8,11 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
-from mocodet.pretrain import cli
+from mocodet.pretrain import run as cli
 from mocodet.pretrain.build import amp_dtype, bn_groups
 from mocodet.pretrain.config import get_cfg
 from mocodet.pretrain.trainer import PretrainTrainer
 from tests.checkpoints import assert_equal_states, copy_checkpoint
+from tests.commands import parsed
+from tests.commands import pretrain as run_pretrain
 from tests.processes import run_in_processes
 
 IMAGES, BATCH, EPOCHS = 22, 8, 4  # two iterations an epoch, six images left over
@@ -35,8 +37,8 @@ def errors_as_raised(monkeypatch):
 
 
 def pretrain(images: Path, output: Path, *overrides: object, flags: tuple[str, ...] = ()) -> None:
-    """Run the command in this process, as `mocodet-pretrain` does."""
-    cli.main(arguments(images, output, overrides, flags))
+    """Run the command in this process."""
+    run_pretrain(arguments(images, output, overrides, flags))
 
 
 def arguments(images: Path, output: Path, overrides: tuple = (), flags: tuple[str, ...] = ()) -> list[str]:
@@ -57,7 +59,7 @@ def arguments(images: Path, output: Path, overrides: tuple = (), flags: tuple[st
 
 
 def pretrain_in_process(given: list[str]) -> None:
-    cli.run(cli.parser().parse_args(given))
+    cli.run(parsed("pretrain", given))
 
 
 @pytest.fixture(scope="module")
@@ -286,9 +288,9 @@ def test_setup__bad_values_are_named(images, tmp_path, key, value, message):
 def test_setup__empty_config(tmp_path):
     (tmp_path / "empty.yaml").write_text("\n")
     with pytest.raises(ValueError, match=r"empty\.yaml is empty; expected a YAML config"):
-        cli.main(["--config-file", str(tmp_path / "empty.yaml")])
+        pretrain(["--config-file", str(tmp_path / "empty.yaml")])
 
 
 def test_setup__unknown_config_lists_the_known(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no config named 'nothing.yaml'; there are: .*moco_v2_R_50_200ep"):
-        cli.main(["--config-file", "nothing.yaml"])
+        pretrain(["--config-file", "nothing.yaml"])

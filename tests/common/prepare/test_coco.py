@@ -6,8 +6,8 @@ from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 
 from mocodet.common.prepare import coco
-from mocodet.common.prepare.cli import main
 from mocodet.common.prepare.faults import Fault, Tally
+from tests.commands import prepare_data
 from tests.common.prepare.good import (
     HEIGHT,
     NAMES,
@@ -242,6 +242,6 @@ def test_cli__own_file(tmp_path, capsys):
     folder = make_coco(tmp_path)
     command = ["coco", "--check", "--json", str(folder / JSON), "--images", str(folder / "images"), "--workers", "0"]
     with pytest.raises(SystemExit) as ended:
-        main(command)
+        prepare_data(command)
     assert ended.value.code == 0
     assert "coco: no fault; looked at 3 images, 3 annotations" in capsys.readouterr().out

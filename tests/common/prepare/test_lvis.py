@@ -1,8 +1,8 @@
 import pytest
 
 from mocodet.common.prepare import lvis
-from mocodet.common.prepare.cli import main
 from mocodet.common.prepare.faults import Tally
+from tests.commands import prepare_data
 from tests.common.prepare.good import HEIGHT, WIDTH, jpeg, write_json
 
 
@@ -76,11 +76,11 @@ def test_lvis__check_of_images_and_counts(vocabulary):
 def test_lvis__needs_the_images_of_its_parts(tmp_path, capsys):
     command = ["lvis", "--root", str(tmp_path), "--dry-run"]
     with pytest.raises(SystemExit, match=r"train needs .*train2017, which is not there; .* prepare coco first"):
-        main(command)
+        prepare_data(command)
     (tmp_path / "coco/train2017").mkdir(parents=True)
     with pytest.raises(SystemExit, match=r"val needs .*val2017, which is not there"):
-        main(command)
-    main([*command, "--only", "train"])  # needs no images of val
+        prepare_data(command)
+    prepare_data([*command, "--only", "train"])  # needs no images of val
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("to do: download")
     assert "lvis_v0.5_train.json" in line

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from mocodet.common.prepare import trainaug, voc
-from mocodet.common.prepare.cli import main
 from mocodet.common.prepare.faults import Tally
 from mocodet.common.prepare.steps import Plan, prepare
+from tests.commands import prepare_data
 from tests.common.prepare.good import HEIGHT, WIDTH, jpeg, make_tar, png, voc_xml, write_list
 
 SBD = "benchmark_RELEASE/dataset"
@@ -136,11 +136,11 @@ def test_trainaug__without_voc_2012_nothing_is_downloaded(tmp_path, capsys):
     message = r"trainaug needs .*train\.txt, which is not there; .* --only 2012 trainaug"
     for more in ([], ["--dry-run"]):
         with pytest.raises(SystemExit, match=message):
-            main(["voc", "--only", "trainaug", "--root", str(tmp_path), *more])
-    main(["voc", "--only", "2012", "trainaug", "--root", str(tmp_path), "--dry-run"])
+            prepare_data(["voc", "--only", "trainaug", "--root", str(tmp_path), *more])
+    prepare_data(["voc", "--only", "2012", "trainaug", "--root", str(tmp_path), "--dry-run"])
     assert capsys.readouterr().out.count("to do: ") == 3
     make_voc2012(tmp_path)
-    main(["voc", "--only", "trainaug", "--root", str(tmp_path), "--dry-run"])
+    prepare_data(["voc", "--only", "trainaug", "--root", str(tmp_path), "--dry-run"])
     assert capsys.readouterr().out.count("to do: ") == 2
 
 
@@ -148,7 +148,7 @@ def test_trainaug__masks_from_elsewhere_make_sbd_needless(tmp_path, capsys):
     make_voc2012(tmp_path)
     png(tmp_path / "VOC2012/SegmentationClassAug/a.png", mask(1))
     write_list(tmp_path / "VOC2012/ImageSets/Segmentation/trainaug.txt", ("a",))
-    main(["voc", "--only", "trainaug", "--root", str(tmp_path)])
+    prepare_data(["voc", "--only", "trainaug", "--root", str(tmp_path)])
     assert "there already, and left as it is" in capsys.readouterr().out
     assert not (tmp_path / "archives").exists()
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from mocodet.common.prepare import voc
-from mocodet.common.prepare.cli import main
 from mocodet.common.prepare.faults import Fault, Tally
+from tests.commands import prepare_data
 from tests.common.prepare.good import HEIGHT, NAMES, WIDTH, jpeg, make_voc, png, voc_xml, write_list
 
 CLASSES = ("cat", "dog")
@@ -205,14 +205,14 @@ def test_cli__status_and_summary(tmp_path, capsys):
     folder = make_voc(tmp_path / "mine")
     command = ["voc", "--check", "--root", str(folder), "--classes", *CLASSES, "--workers", "0"]
     with pytest.raises(SystemExit) as ended:
-        main(command)
+        prepare_data(command)
     assert ended.value.code == 0
     summary = "voc: no fault; looked at 3 annotation files, 3 objects, 3 images, 2 masks\n"
     assert capsys.readouterr().out == summary
     FAULTS["image truncated"][0](folder)
     FAULTS["no pose"][0](folder)
     with pytest.raises(SystemExit) as ended:
-        main(command)
+        prepare_data(command)
     assert ended.value.code == 1
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition(":")[0] for line in lines] == [

@@ -10,9 +10,9 @@ from detectron2.modeling import build_backbone, build_model
 from torch import nn
 
 from mocodet import configs
-from mocodet.detection.checkpoint import MocoDetCheckpointer
-from mocodet.detection.convert import convert_file
 from mocodet.detection.modeling import FCNHead, adapt_norms_to_device
+from mocodet.detection.training.checkpoint import MocoDetCheckpointer
+from mocodet.detection.weights.convert import convert_file
 from tests.detection.tiny import empty_config
 from tests.encoders import checkpoint_of, encoder
 

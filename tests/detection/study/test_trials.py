@@ -4,8 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from mocodet.detection.study.cli import main, parse_init, run_study
+from mocodet.common.commands.study import parse_init
+from mocodet.detection.study import run as study_run
+from mocodet.detection.study.run import run_study
 from mocodet.detection.study.trials import Init, plan_trials, run_trials
+from tests.commands import study as run_command
 
 # A training command in small: notes how it was called, "trains" for 10 iterations, fails where told to.
 FAKE_TRAINING = """
@@ -188,17 +191,19 @@ def test_plan_trials__missing_config(tmp_path):
 
 
 def test_parse_init():
-    assert parse_init("moco=a.yaml") == ("moco", Init(Path("a.yaml")))
+    assert parse_init("moco=a.yaml") == ("moco", "a.yaml", ())
     assert parse_init("v2=a.yaml,MODEL.WEIGHTS=b=c.pkl,SOLVER.BASE_LR=0.1") == (
         "v2",
-        Init(Path("a.yaml"), ("MODEL.WEIGHTS", "b=c.pkl", "SOLVER.BASE_LR", "0.1")),
+        "a.yaml",
+        ("MODEL.WEIGHTS", "b=c.pkl", "SOLVER.BASE_LR", "0.1"),
     )
 
 
-def test_main(study, tmp_path, capfd):
+def test_main(study, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(study_run, "TRAIN_COMMAND", study["train_command"])
     arguments = ["--init", f"moco={tmp_path / 'moco.yaml'},AP=40", "--init", f"random={tmp_path / 'random.yaml'},AP=30"]
     arguments += ["--reference", "random", "--seeds", "1", "--first-seed", "4", "--output", str(study["output"])]
-    main(study["train_command"], arguments)
+    run_command(arguments)
     assert calls(study) == ["moco 4 fresh", "random 4 fresh"]
     assert "44.0 (+10.0*)" in capfd.readouterr().out
 
@@ -206,12 +211,12 @@ def test_main(study, tmp_path, capfd):
 def test_main__error_is_the_exit_status(study, tmp_path):
     arguments = ["--init", f"moco={tmp_path / 'absent.yaml'}", "--reference", "moco", "--output", str(study["output"])]
     with pytest.raises(SystemExit, match=r"^error: .*absent\.yaml"):
-        main(study["train_command"], arguments)
+        run_command(arguments)
 
 
 @pytest.mark.parametrize("argument", ["moco", "=a.yaml", "moco=", "moco=a.yaml,", "moco=a.yaml,KEY"])
 def test_main__bad_init(study, argument, capfd):
     with pytest.raises(SystemExit) as stop:
-        main(study["train_command"], ["--init", argument, "--reference", "moco", "--output", str(study["output"])])
+        run_command(["--init", argument, "--reference", "moco", "--output", str(study["output"])])
     assert stop.value.code == 2
     assert "NAME=CONFIG" in capfd.readouterr().err

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mocodet.common.commands.shards import parse_size
 from mocodet.pretrain.data import make_shards as make_shards_module
-from mocodet.pretrain.data.make_shards import main, make_index, make_shards, parse_size
+from mocodet.pretrain.data.make_shards import make_index, make_shards
 from mocodet.pretrain.data.shards import ShardIndex, ShardSampler
+from tests.commands import shards as run_shards
 
 ROOT = Path(__file__).parents[3]
 
@@ -265,7 +267,9 @@ def test_parse_size(text, size):
 def test_main__says_what_was_done(folder, tmp_path, capsys):
     (folder / "bad.jpg").write_bytes(b"no image")
     output = str(tmp_path / "shards")
-    main([str(folder), "--output", output, "--max-size", "30K", "--no-shuffle", "--skip-damaged", "--workers", "1"])
+    run_shards(
+        [str(folder), "--output", output, "--max-size", "30K", "--no-shuffle", "--skip-damaged", "--workers", "1"]
+    )
     written = capsys.readouterr()
     shards = len(list(Path(output).glob("*.tar")))
     assert shards > 3
@@ -290,7 +294,7 @@ def test_main__says_what_was_done(folder, tmp_path, capsys):
 def test_main__faults_on_one_line(arguments, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as ended:
-        main(arguments)
+        run_shards(arguments)
     # Wrong options are argparse's to tell, with the usage; the interpreter prints any other code that is a text.
     told = ended.value.code if isinstance(ended.value.code, str) else capsys.readouterr().err.splitlines()[-1]
     assert message in told

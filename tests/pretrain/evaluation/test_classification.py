@@ -13,13 +13,13 @@ from detectron2.utils.events import get_event_storage
 from PIL import Image
 from torch import nn
 
-from mocodet.pretrain import classify_cli
 from mocodet.pretrain.config import get_cfg
 from mocodet.pretrain.evaluation.classification import (
     ClassificationEvaluator,
     classification_accuracy,
     open_validation,
 )
+from tests.commands import classify
 from tests.processes import run_in_processes
 
 CLASSES, SIZE, COUNT = 8, 28, 13  # the shorter side becomes 32
@@ -212,7 +212,7 @@ def arguments(folders: dict[str, Path], output: Path, *more: object) -> list[str
 @pytest.fixture(scope="module")
 def run(folders, tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("run") / "run"
-    classify_cli.main(arguments(folders, output))
+    classify(arguments(folders, output))
     return output
 
 
@@ -222,7 +222,7 @@ def raises(monkeypatch):
 
 
 def test_run__the_evaluator_changes_nothing_that_is_saved(folders, run, tmp_path):
-    classify_cli.main(arguments(folders, tmp_path / "run", "DATA.VAL_ROOT", ""))
+    classify(arguments(folders, tmp_path / "run", "DATA.VAL_ROOT", ""))
     found, expected = (torch.load(f / "model_final.pth", weights_only=True) for f in (tmp_path / "run", run))
     assert found["model"].keys() == expected["model"].keys()
     for name, value in expected["model"].items():
@@ -246,12 +246,12 @@ def test_eval_only__finds_what_the_run_found(folders, run, tmp_path):
         return json.loads((output / "results.json").read_text())
 
     weights = ("MODEL.WEIGHTS", run / "model_final.pth", "DATA.ROOT", "not/needed")
-    classify_cli.main(arguments(folders, tmp_path / "eval", "--eval-only", *weights))
+    classify(arguments(folders, tmp_path / "eval", "--eval-only", *weights))
     assert results(tmp_path / "eval") == results(run)
     assert not list((tmp_path / "eval").glob("*.pth"))
     expected = results(run)
     (run / "results.json").unlink()
-    classify_cli.main(arguments(folders, run, "--eval-only", "--resume"))
+    classify(arguments(folders, run, "--eval-only", "--resume"))
     assert results(run) == expected
 
 
@@ -266,7 +266,7 @@ def test_eval_only__finds_what_the_run_found(folders, run, tmp_path):
 )
 def test_command__refuses(folders, tmp_path, raises, more, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        classify_cli.main(arguments(folders, tmp_path / "run", *more))
+        classify(arguments(folders, tmp_path / "run", *more))
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 

@@ -11,7 +11,7 @@ from detectron2.engine import TrainerBase
 from PIL import Image
 from torch import nn
 
-from mocodet.common.resnet import build_resnet
+from mocodet.common.encoders.resnet import build_resnet
 from mocodet.pretrain.config import get_cfg
 from mocodet.pretrain.evaluation import knn
 from mocodet.pretrain.evaluation.features import state_digest

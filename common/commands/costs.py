@@ -1,0 +1,45 @@
+"""Arguments of ``mocodet costs``."""
+
+import argparse
+
+from .arguments import add_overrides, pair, positive
+
+DESCRIPTION = """Count what a pre-training run costs, without data and without a GPU.
+
+  mocodet costs --config-file configs/pretrain/moco_v2_R_50_200ep.yaml --world-size 8 --images 1281167
+
+Prints Markdown tables: FLOPs, time as a function of utilisation, bytes that processes exchange, memory, input.
+"""
+
+
+def parse_peak(text: str) -> tuple[str, float]:
+    """Split ``NAME=TFLOPS``; return the name and FLOP/s."""
+    form = "NAME=TFLOPS, for example 'V100 16 bits=125'"
+    name, number = pair(form)(text)
+    try:
+        return name, positive(float)(number) * 1e12
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected {form}, got {text!r}") from None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the run, and what the tables assume of machines."""
+    number, count = positive(float), positive(int)
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="path to a YAML config of pre-training")
+    parser.add_argument("--world-size", type=count, default=1, metavar="W", help="processes, one for each GPU")
+    parser.add_argument("--images", type=count, required=True, metavar="N", help="images in the data set")
+    parser.add_argument("--classes", type=count, default=1000, metavar="N", help='METHOD "supervised": classes')
+    parser.add_argument(
+        "--peak",
+        type=parse_peak,
+        action="append",
+        metavar="NAME=TFLOPS",
+        help="a GPU's peak; may be repeated (V100: 125)",
+    )
+    parser.add_argument("--hours", type=number, metavar="H", help="of the run; else what 30%% of the first peak takes")
+    parser.add_argument(
+        "--link", type=number, default=10.0, metavar="GBYTES", help="GB/s that each process can send (10)"
+    )
+    parser.add_argument("--image-kbytes", type=number, default=110.0, metavar="KB", help="of an image file (110)")
+    parser.add_argument("--time-images", metavar="FOLDER", help="time decoding and augmentation of these on one core")
+    add_overrides(parser)

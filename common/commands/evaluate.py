@@ -1,0 +1,45 @@
+"""Arguments of ``mocodet evaluate``."""
+
+import argparse
+
+DESCRIPTION = """Compute the metrics of saved predictions, as the run that saved them did.
+
+  mocodet evaluate output/voc/inference/voc_2007_test --dataset voc_2007_test
+  mocodet evaluate output/mine/inference/mine_test --config-file configs/mine.yaml
+  mocodet evaluate results.json --json annotations/instances_val2017.json
+  mocodet evaluate detections --voc-root VOC2007 --split test --classes cat dog
+
+PREDICTIONS is a run's OUTPUT_DIR, the folder OUTPUT_DIR/inference/<data set> in it, or what is in that: a JSON file of
+COCO's result format (coco_instances_results.json; lvis_instances_results.json), instances_predictions.pth, a folder of
+VOC's text files (<class>.txt), or sem_seg_predictions.json. Without --dataset, --config-file takes the data set that
+the folder is named after, or the one in DATASETS.TEST.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the predictions and the ways to name their ground truth."""
+    parser.add_argument("predictions", metavar="PREDICTIONS", help="what a run has left, a file or a folder")
+    truth = parser.add_argument_group("ground truth, by one of")
+    truth.add_argument("--dataset", metavar="NAME", help="a data set of detectron2's, or of --config-file")
+    truth.add_argument(
+        # Not there unless given, so that None never stands for a file.
+        "--config-file",
+        default=argparse.SUPPRESS,
+        metavar="FILE",
+        help="a config whose MOCO.DATASETS defines the data set; also says which tasks are evaluated",
+    )
+    truth.add_argument("--json", metavar="FILE", help="annotations in COCO's format")
+    truth.add_argument(
+        "--voc-root", metavar="DIR", help="folder with Annotations/ and ImageSets/Main/; needs --classes"
+    )
+    parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="config keys to override")
+    parser.add_argument("--split", help="of --voc-root: ImageSets/Main/SPLIT.txt (test)")
+    parser.add_argument("--classes", nargs="+", default=[], metavar="NAME", help="of --voc-root: the class names")
+    parser.add_argument("--year", type=int, choices=(2007, 2012), help="of --voc-root: which AP (2007)")
+    parser.add_argument(
+        "--tasks",
+        nargs="+",
+        choices=("bbox", "segm", "keypoints"),
+        help="of COCO's and LVIS's metrics (default: those of --config-file, else those that the predictions have)",
+    )
+    parser.add_argument("--output", metavar="FILE", help="write the results to this JSON file too")

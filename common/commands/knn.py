@@ -1,0 +1,33 @@
+"""Arguments of ``mocodet knn``."""
+
+import argparse
+
+from .features import add_feature_arguments
+from .features import check as check_features
+
+DESCRIPTION = """Classify images by the nearest neighbours of their features (Wu et al., CVPR 2018, section 3.4).
+
+Nothing is trained.
+
+  mocodet knn output/moco_v2/model_final.pth --train imagenet/train --val imagenet/val --workers 8
+  mocodet knn --random resnet50 --train imagenet/train --val imagenet/val --workers 8
+
+The second command measures random weights, which pre-training must beat. See docs/evaluation.md.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what features are of, and the neighbours."""
+    add_feature_arguments(parser, "images at a time (default: 256)")
+    knn = parser.add_argument_group("nearest neighbours")
+    knn.add_argument(
+        "--k", type=int, nargs="+", default=[200], metavar="K", help="neighbours; several numbers, several rows (200)"
+    )
+    knn.add_argument("--temperature", type=float, default=0.07, metavar="T", help="of the votes (default: 0.07)")
+
+
+def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse numbers that mean nothing."""
+    check_features(parser, args)
+    if min(args.k) < 1 or args.temperature <= 0:
+        parser.error(f"--k {args.k}, --temperature {args.temperature}; expected at least 1 and above 0")

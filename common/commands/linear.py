@@ -1,0 +1,56 @@
+"""Arguments of ``mocodet linear``."""
+
+import argparse
+
+from .features import add_feature_arguments
+from .features import check as check_features
+
+DESCRIPTION = """Train linear classifiers on the frozen features of a checkpoint (MoCo, section 4.1).
+
+As published: random crops and flips, 100 epochs, rate 30, no weight decay. The backbone is proved not to change.
+
+  mocodet linear output/moco_v2/model_final.pth --train imagenet/train --val imagenet/val --workers 8 \\
+      --state output/moco_v2/linear.pth --output output/moco_v2/linear.json
+
+Quicker, without augmentation: features are computed once. A sweep trains all classifiers in one pass over them.
+
+  mocodet linear output/moco_v2/model_final.pth --train imagenet/train --val imagenet/val --workers 8 \\
+      --cached --lr 30 3 0.3 0.03 --wd 0 1e-4
+
+See docs/evaluation.md.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what features are of, and how classifiers are trained."""
+    add_feature_arguments(parser, "images in a batch of SGD (default: 256)")
+    linear = parser.add_argument_group("linear classifiers")
+    linear.add_argument("--cached", action="store_true", help="no augmentation: compute the training features once")
+    linear.add_argument(
+        "--lr", type=float, nargs="+", default=[30.0], metavar="RATE", help="learning rates, used as they are (30)"
+    )
+    linear.add_argument(
+        "--wd", type=float, nargs="+", default=[0.0], metavar="DECAY", help="weight decays, each with each rate (0)"
+    )
+    linear.add_argument("--epochs", type=int, default=100, metavar="N", help="passes over the training images (100)")
+    linear.add_argument(
+        "--steps",
+        type=int,
+        nargs="*",
+        metavar="EPOCH",
+        help="epochs, in rising order, at which the rate falls to a tenth (60 %% and 80 %% of --epochs)",
+    )
+    linear.add_argument("--state", metavar="FILE", help="keep the state here after each epoch, for --resume")
+    linear.add_argument("--resume", action="store_true", help="continue from the file of --state, if it is there")
+
+
+def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse steps that come after the end, and a state that is not named."""
+    check_features(parser, args)
+    if args.resume and args.state is None:
+        parser.error("--resume continues from the file of --state, which is not given")
+    if late := [step for step in args.steps or () if step >= args.epochs]:
+        parser.error(
+            f"--steps {' '.join(map(str, late))} would do nothing: training ends after {args.epochs} epochs; give lower"
+            " ones, or more --epochs"
+        )

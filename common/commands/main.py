@@ -1,0 +1,93 @@
+"""Parse a command line, then import what the command needs and do it."""
+
+import argparse
+import os
+import re
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+
+from .table import COMMANDS, PROGRAM, Command
+
+DESCRIPTION = """Unlabelled images in, detectors out.
+
+  mocodet pretrain --config-file pretrain/moco_v2_R_50_200ep.yaml DATA.ROOT imagenet/train OUTPUT_DIR output/moco_v2
+  mocodet convert output/moco_v2/model_final.pth output/moco_v2.pkl
+  mocodet train --config-file pascal_voc_R_50_C4_24k_moco.yaml MODEL.WEIGHTS output/moco_v2.pkl OUTPUT_DIR output/voc
+"""
+
+# Beginnings of what PyTorch says of detectron2's code, at import and in every process that is started.
+NOT_THE_USERS = (
+    "`torch.jit.script` is deprecated",
+    "`torch.jit.script_method` is deprecated",
+    "torch.meshgrid",
+    "pkg_resources is deprecated",
+)
+
+
+def main(argv: Sequence[str] | None = None) -> object:
+    """Run the command that ``argv`` (default: the command line) names; return what its function returns.
+
+    Raises:
+        SystemExit: help was asked for, the arguments are refused, or the command failed.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    command = next((command for command in COMMANDS if words and command.name == words[0]), None)
+    if command is None:
+        _refuse_or_help(words)
+    args = parse(command, words[1:])
+    module, _, function = command.does.partition(":")
+    return getattr(import_module(module), function)(args)
+
+
+def run(*leading: str) -> None:
+    """Run ``leading`` and the command line's words as one command, then exit; without warnings that are not the user's.
+
+    What ``python -m mocodet``, the installed ``mocodet`` and the files of ``tools/`` call.
+    """
+    for beginning in NOT_THE_USERS:
+        warnings.filterwarnings("ignore", message=re.escape(beginning))
+    # For processes that this one starts; the interpreter escapes each message itself.
+    inherited = [os.environ["PYTHONWARNINGS"]] if os.environ.get("PYTHONWARNINGS") else []
+    os.environ["PYTHONWARNINGS"] = ",".join(inherited + [f"ignore:{beginning}" for beginning in NOT_THE_USERS])
+    main([*leading, *sys.argv[1:]])
+
+
+def parser_of(command: Command) -> argparse.ArgumentParser:
+    """Make the parser of a command, from its file in this folder."""
+    arguments = import_module(f".{command.name.replace('-', '_')}", __package__)
+    parser = argparse.ArgumentParser(
+        prog=f"{PROGRAM} {command.name}",
+        description=arguments.DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    arguments.add_arguments(parser)
+    parser.set_defaults(check=getattr(arguments, "check", None))
+    return parser
+
+
+def parse(command: Command, words: Sequence[str]) -> argparse.Namespace:
+    """Parse the arguments of a command and let its file check what goes together.
+
+    Raises:
+        SystemExit: they are refused, or help was asked for.
+    """
+    parser = parser_of(command)
+    args = parser.parse_args(words)
+    if check := vars(args).pop("check"):
+        check(parser, args)
+    return args
+
+
+def _refuse_or_help(words: Sequence[str]) -> None:
+    width = max(len(command.name) for command in COMMANDS)
+    listed = "\n".join(f"  {command.name:{width}}  {command.help}" for command in COMMANDS)
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM,
+        description=DESCRIPTION,
+        epilog=f"commands:\n{listed}\n\n'{PROGRAM} COMMAND --help' says more of each.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", choices=[command.name for command in COMMANDS], metavar="COMMAND")
+    parser.parse_args(words[:1])

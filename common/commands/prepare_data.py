@@ -1,0 +1,86 @@
+"""Arguments of ``mocodet prepare-data``."""
+
+import argparse
+from pathlib import Path
+
+DESCRIPTION = """Prepare a data set: download its archives, unpack them and lay them out as detectron2 expects.
+
+  mocodet prepare-data voc
+  mocodet prepare-data coco --check
+
+Archives that were fetched by hand are taken, too. Interrupted, it goes on where it stopped; run a second time, it does
+nothing more; --again does all anew. With --check, verify what is there, without a network, and list every fault.
+"""
+
+# name -> what it is, and whether the archives must be fetched by hand. The module of mocodet.common.prepare that has
+# the name prepares it.
+DATASETS = {
+    "voc": "Pascal VOC 2007 and 2012, and the trainaug masks (VOC and SBD) of semantic segmentation",
+    "coco": "COCO 2017: images, boxes, masks, keypoints",
+    "lvis": "LVIS v0.5, annotations of COCO 2017's images",
+    "cityscapes": "Cityscapes with fine annotations; its archives must be fetched by hand",
+    "imagenet": "ImageNet (ILSVRC 2012) as class folders; its archives must be fetched by hand",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add a command for each data set."""
+    datasets = parser.add_subparsers(dest="dataset", required=True, metavar="DATASET")
+    for name, what in DATASETS.items():
+        dataset = datasets.add_parser(name, help=what, description=f"{what}.")
+        _add_common_arguments(dataset)
+        if name == "voc":
+            dataset.add_argument(
+                "--classes",
+                nargs="+",
+                metavar="NAME",
+                help="with --check: ROOT itself is a folder in VOC's layout, of one's own, with these classes",
+            )
+        elif name == "coco":
+            dataset.add_argument(
+                "--json",
+                type=Path,
+                metavar="FILE",
+                help="with --check: look at this file of one's own, in COCO's format",
+            )
+            dataset.add_argument("--images", type=Path, metavar="DIR", help="the images of --json")
+
+
+def _add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--root",
+        type=Path,
+        metavar="DIR",
+        help="folder of the data sets (default: $DETECTRON2_DATASETS, else ./datasets)",
+    )
+    parser.add_argument(
+        "--archives", type=Path, metavar="DIR", help="where archives are, or are downloaded to (default: ROOT/archives)"
+    )
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="PART", help="prepare these parts; a wrong one lists all"
+    )
+    parser.add_argument(
+        "--again", action="store_true", help="take also the steps that have been taken, and replace what is there"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="list what would be done")
+    parser.add_argument("--check", action="store_true", help="verify what is there instead of preparing it")
+    parser.add_argument(
+        "--any-size", action="store_true", help="with --check: do not compare counts with the published"
+    )
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="with --check: processes that decode images (default: one a core)"
+    )
+
+
+def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse flags that would have no effect, and ``--json`` without its images."""
+    preparing = {"--archives": args.archives, "--only": args.only, "--dry-run": args.dry_run, "--again": args.again}
+    checking = {"--any-size": args.any_size, "--workers": args.workers is not None}
+    own = {f"--{name}": getattr(args, name, None) for name in ("classes", "json", "images")}
+    unused = preparing if args.check else {**checking, **own}
+    if given := [name for name, value in unused.items() if value]:
+        parser.error(f"{given[0]} has no effect {'with' if args.check else 'without'} --check; leave it out")
+    if args.any_size and any(own.values()):
+        parser.error("--any-size has no effect on a data set of one's own; leave it out")
+    if bool(own["--json"]) != bool(own["--images"]):
+        parser.error("--json and --images, the folder that its file names are relative to, go together")

@@ -1,0 +1,33 @@
+"""Arguments of ``mocodet pretrain``."""
+
+import argparse
+
+from .arguments import add_training_arguments
+
+DESCRIPTION = """Pre-train an encoder: by MoCo, its relatives or classes, from a folder of images or from shards.
+
+  mocodet pretrain --config-file configs/pretrain/moco_v2_R_50_200ep.yaml --num-gpus 8 \\
+      DATA.ROOT imagenet/train OUTPUT_DIR output/moco_v2
+
+The encoder is in OUTPUT_DIR/model_final.pth; rewrite it for detectron2 with mocodet convert.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the training flags, and those that exchange checkpoints with the original code."""
+    add_training_arguments(parser)
+    parser.add_argument(
+        "--resume-from",
+        default="",
+        metavar="FILE",
+        help="begin, in an OUTPUT_DIR without checkpoints, where this checkpoint in the original MoCo format ends",
+    )
+    parser.add_argument(
+        "--export", metavar="FILE", help="write the last checkpoint of OUTPUT_DIR in that format, and end; one process"
+    )
+
+
+def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse flags that exclude each other."""
+    if args.export is not None and (args.resume or args.resume_from):
+        parser.error("--export trains nothing; leave out --resume and --resume-from, or --export")

@@ -1,0 +1,64 @@
+"""Arguments of ``mocodet shards``."""
+
+import argparse
+import os
+
+DESCRIPTION = """Write the images of a folder to WebDataset shards, for pre-training with DATA.SHARDS.
+
+  mocodet shards imagenet/train --output imagenet/shards
+  mocodet pretrain --config-file ... DATA.ROOT '' DATA.SHARDS imagenet/shards/index.json
+
+A shard is a tar archive, shard-000000.tar and so on. For each image it holds the file, its bytes untouched, under a
+number (000000000.jpg), and where it came from (000000000.json: {"path": "class/name.jpg"}). Images are found at any
+depth and written in a random order: a folder is sorted by class, and training shuffles only within its buffer. Each
+one is decoded once to see that it can be. index.json is written last; without it the shards are not complete.
+
+For shards that are there already, made by whatever tool, count the images and write the index only:
+
+  mocodet shards --index 'shards/part-{00000..00099}.tar' --output shards/index.json
+  mocodet shards --index 'pipe:aws s3 cp s3://bucket/{000..999}.tar -' --output index.json
+
+See docs/shards.md.
+"""
+
+
+def parse_size(text: str) -> int:
+    """Read a number of bytes such as ``500M``, with K, M or G for powers of a thousand."""
+    powers = {"K": 10**3, "M": 10**6, "G": 10**9}
+    digits, power = (text[:-1], powers[text[-1].upper()]) if text[-1:].upper() in powers else (text, 1)
+    try:
+        return int(float(digits) * power)
+    except (ValueError, OverflowError):
+        raise argparse.ArgumentTypeError(f"expected a size such as 500M or 1.5G, got {text!r}") from None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what to read, where to write, and how large a shard is."""
+    parser.add_argument("root", nargs="?", metavar="FOLDER", help="folder of images, searched to any depth")
+    parser.add_argument("--index", nargs="+", metavar="PATTERN", help="count these shards instead of writing any")
+    parser.add_argument("--output", required=True, help="folder to write to, new or empty; with --index: a JSON file")
+    parser.add_argument("--images-per-shard", type=int, default=10_000, metavar="N", help="at most (default: 10000)")
+    parser.add_argument(
+        "--max-size", type=parse_size, default=10**9, metavar="SIZE", help="bytes of images in a shard (default: 1G)"
+    )
+    parser.add_argument(
+        "--resize",
+        type=int,
+        default=0,
+        metavar="PX",
+        help="shrink images to this shorter side and store them as JPEG of quality 95; smaller ones stay as they are",
+    )
+    parser.add_argument(
+        "--shuffle", action=argparse.BooleanOptionalAction, default=True, help="write in a random order (default)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of that order (default: 0)")
+    parser.add_argument(
+        "--skip-damaged", action="store_true", help="leave out images that cannot be decoded, name each; else an error"
+    )
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="default: one per core")
+
+
+def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Want one of the two things that the command does."""
+    if (args.root is None) == (args.index is None):
+        parser.error("give either a FOLDER of images or --index with the names of shards")

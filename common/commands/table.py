@@ -1,0 +1,40 @@
+"""The commands. Help, README and setup.py derive from this table; it imports nothing of mocodet."""
+
+from typing import NamedTuple
+
+PROGRAM = "mocodet"
+
+# What setup.py installs.
+ENTRY_POINT = f"{PROGRAM}=mocodet.__main__:main"
+
+
+class Command(NamedTuple):
+    """A command of ``mocodet``.
+
+    Attributes:
+        name: what the user types. Its arguments are in the file of this folder that has the name, ``-`` being ``_``.
+        does: ``module:function`` that does the work; the function takes the parsed arguments.
+        help: what it does, in a line.
+    """
+
+    name: str
+    does: str
+    help: str
+
+
+COMMANDS = (
+    Command("pretrain", "mocodet.pretrain.run:main", "pre-train an encoder from images, by MoCo or another method"),
+    Command("convert", "mocodet.detection.weights.run:main", "rewrite an encoder for detectron2, and back"),
+    Command("train", "mocodet.detection.training.run:main", "fine-tune a detector, or evaluate one"),
+    Command("evaluate", "mocodet.detection.evaluation.run:main", "compute the metrics of saved predictions"),
+    Command("visualize", "mocodet.detection.visualize.run:main", "draw ground truth beside predictions"),
+    Command("study", "mocodet.detection.study.run:main", "compare initialisations over several trials, in a table"),
+    Command(
+        "knn", "mocodet.pretrain.evaluation.run:knn", "classify images by the nearest neighbours of their features"
+    ),
+    Command("linear", "mocodet.pretrain.evaluation.run:linear", "train linear classifiers on frozen features"),
+    Command("classify", "mocodet.pretrain.classify:main", "train, fine-tune or evaluate a classifier"),
+    Command("shards", "mocodet.pretrain.data.make_shards:main", "write images to WebDataset shards, or index shards"),
+    Command("costs", "mocodet.pretrain.costs.run:main", "count what a pre-training run costs, before it starts"),
+    Command("prepare-data", "mocodet.common.prepare.run:main", "download, lay out and check data sets"),
+)

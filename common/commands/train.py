@@ -1,0 +1,33 @@
+"""Arguments of ``mocodet train``."""
+
+import argparse
+
+from .arguments import add_training_arguments
+
+DESCRIPTION = """Fine-tune a detectron2 detector from MoCo, supervised or no weights, or evaluate one (--eval-only).
+
+  mocodet train --config-file configs/pascal_voc_R_50_C4_24k_moco.yaml --num-gpus 8 \\
+      MODEL.WEIGHTS output/moco_v2_R_50_200ep.pkl OUTPUT_DIR output/voc
+
+The last results are in OUTPUT_DIR/results.json, everything logged in OUTPUT_DIR/metrics.json.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of detectron2's own ``train_net.py``, and the linear scaling rule."""
+    add_training_arguments(parser)
+    parser.add_argument(
+        "--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS (or, with --resume, the last one)"
+    )
+    parser.add_argument(
+        "--scale-to-gpus",
+        action="store_true",
+        help="scale the config's schedule, made for SOLVER.REFERENCE_WORLD_SIZE processes (if unset, 8), to the number"
+        " that runs: batch and learning rate in proportion, iterations inversely",
+    )
+
+
+def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse flags that exclude each other."""
+    if args.eval_only and args.scale_to_gpus:
+        parser.error("--scale-to-gpus scales the schedule of a training; leave it out with --eval-only")

@@ -1,0 +1,58 @@
+"""Arguments of ``mocodet visualize``."""
+
+import argparse
+
+from .arguments import add_overrides, pair
+
+DESCRIPTION = """Draw ground truth beside what several runs predicted, one picture for each image.
+
+  mocodet visualize --config-file configs/pascal_voc_R_50_C4_24k_moco.yaml --output output/pictures \\
+      --predictions moco=output/moco --predictions random=output/random
+
+Predictions are what a run's evaluation left in OUTPUT_DIR/inference/<data set>. The config says what the data set is.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the runs, the data set, and which images to draw."""
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="config of one of the runs")
+    parser.add_argument(
+        "--predictions",
+        action="append",
+        required=True,
+        type=pair("NAME=PATH"),
+        metavar="NAME=PATH",
+        help="a run's title and its predictions: OUTPUT_DIR, OUTPUT_DIR/inference/<data set>, or the file in it; give"
+        " it once for each run",
+    )
+    parser.add_argument(
+        "--dataset", metavar="NAME", help="what the predictions are on (default: first of DATASETS.TEST)"
+    )
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder for the pictures")
+    parser.add_argument(
+        "--images", type=int, default=10, metavar="N", help="draw N images, chosen by --seed (default 10)"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="which images are chosen (default 0)")
+    parser.add_argument(
+        "--image-id",
+        action="append",
+        default=[],
+        metavar="ID",
+        help="draw this image instead; may be given several times. It is the image_id, where the data set has none the"
+        " file's name without suffix",
+    )
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        default=0.5,
+        metavar="SCORE",
+        help="draw predictions from this score on (default 0.5)",
+    )
+    add_overrides(parser)
+
+
+def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse two runs of one name."""
+    names = [name for name, _ in args.predictions]
+    if len(set(names)) != len(names):
+        parser.error(f"--predictions names must differ, got {', '.join(names)}")

@@ -1,0 +1,1 @@
+"""Which ResNet a file holds: architectures, layouts of checkpoints, and reading them without running their code."""

@@ -1,0 +1,192 @@
+"""The encoder in a checkpoint: where it lies, which ResNet it is, whether it is whole (recipes section 2).
+
+Linear evaluation, classification and the converter to detectron2 read the same files, all through `extract_encoder`:
+those of MoCo, our own, torchvision's and those of the other projects in `mocodet.common.encoders.styles`.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..text import first_few
+from .resnet import build_resnet, recognise_resnet
+from .styles import StoredResNet, find_encoder, holds_resnet
+
+# What DistributedDataParallel puts in front of every name; a checkpoint may or may not have it.
+DISTRIBUTED_PREFIX = "module."
+
+# Under which key a checkpoint of the original code, and one of ours, keeps its tensors.
+STATE_KEYS = ("state_dict", "model")
+
+BATCH_COUNTER = ".num_batches_tracked"  # nothing reads it
+
+# Weights of these types are read as float32; float16 and bfloat16 lose nothing by it.
+FLOAT_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+# Names that neither torchvision's nor detectron2's ResNet has -> what they are signs of.
+VARIANTS: dict[str, str] = {
+    r"conv1\.\d+\.|stem\.\d+\.": "a deep stem of three 3x3 convolutions (ResNet-C, -D and -T)",
+    r"layer\d\.\d+\.downsample\.2\.": "an average pool before the convolutions of its shortcuts (ResNet-D)",
+    r"layer\d\.\d+\.(?:se|attn)\.": "channel attention in its blocks (SE, ECA and the like)",
+}
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A complete and sane ResNet, in torchvision's names, taken out of a checkpoint.
+
+    Attributes:
+        kind: what the checkpoint was recognised as, for people.
+        prefix: what stood in front of the encoder's names, after the keys of the dicts around them where these say
+            more.
+        arch: which of `.resnet.ARCHITECTURES` it is.
+        small_stem: whether it begins with a 3x3 convolution and no max-pool (`.resnet.build_resnet`).
+        tensors: torchvision name -> float32 tensor; without the head (``fc``) and the batch counters.
+        left_out: reason -> number of the checkpoint's tensors that are not in ``tensors`` for that reason.
+        progress: how far the pre-training had come, where the checkpoint says so, such as ``"epoch 200"``.
+        notes: what else is to be told of it: encoders that were passed over, weights that were of another type.
+    """
+
+    kind: str
+    prefix: str
+    arch: str
+    small_stem: bool
+    tensors: dict[str, Tensor]
+    left_out: dict[str, int]
+    progress: str
+    notes: tuple[str, ...] = ()
+
+    def build(self) -> nn.Module:
+        """Return the network with a copy of the weights: images N x 3 x H x W to pooled features N x D.
+
+        It is in evaluation mode, on the CPU, in float32, trainable; its ``fc`` is the identity. No random number is
+        drawn for it.
+        """
+        network = _empty_resnet(self.arch, self.small_stem)
+        # A plain dict carries no version, so torch fills in the batch counters that the encoder goes without.
+        copies = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in self.tensors.items()}
+        network.load_state_dict(copies, assign=True)
+        return network.eval()
+
+
+def holds_encoder(checkpoint: Any) -> bool:
+    """Tell whether a loaded file has an encoder in torchvision's names (as opposed to detectron2's own), known or not.
+
+    Which one to take, `extract_encoder` may still not know.
+    """
+    return isinstance(checkpoint, Mapping) and holds_resnet(checkpoint)
+
+
+def extract_encoder(checkpoint: Any, prefix: str | None = None) -> Encoder:
+    """Find the encoder in a loaded checkpoint, and make sure that all of it is there and that it is sane.
+
+    Args:
+        checkpoint: what `mocodet.common.checkpoint.load_torch_file` returned.
+        prefix: what stands in front of the encoder's names, where no style says which encoder to take, or another one
+            is wanted; with or without the keys of the dicts around it.
+
+    Raises:
+        ValueError: no encoder, or several and no saying which; one of no known architecture; missing or unknown
+            tensors; a wrong shape or type; values that are not finite.
+    """
+    if not isinstance(checkpoint, Mapping):
+        raise ValueError(f"holds a {type(checkpoint).__name__}; expected a dict with tensors by name")
+    style, resnet, passed_over = find_encoder(checkpoint, prefix)
+    entries = resnet.entries
+    heads = [name for name in entries if name.startswith(("fc.", *style.heads))]
+    counters = [name for name in entries if name.endswith(BATCH_COUNTER) and name not in heads]
+    _refuse_variants(resnet)
+    arch, small_stem = recognise_resnet(entries)
+    expected = {name: tuple(value.shape) for name, value in _empty_resnet(arch, small_stem).state_dict().items()}
+    _check_names(resnet, expected, heads, arch)
+    tensors = {}
+    for name in expected:
+        if name in entries and name not in counters:
+            _check_tensor(resnet.own_name(name), entries[name], expected[name])
+            tensors[name] = entries[name]
+    left_out = {
+        "projection head or classifier (fc)": len(heads),
+        "batch counters (num_batches_tracked), which nothing reads": len(counters),
+        "outside the encoder (key encoder, queue, ...)": resnet.outside,
+    }
+    return Encoder(
+        kind=style.name,
+        prefix=resnet.label,
+        arch=arch,
+        small_stem=small_stem,
+        tensors={name: tensor.detach().float() for name, tensor in tensors.items()},
+        left_out={reason: count for reason, count in left_out.items() if count},
+        progress=_progress(checkpoint),
+        notes=_notes(passed_over, tensors),
+    )
+
+
+def _progress(checkpoint: Mapping) -> str:
+    told = {key: checkpoint.get(key) for key in ("arch", "epoch", "iteration")}
+    return ", ".join(f"{key} {value}" for key, value in told.items() if isinstance(value, str | int))
+
+
+def _notes(passed_over: list[StoredResNet], tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+    notes = []
+    if passed_over:
+        others = first_few([f"{other.label!r}" for other in passed_over], 10)
+        notes.append(f"passed over: {others} (the converter's --prefix would take it instead)")
+    types = sorted({str(tensor.dtype) for tensor in tensors.values()} - {str(torch.float32)})
+    if types:
+        notes.append(f"weights of type {', '.join(types)} become torch.float32")
+    return tuple(notes)
+
+
+def _refuse_variants(resnet: StoredResNet) -> None:
+    for pattern, variant in VARIANTS.items():
+        name = next((name for name in resnet.entries if re.match(pattern, name)), None)
+        if name is not None:
+            raise ValueError(
+                f"the encoder is a variant with {variant}: it has {resnet.own_name(name)}; expected a plain ResNet, as"
+                " torchvision and detectron2 have it"
+            )
+    norms = [name for name in resnet.entries if re.fullmatch(r"(?:layer\d\.\d+\.)?bn\d\.weight", name)]
+    if norms and not any(name.endswith(".running_mean") for name in resnet.entries):
+        raise ValueError(
+            f"the encoder's norms keep no running statistics (group norm?): {resnet.own_name(norms[0])} has no"
+            " running_mean beside it; expected batch norm, as torchvision's ResNet has it"
+        )
+
+
+def _check_names(resnet: StoredResNet, expected: Mapping[str, Any], heads: list[str], arch: str) -> None:
+    # Batch counters may be absent (torch < 0.4.1 had none): nothing is read from them.
+    required = [name for name in expected if not name.endswith(BATCH_COUNTER)]
+    missing = [resnet.own_name(name) for name in required if name not in resnet.entries]
+    unknown = [resnet.own_name(name) for name in resnet.entries if name not in expected and name not in heads]
+    if missing:
+        raise ValueError(f"the encoder is incomplete for a {arch}: missing {first_few(missing)}")
+    if unknown:
+        raise ValueError(f"the encoder has tensors that a torchvision {arch} has not: {first_few(unknown)}")
+
+
+def _check_tensor(name: str, tensor: Any, shape: tuple[int, ...]) -> None:
+    if not isinstance(tensor, Tensor):
+        raise ValueError(f"{name} is a {type(tensor).__name__}; expected a tensor")
+    if tensor.layout != torch.strided or tensor.dtype not in FLOAT_TYPES or tensor.device.type != "cpu":
+        raise ValueError(
+            f"{name} is {tensor.dtype}, {tensor.layout}, on {tensor.device}; expected a dense tensor of float32 or"
+            " another floating-point type"
+        )
+    if tuple(tensor.shape) != shape:
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}; expected {shape}")
+    if not torch.isfinite(tensor.float()).all():
+        raise ValueError(f"{name} holds nan or inf: the pre-training diverged or the file is damaged")
+    if name.endswith("running_var") and (tensor < 0).any():
+        raise ValueError(f"{name} holds negative variances: the file is damaged")
+
+
+def _empty_resnet(arch: str, small_stem: bool) -> nn.Module:
+    """Build the network without its classifier on the meta device: names and shapes that cost no memory."""
+    with torch.device("meta"):
+        network = build_resnet(arch, small_stem=small_stem)
+        network.fc = nn.Identity()
+    return network

@@ -1,0 +1,155 @@
+"""The command ``mocodet evaluate``: the metrics of saved predictions."""
+
+import argparse
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from detectron2.config import CfgNode, get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from tabulate import tabulate
+
+from mocodet.common.errors import errors_in_one_line
+from mocodet.common.launch import merge_config
+
+from ..config import add_moco_config
+from ..data.registration import CocoDataset, VocDataset, register_datasets
+from .build import coco_tasks, predictions_folder
+from .coco import FasterCOCOEvaluator
+from .complete import check_metrics, write_results
+from .lvis import LVISEvaluator
+from .semseg_results import evaluate_saved_maps
+from .voc import VOCEvaluator
+
+Results = OrderedDict[str, dict[str, float]]
+
+
+def main(args: argparse.Namespace) -> None:
+    """Evaluate what the command line names, and print the table."""
+    with errors_in_one_line(RuntimeError):
+        cfg, name = resolve_dataset(args)
+        evaluator_type = MetadataCatalog.get(name).get("evaluator_type")
+        if evaluator_type not in SAVED:
+            raise ValueError(
+                f"data set {name} has the evaluator type {evaluator_type!r}; saved predictions can be evaluated for"
+                f" {', '.join(SAVED)}"
+            )
+        if args.tasks and evaluator_type not in ("coco", "lvis"):
+            raise ValueError(
+                f"--tasks is of COCO's and LVIS's metrics, but data set {name} is of the type {evaluator_type}"
+            )
+        tasks = args.tasks or (coco_tasks(cfg) if "config_file" in args else None)
+        results, count = SAVED[evaluator_type](cfg, name, predictions_folder(args.predictions, name), tasks)
+        results = check_metrics(results, name, num_predictions=count)
+        print(f"{count} predictions on {name}\n\n{format_results(results)}")
+        if args.output:
+            write_results({name: results}, args.output)
+
+
+def resolve_dataset(args: argparse.Namespace) -> tuple[CfgNode, str]:
+    """Register the data set that the command line describes, if need be; return the config and the data set's name.
+
+    Raises:
+        FileNotFoundError: there is no such config.
+        ValueError: it is described in no way or in several, or unknown.
+    """
+    config_file = getattr(args, "config_file", None)
+    given = [flag for flag, value in (("--json", args.json), ("--voc-root", args.voc_root)) if value]
+    given += ["--dataset or --config-file"] if args.dataset or config_file else []
+    if len(given) != 1:
+        raise ValueError(
+            "the ground truth must be given once, by --dataset, --config-file, --json or --voc-root;"
+            f" got {' and '.join(given) or 'none of them'}"
+        )
+    if bool(args.classes) != bool(args.voc_root):
+        raise ValueError("--voc-root and --classes belong together: the folder, and the names of what to evaluate")
+    if not args.voc_root and (args.split or args.year):
+        raise ValueError("--split and --year belong to --voc-root; every other ground truth says which images it has")
+    cfg = get_cfg()
+    add_moco_config(cfg)
+    if config_file:
+        merge_config(cfg, config_file, args.opts)
+        register_datasets(cfg)
+    elif args.opts:
+        raise ValueError("--opts overrides keys of --config-file, which is not given")
+    if args.json:
+        return cfg, _register_json(args.json)
+    if args.voc_root:
+        split = args.split or "test"
+        name = f"{args.voc_root} {split}"
+        dataset = VocDataset(name, args.voc_root, split, tuple(args.classes), args.year or 2007)
+        return cfg, _register(dataset)
+    name = args.dataset or _name_from_config(cfg, Path(args.predictions))
+    if name not in DatasetCatalog.list():
+        raise ValueError(f"neither detectron2 nor --config-file defines a data set called {name}")
+    return cfg, name
+
+
+def _name_from_config(cfg: CfgNode, predictions: Path) -> str:
+    names = list(cfg.DATASETS.TEST)
+    for folder in (predictions, predictions.parent):
+        if folder.name in names:
+            return folder.name
+    if len(names) != 1:
+        raise ValueError(
+            f"--config-file evaluates on {', '.join(names) or 'no data set'}: choose one by --dataset NAME"
+        )
+    return names[0]
+
+
+def _register(dataset: CocoDataset | VocDataset) -> str:
+    if dataset.name in DatasetCatalog.list():  # of an earlier call of main in this process
+        DatasetCatalog.remove(dataset.name)
+        MetadataCatalog.remove(dataset.name)
+    dataset.register()
+    return dataset.name
+
+
+def _register_json(file: str) -> str:
+    # The images themselves are not needed.
+    return _register(CocoDataset(name=file, json=file, images=str(Path(file).parent)))
+
+
+def _evaluate_coco(cfg: CfgNode, name: str, predictions: Path, tasks: Sequence[str] | None) -> tuple[Results, int]:
+    evaluator = FasterCOCOEvaluator(name, tasks, kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS)
+    return evaluator.evaluate_saved(predictions)
+
+
+def _evaluate_lvis(cfg: CfgNode, name: str, predictions: Path, tasks: Sequence[str] | None) -> tuple[Results, int]:
+    return LVISEvaluator(name, tuple(tasks) if tasks else None).evaluate_saved(predictions)
+
+
+def _evaluate_voc(cfg: CfgNode, name: str, predictions: Path, tasks: Sequence[str] | None) -> tuple[Results, int]:
+    return VOCEvaluator(name).evaluate_saved(predictions)
+
+
+def _evaluate_maps(cfg: CfgNode, name: str, predictions: Path, tasks: Sequence[str] | None) -> tuple[Results, int]:
+    return evaluate_saved_maps(name, predictions)
+
+
+# By the metadata `evaluator_type`: (config, data set, predictions, tasks) -> (results, number of predictions).
+SAVED: dict[str, Callable[[CfgNode, str, Path, Sequence[str] | None], tuple[Results, int]]] = {
+    "coco": _evaluate_coco,
+    "lvis": _evaluate_lvis,
+    "pascal_voc": _evaluate_voc,
+    "sem_seg": _evaluate_maps,
+    "cityscapes_sem_seg": _evaluate_maps,
+}
+
+
+def format_results(results: Mapping[str, Mapping[str, float]]) -> str:
+    """Make a table of each task's metrics and one of its classes; a class's metrics are called ``<metric>-<class>``."""
+    parts = []
+    for task, metrics in results.items():
+        overall = {metric: value for metric, value in metrics.items() if "-" not in metric}
+        parts.append(f"{task}\n\n" + tabulate([overall.values()], list(overall), tablefmt="pipe", floatfmt=".2f"))
+        classes: dict[str, dict[str, float]] = {}
+        for metric, value in metrics.items():
+            kind, _, name = metric.partition("-")
+            if name:
+                classes.setdefault(name, {})[kind] = value
+        if classes:
+            kinds = list(dict.fromkeys(kind for row in classes.values() for kind in row))
+            rows = [[name, *(row.get(kind) for kind in kinds)] for name, row in classes.items()]
+            parts.append(tabulate(rows, ["class", *kinds], tablefmt="pipe", floatfmt=".2f", missingval="–"))
+    return "\n\n".join(parts)

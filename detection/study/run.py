@@ -1,0 +1,58 @@
+"""The command ``mocodet study``: trials, statistics and table in one go."""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mocodet.common.errors import errors_in_one_line
+from mocodet.common.files import atomic_open
+
+from .aggregate import Results, aggregate
+from .report import markdown_table, text_table
+from .trials import Init, plan_trials, run_trials
+
+TRAIN_COMMAND = (sys.executable, "-m", "mocodet", "train")
+
+
+def run_study(
+    inits: Mapping[str, Init],
+    reference: str,
+    seeds: Sequence[int],
+    output: str | Path,
+    train_command: Sequence[str],
+    opts: Sequence[str] = (),
+    jobs: int = 1,
+) -> str:
+    """Run all trials, write ``report.md``, ``report.txt`` and ``results.json`` into ``output``; return the text table.
+
+    Raises:
+        ValueError, FileNotFoundError, RuntimeError: see :mod:`.trials` and :mod:`.aggregate`.
+    """
+    if reference not in inits:
+        raise ValueError(f"the reference {reference!r} is not among the initialisations {', '.join(inits)}")
+    trials = plan_trials(inits, seeds, output)
+    results = run_trials(trials, train_command, opts, lambda line: print(f"\n=== {line}", flush=True), jobs)
+    by_init: dict[str, list[Results]] = {
+        init: [metrics for trial, metrics in results.items() if trial.name == init] for init in inits
+    }
+    rows = aggregate(by_init, reference)
+    written = {
+        "report.txt": text_table(rows) + "\n",
+        "report.md": markdown_table(rows) + "\n",
+        "results.json": json.dumps({"seeds": list(seeds), "reference": reference, "results": by_init}, indent=2) + "\n",
+    }
+    for name, content in written.items():
+        with atomic_open(Path(output) / name, "w", encoding="utf-8") as handle:
+            handle.write(content)
+    return text_table(rows)
+
+
+def main(args: argparse.Namespace) -> None:
+    """Run the study that the command line asks for, print the table and where the files are."""
+    inits = {name: Init(Path(config), opts) for name, config, opts in args.init}
+    seeds = range(args.first_seed, args.first_seed + args.seeds)
+    with errors_in_one_line(RuntimeError):
+        table = run_study(inits, args.reference, seeds, args.output, TRAIN_COMMAND, args.opts, args.jobs)
+    print(f"\n{table}\n\nTable and all values: {Path(args.output) / 'report.md'}, report.txt, results.json")

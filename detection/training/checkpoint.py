@@ -1,0 +1,215 @@
+"""The checkpointer of fine-tuning: reads unconverted encoders too, runs no code from a file, lets nothing slip."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.parse import parse_qs, urlparse
+
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.modeling.backbone.resnet import BottleneckBlock, DeformBottleneckBlock
+from detectron2.utils.file_io import Detectron2Handler
+from torch import nn
+
+from mocodet.common.checkpoint import AtomicSaveMixin, load_torch_file
+from mocodet.common.encoders.reading import BATCH_COUNTER, DISTRIBUTED_PREFIX, extract_encoder, holds_encoder
+from mocodet.common.text import first_few
+
+from ..weights.arrays import load_array_pickle
+from ..weights.convert import AUTHOR, REQUIRED_CONFIG, resnet_config, to_detectron2
+
+# The part of a parameter's name that says where in a ResNet it stands: `stem.conv1.weight` of
+# `backbone.bottom_up.stem.conv1.weight`, `res5.0.conv1.weight` of `roi_heads.res5.0.conv1.weight`. A stage's blocks are
+# numbered, so that what a detector adds beside them (`roi_heads.res5.norm`, `fpn_lateral5`) is not meant.
+ENCODER_PART = re.compile(r"(?:^|\.)((?:stem|res[2-5]\.\d+)\..+)$")
+
+# Left over whenever MSRA's R-50.pkl is loaded: Caffe's ResNet-50 has a bias in its first convolution, detectron2's has
+# none and has always left it out; the batch norm that follows it is the file's own.
+CAFFE_SURPLUS = {"stem.conv1.bias"}
+
+# Whose files hold torchvision's networks, in which the 3x3 convolution of a bottleneck has its stride: ours (made while
+# loading, too), those of MoCo's own conversion script and of detectron2's for torchvision's files.
+TORCHVISION_AUTHORS = {AUTHOR, "MOCO", "torchvision"}
+
+REQUIRED_SETTINGS = ", ".join(f"{key} {value}" for key, value in REQUIRED_CONFIG.items())
+
+# Where a checkpoint that was converted while loading says which ResNet it holds.
+ARCH_KEY = "__arch__"
+
+
+class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
+    """detectron2's checkpointer with four differences.
+
+    * ``MODEL.WEIGHTS`` may name an unconverted pre-training checkpoint; it is recognised by its contents and converted
+      while loading (`extract_encoder` says what is accepted). detectron2's own files are read as ever, and so is a file
+      in the model's own names, though they may be like an encoder's.
+    * No file runs code: ``.pth`` is read with ``weights_only``, ``.pkl`` by an unpickler that knows arrays and plain
+      containers only.
+    * A ResNet parameter of the model that the file does not give, or one of the file that the model does not take, is
+      an error. The rest of a detector (heads, FPN, added norms) starts anew and may be missing, unless the file is to
+      give the whole detector.
+    * Weights of torchvision's networks are refused by a model whose bottlenecks have the stride in their first
+      convolution, as detectron2's default has it: all would fit, and compute something else. A model that wants BGR
+      images or other means is warned of.
+
+    Args:
+        model, save_dir, checkpointables: as detectron2's.
+        whole_detector: every parameter of the model must come from the file, as for an evaluation.
+    """
+
+    def __init__(self, model: nn.Module, save_dir: str = "", *, whole_detector: bool = False, **checkpointables: Any):
+        super().__init__(model, save_dir, **checkpointables)
+        self._whole_detector = whole_detector
+
+    def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Load ``path`` (a file, an URL that detectron2 knows, or ``""`` for nothing) into the model.
+
+        Raises:
+            FileNotFoundError: ``path`` names a local file that is not there.
+        ConnectionError: it could not be downloaded.
+            ValueError: the file is damaged, would run code, or does not fit the model's ResNet; see the class.
+        """
+        local = urlparse(path)._replace(query="").geturl() if path else ""
+        if local and "://" not in local and not Path(local).is_file():
+            raise FileNotFoundError(f"no checkpoint at {local}; correct MODEL.WEIGHTS, or make the file first")
+        try:
+            return super().load(path, *args, **kwargs)
+        except URLError as error:
+            raise ConnectionError(
+                f"MODEL.WEIGHTS {path} could not be downloaded ({error.reason}); without a network, fetch"
+                f" {_address(path)} elsewhere and give the file as MODEL.WEIGHTS"
+            ) from error
+        finally:
+            self._parsed_url_during_load = None  # detectron2 leaves it behind on errors and then refuses to load again
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        """Read ``filename`` into ``{"model": name -> array or tensor, ...}``."""
+        if filename.endswith(".pkl"):
+            return self._read_pickle(filename)
+        loaded = load_torch_file(filename)
+        if holds_encoder(loaded) and not self._is_models_own(loaded):
+            return self._converted(loaded, filename)
+        if not isinstance(loaded, dict):
+            raise ValueError(f"{filename} holds a {type(loaded).__name__}; expected a dict with tensors by name")
+        if "model_state" in loaded:  # pycls
+            model = {name: value for name, value in loaded["model_state"].items() if "num_batches_tracked" not in name}
+            return {"model": model, "__author__": "pycls", "matching_heuristics": True}
+        if "model" not in loaded:
+            loaded = {"model": loaded}
+        if self._wants_heuristics():
+            loaded["matching_heuristics"] = True
+        return loaded
+
+    def _is_models_own(self, loaded: dict[str, Any]) -> bool:
+        """Tell whether a file holds parameters of this model, as a checkpoint of its own training does."""
+        own = {name for name, _ in self.model.named_parameters()}
+        state = loaded["model"] if isinstance(loaded.get("model"), dict) else loaded
+        return any(str(name).removeprefix(DISTRIBUTED_PREFIX) in own for name in state)
+
+    def _converted(self, loaded: Any, filename: str) -> dict[str, Any]:
+        try:
+            encoder = extract_encoder(loaded)
+            weights = to_detectron2(encoder)
+        except ValueError as error:
+            raise ValueError(f"{filename}: {error}") from error
+        self.logger.info(f"Converting the {encoder.kind} ({encoder.arch}) in '{filename}' for detectron2")
+        for note in encoder.notes:
+            self.logger.info(f"  {note}")
+        return {**weights, ARCH_KEY: encoder.arch}
+
+    def _read_pickle(self, filename: str) -> dict[str, Any]:
+        data = load_array_pickle(filename)
+        if "model" in data and "__author__" in data:  # detectron2's model zoo, and ours
+            self.logger.info(f"Reading a file from '{data['__author__']}'")
+            return data
+        # Caffe2's: a detector has its arrays under "blobs", an ImageNet model at the top.
+        blobs = data.get("blobs", data)
+        model = {name: value for name, value in blobs.items() if not name.endswith("_momentum")}
+        return {"model": model, "__author__": "Caffe2", "matching_heuristics": True}
+
+    def _wants_heuristics(self) -> bool:
+        """Read the question mark's part of ``model.pth?matching_heuristics=True``, as detectron2 does."""
+        url = self._parsed_url_during_load
+        queries = parse_qs(url.query) if url else {}
+        wanted = queries.pop("matching_heuristics", ["False"]) == ["True"]
+        if queries:
+            raise ValueError(f"{url.geturl()}: unknown options {sorted(queries)}; known is 'matching_heuristics'")
+        return wanted
+
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        from_caffe = checkpoint.get("__author__") == "Caffe2"
+        arch = checkpoint.pop(ARCH_KEY, None)
+        if checkpoint.get("__author__") in TORCHVISION_AUTHORS:
+            _refuse_stride_in_1x1(self.model)
+            if found := other_input(self.model):
+                self.logger.warning(
+                    f"The weights are of a network that was trained on images of another kind than the model has:"
+                    f" {', '.join(found)}. Unless that is meant, set {REQUIRED_SETTINGS}"
+                )
+        incompatible = super()._load_model(checkpoint)
+        wrong_shapes = [name for name, *_ in incompatible.incorrect_shapes]
+        missing = [*incompatible.missing_keys, *wrong_shapes]
+        if self._whole_detector:
+            missing = sorted({name for name in missing if not name.endswith(BATCH_COUNTER)})
+            if missing:
+                raise ValueError(
+                    "the file does not hold this whole detector: left without a fitting value:"
+                    f" {first_few(missing, 10)}."
+                    " To evaluate a fine-tuned detector, name its checkpoint as MODEL.WEIGHTS and give the config that"
+                    " it was trained with"
+                )
+        missing = _encoder_names(missing)
+        surplus = _encoder_names(incompatible.unexpected_keys)
+        if from_caffe:
+            surplus = [name for name in surplus if name not in CAFFE_SURPLUS]
+        if missing or surplus:
+            raise ValueError(
+                "the weights do not fit the model's ResNet: "
+                f"left without a value in the model: {first_few(missing, 10)}; left over in the file:"
+                f" {first_few(surplus, 10)}."
+                " Compare MODEL.RESNETS (DEPTH, NORM) and the backbone with the file named by MODEL.WEIGHTS"
+                + (f"; the {arch} in it needs {_settings(arch)}" if arch else "")
+            )
+        return incompatible
+
+
+def _refuse_stride_in_1x1(model: nn.Module) -> None:
+    """Refuse a model that has a bottleneck with the stride in its 1x1 convolution, before anything is loaded."""
+    bottlenecks = (BottleneckBlock, DeformBottleneckBlock)
+    blocks = ((name, module) for name, module in model.named_modules() if isinstance(module, bottlenecks))
+    found = [name for name, block in blocks if tuple(block.conv1.stride) != (1, 1)]
+    if found:
+        raise ValueError(
+            "the weights are of a ResNet with the stride in the 3x3 convolutions, the model has it in the 1x1"
+            f" convolutions before them ({first_few(found)}) and would compute something else; set {REQUIRED_SETTINGS}"
+        )
+
+
+def other_input(model: nn.Module) -> list[str]:
+    """List the settings of a detectron2 model's input that are not those of `REQUIRED_CONFIG`, with their values."""
+    found = {
+        "INPUT.FORMAT": getattr(model, "input_format", None),
+        "MODEL.PIXEL_MEAN": _per_channel(model, "pixel_mean"),
+        "MODEL.PIXEL_STD": _per_channel(model, "pixel_std"),
+    }
+    return [f"{key} {value}" for key, value in found.items() if value not in (None, REQUIRED_CONFIG[key])]
+
+
+def _per_channel(model: nn.Module, name: str) -> list[float] | None:
+    buffer = getattr(model, name, None)
+    return None if buffer is None else [round(value, 3) for value in buffer.flatten().tolist()]
+
+
+def _address(path: str) -> str:
+    """Return the address that detectron2 gets a file of its model zoo from."""
+    return path.replace(Detectron2Handler.PREFIX, Detectron2Handler.S3_DETECTRON2_PREFIX)
+
+
+def _settings(arch: str) -> str:
+    return " ".join(f"{key} {value}" for key, value in resnet_config(arch).items())
+
+
+def _encoder_names(names: Iterable[str]) -> list[str]:
+    """Keep the names of ResNet parameters and statistics; batch counters, which nothing reads, are none."""
+    return sorted(name for name in names if ENCODER_PART.search(name) and not name.endswith(BATCH_COUNTER))

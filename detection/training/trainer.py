@@ -1,0 +1,248 @@
+"""Fine-tuning on detectron2's engine, on GPUs and on CPU processes alike."""
+
+import itertools
+import logging
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from detectron2.config import CfgNode
+from detectron2.data import (
+    build_detection_test_loader,
+    build_detection_train_loader,
+    get_detection_dataset_dicts,
+)
+from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
+from detectron2.engine import DefaultTrainer, HookBase, TrainerBase
+from detectron2.engine.hooks import PreciseBN
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.modeling import build_model
+from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
+from fvcore.nn.precise_bn import get_bn_modules
+from torch import nn
+from torch.utils.data import DataLoader, Sampler
+
+from mocodet.common.launch import distribute
+
+from ...detection import densepose
+from ..data.mapper import eval_mapper, train_mapper
+from ..evaluation import build_evaluator
+from ..evaluation.complete import write_results
+from ..modeling import adapt_norms_to_device, pool_in_float32
+from .checkpoint import MocoDetCheckpointer
+from .scaling import scale_to_processes
+from .step import AccumulatingTrainer
+
+logger = logging.getLogger(__name__)
+
+AMP_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class StartingSampler(Sampler[int]):
+    """Another sampler's endless stream of indices from a later place on: where a resumed run stopped.
+
+    Args:
+        sampler: yields this process's indices; made with the same seed as in the run that stopped.
+    """
+
+    def __init__(self, sampler: Sampler[int]):
+        self._sampler = sampler
+        self.start = 0  # how many indices of this process's stream to pass over
+
+    def __iter__(self) -> Iterator[int]:
+        return itertools.islice(iter(self._sampler), self.start, None)
+
+
+def _plain_sampler(cfg: CfgNode, dataset: list[dict]) -> TrainingSampler:
+    return TrainingSampler(len(dataset))
+
+
+def _repeat_factor_sampler(cfg: CfgNode, dataset: list[dict]) -> RepeatFactorTrainingSampler:
+    factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
+        dataset, cfg.DATALOADER.REPEAT_THRESHOLD, sqrt=cfg.DATALOADER.REPEAT_SQRT
+    )
+    return RepeatFactorTrainingSampler(factors)
+
+
+# Those whose stream follows from a seed alone. Without one given, the processes share one that SEED decides.
+RESUMABLE_SAMPLERS: dict[str, Callable[[CfgNode, list[dict]], Sampler[int]]] = {
+    "TrainingSampler": _plain_sampler,
+    "RepeatFactorTrainingSampler": _repeat_factor_sampler,
+}
+
+
+class ShareStatistics(HookBase):
+    """Gives all processes the main process's batch-norm statistics whenever PreciseBN has estimated them.
+
+    PreciseBN weights each batch's statistics, which are those of all processes, by the local number of values; with
+    images of different sizes every process would end with other averages, and evaluate another model than is saved.
+
+    Args:
+        model: the model being trained, wrapped or not.
+        period: iterations between two estimates, as given to ``PreciseBN``; 0 for the end of training only.
+    """
+
+    def __init__(self, model: nn.Module, period: int):
+        self._model = model
+        self._period = period
+
+    def after_step(self) -> None:
+        """Broadcast the statistics after the steps at which PreciseBN runs."""
+        done = self.trainer.iter + 1
+        if done == self.trainer.max_iter or (self._period > 0 and done % self._period == 0):
+            self.share()
+
+    def share(self) -> None:
+        """Overwrite ``running_mean`` and ``running_var`` of every norm by the main process's."""
+        if comm.get_world_size() == 1:
+            return
+        for norm in get_bn_modules(self._model):
+            dist.broadcast(norm.running_mean, src=0)
+            dist.broadcast(norm.running_var, src=0)
+
+
+class Trainer(DefaultTrainer):
+    """detectron2's ``DefaultTrainer`` for this plugin's models and data sets.
+
+    It differs in these points: it runs in several CPU processes; mixed precision works on a CPU and in bfloat16; an
+    update may gather the gradients of ``MOCO.ACCUMULATION`` micro-batches; training images come as the task wants them
+    (:mod:`.data.mapper`); norms that say ``SyncBN`` are synchronised on any device; checkpoints are written atomically,
+    and pre-trained weights that do not fit are refused; each data set chooses its evaluator; the results of the last
+    evaluation are in ``OUTPUT_DIR/results.json``.
+    """
+
+    def __init__(self, cfg: CfgNode):
+        # DefaultTrainer builds its parts in its own __init__, for CUDA; so the parts are built here instead.
+        TrainerBase.__init__(self)
+        cfg = cfg.clone()
+        cfg.defrost()
+        scale_to_processes(cfg, comm.get_world_size())  # nothing more to do where the command has done it
+        cfg.freeze()
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        self._sampler, data_loader = self._build_resumable_loader(cfg)
+        model = distribute(model)
+        self._trainer = AccumulatingTrainer(
+            model,
+            data_loader,
+            optimizer,
+            micro_batches=cfg.MOCO.ACCUMULATION,
+            device_type=torch.device(cfg.MODEL.DEVICE).type,
+            dtype=AMP_DTYPES[cfg.MOCO.AMP_DTYPE] if cfg.SOLVER.AMP.ENABLED else None,
+        )
+        if cfg.MOCO.ACCUMULATION > 1:
+            logger.info(
+                f"Each update gathers the gradients of {cfg.MOCO.ACCUMULATION} micro-batches. Batch norm takes its"
+                f" statistics from one at a time: from {cfg.SOLVER.IMS_PER_BATCH // cfg.MOCO.ACCUMULATION} images where"
+                f" it is synchronised, not from {cfg.SOLVER.IMS_PER_BATCH}"
+            )
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = MocoDetCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.cfg = cfg
+        self._last_eval_results: OrderedDict[str, Any] = OrderedDict()
+        self.register_hooks(self.build_hooks())
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Continue from the last checkpoint in ``OUTPUT_DIR``, or load ``MODEL.WEIGHTS`` and start at iteration 0.
+
+        A resumed run goes on with the images that come next, and with other crops and flips than the first ones: the
+        generators are seeded anew by ``SEED`` and the iteration. It is not bit-identical to an uninterrupted one.
+        """
+        if resume and not self.checkpointer.has_checkpoint():
+            logger.warning(f"--resume, but {self.cfg.OUTPUT_DIR} holds no checkpoint: starting at iteration 0")
+        super().resume_or_load(resume)
+        if self.start_iter == 0:
+            return
+        if self._sampler is None:
+            name = "DensePose's loader" if densepose.is_densepose(self.cfg) else self.cfg.DATALOADER.SAMPLER_TRAIN
+            logger.warning(f"{name} cannot be continued: the resumed run begins with its first images again")
+        else:
+            self._sampler.start = self.start_iter * self.cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
+        if self.cfg.SEED >= 0:
+            seed_all_rng(self.cfg.SEED + self.start_iter + comm.get_rank())
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> DataLoader:
+        """Build the endless loader of this process's micro-batches, each a list of detectron2's dicts."""
+        return cls._build_resumable_loader(cfg)[1]
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
+        """Build the loader that evaluates each image of a data set once, in one of the processes."""
+        if densepose.is_densepose(cfg):
+            return densepose.test_loader(cfg, dataset_name)
+        return build_detection_test_loader(cfg, dataset_name, mapper=eval_mapper(cfg))
+
+    @classmethod
+    def _build_resumable_loader(cls, cfg: CfgNode) -> tuple[StartingSampler | None, DataLoader]:
+        """Build the loader, and the sampler in it by which a resumed run is told where to go on."""
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.SOLVER.IMS_PER_BATCH //= cfg.MOCO.ACCUMULATION
+        if densepose.is_densepose(cfg):
+            return None, densepose.train_loader(cfg)
+        mapper = train_mapper(cfg)
+        if cfg.DATALOADER.SAMPLER_TRAIN not in RESUMABLE_SAMPLERS:
+            return None, build_detection_train_loader(cfg, mapper=mapper)
+        dataset = get_detection_dataset_dicts(
+            cfg.DATASETS.TRAIN,
+            filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+            min_keypoints=cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0,
+            proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
+        )
+        sampler = StartingSampler(RESUMABLE_SAMPLERS[cfg.DATALOADER.SAMPLER_TRAIN](cfg, dataset))
+        return sampler, build_detection_train_loader(cfg, mapper=mapper, dataset=dataset, sampler=sampler)
+
+    def train(self) -> OrderedDict[str, Any]:
+        """Train, and return the results of the last evaluation (empty on other processes than the main one)."""
+        super().train()
+        return self._last_eval_results
+
+    def build_hooks(self) -> list[HookBase | None]:
+        """Make detectron2's hooks, and one after PreciseBN by which all processes evaluate the same model.
+
+        PreciseBN's loader yields micro-batches too, since whole batches may not fit; it takes so many more of them that
+        it sees as many images.
+        """
+        built = super().build_hooks()
+        for place, hook in enumerate(built):
+            if isinstance(hook, PreciseBN):
+                hook._num_iter *= self.cfg.MOCO.ACCUMULATION
+                built.insert(place + 1, ShareStatistics(self.model, self.cfg.TEST.EVAL_PERIOD))
+                break
+        return built
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """Build the model with norms that work on its device and region pooling that keeps its precision."""
+        model = pool_in_float32(adapt_norms_to_device(build_model(cfg)))
+        logger.info(f"Model:\n{model}")
+        return model
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        """Build the evaluator that the data set's metadata asks for."""
+        return build_evaluator(cfg, dataset_name)
+
+    @classmethod
+    def test(
+        cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None = None
+    ) -> OrderedDict[str, Any]:
+        """Evaluate on every data set of ``DATASETS.TEST`` and write ``OUTPUT_DIR/results.json``.
+
+        Returns:
+            ``{task: {metric: value}}`` of the one data set; with several, those by the name of the data set.
+        """
+        results = super().test(cfg, model, evaluators)
+        if comm.is_main_process() and results:
+            names = cfg.DATASETS.TEST
+            by_name = {names[0]: results} if len(names) == 1 else results
+            write_results(by_name, Path(cfg.OUTPUT_DIR, "results.json"))
+        return results

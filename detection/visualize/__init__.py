@@ -1,0 +1,1 @@
+"""Pictures of what is in images beside what several runs predicted."""

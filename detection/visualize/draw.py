@@ -1,0 +1,104 @@
+"""Pictures of what is in an image beside what several runs saw in it, by detectron2's ``Visualizer``."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from detectron2.data import Metadata
+from detectron2.utils.colormap import colormap
+from detectron2.utils.visualizer import VisImage, Visualizer
+from pycocotools import mask as mask_util
+
+from .predictions import Thing
+
+LONGER_SIDE = 400  # pixels to which smaller images are enlarged, by a whole number, so that labels can be read
+TITLE_HEIGHT = 24  # pixels
+GAP = 6  # pixels between two columns
+OPACITY = 0.5
+
+
+def draw_columns(
+    image: np.ndarray, columns: Sequence[tuple[str, Sequence[Thing]]], names: Sequence[str], metadata: Metadata
+) -> np.ndarray:
+    """Draw an image once for each column, from left to right, with the column's things in it and its title above.
+
+    A class has the same colour in every column and every picture; the same arguments give the same pixels.
+
+    Args:
+        image: H x W x 3, uint8, RGB.
+        columns: title and things to draw of each.
+        names: of the classes.
+        metadata: of the data set; its ``thing_colors`` or ``stuff_colors``, and the names of keypoints, are used.
+
+    Returns:
+        (TITLE_HEIGHT + S H) x (columns (S W + GAP) - GAP) x 3, uint8, RGB, where S enlarges.
+
+    Raises:
+        ValueError: a mask has another size than the image.
+    """
+    panels = [
+        np.concatenate((_draw_title(title, panel.shape[1]), panel))
+        for title, panel in ((title, _draw_panel(image, things, names, metadata)) for title, things in columns)
+    ]
+    gap = np.full((len(panels[0]), GAP, 3), 255, dtype=np.uint8)
+    return np.concatenate([part for panel in panels for part in (gap, panel)][1:], axis=1)
+
+
+def class_colours(names: Sequence[str], metadata: Metadata) -> np.ndarray:
+    """Give each class a colour, C x 3 from 0 to 1: the data set's own, or detectron2's in turn."""
+    for key in ("thing_colors", "stuff_colors"):
+        own = metadata.get(key)
+        if own is not None and len(own) == len(names):
+            return np.asarray(own, dtype=float) / 255
+    palette = colormap(rgb=True, maximum=1)
+    return palette[np.arange(len(names)) % len(palette)]
+
+
+def _draw_panel(image: np.ndarray, things: Sequence[Thing], names: Sequence[str], metadata: Metadata) -> np.ndarray:
+    canvas = Visualizer(image, metadata, scale=max(1, -(-LONGER_SIDE // max(image.shape[:2]))))
+    colours = class_colours(names, metadata)
+    for thing in sorted(things, key=_box_area, reverse=True):  # the small ones last, so that they are seen
+        label, colour = _label(thing, names), tuple(colours[thing.category])
+        if thing.box is None:
+            canvas.draw_binary_mask(_region(thing, image), colour, text=label, alpha=OPACITY, area_threshold=0)
+        else:
+            canvas.overlay_instances(
+                boxes=np.array([thing.box]),
+                labels=[label],
+                masks=None if thing.mask is None else [thing.mask],
+                keypoints=None if thing.keypoints is None else thing.keypoints[None],
+                assigned_colors=[colour],
+                alpha=OPACITY,
+            )
+    return canvas.get_output().get_image()
+
+
+def _box_area(thing: Thing) -> float:
+    if thing.box is None:
+        return 0.0
+    x0, y0, x1, y1 = thing.box
+    return (x1 - x0) * (y1 - y0)
+
+
+def _label(thing: Thing, names: Sequence[str]) -> str:
+    score = "" if thing.score is None else f" {thing.score:.0%}"
+    return f"{names[thing.category]}{score}{' (crowd)' if thing.crowd else ''}"
+
+
+def _region(thing: Thing, image: np.ndarray) -> np.ndarray:
+    """Return the mask of a thing without a box, H x W of 0 and 1."""
+    mask = mask_util.decode(thing.mask) if isinstance(thing.mask, dict) else thing.mask
+    if mask.shape != image.shape[:2]:
+        height, width = image.shape[:2]
+        raise ValueError(
+            f"a predicted region has {mask.shape[1]} x {mask.shape[0]} pixels, its image {width} x {height}; are the"
+            " predictions of these images?"
+        )
+    return mask.astype(np.uint8)
+
+
+def _draw_title(title: str, width: int) -> np.ndarray:
+    """Write black on white, as large as fits, at most 11 points: TITLE_HEIGHT x width x 3."""
+    strip = VisImage(np.full((TITLE_HEIGHT, width, 3), 255, dtype=np.uint8))
+    points = min(11.0, 72 / 0.8 * width / strip.dpi / len(title))  # few letters are wider than 0.8 of their size
+    strip.ax.text(width / 2, TITLE_HEIGHT / 2, title, size=points, ha="center", va="center", parse_math=False)
+    return strip.get_image()

@@ -1,0 +1,121 @@
+"""The command ``mocodet visualize``: look at what several runs predicted."""
+
+import argparse
+import logging
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from detectron2.config import CfgNode, get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.detection_utils import read_image
+from detectron2.utils.logger import setup_logger
+from PIL import Image
+
+from mocodet.common.errors import errors_in_one_line
+from mocodet.common.files import atomic_open
+from mocodet.common.launch import merge_config
+from mocodet.common.text import first_few
+
+from ..config import add_moco_config
+from ..data import register_datasets
+from ..training.preflight import check_datasets
+from .draw import draw_columns
+from .predictions import Run, class_names, ground_truth, index_records, read_run
+
+logger = logging.getLogger(__name__)
+
+
+def visualize(
+    dataset_name: str,
+    predictions: Mapping[str, str | Path],
+    output: str | Path,
+    *,
+    images: int = 10,
+    seed: int = 0,
+    image_ids: Sequence[str] = (),
+    threshold: float = 0.5,
+) -> list[Path]:
+    """Draw images of a registered data set beside what runs predicted, one ``<image>.png`` for each.
+
+    Args:
+        dataset_name: what the predictions are on.
+        predictions: where those of each run are, by the run's name.
+        output: folder of the pictures.
+        images: how many to choose, if ``image_ids`` is empty; all of them if there are fewer.
+        seed: which to choose.
+        image_ids: which to draw.
+        threshold: the lowest score drawn.
+
+    Returns:
+        the files.
+
+    Raises:
+        FileNotFoundError: predictions or images are missing.
+        ValueError: an image is unknown, or predictions are malformed or of another data set.
+    """
+    if images < 1:
+        raise ValueError(f"at least one image is to be drawn, got {images}")
+    loaded = DatasetCatalog.get(dataset_name)
+    records = index_records(loaded, dataset_name)
+    chosen = list(image_ids) or random.Random(seed).sample(sorted(records), min(images, len(records)))
+    if unknown := [key for key in chosen if key not in records]:
+        raise ValueError(
+            f"data set {dataset_name} has no image {first_few(unknown)}; it has {first_few(sorted(records), 3)}"
+        )
+    runs = [read_run(name, path, dataset_name, loaded) for name, path in predictions.items()]
+    return [_draw(key, records[key], dataset_name, runs, threshold, Path(output)) for key in chosen]
+
+
+def _draw(
+    key: str, record: Mapping[str, Any], dataset_name: str, runs: Sequence[Run], threshold: float, output: Path
+) -> Path:
+    truth = ground_truth(record, dataset_name)
+    columns = [(f"ground truth: {len(truth)}", truth)]
+    for run in runs:
+        seen = run.above(key, threshold)
+        of = f" of {len(run.things.get(key, []))}, score ≥ {threshold:g}" if run.has_scores else ""
+        columns.append((f"{run.name}: {len(seen)}{of}", seen))
+    image = read_image(record["file_name"], format="RGB")
+    page = draw_columns(image, columns, class_names(dataset_name), MetadataCatalog.get(dataset_name))
+    path = output / f"{quote(key, safe=' ')}.png"
+    with atomic_open(path) as handle:
+        Image.fromarray(page).save(handle, format="PNG")
+    return path
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """Make the config, register the data sets and check the one that is drawn, the only one left in DATASETS.TEST.
+
+    Raises:
+        FileNotFoundError: there is no such config, or the data set's files are missing.
+        ValueError: the config is malformed, or there is no such data set.
+    """
+    cfg = get_cfg()
+    add_moco_config(cfg)
+    merge_config(cfg, args.config_file, args.opts)
+    if not args.dataset and not cfg.DATASETS.TEST:
+        raise ValueError(f"{args.config_file} names no data set in DATASETS.TEST; give --dataset NAME")
+    cfg.DATASETS.TEST = (args.dataset or cfg.DATASETS.TEST[0],)
+    register_datasets(cfg)
+    check_datasets(cfg, training=False)
+    return cfg
+
+
+def main(args: argparse.Namespace) -> None:
+    """Draw what the command line asks for, and say where the pictures are."""
+    with errors_in_one_line():
+        setup_logger(name="mocodet")
+        cfg = setup(args)
+        drawn = visualize(
+            cfg.DATASETS.TEST[0],
+            dict(args.predictions),
+            args.output,
+            images=args.images,
+            seed=args.seed,
+            image_ids=args.image_id,
+            threshold=args.threshold,
+        )
+    print(f"{len(drawn)} pictures in {args.output}, such as {drawn[0].name}")

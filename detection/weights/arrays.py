@@ -1,0 +1,44 @@
+"""Reading pickled numpy arrays, as detectron2's model zoo and Caffe2 publish them, without running code from a file."""
+
+import io
+import pickle
+from pathlib import Path
+from typing import Any, ClassVar
+
+from mocodet.common.encoders.safe_pickle import ARRAY_NAMES
+
+
+def load_array_pickle(path: str | Path) -> dict[str, Any]:
+    """Read a pickled dict of numpy arrays, as detectron2's model zoo and Caffe2 write them, running no code from it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, or asks for anything but arrays, numbers, strings and plain containers.
+    """
+    content = Path(path).read_bytes()
+    try:
+        data = _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()  # many zoo files come from Python 2
+    except Exception as error:  # damaged bytes make an unpickler raise almost anything, MemoryError too
+        told = f"{type(error).__name__}: {error}".strip(": ")
+        raise ValueError(
+            f"{path} cannot be read as pickled weights ({told}); expected a dict of numpy arrays"
+        ) from error
+    if not isinstance(data, dict):
+        raise ValueError(f"{path} holds a {type(data).__name__}; expected a dict of numpy arrays")
+    return data
+
+
+class _ArrayUnpickler(pickle._Unpickler):
+    """Rebuilds numpy arrays and plain containers, and looks up nothing else.
+
+    Python's own unpickler, not the one in C: that one sets aside the memory for lengths and numbers that a file claims.
+    So does this one for a bytearray; bytes do in its place.
+    """
+
+    dispatch: ClassVar = {**pickle._Unpickler.dispatch, pickle.BYTEARRAY8[0]: pickle._Unpickler.load_binbytes8}
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return the stand-in of what an array needs; refuse every other name, before it can be called."""
+        if (module, name) not in ARRAY_NAMES:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no array needs")
+        return ARRAY_NAMES[module, name]

@@ -1,0 +1,209 @@
+"""From a detectron2 detector back to its encoder under torchvision's names.
+
+The way back of `mocodet.detection.weights.convert`: the ResNet of a detector that was fine-tuned, ``backbone.*``,
+``backbone.bottom_up.*`` and, in C4 models, ``roi_heads.res5.*``, as a state dict that torchvision's ResNet loads.
+"""
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from detectron2.config import CfgNode, get_cfg
+
+from mocodet.common.checkpoint import load_torch_file
+from mocodet.common.encoders.reading import BATCH_COUNTER, DISTRIBUTED_PREFIX, Encoder, extract_encoder, holds_encoder
+from mocodet.common.encoders.resnet import ARCHITECTURES
+from mocodet.common.files import atomic_open
+from mocodet.common.text import first_few
+
+from ..training.checkpoint import ENCODER_PART, TORCHVISION_AUTHORS
+from .arrays import load_array_pickle
+from .convert import compare_stages, detectron2_resnet, detectron2_stages, torchvision_name, torchvision_stages
+
+# Where a C4 detector keeps the last stage of its ResNet (detectron2's Res5ROIHeads and heads derived from it).
+C4_HEAD = "roi_heads."
+
+# What detectron2's trainer writes beside its checkpoints.
+TRAINERS_CONFIG = "config.yaml"
+
+
+@dataclass(frozen=True)
+class BackConversion:
+    """What `convert_back_file` did: the encoder as written, where it lay, differences per stage, what is to be told."""
+
+    encoder: Encoder
+    prefix: str
+    differences: dict[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def convert_back_file(
+    source: str | PathLike,
+    output: str | PathLike,
+    *,
+    prefix: str | None = None,
+    config_file: str | PathLike | None = None,
+    check: bool = True,
+) -> BackConversion:
+    """Take the ResNet out of the detector ``source`` and write ``output``, a state dict for torchvision's ResNet.
+
+    torchvision's ResNet (without ``fc``) that loads it computes what the detector's backbone computes. Tensors do not
+    tell whether a bottleneck has its stride in the 3x3 convolution, as torchvision's have, or in the 1x1 before it, as
+    Caffe's; the detector's config does, or the author of a file that holds torchvision's network. The file appears only
+    if everything went well.
+
+    Args:
+        source: ``.pth`` of detectron2's trainer, or ``.pkl`` as detectron2's model zoo has them.
+        output: file to write with ``torch.save``.
+        prefix: what stands before ``stem.conv1.weight`` in the detector, if there are several ResNets in it.
+        config_file: the detector's; default: ``config.yaml`` beside ``source``, if it is there.
+        check: prove that the bytes to be written compute what detectron2's ResNet computes with the detector's tensors.
+
+    Raises:
+        FileNotFoundError: there is no file ``source``, or no ``config_file``.
+        ValueError: ``source`` is damaged; it holds no complete, finite ResNet, or several; its stride is known to lie
+            in the 1x1 convolutions, or is not known; the verification failed.
+    """
+    output = Path(output)
+    if output.suffix == ".pkl":
+        raise ValueError(f"{output}: detectron2 takes a .pkl for its own; give a name such as resnet.pth")
+    if output.resolve() == Path(source).resolve():
+        raise ValueError(f"{output} is the detector itself; write to another file")
+    beside = Path(source).with_name(TRAINERS_CONFIG)
+    if config_file is None and beside.is_file():
+        config_file = beside
+    config = _read_config(config_file) if config_file is not None else None
+    loaded = _read_detector(source)
+    try:
+        found, parts = _find_resnet(loaded, prefix)
+        encoder = extract_encoder({torchvision_name(name): tensor for name, tensor in parts.items()})
+        notes = _notes(encoder.arch, loaded.get("__author__"), config, config_file)
+        buffer = io.BytesIO()
+        torch.save({name: tensor.contiguous() for name, tensor in encoder.tensors.items()}, buffer)
+        differences = _verify(encoder.arch, parts, buffer.getvalue()) if check else {}
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
+    with atomic_open(output, "wb") as handle:
+        handle.write(buffer.getvalue())
+    return BackConversion(encoder, found, differences, notes)
+
+
+def _read_detector(path: str | PathLike) -> Mapping:
+    loaded = load_array_pickle(path) if Path(path).suffix == ".pkl" else load_torch_file(path)
+    if not isinstance(loaded, Mapping):
+        raise ValueError(f"{path} holds a {type(loaded).__name__}; expected a detectron2 checkpoint")
+    return loaded
+
+
+def _tensors(loaded: Mapping) -> dict[str, torch.Tensor]:
+    """Return a detector's tensors by name."""
+    model = loaded["model"] if isinstance(loaded.get("model"), Mapping) else loaded
+    return {
+        str(name).removeprefix(DISTRIBUTED_PREFIX): torch.as_tensor(value)
+        for name, value in model.items()
+        if isinstance(value, torch.Tensor | np.ndarray)
+    }
+
+
+def _find_resnet(loaded: Mapping, prefix: str | None) -> tuple[str, dict[str, torch.Tensor]]:
+    """Return the prefix of the ResNet in a detector, and its tensors under detectron2's names without the prefix."""
+    state = _tensors(loaded)
+    by_prefix: dict[str, dict[str, torch.Tensor]] = {}
+    for name, tensor in state.items():
+        if match := ENCODER_PART.search(name):
+            by_prefix.setdefault(name[: match.start(1)], {})[match[1]] = tensor
+    whole = [found for found, parts in by_prefix.items() if any(name.startswith("stem.") for name in parts)]
+    if prefix is not None:
+        whole = [found for found in whole if found == _with_dot(prefix)]
+    if not whole:
+        raise ValueError(_no_resnet_message(loaded, state, prefix))
+    if len(whole) > 1:
+        names = first_few([f"{name!r}" for name in whole], 10)
+        raise ValueError(f"holds {len(whole)} ResNets, at {names}; choose one with --prefix")
+    parts = dict(by_prefix[whole[0]])
+    if not any(name.startswith("res5.") for name in parts):
+        parts |= {name: value for name, value in by_prefix.get(C4_HEAD, {}).items() if name.startswith("res5.")}
+    return whole[0], parts
+
+
+def _no_resnet_message(loaded: Mapping, state: Mapping[str, torch.Tensor], prefix: str | None) -> str:
+    if holds_encoder(loaded):
+        return (
+            "holds a ResNet under torchvision's names already, as pre-training saves it; --to torchvision takes a"
+            " detector of detectron2's, and without it the way there"
+        )
+    expected = "'backbone.stem.*' or 'backbone.bottom_up.stem.*'"
+    if prefix is not None:
+        expected = f"'{_with_dot(prefix)}stem.*'"
+    groups = sorted({".".join(name.split(".")[:2]) for name in state})
+    seen = f"names begin with {first_few(groups)}" if groups else f"its keys are {first_few([*map(repr, loaded)])}"
+    return f"holds no ResNet of detectron2: {len(state)} tensors, none named {expected}; {seen}"
+
+
+def _with_dot(prefix: str) -> str:
+    return prefix if prefix == "" or prefix.endswith(".") else f"{prefix}."
+
+
+def _read_config(path: str | PathLike) -> CfgNode:
+    """Read a detector's config with the files that it is based on, over detectron2's defaults; further keys may be."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no config file {path}; give the detector's, such as OUTPUT_DIR/config.yaml")
+    cfg = get_cfg()
+    cfg.set_new_allowed(True)
+    try:
+        cfg.merge_from_other_cfg(CfgNode(CfgNode.load_yaml_with_base(str(path))))
+    except (yaml.YAMLError, KeyError, AttributeError, TypeError, ValueError) as error:
+        first = str(error).partition("\n")[0]
+        raise ValueError(f"{path} cannot be read as a detector's config ({type(error).__name__}: {first})") from error
+    return cfg
+
+
+def _notes(arch: str, author: str | None, config: CfgNode | None, path: str | PathLike | None) -> tuple[str, ...]:
+    """Refuse a stride that is not known to lie in the 3x3 convolutions; return what torchvision's user must know."""
+    bottleneck = ARCHITECTURES[arch].bottleneck
+    if config is None:
+        if bottleneck and author not in TORCHVISION_AUTHORS:
+            raise ValueError(
+                "tensors do not tell whether its bottlenecks have their stride in the 1x1 convolutions, as detectron2's"
+                " default and most of its model zoo have it, or in the 3x3 as torchvision's; give the detector's config"
+                " with --config-file"
+            )
+        return ()
+    if bottleneck and config.MODEL.RESNETS.STRIDE_IN_1X1:
+        raise ValueError(
+            f"the detector has the stride of its bottlenecks in the 1x1 convolutions (RESNETS.STRIDE_IN_1X1 True in"
+            f" {path}), as networks from Caffe have; torchvision's ResNet has it in the 3x3 convolutions and would"
+            " compute something else"
+        )
+    notes = [
+        f"the detector saw {config.INPUT.FORMAT} images of 0 to 255, less {list(config.MODEL.PIXEL_MEAN)}, divided by"
+        f" {list(config.MODEL.PIXEL_STD)} ({path})"
+    ]
+    if config.MODEL.RESNETS.RES5_DILATION != 1:
+        notes.append(
+            f"res5 was dilated by {config.MODEL.RESNETS.RES5_DILATION}; for equal features build torchvision's ResNet"
+            " with replace_stride_with_dilation=[False, False, True]"
+        )
+    return tuple(notes)
+
+
+def _verify(arch: str, parts: Mapping[str, torch.Tensor], content: bytes) -> dict[str, float]:
+    """Compare torchvision's ResNet with the written tensors and detectron2's with the detector's, stage by stage."""
+    frozen = not any(name.endswith(BATCH_COUNTER) for name in parts)
+    backbone = detectron2_resnet(arch, "FrozenBN" if frozen else "BN")
+    tensors = {name: tensor.float() for name, tensor in parts.items() if not name.endswith(BATCH_COUNTER)}
+    incompatible = backbone.load_state_dict(tensors, strict=False)
+    wrong = [name for name in (*incompatible.missing_keys, *incompatible.unexpected_keys) if BATCH_COUNTER not in name]
+    if wrong:
+        raise ValueError(f"verification failed: detectron2's {arch} and the file differ in {first_few(wrong)}")
+    written = extract_encoder(torch.load(io.BytesIO(content), weights_only=True))
+    return compare_stages(
+        torchvision_stages(written.build()),
+        detectron2_stages(backbone),
+        f"torchvision's {arch} with the written weights differs from the detector's",
+    )

@@ -1,0 +1,1 @@
+"""What a pre-training run costs, counted before it starts."""

@@ -1,0 +1,368 @@
+"""What a run costs, counted on the objects that make it: arithmetic, bytes between processes, memory, images a second.
+
+One small step of the real method is run on the CPU, in one process that takes itself for the first of many: a fake
+process group answers every collective at once and moves nothing. Operations, tensors that backward needs and tensors
+handed to collectives are counted as they pass; the counts grow linearly with the batch.
+"""
+
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from detectron2.utils import comm
+from fvcore.common.config import CfgNode
+from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..build import METHODS, bn_groups, build_model, build_optimizer, memory_format
+from ..data import ImageFolder, Views, build_view
+from ..data.views import normalize
+from ..methods import memory_bank_bytes
+from ..schedules import max_iterations
+
+# Operations of torch.distributed, as the dispatcher sees them: name, place of the tensors that a process hands over.
+COLLECTIVES = {
+    "c10d::allreduce_": ("all_reduce", 0),
+    "c10d::allreduce_coalesced_": ("all_reduce", 0),
+    "c10d::broadcast_": ("broadcast", 0),
+    "c10d::allgather_": ("all_gather", 1),
+    "c10d::_allgather_base_": ("all_gather", 1),
+    "c10d::reduce_scatter_": ("reduce_scatter", 1),
+    "c10d::_reduce_scatter_base_": ("reduce_scatter", 1),
+    "c10d::alltoall_": ("all_to_all", 1),
+    "c10d::alltoall_base_": ("all_to_all", 1),
+}
+
+
+class Collective(NamedTuple):
+    """A kind of message: the phase of the step that sends it (``"forward"``, ``"gradients"``, …), and its operation."""
+
+    phase: str
+    operation: str
+
+
+def sent(operation: str, handed: float, world: int) -> float:
+    """Return the bytes that leave each of ``world`` processes when each hands ``handed`` bytes to a collective.
+
+    Rings for all_gather, reduce_scatter and all_reduce, which move the least that is possible; for all_to_all the mean
+    over permutations, of which one row in W stays where it is.
+    """
+    return (
+        handed
+        * {
+            "all_to_all": (world - 1) / world,
+            "reduce_scatter": (world - 1) / world,
+            "all_reduce": 2 * (world - 1) / world,
+            "all_gather": world - 1,
+            "broadcast": 1 if world > 1 else 0,
+        }[operation]
+    )
+
+
+class CollectiveCounter(TorchDispatchMode):
+    """Counts, while active, the bytes of the tensors that this process hands to collectives: ``handed``, by operation.
+
+    Raises:
+        ValueError: a collective whose arguments are not known here; none goes uncounted.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.handed: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        name = func._schema.name
+        if "c10d" in func.namespace and name not in ("c10d::barrier", "_c10d_functional::wait_tensor"):
+            if name not in COLLECTIVES:
+                raise ValueError(
+                    f"{name} is a collective that is not counted; expected one of {', '.join(COLLECTIVES)}"
+                )
+            operation, place = COLLECTIVES[name]
+            self.handed[operation] += sum(tensor.nbytes for tensor in _tensors(args[place]))
+        return func(*args, **(kwargs or {}))
+
+
+def _tensors(nested: Any) -> Iterator[torch.Tensor]:
+    if isinstance(nested, torch.Tensor):
+        yield nested
+    else:
+        for part in nested:
+            yield from _tensors(part)
+
+
+class SavedStorages:
+    """Counts the bytes that backward will need, while entered: ``bytes``, each storage once.
+
+    Args:
+        known: tensors that are counted elsewhere, or live anyway: parameters, buffers, the batch.
+    """
+
+    def __init__(self, known: Sequence[torch.Tensor]) -> None:
+        self._known = {tensor.untyped_storage()._cdata for tensor in known}
+        # Held until the end: the address of a storage that was freed could be another's.
+        self._saved: dict[int, torch.UntypedStorage] = {}
+        self._hooks = saved_tensors_hooks(self._pack, lambda tensor: tensor)
+
+    def _pack(self, tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self._known:
+            self._saved[storage._cdata] = storage
+        return tensor
+
+    def __enter__(self) -> "SavedStorages":
+        self._hooks.__enter__()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._hooks.__exit__(*exception)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all storages that were saved."""
+        return sum(storage.nbytes() for storage in self._saved.values())
+
+
+@contextmanager
+def pretended_processes(world: int) -> Iterator[None]:
+    """Let this process take itself for rank 0 of ``world``; collectives return at once and move nothing.
+
+    Raises:
+        ValueError: this process belongs to a process group already.
+    """
+    if dist.is_available() and dist.is_initialized():
+        raise ValueError("costs are counted in one process of its own; this one belongs to a process group")
+    if world == 1:
+        yield
+        return
+    # PyTorch's own means of looking at one process of many. Its import registers the backend.
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=world)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+@dataclass(frozen=True)
+class StepCosts:
+    """What one process does in a step.
+
+    Attributes:
+        flops: of the forward pass by part of the method, and of ``"backward"``; a multiplication and an addition are
+            two. Convolutions and matrix products; normalisation, activations and the optimizer are not counted.
+        handed: bytes that the process hands to each collective.
+        saved: bytes kept for backward.
+        batch: bytes of the batch that the method is given.
+    """
+
+    flops: Mapping[str, float]
+    handed: Mapping[Collective, float]
+    saved: float
+    batch: float
+
+
+def count_step(method: nn.Module, batch: Mapping[str, torch.Tensor], dtype: torch.dtype) -> StepCosts:
+    """Run forward and backward of ``method`` on ``batch`` and count.
+
+    DDP is not there: it would hand over the gradients of all parameters, in float32, which is what is counted for it;
+    so are the outputs, whose means over all processes the trainer logs.
+
+    Args:
+        method: see `METHODS`; its gradients, buffers and generators are changed.
+        batch: what the trainer gives the method.
+        dtype: of the encoders' arithmetic, bfloat16 or float32.
+    """
+    method.zero_grad()
+    known = [*method.parameters(), *method.buffers(), *batch.values()]
+    saved, forward, backward = SavedStorages(known), CollectiveCounter(), CollectiveCounter()
+    autocast = torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32)
+    with forward, saved, FlopCounterMode(display=False) as flops, autocast:
+        outputs = method(batch)
+    by_module = {name: sum(operations.values()) for name, operations in flops.get_flop_counts().items()}
+    parts = {name: by_module.get(f"{type(method).__name__}.{name}", 0) for name, _ in method.named_children()}
+    parts["similarities"] = flops.get_total_flops() - sum(parts.values())
+    saved_bytes = saved.bytes
+    with backward, FlopCounterMode(display=False) as flops:
+        outputs["loss"].backward()
+    parts["backward"] = flops.get_total_flops()
+
+    handed = Counter({Collective("forward", name): count for name, count in forward.handed.items()})
+    handed.update({Collective("backward", name): count for name, count in backward.handed.items()})
+    if comm.get_world_size() > 1:
+        handed[Collective("gradients", "all_reduce")] = gradient_bytes(method)
+        handed[Collective("log", "all_reduce")] = 4 * len(outputs)
+    return StepCosts(
+        flops={name: count for name, count in parts.items() if count},
+        handed=dict(handed),
+        saved=saved_bytes,
+        batch=sum(value.nbytes for value in batch.values()),
+    )
+
+
+def gradient_bytes(method: nn.Module) -> int:
+    """Return the bytes of the gradients of all parameters that get one."""
+    return sum(parameter.nbytes for parameter in method.parameters() if parameter.requires_grad)
+
+
+def extrapolate(small: StepCosts, large: StepCosts, factor: float) -> StepCosts:
+    """Return the costs of a batch ``factor`` times as large as that of ``small``; that of ``large`` is twice as large.
+
+    What does not depend on the batch (gradients, the copy of the queue) stays; the rest grows linearly. (Similarities
+    within a batch grow with its square: for a ResNet-50 and a batch of 1024 that is less than a ten-thousandth.)
+    """
+
+    def line(first: float, second: float) -> float:
+        return first + (second - first) * (factor - 1)
+
+    def lines(first: Mapping, second: Mapping) -> dict:
+        return {key: line(first[key], second[key]) for key in first}
+
+    return StepCosts(
+        flops=lines(small.flops, large.flops),
+        handed=lines(small.handed, large.handed),
+        saved=line(small.saved, large.saved),
+        batch=line(small.batch, large.batch),
+    )
+
+
+@dataclass(frozen=True)
+class RunCosts:
+    """What a run costs.
+
+    Attributes:
+        config: the run's.
+        world: processes, one for each GPU.
+        rows: images of a batch that each process has.
+        iterations: steps of the run.
+        images: in the data set.
+        step: costs of a process in a step.
+        memory: bytes that a process holds at the end of the forward pass, by what they are for.
+        image_memory: how many of them one image more would add.
+    """
+
+    config: CfgNode
+    world: int
+    rows: int
+    iterations: int
+    images: int
+    step: StepCosts
+    memory: Mapping[str, float]
+    image_memory: float
+
+    @property
+    def flops(self) -> float:
+        """Of all processes and steps."""
+        return sum(self.step.flops.values()) * self.world * self.iterations
+
+
+class DataSet(NamedTuple):
+    """What a model must know of its data: how many images, which classes."""
+
+    size: int
+    classes: tuple[str, ...]
+
+
+def count_run(cfg: CfgNode, world: int, images: int, classes: int = 1000) -> RunCosts:
+    """Count what the run of ``cfg`` costs.
+
+    Args:
+        cfg: a config of pre-training, validated.
+        world: processes.
+        images: in the data set.
+        classes: METHOD "supervised": in the data set.
+
+    Raises:
+        ValueError: a batch that does not divide between the processes, or is larger than the data set.
+    """
+    batch = cfg.SOLVER.IMS_PER_BATCH
+    if batch % world:
+        raise ValueError(f"SOLVER.IMS_PER_BATCH {batch} does not divide between {world} processes")
+    if images < batch:
+        raise ValueError(f"--images {images} is fewer than one batch of SOLVER.IMS_PER_BATCH {batch}")
+    cfg = cfg.clone()
+    cfg.defrost()
+    with pretended_processes(world):
+        cfg.MODEL.BN_GROUPS = 1 if cfg.METHOD == "supervised" else bn_groups(cfg)
+    # A step costs the same whatever the size of the memory bank, which need not fit here: 512 GB for a billion images.
+    # Nor can it be made among pretended processes, all of which it asks for their memory.
+    bank = cfg.METHOD == "memory_bank"
+    with pretended_processes(1 if bank else world):
+        torch.manual_seed(cfg.SEED)
+        data = DataSet(batch if bank else images, tuple(map(str, range(classes))))
+        method = build_model(cfg, data)
+    method.to(memory_format=memory_format(cfg))
+    # On a GPU, "auto" is one of the two 16-bit formats.
+    dtype = torch.float32 if cfg.SOLVER.PRECISION == "float32" else torch.bfloat16
+    rows, few = batch // world, 2 * cfg.MODEL.BN_GROUPS
+    with pretended_processes(world):
+        small, large = (count_step(method, random_batch(cfg, count, data), dtype) for count in (few, 2 * few))
+    step = extrapolate(small, large, rows / few)
+    memory = count_memory(cfg, method)
+    if bank:
+        memory["bank"] = memory_bank_bytes(images, cfg.MODEL.DIM)
+    if world > 1:
+        memory["buckets that DDP gathers gradients in"] = memory["gradients"]
+    memory["kept for backward"] = step.saved
+    memory["batch"] = step.batch
+    image_memory = (large.saved + large.batch - small.saved - small.batch) / few
+    return RunCosts(cfg, world, rows, max_iterations(cfg, images // batch), images, step, memory, image_memory)
+
+
+def random_batch(cfg: CfgNode, rows: int, data: DataSet) -> dict[str, torch.Tensor]:
+    """Make a batch of noise as the trainer would hand it to the method of ``cfg``: ``rows`` images a view, float32."""
+    shape = rows, 3, cfg.AUGMENTATION.CROP_SIZE, cfg.AUGMENTATION.CROP_SIZE
+    batch = {
+        name: normalize(torch.randint(256, shape, dtype=torch.uint8).contiguous(memory_format=memory_format(cfg)))
+        for name in METHODS[cfg.METHOD].views
+    }
+    batch["index"] = torch.randint(data.size, (rows,))
+    if cfg.METHOD == "supervised":
+        batch["label"] = torch.randint(len(data.classes), (rows,))
+    return batch
+
+
+def count_memory(cfg: CfgNode, method: nn.Module) -> dict[str, float]:
+    """Return the bytes of all that lives from step to step; ``method`` has gradients and takes an optimizer's step."""
+    optimizer = build_optimizer(cfg, method)
+    optimizer.step()
+    state = [value for entry in optimizer.state.values() for value in entry.values()]
+    memory = {
+        "parameters that are trained": gradient_bytes(method),
+        "parameters of the key encoder": sum(p.nbytes for p in method.parameters() if not p.requires_grad),
+        "gradients": sum(p.grad.nbytes for p in method.parameters() if p.grad is not None),
+        "state of the optimizer": sum(value.nbytes for value in state if isinstance(value, torch.Tensor)),
+    }
+    buffers = {name: buffer.nbytes for name, buffer in method.named_buffers()}
+    memory.update({name: buffers.pop(name) for name in ("queue", "bank") if name in buffers})
+    memory["other buffers"] = sum(buffers.values())
+    return {name: count for name, count in memory.items() if count}
+
+
+def time_views(cfg: CfgNode, folder: str | os.PathLike, seconds: float = 5.0) -> float:
+    """Return the seconds that one core needs to read an image of ``folder`` and to make its views.
+
+    Raises:
+        FileNotFoundError: no such folder, or no image in it.
+    """
+    images = ImageFolder(folder)
+    view = build_view(cfg.AUGMENTATION.NAME, cfg.AUGMENTATION.CROP_SIZE, cfg.AUGMENTATION.MIN_SCALE)
+    views = Views(images, view, 0, METHODS[cfg.METHOD].views)
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0)).tolist()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    views[order[0], 0]  # the first is slower: libraries are loaded
+    done, began = 0, time.process_time()
+    while time.process_time() - began < seconds:
+        views[order[done % len(order)], done]
+        done += 1
+    torch.set_num_threads(threads)
+    return (time.process_time() - began) / done

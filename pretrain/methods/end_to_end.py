@@ -1,0 +1,55 @@
+"""End-to-end contrast: the keys are the samples of the same batch (figure 2a)."""
+
+import copy
+
+import torch
+from torch import nn
+
+from .encoding import embed, embed_shuffled
+from .losses import contrast_accuracy, info_nce
+from .shuffle_bn import BatchShuffle
+
+
+class EndToEnd(nn.Module):
+    """Queries against the keys of the same global batch; back-propagation updates the encoders of both.
+
+    The paper lets the two encoders be one or two; here they are two, as in its figure, that start equal. With WN images
+    in the global batch, K = WN - 1. State: ``encoder_q.*`` and ``encoder_k.*``.
+
+    Args:
+        encoder: f_q, images to N x C vectors. f_k starts as its exact copy and learns as well.
+        shuffle: moves key images between devices or batch-norm groups (section 3.3).
+        temperature: tau of equation 1.
+    """
+
+    views = ("query", "key")
+
+    def __init__(self, encoder: nn.Module, shuffle: BatchShuffle, *, temperature: float = 0.07) -> None:
+        super().__init__()
+        self.encoder_q = encoder
+        self.encoder_k = copy.deepcopy(encoder)
+        self.shuffle = shuffle
+        self.temperature = temperature
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Make one step short of the optimizer's.
+
+        Args:
+            batch: ``"query"`` and ``"key"``, N x 3 x H x W each, two views of the same images.
+
+        Returns:
+            ``"loss"``, InfoNCE (scalar, with gradient to both encoders; averaged over processes, as
+            ``DistributedDataParallel`` does, it is that of the mean over the global batch), and ``"accuracy"``, the
+            share of queries that find their key in the global batch.
+        """
+        q = embed(self.encoder_q, batch["query"])  # N x C
+        k = embed_shuffled(self.encoder_k, batch["key"], self.shuffle)  # WN x C
+        logits = self.logits(q, k)
+        own = torch.arange(len(q), device=q.device) + self.shuffle.first_row(len(q))
+        return {"loss": info_nce(logits, own), "accuracy": contrast_accuracy(logits.detach(), own)}
+
+    def logits(self, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+        """Return similarities over tau, N x WN, of queries ``q`` (N x C) with the global batch's keys (WN x C)."""
+        # As in MoCo: reduced precision would round away what similarities differ in.
+        with torch.autocast(q.device.type, enabled=False):
+            return q @ k.T / self.temperature

@@ -1,0 +1,199 @@
+"""Memory bank: a vector for each image of the data set, and no key encoder (figure 2b; Wu et al., CVPR 2018)."""
+
+import logging
+import os
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from detectron2.utils import comm
+from torch import nn
+
+from .encoding import embed
+from .losses import contrast_accuracy, info_nce
+from .shuffle_bn import gather_rows
+
+logger = logging.getLogger("mocodet.pretrain")
+
+# Rows of the bank that are drawn at a time: 32 MiB of 128-d vectors.
+ROWS_AT_ONCE = 65536
+
+
+class MemoryBank(nn.Module):
+    """Queries against vectors of a bank, which remembers for each image the queries that it gave when it was seen.
+
+    The positive of image i is entry i. One draw of K entries, uniform and with replacement, serves all queries of the
+    global batch, as MoCo's queue does: a draw for each query, as in Wu et al., would gather N x K x C numbers, 1.1 GB
+    on each of the paper's 8 GPUs (N 32, K 65536, C 128), where a common one gathers 34 MB. A query's own entry, where
+    it is drawn, is left out of that query's negatives. An image's entry is updated once its loss is taken.
+
+    State: ``encoder_q.*``, ``bank`` (D x C, unit vectors) and the state of the generator that draws (``_extra_state``).
+    Both are the same in all processes.
+
+    Args:
+        encoder: f_q, images to N x C vectors.
+        dataset_size: D, images in the data set.
+        num_negatives: K; it may exceed D.
+        bank_momentum: m of an entry's update, v <- normalise(m v + (1 - m) q).
+        dim: C, the width of the encoder's output.
+        temperature: tau of equation 1.
+        seed: of the noise that the bank starts as and of the draws; the same in all processes.
+        device: where the bank is made. It should be the device of training: there its size is checked.
+
+    Raises:
+        ValueError: the bank does not fit into the device's memory; nothing was allocated.
+    """
+
+    views = ("query",)
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        *,
+        dataset_size: int,
+        num_negatives: int = 65536,
+        bank_momentum: float = 0.5,
+        dim: int = 128,
+        temperature: float = 0.07,
+        seed: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__()
+        self.encoder_q = encoder
+        self.num_negatives = num_negatives
+        self.bank_momentum = bank_momentum
+        self.temperature = temperature
+        self.generator = torch.Generator().manual_seed(seed)
+        refuse_too_large(dataset_size, dim, torch.device(device))
+        bank = torch.empty(dataset_size, dim, device=device)  # D x C
+        # Drawn on the CPU, to be the same on all devices, and in parts: no second bank is made beside the first.
+        for part in bank.split(ROWS_AT_ONCE):
+            part.copy_(F.normalize(torch.randn(part.shape, generator=self.generator), dim=1))
+        self.register_buffer("bank", bank)
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Make one step short of the optimizer's, and update the entries of the global batch.
+
+        Args:
+            batch: ``"query"``, N x 3 x H x W, and ``"index"``, N, int64, the place of each image in the data set.
+
+        Returns:
+            ``"loss"``, InfoNCE (scalar, with gradient to ``encoder_q``), and ``"accuracy"``, the share of queries
+            that find their entry among K+1.
+        """
+        index = batch["index"]  # N
+        negatives = self.draw()  # before the encoder: on CUDA the copy from the host would wait for all of it
+        q = embed(self.encoder_q, batch["query"])  # N x C
+        logits = self.logits(q, index, negatives)
+        self.update(gather_rows(index), gather_rows(q.detach()))
+        return {"loss": info_nce(logits), "accuracy": contrast_accuracy(logits.detach())}
+
+    def draw(self) -> torch.Tensor:
+        """Draw the entries that serve as negatives: K, int64, the same in all processes."""
+        drawn = torch.randint(len(self.bank), (self.num_negatives,), generator=self.generator)
+        return drawn.to(self.bank.device)
+
+    def logits(self, q: torch.Tensor, index: torch.Tensor, negatives: torch.Tensor) -> torch.Tensor:
+        """Return N x (1+K) similarities over tau: column 0 of each query with its image's entry, the rest with others.
+
+        Args:
+            q: queries, N x C, unit vectors in float32.
+            index: N, the entries of their images. negatives: K entries; a query's own becomes minus infinity.
+        """
+        # As in MoCo: reduced precision would round away what similarities differ in.
+        with torch.autocast(q.device.type, enabled=False):
+            positive = (q * self.bank[index]).sum(dim=1, keepdim=True)  # N x 1
+            negative = q @ self.bank[negatives].T  # N x K; indexing copied what backward needs after the update
+            negative = negative.masked_fill(negatives == index[:, None], -torch.inf)
+            return torch.cat([positive, negative], dim=1) / self.temperature
+
+    @torch.no_grad()
+    def update(self, index: torch.Tensor, q: torch.Tensor) -> None:
+        """Move entries towards queries: v <- normalise(m v + (1 - m) q).
+
+        Args:
+            index: WN, the entries of the global batch's images. Of an image that is there twice the last row counts.
+            q: its queries, WN x C.
+        """
+        rows = torch.arange(len(index), device=index.device)
+        # Every row takes the query of its image's last row; then it does not matter which of equal rows writes last.
+        last = torch.where(index[:, None] == index, rows, -1).amax(dim=1)
+        self.bank[index] = F.normalize(torch.lerp(q[last], self.bank[index], self.bank_momentum), dim=1)
+
+    def get_extra_state(self) -> torch.Tensor:
+        """Return the state of the generator, for `state_dict`."""
+        return self.generator.get_state()
+
+    def set_extra_state(self, state: torch.Tensor) -> None:
+        """Let the generator go on from a state that `get_extra_state` returned."""
+        self.generator.set_state(state.cpu())
+
+
+def memory_bank_bytes(dataset_size: int, dim: int) -> int:
+    """Return the memory, in bytes, of a bank of ``dataset_size`` vectors of ``dim`` float32 numbers."""
+    return dataset_size * dim * torch.float32.itemsize
+
+
+def refuse_too_large(dataset_size: int, dim: int, device: torch.device) -> None:
+    """Log the size of a bank that is about to be made, one in each process; refuse it where there is no room.
+
+    Processes on the CPU share the memory of their machine; processes on CUDA have a device each.
+
+    Raises:
+        ValueError: in all processes, when it does not fit in one of them.
+    """
+    needed = memory_bank_bytes(dataset_size, dim)
+    sharing = comm.get_local_size() if device.type == "cpu" else 1
+    # Gathered, so that each process looks before any has taken its part, and all come to one answer.
+    available = min(comm.all_gather(available_bytes(device) // sharing))
+    size = f"memory bank of {dataset_size} images x {dim} float32: {needed / 1e9:.2f} GB in each process"
+    room = f"{available / 1e9:.2f} GB of {device.type} memory available to each"
+    if needed > available:
+        raise ValueError(
+            f"{size}, but {room} of {comm.get_world_size()}; expected a bank that fits, with room for model and"
+            " activations: use fewer processes on a CPU, fewer images, a smaller MODEL.DIM, or METHOD moco, whose queue"
+            " does not grow with the data set"
+        )
+    logger.info(f"{size}, {room}; model and activations come on top")
+
+
+def available_bytes(device: torch.device) -> int:
+    """Return how much of the memory of ``device`` can still be had: free of a GPU; of a machine or of its container."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.is_file():
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # without Linux, all there is
+    fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+    return min([int(fields["MemAvailable"].split()[0]) * 1024, *cgroup_bytes()])  # given in KiB
+
+
+def cgroup_bytes(mount: Path = Path("/sys/fs/cgroup"), mine: Path = Path("/proc/self/cgroup")) -> list[int]:
+    """Return what each limit of memory leaves to this process: those of its control group and of the ones around it.
+
+    A group's cache of files that are no longer in use counts as free. Versions 2 and 1 of the kernel's interface.
+
+    Args:
+        mount: where control groups are mounted. mine: the file that names this process's.
+    """
+    left = []
+    for line in mine.read_text().splitlines() if mine.is_file() else ():
+        _, controllers, group = line.split(":", 2)
+        if controllers == "":
+            root, names, cache = mount, ("memory.max", "memory.current"), "inactive_file"
+        elif "memory" in controllers.split(","):
+            root, cache = mount / "memory", "total_inactive_file"
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        else:
+            continue
+        # In a container the path may be the host's; the mounted root is then the container's own group.
+        own = Path(group.lstrip("/"))
+        for folder in (root / part for part in (own, *own.parents)):
+            try:
+                limit, used = ((folder / name).read_text().strip() for name in names)
+                stat = dict(entry.split() for entry in (folder / "memory.stat").read_text().splitlines())
+            except OSError:  # no such group here, or the root of all, which has no limit
+                continue
+            if limit != "max":
+                left.append(max(0, int(limit) - int(used) + int(stat.get(cache, 0))))
+    return left

@@ -1,0 +1,129 @@
+"""Momentum Contrast: a queue of keys and a momentum encoder (section 3.2, algorithm 1)."""
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .encoding import embed, embed_shuffled
+from .losses import contrast_accuracy, info_nce
+from .shuffle_bn import BatchShuffle
+
+
+class MomentumContrast(nn.Module):
+    """MoCo: queries against the keys of a queue that a slowly moving copy of the query encoder fills.
+
+    State, under the names of the original checkpoints: ``encoder_q.*``, ``encoder_k.*``, ``queue`` (C x K) and
+    ``queue_ptr`` (1, the column where the next key goes).
+
+    Args:
+        encoder: f_q, images to N x C vectors. f_k starts as its exact copy and gets no gradient.
+        shuffle: moves key images between devices or batch-norm groups (section 3.3).
+        queue_size: K. The batch need not divide it: the queue wraps round and no key of a batch is lost.
+        dim: C, the width of the encoder's output.
+        momentum: m of equation 2.
+        temperature: tau of equation 1.
+    """
+
+    views = ("query", "key")
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        shuffle: BatchShuffle,
+        *,
+        queue_size: int = 65536,
+        dim: int = 128,
+        momentum: float = 0.999,
+        temperature: float = 0.07,
+    ) -> None:
+        super().__init__()
+        self.encoder_q = encoder
+        self.encoder_k = copy.deepcopy(encoder)
+        self.encoder_k.requires_grad_(False)
+        self.shuffle = shuffle
+        self.momentum = momentum
+        self.temperature = temperature
+        self.register_buffer("queue", F.normalize(torch.randn(dim, queue_size), dim=0))  # C x K
+        self.register_buffer("queue_ptr", torch.zeros(1, dtype=torch.long))
+
+    @property
+    def queue_size(self) -> int:
+        """K, the number of keys in the queue."""
+        return self.queue.shape[1]
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Make one step of algorithm 1 short of the optimizer's.
+
+        Args:
+            batch: ``"query"`` and ``"key"``, N x 3 x H x W each, two views of the same images.
+
+        Returns:
+            ``"loss"``, InfoNCE (scalar, with gradient to ``encoder_q``); ``"accuracy"``, the share of queries that find
+            their key among K+1; ``"accuracy_in_batch"``, the share that find it among the N of this process. Where
+            encoders change fast, a key can be told from the queue's by its age alone: then the first is high and the
+            second, between keys of one age, at chance.
+        """
+        q = embed(self.encoder_q, batch["query"])  # N x C
+        with torch.no_grad():
+            self.momentum_update()
+            k, all_keys = self.encode_keys(batch["key"])  # N x C, WN x C
+        logits = self.logits(q, k)
+        self.dequeue_and_enqueue(all_keys)
+        return {
+            "loss": info_nce(logits),
+            "accuracy": contrast_accuracy(logits.detach()),
+            "accuracy_in_batch": self.accuracy_in_batch(q.detach(), k),
+        }
+
+    @staticmethod
+    def accuracy_in_batch(q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+        """Return the share, 0 to 1, of queries (N x C) that find their key among the batch's (N x C)."""
+        with torch.autocast(q.device.type, enabled=False):
+            return contrast_accuracy(q @ k.T, torch.arange(len(q), device=q.device))
+
+    @torch.no_grad()
+    def momentum_update(self) -> None:
+        """Move f_k towards f_q: theta_k <- m theta_k + (1 - m) theta_q (equation 2); parameters only, not buffers."""
+        for theta_k, theta_q in zip(self.encoder_k.parameters(), self.encoder_q.parameters(), strict=True):
+            theta_k.lerp_(theta_q, 1 - self.momentum)
+
+    @torch.no_grad()
+    def encode_keys(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encode key images in shuffled order.
+
+        Args:
+            images: N x 3 x H x W, this process's.
+
+        Returns:
+            This process's keys, N x C, and those of the global batch, WN x C, both in the order of the images.
+        """
+        all_keys = embed_shuffled(self.encoder_k, images, self.shuffle)
+        first = self.shuffle.first_row(len(images))
+        return all_keys[first : first + len(images)], all_keys
+
+    def logits(self, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+        """Return N x (1+K) similarities over tau: column 0 of each query with its key, the rest with the queue.
+
+        Args:
+            q: queries, N x C. k: their positive keys, N x C. Unit vectors in float32.
+        """
+        # Similarities of unit vectors differ in the third digit, which reduced precision would round away.
+        with torch.autocast(q.device.type, enabled=False):
+            positive = (q * k).sum(dim=1, keepdim=True)  # N x 1
+            negative = q @ self.queue.clone()  # N x K; the copy is what backward needs after the enqueue
+            return torch.cat([positive, negative], dim=1) / self.temperature
+
+    @torch.no_grad()
+    def dequeue_and_enqueue(self, keys: torch.Tensor) -> None:
+        """Replace the oldest keys of the queue by ``keys`` (N x C), the global batch, wrapping at the end.
+
+        Of a batch larger than the queue the last K keys stay.
+        """
+        newest = keys[-self.queue_size :]
+        # Keys before these would be written over by the end of this batch. The pointer stays on its device: to read
+        # it would make the CPU wait for the GPU.
+        places = torch.arange(len(keys) - len(newest), len(keys), device=keys.device)
+        self.queue[:, (self.queue_ptr + places) % self.queue_size] = newest.T
+        self.queue_ptr.add_(len(keys)).remainder_(self.queue_size)

@@ -1,0 +1,20 @@
+"""What reads them is tested in test_checkpoint, test_array_pickle and test_convert_damaged."""
+
+from pickle import UnpicklingError
+
+import numpy as np
+import pytest
+import torch
+
+from mocodet.common.encoders.safe_pickle import Array, DType
+
+
+def test_array__is_filled_once():
+    """A file may name an array again; to fill it anew would free the memory of what was made from it."""
+    array = Array((10**15,))
+    assert array.shape == (0,)
+    array.__setstate__((1, (2,), DType("f8", False, True), False, np.array([1.0, 2.0]).tobytes()))
+    shared = torch.from_numpy(array)
+    with pytest.raises(UnpicklingError, match=r"an array of shape \(1,\) in it has 8 bytes"):
+        array.__setstate__((1, (1,), DType("f8", False, True), False, bytes(8)))
+    assert shared.tolist() == [1, 2]

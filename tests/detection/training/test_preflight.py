@@ -1,0 +1,285 @@
+import json
+from pathlib import Path
+
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils import comm
+
+from mocodet.detection.data import packages, register_datasets
+from mocodet.detection.training.preflight import check_datasets
+from tests.detection.tiny import CLASSES, SEGMENTS, empty_config, make_coco, make_semseg, make_voc, new_name
+
+
+def check(train: dict, test: dict, training: bool = True, **keys: object) -> None:
+    cfg = empty_config(
+        MOCO__DATASETS=[train, test],
+        **{
+            "DATASETS__TRAIN": (train["NAME"],),
+            "DATASETS__TEST": (test["NAME"],),
+            "MODEL__ROI_HEADS__NUM_CLASSES": len(CLASSES),
+            **keys,
+        },
+    )
+    register_datasets(cfg)
+    check_datasets(cfg, training=training)
+
+
+@pytest.fixture
+def voc(tmp_path: Path) -> tuple[dict, dict]:
+    return make_voc(tmp_path, 2, "train"), make_voc(tmp_path, 1, "test")
+
+
+def test_check_datasets__good(voc, tmp_path):
+    check(*voc)
+    coco = make_coco(tmp_path)
+    check(coco, coco, MODEL__MASK_ON=True)
+
+
+def test_check_datasets__number_of_classes(voc):
+    with pytest.raises(ValueError, match=r"has 2 classes, but MODEL\.ROI_HEADS\.NUM_CLASSES is 80; add .* 2$"):
+        check(*voc, MODEL__ROI_HEADS__NUM_CLASSES=80)
+
+
+def test_check_datasets__classes_of_train_and_test_differ(voc):
+    train, test = voc
+    with pytest.raises(ValueError, match=r"same classes in the same order: .* has cat, dog; .* has dog, cat"):
+        check(train, test | {"CLASSES": ["dog", "cat"]})
+
+
+def test_check_datasets__annotations_are_read_before_training(voc):
+    train, test = voc
+    annotation = Path(test["ROOT"]) / "Annotations" / "test000.xml"
+    annotation.write_text(annotation.read_text().replace("cat", "cow"))
+    with pytest.raises(ValueError, match=r"test000\.xml holds an object of class 'cow'"):
+        check(train, test)
+
+
+def test_check_datasets__training_data_is_not_needed_to_evaluate(voc):
+    train, test = voc
+    check(train | {"ROOT": "nowhere"}, test, training=False)
+
+
+def test_check_datasets__unknown_name(voc):
+    with pytest.raises(ValueError, match="DATASETS names mine, which neither detectron2 nor"):
+        check(*voc, DATASETS__TEST=("mine",))
+
+
+def test_check_datasets__none_named(voc):
+    with pytest.raises(ValueError, match="no data set to train on"):
+        check(*voc, DATASETS__TRAIN=())
+    with pytest.raises(ValueError, match="no data set to evaluate on"):
+        check(*voc, training=False, DATASETS__TEST=())
+
+
+def test_check_datasets__builtin_without_files(voc):
+    names = {"DATASETS__TRAIN": ("voc_2007_trainval",), "DATASETS__TEST": ("voc_2007_test",)}
+    with pytest.raises(FileNotFoundError, match=r"no .*VOC2007; .*DETECTRON2_DATASETS"):
+        check(*voc, MODEL__ROI_HEADS__NUM_CLASSES=20, **names)
+
+
+def test_check_datasets__masks_wanted_but_absent(voc):
+    with pytest.raises(ValueError, match=r"MODEL\.MASK_ON, but 2 of the 2 annotations of data set .* have no mask"):
+        check(*voc, MODEL__MASK_ON=True)
+
+
+def test_check_datasets__nothing_annotated(tmp_path):
+    coco = make_coco(tmp_path)
+    path = Path(coco["JSON"])
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"annotations": []}))
+    with pytest.raises(ValueError, match="none of its 4 images has an annotation to train on"):
+        check(coco, coco)
+
+
+KEYPOINT_NAMES = ["nose", "left_eye", "right_eye"]
+
+
+def with_keypoints(entry: dict) -> dict:
+    """Name the keypoints of a tiny COCO set's only class and give its objects some."""
+    path = Path(entry["JSON"])
+    content = json.loads(path.read_text())
+    content["categories"] = [{"id": 3, "name": "cat", "keypoints": KEYPOINT_NAMES}]
+    for annotation in content["annotations"]:
+        annotation |= {"category_id": 3, "keypoints": [20, 20, 2] * len(KEYPOINT_NAMES), "num_keypoints": 3}
+    path.write_text(json.dumps(content))
+    return entry
+
+
+def check_keypoints(entry: dict, **keys: object) -> None:
+    check(
+        entry,
+        entry,
+        **{
+            "MODEL__KEYPOINT_ON": True,
+            "MODEL__ROI_HEADS__NUM_CLASSES": 1,
+            "MODEL__ROI_KEYPOINT_HEAD__NUM_KEYPOINTS": 3,
+            **keys,
+        },
+    )
+
+
+def test_check_datasets__keypoints_good(tmp_path):
+    check_keypoints(with_keypoints(make_coco(tmp_path)))
+
+
+def test_check_datasets__keypoints_wanted_but_absent(voc, tmp_path):
+    with pytest.raises(ValueError, match=r"MODEL\.KEYPOINT_ON, but 4 of the 4 annotations of .* have no keypoints"):
+        check_keypoints(make_coco(tmp_path / "coco"))
+    with pytest.raises(ValueError, match=r"MODEL\.KEYPOINT_ON, but data set .* has no keypoints"):
+        check(*voc, training=False, MODEL__KEYPOINT_ON=True)
+
+
+def test_check_datasets__number_of_keypoints(tmp_path):
+    with pytest.raises(ValueError, match=r"has 3 keypoints, but .*NUM_KEYPOINTS is 17; add .*NUM_KEYPOINTS 3$"):
+        check_keypoints(with_keypoints(make_coco(tmp_path)), MODEL__ROI_KEYPOINT_HEAD__NUM_KEYPOINTS=17)
+
+
+def test_check_datasets__keypoints_of_several_classes(tmp_path):
+    entry = with_keypoints(make_coco(tmp_path))
+    path = Path(entry["JSON"])
+    content = json.loads(path.read_text())
+    content["categories"].append({"id": 5, "name": "dog", "keypoints": KEYPOINT_NAMES})
+    path.write_text(json.dumps(content))
+    with pytest.raises(
+        ValueError, match=r"has 2 classes \(cat, dog\); a keypoint detector is trained and evaluated on"
+    ):
+        check_keypoints(entry, MODEL__ROI_HEADS__NUM_CLASSES=2)
+
+
+SEGMENTOR = {"MODEL__META_ARCHITECTURE": "SemanticSegmentor", "MODEL__SEM_SEG_HEAD__NUM_CLASSES": len(SEGMENTS)}
+
+
+def test_check_datasets__label_images(tmp_path):
+    entry = make_semseg(tmp_path)
+    check(entry, entry, **SEGMENTOR)
+    with pytest.raises(
+        ValueError, match=rf"has {len(SEGMENTS)} classes, but MODEL\.SEM_SEG_HEAD\.NUM_CLASSES is 54; add "
+    ):
+        check(entry, entry, **SEGMENTOR | {"MODEL__SEM_SEG_HEAD__NUM_CLASSES": 54})
+
+
+def test_check_datasets__ignored_label(tmp_path):
+    entry = make_semseg(tmp_path)
+    with pytest.raises(ValueError, match=r"ignores the label 255, but .*IGNORE_VALUE is 0; add .*IGNORE_VALUE 255$"):
+        check(entry, entry, **SEGMENTOR, MODEL__SEM_SEG_HEAD__IGNORE_VALUE=0)
+
+
+def test_check_datasets__another_kind_of_annotation_than_the_model_learns_from(voc, tmp_path):
+    entry = make_semseg(tmp_path / "semseg")
+    with pytest.raises(ValueError, match=r"GeneralizedRCNN learns from objects, but data set .* has label images"):
+        check(entry, entry)
+    with pytest.raises(ValueError, match=r"SemanticSegmentor learns from label images, but data set .* has objects"):
+        check(*voc, **SEGMENTOR)
+    with pytest.raises(ValueError, match=rf"label images, but data set {voc[1]['NAME']} has objects"):
+        check(entry, voc[1], **SEGMENTOR)
+    with pytest.raises(ValueError, match=r"learns from objects, but data set voc_2012_val_sem_seg has label images"):
+        check(*voc, DATASETS__TEST=("voc_2012_val_sem_seg",))
+    with pytest.raises(ValueError, match=r"learns from label images, but data set voc_2007_test has objects"):
+        check(entry, entry, **SEGMENTOR, DATASETS__TEST=("voc_2007_test",))
+
+
+def test_check_datasets__panoptic_data_sets_have_both_kinds(tmp_path):
+    name = new_name()
+    DatasetCatalog.register(name, list)
+    MetadataCatalog.get(name).set(
+        evaluator_type="coco_panoptic_seg", sem_seg_root=str(tmp_path), thing_classes=list(CLASSES)
+    )
+    check_builtin(name)
+    MetadataCatalog.get(name).set(stuff_classes=list(CLASSES))
+    with pytest.raises(ValueError, match=rf"{name} does not say which label is ignored: .* \(the model ignores 255\)"):
+        check_builtin(name, MODEL__META_ARCHITECTURE="SemanticSegmentor")
+    MetadataCatalog.get(name).set(ignore_label=255)
+    check_builtin(name, MODEL__META_ARCHITECTURE="SemanticSegmentor")
+
+
+def make_cityscapes(root: Path, evaluator_type: str = "cityscapes_instance") -> str:
+    """Make Cityscapes' files, empty, of two images; register them under a name that no other test has."""
+    name = new_name()
+    for city, stem in (("ulm", "ulm_000000_000019"), ("bochum", "bochum_000000_000313")):
+        annotations = (f"{stem}_gtFine_{kind}" for kind in ("polygons.json", "instanceIds.png", "labelIds.png"))
+        for path in (
+            root / "leftImg8bit" / "val" / city / f"{stem}_leftImg8bit.png",
+            *(root / "gtFine" / "val" / city / annotation for annotation in annotations),
+        ):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    DatasetCatalog.register(name, list)
+    MetadataCatalog.get(name).set(
+        image_dir=str(root / "leftImg8bit" / "val"),
+        gt_dir=str(root / "gtFine" / "val"),
+        evaluator_type=evaluator_type,
+        thing_classes=list(CLASSES),
+        stuff_classes=list(CLASSES),
+        ignore_label=255,
+    )
+    return name
+
+
+def check_builtin(name: str, **keys: object) -> None:
+    cfg = empty_config(DATASETS__TRAIN=(name,), DATASETS__TEST=(name,), **keys)
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = len(CLASSES)
+    check_datasets(cfg, training=True)
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    monkeypatch.setitem(packages.PACKAGES, "cityscapes_instance", ((), ""))
+
+
+def test_check_datasets__cityscapes_good(tmp_path, installed):
+    check_builtin(make_cityscapes(tmp_path), MODEL__MASK_ON=True)
+
+
+def test_check_datasets__cityscapes_annotation_missing(tmp_path, installed):
+    name = make_cityscapes(tmp_path)
+    (tmp_path / "gtFine/val/ulm/ulm_000000_000019_gtFine_instanceIds.png").unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"1 of the 2 images have no _gtFine_instanceIds\.png .*ulm_000000_000019$"
+    ):
+        check_builtin(name, MODEL__MASK_ON=True)
+
+
+def test_check_datasets__cityscapes_image_missing(tmp_path, installed):
+    name = make_cityscapes(tmp_path)
+    (tmp_path / "leftImg8bit/val/ulm/ulm_000000_000019_leftImg8bit.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"1 annotations .* have no image in .*ulm/ulm_000000_000019$"):
+        check_builtin(name, MODEL__MASK_ON=True)
+
+
+def test_check_datasets__cityscapes_something_else(tmp_path, installed):
+    name = make_cityscapes(tmp_path)
+    (tmp_path / "leftImg8bit/val/ulm/readme.txt").touch()
+    with pytest.raises(ValueError, match=r"nothing but a folder for each city .*; found .*readme\.txt$"):
+        check_builtin(name, MODEL__MASK_ON=True)
+
+
+def test_check_datasets__cityscapes_instances_need_masks(tmp_path, installed):
+    with pytest.raises(ValueError, match="evaluated by masks alone"):
+        check_builtin(make_cityscapes(tmp_path))
+
+
+def test_check_datasets__cityscapes_on_several_machines(tmp_path, installed, monkeypatch):
+    monkeypatch.setattr(comm, "get_world_size", lambda: 16)
+    monkeypatch.setattr(comm, "get_local_size", lambda: 8)
+    with pytest.raises(ValueError, match=r"runs on one machine, but 2 take part; .*--eval-only afterwards$"):
+        check_builtin(make_cityscapes(tmp_path), MODEL__MASK_ON=True)
+
+
+def test_check_datasets__cityscapes_train_ids_have_to_be_made(tmp_path):
+    name = make_cityscapes(tmp_path, "cityscapes_sem_seg")
+    with pytest.raises(
+        FileNotFoundError, match=r"_gtFine_labelTrainIds\.png .*; make them with  mocodet prepare-data c"
+    ):
+        check_builtin(name, MODEL__META_ARCHITECTURE="SemanticSegmentor")
+    for path in list((tmp_path / "gtFine").glob("*/*/*_labelIds.png")):
+        Path(str(path).replace("labelIds", "labelTrainIds")).touch()
+    check_builtin(name, MODEL__META_ARCHITECTURE="SemanticSegmentor")
+
+
+@pytest.mark.parametrize(
+    ("evaluator_type", "command"), [("lvis", "lvis"), ("cityscapes_instance", "cityscapesscripts")]
+)
+def test_check_datasets__packages_of_a_data_set(tmp_path, monkeypatch, evaluator_type, command):
+    name = make_cityscapes(tmp_path, evaluator_type)
+    monkeypatch.setattr(packages.importlib.util, "find_spec", lambda module: None)
+    with pytest.raises(ValueError, match=rf"data set {name} needs the packages .*: +pip install .*{command}"):
+        check_builtin(name, MODEL__MASK_ON=True)

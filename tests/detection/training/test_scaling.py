@@ -1,0 +1,113 @@
+import pytest
+from detectron2.config import CfgNode
+from detectron2.engine import DefaultTrainer
+
+from mocodet import configs
+from mocodet.detection.training.scaling import SCALED_KEYS, refuse_another_scale, scale_to_processes
+from tests.detection.tiny import empty_config
+
+
+def voc(**keys: object) -> CfgNode:
+    cfg = empty_config()
+    cfg.merge_from_file(str(configs.path("pascal_voc_R_50_C4_24k_moco.yaml")))
+    cfg.merge_from_list([item for key, value in keys.items() for item in (key.replace("__", "."), value)])
+    return cfg
+
+
+def flat(cfg: CfgNode, prefix: str = "") -> dict[str, object]:
+    return {
+        key: value
+        for name, node in cfg.items()
+        for key, value in (
+            flat(node, f"{prefix}{name}.") if isinstance(node, CfgNode) else {f"{prefix}{name}": node}
+        ).items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("processes", "batch", "rate", "times"), [(1, 2, 0.0025, 8), (2, 4, 0.005, 4), (4, 8, 0.01, 2), (16, 32, 0.04, 0.5)]
+)
+def test_scale_to_processes__linear_rule(processes, batch, rate, times):
+    cfg = voc(SOLVER__REFERENCE_WORLD_SIZE=8, TEST__EVAL_PERIOD=1000)
+    expected, before = DefaultTrainer.auto_scale_workers(cfg, processes), flat(cfg)
+    expected.TEST.PRECISE_BN.NUM_ITER = 200 * times  # batches of 16 / times images: as many images as before
+    table = scale_to_processes(cfg, processes)
+    assert cfg == expected
+    after = flat(cfg)
+    assert {key: after[key] for key in SCALED_KEYS} == {
+        "SOLVER.IMS_PER_BATCH": batch,
+        "SOLVER.BASE_LR": pytest.approx(rate),
+        "SOLVER.STEPS": (18000 * times, 22000 * times),
+        "SOLVER.MAX_ITER": 24000 * times,
+        "SOLVER.WARMUP_ITERS": 100 * times,
+        "SOLVER.CHECKPOINT_PERIOD": 5000 * times,
+        "TEST.EVAL_PERIOD": 1000 * times,
+        "TEST.PRECISE_BN.NUM_ITER": 200 * times,
+    }
+    assert after["SOLVER.REFERENCE_WORLD_SIZE"] == processes
+    # The table shows all that changed, and nothing else.
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    assert rows[0] == ["key", "for 8", f"for {processes}"]
+    changed = {key for key in after if after[key] != before[key]} - {"SOLVER.REFERENCE_WORLD_SIZE"}
+    assert changed == set(SCALED_KEYS)
+    assert {row[0]: row[1:] for row in rows[2:]} == {key: [str(before[key]), str(after[key])] for key in SCALED_KEYS}
+
+
+def test_scale_to_processes__halves_with_batch_8_as_the_authors_advise():
+    cfg = voc(SOLVER__REFERENCE_WORLD_SIZE=2)  # 8 images fit into each process
+    scale_to_processes(cfg, 1)
+    assert (cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.BASE_LR, cfg.SOLVER.MAX_ITER) == (8, 0.01, 48000)
+    assert cfg.SOLVER.STEPS == (36000, 44000)
+
+
+def test_scale_to_processes__precise_bn_sees_at_least_one_batch():
+    cfg = voc(SOLVER__REFERENCE_WORLD_SIZE=8, TEST__PRECISE_BN__NUM_ITER=1)
+    scale_to_processes(cfg, 64)
+    assert cfg.TEST.PRECISE_BN.NUM_ITER == 1
+
+
+@pytest.mark.parametrize("reference", [0, 4])
+def test_scale_to_processes__nothing_to_do(reference):
+    cfg = voc(SOLVER__REFERENCE_WORLD_SIZE=reference)
+    before = cfg.clone()
+    assert scale_to_processes(cfg, 4) == ""
+    assert cfg == before
+
+
+@pytest.mark.parametrize("reference", [3, -1])
+def test_scale_to_processes__batch_that_the_reference_cannot_divide(reference):
+    cfg = voc(SOLVER__REFERENCE_WORLD_SIZE=reference)
+    with pytest.raises(ValueError, match=rf"IMS_PER_BATCH 16 does not divide among the {reference} processes"):
+        scale_to_processes(cfg, 1)
+
+
+def saved(tmp_path, *, reference: int, processes: int) -> str:
+    cfg = voc(SOLVER__REFERENCE_WORLD_SIZE=reference)
+    scale_to_processes(cfg, processes)
+    (tmp_path / "config.yaml").write_text(cfg.dump())  # as detectron2's default_setup does
+    return str(tmp_path / "config.yaml")
+
+
+@pytest.mark.parametrize(
+    ("reference", "processes", "remedy"),
+    [(8, 4, "with 4 processes and --scale-to-gpus"), (0, 4, "without --scale-to-gpus")],
+)
+def test_refuse_another_scale(tmp_path, reference, processes, remedy):
+    now = voc(SOLVER__REFERENCE_WORLD_SIZE=8)
+    scale_to_processes(now, 2)
+    batch = 8 if reference else 16
+    with pytest.raises(ValueError, match=rf"for batches of {batch} images, .* batches of 4; resume it {remedy}"):
+        refuse_another_scale(now, saved(tmp_path, reference=reference, processes=processes))
+
+
+def test_refuse_another_scale__scaled_run_continued_unscaled(tmp_path):
+    with pytest.raises(ValueError, match=r"for batches of 4 images, .* batches of 16; resume it with 2 processes"):
+        refuse_another_scale(voc(), saved(tmp_path, reference=8, processes=2))
+
+
+def test_refuse_another_scale__same_batch_or_no_scaling_at_all(tmp_path):
+    now = voc(SOLVER__REFERENCE_WORLD_SIZE=8)
+    scale_to_processes(now, 2)
+    refuse_another_scale(now, saved(tmp_path, reference=8, processes=2))
+    refuse_another_scale(voc(), saved(tmp_path, reference=8, processes=8))
+    refuse_another_scale(voc(SOLVER__IMS_PER_BATCH=8), saved(tmp_path, reference=0, processes=1))  # the user's choice

@@ -1,0 +1,137 @@
+import pickle
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+
+from mocodet.common.encoders.resnet import build_resnet
+from mocodet.detection.weights import convert as convert_module
+from tests.commands import convert
+from tests.encoders import checkpoint_of, encoder
+
+TOOL = Path(__file__).parents[2] / "tools" / "convert_pretrain_to_detectron2.py"
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    state = torchvision.models.resnet18(num_classes=16).state_dict()
+    tensors = {
+        f"module.{encoder}.{name}": value for encoder in ("encoder_q", "encoder_k") for name, value in state.items()
+    }
+    path = tmp_path_factory.mktemp("pretrained") / "moco.pth.tar"
+    torch.save({"epoch": 200, "arch": "resnet18", "state_dict": tensors, "optimizer": {}}, path)
+    return path
+
+
+def test_main__report(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "out.pkl"
+    convert([str(source), str(output)])
+    printed = capsys.readouterr().out
+    assert "resnet18, MoCo query encoder, original format (arch resnet18, epoch 200)" in printed
+    assert "100 tensors" in printed  # 20 convolutions and 20 batch norms of four
+    assert "left out: 2 projection head" in printed
+    assert "left out: 20 batch counters" in printed
+    assert "left out: 122 outside the encoder" in printed
+    assert "max|a-b| / max|b|" in printed
+    for stage in ("res2", "res3", "res4", "res5"):
+        assert f"\n  {stage}  " in printed
+    assert '  INPUT.FORMAT: "RGB"\n' in printed
+    assert "  MODEL.PIXEL_MEAN: [123.675, 116.280, 103.530]\n" in printed
+    assert "  MODEL.PIXEL_STD: [58.395, 57.120, 57.375]\n" in printed
+    assert "  MODEL.RESNETS.STRIDE_IN_1X1: False\n" in printed
+    assert "  MODEL.RESNETS.DEPTH: 18\n" in printed
+    assert "  MODEL.RESNETS.RES2_OUT_CHANNELS: 64\n" in printed
+    assert "STEM_OUT_CHANNELS" not in printed
+    assert len(pickle.loads(output.read_bytes())["model"]) == 100
+
+
+def test_main__resnext(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A grouped network through the whole command, verification included, says what its detector must be told."""
+    path = tmp_path / "supervised.pth"
+    torch.save(checkpoint_of(encoder("resnext50_32x4d"), "supervised"), path)
+    convert([str(path), str(tmp_path / "out.pkl")])
+    printed = capsys.readouterr().out
+    assert "resnext50_32x4d, mocodet classifier, mocodet format (iteration 41), names 'encoder.*'" in printed
+    assert "left out: 2 projection head or classifier" in printed
+    assert "  MODEL.RESNETS.DEPTH: 50\n" in printed
+    assert "  MODEL.RESNETS.NUM_GROUPS: 32\n  MODEL.RESNETS.WIDTH_PER_GROUP: 4\n" in printed
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_main__converted_already(source: Path, tmp_path: Path, protocol: int) -> None:
+    first = tmp_path / "first.pkl"
+    convert([str(source), str(first), "--no-verify"])
+    first.write_bytes(pickle.dumps(pickle.loads(first.read_bytes()), protocol=protocol))
+    told = rf"^error: {first} is a \.pkl of detectron2's already and needs no conversion: .*--to torchvision is the way"
+    with pytest.raises(SystemExit, match=told):
+        convert([str(first), str(tmp_path / "second.pkl")])
+    assert not (tmp_path / "second.pkl").exists()
+
+
+def test_main__small_stem(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.pth"
+    torch.save(build_resnet("resnet18", small_stem=True, num_classes=10).state_dict(), path)
+    with pytest.raises(SystemExit, match=r"^error: .*small stem"):
+        convert([str(path), str(tmp_path / "out.pkl")])
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_main__no_verify(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object) -> None:
+        raise ValueError("verified all the same")
+
+    monkeypatch.setattr(convert_module, "verify", fail)
+    convert([str(source), str(tmp_path / "out.pkl"), "--no-verify"])
+    assert "Not verified" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match=r"verified all the same$"):
+        convert([str(source), str(tmp_path / "other.pkl")])
+    assert not (tmp_path / "other.pkl").exists()
+
+
+def test_main__prefix(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "out.pkl"
+    convert([str(source), str(output), "--prefix", "module.encoder_k.", "--no-verify"])
+    assert "names 'module.encoder_k.*'" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match=r"no encoder named 'base_encoder\.conv1\.\*'; there are .*'module\.encoder_k"):
+        convert([str(source), str(output), "--prefix", "base_encoder"])
+
+
+@pytest.mark.parametrize("problem", ["missing", "damaged", "folder"])
+def test_main__error(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], problem: str) -> None:
+    bad = tmp_path / "bad.pth"
+    if problem == "damaged":
+        bad.write_bytes(source.read_bytes()[:100_000])
+    if problem == "folder":
+        bad.mkdir()
+    output = tmp_path / "out.pkl"
+    output.write_bytes(b"precious")
+    with pytest.raises(SystemExit, match=r"^error: .*bad\.pth.*$") as caught:
+        convert([str(bad), str(output)])
+    assert "\n" not in caught.value.code
+    assert capsys.readouterr().out == ""
+    assert output.read_bytes() == b"precious"
+
+
+def test_tool__exit_status(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.pth"
+    bad.write_bytes(b"")
+    done = subprocess.run(
+        [sys.executable, TOOL, bad, tmp_path / "out.pkl"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert re.fullmatch(r"error: .*bad\.pth cannot be read as a checkpoint.*\n", done.stderr)
+    assert list(tmp_path.iterdir()) == [bad]
+
+
+def test_main__a_name_is_no_file(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        convert(["moco://v2_200ep", str(tmp_path / "out.pkl")])
+    assert "moco://v2_200ep is a name for MODEL.WEIGHTS" in capsys.readouterr().err

@@ -1,0 +1,144 @@
+"""What the tests of the mechanisms share: a small encoder, its training by the package, and a slow training to compare.
+
+The slow one knows nothing of processes, groups and batched arithmetic: each "device" is a copy of the encoder with
+buffers of its own that encodes its rows with plain batch norm; scores are taken one by one, and SGD is written out.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from torch import nn
+
+from mocodet.common.launch import distribute
+from mocodet.pretrain.methods.shuffle_bn import GroupedBatchNorm2d
+
+DIM, TEMPERATURE, LR, SGD_MOMENTUM, DECAY = 6, 0.2, 0.05, 0.9, 1e-4
+BATCH, SEED = 8, 3
+
+
+def small_encoder(groups: int) -> nn.Module:
+    torch.manual_seed(SEED)
+    return nn.Sequential(
+        nn.Conv2d(3, 5, 3, bias=False),
+        nn.BatchNorm2d(5) if groups == 1 else GroupedBatchNorm2d(5, groups),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(20, DIM),
+    )
+
+
+def image_batches(views: Sequence[str], steps: int) -> list[dict[str, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(11)
+    return [{name: torch.randn(BATCH, 3, 6, 6, generator=generator) for name in views} for _ in range(steps)]
+
+
+@dataclass
+class Training:
+    """What each step gave: of the package in one process, of the slow training on each device."""
+
+    losses: list = field(default_factory=list)
+    accuracies: list = field(default_factory=list)
+    states: list = field(default_factory=list)  # state dicts after the step
+
+
+def train(method: nn.Module, batches: list[dict[str, torch.Tensor]]) -> Training:
+    """Train a method of the package on this process's rows of each batch."""
+    from detectron2.utils import comm
+
+    model = distribute(method)
+    trained = [parameter for parameter in method.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=LR, momentum=SGD_MOMENTUM, weight_decay=DECAY)
+    rows = BATCH // comm.get_world_size()
+    mine = slice(comm.get_rank() * rows, (comm.get_rank() + 1) * rows)
+    training = Training()
+    for batch in batches:
+        outputs = model({name: values[mine] for name, values in batch.items()})
+        optimizer.zero_grad()
+        outputs["loss"].backward()
+        optimizer.step()
+        training.losses.append(outputs["loss"].item())
+        training.accuracies.append(outputs["accuracy"].item())
+        training.states.append({name: value.clone() for name, value in method.state_dict().items()})
+    return training
+
+
+def on_devices(encoder: nn.Module, devices: int) -> list[nn.Module]:
+    """Copy an encoder for each device: one set of parameters, and buffers apart."""
+    shared = {id(parameter): parameter for parameter in encoder.parameters()}
+    return [copy.deepcopy(encoder, dict(shared)) for _ in range(devices)]
+
+
+def unit(vector: torch.Tensor) -> torch.Tensor:
+    return vector / vector.pow(2).sum().sqrt()
+
+
+def encode(encoders: list[nn.Module], images: torch.Tensor, order: Sequence[int] = tuple(range(BATCH))) -> list:
+    """Return the unit vector of each image when device d encodes the d-th part of ``order``."""
+    rows = BATCH // len(encoders)
+    vectors = [None] * BATCH
+    for device, encoder in enumerate(encoders):
+        here = order[device * rows : (device + 1) * rows]
+        for image, vector in zip(here, encoder(torch.stack([images[image] for image in here])), strict=True):
+            vectors[image] = unit(vector)
+    return vectors
+
+
+def slow_training(
+    step: Callable[[dict], list[list[torch.Tensor]]],
+    encoders: dict[str, list[nn.Module]],
+    batches: list[dict[str, torch.Tensor]],
+    state: Callable[[], dict[str, torch.Tensor]] = dict,
+) -> Training:
+    """Train by the definition: mean InfoNCE over the batch, and SGD with momentum and weight decay.
+
+    Args:
+        step: from a batch to each image's scores, its positive's first; it may change what it keeps.
+        encoders: state name -> the encoder on each device; those with a gradient are trained.
+        state: returns what is kept beside encoders.
+    """
+    devices = len(next(iter(encoders.values())))
+    trained = [p for encoder in encoders.values() for p in encoder[0].parameters() if p.requires_grad]
+    velocity = [torch.zeros_like(parameter) for parameter in trained]
+    training = Training()
+    for batch in batches:
+        scores = step(batch)
+        terms = [torch.logsumexp(torch.stack(row) / TEMPERATURE, 0) - row[0] / TEMPERATURE for row in scores]
+        found = [float(all(row[0] > other for other in row[1:])) for row in scores]
+        gradients = torch.autograd.grad(sum(terms) / BATCH, trained)
+        with torch.no_grad():
+            for parameter, gradient, speed in zip(trained, gradients, velocity, strict=True):
+                speed.mul_(SGD_MOMENTUM).add_(gradient + DECAY * parameter)
+                parameter.sub_(LR * speed)
+        rows = BATCH // devices
+        parts = [slice(device * rows, (device + 1) * rows) for device in range(devices)]
+        training.losses.append([sum(terms[part]).item() / rows for part in parts])
+        training.accuracies.append([sum(found[part]) / rows for part in parts])
+        training.states.append(
+            [
+                {f"{name}.{key}": v.clone() for name in encoders for key, v in encoders[name][d].state_dict().items()}
+                | {key: value.clone() for key, value in state().items()}
+                for d in range(devices)
+            ]
+        )
+    return training
+
+
+def assert_same_training(found: Training, expected: Training, devices: Sequence[int]) -> None:
+    """Compare each step of the package, in the process that stands for ``devices``: losses and the whole state.
+
+    Groups of a process share one set of running statistics, which follows the mean of what its devices saw.
+    """
+    assert len(found.states) == len(expected.states)
+    for step, state in enumerate(found.states):
+        for name in ("losses", "accuracies"):
+            mean = sum(getattr(expected, name)[step][device] for device in devices) / len(devices)
+            assert getattr(found, name)[step] == pytest.approx(mean, abs=1e-5), f"{name} of step {step}"
+        theirs = [expected.states[step][device] for device in devices]
+        assert state.keys() == theirs[0].keys()
+        for name, value in state.items():
+            mean = torch.stack([each[name].double() for each in theirs]).mean(dim=0).to(value.dtype)
+            torch.testing.assert_close(value, mean, atol=1e-5, rtol=0, msg=lambda m, at=(step, name): f"{at}: {m}")

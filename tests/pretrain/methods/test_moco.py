@@ -1,0 +1,169 @@
+"""MoCo against algorithm 1 of the paper, written out slowly and without the package's code."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mocodet.pretrain.methods import MomentumContrast
+from mocodet.pretrain.methods.shuffle_bn import BatchShuffle
+from tests.pretrain.methods.small import (
+    BATCH,
+    DIM,
+    SEED,
+    TEMPERATURE,
+    Training,
+    assert_same_training,
+    encode,
+    image_batches,
+    on_devices,
+    slow_training,
+    small_encoder,
+    train,
+)
+from tests.processes import run_in_processes
+
+QUEUE, MOMENTUM = 21, 0.9
+STEPS = 20  # 20 x 8 keys go round a queue of 21, which 8 does not divide, seven times
+
+
+def small_moco(groups: int) -> MomentumContrast:
+    return MomentumContrast(
+        small_encoder(groups),
+        BatchShuffle(SEED),
+        queue_size=QUEUE,
+        dim=DIM,
+        momentum=MOMENTUM,
+        temperature=TEMPERATURE,
+    )
+
+
+def batches() -> list[dict[str, torch.Tensor]]:
+    return image_batches(("query", "key"), STEPS)
+
+
+def train_both_ways() -> dict[int, Training]:
+    return {groups: train(small_moco(groups), batches()) for groups in (1, 2)}
+
+
+def reference(devices: int) -> Training:
+    """Algorithm 1 for ``devices`` devices with plain BN each, one image, one key and one logit at a time."""
+    start = small_moco(1)
+    f_q, f_k = (on_devices(small_encoder(1), devices) for _ in range(2))
+    for encoder in f_k:
+        encoder.requires_grad_(False)
+    queue = [column.clone() for column in start.queue.T]  # oldest first, once `head` is considered
+    head = 0
+    shuffling = torch.Generator().manual_seed(SEED)
+
+    def step(batch):
+        nonlocal head
+        q = encode(f_q, batch["query"])
+        with torch.no_grad():
+            for mine, theirs in zip(f_k[0].parameters(), f_q[0].parameters(), strict=True):
+                mine.copy_(MOMENTUM * mine + (1 - MOMENTUM) * theirs)
+            k = encode(f_k, batch["key"], torch.randperm(BATCH, generator=shuffling).tolist())
+        scores = [[torch.dot(q[image], key) for key in [k[image], *queue]] for image in range(BATCH)]
+        for key in k:
+            queue[head] = key
+            head = (head + 1) % QUEUE
+        return scores
+
+    def state():
+        return {"queue": torch.stack(queue).T, "queue_ptr": torch.tensor([head])}
+
+    return slow_training(step, {"encoder_q": f_q, "encoder_k": f_k}, batches(), state)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_moco__agrees_with_algorithm_1_in_one_process(groups):
+    assert_same_training(train(small_moco(groups), batches()), reference(groups), range(groups))
+
+
+def test_moco__agrees_with_algorithm_1_in_two_processes():
+    # Two processes of two groups each normalise as four devices do.
+    trainings = run_in_processes(train_both_ways)
+    for groups in (1, 2):
+        expected = reference(2 * groups)
+        for rank, found in enumerate(trainings):
+            assert_same_training(found[groups], expected, range(rank * groups, (rank + 1) * groups))
+
+
+def test_init__key_encoder_is_an_exact_frozen_copy():
+    moco = small_moco(1)
+    queries, keys = moco.encoder_q.state_dict(), moco.encoder_k.state_dict()
+    assert all(torch.equal(queries[name], keys[name]) for name in queries)
+    assert not any(parameter.requires_grad for parameter in moco.encoder_k.parameters())
+    assert all(
+        mine.data_ptr() != theirs.data_ptr()
+        for mine, theirs in zip(moco.encoder_q.parameters(), moco.encoder_k.parameters(), strict=True)
+    )
+    torch.testing.assert_close(moco.queue.norm(dim=0), torch.ones(QUEUE))
+
+
+def test_momentum_update__leaves_buffers_alone():
+    moco = small_moco(1)
+    moco.encoder_q[1].running_mean.fill_(7.0)
+    with torch.no_grad():
+        moco.encoder_q[0].weight.fill_(2.0)
+    before = moco.encoder_k[0].weight.clone()
+    moco.momentum_update()
+    torch.testing.assert_close(moco.encoder_k[0].weight, MOMENTUM * before + (1 - MOMENTUM) * 2.0)
+    assert moco.encoder_k[1].running_mean.eq(0).all()
+
+
+def test_forward__logits_use_the_queue_from_before_the_batch():
+    moco = small_moco(1)
+    batch = batches()[0]
+    before = moco.queue.clone()
+    seen = {}
+    original = moco.logits
+
+    def spy(q, k):
+        seen["q"], seen["k"], seen["logits"] = q, k, original(q, k)
+        return seen["logits"]
+
+    moco.logits = spy
+    moco(batch)
+    expected = torch.cat([(seen["q"] * seen["k"]).sum(1, keepdim=True), seen["q"] @ before], dim=1) / TEMPERATURE
+    torch.testing.assert_close(seen["logits"], expected)
+    assert not torch.equal(before, moco.queue)
+
+
+def test_forward__no_gradient_reaches_keys_or_queue():
+    moco = small_moco(1)
+    moco(batches()[0])["loss"].backward()
+    assert all(parameter.grad is not None for parameter in moco.encoder_q.parameters())
+    assert all(parameter.grad is None for parameter in moco.encoder_k.parameters())
+    assert not moco.queue.requires_grad
+
+
+def test_dequeue_and_enqueue__batch_larger_than_queue_keeps_the_newest():
+    moco = small_moco(1)
+    keys = F.normalize(torch.randn(2 * QUEUE + 5, DIM), dim=1)
+    moco.dequeue_and_enqueue(keys[:4])
+    moco.dequeue_and_enqueue(keys[4:])
+    ring = [None] * QUEUE
+    for number, key in enumerate(keys):
+        ring[number % QUEUE] = key
+    torch.testing.assert_close(moco.queue, torch.stack(ring).T)
+    assert int(moco.queue_ptr) == len(keys) % QUEUE
+
+
+def test_logits__float32_under_autocast():
+    moco = small_moco(1)
+    q, k = (F.normalize(torch.randn(4, DIM), dim=1) for _ in range(2))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = moco.logits(q, k)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, moco.logits(q, k))
+
+
+def test_accuracy_in_batch__only_keys_of_this_batch_compete():
+    q = F.normalize(torch.tensor([[1.0, 0.1], [0.1, 1.0], [0.9, 0.2]]), dim=1)
+    k = F.normalize(torch.tensor([[1.0, 0.1], [0.1, 1.0], [0.1, 0.9]]), dim=1)
+    found = MomentumContrast.accuracy_in_batch(q, k)
+    nearest = [max(range(3), key=lambda other: float(torch.dot(query, k[other]))) for query in q]
+    assert nearest == [0, 1, 0]
+    assert found.item() == pytest.approx(2 / 3)
+    moco = small_moco(1)
+    assert 0 <= moco(batches()[0])["accuracy_in_batch"] <= 1

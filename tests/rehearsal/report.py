@@ -1,0 +1,37 @@
+"""The table of a rehearsal."""
+
+from collections.abc import Sequence
+
+from tabulate import tabulate
+
+from tests.rehearsal.run import NO_DENSEPOSE, Outcome
+
+HEADERS = ("config", "weights", "loss", "s/it", "AP or mIoU", "predictions", "outcome")
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    """Lay out outcomes as a Markdown table, a line each."""
+    rows = [
+        (
+            outcome.config,
+            outcome.weights,
+            outcome.loss,
+            outcome.seconds_per_iteration,
+            ", ".join(f"{task} {_number(value)}" for task, value in outcome.metrics.items()) or None,
+            outcome.predictions,
+            outcome.outcome,
+        )
+        for outcome in outcomes
+    ]
+    return tabulate(rows, headers=HEADERS, floatfmt=".2f", tablefmt="github", missingval="-")
+
+
+def summary(outcomes: Sequence[Outcome], seconds: float) -> str:
+    """Count the outcomes in one sentence."""
+    ok = sum(outcome.outcome == "ok" for outcome in outcomes)
+    skipped = sum(outcome.outcome == NO_DENSEPOSE for outcome in outcomes)
+    return f"{ok} of {len(outcomes)} ok, {skipped} not run, {seconds:.0f} s"
+
+
+def _number(value: float | None) -> str:
+    return "nan" if value is None else f"{value:.1f}"

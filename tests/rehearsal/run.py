@@ -1,0 +1,269 @@
+"""Train, resume and evaluate with config after config, each in a process of its own."""
+
+import json
+import multiprocessing
+import os
+import re
+import shutil
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+
+from mocodet import configs
+from mocodet.detection.data.toy import make_toy_data
+from mocodet.detection.densepose import is_installed, uses_densepose
+from tests.commands import train as train_net
+from tests.rehearsal.stand_ins import StandIn
+
+ITERATIONS = 3
+RESUMED_ITERATIONS = 5
+IMAGE_SIZE = 64  # pixels
+
+SIZES_AND_SCHEDULE: dict[str, object] = {
+    "MODEL.DEVICE": "cpu",
+    "INPUT.MIN_SIZE_TRAIN": (IMAGE_SIZE,),
+    "INPUT.MIN_SIZE_TEST": IMAGE_SIZE,
+    "INPUT.CROP.SIZE": (IMAGE_SIZE + 1, IMAGE_SIZE + 1),  # where a config crops
+    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 16,
+    "MODEL.RPN.PRE_NMS_TOPK_TRAIN": 100,
+    "MODEL.RPN.POST_NMS_TOPK_TRAIN": 50,
+    "MODEL.RPN.PRE_NMS_TOPK_TEST": 100,
+    "MODEL.RPN.POST_NMS_TOPK_TEST": 20,
+    "TEST.DETECTIONS_PER_IMAGE": 10,
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0,  # so that there are detections to compare
+    "SOLVER.IMS_PER_BATCH": 2,
+    "SOLVER.STEPS": (2,),
+    "TEST.PRECISE_BN.NUM_ITER": 2,
+    "DATALOADER.NUM_WORKERS": 0,
+    "SEED": 0,
+}
+# What detectron2 logs.
+STARTED = re.compile(r"Starting training from iteration (\d+)")
+NO_DENSEPOSE = "not run: detectron2's DensePose project is not installed"
+MARKER = ".rehearsal"  # in the folders that may be removed
+
+
+@dataclass
+class Outcome:
+    """What became of one config: a line of the table.
+
+    Attributes:
+        config: its name.
+        weights: what it started from.
+        loss: the total of the last iteration.
+        seconds_per_iteration: as logged.
+        metrics: task -> AP, or mIoU, in per cent.
+        predictions: how many were saved; None where the evaluator saves none.
+        outcome: ``"ok"``, what went wrong, or why it was not run.
+    """
+
+    config: str
+    weights: str
+    loss: float | None = None
+    seconds_per_iteration: float | None = None
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    predictions: int | None = None
+    outcome: str = "ok"
+
+
+def leaf_configs() -> list[Path]:
+    """List the configs of detection: all but the bases and those of pre-training."""
+    return sorted(path for path in configs.ROOT.glob("*.yaml") if not path.name.startswith("Base-"))
+
+
+def rehearse(
+    leaves: Sequence[Path],
+    datasets: Path,
+    stand_ins: Mapping[str, StandIn],
+    output: Path,
+    *,
+    jobs: int = 1,
+    announce: Callable[[Outcome], None] = lambda outcome: None,
+) -> list[Outcome]:
+    """Train with every config for 3 iterations, resume to 5, evaluate with ``--eval-only``; failures are outcomes.
+
+    Only sizes, schedules, the score threshold, the device and ``MODEL.WEIGHTS`` are overridden. A config fails, too, if
+    the resumed run does not go on where the first one stopped, or if ``--eval-only`` gives other results or predictions
+    than the evaluation at the end of the training.
+
+    Args:
+        leaves: config files, as `leaf_configs` lists them.
+        datasets: what ``DETECTRON2_DATASETS`` is to be: the data under the names that the configs have.
+        stand_ins: weights for each kind of twin.
+        output: folder for the toy set and, below ``runs``, logs and results of each config; what an earlier rehearsal
+            left there is replaced.
+        jobs: configs at a time, each on one thread.
+        announce: told of every outcome as soon as it is there.
+    """
+    toy = output / "toy"
+    if any(is_toy(leaf) for leaf in leaves) and not toy.exists():
+        make_toy_data(toy, train=16, test=8, unlabelled=0, size=IMAGE_SIZE)
+    runs = output / "runs"
+    runs.mkdir(parents=True, exist_ok=True)
+    outcomes: dict[Path, Outcome] = {}
+    # detectron2 reads the variable when it is imported, so every config needs a process that starts with it.
+    context = multiprocessing.get_context("spawn")
+    with (
+        _environment(DETECTRON2_DATASETS=str(datasets.resolve()), OMP_NUM_THREADS="1"),
+        ProcessPoolExecutor(jobs, mp_context=context, max_tasks_per_child=1) as pool,
+    ):
+        running = {}
+        for leaf in leaves:
+            if uses_densepose(leaf) and not is_installed():
+                outcomes[leaf] = Outcome(leaf.stem, stand_ins[twin(leaf)].description, outcome=NO_DENSEPOSE)
+                announce(outcomes[leaf])
+            else:
+                data = toy_options(leaf, toy) if is_toy(leaf) else {}
+                running[pool.submit(run_config, leaf, stand_ins[twin(leaf)], data, runs)] = leaf
+        for future in as_completed(running):
+            leaf = running[future]
+            try:
+                outcome = future.result()
+            except Exception as error:  # the process died
+                outcome = Outcome(leaf.stem, stand_ins[twin(leaf)].description, outcome=f"FAILED: {error!r}")
+            outcomes[leaf] = outcome
+            announce(outcome)
+    return [outcomes[leaf] for leaf in leaves]
+
+
+def twin(leaf: Path) -> str:
+    """Tell which of the stand-ins a config starts from, by its name."""
+    if leaf.stem.endswith("_moco"):
+        return "toy_moco" if is_toy(leaf) else "moco"
+    return "random" if leaf.stem.endswith("_random") else "supervised"
+
+
+def is_toy(leaf: Path) -> bool:
+    """Tell whether a config is of the toy set, which is where `make demo` has put it and nowhere else."""
+    return leaf.stem.startswith("toy_")
+
+
+def toy_options(leaf: Path, toy: Path) -> dict[str, object]:
+    """Return the override by which a config of the toy set finds it in ``toy``."""
+    entries = CfgNode.load_yaml_with_base(str(leaf))["MOCO"]["DATASETS"]
+    return {"MOCO.DATASETS": [{**entry, "ROOT": str((toy / "voc" / "VOC2007").resolve())} for entry in entries]}
+
+
+def run_config(leaf: Path, stand_in: StandIn, data: Mapping[str, object], runs: Path) -> Outcome:
+    """Train, resume and evaluate with one config in this process; what it prints goes to ``runs/<config>.log``.
+
+    Args:
+        leaf: the config file.
+        stand_in: what to start from.
+        data: further overrides.
+        runs: folder for the run.
+    """
+    torch.set_num_threads(1)
+    # As in a command from a shell. A spawned process would spawn the helpers of detectron2's Cityscapes loader, too.
+    multiprocessing.set_start_method(None, force=True)
+    outcome = Outcome(leaf.stem, stand_in.description)
+    folder = runs / leaf.stem
+    options = {**SIZES_AND_SCHEDULE, **data, "OUTPUT_DIR": folder, "MODEL.WEIGHTS": stand_in.file}
+    checkpoint = folder / "model_final.pth"
+    try:
+        _start_anew(folder)
+        with _output_to(runs / f"{leaf.stem}.log"):
+            _run(leaf, {**options, "SOLVER.MAX_ITER": ITERATIONS})
+            _run(leaf, {**options, "SOLVER.MAX_ITER": RESUMED_ITERATIONS}, "--resume")
+            evaluation = {**options, "MODEL.WEIGHTS": checkpoint, "OUTPUT_DIR": folder / "eval"}
+            _run(leaf, evaluation, "--eval-only")
+        read_results(outcome, folder)
+    except BaseException as error:  # SystemExit is how the command reports what it refuses
+        outcome.outcome = f"FAILED: {type(error).__name__}: {error}".strip().splitlines()[0]
+    finally:
+        if (folder / MARKER).exists():
+            for saved in folder.glob("*.pth"):
+                saved.unlink()  # hundreds of megabytes each
+    return outcome
+
+
+def _start_anew(folder: Path) -> None:
+    """Remove what an earlier rehearsal left, whose metrics would be taken for this one's, and nothing else."""
+    if folder.exists() and not (folder / MARKER).exists():
+        raise FileExistsError(f"{folder} is there, but no rehearsal made it; choose another --output")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    (folder / MARKER).touch()
+
+
+def _run(leaf: Path, options: Mapping[str, object], *flags: str) -> None:
+    pairs = [text for key, value in options.items() for text in (key, str(value))]
+    train_net(["--config-file", str(leaf), *flags, *pairs])
+
+
+def read_results(outcome: Outcome, folder: Path) -> None:
+    """Read what the runs left; raise ``RuntimeError`` where it is not as it should be."""
+    lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    steps = [line for line in lines if "total_loss" in line]
+    started = [int(text) for text in STARTED.findall((folder / "log.txt").read_text())]
+    ended = [line["iteration"] + 1 for line in steps]
+    if (started, ended) != ([0, ITERATIONS], [ITERATIONS, RESUMED_ITERATIONS]):
+        raise RuntimeError(f"the resumed run did not go on where it stopped: runs from {started} to {ended}")
+    outcome.loss = steps[-1]["total_loss"]
+    outcome.seconds_per_iteration = steps[0]["time"]  # detectron2 times nothing in the first three of a run
+    trained, evaluated = (json.loads((run / "results.json").read_text()) for run in (folder, folder / "eval"))
+    saved = saved_predictions(folder)
+    # After a few iterations most metrics are 0 whatever the weights are; the predictions are not.
+    if trained != evaluated or saved != saved_predictions(folder / "eval"):
+        raise RuntimeError("--eval-only gives other results than the training run")
+    (tasks,) = evaluated.values()
+    outcome.metrics = {task: values.get("AP", values.get("mIoU")) for task, values in tasks.items()}
+    if saved:
+        outcome.predictions = sum(map(len, saved.values()))
+        if outcome.predictions == 0:
+            raise RuntimeError("no prediction to compare")
+
+
+def saved_predictions(folder: Path) -> dict[str, list]:
+    """Read what a run predicted: one list a file, VOC's text lines or the records of the COCO formats."""
+    found = {}
+    for path in sorted((folder / "inference").rglob("*")):
+        if path.suffix == ".txt":
+            found[path.name] = path.read_text().splitlines()
+        elif path.suffix == ".json":
+            found[path.name] = json.loads(path.read_text())
+    return found
+
+
+@contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    """Set environment variables for the processes that are started meanwhile."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _output_to(path: Path) -> Iterator[None]:
+    """Send everything that this process prints, C libraries included, to a file."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    before = os.dup(1), os.dup(2)
+    with path.open("w") as handle:
+        os.dup2(handle.fileno(), 1)
+        os.dup2(handle.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            traceback.print_exc()
+            raise
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for number, saved in zip((1, 2), before, strict=True):
+                os.dup2(saved, number)
+                os.close(saved)
