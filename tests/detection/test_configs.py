@@ -1,5 +1,4 @@
 import pytest
-import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from mocodet import configs
@@ -124,8 +123,10 @@ MAY_DIFFER = {
     "MODEL.RESNETS.STRIDE_IN_1X1",
     "OUTPUT_DIR",
 }
-TWINS = [f"{leaf}{twin}" for leaf in RECIPES for twin in ("", "_moco", "_random")]
+VARIANTS = ("", "_moco", "_random")  # supervised, MoCo, random
+DETECTORS = [f"{leaf}{variant}" for leaf in RECIPES for variant in VARIANTS]
 FROZEN_BN = "lvis_v0.5_R_50_FPN_2x_frozen_bn"  # supervised only
+TOYS = ["toy_R_18_FPN_moco", "toy_R_18_FPN_random"]
 # All leaves but the toy set's; the FCN's, whose settings tests/detection/test_fcn_configs.py has, among them.
 LEAVES = sorted(path.stem for path in configs.ROOT.glob("*.yaml") if not path.stem.startswith(("Base-", "toy_")))
 TRIOS = [leaf for leaf in LEAVES if not leaf.endswith(("_moco", "_random")) and leaf != FROZEN_BN]
@@ -147,18 +148,18 @@ def flat(cfg: CfgNode, prefix: str = "") -> dict[str, object]:
     return found
 
 
-def test_configs__every_task_has_three_twins():
-    assert [f"{leaf}{twin}" for leaf in TRIOS for twin in ("", "_moco", "_random")] == [
+def test_configs__every_task_has_three_variants():
+    assert [f"{leaf}{variant}" for leaf in TRIOS for variant in VARIANTS] == [
         leaf for leaf in LEAVES if leaf != FROZEN_BN
     ]
     detectors = {leaf for leaf in LEAVES if "_FCN_" not in leaf}
-    assert detectors == {*TWINS, FROZEN_BN}
+    assert detectors == {*DETECTORS, FROZEN_BN}
     assert len(detectors) == 34
 
 
 @pytest.mark.parametrize("leaf", TRIOS)
-def test_configs__twins_differ_only_in_what_weights_require(leaf):
-    supervised, moco, random = (flat(resolve(leaf + twin)) for twin in ("", "_moco", "_random"))
+def test_configs__variants_differ_only_in_what_weights_require(leaf):
+    supervised, moco, random = (flat(resolve(leaf + variant)) for variant in VARIANTS)
     assert supervised.keys() == moco.keys() == random.keys()
     assert {key for key in supervised if supervised[key] != moco[key]} == MAY_DIFFER
     assert {key for key in supervised if supervised[key] != random[key]} == MAY_DIFFER
@@ -178,11 +179,12 @@ def test_configs__moco_and_random_differ_only_in_weights(moco):
     assert {key for key in first | second if first.get(key) != second.get(key)} == {"MODEL.WEIGHTS", "OUTPUT_DIR"}
 
 
-@pytest.mark.parametrize("leaf", [leaf for leaf in LEAVES if leaf != FROZEN_BN])
+@pytest.mark.parametrize("leaf", [leaf for leaf in LEAVES if leaf != FROZEN_BN] + TOYS)
 def test_configs__weights_and_what_they_require(leaf):
     cfg = resolve(leaf)
     if leaf.endswith(("_moco", "_random")):
-        assert ("output/moco_v2_R_50_200ep.pkl" if leaf.endswith("_moco") else "") == cfg.MODEL.WEIGHTS
+        moco = "output/demo/moco.pkl" if leaf in TOYS else "output/moco_v2_R_50_200ep.pkl"
+        assert (moco if leaf.endswith("_moco") else "") == cfg.MODEL.WEIGHTS
         assert cfg.INPUT.FORMAT == "RGB"
         assert cfg.MODEL.PIXEL_MEAN == [123.675, 116.280, 103.530]
         assert cfg.MODEL.PIXEL_STD == [58.395, 57.120, 57.375]
@@ -196,7 +198,7 @@ def test_configs__weights_and_what_they_require(leaf):
     assert f"./output/{leaf}" == cfg.OUTPUT_DIR
 
 
-@pytest.mark.parametrize("leaf", TWINS)
+@pytest.mark.parametrize("leaf", DETECTORS)
 def test_configs__follow_the_recipe(leaf):
     cfg = resolve(leaf)
     task = leaf.removesuffix("_moco").removesuffix("_random")
@@ -220,25 +222,3 @@ def test_configs__follow_the_recipe(leaf):
     wanted = COMMON | by_model | TASKS.get(task, {})
     found = flat(cfg)
     assert {key: found[key] for key in wanted} == wanted
-
-
-class UniqueKeyLoader(yaml.SafeLoader):
-    """Refuses a mapping that has a key twice, of which YAML would silently keep the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        if repeated := {key for key in keys if keys.count(key) > 1}:
-            raise yaml.constructor.ConstructorError(None, None, f"repeated {sorted(repeated)}", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-@pytest.mark.parametrize(
-    "path", sorted(configs.ROOT.rglob("*.yaml")), ids=lambda path: str(path.relative_to(configs.ROOT))
-)
-def test_configs__no_key_twice(path):
-    assert yaml.load(path.read_text(encoding="utf-8"), UniqueKeyLoader)
-
-
-def test_unique_key_loader__refuses():
-    with pytest.raises(yaml.constructor.ConstructorError, match="repeated"):
-        yaml.load("MODEL:\n  A: 1\n  B: 2\n  A: 3\n", UniqueKeyLoader)
