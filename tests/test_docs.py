@@ -1,17 +1,24 @@
 """What the README and the pages of docs/ show must work as it stands there."""
 
 import argparse
+import ast
+import pkgutil
 import re
 import runpy
 import shlex
 import subprocess
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+from torch.distributed.run import get_args_parser as torchrun_parser
 
 from mocodet import configs
+from mocodet.common.commands.main import parse, parser_of
+from mocodet.common.commands.table import COMMANDS, PROGRAM, Command
 from mocodet.common.launch import merge_config
 from mocodet.detection import add_moco_config
 from mocodet.pretrain.config import get_cfg as pretrain_cfg
@@ -24,6 +31,13 @@ PAGES = {
 }
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
+PROSE = {page: FENCE.sub("", text) for page, text in PAGES.items()}
+
+ROOMS = ("common", "configs", "detection", "docs", "pretrain", "requirements", "tests", "tools")
+
+# What starts a command of mocodet or a file of tools/: variables, a launcher, Python.
+LEADING = r"(?:(?:\w+=\S* |(?:srun|torchrun|taskset|nice|python3?)\s).*?)?"
+LINE = re.compile(rf"{LEADING}(?:(?:-m )?{PROGRAM} |-m tests\.|tools/\w+\.py)")
 
 
 def detection_cfg():
@@ -34,84 +48,173 @@ def detection_cfg():
     return cfg
 
 
+def fenced_lines() -> list[tuple[str, str]]:
+    """List (page, line) for every line of a fenced block, continued lines joined; those with an ellipsis left out."""
+    blocks = [(page, block) for page, text in PAGES.items() for _, block in FENCE.findall(text)]
+    lines = [(page, line) for page, block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return [(page, line) for page, line in lines if "…" not in line and "..." not in line]
+
+
 def commands() -> list[tuple[str, str]]:
-    """List (page, command) for every command of tools/ in a fenced block; those with an ellipsis are no commands."""
-    tool = re.compile(r"tools/\w+\.py|(?:torchrun|srun|python\S*) .*\btools/\w+\.py")
-    found = []
-    for page, text in PAGES.items():
-        for _, block in FENCE.findall(text):
-            found += [(page, line) for line in block.replace("\\\n", " ").splitlines() if tool.match(line)]
-    return [(page, line) for page, line in found if "…" not in line and "..." not in line]
+    """List (page, command) for every command in a fenced block."""
+    return [(page, line) for page, line in fenced_lines() if LINE.match(line)]
+
+
+class Parsed(NamedTuple):
+    """A command line: what is run (a command of the table, a module or a file), and its parsed arguments."""
+
+    program: Command | str
+    args: argparse.Namespace
 
 
 class ParsedError(Exception):
-    """A tool has parsed its command line; the argument is what came of it."""
+    """A file has parsed its command line; the argument is what came of it."""
 
 
-def parse(command: str, monkeypatch: pytest.MonkeyPatch) -> argparse.Namespace:
-    """Run the tool of a command, with its own parser, as far as the arguments are parsed.
+def parse_line(line: str, monkeypatch: pytest.MonkeyPatch) -> Parsed:
+    """Parse a command line as its programs would: torchrun's part by torchrun's parser, ours by ours.
 
     Raises:
-        SystemExit: the parser refused them.
+        SystemExit: a parser refused it.
     """
-    words = shlex.split(command.removesuffix("&"), comments=True)
-    place = next(number for number, word in enumerate(words) if word.startswith("tools/"))
+    words = shlex.split(line.removesuffix("&"), comments=True)
+    start = next(n for n, word in enumerate(words) if re.fullmatch(rf"torchrun|python3?|{PROGRAM}|tools/\w+\.py", word))
+    launcher, *rest = words[start:]
+    if launcher == "torchrun":
+        args = torchrun_parser().parse_args(rest)
+        launcher = "python"
+        rest = [*(["-m"] if args.module else []), args.training_script, *args.training_script_args]
+    if not launcher.startswith("python"):
+        rest = [launcher, *rest]
+    if launcher == PROGRAM or rest[:2] == ["-m", PROGRAM]:
+        name, *rest = rest[1 if launcher == PROGRAM else 2 :]
+        known = {command.name: command for command in COMMANDS}
+        assert name in known, f"{PROGRAM} {name}: there is no such command"
+        return Parsed(known[name], parse(known[name], rest))
+    return _parse_as_main(rest, monkeypatch)
+
+
+def _parse_as_main(words: list[str], monkeypatch: pytest.MonkeyPatch) -> Parsed:
+    """Run a file, or a module after ``-m``, with its own parser, as far as the arguments are parsed."""
     parse_args = argparse.ArgumentParser.parse_args
 
     def stop(parser: argparse.ArgumentParser, *arguments: object) -> None:
         raise ParsedError(parse_args(parser, *arguments))
 
-    with monkeypatch.context() as patch, warnings.catch_warnings():
-        patch.chdir(ROOT)
-        patch.setenv("PYTHONWARNINGS", "ignore")  # the installed commands change it
+    is_module = words[0] == "-m"
+    program, *arguments = words[is_module:]
+    run = partial(runpy.run_module, program) if is_module else partial(runpy.run_path, str(ROOT / program))
+    with monkeypatch.context() as patch:
         patch.setattr(argparse.ArgumentParser, "parse_args", stop)
-        patch.setattr(sys, "argv", words[place:])
+        patch.setattr(sys, "argv", [program, *arguments])
         with pytest.raises(ParsedError) as parsed:
-            runpy.run_path(str(ROOT / words[place]), run_name="__main__")
-    return parsed.value.args[0]
+            run(run_name="__main__")
+    return Parsed(program, parsed.value.args[0])
 
 
-def test_commands__are_found_and_can_fail(monkeypatch, capsys):
-    tools = {re.search(r"tools/(\w+)\.py", command)[1] for _, command in commands()}
-    assert {"pretrain_net", "train_net", "study", "linear_eval", "count_costs", "make_shards"} <= tools
-    assert any(command.startswith("srun") for _, command in commands())
+def test_commands__are_found():
+    shown = [command for _, command in commands()]
+    looks_like_one = re.compile(rf"\b{PROGRAM} (?:{'|'.join(command.name for command in COMMANDS)})\b|tools/\w+\.py")
+    assert not [line for _, line in fenced_lines() if looks_like_one.search(line) and line not in shown]
+    named = {match[1] for command in shown if (match := re.search(rf"\b{PROGRAM} ([\w-]+)", command))}
+    assert named == {command.name for command in COMMANDS}, "a command without an example"
+    assert any(command.startswith("torchrun ") for command in shown)
+    assert any(command.startswith("srun ") for command in shown)
+    assert any("python tools/" in command for command in shown)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("mocodet knn a.pth --train a --val b --no-such-flag", "unrecognized arguments: --no-such-flag"),
+        ("torchrun --standalone -m mocodet knn a.pth --train a", "the following arguments are required: --val"),
+        ("srun torchrun --no-such-flag -m mocodet pretrain --config-file a", "unrecognized arguments: --no-such-flag"),
+        ("python tools/plot_metrics.py --key loss", "the following arguments are required"),
+        ("mocodet train --config-file a --eval-only --scale-to-gpus", "leave it out with --eval-only"),
+    ],
+)
+def test_commands__wrong_ones_are_refused(line, message, monkeypatch, capsys):
+    assert LINE.match(line)
     with pytest.raises(SystemExit):
-        parse("torchrun --standalone tools/knn_eval.py a.pth --train a --val b --no-such-flag", monkeypatch)
-    assert "unrecognized arguments: --no-such-flag" in capsys.readouterr().err
+        parse_line(line, monkeypatch)
+    assert message in capsys.readouterr().err
+
+
+def test_commands__unknown_ones_are_refused(monkeypatch):
+    with pytest.raises(AssertionError, match="mocodet learn: there is no such command"):
+        parse_line("python -m mocodet learn", monkeypatch)
 
 
 @pytest.mark.parametrize(("page", "command"), commands())
-def test_commands__the_tool_takes_it(page, command, monkeypatch):
-    args = parse(command, monkeypatch)
-    given = [(args.config_file, args.opts)] if "config_file" in args and "opts" in args else []
-    if "init" in args:
-        given = [(str(init.config_file), [*init.opts, *args.opts]) for _, init in args.init]
+def test_commands__the_parser_takes_it(page, command, monkeypatch):
     monkeypatch.chdir(ROOT)
+    program, args = parse_line(command, monkeypatch)
+    given = [(args.config_file, args.opts)] if getattr(args, "config_file", None) and "opts" in args else []
+    if "init" in args:
+        given = [(file, [*opts, *args.opts]) for _, file, opts in args.init]
     for file, opts in given:
+        assert not [word for word in opts if word.startswith("--")], "flags after KEY VALUE are not seen as such"
         if file.startswith("output/"):  # a run leaves it there
             continue
-        assert (ROOT / file).is_file(), f"{page} names {file}"
+        assert configs.locate(file).is_file(), f"{page} names {file}"
         if "$" not in command:
-            cfg = pretrain_cfg() if Path(file).parent.name in ("pretrain", "classification") else detection_cfg()
-            merge_config(cfg, file, opts)
-        assert not [word for word in opts if word.startswith("--")], "flags after KEY VALUE are not seen as such"
+            merge_config(pretrain_cfg() if ".pretrain." in program.does else detection_cfg(), file, opts)
+
+
+def test_tools__are_the_commands_that_the_readme_says(monkeypatch, capsys):
+    said = re.search(
+        rf"as `tools/(\w+)\.py`, `tools/(\w+)\.py`\sand\s`tools/(\w+)\.py`: `{PROGRAM} (\w+)`, `{PROGRAM} (\w+)`"
+        rf"\sand `{PROGRAM} (\w+)`",
+        README,
+    ).groups()
+    monkeypatch.setenv("PYTHONWARNINGS", "")  # a command adds to it, for processes that it starts
+    for tool, command in zip(said[:3], said[3:], strict=True):
+        monkeypatch.setattr(sys, "argv", [f"{tool}.py", "--help"])
+        with warnings.catch_warnings(), pytest.raises(SystemExit):
+            runpy.run_path(str(ROOT / "tools" / f"{tool}.py"), run_name="__main__")
+        assert capsys.readouterr().out.startswith(f"usage: {PROGRAM} {command} ")
+
+
+def test_readme__its_table_of_commands_is_the_table():
+    rows = re.findall(rf"^\| `{PROGRAM} ([\w-]+)` \| (.+) \|$", README, flags=re.MULTILINE)
+    assert rows == [(command.name, command.help) for command in COMMANDS]
+
+
+def options(parser: argparse.ArgumentParser) -> set[str]:
+    """Return the option strings of a parser and of the commands within it."""
+    within = [action.choices.values() for action in parser._actions if isinstance(action.choices, dict)]
+    return set(parser._option_string_actions).union(*(options(choice) for choices in within for choice in choices))
+
+
+@pytest.fixture(scope="module")
+def known_options() -> set[str]:
+    others = {"--requeue", "--dereference", "--hard-dereference", "--datasets"}  # sbatch's, tar's, the rehearsal's
+    return others.union(options(torchrun_parser()), *(options(parser_of(command)) for command in COMMANDS))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_pages__commands_and_options_in_their_text_exist(page, known_options):
+    code = re.findall(r"`([^`]+)`", PROSE[page])
+    named = {match[1] for span in code if (match := re.match(rf"{PROGRAM} ([\w-]+)", span))}
+    assert named <= {"COMMAND"} | {command.name for command in COMMANDS}
+    assert {option for span in code for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", span)} <= known_options
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_pages__configs_they_name_exist(page):
     known = {path.stem for path in configs.ROOT.rglob("*.yaml")}
-    named = set(re.findall(r"`([\w.]+_R_\d+\w*)`", PAGES[page]))
+    named = set(re.findall(r"`(?:\w+/)*([\w.]+_R_\d+\w*)(?:\.yaml)?`", PAGES[page]))
     assert named <= known
     if page == "README.md":  # its tables leave out no recipe
-        twins = {name + twin for name in named for twin in ("_moco", "_random")}
+        variants = {name + variant for name in named for variant in ("_moco", "_random")}
         paths = [path for path in configs.ROOT.rglob("*.yaml") if path.parent.name != "classification"]
         leaves = {path.stem for path in paths if not path.name.startswith(("Base-", "toy_R"))}
-        assert leaves <= named | twins
+        assert leaves <= named | variants
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_pages__links_lead_somewhere(page):
-    for target in re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", PAGES[page])):
+    for target in re.findall(r"\]\(([^)\s]+)\)", PROSE[page]):
         if re.match(r"\w+:", target):
             continue
         file, _, anchor = target.partition("#")
@@ -134,10 +237,27 @@ def test_readme__yaml_blocks_are_configs(block, tmp_path):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_pages__files_they_name_exist(page):
-    named = set(re.findall(r"(?<![\w./])(?:tools|configs|docs|pretrain|requirements)/[\w./-]+\.\w+", PAGES[page]))
+def test_pages__files_and_folders_they_name_exist(page):
+    named = set(re.findall(rf"(?<![\w./-])(?:{'|'.join(ROOMS)})/[\w./-]*\w", PAGES[page]))
     assert named or page != "README.md"
-    assert not [name for name in named if not (ROOT / name).is_file()]
+    # A config may be named within configs/, and without its suffix.
+    places = (ROOT, configs.ROOT)
+    assert not [
+        name
+        for name in named
+        if not any((place / f"{name}{end}").exists() for place in places for end in ("", ".yaml"))
+    ]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_pages__python_names_exist(page):
+    named = set(re.findall(rf"\b{PROGRAM}(?:\.[a-zA-Z_]\w*)+", PAGES[page]))
+    for kind, block in FENCE.findall(PAGES[page]):
+        if kind == "python":
+            imports = [node for node in ast.walk(ast.parse(block)) if isinstance(node, ast.ImportFrom)]
+            named |= {f"{node.module}:{alias.name}" for node in imports for alias in node.names}
+    for name in sorted(named):
+        pkgutil.resolve_name(name)
 
 
 @pytest.mark.parametrize("status", [0, 3])
