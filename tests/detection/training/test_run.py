@@ -19,7 +19,7 @@ from tests.detection.tiny import make_coco, make_voc, options
 
 CONFIG = "pascal_voc_R_50_DC5_24k_random.yaml"
 FOR_FOUR = {"SOLVER__REFERENCE_WORLD_SIZE": 4, "SOLVER__IMS_PER_BATCH": 4, "SOLVER__MAX_ITER": 1}
-TRAIN_NET = Path(__file__).parents[2] / "tools" / "train_net.py"
+TRAIN_NET = Path(__file__).parents[3] / "tools" / "train_net.py"
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +177,6 @@ def test_scale_to_gpus__the_papers_reference_or_the_configs(data, tmp_path, flag
     ("flags", "keys", "message"),
     [
         (["--scale-to-gpus"], {}, "IMS_PER_BATCH 2 does not divide among the 8 processes"),
-        (["--scale-to-gpus", "--eval-only"], {}, "leave it out with --eval-only"),
         ([], {"MOCO__ACCUMULATION": 0}, "ACCUMULATION must be at least 1"),
         ([], {"MOCO__ACCUMULATION": 3}, "IMS_PER_BATCH 2 .* 1 processes of 3 micro-batches each; .* multiple of 3"),
     ],
@@ -185,6 +184,12 @@ def test_scale_to_gpus__the_papers_reference_or_the_configs(data, tmp_path, flag
 def test_setup__batches_that_do_not_divide(data, tmp_path, flags, keys, message):
     with pytest.raises(SystemExit, match=message):
         train_net(["--config-file", CONFIG, *flags, *options(tmp_path, *data, **keys)])
+
+
+def test_scale_to_gpus__an_evaluation_has_no_schedule(data, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        train_net(["--config-file", CONFIG, "--scale-to-gpus", "--eval-only", *options(tmp_path, *data)])
+    assert "leave it out with --eval-only" in capsys.readouterr().err
 
 
 def test_eval_only__gives_the_training_runs_results(trained, data, tmp_path):
