@@ -209,8 +209,8 @@ def threads_for_each(processes: int) -> int:
     return max(1, cores // processes)
 
 
-def refuse_nccl_on_cpu() -> None:
-    """Refuse a run on the CPU whose processes are connected by NCCL, as they are on a machine with CUDA.
+def check_backend() -> None:
+    """Check that the processes of a run on the CPU are not connected by NCCL, as they are on a machine with CUDA.
 
     Raises:
         ValueError: the message says how to run it.

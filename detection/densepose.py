@@ -5,12 +5,10 @@ import importlib.util
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.evaluation import DatasetEvaluator
 from torch.utils.data import DataLoader
 
 from mocodet import configs
@@ -40,7 +38,7 @@ def add_densepose_keys(cfg: CfgNode, config_file: str) -> None:
         raise ValueError(
             f"{config_file} needs detectron2's DensePose project, which is not installed; install it:  {INSTALL}"
         )
-    _project().add_densepose_config(cfg)
+    importlib.import_module(PROJECT).add_densepose_config(cfg)
     _register_datasets(os.environ.get("DETECTRON2_DATASETS", "datasets"))
 
 
@@ -68,22 +66,22 @@ def is_densepose(cfg: CfgNode) -> bool:
 
 def train_loader(cfg: CfgNode) -> DataLoader:
     """Build the project's endless loader of training images with points on persons' surfaces."""
-    return _trainer().build_train_loader(cfg)
+    return trainer().build_train_loader(cfg)
 
 
 def test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
     """Build the project's loader of the images of one data set."""
-    return _trainer().build_test_loader(cfg, dataset_name)
+    return trainer().build_test_loader(cfg, dataset_name)
 
 
-def densepose_evaluator(cfg: CfgNode, dataset_name: str, output_dir: str) -> DatasetEvaluator:
-    """Build the project's evaluators: box AP, and AP by geodesic point similarity (Guler et al., CVPR 2018)."""
-    return _trainer().build_evaluator(cfg, dataset_name, output_dir)
+def trainer() -> Any:
+    """Return the project's trainer, a class that builds its loaders and evaluators."""
+    return importlib.import_module(f"{PROJECT}.engine").Trainer
 
 
 def _register_datasets(root: str) -> None:
     """Register the project's data sets anew under ``root``: it looks for them in ``./datasets`` alone."""
-    coco = _project(f"{PROJECT}.data.datasets.coco")
+    coco = importlib.import_module(f"{PROJECT}.data.datasets.coco")
     for dataset in coco.DATASETS:
         if dataset.name in DatasetCatalog.list():
             DatasetCatalog.remove(dataset.name)
@@ -91,11 +89,3 @@ def _register_datasets(root: str) -> None:
         coco.register_dataset(dataset, root)
         # The project's trainer evaluates all its data sets alike, so they do not say how.
         MetadataCatalog.get(dataset.name).evaluator_type = EVALUATOR_TYPE
-
-
-def _project(module: str = PROJECT) -> ModuleType:
-    return importlib.import_module(module)
-
-
-def _trainer() -> Any:
-    return _project(f"{PROJECT}.engine").Trainer

@@ -1,11 +1,12 @@
 """Arguments of ``mocodet evaluate``."""
 
 import argparse
+from collections.abc import Sequence
 
 DESCRIPTION = """Compute the metrics of saved predictions, as the run that saved them did.
 
   mocodet evaluate output/voc/inference/voc_2007_test --dataset voc_2007_test
-  mocodet evaluate output/mine/inference/mine_test --config-file configs/mine.yaml
+  mocodet evaluate output/mine/inference/mine_test --config-file configs/mine.yaml MODEL.MASK_ON True
   mocodet evaluate results.json --json annotations/instances_val2017.json
   mocodet evaluate detections --voc-root VOC2007 --split test --classes cat dog
 
@@ -19,6 +20,12 @@ the folder is named after, or the one in DATASETS.TEST.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the predictions and the ways to name their ground truth."""
     parser.add_argument("predictions", metavar="PREDICTIONS", help="what a run has left, a file or a folder")
+    parser.add_argument(
+        "opts",
+        metavar="KEY VALUE",
+        nargs="*",
+        help="config keys of --config-file to override, given in pairs at the end of the command",
+    )
     truth = parser.add_argument_group("ground truth, by one of")
     truth.add_argument("--dataset", metavar="NAME", help="a data set of detectron2's, or of --config-file")
     truth.add_argument(
@@ -32,7 +39,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     truth.add_argument(
         "--voc-root", metavar="DIR", help="folder with Annotations/ and ImageSets/Main/; needs --classes"
     )
-    parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="config keys to override")
     parser.add_argument("--split", help="of --voc-root: ImageSets/Main/SPLIT.txt (test)")
     parser.add_argument("--classes", nargs="+", default=[], metavar="NAME", help="of --voc-root: the class names")
     parser.add_argument("--year", type=int, choices=(2007, 2012), help="of --voc-root: which AP (2007)")
@@ -43,3 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of COCO's and LVIS's metrics (default: those of --config-file, else those that the predictions have)",
     )
     parser.add_argument("--output", metavar="FILE", help="write the results to this JSON file too")
+
+
+def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
+    """Parse a command with flags between PREDICTIONS and the pairs."""
+    return parser.parse_intermixed_args(words)

@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
+from types import ModuleType
 
 from .table import COMMANDS, PROGRAM, Command
 
@@ -56,28 +57,31 @@ def run(*leading: str) -> None:
 
 def parser_of(command: Command) -> argparse.ArgumentParser:
     """Make the parser of a command, from its file in this folder."""
-    arguments = import_module(f".{command.name.replace('-', '_')}", __package__)
+    arguments = _file_of(command)
     parser = argparse.ArgumentParser(
         prog=f"{PROGRAM} {command.name}",
         description=arguments.DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     arguments.add_arguments(parser)
-    parser.set_defaults(check=getattr(arguments, "check", None))
     return parser
 
 
 def parse(command: Command, words: Sequence[str]) -> argparse.Namespace:
-    """Parse the arguments of a command and let its file check what goes together.
+    """Parse the arguments of a command, by its file's ``parse`` if it has one, and let ``check`` there look at them.
 
     Raises:
         SystemExit: they are refused, or help was asked for.
     """
-    parser = parser_of(command)
-    args = parser.parse_args(words)
-    if check := vars(args).pop("check"):
+    parser, arguments = parser_of(command), _file_of(command)
+    args = getattr(arguments, "parse", argparse.ArgumentParser.parse_args)(parser, words)
+    if check := getattr(arguments, "check", None):
         check(parser, args)
     return args
+
+
+def _file_of(command: Command) -> ModuleType:
+    return import_module(f".{command.name.replace('-', '_')}", __package__)
 
 
 def _refuse_or_help(words: Sequence[str]) -> None:

@@ -3,29 +3,25 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from detectron2.data import MetadataCatalog
+
 from mocodet.common.text import first_few
 
 IMAGE_ENDING = "_leftImg8bit.png"
-# evaluator_type -> the files, beginning like the image, that reading and evaluating need.
-ANNOTATION_ENDINGS = {
-    "cityscapes_instance": ("_gtFine_polygons.json", "_gtFine_instanceIds.png", "_gtFine_labelIds.png"),
-    "cityscapes_sem_seg": ("_gtFine_polygons.json", "_gtFine_labelIds.png", "_gtFine_labelTrainIds.png"),
-}
 
 
-def check_cityscapes_files(name: str, image_dir: str, gt_dir: str, endings: Sequence[str]) -> None:
+def check_cityscapes_files(name: str, endings: Sequence[str]) -> None:
     """Check that every image of ``<image_dir>/<city>/`` has its annotations in ``<gt_dir>/<city>/``, and the reverse.
 
     Args:
-        name: name of the data set, for messages.
-        image_dir: for example ``leftImg8bit/train``.
-        gt_dir: for example ``gtFine/train``.
-        endings: what the names of an image's annotations end in.
+        name: a data set whose metadata has ``image_dir`` and ``gt_dir``, as ``leftImg8bit/train`` and ``gtFine/train``.
+        endings: what the names of an image's annotations end in; they begin like the image.
 
     Raises:
         FileNotFoundError: images, annotations or images of annotations are missing.
         ValueError: a folder of images holds something else.
     """
+    image_dir, gt_dir = MetadataCatalog.get(name).image_dir, MetadataCatalog.get(name).gt_dir
     images = sorted(path for path in Path(image_dir).glob("*/*") if not path.name.startswith("."))
     if strange := [str(path) for path in images if not path.name.endswith(IMAGE_ENDING)]:
         raise ValueError(

@@ -27,7 +27,9 @@ def load_coco(name: str, json: str, images: str, classes: Sequence[str] = ()) ->
     if not Path(images).is_dir():
         raise FileNotFoundError(f"data set {name}: there is no image folder {images}")
     try:
-        _refuse_lvis_file(json)
+        content = Path(json).read_text(encoding="utf-8")
+        if '"neg_category_ids"' in content:  # to parse a large file a second time is slow
+            check_not_lvis(json, loads(content)["images"])
         records = load_coco_json(json, images, name)
     except (AssertionError, JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"data set {name}: {json} is not a COCO JSON of instances: {error!r}") from error
@@ -50,8 +52,8 @@ def load_coco(name: str, json: str, images: str, classes: Sequence[str] = ()) ->
     return records
 
 
-def refuse_lvis(json: str, images: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse LVIS's annotations where COCO's are wanted: each image has those of some categories only.
+def check_not_lvis(json: str, images: Sequence[Mapping[str, Any]]) -> None:
+    """Check that annotations are not LVIS's, in which each image has those of some categories only.
 
     COCO's metrics would count what is found of the other categories as wrong (Gupta et al., LVIS, CVPR 2019, section
     3).
@@ -68,12 +70,6 @@ def refuse_lvis(json: str, images: Sequence[Mapping[str, Any]]) -> None:
             f"{json} holds annotations of LVIS (neg_category_ids), which COCO's metrics would misjudge; use one of"
             " detectron2's data sets lvis_..., as DATASETS.TEST \"('lvis_v0.5_val',)\" or --dataset lvis_v0.5_val"
         )
-
-
-def _refuse_lvis_file(json: str) -> None:
-    content = Path(json).read_text(encoding="utf-8")
-    if '"neg_category_ids"' in content:  # to parse a large file a second time is slow
-        refuse_lvis(json, loads(content)["images"])
 
 
 def _set_keypoint_metadata(name: str, json: str, records: list[dict]) -> None:

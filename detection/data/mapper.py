@@ -13,52 +13,13 @@ from .semseg import check_same_size, read_labels
 Mapper = Callable[[dict], dict]
 
 
-def check_augmentation(cfg: CfgNode) -> None:
-    """Refuse settings of the augmentation in training that are no sizes or ranges, or not used by the model.
-
-    Raises:
-        ValueError: ``INPUT.SCALE_RANGE`` is no range, or is set for a model that does not use it; ``INPUT.CROP.SIZE``
-            is none of the kind that ``INPUT.CROP.TYPE`` asks for.
-    """
-    if cfg.INPUT.SCALE_RANGE:
-        if cfg.MODEL.META_ARCHITECTURE != "SemanticSegmentor":
-            raise ValueError(
-                "INPUT.SCALE_RANGE scales images of a SemanticSegmentor, but MODEL.META_ARCHITECTURE is"
-                f" {cfg.MODEL.META_ARCHITECTURE}; use INPUT.MIN_SIZE_TRAIN and set INPUT.SCALE_RANGE to ()"
-            )
-        found = tuple(cfg.INPUT.SCALE_RANGE)
-        if len(found) != 2 or not 0 < found[0] <= found[1]:
-            raise ValueError(
-                f"INPUT.SCALE_RANGE must be two positive ratios, the smaller first, as (0.5, 2.0), got {found}"
-            )
-    if cfg.INPUT.CROP.ENABLED:
-        _check_crop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE)
-
-
-def _check_crop(kind: str, size: Sequence[float]) -> None:
-    if kind in ("absolute", "absolute_range"):
-        wanted, fits = "whole numbers of pixels, as [513, 513]", [isinstance(side, int) and side > 0 for side in size]
-    elif kind in ("relative", "relative_range"):
-        wanted, fits = "fractions above 0 and up to 1, as [0.9, 0.9]", [0 < side <= 1 for side in size]
-    else:
-        raise ValueError(f"INPUT.CROP.TYPE must be absolute, absolute_range, relative or relative_range, got {kind!r}")
-    if len(fits) != 2 or not all(fits):
-        raise ValueError(
-            f"INPUT.CROP.SIZE must be two {wanted}, where INPUT.CROP.TYPE is {kind}: height and width; got {list(size)}"
-        )
-
-
 def train_mapper(cfg: CfgNode) -> Mapper | None:
     """Return what maps training records, or None where detectron2's own ``DatasetMapper`` does.
 
     For a ``SemanticSegmentor``: a random scale (``INPUT.SCALE_RANGE``; without it ``INPUT.MIN_SIZE_TRAIN``), a crop
     (``INPUT.CROP``; of ``TYPE`` absolute it always has its full size, for what is smaller is padded) and a flip
     (``INPUT.RANDOM_FLIP``).
-
-    Raises:
-        ValueError: see `check_augmentation`.
     """
-    check_augmentation(cfg)
     if cfg.MODEL.META_ARCHITECTURE != "SemanticSegmentor":
         return None
     head = cfg.MODEL.SEM_SEG_HEAD

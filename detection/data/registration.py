@@ -1,7 +1,7 @@
 """The user's own data sets, registered from ``MOCO.DATASETS`` so that they need no code."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 
 from detectron2.config import CfgNode
@@ -14,7 +14,7 @@ from .voc import load_voc
 
 @dataclass(frozen=True)
 class VocDataset:
-    """One split in the layout of Pascal VOC; the fields are the keys of an entry of ``MOCO.DATASETS``."""
+    """One split in the layout of Pascal VOC."""
 
     name: str
     root: str  # the folder that holds Annotations/ ImageSets/Main/ JPEGImages/
@@ -95,12 +95,8 @@ class SemSegDataset:
 
 Dataset = VocDataset | CocoDataset | SemSegDataset
 
-KINDS: dict[str, tuple[type[Dataset], set[str], set[str]]] = {
-    # KIND: (class, keys that must be given, keys that may be)
-    "voc": (VocDataset, {"NAME", "ROOT", "SPLIT", "CLASSES"}, {"YEAR"}),
-    "coco": (CocoDataset, {"NAME", "JSON", "IMAGES"}, {"CLASSES"}),
-    "semseg": (SemSegDataset, {"NAME", "IMAGES", "LABELS", "CLASSES"}, {"SPLIT", "IGNORE"}),
-}
+# By KIND of an entry of MOCO.DATASETS. The other keys are the fields in capitals; those with a default may be left out.
+KINDS: dict[str, type[Dataset]] = {"voc": VocDataset, "coco": CocoDataset, "semseg": SemSegDataset}
 
 _registered: dict[str, Dataset] = {}
 
@@ -138,19 +134,15 @@ def parse_dataset(entry: object) -> Dataset:
     kind = entry.get("KIND")
     if kind not in KINDS:
         raise ValueError(f"MOCO.DATASETS: KIND must be one of {', '.join(KINDS)}, got {kind!r} in {dict(entry)}")
-    dataset_class, required, optional = KINDS[kind]
-    keys = set(entry) - {"KIND"}
-    if missing := required - keys:
-        raise ValueError(
-            f"MOCO.DATASETS: an entry of KIND {kind} also needs {', '.join(sorted(missing))}: {dict(entry)}"
-        )
-    if unknown := keys - required - optional:
-        known = ", ".join(sorted(required | optional))
+    keys, known = set(entry) - {"KIND"}, {field.name.upper(): field for field in fields(KINDS[kind])}
+    if missing := sorted(key for key, field in known.items() if field.default is MISSING and key not in keys):
+        raise ValueError(f"MOCO.DATASETS: an entry of KIND {kind} also needs {', '.join(missing)}: {dict(entry)}")
+    if unknown := keys - known.keys():
         raise ValueError(
             f"MOCO.DATASETS: unknown key {', '.join(sorted(map(str, unknown)))} in {dict(entry)};"
-            f" an entry of KIND {kind} has {known}"
+            f" an entry of KIND {kind} has {', '.join(sorted(known))}"
         )
-    return dataset_class(**{key.lower(): _value(key, entry[key]) for key in keys})
+    return KINDS[kind](**{key.lower(): _value(key, entry[key]) for key in keys})
 
 
 def _value(key: str, value: object) -> object:

@@ -17,9 +17,6 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 LABEL_SUFFIX = ".png"
 INDEX_MODES = ("L", "P")  # 8-bit grey, 8-bit palette: Pillow gives the indices of both
 
-# The metadata `evaluator_type` of data sets of label images alone.
-SEM_SEG_TYPES = ("sem_seg", "cityscapes_sem_seg")
-
 VOC_CLASSES = ("background", *CLASS_NAMES)
 VOC_IGNORE = 255  # VOC draws it along outlines, and around objects that are hard to label
 # Folder of labels, list of images. trainaug is the train_aug2012 of the paper, 10,582 images: VOC's train and what
@@ -128,7 +125,7 @@ def read_labels(path: str | Path, num_classes: int, ignore_label: int) -> np.nda
 
 
 def check_same_size(label_file: str, labels: Sequence[int], file: str, image: Sequence[int]) -> None:
-    """Refuse labels, (height, width), of another size than the image that they belong to.
+    """Check that labels, (height, width), are of the size of the image that they belong to.
 
     Raises:
         ValueError: they differ; the message names both files.

@@ -1,15 +1,19 @@
-from .build import EVALUATORS, build_evaluator, check_ground_truth
-from .coco import FasterCOCOEvaluator
+from .build import build_evaluator
 from .complete import CompleteEvaluator
-from .semseg import MeanIoUEvaluator
-from .voc import VOCEvaluator
+from .kinds import EvaluationKind, kind_of, register_kind
+from .kinds.coco import FasterCOCOEvaluator
+from .kinds.semseg import MeanIoUEvaluator
+from .kinds.voc import VOCEvaluator
+from .things import Thing
 
 __all__ = [
-    "EVALUATORS",
     "CompleteEvaluator",
+    "EvaluationKind",
     "FasterCOCOEvaluator",
     "MeanIoUEvaluator",
+    "Thing",
     "VOCEvaluator",
     "build_evaluator",
-    "check_ground_truth",
+    "kind_of",
+    "register_kind",
 ]

@@ -3,14 +3,19 @@
 import json
 import logging
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from detectron2.config import CfgNode
+from detectron2.structures import BoxMode
 
 from mocodet.common.checkpoint import load_torch_file
 from mocodet.common.text import first_few
+
+from .things import Thing
 
 logger = logging.getLogger(__name__)
 
@@ -18,12 +23,21 @@ RESULTS, PREDICTIONS = "coco_instances_results.json", "instances_predictions.pth
 SHAPES = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}  # what each task compares
 
 
-def read_results(path: str | Path, dataset: Mapping[str, Any]) -> list[dict[str, Any]]:
+def predicted_tasks(cfg: CfgNode) -> tuple[str, ...]:
+    """Return which of COCO's tasks the model of a config predicts for."""
+    # Named here rather than inferred from the predictions: without any, masks would silently not be evaluated.
+    return "bbox", *(["segm"] if cfg.MODEL.MASK_ON else []), *(["keypoints"] if cfg.MODEL.KEYPOINT_ON else [])
+
+
+def read_results(
+    path: str | Path, dataset: Mapping[str, Any], names: Sequence[str] = (RESULTS, PREDICTIONS)
+) -> list[dict[str, Any]]:
     """Read predictions and check each against the data set.
 
     Args:
         path: a JSON file of COCO's result format, ``instances_predictions.pth``, or the folder that holds one of them.
         dataset: the content of the JSON file of annotations.
+        names: what to look for in a folder.
 
     Returns:
         the predictions, with the data set's category ids.
@@ -33,8 +47,8 @@ def read_results(path: str | Path, dataset: Mapping[str, Any]) -> list[dict[str,
         ValueError: what it holds is malformed (https://cocodataset.org/#format-results), is not finite, or is of an
             image or a category that the data set does not have.
     """
-    path = find_results(path)
-    results = _read_pth(path, dataset) if path.suffix == ".pth" else _read_json(path)
+    path = find_file(path, *names)
+    results = _read_pth(path, dataset) if path.suffix == ".pth" else read_list(path, "predictions")
     images = {image["id"]: image for image in dataset["images"]}
     categories = {category["id"] for category in dataset["categories"]}
     kinds = [kind for kind in SHAPES.values() if any(isinstance(result, dict) and kind in result for result in results)]
@@ -44,6 +58,30 @@ def read_results(path: str | Path, dataset: Mapping[str, Any]) -> list[dict[str,
     seen = {result["image_id"] for result in results}
     logger.info(f"{path} holds {len(results)} predictions, for {len(seen)} of the {len(images)} images")
     return results
+
+
+def read_things(
+    path: Path, dataset: Mapping[str, Any], names: Sequence[str] = (RESULTS, PREDICTIONS)
+) -> dict[str, list[Thing]]:
+    """Read predictions as things to draw, by the images' ids; arguments and errors as those of `read_results`."""
+    # In the order of their ids, as detectron2 numbers the categories of COCO and of LVIS.
+    indices = {id_: index for index, id_ in enumerate(sorted(category["id"] for category in dataset["categories"]))}
+    things = defaultdict(list)
+    for result in read_results(path, dataset, names):
+        keypoints = np.reshape(result["keypoints"], (-1, 3)).astype(float) if "keypoints" in result else None
+        if keypoints is not None:
+            keypoints[:, :2] += 0.5  # COCO's are indices of pixels, detectron2's are points
+        box = result.get("bbox")
+        things[str(result["image_id"])].append(
+            Thing(
+                category=indices[result["category_id"]],
+                box=None if box is None else BoxMode.convert(list(box), BoxMode.XYWH_ABS, BoxMode.XYXY_ABS),
+                score=result["score"],
+                mask=result.get("segmentation"),
+                keypoints=keypoints,
+            )
+        )
+    return things
 
 
 def choose_tasks(
@@ -75,31 +113,46 @@ def choose_tasks(
     return tasks
 
 
-def find_results(path: str | Path) -> Path:
-    """Return the file of predictions itself, or the one in the folder that a run left.
+def find_file(path: str | Path, *names: str) -> Path:
+    """Return the file of predictions itself, or the first of ``names`` in the folder that a run left.
 
     Raises:
         FileNotFoundError: there is none.
     """
     path = Path(path)
     if path.is_dir():
-        for name in (RESULTS, PREDICTIONS):
+        for name in names:
             if (path / name).is_file():
                 return path / name
-        raise FileNotFoundError(f"{path} holds neither {RESULTS} nor {PREDICTIONS}")
+        raise FileNotFoundError(f"{path} holds {'neither ' if len(names) > 1 else 'no '}{' nor '.join(names)}")
     if not path.is_file():
         raise FileNotFoundError(f"there is no file of predictions {path}")
     return path
 
 
-def _read_json(path: Path) -> list[Any]:
+def read_list(path: Path, of: str) -> list[Any]:
+    """Read a JSON file that holds a list; ``of`` is what messages call its elements.
+
+    Raises:
+        ValueError: it is not JSON, or holds something else.
+    """
+    content = read_json(path)
+    if not isinstance(content, list):
+        raise ValueError(f"{path} must hold a list of {of}, found a {type(content).__name__}")
+    return content
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not JSON.
+    """
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:  # UnicodeDecodeError is one
         raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(results, list):
-        raise ValueError(f"{path} must hold a list of predictions, found a {type(results).__name__}")
-    return results
 
 
 def _read_pth(path: Path, dataset: Mapping[str, Any]) -> list[Any]:

@@ -1,7 +1,5 @@
 """Running the official evaluation scripts of LVIS and Cityscapes unchanged, on a numpy newer than they know."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -19,16 +17,3 @@ class OldNumpy:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(np, name)
-
-
-@contextmanager
-def replaced(owner: object, **attributes: object) -> Iterator[None]:
-    """Give ``owner``, a module for example, other attributes while the block runs. They must exist."""
-    before = {name: getattr(owner, name) for name in attributes}
-    try:
-        for name, value in attributes.items():
-            setattr(owner, name, value)
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(owner, name, value)

@@ -1,8 +1,7 @@
 """The command ``mocodet evaluate``: the metrics of saved predictions."""
 
 import argparse
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from detectron2.config import CfgNode, get_cfg
@@ -14,32 +13,29 @@ from mocodet.common.launch import merge_config
 
 from ..config import add_moco_config
 from ..data.registration import CocoDataset, VocDataset, register_datasets
-from .build import coco_tasks, predictions_folder
-from .coco import FasterCOCOEvaluator
+from .build import predictions_folder
+from .coco_results import predicted_tasks
 from .complete import check_metrics, write_results
-from .lvis import LVISEvaluator
-from .semseg_results import evaluate_saved_maps
-from .voc import VOCEvaluator
-
-Results = OrderedDict[str, dict[str, float]]
+from .kinds import KINDS, kind_of
 
 
 def main(args: argparse.Namespace) -> None:
     """Evaluate what the command line names, and print the table."""
     with errors_in_one_line(RuntimeError):
         cfg, name = resolve_dataset(args)
-        evaluator_type = MetadataCatalog.get(name).get("evaluator_type")
-        if evaluator_type not in SAVED:
+        kind = kind_of(name)
+        if kind.evaluate_saved is None:
             raise ValueError(
-                f"data set {name} has the evaluator type {evaluator_type!r}; saved predictions can be evaluated for"
-                f" {', '.join(SAVED)}"
+                f"data set {name} has the evaluator type {kind.evaluator_type!r}; saved predictions can be evaluated"
+                f" for {', '.join(sorted(name for name, other in KINDS.items() if other.evaluate_saved))}"
             )
-        if args.tasks and evaluator_type not in ("coco", "lvis"):
+        if args.tasks and not kind.tasks:
             raise ValueError(
-                f"--tasks is of COCO's and LVIS's metrics, but data set {name} is of the type {evaluator_type}"
+                f"--tasks is of COCO's and LVIS's metrics, but data set {name} is of the type {kind.evaluator_type}"
             )
-        tasks = args.tasks or (coco_tasks(cfg) if "config_file" in args else None)
-        results, count = SAVED[evaluator_type](cfg, name, predictions_folder(args.predictions, name), tasks)
+        tasks = args.tasks or (predicted_tasks(cfg) if "config_file" in args else None)
+        evaluator = kind.build(cfg, name, tasks, None)
+        results, count = kind.evaluate_saved(evaluator, predictions_folder(args.predictions, name))
         results = check_metrics(results, name, num_predictions=count)
         print(f"{count} predictions on {name}\n\n{format_results(results)}")
         if args.output:
@@ -71,14 +67,16 @@ def resolve_dataset(args: argparse.Namespace) -> tuple[CfgNode, str]:
         merge_config(cfg, config_file, args.opts)
         register_datasets(cfg)
     elif args.opts:
-        raise ValueError("--opts overrides keys of --config-file, which is not given")
+        raise ValueError(
+            f"{' '.join(args.opts)} after PREDICTIONS: pairs of KEY VALUE override --config-file, which is not given"
+        )
     if args.json:
-        return cfg, _register_json(args.json)
+        # The images themselves are not needed.
+        return cfg, _register(CocoDataset(name=args.json, json=args.json, images=str(Path(args.json).parent)))
     if args.voc_root:
         split = args.split or "test"
         name = f"{args.voc_root} {split}"
-        dataset = VocDataset(name, args.voc_root, split, tuple(args.classes), args.year or 2007)
-        return cfg, _register(dataset)
+        return cfg, _register(VocDataset(name, args.voc_root, split, tuple(args.classes), args.year or 2007))
     name = args.dataset or _name_from_config(cfg, Path(args.predictions))
     if name not in DatasetCatalog.list():
         raise ValueError(f"neither detectron2 nor --config-file defines a data set called {name}")
@@ -103,38 +101,6 @@ def _register(dataset: CocoDataset | VocDataset) -> str:
         MetadataCatalog.remove(dataset.name)
     dataset.register()
     return dataset.name
-
-
-def _register_json(file: str) -> str:
-    # The images themselves are not needed.
-    return _register(CocoDataset(name=file, json=file, images=str(Path(file).parent)))
-
-
-def _evaluate_coco(cfg: CfgNode, name: str, predictions: Path, tasks: Sequence[str] | None) -> tuple[Results, int]:
-    evaluator = FasterCOCOEvaluator(name, tasks, kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS)
-    return evaluator.evaluate_saved(predictions)
-
-
-def _evaluate_lvis(cfg: CfgNode, name: str, predictions: Path, tasks: Sequence[str] | None) -> tuple[Results, int]:
-    return LVISEvaluator(name, tuple(tasks) if tasks else None).evaluate_saved(predictions)
-
-
-def _evaluate_voc(cfg: CfgNode, name: str, predictions: Path, tasks: Sequence[str] | None) -> tuple[Results, int]:
-    return VOCEvaluator(name).evaluate_saved(predictions)
-
-
-def _evaluate_maps(cfg: CfgNode, name: str, predictions: Path, tasks: Sequence[str] | None) -> tuple[Results, int]:
-    return evaluate_saved_maps(name, predictions)
-
-
-# By the metadata `evaluator_type`: (config, data set, predictions, tasks) -> (results, number of predictions).
-SAVED: dict[str, Callable[[CfgNode, str, Path, Sequence[str] | None], tuple[Results, int]]] = {
-    "coco": _evaluate_coco,
-    "lvis": _evaluate_lvis,
-    "pascal_voc": _evaluate_voc,
-    "sem_seg": _evaluate_maps,
-    "cityscapes_sem_seg": _evaluate_maps,
-}
 
 
 def format_results(results: Mapping[str, Mapping[str, float]]) -> str:

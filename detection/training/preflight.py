@@ -1,18 +1,171 @@
-"""What a run needs of its data sets, checked before it starts rather than after hours of training."""
+"""Every check before a run, so that it is refused before it starts rather than after hours of training."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
+from mocodet.common.launch import check_backend
 from mocodet.common.text import first_few
 
-from ..data.cityscapes import ANNOTATION_ENDINGS, check_cityscapes_files
-from ..data.packages import require_packages
-from ..data.semseg import SEM_SEG_TYPES
+from ..densepose import is_densepose
+from ..evaluation.kinds import KINDS, EvaluationKind, kind_of
+from .trainer import AMP_DTYPES
+
+MAKE_WEIGHTS = """These two commands make MoCo weights (the first one pre-trains, give it your images as DATA.ROOT):
+
+    tools/pretrain_net.py --config-file configs/pretrain/{recipe} \\
+        DATA.ROOT path/to/images OUTPUT_DIR output/{name}
+    tools/convert_pretrain_to_detectron2.py output/{name}/model_final.pth {weights}
+
+or name a file that you have: MODEL.WEIGHTS path/to/weights (a pre-training checkpoint will do, converted or not), or
+the published weights of a ResNet-50: MODEL.WEIGHTS moco://v2_200ep (moco://v2_800ep, moco://v1_200ep)"""
+
+
+def check_run(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
+    """Check a run before it leaves anything; what could only fail later, or would be ignored, is refused.
+
+    In this order, the quick before the slow:
+
+    1. the settings of this trainer, and how the processes are connected (`check_config`);
+    2. unless ``eval_only``, the augmentation, the batch and, with ``resume``, the scale of the run that goes on;
+    3. ``MODEL.WEIGHTS``;
+    4. the data sets (`check_datasets`);
+    5. for each of ``DATASETS.TEST`` whether it can be evaluated: ``check`` of its `EvaluationKind`.
+
+    Args:
+        cfg: the config of the run, its ``MOCO.DATASETS`` registered.
+        resume: whether the run goes on with the last checkpoint in ``OUTPUT_DIR``, if there is one.
+        eval_only: whether it evaluates and does not train.
+
+    Raises:
+        FileNotFoundError: there are no such weights or data.
+        ValueError: the config contradicts itself, the data, the machine or the run to be resumed.
+    """
+    check_config(cfg)
+    if not eval_only:
+        check_augmentation(cfg)
+        check_batch(cfg)
+        if resume:
+            check_resumed_scale(cfg)
+    check_weights(cfg, resume=resume, eval_only=eval_only)
+    check_datasets(cfg, training=not eval_only)
+    for name in cfg.DATASETS.TEST:
+        kind_of(name).check(cfg, name)
+
+
+def check_config(cfg: CfgNode) -> None:
+    """Check for settings that this trainer would otherwise ignore or fail on later.
+
+    Raises:
+        ValueError: see the messages.
+    """
+    if cfg.MOCO.AMP_DTYPE not in AMP_DTYPES:
+        raise ValueError(f"MOCO.AMP_DTYPE must be one of {', '.join(AMP_DTYPES)}, got {cfg.MOCO.AMP_DTYPE!r}")
+    if cfg.TEST.AUG.ENABLED:
+        raise ValueError("TEST.AUG.ENABLED: test-time augmentation is not supported; set it to False")
+    if cfg.SOLVER.AMP.ENABLED and cfg.MOCO.AMP_DTYPE == "float16" and cfg.MODEL.DEVICE == "cpu":
+        raise ValueError("MOCO.AMP_DTYPE float16 needs CUDA; use bfloat16 on a CPU")
+    if cfg.MODEL.DEVICE == "cpu":
+        check_backend()
+
+
+def check_augmentation(cfg: CfgNode) -> None:
+    """Check that the settings of the augmentation in training are sizes and ranges, and that the model uses them.
+
+    Raises:
+        ValueError: ``INPUT.SCALE_RANGE`` is no range, or is set for a model that does not use it; ``INPUT.CROP.SIZE``
+            is none of the kind that ``INPUT.CROP.TYPE`` asks for.
+    """
+    if cfg.INPUT.SCALE_RANGE:
+        if cfg.MODEL.META_ARCHITECTURE != "SemanticSegmentor":
+            raise ValueError(
+                "INPUT.SCALE_RANGE scales images of a SemanticSegmentor, but MODEL.META_ARCHITECTURE is"
+                f" {cfg.MODEL.META_ARCHITECTURE}; use INPUT.MIN_SIZE_TRAIN and set INPUT.SCALE_RANGE to ()"
+            )
+        found = tuple(cfg.INPUT.SCALE_RANGE)
+        if len(found) != 2 or not 0 < found[0] <= found[1]:
+            raise ValueError(
+                f"INPUT.SCALE_RANGE must be two positive ratios, the smaller first, as (0.5, 2.0), got {found}"
+            )
+    if cfg.INPUT.CROP.ENABLED:
+        _check_crop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE)
+
+
+def _check_crop(kind: str, size: Sequence[float]) -> None:
+    if kind in ("absolute", "absolute_range"):
+        wanted, fits = "whole numbers of pixels, as [513, 513]", [isinstance(side, int) and side > 0 for side in size]
+    elif kind in ("relative", "relative_range"):
+        wanted, fits = "fractions above 0 and up to 1, as [0.9, 0.9]", [0 < side <= 1 for side in size]
+    else:
+        raise ValueError(f"INPUT.CROP.TYPE must be absolute, absolute_range, relative or relative_range, got {kind!r}")
+    if len(fits) != 2 or not all(fits):
+        raise ValueError(
+            f"INPUT.CROP.SIZE must be two {wanted}, where INPUT.CROP.TYPE is {kind}: height and width; got {list(size)}"
+        )
+
+
+def check_batch(cfg: CfgNode) -> None:
+    """Check that the processes and their micro-batches can share the batch equally.
+
+    Raises:
+        ValueError: the message says what would fit.
+    """
+    workers, micro_batches = comm.get_world_size(), cfg.MOCO.ACCUMULATION
+    if micro_batches < 1:
+        raise ValueError(f"MOCO.ACCUMULATION must be at least 1 (no accumulation), got {micro_batches}")
+    if cfg.SOLVER.IMS_PER_BATCH < 1 or cfg.SOLVER.IMS_PER_BATCH % (workers * micro_batches):
+        among = f"{workers} processes" + (f" of {micro_batches} micro-batches each" if micro_batches > 1 else "")
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} does not divide among {among};"
+            f" choose a multiple of {workers * micro_batches}"
+        )
+
+
+def check_resumed_scale(cfg: CfgNode) -> None:
+    """Check that the run to go on with has batches of the same size, if its schedule or this command's was scaled.
+
+    An iteration of the one is not an iteration of the other, so the schedule would go on at the wrong place.
+
+    Raises:
+        ValueError: the message says how the run can be continued.
+    """
+    saved = Path(cfg.OUTPUT_DIR) / "config.yaml"
+    # On the main process alone: it is about to overwrite the file.
+    if not (comm.is_main_process() and saved.is_file() and saved.with_name("last_checkpoint").is_file()):
+        return
+    solver = CfgNode.load_yaml_with_base(str(saved)).get("SOLVER", {})
+    batch, processes = solver.get("IMS_PER_BATCH"), solver.get("REFERENCE_WORLD_SIZE", 0)
+    if batch == cfg.SOLVER.IMS_PER_BATCH or not (processes or cfg.SOLVER.REFERENCE_WORLD_SIZE):
+        return
+    remedy = f"with {processes} processes and --scale-to-gpus" if processes else "without --scale-to-gpus"
+    raise ValueError(
+        f"--resume: the run in {saved.parent} has a schedule for batches of {batch} images, but this command's is for"
+        f" batches of {cfg.SOLVER.IMS_PER_BATCH}; resume it {remedy}, or choose another OUTPUT_DIR"
+    )
+
+
+def check_weights(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
+    """Check that ``MODEL.WEIGHTS``, if a file, is there, unless the run resumes from a checkpoint of its own.
+
+    Raises:
+        FileNotFoundError: where MoCo weights are wanted, the message says which two commands make them.
+    """
+    weights = cfg.MODEL.WEIGHTS
+    path = Path(weights.partition("?")[0])  # detectron2 takes options after a question mark
+    if not weights or "://" in weights or path.is_file():
+        return
+    if resume and (Path(cfg.OUTPUT_DIR) / "last_checkpoint").is_file():
+        return
+    message = f"MODEL.WEIGHTS names {weights}, which does not exist."
+    if path.suffix == ".pkl" and not eval_only:  # converted weights; anything else the user must have had
+        depth = cfg.MODEL.RESNETS.DEPTH
+        recipe = "moco_v2_R_50_200ep.yaml" if depth == 50 else f"moco_v2_R_50_200ep.yaml MODEL.ARCH resnet{depth}"
+        message += "\n" + MAKE_WEIGHTS.format(weights=path, recipe=recipe, name=path.stem)
+    raise FileNotFoundError(message)
 
 
 def check_datasets(cfg: CfgNode, *, training: bool) -> None:
@@ -35,28 +188,24 @@ def check_datasets(cfg: CfgNode, *, training: bool) -> None:
     if not training and not cfg.DATASETS.TEST:
         raise ValueError("--eval-only, but DATASETS.TEST names no data set to evaluate on")
     own = {entry["NAME"] for entry in cfg.MOCO.DATASETS}
-    to_train = list(cfg.DATASETS.TRAIN) if training else []
+    to_train = cfg.DATASETS.TRAIN if training else ()
     names = dict.fromkeys([*to_train, *cfg.DATASETS.TEST])
     _check_names_are_known(names, own)
     for name in names:
-        _check_kind(cfg, name)
+        _check_annotations_suit(cfg, name)
     for name in names:
         if name not in own:
-            _check_builtin(name)
-            continue
-        records = DatasetCatalog.get(name)
-        if name in to_train:
-            _check_trainable(cfg, name, records)
-    for name in names:
+            _check_files(name)
+        elif name in to_train:
+            _check_trainable(cfg, name)
+        else:
+            DatasetCatalog.get(name)
         if cfg.MODEL.KEYPOINT_ON:
             _check_keypoints(cfg, name)
-    for name in cfg.DATASETS.TEST:
-        if MetadataCatalog.get(name).get("evaluator_type") == "cityscapes_instance":
-            _check_cityscapes_can_be_evaluated(cfg, name)
     _check_classes(cfg, names)
 
 
-def _check_names_are_known(names: Sequence[str], own: set[str]) -> None:
+def _check_names_are_known(names: Iterable[str], own: set[str]) -> None:
     known = set(DatasetCatalog.list())
     if unknown := [name for name in names if name not in known]:
         raise ValueError(
@@ -65,24 +214,24 @@ def _check_names_are_known(names: Sequence[str], own: set[str]) -> None:
         )
 
 
-def _check_kind(cfg: CfgNode, name: str) -> None:
-    """Refuse objects for a model that learns from label images, and the reverse; panoptic data sets have both."""
-    metadata = MetadataCatalog.get(name)
-    labels_alone = metadata.get("evaluator_type") in SEM_SEG_TYPES
-    has_labels = labels_alone or bool(metadata.get("sem_seg_root"))
-    if has_labels if _segments_semantically(cfg) else not labels_alone:
-        return
-    raise ValueError(
-        f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} learns from"
-        f" {'objects' if labels_alone else 'label images'}, but data set {name} has"
-        f" {'label images' if labels_alone else 'objects'}"
-    )
+def _check_annotations_suit(cfg: CfgNode, name: str) -> None:
+    """Check that a model that learns from objects gets objects, and one that learns from label images those."""
+    kind = _kind(name)
+    labels_alone = kind is not None and kind.has_label_images
+    has_labels = labels_alone or bool(MetadataCatalog.get(name).get("sem_seg_root"))  # panoptic data sets have both
+    if not (has_labels if _segments_semantically(cfg) else not labels_alone):
+        raise ValueError(
+            f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} learns from"
+            f" {'objects' if labels_alone else 'label images'}, but data set {name} has"
+            f" {'label images' if labels_alone else 'objects'}"
+        )
 
 
-def _check_builtin(name: str) -> None:
-    metadata = MetadataCatalog.get(name)
-    evaluator_type = metadata.get("evaluator_type")
-    require_packages(name, evaluator_type)
+def _check_files(name: str) -> None:
+    """Check a data set that is not from ``MOCO.DATASETS``: its folders, its packages and what its kind checks."""
+    metadata, kind = MetadataCatalog.get(name), _kind(name)
+    if kind:
+        kind.check_packages(name)
     folders = ("json_file", "image_root", "dirname", "image_dir", "gt_dir", "sem_seg_root")
     wanted = [metadata.get(key) for key in folders]
     missing = [path for path in wanted if path and "://" not in path and not Path(path).exists()]
@@ -93,30 +242,32 @@ def _check_builtin(name: str) -> None:
             f" the environment variable DETECTRON2_DATASETS (now {datasets}) to the folder that detectron2's data sets"
             " are in"
         )
-    if evaluator_type in ANNOTATION_ENDINGS:
-        check_cityscapes_files(name, metadata.image_dir, metadata.gt_dir, ANNOTATION_ENDINGS[evaluator_type])
-    elif evaluator_type == "sem_seg":
-        DatasetCatalog.get(name)  # looks for the list and for each file
+    if kind:
+        kind.check_files(name)
 
 
-def _check_trainable(cfg: CfgNode, name: str, records: list[dict]) -> None:
+def _kind(name: str) -> EvaluationKind | None:
+    """Return the kind of a data set, or None: one that is only trained on may be of any type."""
+    return KINDS.get(MetadataCatalog.get(name).get("evaluator_type"))
+
+
+def _check_trainable(cfg: CfgNode, name: str) -> None:
+    records = DatasetCatalog.get(name)
     if _segments_semantically(cfg):
         return  # every record has its label image
     annotations = [annotation for record in records for annotation in record["annotations"]]
     if not annotations:
         raise ValueError(f"data set {name}: none of its {len(records)} images has an annotation to train on")
-    bare = sum("segmentation" not in annotation for annotation in annotations)
-    if cfg.MODEL.MASK_ON and bare:
-        raise ValueError(
-            f"MODEL.MASK_ON, but {bare} of the {len(annotations)} annotations of data set {name} have no mask;"
-            " set MODEL.MASK_ON False"
-        )
-    bare = sum("keypoints" not in annotation for annotation in annotations)
-    if cfg.MODEL.KEYPOINT_ON and bare:
-        raise ValueError(
-            f"MODEL.KEYPOINT_ON, but {bare} of the {len(annotations)} annotations of data set {name} have no keypoints;"
-            " give them keypoints (visibility 0 where unknown) or set MODEL.KEYPOINT_ON False"
-        )
+    for switch, key, what, remedy in (
+        ("MASK_ON", "segmentation", "mask", ""),
+        ("KEYPOINT_ON", "keypoints", "keypoints", "give them keypoints (visibility 0 where unknown) or "),
+    ):
+        bare = sum(key not in annotation for annotation in annotations)
+        if cfg.MODEL[switch] and bare:
+            raise ValueError(
+                f"MODEL.{switch}, but {bare} of the {len(annotations)} annotations of data set {name} have no {what};"
+                f" {remedy}set MODEL.{switch} False"
+            )
 
 
 def _check_keypoints(cfg: CfgNode, name: str) -> None:
@@ -136,27 +287,15 @@ def _check_keypoints(cfg: CfgNode, name: str) -> None:
         )
 
 
-def _check_cityscapes_can_be_evaluated(cfg: CfgNode, name: str) -> None:
-    if not cfg.MODEL.MASK_ON:
-        raise ValueError(f"data set {name} is evaluated by masks alone; set MODEL.MASK_ON True")
-    if comm.get_local_size() != comm.get_world_size():
-        raise ValueError(
-            f"data set {name} is evaluated through files that all processes share: its evaluation runs on one machine,"
-            f" but {comm.get_world_size() // comm.get_local_size()} take part; set DATASETS.TEST () and evaluate with"
-            " --eval-only afterwards"
-        )
-
-
 def _segments_semantically(cfg: CfgNode) -> bool:
     return cfg.MODEL.META_ARCHITECTURE == "SemanticSegmentor"
 
 
-def _check_classes(cfg: CfgNode, names: Sequence[str]) -> None:
-    if cfg.MODEL.get("DENSEPOSE_ON", False):
+def _check_classes(cfg: CfgNode, names: Iterable[str]) -> None:
+    if is_densepose(cfg):
         return  # the DensePose project merges the classes of its data sets itself, when it reads them
-    kind, key, number = "thing_classes", "ROI_HEADS", cfg.MODEL.ROI_HEADS.NUM_CLASSES
-    if _segments_semantically(cfg):
-        kind, key, number = "stuff_classes", "SEM_SEG_HEAD", cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    kind, key = ("stuff_classes", "SEM_SEG_HEAD") if _segments_semantically(cfg) else ("thing_classes", "ROI_HEADS")
+    number = cfg.MODEL[key].NUM_CLASSES
     classes = {name: tuple(MetadataCatalog.get(name).get(kind, ())) for name in names}
     first = next(iter(classes), None)
     for name, found in classes.items():

@@ -1,7 +1,6 @@
 """A schedule made for another number of processes, scaled by the linear rule (Goyal et al., 2017, section 2.1)."""
 
 from functools import reduce
-from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer
@@ -53,29 +52,6 @@ def scale_to_processes(cfg: CfgNode, processes: int) -> str:
     rows = [(key, before[key], value) for key, value in _values(cfg).items()]
     return tabulate(
         rows, headers=("key", f"for {reference}", f"for {processes}"), tablefmt="pipe", disable_numparse=True
-    )
-
-
-def refuse_another_scale(cfg: CfgNode, saved_config: str | Path) -> None:
-    """Refuse to go on with a run whose schedule, or this one's, was scaled, unless both have the same batch.
-
-    An iteration of the one is not an iteration of the other, so the schedule would go on at the wrong place.
-
-    Args:
-        cfg: the config of this run, scaled.
-        saved_config: the ``config.yaml`` that the run to be continued has left.
-
-    Raises:
-        ValueError: the message says how the run can be continued.
-    """
-    solver = CfgNode.load_yaml_with_base(str(saved_config)).get("SOLVER", {})
-    batch, processes = solver.get("IMS_PER_BATCH"), solver.get("REFERENCE_WORLD_SIZE", 0)
-    if batch == cfg.SOLVER.IMS_PER_BATCH or not (processes or cfg.SOLVER.REFERENCE_WORLD_SIZE):
-        return
-    remedy = f"with {processes} processes and --scale-to-gpus" if processes else "without --scale-to-gpus"
-    raise ValueError(
-        f"--resume: the run in {Path(saved_config).parent} has a schedule for batches of {batch} images, but this"
-        f" command's is for batches of {cfg.SOLVER.IMS_PER_BATCH}; resume it {remedy}, or choose another OUTPUT_DIR"
     )
 
 

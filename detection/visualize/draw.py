@@ -8,7 +8,7 @@ from detectron2.utils.colormap import colormap
 from detectron2.utils.visualizer import VisImage, Visualizer
 from pycocotools import mask as mask_util
 
-from .predictions import Thing
+from ..evaluation.things import Thing
 
 LONGER_SIDE = 400  # pixels to which smaller images are enlarged, by a whole number, so that labels can be read
 TITLE_HEIGHT = 24  # pixels

@@ -1,69 +1,29 @@
-"""What a run predicted and left on disk, and the ground truth beside it, in one form for both: things to draw."""
+"""The ground truth of an image, and what runs predicted and left on disk, in one form for both: things to draw."""
 
-import json
 import logging
-from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from detectron2.data import Metadata, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.structures import BoxMode
 
 from mocodet.common.text import first_few
 
-from ..data.semseg import SEM_SEG_TYPES, read_labels
-from ..data.voc import read_split
+from ..data.semseg import read_labels
 from ..evaluation.build import predictions_folder
-from ..evaluation.coco_results import read_results
-from ..evaluation.lvis import RESULTS as LVIS_RESULTS
-from ..evaluation.semseg_results import read_regions
-from ..evaluation.voc_files import read_detections
+from ..evaluation.kinds import KINDS, kind_of
+from ..evaluation.things import Run, Thing, image_key
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Thing:
-    """An object or, of semantic segmentation, all pixels of a class."""
-
-    category: int  # index into the names of the classes
-    box: Sequence[float] | None = None  # x0 y0 x1 y1 in pixels
-    score: float | None = None  # None for ground truth
-    mask: Any = None  # polygons, H x W of 0 and 1, or run-length encoded as COCO's
-    keypoints: np.ndarray | None = None  # K x 3: x, y, visibility or score
-    crowd: bool = False
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run's name and its predictions by the keys of the images; an image without any may be absent."""
-
-    name: str
-    things: Mapping[str, list[Thing]] = field(repr=False)
-
-    @property
-    def has_scores(self) -> bool:
-        """Whether there are objects with scores, not pixels, which have none."""
-        return any(thing.score is not None for things in self.things.values() for thing in things)
-
-    def above(self, key: str, threshold: float) -> list[Thing]:
-        """Return what was predicted in an image with at least this score, and what has no score."""
-        return [thing for thing in self.things.get(key, []) if thing.score is None or thing.score >= threshold]
-
-
-def image_key(record: Mapping[str, Any]) -> str:
-    """Name the image of a record: its ``image_id``, or its file's name without suffix where it has none."""
-    return str(record.get("image_id", Path(record["file_name"]).stem))
 
 
 def class_names(dataset_name: str) -> Sequence[str]:
     """Return the names of what is predicted on a data set."""
     metadata = MetadataCatalog.get(dataset_name)
-    is_semantic = metadata.get("evaluator_type") in SEM_SEG_TYPES
-    return metadata.stuff_classes if is_semantic else metadata.thing_classes
+    return metadata.stuff_classes if kind_of(dataset_name).has_label_images else metadata.thing_classes
 
 
 def ground_truth(record: Mapping[str, Any], dataset_name: str) -> list[Thing]:
@@ -103,81 +63,18 @@ def read_run(name: str, path: str | Path, dataset_name: str, records: Sequence[M
 
     Raises:
         FileNotFoundError: there are no predictions.
-        ValueError: they are malformed or not of this data set, or are none that runs keep.
+        ValueError: they are malformed or not of this data set, or runs keep none of its kind.
     """
-    metadata = MetadataCatalog.get(dataset_name)
-    kind = metadata.get("evaluator_type")
-    if kind not in READERS:
+    kind = kind_of(dataset_name)
+    if kind.read is None:
         raise ValueError(
-            f"data set {dataset_name} is evaluated as {kind!r}, of which runs keep no predictions to draw; they do of"
-            f" {', '.join(READERS)}"
+            f"data set {dataset_name} is evaluated as {kind.evaluator_type!r}, of which runs keep no predictions to"
+            f" draw; they do of {', '.join(sorted(name for name, other in KINDS.items() if other.read))}"
         )
-    things = READERS[kind](predictions_folder(path, dataset_name), metadata, records)
+    things = kind.read(predictions_folder(path, dataset_name), MetadataCatalog.get(dataset_name), records)
     if not any(things.values()):
         logger.warning(f"{name}: {path} holds no prediction at all")
     return Run(name, things)
-
-
-def _read_coco(path: Path, metadata: Metadata, records: Sequence[Mapping[str, Any]]) -> dict[str, list[Thing]]:
-    return _read_results(path, json.loads(Path(metadata.json_file).read_text(encoding="utf-8")))
-
-
-def _read_results(path: Path, dataset: Mapping[str, Any]) -> dict[str, list[Thing]]:
-    # In the order of their ids, as detectron2 numbers the categories of COCO and of LVIS.
-    indices = {id_: index for index, id_ in enumerate(sorted(category["id"] for category in dataset["categories"]))}
-    things = defaultdict(list)
-    for result in read_results(path, dataset):
-        keypoints = np.reshape(result["keypoints"], (-1, 3)).astype(float) if "keypoints" in result else None
-        if keypoints is not None:
-            keypoints[:, :2] += 0.5  # COCO's are indices of pixels, detectron2's are points
-        box = result.get("bbox")
-        things[str(result["image_id"])].append(
-            Thing(
-                category=indices[result["category_id"]],
-                box=None if box is None else BoxMode.convert(list(box), BoxMode.XYWH_ABS, BoxMode.XYXY_ABS),
-                score=result["score"],
-                mask=result.get("segmentation"),
-                keypoints=keypoints,
-            )
-        )
-    return things
-
-
-def _read_lvis(path: Path, metadata: Metadata, records: Sequence[Mapping[str, Any]]) -> dict[str, list[Thing]]:
-    return _read_coco(path / LVIS_RESULTS if path.is_dir() else path, metadata, records)
-
-
-def _read_cityscapes(path: Path, metadata: Metadata, records: Sequence[Mapping[str, Any]]) -> dict[str, list[Thing]]:
-    images = [{"id": record["image_id"], "height": record["height"], "width": record["width"]} for record in records]
-    categories = [{"id": index} for index in range(len(metadata.thing_classes))]
-    return _read_results(path, {"images": images, "categories": categories})
-
-
-def _read_voc(path: Path, metadata: Metadata, records: Sequence[Mapping[str, Any]]) -> dict[str, list[Thing]]:
-    images = read_split(metadata.dirname, metadata.split)
-    things = defaultdict(list)
-    for category, found in enumerate(read_detections(path, images, metadata.thing_classes).values()):
-        for place, box, score in zip(found.image, found.boxes, found.scores, strict=True):
-            corners = (*(box[:2] - 1), *box[2:])  # VOC counts pixels from 1 and includes the last one
-            things[images[place]].append(Thing(category, box=corners, score=float(score)))
-    return things
-
-
-def _read_sem_seg(path: Path, metadata: Metadata, records: Sequence[Mapping[str, Any]]) -> dict[str, list[Thing]]:
-    keys = {record["file_name"]: image_key(record) for record in records}
-    regions = read_regions(path, metadata, keys)
-    return {keys[file]: [Thing(index, mask=mask) for index, mask in found] for file, found in regions.items()}
-
-
-# By the evaluator_type of the data set.
-READERS: dict[str, Callable[[Path, Metadata, Sequence[Mapping[str, Any]]], dict[str, list[Thing]]]] = {
-    "coco": _read_coco,
-    "lvis": _read_lvis,
-    "pascal_voc": _read_voc,
-    "cityscapes_instance": _read_cityscapes,
-    "sem_seg": _read_sem_seg,
-    "cityscapes_sem_seg": _read_sem_seg,
-}
 
 
 def index_records(records: Sequence[dict[str, Any]], dataset_name: str) -> dict[str, dict[str, Any]]:

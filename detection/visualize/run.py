@@ -21,9 +21,10 @@ from mocodet.common.text import first_few
 
 from ..config import add_moco_config
 from ..data import register_datasets
+from ..evaluation.things import Run
 from ..training.preflight import check_datasets
 from .draw import draw_columns
-from .predictions import Run, class_names, ground_truth, index_records, read_run
+from .predictions import class_names, ground_truth, index_records, read_run
 
 logger = logging.getLogger(__name__)
 

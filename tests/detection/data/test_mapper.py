@@ -84,43 +84,6 @@ def test_train_mapper__detectors_keep_detectron2s():
     assert eval_mapper(cfg) is None
 
 
-def test_train_mapper__scale_range_of_a_detector():
-    with pytest.raises(
-        ValueError, match=r"INPUT\.SCALE_RANGE scales images of a SemanticSegmentor, but .* Generalized"
-    ):
-        train_mapper(empty_config(INPUT__SCALE_RANGE=(0.5, 2.0)))
-
-
-@pytest.mark.parametrize("bad", [(0.5,), (2.0, 0.5), (0.0, 1.0), (0.5, 1.0, 2.0)])
-def test_train_mapper__bad_scale_range(bad):
-    with pytest.raises(ValueError, match="two positive ratios, the smaller first"):
-        train_mapper(voc_config(INPUT__SCALE_RANGE=bad))
-
-
-@pytest.mark.parametrize(
-    ("kind", "size", "message"),
-    [
-        ("absolute", [0.9, 0.9], r"must be two whole numbers of pixels, .*TYPE is absolute: .* got \[0\.9, 0\.9\]"),
-        ("absolute", [65], "must be two whole numbers"),
-        ("absolute_range", [0, 5], "must be two whole numbers"),
-        ("relative", [513, 513], "must be two fractions above 0 and up to 1"),
-        ("relative_range", [0.5, 0.5, 0.5], "must be two fractions"),
-        ("square", [5, 5], "CROP.TYPE must be absolute, .* got 'square'"),
-    ],
-)
-def test_train_mapper__bad_crop(kind, size, message):
-    with pytest.raises(ValueError, match=message):
-        train_mapper(voc_config(INPUT__CROP__TYPE=kind, INPUT__CROP__SIZE=size))
-    # detectron2's own mapper, which detectors have, would fail on it too.
-    with pytest.raises(ValueError, match=message):
-        train_mapper(empty_config(INPUT__CROP__ENABLED=True, INPUT__CROP__TYPE=kind, INPUT__CROP__SIZE=size))
-
-
-@pytest.mark.parametrize("kind", ["absolute", "absolute_range"])
-def test_train_mapper__sizes_of_crops_from_a_file(kind):
-    train_mapper(voc_config(INPUT__CROP__TYPE=kind, INPUT__CROP__SIZE=(65, 97)))
-
-
 def test_augmentations__without_scale_range_or_crop():
     cfg = voc_config(INPUT__SCALE_RANGE=(), INPUT__CROP__ENABLED=False, INPUT__RANDOM_FLIP="none")
     (resize,) = semseg_augmentations(cfg)

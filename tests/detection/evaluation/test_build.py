@@ -1,11 +1,11 @@
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 from detectron2.structures import Boxes, Instances
 
 from mocodet.detection.data import register_datasets
-from mocodet.detection.evaluation import FasterCOCOEvaluator, VOCEvaluator, build_evaluator, check_ground_truth
-from tests.detection.tiny import CLASSES, SIZE, boxes, empty_config, make_coco, make_voc, new_name
+from mocodet.detection.evaluation import FasterCOCOEvaluator, VOCEvaluator, build_evaluator
+from tests.detection.tiny import SIZE, boxes, empty_config, make_coco, make_voc
 
 
 def test_build_evaluator__by_evaluator_type(tmp_path):
@@ -15,29 +15,6 @@ def test_build_evaluator__by_evaluator_type(tmp_path):
     DatasetCatalog.get(coco["NAME"])
     assert type(build_evaluator(cfg, voc["NAME"]).evaluator) is VOCEvaluator
     assert type(build_evaluator(cfg, coco["NAME"]).evaluator) is FasterCOCOEvaluator
-
-
-def test_build_evaluator__unknown_type():
-    name = new_name()
-    MetadataCatalog.get(name).set(evaluator_type="none")
-    for refuse in (build_evaluator, check_ground_truth):
-        with pytest.raises(ValueError, match=r"an evaluator of type 'none'; there are .*coco, .*pascal_voc"):
-            refuse(empty_config(), name)
-
-
-def test_check_ground_truth__by_evaluator_type(tmp_path):
-    whole = make_voc(tmp_path / "voc") | {"YEAR": 2012}
-    lacking = whole | {"NAME": new_name(), "CLASSES": [*CLASSES, "unicorn"]}
-    coco = make_coco(tmp_path / "coco")
-    cfg = empty_config(MOCO__DATASETS=[whole, lacking, coco], MODEL__MASK_ON=True)
-    register_datasets(cfg)
-    for entry in (whole, coco):
-        check_ground_truth(cfg, entry["NAME"])
-    with pytest.raises(ValueError, match="no ground truth for unicorn"):
-        check_ground_truth(cfg, lacking["NAME"])
-    cfg.MODEL.KEYPOINT_ON = True
-    with pytest.raises(ValueError, match="lacks keypoints, num_keypoints, which the metrics for keypoints need"):
-        check_ground_truth(cfg, coco["NAME"])
 
 
 @pytest.mark.parametrize(("found", "expected"), [(True, 100.0), (False, 0.0)])

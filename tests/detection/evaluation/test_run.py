@@ -12,7 +12,6 @@ from PIL import Image
 
 from mocodet.detection.data import register_datasets
 from mocodet.detection.evaluation import MeanIoUEvaluator, VOCEvaluator
-from mocodet.detection.evaluation.semseg_results import evaluate_saved_maps
 from tests.commands import evaluate
 from tests.detection.tiny import CLASSES, SIZE, boxes, empty_config, make_coco, make_voc, new_name
 
@@ -81,9 +80,11 @@ def test_evaluate__data_set_by_name_by_config_and_by_folder(tmp_path, voc, capsy
     evaluate([folder, "--dataset", entry["NAME"]])
     evaluate([folder, "--config-file", str(config)])
     evaluate([folder, "--config-file", str(config), "--dataset", entry["NAME"]])
-    evaluate([folder, "--config-file", str(config), "--opts", "DATASETS.TEST", f"('{entry['NAME']}',)"])
+    pair = ["DATASETS.TEST", f"('{entry['NAME']}',)"]
+    evaluate([folder, "--config-file", str(config), *pair])
+    evaluate(["--config-file", str(config), folder, *pair, "--dataset", entry["NAME"]])
     first, *others = capsys.readouterr().out.split(f"{2 * COUNT} predictions on ")[1:]
-    assert others == [first] * 3
+    assert others == [first] * 4
     elsewhere = (tmp_path / "inference" / entry["NAME"]).rename(tmp_path / "elsewhere")
     assert "choose one by --dataset NAME" in message([str(elsewhere), "--config-file", str(config)])
 
@@ -208,11 +209,24 @@ def test_evaluate__ground_truth_is_given_once(tmp_path, coco):
     for flag in (["--split", "val"], ["--year", "2012"]):
         assert "--split and --year belong to --voc-root" in message([predictions, "--json", truth, *flag])
     assert "defines a data set called nowhere" in message([predictions, "--dataset", "nowhere"])
-    assert "which is not given" in message([predictions, "--json", truth, "--opts", "SEED", "1"])
+    assert "SEED 1 after PREDICTIONS" in message([predictions, "--json", truth, "SEED", "1"])
+    config = save(tmp_path / "config.yaml", {"SEED": 1})
+    assert "Non-existent key: SEEDS" in message([predictions, "--config-file", config, "SEEDS", "-1"])
+
+
+@pytest.mark.parametrize(
+    ("evaluator_type", "flags", "expected"),
+    [
+        ("densepose", [], "saved predictions can be evaluated for cityscapes_sem_seg, coco, lvis, pascal_voc, sem_seg"),
+        ("unheard", [], "asks for an evaluator of type 'unheard'; there are cityscapes_instance, "),
+        ("pascal_voc", ["--tasks", "bbox"], "--tasks is of COCO's and LVIS's metrics, but data set "),
+    ],
+)
+def test_evaluate__kinds_that_cannot(tmp_path, evaluator_type, flags, expected):
     name = new_name()
     DatasetCatalog.register(name, list)
-    MetadataCatalog.get(name).set(evaluator_type="densepose")
-    assert "saved predictions can be evaluated for coco, lvis, pascal_voc" in message([predictions, "--dataset", name])
+    MetadataCatalog.get(name).set(evaluator_type=evaluator_type)
+    assert expected in message([str(tmp_path), "--dataset", name, *flags])
 
 
 @pytest.fixture
@@ -247,7 +261,7 @@ def test_evaluate__maps_whose_classes_have_ids(maps):
     file = folder / "sem_seg_predictions.json"
     parts = [part | {"category_id": (7, 11, 24)[part["category_id"]]} for part in json.loads(file.read_text())]
     save(file, parts)
-    assert evaluate_saved_maps(name, folder)[0]["sem_seg"] == pytest.approx(results)
+    assert MeanIoUEvaluator(name).evaluate_saved(folder)[0]["sem_seg"] == pytest.approx(results)
 
 
 @pytest.mark.parametrize(

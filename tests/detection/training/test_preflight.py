@@ -1,12 +1,18 @@
+import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
-from mocodet.detection.data import packages, register_datasets
-from mocodet.detection.training.preflight import check_datasets
+from mocodet import configs
+from mocodet.detection.data import register_datasets
+from mocodet.detection.evaluation.kinds import KINDS
+from mocodet.detection.training.preflight import check_augmentation, check_datasets, check_resumed_scale, check_run
+from mocodet.detection.training.scaling import scale_to_processes
 from tests.detection.tiny import CLASSES, SEGMENTS, empty_config, make_coco, make_semseg, make_voc, new_name
 
 
@@ -218,11 +224,13 @@ def check_builtin(name: str, **keys: object) -> None:
     cfg = empty_config(DATASETS__TRAIN=(name,), DATASETS__TEST=(name,), **keys)
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = len(CLASSES)
     check_datasets(cfg, training=True)
+    if MetadataCatalog.get(name).evaluator_type in KINDS:
+        check_run(cfg, resume=False, eval_only=False)
 
 
 @pytest.fixture
 def installed(monkeypatch):
-    monkeypatch.setitem(packages.PACKAGES, "cityscapes_instance", ((), ""))
+    monkeypatch.setitem(KINDS, "cityscapes_instance", replace(KINDS["cityscapes_instance"], packages=()))
 
 
 def test_check_datasets__cityscapes_good(tmp_path, installed):
@@ -258,7 +266,7 @@ def test_check_datasets__cityscapes_instances_need_masks(tmp_path, installed):
 
 
 def test_check_datasets__cityscapes_on_several_machines(tmp_path, installed, monkeypatch):
-    monkeypatch.setattr(comm, "get_world_size", lambda: 16)
+    monkeypatch.setattr(comm, "get_world_size", lambda: 16)  # among which the default batch of 16 divides
     monkeypatch.setattr(comm, "get_local_size", lambda: 8)
     with pytest.raises(ValueError, match=r"runs on one machine, but 2 take part; .*--eval-only afterwards$"):
         check_builtin(make_cityscapes(tmp_path), MODEL__MASK_ON=True)
@@ -280,6 +288,158 @@ def test_check_datasets__cityscapes_train_ids_have_to_be_made(tmp_path):
 )
 def test_check_datasets__packages_of_a_data_set(tmp_path, monkeypatch, evaluator_type, command):
     name = make_cityscapes(tmp_path, evaluator_type)
-    monkeypatch.setattr(packages.importlib.util, "find_spec", lambda module: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda module: None)
     with pytest.raises(ValueError, match=rf"data set {name} needs the packages .*: +pip install .*{command}"):
         check_builtin(name, MODEL__MASK_ON=True)
+
+
+def leaf(name: str, **keys: object) -> CfgNode:
+    cfg = empty_config()
+    cfg.merge_from_file(str(configs.path(f"{name}.yaml")))
+    cfg.merge_from_list([item for key, value in keys.items() for item in (key.replace("__", "."), value)])
+    return cfg
+
+
+def test_check_augmentation__scale_range_of_a_detector():
+    with pytest.raises(
+        ValueError, match=r"INPUT\.SCALE_RANGE scales images of a SemanticSegmentor, but .* Generalized"
+    ):
+        check_augmentation(empty_config(INPUT__SCALE_RANGE=(0.5, 2.0)))
+
+
+@pytest.mark.parametrize("bad", [(0.5,), (2.0, 0.5), (0.0, 1.0), (0.5, 1.0, 2.0)])
+def test_check_augmentation__bad_scale_range(bad):
+    with pytest.raises(ValueError, match="two positive ratios, the smaller first"):
+        check_augmentation(leaf("pascal_voc_R_50_FCN_30k_moco", INPUT__SCALE_RANGE=bad))
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "message"),
+    [
+        ("absolute", [0.9, 0.9], r"must be two whole numbers of pixels, .*TYPE is absolute: .* got \[0\.9, 0\.9\]"),
+        ("absolute", [65], "must be two whole numbers"),
+        ("absolute_range", [0, 5], "must be two whole numbers"),
+        ("relative", [513, 513], "must be two fractions above 0 and up to 1"),
+        ("relative_range", [0.5, 0.5, 0.5], "must be two fractions"),
+        ("square", [5, 5], "CROP.TYPE must be absolute, .* got 'square'"),
+    ],
+)
+def test_check_augmentation__bad_crop(kind, size, message):
+    with pytest.raises(ValueError, match=message):
+        check_augmentation(leaf("pascal_voc_R_50_FCN_30k_moco", INPUT__CROP__TYPE=kind, INPUT__CROP__SIZE=size))
+    # detectron2's own mapper, which detectors have, would fail on it too.
+    with pytest.raises(ValueError, match=message):
+        check_augmentation(empty_config(INPUT__CROP__ENABLED=True, INPUT__CROP__TYPE=kind, INPUT__CROP__SIZE=size))
+
+
+@pytest.mark.parametrize("kind", ["absolute", "absolute_range"])
+def test_check_augmentation__sizes_of_crops_from_a_file(kind):
+    check_augmentation(leaf("pascal_voc_R_50_FCN_30k_moco", INPUT__CROP__TYPE=kind, INPUT__CROP__SIZE=(65, 97)))
+
+
+def scaled(output: Path, *, reference: int, processes: int = 0, saved: bool = False, batch: int = 16) -> CfgNode:
+    """A config scaled to ``processes``, or not if 0; ``saved``: as a run with a checkpoint has left it."""
+    keys = {"SOLVER__REFERENCE_WORLD_SIZE": reference, "SOLVER__IMS_PER_BATCH": batch, "OUTPUT_DIR": str(output)}
+    cfg = leaf("pascal_voc_R_50_C4_24k_moco", **keys)
+    if processes:
+        scale_to_processes(cfg, processes)
+    if saved:
+        (output / "config.yaml").write_text(cfg.dump())  # as detectron2's default_setup does
+        (output / "last_checkpoint").touch()
+    return cfg
+
+
+@pytest.mark.parametrize(
+    ("reference", "batch", "remedy"),
+    [(8, 8, "with 4 processes and --scale-to-gpus"), (0, 16, "without --scale-to-gpus")],
+)
+def test_check_resumed_scale(tmp_path, reference, batch, remedy):
+    scaled(tmp_path, reference=reference, processes=4, saved=True)
+    now = scaled(tmp_path, reference=8, processes=2)
+    with pytest.raises(ValueError, match=rf"for batches of {batch} images, .* batches of 4; resume it {remedy}"):
+        check_resumed_scale(now)
+
+
+def test_check_resumed_scale__scaled_run_continued_unscaled(tmp_path):
+    scaled(tmp_path, reference=8, processes=2, saved=True)
+    with pytest.raises(ValueError, match=r"for batches of 4 images, .* batches of 16; resume it with 2 processes"):
+        check_resumed_scale(scaled(tmp_path, reference=0))
+
+
+def test_check_resumed_scale__same_batch_or_no_scaling_at_all(tmp_path):
+    now = scaled(tmp_path, reference=8, processes=2)
+    check_resumed_scale(now)  # no run before
+    scaled(tmp_path, reference=8, processes=2, saved=True)
+    check_resumed_scale(now)
+    scaled(tmp_path, reference=8, processes=8, saved=True)
+    check_resumed_scale(scaled(tmp_path, reference=0))
+    scaled(tmp_path, reference=0, processes=1, saved=True)
+    check_resumed_scale(scaled(tmp_path, reference=0, batch=8))  # the user's choice
+
+
+def test_check_resumed_scale__without_a_checkpoint_there_is_nothing_to_resume(tmp_path):
+    scaled(tmp_path, reference=8, processes=4, saved=True)
+    (tmp_path / "last_checkpoint").unlink()
+    check_resumed_scale(scaled(tmp_path, reference=8, processes=2))
+
+
+def test_check_run__the_quick_checks_come_before_the_slow(tmp_path):
+    """Each fault hides those after it: mend them one by one, in the order that the docstring tells."""
+    voc = make_voc(tmp_path / "data", 2) | {"YEAR": 2012, "CLASSES": [*CLASSES, "unicorn"]}
+    cfg = empty_config(
+        MOCO__DATASETS=[voc],
+        MOCO__AMP_DTYPE="int8",
+        INPUT__SCALE_RANGE=(2.0, 1.0),
+        SOLVER__IMS_PER_BATCH=0,
+        MODEL__WEIGHTS="none.pth",
+        DATASETS__TRAIN=(voc["NAME"],),
+        DATASETS__TEST=(voc["NAME"],),
+        OUTPUT_DIR=str(tmp_path / "out"),
+    )
+    register_datasets(cfg)
+    for message, mended in (
+        ("AMP_DTYPE must be one of", {"MOCO.AMP_DTYPE": "bfloat16"}),
+        ("SCALE_RANGE scales images of", {"INPUT.SCALE_RANGE": ()}),
+        ("IMS_PER_BATCH 0 does not divide", {"SOLVER.IMS_PER_BATCH": 2}),
+        ("MODEL.WEIGHTS names none", {"MODEL.WEIGHTS": ""}),
+        ("has 3 classes, but", {"MODEL.ROI_HEADS.NUM_CLASSES": 3}),
+        ("no ground truth for unicorn", {"DATASETS.TEST": ()}),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            check_run(cfg, resume=False, eval_only=False)
+        cfg.merge_from_list([item for pair in mended.items() for item in pair])
+    check_run(cfg, resume=True, eval_only=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_check_run__evaluation_needs_no_settings_of_the_training(tmp_path):
+    voc = make_voc(tmp_path, 2)
+    cfg = empty_config(MOCO__DATASETS=[voc], DATASETS__TEST=(voc["NAME"],), MODEL__ROI_HEADS__NUM_CLASSES=len(CLASSES))
+    cfg.merge_from_list(["SOLVER.IMS_PER_BATCH", 0, "INPUT.SCALE_RANGE", (2.0, 1.0), "DATASETS.TRAIN", ("gone",)])
+    register_datasets(cfg)
+    check_run(cfg, resume=False, eval_only=True)
+
+
+def test_check_run__kind_of_evaluation_that_there_is_not(tmp_path):
+    voc, name = make_voc(tmp_path, 2), new_name()
+    DatasetCatalog.register(name, list)
+    MetadataCatalog.get(name).set(evaluator_type="none", thing_classes=list(CLASSES))
+    cfg = empty_config(MOCO__DATASETS=[voc], DATASETS__TRAIN=(voc["NAME"],), DATASETS__TEST=(name,))
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(CLASSES)
+    register_datasets(cfg)
+    with pytest.raises(ValueError, match=r"an evaluator of type 'none'; there are .*coco, .*pascal_voc"):
+        check_run(cfg, resume=False, eval_only=False)
+
+
+def test_check_run__ground_truth_of_each_task_of_the_model(tmp_path):
+    coco = make_coco(tmp_path)
+    keys = {"DATASETS__TRAIN": (coco["NAME"],), "DATASETS__TEST": (coco["NAME"],), "MODEL__MASK_ON": True}
+    cfg = empty_config(MOCO__DATASETS=[coco], MODEL__ROI_HEADS__NUM_CLASSES=len(CLASSES), **keys)
+    register_datasets(cfg)
+    check_run(cfg, resume=False, eval_only=False)
+    path = Path(coco["JSON"])
+    content = json.loads(path.read_text())
+    content["annotations"][2].pop("area")
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="lacks area, which the metrics for bbox need"):
+        check_run(cfg, resume=False, eval_only=False)

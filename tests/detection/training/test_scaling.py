@@ -3,7 +3,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer
 
 from mocodet import configs
-from mocodet.detection.training.scaling import SCALED_KEYS, refuse_another_scale, scale_to_processes
+from mocodet.detection.training.scaling import SCALED_KEYS, scale_to_processes
 from tests.detection.tiny import empty_config
 
 
@@ -79,35 +79,3 @@ def test_scale_to_processes__batch_that_the_reference_cannot_divide(reference):
     cfg = voc(SOLVER__REFERENCE_WORLD_SIZE=reference)
     with pytest.raises(ValueError, match=rf"IMS_PER_BATCH 16 does not divide among the {reference} processes"):
         scale_to_processes(cfg, 1)
-
-
-def saved(tmp_path, *, reference: int, processes: int) -> str:
-    cfg = voc(SOLVER__REFERENCE_WORLD_SIZE=reference)
-    scale_to_processes(cfg, processes)
-    (tmp_path / "config.yaml").write_text(cfg.dump())  # as detectron2's default_setup does
-    return str(tmp_path / "config.yaml")
-
-
-@pytest.mark.parametrize(
-    ("reference", "processes", "remedy"),
-    [(8, 4, "with 4 processes and --scale-to-gpus"), (0, 4, "without --scale-to-gpus")],
-)
-def test_refuse_another_scale(tmp_path, reference, processes, remedy):
-    now = voc(SOLVER__REFERENCE_WORLD_SIZE=8)
-    scale_to_processes(now, 2)
-    batch = 8 if reference else 16
-    with pytest.raises(ValueError, match=rf"for batches of {batch} images, .* batches of 4; resume it {remedy}"):
-        refuse_another_scale(now, saved(tmp_path, reference=reference, processes=processes))
-
-
-def test_refuse_another_scale__scaled_run_continued_unscaled(tmp_path):
-    with pytest.raises(ValueError, match=r"for batches of 4 images, .* batches of 16; resume it with 2 processes"):
-        refuse_another_scale(voc(), saved(tmp_path, reference=8, processes=2))
-
-
-def test_refuse_another_scale__same_batch_or_no_scaling_at_all(tmp_path):
-    now = voc(SOLVER__REFERENCE_WORLD_SIZE=8)
-    scale_to_processes(now, 2)
-    refuse_another_scale(now, saved(tmp_path, reference=8, processes=2))
-    refuse_another_scale(voc(), saved(tmp_path, reference=8, processes=8))
-    refuse_another_scale(voc(SOLVER__IMS_PER_BATCH=8), saved(tmp_path, reference=0, processes=1))  # the user's choice

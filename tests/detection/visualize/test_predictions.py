@@ -13,7 +13,8 @@ from pycocotools import mask as mask_util
 
 from mocodet.detection.data import register_datasets
 from mocodet.detection.evaluation import build_evaluator
-from mocodet.detection.visualize.predictions import class_names, ground_truth, image_key, index_records, read_run
+from mocodet.detection.evaluation.things import image_key
+from mocodet.detection.visualize.predictions import class_names, ground_truth, index_records, read_run
 from tests.detection.tiny import (
     CLASSES,
     SEGMENTS,
@@ -213,10 +214,20 @@ def test_read_run__nothing_found_is_said(tmp_path, caplog):
     assert "holds no prediction at all" in caplog.text
 
 
-def test_read_run__kind_of_which_nothing_is_kept(tmp_path):
+@pytest.mark.parametrize(
+    ("evaluator_type", "message"),
+    [
+        (
+            "densepose",
+            "evaluated as 'densepose', of which runs keep no predictions to draw; they do of cityscapes_i",
+        ),
+        ("panoptic", "asks for an evaluator of type 'panoptic'; there are cityscapes_instance, "),
+    ],
+)
+def test_read_run__kind_of_which_nothing_is_kept(tmp_path, evaluator_type, message):
     name = new_name()
-    MetadataCatalog.get(name).evaluator_type = "panoptic"
-    with pytest.raises(ValueError, match="evaluated as 'panoptic', of which runs keep no predictions to draw"):
+    MetadataCatalog.get(name).evaluator_type = evaluator_type
+    with pytest.raises(ValueError, match=message):
         read_run("a", tmp_path, name, [])
 
 

@@ -11,16 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
+from detectron2.utils.file_io import PathManager
 from faster_coco_eval import COCO, COCOeval_faster
 
 from mocodet.common.files import atomic_open
 
-from .coco_ground_truth import check_annotations, check_sigmas
-from .coco_results import RESULTS, choose_tasks, read_results
+from ...data.coco import check_not_lvis
+from ..coco_results import RESULTS, SHAPES, choose_tasks, predicted_tasks, read_json, read_results, read_things
+from . import EvaluationKind, Results, register_kind
 
 logger = logging.getLogger(__name__)
+
+COCO_KEYPOINTS = 17  # how many spreads the metric's definition gives, for a person's keypoints
 
 
 class FasterCOCOEvaluator(COCOEvaluator):
@@ -70,7 +75,7 @@ class FasterCOCOEvaluator(COCOEvaluator):
         self._dataset_name = dataset_name
         self.reset()
 
-    def evaluate_saved(self, path: str | Path) -> tuple[OrderedDict[str, dict[str, float]], int]:
+    def evaluate_saved(self, path: str | Path) -> tuple[Results, int]:
         """Evaluate what a run has left instead of what was processed: (results, number of predictions).
 
         Args:
@@ -180,3 +185,96 @@ def evaluate_task(
         evaluation.params.imgIds = list(img_ids)
     evaluation.run()
     return evaluation
+
+
+def check_coco_ground_truth(cfg: CfgNode, dataset_name: str) -> None:
+    """Check a data set's annotation file for every task that the model will be evaluated for.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no JSON of annotations, or see ``check_annotations`` and ``check_sigmas``.
+    """
+    json_file = MetadataCatalog.get(dataset_name).get("json_file")
+    if not json_file:  # detectron2 makes one for a data set that has none
+        return
+    json_file = PathManager.get_local_path(json_file)
+    dataset = read_json(json_file)
+    for task in predicted_tasks(cfg):
+        check_annotations(json_file, dataset, task)
+        if task == "keypoints":
+            check_sigmas(dataset, cfg.TEST.KEYPOINT_OKS_SIGMAS)
+
+
+def check_annotations(json_file: str, dataset: Mapping[str, Any], task: str) -> None:
+    """Check that annotations in COCO's format have what a task needs.
+
+    Args:
+        json_file: where they are from, for messages.
+        dataset: the content of the JSON file.
+        task: ``bbox``, ``segm`` or ``keypoints``.
+
+    Raises:
+        ValueError: an image's id is no whole number, an annotation lacks something, there is none to find, or they are
+            LVIS's.
+    """
+    if not isinstance(dataset, dict) or not {"images", "annotations", "categories"} <= dataset.keys():
+        raise ValueError(f"{json_file} lacks images, annotations or categories: predictions cannot be compared with it")
+    check_not_lvis(json_file, dataset["images"])
+    for image in dataset["images"]:
+        if type(image["id"]) is not int:
+            raise ValueError(f"{json_file}: the id of an image must be a whole number, found {image['id']!r}")
+    wanted = {"bbox": {"bbox"}, "segm": {"segmentation"}, "keypoints": {"bbox", "keypoints", "num_keypoints"}}[task]
+    for annotation in dataset["annotations"]:
+        if missing := (wanted | {"area"}) - annotation.keys():
+            raise ValueError(
+                f"{json_file}: annotation {annotation.get('id')} of image {annotation.get('image_id')} lacks"
+                f" {', '.join(sorted(missing))}, which the metrics for {task} need"
+            )
+    if not any(_is_to_be_found(annotation, task) for annotation in dataset["annotations"]):
+        raise ValueError(
+            f"{json_file} has no ground truth for {task} to evaluate on: none of its {len(dataset['annotations'])}"
+            f" annotations is {'a single object with keypoints' if task == 'keypoints' else 'a single object'}"
+        )
+
+
+def check_sigmas(
+    dataset: Mapping[str, Any], sigmas: Sequence[float], predictions: Sequence[Mapping[str, Any]] = ()
+) -> None:
+    """Check that there is a spread for each keypoint, in the annotations and in the predictions.
+
+    Args:
+        dataset: the content of a JSON file that ``check_annotations`` has passed.
+        sigmas: ``TEST.KEYPOINT_OKS_SIGMAS``; empty means COCO's 17.
+        predictions: in COCO's result format.
+
+    Raises:
+        ValueError: the numbers differ.
+    """
+    wanted = len(sigmas) or COCO_KEYPOINTS
+    source = "TEST.KEYPOINT_OKS_SIGMAS" if sigmas else "empty TEST.KEYPOINT_OKS_SIGMAS, which means COCO's"
+    for kind, rows in (("annotation", dataset["annotations"]), ("prediction", predictions)):
+        for row in rows:
+            if len(row["keypoints"]) != 3 * wanted:
+                raise ValueError(
+                    f"the metrics take the spreads of {wanted} keypoints ({source}),"
+                    f" but the {kind} {row.get('id', '')} of image {row['image_id']} has {len(row['keypoints']) / 3:g}"
+                    " keypoints; give one spread for each"
+                )
+
+
+def _is_to_be_found(annotation: Mapping[str, Any], task: str) -> bool:
+    return not annotation.get("iscrowd", 0) and (task != "keypoints" or annotation["num_keypoints"] > 0)
+
+
+register_kind(
+    EvaluationKind(
+        "coco",
+        build=lambda cfg, name, tasks, output: FasterCOCOEvaluator(
+            name, tasks, output, kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS
+        ),
+        check=check_coco_ground_truth,
+        evaluate_saved=FasterCOCOEvaluator.evaluate_saved,
+        read=lambda path, metadata, records: read_things(path, read_json(metadata.json_file)),
+        tasks=tuple(SHAPES),
+    )
+)

@@ -17,10 +17,9 @@ from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mocodet.detection.evaluation.coco import FasterCOCOEvaluator, evaluate_task
-from mocodet.detection.evaluation.coco_ground_truth import check_coco_ground_truth
 from mocodet.detection.evaluation.coco_results import decode_runs
-from tests.detection.tiny import new_name
+from mocodet.detection.evaluation.kinds.coco import FasterCOCOEvaluator, check_coco_ground_truth, evaluate_task
+from tests.detection.tiny import empty_config, new_name
 
 SIZE = 128  # COCO's small objects are below 32 x 32, its large ones above 96 x 96
 CATEGORIES = (2, 3, 7)
@@ -251,6 +250,14 @@ def test_evaluator__what_it_leaves_gives_its_results(tmp_path):
         assert all(saved[task] == pytest.approx(results[task], nan_ok=True) for task in TASKS), path
 
 
+def check(file: Path, *tasks: str, sigmas: tuple[float, ...] = SIGMAS) -> None:
+    """Check a file before a run with a model of these tasks, boxes besides."""
+    name = new_name()
+    MetadataCatalog.get(name).set(json_file=str(file))
+    keys = {"MODEL__MASK_ON": "segm" in tasks, "MODEL__KEYPOINT_ON": "keypoints" in tasks}
+    check_coco_ground_truth(empty_config(TEST__KEYPOINT_OKS_SIGMAS=sigmas, **keys), name)
+
+
 @pytest.mark.parametrize(
     ("dataset", "task", "message"),
     [
@@ -281,18 +288,24 @@ def test_check_coco_ground_truth__faults(tmp_path, dataset, task, message):
     file = tmp_path / "truth.json"
     file.write_text(json.dumps(dataset))
     with pytest.raises(ValueError, match=message):
-        check_coco_ground_truth(str(file), [task], SIGMAS)
+        check(file, task)
 
 
 def test_check_coco_ground_truth__sound_and_not_json(tmp_path):
     file = tmp_path / "truth.json"
     file.write_text(json.dumps(annotations_of(*TRUTH)))
-    check_coco_ground_truth(str(file), TASKS, SIGMAS)
+    check(file, *TASKS)
     with pytest.raises(ValueError, match="the metrics take the spreads of 17 keypoints"):
-        check_coco_ground_truth(str(file), TASKS, ())
+        check(file, *TASKS, sigmas=())
     file.write_text("{")
     with pytest.raises(ValueError, match=r"truth\.json is not JSON"):
-        check_coco_ground_truth(str(file), TASKS, SIGMAS)
+        check(file, *TASKS)
+    with pytest.raises(FileNotFoundError):
+        check(tmp_path / "none.json")
+
+
+def test_check_coco_ground_truth__data_set_without_a_file():
+    check_coco_ground_truth(empty_config(), new_name())  # detectron2 makes one of its records
 
 
 @settings(deadline=None, max_examples=60)

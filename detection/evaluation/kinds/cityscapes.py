@@ -3,12 +3,14 @@
 import itertools
 import json
 import logging
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+from detectron2.config import CfgNode
+from detectron2.data import Metadata
 from detectron2.evaluation import CityscapesInstanceEvaluator as Detectron2CityscapesInstanceEvaluator
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.utils import comm
@@ -16,13 +18,16 @@ from tabulate import tabulate
 
 from mocodet.common.files import atomic_open
 
-from ..data.packages import require_packages
-from .coco_results import RESULTS
-from .official import OldNumpy, replaced
+from ...data.cityscapes import check_cityscapes_files
+from ..coco_results import RESULTS, read_things
+from ..official import OldNumpy
+from ..things import Thing
+from . import KINDS, EvaluationKind, Results, register_kind
 
 logger = logging.getLogger(__name__)
 
 SCRIPT = "cityscapesscripts.evaluation.evalInstanceLevelSemanticLabeling"
+ANNOTATIONS = ("_gtFine_polygons.json", "_gtFine_instanceIds.png", "_gtFine_labelIds.png")
 
 
 class CityscapesInstanceEvaluator(Detectron2CityscapesInstanceEvaluator):
@@ -42,7 +47,7 @@ class CityscapesInstanceEvaluator(Detectron2CityscapesInstanceEvaluator):
     """
 
     def __init__(self, dataset_name: str, output_dir: str | None = None):
-        require_packages(dataset_name, "cityscapes_instance")
+        KINDS["cityscapes_instance"].check_packages(dataset_name)
         self._script = import_module(SCRIPT)
         super().__init__(dataset_name)
         self._output_dir = output_dir
@@ -59,20 +64,25 @@ class CityscapesInstanceEvaluator(Detectron2CityscapesInstanceEvaluator):
             for record, output in zip(inputs, outputs, strict=True):
                 self._found += instances_to_coco_json(output["instances"].to(self._cpu_device), record["image_id"])
 
-    def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
+    def evaluate(self) -> Results | None:
         """Return ``{"segm": {"AP", "AP50", "AP-<class>", "AP50-<class>"}}`` in per cent on the main process.
 
         Raises:
             RuntimeError: the script finds fault with the files; its complaint is on the standard output.
         """
         gathered = comm.gather(self._found, dst=0)
-        script, averages = self._script, {}
-        names = {
+        compute, averages = self._script.computeAverages, {}
+
+        def compute_averages(*args: Any) -> dict[str, Any]:
+            averages.update(compute(*args))  # detectron2 passes on the means alone
+            return averages
+
+        replacements = {
             "np": OldNumpy(),
-            "computeAverages": _noting_results(script.computeAverages, averages),
-            "writeDict2JSON": _without_matches(script.writeDict2JSON),
+            "computeAverages": compute_averages,
+            "writeDict2JSON": lambda content, path: None,  # matches.json would be left in the working directory
         }
-        with replaced(script, **names), replaced(script.args, quiet=True):
+        with mock.patch.multiple(self._script, **replacements), mock.patch.object(self._script.args, "quiet", True):
             try:
                 results = super().evaluate()
             except SystemExit as error:
@@ -99,17 +109,36 @@ class CityscapesInstanceEvaluator(Detectron2CityscapesInstanceEvaluator):
         )
 
 
-def _noting_results(compute: Callable[..., dict[str, Any]], notes: dict[str, Any]) -> Callable[..., dict[str, Any]]:
-    """Wrap a function so that ``notes`` receives what it returns."""
+def check_can_be_evaluated(cfg: CfgNode, dataset_name: str) -> None:
+    """Check that the model predicts masks and that all processes are on one machine.
 
-    def wrapped(*args: Any) -> dict[str, Any]:
-        found = compute(*args)
-        notes.update(found)
-        return found
+    Raises:
+        ValueError: one of them is not so.
+    """
+    if not cfg.MODEL.MASK_ON:
+        raise ValueError(f"data set {dataset_name} is evaluated by masks alone; set MODEL.MASK_ON True")
+    if comm.get_local_size() != comm.get_world_size():
+        raise ValueError(
+            f"data set {dataset_name} is evaluated through files that all processes share: its evaluation runs on one"
+            f" machine, but {comm.get_world_size() // comm.get_local_size()} take part; set DATASETS.TEST () and"
+            " evaluate with --eval-only afterwards"
+        )
 
-    return wrapped
+
+def _read(path: Path, metadata: Metadata, records: Sequence[Mapping[str, Any]]) -> dict[str, list[Thing]]:
+    images = [{"id": record["image_id"], "height": record["height"], "width": record["width"]} for record in records]
+    categories = [{"id": index} for index in range(len(metadata.thing_classes))]
+    return read_things(path, {"images": images, "categories": categories})
 
 
-def _without_matches(write: Callable[[object, str], None]) -> Callable[[object, str], None]:
-    """Wrap the script's way of writing files: it would leave ``matches.json`` in the working directory."""
-    return lambda content, path: None if path == "matches.json" else write(content, path)
+register_kind(
+    EvaluationKind(
+        "cityscapes_instance",
+        build=lambda cfg, name, tasks, output: CityscapesInstanceEvaluator(name, output),
+        check=check_can_be_evaluated,
+        check_files=lambda name: check_cityscapes_files(name, ANNOTATIONS),
+        read=_read,
+        packages=("cityscapesscripts", "shapely"),
+        install="pip install cityscapesscripts shapely",
+    )
+)

@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,8 @@ from detectron2.data import MetadataCatalog
 from detectron2.structures import Boxes, Instances
 from PIL import Image
 
-from mocodet.detection.data import packages
-from mocodet.detection.evaluation.cityscapes import CityscapesInstanceEvaluator
+from mocodet.detection.evaluation.kinds import KINDS
+from mocodet.detection.evaluation.kinds.cityscapes import CityscapesInstanceEvaluator
 from tests.detection.tiny import new_name
 from tests.processes import run_in_processes
 
@@ -32,10 +33,13 @@ TRUTH: dict[str, dict[int, Box]] = {
 }
 
 
+# Only detectron2's reader of the annotations needs shapely, which these tests do not use.
+WITHOUT_SHAPELY = replace(KINDS["cityscapes_instance"], packages=("cityscapesscripts",))
+
+
 @pytest.fixture(autouse=True)
 def without_shapely(monkeypatch):
-    """Only detectron2's reader of the annotations needs it, which these tests do not use."""
-    monkeypatch.setitem(packages.PACKAGES, "cityscapes_instance", (("cityscapesscripts",), ""))
+    monkeypatch.setitem(KINDS, "cityscapes_instance", WITHOUT_SHAPELY)
 
 
 def register(root: Path) -> str:
@@ -156,7 +160,7 @@ def _half(name: str, root: str) -> dict[str, float] | None:
     """Evaluate one of the two images in each process."""
     from detectron2.utils import comm
 
-    packages.PACKAGES["cityscapes_instance"] = (("cityscapesscripts",), "")
+    KINDS["cityscapes_instance"] = WITHOUT_SHAPELY
     MetadataCatalog.get(name).set(thing_classes=list(CLASSES), gt_dir=str(Path(root) / "gtFine" / "val"))
     stem = list(TRUTH)[comm.get_rank()]
     found = truth()[stem][1:] if comm.get_rank() else truth()[stem]
@@ -173,6 +177,7 @@ def test_cityscapes_evaluator__two_processes_share_the_images(tmp_path):
 
 
 def test_cityscapes_evaluator__not_installed(tmp_path, monkeypatch):
-    monkeypatch.setitem(packages.PACKAGES, "cityscapes_instance", (("no_such_package",), "pip install this"))
+    kind = replace(KINDS["cityscapes_instance"], packages=("no_such_package",), install="pip install this")
+    monkeypatch.setitem(KINDS, "cityscapes_instance", kind)
     with pytest.raises(ValueError, match=r"needs the packages no_such_package, .*: +pip install this$"):
         CityscapesInstanceEvaluator(register(tmp_path))

@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import lvis.eval
@@ -9,9 +10,9 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, Instances
 
-from mocodet.detection.data import packages
 from mocodet.detection.evaluation import CompleteEvaluator
-from mocodet.detection.evaluation.lvis import LVISEvaluator
+from mocodet.detection.evaluation.kinds import KINDS
+from mocodet.detection.evaluation.kinds.lvis import LVISEvaluator
 from tests.detection.tiny import new_name
 
 SIZE = 200
@@ -234,7 +235,7 @@ def test_lvis_evaluator__leaves_numpy_and_the_script_as_they_were(tmp_path):
 
 
 def test_lvis_evaluator__not_installed(tmp_path, monkeypatch):
-    monkeypatch.setitem(packages.PACKAGES, "lvis", (("no_such_package",), "pip install --no-deps lvis"))
+    monkeypatch.setitem(KINDS, "lvis", replace(KINDS["lvis"], packages=("no_such_package",)))
     name = register(tmp_path, ground_truth(0))
     with pytest.raises(ValueError, match=r"needs the packages no_such_package, .*: +pip install --no-deps lvis$"):
         LVISEvaluator(name, ("bbox",))

@@ -1,16 +1,17 @@
 """LVIS's metrics, by its official script."""
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from unittest import mock
 
 from detectron2.evaluation import LVISEvaluator as Detectron2LVISEvaluator
 from detectron2.utils import comm
 
-from ..data.packages import require_packages
-from .coco_results import choose_tasks, read_results
-from .official import OldNumpy, replaced
+from ..coco_results import choose_tasks, read_json, read_results, read_things
+from ..official import OldNumpy
+from . import KINDS, EvaluationKind, Results, register_kind
 
 SCRIPT = "lvis.eval"
 TASKS = ("bbox", "segm")
@@ -34,14 +35,14 @@ class LVISEvaluator(Detectron2LVISEvaluator):
         ValueError: LVIS's script is not installed.
     """
 
-    def __init__(self, dataset_name: str, tasks: tuple[str, ...] | None, output_dir: str | None = None):
-        require_packages(dataset_name, "lvis")
+    def __init__(self, dataset_name: str, tasks: Sequence[str] | None, output_dir: str | None = None):
+        KINDS["lvis"].check_packages(dataset_name)
         self._script = import_module(SCRIPT)
         super().__init__(dataset_name, tasks=tasks, output_dir=output_dir)
 
-    def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
+    def evaluate(self) -> Results | None:
         """Return ``{task: {metric: value}}`` on the main process; nan where there is no ground truth."""
-        with replaced(self._script, np=OldNumpy()):
+        with mock.patch.object(self._script, "np", OldNumpy()):
             results = super().evaluate()
         if not comm.is_main_process():
             return None
@@ -51,7 +52,7 @@ class LVISEvaluator(Detectron2LVISEvaluator):
             for task, metrics in results.items()
         )
 
-    def evaluate_saved(self, path: str | Path) -> tuple[Mapping[str, Mapping[str, float]], int]:
+    def evaluate_saved(self, path: str | Path) -> tuple[Results, int]:
         """Evaluate what a run has left instead of what was processed: (results, number of predictions).
 
         Args:
@@ -62,7 +63,7 @@ class LVISEvaluator(Detectron2LVISEvaluator):
             ValueError: the predictions are malformed or of another data set, they lack what a task needs, or a task
                 is not of LVIS's metrics.
         """
-        results = read_results(Path(path, RESULTS) if Path(path).is_dir() else path, self._lvis_api.dataset)
+        results = read_results(path, self._lvis_api.dataset, [RESULTS])
         self._tasks = choose_tasks(path, results, self._tasks, TASKS)
         # `evaluate` makes the data set's category ids of detectron2's indices again.
         indices = getattr(self._metadata, "thing_dataset_id_to_contiguous_id", None)
@@ -72,3 +73,17 @@ class LVISEvaluator(Detectron2LVISEvaluator):
         ]
         self._predictions = [{"instances": instances}]
         return self.evaluate(), len(results)
+
+
+register_kind(
+    EvaluationKind(
+        "lvis",
+        build=lambda cfg, name, tasks, output: LVISEvaluator(name, tasks, output),
+        evaluate_saved=LVISEvaluator.evaluate_saved,
+        read=lambda path, metadata, records: read_things(path, read_json(metadata.json_file), [RESULTS]),
+        tasks=TASKS,
+        packages=("lvis",),
+        # Its dependencies name opencv-python, which would overwrite opencv-python-headless.
+        install="pip install --no-deps lvis",
+    )
+)

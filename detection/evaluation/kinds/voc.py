@@ -1,25 +1,45 @@
 """Pascal VOC's AP in one pass, with the numbers of each class."""
 
 import logging
-from collections import OrderedDict
+import xml.etree.ElementTree as ElementTree
+from collections import OrderedDict, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from detectron2.data import MetadataCatalog
+from detectron2.config import CfgNode
+from detectron2.data import Metadata, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Instances
 from detectron2.utils import comm
 from tabulate import tabulate
 
-from .voc_ap import Detections, average_precisions
-from .voc_files import read_detections, write_detections
-from .voc_ground_truth import GroundTruth, read_ground_truth
+from ...data.voc import read_split
+from ..things import Thing
+from ..voc_ap import Detections, Objects, average_precisions
+from ..voc_files import read_detections, write_detections
+from . import EvaluationKind, Results, register_kind
 
 logger = logging.getLogger(__name__)
 
 IOU_THRESHOLDS = range(50, 100, 5)  # per cent
+SIDES = ("xmin", "ymin", "xmax", "ymax")
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """The images of a split in its order, and the objects of each class in them."""
+
+    images: Sequence[str]
+    objects: Mapping[str, Objects]  # by class, in the order of the classes
+
+    @property
+    def absent(self) -> list[str]:
+        """The classes with nothing to find: no object, or only difficult ones."""
+        return [name for name, objects in self.objects.items() if not objects.num_positives]
 
 
 class VOCEvaluator(DatasetEvaluator):
@@ -61,7 +81,7 @@ class VOCEvaluator(DatasetEvaluator):
             self._images.append(image["image_id"])
             self._tables.append(_table(output["instances"]))
 
-    def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
+    def evaluate(self) -> Results | None:
         """Return ``{"bbox": {"AP", "AP50", "AP75", "AP-<class>", "AP50-<class>"}}`` in per cent on the main process.
 
         Raises:
@@ -78,7 +98,7 @@ class VOCEvaluator(DatasetEvaluator):
             write_detections(self._output_dir, self._ground_truth.images, detections)
         return self._evaluate(detections)
 
-    def evaluate_saved(self, folder: str | Path) -> tuple[OrderedDict[str, dict[str, float]], int]:
+    def evaluate_saved(self, folder: str | Path) -> tuple[Results, int]:
         """Evaluate the files that a run has left instead of what was processed: (results, number of detections).
 
         Raises:
@@ -111,7 +131,7 @@ class VOCEvaluator(DatasetEvaluator):
             detections[name] = Detections(place[of_class], boxes=table[of_class, 2:], scores=table[of_class, 1])
         return detections
 
-    def _evaluate(self, detections: Mapping[str, Detections]) -> OrderedDict[str, dict[str, float]]:
+    def _evaluate(self, detections: Mapping[str, Detections]) -> Results:
         truth, is_2007 = self._ground_truth, self._metadata.year == 2007
         if len(truth.absent) == len(truth.objects):
             raise RuntimeError(
@@ -163,3 +183,92 @@ def _means(aps: Sequence[np.ndarray]) -> dict[str, float]:
         "AP50": float(by_threshold[50]),
         "AP75": float(by_threshold[75]),
     }
+
+
+def read_ground_truth(root: str, split: str, class_names: Sequence[str]) -> GroundTruth:
+    """Read the annotations of ``ImageSets/Main/<split>.txt``; objects of other classes are passed over.
+
+    Raises:
+        FileNotFoundError: there is no such split or annotation.
+        ValueError: an annotation is malformed.
+    """
+    images = read_split(root, split)
+    rows: dict[str, list[tuple[int, float, float, float, float, bool]]] = {name: [] for name in class_names}
+    for place, image in enumerate(images):
+        path = Path(root, "Annotations", f"{image}.xml")
+        try:
+            found = ElementTree.parse(path).getroot().findall("object")
+            for node in found:
+                if (name := node.findtext("name")) in rows:
+                    rows[name].append((place, *_box(node), bool(int(node.findtext("difficult")))))
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{image} is in the split {split}, but there is no {path}") from None
+        except (ElementTree.ParseError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is not an annotation as VOC's: {error}") from error
+    return GroundTruth(images, {name: _objects(found) for name, found in rows.items()})
+
+
+def check_voc_ground_truth(cfg: CfgNode, dataset_name: str) -> None:
+    """Refuse a data set of type ``pascal_voc`` whose AP could not be a number, before training rather than after.
+
+    Classes without ground truth (absent, or difficult only) make the mean of the 2012 metric nan; the mean of the 2007
+    metric counts them as 0, which is warned of.
+
+    Raises:
+        FileNotFoundError: there is no such split or annotation.
+        ValueError: no class has ground truth; or a class has none, and the data set's year asks for the 2012 metric.
+    """
+    metadata = MetadataCatalog.get(dataset_name)
+    truth = read_ground_truth(metadata.dirname, metadata.split, metadata.thing_classes)
+    if not truth.absent:
+        return
+    names = ", ".join(truth.absent)
+    if len(truth.absent) == len(truth.objects):
+        raise ValueError(
+            f"data set {dataset_name} has no ground truth to evaluate on: its {len(truth.images)} images hold no object"
+            f" of {names} that is not marked difficult"
+        )
+    if metadata.year != 2007:
+        raise ValueError(
+            f"data set {dataset_name} has no ground truth for {names} (objects marked difficult do not count), and the"
+            " mean AP by the 2012 metric would not be a number; leave out these classes, evaluate on a split that has"
+            " them, or choose YEAR 2007, which counts them as 0"
+        )
+    logger.warning(
+        f"No ground truth in {dataset_name} for {names}: the 2007 metric counts a class without any as AP 0, and so"
+        " will its mean"
+    )
+
+
+def _box(node: ElementTree.Element) -> tuple[float, ...]:
+    # VOC2012 has a few corners between pixels.
+    box = tuple(float(node.findtext(f"bndbox/{side}")) for side in SIDES)
+    if not np.isfinite(box).all():
+        raise ValueError(f"the box {box} is not finite")
+    return box
+
+
+def _objects(rows: Sequence[tuple[float, ...]]) -> Objects:
+    table = np.array(rows, dtype=float).reshape(-1, 6)
+    return Objects(table[:, 0].astype(int), table[:, 1:5], table[:, 5].astype(bool))
+
+
+def _read(path: Path, metadata: Metadata, records: Sequence[Mapping[str, Any]]) -> dict[str, list[Thing]]:
+    images = read_split(metadata.dirname, metadata.split)
+    things = defaultdict(list)
+    for category, found in enumerate(read_detections(path, images, metadata.thing_classes).values()):
+        for place, box, score in zip(found.image, found.boxes, found.scores, strict=True):
+            corners = (*(box[:2] - 1), *box[2:])  # VOC counts pixels from 1 and includes the last one
+            things[images[place]].append(Thing(category, box=corners, score=float(score)))
+    return things
+
+
+register_kind(
+    EvaluationKind(
+        "pascal_voc",
+        build=lambda cfg, name, tasks, output: VOCEvaluator(name, output),
+        check=check_voc_ground_truth,
+        evaluate_saved=VOCEvaluator.evaluate_saved,
+        read=_read,
+    )
+)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mocodet.detection.data import register_datasets
 from mocodet.detection.evaluation import VOCEvaluator
-from mocodet.detection.evaluation.voc_ground_truth import check_voc_ground_truth
+from mocodet.detection.evaluation.kinds.voc import check_voc_ground_truth
 from tests.detection.tiny import CLASSES, SIZE, boxes, empty_config, make_voc, new_name, voc_annotation, voc_object
 
 
@@ -184,15 +184,15 @@ def test_check_voc_ground_truth__class_without(tmp_path, caplog, year):
     with caplog.at_level(logging.WARNING):
         if year == 2012:
             with pytest.raises(ValueError, match=r"no ground truth for unicorn .* would not be a number; leave out"):
-                check_voc_ground_truth(name)
+                check_voc_ground_truth(empty_config(), name)
         else:
-            check_voc_ground_truth(name)
+            check_voc_ground_truth(empty_config(), name)
             assert f"No ground truth in {name} for unicorn" in caplog.text
 
 
 def test_check_voc_ground_truth__complete(tmp_path, caplog):
     name = register(tmp_path, 4, YEAR=2012)
-    check_voc_ground_truth(name)
+    check_voc_ground_truth(empty_config(), name)
     assert not caplog.text
 
 
@@ -203,7 +203,7 @@ def test_voc_evaluator__only_difficult_objects(tmp_path):
     with pytest.raises(RuntimeError, match="no ground truth to evaluate on in its 2 images"):
         run(VOCEvaluator(name), detections(2))
     with pytest.raises(ValueError, match="hold no object of cat, dog that is not marked difficult"):
-        check_voc_ground_truth(name)
+        check_voc_ground_truth(empty_config(), name)
 
 
 def test_voc_evaluator__several_processes(tmp_path, monkeypatch):

@@ -1,0 +1,100 @@
+"""What is known of the data sets of one ``evaluator_type``: an `EvaluationKind`, in a file of this folder.
+
+To add a kind, add a file that calls `register_kind`. One of your own may be in any module: importing it registers it.
+"""
+
+import importlib
+import importlib.util
+import pkgutil
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import Metadata, MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator
+
+from ..things import Thing
+
+Results = OrderedDict[str, dict[str, float]]  # task: metric: value
+
+
+@dataclass(frozen=True)
+class EvaluationKind:
+    """How data sets of one ``evaluator_type`` are checked, evaluated and drawn.
+
+    Attributes:
+        evaluator_type: what the metadata of the data sets say.
+        build: (config, data set, tasks, output) -> the evaluator. Tasks are of ``bbox``, ``segm`` and ``keypoints``, or
+            None: those that the predictions have. Predictions are left in the folder ``output``, if it is not None.
+        check: (config, data set): before a run that evaluates on the data set, whether its metrics can be computed.
+            Raises FileNotFoundError or ValueError.
+        check_files: (data set): before any run, whether its files are there, beyond the folders that the metadata name;
+            not of data sets from ``MOCO.DATASETS``, which are read whole. Raises FileNotFoundError or ValueError.
+        evaluate_saved: (evaluator, predictions) -> the results and the number of predictions; takes a file or folder.
+            None: runs keep no predictions.
+        read: (predictions, metadata, records) -> what to draw, by the keys of the images (`image_key`). None: likewise.
+        tasks: those that ``mocodet evaluate --tasks`` can choose from.
+        has_label_images: whether the ground truth is label images alone, not objects.
+        packages: modules, besides those that mocodet always needs, that read or evaluate the data sets.
+        install: the command that installs them.
+    """
+
+    evaluator_type: str
+    build: Callable[[CfgNode, str, Sequence[str] | None, str | None], DatasetEvaluator]
+    check: Callable[[CfgNode, str], object] = lambda cfg, dataset_name: None
+    check_files: Callable[[str], object] = lambda dataset_name: None
+    evaluate_saved: Callable[[Any, Path], tuple[Results, int]] | None = None
+    read: Callable[[Path, Metadata, Sequence[Mapping[str, Any]]], Mapping[str, list[Thing]]] | None = None
+    tasks: tuple[str, ...] = ()
+    has_label_images: bool = False
+    packages: tuple[str, ...] = ()
+    install: str = ""
+
+    def check_packages(self, dataset_name: str) -> None:
+        """Check that the packages for a data set of this kind are installed.
+
+        Raises:
+            ValueError: the message names them and the command that installs them.
+        """
+        missing = [module for module in self.packages if importlib.util.find_spec(module) is None]
+        if missing:
+            raise ValueError(
+                f"data set {dataset_name} needs the packages {' and '.join(missing)}, not installed here; install them:"
+                f"  {self.install}"
+            )
+
+
+KINDS: dict[str, EvaluationKind] = {}
+
+
+def register_kind(kind: EvaluationKind) -> None:
+    """Make a kind known to all commands.
+
+    Raises:
+        ValueError: there is a kind of this type already.
+    """
+    if kind.evaluator_type in KINDS:
+        raise ValueError(f"there is a kind of evaluation {kind.evaluator_type!r} already; choose another name")
+    KINDS[kind.evaluator_type] = kind
+
+
+def kind_of(dataset_name: str) -> EvaluationKind:
+    """Return the kind that the metadata ``evaluator_type`` of a data set names.
+
+    Raises:
+        ValueError: there is no such kind.
+    """
+    evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type")
+    if evaluator_type not in KINDS:
+        raise ValueError(
+            f"data set {dataset_name} asks for an evaluator of type {evaluator_type!r}; there are"
+            f" {', '.join(sorted(KINDS))}"
+        )
+    return KINDS[evaluator_type]
+
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f".{_module.name}", __name__)

@@ -1,0 +1,216 @@
+"""Mean intersection over union of semantic segmentation, with the numbers of each class."""
+
+import logging
+from collections import OrderedDict, defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pycocotools.mask as mask_util
+import torch
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
+from detectron2.evaluation import SemSegEvaluator
+from detectron2.utils import comm
+from tabulate import tabulate
+
+from mocodet.common.text import first_few
+
+from ...data.cityscapes import check_cityscapes_files
+from ...data.semseg import check_same_size, read_labels
+from ..coco_results import find_file, mask_fault, read_list
+from ..things import Thing, image_key
+from . import EvaluationKind, Results, register_kind
+
+logger = logging.getLogger(__name__)
+
+RESULTS = "sem_seg_predictions.json"  # as detectron2 names it
+CITYSCAPES_ANNOTATIONS = ("_gtFine_polygons.json", "_gtFine_labelIds.png", "_gtFine_labelTrainIds.png")
+
+# The index of a class and its pixels in an image: run-length encoded as COCO's, with its size, [height, width].
+Region = tuple[int, dict[str, Any]]
+
+
+class MeanIoUEvaluator(SemSegEvaluator):
+    """detectron2's ``SemSegEvaluator`` that reads labels as indices, checks them and tells each class's numbers.
+
+    IoU of a class is TP / (TP + FP + FN) over the labelled pixels of all images together, as Pascal VOC and Cityscapes
+    define it; pixels with the ignored label count nowhere. A class without a labelled pixel is left out of every mean
+    and named in a warning, as by detectron2. Boundary IoU, which detectron2 adds and neither data set's protocol has,
+    is not computed.
+
+    Args:
+        dataset_name: a data set whose metadata has ``stuff_classes`` and ``ignore_label``.
+        output_dir: where to leave ``sem_seg_predictions.json`` (run-length encoded, as COCO's); None leaves nothing.
+    """
+
+    def __init__(self, dataset_name: str, output_dir: str | None = None):
+        super().__init__(dataset_name, output_dir=output_dir)
+        self._compute_boundary_iou = False
+
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+        """Count the pixels of each image by predicted and true class.
+
+        Args:
+            inputs: records with ``file_name``.
+            outputs: for each, ``sem_seg``: scores, classes x H x W, in the size of the labels.
+
+        Raises:
+            ValueError: the labels cannot be read, hold a value that is no class, or are of another size.
+        """
+        for record, output in zip(inputs, outputs, strict=True):
+            predicted = output["sem_seg"].argmax(dim=0).cpu().numpy()  # H x W
+            file = self.input_file_to_gt_file[record["file_name"]]
+            truth = read_labels(file, self._num_classes, self._ignore_label).astype(np.int64)
+            check_same_size(file, truth.shape, record["file_name"], predicted.shape)
+            truth[truth == self._ignore_label] = self._num_classes
+            side = self._num_classes + 1
+            counts = np.bincount((side * predicted + truth).ravel(), minlength=side * side)
+            self._conf_matrix += counts.reshape(side, side)  # predicted x true; the last true class is ignored
+            if self._output_dir:
+                self._predictions.extend(self.encode_json_sem_seg(predicted, record["file_name"]))
+
+    def evaluate(self) -> Results | None:
+        """Return ``{"sem_seg": {...}}`` in per cent on the main process.
+
+        Its metrics are ``mIoU``; ``fwIoU``, weighted by the classes' pixels; ``pACC``, the fraction of pixels that are
+        right; ``mACC``, the mean of the classes' fractions; and ``IoU-<class>`` and ``ACC-<class>``.
+
+        Raises:
+            RuntimeError: no pixel is labelled.
+        """
+        with np.errstate(invalid="ignore"):  # 0 / 0, without a labelled pixel, is refused below
+            results = super().evaluate()
+        if not comm.is_main_process():
+            return None
+        metrics = results["sem_seg"]
+        if np.isnan(metrics["pACC"]):
+            raise RuntimeError(f"{self._dataset_name} has no labelled pixel to evaluate on")
+        absent = [name for name in self._class_names if np.isnan(metrics[f"IoU-{name}"])]
+        if absent:
+            logger.warning(f"No ground truth in {self._dataset_name}, so not part of the mean IoU: {', '.join(absent)}")
+        left_out = {f"{metric}-{name}" for metric in ("IoU", "ACC") for name in absent}
+        metrics = {name: float(value) for name, value in metrics.items() if name not in left_out}
+        self._log_table(metrics)
+        return OrderedDict(sem_seg=metrics)
+
+    def evaluate_saved(self, path: str | Path) -> tuple[Results, int]:
+        """Evaluate what a run has left instead of what was processed: (results, number of images).
+
+        Args:
+            path: ``sem_seg_predictions.json``, or the folder that holds it.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is malformed, lacks an image of the data set or has another, or a map is not whole.
+        """
+        files = self.input_file_to_gt_file
+        regions = read_regions(path, MetadataCatalog.get(self._dataset_name), files)
+        if missing := [file for file in files if file not in regions]:
+            raise ValueError(
+                f"{path} has maps of {len(regions)} images, data set {self._dataset_name} has {len(files)}; there is"
+                f" none of {first_few(missing)}"
+            )
+        self.reset()
+        for file in files:
+            try:
+                labels = torch.from_numpy(_assemble(regions[file]))
+            except ValueError as error:
+                raise ValueError(f"{path}: the map of {file} is malformed: {error}") from error
+            scores = torch.nn.functional.one_hot(labels, self._num_classes).permute(2, 0, 1)
+            self.process([{"file_name": file}], [{"sem_seg": scores}])
+        return self.evaluate(), len(files)
+
+    def _log_table(self, metrics: dict[str, float]) -> None:
+        true_pixels = self._conf_matrix[:-1, :-1].sum(axis=0)
+        rows = [
+            (name, pixels, metrics.get(f"IoU-{name}"), metrics.get(f"ACC-{name}"))
+            for name, pixels in zip(self._class_names, true_pixels.tolist(), strict=True)
+        ]
+        rows.append(("mean", sum(row[1] for row in rows), metrics["mIoU"], metrics["mACC"]))
+        headers = ("class", "pixels", "IoU", "accuracy")
+        logger.info(
+            f"{self._dataset_name}, per class:\n"
+            + tabulate(rows, headers, tablefmt="pipe", floatfmt=".2f", missingval="–")
+        )
+
+
+def read_regions(path: str | Path, metadata: Metadata, files: Collection[str]) -> dict[str, list[Region]]:
+    """Read a ``sem_seg_predictions.json``, or the folder that holds one, and check each region.
+
+    Args:
+        path: the file or the folder.
+        metadata: of the data set; its ``stuff_classes``, or the ids that it gives them, are the categories.
+        files: the images of the data set, each by its ``file_name``; quick to search.
+
+    Returns:
+        the regions of each image that has any, by its ``file_name``.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is malformed, or a region is of another image or class than the data set has.
+    """
+    path = find_file(path, RESULTS)
+    indices = metadata.get("stuff_dataset_id_to_contiguous_id") or {i: i for i in range(len(metadata.stuff_classes))}
+    by_file: dict[str, list[Region]] = defaultdict(list)
+    for place, region in enumerate(read_list(path, "regions")):
+        if fault := _region_fault(region, files, indices):
+            raise ValueError(f"{path}: region {place} {fault}")
+        by_file[region["file_name"]].append((indices[region["category_id"]], region["segmentation"]))
+    return by_file
+
+
+def _region_fault(region: Any, files: Collection[str], indices: Mapping[int, int]) -> str | None:
+    """Say what is wrong with one region, if anything."""
+    if not isinstance(region, dict) or not {"file_name", "category_id", "segmentation"} <= region.keys():
+        return "must be a mapping with file_name, category_id and segmentation"
+    if not isinstance(region["file_name"], str) or region["file_name"] not in files:
+        return f"is of image {region['file_name']!r}, which the data set does not have"
+    if not isinstance(region["category_id"], int) or region["category_id"] not in indices:
+        return f"is of category {region['category_id']!r}, which the data set does not have"
+    mask = region["segmentation"]
+    size = mask.get("size") if isinstance(mask, dict) else None
+    if not (isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) for side in size)):
+        return "has a mask without a size, [height, width]"
+    return mask_fault(mask, size)
+
+
+def _assemble(regions: Sequence[Region]) -> np.ndarray:
+    """Put the regions of an image together: H x W indices of classes, each pixel in exactly one."""
+    size = regions[0][1]["size"]
+    labels, covered = np.zeros(size, dtype=np.int64), np.zeros(size, dtype=np.int64)
+    for index, mask in regions:
+        if mask["size"] != size:
+            raise ValueError(f"it has masks of the sizes {size} and {mask['size']}")
+        pixels = mask_util.decode(mask).astype(bool)
+        labels[pixels] = index
+        covered += pixels
+    if (covered != 1).any():
+        raise ValueError(f"{np.count_nonzero(covered != 1)} pixels are of no class or of several")
+    return labels
+
+
+def _read(path: Path, metadata: Metadata, records: Sequence[Mapping[str, Any]]) -> dict[str, list[Thing]]:
+    keys = {record["file_name"]: image_key(record) for record in records}
+    regions = read_regions(path, metadata, keys)
+    return {keys[file]: [Thing(index, mask=mask) for index, mask in found] for file, found in regions.items()}
+
+
+_kind = EvaluationKind(
+    "sem_seg",
+    build=lambda cfg, name, tasks, output: MeanIoUEvaluator(name, output),
+    check_files=DatasetCatalog.get,  # looks for the list and for each file
+    evaluate_saved=MeanIoUEvaluator.evaluate_saved,
+    read=_read,
+    has_label_images=True,
+)
+register_kind(_kind)
+# The 19 classes by training index; IoU as Cityscapes' script has it.
+register_kind(
+    replace(
+        _kind,
+        evaluator_type="cityscapes_sem_seg",
+        check_files=lambda name: check_cityscapes_files(name, CITYSCAPES_ANNOTATIONS),
+    )
+)
