@@ -10,15 +10,16 @@ from mocodet.common.encoders.resnet import build_resnet
 from mocodet.common.launch import launch, merge_config
 
 from . import run as cli
-from .build import memory_format, resolve_device
+from .checkpoint import load_classifier
 from .config import get_cfg
+from .device import memory_format, resolve_device
 from .evaluation.classification import ClassificationEvaluator, open_validation
-from .methods.supervised import load_classifier
+from .methods import METHODS
 
 logger = logging.getLogger("mocodet.pretrain")
 
 
-def refuse_other_methods(args: argparse.Namespace) -> None:
+def check_method(args: argparse.Namespace) -> None:
     """Refuse a config that does not train a classifier, before anything is written.
 
     Raises:
@@ -26,7 +27,7 @@ def refuse_other_methods(args: argparse.Namespace) -> None:
     """
     cfg = get_cfg()
     path = merge_config(cfg, args.config_file, args.opts)
-    if cfg.METHOD != "supervised":
+    if cfg.METHOD in METHODS and not METHODS[cfg.METHOD].classifies:
         raise ValueError(
             f"{path} has METHOD {cfg.METHOD!r}; expected 'supervised': pre-train by contrast with mocodet pretrain"
         )
@@ -70,7 +71,7 @@ def evaluate(cfg: CfgNode, *, resume: bool) -> dict[str, float]:
 
 def run(args: argparse.Namespace) -> None:
     """Do, in one process of the launched ones, what the command line asks for."""
-    refuse_other_methods(args)
+    check_method(args)
     cfg = cli.setup(args)
     if args.eval_only:
         evaluate(cfg, resume=args.resume)

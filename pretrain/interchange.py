@@ -22,7 +22,7 @@ from fvcore.common.config import CfgNode
 from torch import Tensor
 
 from mocodet.common.checkpoint import last_checkpoint, load_torch_file, refuse_misfit
-from mocodet.common.encoders.reading import BATCH_COUNTER, DISTRIBUTED_PREFIX, extract_encoder
+from mocodet.common.encoders.reading import BATCH_COUNTER, DISTRIBUTED_PREFIX, check_tensor, extract_encoder
 from mocodet.common.files import atomic_open
 from mocodet.common.text import first_few
 
@@ -268,9 +268,7 @@ def _check_values(model: Mapping[str, Any], prefix: str) -> None:
     """
     counters = {name for name in model if name.endswith(BATCH_COUNTER)} | {"queue_ptr"}
     for name, tensor in model.items():
-        _check_tensor(prefix + name, tensor, torch.int64 if name in counters else torch.float32)
-        if name.endswith(".running_var") and (tensor < 0).any():
-            raise ValueError(f"{prefix}{name} holds negative variances: the file is damaged")
+        check_tensor(prefix + name, tensor, [torch.int64 if name in counters else torch.float32])
     queue, pointer = model["queue"], model["queue_ptr"]
     if queue.ndim != 2:
         raise ValueError(f"{prefix}queue has shape {tuple(queue.shape)}; expected C x K")
@@ -278,15 +276,6 @@ def _check_values(model: Mapping[str, Any], prefix: str) -> None:
         raise ValueError(
             f"{prefix}queue_ptr is {pointer.tolist()}; expected one place in the queue, from 0 to {queue.shape[1] - 1}"
         )
-
-
-def _check_tensor(name: str, tensor: Any, dtype: torch.dtype) -> None:
-    if not isinstance(tensor, Tensor):
-        raise ValueError(f"{name} is a {type(tensor).__name__}; expected a tensor")
-    if tensor.layout != torch.strided or tensor.dtype != dtype:
-        raise ValueError(f"{name} is {tensor.dtype}, {tensor.layout}; expected a dense {dtype} tensor")
-    if not tensor.isfinite().all():
-        raise ValueError(f"{name} holds nan or inf: the pre-training diverged or the file is damaged")
 
 
 def _query_parameters(model: Mapping[str, Tensor]) -> list[str]:
@@ -325,12 +314,7 @@ def _select_momentum(optimizer: Mapping[str, Any], model: Mapping[str, Tensor], 
         buffer = state.get("momentum_buffer")
         if buffer is None:
             continue
-        _check_tensor(f"momentum of {names[place]}", buffer, torch.float32)
-        if buffer.shape != model[names[place]].shape:
-            raise ValueError(
-                f"optimizer holds momentum of shape {tuple(buffer.shape)} for {names[place]}, which has shape"
-                f" {tuple(model[names[place]].shape)}"
-            )
+        check_tensor(f"momentum of {names[place]}", buffer, [torch.float32], tuple(model[names[place]].shape))
     return momentum
 
 

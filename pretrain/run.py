@@ -14,7 +14,7 @@ from mocodet.common.errors import errors_in_one_line
 from mocodet.common.files import atomic_open
 from mocodet.common.launch import launch, merge_config
 
-from .config import get_cfg, unused, validate
+from .config import check_config, get_cfg, unused
 from .interchange import export
 from .trainer import PretrainTrainer
 
@@ -28,7 +28,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     """
     cfg = get_cfg()
     merge_config(cfg, args.config_file, args.opts)
-    validate(cfg)
+    check_config(cfg)
     if cfg.SEED < 0:
         earlier = seed_of_earlier_run(cfg.OUTPUT_DIR) if args.resume else None
         cfg.SEED = comm.shared_random_seed() if earlier is None else earlier

@@ -7,90 +7,30 @@ import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from detectron2.engine import HookBase, TrainerBase, hooks
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter, get_event_storage
-from fvcore.common.checkpoint import Checkpointer
 from fvcore.common.config import CfgNode
-from torch import nn
 
-from mocodet.common.checkpoint import AtomicSaveMixin, last_checkpoint, load_torch_file, refuse_misfit
+from mocodet.common.checkpoint import last_checkpoint
 from mocodet.common.launch import distribute
-from mocodet.common.text import first_few
 
-from .build import amp_dtype, build_data, build_model, build_optimizer, memory_format, resolve_device
+from .build import build_data, build_model, build_optimizer
+from .checkpoint import DIVERGED, PretrainCheckpointer, load_encoder, set_rng_state
 from .data.loader import load_batches
 from .data.views import normalize
+from .device import amp_dtype, memory_format, resolve_device
 from .evaluation import ClassificationEvaluator, KNNMonitor, open_validation
 from .interchange import check_method, load_original
-from .methods.supervised import load_encoder
 from .schedules import build_lr_scheduler, max_iterations
 
 logger = logging.getLogger("mocodet.pretrain")
 
 # What evaluators log.
 EVALUATIONS = ("knn_top1", "top1")
-
-DIVERGED = (
-    "Training diverged: lower SOLVER.BASE_LR or set SOLVER.PRECISION float32, and go on from the last checkpoint, in"
-    " which all numbers are finite, with --resume"
-)
-
-
-class PretrainCheckpointer(AtomicSaveMixin, Checkpointer):
-    """Saves and resumes a pre-training run; every state must fit, and nothing in a file is run.
-
-    The random number generators of all processes are saved with it: `save` is collective. Of the periodic checkpoints
-    the newest ``keep`` stay.
-    """
-
-    def __init__(self, model: nn.Module, save_dir: str, *, keep: int, **checkpointables: Any) -> None:
-        super().__init__(model, save_dir, save_to_disk=comm.is_main_process(), **checkpointables)
-        self.keep = keep
-
-    def save(self, name: str, **kwargs: Any) -> None:
-        """Write ``<save_dir>/<name>.pth`` from the main process; all processes must call it.
-
-        Raises:
-            FloatingPointError: a parameter or buffer is not finite. Nothing is written.
-        """
-        state = self.model.state_dict().items()
-        if faulty := [key for key, tensor in state if tensor.is_floating_point() and not tensor.isfinite().all()]:
-            raise FloatingPointError(f"{faulty[0]} and {len(faulty) - 1} more tensors are not finite. {DIVERGED}")
-        super().save(name, rng=comm.all_gather(rng_state()), **kwargs)
-        if self.save_to_disk:
-            for old in sorted(Path(self.save_dir).glob("model_[0-9]*.pth"))[: -self.keep]:
-                old.unlink()
-
-    def _load_file(self, path: str) -> dict:
-        return load_torch_file(path)
-
-    def _load_model(self, checkpoint: dict):
-        # A scaler is in the checkpoint of a float16 run only, which may be continued in another precision.
-        absent = [name for name in ("model", *self.checkpointables) if name not in checkpoint and name != "scaler"]
-        if absent:
-            raise ValueError(f"the checkpoint has no {first_few(absent)}; expected one of the same METHOD's run")
-        refuse_misfit(self.model, checkpoint["model"])
-        return super()._load_model(checkpoint)
-
-
-def rng_state() -> dict[str, torch.Tensor]:
-    """Return the state of this process's PyTorch generators."""
-    state = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
-
-
-def set_rng_state(state: dict[str, torch.Tensor]) -> None:
-    """Continue from a state returned by `rng_state`; a CUDA state is ignored on a machine without CUDA."""
-    torch.set_rng_state(state["cpu"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
 
 
 class PretrainTrainer(TrainerBase):
@@ -132,8 +72,7 @@ class PretrainTrainer(TrainerBase):
             optimizer=self.optimizer,
             sampler=self.sampler,
             trainer=weakref.proxy(self),
-            # Only the mechanisms with a key encoder shuffle.
-            **({"shuffle": model.shuffle} if hasattr(model, "shuffle") else {}),
+            **model.extra_state(),
             # Absent otherwise, so that a run may be continued in another precision.
             **({"scaler": self.scaler} if self.scaler.is_enabled() else {}),
         )
@@ -171,7 +110,7 @@ class PretrainTrainer(TrainerBase):
             built.append(KNNMonitor(cfg.KNN, cfg.AUGMENTATION.CROP_SIZE, epoch, num_workers=cfg.DATA.NUM_WORKERS))
         if cfg.DATA.VAL_ROOT:
             split = open_validation(cfg, self.classes)
-            built.append(ClassificationEvaluator.from_config(cfg, self.method.encoder, split, epoch))
+            built.append(ClassificationEvaluator.from_config(cfg, self.method.encoder_to_transfer, split, epoch))
         return built
 
     def resume_or_start(self, resume: bool, original: str = "") -> None:
@@ -194,7 +133,7 @@ class PretrainTrainer(TrainerBase):
             )
         if not found[0]:
             if self.cfg.MODEL.WEIGHTS:
-                load_encoder(self.method.encoder, self.cfg.MODEL.WEIGHTS)
+                load_encoder(self.method.encoder_to_transfer, self.cfg.MODEL.WEIGHTS)
             if original:
                 self._start_from_original(original)
             elif resume:

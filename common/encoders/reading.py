@@ -5,16 +5,19 @@ those of MoCo, our own, torchvision's and those of the other projects in `mocode
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..checkpoint import load_torch_file
 from ..text import first_few
+from .find import StoredResNet, find_encoder, holds_resnet
 from .resnet import build_resnet, recognise_resnet
-from .styles import StoredResNet, find_encoder, holds_resnet
 
 # What DistributedDataParallel puts in front of every name; a checkpoint may or may not have it.
 DISTRIBUTED_PREFIX = "module."
@@ -106,7 +109,7 @@ def extract_encoder(checkpoint: Any, prefix: str | None = None) -> Encoder:
     tensors = {}
     for name in expected:
         if name in entries and name not in counters:
-            _check_tensor(resnet.own_name(name), entries[name], expected[name])
+            check_tensor(resnet.own_name(name), entries[name], FLOAT_TYPES, expected[name])
             tensors[name] = entries[name]
     left_out = {
         "projection head or classifier (fc)": len(heads),
@@ -123,6 +126,34 @@ def extract_encoder(checkpoint: Any, prefix: str | None = None) -> Encoder:
         progress=_progress(checkpoint),
         notes=_notes(passed_over, tensors),
     )
+
+
+def read_checkpoint(path: str | PathLike) -> Any:
+    """Load a checkpoint that an encoder or a classifier is to be taken from.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it was converted for detectron2, or is damaged.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no checkpoint {path}; give a file such as OUTPUT_DIR/model_final.pth")
+    if Path(path).suffix == ".pkl":
+        raise ValueError(f"{path}: a .pkl is converted for detectron2; give the checkpoint that it was made from")
+    return load_torch_file(path)
+
+
+def read_encoder(path: str | PathLike, prefix: str | None = None) -> Encoder:
+    """Take the encoder out of a checkpoint, any that the converter reads; see `extract_encoder`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it holds no encoder that is whole and finite, or see `read_checkpoint`; the message names the file.
+    """
+    checkpoint = read_checkpoint(path)
+    try:
+        return extract_encoder(checkpoint, prefix)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _progress(checkpoint: Mapping) -> str:
@@ -168,15 +199,27 @@ def _check_names(resnet: StoredResNet, expected: Mapping[str, Any], heads: list[
         raise ValueError(f"the encoder has tensors that a torchvision {arch} has not: {first_few(unknown)}")
 
 
-def _check_tensor(name: str, tensor: Any, shape: tuple[int, ...]) -> None:
+def check_tensor(name: str, tensor: Any, types: Collection[torch.dtype], shape: tuple[int, ...] | None = None) -> None:
+    """Refuse what cannot be a network's tensor.
+
+    Args:
+        name: what the file calls it; a variance ends in ``running_var``.
+        tensor: what the file has under the name.
+        types: which it may have.
+        shape: which it must have; None: any.
+
+    Raises:
+        ValueError: it is no dense tensor on the CPU of such a type and shape, a value is not finite, or a variance is
+            negative.
+    """
     if not isinstance(tensor, Tensor):
         raise ValueError(f"{name} is a {type(tensor).__name__}; expected a tensor")
-    if tensor.layout != torch.strided or tensor.dtype not in FLOAT_TYPES or tensor.device.type != "cpu":
+    if tensor.layout != torch.strided or tensor.dtype not in types or tensor.device.type != "cpu":
         raise ValueError(
-            f"{name} is {tensor.dtype}, {tensor.layout}, on {tensor.device}; expected a dense tensor of float32 or"
-            " another floating-point type"
+            f"{name} is {tensor.dtype}, {tensor.layout}, on {tensor.device}; expected a dense tensor of"
+            f" {' or '.join(str(kind).removeprefix('torch.') for kind in types)}"
         )
-    if tuple(tensor.shape) != shape:
+    if shape is not None and tuple(tensor.shape) != shape:
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}; expected {shape}")
     if not torch.isfinite(tensor.float()).all():
         raise ValueError(f"{name} holds nan or inf: the pre-training diverged or the file is damaged")

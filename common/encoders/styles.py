@@ -7,13 +7,9 @@ of it. `STYLES` says which address a project transfers, and which others its fil
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-
-from torch import Tensor
-
-from ..text import first_few
 
 # Parts of names that a wrapper adds: DistributedDataParallel (and DataParallel), torch.compile. They mean nothing.
 WRAPPERS = frozenset({"module", "_orig_mod"})
@@ -22,14 +18,56 @@ WRAPPERS = frozenset({"module", "_orig_mod"})
 NUMBERED_CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4", "9": "fc"}
 CHILD_NUMBERS = {child: number for number, child in NUMBERED_CHILDREN.items()}
 
-# How deep dicts are searched. VISSL's, the deepest of the table, lie four deep.
-MAX_DEPTH = 8
 
-# The one command that has the option; what else reads encoders reads what that command writes, or takes no choice.
-HOW_TO_CHOOSE = "choose one with --prefix of tools/convert_pretrain_to_detectron2.py"
+def join_keys(keys: str, name: str) -> str:
+    """Join the keys that lead to a dict and a name in it."""
+    return f"{keys}.{name}" if keys else name
 
-NAMED_BLOCK = re.compile(r"((?:.*?\.)??)layer[1-4]\.\d+\.conv[1-3]\.")
-NUMBERED_BLOCK = re.compile(r"((?:.*?\.)??)([4-7])\.\d+\.conv[1-3]\.")
+
+def without_wrappers(name: str) -> str:
+    """Leave out of a name what wrappers put into it."""
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
+
+
+@dataclass(frozen=True)
+class StoredResNet:
+    """What looks like a ResNet in a checkpoint; whether it is whole is not known yet.
+
+    Attributes:
+        address: dict keys and prefix, wrappers left out: ``"state_dict.encoder_q."``.
+        keys: the dict keys that lead to its names, joined by dots: ``"state_dict"``.
+        prefix: what stands before its names there: ``"module.encoder_q."``.
+        numbered: whether its children are numbered.
+        entries: torchvision name -> value, whatever it is.
+        outside: number of names in the same dict that are not its own.
+    """
+
+    address: str
+    keys: str
+    prefix: str
+    numbered: bool
+    entries: Mapping[str, Any]
+    outside: int
+
+    @property
+    def label(self) -> str:
+        """The prefix that chooses this ResNet; with the keys before it, where they say more than the prefix."""
+        return self.prefix if self.prefix and self.keys in ("state_dict", "model") else self._full_prefix
+
+    @property
+    def _full_prefix(self) -> str:
+        return join_keys(self.keys, self.prefix)
+
+    def own_name(self, name: str) -> str:
+        """Return what the file calls torchvision's ``name``, such as ``module.encoder_q.conv1.weight``."""
+        child, _, rest = name.partition(".")
+        return f"{self.prefix}{CHILD_NUMBERS.get(child, child)}.{rest}" if self.numbered else f"{self.prefix}{name}"
+
+    def answers_to(self, prefix: str) -> bool:
+        """Tell whether a user means this ResNet by ``prefix``, with or without keys and wrappers."""
+        full, own = self._full_prefix, self.prefix
+        named = {full, own, without_wrappers(full), without_wrappers(own)}
+        return (prefix if prefix == "" or prefix.endswith(".") else f"{prefix}.") in named
 
 
 @dataclass(frozen=True)
@@ -52,11 +90,11 @@ class Style:
     heads: tuple[str, ...] = ()
     numbered: bool | None = False
 
-    def fits(self, resnet: "StoredResNet") -> bool:
+    def fits(self, resnet: StoredResNet) -> bool:
         """Tell whether this is the ResNet that the style transfers, its sign apart."""
         return bool(re.fullmatch(self.encoder, resnet.address)) and self.numbered in (None, resnet.numbered)
 
-    def knows(self, resnet: "StoredResNet") -> bool:
+    def knows(self, resnet: StoredResNet) -> bool:
         """Tell whether the style has this ResNet besides the one that it transfers."""
         return bool(re.fullmatch(self.companions, resnet.address))
 
@@ -192,190 +230,3 @@ STYLES: tuple[Style, ...] = (
     Style("torchvision ResNet, bare state dict", r""),
     Style("torchvision ResNet in a checkpoint", r"(?:state_dict|model|model_state_dict)\."),
 )
-
-
-@dataclass(frozen=True)
-class StoredResNet:
-    """What looks like a ResNet in a checkpoint; whether it is whole is not known yet.
-
-    Attributes:
-        address: dict keys and prefix, wrappers left out: ``"state_dict.encoder_q."``.
-        keys: the dict keys that lead to its names, joined by dots: ``"state_dict"``.
-        prefix: what stands before its names there: ``"module.encoder_q."``.
-        numbered: whether its children are numbered.
-        entries: torchvision name -> value, whatever it is.
-        outside: number of names in the same dict that are not its own.
-    """
-
-    address: str
-    keys: str
-    prefix: str
-    numbered: bool
-    entries: Mapping[str, Any]
-    outside: int
-
-    @property
-    def label(self) -> str:
-        """The prefix that chooses this ResNet; with the keys before it, where they say more than the prefix."""
-        return self.prefix if self.prefix and self.keys in ("state_dict", "model") else self._full_prefix
-
-    @property
-    def _full_prefix(self) -> str:
-        return _join(self.keys, self.prefix)
-
-    def own_name(self, name: str) -> str:
-        """Return what the file calls torchvision's ``name``, such as ``module.encoder_q.conv1.weight``."""
-        child, _, rest = name.partition(".")
-        return f"{self.prefix}{CHILD_NUMBERS.get(child, child)}.{rest}" if self.numbered else f"{self.prefix}{name}"
-
-    def answers_to(self, prefix: str) -> bool:
-        """Tell whether a user means this ResNet by ``prefix``, with or without keys and wrappers."""
-        full, own = self._full_prefix, self.prefix
-        named = {full, own, _without_wrappers(full), _without_wrappers(own)}
-        return (prefix if prefix == "" or prefix.endswith(".") else f"{prefix}.") in named
-
-
-def find_encoder(checkpoint: Mapping, prefix: str | None = None) -> tuple[Style, StoredResNet, list[StoredResNet]]:
-    """Find the ResNet to transfer in a loaded checkpoint.
-
-    Args:
-        checkpoint: what `mocodet.common.checkpoint.load_torch_file` returned.
-        prefix: what stands before its names, where the choice is the user's.
-
-    Returns:
-        the style that was recognised, its ResNet, and the others that it passes over.
-
-    Raises:
-        ValueError: there is none, or there are several and no style says which.
-    """
-    states = dict(_states(checkpoint))
-    resnets = [resnet for keys, names in states.items() for resnet in _resnets(keys, names)]
-    if prefix is not None:
-        return _chosen(resnets, prefix, states)
-    styles = [(style, resnet) for style in _recognised(resnets, states) for resnet in resnets if style.fits(resnet)]
-    for style, resnet in styles:
-        others = [other for other in resnets if other is not resnet]
-        if all(style.knows(other) for other in others):
-            return style, resnet, others
-    if len(resnets) > 1:
-        raise ValueError(
-            f"holds {len(resnets)} ResNets, and which one to take is not known:"
-            f" {first_few([f'{resnet.label!r}' for resnet in resnets], 10)}; {HOW_TO_CHOOSE}"
-        )
-    raise ValueError(_no_encoder_message(states, resnets, prefix))
-
-
-def holds_resnet(checkpoint: Mapping) -> bool:
-    """Tell whether a loaded file has something in it that looks like a ResNet under torchvision's names."""
-    return any(_resnets(keys, names) for keys, names in _states(checkpoint))
-
-
-def _recognised(resnets: list[StoredResNet], states: Mapping[str, Mapping[str, Any]]) -> list[Style]:
-    """Return the styles with their encoder among ``resnets`` and their sign in the file."""
-    fitting = [style for style in STYLES if any(style.fits(resnet) for resnet in resnets)]
-    if not any(style.sign for style in fitting):
-        return fitting
-    names = {_without_wrappers(keys) for keys in states}
-    names |= {_without_wrappers(_join(keys, name)) for keys, state in states.items() for name in state}
-    return [style for style in fitting if not style.sign or any(re.fullmatch(style.sign, name) for name in names)]
-
-
-def _chosen(
-    resnets: list[StoredResNet], prefix: str, states: Mapping[str, Mapping[str, Any]]
-) -> tuple[Style, StoredResNet, list[StoredResNet]]:
-    meant = [resnet for resnet in resnets if resnet.answers_to(prefix)]
-    if not meant:
-        raise ValueError(_no_encoder_message(states, resnets, prefix))
-    exactly = [resnet for resnet in meant if prefix.removesuffix(".") == resnet.label.removesuffix(".")]
-    meant = exactly or meant
-    if len(meant) > 1:
-        full = [f"{resnet.label!r}" for resnet in meant]
-        raise ValueError(f"holds {len(meant)} ResNets named {prefix!r}: {first_few(full, 10)}; give the whole prefix")
-    heads = next((style.heads for style in _recognised(resnets, states) if style.fits(meant[0])), ())
-    style = Style("encoder named by prefix", re.escape(meant[0].address), heads=heads, numbered=None)
-    return style, meant[0], [other for other in resnets if other is not meant[0]]
-
-
-def _states(checkpoint: Mapping) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Walk through nested dicts: the keys that lead to each, and what it holds by name apart from further dicts.
-
-    A dict that is there twice, or in itself, is seen once.
-    """
-    seen: set[int] = set()
-    ahead: list[tuple[str, Mapping, int]] = [("", checkpoint, 0)]
-    while ahead:
-        keys, found, depth = ahead.pop(0)
-        if id(found) in seen:
-            continue
-        seen.add(id(found))
-        named = {name: value for name, value in found.items() if isinstance(name, str)}
-        yield keys, {name: value for name, value in named.items() if not isinstance(value, Mapping)}
-        if depth < MAX_DEPTH:
-            inner = ((_join(keys, name), value, depth + 1) for name, value in named.items())
-            ahead.extend(entry for entry in inner if isinstance(entry[1], Mapping))
-
-
-def _resnets(keys: str, state: Mapping[str, Any]) -> list[StoredResNet]:
-    """Return the ResNets in one dict, in the order of its names."""
-    # Beside the dicts of a checkpoint lie values that say what it is; in a bare state dict there are tensors only.
-    names = [name for name, value in state.items() if keys or isinstance(value, Tensor)]
-    return [resnet for plain in _plain_names(names) for resnet in _resnets_among(plain, keys, state)]
-
-
-def _plain_names(names: list[str]) -> list[dict[str, str]]:
-    """Map names without wrappers to names; in several dicts where names differ in their wrappers only."""
-    layers: list[dict[str, str]] = []
-    for name in names:
-        plain = _without_wrappers(name)
-        layer = next((layer for layer in layers if plain not in layer), None)
-        if layer is None:
-            layers.append(layer := {})
-        layer[plain] = name
-    return layers
-
-
-def _resnets_among(plain: Mapping[str, str], keys: str, state: Mapping[str, Any]) -> list[StoredResNet]:
-    named = dict.fromkeys(match[1] for name in plain if (match := NAMED_BLOCK.match(name)))
-    stages: dict[str, set[str]] = {}
-    for name in plain:
-        if match := NUMBERED_BLOCK.match(name):
-            stages.setdefault(match[1], set()).add(match[2])
-    numbered = [prefix for prefix, found in stages.items() if found == set("4567")]
-    resnets = []
-    for prefix, by_number in [(prefix, False) for prefix in named] + [(prefix, True) for prefix in numbered]:
-        own = {name[len(prefix) :]: full for name, full in plain.items() if name.startswith(prefix)}
-        literal = next((full[: -len(name)] for name, full in own.items() if full.endswith(name)), prefix)
-        entries = {_named(name) if by_number else name: state[full] for name, full in own.items()}
-        address = _without_wrappers(_join(keys, prefix))
-        resnets.append(StoredResNet(address, keys, literal, by_number, entries, len(state) - len(entries)))
-    return resnets
-
-
-def _named(name: str) -> str:
-    child, _, rest = name.partition(".")
-    return f"{NUMBERED_CHILDREN.get(child, child)}.{rest}"
-
-
-def _join(keys: str, name: str) -> str:
-    return f"{keys}.{name}" if keys else name
-
-
-def _without_wrappers(name: str) -> str:
-    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
-
-
-def _no_encoder_message(
-    states: Mapping[str, Mapping[str, Any]], resnets: list[StoredResNet], prefix: str | None
-) -> str:
-    if resnets:
-        found = first_few([f"{resnet.label!r}" for resnet in resnets], 10)
-        wanted = "of a layout that is known" if prefix is None else f"named '{prefix.removesuffix('.')}.conv1.*'"
-        return f"holds no encoder {wanted}; there are ResNets at {found}: {HOW_TO_CHOOSE}"
-    tensors = [name for state in states.values() for name, value in state.items() if isinstance(value, Tensor)]
-    wanted = "'encoder_q.*', 'backbone.*' or a torchvision ResNet's" if prefix is None else f"{prefix!r}"
-    groups = sorted({".".join(name.split(".")[:2]) for name in tensors})
-    seen = f"names begin with {first_few(groups)}" if groups else "there are no names at all"
-    return (
-        f"holds no encoder: {len(tensors)} tensors, none named {wanted} with a ResNet's layer1.0.conv1.weight; {seen};"
-        " expected the checkpoint of a ResNet, whole"
-    )

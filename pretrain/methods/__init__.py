@@ -1,7 +1,19 @@
-"""The ways of keeping keys (figure 2), one file each; they share encoder, loss, augmentation and trainer."""
+"""Pre-training methods, one file each, over the base class in ``base.py``.
 
+To add one, add a file with a subclass of `Method`; every file of this folder is imported here. A method may as well
+live elsewhere: it is known once its module is imported.
+"""
+
+from importlib import import_module
+from pkgutil import iter_modules
+
+from .base import METHODS, Method
 from .end_to_end import EndToEnd
-from .memory_bank import MemoryBank, memory_bank_bytes
+from .memory_bank import MemoryBank
 from .moco import MomentumContrast
+from .supervised import SupervisedClassifier
 
-__all__ = ["EndToEnd", "MemoryBank", "MomentumContrast", "memory_bank_bytes"]
+for _module in iter_modules(__path__):
+    import_module(f".{_module.name}", __name__)
+
+__all__ = ["METHODS", "EndToEnd", "MemoryBank", "Method", "MomentumContrast", "SupervisedClassifier"]

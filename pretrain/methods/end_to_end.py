@@ -3,14 +3,17 @@
 import copy
 
 import torch
+from fvcore.common.config import CfgNode
 from torch import nn
 
+from .base import DataFacts, Method
 from .encoding import embed, embed_shuffled
+from .heads import CONTRAST_KEYS, encoder_from_config
 from .losses import contrast_accuracy, info_nce
-from .shuffle_bn import BatchShuffle
+from .shuffle_bn import SHUFFLE_BN, BatchShuffle
 
 
-class EndToEnd(nn.Module):
+class EndToEnd(Method, name="end_to_end"):
     """Queries against the keys of the same global batch; back-propagation updates the encoders of both.
 
     The paper lets the two encoders be one or two; here they are two, as in its figure, that start equal. With WN images
@@ -23,6 +26,7 @@ class EndToEnd(nn.Module):
     """
 
     views = ("query", "key")
+    keys = CONTRAST_KEYS | {"CONTRAST.SHUFFLE_BN": SHUFFLE_BN}
 
     def __init__(self, encoder: nn.Module, shuffle: BatchShuffle, *, temperature: float = 0.07) -> None:
         super().__init__()
@@ -30,6 +34,15 @@ class EndToEnd(nn.Module):
         self.encoder_k = copy.deepcopy(encoder)
         self.shuffle = shuffle
         self.temperature = temperature
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, data: DataFacts) -> "EndToEnd":
+        """Build both encoders."""
+        return cls(encoder_from_config(cfg), BatchShuffle.from_config(cfg), temperature=cfg.CONTRAST.TEMPERATURE)
+
+    def extra_state(self) -> dict[str, BatchShuffle]:
+        """Return the generator of Shuffling BN."""
+        return {"shuffle": self.shuffle}
 
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Make one step short of the optimizer's.

@@ -1,12 +1,31 @@
-"""Encoders f: a ResNet whose last layer is the projection head (sections 3.3 and 4; MoCo v2)."""
+"""Encoders f of the contrastive methods: a ResNet and its projection head (sections 3.3 and 4; MoCo v2)."""
 
 from collections.abc import Callable
+from functools import partial
 
+from fvcore.common.config import CfgNode
 from torch import nn
 
 from mocodet.common.encoders.resnet import build_resnet
 
+from ..keys import POSITIVE, Key, at_least, one_of
+from .shuffle_bn import GroupedBatchNorm2d, bn_groups
+
 HEADS = ("fc", "mlp")
+
+# What every contrastive method reads.
+CONTRAST_KEYS = {
+    "MODEL.HEAD": Key("mlp", 'Projection head: "fc" (MoCo v1) or "mlp" (MoCo v2).', one_of(*HEADS)),
+    "MODEL.DIM": Key(128, "Dimension C of queries and keys.", at_least(1)),
+    "MODEL.BN_GROUPS": Key(
+        0,
+        "Groups in which each process normalises its batch, statistics apart, as that number of devices would. One"
+        " group is enough when there are several processes; with one process it makes Shuffling BN void. 0: one group"
+        " with several processes, eight with one, so that one GPU sees the statistics of the paper's eight.",
+        at_least(0),
+    ),
+    "CONTRAST.TEMPERATURE": Key(0.2, "tau of InfoNCE: 0.07 in MoCo v1, 0.2 in v2.", POSITIVE),
+}
 
 
 def build_encoder(
@@ -37,3 +56,14 @@ def build_encoder(
         width = encoder.fc.in_features
         encoder.fc = nn.Sequential(nn.Linear(width, width), nn.ReLU(), encoder.fc)
     return encoder
+
+
+def encoder_from_config(cfg: CfgNode) -> nn.Module:
+    """Build the encoder of a contrastive method, with batch norm in the groups that ``MODEL.BN_GROUPS`` asks for.
+
+    Raises:
+        ValueError: see `bn_groups` and `build_encoder`.
+    """
+    groups = bn_groups(cfg)
+    norm = nn.BatchNorm2d if groups == 1 else partial(GroupedBatchNorm2d, num_groups=groups)
+    return build_encoder(cfg.MODEL.ARCH, cfg.MODEL.HEAD, cfg.MODEL.DIM, norm, cfg.MODEL.SMALL_STEM)

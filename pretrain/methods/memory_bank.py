@@ -1,15 +1,20 @@
 """Memory bank: a vector for each image of the data set, and no key encoder (figure 2b; Wu et al., CVPR 2018)."""
 
 import logging
-import os
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from detectron2.utils import comm
+from fvcore.common.config import CfgNode
 from torch import nn
 
+from mocodet.common.memory import available_bytes
+
+from ..device import resolve_device
+from ..keys import SHARE, Key, at_least
+from .base import DataFacts, Method
 from .encoding import embed
+from .heads import CONTRAST_KEYS, encoder_from_config
 from .losses import contrast_accuracy, info_nce
 from .shuffle_bn import gather_rows
 
@@ -19,7 +24,7 @@ logger = logging.getLogger("mocodet.pretrain")
 ROWS_AT_ONCE = 65536
 
 
-class MemoryBank(nn.Module):
+class MemoryBank(Method, name="memory_bank"):
     """Queries against vectors of a bank, which remembers for each image the queries that it gave when it was seen.
 
     The positive of image i is entry i. One draw of K entries, uniform and with replacement, serves all queries of the
@@ -45,6 +50,11 @@ class MemoryBank(nn.Module):
     """
 
     views = ("query",)
+    needs_index = True
+    keys = CONTRAST_KEYS | {
+        "CONTRAST.NUM_NEGATIVES": Key(65536, "K, the number of negatives sampled from the bank.", at_least(1)),
+        "CONTRAST.BANK_MOMENTUM": Key(0.5, "Momentum of an entry when its image is seen.", SHARE),
+    }
 
     def __init__(
         self,
@@ -64,12 +74,31 @@ class MemoryBank(nn.Module):
         self.bank_momentum = bank_momentum
         self.temperature = temperature
         self.generator = torch.Generator().manual_seed(seed)
-        refuse_too_large(dataset_size, dim, torch.device(device))
+        check_bank_fits(dataset_size, dim, torch.device(device))
         bank = torch.empty(dataset_size, dim, device=device)  # D x C
         # Drawn on the CPU, to be the same on all devices, and in parts: no second bank is made beside the first.
         for part in bank.split(ROWS_AT_ONCE):
             part.copy_(F.normalize(torch.randn(part.shape, generator=self.generator), dim=1))
         self.register_buffer("bank", bank)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, data: DataFacts) -> "MemoryBank":
+        """Build the encoder and a bank for the data on the device of training."""
+        return cls(
+            encoder_from_config(cfg),
+            dataset_size=data.size,
+            num_negatives=cfg.CONTRAST.NUM_NEGATIVES,
+            bank_momentum=cfg.CONTRAST.BANK_MOMENTUM,
+            dim=cfg.MODEL.DIM,
+            temperature=cfg.CONTRAST.TEMPERATURE,
+            seed=cfg.SEED,
+            device=resolve_device(cfg),
+        )
+
+    @classmethod
+    def bytes_per_image(cls, cfg: CfgNode) -> int:
+        """Return the bytes of an entry of the bank."""
+        return memory_bank_bytes(1, cfg.MODEL.DIM)
 
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Make one step short of the optimizer's, and update the entries of the global batch.
@@ -134,7 +163,7 @@ def memory_bank_bytes(dataset_size: int, dim: int) -> int:
     return dataset_size * dim * torch.float32.itemsize
 
 
-def refuse_too_large(dataset_size: int, dim: int, device: torch.device) -> None:
+def check_bank_fits(dataset_size: int, dim: int, device: torch.device) -> None:
     """Log the size of a bank that is about to be made, one in each process; refuse it where there is no room.
 
     Processes on the CPU share the memory of their machine; processes on CUDA have a device each.
@@ -155,45 +184,3 @@ def refuse_too_large(dataset_size: int, dim: int, device: torch.device) -> None:
             " does not grow with the data set"
         )
     logger.info(f"{size}, {room}; model and activations come on top")
-
-
-def available_bytes(device: torch.device) -> int:
-    """Return how much of the memory of ``device`` can still be had: free of a GPU; of a machine or of its container."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    meminfo = Path("/proc/meminfo")
-    if not meminfo.is_file():
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # without Linux, all there is
-    fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-    return min([int(fields["MemAvailable"].split()[0]) * 1024, *cgroup_bytes()])  # given in KiB
-
-
-def cgroup_bytes(mount: Path = Path("/sys/fs/cgroup"), mine: Path = Path("/proc/self/cgroup")) -> list[int]:
-    """Return what each limit of memory leaves to this process: those of its control group and of the ones around it.
-
-    A group's cache of files that are no longer in use counts as free. Versions 2 and 1 of the kernel's interface.
-
-    Args:
-        mount: where control groups are mounted. mine: the file that names this process's.
-    """
-    left = []
-    for line in mine.read_text().splitlines() if mine.is_file() else ():
-        _, controllers, group = line.split(":", 2)
-        if controllers == "":
-            root, names, cache = mount, ("memory.max", "memory.current"), "inactive_file"
-        elif "memory" in controllers.split(","):
-            root, cache = mount / "memory", "total_inactive_file"
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
-        else:
-            continue
-        # In a container the path may be the host's; the mounted root is then the container's own group.
-        own = Path(group.lstrip("/"))
-        for folder in (root / part for part in (own, *own.parents)):
-            try:
-                limit, used = ((folder / name).read_text().strip() for name in names)
-                stat = dict(entry.split() for entry in (folder / "memory.stat").read_text().splitlines())
-            except OSError:  # no such group here, or the root of all, which has no limit
-                continue
-            if limit != "max":
-                left.append(max(0, int(limit) - int(used) + int(stat.get(cache, 0))))
-    return left

@@ -4,14 +4,18 @@ import copy
 
 import torch
 import torch.nn.functional as F
+from fvcore.common.config import CfgNode
 from torch import nn
 
+from ..keys import SHARE, Key, at_least
+from .base import DataFacts, Method
 from .encoding import embed, embed_shuffled
+from .heads import CONTRAST_KEYS, encoder_from_config
 from .losses import contrast_accuracy, info_nce
-from .shuffle_bn import BatchShuffle
+from .shuffle_bn import SHUFFLE_BN, BatchShuffle
 
 
-class MomentumContrast(nn.Module):
+class MomentumContrast(Method, name="moco"):
     """MoCo: queries against the keys of a queue that a slowly moving copy of the query encoder fills.
 
     State, under the names of the original checkpoints: ``encoder_q.*``, ``encoder_k.*``, ``queue`` (C x K) and
@@ -27,6 +31,11 @@ class MomentumContrast(nn.Module):
     """
 
     views = ("query", "key")
+    keys = CONTRAST_KEYS | {
+        "CONTRAST.SHUFFLE_BN": SHUFFLE_BN,
+        "CONTRAST.QUEUE_SIZE": Key(65536, "K, the number of keys in the queue.", at_least(1)),
+        "CONTRAST.MOMENTUM": Key(0.999, "m of the momentum update of the key encoder.", SHARE),
+    }
 
     def __init__(
         self,
@@ -47,6 +56,22 @@ class MomentumContrast(nn.Module):
         self.temperature = temperature
         self.register_buffer("queue", F.normalize(torch.randn(dim, queue_size), dim=0))  # C x K
         self.register_buffer("queue_ptr", torch.zeros(1, dtype=torch.long))
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, data: DataFacts) -> "MomentumContrast":
+        """Build encoders and queue."""
+        return cls(
+            encoder_from_config(cfg),
+            BatchShuffle.from_config(cfg),
+            queue_size=cfg.CONTRAST.QUEUE_SIZE,
+            dim=cfg.MODEL.DIM,
+            momentum=cfg.CONTRAST.MOMENTUM,
+            temperature=cfg.CONTRAST.TEMPERATURE,
+        )
+
+    def extra_state(self) -> dict[str, BatchShuffle]:
+        """Return the generator of Shuffling BN."""
+        return {"shuffle": self.shuffle}
 
     @property
     def queue_size(self) -> int:

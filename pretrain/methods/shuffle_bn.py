@@ -5,12 +5,41 @@ one process, `GroupedBatchNorm2d` normalises groups of the batch separately, as 
 own, and the key images change groups. Both at once works too.
 """
 
+import logging
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from detectron2.utils import comm
+from fvcore.common.config import CfgNode
 from torch import nn
 from torch.autograd.function import FunctionCtx, once_differentiable
+
+from ..keys import Key
+
+logger = logging.getLogger("mocodet.pretrain")
+
+SHUFFLE_BN = Key(True, "Shuffling BN. False only to show what it is for.")
+
+# With BN_GROUPS 0, one process normalises as the eight GPUs of the paper do.
+PAPER_DEVICES = 8
+
+
+def bn_groups(cfg: CfgNode) -> int:
+    """Return how many groups of its batch each process normalises separately.
+
+    Raises:
+        ValueError: the rows of a process do not divide into the groups, or a group would have a single image.
+    """
+    world = comm.get_world_size()
+    groups = cfg.MODEL.BN_GROUPS or (PAPER_DEVICES if world == 1 else 1)
+    rows = cfg.SOLVER.IMS_PER_BATCH // world
+    if rows % groups or rows < 2 * groups:
+        raise ValueError(
+            f"each process has {rows} images of a batch (SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} over {world} "
+            f"process(es)), which do not divide into {groups} batch-norm groups of two or more; set MODEL.BN_GROUPS"
+        )
+    return groups
 
 
 class GroupedBatchNorm2d(nn.BatchNorm2d):
@@ -69,6 +98,16 @@ class BatchShuffle:
     def __init__(self, seed: int, *, enabled: bool = True) -> None:
         self.enabled = enabled
         self.generator = torch.Generator().manual_seed(seed)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> "BatchShuffle":
+        """Make it from ``SEED`` and ``CONTRAST.SHUFFLE_BN``; warn where one group of rows leaves nothing to do."""
+        if bn_groups(cfg) == comm.get_world_size() == 1:
+            logger.warning(
+                "one process and MODEL.BN_GROUPS 1: every query shares its batch-norm statistics with its key, so"
+                " Shuffling BN does nothing and the pretext task can be solved without learning (paper, section 3.3)"
+            )
+        return cls(cfg.SEED, enabled=cfg.CONTRAST.SHUFFLE_BN)
 
     def draw(self, rows_per_process: int) -> torch.Tensor:
         """Return a new permutation of the global batch (int64, on the CPU): new row ``i`` is old row ``p[i]``.

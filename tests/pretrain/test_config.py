@@ -1,7 +1,7 @@
 import pytest
 
 from mocodet import configs
-from mocodet.pretrain.config import get_cfg, validate
+from mocodet.pretrain.config import check_config, get_cfg
 
 # recipes.md, section 1: recipe -> what its config must say.
 COMMON = {
@@ -72,7 +72,7 @@ def test_recipe__says_what_the_paper_says(name):
 def test_every_pretraining_config__is_valid(path):
     cfg = get_cfg()
     cfg.merge_from_file(str(path))
-    validate(cfg)
+    check_config(cfg)
 
 
 @pytest.mark.parametrize(
@@ -88,12 +88,12 @@ def test_every_pretraining_config__is_valid(path):
         (("MODEL.WEIGHTS", "x.pth"), "MODEL.WEIGHTS is 'x.pth'; expected '' with METHOD 'moco'"),
         (("KNN.VAL_ROOT", "val"), "KNN.TRAIN_ROOT is ''; expected a folder of classes"),
         (("SOLVER.MAX_ITER", 10), "SOLVER.MAX_ITER is 10; expected 0 with a schedule of epochs"),
-        (("METHOD", "byol"), "METHOD is 'byol'; expected one of 'moco', 'end_to_end'"),
+        (("METHOD", "byol"), "METHOD is 'byol'; expected one of 'end_to_end', 'memory_bank', 'moco', 'supervised'"),
         (("CONTRAST.BANK_MOMENTUM", 1.5), r"CONTRAST.BANK_MOMENTUM is 1.5; expected a number within"),
     ],
 )
-def test_validate__refuses_keys_that_do_not_go_together(overrides, message):
+def test_check_config__refuses_keys_that_do_not_go_together(overrides, message):
     cfg = get_cfg()
     cfg.merge_from_list(["DATA.ROOT", "images", *overrides])
     with pytest.raises(ValueError, match=message):
-        validate(cfg)
+        check_config(cfg)

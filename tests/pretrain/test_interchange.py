@@ -20,6 +20,7 @@ from mocodet.common.launch import merge_config
 from mocodet.detection.weights.convert import convert_file
 from mocodet.pretrain import run as cli
 from mocodet.pretrain.build import build_optimizer
+from mocodet.pretrain.checkpoint import PretrainCheckpointer
 from mocodet.pretrain.config import get_cfg
 from mocodet.pretrain.data import EpochSampler
 from mocodet.pretrain.interchange import (
@@ -34,7 +35,7 @@ from mocodet.pretrain.methods import MomentumContrast
 from mocodet.pretrain.methods.heads import build_encoder
 from mocodet.pretrain.methods.shuffle_bn import BatchShuffle
 from mocodet.pretrain.schedules import build_lr_scheduler
-from mocodet.pretrain.trainer import PretrainCheckpointer, PretrainTrainer
+from mocodet.pretrain.trainer import PretrainTrainer
 from tests.checkpoints import assert_equal_states
 from tests.commands import pretrain
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from mocodet.pretrain.build import METHODS, TrainingData, build_model
+from mocodet.pretrain.build import TrainingData, build_model
 from mocodet.pretrain.config import get_cfg
+from mocodet.pretrain.methods import METHODS
 from tests.checkpoints import copy_checkpoint
 from tests.commands import pretrain
 
@@ -147,7 +148,7 @@ def test_build_model__keys_of_one_method_arrive():
     ("method", "overrides", "message"),
     [
         ("memory_bank", ("CONTRAST.MOMENTUM", 0.5), "CONTRAST.MOMENTUM 0.5 (read by METHOD moco)"),
-        ("supervised", (), "MODEL.BN_GROUPS 2 (read by METHOD moco, end_to_end, memory_bank)"),
+        ("supervised", (), "MODEL.BN_GROUPS 2 (read by METHOD end_to_end, memory_bank, moco)"),
         ("moco", ("SOLVER.LR_SCHEDULE", "step"), "SOLVER.STEPS 120, 160 (SOLVER.MAX_EPOCHS is 1)"),
     ],
 )

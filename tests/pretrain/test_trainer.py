@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 
 from mocodet.pretrain import run as cli
-from mocodet.pretrain.build import amp_dtype, bn_groups
 from mocodet.pretrain.config import get_cfg
+from mocodet.pretrain.device import amp_dtype
+from mocodet.pretrain.methods.shuffle_bn import bn_groups
 from mocodet.pretrain.trainer import PretrainTrainer
 from tests.checkpoints import assert_equal_states, copy_checkpoint
 from tests.commands import parsed

@@ -8,7 +8,8 @@ from torch import nn
 
 from mocodet.common.encoders.reading import extract_encoder, holds_encoder
 from mocodet.common.encoders.resnet import build_resnet
-from mocodet.common.encoders.styles import MAX_DEPTH, STYLES
+from mocodet.common.encoders.find import MAX_DEPTH
+from mocodet.common.encoders.styles import STYLES
 from tests.encoders import FOREIGN, backbone, checkpoint_of, encoder, lightly_moco, lightning, moco_v3, numbered
 
 

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import os
 
 import pytest
 import torch
@@ -10,7 +9,8 @@ import torch.nn.functional as F
 from detectron2.utils import comm
 
 from mocodet.common.checkpoint import load_torch_file
-from mocodet.pretrain.methods import MemoryBank, memory_bank, memory_bank_bytes
+from mocodet.pretrain.methods import MemoryBank, memory_bank
+from mocodet.pretrain.methods.memory_bank import memory_bank_bytes
 from tests.pretrain.methods.small import (
     BATCH,
     DIM,
@@ -186,61 +186,24 @@ def test_init__refuses_a_bank_that_does_not_fit(images, monkeypatch):
     assert "\n" not in str(refused.value)
 
 
-def test_refuse_too_large__logs_the_size_of_one_that_fits(monkeypatch, caplog):
+def test_check_bank_fits__logs_the_size_of_one_that_fits(monkeypatch, caplog):
     monkeypatch.setattr(memory_bank, "available_bytes", lambda device: 51_200_000_000)  # exactly
     monkeypatch.setattr(logging.getLogger("mocodet.pretrain"), "propagate", True)
     with caplog.at_level(logging.INFO, logger="mocodet.pretrain"):
-        memory_bank.refuse_too_large(100_000_000, 128, torch.device("cpu"))
+        memory_bank.check_bank_fits(100_000_000, 128, torch.device("cpu"))
     assert "100000000 images x 128 float32: 51.20 GB" in caplog.text
 
 
 @pytest.mark.parametrize(("device", "share"), [("cpu", 60), ("cuda", 120)])  # processes on CUDA have a GPU each
-def test_refuse_too_large__processes_share_a_machines_memory_and_give_one_answer(device, share, monkeypatch):
+def test_check_bank_fits__processes_share_a_machines_memory_and_give_one_answer(device, share, monkeypatch):
     monkeypatch.setattr(memory_bank, "available_bytes", lambda device: 120 * 10**9)
     monkeypatch.setattr(comm, "get_local_size", lambda: 2)
     others = 10**12
     monkeypatch.setattr(comm, "all_gather", lambda mine: [others, mine])
     fits, too_many = (share * 10**9 // 512 + more for more in (0, 1))
-    memory_bank.refuse_too_large(fits, 128, torch.device(device))
+    memory_bank.check_bank_fits(fits, 128, torch.device(device))
     with pytest.raises(ValueError, match=f"{share}.00 GB of {device} memory available to each"):
-        memory_bank.refuse_too_large(too_many, 128, torch.device(device))
+        memory_bank.check_bank_fits(too_many, 128, torch.device(device))
     others = 10**9  # another process has less
     with pytest.raises(ValueError, match=f"1.00 GB of {device} memory available to each"):
-        memory_bank.refuse_too_large(fits, 128, torch.device(device))
-
-
-def write_group(folder, names, values, stat):
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, value in zip(names, values, strict=True):
-        (folder / name).write_text(f"{value}\n")
-    (folder / "memory.stat").write_text(f"anon 5\n{stat}\n")
-
-
-def test_cgroup_bytes__version_2_with_limits_around_the_own_group(tmp_path):
-    names = ("memory.max", "memory.current")
-    write_group(tmp_path / "job", names, (9000, 4000), "inactive_file 700")
-    write_group(tmp_path / "job" / "step", names, ("max", 3000), "inactive_file 0")
-    mine = tmp_path / "mine"
-    mine.write_text("0::/job/step\n")
-    assert memory_bank.cgroup_bytes(tmp_path, mine) == [9000 - 4000 + 700]
-    write_group(tmp_path, names, (100, 300), "inactive_file 0")  # above its limit, for a moment
-    assert memory_bank.cgroup_bytes(tmp_path, mine) == [5700, 0]
-
-
-def test_cgroup_bytes__version_1_with_the_hosts_path(tmp_path):
-    names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
-    write_group(tmp_path / "memory", names, (8000, 1000), "total_inactive_file 20")
-    mine = tmp_path / "mine"
-    mine.write_text("7:cpu,cpuacct:/docker/ab\n4:memory:/docker/ab\n0::/\n")
-    assert memory_bank.cgroup_bytes(tmp_path, mine) == [7020]
-    assert memory_bank.cgroup_bytes(tmp_path, tmp_path / "absent") == []
-
-
-def test_available_bytes__no_more_than_a_container_has(monkeypatch):
-    monkeypatch.setattr(memory_bank, "cgroup_bytes", lambda: [4321, 10**18])
-    assert memory_bank.available_bytes(torch.device("cpu")) == 4321
-
-
-def test_available_bytes__of_this_machine():
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    assert 2**20 < memory_bank.available_bytes(torch.device("cpu")) <= total
+        memory_bank.check_bank_fits(fits, 128, torch.device(device))

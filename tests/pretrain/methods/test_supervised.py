@@ -13,11 +13,12 @@ from torch import nn
 from mocodet import configs
 from mocodet.common.encoders.resnet import build_resnet
 from mocodet.common.launch import distribute
-from mocodet.pretrain.config import get_cfg, validate
+from mocodet.pretrain.checkpoint import load_classifier, load_encoder
+from mocodet.pretrain.config import check_config, get_cfg
 from mocodet.pretrain.methods import MomentumContrast
 from mocodet.pretrain.methods.heads import build_encoder
 from mocodet.pretrain.methods.shuffle_bn import BatchShuffle
-from mocodet.pretrain.methods.supervised import SupervisedClassifier, load_classifier, load_encoder
+from mocodet.pretrain.methods.supervised import SupervisedClassifier
 from tests.processes import run_in_processes
 
 CLASSES, BATCH, STEPS, LR, MOMENTUM, DECAY = 5, 8, 10, 0.05, 0.9, 1e-3
@@ -236,7 +237,7 @@ def test_load_encoder__no_encoder_in_the_file(tmp_path):
     ):
         load_encoder(network, tmp_path / "converted.pkl")
     torch.save({"model": {"a": torch.zeros(1)}}, tmp_path / "other.pth")
-    with pytest.raises(ValueError, match=r"MODEL.WEIGHTS \S*other\.pth: holds no encoder"):
+    with pytest.raises(ValueError, match=r"MODEL.WEIGHTS: \S*other\.pth: holds no encoder"):
         load_encoder(network, tmp_path / "other.pth")
 
 
@@ -305,13 +306,13 @@ def test_recipe__says_what_the_sources_say(name):
 
 
 @pytest.mark.parametrize("task", ["inat18_R_50_100ep", "imagenet_R_50_100ep"])
-def test_twins__differ_in_weights_alone(task):
+def test_variants__differ_in_weights_alone(task):
     leaves = sorted(path.stem for path in configs.ROOT.glob(f"classification/{task}*.yaml"))
     assert len(leaves) > 1
     weights, rest = {}, []
     for leaf in leaves:
         cfg = merged(f"classification/{leaf}.yaml")
-        validate(cfg)
+        check_config(cfg)
         weights[leaf] = cfg.MODEL.WEIGHTS
         assert Path(cfg.OUTPUT_DIR) == Path("output", leaf)
         cfg.MODEL.WEIGHTS = cfg.OUTPUT_DIR = ""

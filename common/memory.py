@@ -1,0 +1,48 @@
+"""How much memory can still be had, of a GPU, of a machine or of its container."""
+
+import os
+from pathlib import Path
+
+import torch
+
+
+def available_bytes(device: torch.device) -> int:
+    """Return how much of the memory of ``device`` can still be had: free of a GPU; of a machine or of its container."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.is_file():
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # without Linux, all there is
+    fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+    return min([int(fields["MemAvailable"].split()[0]) * 1024, *cgroup_bytes()])  # given in KiB
+
+
+def cgroup_bytes(mount: Path = Path("/sys/fs/cgroup"), mine: Path = Path("/proc/self/cgroup")) -> list[int]:
+    """Return what each limit of memory leaves to this process: those of its control group and of the ones around it.
+
+    A group's cache of files that are no longer in use counts as free. Versions 2 and 1 of the kernel's interface.
+
+    Args:
+        mount: where control groups are mounted. mine: the file that names this process's.
+    """
+    left = []
+    for line in mine.read_text().splitlines() if mine.is_file() else ():
+        _, controllers, group = line.split(":", 2)
+        if controllers == "":
+            root, names, cache = mount, ("memory.max", "memory.current"), "inactive_file"
+        elif "memory" in controllers.split(","):
+            root, cache = mount / "memory", "total_inactive_file"
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        else:
+            continue
+        # In a container the path may be the host's; the mounted root is then the container's own group.
+        own = Path(group.lstrip("/"))
+        for folder in (root / part for part in (own, *own.parents)):
+            try:
+                limit, used = ((folder / name).read_text().strip() for name in names)
+                stat = dict(entry.split() for entry in (folder / "memory.stat").read_text().splitlines())
+            except OSError:  # no such group here, or the root of all, which has no limit
+                continue
+            if limit != "max":
+                left.append(max(0, int(limit) - int(used) + int(stat.get(cache, 0))))
+    return left

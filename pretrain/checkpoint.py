@@ -1,0 +1,159 @@
+"""Checkpoints of pre-training: saved and resumed whole, and taken encoders and classifiers from."""
+
+from collections.abc import Callable, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.utils import comm
+from fvcore.common.checkpoint import Checkpointer
+from torch import nn
+
+from mocodet.common.checkpoint import AtomicSaveMixin, load_torch_file, refuse_misfit
+from mocodet.common.encoders.reading import (
+    BATCH_COUNTER,
+    DISTRIBUTED_PREFIX,
+    STATE_KEYS,
+    read_checkpoint,
+    read_encoder,
+)
+from mocodet.common.text import first_few
+
+from .methods import Method
+
+DIVERGED = (
+    "Training diverged: lower SOLVER.BASE_LR or set SOLVER.PRECISION float32, and go on from the last checkpoint, in"
+    " which all numbers are finite, with --resume"
+)
+
+
+class PretrainCheckpointer(AtomicSaveMixin, Checkpointer):
+    """Saves and resumes a pre-training run; every state must fit, and nothing in a file is run.
+
+    The random number generators of all processes are saved with it: `save` is collective. Of the periodic checkpoints
+    the newest ``keep`` stay.
+    """
+
+    def __init__(self, model: Method, save_dir: str, *, keep: int, **checkpointables: Any) -> None:
+        super().__init__(model, save_dir, save_to_disk=comm.is_main_process(), **checkpointables)
+        self.keep = keep
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Write ``<save_dir>/<name>.pth`` from the main process; all processes must call it.
+
+        Raises:
+            FloatingPointError: a parameter or buffer is not finite. Nothing is written.
+        """
+        state = self.model.state_dict().items()
+        if faulty := [key for key, tensor in state if tensor.is_floating_point() and not tensor.isfinite().all()]:
+            raise FloatingPointError(f"{faulty[0]} and {len(faulty) - 1} more tensors are not finite. {DIVERGED}")
+        method = {"name": self.model.name, "encoder": self.model.encoder_name}  # by which others find the encoder
+        super().save(name, rng=comm.all_gather(rng_state()), method=method, **kwargs)
+        if self.save_to_disk:
+            for old in sorted(Path(self.save_dir).glob("model_[0-9]*.pth"))[: -self.keep]:
+                old.unlink()
+
+    def _load_file(self, path: str) -> dict:
+        return load_torch_file(path)
+
+    def _load_model(self, checkpoint: dict):
+        # A scaler is in the checkpoint of a float16 run only, which may be continued in another precision.
+        absent = [name for name in ("model", *self.checkpointables) if name not in checkpoint and name != "scaler"]
+        if absent:
+            raise ValueError(f"the checkpoint has no {first_few(absent)}; expected one of the same METHOD's run")
+        refuse_misfit(self.model, checkpoint["model"])
+        return super()._load_model(checkpoint)
+
+
+def rng_state() -> dict[str, torch.Tensor]:
+    """Return the state of this process's PyTorch generators."""
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_rng_state(state: dict[str, torch.Tensor]) -> None:
+    """Continue from a state returned by `rng_state`; a CUDA state is ignored on a machine without CUDA."""
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def load_encoder(network: nn.Module, path: str | PathLike) -> None:
+    """Start the backbone of ``network`` from the encoder in a checkpoint; its classifier ``fc`` stays as it is.
+
+    Args:
+        network: a ResNet with torchvision's names; changed in place.
+        path: any checkpoint that the converter reads: of pre-training (a MoCo checkpoint's query encoder), of
+            supervised training, or torchvision's own.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it holds no encoder that is whole and finite, or one of another architecture or stem.
+    """
+    encoder = _named_by_config(read_encoder, path)
+    own = _without_counters(network.state_dict())
+    own = {name: tensor for name, tensor in own.items() if not name.startswith("fc.")}
+    if misfits := _misfits(own, encoder.tensors):
+        raise ValueError(
+            f"MODEL.WEIGHTS {path} holds a {encoder.arch}, which is not this config's network: {first_few(misfits)}"
+            f" differ; set MODEL.ARCH {encoder.arch} MODEL.SMALL_STEM {encoder.small_stem}"
+        )
+    _copy(own, encoder.tensors)
+
+
+def load_classifier(network: nn.Module, path: str | PathLike) -> int:
+    """Fill ``network``, classifier and all, from a checkpoint of supervised training or one of torchvision's own.
+
+    Batch counters stay as they are: nothing reads them, and torchvision's older files have none.
+
+    Returns:
+        after how many iterations the checkpoint was written; 0 where it does not say so.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it holds no classifier, or one of another architecture or number of classes.
+    """
+    checkpoint = _named_by_config(read_checkpoint, path)
+    content = checkpoint if isinstance(checkpoint, Mapping) else {}
+    state = next((content[key] for key in STATE_KEYS if isinstance(content.get(key), Mapping)), content)
+    found = {
+        name.removeprefix(DISTRIBUTED_PREFIX).removeprefix("encoder."): tensor
+        for name, tensor in _without_counters(state).items()
+        if isinstance(tensor, torch.Tensor)
+    }
+    own = _without_counters(network.state_dict())
+    if misfits := _misfits(own, found):
+        raise ValueError(
+            f"MODEL.WEIGHTS {path} is not the whole of this config's classifier: {first_few(misfits)} differ; expected"
+            f" a checkpoint of METHOD supervised with {own['fc.bias'].numel()} classes and this MODEL.ARCH, such as"
+            " OUTPUT_DIR/model_final.pth"
+        )
+    _copy(own, found)
+    return content.get("iteration", -1) + 1
+
+
+def _named_by_config(read: Callable[[str | PathLike], Any], path: str | PathLike) -> Any:
+    try:
+        return read(path)
+    except (FileNotFoundError, ValueError) as error:
+        raise type(error)(f"MODEL.WEIGHTS: {error}") from error
+
+
+def _without_counters(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in state.items() if not str(name).endswith(BATCH_COUNTER)}
+
+
+def _misfits(own: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> list[str]:
+    """Name the tensors that only one side has, or that have another shape on the other."""
+    missing = [name for name in own if name not in found]
+    unknown = [name for name in found if name not in own]
+    return missing + unknown + [name for name in own if name in found and own[name].shape != found[name].shape]
+
+
+@torch.no_grad()
+def _copy(own: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> None:
+    for name, tensor in own.items():  # tensors of a state dict share memory with their module's
+        tensor.copy_(found[name])

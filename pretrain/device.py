@@ -1,0 +1,60 @@
+"""Where a run computes, and in which precision and memory format."""
+
+import platform
+from pathlib import Path
+
+import torch
+from detectron2.utils import comm
+from fvcore.common.config import CfgNode
+
+from mocodet.common.launch import check_backend
+
+
+def resolve_device(cfg: CfgNode) -> torch.device:
+    """Return the device of ``MODEL.DEVICE``; ``"auto"`` is CUDA when there, CPU otherwise.
+
+    Raises:
+        ValueError: ``"cuda"`` on a machine without it.
+    """
+    available = torch.cuda.is_available()
+    if cfg.MODEL.DEVICE == "cpu":
+        check_backend()
+    if cfg.MODEL.DEVICE == "cuda" and not available:
+        raise ValueError("MODEL.DEVICE is 'cuda', but PyTorch finds no CUDA device; use 'auto' or 'cpu'")
+    use_cuda = available and cfg.MODEL.DEVICE != "cpu"
+    return torch.device("cuda", comm.get_local_rank()) if use_cuda else torch.device("cpu")
+
+
+def memory_format(cfg: CfgNode) -> torch.memory_format:
+    """Return the format of images and weights that ``MODEL.CHANNELS_LAST`` asks for."""
+    return torch.channels_last if cfg.MODEL.CHANNELS_LAST else torch.contiguous_format
+
+
+def amp_dtype(cfg: CfgNode, device: torch.device) -> torch.dtype:
+    """Return the precision that the encoders run in.
+
+    ``"auto"``: on CUDA, bfloat16 where the GPU has it and float16 where not; on a CPU, bfloat16 where the processor
+    multiplies in it and float32 elsewhere, since emulating it is slower.
+
+    Raises:
+        ValueError: float16 on a CPU.
+    """
+    wanted = cfg.SOLVER.PRECISION
+    if wanted != "auto":
+        if wanted == "float16" and device.type == "cpu":
+            raise ValueError("SOLVER.PRECISION float16 needs CUDA; use bfloat16, float32 or auto on a CPU")
+        return getattr(torch, wanted)
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    return torch.bfloat16 if cpu_has_bfloat16() else torch.float32
+
+
+def cpu_has_bfloat16() -> bool:
+    """Say whether this processor multiplies bfloat16 natively."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    if platform.machine() in ("x86_64", "AMD64"):
+        # PyTorch says yes to any AVX-512, where it can emulate; the processor's own flags tell.
+        flags = Path("/proc/cpuinfo")
+        return flags.is_file() and any(flag in flags.read_text() for flag in ("avx512_bf16", "amx_bf16"))
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()

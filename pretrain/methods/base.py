@@ -1,0 +1,94 @@
+"""What a pre-training method owes to the rest: the base class of the files in this folder."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol
+
+import torch
+from fvcore.common.config import CfgNode
+from torch import nn
+
+from ..keys import Key
+
+# The value of METHOD -> the method; filled by the classes themselves when their files are imported.
+METHODS: dict[str, type["Method"]] = {}
+
+
+class DataFacts(Protocol):
+    """What a method is built for.
+
+    Attributes:
+        size: images in the data set.
+        classes: their names, where there are labels.
+    """
+
+    size: int
+    classes: tuple[str, ...]
+
+
+class Method(nn.Module, ABC):
+    """A pre-training method: a module that turns a batch into a loss, and says what it needs for that.
+
+    A subclass names itself: ``class MomentumContrast(Method, name="moco")``; the name is the value of ``METHOD``. The
+    trainer updates the parameters that require a gradient, and saves and resumes the whole state dict.
+
+    Attributes:
+        views: names of the views of an image that a batch holds, each N x 3 x H x W.
+        keys: keys of the config that the method reads besides those of every run, by name. Methods may share a key.
+        needs_index: whether a batch must hold ``"index"``, the place of each image in the data set; a stream has none.
+        classifies: whether it learns classes: a batch holds ``"label"`` (N, int64), the data are class folders, the
+            encoder ends in a classifier that is evaluated on ``DATA.VAL_ROOT`` and may start from ``MODEL.WEIGHTS``.
+        encoder_name: the child that is evaluated and converted, a ResNet with its head as ``fc``. Checkpoints say it.
+
+    Raises:
+        ValueError: a subclass takes the name of another.
+    """
+
+    name: ClassVar[str]
+    views: ClassVar[tuple[str, ...]]
+    keys: ClassVar[Mapping[str, Key]] = {}
+    needs_index: ClassVar[bool] = False
+    classifies: ClassVar[bool] = False
+    encoder_name: ClassVar[str] = "encoder_q"
+
+    def __init_subclass__(cls, *, name: str, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        known = METHODS.get(name, cls)
+        if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):  # a reload makes it anew
+            raise ValueError(f"METHOD {name!r} is {known.__module__}.{known.__qualname__} already; choose another name")
+        cls.name = name
+        METHODS[name] = cls
+
+    @classmethod
+    @abstractmethod
+    def from_config(cls, cfg: CfgNode, data: DataFacts) -> "Method":
+        """Build the method that ``cfg`` describes for the data."""
+
+    @classmethod
+    def check_config(cls, cfg: CfgNode) -> None:
+        """Refuse (``ValueError``) values of the config that do not go together; each alone is checked already."""
+
+    @classmethod
+    def bytes_per_image(cls, cfg: CfgNode) -> int:
+        """Return the bytes of state that every image of the data set adds."""
+        return 0
+
+    @abstractmethod
+    def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Make one step short of the optimizer's.
+
+        Args:
+            batch: see ``views``, ``needs_index`` and ``classifies``; images are normalised.
+
+        Returns:
+            ``"loss"``, a scalar with gradient, and scalars to be logged, such as ``"accuracy"``.
+        """
+
+    @property
+    def encoder_to_transfer(self) -> nn.Module:
+        """The encoder that is evaluated and converted."""
+        return self.get_submodule(self.encoder_name)
+
+    def extra_state(self) -> dict[str, Any]:
+        """Return what a checkpoint must hold beside the state dict: name -> object with a state dict."""
+        return {}
