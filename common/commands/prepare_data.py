@@ -12,8 +12,7 @@ Archives that were fetched by hand are taken, too. Interrupted, it goes on where
 nothing more; --again does all anew. With --check, verify what is there, without a network, and list every fault.
 """
 
-# name -> what it is, and whether the archives must be fetched by hand. The module of mocodet.common.prepare that has
-# the name prepares it.
+# name -> what it is. The modules of mocodet.common.prepare and mocodet.common.checks that have the name know the rest.
 DATASETS = {
     "voc": "Pascal VOC 2007 and 2012, and the trainaug masks (VOC and SBD) of semantic segmentation",
     "coco": "COCO 2017: images, boxes, masks, keypoints",
@@ -27,49 +26,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add a command for each data set."""
     datasets = parser.add_subparsers(dest="dataset", required=True, metavar="DATASET")
     for name, what in DATASETS.items():
-        dataset = datasets.add_parser(name, help=what, description=f"{what}.")
-        _add_common_arguments(dataset)
+        add = datasets.add_parser(name, help=what, description=f"{what}.").add_argument
+        add(
+            "--root",
+            type=Path,
+            metavar="DIR",
+            help="folder of the data sets (default: $DETECTRON2_DATASETS, else ./datasets)",
+        )
+        where = "where archives are, or are downloaded to (default: ROOT/archives)"
+        add("--archives", type=Path, metavar="DIR", help=where)
+        add("--only", nargs="+", default=[], metavar="PART", help="prepare these parts; a wrong one lists all")
+        again = "take also the steps that have been taken, and replace what is there"
+        add("--again", action="store_true", help=again)
+        add("--dry-run", action="store_true", help="list what would be done")
+        # The parser keeps a function called "check".
+        add("--check", action="store_true", dest="verify", help="verify what is there instead of preparing it")
+        add("--any-size", action="store_true", help="with --check: do not compare counts with the published")
+        add("--workers", type=int, metavar="N", help="with --check: processes that decode images (default: one a core)")
         if name == "voc":
-            dataset.add_argument(
-                "--classes",
-                nargs="+",
-                metavar="NAME",
-                help="with --check: ROOT itself is a folder in VOC's layout, of one's own, with these classes",
-            )
+            own = "with --check: ROOT itself is a folder in VOC's layout, of one's own, with these classes"
+            add("--classes", nargs="+", metavar="NAME", help=own)
         elif name == "coco":
-            dataset.add_argument(
-                "--json",
-                type=Path,
-                metavar="FILE",
-                help="with --check: look at this file of one's own, in COCO's format",
-            )
-            dataset.add_argument("--images", type=Path, metavar="DIR", help="the images of --json")
-
-
-def _add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--root",
-        type=Path,
-        metavar="DIR",
-        help="folder of the data sets (default: $DETECTRON2_DATASETS, else ./datasets)",
-    )
-    parser.add_argument(
-        "--archives", type=Path, metavar="DIR", help="where archives are, or are downloaded to (default: ROOT/archives)"
-    )
-    parser.add_argument(
-        "--only", nargs="+", default=[], metavar="PART", help="prepare these parts; a wrong one lists all"
-    )
-    parser.add_argument(
-        "--again", action="store_true", help="take also the steps that have been taken, and replace what is there"
-    )
-    parser.add_argument("--dry-run", action="store_true", help="list what would be done")
-    parser.add_argument("--check", action="store_true", help="verify what is there instead of preparing it")
-    parser.add_argument(
-        "--any-size", action="store_true", help="with --check: do not compare counts with the published"
-    )
-    parser.add_argument(
-        "--workers", type=int, metavar="N", help="with --check: processes that decode images (default: one a core)"
-    )
+            own = "with --check: look at this file of one's own, in COCO's format"
+            add("--json", type=Path, metavar="FILE", help=own)
+            add("--images", type=Path, metavar="DIR", help="the images of --json")
 
 
 def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
@@ -77,9 +57,9 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     preparing = {"--archives": args.archives, "--only": args.only, "--dry-run": args.dry_run, "--again": args.again}
     checking = {"--any-size": args.any_size, "--workers": args.workers is not None}
     own = {f"--{name}": getattr(args, name, None) for name in ("classes", "json", "images")}
-    unused = preparing if args.check else {**checking, **own}
+    unused = preparing if args.verify else {**checking, **own}
     if given := [name for name, value in unused.items() if value]:
-        parser.error(f"{given[0]} has no effect {'with' if args.check else 'without'} --check; leave it out")
+        parser.error(f"{given[0]} has no effect {'with' if args.verify else 'without'} --check; leave it out")
     if args.any_size and any(own.values()):
         parser.error("--any-size has no effect on a data set of one's own; leave it out")
     if bool(own["--json"]) != bool(own["--images"]):

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -12,11 +13,11 @@ from mocodet.common.download import download, md5_of
 from mocodet.common.files import atomic_open
 from mocodet.common.text import first_few
 
-from .members import Member, Members, damage_told, members
+from .members import DAMAGED, Member, Members, members
 from .staging import Staging, device_of, disk_of
 
 GIGABYTE = 10**9
-
+BEGUN = "not all of it is in place\n"
 
 Place = Callable[[str], str | None]
 
@@ -65,42 +66,41 @@ class Archive:
     url: str | None = None
     md5: str | None = None
     exact: bool = True
-    members: Members | None = None
+    members: Members = members
     read_with: str | None = None
     products: tuple[str, ...] = ()
 
 
 def marker(archive: Archive, root: Path) -> Path:
-    """Return the file below ``root`` that says that ``archive`` has been unpacked whole."""
+    """Return the file below ``root`` that says how much of ``archive`` has been unpacked, or `BEGUN`."""
     return root / ".prepared" / archive.name
 
 
 def is_unpacked(archive: Archive, root: Path) -> bool:
     """Tell whether ``archive`` has been unpacked below ``root`` and what came of it is still there."""
-    return marker(archive, root).is_file() and all((root / target).exists() for target in archive.targets)
+    path = marker(archive, root)
+    return path.is_file() and path.read_text() != BEGUN and all((root / place).exists() for place in archive.targets)
 
 
 def laid_out(archive: Archive, root: Path) -> tuple[str, ...]:
     """Return what makes ``archive`` needless though this program did not unpack it below ``root``: targets or products.
 
-    Nothing unless all of either are there.
+    Nothing unless all of either are there, as files or as folders that are not empty.
     """
-    if marker(archive, root).is_file() or _begun(archive, root).is_file():
-        return ()
-    for paths in (archive.targets, archive.products):
-        if all(_has_content(root / path) for path in paths):
-            return paths
+    if not marker(archive, root).is_file():
+        for paths in (archive.targets, archive.products):
+            if all((root / path).is_file() or any((root / path).glob("*")) for path in paths):
+                return paths
     return ()
 
 
 def want_again(archive: Archive, root: Path) -> None:
     """Note that ``archive`` is to be unpacked whatever is below ``root``, until that is done."""
-    with atomic_open(_begun(archive, root), "w") as handle:
-        handle.write("not all of it is in place\n")
-    marker(archive, root).unlink(missing_ok=True)
+    with atomic_open(marker(archive, root), "w") as handle:
+        handle.write(BEGUN)
 
 
-def require_space(pending: Sequence[Archive], root: Path, folder: Path) -> None:
+def check_space(pending: Sequence[Archive], root: Path, folder: Path) -> None:
     """Make sure that ``pending`` archives fit on the disks, downloaded into ``folder`` and unpacked below ``root``.
 
     Raises:
@@ -111,12 +111,11 @@ def require_space(pending: Sequence[Archive], root: Path, folder: Path) -> None:
     for archive in pending:
         disks = [disk_of(root, target) for target in archive.targets]
         amounts.append((root / disks[0], archive.unpacked))
-    needed: dict[int, tuple[Path, int]] = {}
+    needed: Counter[Path] = Counter()  # by one folder of each disk
     for place, amount in amounts:
         existing = next(parent for parent in (place.absolute(), *place.absolute().parents) if parent.exists())
-        first, others = needed.get(device_of(existing), (existing, 0))
-        needed[device_of(existing)] = (first, others + amount)
-    for existing, amount in needed.values():
+        needed[next((known for known in needed if device_of(known) == device_of(existing)), existing)] += amount
+    for existing, amount in needed.items():
         free = shutil.disk_usage(existing).free
         if amount > free:
             raise OSError(
@@ -164,7 +163,6 @@ def unpack(archive: Archive, path: Path, root: Path) -> None:
     staging.move_into_place()
     with atomic_open(marker(archive, root), "w") as handle:
         handle.write(f"{said}\n")
-    _begun(archive, root).unlink()
     print(f"{path.name}: {said}")
 
 
@@ -172,10 +170,8 @@ def _stage(archive: Archive, path: Path, staging: Staging) -> str:
     """Unpack ``path`` to ``staging``; return, in words, how much that was."""
     written = passed_over = 0
     absent = set(archive.targets)
-    with damage_told(path):
-        for member in tqdm(
-            (archive.members or members)(path), desc=f"unpacking {path.name}", unit=" files", disable=None
-        ):
+    try:
+        for member in tqdm(archive.members(path), desc=f"unpacking {path.name}", unit=" files", disable=None):
             place = archive.place(_harmless(member.name, path))
             if place is None:
                 passed_over += 1
@@ -183,21 +179,16 @@ def _stage(archive: Archive, path: Path, staging: Staging) -> str:
             _write(member, staging.path(_harmless(place, path)))
             absent = {target for target in absent if not f"{place}/".startswith(f"{target}/")}
             written += 1
+    except DAMAGED as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the disk is full, for example
+            raise
+        raise ValueError(f"{path} cannot be unpacked: {error}; remove it and fetch it again") from error
     if absent:
         raise ValueError(
             f"{path} does not hold {first_few(sorted(absent))}: it is another archive, or this data set has changed its"
             " layout"
         )
     return f"{written} files unpacked, {passed_over} not needed"
-
-
-def _begun(archive: Archive, root: Path) -> Path:
-    return root / ".prepared" / f"{archive.name}.begun"
-
-
-def _has_content(path: Path) -> bool:
-    """Tell whether ``path`` is a file, or a folder that is not empty."""
-    return path.is_file() or (path.is_dir() and any(path.iterdir()))
 
 
 def _write(member: Member, path: Path) -> None:

@@ -1,13 +1,10 @@
-"""ImageNet, ILSVRC 2012 (image-net.org), as class folders; its archives need a login."""
+"""How ImageNet, ILSVRC 2012 (image-net.org), comes below the root of the data sets; its archives need a login."""
 
-import os
 import re
-from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
 from .archives import Archive, inside
-from .faults import Fault, ImageJob, Tally, check_images, count_fault
 from .matlab import load_mat
 from .members import tar_of_tars
 from .steps import Plan
@@ -17,9 +14,7 @@ BY_HAND = (
     " images and the development kit (Task 1 & 2)"
 )
 DEVKIT = "imagenet/devkit"
-CLASSES = 1_000
-IMAGE_COUNTS = {"train": 1_281_167, "val": 50_000}  # Russakovsky et al., IJCV 2015
-WNID = re.compile(r"n\d{8}")
+META, TRUTH = "meta.mat", "ILSVRC2012_validation_ground_truth.txt"
 VAL_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
 
 
@@ -45,7 +40,7 @@ def plan(root: Path) -> Plan:
             name="ILSVRC2012_devkit_t12.tar.gz",
             part="val",
             place=inside(("ILSVRC2012_devkit_t12/data", DEVKIT)),
-            targets=(f"{DEVKIT}/meta.mat", f"{DEVKIT}/ILSVRC2012_validation_ground_truth.txt"),
+            targets=(f"{DEVKIT}/{META}", f"{DEVKIT}/{TRUTH}"),
             size=2_500_000,
             exact=False,
             unpacked=4_000_000,
@@ -86,47 +81,11 @@ def val_wnids(devkit: Path) -> list[str]:
     Raises:
         ValueError: one of them is damaged.
     """
-    meta = devkit / "meta.mat"
-    truth = devkit / "ILSVRC2012_validation_ground_truth.txt"
+    meta, truth = devkit / META, devkit / TRUTH
     try:
-        synsets = load_mat(meta, str(meta))["synsets"]
+        synsets = load_mat(meta)["synsets"]
         # Inner nodes of WordNet's tree are in the table too; only its leaves are classes.
         names = {int(row.ILSVRC2012_ID): str(row.WNID) for row in synsets if not int(row.num_children)}
         return [names[int(line)] for line in truth.read_text(encoding="ascii").split()]
     except (KeyError, AttributeError, TypeError) as error:
         raise ValueError(f"{meta} and {truth.name} do not fit together ({error!r}); --only val --again") from error
-
-
-def check(root: Path, tally: Tally, *, any_size: bool = False, workers: int = 0) -> Iterator[Fault]:
-    """Yield the faults of ``imagenet/train`` and ``imagenet/val`` below ``root``; arguments as in `voc.check`."""
-    classes: dict[str, set[str]] = {}
-    for split, number in IMAGE_COUNTS.items():
-        folder = root / "imagenet" / split
-        if not folder.is_dir():
-            yield Fault(folder, "is missing; prepare imagenet")
-            continue
-        below = sorted(folder.iterdir())
-        for path in below:
-            if not (path.is_dir() and WNID.fullmatch(path.name)):
-                yield Fault(path, "is no class folder; those are called by WordNet ids, such as n01440764")
-        folders = [path for path in below if path.is_dir()]
-        classes[split] = {path.name for path in folders if WNID.fullmatch(path.name)}
-        images = {path: _files(path) for path in folders}
-        yield from (
-            Fault(path, "is a class without images; prepare with --again") for path in folders if not images[path]
-        )
-        jobs = [ImageJob(file) for files in images.values() for file in files]
-        yield from check_images(jobs, workers)
-        tally.counts["images"] += len(jobs)
-        if not any_size:
-            yield from count_fault(folder, "class folders", len(folders), CLASSES)
-            yield from count_fault(folder, "images", len(jobs), number)
-    if len(classes) == len(IMAGE_COUNTS):
-        for name in sorted(classes["train"] ^ classes["val"]):
-            there, lacking = ("train", "val") if name in classes["train"] else ("val", "train")
-            yield Fault(root / "imagenet" / lacking / name, f"is missing; {there} has this class")
-
-
-def _files(folder: Path) -> list[Path]:
-    with os.scandir(folder) as entries:
-        return sorted(Path(entry.path) for entry in entries if entry.is_file() and not entry.name.startswith("."))

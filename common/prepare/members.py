@@ -4,12 +4,12 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-# Damaged archives make the two readers raise these; EOFError and zlib's error come from compressed streams.
+# What reading a damaged archive raises; EOFError and zlib's error come from compressed streams.
 DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError)
 
 
@@ -38,7 +38,7 @@ def members(path: Path) -> Iterator[Member]:
                 if info.external_attr >> 28 == 0o12:
                     raise ValueError(f"{info.filename!r} is a link")
                 if not info.is_dir():
-                    yield Member(info.filename, info.file_size, lambda info=info: archive.open(info))
+                    yield Member(info.filename, info.file_size, partial(archive.open, info))
     else:
         with path.open("rb") as handle:
             yield from tar_members(handle)
@@ -56,7 +56,7 @@ def tar_members(handle: IO[bytes]) -> Iterator[Member]:
             if not (info.isfile() or info.isdir()):
                 raise ValueError(f"{info.name!r} is a link or a device")
             if info.isfile():
-                yield Member(info.name, info.size, lambda info=info: archive.extractfile(info))
+                yield Member(info.name, info.size, partial(archive.extractfile, info))
         # tarfile takes any end for the end; a whole archive ends with a block of zeros.
         archive.fileobj.seek(archive.offset)
         if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
@@ -72,14 +72,3 @@ def tar_of_tars(path: Path) -> Iterator[Member]:
             for member in tar_members(handle):
                 name = f"{PurePosixPath(inner.name).stem}/{member.name}"
                 yield Member(name, member.size, member.open)
-
-
-@contextmanager
-def damage_told(path: Path) -> Iterator[None]:
-    """Raise ``ValueError``, which says what to do, for what reading the damaged archive ``path`` raises."""
-    try:
-        yield
-    except DAMAGED as error:
-        if isinstance(error, OSError) and error.errno is not None:  # the disk is full, for example
-            raise
-        raise ValueError(f"{path} cannot be unpacked: {error}; remove it and fetch it again") from error

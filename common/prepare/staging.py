@@ -2,7 +2,8 @@
 
 import errno
 import shutil
-from functools import cache
+from contextlib import suppress
+from functools import cache, partial
 from pathlib import Path, PurePosixPath
 
 WAITING = ".unpacking"
@@ -20,44 +21,36 @@ class Staging:
         """Prepare to stage the files of ``archive`` for ``root``, which is made if it is not there."""
         state = archive.stat()
         self._root = root
-        self._archive = archive.name
-        self._state = f"{state.st_size}-{state.st_mtime_ns}"
+        self._waiting = PurePosixPath(WAITING, archive.name, f"{state.st_size}-{state.st_mtime_ns}")
         self._disks: set[PurePosixPath] = set()
-        self._disk_of = cache(lambda folder: disk_of(root, folder))
+        self._disk_of = cache(partial(disk_of, root))
         root.mkdir(parents=True, exist_ok=True)
 
     def path(self, place: str) -> Path:
         """Return where the file that is to come to ``place``, relative to the root, waits."""
         disk = self._disk_of(PurePosixPath(place).parent)
+        waiting = self._root / disk / self._waiting
         if disk not in self._disks:
             self._disks.add(disk)
-            self._keep_only(self._waiting(disk) / self._state)
-        return self._waiting(disk) / self._state / PurePosixPath(place).relative_to(disk)
+            for other in waiting.parent.glob("*"):
+                if other != waiting:
+                    shutil.rmtree(other)
+        return waiting / PurePosixPath(place).relative_to(disk)
 
     def move_into_place(self) -> None:
         """Move all that waits to where it belongs, filling folders and replacing files that are there."""
         for disk in self._disks:
-            move_tree(self._waiting(disk) / self._state, self._root / disk)
+            move_tree(self._root / disk / self._waiting, self._root / disk)
         self.discard()
 
     def discard(self) -> None:
         """Remove what waits."""
         for disk in self._disks:
-            shutil.rmtree(self._waiting(disk), ignore_errors=True)
-            common = self._root / disk / WAITING
-            if common.is_dir() and not any(common.iterdir()):
-                common.rmdir()
+            waiting = self._root / disk / self._waiting.parent
+            shutil.rmtree(waiting, ignore_errors=True)
+            with suppress(OSError):  # the files of another archive wait there too
+                waiting.parent.rmdir()
         self._disks.clear()
-
-    def _waiting(self, disk: PurePosixPath) -> Path:
-        return self._root / disk / WAITING / self._archive
-
-    def _keep_only(self, folder: Path) -> None:
-        for entry in folder.parent.iterdir() if folder.parent.is_dir() else ():
-            if entry.is_file():
-                entry.unlink()
-            elif entry != folder:
-                shutil.rmtree(entry)
 
 
 def disk_of(root: Path, place: str | PurePosixPath) -> PurePosixPath:

@@ -4,12 +4,13 @@ import importlib.util
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from mocodet.common.locks import exclusive
 from mocodet.common.text import first_few
 
-from .archives import GIGABYTE, Archive, is_unpacked, laid_out, obtain, require_space, unpack, want_again
+from .archives import GIGABYTE, Archive, check_space, is_unpacked, laid_out, obtain, unpack, want_again
 
 
 @dataclass(frozen=True)
@@ -98,18 +99,16 @@ def prepare(plan: Plan, root: Path, folder: Path, *, dry_run: bool = False, agai
         ValueError: an archive is damaged.
         OSError: a download failed, or there is no room.
     """
-    _require_needs(plan)
-    if not again:
-        plan = replace(plan, archives=[archive for archive in plan.archives if not _left_as_it_is(archive, root)])
-    steps = [*_archive_steps(plan, root, folder), *plan.further]
+    _check_needs(plan)
+    archives = [archive for archive in plan.archives if again or not _left_as_it_is(archive, root)]
+    steps = [*(_unpacking(archive, root, folder) for archive in archives), *plan.further]
     if dry_run:
         for step in steps:
             print(f"{'done already' if step.done() and not again else 'to do'}: {step.what}")
         return
-    pending = [archive for archive in plan.archives if again or not is_unpacked(archive, root)]
-    _require_packages(pending)
-    _require_fetched_by_hand(plan.by_hand, pending, folder)
-    require_space(pending, root, folder)
+    pending = [archive for archive in archives if again or not is_unpacked(archive, root)]
+    _check_obtainable(pending, folder, plan.by_hand)
+    check_space(pending, root, folder)
     with exclusive(root / ".prepared" / "prepare", patience=math.inf):
         todo = [step for step in steps if again or not step.done()]
         for step in todo:
@@ -119,10 +118,8 @@ def prepare(plan: Plan, root: Path, folder: Path, *, dry_run: bool = False, agai
             step.run()
     if not todo and steps:
         print("everything had been done before")
-    left = [archive for archive in plan.archives if (folder / archive.name).exists()]
-    if left:
-        size = sum((folder / archive.name).stat().st_size for archive in left) / GIGABYTE
-        print(f"the archives in {folder} ({size:.1f} GB) are not needed any more")
+    if sizes := [(folder / archive.name).stat().st_size for archive in archives if (folder / archive.name).exists()]:
+        print(f"the archives in {folder} ({sum(sizes) / GIGABYTE:.1f} GB) are not needed any more")
 
 
 def _left_as_it_is(archive: Archive, root: Path) -> bool:
@@ -136,25 +133,20 @@ def _left_as_it_is(archive: Archive, root: Path) -> bool:
     return bool(there)
 
 
-def _archive_steps(plan: Plan, root: Path, folder: Path) -> list[Step]:
-    steps = []
-    for archive in plan.archives:
-        size = f"{archive.size / GIGABYTE:.2f} GB"
-        fetched = f"download {archive.url} ({size})" if archive.url else f"take {folder / archive.name} ({size})"
-        unverified = "" if archive.md5 else "; no checksum of it is published, only its size is compared"
-        steps.append(
-            Step(
-                archive.part,
-                f"{fetched}, unpack it to {first_few([str(root / target) for target in archive.targets])}{unverified}",
-                lambda archive=archive: is_unpacked(archive, root),
-                lambda archive=archive: unpack(archive, obtain(archive, folder), root),
-                lambda archive=archive: want_again(archive, root),
-            )
-        )
-    return steps
+def _unpacking(archive: Archive, root: Path, folder: Path) -> Step:
+    size = f"{archive.size / GIGABYTE:.2f} GB"
+    fetched = f"download {archive.url} ({size})" if archive.url else f"take {folder / archive.name} ({size})"
+    unverified = "" if archive.md5 else "; no checksum of it is published, only its size is compared"
+    return Step(
+        archive.part,
+        f"{fetched}, unpack it to {first_few([str(root / target) for target in archive.targets])}{unverified}",
+        done=partial(is_unpacked, archive, root),
+        run=lambda: unpack(archive, obtain(archive, folder), root),
+        forget=partial(want_again, archive, root),
+    )
 
 
-def _require_needs(plan: Plan) -> None:
+def _check_needs(plan: Plan) -> None:
     """Raise ``FileNotFoundError`` now rather than after hours of downloading."""
     parts = {archive.part for archive in plan.archives}
     for need in plan.needs:
@@ -162,7 +154,8 @@ def _require_needs(plan: Plan) -> None:
             raise FileNotFoundError(f"{need.part} needs {need.path}, which is not there; {need.otherwise}")
 
 
-def _require_packages(pending: Sequence[Archive]) -> None:
+def _check_obtainable(pending: Sequence[Archive], folder: Path, by_hand: str) -> None:
+    """Raise ``ImportError`` or ``FileNotFoundError`` if an archive cannot be read or must be fetched first."""
     for archive in pending:
         package = archive.read_with
         if package and importlib.util.find_spec(package) is None:
@@ -170,9 +163,6 @@ def _require_packages(pending: Sequence[Archive]) -> None:
                 f"what is in {archive.name} is read with {package}: pip install {package}, or prepare other parts with"
                 " --only"
             )
-
-
-def _require_fetched_by_hand(by_hand: str, pending: Sequence[Archive], folder: Path) -> None:
     missing = [archive.name for archive in pending if archive.url is None and not (folder / archive.name).exists()]
     if missing:
         raise FileNotFoundError(

@@ -16,9 +16,9 @@ import pytest
 
 from mocodet.common.prepare import archives as module
 from mocodet.common.prepare import staging
-from mocodet.common.prepare.archives import inside, is_unpacked, laid_out, marker, obtain, require_space, unpack
+from mocodet.common.prepare.archives import check_space, inside, is_unpacked, laid_out, marker, obtain, unpack
 from mocodet.common.prepare.members import tar_of_tars
-from tests.common.prepare.good import FILES, KINDS, PLACED, archive_of, below, make_tar, make_zip
+from tests.common.prepare.packed import FILES, KINDS, PLACED, archive_of, below, make_tar, make_zip
 
 
 def test_inside():
@@ -125,17 +125,17 @@ def test_unpack__into_a_folder_that_is_a_link_to_another_disk(link, tmp_path, an
     assert not list(tmp_path.rglob(".unpacking"))
 
 
-def test_require_space__of_the_disk_that_a_link_leads_to(tmp_path, another_disk, monkeypatch):
+def test_check_space__of_the_disk_that_a_link_leads_to(tmp_path, another_disk, monkeypatch):
     archive = replace(archive_of(b"x", "a.zip"), targets=("mine",))  # takes 3,000 bytes
     (tmp_path / "root").mkdir()
     (tmp_path / "root/mine").symlink_to(another_disk)
     free = {tmp_path / "root/mine": 3000, tmp_path / "root": 0}
     usage = namedtuple("usage", "free")
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage(free[path]))
-    require_space([archive], tmp_path / "root", tmp_path)
+    check_space([archive], tmp_path / "root", tmp_path)
     free[tmp_path / "root/mine"] = 2999
     with pytest.raises(OSError, match="root/mine has"):
-        require_space([archive], tmp_path / "root", tmp_path)
+        check_space([archive], tmp_path / "root", tmp_path)
 
 
 def test_unpack__a_link_that_leads_nowhere(tmp_path):
@@ -143,7 +143,7 @@ def test_unpack__a_link_that_leads_nowhere(tmp_path):
     path.write_bytes(KINDS["a.tar"])
     (tmp_path / "mine").symlink_to(tmp_path / "gone")
     archive = archive_of(KINDS["a.tar"], "a.tar")
-    for attempt in (lambda: require_space([archive], tmp_path, tmp_path), lambda: unpack(archive, path, tmp_path)):
+    for attempt in (lambda: check_space([archive], tmp_path, tmp_path), lambda: unpack(archive, path, tmp_path)):
         with pytest.raises(FileNotFoundError, match=r"the link leads to .*gone, which is not there.*mine"):
             attempt()
 
@@ -290,16 +290,16 @@ def test_obtain__size_that_is_known_roughly_is_not_compared(tmp_path):
     assert obtain(archive_of(KINDS["a.zip"], "a.zip", exact=False), tmp_path) == tmp_path / "a.zip"
 
 
-def test_require_space(tmp_path, monkeypatch):
+def test_check_space(tmp_path, monkeypatch):
     usage = namedtuple("usage", "free")
     archive = archive_of(b"x" * 100, "a.zip", url="http://example.org")
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage(3100))
-    require_space([archive], tmp_path / "new", tmp_path / "archives")  # 100 to download and 3,000 to unpack
+    check_space([archive], tmp_path / "new", tmp_path / "archives")  # 100 to download and 3,000 to unpack
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage(3099))
     with pytest.raises(OSError, match=rf"{tmp_path} has 0\.0 GB free, but 0\.0 GB are needed"):
-        require_space([archive], tmp_path / "new", tmp_path / "archives")
+        check_space([archive], tmp_path / "new", tmp_path / "archives")
     (tmp_path / "archives").mkdir()
     (tmp_path / "archives/a.zip").write_bytes(b"")  # fetched already
-    require_space([archive], tmp_path / "new", tmp_path / "archives")
-    require_space([], tmp_path / "new", tmp_path / "archives")
+    check_space([archive], tmp_path / "new", tmp_path / "archives")
+    check_space([], tmp_path / "new", tmp_path / "archives")
     assert os.listdir(tmp_path) == ["archives"]  # noqa: PTH208

@@ -16,12 +16,18 @@ from tests.commands import prepare_data
             ["--json", "a", "--images", "b", "--check", "--any-size"],
             "--any-size has no effect on a data set of one's own",
         ),
-        (["--only", "test2017", "--dry-run"], "--only test2017: the parts are annotations, val2017, train2017"),
     ],
 )
-def test_cli__options_without_effect_are_refused(arguments, message):
-    with pytest.raises(SystemExit, match=message):
+def test_cli__options_without_effect_are_refused(arguments, message, capsys):
+    with pytest.raises(SystemExit) as ended:
         prepare_data(["coco", "--root", "/nowhere", *arguments])
+    assert ended.value.code == 2
+    assert f"error: {message}" in capsys.readouterr().err
+
+
+def test_cli__unknown_part_is_refused():
+    with pytest.raises(SystemExit, match="--only test2017: the parts are annotations, val2017, train2017"):
+        prepare_data(["coco", "--root", "/nowhere", "--only", "test2017", "--dry-run"])
 
 
 def test_check__generated_layouts_have_no_fault(tmp_path):

@@ -10,7 +10,7 @@ from mocodet.common import download as downloader
 from mocodet.common.download import DownloadError
 from mocodet.common.prepare.archives import inside
 from mocodet.common.prepare.steps import Need, Plan, Step, only_parts, prepare
-from tests.common.prepare.good import KINDS, PLACED, archive_of, below
+from tests.common.prepare.packed import KINDS, PLACED, archive_of, below
 from tests.servers import serve
 
 

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mocodet.common.checks.findings import Tally
+from mocodet.common.checks.voc import check
 from mocodet.common.prepare import trainaug, voc
-from mocodet.common.prepare.faults import Tally
 from mocodet.common.prepare.steps import Plan, prepare
 from tests.commands import prepare_data
-from tests.common.prepare.good import HEIGHT, WIDTH, jpeg, make_tar, png, voc_xml, write_list
+from tests.common.checks.good import HEIGHT, WIDTH, jpeg, png, voc_xml, write_list
+from tests.common.prepare.packed import make_tar
 
 SBD = "benchmark_RELEASE/dataset"
 
@@ -77,7 +79,7 @@ def test_trainaug__masks_and_list(with_sbd, monkeypatch):
             assert image.mode == "L"
             assert (np.asarray(image) == mask(value)).all()
     tally = Tally()
-    assert list(voc.check(with_sbd, tally, any_size=True)) == []
+    assert list(check(with_sbd, tally, any_size=True)) == []
     assert tally.counts["masks"] == 5  # two of VOC's, three of trainaug's
     assert tally.notes == [f"{folder}: 1 images are in no list of ImageSets/Main"]  # d: trainaug alone has it
 
@@ -156,5 +158,5 @@ def test_trainaug__masks_from_elsewhere_make_sbd_needless(tmp_path, capsys):
 def test_check__trainaug_that_is_not_there_is_a_note(tmp_path):
     make_voc2012(tmp_path)
     tally = Tally()
-    assert list(voc.check(tmp_path, tally, any_size=True)) == []
+    assert list(check(tmp_path, tally, any_size=True)) == []
     assert any("no trainaug list" in note for note in tally.notes)

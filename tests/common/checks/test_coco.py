@@ -5,10 +5,10 @@ import pytest
 from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 
-from mocodet.common.prepare import coco
-from mocodet.common.prepare.faults import Fault, Tally
+from mocodet.common.checks import coco, coco_json
+from mocodet.common.checks.findings import Fault, Tally
 from tests.commands import prepare_data
-from tests.common.prepare.good import (
+from tests.common.checks.good import (
     HEIGHT,
     NAMES,
     WIDTH,
@@ -22,7 +22,7 @@ JSON = "instances.json"
 
 
 def faults_of(folder: Path) -> list[Fault]:
-    return list(coco.check_json(folder / JSON, folder / "images", Tally()))
+    return list(coco_json.check_json(folder / JSON, folder / "images", Tally()))
 
 
 def edited(edit):
@@ -129,7 +129,7 @@ FAULTS = {  # what is done: (how, the file that must be named, words that must s
 def test_check_json__good(tmp_path):
     tally = Tally()
     folder = make_coco(tmp_path)
-    assert list(coco.check_json(folder / JSON, folder / "images", tally)) == []
+    assert list(coco_json.check_json(folder / JSON, folder / "images", tally)) == []
     assert tally.counts == {"images": 3, "annotations": 3, "annotations with keypoints": 1}
     assert tally.notes == []
     # pycocotools takes the good file too: it is not the check alone that calls it good.
@@ -186,7 +186,7 @@ def test_check_json__other_files_in_the_folder_are_a_note(tmp_path):
     folder = make_coco(tmp_path)
     jpeg(folder / "images/4.jpg")
     tally = Tally()
-    assert list(coco.check_json(folder / JSON, folder / "images", tally)) == []
+    assert list(coco_json.check_json(folder / JSON, folder / "images", tally)) == []
     assert tally.notes == [f"{folder / 'images'}: 1 files are not in {JSON}"]
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mocodet.common.prepare import voc
-from mocodet.common.prepare.faults import Fault, Tally
+from mocodet.common.checks import voc
+from mocodet.common.checks.findings import Fault, Tally
 from tests.commands import prepare_data
-from tests.common.prepare.good import HEIGHT, NAMES, WIDTH, jpeg, make_voc, png, voc_xml, write_list
+from tests.common.checks.good import HEIGHT, NAMES, WIDTH, jpeg, make_voc, png, voc_xml, write_list
 
 CLASSES = ("cat", "dog")
 FIRST = "Annotations/000001.xml"
@@ -226,9 +226,9 @@ def test_cli__status_and_summary(tmp_path, capsys):
 def test_cli__as_a_program_with_processes_that_decode(tmp_path):
     folder = make_voc(tmp_path / "mine")
     FAULTS["image truncated"][0](folder)
-    tool = Path(__file__).parents[3] / "tools" / "prepare_data.py"
-    command = ["voc", "--check", "--root", folder, "--classes", *CLASSES, "--workers", "2"]
-    done = subprocess.run([sys.executable, tool, *command], capture_output=True, text=True, check=False, timeout=120)
+    command = ["prepare-data", "voc", "--check", "--root", folder, "--classes", *CLASSES, "--workers", "2"]
+    program = [sys.executable, "-m", "mocodet"]
+    done = subprocess.run([*program, *command], capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 1, done.stderr
     assert f"{folder / 'JPEGImages/000003.jpg'}: cannot be decoded" in done.stdout
     assert done.stderr == ""

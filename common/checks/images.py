@@ -1,12 +1,12 @@
-"""What is wrong with the files of a data set, in a form that one line can tell."""
+"""Image files: whether they can be decoded, what they measure, and whether boxes and points lie inside them."""
 
 import math
 import os
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
+from itertools import count, groupby
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TypeVar
@@ -14,6 +14,8 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
+
+from .findings import Fault
 
 Job = TypeVar("Job")
 Found = TypeVar("Found")
@@ -23,26 +25,6 @@ Size = tuple[int, int]  # width, height, pixels
 # little outside.
 TOLERANCE = 1.0
 EXIF_ORIENTATION = 0x0112
-
-
-@dataclass(frozen=True)
-class Fault:
-    """Something wrong: the file, and what is wrong with it and what to do, on one line that any terminal can show."""
-
-    file: Path
-    what: str
-
-    def __str__(self) -> str:
-        line = f"{self.file}: {self.what}"  # names in it may hold anything
-        return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
-
-
-@dataclass
-class Tally:
-    """What a check has looked at, for its summary; and what it noticed that is no fault."""
-
-    counts: Counter[str] = field(default_factory=Counter)
-    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -71,8 +53,7 @@ def in_processes(look: Callable[[Job], Found | None], jobs: Sequence[Job], worke
     """Yield what ``look`` finds in ``jobs``, if anything, in their order; ``workers`` as in `check_images`."""
     progress = partial(tqdm, total=len(jobs), desc=what, disable=None)
     if workers == 0 or not jobs:
-        found: Iterable[Found | None] = map(look, jobs)
-        yield from filter(None, progress(found))
+        yield from filter(None, progress(map(look, jobs)))
         return
     # spawn: a forked child of a process with threads may hang.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
@@ -97,12 +78,12 @@ def image_fault(job: ImageJob) -> Fault | None:
             " or leave it out",
         )
     if job.size is not None and size != job.size:
-        return Fault(
-            job.path, f"is {_by(size)}, but {job.said_by} says {_by(job.size)}; one of them is another image's"
-        )
-    if job.labels is not None and values is None:
+        return Fault(job.path, f"is {by(size)}, but {job.said_by} says {by(job.size)}; one of them is another image's")
+    if job.labels is None:
+        return None
+    if values is None:
         return Fault(job.path, "holds colours, not class indices; labels are PNGs with a palette or of 8-bit grey")
-    if job.labels is not None and (unknown := sorted(values - job.labels)):
+    if unknown := sorted(values - job.labels):
         return Fault(job.path, f"has the label {unknown[0]}, which stands for no class; known are {ranges(job.labels)}")
     return None
 
@@ -119,54 +100,36 @@ def box_fault(corners: Sequence[float], size: Size | None) -> str | None:
         return "is inside out"
     if x1 == x0 or y1 == y0:
         return "is empty; correct or remove it"
-    if size is not None and not lies_inside([x0, x1], [y0, y1], size):
-        return f"is not inside the image, which is {_by(size)}"
-    return None
+    return outside_fault([x0, x1], [y0, y1], size)
 
 
-def lies_inside(xs: Sequence[float], ys: Sequence[float], size: Size) -> bool:
-    """Tell whether points lie inside an image of ``size``, or not further outside than ``TOLERANCE``, pixels."""
-    return (
-        min(xs) >= -TOLERANCE
-        and min(ys) >= -TOLERANCE
-        and max(xs) <= size[0] + TOLERANCE
-        and max(ys) <= size[1] + TOLERANCE
-    )
+def outside_fault(xs: Sequence[float], ys: Sequence[float], size: Size | None) -> str | None:
+    """Say if points lie further outside an image of ``size`` than ``TOLERANCE``, pixels; ``size`` as in `box_fault`."""
+    if size is None or (
+        min(*xs, *ys) >= -TOLERANCE and max(xs) <= size[0] + TOLERANCE and max(ys) <= size[1] + TOLERANCE
+    ):
+        return None
+    return f"is not inside the image, which is {by(size)}"
 
 
-def count_fault(file: Path, what: str, found: int, expected: int) -> Iterator[Fault]:
-    """Yield a fault unless there are as many as in the published data set."""
-    if found != expected:
-        yield Fault(
-            file,
-            f"counts differ: {found:,} {what}, the published data set has {expected:,}; unpack it again with"
-            " --again, or give --any-size if this is a part of it",
-        )
-
-
-def repeated(values: Iterable[object]) -> list[object]:
-    """Return the values that occur more than once, each once."""
-    return [value for value, count in Counter(values).items() if count > 1]
-
-
-def files_below(folder: Path, suffixes: Sequence[str] = ()) -> set[str]:
-    """Return the names of the files directly in ``folder``, of those ``suffixes`` only; no folder, no names."""
+def files_below(folder: Path, suffix: str = "") -> set[str]:
+    """Return the names of the files directly in ``folder`` that end in ``suffix``; no folder, no names."""
     if not folder.is_dir():
         return set()
     with os.scandir(folder) as entries:  # a folder may hold a hundred thousand
-        names = {entry.name for entry in entries if not entry.name.startswith(".") and entry.is_file()}
-    return {name for name in names if not suffixes or name.endswith(tuple(suffixes))}
+        return {
+            entry.name
+            for entry in entries
+            if entry.name.endswith(suffix) and not entry.name.startswith(".") and entry.is_file()
+        }
 
 
 def ranges(values: Iterable[int]) -> str:
     """Write whole numbers as ranges: ``0-20, 255``."""
-    runs: list[list[int]] = []
-    for value in sorted(values):
-        if runs and value == runs[-1][1] + 1:
-            runs[-1][1] = value
-        else:
-            runs.append([value, value])
-    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+    # In a run the difference between a value and its place stays the same.
+    places = count()
+    runs = [list(run) for _, run in groupby(sorted(values), key=lambda value: value - next(places))]
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
 def image_size(path: Path) -> Size | None:
@@ -191,5 +154,6 @@ def _label_values(image: Image.Image) -> set[int] | None:
     return set(np.unique(np.asarray(image)).tolist())
 
 
-def _by(size: Size) -> str:
+def by(size: Size) -> str:
+    """Write what an image measures: ``40 x 30``."""
     return f"{size[0]} x {size[1]}"

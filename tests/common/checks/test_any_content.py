@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from mocodet.common.prepare import cityscapes, coco, coco_json, lvis, voc
-from mocodet.common.prepare.faults import Tally
-from tests.common.prepare.good import HEIGHT, WIDTH, coco_content, make_coco, make_voc, write_json
-from tests.common.prepare.test_lvis import lvis_content
+from mocodet.common.checks import cityscapes, coco_json, lvis, voc
+from mocodet.common.checks.findings import Tally
+from tests.common.checks.good import HEIGHT, WIDTH, coco_content, make_coco, make_voc, write_json
+from tests.common.checks.test_lvis import lvis_content
 
 NUMBERS = (5, -1, 1.5, 10**400, math.nan, math.inf, 1e308)
 VALUES = (None, *NUMBERS, "", "x", "\ud800\0\n", [], [[]], [10**308] * 4, {}, True)
@@ -63,7 +63,7 @@ def test_check__any_json(name, tmp_path, monkeypatch):
 
     def faults() -> list[str]:
         if name == "coco":
-            found = coco.check_json(path, folder / "images", Tally())
+            found = coco_json.check_json(path, folder / "images", Tally())
         else:
             found = (fault for fault in lvis.check(folder, Tally(), any_size=True) if fault.file != train)
         return [str(fault) for fault in found]

@@ -1,0 +1,131 @@
+"""The files of Cityscapes (cityscapes-dataset.com): finely annotated streets."""
+
+import json
+from collections.abc import Iterator
+from functools import lru_cache, partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from .findings import Fault, Tally, count_faults
+from .images import ImageJob, Size, by, image_fault, image_size, in_processes, ranges
+
+IMAGE_COUNTS = {"train": 2_975, "val": 500}  # Cordts et al., CVPR 2016
+IMAGE_ENDING = "_leftImg8bit.png"
+LABEL_ENDING, TRAIN_ID_ENDING = "_gtFine_labelIds.png", "_gtFine_labelTrainIds.png"
+
+
+@lru_cache
+def label_table() -> tuple[frozenset[int], np.ndarray]:
+    """Return the label ids of Cityscapes, and the training id of each value of a byte (256, uint8; 255: none).
+
+    Raises:
+        ImportError: cityscapesscripts, which has the table, is not installed.
+    """
+    try:
+        from cityscapesscripts.helpers.labels import labels
+    except ImportError as error:
+        raise ImportError(
+            "the table of Cityscapes' labels is in cityscapesscripts: pip install cityscapesscripts"
+        ) from error
+    table = np.full(256, 255, dtype=np.uint8)
+    drawn = [label for label in labels if label.id >= 0]  # license plates, -1, are not drawn into label images
+    for label in drawn:
+        table[label.id] = label.trainId
+    return frozenset(label.id for label in drawn), table
+
+
+def read_labels(path: Path) -> np.ndarray:
+    """Read an image of labels: H x W, integers."""
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def check(root: Path, tally: Tally, *, any_size: bool = False, workers: int = 0) -> Iterator[Fault]:
+    """Yield the faults of train and val of Cityscapes below ``root``; arguments as in `voc.check`."""
+    for split, number in IMAGE_COUNTS.items():
+        images, annotations = (root / "cityscapes" / name / split for name in ("leftImg8bit", "gtFine"))
+        if absent := [folder for folder in (images, annotations) if not folder.is_dir()]:
+            yield from (Fault(folder, "is missing; prepare cityscapes") for folder in absent)
+            continue
+        frames: dict[str, Path] = {}  # city/name, without an ending -> image
+        for path in sorted(images.glob("*/*")):
+            if path.name.endswith(IMAGE_ENDING):
+                frames[path.relative_to(images).as_posix().removesuffix(IMAGE_ENDING)] = path
+            else:
+                yield Fault(path, f"is not called *{IMAGE_ENDING}, and detectron2 reads every file here; remove it")
+        annotated: dict[str, Path] = {}  # frame -> the first of its annotations
+        for path in sorted(annotations.glob("*/*_gtFine_*")):
+            annotated.setdefault(path.relative_to(annotations).as_posix().rpartition("_gtFine_")[0], path)
+        for frame, path in annotated.items():
+            if frame not in frames:
+                what = f"has no image {images / frame}{IMAGE_ENDING}; prepare with --only leftImg8bit --again"
+                yield Fault(path, what)
+        known, train_ids = label_table()
+        look = partial(_frame_faults, annotations=annotations, known=known, train_ids=train_ids)
+        for faults in in_processes(look, list(frames.items()), workers, f"{split} images"):
+            yield from faults
+        tally.counts["images"] += len(frames)
+        if not any_size:
+            yield from count_faults(images, "images", len(frames), number)
+
+
+def _frame_faults(
+    job: tuple[str, Path], annotations: Path, known: frozenset[int], train_ids: np.ndarray
+) -> list[Fault]:
+    """Look at one image and what belongs to it; return what is wrong."""
+    frame, picture = job
+    endings = ("_gtFine_instanceIds.png", LABEL_ENDING, "_gtFine_polygons.json", TRAIN_ID_ENDING)
+    instances, labels, polygons, train = (annotations / f"{frame}{ending}" for ending in endings)
+    faults = [
+        Fault(path, f"is missing; {picture} needs it") for path in (instances, labels, polygons) if not path.is_file()
+    ]
+    if not train.is_file():
+        faults.append(Fault(train, "is missing; `mocodet prepare-data cityscapes` makes it"))
+    if fault := image_fault(ImageJob(picture)):
+        return [*faults, fault]
+    size = image_size(picture)
+    values = {labels: known, train: frozenset(train_ids.tolist()), instances: None}
+    jobs = [ImageJob(path, size, "its image", allowed) for path, allowed in values.items() if path.is_file()]
+    broken = [fault for job in jobs if (fault := image_fault(job))]
+    faults += broken
+    if not broken and labels.is_file():
+        if train.is_file() and (train_ids[read_labels(labels)] != read_labels(train)).any():
+            faults.append(Fault(train, f"is not what {labels.name} gives; remove it and prepare cityscapes again"))
+        if instances.is_file():
+            faults += _instance_faults(instances, known)
+    if size and polygons.is_file():
+        faults += [Fault(polygons, what) for what in _polygon_faults(polygons, size)]
+    return faults
+
+
+def _instance_faults(path: Path, known: frozenset[int]) -> Iterator[Fault]:
+    # label * 1000 + number; below 1000 it is a label alone: of a crowd, or of a class without instances.
+    values = np.unique(read_labels(path)).astype(np.int64)
+    labels = set(np.where(values >= 1000, values // 1000, values).tolist())
+    if unknown := sorted(labels - known):
+        yield Fault(path, f"has instances of label {unknown[0]}; known are {ranges(known)}")
+
+
+def _polygon_faults(path: Path, size: Size) -> Iterator[str]:
+    from cityscapesscripts.helpers.labels import name2label
+
+    try:
+        content = json.loads(path.read_bytes())
+        found, objects = (content["imgWidth"], content["imgHeight"]), list(content["objects"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        yield f"is no JSON of imgWidth, imgHeight and objects ({error!r}); prepare with --only gtFine --again"
+        return
+    if found != size:
+        yield f"says that its image is {by(found)}, but it is {by(size)}"
+    for number, item in enumerate(objects, start=1):
+        if not isinstance(item, dict):
+            yield f"object {number} is {item!r} instead of a label with a polygon"
+            continue
+        label, polygon = str(item.get("label")), item.get("polygon")
+        if label not in name2label and label.removesuffix("group") not in name2label:
+            yield f"object {number} has the label {label!r}, which Cityscapes does not"
+        points = polygon if isinstance(polygon, list) else []
+        if len(points) < 3 or any(not isinstance(point, list) or len(point) != 2 for point in points):
+            yield f"object {number} ({label}) has no polygon of three points x, y or more"

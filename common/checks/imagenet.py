@@ -1,0 +1,43 @@
+"""The files of ImageNet, ILSVRC 2012 (image-net.org), as class folders."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from .findings import Fault, Tally, count_faults
+from .images import ImageJob, check_images, files_below
+
+CLASSES = 1_000
+IMAGE_COUNTS = {"train": 1_281_167, "val": 50_000}  # Russakovsky et al., IJCV 2015
+WNID = re.compile(r"n\d{8}")
+
+
+def check(root: Path, tally: Tally, *, any_size: bool = False, workers: int = 0) -> Iterator[Fault]:
+    """Yield the faults of ``imagenet/train`` and ``imagenet/val`` below ``root``; arguments as in `voc.check`."""
+    classes: dict[str, set[str]] = {}
+    for split, number in IMAGE_COUNTS.items():
+        folder = root / "imagenet" / split
+        if not folder.is_dir():
+            yield Fault(folder, "is missing; prepare imagenet")
+            continue
+        below = sorted(folder.iterdir())
+        for path in below:
+            if not (path.is_dir() and WNID.fullmatch(path.name)):
+                yield Fault(path, "is no class folder; those are called by WordNet ids, such as n01440764")
+        folders = [path for path in below if path.is_dir()]
+        classes[split] = {path.name for path in folders if WNID.fullmatch(path.name)}
+        jobs = []
+        for path in folders:
+            images = sorted(files_below(path))
+            jobs += [ImageJob(path / name) for name in images]
+            if not images:
+                yield Fault(path, "is a class without images; prepare with --again")
+        yield from check_images(jobs, workers)
+        tally.counts["images"] += len(jobs)
+        if not any_size:
+            yield from count_faults(folder, "class folders", len(folders), CLASSES)
+            yield from count_faults(folder, "images", len(jobs), number)
+    if len(classes) == len(IMAGE_COUNTS):
+        for name in sorted(classes["train"] ^ classes["val"]):
+            there, lacking = ("train", "val") if name in classes["train"] else ("val", "train")
+            yield Fault(root / "imagenet" / lacking / name, f"is missing; {there} has this class")
