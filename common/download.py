@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -81,10 +82,9 @@ def download(
     with exclusive(path):
         if _is_there(path, md5, size):  # another process has brought it while this one waited
             return path
-        part = _Part(path)
-        _fetch(url, part, size, label or path.name, verified=md5 is not None or size is not None)
-        fault = _fault(part.path, md5, size)
-        if fault:
+        part = _Part(path, url)
+        _fetch(part, size, label or path.name, verified=md5 is not None or size is not None)
+        if fault := _fault(part.path, md5, size):
             part.discard()
             raise DownloadError(f"{url}: {fault}. Nothing was kept; run this again, or name another source")
         part.become_whole()
@@ -103,22 +103,19 @@ def md5_of(path: str | os.PathLike) -> str:
 def _is_there(path: Path, md5: str | None, size: int | None) -> bool:
     if not path.is_file():
         return False
-    fault = _fault(path, md5, size)
-    if fault:
+    if fault := _fault(path, md5, size):
         raise DownloadError(f"{path} is there, but {fault}. Delete it to have it downloaded again")
     return True
 
 
-def _fault(path: Path, md5: str | None, size: int | None) -> str:
-    """Tell what is wrong with the bytes of a complete file; empty when nothing is."""
+def _fault(path: Path, md5: str | None, size: int | None) -> str | None:
+    """Tell what is wrong with the bytes of a complete file, if anything is."""
     found = path.stat().st_size
     if size is not None and found != size:
         return f"it has {found} bytes, expected {size}"
-    if md5 is not None:
-        digest = md5_of(path)
-        if not digest.startswith(md5.lower()):
-            return f"its MD5 sum is {digest}, expected {md5.lower()}{'…' if len(md5) < 32 else ''}"
-    return ""
+    if md5 is not None and not (digest := md5_of(path)).startswith(md5.lower()):
+        return f"its MD5 sum is {digest}, expected {md5.lower()}{'…' if len(md5) < 32 else ''}"
+    return None
 
 
 @dataclass(frozen=True)
@@ -137,11 +134,13 @@ class _Origin:
 
 
 class _Part:
-    """The beginning of a file, with a record of which file it is the beginning of."""
+    """The beginning of the file ``whole`` from ``url``, with a record of which file it is the beginning of."""
 
-    def __init__(self, whole: Path) -> None:
-        self.whole = whole
+    def __init__(self, whole: Path, url: str) -> None:
+        self.url = url
         self.path = whole.with_name(whole.name + ".part")
+        self.by_hand = f"fetch {url} in another way and put the file at {whole}"
+        self._whole = whole
         self._record = whole.with_name(whole.name + ".part.json")
 
     def size(self) -> int:
@@ -149,11 +148,12 @@ class _Part:
         return self.path.stat().st_size if self.path.is_file() else 0
 
     def origin(self) -> _Origin | None:
-        """Return what the part is a part of; None when nothing can go on from it."""
+        """Return what the part is a part of; None when nothing from this address can go on from it."""
         try:
-            return _Origin(**json.loads(self._record.read_text(encoding="utf-8"))) if self.size() else None
+            origin = _Origin(**json.loads(self._record.read_text(encoding="utf-8")))
         except (FileNotFoundError, ValueError, TypeError):
             return None
+        return origin if self.size() and origin.url == self.url else None
 
     def begin(self, origin: _Origin) -> None:
         """Start anew with no bytes."""
@@ -170,30 +170,30 @@ class _Part:
         """Flush the bytes to disk and give them the name of the whole file."""
         with self.path.open("rb+") as handle:
             os.fsync(handle.fileno())
-        self.path.replace(self.whole)
+        self.path.replace(self._whole)
         self._record.unlink(missing_ok=True)
 
 
-def _fetch(url: str, part: _Part, size: int | None, label: str, verified: bool) -> None:
+def _fetch(part: _Part, size: int | None, label: str, verified: bool) -> None:
     """Bring all bytes into ``part``, in several attempts where it must be; ``verified``: they are compared then."""
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            return _attempt(url, part, size, label, verified)
+            return _attempt(part, size, label, verified)
         except urllib.error.HTTPError as error:
             reason = f"the server answered {error.code} {_one_line(error.reason)}"
             if error.code not in PASSING_STATUS:
-                raise DownloadError(f"{url}: {reason}; check the address, or {_by_hand(url, part)}") from error
+                raise DownloadError(f"{part.url}: {reason}; check the address, or {part.by_hand}") from error
         except urllib.error.URLError as error:
-            reason = f"{urlsplit(url).netloc} cannot be reached ({_one_line(error.reason)})"
+            reason = f"{urlsplit(part.url).netloc} cannot be reached ({_one_line(error.reason)})"
             if attempt == 1:  # rather offline than unlucky
-                raise DownloadError(f"{reason}; check the connection, or {_by_hand(url, part)}") from error
+                raise DownloadError(f"{reason}; check the connection, or {part.by_hand}") from error
         except _BrokenTransferError as error:
             reason = f"the transfer broke off ({error})"
         if attempt < ATTEMPTS:
             time.sleep(FIRST_PAUSE * 2 ** (attempt - 1))
     raise DownloadError(
-        f"{url}: {reason}, in the last of {ATTEMPTS} attempts; {part.size()} bytes are kept: run this again to go on"
-        f" from there, or {_by_hand(url, part)}"
+        f"{part.url}: {reason}, in the last of {ATTEMPTS} attempts; {part.size()} bytes are kept: run this again to go"
+        f" on from there, or {part.by_hand}"
     )
 
 
@@ -203,11 +203,7 @@ def _one_line(words: object) -> str:
     return line if len(line) <= LONGEST_REASON else f"{line[:LONGEST_REASON]}…"
 
 
-def _by_hand(url: str, part: _Part) -> str:
-    return f"fetch {url} in another way and put the file at {part.whole}"
-
-
-def _attempt(url: str, part: _Part, size: int | None, label: str, verified: bool) -> None:
+def _attempt(part: _Part, size: int | None, label: str, verified: bool) -> None:
     """Ask for what is missing, and append it.
 
     Raises:
@@ -216,46 +212,48 @@ def _attempt(url: str, part: _Part, size: int | None, label: str, verified: bool
         DownloadError: the server has a file of another size or no file, or the disk takes no more.
     """
     known = part.origin()
-    offset = part.size() if known is not None and known.url == url else 0
-    if offset and offset == known.total:  # all had come, but the process was ended then
+    offset = part.size() if known else 0
+    if known and offset == known.total:  # all had come, but the process was ended then
         return
-    with _answer(url, offset, known, part) as response:
-        _require_file(url, response, part, verified)
-        origin = _origin(url, response)
+    with _answer(part, offset, known) as response:
+        _check_is_file(response, part, verified)
+        origin = _origin(part.url, response)
+        # A partial answer carries an ETag where the whole one did, but may leave out Last-Modified (RFC 9110 section
+        # 15.3.7). It is of another file or of other bytes where If-Range was not heeded.
+        same = known and origin.total == known.total and origin.validator in (None, known.validator)
         if response.status != 206:
             offset = 0
             part.begin(origin)
-        elif not offset or not _goes_on(origin, known) or _first_byte(response) != offset:  # If-Range was not heeded
+        elif not same or not response.headers.get("Content-Range", "").startswith(f"bytes {offset}-"):
             part.discard()
             raise _BrokenTransferError("the file has changed on the server")
         if size is not None and origin.total not in (None, size):
             part.discard()
-            raise DownloadError(f"{url} has {origin.total} bytes, expected {size}; name another source")
+            raise DownloadError(f"{part.url} has {origin.total} bytes, expected {size}; name another source")
         _append(response, part, tqdm(desc=label, initial=offset, total=origin.total, **BAR))
     if origin.total is not None and part.size() != origin.total:
         raise _BrokenTransferError(f"{part.size()} of {origin.total} bytes came")
 
 
-def _answer(url: str, offset: int, known: _Origin | None, part: _Part) -> http.client.HTTPResponse:
+def _answer(part: _Part, offset: int, known: _Origin | None) -> http.client.HTTPResponse:
     """Ask for the bytes from ``offset`` on of the file that ``known`` describes, or for all of what is there now."""
     # "identity": the bytes as they are, which Content-Length counts.
-    request = urllib.request.Request(url, headers={"User-Agent": "mocodet", "Accept-Encoding": "identity"})
-    if offset:
+    request = urllib.request.Request(part.url, headers={"User-Agent": "mocodet", "Accept-Encoding": "identity"})
+    if known:
         request.add_header("Range", f"bytes={offset}-")
         if known.validator:
             request.add_header("If-Range", known.validator)
     try:
-        return urllib.request.urlopen(request, timeout=TIMEOUT)
-    except urllib.error.URLError as error:
-        if offset and getattr(error, "code", None) == 416:  # the file on the server ends before the part does
+        with _errors_as_broken_transfers():
+            return urllib.request.urlopen(request, timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if known and error.code == 416:  # the file on the server ends before the part does
             part.discard()
             raise _BrokenTransferError("the file has changed on the server") from error
         raise
-    except (OSError, http.client.HTTPException) as error:
-        raise _BrokenTransferError(_one_line(error) or type(error).__name__) from error
 
 
-def _require_file(url: str, response: http.client.HTTPResponse, part: _Part, verified: bool) -> None:
+def _check_is_file(response: http.client.HTTPResponse, part: _Part, verified: bool) -> None:
     """Raise ``DownloadError`` for an answer that is not the file as it is.
 
     Servers announce a ``.tgz`` that they send as it is as gzip-encoded, too; so where the bytes are ``verified``
@@ -263,42 +261,13 @@ def _require_file(url: str, response: http.client.HTTPResponse, part: _Part, ver
     """
     if response.status not in (200, 206):
         answer = f"{response.status} {_one_line(response.reason)}"
-        raise DownloadError(f"{url}: the server answered {answer}, which brings no file; {_by_hand(url, part)}")
+        raise DownloadError(f"{part.url}: the server answered {answer}, which brings no file; {part.by_hand}")
     encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding != "identity" and not verified:
         raise DownloadError(
-            f"{url}: the server sends it packed (Content-Encoding: {_one_line(encoding)}), though it was asked for the"
-            f" file as it is; {_by_hand(url, part)}"
+            f"{part.url}: the server sends it packed (Content-Encoding: {_one_line(encoding)}), though it was asked for"
+            f" the file as it is; {part.by_hand}"
         )
-
-
-def _append(response: http.client.HTTPResponse, part: _Part, bar: tqdm) -> None:
-    try:
-        with bar, part.path.open("ab") as handle:
-            for chunk in _chunks(response):
-                handle.write(chunk)
-                bar.update(len(chunk))
-    except OSError as error:  # the network's errors do not come as such here
-        raise DownloadError(f"{part.path} cannot be written ({error}); what has arrived is kept") from error
-
-
-def _chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:
-    while True:
-        try:
-            chunk = response.read(CHUNK)
-        except (OSError, http.client.HTTPException) as error:
-            raise _BrokenTransferError(_one_line(error) or type(error).__name__) from error
-        if not chunk:
-            return
-        yield chunk
-
-
-def _goes_on(origin: _Origin, known: _Origin) -> bool:
-    """Tell whether a partial answer is of the file that is known.
-
-    It carries an ETag where the whole one did, but may leave out Last-Modified (RFC 9110 section 15.3.7).
-    """
-    return origin.total == known.total and origin.validator in (None, known.validator)
 
 
 def _origin(url: str, response: http.client.HTTPResponse) -> _Origin:
@@ -311,6 +280,26 @@ def _origin(url: str, response: http.client.HTTPResponse) -> _Origin:
     return _Origin(url, strong or response.headers.get("Last-Modified"), int(total) if total.isdigit() else None)
 
 
-def _first_byte(response: http.client.HTTPResponse) -> int | None:
-    match = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
-    return int(match[1]) if match else None
+def _append(response: http.client.HTTPResponse, part: _Part, bar: tqdm) -> None:
+    try:
+        with bar, part.path.open("ab") as handle:
+            while True:
+                with _errors_as_broken_transfers():
+                    chunk = response.read(CHUNK)
+                if not chunk:
+                    return
+                handle.write(chunk)
+                bar.update(len(chunk))
+    except OSError as error:  # the network's errors do not come as such here
+        raise DownloadError(f"{part.path} cannot be written ({error}); what has arrived is kept") from error
+
+
+@contextmanager
+def _errors_as_broken_transfers() -> Iterator[None]:
+    """Raise ``_BrokenTransferError`` for errors of the network, but not where there is no connection or no file."""
+    try:
+        yield
+    except urllib.error.URLError:
+        raise
+    except (OSError, http.client.HTTPException) as error:
+        raise _BrokenTransferError(_one_line(error) or type(error).__name__) from error
