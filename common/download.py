@@ -8,10 +8,8 @@ import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from tqdm import tqdm
@@ -30,6 +28,7 @@ BAR = {"unit": "B", "unit_scale": True, "unit_divisor": 1024, "disable": None}
 
 # Answers of a server that is busy or broken for the moment (RFC 9110 section 15, RFC 6585 section 4).
 PASSING_STATUS = frozenset({408, 429, 500, 502, 503, 504})
+NETWORK_ERRORS = (OSError, http.client.HTTPException)
 
 
 class DownloadError(OSError):
@@ -118,8 +117,7 @@ def _fault(path: Path, md5: str | None, size: int | None) -> str | None:
     return None
 
 
-@dataclass(frozen=True)
-class _Origin:
+class _Origin(NamedTuple):
     """Which file a part is the beginning of.
 
     Attributes:
@@ -159,7 +157,7 @@ class _Part:
         """Start anew with no bytes."""
         self.discard()
         with atomic_open(self._record, "w", encoding="utf-8") as handle:
-            json.dump(asdict(origin), handle)
+            json.dump(origin._asdict(), handle)
 
     def discard(self) -> None:
         """Remove it."""
@@ -244,13 +242,14 @@ def _answer(part: _Part, offset: int, known: _Origin | None) -> http.client.HTTP
         if known.validator:
             request.add_header("If-Range", known.validator)
     try:
-        with _errors_as_broken_transfers():
-            return urllib.request.urlopen(request, timeout=TIMEOUT)
-    except urllib.error.HTTPError as error:
-        if known and error.code == 416:  # the file on the server ends before the part does
+        return urllib.request.urlopen(request, timeout=TIMEOUT)
+    except urllib.error.URLError as error:
+        if known and getattr(error, "code", None) == 416:  # the file on the server ends before the part does
             part.discard()
             raise _BrokenTransferError("the file has changed on the server") from error
         raise
+    except NETWORK_ERRORS as error:
+        raise _BrokenTransferError(_one_line(error) or type(error).__name__) from error
 
 
 def _check_is_file(response: http.client.HTTPResponse, part: _Part, verified: bool) -> None:
@@ -284,22 +283,13 @@ def _append(response: http.client.HTTPResponse, part: _Part, bar: tqdm) -> None:
     try:
         with bar, part.path.open("ab") as handle:
             while True:
-                with _errors_as_broken_transfers():
+                try:
                     chunk = response.read(CHUNK)
+                except NETWORK_ERRORS as error:
+                    raise _BrokenTransferError(_one_line(error) or type(error).__name__) from error
                 if not chunk:
                     return
                 handle.write(chunk)
                 bar.update(len(chunk))
     except OSError as error:  # the network's errors do not come as such here
         raise DownloadError(f"{part.path} cannot be written ({error}); what has arrived is kept") from error
-
-
-@contextmanager
-def _errors_as_broken_transfers() -> Iterator[None]:
-    """Raise ``_BrokenTransferError`` for errors of the network, but not where there is no connection or no file."""
-    try:
-        yield
-    except urllib.error.URLError:
-        raise
-    except (OSError, http.client.HTTPException) as error:
-        raise _BrokenTransferError(_one_line(error) or type(error).__name__) from error

@@ -1,1 +1,1 @@
-"""Data sets on the disk as detectron2 and the pre-training expect them: downloaded, unpacked, laid out, checked."""
+"""Data sets on the disk as detectron2 and the pre-training expect them: downloaded, unpacked and laid out."""
