@@ -70,7 +70,7 @@ setup(
         "opencv": ["opencv-python-headless"],
         # What detectron2 reads and evaluates Cityscapes instances with.
         "cityscapes": ["cityscapesscripts>=2.2", "shapely"],
-        # The masks of SBD and ImageNet's development kit, which tools/prepare_data.py reads, are MATLAB files.
+        # The masks of SBD and ImageNet's development kit, which mocodet prepare-data reads, are MATLAB files.
         "data": ["scipy"],
         "dev": ["pytest>=8", "hypothesis>=6", "ruff>=0.14", "build"],
     },

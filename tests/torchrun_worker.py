@@ -1,4 +1,4 @@
-"""A process for torchrun: the command `mocodet-pretrain`, in which one process may be killed at some iteration.
+"""A process for torchrun: the command `mocodet pretrain`, in which one process may be killed at some iteration.
 
     torchrun --nproc-per-node 2 --module tests.torchrun_worker NOTES KILL --config-file ... --resume
 

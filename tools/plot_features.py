@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Draw how good the features of several runs are: `plot_features.py --output m.png --xlabel m 0.9=run1 0.99=run2 ...`.
 
-Each run is a folder with the results of knn_eval.py (knn.json) and linear_eval.py (linear.json).
+Each run is a folder with the results of mocodet knn (knn.json) and mocodet linear (linear.json).
 """
 
 import argparse
@@ -27,7 +27,7 @@ def top1(folder: Path) -> tuple[float, float]:
         path = folder / name
         if not path.is_file():
             raise FileNotFoundError(
-                f"{path} is not there; write it with --output of tools/{name.split('.')[0]}_eval.py"
+                f"{path} is not there; write it with --output of mocodet {name.split('.')[0]}"
             )
         results = [row for row in json.loads(path.read_text(encoding="utf-8"))["results"] if row["top1"] is not None]
         found.append(max(results, key=lambda row: row[key])["top1"])

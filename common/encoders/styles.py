@@ -103,7 +103,7 @@ class Style:
 # public source of the names (repository: file) and, where a file holds two encoders, of the choice between them.
 STYLES: tuple[Style, ...] = (
     # facebookresearch/moco: main_moco.py (nesting), main_lincls.py and detection/convert-pretrain-to-detectron2.py take
-    # encoder_q. Ours: pretrain/contrast.
+    # encoder_q. Ours: pretrain/methods.
     Style("MoCo query encoder, original format", r"state_dict\.encoder_q\.", r"state_dict\.encoder_k\."),
     Style("MoCo query encoder, mocodet format", r"model\.encoder_q\.", r"model\.encoder_k\."),
     Style("MoCo query encoder, bare state dict", r"encoder_q\.", r"encoder_k\."),

@@ -328,7 +328,7 @@ def test_export_flag__writes_the_last_checkpoint_and_nothing_else(config, run, t
     assert sorted(path.name for path in folder.iterdir()) == ["last_checkpoint", "model_final.pth"]
 
 
-def test_export_flag__refusals(config, tmp_path, monkeypatch, capsys):
+def test_export_flag__refusals(config, run, tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("MOCODET_TRACEBACK", raising=False)
     command = ["--config-file", str(config), "--export", str(tmp_path / "moco.pth.tar")]
     for flags in (["--resume"], ["--resume-from", "other.pth.tar"]):
@@ -468,12 +468,12 @@ NORM = "encoder_k.bn1"
     ("change", "message"),
     [
         (put("queue", float("nan"), (1, 2)), r"queue holds nan or inf"),
-        (put("queue", torch.zeros(DIM, K).half()), r"queue is torch\.float16, .*; expected a dense torch\.float32"),
+        (put("queue", torch.zeros(DIM, K).half()), r"queue is torch\.float16, .*; expected a dense tensor of float32"),
         (put("queue", torch.zeros(DIM)), r"queue has shape \(8,\); expected C x K"),
         (put("queue_ptr", torch.tensor([K])), r"queue_ptr is \[12\]; expected one place in the queue, from 0 to 11"),
         (put("queue_ptr", torch.tensor([-1])), r"queue_ptr is \[-1\]; expected"),
         (put("queue_ptr", torch.tensor([0, 4])), r"queue_ptr is \[0, 4\]; expected"),
-        (put("queue_ptr", torch.tensor([4.0])), r"queue_ptr is torch\.float32, .*; expected a dense torch\.int64"),
+        (put("queue_ptr", torch.tensor([4.0])), r"queue_ptr is torch\.float32, .*; expected a dense tensor of int64"),
         (put(f"{NORM}.weight", float("inf"), (3,)), rf"{NORM}\.weight holds nan or inf"),
         (put(f"{NORM}.running_var", -1.0, (3,)), rf"{NORM}\.running_var holds negative variances"),
         (put(f"{NORM}.bias", "none"), rf"{NORM}\.bias is a str; expected a tensor"),
@@ -496,7 +496,7 @@ def test_values__refused_in_both_directions(change, message):
     [
         ({"momentum_buffer": torch.tensor(float("nan"))}, r"momentum of encoder_q\.conv1\.weight holds nan or inf"),
         ({"momentum_buffer": torch.tensor(0.0).double()}, r"momentum of encoder_q\.conv1\.weight is torch\.float64"),
-        ({"momentum_buffer": torch.zeros(3)}, r"momentum of shape \(3,\) for encoder_q\.conv1\.weight"),
+        ({"momentum_buffer": torch.zeros(3)}, r"momentum of encoder_q\.conv1\.weight has shape \(3,\); expected \(64, 3"),
         ({"exp_avg": torch.tensor(0.0)}, r"for encoder_q\.conv1\.weight other than SGD's momentum_buffer"),
         (None, r"for encoder_q\.conv1\.weight other than SGD's momentum_buffer"),
     ],
@@ -606,7 +606,7 @@ def name_a_stranger(checkpoint: dict) -> None:
         (lambda c: c.update(state_dict=3), "state_dict is a int; expected a dict"),
         (lambda c: c.update(epoch="3"), "epoch is '3'; expected the number of epochs that are done"),
         (lambda c: c.update(mocodet=[]), "'mocodet' is not what an export of mocodet has there"),
-        (drop_buffer_of_q, r"momentum of shape \(1,\) for encoder_q.conv1.weight, which has shape \(64, 3, 7, 7\)"),
+        (drop_buffer_of_q, r"momentum of encoder_q.conv1.weight has shape \(1,\); expected \(64, 3, 7, 7\)"),
         (give_momentum_to_k, "holds momentum of the key encoder"),
         (optimize_one_encoder, r"is over 6\d parameters; expected 1\d\d, those of both encoders"),
         (forget_a_group, "holds no state of an SGD with one group of parameters"),

@@ -289,9 +289,9 @@ def test_setup__bad_values_are_named(images, tmp_path, key, value, message):
 def test_setup__empty_config(tmp_path):
     (tmp_path / "empty.yaml").write_text("\n")
     with pytest.raises(ValueError, match=r"empty\.yaml is empty; expected a YAML config"):
-        pretrain(["--config-file", str(tmp_path / "empty.yaml")])
+        run_pretrain(["--config-file", str(tmp_path / "empty.yaml")])
 
 
 def test_setup__unknown_config_lists_the_known(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no config named 'nothing.yaml'; there are: .*moco_v2_R_50_200ep"):
-        pretrain(["--config-file", "nothing.yaml"])
+        run_pretrain(["--config-file", "nothing.yaml"])

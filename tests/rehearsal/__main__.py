@@ -18,8 +18,8 @@ DESCRIPTION = """Train 3 iterations with every detection config, resume to 5, ev
 Only sizes, schedules, the score threshold and MODEL.WEIGHTS are overridden; everything else, the names of the data sets
 included, is the config's own. The images are generated, in the layouts that VOC, COCO, LVIS and Cityscapes have on
 disk; --datasets names a folder with others (the toy configs have the toy set in any case). There are no real weights
-here: the supervised twins read a ResNet-50 of random values in the Caffe2 layout of MSRA's R-50.pkl, the MoCo twins one
-in MoCo's layout after conversion.
+here: the supervised variants read a ResNet-50 of random values in the Caffe2 layout of MSRA's R-50.pkl, the MoCo
+variants one in MoCo's layout after conversion.
 
 Exit status 1 if any config fails: if it does not train, does not resume where it stopped, or if --eval-only gives other
 results than the evaluation at the end of the training.
@@ -29,7 +29,7 @@ results than the evaluation at the end of the training.
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the arguments, run everything, print the table."""
     parser = argparse.ArgumentParser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("output/run_all_configs"), help="logs and data go here")
+    parser.add_argument("--output", type=Path, default=Path("output/rehearsal"), help="logs and data go here")
     parser.add_argument(
         "--datasets", type=Path, metavar="DIR", help="use the data sets in DIR, as DETECTRON2_DATASETS would"
     )
@@ -60,3 +60,7 @@ def generated_data(root: Path) -> Path:
 
 def _announce(outcome: Outcome) -> None:
     print(f"{outcome.config}: {outcome.outcome}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

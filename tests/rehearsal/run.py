@@ -96,7 +96,7 @@ def rehearse(
     Args:
         leaves: config files, as `leaf_configs` lists them.
         datasets: what ``DETECTRON2_DATASETS`` is to be: the data under the names that the configs have.
-        stand_ins: weights for each kind of twin.
+        stand_ins: weights for each kind of variant.
         output: folder for the toy set and, below ``runs``, logs and results of each config; what an earlier rehearsal
             left there is replaced.
         jobs: configs at a time, each on one thread.
@@ -117,23 +117,23 @@ def rehearse(
         running = {}
         for leaf in leaves:
             if uses_densepose(leaf) and not is_installed():
-                outcomes[leaf] = Outcome(leaf.stem, stand_ins[twin(leaf)].description, outcome=NO_DENSEPOSE)
+                outcomes[leaf] = Outcome(leaf.stem, stand_ins[variant(leaf)].description, outcome=NO_DENSEPOSE)
                 announce(outcomes[leaf])
             else:
                 data = toy_options(leaf, toy) if is_toy(leaf) else {}
-                running[pool.submit(run_config, leaf, stand_ins[twin(leaf)], data, runs)] = leaf
+                running[pool.submit(run_config, leaf, stand_ins[variant(leaf)], data, runs)] = leaf
         for future in as_completed(running):
             leaf = running[future]
             try:
                 outcome = future.result()
             except Exception as error:  # the process died
-                outcome = Outcome(leaf.stem, stand_ins[twin(leaf)].description, outcome=f"FAILED: {error!r}")
+                outcome = Outcome(leaf.stem, stand_ins[variant(leaf)].description, outcome=f"FAILED: {error!r}")
             outcomes[leaf] = outcome
             announce(outcome)
     return [outcomes[leaf] for leaf in leaves]
 
 
-def twin(leaf: Path) -> str:
+def variant(leaf: Path) -> str:
     """Tell which of the stand-ins a config starts from, by its name."""
     if leaf.stem.endswith("_moco"):
         return "toy_moco" if is_toy(leaf) else "moco"

@@ -16,19 +16,19 @@ from mocodet.detection.weights.convert import convert_file, detectron2_name
 
 @dataclass(frozen=True)
 class StandIn:
-    """What a twin starts from: a file ("" for none), and what to call it in a table."""
+    """What a variant starts from: a file ("" for none), and what to call it in a table."""
 
     file: str
     description: str
 
 
 def make_stand_ins(folder: Path) -> dict[str, StandIn]:
-    """Write ResNets of random values into ``folder``: for supervised and moco twins a ResNet-50, and a ResNet-18.
+    """Write ResNets of random values into ``folder``: for supervised and moco variants a ResNet-50, and a ResNet-18.
 
     The supervised one has the Caffe2 layout of MSRA's R-50.pkl, those of MoCo have gone through the converter.
 
     Returns:
-        the stand-ins by the name of the twin: ``"supervised"``, ``"moco"``, ``"random"``, and ``"toy_moco"``.
+        the stand-ins by the name of the variant: ``"supervised"``, ``"moco"``, ``"random"``, and ``"toy_moco"``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)

@@ -7,7 +7,7 @@ from tests.rehearsal import Outcome, leaf_configs, make_stand_ins, rehearse, run
 from tests.rehearsal.layouts import make_layouts
 from tests.rehearsal.stand_ins import StandIn
 
-# One of each task and model, the twins by turns; `python -m tests.rehearsal` runs them all.
+# One of each task and model, the variants by turns; `python -m tests.rehearsal` runs them all.
 SHORT = (
     "cityscapes_R_50_FCN_90k",
     "cityscapes_R_50_FPN_24k_moco",
