@@ -1,6 +1,7 @@
 """From a record to what the model is given: the augmentation of semantic segmentation (MoCo, Appendix)."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -23,9 +24,7 @@ def train_mapper(cfg: CfgNode) -> Mapper | None:
     if cfg.MODEL.META_ARCHITECTURE != "SemanticSegmentor":
         return None
     head = cfg.MODEL.SEM_SEG_HEAD
-    return SemSegMapper(
-        semseg_augmentations(cfg), cfg.INPUT.FORMAT, num_classes=head.NUM_CLASSES, ignore_label=head.IGNORE_VALUE
-    )
+    return SemSegMapper(semseg_augmentations(cfg), cfg.INPUT.FORMAT, head.NUM_CLASSES, head.IGNORE_VALUE)
 
 
 def eval_mapper(cfg: CfgNode) -> Mapper | None:
@@ -52,28 +51,14 @@ def semseg_augmentations(cfg: CfgNode) -> list[T.Augmentation]:
     return found + flip
 
 
+@dataclass
 class SemSegMapper:
-    """Reads an image, in training with its labels, and augments both alike.
+    """Reads an image, in training with its labels, and augments both alike."""
 
-    Args:
-        augmentations: applied in this order.
-        image_format: as ``INPUT.FORMAT``.
-        num_classes: what labels must be below; None for evaluation, which reads no labels here.
-        ignore_label: the one label besides that may occur.
-    """
-
-    def __init__(
-        self,
-        augmentations: Sequence[T.Augmentation],
-        image_format: str,
-        *,
-        num_classes: int | None = None,
-        ignore_label: int = 255,
-    ):
-        self.augmentations = T.AugmentationList(augmentations)
-        self.image_format = image_format
-        self.num_classes = num_classes
-        self.ignore_label = ignore_label
+    augmentations: Sequence[T.Augmentation]  # applied in this order
+    image_format: str  # as INPUT.FORMAT
+    num_classes: int | None = None  # what labels must be below; None for evaluation, which reads no labels here
+    ignore_label: int = 255  # the one label besides that may occur
 
     def __call__(self, record: dict) -> dict:
         """Return the record with ``image``, 3 x H x W, uint8, and in training ``sem_seg``, H x W, int64.
@@ -93,25 +78,19 @@ class SemSegMapper:
             labels = read_labels(label_file, self.num_classes, self.ignore_label)
             check_same_size(label_file, labels.shape, record["file_name"], image.shape[:2])
         augmented = T.AugInput(image, sem_seg=labels)
-        self.augmentations(augmented)
+        T.AugmentationList(self.augmentations)(augmented)
         record["image"] = torch.from_numpy(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
         if labels is not None:
             record["sem_seg"] = torch.from_numpy(augmented.sem_seg.astype(np.int64))
         return record
 
 
+@dataclass(repr=False)
 class RandomScale(T.Augmentation):
-    """Scales height and width by one ratio, drawn uniformly; images bilinearly, labels to the nearest.
+    """Scales height and width by one ratio, drawn uniformly; images bilinearly, labels to the nearest."""
 
-    Args:
-        low: smallest ratio.
-        high: largest ratio.
-    """
-
-    def __init__(self, low: float, high: float):
-        super().__init__()
-        self.low = low
-        self.high = high
+    low: float  # the smallest ratio
+    high: float
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
         """Draw the ratio for an image, H x W x 3."""
@@ -120,20 +99,13 @@ class RandomScale(T.Augmentation):
         return T.ResizeTransform(height, width, *(max(1, round(side * ratio)) for side in (height, width)))
 
 
+@dataclass(repr=False)
 class PadToSize(T.Augmentation):
-    """Pads what is smaller than a size on the right and at the bottom.
+    """Pads what is smaller than a size on the right and at the bottom."""
 
-    Args:
-        size: height and width in pixels.
-        colour: of the padding, in the order of the image's channels; the pixel mean becomes 0 when normalised.
-        label: of the padding.
-    """
-
-    def __init__(self, size: Sequence[int], colour: Sequence[float], label: int):
-        super().__init__()
-        self.size = tuple(size)
-        self.colour = tuple(colour)
-        self.label = label
+    size: Sequence[int]  # height and width in pixels
+    colour: Sequence[float]  # of the padding, by the image's channels; the pixel mean becomes 0 when normalised
+    label: int  # of the padding
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
         """Measure what an image, H x W x 3, lacks."""
@@ -157,10 +129,7 @@ class ColourPadTransform(T.PadTransform):
 
     def apply_image(self, img: np.ndarray) -> np.ndarray:
         """Pad an image, H x W x 3."""
-        height, width = img.shape[:2]
-        colour = np.asarray(self.colour)
-        if np.issubdtype(img.dtype, np.integer):
-            colour = np.rint(colour)
-        padded = np.full((height + self.y1, width + self.x1, len(colour)), colour, dtype=img.dtype)
-        padded[:height, :width] = img
+        padded, (height, width) = super().apply_image(img), img.shape[:2]
+        colour = np.rint(self.colour) if np.issubdtype(img.dtype, np.integer) else self.colour
+        padded[height:], padded[:, width:] = colour, colour
         return padded

@@ -31,15 +31,10 @@ class VocDataset:
 
     def register(self) -> None:
         """Enter the data set into detectron2's catalogs."""
-        root = str(Path(self.root).expanduser())
+        root = _expand(self.root)
         DatasetCatalog.register(self.name, lambda: load_voc(self.name, root, self.split, self.classes))
-        MetadataCatalog.get(self.name).set(
-            thing_classes=list(self.classes),
-            dirname=root,
-            split=self.split,
-            year=self.year,
-            evaluator_type="pascal_voc",
-        )
+        metadata = MetadataCatalog.get(self.name).set(thing_classes=list(self.classes), evaluator_type="pascal_voc")
+        metadata.set(dirname=root, split=self.split, year=self.year)
 
 
 @dataclass(frozen=True)
@@ -57,7 +52,7 @@ class CocoDataset:
 
     def register(self) -> None:
         """Enter the data set into detectron2's catalogs; ``thing_classes`` is known once it has been loaded."""
-        json, images = str(Path(self.json).expanduser()), str(Path(self.images).expanduser())
+        json, images = _expand(self.json), _expand(self.images)
         DatasetCatalog.register(self.name, lambda: load_coco(self.name, json, images, self.classes))
         MetadataCatalog.get(self.name).set(json_file=json, image_root=images, evaluator_type="coco")
 
@@ -80,17 +75,10 @@ class SemSegDataset:
 
     def register(self) -> None:
         """Enter the data set into detectron2's catalogs."""
-        images, labels, split = (
-            str(Path(path).expanduser()) if path else "" for path in (self.images, self.labels, self.split)
-        )
+        images, labels, split = _expand(self.images), _expand(self.labels), _expand(self.split)
         DatasetCatalog.register(self.name, lambda: load_semseg(self.name, images, labels, split))
-        MetadataCatalog.get(self.name).set(
-            stuff_classes=list(self.classes),
-            ignore_label=self.ignore,
-            image_root=images,
-            sem_seg_root=labels,
-            evaluator_type="sem_seg",
-        )
+        metadata = MetadataCatalog.get(self.name).set(stuff_classes=list(self.classes), evaluator_type="sem_seg")
+        metadata.set(ignore_label=self.ignore, image_root=images, sem_seg_root=labels)
 
 
 Dataset = VocDataset | CocoDataset | SemSegDataset
@@ -154,6 +142,10 @@ def _value(key: str, value: object) -> object:
     if not isinstance(value, wanted) or value == "":
         raise ValueError(f"MOCO.DATASETS: {key} must be a {wanted.__name__}, got {value!r}")
     return value
+
+
+def _expand(path: str) -> str:
+    return str(Path(path).expanduser()) if path else ""
 
 
 def _check_classes(name: str, classes: tuple[str, ...]) -> None:

@@ -19,7 +19,8 @@ from .things import Thing
 
 logger = logging.getLogger(__name__)
 
-RESULTS, PREDICTIONS = "coco_instances_results.json", "instances_predictions.pth"  # as detectron2 names them
+RESULTS = "coco_instances_results.json"
+FILES = (RESULTS, "instances_predictions.pth")  # as detectron2 names them
 SHAPES = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}  # what each task compares
 
 
@@ -29,9 +30,7 @@ def predicted_tasks(cfg: CfgNode) -> tuple[str, ...]:
     return "bbox", *(["segm"] if cfg.MODEL.MASK_ON else []), *(["keypoints"] if cfg.MODEL.KEYPOINT_ON else [])
 
 
-def read_results(
-    path: str | Path, dataset: Mapping[str, Any], names: Sequence[str] = (RESULTS, PREDICTIONS)
-) -> list[dict[str, Any]]:
+def read_results(path: str | Path, dataset: Mapping[str, Any], names: Sequence[str] = FILES) -> list[dict[str, Any]]:
     """Read predictions and check each against the data set.
 
     Args:
@@ -48,7 +47,7 @@ def read_results(
             image or a category that the data set does not have.
     """
     path = find_file(path, *names)
-    results = _read_pth(path, dataset) if path.suffix == ".pth" else read_list(path, "predictions")
+    results = _read_pth(path, dataset) if path.suffix == ".pth" else read_json(path, list_of="predictions")
     images = {image["id"]: image for image in dataset["images"]}
     categories = {category["id"] for category in dataset["categories"]}
     kinds = [kind for kind in SHAPES.values() if any(isinstance(result, dict) and kind in result for result in results)]
@@ -60,9 +59,7 @@ def read_results(
     return results
 
 
-def read_things(
-    path: Path, dataset: Mapping[str, Any], names: Sequence[str] = (RESULTS, PREDICTIONS)
-) -> dict[str, list[Thing]]:
+def read_things(path: Path, dataset: Mapping[str, Any], names: Sequence[str] = FILES) -> dict[str, list[Thing]]:
     """Read predictions as things to draw, by the images' ids; arguments and errors as those of `read_results`."""
     # In the order of their ids, as detectron2 numbers the categories of COCO and of LVIS.
     indices = {id_: index for index, id_ in enumerate(sorted(category["id"] for category in dataset["categories"]))}
@@ -94,8 +91,8 @@ def choose_tasks(
 
     Args:
         path: where the predictions are from, for messages.
-        results: as from ``read_results``.
-        wanted: of the keys of ``SHAPES``; None or empty leaves the choice to the predictions.
+        results: as from `read_results`.
+        wanted: None or empty leaves the choice to the predictions.
         possible: the tasks that the metrics of the data set know.
 
     Raises:
@@ -130,29 +127,20 @@ def find_file(path: str | Path, *names: str) -> Path:
     return path
 
 
-def read_list(path: Path, of: str) -> list[Any]:
-    """Read a JSON file that holds a list; ``of`` is what messages call its elements.
-
-    Raises:
-        ValueError: it is not JSON, or holds something else.
-    """
-    content = read_json(path)
-    if not isinstance(content, list):
-        raise ValueError(f"{path} must hold a list of {of}, found a {type(content).__name__}")
-    return content
-
-
-def read_json(path: str | Path) -> Any:
-    """Read a JSON file.
+def read_json(path: str | Path, list_of: str = "") -> Any:
+    """Read a JSON file; ``list_of``: what its elements are called, where it must hold a list.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not JSON.
+        ValueError: it is not JSON, or no list.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:  # UnicodeDecodeError is one
         raise ValueError(f"{path} is not JSON: {error}") from error
+    if list_of and not isinstance(content, list):
+        raise ValueError(f"{path} must hold a list of {list_of}, found a {type(content).__name__}")
+    return content
 
 
 def _read_pth(path: Path, dataset: Mapping[str, Any]) -> list[Any]:
@@ -177,9 +165,7 @@ def _read_pth(path: Path, dataset: Mapping[str, Any]) -> list[Any]:
     return results
 
 
-def _fault(
-    result: Any, kinds: Sequence[str], images: Mapping[int, Mapping[str, Any]], categories: set[int]
-) -> str | None:
+def _fault(result: Any, kinds: Sequence[str], images: Mapping[int, Any], categories: set[int]) -> str | None:
     """Say what is wrong with one prediction; ``kinds`` are the shapes that any of them has, and so all must have."""
     if not isinstance(result, dict):
         return f"must be a mapping, found {result!r}"
@@ -190,11 +176,11 @@ def _fault(
         return f"is of image {result['image_id']!r}, which the data set does not have"
     if not isinstance(result["category_id"], int) or result["category_id"] not in categories:
         return f"is of category {result['category_id']!r}, which the data set does not have"
-    if not _finite(result["score"]):
+    if not _is_finite(result["score"]):
         return f"has the score {result['score']!r}, which is no finite number"
-    if "bbox" in kinds and not (_finite(result["bbox"], 4) and min(result["bbox"][2:]) >= 0):
-        return f"has the box {result['bbox']!r}, which is not x, y, width, height in finite numbers"
-    if "keypoints" in kinds and not _are_keypoints(result["keypoints"]):
+    if "bbox" in kinds and not (_are_finite(box := result["bbox"]) and len(box) == 4 and min(box[2:]) >= 0):
+        return f"has the box {box!r}, which is not x, y, width, height in finite numbers"
+    if "keypoints" in kinds and not (_are_finite(points := result["keypoints"]) and points and len(points) % 3 == 0):
         return "has keypoints that are not x, y, score of each in finite numbers"
     if "segmentation" in kinds:
         image = images[result["image_id"]]
@@ -202,15 +188,12 @@ def _fault(
     return None
 
 
-def _finite(value: Any, length: int | None = None) -> bool:
-    """Tell whether a value is a finite number, or a list of ``length`` of them."""
-    if length is None:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    return isinstance(value, (list, tuple)) and len(value) == length and all(map(_finite, value))
+def _are_finite(values: Any) -> bool:
+    return isinstance(values, (list, tuple)) and all(map(_is_finite, values))
 
 
-def _are_keypoints(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and len(value) > 0 and len(value) % 3 == 0 and _finite(value, len(value))
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def mask_fault(mask: Any, size: Sequence[int]) -> str | None:

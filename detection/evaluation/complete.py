@@ -107,13 +107,8 @@ def check_metrics(
 
 def write_results(results: Mapping[str, Mapping[str, Mapping[str, float]]], path: str | Path) -> None:
     """Write ``{data set: {task: {metric: value}}}`` to a JSON file; a metric that is not defined becomes null."""
-    plain = {
-        dataset: {
-            task: {metric: value if math.isfinite(value) else None for metric, value in metrics.items()}
-            for task, metrics in tasks.items()
-        }
-        for dataset, tasks in results.items()
-    }
+    # JSON has no nan, which Python writes and reads all the same.
+    plain = json.loads(json.dumps(results), parse_constant=lambda name: None)
     with atomic_open(path, "w", encoding="utf-8") as handle:
         json.dump(plain, handle, indent=2)
         handle.write("\n")

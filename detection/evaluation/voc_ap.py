@@ -28,6 +28,11 @@ class Detections:
     boxes: np.ndarray  # N x 4, xmin ymin xmax ymax, float64
     scores: np.ndarray  # N, float64
 
+    @classmethod
+    def from_rows(cls, rows: np.ndarray) -> "Detections":
+        """Make them of N rows that begin with the place of the image, score, xmin, ymin, xmax, ymax."""
+        return cls(rows[:, 0].astype(int), boxes=rows[:, 2:6], scores=rows[:, 1])
+
     def __len__(self) -> int:
         return len(self.scores)
 

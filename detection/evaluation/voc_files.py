@@ -77,5 +77,4 @@ def _read_class(path: Path, places: Mapping[str, int]) -> Detections:
         if image not in places:
             raise ValueError(f"{path}, line {number}: the image {image!r} is not in the split of {len(places)} images")
         rows.append((places[image], *row))
-    table = np.array(rows, dtype=float).reshape(-1, 6)
-    return Detections(image=table[:, 0].astype(int), scores=table[:, 1], boxes=table[:, 2:])
+    return Detections.from_rows(np.array(rows, dtype=float).reshape(-1, 6))

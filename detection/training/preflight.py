@@ -1,8 +1,9 @@
 """Every check before a run, so that it is refused before it starts rather than after hours of training."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -80,31 +81,30 @@ def check_augmentation(cfg: CfgNode) -> None:
         ValueError: ``INPUT.SCALE_RANGE`` is no range, or is set for a model that does not use it; ``INPUT.CROP.SIZE``
             is none of the kind that ``INPUT.CROP.TYPE`` asks for.
     """
-    if cfg.INPUT.SCALE_RANGE:
-        if cfg.MODEL.META_ARCHITECTURE != "SemanticSegmentor":
-            raise ValueError(
-                "INPUT.SCALE_RANGE scales images of a SemanticSegmentor, but MODEL.META_ARCHITECTURE is"
-                f" {cfg.MODEL.META_ARCHITECTURE}; use INPUT.MIN_SIZE_TRAIN and set INPUT.SCALE_RANGE to ()"
-            )
-        found = tuple(cfg.INPUT.SCALE_RANGE)
-        if len(found) != 2 or not 0 < found[0] <= found[1]:
-            raise ValueError(
-                f"INPUT.SCALE_RANGE must be two positive ratios, the smaller first, as (0.5, 2.0), got {found}"
-            )
-    if cfg.INPUT.CROP.ENABLED:
-        _check_crop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE)
-
-
-def _check_crop(kind: str, size: Sequence[float]) -> None:
-    if kind in ("absolute", "absolute_range"):
-        wanted, fits = "whole numbers of pixels, as [513, 513]", [isinstance(side, int) and side > 0 for side in size]
-    elif kind in ("relative", "relative_range"):
-        wanted, fits = "fractions above 0 and up to 1, as [0.9, 0.9]", [0 < side <= 1 for side in size]
-    else:
-        raise ValueError(f"INPUT.CROP.TYPE must be absolute, absolute_range, relative or relative_range, got {kind!r}")
-    if len(fits) != 2 or not all(fits):
+    ratios, crop = tuple(cfg.INPUT.SCALE_RANGE), cfg.INPUT.CROP
+    if ratios and cfg.MODEL.META_ARCHITECTURE != "SemanticSegmentor":
         raise ValueError(
-            f"INPUT.CROP.SIZE must be two {wanted}, where INPUT.CROP.TYPE is {kind}: height and width; got {list(size)}"
+            "INPUT.SCALE_RANGE scales images of a SemanticSegmentor, but MODEL.META_ARCHITECTURE is"
+            f" {cfg.MODEL.META_ARCHITECTURE}; use INPUT.MIN_SIZE_TRAIN and set INPUT.SCALE_RANGE to ()"
+        )
+    if ratios and (len(ratios) != 2 or not 0 < ratios[0] <= ratios[1]):
+        raise ValueError(
+            f"INPUT.SCALE_RANGE must be two positive ratios, the smaller first, as (0.5, 2.0), got {ratios}"
+        )
+    if not crop.ENABLED:
+        return
+    if crop.TYPE in ("absolute", "absolute_range"):
+        wanted, fits = "whole numbers of pixels, as [513, 513]", [isinstance(n, int) and n > 0 for n in crop.SIZE]
+    elif crop.TYPE in ("relative", "relative_range"):
+        wanted, fits = "fractions above 0 and up to 1, as [0.9, 0.9]", [0 < n <= 1 for n in crop.SIZE]
+    else:
+        raise ValueError(
+            f"INPUT.CROP.TYPE must be absolute, absolute_range, relative or relative_range, got {crop.TYPE!r}"
+        )
+    if fits != [True, True]:
+        raise ValueError(
+            f"INPUT.CROP.SIZE must be two {wanted}, where INPUT.CROP.TYPE is {crop.TYPE}: height and width; got"
+            f" {list(crop.SIZE)}"
         )
 
 
@@ -189,53 +189,54 @@ def check_datasets(cfg: CfgNode, *, training: bool) -> None:
         raise ValueError("--eval-only, but DATASETS.TEST names no data set to evaluate on")
     own = {entry["NAME"] for entry in cfg.MOCO.DATASETS}
     to_train = cfg.DATASETS.TRAIN if training else ()
-    names = dict.fromkeys([*to_train, *cfg.DATASETS.TEST])
-    _check_names_are_known(names, own)
-    for name in names:
-        _check_annotations_suit(cfg, name)
-    for name in names:
-        if name not in own:
-            _check_files(name)
-        elif name in to_train:
-            _check_trainable(cfg, name)
-        else:
-            DatasetCatalog.get(name)
-        if cfg.MODEL.KEYPOINT_ON:
-            _check_keypoints(cfg, name)
-    _check_classes(cfg, names)
-
-
-def _check_names_are_known(names: Iterable[str], own: set[str]) -> None:
-    known = set(DatasetCatalog.list())
-    if unknown := [name for name in names if name not in known]:
+    names = list(dict.fromkeys([*to_train, *cfg.DATASETS.TEST]))
+    if unknown := [name for name in names if name not in DatasetCatalog.list()]:
         raise ValueError(
             f"DATASETS names {', '.join(unknown)}, which neither detectron2 nor MOCO.DATASETS defines; the latter has"
             f" {', '.join(sorted(own)) or 'no entry'}"
         )
+    semantic = cfg.MODEL.META_ARCHITECTURE == "SemanticSegmentor"
+    for name in names:
+        _check_annotations_suit(cfg, name, semantic)
+    for name in names:
+        if name not in own:
+            _check_files(name)
+            continue
+        records = DatasetCatalog.get(name)
+        if name in to_train and not semantic:  # of semantic segmentation every record has its label image
+            _check_objects(cfg, name, records)
+    for name in names:
+        if cfg.MODEL.KEYPOINT_ON:
+            _check_keypoints(cfg, name)
+    if not is_densepose(cfg):  # its project merges the classes of its data sets itself, when it reads them
+        _check_classes(cfg, names, semantic)
 
 
-def _check_annotations_suit(cfg: CfgNode, name: str) -> None:
+def _kind(name: str) -> EvaluationKind | None:
+    """Return the kind of a data set, or None: one that is only trained on may be of any type."""
+    return KINDS.get(MetadataCatalog.get(name).get("evaluator_type"))
+
+
+def _check_annotations_suit(cfg: CfgNode, name: str, semantic: bool) -> None:
     """Check that a model that learns from objects gets objects, and one that learns from label images those."""
     kind = _kind(name)
     labels_alone = kind is not None and kind.has_label_images
     has_labels = labels_alone or bool(MetadataCatalog.get(name).get("sem_seg_root"))  # panoptic data sets have both
-    if not (has_labels if _segments_semantically(cfg) else not labels_alone):
+    if not (has_labels if semantic else not labels_alone):
+        objects, labels = ("objects", "label images") if labels_alone else ("label images", "objects")
         raise ValueError(
-            f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} learns from"
-            f" {'objects' if labels_alone else 'label images'}, but data set {name} has"
-            f" {'label images' if labels_alone else 'objects'}"
+            f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} learns from {objects}, but data set {name} has"
+            f" {labels}"
         )
 
 
 def _check_files(name: str) -> None:
-    """Check a data set that is not from ``MOCO.DATASETS``: its folders, its packages and what its kind checks."""
+    """Check a data set that is not from ``MOCO.DATASETS``: its packages, its folders and what its kind checks."""
     metadata, kind = MetadataCatalog.get(name), _kind(name)
     if kind:
         kind.check_packages(name)
-    folders = ("json_file", "image_root", "dirname", "image_dir", "gt_dir", "sem_seg_root")
-    wanted = [metadata.get(key) for key in folders]
-    missing = [path for path in wanted if path and "://" not in path and not Path(path).exists()]
-    if missing:
+    wanted = map(metadata.get, ("json_file", "image_root", "dirname", "image_dir", "gt_dir", "sem_seg_root"))
+    if missing := [path for path in wanted if path and "://" not in path and not Path(path).exists()]:
         datasets = os.environ.get("DETECTRON2_DATASETS", "unset, so ./datasets")
         raise FileNotFoundError(
             f"data set {name}: there is no {' and no '.join(missing)}; put it there (mocodet prepare-data can), or set"
@@ -246,15 +247,8 @@ def _check_files(name: str) -> None:
         kind.check_files(name)
 
 
-def _kind(name: str) -> EvaluationKind | None:
-    """Return the kind of a data set, or None: one that is only trained on may be of any type."""
-    return KINDS.get(MetadataCatalog.get(name).get("evaluator_type"))
-
-
-def _check_trainable(cfg: CfgNode, name: str) -> None:
-    records = DatasetCatalog.get(name)
-    if _segments_semantically(cfg):
-        return  # every record has its label image
+def _check_objects(cfg: CfgNode, name: str, records: Sequence[Mapping[str, Any]]) -> None:
+    """Check that there are objects to train on, and that they have what the model learns."""
     annotations = [annotation for record in records for annotation in record["annotations"]]
     if not annotations:
         raise ValueError(f"data set {name}: none of its {len(records)} images has an annotation to train on")
@@ -271,7 +265,7 @@ def _check_trainable(cfg: CfgNode, name: str) -> None:
 
 
 def _check_keypoints(cfg: CfgNode, name: str) -> None:
-    metadata = MetadataCatalog.get(name)
+    metadata, wanted = MetadataCatalog.get(name), cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS
     keypoints, classes = metadata.get("keypoint_names", ()), metadata.get("thing_classes", ())
     if not keypoints:
         raise ValueError(f"MODEL.KEYPOINT_ON, but data set {name} has no keypoints; set MODEL.KEYPOINT_ON False")
@@ -280,41 +274,35 @@ def _check_keypoints(cfg: CfgNode, name: str) -> None:
             f"MODEL.KEYPOINT_ON, but data set {name} has {len(classes)} classes ({first_few(classes)}); a keypoint"
             " detector is trained and evaluated on one"
         )
-    if len(keypoints) != cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS:
+    if len(keypoints) != wanted:
         raise ValueError(
-            f"data set {name} has {len(keypoints)} keypoints, but MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS is"
-            f" {cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS}; add  MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS {len(keypoints)}"
+            f"data set {name} has {len(keypoints)} keypoints, but MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS is {wanted};"
+            f" add  MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS {len(keypoints)}"
         )
 
 
-def _segments_semantically(cfg: CfgNode) -> bool:
-    return cfg.MODEL.META_ARCHITECTURE == "SemanticSegmentor"
-
-
-def _check_classes(cfg: CfgNode, names: Iterable[str]) -> None:
-    if is_densepose(cfg):
-        return  # the DensePose project merges the classes of its data sets itself, when it reads them
-    kind, key = ("stuff_classes", "SEM_SEG_HEAD") if _segments_semantically(cfg) else ("thing_classes", "ROI_HEADS")
-    number = cfg.MODEL[key].NUM_CLASSES
-    classes = {name: tuple(MetadataCatalog.get(name).get(kind, ())) for name in names}
-    first = next(iter(classes), None)
+def _check_classes(cfg: CfgNode, names: Sequence[str], semantic: bool) -> None:
+    """Check that the data sets have the same classes, as many as the model, and ignore the same label."""
+    kind, key = ("stuff_classes", "SEM_SEG_HEAD") if semantic else ("thing_classes", "ROI_HEADS")
+    wanted, classes = cfg.MODEL[key].NUM_CLASSES, {name: MetadataCatalog.get(name).get(kind, ()) for name in names}
+    first = names[0]
     for name, found in classes.items():
-        if found != classes[first]:
+        if tuple(found) != tuple(classes[first]):
             raise ValueError(
                 f"the data sets of one run must have the same classes in the same order: {first} has"
                 f" {', '.join(classes[first])}; {name} has {', '.join(found)}"
             )
-        if cfg.MODEL.META_ARCHITECTURE in ("GeneralizedRCNN", "SemanticSegmentor") and len(found) != number:
+        if cfg.MODEL.META_ARCHITECTURE in ("GeneralizedRCNN", "SemanticSegmentor") and len(found) != wanted:
             raise ValueError(
-                f"data set {name} has {len(found)} classes, but MODEL.{key}.NUM_CLASSES is {number}; add "
+                f"data set {name} has {len(found)} classes, but MODEL.{key}.NUM_CLASSES is {wanted}; add "
                 f" MODEL.{key}.NUM_CLASSES {len(found)}"
             )
-        if _segments_semantically(cfg):
-            _check_ignored_label(cfg, name)
+        if semantic:
+            _check_ignored_label(name, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE)
 
 
-def _check_ignored_label(cfg: CfgNode, name: str) -> None:
-    ignored, expected = MetadataCatalog.get(name).get("ignore_label"), cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
+def _check_ignored_label(name: str, expected: int) -> None:
+    ignored = MetadataCatalog.get(name).get("ignore_label")
     if ignored is None:
         raise ValueError(
             f"the metadata of data set {name} does not say which label is ignored: set its ignore_label (the model"

@@ -33,9 +33,11 @@ class EvaluationKind:
             Raises FileNotFoundError or ValueError.
         check_files: (data set): before any run, whether its files are there, beyond the folders that the metadata name;
             not of data sets from ``MOCO.DATASETS``, which are read whole. Raises FileNotFoundError or ValueError.
-        evaluate_saved: (evaluator, predictions) -> the results and the number of predictions; takes a file or folder.
-            None: runs keep no predictions.
-        read: (predictions, metadata, records) -> what to draw, by the keys of the images (`image_key`). None: likewise.
+        evaluate_saved: (evaluator, file or folder) -> the results of what a run has left there, instead of what the
+            evaluator has processed, and the number of predictions; None: runs keep none. Raises FileNotFoundError, or
+            ValueError: the predictions are malformed, of another data set, or lack what a task needs.
+        read: (file or folder, metadata, records) -> what a run has left there, as things to draw, by the keys of the
+            images (`image_key`); None: likewise. Raises like ``evaluate_saved``.
         tasks: those that ``mocodet evaluate --tasks`` can choose from.
         has_label_images: whether the ground truth is label images alone, not objects.
         packages: modules, besides those that mocodet always needs, that read or evaluate the data sets.

@@ -94,19 +94,14 @@ class CityscapesInstanceEvaluator(Detectron2CityscapesInstanceEvaluator):
         if self._output_dir:
             with atomic_open(Path(self._output_dir, RESULTS), "w") as handle:
                 json.dump(list(itertools.chain.from_iterable(gathered)), handle)
+        metrics = results["segm"]
         for name, values in averages["classes"].items():
-            results["segm"][f"AP-{name}"] = 100 * float(values["ap"])
-            results["segm"][f"AP50-{name}"] = 100 * float(values["ap50%"])
-        self._log_table(results["segm"])
-        return results
-
-    def _log_table(self, metrics: dict[str, float]) -> None:
+            metrics[f"AP-{name}"], metrics[f"AP50-{name}"] = 100 * float(values["ap"]), 100 * float(values["ap50%"])
         rows = [(name, metrics[f"AP50-{name}"], metrics[f"AP-{name}"]) for name in self._metadata.thing_classes]
         rows.append(("mean", metrics["AP50"], metrics["AP"]))
-        logger.info(
-            "Cityscapes, per class (nan: no ground truth):\n"
-            + tabulate(rows, headers=["class", "AP50", "AP"], floatfmt=".2f", tablefmt="pipe")
-        )
+        table = tabulate(rows, ["class", "AP50", "AP"], floatfmt=".2f", tablefmt="pipe")
+        logger.info(f"Cityscapes, per class (nan: no ground truth):\n{table}")
+        return results
 
 
 def check_can_be_evaluated(cfg: CfgNode, dataset_name: str) -> None:

@@ -25,6 +25,7 @@ from . import EvaluationKind, Results, register_kind
 
 logger = logging.getLogger(__name__)
 
+Rows = Sequence[Mapping[str, Any]]  # annotations or predictions in COCO's formats
 COCO_KEYPOINTS = 17  # how many spreads the metric's definition gives, for a person's keypoints
 
 
@@ -39,8 +40,8 @@ class FasterCOCOEvaluator(COCOEvaluator):
         dataset_name: a data set whose metadata has ``json_file``.
         tasks: of ``bbox``, ``segm`` and ``keypoints``; None takes those that the predictions hold.
         output_dir: where to leave ``coco_instances_results.json`` and ``instances_predictions.pth``; None leaves none.
-        max_dets_per_image: how many detections of an image count, the best; for boxes and masks. None means 100.
-        kpt_oks_sigmas: the spread of each keypoint in object keypoint similarity; empty means those of COCO's 17.
+        options: ``max_dets_per_image``: how many detections of an image count, the best; for boxes and masks (100);
+            ``kpt_oks_sigmas``: the spread of each keypoint in object keypoint similarity (those of COCO's 17).
 
     Raises:
         FileNotFoundError: there is no annotation file.
@@ -48,22 +49,10 @@ class FasterCOCOEvaluator(COCOEvaluator):
     """
 
     def __init__(
-        self,
-        dataset_name: str,
-        tasks: Sequence[str] | None = None,
-        output_dir: str | None = None,
-        *,
-        max_dets_per_image: int | None = None,
-        kpt_oks_sigmas: Sequence[float] = (),
+        self, dataset_name: str, tasks: Sequence[str] | None = None, output_dir: str | None = None, **options: Any
     ):
         try:
-            super().__init__(
-                dataset_name,
-                tasks=tasks,
-                output_dir=output_dir,
-                max_dets_per_image=max_dets_per_image,
-                kpt_oks_sigmas=kpt_oks_sigmas,
-            )
+            super().__init__(dataset_name, tasks=tasks, output_dir=output_dir, **options)
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 f"data set {dataset_name}: there is no annotation file {error.filename}; detectron2's own data sets are"
@@ -76,22 +65,17 @@ class FasterCOCOEvaluator(COCOEvaluator):
         self.reset()
 
     def evaluate_saved(self, path: str | Path) -> tuple[Results, int]:
-        """Evaluate what a run has left instead of what was processed: (results, number of predictions).
-
-        Args:
-            path: a file of results as COCO's, ``instances_predictions.pth``, or the folder that holds one of them.
+        """Evaluate a file of COCO's results or ``instances_predictions.pth``; see `EvaluationKind`.
 
         Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: the data set has no annotations, the predictions are malformed or of another data set, or
-                they lack what a task needs.
+            ValueError: besides, the data set has no annotations.
         """
         results = read_results(path, self._coco_api.dataset)
         self._results = OrderedDict()
         self._evaluate_results(results, choose_tasks(path, results, self._tasks))
         return self._results, len(results)
 
-    def _eval_predictions(self, predictions: Sequence[Mapping[str, Any]], img_ids: Sequence[int] | None = None) -> None:
+    def _eval_predictions(self, predictions: Rows, img_ids: Sequence[int] | None = None) -> None:
         """Evaluate the predictions of all processes; overrides detectron2's, which names its library in the middle."""
         results = list(itertools.chain.from_iterable(prediction["instances"] for prediction in predictions))
         self._restore_category_ids(results)
@@ -105,11 +89,9 @@ class FasterCOCOEvaluator(COCOEvaluator):
 
     def _restore_category_ids(self, results: Sequence[dict[str, Any]]) -> None:
         """Put the ids that the JSON gives its categories in place of the model's indices."""
-        mapping = self._metadata.get("thing_dataset_id_to_contiguous_id")
-        if mapping is None:
-            return
+        mapping = self._metadata.get("thing_dataset_id_to_contiguous_id", {})
         ids = {index: category for category, index in mapping.items()}
-        for result in results:
+        for result in results if ids else ():
             if result["category_id"] not in ids:
                 raise ValueError(
                     f"the model predicts class {result['category_id']}, but {self._dataset_name} has only {len(ids)}"
@@ -117,27 +99,17 @@ class FasterCOCOEvaluator(COCOEvaluator):
                 )
             result["category_id"] = ids[result["category_id"]]
 
-    def _evaluate_results(
-        self, results: Sequence[Mapping[str, Any]], tasks: Sequence[str], img_ids: Sequence[int] | None = None
-    ) -> None:
+    def _evaluate_results(self, results: Rows, tasks: Sequence[str], img_ids: Sequence[int] | None = None) -> None:
+        sigmas = self._kpt_oks_sigmas
         for task in sorted(tasks):
-            check_annotations(self._metadata.json_file, self._coco_api.dataset, task)
-            if task == "keypoints":
-                check_sigmas(self._coco_api.dataset, self._kpt_oks_sigmas, results)
-            evaluation = evaluate_task(
-                self._ground_truth,
-                results,
-                task,
-                kpt_oks_sigmas=self._kpt_oks_sigmas,
-                max_dets=self._max_dets_per_image,
-                img_ids=img_ids,
-            )
+            check_annotations(self._metadata.json_file, self._coco_api.dataset, task, sigmas, results)
+            evaluation = evaluate_task(self._ground_truth, results, task, sigmas, self._max_dets_per_image, img_ids)
             self._results[task] = self._derive_coco_results(evaluation, task, class_names=self._class_names)
 
     @property
     def _class_names(self) -> Sequence[str]:
         # A data set of the user's has them in its metadata once its images have been looked for.
-        categories = sorted(self._coco_api.dataset["categories"], key=lambda category: category["id"])
+        categories = self._coco_api.loadCats(sorted(self._coco_api.getCatIds()))
         return self._metadata.get("thing_classes") or [category["name"] for category in categories]
 
     @cached_property
@@ -150,9 +122,8 @@ class FasterCOCOEvaluator(COCOEvaluator):
 
 def evaluate_task(
     truth: COCO,
-    results: Sequence[Mapping[str, Any]],
+    results: Rows,
     task: str,
-    *,
     kpt_oks_sigmas: Sequence[float] = (),
     max_dets: Sequence[int] = (1, 10, 100),
     img_ids: Sequence[int] | None = None,
@@ -163,7 +134,7 @@ def evaluate_task(
         truth: the annotations; the library notes its matches in them.
         results: the predictions, perhaps none; they are not changed.
         task: ``bbox``, ``segm`` or ``keypoints``.
-        kpt_oks_sigmas: see `FasterCOCOEvaluator`.
+        kpt_oks_sigmas: the spread of each keypoint; empty means those of COCO's 17.
         max_dets: how many detections of an image count; AP is of the last number. Not used for keypoints.
         img_ids: the images to evaluate on; None means all.
 
@@ -176,11 +147,10 @@ def evaluate_task(
     evaluation = COCOeval_faster(truth, truth.loadRes(copies), task, print_function=logger.debug)
     # All categories, which for keypoints are not the library's default.
     evaluation.params.catIds = sorted(truth.getCatIds())
-    if task == "keypoints":
-        if kpt_oks_sigmas:
-            evaluation.params.kpt_oks_sigmas = np.array(kpt_oks_sigmas)
-    else:
+    if task != "keypoints":
         evaluation.params.maxDets = list(max_dets)
+    elif kpt_oks_sigmas:
+        evaluation.params.kpt_oks_sigmas = np.array(kpt_oks_sigmas)
     if img_ids is not None:
         evaluation.params.imgIds = list(img_ids)
     evaluation.run()
@@ -192,7 +162,7 @@ def check_coco_ground_truth(cfg: CfgNode, dataset_name: str) -> None:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no JSON of annotations, or see ``check_annotations`` and ``check_sigmas``.
+        ValueError: it is no JSON of annotations, or see `check_annotations`.
     """
     json_file = MetadataCatalog.get(dataset_name).get("json_file")
     if not json_file:  # detectron2 makes one for a data set that has none
@@ -200,18 +170,20 @@ def check_coco_ground_truth(cfg: CfgNode, dataset_name: str) -> None:
     json_file = PathManager.get_local_path(json_file)
     dataset = read_json(json_file)
     for task in predicted_tasks(cfg):
-        check_annotations(json_file, dataset, task)
-        if task == "keypoints":
-            check_sigmas(dataset, cfg.TEST.KEYPOINT_OKS_SIGMAS)
+        check_annotations(json_file, dataset, task, cfg.TEST.KEYPOINT_OKS_SIGMAS)
 
 
-def check_annotations(json_file: str, dataset: Mapping[str, Any], task: str) -> None:
-    """Check that annotations in COCO's format have what a task needs.
+def check_annotations(
+    json_file: str, dataset: Mapping[str, Any], task: str, sigmas: Sequence[float], predictions: Rows = ()
+) -> None:
+    """Check that annotations in COCO's format have what a task needs, and that there is a spread for each keypoint.
 
     Args:
         json_file: where they are from, for messages.
         dataset: the content of the JSON file.
         task: ``bbox``, ``segm`` or ``keypoints``.
+        sigmas: ``TEST.KEYPOINT_OKS_SIGMAS``; empty means COCO's 17.
+        predictions: in COCO's result format; their keypoints are counted like those of the annotations.
 
     Raises:
         ValueError: an image's id is no whole number, an annotation lacks something, there is none to find, or they are
@@ -230,40 +202,26 @@ def check_annotations(json_file: str, dataset: Mapping[str, Any], task: str) -> 
                 f"{json_file}: annotation {annotation.get('id')} of image {annotation.get('image_id')} lacks"
                 f" {', '.join(sorted(missing))}, which the metrics for {task} need"
             )
-    if not any(_is_to_be_found(annotation, task) for annotation in dataset["annotations"]):
+    if task == "keypoints":
+        _check_sigmas(sigmas, {"annotation": dataset["annotations"], "prediction": predictions})
+    single = [annotation for annotation in dataset["annotations"] if not annotation.get("iscrowd", 0)]
+    if not any(task != "keypoints" or annotation["num_keypoints"] > 0 for annotation in single):
         raise ValueError(
             f"{json_file} has no ground truth for {task} to evaluate on: none of its {len(dataset['annotations'])}"
             f" annotations is {'a single object with keypoints' if task == 'keypoints' else 'a single object'}"
         )
 
 
-def check_sigmas(
-    dataset: Mapping[str, Any], sigmas: Sequence[float], predictions: Sequence[Mapping[str, Any]] = ()
-) -> None:
-    """Check that there is a spread for each keypoint, in the annotations and in the predictions.
-
-    Args:
-        dataset: the content of a JSON file that ``check_annotations`` has passed.
-        sigmas: ``TEST.KEYPOINT_OKS_SIGMAS``; empty means COCO's 17.
-        predictions: in COCO's result format.
-
-    Raises:
-        ValueError: the numbers differ.
-    """
+def _check_sigmas(sigmas: Sequence[float], rows: Mapping[str, Rows]) -> None:
     wanted = len(sigmas) or COCO_KEYPOINTS
     source = "TEST.KEYPOINT_OKS_SIGMAS" if sigmas else "empty TEST.KEYPOINT_OKS_SIGMAS, which means COCO's"
-    for kind, rows in (("annotation", dataset["annotations"]), ("prediction", predictions)):
-        for row in rows:
-            if len(row["keypoints"]) != 3 * wanted:
-                raise ValueError(
-                    f"the metrics take the spreads of {wanted} keypoints ({source}),"
-                    f" but the {kind} {row.get('id', '')} of image {row['image_id']} has {len(row['keypoints']) / 3:g}"
-                    " keypoints; give one spread for each"
-                )
-
-
-def _is_to_be_found(annotation: Mapping[str, Any], task: str) -> bool:
-    return not annotation.get("iscrowd", 0) and (task != "keypoints" or annotation["num_keypoints"] > 0)
+    for kind, row in ((kind, row) for kind, of_kind in rows.items() for row in of_kind):
+        if len(row["keypoints"]) != 3 * wanted:
+            raise ValueError(
+                f"the metrics take the spreads of {wanted} keypoints ({source}),"
+                f" but the {kind} {row.get('id', '')} of image {row['image_id']} has {len(row['keypoints']) / 3:g}"
+                " keypoints; give one spread for each"
+            )
 
 
 register_kind(

@@ -53,15 +53,10 @@ class LVISEvaluator(Detectron2LVISEvaluator):
         )
 
     def evaluate_saved(self, path: str | Path) -> tuple[Results, int]:
-        """Evaluate what a run has left instead of what was processed: (results, number of predictions).
-
-        Args:
-            path: ``lvis_instances_results.json``, or the folder that holds it.
+        """Evaluate ``lvis_instances_results.json``; see `EvaluationKind`.
 
         Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: the predictions are malformed or of another data set, they lack what a task needs, or a task
-                is not of LVIS's metrics.
+            ValueError: besides, a task is not of LVIS's metrics.
         """
         results = read_results(path, self._lvis_api.dataset, [RESULTS])
         self._tasks = choose_tasks(path, results, self._tasks, TASKS)

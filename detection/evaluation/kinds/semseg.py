@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pycocotools.mask as mask_util
-import torch
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.evaluation import SemSegEvaluator
 from detectron2.utils import comm
@@ -19,7 +18,7 @@ from mocodet.common.text import first_few
 
 from ...data.cityscapes import check_cityscapes_files
 from ...data.semseg import check_same_size, read_labels
-from ..coco_results import find_file, mask_fault, read_list
+from ..coco_results import find_file, mask_fault, read_json
 from ..things import Thing, image_key
 from . import EvaluationKind, Results, register_kind
 
@@ -61,15 +60,17 @@ class MeanIoUEvaluator(SemSegEvaluator):
         """
         for record, output in zip(inputs, outputs, strict=True):
             predicted = output["sem_seg"].argmax(dim=0).cpu().numpy()  # H x W
-            file = self.input_file_to_gt_file[record["file_name"]]
-            truth = read_labels(file, self._num_classes, self._ignore_label).astype(np.int64)
-            check_same_size(file, truth.shape, record["file_name"], predicted.shape)
-            truth[truth == self._ignore_label] = self._num_classes
-            side = self._num_classes + 1
-            counts = np.bincount((side * predicted + truth).ravel(), minlength=side * side)
-            self._conf_matrix += counts.reshape(side, side)  # predicted x true; the last true class is ignored
+            self._count(record["file_name"], predicted)
             if self._output_dir:
                 self._predictions.extend(self.encode_json_sem_seg(predicted, record["file_name"]))
+
+    def _count(self, image: str, predicted: np.ndarray) -> None:
+        file, side = self.input_file_to_gt_file[image], self._num_classes + 1
+        truth = read_labels(file, self._num_classes, self._ignore_label).astype(np.int64)
+        check_same_size(file, truth.shape, image, predicted.shape)
+        truth[truth == self._ignore_label] = self._num_classes
+        counts = np.bincount((side * predicted + truth).ravel(), minlength=side * side)
+        self._conf_matrix += counts.reshape(side, side)  # predicted x true; the last true class is ignored
 
     def evaluate(self) -> Results | None:
         """Return ``{"sem_seg": {...}}`` in per cent on the main process.
@@ -96,14 +97,10 @@ class MeanIoUEvaluator(SemSegEvaluator):
         return OrderedDict(sem_seg=metrics)
 
     def evaluate_saved(self, path: str | Path) -> tuple[Results, int]:
-        """Evaluate what a run has left instead of what was processed: (results, number of images).
-
-        Args:
-            path: ``sem_seg_predictions.json``, or the folder that holds it.
+        """Evaluate ``sem_seg_predictions.json``; see `EvaluationKind`. A map of an image is one prediction.
 
         Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it is malformed, lacks an image of the data set or has another, or a map is not whole.
+            ValueError: besides, there is no map of an image, or one is not whole.
         """
         files = self.input_file_to_gt_file
         regions = read_regions(path, MetadataCatalog.get(self._dataset_name), files)
@@ -115,11 +112,10 @@ class MeanIoUEvaluator(SemSegEvaluator):
         self.reset()
         for file in files:
             try:
-                labels = torch.from_numpy(_assemble(regions[file]))
+                predicted = _assemble(regions[file])
             except ValueError as error:
                 raise ValueError(f"{path}: the map of {file} is malformed: {error}") from error
-            scores = torch.nn.functional.one_hot(labels, self._num_classes).permute(2, 0, 1)
-            self.process([{"file_name": file}], [{"sem_seg": scores}])
+            self._count(file, predicted)
         return self.evaluate(), len(files)
 
     def _log_table(self, metrics: dict[str, float]) -> None:
@@ -129,23 +125,17 @@ class MeanIoUEvaluator(SemSegEvaluator):
             for name, pixels in zip(self._class_names, true_pixels.tolist(), strict=True)
         ]
         rows.append(("mean", sum(row[1] for row in rows), metrics["mIoU"], metrics["mACC"]))
-        headers = ("class", "pixels", "IoU", "accuracy")
-        logger.info(
-            f"{self._dataset_name}, per class:\n"
-            + tabulate(rows, headers, tablefmt="pipe", floatfmt=".2f", missingval="–")
-        )
+        table = tabulate(rows, ("class", "pixels", "IoU", "accuracy"), tablefmt="pipe", floatfmt=".2f", missingval="–")
+        logger.info(f"{self._dataset_name}, per class:\n{table}")
 
 
 def read_regions(path: str | Path, metadata: Metadata, files: Collection[str]) -> dict[str, list[Region]]:
-    """Read a ``sem_seg_predictions.json``, or the folder that holds one, and check each region.
+    """Read the regions of each image that has any, by its ``file_name``, and check them.
 
     Args:
-        path: the file or the folder.
+        path: ``sem_seg_predictions.json``, or the folder that holds it.
         metadata: of the data set; its ``stuff_classes``, or the ids that it gives them, are the categories.
-        files: the images of the data set, each by its ``file_name``; quick to search.
-
-    Returns:
-        the regions of each image that has any, by its ``file_name``.
+        files: the ``file_name`` of each image of the data set; quick to search.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -154,7 +144,7 @@ def read_regions(path: str | Path, metadata: Metadata, files: Collection[str]) -
     path = find_file(path, RESULTS)
     indices = metadata.get("stuff_dataset_id_to_contiguous_id") or {i: i for i in range(len(metadata.stuff_classes))}
     by_file: dict[str, list[Region]] = defaultdict(list)
-    for place, region in enumerate(read_list(path, "regions")):
+    for place, region in enumerate(read_json(path, list_of="regions")):
         if fault := _region_fault(region, files, indices):
             raise ValueError(f"{path}: region {place} {fault}")
         by_file[region["file_name"]].append((indices[region["category_id"]], region["segmentation"]))

@@ -1,5 +1,6 @@
 """Pascal VOC's AP in one pass, with the numbers of each class."""
 
+import itertools
 import logging
 import xml.etree.ElementTree as ElementTree
 from collections import OrderedDict, defaultdict
@@ -72,39 +73,49 @@ class VOCEvaluator(DatasetEvaluator):
 
     def reset(self) -> None:
         """Forget the detections seen."""
-        self._images: list[str] = []
-        self._tables: list[np.ndarray] = []  # n x 6 for each image: class, score, box
+        self._tables: list[np.ndarray] = []  # one for each image, see `_table`
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Note the detections of a batch, rounded as detectron2 rounds them when it writes them to text."""
+        """Note the detections of a batch, rounded as detectron2 rounds them when it writes them to text.
+
+        Raises:
+            ValueError: they are of an image that the split, or of a class that the data set, does not have.
+        """
         for image, output in zip(inputs, outputs, strict=True):
-            self._images.append(image["image_id"])
-            self._tables.append(_table(output["instances"]))
+            if image["image_id"] not in self._places:
+                raise ValueError(
+                    f"image {image['image_id']} is not in the split {self._metadata.split} of {self._dataset_name}"
+                )
+            found = output["instances"]
+            if len(found) and found.pred_classes.max() >= len(self._class_names):
+                raise ValueError(
+                    f"the model predicts class {found.pred_classes.max()}, but {self._dataset_name} has only"
+                    f" {len(self._class_names)} classes, counted from 0"
+                )
+            self._tables.append(_table(self._places[image["image_id"]], found))
 
     def evaluate(self) -> Results | None:
         """Return ``{"bbox": {"AP", "AP50", "AP75", "AP-<class>", "AP50-<class>"}}`` in per cent on the main process.
 
         Raises:
             RuntimeError: the split has no ground truth at all.
-            ValueError: detections are of images that the split, or of classes that the data set, does not have.
         """
-        gathered = comm.gather((self._images, self._tables), dst=0)
+        gathered = comm.gather(self._tables, dst=0)
         if not comm.is_main_process():
             return None
-        images = [image for images, _ in gathered for image in images]
-        tables = [table for _, tables in gathered for table in tables]
-        detections = self._by_class(images, tables)
+        table = np.concatenate([np.empty((0, 7)), *itertools.chain.from_iterable(gathered)])
+        detections = {
+            name: Detections.from_rows(table[table[:, 6] == index]) for index, name in enumerate(self._class_names)
+        }
         if self._output_dir:
             write_detections(self._output_dir, self._ground_truth.images, detections)
         return self._evaluate(detections)
 
     def evaluate_saved(self, folder: str | Path) -> tuple[Results, int]:
-        """Evaluate the files that a run has left instead of what was processed: (results, number of detections).
+        """Evaluate a folder of one file for each class; see `EvaluationKind`.
 
         Raises:
-            FileNotFoundError: the folder or the file of a class is missing.
-            RuntimeError: the split has no ground truth at all.
-            ValueError: see ``read_detections``.
+            RuntimeError: besides, the split has no ground truth at all.
         """
         detections = read_detections(folder, self._ground_truth.images, self._class_names)
         return self._evaluate(detections), sum(map(len, detections.values()))
@@ -113,23 +124,9 @@ class VOCEvaluator(DatasetEvaluator):
     def _ground_truth(self) -> GroundTruth:
         return read_ground_truth(self._metadata.dirname, self._metadata.split, self._class_names)
 
-    def _by_class(self, images: Sequence[str], tables: Sequence[np.ndarray]) -> dict[str, Detections]:
-        places = {image: place for place, image in enumerate(self._ground_truth.images)}
-        if unknown := [image for image in images if image not in places]:
-            raise ValueError(f"image {unknown[0]} is not in the split {self._metadata.split} of {self._dataset_name}")
-        place = np.repeat([places[image] for image in images], [len(table) for table in tables]).astype(int)
-        table = np.concatenate([np.empty((0, 6)), *tables])
-        classes = table[:, 0].astype(int)
-        if len(classes) and classes.max() >= len(self._class_names):
-            raise ValueError(
-                f"the model predicts class {classes.max()}, but {self._dataset_name} has only"
-                f" {len(self._class_names)} classes, counted from 0"
-            )
-        detections = {}
-        for index, name in enumerate(self._class_names):
-            of_class = np.flatnonzero(classes == index)
-            detections[name] = Detections(place[of_class], boxes=table[of_class, 2:], scores=table[of_class, 1])
-        return detections
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {image: place for place, image in enumerate(read_split(self._metadata.dirname, self._metadata.split))}
 
     def _evaluate(self, detections: Mapping[str, Detections]) -> Results:
         truth, is_2007 = self._ground_truth, self._metadata.year == 2007
@@ -138,8 +135,7 @@ class VOCEvaluator(DatasetEvaluator):
                 f"{self._dataset_name} has no ground truth to evaluate on in its {len(truth.images)} images"
             )
         thresholds = [iou / 100 for iou in IOU_THRESHOLDS]
-        # classes: thresholds, per cent
-        aps = {
+        aps = {  # of each class: at each threshold, per cent
             name: average_precisions(found, truth.objects[name], thresholds, use_07_metric=is_2007) * 100
             for name, found in detections.items()
         }
@@ -164,15 +160,16 @@ class VOCEvaluator(DatasetEvaluator):
         return OrderedDict(bbox=bbox)
 
 
-def _table(instances: Instances) -> np.ndarray:
-    """Return n x 6 of class, score, xmin, ymin, xmax, ymax in VOC's pixels, which count from 1.
+def _table(place: int, instances: Instances) -> np.ndarray:
+    """Return n x 7 of the image's place, score, xmin, ymin, xmax, ymax in VOC's pixels, which count from 1, and class.
 
     Rounding float32 in float64 gives the numbers that the decimal texts of the same digits stand for.
     """
     boxes = instances.pred_boxes.tensor.float().cpu().numpy().copy()
     boxes[:, :2] += 1  # the inverse of what reading the data does
     scores, classes = instances.scores.double().cpu().numpy(), instances.pred_classes.cpu().numpy()
-    return np.column_stack([classes, np.round(scores, 3), np.round(boxes.astype(np.float64), 1)])
+    rounded = np.round(scores, 3), np.round(boxes.astype(np.float64), 1)
+    return np.column_stack([np.full(len(scores), place), *rounded, classes])
 
 
 def _means(aps: Sequence[np.ndarray]) -> dict[str, float]:
@@ -193,23 +190,28 @@ def read_ground_truth(root: str, split: str, class_names: Sequence[str]) -> Grou
         ValueError: an annotation is malformed.
     """
     images = read_split(root, split)
-    rows: dict[str, list[tuple[int, float, float, float, float, bool]]] = {name: [] for name in class_names}
+    rows: dict[str, list[list[float]]] = {name: [] for name in class_names}
     for place, image in enumerate(images):
         path = Path(root, "Annotations", f"{image}.xml")
         try:
-            found = ElementTree.parse(path).getroot().findall("object")
-            for node in found:
+            for node in ElementTree.parse(path).getroot().findall("object"):
                 if (name := node.findtext("name")) in rows:
-                    rows[name].append((place, *_box(node), bool(int(node.findtext("difficult")))))
+                    box = [float(node.findtext(f"bndbox/{side}")) for side in SIDES]  # VOC2012 has a few fractions
+                    if not np.isfinite(box).all():
+                        raise ValueError(f"the box {box} is not finite")
+                    rows[name].append([place, *box, bool(int(node.findtext("difficult")))])
         except FileNotFoundError:
             raise FileNotFoundError(f"{image} is in the split {split}, but there is no {path}") from None
         except (ElementTree.ParseError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is not an annotation as VOC's: {error}") from error
-    return GroundTruth(images, {name: _objects(found) for name, found in rows.items()})
+    tables = {name: np.array(found, dtype=float).reshape(-1, 6) for name, found in rows.items()}
+    return GroundTruth(
+        images, {name: Objects(t[:, 0].astype(int), t[:, 1:5], t[:, 5].astype(bool)) for name, t in tables.items()}
+    )
 
 
 def check_voc_ground_truth(cfg: CfgNode, dataset_name: str) -> None:
-    """Refuse a data set of type ``pascal_voc`` whose AP could not be a number, before training rather than after.
+    """Check that the AP of a data set will be a number.
 
     Classes without ground truth (absent, or difficult only) make the mean of the 2012 metric nan; the mean of the 2007
     metric counts them as 0, which is warned of.
@@ -238,19 +240,6 @@ def check_voc_ground_truth(cfg: CfgNode, dataset_name: str) -> None:
         f"No ground truth in {dataset_name} for {names}: the 2007 metric counts a class without any as AP 0, and so"
         " will its mean"
     )
-
-
-def _box(node: ElementTree.Element) -> tuple[float, ...]:
-    # VOC2012 has a few corners between pixels.
-    box = tuple(float(node.findtext(f"bndbox/{side}")) for side in SIDES)
-    if not np.isfinite(box).all():
-        raise ValueError(f"the box {box} is not finite")
-    return box
-
-
-def _objects(rows: Sequence[tuple[float, ...]]) -> Objects:
-    table = np.array(rows, dtype=float).reshape(-1, 6)
-    return Objects(table[:, 0].astype(int), table[:, 1:5], table[:, 5].astype(bool))
 
 
 def _read(path: Path, metadata: Metadata, records: Sequence[Mapping[str, Any]]) -> dict[str, list[Thing]]:

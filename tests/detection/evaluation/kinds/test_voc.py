@@ -213,7 +213,7 @@ def test_voc_evaluator__several_processes(tmp_path, monkeypatch):
         evaluator = VOCEvaluator(name)
         for index in range(12)[own]:
             evaluator.process([{"image_id": f"train{index:03d}"}], [{"instances": found[index]}])
-        parts.append((evaluator._images, evaluator._tables))
+        parts.append(evaluator._tables)
     with monkeypatch.context() as patch:
         patch.setattr("detectron2.utils.comm.gather", lambda data, dst: parts)
         together = evaluator.evaluate()["bbox"]
