@@ -1,0 +1,56 @@
+"""Progress with the time left, of whatever may take more than ten seconds."""
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import IO, TypeVar
+
+from tqdm import tqdm
+
+QUIET = 10.0  # seconds after which the first progress is shown
+BETWEEN_LINES = 30.0  # seconds
+
+Item = TypeVar("Item")
+
+
+def progress(
+    items: Iterable[Item],
+    what: str,
+    total: int,
+    *,
+    stream: IO[str] | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[Item]:
+    """Yield ``items``, and tell how many are done and how long the others will take.
+
+    A terminal shows a bar, which vanishes at the end. Anything else gets a line every half minute. Work that takes less
+    than ten seconds shows nothing.
+
+    Args:
+        items: an item is done when the next one is asked for.
+        what: what an item is, for example ``"image"``.
+        total: how many items there are.
+        stream: where progress is written; stderr by default.
+        clock: returns seconds.
+    """
+    stream = stream or sys.stderr
+    if stream.isatty():
+        yield from tqdm(items, what, total, leave=False, file=stream, dynamic_ncols=True, delay=QUIET)
+        return
+    began = clock()
+    next_line = began + QUIET
+    for done, item in enumerate(items):
+        now = clock()
+        if done and now >= next_line:
+            left = duration((now - began) / done * (total - done))
+            print(f"{what} {done} of {total}, about {left} left", file=stream, flush=True)
+            next_line = now + BETWEEN_LINES
+        yield item
+
+
+def duration(seconds: float) -> str:
+    """Write a duration for a reader: ``40 s``, ``12 min`` or ``2:10 h``."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02} h"
