@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from .arguments import positive
+
 PRECISIONS = ("float32", "bfloat16", "float16")
 
 
@@ -33,14 +35,14 @@ def add_feature_arguments(parser: argparse.ArgumentParser, batch_help: str) -> N
         )
     data.add_argument(
         "--size",
-        type=int,
+        type=positive(int),
         default=224,
         metavar="PIXELS",
         help="side of the crop (224); images are resized to 256/224 of it",
     )
 
     how = parser.add_argument_group("how it is computed")
-    how.add_argument("--batch-size", type=int, default=256, metavar="N", help=batch_help)
+    how.add_argument("--batch-size", type=positive(int), default=256, metavar="N", help=batch_help)
     how.add_argument("--workers", type=int, default=0, metavar="N", help="processes that decode images (0)")
     how.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: CUDA, or else CPU")
     how.add_argument(

@@ -2,8 +2,9 @@
 
 import argparse
 
+from .arguments import positive
 from .features import add_feature_arguments
-from .features import check as check_features
+from .features import check as check  # nothing of its own
 
 DESCRIPTION = """Classify images by the nearest neighbours of their features (Wu et al., CVPR 2018, section 3.4).
 
@@ -21,13 +22,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_feature_arguments(parser, "images at a time (default: 256)")
     knn = parser.add_argument_group("nearest neighbours")
     knn.add_argument(
-        "--k", type=int, nargs="+", default=[200], metavar="K", help="neighbours; several numbers, several rows (200)"
+        "--k",
+        type=positive(int),
+        nargs="+",
+        default=[200],
+        metavar="K",
+        help="neighbours; several numbers, several rows (200)",
     )
-    knn.add_argument("--temperature", type=float, default=0.07, metavar="T", help="of the votes (default: 0.07)")
-
-
-def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Refuse numbers that mean nothing."""
-    check_features(parser, args)
-    if min(args.k) < 1 or args.temperature <= 0:
-        parser.error(f"--k {args.k}, --temperature {args.temperature}; expected at least 1 and above 0")
+    knn.add_argument(
+        "--temperature", type=positive(float), default=0.07, metavar="T", help="of the votes (default: 0.07)"
+    )

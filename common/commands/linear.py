@@ -2,6 +2,7 @@
 
 import argparse
 
+from .arguments import positive
 from .features import add_feature_arguments
 from .features import check as check_features
 
@@ -27,12 +28,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     linear = parser.add_argument_group("linear classifiers")
     linear.add_argument("--cached", action="store_true", help="no augmentation: compute the training features once")
     linear.add_argument(
-        "--lr", type=float, nargs="+", default=[30.0], metavar="RATE", help="learning rates, used as they are (30)"
+        "--lr",
+        type=positive(float),
+        nargs="+",
+        default=[30.0],
+        metavar="RATE",
+        help="learning rates, used as they are (30)",
     )
     linear.add_argument(
         "--wd", type=float, nargs="+", default=[0.0], metavar="DECAY", help="weight decays, each with each rate (0)"
     )
-    linear.add_argument("--epochs", type=int, default=100, metavar="N", help="passes over the training images (100)")
+    linear.add_argument(
+        "--epochs", type=positive(int), default=100, metavar="N", help="passes over the training images (100)"
+    )
     linear.add_argument(
         "--steps",
         type=int,
@@ -45,10 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Refuse steps that come after the end, and a state that is not named."""
+    """Refuse a state that is not named, decays below 0 and steps that come after the end."""
     check_features(parser, args)
     if args.resume and args.state is None:
         parser.error("--resume continues from the file of --state, which is not given")
+    if not all(decay >= 0 for decay in args.wd):
+        parser.error(f"--wd {' '.join(f'{decay:g}' for decay in args.wd)}; expected decays of at least 0")
     if late := [step for step in args.steps or () if step >= args.epochs]:
         parser.error(
             f"--steps {' '.join(map(str, late))} would do nothing: training ends after {args.epochs} epochs; give lower"

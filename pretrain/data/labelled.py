@@ -69,7 +69,7 @@ def open_labelled(root: str | os.PathLike, annotations: str | os.PathLike = "") 
     return INaturalist(root, annotations) if str(annotations) else LabelledFolder(root)
 
 
-def require_same_classes(train: Sequence[str], val: Sequence[str]) -> None:
+def check_same_classes(train: Sequence[str], val: Sequence[str]) -> None:
     """Make sure that a label means the same class in both splits.
 
     Raises:

@@ -11,21 +11,20 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from detectron2.utils import comm
-from PIL import Image
 from torch import nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 from torchvision import transforms
 from torchvision.transforms import functional as TF
 
 from mocodet.common.checkpoint import load_torch_file
-from mocodet.common.encoders.reading import extract_encoder
+from mocodet.common.encoders.reading import read_encoder
 from mocodet.common.encoders.resnet import build_resnet
 from mocodet.common.files import atomic_open
+from mocodet.common.progress import progress
 
 from ..data.labelled import LabelledImages
 from ..data.loader import load_batches
 from ..data.views import normalize
-from ..methods.supervised import read_checkpoint
 
 logger = logging.getLogger("mocodet.pretrain")
 
@@ -45,9 +44,6 @@ class FeatureSettings:
         dtype: precision of the backbone; below float32, autocast.
         storage: what features are kept in. ImageNet's 1.28 million of a ResNet-50 are 10.5 GB in float32, half of
             that in float16.
-
-    Raises:
-        ValueError: a number is too small.
     """
 
     size: int = 224
@@ -57,36 +53,42 @@ class FeatureSettings:
     dtype: torch.dtype = torch.float32
     storage: torch.dtype = torch.float32
 
-    def __post_init__(self) -> None:
-        for name, least in (("size", 1), ("batch_size", 1), ("num_workers", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at least {least}")
-
 
 class CentreCrops(Dataset):
     """The central square of images whose shorter side was made 256/224 of the square's: 3 x size x size, uint8.
 
     Args:
-        images: RGB images.
-        labels: their classes, int64, N.
+        data: labelled images.
         size: side of the square, in pixels.
-        places: which of the images; all by default.
     """
 
-    def __init__(
-        self, images: Sequence[Image.Image], labels: torch.Tensor, size: int, places: Sequence[int] | None = None
-    ) -> None:
-        self.images = images
-        self.labels = labels
-        self.places = range(len(images)) if places is None else places
+    def __init__(self, data: LabelledImages, size: int) -> None:
+        self.data = data
         self.crop = transforms.Compose([transforms.Resize(round(size * 256 / 224)), transforms.CenterCrop(size)])
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.data.labels)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        place = self.places[index]
-        return TF.pil_to_tensor(self.crop(self.images[place])), self.labels[place]
+    def __getitem__(self, place: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return TF.pil_to_tensor(self.crop(self.data.images[place])), self.data.labels[place]
+
+
+def central_crops(
+    data: LabelledImages, settings: FeatureSettings, places: Sequence[int]
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield the `CentreCrops` of the images in these places, N x 3 x size x size, on the device, and their labels, N.
+
+    The main process shows progress.
+
+    Raises:
+        ValueError: an image cannot be read.
+    """
+    crops = Subset(CentreCrops(data, settings.size), places)
+    batches = load_batches(crops, settings.num_workers, batch_size=settings.batch_size)
+    if comm.is_main_process():
+        batches = progress(batches, "images: batch", -(-len(crops) // settings.batch_size))
+    for images, labels in batches:
+        yield images.to(settings.device), labels
 
 
 @contextmanager
@@ -125,11 +127,7 @@ def load_backbone(path: str | os.PathLike, prefix: str | None = None) -> tuple[n
         FileNotFoundError: there is no such file.
         ValueError: it holds no encoder that is whole and finite.
     """
-    checkpoint = read_checkpoint(path)
-    try:
-        encoder = extract_encoder(checkpoint, prefix)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    encoder = read_encoder(path, prefix)
     return encoder.build(), encoder.arch
 
 
@@ -168,8 +166,8 @@ def pooled_features(backbone: nn.Module, images: torch.Tensor, dtype: torch.dtyp
 
 def extract_features(
     backbone: nn.Module, data: LabelledImages, settings: FeatureSettings, places: Sequence[int] | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Compute the features of central crops, without augmentation.
+) -> torch.Tensor:
+    """Compute the features of central crops, without augmentation: N x D, in ``settings.storage``, on the CPU.
 
     Args:
         backbone: on ``settings.device``, with an identity for ``fc``, in evaluation mode.
@@ -177,35 +175,29 @@ def extract_features(
         settings: see `FeatureSettings`.
         places: which of the images; all by default.
 
-    Returns:
-        features, N x D, in ``settings.storage``, and labels, N, int64; both on the CPU.
-
     Raises:
         ValueError: an image cannot be read.
         FloatingPointError: a feature is not finite.
     """
     if backbone.training:
         raise ValueError("the backbone is in training mode: its batch-norm statistics would change; call eval()")
-    crops = CentreCrops(data.images, data.labels, settings.size, places)
-    features, labels = None, torch.empty(len(crops), dtype=torch.int64)
+    places = range(len(data.labels)) if places is None else places
+    features = torch.empty(0, 0, dtype=settings.storage)
     done = 0
-    for images, classes in load_batches(crops, settings.num_workers, batch_size=settings.batch_size):
-        batch = pooled_features(backbone, images.to(settings.device), settings.dtype)
-        if features is None:  # now D is known; one block, since a list that is joined would take twice the memory
-            features = torch.empty(len(crops), batch.shape[1], dtype=settings.storage)
+    for images, _ in central_crops(data, settings, places):
+        batch = pooled_features(backbone, images, settings.dtype)
+        if not done:  # now D is known; one block, since a list that is joined would take twice the memory
+            features = torch.empty(len(places), batch.shape[1], dtype=settings.storage)
         features[done : done + len(batch)] = batch.cpu()
-        labels[done : done + len(batch)] = classes
         done += len(batch)
-    if features is None:
-        features = torch.empty(0, 0, dtype=settings.storage)
     if not features.isfinite().all():
         raise FloatingPointError(f"features exceed what {settings.storage} holds; keep them in float32")
-    return features, labels
+    return features
 
 
 def cached_features(
     backbone: nn.Module, data: LabelledImages, settings: FeatureSettings, cache: str | os.PathLike | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> torch.Tensor:
     """Like `extract_features`, but keep features in a file of the folder ``cache`` and read them where it is there.
 
     The file is named by a digest of all that features depend on: weights, settings, image files and labels.
@@ -214,13 +206,12 @@ def cached_features(
         return extract_features(backbone, data, settings)
     path = Path(cache, f"features-{_cache_key(backbone, data, settings)}.pt")
     if path.is_file():
-        stored = load_torch_file(path)
         logger.info(f"features of {len(data.labels)} images read from {path}")
-        return stored["features"], stored["labels"]
-    features, labels = extract_features(backbone, data, settings)
+        return load_torch_file(path)["features"]
+    features = extract_features(backbone, data, settings)
     with atomic_open(path) as handle:
-        torch.save({"features": features, "labels": labels}, handle)
-    return features, labels
+        torch.save({"features": features}, handle)
+    return features
 
 
 def _cache_key(backbone: nn.Module, data: LabelledImages, settings: FeatureSettings) -> str:

@@ -5,8 +5,9 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,13 @@ from torch import nn
 
 from mocodet.common.checkpoint import load_torch_file
 from mocodet.common.files import atomic_open
+from mocodet.common.progress import QUIET, duration, progress
 
 from ..data.labelled import LabelledImages
 from ..data.loader import load_batches
 from ..data.views import Views, build_view, mix
-from .features import (
-    FeatureSettings,
-    cached_features,
-    listing_digest,
-    pooled_features,
-    state_digest,
-)
+from .accuracy import count_right, percent
+from .features import FeatureSettings, cached_features, listing_digest, pooled_features, state_digest
 
 logger = logging.getLogger("mocodet.pretrain")
 
@@ -49,7 +46,7 @@ class Protocol:
         seed: of first weights, order, crops and flips.
 
     Raises:
-        ValueError: a number is too small, or the steps do not rise.
+        ValueError: the steps do not rise, or one of them does nothing.
     """
 
     epochs: int = 100
@@ -60,15 +57,9 @@ class Protocol:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
-        if list(self.steps) != sorted(set(self.steps)) or min(self.steps, default=1) < 1:
-            raise ValueError(f"the steps are {_listed(self.steps)}; expected epochs from 1 in rising order")
-
-    def late_steps(self) -> tuple[int, ...]:
-        """Return the steps that training ends before, which do nothing."""
-        return tuple(step for step in self.steps if step >= self.epochs)
+        if list(self.steps) != sorted(set(self.steps)) or not all(0 < step < self.epochs for step in self.steps):
+            shown = ", ".join(map(str, self.steps))
+            raise ValueError(f"the steps are {shown}; expected epochs from 1 to {self.epochs - 1} in rising order")
 
     def decay(self, epoch: int) -> float:
         """Return what the rate is multiplied by in ``epoch`` (from 0)."""
@@ -108,7 +99,11 @@ class LinearSweep:
         protocol: Protocol,
         device: torch.device | str = "cpu",
     ) -> None:
-        _check_grid(grid)
+        if not grid:
+            raise ValueError("there is no classifier to train: give at least one learning rate and weight decay")
+        for lr, wd in grid:
+            if not (lr > 0 and wd >= 0):
+                raise ValueError(f"learning rate {lr:g}, weight decay {wd:g}; expected above 0 and at least 0")
         self.grid = list(grid)
         self.protocol = protocol
         self.losses = torch.full((len(grid),), torch.nan)
@@ -171,21 +166,15 @@ class LinearSweep:
             features: M x D. labels: M, int64.
             chunk: rows classified at a time.
         """
-        if not len(labels):
-            raise ValueError("there is no image to classify")
         device = self.weights[0].device
         right = torch.zeros(2, len(self.grid), dtype=torch.int64, device=device)
         finite = torch.ones(len(self.grid), dtype=torch.bool, device=device)
         for rows, truth in zip(features.split(chunk), labels.split(chunk), strict=True):
             logits = self.logits(rows.to(device).float())  # m x G x C
             finite &= logits.isfinite().all(dim=2).all(dim=0)
-            best = logits.topk(min(5, logits.shape[2]), dim=2).indices == truth.to(device)[:, None, None]
-            right += torch.stack([best[..., 0].sum(dim=0), best.any(dim=2).sum(dim=0)])
-        shares = (100 * right.double() / len(labels)).T.tolist()
-        return [
-            {"top1": top1, "top5": top5} if good else None
-            for (top1, top5), good in zip(shares, finite.tolist(), strict=True)
-        ]
+            right += count_right(logits, truth.to(device))
+        scores = zip(right.T.tolist(), finite.tolist(), strict=True)
+        return [percent(counts, len(labels)) if good else None for counts, good in scores]
 
     def state_dict(self) -> dict[str, Any]:
         """Return weights, losses and the optimizer's state."""
@@ -205,27 +194,18 @@ class LinearSweep:
         self.losses = state["losses"]
 
 
-def grid_of(rates: Iterable[float], decays: Iterable[float]) -> list[tuple[float, float]]:
-    """Pair each learning rate with each weight decay."""
-    return list(itertools.product(rates, decays))
-
-
 def stored_batches(
-    features: torch.Tensor, labels: torch.Tensor, protocol: Protocol, device: torch.device | str = "cpu"
-) -> Callable[[int], Iterator[tuple[torch.Tensor, torch.Tensor]]]:
-    """Make the batches of features (N x D) that were computed once; see `LinearSweep.train`."""
-
-    def batches(epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for places in protocol.batches(len(labels), epoch):
-            yield features[places].to(device).float(), labels[places].to(device)
-
-    return batches
+    features: torch.Tensor, labels: torch.Tensor, protocol: Protocol, device: torch.device | str, epoch: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield the batches of features (N x D) that were computed once; see `LinearSweep.train`."""
+    for places in protocol.batches(len(labels), epoch):
+        yield features[places].to(device).float(), labels[places].to(device)
 
 
 def augmented_batches(
-    backbone: nn.Module, data: LabelledImages, protocol: Protocol, settings: FeatureSettings
-) -> Callable[[int], Iterator[tuple[torch.Tensor, torch.Tensor]]]:
-    """Make batches of features of random crops and flips, which pass through the frozen backbone in every epoch.
+    backbone: nn.Module, data: LabelledImages, protocol: Protocol, settings: FeatureSettings, epoch: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield batches of features of random crops and flips, which pass through the frozen backbone in every epoch.
 
     What happens to an image is a function of seed, epoch and place in the epoch; see `Views`.
 
@@ -234,70 +214,13 @@ def augmented_batches(
     """
     view = build_view("supervised", settings.size, MIN_SCALE)
     views = Views(data.images, view, protocol.seed, names=("image",), labels=data.labels)
-
-    def batches(epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        draw = itertools.count(epoch * len(data.labels))
-        order = protocol.batches(len(data.labels), epoch)
-        sampler = [[(place, next(draw)) for place in places.tolist()] for places in order]
-        for batch in load_batches(views, settings.num_workers, batch_sampler=sampler):
-            features = pooled_features(backbone, batch["image"].to(settings.device), settings.dtype)
-            yield features, batch["label"].to(settings.device)
-
-    return batches
-
-
-class Progress:
-    """Logs each epoch of a sweep and, when given a file, keeps its state there after each, for `resume`.
-
-    Args:
-        sweep: what is trained.
-        path: file of the state; None: none is kept.
-        identity: what must be equal for a state to be continued, such as digests of weights and images.
-    """
-
-    def __init__(self, sweep: LinearSweep, path: str | os.PathLike | None, identity: dict[str, Any]) -> None:
-        self.sweep = sweep
-        self.path = path
-        # Compared with what comes back from a file, which knows lists but no tuples.
-        self.identity = {
-            **identity,
-            "grid": [list(pair) for pair in sweep.grid],
-            "protocol": {**asdict(sweep.protocol), "steps": list(sweep.protocol.steps)},
-        }
-        self.began = time.perf_counter()
-
-    def resume(self) -> int:
-        """Continue from the file; return the number of epochs that are done.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it is the state of another training.
-        """
-        state = load_torch_file(self.path)
-        found = state.get("identity") if isinstance(state, dict) else None
-        if found != self.identity:
-            known = found if isinstance(found, dict) else {}
-            other = [
-                f"{key} {known.get(key)!r}, not {mine!r}"
-                for key, mine in self.identity.items()
-                if known.get(key) != mine
-            ]
-            raise ValueError(
-                f"{self.path} is the state of another training: {'; '.join(other)}; remove it to begin anew"
-            )
-        self.sweep.load_state_dict(state["sweep"])
-        return state["epoch"]
-
-    def __call__(self, epoch: int) -> None:
-        """Note that ``epoch`` epochs are done."""
-        last = epoch == self.sweep.protocol.epochs
-        if self.path is not None or last or epoch % 10 == 0:
-            shown = ", ".join(f"{loss:.4f}" for loss in self.sweep.losses.tolist())
-            took = time.perf_counter() - self.began
-            logger.info(f"epoch {epoch}/{self.sweep.protocol.epochs}  loss {shown}  {took:.0f} s")
-        if self.path is not None:
-            with atomic_open(Path(self.path)) as handle:
-                torch.save({"epoch": epoch, "identity": self.identity, "sweep": self.sweep.state_dict()}, handle)
+    draw = itertools.count(epoch * len(data.labels))
+    order = protocol.batches(len(data.labels), epoch)
+    sampler = [[(place, next(draw)) for place in places.tolist()] for places in order]
+    loaded = load_batches(views, settings.num_workers, batch_sampler=sampler)
+    for batch in progress(loaded, f"epoch {epoch + 1} of {protocol.epochs}: batch", len(order)):
+        features = pooled_features(backbone, batch["image"].to(settings.device), settings.dtype)
+        yield features, batch["label"].to(settings.device)
 
 
 def published_steps(epochs: int) -> tuple[int, ...]:
@@ -338,23 +261,25 @@ def evaluate_linear(
         (in percent; like the loss, None where training diverged) and ``"best"``, true for the highest top-1.
 
     Raises:
-        ValueError: see `LinearSweep`, `Progress.resume`, `extract_features`; ``resume`` without ``state``.
+        ValueError: see `LinearSweep` and `extract_features`; or ``state`` is that of another training.
         FileExistsError: ``state`` is there, and not ``resume``.
         FloatingPointError: every classifier diverged.
         RuntimeError: the backbone is not what it was.
     """
-    _check_grid(grid)  # before an hour of feature extraction
-    _check_state(state, resume)
-    if late := protocol.late_steps():
-        logger.warning(f"steps {_listed(late)} do nothing: training ends after {protocol.epochs} epochs")
+    begun = state is not None and Path(state).exists()
+    if begun and not resume:
+        raise FileExistsError(
+            f"{state} holds the state of a training; continue it with --resume, or give another --state"
+        )
     before = state_digest(backbone)
-    val_features, val_labels = cached_features(backbone, val, settings, cache)
+    val_features = cached_features(backbone, val, settings, cache)
     if cached:
-        features, labels = cached_features(backbone, train, settings, cache)
-        batches = stored_batches(features, labels, protocol, settings.device)
+        features = cached_features(backbone, train, settings, cache)
+        batches = partial(stored_batches, features, train.labels, protocol, settings.device)
     else:
-        batches = augmented_batches(backbone, train, protocol, settings)
+        batches = partial(augmented_batches, backbone, train, protocol, settings)
     sweep = LinearSweep(grid, val_features.shape[1], len(train.classes), protocol, settings.device)
+    # Compared with what comes back from a file, which knows lists but no tuples.
     identity = {
         "backbone": before,
         "images": listing_digest(train) if state is not None else "",
@@ -362,41 +287,50 @@ def evaluate_linear(
         "size": settings.size,
         "precision": str(settings.dtype),
         "storage": str(settings.storage),
+        "grid": [list(pair) for pair in grid],
+        "protocol": {**asdict(protocol), "steps": list(protocol.steps)},
     }
-    progress = Progress(sweep, state, identity)
-    start = progress.resume() if resume and Path(state).is_file() else 0
-    sweep.train(batches, start, progress)
-    found = sweep.accuracy(val_features, val_labels)
+    start = _resume(sweep, state, identity) if begun else 0
+    began = told = time.perf_counter()
+
+    def after_epoch(done: int) -> None:
+        nonlocal told
+        now = time.perf_counter()
+        if done == protocol.epochs or now - told >= QUIET:
+            told = now
+            losses = ", ".join(f"{loss:.4f}" for loss in sweep.losses.tolist())
+            left = duration((now - began) / (done - start) * (protocol.epochs - done))
+            logger.info(f"epoch {done}/{protocol.epochs}  loss {losses}  {now - began:.0f} s, about {left} left")
+        if state is not None:
+            with atomic_open(state) as handle:
+                torch.save({"epoch": done, "identity": identity, "sweep": sweep.state_dict()}, handle)
+
+    sweep.train(batches, start, after_epoch)
+    found = sweep.accuracy(val_features, val.labels)
     if (after := state_digest(backbone)) != before:
         raise RuntimeError(f"the backbone changed during linear training: SHA-256 {before} before, {after} after")
     results = []
     for (lr, wd), loss, row in zip(grid, sweep.losses.tolist(), found, strict=True):
         scores = {"train_loss": loss, **row} if row and math.isfinite(loss) else dict.fromkeys(SCORES)
         results.append({"lr": lr, "wd": wd, **scores, "best": False})
-    ranked = sorted((row for row in results if row["top1"] is not None), key=lambda row: -row["top1"])
-    if not ranked:
+    best = max((row for row in results if row["top1"] is not None), key=lambda row: row["top1"], default=None)
+    if best is None:
         rates = ", ".join(f"{lr:g}" for lr, _ in grid)
         raise FloatingPointError(f"every classifier diverged (learning rates {rates}); give lower ones")
-    ranked[0]["best"] = True
+    best["best"] = True
     return results
 
 
-def _check_grid(grid: Sequence[tuple[float, float]]) -> None:
-    if not grid:
-        raise ValueError("there is no classifier to train: give at least one learning rate and weight decay")
-    for lr, wd in grid:
-        if not (lr > 0 and wd >= 0):
-            raise ValueError(f"learning rate {lr:g}, weight decay {wd:g}; expected above 0 and at least 0")
+def _resume(sweep: LinearSweep, path: str | os.PathLike, identity: Mapping[str, Any]) -> int:
+    """Continue ``sweep`` from the state of a training that is equal in ``identity``; return how many epochs are done.
 
-
-def _listed(numbers: Iterable[int]) -> str:
-    return ", ".join(map(str, numbers))
-
-
-def _check_state(state: str | os.PathLike | None, resume: bool) -> None:
-    if resume and state is None:
-        raise ValueError("--resume continues from the file of --state, which is not given")
-    if state is not None and not resume and Path(state).exists():
-        raise FileExistsError(
-            f"{state} holds the state of a training; continue it with --resume, or give another --state"
-        )
+    Raises:
+        ValueError: it is the state of another training.
+    """
+    state = load_torch_file(path)
+    found = state.get("identity") if isinstance(state, dict) else None
+    known = found if isinstance(found, dict) else {}
+    if other := [f"{key} {known.get(key)!r}, not {mine!r}" for key, mine in identity.items() if known.get(key) != mine]:
+        raise ValueError(f"{path} is the state of another training: {'; '.join(other)}; remove it to begin anew")
+    sweep.load_state_dict(state["sweep"])
+    return state["epoch"]

@@ -1,55 +1,67 @@
 """The commands ``mocodet knn`` and ``mocodet linear``."""
 
 import argparse
-import json
+import itertools
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any, NamedTuple
 
 import torch
 from tabulate import tabulate
 from torch import nn
 
 from mocodet.common.errors import errors_in_one_line
-from mocodet.common.files import atomic_open
 
 from ..data.folders import warn_of_passed_over
-from ..data.labelled import LabelledImages, open_labelled, require_same_classes
+from ..data.labelled import LabelledImages, check_same_classes, open_labelled
+from .accuracy import write_json
 from .features import FeatureSettings, cached_features, load_backbone, random_backbone, state_digest
-from .knn import nearest_keys, vote
-from .linear import Protocol, evaluate_linear, grid_of, published_steps
+from .knn import knn_accuracy
+from .linear import Protocol, evaluate_linear, published_steps
 
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+logger = logging.getLogger("mocodet.pretrain")
 
 
-@dataclass(frozen=True)
-class Frozen:
+class Frozen(NamedTuple):
     """A frozen backbone and the labelled images that it is evaluated on.
 
     Attributes:
         backbone: on the device of ``settings``, in evaluation mode.
         settings: how features are made.
         train, val: splits with the same classes.
-        digest: of the backbone's tensors.
-        description: what is evaluated and how, for the results.
+        description: what is evaluated and how, for the results; ``"backbone_sha256"`` is of the backbone's tensors.
     """
 
     backbone: nn.Module
     settings: FeatureSettings
     train: LabelledImages
     val: LabelledImages
-    digest: str
     description: dict[str, Any]
+
+
+@contextmanager
+def as_command() -> Iterator[None]:
+    """Log to the terminal, tell bad input in one line as the commands do, and say in the end how long it took.
+
+    Raises:
+        SystemExit: see `errors_in_one_line`.
+    """
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("mocodet").setLevel(logging.INFO)
+    began = time.perf_counter()
+    with errors_in_one_line():
+        yield
+    logger.info(f"{time.perf_counter() - began:.0f} s")
 
 
 def open_frozen(args: argparse.Namespace) -> Frozen:
     """Open the backbone and the images that the arguments name.
 
     Raises:
-        FileNotFoundError, ValueError: see `load_backbone`, `random_backbone`, `open_labelled`, `require_same_classes`.
+        FileNotFoundError, ValueError: see `load_backbone`, `random_backbone`, `open_labelled`, `check_same_classes`.
     """
     if args.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device is cuda, but PyTorch finds no CUDA device; use auto or cpu")
@@ -61,12 +73,12 @@ def open_frozen(args: argparse.Namespace) -> Frozen:
         batch_size=args.batch_size,
         device=device,
         num_workers=args.workers,
-        dtype=PRECISIONS[args.precision],
+        dtype=getattr(torch, args.precision),
         storage=torch.float16 if args.half else torch.float32,
     )
     train = open_labelled(args.train, args.train_annotations)
     val = open_labelled(args.val, args.val_annotations)
-    require_same_classes(train.classes, val.classes)
+    check_same_classes(train.classes, val.classes)
     for split, root in ((train, args.train), (val, args.val)):
         warn_of_passed_over(split.images, root)
     if args.random:
@@ -75,11 +87,10 @@ def open_frozen(args: argparse.Namespace) -> Frozen:
         backbone, arch = load_backbone(args.checkpoint, args.prefix)
         source = str(args.checkpoint)
     backbone = backbone.requires_grad_(False).to(device, memory_format=torch.channels_last)
-    digest = state_digest(backbone)
     description = {
         "checkpoint": source,
         "arch": arch,
-        "backbone_sha256": digest,
+        "backbone_sha256": state_digest(backbone),
         "seed": args.seed,
         "train": {"root": args.train, "annotations": args.train_annotations, "images": len(train.labels)},
         "val": {"root": args.val, "annotations": args.val_annotations, "images": len(val.labels)},
@@ -89,57 +100,33 @@ def open_frozen(args: argparse.Namespace) -> Frozen:
         "stored": str(settings.storage).removeprefix("torch."),
         "device": device.type,
     }
-    logging.getLogger("mocodet.pretrain").info(
+    logger.info(
         f"{source} ({arch}); {len(train.labels)} training and {len(val.labels)} validation images of"
         f" {len(train.classes)} classes at {args.size} pixels; {device.type}, {args.precision}"
     )
-    return Frozen(backbone, settings, train, val, digest, description)
+    return Frozen(backbone, settings, train, val, description)
 
 
-def write_json(path: Path | None, results: dict[str, Any]) -> None:
-    """Write ``results`` to ``path``, whole or not at all; do nothing without a path."""
-    if path is None:
-        return
-    with atomic_open(path, "w") as handle:
-        json.dump(results, handle, indent=2, allow_nan=False)
-        handle.write("\n")
-
-
-def run_tool(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
-    """Call ``main(args)``; log to the terminal, and tell bad input in one line as the commands do.
-
-    Raises:
-        SystemExit: see `errors_in_one_line`.
-    """
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("mocodet").setLevel(logging.INFO)
-    began = time.perf_counter()
-    with errors_in_one_line():
-        main(args)
-    logging.getLogger("mocodet.pretrain").info(f"{time.perf_counter() - began:.0f} s")
-
-
-def run_knn(args: argparse.Namespace) -> None:
-    """Compute the features of both splits, find the neighbours, print the accuracies."""
+@as_command()
+def knn(args: argparse.Namespace) -> None:
+    """Do what ``mocodet knn`` asks for: compute the features of both splits, vote, print the accuracies."""
     frozen = open_frozen(args)
     if max(args.k) > len(frozen.train.labels):
         raise ValueError(f"--k {max(args.k)} of {len(frozen.train.labels)} training images; lower it or add images")
-    bank, bank_labels = cached_features(frozen.backbone, frozen.train, frozen.settings, args.cache)
-    queries, query_labels = cached_features(frozen.backbone, frozen.val, frozen.settings, args.cache)
-    keys = nearest_keys(
-        bank,
-        queries,
-        max(args.k),
-        device=frozen.settings.device,
-    )
-    results = [{"k": k, **vote(keys[:, :k], bank_labels, query_labels, args.temperature)} for k in args.k]
+    parts = []
+    for split in (frozen.train, frozen.val):
+        parts += [cached_features(frozen.backbone, split, frozen.settings, args.cache), split.labels]
+    scores = knn_accuracy(*parts, args.k, args.temperature, frozen.settings.device)
+    results = [{"k": k, **row} for k, row in zip(args.k, scores, strict=True)]
     rows = [(row["k"], row["top1"], row["top5"]) for row in results]
     print(tabulate(rows, headers=["k", "top-1", "top-5"], floatfmt=".2f", tablefmt="github"))
-    write_json(args.output, {**frozen.description, "temperature": args.temperature, "results": results})
+    if args.output:
+        write_json(args.output, {**frozen.description, "temperature": args.temperature, "results": results})
 
 
-def run_linear(args: argparse.Namespace) -> None:
-    """Train, evaluate, prove that the backbone is unchanged, print the table."""
+@as_command()
+def linear(args: argparse.Namespace) -> None:
+    """Do what ``mocodet linear`` asks for: train, evaluate, prove that the backbone is unchanged, print the table."""
     steps = published_steps(args.epochs) if args.steps is None else tuple(args.steps)
     protocol = Protocol(args.epochs, args.batch_size, steps=steps, seed=args.seed)
     frozen = open_frozen(args)
@@ -149,7 +136,7 @@ def run_linear(args: argparse.Namespace) -> None:
         frozen.val,
         frozen.settings,
         protocol,
-        grid_of(args.lr, args.wd),
+        list(itertools.product(args.lr, args.wd)),
         cached=args.cached,
         cache=args.cache,
         state=args.state,
@@ -164,16 +151,7 @@ def run_linear(args: argparse.Namespace) -> None:
     print(tabulate(rows, headers=headers, floatfmt=forms, tablefmt="github", missingval="diverged"))
     if len(rows) > 1:
         print(f"Best of {len(rows)} by the validation images themselves: an optimistic choice, to be reported as one.")
-    print(f"backbone unchanged: SHA-256 {frozen.digest[:16]}... before and after")
-    mode = "cached" if args.cached else "augmented"
-    write_json(args.output, {**frozen.description, "mode": mode, "protocol": asdict(protocol), "results": results})
-
-
-def knn(args: argparse.Namespace) -> None:
-    """Do what ``mocodet knn`` asks for."""
-    run_tool(run_knn, args)
-
-
-def linear(args: argparse.Namespace) -> None:
-    """Do what ``mocodet linear`` asks for."""
-    run_tool(run_linear, args)
+    print(f"backbone unchanged: SHA-256 {frozen.description['backbone_sha256'][:16]}... before and after")
+    if args.output:
+        mode = "cached" if args.cached else "augmented"
+        write_json(args.output, {**frozen.description, "mode": mode, "protocol": asdict(protocol), "results": results})

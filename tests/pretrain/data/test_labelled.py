@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from mocodet.pretrain.data.folders import warn_of_passed_over
-from mocodet.pretrain.data.labelled import LabelledFolder, open_labelled, require_same_classes
+from mocodet.pretrain.data.labelled import LabelledFolder, check_same_classes, open_labelled
 
 
 def save(path, colour):
@@ -79,11 +79,11 @@ def test_warn_of_passed_over__one_line_where_there_is_something_to_say(root, mon
     ]
 
 
-def test_require_same_classes__names_the_difference():
-    require_same_classes(["a", "b"], ["a", "b"])
+def test_check_same_classes__names_the_difference():
+    check_same_classes(["a", "b"], ["a", "b"])
     with pytest.raises(ValueError, match=r"3 for training, 2 for validation.*a \(training only\), d \(training only\)"):
-        require_same_classes(["a", "b", "d"], ["b", "c"])
+        check_same_classes(["a", "b", "d"], ["b", "c"])
     with pytest.raises(ValueError, match=r"c \(validation only\)"):
-        require_same_classes(["a", "b", "d"], ["b", "c"])
+        check_same_classes(["a", "b", "d"], ["b", "c"])
     with pytest.raises(ValueError, match="class 1 is 'b' in training, 'c' in validation"):
-        require_same_classes(["a", "b", "c"], ["a", "c", "b"])
+        check_same_classes(["a", "b", "c"], ["a", "c", "b"])

@@ -3,6 +3,7 @@
 import json
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from mocodet.pretrain.evaluation.classification import (
     classification_accuracy,
     open_validation,
 )
+from mocodet.pretrain.evaluation.features import FeatureSettings
 from tests.commands import classify
 from tests.processes import run_in_processes
 
@@ -65,10 +67,9 @@ def reference(network: nn.Module) -> dict[str, float]:
     return {f"top{k}": 100 * sum(rank < k for rank in ranks) / COUNT for k in (1, 5)}
 
 
-def accuracy(network: nn.Module, batch_size: int = 4, num_workers: int = 0) -> dict[str, float]:
-    return classification_accuracy(
-        network, pictures(), labels(), crop_size=SIZE, batch_size=batch_size, num_workers=num_workers
-    )
+def accuracy(network: nn.Module, batch_size: int = 4, num_workers: int = 0, **other: object) -> dict[str, float]:
+    data = SimpleNamespace(**{"images": pictures(), "labels": labels(), **other})
+    return classification_accuracy(network, data, FeatureSettings(SIZE, batch_size, num_workers=num_workers))
 
 
 @pytest.mark.parametrize(("batch_size", "num_workers"), [(4, 0), (13, 0), (1, 1)])
@@ -103,8 +104,7 @@ def test_accuracy__two_processes_share_the_images_and_the_main_ones_statistics()
 
 def test_accuracy__fewer_than_five_classes():
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE * SIZE, 3))
-    found = classification_accuracy(network, pictures(), labels() % 3, crop_size=SIZE, batch_size=4)
-    assert found["top5"] == 100
+    assert accuracy(network, labels=labels() % 3)["top5"] == 100
 
 
 def test_accuracy__logits_that_are_not_finite():
@@ -134,9 +134,7 @@ class Broken:
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_accuracy__damaged_image_is_named(num_workers):
     with pytest.raises(ValueError, match=r"^x\.png cannot be read as an image; replace or remove it$"):
-        classification_accuracy(
-            small_network(), Broken(), labels()[:3], crop_size=SIZE, batch_size=2, num_workers=num_workers
-        )
+        accuracy(small_network(), 2, num_workers, images=Broken(), labels=labels()[:3])
 
 
 class Trainer(TrainerBase):
@@ -159,10 +157,11 @@ class Trainer(TrainerBase):
 
 def test_evaluator__after_each_epoch_and_at_the_end(tmp_path):
     trainer = Trainer(small_network())
-    evaluator = ClassificationEvaluator(
-        trainer.network, pictures(), labels(), split="val.json", crop_size=SIZE, batch_size=4, num_workers=0, period=3,
-        output_dir=str(tmp_path),
-    )  # fmt: skip
+    cfg = get_cfg()
+    cfg.OUTPUT_DIR, cfg.DATA.VAL_ANNOTATIONS, cfg.DATA.NUM_WORKERS = str(tmp_path), "val.json", 0
+    cfg.AUGMENTATION.CROP_SIZE, cfg.SOLVER.IMS_PER_BATCH = SIZE, 4
+    data = SimpleNamespace(images=pictures(), labels=labels())
+    evaluator = ClassificationEvaluator(cfg, trainer.network, data, period=3)
     trainer.register_hooks([evaluator])
     trainer.train(0, 7)
     logged = {done: values for done, values in trainer.logged.items() if "top1" in values}

@@ -1,3 +1,7 @@
+import itertools
+import re
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -6,11 +10,13 @@ from torch import nn
 from torchvision import transforms
 from torchvision.models import resnet18
 
+from mocodet.common.progress import progress
 from mocodet.pretrain.data.labelled import LabelledFolder
 from mocodet.pretrain.evaluation import features as module
 from mocodet.pretrain.evaluation.features import (
     FeatureSettings,
     cached_features,
+    central_crops,
     exact_convolutions,
     extract_features,
     listing_digest,
@@ -37,7 +43,7 @@ def backbone():
 
 
 def test_extract_features__equals_torchvision_step_by_step(data, backbone):
-    found, labels = extract_features(backbone, data, FeatureSettings(size=35, batch_size=4))
+    found = extract_features(backbone, data, FeatureSettings(size=35, batch_size=4))
     reference = resnet18()
     reference.load_state_dict(backbone.state_dict(), strict=False)  # but for fc
     parts = nn.Sequential(*list(reference.eval().children())[:-1])  # to avgpool
@@ -52,16 +58,15 @@ def test_extract_features__equals_torchvision_step_by_step(data, backbone):
     with torch.no_grad():
         expected = torch.cat([parts(view(image)[None]).flatten(1) for image in data.images])
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
-    assert labels.tolist() == data.labels.tolist() == [0, 0, 0, 1, 1, 2, 2]
 
 
 def test_extract_features__some_places_in_another_precision_and_storage(data, backbone):
-    whole, _ = extract_features(backbone, data, FeatureSettings(size=32))
-    part, labels = extract_features(
+    whole = extract_features(backbone, data, FeatureSettings(size=32))
+    part = extract_features(
         backbone, data, FeatureSettings(size=32, dtype=torch.bfloat16, storage=torch.float16), places=[5, 1]
     )
     assert part.dtype == torch.float16
-    assert labels.tolist() == [2, 0]
+    assert part.shape == (2, 512)
     difference = (part.float() - whole[[5, 1]]).abs().max() / whole.abs().max()
     assert 0 < difference < 0.05, "bfloat16 is near float32, and not equal to it"
 
@@ -104,9 +109,21 @@ def test_pooled_features__without_tf32(data, backbone):
     assert seen == [(False, False)]
 
 
-def test_feature_settings__refuses_nonsense():
-    with pytest.raises(ValueError, match="size is 0"):
-        FeatureSettings(size=0)
+def test_central_crops__labels_of_some_places(data):
+    batches = list(central_crops(data, FeatureSettings(size=32, batch_size=2), [5, 1, 3]))
+    assert [labels.tolist() for _, labels in batches] == [[2, 0], [1]]
+    whole = torch.cat([images for images, _ in central_crops(data, FeatureSettings(size=32), range(7))])
+    assert torch.equal(torch.cat([images for images, _ in batches]), whole[[5, 1, 3]])
+
+
+def test_central_crops__show_progress(data, monkeypatch, capsys):
+    """Each look at the clock finds it a minute later."""
+    seconds = itertools.count(0, 60)
+    monkeypatch.setattr(module, "progress", partial(progress, clock=lambda: next(seconds)))
+    list(central_crops(data, FeatureSettings(size=32, batch_size=2), range(7)))
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3
+    assert re.fullmatch(r"images: batch 1 of 4, about \d+ min left", lines[0])
 
 
 def test_random_backbone__depends_on_the_seed_alone():
@@ -152,8 +169,7 @@ def test_cached_features__read_again_only_if_nothing_changed(data, backbone, tmp
     first = cached_features(backbone, data, settings, tmp_path)
     second = cached_features(backbone, data, settings, tmp_path)
     assert len(made) == 1
-    assert torch.equal(first[0], second[0])
-    assert torch.equal(first[1], second[1])
+    assert torch.equal(first, second)
     cached_features(backbone, data, FeatureSettings(size=33), tmp_path)
     assert len(made) == 2, "another crop"
     cached_features(random_backbone("resnet18", 4), data, settings, tmp_path)

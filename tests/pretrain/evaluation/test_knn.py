@@ -1,8 +1,7 @@
-"""Weighted nearest neighbours against a loop over queries, and the monitor against a run without it."""
+"""Weighted nearest neighbours against sorting in float64, and the monitor against a run without it."""
 
 import copy
-import itertools
-import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,25 +14,26 @@ from mocodet.common.encoders.resnet import build_resnet
 from mocodet.pretrain.config import get_cfg
 from mocodet.pretrain.evaluation import knn
 from mocodet.pretrain.evaluation.features import state_digest
-from mocodet.pretrain.evaluation.knn import KNNMonitor, nearest_keys, pack, unpack, vote
+from mocodet.pretrain.evaluation.knn import KNNMonitor, knn_accuracy, nearest
 from tests.processes import run_in_processes
 
 
-def accuracy_by_loops(bank, bank_labels, queries, query_labels, k, temperature):
+def sorted_similarities(bank, queries):
+    """Return the cosines of each query with all entries in falling order, and the entries' places, in float64."""
+    units = [rows.double().numpy() / np.linalg.norm(rows.double().numpy(), axis=1)[:, None] for rows in (queries, bank)]
+    similarities = units[0] @ units[1].T
+    order = np.argsort(-similarities, axis=1)
+    return np.take_along_axis(similarities, order, axis=1), order
+
+
+def accuracy_by_sorting(bank, bank_labels, queries, query_labels, k, temperature):
     """Section 3.4 of Wu et al., one query at a time, in Python's floats."""
-
-    def cosine(one, other):
-        dot = sum(a * b for a, b in zip(one, other, strict=True))
-        return dot / math.sqrt(sum(a * a for a in one)) / math.sqrt(sum(b * b for b in other))
-
     top1 = top5 = 0
-    for query, truth in zip(queries.tolist(), query_labels.tolist(), strict=True):
-        similarities = [cosine(query, entry) for entry in bank.tolist()]
-        nearest = sorted(range(len(similarities)), key=lambda place: (-similarities[place], place))[:k]
+    for similarities, places, truth in zip(*sorted_similarities(bank, queries), query_labels.tolist(), strict=True):
         votes = {}
-        for place in nearest:
+        for similarity, place in zip(similarities[:k], places[:k], strict=True):
             label = int(bank_labels[place])
-            votes[label] = votes.get(label, 0.0) + math.exp(similarities[place] / temperature)
+            votes[label] = votes.get(label, 0.0) + np.exp(similarity / temperature)
         ranking = sorted(votes, key=lambda label: (-votes[label], label))
         top1 += truth == ranking[0]
         top5 += truth in ranking[:5]
@@ -50,114 +50,63 @@ def clusters():
     return points[:80], labels[:80], points[80:], labels[80:]
 
 
-@pytest.mark.parametrize(("k", "temperature"), [(1, 0.07), (7, 0.07), (40, 0.07), (40, 5.0), (80, 0.5)])
-def test_nearest_keys_and_vote__equal_loops(clusters, k, temperature):
-    expected = accuracy_by_loops(*clusters, k, temperature)
-    assert 10 < expected["top1"] < 90, "a test in which all or nothing is right shows nothing"
-    bank, bank_labels, queries, query_labels = clusters
-    found = vote(nearest_keys(bank, queries, k), bank_labels, query_labels, temperature)
-    assert found == pytest.approx(expected)
+@pytest.mark.parametrize("chunk", [1, 7, 33, 2048])
+@pytest.mark.parametrize("temperature", [0.07, 0.5, 5.0])
+def test_knn_accuracy__equals_sorting(clusters, monkeypatch, chunk, temperature):
+    monkeypatch.setattr(knn, "CHUNK", chunk)
+    ks = [1, 7, 40, 80]
+    expected = [accuracy_by_sorting(*clusters, k, temperature) for k in ks]
+    assert all(10 < row["top1"] < 90 for row in expected), "a test in which all or nothing is right shows nothing"
+    assert len({tuple(row.values()) for row in expected}) > 2
+    assert knn_accuracy(*clusters, ks, temperature) == [pytest.approx(row) for row in expected]
 
 
-@pytest.mark.parametrize(("query_chunk", "bank_chunk"), [(1, 1), (7, 3), (40, 11), (3, 80), (1000, 1000)])
-def test_nearest_keys__chunks_and_ties(query_chunk, bank_chunk):
-    # Corners of a cube: norms and similarities are exact, and most similarities occur many times.
-    corners = torch.tensor(list(itertools.product((-0.5, 0.5), repeat=4)))
+@pytest.mark.parametrize("chunk", [1, 7, 64, 300, 4096])
+@pytest.mark.parametrize("storage", [torch.float32, torch.float16])
+def test_nearest__equals_sorting(monkeypatch, chunk, storage):
+    monkeypatch.setattr(knn, "CHUNK", chunk)
     generator = torch.Generator().manual_seed(0)
-    bank = corners[torch.randint(16, (60,), generator=generator)]
-    keys = nearest_keys(bank, corners, 12, query_chunk=query_chunk, bank_chunk=bank_chunk)
-    similarities, places = unpack(keys)
-    for row, query in enumerate(corners):
-        exact = (bank @ query).tolist()
-        expected = sorted(range(60), key=lambda place: (-exact[place], place))[:12]
-        assert places[row].tolist() == expected
-        assert similarities[row].tolist() == [exact[place] for place in expected]
+    bank, queries = (3 * torch.randn(rows, 5, generator=generator).to(storage) for rows in (300, 40))
+    similarities, places = sorted_similarities(bank, queries)
+    assert (np.diff(-similarities[:, :51]) > 1e-6).all(), "no two are equal in float32"
+    found, labels = nearest(bank, torch.arange(300), queries, 50)
+    assert labels.tolist() == places[:, :50].tolist()
+    np.testing.assert_allclose(found, similarities[:, :50], atol=1e-6)
+    every, _ = nearest(bank, torch.arange(300), queries, 1000)
+    assert every.shape == (40, 300), "of fewer entries all are the nearest"
 
 
-def exact_similarities(bank, queries):
-    """Cosines in units of 2^-52, by whole numbers alone once the components are rounded."""
-    units = [
-        np.rint(rows.double().numpy() / np.sqrt((rows.double().numpy() ** 2).sum(1, keepdims=True)) * 2**26)
-        for rows in (bank, queries)
-    ]
-    bank, queries = (rows.astype(np.int64) for rows in units)
-    return (queries[:, None, :] * bank[None]).sum(-1)
-
-
-CHUNKS = [(1, 1), (1, 300), (7, 64), (40, 33), (512, 4096)]
-
-
-def test_nearest_keys__not_a_bit_depends_on_the_chunks():
-    """Random features, each four times in the bank; float32 would round equal products in as many ways as there are."""
-    generator = torch.Generator().manual_seed(0)
-    bank = torch.randn(75, 301, generator=generator).repeat(4, 1)[torch.randperm(300, generator=generator)]
-    queries = torch.randn(40, 301, generator=generator)
-    exact = exact_similarities(bank, queries)
-    expected = [sorted(range(300), key=lambda place, row=row: (-row[place], place))[:50] for row in exact]
-    for query_chunk, bank_chunk in CHUNKS:
-        keys = nearest_keys(bank, queries, 50, query_chunk=query_chunk, bank_chunk=bank_chunk)
-        similarities, places = unpack(keys)
-        assert places.tolist() == expected
-        assert torch.equal(similarities, torch.from_numpy(np.take_along_axis(exact, places.numpy(), 1) / 2**52).float())
-
-
-def test_nearest_keys__bank_is_prepared_once(monkeypatch):
-    prepared = []
-    original = knn._on_grid
-    monkeypatch.setattr(knn, "_on_grid", lambda rows, *rest: prepared.append(rows) or original(rows, *rest))
-    bank = torch.randn(50, 4)
-    nearest_keys(bank, torch.randn(30, 4), 5, query_chunk=8, bank_chunk=16)
-    own = bank.untyped_storage().data_ptr()
-    assert sum(len(rows) for rows in prepared if rows.untyped_storage().data_ptr() == own) == 50
-
-
-def test_nearest_keys__bounded_memory(monkeypatch):
+def test_nearest__bounded_memory(monkeypatch):
+    monkeypatch.setattr(knn, "CHUNK", 16)
     sizes = []
     original = torch.Tensor.__matmul__
     monkeypatch.setattr(
         torch.Tensor, "__matmul__", lambda one, other: sizes.append((len(one), other.shape[1])) or original(one, other)
     )
-    nearest_keys(torch.randn(50, 4), torch.randn(30, 4), 5, query_chunk=8, bank_chunk=16)
-    assert max(rows for rows, _ in sizes) == 8
-    assert max(columns for _, columns in sizes) == 16
+    knn_accuracy(torch.randn(50, 4), torch.arange(50), torch.randn(30, 4), torch.arange(30), [5], 0.07)
+    assert sizes == [(16, 16)] * 3 + [(16, 2)] + [(14, 16)] * 3 + [(14, 2)]
 
 
-def test_nearest_keys__refuses_what_cannot_be():
-    bank = torch.randn(5, 2)
-    with pytest.raises(ValueError, match="6 nearest neighbours of 5 reference images"):
-        nearest_keys(bank, bank, 6)
-    with pytest.raises(ValueError, match="bank_chunk is 0"):
-        nearest_keys(bank, bank, 2, bank_chunk=0)
+def classified(similarities, voters, label, temperature=0.07):
+    """Classify one query of this label, given its similarities to a bank in the plane and the classes of the bank."""
+    cosines = torch.tensor(similarities)
+    bank = torch.stack([cosines, (1 - cosines**2).sqrt()], dim=1)
+    labels = torch.tensor(voters), torch.tensor([label])
+    return knn_accuracy(bank, labels[0], torch.tensor([[2.0, 0.0]]), labels[1], [len(voters)], temperature)[0]
 
 
-def test_pack__keeps_order_and_values():
-    values = torch.tensor([-1.0, -0.5, -1e-30, -0.0, 0.0, 1e-38, 0.3, 1.0])
-    keys = pack(values, torch.full((8,), 2**32 - 1))
-    assert (keys.diff() >= 0).all()
-    assert keys[3] == keys[4], "zeros of either sign are equal"
-    similarities, places = unpack(keys)
-    assert torch.equal(similarities, values)
-    assert (places == 2**32 - 1).all()
-    assert (pack(torch.zeros(4), torch.arange(4)).diff() < 0).all(), "of equal ones the first is the nearest"
+def test_knn_accuracy__class_without_a_vote_is_never_right():
+    assert classified([0.9, 0.8], [3, 3], 0) == {"top1": 0.0, "top5": 0.0}
+    assert classified([0.9, 0.8], [3, 3], 7) == {"top1": 0.0, "top5": 0.0}
+    assert classified([0.9, 0.8], [3, 3], 3) == {"top1": 100.0, "top5": 100.0}
 
 
-def test_vote__class_without_a_vote_is_never_right():
-    keys = pack(torch.tensor([[0.9, 0.8]]), torch.tensor([0, 1]))
-    labels = torch.tensor([3, 3])
-    assert vote(keys, labels, torch.tensor([0])) == {"top1": 0.0, "top5": 0.0}
-    assert vote(keys, labels, torch.tensor([3])) == {"top1": 100.0, "top5": 100.0}
-
-
-def test_vote__equal_sums_and_a_small_temperature():
-    keys = pack(torch.tensor([[0.5, 0.5]]), torch.tensor([0, 1]))
-    assert vote(keys, torch.tensor([1, 2]), torch.tensor([1]))["top1"] == 100
-    assert vote(keys, torch.tensor([1, 2]), torch.tensor([2])) == {"top1": 0.0, "top5": 100.0}
-    near = pack(torch.tensor([[1.0, 0.999]]), torch.tensor([0, 1]))  # exp(1 / 1e-4) has no float
-    assert vote(near, torch.tensor([1, 0]), torch.tensor([1]), temperature=1e-4)["top1"] == 100
-    with pytest.raises(ValueError, match="temperature is 0"):
-        vote(near, torch.tensor([1, 0]), torch.tensor([1]), temperature=0)
-    with pytest.raises(ValueError, match="no image to classify"):
-        vote(near[:0], torch.tensor([1, 0]), torch.tensor([], dtype=torch.int64))
+def test_knn_accuracy__equal_sums_and_a_small_temperature():
+    assert classified([0.5, 0.5], [2, 1], 1) == {"top1": 100.0, "top5": 100.0}
+    assert classified([0.5, 0.5], [2, 1], 2) == {"top1": 0.0, "top5": 100.0}
+    # exp(1 / 1e-4) has no float
+    assert classified([1.0, 0.999], [1, 0], 1, temperature=1e-4)["top1"] == 100
+    assert classified([1.0, 0.999], [1, 0], 0, temperature=1e-4) == {"top1": 0.0, "top5": 100.0}
 
 
 # The monitor
@@ -187,10 +136,14 @@ def knn_config(root, **changes):
 class Method(nn.Module):
     """As much of a contrast mechanism as the monitor looks at."""
 
-    def __init__(self, name="encoder_q"):
+    def __init__(self):
         super().__init__()
         torch.manual_seed(0)
-        setattr(self, name, build_resnet("resnet18", num_classes=4))
+        self.encoder_q = build_resnet("resnet18", num_classes=4)
+
+    @property
+    def encoder_to_transfer(self):
+        return self.encoder_q
 
 
 class Trainer(TrainerBase):
@@ -264,47 +217,72 @@ def measured_alone(splits, method):
             split: torch.stack([encoder(image[None])[0] for image, _ in images]) for split, images in sets.items()
         }
     labels = {split: torch.tensor(images.targets) for split, images in sets.items()}
-    return accuracy_by_loops(features["train"], labels["train"], features["val"], labels["val"], 5, 0.07)
+    return accuracy_by_sorting(features["train"], labels["train"], features["val"], labels["val"], 5, 0.07)
+
+
+def measure(monitor, method):
+    monitor.trainer = SimpleNamespace(method=method, device=torch.device("cpu"), dtype=torch.float32)
+    return monitor.measure()
 
 
 def test_monitor__measures_the_query_encoder_without_its_head(splits):
     method = Method()
     monitor = KNNMonitor(knn_config(splits), 32, 1)
-    found = monitor.measure(method, torch.device("cpu"))
-    assert found == pytest.approx(measured_alone(splits, method))
-    assert found == monitor.measure(Method("encoder"), torch.device("cpu")), "supervised training's name for it"
+    assert measure(monitor, method) == pytest.approx(measured_alone(splits, method))
 
 
-def measure_in_process(splits, lists_at_once):
+def measure_in_process(splits, chunks):
     from detectron2.utils import comm
 
-    knn.LISTS_AT_ONCE = lists_at_once
-    gathered, gather = [], comm.gather
-    comm.gather = lambda keys: gathered.append(gather(keys)) or gathered[-1]
-    received, all_gather = [], comm.all_gather
-    comm.all_gather = lambda data: received.append(all_gather(data)) or received[-1]
-    method = Method()
-    # Statistics differ between processes, as in training: all must look with the main process's and keep their own.
-    method.encoder_q.bn1.running_mean.fill_(0.5 * comm.get_rank())
-    before = state_digest(method)
-    found = KNNMonitor(knn_config(splits, K=9), 32, 1).measure(method, torch.device("cpu"))
-    most = max((sum(map(len, lists)) for lists in gathered), default=0)
-    parts = [part for parts in received for part in parts if isinstance(part, torch.Tensor)]
-    assert parts
-    assert all(part.untyped_storage().nbytes() == part.nbytes for part in parts), "nothing is sent that is not read"
-    return found, state_digest(method) == before, most
+    gather, all_gather, results = comm.gather, comm.all_gather, []
+    for chunk in chunks:
+        knn.CHUNK = chunk
+        gathered, received = [], []
+        comm.gather = lambda lists, gathered=gathered: gathered.append(gather(lists)) or gathered[-1]
+        comm.all_gather = lambda data, received=received: received.append(all_gather(data)) or received[-1]
+        method = Method()
+        # Statistics differ between processes, as in training: all must look with the main process's and keep their own.
+        method.encoder_q.bn1.running_mean.fill_(0.5 * comm.get_rank())
+        before = state_digest(method)
+        found = measure(KNNMonitor(knn_config(splits, K=9), 32, 1), method)
+        most = max((sum(len(similarities) for similarities, _ in lists) for lists in gathered), default=0)
+        results.append((found, state_digest(method) == before, most))
+        parts = [part for each in received for sent in each if isinstance(sent, list) for part in sent]
+        assert all(part.untyped_storage().nbytes() == part.nbytes for part in parts), "nothing is sent that is not read"
+        assert sum(len(part) for part in parts if part.ndim == 2) == 7, "all queries are sent, and nothing of the bank"
+    return results
 
 
-@pytest.mark.parametrize(("lists_at_once", "most"), [(32768, 2 * 7), (8, 8)])
-def test_monitor__two_processes_share_the_work(splits, lists_at_once, most):
+def test_monitor__two_processes_share_the_work(splits):
     """K exceeds what either has of the bank; the main process merges the lists of 7 queries, or of 4 at a time."""
-    expected = KNNMonitor(knn_config(splits, K=9), 32, 1).measure(Method(), torch.device("cpu"))
-    found = run_in_processes(measure_in_process, splits, lists_at_once)
-    assert found == [(expected, True, most), (expected, True, 0)]
+    expected = measure(KNNMonitor(knn_config(splits, K=9), 32, 1), Method())
+    main, other = run_in_processes(measure_in_process, splits, (2048, 8))
+    assert main == [(expected, True, 2 * 7), (expected, True, 2 * 4)]
+    assert other == [(expected, True, 0)] * 2
+
+
+def accuracies_in_process(cases):
+    from detectron2.utils import comm
+
+    rank, world = comm.get_rank(), comm.get_world_size()
+    found = []
+    for case in cases:
+        mine = [rows[rank::world] for rows in case]
+        for number in (0, 2):  # features of no image have no length, as extract_features returns them
+            mine[number] = mine[number] if len(mine[number]) else torch.empty(0, 0)
+        found += knn_accuracy(*mine, [1, 2], 0.07)
+    return found
+
+
+def test_knn_accuracy__three_processes_of_which_one_has_nothing(clusters):
+    bank, bank_labels, queries, labels = clusters
+    cases = [(bank, bank_labels, queries[:2], labels[:2]), (bank[:2], bank_labels[:2], queries, labels)]
+    expected = [pytest.approx(accuracy_by_sorting(*case, k, 0.07)) for case in cases for k in (1, 2)]
+    assert run_in_processes(accuracies_in_process, cases, world_size=3) == [expected] * 3
 
 
 def test_monitor__checks_its_folders_when_it_is_built(splits, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"KNN\.VAL_ROOT: '.*nowhere' is not a folder"):
+    with pytest.raises(FileNotFoundError, match=r"KNN\.VAL_ROOT \S*nowhere: '\S*nowhere' is not a folder"):
         KNNMonitor(knn_config(splits, VAL_ROOT=str(tmp_path / "nowhere")), 32, 1)
     with pytest.raises(ValueError, match=r"KNN\.K is 14, but KNN\.TRAIN_ROOT .* has 13 images"):
         KNNMonitor(knn_config(splits, K=14), 32, 1)

@@ -1,6 +1,10 @@
 """Linear classifiers side by side against each trained alone by torch.optim.SGD."""
 
+import itertools
 import logging
+import re
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,6 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from mocodet.common.progress import progress
 from mocodet.pretrain.data.labelled import LabelledFolder
 from mocodet.pretrain.evaluation import linear
 from mocodet.pretrain.evaluation.features import FeatureSettings, extract_features, random_backbone, state_digest
@@ -16,7 +21,6 @@ from mocodet.pretrain.evaluation.linear import (
     Protocol,
     augmented_batches,
     evaluate_linear,
-    grid_of,
     published_steps,
     stored_batches,
 )
@@ -42,7 +46,7 @@ def trained_alone(features, labels, first, lr, wd, rates):
     for epoch, rate in enumerate(rates):
         optimizer.param_groups[0]["lr"] = rate
         losses = []
-        for places in Protocol(len(rates), 16, seed=3).batches(COUNT, epoch):
+        for places in Protocol(len(rates), 16, steps=(), seed=3).batches(COUNT, epoch):
             loss = nn.CrossEntropyLoss()(classifier(features[places]), labels[places])
             optimizer.zero_grad()
             loss.backward()
@@ -56,7 +60,7 @@ def test_sweep__equals_each_classifier_alone(features):
     protocol = Protocol(5, 16, steps=(2, 4), seed=3)
     sweep = LinearSweep(GRID, DIM, CLASSES, protocol)
     first = sweep.weights[0].detach().clone()
-    sweep.train(stored_batches(x, labels, protocol))
+    sweep.train(partial(stored_batches, x, labels, protocol, "cpu"))
     for number, (lr, wd) in enumerate(GRID):
         rates = [lr, lr, 0.1 * lr, 0.1 * lr, 0.01 * lr]
         alone, loss = trained_alone(x, labels, first, lr, wd, rates)
@@ -81,9 +85,9 @@ def test_protocol__published_values_and_rates():
     assert [round(protocol.decay(epoch), 6) for epoch in (0, 59, 60, 79, 80, 99)] == [1, 1, 0.1, 0.1, 0.01, 0.01]
 
 
-@pytest.mark.parametrize("steps", [(3, 2), (2, 2), (0, 2)])
-def test_protocol__steps_must_rise(steps):
-    with pytest.raises(ValueError, match=r"the steps are \d, \d; expected epochs from 1 in rising order"):
+@pytest.mark.parametrize("steps", [(3, 2), (2, 2), (0, 2), (2, 5), (2, 9)])
+def test_protocol__steps_must_rise_and_do_something(steps):
+    with pytest.raises(ValueError, match=r"the steps are \d, \d; expected epochs from 1 to 4 in rising order"):
         Protocol(5, steps=steps)
 
 
@@ -123,7 +127,7 @@ def test_sweep__one_that_diverges_harms_no_other(features):
     protocol = Protocol(3, 16, steps=(), seed=3)
     sweep = LinearSweep([(3e38, 0.0), (0.1, 0.0)], DIM, CLASSES, protocol)
     first = sweep.weights[1].detach().clone()
-    sweep.train(stored_batches(x, labels, protocol))
+    sweep.train(partial(stored_batches, x, labels, protocol, "cpu"))
     assert not sweep.weights[0].isfinite().all()
     alone, _ = trained_alone(x, labels, first, 0.1, 0.0, [0.1] * 3)
     torch.testing.assert_close(sweep.weights[1], alone.weight, atol=1e-4, rtol=1e-4)
@@ -133,10 +137,6 @@ def test_sweep__one_that_diverges_harms_no_other(features):
 def test_sweep__refuses_nonsense(grid):
     with pytest.raises(ValueError, match="at least"):
         LinearSweep(grid, DIM, CLASSES, Protocol())
-
-
-def test_grid_of__every_rate_with_every_decay():
-    assert grid_of([30, 1], [0, 0.1]) == [(30, 0), (30, 0.1), (1, 0), (1, 0.1)]
 
 
 # With images
@@ -164,15 +164,14 @@ SMALL = Protocol(4, 8, steps=(2,), seed=1)
 
 
 def test_augmented_batches__frozen_features_of_random_crops(data, backbone):
-    batches = augmented_batches(backbone, data, SMALL, SETTINGS)
-    first, again, later = (list(batches(epoch)) for epoch in (0, 0, 1))
+    first, again, later = (list(augmented_batches(backbone, data, SMALL, SETTINGS, epoch)) for epoch in (0, 0, 1))
     order = torch.cat(SMALL.batches(14, 0))
     assert torch.equal(torch.cat([labels for _, labels in first]), data.labels[order])
     assert all(torch.equal(a, b) for (a, _), (b, _) in zip(first, again, strict=True))
     by_place = torch.empty(2, 14, 512)
     for epoch, found in enumerate((first, later)):
         by_place[epoch, torch.cat(SMALL.batches(14, epoch))] = torch.cat([rows for rows, _ in found])
-    central, _ = extract_features(backbone, data, SETTINGS)
+    central = extract_features(backbone, data, SETTINGS)
     assert (by_place[0] != by_place[1]).any(dim=1).all(), "crops are drawn anew in each epoch"
     # A random crop of noise of one brightness looks much like the central one, unlike an image of the other class.
     same = (by_place[0] - central).norm(dim=1)
@@ -198,7 +197,7 @@ def test_evaluate_linear__learns_and_leaves_the_backbone(data, backbone, cached)
 def test_evaluate_linear__best_is_the_first_of_the_highest(data, backbone, monkeypatch):
     scores = [{"top1": 10.0, "top5": 90.0}, None, {"top1": 30.0, "top5": 50.0}, {"top1": 30.0, "top5": 60.0}]
     monkeypatch.setattr(LinearSweep, "accuracy", lambda *_: scores)
-    grid = grid_of([0.1, 0.01], [0, 0.1])
+    grid = list(itertools.product([0.1, 0.01], [0, 0.1]))
     found = evaluate_linear(backbone, data, data, SETTINGS, SMALL, grid, cached=True)
     assert [row["best"] for row in found] == [False, False, True, False]
     assert [row["top1"] for row in found] == [10, None, 30, 30]
@@ -213,16 +212,25 @@ def test_evaluate_linear__backbone_that_changes_is_an_error(data, backbone):
         evaluate_linear(backbone, data, data, SETTINGS, SMALL, [(0.1, 0.0)])
 
 
-@pytest.mark.parametrize(
-    ("steps", "message"), [((2, 4, 9), "steps 4, 9 do nothing: training ends after 4"), ((2, 3), "")]
-)
-def test_evaluate_linear__steps_after_the_end_are_told(data, backbone, monkeypatch, caplog, steps, message):
+@pytest.mark.parametrize("cached", [True, False])
+def test_evaluate_linear__tells_the_time_left(data, backbone, monkeypatch, caplog, capsys, cached):
+    """Each look at the clock finds it a minute later."""
     monkeypatch.setattr(logging.getLogger("mocodet.pretrain"), "propagate", True)
-    protocol = Protocol(4, 8, steps=steps)
-    evaluate_linear(backbone, data, data, SETTINGS, protocol, [(0.1, 0.0)], cached=True)
-    told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert len(told) == bool(message)
-    assert message in "".join(told)
+    seconds = itertools.count(0, 60)
+    monkeypatch.setattr(linear, "progress", partial(progress, clock=lambda: next(seconds)))
+    minutes = itertools.count(0, 60)
+    monkeypatch.setattr(linear, "time", SimpleNamespace(perf_counter=lambda: next(minutes)))
+    with caplog.at_level(logging.INFO, "mocodet.pretrain"):
+        evaluate_linear(backbone, data, data, SETTINGS, SMALL, [(0.1, 0.0)], cached=cached)
+    told = [re.sub(r"loss \d\.\d{4}", "loss x", record.getMessage()) for record in caplog.records]
+    assert told == [
+        "epoch 1/4  loss x  60 s, about 3 min left",
+        "epoch 2/4  loss x  120 s, about 2 min left",
+        "epoch 3/4  loss x  180 s, about 60 s left",
+        "epoch 4/4  loss x  240 s, about 0 s left",
+    ]
+    shown = [] if cached else [f"epoch {epoch} of 4: batch 1 of 2, about 2 min left" for epoch in (1, 2, 3, 4)]
+    assert capsys.readouterr().err.splitlines() == shown
 
 
 def test_evaluate_linear__all_diverged(data, backbone):
@@ -237,14 +245,9 @@ def test_evaluate_linear__resumed_equals_uninterrupted(data, backbone, tmp_path,
     original = linear.augmented_batches
 
     def interrupted(*args):
-        batches = original(*args)
-
-        def stop(epoch):
-            if epoch == 2:
-                raise KeyboardInterrupt
-            return batches(epoch)
-
-        return stop
+        if args[-1] == 2:
+            raise KeyboardInterrupt
+        return original(*args)
 
     monkeypatch.setattr(linear, "augmented_batches", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -273,5 +276,3 @@ def test_evaluate_linear__state_of_another_training(data, backbone, tmp_path):
         given = {"backbone": backbone, "settings": SETTINGS, "protocol": SMALL, "grid": [(0.1, 0.0)], "cached": True}
         with pytest.raises(ValueError, match=f"state of another training: {name} [^;]*, not [^;]*; remove"):
             evaluate_linear(train=data, val=data, state=state, resume=True, **{**given, **change})
-    with pytest.raises(ValueError, match="which is not given"):
-        evaluate_linear(backbone, data, data, SETTINGS, SMALL, [(0.1, 0.0)], resume=True)

@@ -88,15 +88,10 @@ def test_linear__cache_is_shared_with_knn(data, checkpoint, tmp_path):
     [
         (knn, ["nowhere.pth"], "there is no checkpoint nowhere.pth"),
         (knn, ["--random", "resnet18", "--k", "13"], "--k 13 of 12 training images"),
-        (knn, ["--random", "resnet18", "--k", "0"], "expected at least 1"),
         (knn, ["--random", "vgg"], "unknown encoder 'vgg'"),
-        (knn, ["model.pth", "--small-stem"], "--small-stem goes with --random"),
         (knn, ["--random", "resnet18", "--precision", "float16"], "float16 needs CUDA"),
-        (linear, ["--random", "resnet18", "--lr", "0"], "learning rate 0, weight decay 0"),
-        (linear, ["--random", "resnet18", "--epochs", "0"], "epochs is 0"),
-        (linear, ["--random", "resnet18", "--epochs", "5", "--steps", "3", "5"], "--steps 5 would do nothing"),
+        (knn, ["--random", "resnet18", "--k", "1", "--workers", "-1"], "num_workers option should be non-negative"),
         (linear, ["--random", "resnet18", "--steps", "5", "3"], "in rising order"),
-        (linear, ["--random", "resnet18", "--resume"], "--resume continues from the file of --state"),
     ],
 )
 def test_errors__one_line(data, main, given, message, monkeypatch):
@@ -106,6 +101,29 @@ def test_errors__one_line(data, main, given, message, monkeypatch):
     assert str(stopped.value).startswith("error: ")
     assert message in str(stopped.value)
     assert "\n" not in str(stopped.value)
+
+
+@pytest.mark.parametrize(
+    ("main", "given", "message"),
+    [
+        (knn, ["model.pth", "--small-stem"], "--small-stem goes with --random"),
+        (knn, ["--random", "resnet18", "--k", "5", "0"], "argument --k: invalid positive int value: '0'"),
+        (knn, ["--random", "resnet18", "--temperature", "0"], "--temperature: invalid positive float value: '0'"),
+        (knn, ["--random", "resnet18", "--size", "0"], "argument --size: invalid positive int value: '0'"),
+        (knn, ["--random", "resnet18", "--batch-size", "0"], "--batch-size: invalid positive int value: '0'"),
+        (linear, ["--random", "resnet18", "--lr", "0"], "argument --lr: invalid positive float value: '0'"),
+        (linear, ["--random", "resnet18", "--lr", "nan"], "argument --lr: invalid positive float value: 'nan'"),
+        (linear, ["--random", "resnet18", "--wd", "0", "-1"], "--wd 0 -1; expected decays of at least 0"),
+        (linear, ["--random", "resnet18", "--epochs", "0"], "argument --epochs: invalid positive int value: '0'"),
+        (linear, ["--random", "resnet18", "--epochs", "5", "--steps", "3", "5"], "--steps 5 would do nothing"),
+        (linear, ["--random", "resnet18", "--resume"], "--resume continues from the file of --state"),
+    ],
+)
+def test_errors__bad_flags_are_refused_before_anything_is_read(main, given, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([*given, "--train", "nowhere", "--val", "nowhere"])
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_errors__other_classes(data, splits, tmp_path):

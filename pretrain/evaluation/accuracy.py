@@ -1,0 +1,90 @@
+"""What evaluations have in common: counting what is right, and measuring now and then while a network is trained."""
+
+import json
+import logging
+import os
+import time
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from detectron2.engine import HookBase
+
+from mocodet.common.files import atomic_open
+
+logger = logging.getLogger("mocodet.pretrain")
+
+
+def count_right(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return how many rows have their class as the highest score, and among the five highest: 2 x ..., int64.
+
+    Of equal scores that of the class with the smaller number is the higher. With fewer than five classes all are right
+    in the second sense.
+
+    Args:
+        scores: of C classes, N x ... x C, finite.
+        labels: N, int64, in [0, C).
+    """
+    own = labels.view(-1, *[1] * (scores.ndim - 1)).expand(*scores.shape[:-1], 1)  # N x ... x 1
+    score = scores.gather(-1, own)
+    smaller = torch.arange(scores.shape[-1], device=scores.device) < own
+    rank = ((scores > score) | ((scores == score) & smaller)).sum(dim=-1)  # 0 is the highest
+    return torch.stack([rank < 1, rank < 5]).sum(dim=1)
+
+
+def percent(right: Sequence[int], images: int) -> dict[str, float]:
+    """Return ``"top1"`` and ``"top5"``, in percent, from what `count_right` counted of so many images."""
+    return {name: 100 * int(count) / images for name, count in zip(("top1", "top5"), right, strict=True)}
+
+
+def write_json(path: str | os.PathLike, results: Mapping[str, Any]) -> None:
+    """Write ``results`` to ``path``, whole or not at all.
+
+    Raises:
+        ValueError: a number is not finite.
+    """
+    with atomic_open(path, "w") as handle:
+        json.dump(results, handle, indent=2, allow_nan=False)
+        handle.write("\n")
+
+
+class Evaluator(HookBase):
+    """Measures top-1 and top-5 accuracy every ``period`` iterations of a training and after the last, and logs them.
+
+    Training goes on as if it had not looked: a subclass changes no weight and draws no random number. It must come
+    before the writers.
+
+    Attributes:
+        period: iterations between two evaluations.
+        what: what is measured, for the log.
+        images: how many are classified.
+        prefix: of the names ``top1`` and ``top5`` in the training's storage.
+    """
+
+    period: int
+    what: str
+    images: int
+    prefix: str = ""
+
+    @abstractmethod
+    def measure(self) -> dict[str, float]:
+        """Return ``"top1"`` and ``"top5"``, in percent. All processes must call."""
+
+    def evaluate(self, iterations: int) -> dict[str, float]:
+        """Measure after so many ``iterations`` and log the result. All processes must call."""
+        began = time.perf_counter()
+        found = self.measure()
+        logger.info(
+            f"{self.what} after {iterations} iterations: top-1 {found['top1']:.2f} %, top-5 {found['top5']:.2f} % of"
+            f" {self.images} images, in {time.perf_counter() - began:.1f} s"
+        )
+        return found
+
+    def after_step(self) -> None:
+        """Evaluate after each period and after the last iteration."""
+        done = self.trainer.iter + 1
+        if done % self.period == 0 or done == self.trainer.max_iter:
+            found = self.evaluate(done)
+            scores = {f"{self.prefix}{name}": found[name] for name in ("top1", "top5")}
+            self.trainer.storage.put_scalars(smoothing_hint=False, **scores)

@@ -1,0 +1,33 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from mocodet.pretrain.evaluation.accuracy import count_right, percent, write_json
+
+
+@pytest.mark.parametrize("shape", [(50, 8), (50, 3), (50, 2, 8)])
+def test_count_right__equals_sorting(shape):
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randint(12, shape, generator=generator).float()  # many are equal
+    labels = torch.randint(shape[-1], (50,), generator=generator)
+    order = np.argsort(-scores.numpy(), axis=-1, kind="stable")  # of equal scores the smaller class first
+    right = order == labels.numpy().reshape(-1, *[1] * (len(shape) - 1))
+    expected = np.stack([right[..., 0].sum(0), right[..., :5].any(-1).sum(0)])
+    assert np.array_equal(count_right(scores, labels), expected)
+    assert 0 < expected[0].min() <= expected[0].max() < 50
+    assert (expected[1] < 50).all() or shape[-1] < 5
+
+
+def test_percent():
+    assert percent(torch.tensor([1, 3]), 8) == {"top1": 12.5, "top5": 37.5}
+
+
+def test_write_json__whole_or_not_at_all(tmp_path):
+    path = tmp_path / "results.json"
+    write_json(path, {"top1": 1.5})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(path, {"top1": 2.5, "top5": float("nan")})
+    assert json.loads(path.read_text()) == {"top1": 1.5}
+    assert list(tmp_path.iterdir()) == [path]
