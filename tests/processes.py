@@ -1,8 +1,10 @@
 """Run a function in several gloo processes on this machine and collect what each returns.
 
-The function must stand at the top level of a test module: the processes import it by name.
+The function must stand at the top level of a test module: the processes import it by name. They are forked from a
+server that has imported what most of them need, and nothing of the test that asks for them.
 """
 
+import multiprocessing
 import tempfile
 from collections.abc import Callable
 from datetime import timedelta
@@ -14,14 +16,18 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from detectron2.utils import comm
 
+PRELOADED = ["mocodet.pretrain.trainer", "mocodet.detection.training.trainer", "pytest"]
+
 
 def run_in_processes(function: Callable[..., Any], *args: Any, world_size: int = 2) -> list[Any]:
     """Call ``function(*args)`` in ``world_size`` processes of one gloo group; return the results in order of rank.
 
     An exception in any process ends all of them and is raised here.
     """
+    multiprocessing.set_forkserver_preload(PRELOADED)  # heeded when the server starts, with the first call
     with tempfile.TemporaryDirectory() as folder:
-        mp.start_processes(_worker, (world_size, folder, function, args), nprocs=world_size, start_method="spawn")
+        arguments = (world_size, folder, function, args)
+        mp.start_processes(_worker, arguments, nprocs=world_size, start_method="forkserver")
         return [torch.load(Path(folder, f"{rank}.pt"), weights_only=False) for rank in range(world_size)]
 
 
