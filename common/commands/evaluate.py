@@ -54,3 +54,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
     """Parse a command with flags between PREDICTIONS and the pairs."""
     return parser.parse_intermixed_args(words)
+
+
+def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse a ground truth that is described in no way or in several, and pairs that override nothing."""
+    from_config = "config_file" in args
+    given = [flag for flag, value in (("--json", args.json), ("--voc-root", args.voc_root)) if value]
+    given += ["--dataset or --config-file"] if args.dataset or from_config else []
+    if len(given) != 1:
+        parser.error(
+            "the ground truth must be given once, by --dataset, --config-file, --json or --voc-root;"
+            f" got {' and '.join(given) or 'none of them'}"
+        )
+    if bool(args.classes) != bool(args.voc_root):
+        parser.error("--voc-root and --classes belong together: the folder, and the names of what to evaluate")
+    if not args.voc_root and (args.split or args.year):
+        parser.error("--split and --year belong to --voc-root; every other ground truth says which images it has")
+    if args.opts and not from_config:
+        parser.error(
+            f"{' '.join(args.opts)} after PREDICTIONS: pairs of KEY VALUE override --config-file, which is not given"
+        )

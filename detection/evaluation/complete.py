@@ -84,9 +84,7 @@ def check_metrics(
     """
     if not results:
         raise RuntimeError(f"evaluation on {dataset_name} gave no result; does the data set have annotations?")
-    plain = OrderedDict(
-        (task, {metric: float(value) for metric, value in metrics.items()}) for task, metrics in results.items()
-    )
+    plain = OrderedDict((task, {name: float(v) for name, v in metrics.items()}) for task, metrics in results.items())
     if num_predictions == 0:
         logger.warning(
             f"The model predicted no object at all on {dataset_name} (MODEL.ROI_HEADS.SCORE_THRESH_TEST hides"

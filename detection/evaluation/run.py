@@ -47,29 +47,13 @@ def resolve_dataset(args: argparse.Namespace) -> tuple[CfgNode, str]:
 
     Raises:
         FileNotFoundError: there is no such config.
-        ValueError: it is described in no way or in several, or unknown.
+        ValueError: the config is malformed, or the data set is unknown.
     """
-    config_file = getattr(args, "config_file", None)
-    given = [flag for flag, value in (("--json", args.json), ("--voc-root", args.voc_root)) if value]
-    given += ["--dataset or --config-file"] if args.dataset or config_file else []
-    if len(given) != 1:
-        raise ValueError(
-            "the ground truth must be given once, by --dataset, --config-file, --json or --voc-root;"
-            f" got {' and '.join(given) or 'none of them'}"
-        )
-    if bool(args.classes) != bool(args.voc_root):
-        raise ValueError("--voc-root and --classes belong together: the folder, and the names of what to evaluate")
-    if not args.voc_root and (args.split or args.year):
-        raise ValueError("--split and --year belong to --voc-root; every other ground truth says which images it has")
     cfg = get_cfg()
     add_moco_config(cfg)
-    if config_file:
-        merge_config(cfg, config_file, args.opts)
+    if "config_file" in args:
+        merge_config(cfg, args.config_file, args.opts)
         register_datasets(cfg)
-    elif args.opts:
-        raise ValueError(
-            f"{' '.join(args.opts)} after PREDICTIONS: pairs of KEY VALUE override --config-file, which is not given"
-        )
     if args.json:
         # The images themselves are not needed.
         return cfg, _register(CocoDataset(name=args.json, json=args.json, images=str(Path(args.json).parent)))
@@ -84,15 +68,12 @@ def resolve_dataset(args: argparse.Namespace) -> tuple[CfgNode, str]:
 
 
 def _name_from_config(cfg: CfgNode, predictions: Path) -> str:
-    names = list(cfg.DATASETS.TEST)
-    for folder in (predictions, predictions.parent):
-        if folder.name in names:
-            return folder.name
-    if len(names) != 1:
-        raise ValueError(
-            f"--config-file evaluates on {', '.join(names) or 'no data set'}: choose one by --dataset NAME"
-        )
-    return names[0]
+    test = list(cfg.DATASETS.TEST)
+    if found := [folder.name for folder in (predictions, predictions.parent) if folder.name in test]:
+        return found[0]
+    if len(test) != 1:
+        raise ValueError(f"--config-file evaluates on {', '.join(test) or 'no data set'}: choose one by --dataset NAME")
+    return test[0]
 
 
 def _register(dataset: CocoDataset | VocDataset) -> str:

@@ -81,29 +81,27 @@ def check_augmentation(cfg: CfgNode) -> None:
         ValueError: ``INPUT.SCALE_RANGE`` is no range, or is set for a model that does not use it; ``INPUT.CROP.SIZE``
             is none of the kind that ``INPUT.CROP.TYPE`` asks for.
     """
-    ratios, crop = tuple(cfg.INPUT.SCALE_RANGE), cfg.INPUT.CROP
-    if ratios and cfg.MODEL.META_ARCHITECTURE != "SemanticSegmentor":
+    scale, crop, kind = tuple(cfg.INPUT.SCALE_RANGE), cfg.INPUT.CROP, cfg.INPUT.CROP.TYPE
+    if scale and cfg.MODEL.META_ARCHITECTURE != "SemanticSegmentor":
         raise ValueError(
             "INPUT.SCALE_RANGE scales images of a SemanticSegmentor, but MODEL.META_ARCHITECTURE is"
             f" {cfg.MODEL.META_ARCHITECTURE}; use INPUT.MIN_SIZE_TRAIN and set INPUT.SCALE_RANGE to ()"
         )
-    if ratios and (len(ratios) != 2 or not 0 < ratios[0] <= ratios[1]):
+    if scale and (len(scale) != 2 or not 0 < scale[0] <= scale[1]):
         raise ValueError(
-            f"INPUT.SCALE_RANGE must be two positive ratios, the smaller first, as (0.5, 2.0), got {ratios}"
+            f"INPUT.SCALE_RANGE must be two positive ratios, the smaller first, as (0.5, 2.0), got {scale}"
         )
     if not crop.ENABLED:
         return
-    if crop.TYPE in ("absolute", "absolute_range"):
+    if kind in ("absolute", "absolute_range"):
         wanted, fits = "whole numbers of pixels, as [513, 513]", [isinstance(n, int) and n > 0 for n in crop.SIZE]
-    elif crop.TYPE in ("relative", "relative_range"):
+    elif kind in ("relative", "relative_range"):
         wanted, fits = "fractions above 0 and up to 1, as [0.9, 0.9]", [0 < n <= 1 for n in crop.SIZE]
     else:
-        raise ValueError(
-            f"INPUT.CROP.TYPE must be absolute, absolute_range, relative or relative_range, got {crop.TYPE!r}"
-        )
+        raise ValueError(f"INPUT.CROP.TYPE must be absolute, absolute_range, relative or relative_range, got {kind!r}")
     if fits != [True, True]:
         raise ValueError(
-            f"INPUT.CROP.SIZE must be two {wanted}, where INPUT.CROP.TYPE is {crop.TYPE}: height and width; got"
+            f"INPUT.CROP.SIZE must be two {wanted}, where INPUT.CROP.TYPE is {kind}: height and width; got"
             f" {list(crop.SIZE)}"
         )
 

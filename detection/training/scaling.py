@@ -50,9 +50,7 @@ def scale_to_processes(cfg: CfgNode, processes: int) -> str:
     before = _values(cfg)
     cfg.SOLVER, cfg.TEST = scaled.SOLVER, scaled.TEST
     rows = [(key, before[key], value) for key, value in _values(cfg).items()]
-    return tabulate(
-        rows, headers=("key", f"for {reference}", f"for {processes}"), tablefmt="pipe", disable_numparse=True
-    )
+    return tabulate(rows, ("key", f"for {reference}", f"for {processes}"), tablefmt="pipe", disable_numparse=True)
 
 
 def _values(cfg: CfgNode) -> dict[str, object]:

@@ -61,11 +61,10 @@ def visualize(
         raise ValueError(f"at least one image is to be drawn, got {images}")
     loaded = DatasetCatalog.get(dataset_name)
     records = index_records(loaded, dataset_name)
-    chosen = list(image_ids) or random.Random(seed).sample(sorted(records), min(images, len(records)))
+    keys = sorted(records)
+    chosen = list(image_ids) or random.Random(seed).sample(keys, min(images, len(keys)))
     if unknown := [key for key in chosen if key not in records]:
-        raise ValueError(
-            f"data set {dataset_name} has no image {first_few(unknown)}; it has {first_few(sorted(records), 3)}"
-        )
+        raise ValueError(f"data set {dataset_name} has no image {first_few(unknown)}; it has {first_few(keys, 3)}")
     runs = [read_run(name, path, dataset_name, loaded) for name, path in predictions.items()]
     return [_draw(key, records[key], dataset_name, runs, threshold, Path(output)) for key in chosen]
 

@@ -3,7 +3,7 @@
 import logging
 from collections import OrderedDict, defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -187,20 +187,18 @@ def _read(path: Path, metadata: Metadata, records: Sequence[Mapping[str, Any]]) 
     return {keys[file]: [Thing(index, mask=mask) for index, mask in found] for file, found in regions.items()}
 
 
-_kind = EvaluationKind(
-    "sem_seg",
-    build=lambda cfg, name, tasks, output: MeanIoUEvaluator(name, output),
-    check_files=DatasetCatalog.get,  # looks for the list and for each file
-    evaluate_saved=MeanIoUEvaluator.evaluate_saved,
-    read=_read,
-    has_label_images=True,
-)
-register_kind(_kind)
-# The 19 classes by training index; IoU as Cityscapes' script has it.
-register_kind(
-    replace(
-        _kind,
-        evaluator_type="cityscapes_sem_seg",
-        check_files=lambda name: check_cityscapes_files(name, CITYSCAPES_ANNOTATIONS),
+for _evaluator_type, _check_files in (
+    ("sem_seg", DatasetCatalog.get),  # looks for the list and for each file
+    # Its 19 classes by training index; IoU as Cityscapes' script has it.
+    ("cityscapes_sem_seg", partial(check_cityscapes_files, endings=CITYSCAPES_ANNOTATIONS)),
+):
+    register_kind(
+        EvaluationKind(
+            _evaluator_type,
+            build=lambda cfg, name, tasks, output: MeanIoUEvaluator(name, output),
+            check_files=_check_files,
+            evaluate_saved=MeanIoUEvaluator.evaluate_saved,
+            read=_read,
+            has_label_images=True,
+        )
     )
-)

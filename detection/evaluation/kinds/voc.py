@@ -103,10 +103,9 @@ class VOCEvaluator(DatasetEvaluator):
         gathered = comm.gather(self._tables, dst=0)
         if not comm.is_main_process():
             return None
-        table = np.concatenate([np.empty((0, 7)), *itertools.chain.from_iterable(gathered)])
-        detections = {
-            name: Detections.from_rows(table[table[:, 6] == index]) for index, name in enumerate(self._class_names)
-        }
+        rows = np.concatenate([np.empty((0, 7)), *itertools.chain.from_iterable(gathered)])
+        names = self._class_names
+        detections = {name: Detections.from_rows(rows[rows[:, 6] == index]) for index, name in enumerate(names)}
         if self._output_dir:
             write_detections(self._output_dir, self._ground_truth.images, detections)
         return self._evaluate(detections)
@@ -174,12 +173,8 @@ def _table(place: int, instances: Instances) -> np.ndarray:
 
 def _means(aps: Sequence[np.ndarray]) -> dict[str, float]:
     """Average classes x thresholds, first over the classes, in the order of operations of detectron2."""
-    by_threshold = {iou: np.mean([values[column] for values in aps]) for column, iou in enumerate(IOU_THRESHOLDS)}
-    return {
-        "AP": float(np.mean(list(by_threshold.values()))),
-        "AP50": float(by_threshold[50]),
-        "AP75": float(by_threshold[75]),
-    }
+    means = {iou: np.mean([values[column] for values in aps]) for column, iou in enumerate(IOU_THRESHOLDS)}
+    return {"AP": float(np.mean(list(means.values()))), "AP50": float(means[50]), "AP75": float(means[75])}
 
 
 def read_ground_truth(root: str, split: str, class_names: Sequence[str]) -> GroundTruth:

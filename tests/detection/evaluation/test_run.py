@@ -200,18 +200,38 @@ def test_evaluate__files_that_are_missing_or_foreign(tmp_path, coco):
     assert "is not JSON" in message([__file__, "--json", truth])
 
 
-def test_evaluate__ground_truth_is_given_once(tmp_path, coco):
-    truth, results = coco
-    predictions = save(tmp_path / "results.json", results)
-    assert "got none of them" in message([predictions])
-    assert "got --json and --voc-root" in message([predictions, "--json", truth, "--voc-root", "x", "--classes", "a"])
-    assert "--voc-root and --classes belong together" in message([predictions, "--voc-root", "x"])
-    for flag in (["--split", "val"], ["--year", "2012"]):
-        assert "--split and --year belong to --voc-root" in message([predictions, "--json", truth, *flag])
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (
+            [],
+            "the ground truth must be given once, by --dataset, --config-file, --json or --voc-root; got none of them",
+        ),
+        (["--json", "a", "--voc-root", "x", "--classes", "a"], "got --json and --voc-root"),
+        (["--json", "a", "--config-file", "x"], "got --json and --dataset or --config-file"),
+        (["--voc-root", "x"], "--voc-root and --classes belong together"),
+        (["--json", "a", "--split", "val"], "--split and --year belong to --voc-root"),
+        (["--dataset", "a", "--year", "2012"], "--split and --year belong to --voc-root"),
+        (
+            ["--json", "a", "SEED", "1"],
+            "SEED 1 after PREDICTIONS: pairs of KEY VALUE override --config-file, which is n",
+        ),
+        (["--opts", "SEED", "1", "--config-file", "x"], "unrecognized arguments: --opts"),
+    ],
+)
+def test_evaluate__flags_that_do_not_go_together(flags, expected, capsys):
+    with pytest.raises(SystemExit) as error:
+        evaluate(["results.json", *flags])
+    assert error.value.code == 2
+    assert expected in capsys.readouterr().err
+
+
+def test_evaluate__data_set_or_key_that_there_is_not(tmp_path, coco):
+    predictions = save(tmp_path / "results.json", coco[1])
     assert "defines a data set called nowhere" in message([predictions, "--dataset", "nowhere"])
-    assert "SEED 1 after PREDICTIONS" in message([predictions, "--json", truth, "SEED", "1"])
     config = save(tmp_path / "config.yaml", {"SEED": 1})
     assert "Non-existent key: SEEDS" in message([predictions, "--config-file", config, "SEEDS", "-1"])
+    assert "odd length" in message(["--config-file", config, predictions, "SEED"])
 
 
 @pytest.mark.parametrize(
