@@ -36,8 +36,8 @@ setup(
     package_dir=PACKAGES,
     package_data={
         "mocodet": ["py.typed"],
-        "mocodet.configs": ["*.yaml", "pretrain/*.yaml", "classification/*.yaml"],
-        **{f"mocodet.{room}": ["py.typed"] for room in ROOMS if room != "configs"},
+        **{f"mocodet.{room}": ["py.typed"] for room in ROOMS},
+        "mocodet.configs": ["py.typed", "*.yaml", "pretrain/*.yaml", "classification/*.yaml"],
     },
     # detectron2 itself is not on PyPI under its own name; `make setup` and the README install it.
     # The lines from cloudpickle to tqdm are what detectron2 imports and its wheel is installed without.

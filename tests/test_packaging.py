@@ -1,6 +1,7 @@
 """The wheel holds what a user of it needs, and nothing that could shadow a module of theirs."""
 
 import configparser
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from mocodet import configs
+from mocodet.detection.data.toy import TOY_CLASSES
 
 ROOT = Path(__file__).parents[1]
 
@@ -38,11 +40,13 @@ def test_wheel__one_top_level_package_with_every_config(wheel):
     yaml = {str(path.relative_to(configs.ROOT)) for path in configs.ROOT.rglob("*.yaml")}
     assert {name.removeprefix("mocodet/configs/") for name in names if name.endswith(".yaml")} == yaml
     modules = {
-        str(path.relative_to(ROOT))
+        str(path.relative_to(ROOT)).removeprefix("common/package/")
         for room in ("common", "configs", "pretrain", "detection")
         for path in (ROOT / room).rglob("*.py")
     }
     assert {name.removeprefix("mocodet/") for name in names if name.endswith(".py")} == modules
+    typed = {"", "common/", "pretrain/", "detection/", "configs/"}
+    assert {name for name in names if name.endswith("py.typed")} == {f"mocodet/{room}py.typed" for room in typed}
 
 
 def test_wheel__works_where_there_is_no_checkout(wheel, tmp_path):
@@ -62,16 +66,48 @@ def test_wheel__works_where_there_is_no_checkout(wheel, tmp_path):
     assert all(part.startswith(str(tmp_path / "site")) for part in done.stdout.split())
 
 
-def test_wheel__commands(wheel):
+def test_wheel__one_command(wheel):
     parser = configparser.ConfigParser()
     entry_points = next(name for name in wheel.namelist() if name.endswith("entry_points.txt"))
     parser.read_string(wheel.read(entry_points).decode())
-    names = {"pretrain", "classify", "knn", "linear", "shards", "costs", "convert", "train"}
-    names |= {"evaluate", "visualize", "prepare-data"}
-    assert set(parser["console_scripts"]) == {f"mocodet-{name}" for name in names}
-    for target in parser["console_scripts"].values():
-        module, function = target.split(":")
-        assert callable(getattr(__import__(module, fromlist=[function]), function))
+    assert dict(parser["console_scripts"]) == {"mocodet": "mocodet.__main__:main"}
+
+
+def test_wheel__runs_a_study_in_an_empty_folder(wheel, tmp_path):
+    """The installed command trains, evaluates and tabulates two trials on the toy set, from packaged configs."""
+    site, here = tmp_path / "site", tmp_path / "here"
+    here.mkdir()
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", site, wheel.filename]
+    subprocess.run(pip, check=True)
+    environment = {**os.environ, "PYTHONPATH": str(site), "PYTHONWARNINGS": "ignore"}
+
+    def run(*command: object) -> str:
+        done = subprocess.run(list(map(str, command)), cwd=here, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    toy = "import mocodet.detection.data.toy as toy; toy.make_toy_data('toy', train=8, test=8, unlabelled=0, size=64)"
+    run(sys.executable, "-c", f"{toy}; print(toy.__file__)")
+    entries = [
+        {"NAME": f"toy_{split}", "KIND": "voc", "ROOT": "toy/voc/VOC2007", "SPLIT": split, "CLASSES": list(TOY_CLASSES)}
+        for split in ("trainval", "test")
+    ]
+    small = {"SOLVER.MAX_ITER": 2, "SOLVER.STEPS": (), "SOLVER.IMS_PER_BATCH": 2, "SOLVER.AMP.ENABLED": False}
+    small |= {"TEST.PRECISE_BN.ENABLED": False, "MODEL.DEVICE": "cpu", "MOCO.DATASETS": entries}
+    inits = [
+        "--init",
+        "slow=toy_R_18_FPN_random.yaml,SOLVER.BASE_LR=0.001",
+        "--init",
+        "random=toy_R_18_FPN_random.yaml",
+    ]
+    options = [str(word) for pair in small.items() for word in pair]
+    output = ["--reference", "random", "--seeds", "1", "--output", "study"]
+    printed = run(site / "bin" / "mocodet", "study", *inits, *output, *options)
+    assert "Table and all values: study/report.md" in printed
+    results = json.loads((here / "study" / "results.json").read_text())["results"]
+    assert list(results) == ["slow", "random"]
+    for trials in results.values():
+        assert [set(trial) for trial in trials] == [{"bbox/AP50", "bbox/AP", "bbox/AP75"}]
 
 
 def test_configs_path__unknown_lists_the_known():
