@@ -8,7 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from .coco import load_coco
-from .semseg import load_semseg
+from .semseg import register_semseg
 from .voc import load_voc
 
 
@@ -75,10 +75,8 @@ class SemSegDataset:
 
     def register(self) -> None:
         """Enter the data set into detectron2's catalogs."""
-        images, labels, split = _expand(self.images), _expand(self.labels), _expand(self.split)
-        DatasetCatalog.register(self.name, lambda: load_semseg(self.name, images, labels, split))
-        metadata = MetadataCatalog.get(self.name).set(stuff_classes=list(self.classes), evaluator_type="sem_seg")
-        metadata.set(ignore_label=self.ignore, image_root=images, sem_seg_root=labels)
+        files = map(_expand, (self.images, self.labels, self.split))
+        register_semseg(self.name, *files, self.classes, self.ignore)
 
 
 Dataset = VocDataset | CocoDataset | SemSegDataset

@@ -35,18 +35,16 @@ def register_voc_sem_seg() -> None:
     """
     root = Path(os.getenv("DETECTRON2_DATASETS", "datasets")).expanduser() / "VOC2012"
     for name, (labels, split) in VOC_SETS.items():
-        if name in DatasetCatalog.list():
-            continue
-        folders = str(root / "JPEGImages"), str(root / labels)
-        list_file = str(root / "ImageSets" / "Segmentation" / f"{split}.txt")
-        DatasetCatalog.register(name, partial(load_semseg, name, *folders, list_file))
-        MetadataCatalog.get(name).set(
-            stuff_classes=list(VOC_CLASSES),
-            ignore_label=VOC_IGNORE,
-            image_root=folders[0],
-            sem_seg_root=folders[1],
-            evaluator_type="sem_seg",
-        )
+        if name not in DatasetCatalog.list():
+            files = (str(root / path) for path in ("JPEGImages", labels, f"ImageSets/Segmentation/{split}.txt"))
+            register_semseg(name, *files, VOC_CLASSES, VOC_IGNORE)
+
+
+def register_semseg(name: str, images: str, labels: str, split: str, classes: Sequence[str], ignore: int) -> None:
+    """Enter images with labels into detectron2's catalogs; arguments as those of `load_semseg` and `SemSegDataset`."""
+    DatasetCatalog.register(name, partial(load_semseg, name, images, labels, split))
+    metadata = MetadataCatalog.get(name).set(stuff_classes=list(classes), ignore_label=ignore, evaluator_type="sem_seg")
+    metadata.set(image_root=images, sem_seg_root=labels)
 
 
 def load_semseg(name: str, images: str, labels: str, split: str = "") -> list[dict]:

@@ -29,9 +29,7 @@ def write_detections(folder: str | Path, images: Sequence[str], detections: Mapp
     """Write one file for each class; ``images`` are those of the split."""
     for class_name, found in detections.items():
         with atomic_open(Path(folder, file_name(class_name)), "w", encoding="utf-8") as handle:
-            for image, score, box in zip(
-                found.image.tolist(), found.scores.tolist(), found.boxes.tolist(), strict=True
-            ):
+            for image, score, box in zip(found.image, found.scores, found.boxes, strict=True):
                 handle.write("{} {:.3f} {:.1f} {:.1f} {:.1f} {:.1f}\n".format(images[image], score, *box))
 
 
@@ -45,8 +43,7 @@ def read_detections(folder: str | Path, images: Sequence[str], class_names: Sequ
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder} of detections, one file <class>.txt for each class")
-    missing = [file_name(name) for name in class_names if not (folder / file_name(name)).is_file()]
-    if missing:
+    if missing := [file_name(name) for name in class_names if not (folder / file_name(name)).is_file()]:
         found = sorted(path.name for path in folder.glob("*.txt"))
         raise FileNotFoundError(
             f"{folder} lacks {first_few(missing)}; it holds {first_few(found)}. Each class needs a file of detections,"
@@ -62,19 +59,18 @@ def read_detections(folder: str | Path, images: Sequence[str], class_names: Sequ
 def _read_class(path: Path, places: Mapping[str, int]) -> Detections:
     rows = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        words = line.split()
-        if not words:
+        if not line.strip():
             continue
+        where = f"{path}, line {number}"
         try:
-            image, score, xmin, ymin, xmax, ymax = words
-            row = (float(score), float(xmin), float(ymin), float(xmax), float(ymax))
+            image, *numbers = line.split()
+            score, xmin, ymin, xmax, ymax = map(float, numbers)
         except ValueError:
-            raise ValueError(
-                f"{path}, line {number}: expected  image score xmin ymin xmax ymax, found {line!r}"
-            ) from None
-        if not all(map(math.isfinite, row)) or row[3] - row[1] < -1 or row[4] - row[2] < -1:
-            raise ValueError(f"{path}, line {number}: the score or the box is no number or inside out: {line!r}")
+            raise ValueError(f"{where}: expected  image score xmin ymin xmax ymax, found {line!r}") from None
+        row = (score, xmin, ymin, xmax, ymax)
+        if not all(map(math.isfinite, row)) or xmax - xmin < -1 or ymax - ymin < -1:
+            raise ValueError(f"{where}: the score or the box is no number or inside out: {line!r}")
         if image not in places:
-            raise ValueError(f"{path}, line {number}: the image {image!r} is not in the split of {len(places)} images")
+            raise ValueError(f"{where}: the image {image!r} is not in the split of {len(places)} images")
         rows.append((places[image], *row))
     return Detections.from_rows(np.array(rows, dtype=float).reshape(-1, 6))

@@ -73,9 +73,7 @@ def _draw_panel(image: np.ndarray, things: Sequence[Thing], names: Sequence[str]
 
 
 def _box_area(thing: Thing) -> float:
-    if thing.box is None:
-        return 0.0
-    x0, y0, x1, y1 = thing.box
+    x0, y0, x1, y1 = (0, 0, 0, 0) if thing.box is None else thing.box
     return (x1 - x0) * (y1 - y0)
 
 

@@ -83,8 +83,6 @@ def index_records(records: Sequence[dict[str, Any]], dataset_name: str) -> dict[
     Raises:
         ValueError: two images have the same key.
     """
-    by_key = {image_key(record): record for record in records}
-    if len(by_key) < len(records):
-        repeated = [key for key, count in Counter(map(image_key, records)).items() if count > 1]
+    if repeated := [key for key, count in Counter(map(image_key, records)).items() if count > 1]:
         raise ValueError(f"data set {dataset_name} has several images of the name {first_few(repeated)}")
-    return by_key
+    return {image_key(record): record for record in records}

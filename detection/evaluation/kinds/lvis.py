@@ -1,6 +1,6 @@
 """LVIS's metrics, by its official script."""
 
-from collections import OrderedDict
+import math
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -46,11 +46,9 @@ class LVISEvaluator(Detectron2LVISEvaluator):
             results = super().evaluate()
         if not comm.is_main_process():
             return None
-        nan = float("nan")
-        return OrderedDict(
-            (task, {metric: nan if value == UNDEFINED else value for metric, value in metrics.items()})
-            for task, metrics in results.items()
-        )
+        for metrics in results.values():
+            metrics.update({metric: math.nan for metric, value in metrics.items() if value == UNDEFINED})
+        return results
 
     def evaluate_saved(self, path: str | Path) -> tuple[Results, int]:
         """Evaluate ``lvis_instances_results.json``; see `EvaluationKind`.
@@ -61,12 +59,10 @@ class LVISEvaluator(Detectron2LVISEvaluator):
         results = read_results(path, self._lvis_api.dataset, [RESULTS])
         self._tasks = choose_tasks(path, results, self._tasks, TASKS)
         # `evaluate` makes the data set's category ids of detectron2's indices again.
-        indices = getattr(self._metadata, "thing_dataset_id_to_contiguous_id", None)
-        instances = [
-            {**result, "category_id": indices[result["category_id"]] if indices else result["category_id"] - 1}
-            for result in results
-        ]
-        self._predictions = [{"instances": instances}]
+        indices = self._metadata.get("thing_dataset_id_to_contiguous_id")
+        for result in results:
+            result["category_id"] = indices[result["category_id"]] if indices else result["category_id"] - 1
+        self._predictions = [{"instances": results}]
         return self.evaluate(), len(results)
 
 
