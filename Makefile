@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+TYPES := build/types
 
 # Read before the processes start, so they can be set only here. OpenMP threads that wait must not spin
 # (a second busy process would slow the first several times over), and glibc must not hand memory back
@@ -30,16 +31,21 @@ $(READY): setup.py requirements/no_deps.txt
 demo: setup
 	$(BIN)/python tools/demo.py
 
+# The type checker looks for `mocodet` by its folders; this one has them under the names that setup.py maps them to.
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	mkdir -p $(TYPES)/mocodet
+	ln -sfn $(addprefix $(CURDIR)/,common pretrain detection configs) $(wildcard $(CURDIR)/common/package/*) $(TYPES)/mocodet
+	MYPYPATH=$(TYPES) $(BIN)/mypy --cache-dir $(TYPES)/cache -p mocodet
 
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Two processes with one thread each; where a test starts two more, the machine is briefly shared.
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 clean:
 	rm -rf build dist *.egg-info

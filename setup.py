@@ -72,7 +72,7 @@ setup(
         "cityscapes": ["cityscapesscripts>=2.2", "shapely"],
         # The masks of SBD and ImageNet's development kit, which mocodet prepare-data reads, are MATLAB files.
         "data": ["scipy"],
-        "dev": ["pytest>=8", "hypothesis>=6", "ruff>=0.14", "build"],
+        "dev": ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6", "ruff>=0.14", "mypy>=1.18", "build"],
     },
     entry_points={"console_scripts": [COMMANDS["ENTRY_POINT"]]},
 )

@@ -200,7 +200,7 @@ FCN = {
 
 
 def fcn_config(output: Path, train: dict, test: dict, **more: object) -> CfgNode:
-    """The random twin of the VOC leaf with the small network; ``more`` has ``__`` for each dot."""
+    """The random variant of the VOC leaf with the small network; ``more`` has ``__`` for each dot."""
     cfg = empty_config()
     cfg.merge_from_file(str(configs.path("pascal_voc_R_50_FCN_30k_random.yaml")))
     keys = {

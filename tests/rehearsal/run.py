@@ -108,11 +108,11 @@ def rehearse(
     runs = output / "runs"
     runs.mkdir(parents=True, exist_ok=True)
     outcomes: dict[Path, Outcome] = {}
-    # detectron2 reads the variable when it is imported, so every config needs a process that starts with it.
+    # detectron2 reads the variable when it is imported: in processes that start with it.
     context = multiprocessing.get_context("spawn")
     with (
         _environment(DETECTRON2_DATASETS=str(datasets.resolve()), OMP_NUM_THREADS="1"),
-        ProcessPoolExecutor(jobs, mp_context=context, max_tasks_per_child=1) as pool,
+        ProcessPoolExecutor(jobs, mp_context=context) as pool,
     ):
         running = {}
         for leaf in leaves:

@@ -144,7 +144,7 @@ def test_eval_mapper__original_size_and_no_labels(tmp_path):
     assert (mapped["height"], mapped["width"]) == SIZE
 
 
-def test_eval_mapper__channels_of_the_supervised_twin(tmp_path):
+def test_eval_mapper__channels_of_the_supervised_variant(tmp_path):
     record = make_record(tmp_path)
     rgb, bgr = (eval_mapper(voc_config(INPUT__FORMAT=order))(record)["image"] for order in ("RGB", "BGR"))
     assert torch.equal(rgb.flip(0), bgr)

@@ -90,7 +90,7 @@ def test_fcn__strides_and_dilations(fcn):
     assert fcn.backbone.output_shape()["res5"].stride == fcn.sem_seg_head.stride == 16
 
 
-def test_fcn__supervised_twin_has_the_same_total_stride():
+def test_fcn__supervised_variant_has_the_same_total_stride():
     cfg = empty_config()
     cfg.merge_from_file(str(configs.path(VOC_LEAF.replace("_moco", ""))))
     assert cfg.MODEL.RESNETS.STRIDE_IN_1X1

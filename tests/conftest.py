@@ -1,0 +1,15 @@
+"""The order of the tests: files that take long come first, or one process would be left alone with them at the end."""
+
+import pytest
+
+# Beginnings of the names of such files.
+LONG = ("tests/rehearsal/test_run.py", "tests/pretrain/test_", "tests/common/test_launch.py", "tests/detection/training/")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort by the place of a test's file in `LONG`; the rest keep their order."""
+
+    def place(item: pytest.Item) -> int:
+        return next((number for number, name in enumerate(LONG) if item.nodeid.startswith(name)), len(LONG))
+
+    items.sort(key=place)
