@@ -114,7 +114,7 @@ def find_file(path: str | Path, *names: str) -> Path:
     """Return the file of predictions itself, or the first of ``names`` in the folder that a run left.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no such file.
     """
     path = Path(path)
     if path.is_dir():

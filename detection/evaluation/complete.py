@@ -1,4 +1,4 @@
-"""An evaluation never ends well with less than was asked."""
+"""Results of a whole evaluation, or an error that says what is missing."""
 
 import itertools
 import json

@@ -79,7 +79,7 @@ def check_augmentation(cfg: CfgNode) -> None:
 
     Raises:
         ValueError: ``INPUT.SCALE_RANGE`` is no range, or is set for a model that does not use it; ``INPUT.CROP.SIZE``
-            is none of the kind that ``INPUT.CROP.TYPE`` asks for.
+            does not suit ``INPUT.CROP.TYPE``.
     """
     scale, crop, kind = tuple(cfg.INPUT.SCALE_RANGE), cfg.INPUT.CROP, cfg.INPUT.CROP.TYPE
     if scale and cfg.MODEL.META_ARCHITECTURE != "SemanticSegmentor":

@@ -1,4 +1,4 @@
-"""Cityscapes' instance AP, by its official script."""
+"""Cityscapes' instance AP, by its official script; and its files, which are paired by name alone."""
 
 import itertools
 import json
@@ -10,15 +10,15 @@ from typing import Any
 from unittest import mock
 
 from detectron2.config import CfgNode
-from detectron2.data import Metadata
+from detectron2.data import Metadata, MetadataCatalog
 from detectron2.evaluation import CityscapesInstanceEvaluator as Detectron2CityscapesInstanceEvaluator
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.utils import comm
 from tabulate import tabulate
 
 from mocodet.common.files import atomic_open
+from mocodet.common.text import first_few
 
-from ...data.cityscapes import check_cityscapes_files
 from ..coco_results import RESULTS, read_things
 from ..official import OldNumpy
 from ..things import Thing
@@ -27,6 +27,7 @@ from . import KINDS, EvaluationKind, Results, register_kind
 logger = logging.getLogger(__name__)
 
 SCRIPT = "cityscapesscripts.evaluation.evalInstanceLevelSemanticLabeling"
+IMAGE_ENDING = "_leftImg8bit.png"
 ANNOTATIONS = ("_gtFine_polygons.json", "_gtFine_instanceIds.png", "_gtFine_labelIds.png")
 
 
@@ -108,7 +109,7 @@ def check_can_be_evaluated(cfg: CfgNode, dataset_name: str) -> None:
     """Check that the model predicts masks and that all processes are on one machine.
 
     Raises:
-        ValueError: one of them is not so.
+        ValueError: it does not, or they are not.
     """
     if not cfg.MODEL.MASK_ON:
         raise ValueError(f"data set {dataset_name} is evaluated by masks alone; set MODEL.MASK_ON True")
@@ -118,6 +119,42 @@ def check_can_be_evaluated(cfg: CfgNode, dataset_name: str) -> None:
             f" machine, but {comm.get_world_size() // comm.get_local_size()} take part; set DATASETS.TEST () and"
             " evaluate with --eval-only afterwards"
         )
+
+
+def check_cityscapes_files(name: str, endings: Sequence[str]) -> None:
+    """Check that every image of ``<image_dir>/<city>/`` has its annotations in ``<gt_dir>/<city>/``, and the reverse.
+
+    Args:
+        name: a data set whose metadata has ``image_dir`` and ``gt_dir``, as ``leftImg8bit/train`` and ``gtFine/train``.
+        endings: what the names of an image's annotations end in; they begin like the image.
+
+    Raises:
+        FileNotFoundError: images, annotations or images of annotations are missing.
+        ValueError: a folder of images holds something else.
+    """
+    image_dir, gt_dir = MetadataCatalog.get(name).image_dir, MetadataCatalog.get(name).gt_dir
+    images = sorted(path for path in Path(image_dir).glob("*/*") if not path.name.startswith("."))
+    if strange := [str(path) for path in images if not path.name.endswith(IMAGE_ENDING)]:
+        raise ValueError(
+            f"data set {name}: {image_dir} must hold nothing but a folder for each city with images that end in"
+            f" {IMAGE_ENDING}; found {first_few(strange, 3)}"
+        )
+    if not images:
+        raise FileNotFoundError(f"data set {name}: there is no image like {image_dir}/aachen/*{IMAGE_ENDING}")
+    stems = {str(path.relative_to(image_dir)).removesuffix(IMAGE_ENDING) for path in images}
+    for ending in endings:
+        found = {str(path.relative_to(gt_dir)).removesuffix(ending) for path in Path(gt_dir).glob(f"*/*{ending}")}
+        if missing := sorted(stems - found):
+            how = "; make them with  mocodet prepare-data cityscapes" if "labelTrainIds" in ending else ""
+            raise FileNotFoundError(
+                f"data set {name}: {len(missing)} of the {len(stems)} images have no {ending} in {gt_dir}:"
+                f" {first_few(missing, 3)}{how}"
+            )
+        if spare := sorted(found - stems):
+            raise FileNotFoundError(
+                f"data set {name}: {len(spare)} annotations {ending} in {gt_dir} have no image in {image_dir}:"
+                f" {first_few(spare, 3)}"
+            )
 
 
 def _read(path: Path, metadata: Metadata, records: Sequence[Mapping[str, Any]]) -> dict[str, list[Thing]]:

@@ -45,7 +45,7 @@ class FasterCOCOEvaluator(COCOEvaluator):
 
     Raises:
         FileNotFoundError: there is no annotation file.
-        ValueError: it is none in COCO's format.
+        ValueError: it is not in COCO's format.
     """
 
     def __init__(
@@ -186,8 +186,8 @@ def check_annotations(
         predictions: in COCO's result format; their keypoints are counted like those of the annotations.
 
     Raises:
-        ValueError: an image's id is no whole number, an annotation lacks something, there is none to find, or they are
-            LVIS's.
+        ValueError: an image's id is not a whole number, an annotation lacks something, there is nothing to find, or
+            the annotations are LVIS's.
     """
     if not isinstance(dataset, dict) or not {"images", "annotations", "categories"} <= dataset.keys():
         raise ValueError(f"{json_file} lacks images, annotations or categories: predictions cannot be compared with it")

@@ -16,11 +16,11 @@ from tabulate import tabulate
 
 from mocodet.common.text import first_few
 
-from ...data.cityscapes import check_cityscapes_files
 from ...data.semseg import check_same_size, read_labels
 from ..coco_results import find_file, mask_fault, read_json
 from ..things import Thing, image_key
 from . import EvaluationKind, Results, register_kind
+from .cityscapes import check_cityscapes_files
 
 logger = logging.getLogger(__name__)
 
