@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from tabulate import tabulate
+
 from .aggregate import TASKS, Row, Statistic
 
 MARKED_GAP = 0.5  # the paper's tables mark gaps of at least +0.5 points
@@ -11,32 +13,25 @@ TASK_NAMES = {"bbox": "box", "segm": "mask", "keypoints": "keypoint", "densepose
 
 def text_table(rows: Sequence[Row]) -> str:
     """Lay the rows out in columns for a terminal; a gap of at least +0.5 is followed by ``*``."""
-    cells = [_header(rows), *([row.init, str(row.n_trials), *_cells(row, "{gap}*")] for row in rows)]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
-    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:], "", _legend(rows, "*")])
+    return _table(rows, "simple", "{gap}*", "*")
 
 
 def markdown_table(rows: Sequence[Row]) -> str:
     """Lay the rows out as a Markdown table; a gap of at least +0.5 is set in bold."""
-    cells = [_header(rows), ["---"] * len(_header(rows))]
-    cells += [[row.init, str(row.n_trials), *_cells(row, "**{gap}**")] for row in rows]
-    lines = ["| " + " | ".join(line) + " |" for line in cells]
-    return "\n".join([*lines, "", _legend(rows, "bold")])
+    return _table(rows, "github", "**{gap}**", "bold")
 
 
-def _keys(rows: Sequence[Row]) -> list[str]:
-    keys = (f"{task}/{metric}" for task, metrics in TASKS.items() for metric in metrics)
-    return [key for key in keys if key in rows[0].metrics]
-
-
-def _header(rows: Sequence[Row]) -> list[str]:
-    names = [key.split("/") for key in _keys(rows)]
-    return ["init", "trials", *(f"{metric} {TASK_NAMES[task]}".rstrip() for task, metric in names)]
-
-
-def _cells(row: Row, marked: str) -> list[str]:
-    return [_cell(row.metrics[key], marked) for key in _keys([row])]
+def _table(rows: Sequence[Row], layout: str, marked: str, mark: str) -> str:
+    names = [(task, metric) for task, metrics in TASKS.items() for metric in metrics]
+    names = [(task, metric) for task, metric in names if f"{task}/{metric}" in rows[0].metrics]
+    headers = ["init", "trials", *(f"{metric} {TASK_NAMES[task]}".rstrip() for task, metric in names)]
+    cells = [
+        [row.init, str(row.n_trials), *(_cell(row.metrics[f"{task}/{metric}"], marked) for task, metric in names)]
+        for row in rows
+    ]
+    table = tabulate(cells, headers, tablefmt=layout, disable_numparse=True)
+    spread = "mean ± sample standard deviation" if rows[0].n_trials > 1 else "one trial each, so no spread"
+    return f"{table}\n\n{spread}; in brackets the gap to {rows[0].init}, at least +{MARKED_GAP} marked ({mark})"
 
 
 def _cell(statistic: Statistic, marked: str) -> str:
@@ -48,8 +43,3 @@ def _cell(statistic: Statistic, marked: str) -> str:
         gap = f"{rounded:+.1f}"
         cell += f" ({marked.format(gap=gap) if rounded >= MARKED_GAP else gap})"
     return cell
-
-
-def _legend(rows: Sequence[Row], mark: str) -> str:
-    spread = "mean ± sample standard deviation" if rows[0].n_trials > 1 else "one trial each, so no spread"
-    return f"{spread}; in brackets the gap to {rows[0].init}, at least +{MARKED_GAP} marked ({mark})"

@@ -9,7 +9,7 @@ from pathlib import Path
 from mocodet.common.errors import errors_in_one_line
 from mocodet.common.files import atomic_open
 
-from .aggregate import Results, aggregate
+from .aggregate import aggregate
 from .report import markdown_table, text_table
 from .trials import Init, plan_trials, run_trials
 
@@ -27,26 +27,24 @@ def run_study(
 ) -> str:
     """Run all trials, write ``report.md``, ``report.txt`` and ``results.json`` into ``output``; return the text table.
 
+    ``reference`` must be one of ``inits``.
+
     Raises:
         ValueError, FileNotFoundError, RuntimeError: see :mod:`.trials` and :mod:`.aggregate`.
     """
-    if reference not in inits:
-        raise ValueError(f"the reference {reference!r} is not among the initialisations {', '.join(inits)}")
     trials = plan_trials(inits, seeds, output)
     results = run_trials(trials, train_command, opts, lambda line: print(f"\n=== {line}", flush=True), jobs)
-    by_init: dict[str, list[Results]] = {
-        init: [metrics for trial, metrics in results.items() if trial.name == init] for init in inits
-    }
+    by_init = {init: [metrics for trial, metrics in results.items() if trial.name == init] for init in inits}
     rows = aggregate(by_init, reference)
     written = {
-        "report.txt": text_table(rows) + "\n",
-        "report.md": markdown_table(rows) + "\n",
-        "results.json": json.dumps({"seeds": list(seeds), "reference": reference, "results": by_init}, indent=2) + "\n",
+        "report.txt": text_table(rows),
+        "report.md": markdown_table(rows),
+        "results.json": json.dumps({"seeds": list(seeds), "reference": reference, "results": by_init}, indent=2),
     }
     for name, content in written.items():
         with atomic_open(Path(output) / name, "w", encoding="utf-8") as handle:
-            handle.write(content)
-    return text_table(rows)
+            handle.write(f"{content}\n")
+    return written["report.txt"]
 
 
 def main(args: argparse.Namespace) -> None:

@@ -7,21 +7,25 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from fvcore.common.config import CfgNode
 
 from mocodet.common.files import atomic_open
 from mocodet.common.launch import threads_for_each
+from mocodet.common.progress import duration
 
 from .aggregate import Results, read_metrics
 
 RESULT_FILE = "result.json"
 RECIPE_FILE = "trial.json"
+CHECKPOINT_FILE = "last_checkpoint"
 WEIGHTS_KEY = "MODEL.WEIGHTS"
 OWN_KEYS = ("OUTPUT_DIR", "SEED")  # what distinguishes trials is not for the user to override
 
@@ -89,7 +93,8 @@ def run_trials(
         trials: from :func:`plan_trials`.
         train_command: the training command, to which ``--config-file FILE [--resume] KEY VALUE ...`` is appended.
         opts: config overrides ``KEY, VALUE, ...`` that all trials share.
-        announce: called with one line for each trial before it starts or is skipped.
+        announce: called with one line for each trial before it starts or is skipped. Once a trial has been trained, the
+            line says how long the study will still take.
         jobs: trials at a time. With more than one the CPU's cores are divided between them, and each line of their
             output is told apart by the trial's name.
 
@@ -104,20 +109,27 @@ def run_trials(
         raise ValueError(f"a study needs at least one job, got {jobs}")
 
     failed = threading.Event()
+    durations: list[float] = []  # of the trials that this run trained from beginning to end, in seconds
 
     def finish(number: int, trial: Trial) -> None:
         if failed.is_set():  # what runs may end, what waits does not begin
             return
         label = f"trial {number} of {len(trials)}: {trial}"
+        waiting = sum(not (other.folder / RESULT_FILE).is_file() for other in trials)  # this one and what runs included
         if (trial.folder / RESULT_FILE).is_file():
             announce(f"{label}: already finished")
-        else:
-            announce(f"{label}: training in {trial.folder}")
-            try:
-                _run(trial, recipes[trial], train_command, jobs)
-            except BaseException:
-                failed.set()
-                raise
+            return
+        left = f"; about {duration(fmean(durations) * max(1, waiting / jobs))} left" if durations else ""
+        announce(f"{label}: training in {trial.folder}{left}")
+        resumed = (trial.folder / CHECKPOINT_FILE).is_file()
+        began = time.monotonic()
+        try:
+            _run(trial, recipes[trial], train_command, jobs)
+        except BaseException:
+            failed.set()
+            raise
+        if not resumed:
+            durations.append(time.monotonic() - began)
 
     with ThreadPoolExecutor(jobs) as pool:
         list(pool.map(finish, range(1, len(trials) + 1), trials))
@@ -139,19 +151,11 @@ def _recipe(trial: Trial, train_command: Sequence[str], shared_opts: Sequence[st
         "seed": trial.seed,
         "config_file": str(trial.init.config_file),
         "config_sha256": hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest(),
-        "weights_sha256": _file_sha256(file) if file.is_file() else None,
+        "weights_sha256": hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None,
         # Which interpreter runs the command is no part of the recipe.
         "command": [word for word in train_command if word != sys.executable],
         "opts": opts,
     }
-
-
-def _file_sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as handle:
-        while block := handle.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _check_recipe(trial: Trial, recipe: Mapping[str, Any]) -> None:
@@ -170,7 +174,7 @@ def _check_recipe(trial: Trial, recipe: Mapping[str, Any]) -> None:
 def _run(trial: Trial, recipe: Mapping[str, Any], train_command: Sequence[str], jobs: int) -> None:
     _write_json(trial.folder / RECIPE_FILE, recipe)
     command = [*train_command, "--config-file", recipe["config_file"]]
-    if (trial.folder / "last_checkpoint").is_file():
+    if (trial.folder / CHECKPOINT_FILE).is_file():
         command.append("--resume")
     command += [*recipe["opts"], "OUTPUT_DIR", str(trial.folder), "SEED", str(trial.seed)]
     if jobs == 1:

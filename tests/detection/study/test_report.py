@@ -17,10 +17,10 @@ BOXES = aggregate(
 
 def test_text_table():
     assert text_table(BOXES).splitlines() == [
-        "init    trials  AP50 box           AP box              AP75 box",
-        "-------------------------------------------------------------------------",
-        "random  2       61.0 ± 1.4         34.0 ± 1.4          34.0 ± 0.0",
-        "moco    2       61.4 ± 0.0 (+0.4)  34.5 ± 0.0 (+0.5*)  30.0 ± 14.1 (-4.0)",
+        "init    trials    AP50 box           AP box              AP75 box",
+        "------  --------  -----------------  ------------------  ------------------",
+        "random  2         61.0 ± 1.4         34.0 ± 1.4          34.0 ± 0.0",
+        "moco    2         61.4 ± 0.0 (+0.4)  34.5 ± 0.0 (+0.5*)  30.0 ± 14.1 (-4.0)",
         "",
         "mean ± sample standard deviation; in brackets the gap to random, at least +0.5 marked (*)",
     ]
@@ -28,10 +28,10 @@ def test_text_table():
 
 def test_markdown_table():
     assert markdown_table(BOXES).splitlines() == [
-        "| init | trials | AP50 box | AP box | AP75 box |",
-        "| --- | --- | --- | --- | --- |",
-        "| random | 2 | 61.0 ± 1.4 | 34.0 ± 1.4 | 34.0 ± 0.0 |",
-        "| moco | 2 | 61.4 ± 0.0 (+0.4) | 34.5 ± 0.0 (**+0.5**) | 30.0 ± 14.1 (-4.0) |",
+        "| init   | trials   | AP50 box          | AP box                | AP75 box           |",
+        "|--------|----------|-------------------|-----------------------|--------------------|",
+        "| random | 2        | 61.0 ± 1.4        | 34.0 ± 1.4            | 34.0 ± 0.0         |",
+        "| moco   | 2        | 61.4 ± 0.0 (+0.4) | 34.5 ± 0.0 (**+0.5**) | 30.0 ± 14.1 (-4.0) |",
         "",
         "mean ± sample standard deviation; in brackets the gap to random, at least +0.5 marked (bold)",
     ]

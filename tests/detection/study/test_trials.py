@@ -1,11 +1,14 @@
 import json
 import sys
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from mocodet.common.commands.study import parse_init
 from mocodet.detection.study import run as study_run
+from mocodet.detection.study import trials as trials_module
 from mocodet.detection.study.run import run_study
 from mocodet.detection.study.trials import Init, plan_trials, run_trials
 from tests.commands import study as run_command
@@ -119,10 +122,62 @@ def test_run_study__trial_without_result_is_named(study, tmp_path):
         run_study(**study)
 
 
-def test_run_study__unknown_reference(study):
-    with pytest.raises(ValueError, match="'supervised' is not among the initialisations moco, random"):
-        run_study(**{**study, "reference": "supervised"})
-    assert calls(study) == []
+class Clock(threading.local):
+    """Each job's clock: ten minutes later after a trial that is trained, five after one that is resumed."""
+
+    now = 0.0
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock, run = Clock(), trials_module._run
+
+    def timed(trial, *rest):
+        clock.now += 300 if (trial.folder / "last_checkpoint").is_file() else 600
+        run(trial, *rest)
+
+    monkeypatch.setattr(trials_module, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(trials_module, "_run", timed)
+
+
+def announced(study, jobs=1):
+    lines = []
+    trials = plan_trials(study["inits"], study["seeds"], study["output"])
+    run_trials(trials, study["train_command"], announce=lines.append, jobs=jobs)
+    return [line.replace(str(study["output"]), "...") for line in lines]
+
+
+def test_run_trials__tells_the_time_left(study, clock):
+    assert announced(study) == [
+        "trial 1 of 4: moco, seed 0: training in .../moco/seed_0",
+        "trial 2 of 4: random, seed 0: training in .../random/seed_0; about 30 min left",
+        "trial 3 of 4: moco, seed 2: training in .../moco/seed_2; about 20 min left",
+        "trial 4 of 4: random, seed 2: training in .../random/seed_2; about 10 min left",
+    ]
+
+
+def test_run_trials__what_was_trained_before_tells_nothing_of_the_time_left(study, clock):
+    """One trial is finished, the next was interrupted; only the third, the first of this run's own, is a measure."""
+    study["output"].mkdir()
+    (study["output"] / "broken").write_text("random 0")
+    with pytest.raises(RuntimeError):
+        announced(study)
+    (study["output"] / "broken").unlink()
+    assert announced(study) == [
+        "trial 1 of 4: moco, seed 0: already finished",
+        "trial 2 of 4: random, seed 0: training in .../random/seed_0",
+        "trial 3 of 4: moco, seed 2: training in .../moco/seed_2",
+        "trial 4 of 4: random, seed 2: training in .../random/seed_2; about 10 min left",
+    ]
+
+
+def test_run_trials__jobs_divide_the_time_left(study, clock):
+    study["seeds"] = [0, 1, 2, 3]
+    left = [line.partition("; ")[2] for line in announced(study, jobs=2)]
+    for number, text in enumerate(left, 1):
+        # The trial before this one is running still, or has ended.
+        allowed = {f"about {5 * max(2, 8 - ended)} min left" for ended in (number - 2, number - 1)}
+        assert text in (allowed if number > 2 else {""} | allowed), number
 
 
 @pytest.mark.parametrize("change", ["config", "base", "weights", "opts"])
@@ -212,6 +267,15 @@ def test_main__error_is_the_exit_status(study, tmp_path):
     arguments = ["--init", f"moco={tmp_path / 'absent.yaml'}", "--reference", "moco", "--output", str(study["output"])]
     with pytest.raises(SystemExit, match=r"^error: .*absent\.yaml"):
         run_command(arguments)
+
+
+def test_main__unknown_reference(study, tmp_path, capfd):
+    arguments = ["--init", f"moco={tmp_path / 'moco.yaml'}", "--init", f"random={tmp_path / 'random.yaml'}"]
+    with pytest.raises(SystemExit) as stop:
+        run_command([*arguments, "--reference", "supervised", "--output", str(study["output"])])
+    assert stop.value.code == 2
+    assert "the reference 'supervised' is not among the initialisations moco, random" in capfd.readouterr().err
+    assert not study["output"].exists()
 
 
 @pytest.mark.parametrize("argument", ["moco", "=a.yaml", "moco=", "moco=a.yaml,", "moco=a.yaml,KEY"])
