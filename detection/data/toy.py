@@ -14,9 +14,11 @@ import json
 import multiprocessing
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, groupby
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -24,6 +26,7 @@ import numpy as np
 from PIL import Image
 
 Array = np.ndarray
+Run = tuple[int, int]  # first row, row after the last
 
 # Each gives a signed distance to the outline, negative inside, in units of the object's radius.
 OUTLINES: dict[str, Callable[[Array, Array], Array]] = {
@@ -43,6 +46,7 @@ TEXTURES: dict[str, Callable[[Array, Array], Array]] = {
 }
 TOY_CLASSES: tuple[str, ...] = tuple(f"{texture}_{outline}" for outline in OUTLINES for texture in TEXTURES)
 
+DISTRACTOR = -1  # in place of a class
 MIN_VISIBLE_FRACTION = 0.4  # a scene in which an object is hidden further than this is drawn anew
 MIN_VISIBLE_PIXELS = 24
 MAX_SATURATION = 0.12
@@ -76,31 +80,20 @@ def _try_scene(rng: np.random.Generator, size: int, required_class: int | None) 
     canvas = _background(rng, size)  # H x W x 3, float32 in [0, 1]
     first = int(rng.integers(len(TOY_CLASSES))) if required_class is None else required_class
     theme = (first, int(rng.integers(len(TOY_CLASSES))))
-    n_objects = int(rng.integers(1, 5))
-    n_distractors = int(rng.integers(1, 4))
-    kinds = [theme[0]] + [theme[int(rng.random() < 0.4)] for _ in range(n_objects - 1)] + [-1] * n_distractors
+    n_objects, n_distractors = int(rng.integers(1, 5)), int(rng.integers(1, 4))
+    kinds = [theme[0]] + [theme[int(rng.random() < 0.4)] for _ in range(n_objects - 1)] + [DISTRACTOR] * n_distractors
     rng.shuffle(kinds)
+    covered = [_draw_object(rng, canvas, kind) >= 0.5 for kind in kinds]
+    covered += [_draw_bar(rng, canvas) >= 0.5 for _ in range(int(rng.integers(0, 3)))]
 
     classes: list[int] = []
     masks: list[Array] = []
-    full_areas: list[int] = []
-    for kind in kinds:
-        alpha = _draw_object(rng, canvas, kind)
-        covered = alpha >= 0.5
-        for mask in masks:
-            mask &= ~covered
-        if kind >= 0:
+    for place, kind in enumerate(kinds):
+        if kind != DISTRACTOR:
             classes.append(kind)
-            masks.append(covered)
-            full_areas.append(int(covered.sum()))
-    for _ in range(int(rng.integers(0, 3))):
-        covered = _draw_bar(rng, canvas) >= 0.5
-        for mask in masks:
-            mask &= ~covered
-
-    for mask, full in zip(masks, full_areas, strict=True):
-        if int(mask.sum()) < max(MIN_VISIBLE_PIXELS, MIN_VISIBLE_FRACTION * full):
-            return None
+            masks.append(covered[place] & ~np.any(covered[place + 1 :], axis=0))  # what was painted later hides it
+            if masks[-1].sum() < max(MIN_VISIBLE_PIXELS, MIN_VISIBLE_FRACTION * covered[place].sum()):
+                return None
 
     ramp = np.linspace(-1.0, 1.0, size)
     angle = rng.uniform(0, 2 * np.pi)
@@ -141,7 +134,7 @@ def _background(rng: np.random.Generator, size: int) -> Array:
 
 
 def _draw_object(rng: np.random.Generator, canvas: Array, kind: int) -> Array:
-    """Paint one object (``kind`` >= 0: that class; -1: a distractor) onto ``canvas``; return its H x W coverage."""
+    """Paint one object of class ``kind``, or a ``DISTRACTOR``, onto ``canvas``; return its H x W coverage."""
     size = canvas.shape[0]
     radius = size * rng.uniform(0.12, 0.27)
     aspect = rng.uniform(0.8, 1.25)
@@ -158,7 +151,7 @@ def _draw_object(rng: np.random.Generator, canvas: Array, kind: int) -> Array:
     cos, sin = _rotation(rng)
     phase = rng.random(2)
     tx, ty = (along * cos + across * sin) / period + phase[0], (across * cos - along * sin) / period + phase[1]
-    if kind >= 0:
+    if kind != DISTRACTOR:
         outline = outlines[kind // len(textures)]
         height = textures[kind % len(textures)](tx, ty)
     elif rng.random() < 0.5:
@@ -199,41 +192,36 @@ def mask_to_polygons(mask: Array) -> list[list[float]]:
     The mask is cut into pieces with one vertical run in each column, so holes and separate parts need no special
     form; pycocotools fills the polygons back to the very same pixels.
     """
-    pieces: list[tuple[int, list[tuple[int, int]]]] = []  # first column, (top, bottom) of each column
-    growing: list[int] = []  # pieces that reach the previous column
+    pieces: list[tuple[int, list[Run]]] = []  # first column; the run of each column from there on
+    growing: dict[Run, list[Run]] = {}  # for each run of the previous column the runs of its piece
     for column in range(mask.shape[1]):
-        edges = np.flatnonzero(np.diff(np.concatenate(([0], mask[:, column].astype(np.int8), [0]))))
+        edges = np.flatnonzero(np.diff(mask[:, column].astype(np.int8), prepend=0, append=0))
         runs = [(int(top), int(bottom)) for top, bottom in edges.reshape(-1, 2)]
-        touching = {
-            run: [p for p in growing if run[0] < pieces[p][1][-1][1] and pieces[p][1][-1][0] < run[1]] for run in runs
-        }
-        reached = []
-        for run in runs:
-            mine = touching[run]
-            if len(mine) == 1 and sum(mine[0] in others for others in touching.values()) == 1:
-                pieces[mine[0]][1].append(run)
-                reached.append(mine[0])
-            else:
-                pieces.append((column, [run]))
-                reached.append(len(pieces) - 1)
-        growing = reached
+        touching = {run: [other for other in growing if run[0] < other[1] and other[0] < run[1]] for run in runs}
+        met = Counter(chain.from_iterable(touching.values()))
+        grown = {}
+        for run, before in touching.items():
+            goes_on = len(before) == 1 and met[before[0]] == 1
+            if not goes_on:
+                pieces.append((column, []))
+            grown[run] = growing[before[0]] if goes_on else pieces[-1][1]
+            grown[run].append(run)
+        growing = grown
     return [_staircase(first, runs) for first, runs in pieces]
 
 
-def _staircase(first: int, runs: list[tuple[int, int]]) -> list[float]:
+def _staircase(first: int, runs: list[Run]) -> list[float]:
     """Outline consecutive columns, from ``first`` on, that are filled from ``top`` to ``bottom`` in ``runs``."""
-    upper, lower = [], []
-    for column, (top, bottom) in enumerate(runs, start=first):
-        upper += [(column, top), (column + 1, top)]
-        lower += [(column, bottom), (column + 1, bottom)]
-    points = upper + lower[::-1]
-    corners = [
-        here
-        for before, here, after in zip([points[-1], *points[:-1]], points, [*points[1:], points[0]], strict=True)
-        if here != before
-        and (after[0] - before[0]) * (here[1] - before[1]) != (here[0] - before[0]) * (after[1] - before[1])
-    ]
-    return [float(coordinate) for corner in corners for coordinate in corner]
+    sides = []
+    for heights in zip(*runs, strict=True):  # the tops, the bottoms
+        column, side = first, []
+        for height, steps in groupby(heights):
+            side.append((column, height))
+            column += len(list(steps))
+            side.append((column, height))
+        sides.append(side)
+    upper, lower = sides
+    return [float(coordinate) for corner in upper + lower[::-1] for coordinate in corner]
 
 
 def mask_box(mask: Array) -> tuple[int, int, int, int]:
@@ -291,16 +279,13 @@ def make_toy_data(
     try:
         building.chmod(0o755)
         summary: dict[str, int] = {}
-        splits = {"train": train, "test": test}
-        first_id = 1
-        for stream, (split, count) in enumerate(splits.items()):
+        for stream, split, count, first_id in ((0, "train", train, 1), (1, "test", test, 1 + train)):
             scenes = _labelled_scenes(seed, stream, count, size)
             summary[f"{split}_objects"] = _write_split(building, split, first_id, scenes)
             summary[f"{split}_images"] = count
-            first_id += count
         folder = building / "unlabelled"
         folder.mkdir()
-        draw = partial(_write_unlabelled, folder, (seed, len(splits)), size)
+        draw = partial(_write_unlabelled, folder, (seed, 2), size)
         if workers == 1:
             for index in range(unlabelled):
                 draw(index)
@@ -336,7 +321,8 @@ def _write_split(root: Path, split: str, first_id: int, scenes: Iterator[Scene])
     folders = voc / "JPEGImages", voc / "Annotations", voc / "ImageSets" / "Main", coco / split, coco / "annotations"
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
-    images, annotations = [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
     for image_id, scene in enumerate(scenes, start=first_id):
         stem = f"{image_id:06d}"
         height, width = scene.image.shape[:2]
