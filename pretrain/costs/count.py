@@ -10,7 +10,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -20,12 +19,15 @@ from fvcore.common.config import CfgNode
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..build import METHODS, bn_groups, build_model, build_optimizer, memory_format
-from ..data import ImageFolder, Views, build_view
+from ..build import build_model, build_optimizer
+from ..data import EpochSampler, ImageFolder, Views, build_view
 from ..data.views import normalize
-from ..methods import memory_bank_bytes
+from ..device import memory_format
+from ..methods import METHODS
+from ..methods.shuffle_bn import bn_groups
 from ..schedules import max_iterations
 
 # Operations of torch.distributed, as the dispatcher sees them: name, place of the tensors that a process hands over.
@@ -42,29 +44,20 @@ COLLECTIVES = {
 }
 
 
-class Collective(NamedTuple):
-    """A kind of message: the phase of the step that sends it (``"forward"``, ``"gradients"``, …), and its operation."""
-
-    phase: str
-    operation: str
-
-
 def sent(operation: str, handed: float, world: int) -> float:
     """Return the bytes that leave each of ``world`` processes when each hands ``handed`` bytes to a collective.
 
     Rings for all_gather, reduce_scatter and all_reduce, which move the least that is possible; for all_to_all the mean
     over permutations, of which one row in W stays where it is.
     """
-    return (
-        handed
-        * {
-            "all_to_all": (world - 1) / world,
-            "reduce_scatter": (world - 1) / world,
-            "all_reduce": 2 * (world - 1) / world,
-            "all_gather": world - 1,
-            "broadcast": 1 if world > 1 else 0,
-        }[operation]
-    )
+    times = {
+        "all_to_all": (world - 1) / world,
+        "reduce_scatter": (world - 1) / world,
+        "all_reduce": 2 * (world - 1) / world,
+        "all_gather": world - 1,
+        "broadcast": 1 if world > 1 else 0,
+    }
+    return handed * times[operation]
 
 
 class CollectiveCounter(TorchDispatchMode):
@@ -86,59 +79,34 @@ class CollectiveCounter(TorchDispatchMode):
                     f"{name} is a collective that is not counted; expected one of {', '.join(COLLECTIVES)}"
                 )
             operation, place = COLLECTIVES[name]
-            self.handed[operation] += sum(tensor.nbytes for tensor in _tensors(args[place]))
+            self.handed[operation] += sum(tensor.nbytes for tensor in tree_leaves(args[place]))
         return func(*args, **(kwargs or {}))
 
 
-def _tensors(nested: Any) -> Iterator[torch.Tensor]:
-    if isinstance(nested, torch.Tensor):
-        yield nested
-    else:
-        for part in nested:
-            yield from _tensors(part)
-
-
-class SavedStorages:
-    """Counts the bytes that backward will need, while entered: ``bytes``, each storage once.
+@contextmanager
+def saved_for_backward(known: Sequence[torch.Tensor]) -> Iterator[dict[int, torch.UntypedStorage]]:
+    """Collect the storages that backward will need.
 
     Args:
         known: tensors that are counted elsewhere, or live anyway: parameters, buffers, the batch.
     """
+    elsewhere = {tensor.untyped_storage()._cdata for tensor in known}
+    # Held until the end: the address of a storage that was freed could be another's.
+    saved: dict[int, torch.UntypedStorage] = {}
 
-    def __init__(self, known: Sequence[torch.Tensor]) -> None:
-        self._known = {tensor.untyped_storage()._cdata for tensor in known}
-        # Held until the end: the address of a storage that was freed could be another's.
-        self._saved: dict[int, torch.UntypedStorage] = {}
-        self._hooks = saved_tensors_hooks(self._pack, lambda tensor: tensor)
-
-    def _pack(self, tensor: torch.Tensor) -> torch.Tensor:
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage._cdata not in self._known:
-            self._saved[storage._cdata] = storage
+        if storage._cdata not in elsewhere:
+            saved[storage._cdata] = storage
         return tensor
 
-    def __enter__(self) -> "SavedStorages":
-        self._hooks.__enter__()
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        self._hooks.__exit__(*exception)
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of all storages that were saved."""
-        return sum(storage.nbytes() for storage in self._saved.values())
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield saved
 
 
 @contextmanager
 def pretended_processes(world: int) -> Iterator[None]:
-    """Let this process take itself for rank 0 of ``world``; collectives return at once and move nothing.
-
-    Raises:
-        ValueError: this process belongs to a process group already.
-    """
-    if dist.is_available() and dist.is_initialized():
-        raise ValueError("costs are counted in one process of its own; this one belongs to a process group")
+    """Let this process take itself for rank 0 of ``world``; collectives return at once and move nothing."""
     if world == 1:
         yield
         return
@@ -152,29 +120,26 @@ def pretended_processes(world: int) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-@dataclass(frozen=True)
-class StepCosts:
+class StepCosts(NamedTuple):
     """What one process does in a step.
 
     Attributes:
         flops: of the forward pass by part of the method, and of ``"backward"``; a multiplication and an addition are
             two. Convolutions and matrix products; normalisation, activations and the optimizer are not counted.
-        handed: bytes that the process hands to each collective.
-        saved: bytes kept for backward.
-        batch: bytes of the batch that the method is given.
+        handed: bytes that the process hands to collectives, by phase of the step (``"forward"``, ``"backward"``,
+            ``"gradients"``) and operation.
+        memory: bytes that live until backward: ``"kept for backward"``, and ``"batch"``, what the method is given.
     """
 
     flops: Mapping[str, float]
-    handed: Mapping[Collective, float]
-    saved: float
-    batch: float
+    handed: Mapping[tuple[str, str], float]
+    memory: Mapping[str, float]
 
 
 def count_step(method: nn.Module, batch: Mapping[str, torch.Tensor], dtype: torch.dtype) -> StepCosts:
     """Run forward and backward of ``method`` on ``batch`` and count.
 
-    DDP is not there: it would hand over the gradients of all parameters, in float32, which is what is counted for it;
-    so are the outputs, whose means over all processes the trainer logs.
+    DDP is not there: it would hand over the gradients of all parameters, in float32, which is what is counted for it.
 
     Args:
         method: see `METHODS`; its gradients, buffers and generators are changed.
@@ -182,30 +147,27 @@ def count_step(method: nn.Module, batch: Mapping[str, torch.Tensor], dtype: torc
         dtype: of the encoders' arithmetic, bfloat16 or float32.
     """
     method.zero_grad()
-    known = [*method.parameters(), *method.buffers(), *batch.values()]
-    saved, forward, backward = SavedStorages(known), CollectiveCounter(), CollectiveCounter()
+    handed: Counter[tuple[str, str]] = Counter()
     autocast = torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32)
-    with forward, saved, FlopCounterMode(display=False) as flops, autocast:
+    known = [*method.parameters(), *method.buffers(), *batch.values()]
+    counter = FlopCounterMode(display=False)
+    with CollectiveCounter() as forward, saved_for_backward(known) as saved, counter, autocast:
         outputs = method(batch)
-    by_module = {name: sum(operations.values()) for name, operations in flops.get_flop_counts().items()}
-    parts = {name: by_module.get(f"{type(method).__name__}.{name}", 0) for name, _ in method.named_children()}
-    parts["similarities"] = flops.get_total_flops() - sum(parts.values())
-    saved_bytes = saved.bytes
-    with backward, FlopCounterMode(display=False) as flops:
+    by_module = {name: sum(operations.values()) for name, operations in counter.get_flop_counts().items()}
+    flops = {name: by_module.get(f"{type(method).__name__}.{name}", 0) for name, _ in method.named_children()}
+    flops["similarities"] = counter.get_total_flops() - sum(flops.values())
+    memory = {
+        "kept for backward": sum(storage.nbytes() for storage in saved.values()),
+        "batch": sum(value.nbytes for value in batch.values()),
+    }
+    with CollectiveCounter() as backward, FlopCounterMode(display=False) as counter:
         outputs["loss"].backward()
-    parts["backward"] = flops.get_total_flops()
-
-    handed = Counter({Collective("forward", name): count for name, count in forward.handed.items()})
-    handed.update({Collective("backward", name): count for name, count in backward.handed.items()})
+    flops["backward"] = counter.get_total_flops()
+    handed.update({("forward", name): count for name, count in forward.handed.items()})
+    handed.update({("backward", name): count for name, count in backward.handed.items()})
     if comm.get_world_size() > 1:
-        handed[Collective("gradients", "all_reduce")] = gradient_bytes(method)
-        handed[Collective("log", "all_reduce")] = 4 * len(outputs)
-    return StepCosts(
-        flops={name: count for name, count in parts.items() if count},
-        handed=dict(handed),
-        saved=saved_bytes,
-        batch=sum(value.nbytes for value in batch.values()),
-    )
+        handed["gradients", "all_reduce"] = gradient_bytes(method)
+    return StepCosts({name: count for name, count in flops.items() if count}, handed, memory)
 
 
 def gradient_bytes(method: nn.Module) -> int:
@@ -219,23 +181,15 @@ def extrapolate(small: StepCosts, large: StepCosts, factor: float) -> StepCosts:
     What does not depend on the batch (gradients, the copy of the queue) stays; the rest grows linearly. (Similarities
     within a batch grow with its square: for a ResNet-50 and a batch of 1024 that is less than a ten-thousandth.)
     """
-
-    def line(first: float, second: float) -> float:
-        return first + (second - first) * (factor - 1)
-
-    def lines(first: Mapping, second: Mapping) -> dict:
-        return {key: line(first[key], second[key]) for key in first}
-
     return StepCosts(
-        flops=lines(small.flops, large.flops),
-        handed=lines(small.handed, large.handed),
-        saved=line(small.saved, large.saved),
-        batch=line(small.batch, large.batch),
+        *(
+            {name: few[name] + (many[name] - few[name]) * (factor - 1) for name in few}
+            for few, many in zip(small, large, strict=True)
+        )
     )
 
 
-@dataclass(frozen=True)
-class RunCosts:
+class RunCosts(NamedTuple):
     """What a run costs.
 
     Attributes:
@@ -244,7 +198,7 @@ class RunCosts:
         rows: images of a batch that each process has.
         iterations: steps of the run.
         images: in the data set.
-        step: costs of a process in a step.
+        flops, handed: of a process in a step; see `StepCosts`.
         memory: bytes that a process holds at the end of the forward pass, by what they are for.
         image_memory: how many of them one image more would add.
     """
@@ -254,14 +208,10 @@ class RunCosts:
     rows: int
     iterations: int
     images: int
-    step: StepCosts
+    flops: Mapping[str, float]
+    handed: Mapping[tuple[str, str], float]
     memory: Mapping[str, float]
     image_memory: float
-
-    @property
-    def flops(self) -> float:
-        """Of all processes and steps."""
-        return sum(self.step.flops.values()) * self.world * self.iterations
 
 
 class DataSet(NamedTuple):
@@ -283,38 +233,36 @@ def count_run(cfg: CfgNode, world: int, images: int, classes: int = 1000) -> Run
     Raises:
         ValueError: a batch that does not divide between the processes, or is larger than the data set.
     """
-    batch = cfg.SOLVER.IMS_PER_BATCH
-    if batch % world:
-        raise ValueError(f"SOLVER.IMS_PER_BATCH {batch} does not divide between {world} processes")
-    if images < batch:
-        raise ValueError(f"--images {images} is fewer than one batch of SOLVER.IMS_PER_BATCH {batch}")
+    kind = METHODS[cfg.METHOD]
     cfg = cfg.clone()
     cfg.defrost()
     with pretended_processes(world):
-        cfg.MODEL.BN_GROUPS = 1 if cfg.METHOD == "supervised" else bn_groups(cfg)
-    # A step costs the same whatever the size of the memory bank, which need not fit here: 512 GB for a billion images.
-    # Nor can it be made among pretended processes, all of which it asks for their memory.
-    bank = cfg.METHOD == "memory_bank"
-    with pretended_processes(1 if bank else world):
+        sampler = EpochSampler(images, cfg.SOLVER.IMS_PER_BATCH, cfg.SEED)
+        cfg.MODEL.BN_GROUPS = bn_groups(cfg) if "MODEL.BN_GROUPS" in kind.keys else 1
+    # A step costs the same whatever the size of the state that grows with the data set, a memory bank, which need not
+    # fit here: 512 GB for a billion images. Nor can it be made among pretended processes, all of which it asks for
+    # their memory.
+    image_bytes = kind.bytes_per_image(cfg)
+    with pretended_processes(1 if image_bytes else world):
         torch.manual_seed(cfg.SEED)
-        data = DataSet(batch if bank else images, tuple(map(str, range(classes))))
+        data = DataSet(sampler.batch_size if image_bytes else images, tuple(map(str, range(classes))))
         method = build_model(cfg, data)
     method.to(memory_format=memory_format(cfg))
     # On a GPU, "auto" is one of the two 16-bit formats.
     dtype = torch.float32 if cfg.SOLVER.PRECISION == "float32" else torch.bfloat16
-    rows, few = batch // world, 2 * cfg.MODEL.BN_GROUPS
+    few = 2 * cfg.MODEL.BN_GROUPS
     with pretended_processes(world):
         small, large = (count_step(method, random_batch(cfg, count, data), dtype) for count in (few, 2 * few))
-    step = extrapolate(small, large, rows / few)
+    step = extrapolate(small, large, sampler.rows / few)
     memory = count_memory(cfg, method)
-    if bank:
-        memory["bank"] = memory_bank_bytes(images, cfg.MODEL.DIM)
+    if image_bytes:
+        memory["bank"] = image_bytes * images
     if world > 1:
         memory["buckets that DDP gathers gradients in"] = memory["gradients"]
-    memory["kept for backward"] = step.saved
-    memory["batch"] = step.batch
-    image_memory = (large.saved + large.batch - small.saved - small.batch) / few
-    return RunCosts(cfg, world, rows, max_iterations(cfg, images // batch), images, step, memory, image_memory)
+    memory |= step.memory
+    image_memory = (sum(large.memory.values()) - sum(small.memory.values())) / few
+    iterations = max_iterations(cfg, sampler.iterations_per_epoch)
+    return RunCosts(cfg, world, sampler.rows, iterations, images, step.flops, step.handed, memory, image_memory)
 
 
 def random_batch(cfg: CfgNode, rows: int, data: DataSet) -> dict[str, torch.Tensor]:
@@ -325,7 +273,7 @@ def random_batch(cfg: CfgNode, rows: int, data: DataSet) -> dict[str, torch.Tens
         for name in METHODS[cfg.METHOD].views
     }
     batch["index"] = torch.randint(data.size, (rows,))
-    if cfg.METHOD == "supervised":
+    if METHODS[cfg.METHOD].classifies:
         batch["label"] = torch.randint(len(data.classes), (rows,))
     return batch
 
@@ -357,12 +305,9 @@ def time_views(cfg: CfgNode, folder: str | os.PathLike, seconds: float = 5.0) ->
     view = build_view(cfg.AUGMENTATION.NAME, cfg.AUGMENTATION.CROP_SIZE, cfg.AUGMENTATION.MIN_SCALE)
     views = Views(images, view, 0, METHODS[cfg.METHOD].views)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0)).tolist()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     views[order[0], 0]  # the first is slower: libraries are loaded
     done, began = 0, time.process_time()
     while time.process_time() - began < seconds:
         views[order[done % len(order)], done]
         done += 1
-    torch.set_num_threads(threads)
     return (time.process_time() - began) / done

@@ -2,132 +2,112 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from tabulate import tabulate
 
-from .count import Collective, RunCosts, sent
+from .count import RunCosts, sent
 
 UTILISATIONS = (1.0, 0.5, 0.4, 0.3, 0.2, 0.1)
 
 
-@dataclass(frozen=True)
-class Assumptions:
-    """What the tables cannot count.
+def report(
+    run: RunCosts,
+    peaks: Mapping[str, float],
+    hours: float | None,
+    link: float,
+    image_bytes: float,
+    view_seconds: float | None = None,
+) -> str:
+    """Return the tables, as Markdown, given what cannot be counted.
 
-    Attributes:
+    Args:
+        run: what `count_run` returned.
         peaks: FLOP/s of one GPU, by name, as its maker states them.
         hours: of the run; None: at 30 % of the first of ``peaks``.
         link: bytes/s that each process can send.
         image_bytes: of an image file.
         view_seconds: of a core, to decode an image and to make its views; None: not measured.
     """
-
-    peaks: Mapping[str, float]
-    hours: float | None
-    link: float
-    image_bytes: float
-    view_seconds: float | None = None
-
-
-def report(run: RunCosts, given: Assumptions) -> str:
-    """Return the tables, as Markdown."""
-    hours = given.hours or run.flops / (0.3 * run.world * next(iter(given.peaks.values()))) / 3600
-    step_seconds = hours * 3600 / run.iterations
-    parts = [
-        _what(run),
-        "**Arithmetic** (a multiplication and an addition are two operations)\n\n" + _arithmetic(run),
-        "**Time**, in hours, by the share of the GPUs' peak that is reached\n\n" + _time(run, given.peaks, given.hours),
-        f"**Communication** of a process in a step (at {hours:.1f} h a step takes {1000 * step_seconds:.0f} ms)\n\n"
-        + _communication(run, given.link, step_seconds),
-        "**Memory** of a process\n\n" + _memory(run),
-        f"**Input** at {hours:.1f} h\n\n" + _input(run, given, step_seconds),
-    ]
-    return "\n\n".join(part for part in parts if part)
+    cfg, seen = run.config, run.iterations * run.rows * run.world
+    took = hours or _least_hours(run, next(iter(peaks.values()))) / 0.3
+    step_seconds = took * 3600 / run.iterations
+    return "\n\n".join(
+        [
+            f"METHOD {cfg.METHOD}, {cfg.MODEL.ARCH}, crops of {cfg.AUGMENTATION.CROP_SIZE} pixels; {run.world}"
+            f" processes with {run.rows} images each; {run.images:,} images, {run.iterations:,} iterations, {seen:,}"
+            " images seen.",
+            "**Arithmetic** (a multiplication and an addition are two operations)",
+            _arithmetic(run),
+            "**Time**, in hours, by the share of the GPUs' peak that is reached",
+            _time(run, peaks, hours),
+            f"**Communication** of a process in a step (at {took:.1f} h a step takes {1000 * step_seconds:.0f} ms)",
+            _communication(run, link, step_seconds) if run.world > 1 else "One process: none.",
+            "**Memory** of a process",
+            _table(["what", "bytes"], [(name, _size(count)) for name, count in _with_sum(run.memory)]),
+            f"One image more in each process takes {_size(run.image_memory)}.",
+            f"**Input** at {took:.1f} h",
+            _input(seen / took / 3600, run.world, image_bytes, view_seconds),
+        ]
+    )
 
 
 def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
 
 
-def _what(run: RunCosts) -> str:
-    cfg = run.config
-    return (
-        f"METHOD {cfg.METHOD}, {cfg.MODEL.ARCH}, crops of {cfg.AUGMENTATION.CROP_SIZE} pixels; {run.world} processes"
-        f" with {run.rows} images each; {run.images:,} images, {run.iterations:,} iterations,"
-        f" {run.iterations * run.rows * run.world:,} images seen."
-    )
+def _with_sum(counts: Mapping[str, float]) -> list[tuple[str, float]]:
+    return [*counts.items(), ("sum", sum(counts.values()))]
+
+
+def _least_hours(run: RunCosts, peak: float) -> float:
+    """Return how long the run takes GPUs that reach their peak."""
+    return sum(run.flops.values()) * run.iterations / peak / 3600
 
 
 def _arithmetic(run: RunCosts) -> str:
     steps = run.world * run.iterations
-    rows = [*run.step.flops.items(), ("sum", sum(run.step.flops.values()))]
     return _table(
         ["part", "GFLOP for an image", "TFLOP for a process and step", "10^18 FLOP for the run"],
         [
             (name, f"{count / run.rows / 1e9:.2f}", f"{count / 1e12:.3f}", f"{count * steps / 1e18:.2f}")
-            for name, count in rows
+            for name, count in _with_sum(run.flops)
         ],
     )
 
 
 def _time(run: RunCosts, peaks: Mapping[str, float], hours: float | None) -> str:
     headers = ["peak of a GPU", *(f"{share:.0%}" for share in UTILISATIONS)]
-    if hours:
-        headers.append(f"share reached at {hours:g} h")
+    headers += [f"share reached at {hours:g} h"] if hours else []
     rows = []
     for name, peak in peaks.items():
-        least = run.flops / (run.world * peak) / 3600
+        least = _least_hours(run, peak)
         row = [f"{name}, {peak / 1e12:g} TFLOP/s", *(f"{least / share:.1f}" for share in UTILISATIONS)]
         rows.append([*row, f"{least / hours:.1%}"] if hours else row)
     return _table(headers, rows)
 
 
 def _communication(run: RunCosts, link: float, step_seconds: float) -> str:
-    if run.world == 1:
-        return "One process: none."
-    rows, total = [], 0.0
-    for (phase, operation), handed in run.step.handed.items():
-        if phase != "log":
-            leaves = sent(operation, handed, run.world)
-            total += leaves
-            rows.append((f"{phase}: {operation}", _size(handed), _size(leaves), f"{1000 * leaves / link:.2f}"))
+    leaves = {names: sent(names[1], handed, run.world) for names, handed in run.handed.items()}
+    total = sum(leaves.values())
+    rows = [
+        (": ".join(names), _size(run.handed[names]), _size(count), f"{1000 * count / link:.2f}")
+        for names, count in leaves.items()
+    ]
     rows.append(("sum", "", _size(total), f"{1000 * total / link:.2f}"))
     table = _table(["collective", "handed over", "leaves the process", f"ms at {link / 1e9:g} GB/s"], rows)
-    log = run.step.handed[Collective("log", "all_reduce")]
-    notes = [
-        f"Not overlapped with anything, that is {total / link / step_seconds:.1%} of the step."
-        f" In steps that are logged, {_size(log)} more."
-    ]
-    images = run.step.handed.get(Collective("forward", "all_to_all"))
-    if images:
-        notes.append(
-            f"Shuffling by gathering all images everywhere would send {_size(sent('all_gather', images, run.world))}"
-            f" from each process instead of {_size(sent('all_to_all', images, run.world))}."
-        )
-    return "\n\n".join([table, " ".join(notes)])
+    return f"{table}\n\nNot overlapped with anything, that is {total / link / step_seconds:.1%} of the step."
 
 
-def _memory(run: RunCosts) -> str:
-    rows = [*run.memory.items(), ("sum", sum(run.memory.values()))]
-    table = _table(["what", "bytes"], [(name, _size(count)) for name, count in rows])
-    return f"{table}\n\nOne image more in each process takes {_size(run.image_memory)}."
-
-
-def _input(run: RunCosts, given: Assumptions, step_seconds: float) -> str:
-    rate = run.rows * run.world / step_seconds
+def _input(rate: float, world: int, image_bytes: float, view_seconds: float | None) -> str:
+    """Tell what ``rate`` images/s ask for."""
+    read, reading = rate * image_bytes, f"reading, at {image_bytes / 1000:g} kB an image"
     rows = [
-        ("images/s", f"{rate:,.0f}", f"{rate / run.world:,.0f}"),
-        (
-            f"reading, at {given.image_bytes / 1000:g} kB an image",
-            f"{_size(rate * given.image_bytes)}/s",
-            f"{_size(rate * given.image_bytes / run.world)}/s",
-        ),
+        ("images/s", f"{rate:,.0f}", f"{rate / world:,.0f}"),
+        (reading, f"{_size(read)}/s", f"{_size(read / world)}/s"),
     ]
-    if given.view_seconds:
-        cores = rate * given.view_seconds
-        what = f"cores that decode and augment, at {1000 * given.view_seconds:.1f} ms an image"
-        rows.append((what, f"{cores:.1f}", f"{cores / run.world:.1f}"))
+    if view_seconds:
+        what = f"cores that decode and augment, at {1000 * view_seconds:.1f} ms an image"
+        rows.append((what, f"{rate * view_seconds:.1f}", f"{rate * view_seconds / world:.1f}"))
     return _table(["", "all", "a process"], rows)
 
 

@@ -1,5 +1,6 @@
 """Counted costs against hand formulas, fvcore, torchvision, and what real processes hand to each other."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,10 @@ from fvcore.nn import FlopCountAnalysis
 from PIL import Image
 from torch import nn
 
-from mocodet.pretrain.build import METHODS, build_model
-from mocodet.pretrain.config import get_cfg, validate
+from mocodet.pretrain.build import build_model
+from mocodet.pretrain.config import check_config, get_cfg
 from mocodet.pretrain.costs import count as costs
 from mocodet.pretrain.costs.count import (
-    Collective,
     CollectiveCounter,
     DataSet,
     count_run,
@@ -25,6 +25,7 @@ from mocodet.pretrain.costs.count import (
     random_batch,
     sent,
 )
+from mocodet.pretrain.methods import METHODS
 from mocodet.pretrain.methods.heads import build_encoder
 from mocodet.pretrain.methods.shuffle_bn import BatchShuffle
 from mocodet.pretrain.trainer import PretrainTrainer
@@ -59,8 +60,7 @@ def test_count_step__hand_formula(rows):
     # The images need no gradient, so the convolution's backward is the weights' alone.
     assert counted.flops == {"encoder": convolution + linear, "backward": convolution + 2 * linear}
     # The convolution keeps the batch, which is counted as such; ReLU its output; the linear layer its input.
-    assert counted.saved == 4 * rows * (4 * 7 * 7 + 4)
-    assert counted.batch == 4 * rows * 3 * 7 * 7
+    assert counted.memory == {"kept for backward": 4 * rows * (4 * 7 * 7 + 4), "batch": 4 * rows * 3 * 7 * 7}
     assert counted.handed == {}
 
 
@@ -102,7 +102,7 @@ def config(method: str, batch: int = BATCH, **more: object) -> CfgNode:
         "SOLVER.PRECISION": "float32",
     }
     cfg.merge_from_list([part for pair in {**values, **more}.items() for part in pair])
-    validate(cfg)
+    check_config(cfg)
     return cfg
 
 
@@ -134,10 +134,11 @@ def handed_in_training(cfgs: list[CfgNode]) -> list[dict[str, int]]:
     return handed
 
 
-def by_operation(counted: dict[Collective, float]) -> dict[str, float]:
-    sums = {}
+def by_operation(counted: dict[tuple[str, str], float], logged: int) -> dict[str, float]:
+    """Sum over the phases of a step, with the ``logged`` numbers whose means the trainer takes, in float32."""
+    sums = Counter({"all_reduce": 4 * logged})
     for (_, operation), handed in counted.items():
-        sums[operation] = sums.get(operation, 0) + handed
+        sums[operation] += handed
     return sums
 
 
@@ -148,7 +149,8 @@ def test_count_run__collectives_of_real_processes(methods, world, images, tmp_pa
         Path(cfg.OUTPUT_DIR).mkdir()
     ranks = run_in_processes(handed_in_training, cfgs, world_size=world)
     for number, cfg in enumerate(cfgs):
-        counted = by_operation(count_run(cfg, world, IMAGES, CLASSES).step.handed)
+        logged = 3 if cfg.METHOD == "moco" else 2  # the loss and two accuracies, or one
+        counted = by_operation(count_run(cfg, world, IMAGES, CLASSES).handed, logged)
         assert [handed[number] for handed in ranks] == [counted] * world
 
 
@@ -156,11 +158,10 @@ def test_count_run__collectives_by_hand():
     counted = count_run(config("moco"), 3, IMAGES)
     encoder = torchvision.models.resnet18(num_classes=DIM)
     parameters = sum(parameter.numel() for parameter in encoder.parameters()) + 512 * 512 + 512  # the hidden layer
-    assert counted.step.handed == {
-        Collective("forward", "all_to_all"): 4 * 4 * 3 * SIZE * SIZE,  # float32, 4 key images
-        Collective("forward", "all_gather"): 4 * 4 * DIM,
-        Collective("gradients", "all_reduce"): 4 * parameters,
-        Collective("log", "all_reduce"): 4 * 3,  # loss and two accuracies
+    assert counted.handed == {
+        ("forward", "all_to_all"): 4 * 4 * 3 * SIZE * SIZE,  # float32, 4 key images
+        ("forward", "all_gather"): 4 * 4 * DIM,
+        ("gradients", "all_reduce"): 4 * parameters,
     }
 
 
@@ -173,11 +174,12 @@ def test_extrapolate__equals_a_count_at_full_size(method):
         small, large, full = (count_step(model, random_batch(cfg, rows, data), torch.bfloat16) for rows in (2, 4, 6))
     found = extrapolate(small, large, 3)
     assert found.handed == full.handed
-    assert found.batch == full.batch
+    assert found.memory["batch"] == full.memory["batch"]
     # Similarities within a batch (end-to-end's logits, MoCo's second accuracy) are what grows with the square.
     squares = {"end_to_end": 6 * 12, "moco": 6 * 6}.get(method, 0)
     assert found.flops == pytest.approx(full.flops, abs=2 * 3 * squares * DIM)
-    assert found.saved == pytest.approx(full.saved, abs=4 * 4 * squares if method == "end_to_end" else 0)
+    kept = 4 * 4 * squares if method == "end_to_end" else 0
+    assert found.memory["kept for backward"] == pytest.approx(full.memory["kept for backward"], abs=kept)
 
 
 def test_count_run__memory_by_torchvision():
@@ -207,7 +209,7 @@ def test_count_run__half_the_bits_are_half_the_activations():
         )
         difference = sum(twice.memory.values()) - sum(once.memory.values())
         assert once.image_memory == pytest.approx(difference / (BATCH / 2))
-        return once.image_memory - once.step.batch / (BATCH / 2)
+        return once.image_memory - once.memory["batch"] / (BATCH / 2)
 
     # Nearly: places of maxima are int64, vectors and similarities float32 in both.
     assert 0.5 <= of_an_image("bfloat16") / of_an_image("float32") < 0.7
@@ -253,12 +255,13 @@ def test_collective_counter__refuses_what_it_does_not_know():
 
 
 def test_pretended_processes__not_within_a_group():
-    with pretended_processes(2), pytest.raises(ValueError, match="belongs to a process group"):
+    with pretended_processes(2), pytest.raises(ValueError, match="initialize the default process group twice"):
         count_run(config("moco"), 2, IMAGES)
 
 
 @pytest.mark.parametrize(
-    ("world", "images", "message"), [(5, 100, "12 does not divide between 5"), (2, 11, "11 is fewer than one batch")]
+    ("world", "images", "message"),
+    [(5, 100, "12 does not divide between 5"), (2, 11, "11 images, fewer than one batch")],
 )
 def test_count_run__impossible(world, images, message):
     with pytest.raises(ValueError, match=message):
@@ -274,7 +277,7 @@ def config_file(tmp_path) -> Path:
 
 def test_main__tables(config_file, images, capsys, monkeypatch):
     monkeypatch.setattr(costs.time_views, "__defaults__", (0.1,))
-    arguments = ["--config-file", config_file, "--world-size", 2, "--images", 100, "--hours", 0.5]
+    arguments = ["--config-file", config_file, "--world-size", 2, "--images", 100, "--hours", 0.5, "--link", 0.01]
     more = ["--peak", "slow=0.0001", "--peak", "fast=0.1", "--time-images", images, "SOLVER.MAX_EPOCHS", 3]
     run_costs(list(map(str, [*arguments, *more])))
     printed = capsys.readouterr().out
@@ -283,13 +286,15 @@ def test_main__tables(config_file, images, capsys, monkeypatch):
     rows = dict(line.strip("|").split("|", 1) for line in printed.splitlines() if line.startswith("|"))
     cells = {name.strip(): [cell.strip() for cell in rest.split("|")] for name, rest in rows.items()}
     run = count_run(config("moco", **{"SOLVER.MAX_EPOCHS": 3}), 2, 100)
-    flops = sum(run.step.flops.values()) * 2 * iterations
+    flops = sum(run.flops.values()) * 2 * iterations
     assert float(cells["fast, 0.1 TFLOP/s"][0]) == pytest.approx(flops / 0.2e12 / 3600, abs=0.05)
     share = float(cells["slow, 0.0001 TFLOP/s"][-1].rstrip("%")) / 100
     assert share == pytest.approx(flops / (2 * 0.0001e12 * 1800), abs=0.0005)
     assert cells["queue"] == [f"{4 * DIM * QUEUE} B"]
     assert cells["forward: all_to_all"][:2] == ["73.7 kB", "36.9 kB"]  # 6 x 3 x 32 x 32 x 4, half of it leaves
-    assert "would send 73.7 kB from each process instead of 36.9 kB" in printed
+    leaves = sum(sent(operation, handed, 2) for (_, operation), handed in run.handed.items())
+    assert f"that is {leaves / 0.01e9 / (1800 / iterations):.1%} of the step" in printed
+    assert float(cells["sum"][-1].split()[0]) == pytest.approx(sum(run.memory.values()) / 1e6, rel=0.005)
     rate = iterations * BATCH / 1800
     assert cells["images/s"] == [f"{rate:,.0f}", f"{rate / 2:,.0f}"]
     assert any(name.startswith("cores that decode and augment") for name in cells)
