@@ -2,13 +2,12 @@
 
 import time
 from collections import defaultdict
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from detectron2.engine import SimpleTrainer
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 
@@ -64,7 +63,8 @@ class AccumulatingTrainer(SimpleTrainer):
             start = time.perf_counter()
             data = next(self._data_loader_iter)
             data_time += time.perf_counter() - start
-            with self._without_exchange() if number < self._micro_batches else nullcontext():
+            # DDP decides in the forward pass whether gradients go between processes in the backward pass.
+            with nullcontext() if number == self._micro_batches else getattr(self.model, "no_sync", nullcontext)():
                 with torch.autocast(self._device_type, dtype=self._dtype, enabled=self._dtype is not None):
                     losses = self.model(data)
                 self._scaler.scale(sum(losses.values()) / self._micro_batches).backward()
@@ -74,10 +74,6 @@ class AccumulatingTrainer(SimpleTrainer):
         self._write_metrics(means, data_time)
         self._scaler.step(self.optimizer)
         self._scaler.update()
-
-    def _without_exchange(self) -> AbstractContextManager:
-        """Keep this process's gradients to itself, in the forward pass (where DDP decides it) and the backward pass."""
-        return self.model.no_sync() if isinstance(self.model, DistributedDataParallel) else nullcontext()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of ``SimpleTrainer`` and, where there is one, of the loss scale."""

@@ -4,19 +4,14 @@ import itertools
 import logging
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from detectron2.config import CfgNode
-from detectron2.data import (
-    build_detection_test_loader,
-    build_detection_train_loader,
-    get_detection_dataset_dicts,
-)
-from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
+from detectron2.data import build_detection_test_loader, build_detection_train_loader
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase
 from detectron2.engine.hooks import PreciseBN
 from detectron2.evaluation import DatasetEvaluator
@@ -58,52 +53,20 @@ class StartingSampler(Sampler[int]):
         return itertools.islice(iter(self._sampler), self.start, None)
 
 
-def _plain_sampler(cfg: CfgNode, dataset: list[dict]) -> TrainingSampler:
-    return TrainingSampler(len(dataset))
-
-
-def _repeat_factor_sampler(cfg: CfgNode, dataset: list[dict]) -> RepeatFactorTrainingSampler:
-    factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
-        dataset, cfg.DATALOADER.REPEAT_THRESHOLD, sqrt=cfg.DATALOADER.REPEAT_SQRT
-    )
-    return RepeatFactorTrainingSampler(factors)
-
-
-# Those whose stream follows from a seed alone. Without one given, the processes share one that SEED decides.
-RESUMABLE_SAMPLERS: dict[str, Callable[[CfgNode, list[dict]], Sampler[int]]] = {
-    "TrainingSampler": _plain_sampler,
-    "RepeatFactorTrainingSampler": _repeat_factor_sampler,
-}
-
-
-class ShareStatistics(HookBase):
-    """Gives all processes the main process's batch-norm statistics whenever PreciseBN has estimated them.
+class SharedPreciseBN(PreciseBN):
+    """``PreciseBN`` after which all processes have the main process's batch-norm statistics.
 
     PreciseBN weights each batch's statistics, which are those of all processes, by the local number of values; with
     images of different sizes every process would end with other averages, and evaluate another model than is saved.
-
-    Args:
-        model: the model being trained, wrapped or not.
-        period: iterations between two estimates, as given to ``PreciseBN``; 0 for the end of training only.
     """
 
-    def __init__(self, model: nn.Module, period: int):
-        self._model = model
-        self._period = period
-
-    def after_step(self) -> None:
-        """Broadcast the statistics after the steps at which PreciseBN runs."""
-        done = self.trainer.iter + 1
-        if done == self.trainer.max_iter or (self._period > 0 and done % self._period == 0):
-            self.share()
-
-    def share(self) -> None:
-        """Overwrite ``running_mean`` and ``running_var`` of every norm by the main process's."""
-        if comm.get_world_size() == 1:
-            return
-        for norm in get_bn_modules(self._model):
-            dist.broadcast(norm.running_mean, src=0)
-            dist.broadcast(norm.running_var, src=0)
+    def update_stats(self) -> None:
+        """Estimate ``running_mean`` and ``running_var`` of every norm, then overwrite them by the main process's."""
+        super().update_stats()
+        if comm.get_world_size() > 1:
+            for norm in get_bn_modules(self._model):
+                dist.broadcast(norm.running_mean, src=0)
+                dist.broadcast(norm.running_var, src=0)
 
 
 class Trainer(DefaultTrainer):
@@ -161,8 +124,7 @@ class Trainer(DefaultTrainer):
         if self.start_iter == 0:
             return
         if self._sampler is None:
-            name = "DensePose's loader" if densepose.is_densepose(self.cfg) else self.cfg.DATALOADER.SAMPLER_TRAIN
-            logger.warning(f"{name} cannot be continued: the resumed run begins with its first images again")
+            logger.warning("DensePose's loader cannot be continued: the resumed run begins with its first images again")
         else:
             self._sampler.start = self.start_iter * self.cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
         if self.cfg.SEED >= 0:
@@ -188,17 +150,12 @@ class Trainer(DefaultTrainer):
         cfg.SOLVER.IMS_PER_BATCH //= cfg.MOCO.ACCUMULATION
         if densepose.is_densepose(cfg):
             return None, densepose.train_loader(cfg)
-        mapper = train_mapper(cfg)
-        if cfg.DATALOADER.SAMPLER_TRAIN not in RESUMABLE_SAMPLERS:
-            return None, build_detection_train_loader(cfg, mapper=mapper)
-        dataset = get_detection_dataset_dicts(
-            cfg.DATASETS.TRAIN,
-            filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
-            min_keypoints=cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0,
-            proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
-        )
-        sampler = StartingSampler(RESUMABLE_SAMPLERS[cfg.DATALOADER.SAMPLER_TRAIN](cfg, dataset))
-        return sampler, build_detection_train_loader(cfg, mapper=mapper, dataset=dataset, sampler=sampler)
+        if cfg.DATALOADER.SAMPLER_TRAIN == "RepeatFactorTrainingSampler":
+            # detectron2 gives this one SEED itself, and so one order of images to all runs where that is -1.
+            cfg.SEED = comm.shared_random_seed()
+        parts = build_detection_train_loader.from_config(cfg, mapper=train_mapper(cfg))
+        sampler = StartingSampler(parts.pop("sampler"))
+        return sampler, build_detection_train_loader(**parts, sampler=sampler)
 
     def train(self) -> OrderedDict[str, Any]:
         """Train, and return the results of the last evaluation (empty on other processes than the main one)."""
@@ -206,18 +163,16 @@ class Trainer(DefaultTrainer):
         return self._last_eval_results
 
     def build_hooks(self) -> list[HookBase | None]:
-        """Make detectron2's hooks, and one after PreciseBN by which all processes evaluate the same model.
+        """Make detectron2's hooks, with a PreciseBN by which all processes evaluate the same model.
 
-        PreciseBN's loader yields micro-batches too, since whole batches may not fit; it takes so many more of them that
-        it sees as many images.
+        Its loader yields micro-batches too, since whole batches may not fit; it takes so many more of them that it sees
+        as many images.
         """
-        built = super().build_hooks()
-        for place, hook in enumerate(built):
-            if isinstance(hook, PreciseBN):
-                hook._num_iter *= self.cfg.MOCO.ACCUMULATION
-                built.insert(place + 1, ShareStatistics(self.model, self.cfg.TEST.EVAL_PERIOD))
-                break
-        return built
+        period, iterations = self.cfg.TEST.EVAL_PERIOD, self.cfg.TEST.PRECISE_BN.NUM_ITER * self.cfg.MOCO.ACCUMULATION
+        return [
+            SharedPreciseBN(period, self.model, hook._data_loader, iterations) if isinstance(hook, PreciseBN) else hook
+            for hook in super().build_hooks()
+        ]
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
