@@ -25,7 +25,7 @@ from .data.views import normalize
 from .device import amp_dtype, memory_format, resolve_device
 from .evaluation import ClassificationEvaluator, KNNMonitor, open_validation
 from .interchange import check_method, load_original
-from .schedules import build_lr_scheduler, max_iterations
+from .schedules import RecipeLR, max_iterations
 
 logger = logging.getLogger("mocodet.pretrain")
 
@@ -56,7 +56,7 @@ class PretrainTrainer(TrainerBase):
         self.memory_format = memory_format(cfg)
         model.to(memory_format=self.memory_format)
         self.optimizer = build_optimizer(cfg, model)
-        self.scheduler = build_lr_scheduler(cfg, self.optimizer, self.sampler.iterations_per_epoch)
+        self.scheduler = RecipeLR(cfg, self.optimizer, self.sampler.iterations_per_epoch)
         self.model = distribute(model)
 
         torch.backends.cudnn.benchmark = self.device.type == "cuda"  # all training batches have one shape

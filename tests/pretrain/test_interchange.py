@@ -34,7 +34,7 @@ from mocodet.pretrain.interchange import (
 from mocodet.pretrain.methods import MomentumContrast
 from mocodet.pretrain.methods.heads import build_encoder
 from mocodet.pretrain.methods.shuffle_bn import BatchShuffle
-from mocodet.pretrain.schedules import build_lr_scheduler
+from mocodet.pretrain.schedules import RecipeLR
 from mocodet.pretrain.trainer import PretrainTrainer
 from tests.checkpoints import assert_equal_states
 from tests.commands import pretrain
@@ -119,7 +119,7 @@ class OurRun:
             encoder, shuffle, queue_size=queue_size, dim=DIM, momentum=MOMENTUM, temperature=TAU
         ).train()
         self.optimizer = build_optimizer(cfg, self.model)
-        self.scheduler = build_lr_scheduler(cfg, self.optimizer, ITERATIONS)
+        self.scheduler = RecipeLR(cfg, self.optimizer, ITERATIONS)
         self.trainer = TrainerBase()
         self.trainer.register_hooks([hooks.LRScheduler(self.optimizer, self.scheduler)])
         self.checkpointer = PretrainCheckpointer(

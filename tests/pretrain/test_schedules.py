@@ -2,20 +2,27 @@ import math
 
 import pytest
 import torch
+from detectron2.solver import LRMultiplier
+from fvcore.common.param_scheduler import ConstantParamScheduler
 
 from mocodet import configs
 from mocodet.pretrain.config import get_cfg
-from mocodet.pretrain.schedules import EpochSteps, PeriodicDecay, build_lr_scheduler, max_iterations
+from mocodet.pretrain.schedules import RecipeLR, lr_multiplier, max_iterations
+
+
+def config_of(recipe: str, *overrides):
+    cfg = get_cfg()
+    cfg.merge_from_file(str(configs.path(f"pretrain/{recipe}.yaml")))
+    cfg.merge_from_list(list(overrides))
+    return cfg
 
 
 def rates(recipe: str, iterations_per_epoch: int, *overrides) -> list[float]:
     """Return the learning rate of every iteration of a recipe."""
-    cfg = get_cfg()
-    cfg.merge_from_file(str(configs.path(f"pretrain/{recipe}.yaml")))
-    cfg.merge_from_list(list(overrides))
+    cfg = config_of(recipe, *overrides)
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=cfg.SOLVER.BASE_LR)
-    scheduler = build_lr_scheduler(cfg, optimizer, iterations_per_epoch)
+    scheduler = RecipeLR(cfg, optimizer, iterations_per_epoch)
     found = []
     for _ in range(max_iterations(cfg, iterations_per_epoch)):
         found.append(optimizer.param_groups[0]["lr"])
@@ -43,11 +50,11 @@ def test_v2__cosine_set_once_an_epoch(recipe, epochs, iterations_per_epoch):
 
 
 def test_step__a_million_iterations_drop_on_the_iteration():
-    steps = EpochSteps(epochs=200, iterations_per_epoch=5004, steps=(120, 160), gamma=0.1)
+    cfg = config_of("moco_v1_R_50_200ep")
     for epoch, before, after in ((120, 1.0, 0.1), (160, 0.1, 0.01)):
         first = epoch * 5004
-        assert steps((first - 1) / (200 * 5004)) == pytest.approx(before)
-        assert steps(first / (200 * 5004)) == pytest.approx(after)
+        assert lr_multiplier(cfg, 5004, first - 1) == pytest.approx(before)
+        assert lr_multiplier(cfg, 5004, first) == pytest.approx(after)
 
 
 def test_step__steps_beyond_the_end_never_come():
@@ -66,8 +73,22 @@ def test_decay__times_gamma_after_every_period():
 
 
 def test_decay__a_million_iterations_drop_on_the_iteration():
-    decay = PeriodicDecay(max_iter=1_250_000, period=62_500, gamma=0.9)
+    cfg = config_of("moco_v1_R_50_IG1B", "SOLVER.MAX_ITER", 1_250_000, "SOLVER.DECAY_PERIOD", 62_500)
     for drops in (1, 7, 19):
         first = drops * 62_500
-        assert decay((first - 1) / 1_250_000) == pytest.approx(0.9 ** (drops - 1))
-        assert decay(first / 1_250_000) == pytest.approx(0.9**drops)
+        assert lr_multiplier(cfg, 976_562, first - 1) == pytest.approx(0.9 ** (drops - 1))
+        assert lr_multiplier(cfg, 976_562, first) == pytest.approx(0.9**drops)
+
+
+def test_state__goes_on_from_that_of_detectron2s_scheduler():
+    cfg = config_of("moco_v1_R_50_IG1B", "SOLVER.DECAY_PERIOD", 10)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    scheduler = RecipeLR(cfg, optimizer, 7)
+    scheduler.load_state_dict({"base_lrs": [0.25], "last_epoch": 19})
+    assert scheduler.state_dict() == LRMultiplier(optimizer, ConstantParamScheduler(1.0), 100).state_dict() | {
+        "base_lrs": [0.25],
+        "last_epoch": 19,
+    }
+    optimizer.step()
+    scheduler.step()
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.25 * 0.9**2)
