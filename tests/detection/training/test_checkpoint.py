@@ -265,7 +265,7 @@ def test_load__distributed(resnet18: dict, tmp_path: Path) -> None:
 
 
 def test_load__does_not_touch_the_generator(resnet18: dict, tmp_path: Path) -> None:
-    """A twin that starts from converted weights and one that starts from a .pkl draw the same numbers."""
+    """A variant that starts from converted weights and one that starts from a .pkl draw the same numbers."""
     model, path = fpn18(), save(ours(resnet18), tmp_path / "moco.pth")
     before = torch.get_rng_state()
     MocoDetCheckpointer(model).load(path)
@@ -361,7 +361,7 @@ def test_load__unconverted_and_not_known_which(resnet18: dict, tmp_path: Path, l
             r"holds 2 ResNets, .*'state_dict\.', 'model\.'",
         ),
     }[layout]
-    how = r"choose one with --prefix of tools/convert_pretrain_to_detectron2\.py$"
+    how = r"choose one with --prefix of mocodet convert$"
     with pytest.raises(ValueError, match=rf"moco\.pth: .*{found}.*{how}"):
         MocoDetCheckpointer(fpn18()).load(save(content, tmp_path / "moco.pth"))
 
