@@ -53,14 +53,9 @@ def load_coco(name: str, json: str, images: str, classes: Sequence[str] = ()) ->
 
 
 def check_not_lvis(json: str, images: Sequence[Mapping[str, Any]]) -> None:
-    """Check that annotations are not LVIS's, in which each image has those of some categories only.
+    """Check that the ``images`` of a file ``json`` are not LVIS's, which have annotations of some categories each.
 
-    COCO's metrics would count what is found of the other categories as wrong (Gupta et al., LVIS, CVPR 2019, section
-    3).
-
-    Args:
-        json: where they are from, for messages.
-        images: its ``images``.
+    COCO's metrics would count what is found of the other categories as wrong (Gupta et al., CVPR 2019, section 3).
 
     Raises:
         ValueError: an image has ``neg_category_ids``.

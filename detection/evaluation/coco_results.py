@@ -93,7 +93,7 @@ def choose_tasks(
         path: where the predictions are from, for messages.
         results: as from `read_results`.
         wanted: None or empty leaves the choice to the predictions.
-        possible: the tasks that the metrics of the data set know.
+        possible: the tasks of the data set's metrics.
 
     Raises:
         ValueError: the metrics do not know a task, or the predictions lack what a wanted one compares.

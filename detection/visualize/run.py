@@ -1,14 +1,13 @@
 """The command ``mocodet visualize``: look at what several runs predicted."""
 
 import argparse
-import logging
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.utils.logger import setup_logger
@@ -25,8 +24,6 @@ from ..evaluation.things import Run
 from ..training.preflight import check_datasets
 from .draw import draw_columns
 from .predictions import class_names, ground_truth, index_records, read_run
-
-logger = logging.getLogger(__name__)
 
 
 def visualize(
@@ -86,29 +83,20 @@ def _draw(
     return path
 
 
-def setup(args: argparse.Namespace) -> CfgNode:
-    """Make the config, register the data sets and check the one that is drawn, the only one left in DATASETS.TEST.
-
-    Raises:
-        FileNotFoundError: there is no such config, or the data set's files are missing.
-        ValueError: the config is malformed, or there is no such data set.
-    """
-    cfg = get_cfg()
-    add_moco_config(cfg)
-    merge_config(cfg, args.config_file, args.opts)
-    if not args.dataset and not cfg.DATASETS.TEST:
-        raise ValueError(f"{args.config_file} names no data set in DATASETS.TEST; give --dataset NAME")
-    cfg.DATASETS.TEST = (args.dataset or cfg.DATASETS.TEST[0],)
-    register_datasets(cfg)
-    check_datasets(cfg, training=False)
-    return cfg
-
-
 def main(args: argparse.Namespace) -> None:
     """Draw what the command line asks for, and say where the pictures are."""
     with errors_in_one_line():
         setup_logger(name="mocodet")
-        cfg = setup(args)
+        cfg = get_cfg()
+        add_moco_config(cfg)
+        merge_config(cfg, args.config_file, args.opts)
+        if not args.dataset and not cfg.DATASETS.TEST:
+            raise ValueError(f"{args.config_file} names no data set in DATASETS.TEST; give --dataset NAME")
+        cfg.DATASETS.TEST = (
+            args.dataset or cfg.DATASETS.TEST[0],
+        )  # the one that is drawn, so that no other is checked
+        register_datasets(cfg)
+        check_datasets(cfg, training=False)
         drawn = visualize(
             cfg.DATASETS.TEST[0],
             dict(args.predictions),
