@@ -1,13 +1,13 @@
 """The dilated-C5 backbone of the MoCo paper (Appendix)."""
 
-import fvcore.nn.weight_init as weight_init
 import torch
-import torch.nn.functional as F
 from detectron2.config import CfgNode
-from detectron2.layers import Conv2d, ShapeSpec, get_norm
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from detectron2.modeling.backbone import build_resnet_backbone
 from detectron2.modeling.backbone.resnet import ResNet
+
+from .conv import conv3x3_norm_relu
 
 
 class DilatedC5(Backbone):
@@ -27,17 +27,7 @@ class DilatedC5(Backbone):
         super().__init__()
         shape = bottom_up.output_shape()["res5"]
         self.bottom_up = bottom_up
-        norm_layer = get_norm(norm, out_channels)
-        self.conv = Conv2d(
-            shape.channels,
-            out_channels,
-            kernel_size=3,
-            padding=1,
-            bias=norm_layer is None,
-            norm=norm_layer,
-            activation=F.relu,
-        )
-        weight_init.c2_msra_fill(self.conv)
+        self.conv = conv3x3_norm_relu(shape.channels, out_channels, norm)
         self._out_features = ["c5"]
         self._out_feature_channels = {"c5": out_channels}
         self._out_feature_strides = {"c5": shape.stride}

@@ -1,12 +1,15 @@
 """The fully convolutional network of the MoCo paper's semantic segmentation (Appendix): FCN-16s."""
 
-import fvcore.nn.weight_init as weight_init
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
-from detectron2.config import CfgNode, configurable
-from detectron2.layers import Conv2d, ShapeSpec, get_norm
+from detectron2.config import CfgNode
+from detectron2.layers import Conv2d, ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import nn
+
+from .conv import conv3x3_norm_relu
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
@@ -25,83 +28,34 @@ class FCNHead(nn.Module):
     (``align_corners=False``) would move every logit by 7.5 pixels.
 
     Args:
-        input_shape: the one feature map to classify.
-        in_feature: its name.
-        num_classes: classes to tell apart, background included where it is one.
-        num_convs: 3x3 convolutions before the classifier.
-        conv_dims: their channels.
-        dilation: their dilation.
-        norm: norm after each, a name that ``detectron2.layers.get_norm`` knows.
-        loss_weight: factor of the loss.
-        ignore_value: label of pixels that are not to be learned.
+        cfg: ``MODEL.SEM_SEG_HEAD`` has the one feature map to classify (``IN_FEATURES``), the classes, background
+            included where it is one, the 3x3 convolutions (``NUM_CONVS``, ``CONVS_DIM``, ``DILATION``, ``NORM``), the
+            factor of the loss and the label of pixels that are not to be learned.
+        input_shape: the outputs of the backbone.
+
+    Raises:
+        ValueError: ``IN_FEATURES`` is not one output of the backbone.
     """
 
-    @configurable
-    def __init__(
-        self,
-        input_shape: ShapeSpec,
-        *,
-        in_feature: str,
-        num_classes: int,
-        num_convs: int,
-        conv_dims: int,
-        dilation: int,
-        norm: str,
-        loss_weight: float,
-        ignore_value: int,
-    ):
+    def __init__(self, cfg: CfgNode, input_shape: dict[str, ShapeSpec]):
         super().__init__()
-        self.in_feature = in_feature
-        self.stride = input_shape.stride
-        self.loss_weight = loss_weight
-        self.ignore_value = ignore_value
-        channels = input_shape.channels
-        self.convs = nn.Sequential()
-        for _ in range(num_convs):
-            norm_layer = get_norm(norm, conv_dims)
-            conv = Conv2d(
-                channels,
-                conv_dims,
-                kernel_size=3,
-                padding=dilation,
-                dilation=dilation,
-                bias=norm_layer is None,
-                norm=norm_layer,
-                activation=F.relu,
-            )
-            weight_init.c2_msra_fill(conv)
-            self.convs.append(conv)
-            channels = conv_dims
-        self.predictor = Conv2d(channels, num_classes, kernel_size=1)
-        # As detectron2's box classifier: at first all classes are about equally probable.
-        nn.init.normal_(self.predictor.weight, std=0.01)
-        nn.init.zeros_(self.predictor.bias)
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, object]:
-        """Read ``MODEL.SEM_SEG_HEAD``.
-
-        Raises:
-            ValueError: ``IN_FEATURES`` is not one output of the backbone.
-        """
         head = cfg.MODEL.SEM_SEG_HEAD
         if len(head.IN_FEATURES) != 1 or head.IN_FEATURES[0] not in input_shape:
             raise ValueError(
-                f"{cls.__name__} classifies one feature map: MODEL.SEM_SEG_HEAD.IN_FEATURES must name one of the"
+                f"{type(self).__name__} classifies one feature map: MODEL.SEM_SEG_HEAD.IN_FEATURES must name one of the"
                 f" backbone's outputs {', '.join(input_shape)}, found {head.IN_FEATURES}"
             )
-        (in_feature,) = head.IN_FEATURES
-        return {
-            "input_shape": input_shape[in_feature],
-            "in_feature": in_feature,
-            "num_classes": head.NUM_CLASSES,
-            "num_convs": head.NUM_CONVS,
-            "conv_dims": head.CONVS_DIM,
-            "dilation": head.DILATION,
-            "norm": head.NORM,
-            "loss_weight": head.LOSS_WEIGHT,
-            "ignore_value": head.IGNORE_VALUE,
-        }
+        (self.in_feature,) = head.IN_FEATURES
+        self.stride = input_shape[self.in_feature].stride
+        self.loss_weight, self.ignore_value = head.LOSS_WEIGHT, head.IGNORE_VALUE
+        channels = [input_shape[self.in_feature].channels, *head.NUM_CONVS * [head.CONVS_DIM]]
+        self.convs = nn.Sequential(
+            *(conv3x3_norm_relu(before, after, head.NORM, head.DILATION) for before, after in pairwise(channels))
+        )
+        self.predictor = Conv2d(channels[-1], head.NUM_CLASSES, kernel_size=1)
+        # As detectron2's box classifier: at first all classes are about equally probable.
+        nn.init.normal_(self.predictor.weight, std=0.01)
+        nn.init.zeros_(self.predictor.bias)
 
     def forward(
         self, features: dict[str, torch.Tensor], targets: torch.Tensor | None = None

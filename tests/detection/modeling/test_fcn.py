@@ -27,9 +27,10 @@ def fcn() -> nn.Module:
     return adapt_norms_to_device(build_model(cfg)).eval()
 
 
-def small_head(norm: str = "BN", **keys: object) -> FCNHead:
-    made = {"num_classes": 3, "num_convs": 2, "conv_dims": 4, "dilation": 6, "loss_weight": 1.0, "ignore_value": 255}
-    return FCNHead(ShapeSpec(channels=5, stride=16), in_feature="res5", norm=norm, **made | keys)
+def small_head(**keys: object) -> FCNHead:
+    made = {"IN_FEATURES": ["res5"], "NUM_CLASSES": 3, "CONVS_DIM": 4, "NORM": "BN"} | keys
+    cfg = empty_config(**{f"MODEL__SEM_SEG_HEAD__{key}": value for key, value in made.items()})
+    return FCNHead(cfg, {"res5": ShapeSpec(channels=5, stride=16)})
 
 
 def resnet50_parameters() -> int:
@@ -188,7 +189,7 @@ def test_backbone__feature_i_lies_on_pixel_16_i(stride_in_1x1, monkeypatch):
 
 
 def test_loss__is_the_mean_over_labelled_pixels():
-    head = small_head(loss_weight=0.5).train()
+    head = small_head(LOSS_WEIGHT=0.5).train()
     features = torch.randn(2, 5, 3, 4)
     targets = torch.randint(0, 3, (2, 33, 49))
     targets[0, :20] = 255
@@ -213,17 +214,16 @@ def test_loss__without_a_labelled_pixel():
 
 
 def test_loss__starts_near_that_of_equal_probabilities():
-    head = small_head(num_classes=10)
+    head = small_head(NUM_CLASSES=10)
     _, losses = head({"res5": torch.randn(2, 5, 3, 3)}, torch.randint(0, 10, (2, 33, 33)))
     assert losses["loss_sem_seg"].item() == pytest.approx(torch.tensor(10.0).log().item(), abs=0.05)
 
 
 def test_head__without_norm_has_biases():
-    assert [conv.bias is not None for conv in small_head(norm="").convs] == [True, True]
+    assert [conv.bias is not None for conv in small_head(NORM="").convs] == [True, True]
 
 
 @pytest.mark.parametrize("features", [["res4"], ["res4", "res5"], []])
 def test_head__wants_one_output_of_the_backbone(features):
-    cfg = empty_config(MODEL__SEM_SEG_HEAD__IN_FEATURES=features)
     with pytest.raises(ValueError, match=r"must name one of the backbone's outputs res5, found \["):
-        FCNHead(cfg, {"res5": ShapeSpec(channels=5, stride=16)})
+        small_head(IN_FEATURES=features)

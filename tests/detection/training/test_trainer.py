@@ -101,7 +101,7 @@ def test_trainer__two_processes_share_statistics_and_parameters(tmp_path):
     assert first["state"]["backbone.conv.norm.num_batches_tracked"] == 2
     # Half of the 6 images hold each class: their repeat factor is the root of 2 / 0.5, and one order is shared.
     assert sorted(first["repeated"] + second["repeated"]) == sorted([*range(6), *range(6)])
-    assert first["repeated"] != first["repeated by another loader"]  # such as PreciseBN's; one SEED gives both
+    assert first["repeated"] != first["repeated by another loader"]  # as for PreciseBN: SEED does not fix the order
 
 
 @pytest.mark.parametrize("more", [(), (*REPEATED, "MOCO.ACCUMULATION", "2")])
