@@ -18,9 +18,9 @@ from .trainer import AMP_DTYPES
 
 MAKE_WEIGHTS = """These two commands make MoCo weights (the first one pre-trains, give it your images as DATA.ROOT):
 
-    tools/pretrain_net.py --config-file configs/pretrain/{recipe} \\
+    mocodet pretrain --config-file configs/pretrain/{recipe} \\
         DATA.ROOT path/to/images OUTPUT_DIR output/{name}
-    tools/convert_pretrain_to_detectron2.py output/{name}/model_final.pth {weights}
+    mocodet convert output/{name}/model_final.pth {weights}
 
 or name a file that you have: MODEL.WEIGHTS path/to/weights (a pre-training checkpoint will do, converted or not), or
 the published weights of a ResNet-50: MODEL.WEIGHTS moco://v2_200ep (moco://v2_800ep, moco://v1_200ep)"""
