@@ -55,6 +55,7 @@ setup(
         "faster-coco-eval>=1.6",
         "safetensors>=0.4",
         "fsspec>=2023.1",
+        "requests>=2.28",
         "cloudpickle",
         "hydra-core>=1.1",
         "matplotlib",

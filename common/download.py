@@ -1,18 +1,18 @@
 """Files from the web that arrive whole or not at all, and go on where a transfer broke off."""
 
 import hashlib
-import http.client
 import json
 import os
 import re
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
-from typing import NamedTuple
+from textwrap import shorten
+from typing import Any
 from urllib.parse import urlsplit
 
+import requests
 from tqdm import tqdm
+from urllib3.exceptions import HTTPError, MaxRetryError, ProtocolError
 
 from .files import atomic_open
 from .locks import exclusive
@@ -21,22 +21,13 @@ ATTEMPTS = 5  # in one call; each goes on where the one before broke off
 FIRST_PAUSE = 1.0  # seconds before the second attempt; doubles with each further one
 TIMEOUT = 30.0  # seconds without a byte from the server
 CHUNK = 1 << 20  # bytes
-LONGEST_REASON = 200  # characters
-
-# disable=None: quiet where stderr is no terminal.
-BAR = {"unit": "B", "unit_scale": True, "unit_divisor": 1024, "disable": None}
 
 # Answers of a server that is busy or broken for the moment (RFC 9110 section 15, RFC 6585 section 4).
 PASSING_STATUS = frozenset({408, 429, 500, 502, 503, 504})
-NETWORK_ERRORS = (OSError, http.client.HTTPException)
 
 
 class DownloadError(OSError):
     """A file could not be downloaded; the message says which, why, and what to do."""
-
-
-class _BrokenTransferError(Exception):
-    """The server did not send all, now; another attempt may go on from there."""
 
 
 def download(
@@ -55,7 +46,8 @@ def download(
     A file that is at ``path`` already is checked and kept, without asking the server.
 
     Args:
-        url: begins with ``http://`` or ``https://``; proxies are taken from the environment.
+        url: begins with ``http://`` or ``https://``; proxies and certificates are those that `requests` finds
+            in the environment.
         path: the file to write; parent folders are made.
         md5: hexadecimal digits of the MD5 sum, all 32 or the first of them.
         size: bytes that the file must have.
@@ -86,7 +78,10 @@ def download(
         if fault := _fault(part.path, md5, size):
             part.discard()
             raise DownloadError(f"{url}: {fault}. Nothing was kept; run this again, or name another source")
-        part.become_whole()
+        with part.path.open("rb+") as handle:
+            os.fsync(handle.fileno())
+        part.path.replace(path)
+        part.record.unlink(missing_ok=True)
     return path
 
 
@@ -117,78 +112,64 @@ def _fault(path: Path, md5: str | None, size: int | None) -> str | None:
     return None
 
 
-class _Origin(NamedTuple):
-    """Which file a part is the beginning of.
-
-    Attributes:
-        url: where it came from.
-        validator: its strong ETag, else its Last-Modified, else None (RFC 9110 section 13.1.5).
-        total: bytes of the whole file, where the server says so.
-    """
-
-    url: str
-    validator: str | None
-    total: int | None
-
-
 class _Part:
     """The beginning of the file ``whole`` from ``url``, with a record of which file it is the beginning of."""
 
     def __init__(self, whole: Path, url: str) -> None:
         self.url = url
         self.path = whole.with_name(whole.name + ".part")
+        self.record = whole.with_name(whole.name + ".part.json")
         self.by_hand = f"fetch {url} in another way and put the file at {whole}"
-        self._whole = whole
-        self._record = whole.with_name(whole.name + ".part.json")
 
     def size(self) -> int:
         """Return how many bytes have arrived."""
         return self.path.stat().st_size if self.path.is_file() else 0
 
-    def origin(self) -> _Origin | None:
-        """Return what the part is a part of; None when nothing from this address can go on from it."""
+    def origin(self) -> dict[str, Any] | None:
+        """Return the `_origin` of what has arrived; None when nothing from this address can go on from it."""
         try:
-            origin = _Origin(**json.loads(self._record.read_text(encoding="utf-8")))
-        except (FileNotFoundError, ValueError, TypeError):
+            origin = json.loads(self.record.read_text(encoding="utf-8"))
+            return origin if origin["url"] == self.url and self.size() else None
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
-        return origin if self.size() and origin.url == self.url else None
 
-    def begin(self, origin: _Origin) -> None:
+    def begin(self, origin: dict[str, Any]) -> None:
         """Start anew with no bytes."""
         self.discard()
-        with atomic_open(self._record, "w", encoding="utf-8") as handle:
-            json.dump(origin._asdict(), handle)
+        with atomic_open(self.record, "w", encoding="utf-8") as handle:
+            json.dump(origin, handle)
 
     def discard(self) -> None:
         """Remove it."""
         self.path.unlink(missing_ok=True)
-        self._record.unlink(missing_ok=True)
-
-    def become_whole(self) -> None:
-        """Flush the bytes to disk and give them the name of the whole file."""
-        with self.path.open("rb+") as handle:
-            os.fsync(handle.fileno())
-        self.path.replace(self._whole)
-        self._record.unlink(missing_ok=True)
+        self.record.unlink(missing_ok=True)
 
 
 def _fetch(part: _Part, size: int | None, label: str, verified: bool) -> None:
-    """Bring all bytes into ``part``, in several attempts where it must be; ``verified``: they are compared then."""
-    for attempt in range(1, ATTEMPTS + 1):
+    """Bring all bytes into ``part``, in several attempts where it must be; ``verified``: they are compared then.
+
+    urllib3's ``Retry`` would send the same request again; here each attempt asks for what the one before left.
+    """
+    for attempt in range(ATTEMPTS):
+        if attempt:
+            time.sleep(FIRST_PAUSE * 2 ** (attempt - 1))
         try:
             return _attempt(part, size, label, verified)
-        except urllib.error.HTTPError as error:
-            reason = f"the server answered {error.code} {_one_line(error.reason)}"
-            if error.code not in PASSING_STATUS:
-                raise DownloadError(f"{part.url}: {reason}; check the address, or {part.by_hand}") from error
-        except urllib.error.URLError as error:
-            reason = f"{urlsplit(part.url).netloc} cannot be reached ({_one_line(error.reason)})"
-            if attempt == 1:  # rather offline than unlucky
-                raise DownloadError(f"{reason}; check the connection, or {part.by_hand}") from error
-        except _BrokenTransferError as error:
-            reason = f"the transfer broke off ({error})"
-        if attempt < ATTEMPTS:
-            time.sleep(FIRST_PAUSE * 2 ** (attempt - 1))
+        except (requests.HTTPError, requests.TooManyRedirects) as error:
+            answer: Any = error.response
+            in_a_loop = " in a loop" if isinstance(error, requests.TooManyRedirects) else ""
+            reason = f"the server answered {_one_line(f'{answer.status_code} {answer.reason}')}{in_a_loop}"
+            if answer.status_code not in PASSING_STATUS:
+                advice = "; check the address, or" if answer.status_code >= 300 else ", which brings no file;"
+                raise DownloadError(f"{part.url}: {reason}{advice} {part.by_hand}") from error
+        except (requests.ConnectionError, requests.Timeout, HTTPError) as error:
+            reason = f"the transfer broke off ({_one_line(error)})"
+            if any(isinstance(cause, MaxRetryError) for cause in error.args):  # of connecting
+                reason = f"{urlsplit(part.url).netloc} cannot be reached ({_one_line(error)})"
+                if not attempt:  # rather offline than unlucky
+                    raise DownloadError(f"{reason}; check the connection, or {part.by_hand}") from error
+        except (requests.RequestException, ValueError) as error:  # of an address, which a redirect may have given
+            raise DownloadError(f"{part.url}: {_one_line(error)}; check the address, or {part.by_hand}") from error
     raise DownloadError(
         f"{part.url}: {reason}, in the last of {ATTEMPTS} attempts; {part.size()} bytes are kept: run this again to go"
         f" on from there, or {part.by_hand}"
@@ -196,100 +177,89 @@ def _fetch(part: _Part, size: int | None, label: str, verified: bool) -> None:
 
 
 def _one_line(words: object) -> str:
-    """Write what the server or the system says, which may be pages of whatever, on one line of bearable length."""
-    line = " ".join(str(words).split())
-    return line if len(line) <= LONGEST_REASON else f"{line[:LONGEST_REASON]}…"
+    """Write what the server or the system says, which may be pages of whatever, on one line of bearable length.
+
+    Of an error that wraps others the innermost is written: requests wraps those of urllib3, which wrap the system's.
+    """
+    while isinstance(words, BaseException):
+        wrapped = [each for each in (words.__cause__, *words.args) if isinstance(each, BaseException)]
+        words = wrapped[0] if wrapped else str(words) or type(words).__name__
+    return shorten(str(words), 200, placeholder="…")
 
 
 def _attempt(part: _Part, size: int | None, label: str, verified: bool) -> None:
     """Ask for what is missing, and append it.
 
     Raises:
-        urllib.error.URLError: no connection; as HTTPError: the server refused.
-        _BrokenTransferError: not all came.
-        DownloadError: the server has a file of another size or no file, or the disk takes no more.
+        requests.RequestException: no connection; as HTTPError: the server refused.
+        urllib3.exceptions.HTTPError: not all came.
+        DownloadError: the server has a file of another size or packs it, or the disk takes no more.
     """
     known = part.origin()
     offset = part.size() if known else 0
-    if known and offset == known.total:  # all had come, but the process was ended then
+    if known and offset == known["total"]:  # all had come, but the process was ended then
         return
-    with _answer(part, offset, known) as response:
-        _check_is_file(response, part, verified)
-        origin = _origin(part.url, response)
+    # "identity": the bytes as they are, which Content-Length counts.
+    headers = {"User-Agent": "mocodet", "Accept-Encoding": "identity"}
+    if known:
+        headers |= {"Range": f"bytes={offset}-", "If-Range": known["validator"]}  # requests leaves out what is None
+    # Each redirect gets a connection of its own: some servers close theirs without saying so.
+    hooks = {"response": lambda response, **_: response.connection.close()}
+    with requests.get(part.url, headers=headers, hooks=hooks, stream=True, timeout=TIMEOUT) as response:
+        status, origin = response.status_code, _origin(part.url, response)
         # A partial answer carries an ETag where the whole one did, but may leave out Last-Modified (RFC 9110 section
         # 15.3.7). It is of another file or of other bytes where If-Range was not heeded.
-        same = known and origin.total == known.total and origin.validator in (None, known.validator)
-        if response.status != 206:
-            offset = 0
+        same = known and origin["total"] == known["total"] and origin["validator"] in (None, known["validator"])
+        goes_on = same and response.headers.get("Content-Range", "").startswith(f"bytes {offset}-")
+        # 416: the file on the server ends before the part does.
+        if (status == 206 and not goes_on) or (status == 416 and known):
+            part.discard()
+            raise ProtocolError("the file has changed on the server")
+        if status not in (200, 206):
+            raise requests.HTTPError(response=response)
+        # Servers announce a .tgz that they send as it is as gzip-encoded, too; so where the bytes are verified anyway,
+        # that decides.
+        encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+        if encoding != "identity" and not verified:
+            raise DownloadError(
+                f"{part.url}: the server sends it packed (Content-Encoding: {_one_line(encoding)}), though it was asked"
+                f" for the file as it is; {part.by_hand}"
+            )
+        if size is not None and origin["total"] not in (None, size):
+            part.discard()
+            raise DownloadError(f"{part.url} has {origin['total']} bytes, expected {size}; name another source")
+        if status == 200:
             part.begin(origin)
-        elif not same or not response.headers.get("Content-Range", "").startswith(f"bytes {offset}-"):
-            part.discard()
-            raise _BrokenTransferError("the file has changed on the server")
-        if size is not None and origin.total not in (None, size):
-            part.discard()
-            raise DownloadError(f"{part.url} has {origin.total} bytes, expected {size}; name another source")
-        _append(response, part, tqdm(desc=label, initial=offset, total=origin.total, **BAR))
-    if origin.total is not None and part.size() != origin.total:
-        raise _BrokenTransferError(f"{part.size()} of {origin.total} bytes came")
+        _append(response, part, label, origin["total"])
+    if origin["total"] not in (None, part.size()):
+        raise ProtocolError(f"{part.size()} of {origin['total']} bytes came")
 
 
-def _answer(part: _Part, offset: int, known: _Origin | None) -> http.client.HTTPResponse:
-    """Ask for the bytes from ``offset`` on of the file that ``known`` describes, or for all of what is there now."""
-    # "identity": the bytes as they are, which Content-Length counts.
-    request = urllib.request.Request(part.url, headers={"User-Agent": "mocodet", "Accept-Encoding": "identity"})
-    if known:
-        request.add_header("Range", f"bytes={offset}-")
-        if known.validator:
-            request.add_header("If-Range", known.validator)
-    try:
-        return urllib.request.urlopen(request, timeout=TIMEOUT)
-    except urllib.error.URLError as error:
-        if known and getattr(error, "code", None) == 416:  # the file on the server ends before the part does
-            part.discard()
-            raise _BrokenTransferError("the file has changed on the server") from error
-        raise
-    except NETWORK_ERRORS as error:
-        raise _BrokenTransferError(_one_line(error) or type(error).__name__) from error
+def _origin(url: str, response: requests.Response) -> dict[str, Any]:
+    """Describe the file that a response brings.
 
-
-def _check_is_file(response: http.client.HTTPResponse, part: _Part, verified: bool) -> None:
-    """Raise ``DownloadError`` for an answer that is not the file as it is.
-
-    Servers announce a ``.tgz`` that they send as it is as gzip-encoded, too; so where the bytes are ``verified``
-    anyway, that decides.
+    ``url`` is where it comes from; ``validator`` is its strong ETag, else its Last-Modified, else None (RFC 9110
+    section 13.1.5); ``total`` is the bytes of the whole file, None where the server does not say.
     """
-    if response.status not in (200, 206):
-        answer = f"{response.status} {_one_line(response.reason)}"
-        raise DownloadError(f"{part.url}: the server answered {answer}, which brings no file; {part.by_hand}")
-    encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
-    if encoding != "identity" and not verified:
-        raise DownloadError(
-            f"{part.url}: the server sends it packed (Content-Encoding: {_one_line(encoding)}), though it was asked for"
-            f" the file as it is; {part.by_hand}"
-        )
-
-
-def _origin(url: str, response: http.client.HTTPResponse) -> _Origin:
     etag = response.headers.get("ETag")
     strong = etag if etag and not etag.startswith("W/") else None
-    if response.status == 206:
+    total = response.headers.get("Content-Length", "")
+    if response.status_code == 206:
         total = response.headers.get("Content-Range", "").rpartition("/")[2]
-    else:
-        total = response.headers.get("Content-Length", "")
-    return _Origin(url, strong or response.headers.get("Last-Modified"), int(total) if total.isdigit() else None)
+    return {
+        "url": url,
+        "validator": strong or response.headers.get("Last-Modified"),
+        "total": int(total) if total.isdecimal() else None,
+    }
 
 
-def _append(response: http.client.HTTPResponse, part: _Part, bar: tqdm) -> None:
+def _append(response: requests.Response, part: _Part, label: str, total: int | None) -> None:
+    response.raw.enforce_content_length = False  # what is there then of the whole tells more
+    # disable=None: quiet where stderr is no terminal.
+    bar = tqdm(None, label, total, initial=part.size(), unit="B", unit_scale=True, unit_divisor=1024, disable=None)
     try:
         with bar, part.path.open("ab") as handle:
-            while True:
-                try:
-                    chunk = response.read(CHUNK)
-                except NETWORK_ERRORS as error:
-                    raise _BrokenTransferError(_one_line(error) or type(error).__name__) from error
-                if not chunk:
-                    return
-                handle.write(chunk)
-                bar.update(len(chunk))
+            for chunk in response.raw.stream(CHUNK, decode_content=False):
+                bar.update(handle.write(chunk))
     except OSError as error:  # the network's errors do not come as such here
         raise DownloadError(f"{part.path} cannot be written ({error}); what has arrived is kept") from error

@@ -199,6 +199,23 @@ def test_download__server_answers_without_a_file(site, tmp_path):
     assert names(tmp_path) == []
 
 
+def test_download__behind_a_redirect_it_goes_on_where_it_broke_off(site, tmp_path):
+    site.cut = len(CONTENT) // 2
+    redirect = f"HTTP/1.1 302 Found\r\nLocation: {url(site)}\r\nContent-Length: 0\r\n\r\n"
+    with raw_server(redirect.encode()) as address:
+        assert download(f"{address}/here", tmp_path / "file").read_bytes() == CONTENT
+    assert site.requests == [("/file", None), ("/file", f"bytes={site.cut}-")]
+    assert site.conditions == [None, '"1"']
+
+
+def test_download__through_the_proxy_of_the_environment(site, tmp_path, monkeypatch):
+    monkeypatch.setenv("http_proxy", site.url)
+    address = "http://nowhere.invalid/file"
+    site.files[address] = CONTENT
+    assert download(address, tmp_path / "file").read_bytes() == CONTENT
+    assert site.requests == [(address, None)]
+
+
 def test_download__server_packs_the_file(site, tmp_path):
     """Apache announces a .tgz that it sends as it is as packed, too: the checksum decides where there is one."""
     site.headers["Content-Encoding"] = "gzip"
@@ -228,7 +245,10 @@ def raw_server(answer: bytes) -> Iterator[str]:
     ("answer", "message"),
     [
         (b"HTTP/1.1 302 Found\r\nLocation: /file\r\nContent-Length: 0\r\n\r\n", "the server answered 302 .* loop"),
+        (b"HTTP/1.1 302 Found\r\nLocation: http://[\r\nContent-Length: 0\r\n\r\n", "/file: .*; check the address, or"),
+        (b"HTTP/1.1 302 Found\r\nLocation: ftp://a/b\r\nContent-Length: 0\r\n\r\n", "/file: .*; check the address, or"),
         (b"no\tHTTP " + b"at all " * 1000 + b"\r\n\r\n", "the transfer broke off .*no HTTP at all"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n", "/file: the transfer broke off"),
     ],
 )
 def test_download__whatever_the_server_says_is_told_on_one_line(tmp_path, monkeypatch, answer, message):
