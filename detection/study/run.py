@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from mocodet import configs
 from mocodet.common.errors import errors_in_one_line
 from mocodet.common.files import atomic_open
 
@@ -49,8 +50,8 @@ def run_study(
 
 def main(args: argparse.Namespace) -> None:
     """Run the study that the command line asks for, print the table and where the files are."""
-    inits = {name: Init(Path(config), opts) for name, config, opts in args.init}
     seeds = range(args.first_seed, args.first_seed + args.seeds)
     with errors_in_one_line(RuntimeError):
+        inits = {name: Init(configs.locate(config), opts) for name, config, opts in args.init}
         table = run_study(inits, args.reference, seeds, args.output, TRAIN_COMMAND, args.opts, args.jobs)
     print(f"\n{table}\n\nTable and all values: {Path(args.output) / 'report.md'}, report.txt, results.json")
