@@ -129,7 +129,7 @@ def test_commands__are_found():
         ("mocodet knn a.pth --train a --val b --no-such-flag", "unrecognized arguments: --no-such-flag"),
         ("torchrun --standalone -m mocodet knn a.pth --train a", "the following arguments are required: --val"),
         ("srun torchrun --no-such-flag -m mocodet pretrain --config-file a", "unrecognized arguments: --no-such-flag"),
-        ("python tools/plot_metrics.py --key loss", "the following arguments are required"),
+        ("python tools/plot.py metrics --key loss", "the following arguments are required"),
         ("mocodet train --config-file a --eval-only --scale-to-gpus", "leave it out with --eval-only"),
     ],
 )

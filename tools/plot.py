@@ -1,0 +1,110 @@
+#!/usr/bin/env python
+"""Draw what several runs have measured into one picture.
+
+  plot.py metrics --key total_loss --output loss.png NAME=run/metrics.json ...
+  plot.py features --xlabel m --output m.png 0.9=run1 0.99=run2 ...
+
+`features` are the top-1 accuracies that mocodet knn (knn.json) and mocodet linear (linear.json) have left in a folder.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+from mocodet.common.commands.arguments import pair
+from mocodet.common.errors import errors_in_one_line
+
+
+def read_curve(path: Path, key: str) -> list[tuple[int, float]]:
+    """Return the iterations and values of ``key`` in a ``metrics.json`` of detectron2's ``JSONWriter``.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it has no ``key``.
+    """
+    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    points = [(record["iteration"], record[key]) for record in records if key in record]
+    if not points:
+        names = sorted({name for record in records for name in record})
+        raise ValueError(f"{path} has no {key!r}; it has {', '.join(names)}")
+    return points
+
+
+def top1(folder: Path) -> tuple[float, float]:
+    """Return the kNN top-1 of the largest k and the best linear top-1, in percent, of the results in ``folder``.
+
+    Raises:
+        FileNotFoundError: one of the two is not there.
+    """
+    found = []
+    for command, key in (("knn", "k"), ("linear", "top1")):
+        path = folder / f"{command}.json"
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is not there; write it with --output of mocodet {command}")
+        results = [row for row in json.loads(path.read_text(encoding="utf-8"))["results"] if row["top1"] is not None]
+        found.append(max(results, key=lambda row: row[key])["top1"])
+    return found[0], found[1]
+
+
+def draw_metrics(axes: Axes, args: argparse.Namespace) -> None:
+    """Draw one quantity of each run over its iterations."""
+    for name, file in args.runs:
+        axes.plot(*zip(*read_curve(Path(file), args.key), strict=True), label=name, linewidth=1)
+    axes.set(xlabel="iteration", ylabel=args.key)
+    axes.legend()
+
+
+def draw_features(axes: Axes, args: argparse.Namespace) -> None:
+    """Draw how good the features of each run are, beside those of random weights and published figures."""
+    names = [name for name, _ in args.runs]
+    measured = [top1(Path(folder)) for _, folder in args.runs]
+    for label, values, colour in zip(("kNN", "linear"), zip(*measured, strict=True), ("C0", "C1"), strict=True):
+        axes.plot(names, values, "o-" if args.xlabel else "o", color=colour, label=label)
+    if args.random:
+        for value, colour in zip(top1(args.random), ("C0", "C1"), strict=True):
+            axes.axhline(value, color=colour, linestyle=":", linewidth=1)
+    axes.set(xlabel=args.xlabel, ylabel="top-1, % (dotted: random)" if args.random else "top-1, %")
+    handles = list(axes.get_legend_handles_labels()[0])
+    if args.paper:
+        places, values = zip(*[(name, float(value)) for name, value in args.paper], strict=True)
+        published = axes.twinx()
+        handles += published.plot(places, values, "s--", color="grey", label="paper")
+        published.set_ylabel("paper: ImageNet linear top-1, %")
+    axes.legend(handles=handles)
+
+
+def main() -> None:
+    """Draw the runs named on the command line into one picture."""
+    shared = argparse.ArgumentParser(add_help=False)
+    form = "NAME=PATH"
+    shared.add_argument("runs", nargs="+", type=pair(form), metavar=form, help="a run's name, and its log or folder")
+    shared.add_argument("--output", required=True, type=Path, help="picture to write; its ending chooses the format")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    metrics = commands.add_parser("metrics", parents=[shared], help="draw one quantity of runs' metrics.json")
+    metrics.add_argument("--key", required=True, help="what to draw, for example loss, accuracy or total_loss")
+    metrics.set_defaults(draw=draw_metrics)
+    features = commands.add_parser("features", parents=[shared], help="draw how good the features of runs are")
+    features.add_argument("--xlabel", default="", help="what the names are values of")
+    features.add_argument("--random", type=Path, metavar="FOLDER", help="results of random weights, drawn as lines")
+    form = "NAME=TOP1"
+    features.add_argument(
+        "--paper", nargs="*", default=[], type=pair(form), metavar=form, help="published figures, on their own axis"
+    )
+    features.set_defaults(draw=draw_features)
+    args = parser.parse_args()
+    figure, axes = plt.subplots(figsize=(6, 3.2), layout="constrained")
+    args.draw(axes, args)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(args.output, dpi=110)
+
+
+if __name__ == "__main__":
+    with errors_in_one_line():
+        main()
