@@ -15,7 +15,6 @@ from pathlib import Path
 
 import torch
 
-from mocodet import configs
 from mocodet.detection.data.toy import TOY_CLASSES
 
 # OpenMP threads that wait must not spin, and glibc must not hand memory back after every step; see the Makefile.
@@ -27,7 +26,7 @@ ENVIRONMENT = {
 }
 
 
-def stage(title: str, *command: str | Path, done: Path | None = None) -> tuple[str, float]:
+def stage(title: str, done: Path | None, *command: object) -> tuple[str, float]:
     """Run a command of ``mocodet``, or a file of ``tools/``, unless ``done`` is there; return the title and seconds."""
     if done is not None and done.exists():
         print(f"\n##### {title}: {done} is there already", flush=True)
@@ -35,19 +34,10 @@ def stage(title: str, *command: str | Path, done: Path | None = None) -> tuple[s
     words = [str(word) for word in command]
     print(f"\n##### {title}\n# {shlex.join(words)}", flush=True)
     start = time.monotonic()
-    program = ["-m"] if words[0] == "mocodet" else []
-    status = subprocess.run(
-        [sys.executable, *program, *words], env={**ENVIRONMENT, **os.environ}, check=False
-    ).returncode
-    if status:
+    program = [sys.executable, *(["-m"] if words[0] == "mocodet" else []), *words]
+    if status := subprocess.run(program, env={**ENVIRONMENT, **os.environ}, check=False).returncode:
         sys.exit(f"demo: {title} failed with exit status {status}; to go on from here, run the demo again")
     return title, time.monotonic() - start
-
-
-def voc_split(data: Path, split: str) -> dict[str, object]:
-    """Describe a split of the toy data as an entry of ``MOCO.DATASETS``."""
-    root = str(data / "voc" / "VOC2007")
-    return {"NAME": f"toy_{split}", "KIND": "voc", "ROOT": root, "SPLIT": split, "CLASSES": list(TOY_CLASSES)}
 
 
 def main() -> None:
@@ -56,33 +46,35 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("output/demo"), metavar="DIR", help="default: output/demo")
     parser.add_argument("--seeds", type=int, default=2, metavar="N", help="trials from each start (default: 2)")
     args = parser.parse_args()
-    args.output = args.output.resolve()  # part of each trial's recipe
-    data, pretrain, study = args.output / "data", args.output / "pretrain", args.output / "study"
-    checkpoint, weights = pretrain / "model_final.pth", args.output / "moco.pkl"
+    output = args.output.resolve()  # part of each trial's recipe
+    data, pretrain, study = output / "data", output / "pretrain", output / "study"
+    images, checkpoint, weights = data / "unlabelled", pretrain / "model_final.pth", output / "moco.pkl"
+    root, classes = str(data / "voc" / "VOC2007"), list(TOY_CLASSES)
+    datasets = [
+        {"NAME": f"toy_{split}", "KIND": "voc", "ROOT": root, "SPLIT": split, "CLASSES": classes}
+        for split in ("trainval", "test")
+    ]
     start = time.monotonic()
-
     times = [
-        stage("1. Draw the data", Path(__file__).with_name("make_toy_data.py"), data, done=data / "unlabelled"),
+        stage("1. Draw the data", images, Path(__file__).with_name("make_toy_data.py"), data),
         stage(
             "2. Pre-train with MoCo on the unlabelled images",
-            *("mocodet", "pretrain", "--config-file", configs.path("pretrain/toy_moco_v2_R_18.yaml"), "--resume"),
-            *("DATA.ROOT", data / "unlabelled", "OUTPUT_DIR", pretrain),
-            done=checkpoint,
+            checkpoint,
+            *("mocodet", "pretrain", "--config-file", "pretrain/toy_moco_v2_R_18.yaml", "--resume"),
+            *("DATA.ROOT", images, "OUTPUT_DIR", pretrain),
         ),
         stage(
-            "3. Convert the encoder for detectron2 and verify it",
-            *("mocodet", "convert", checkpoint, weights),
-            done=weights,
+            "3. Convert the encoder for detectron2 and verify it", weights, "mocodet", "convert", checkpoint, weights
         ),
         stage(
             "4. Fine-tune the same detector from MoCo and from random weights",
-            *("mocodet", "study"),
-            *("--init", f"moco={configs.path('toy_R_18_FPN_moco.yaml')},MODEL.WEIGHTS={weights}"),
-            *("--init", f"random={configs.path('toy_R_18_FPN_random.yaml')}"),
-            *("--reference", "random", "--seeds", str(args.seeds), "--output", study),
+            None,  # a study knows itself what is done
+            *("mocodet", "study", "--init", f"moco=toy_R_18_FPN_moco.yaml,MODEL.WEIGHTS={weights}"),
+            *("--init", "random=toy_R_18_FPN_random.yaml", "--reference", "random"),
+            *("--seeds", args.seeds, "--output", study),
             # On a CPU two small trials of one thread each are quicker than one after the other on two threads.
-            *("--jobs", "1" if torch.cuda.is_available() else "2"),
-            *("MOCO.DATASETS", str([voc_split(data, split) for split in ("trainval", "test")])),
+            *("--jobs", 1 if torch.cuda.is_available() else 2),
+            *("MOCO.DATASETS", datasets),
         ),
     ]
 
