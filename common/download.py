@@ -75,7 +75,7 @@ def download(
             return path
         part = _Part(path, url)
         _fetch(part, size, label or path.name, verified=md5 is not None or size is not None)
-        if fault := _fault(part.path, md5, size):
+        if fault := file_fault(part.path, md5, size):
             part.discard()
             raise DownloadError(f"{url}: {fault}. Nothing was kept; run this again, or name another source")
         with part.path.open("rb+") as handle:
@@ -97,13 +97,13 @@ def md5_of(path: str | os.PathLike) -> str:
 def _is_there(path: Path, md5: str | None, size: int | None) -> bool:
     if not path.is_file():
         return False
-    if fault := _fault(path, md5, size):
+    if fault := file_fault(path, md5, size):
         raise DownloadError(f"{path} is there, but {fault}. Delete it to have it downloaded again")
     return True
 
 
-def _fault(path: Path, md5: str | None, size: int | None) -> str | None:
-    """Tell what is wrong with the bytes of a complete file, if anything is."""
+def file_fault(path: Path, md5: str | None, size: int | None) -> str | None:
+    """Say what is wrong with the bytes of a complete file, if anything is; ``md5`` and ``size`` as in `download`."""
     found = path.stat().st_size
     if size is not None and found != size:
         return f"it has {found} bytes, expected {size}"
@@ -125,13 +125,13 @@ class _Part:
         """Return how many bytes have arrived."""
         return self.path.stat().st_size if self.path.is_file() else 0
 
-    def origin(self) -> dict[str, Any] | None:
-        """Return the `_origin` of what has arrived; None when nothing from this address can go on from it."""
+    def origin(self) -> dict[str, Any]:
+        """Return the `_origin` of what has arrived; empty when nothing from this address can go on from it."""
         try:
             origin = json.loads(self.record.read_text(encoding="utf-8"))
-            return origin if origin["url"] == self.url and self.size() else None
+            return origin if origin["url"] == self.url and self.size() else {}
         except (FileNotFoundError, ValueError, KeyError, TypeError):
-            return None
+            return {}
 
     def begin(self, origin: dict[str, Any]) -> None:
         """Start anew with no bytes."""
@@ -197,20 +197,20 @@ def _attempt(part: _Part, size: int | None, label: str, verified: bool) -> None:
     """
     known = part.origin()
     offset = part.size() if known else 0
-    if known and offset == known["total"]:  # all had come, but the process was ended then
+    if known and offset == known.get("total"):  # all had come, but the process was ended then
         return
     # "identity": the bytes as they are, which Content-Length counts.
-    headers = {"User-Agent": "mocodet", "Accept-Encoding": "identity"}
+    headers: dict[str, Any] = {"User-Agent": "mocodet", "Accept-Encoding": "identity"}
     if known:
-        headers |= {"Range": f"bytes={offset}-", "If-Range": known["validator"]}  # requests leaves out what is None
-    # Each redirect gets a connection of its own: some servers close theirs without saying so.
+        headers |= {"Range": f"bytes={offset}-", "If-Range": known.get("validator")}  # requests leaves out what is None
+    # A redirect is followed on a new connection: some servers close the old one without saying so.
     hooks = {"response": lambda response, **_: response.connection.close()}
     with requests.get(part.url, headers=headers, hooks=hooks, stream=True, timeout=TIMEOUT) as response:
         status, origin = response.status_code, _origin(part.url, response)
         # A partial answer carries an ETag where the whole one did, but may leave out Last-Modified (RFC 9110 section
         # 15.3.7). It is of another file or of other bytes where If-Range was not heeded.
-        same = known and origin["total"] == known["total"] and origin["validator"] in (None, known["validator"])
-        goes_on = same and response.headers.get("Content-Range", "").startswith(f"bytes {offset}-")
+        same = origin["total"] == known.get("total") and origin["validator"] in (None, known.get("validator"))
+        goes_on = known and same and response.headers.get("Content-Range", "").startswith(f"bytes {offset}-")
         # 416: the file on the server ends before the part does.
         if (status == 206 and not goes_on) or (status == 416 and known):
             part.discard()
@@ -254,7 +254,7 @@ def _origin(url: str, response: requests.Response) -> dict[str, Any]:
 
 
 def _append(response: requests.Response, part: _Part, label: str, total: int | None) -> None:
-    response.raw.enforce_content_length = False  # what is there then of the whole tells more
+    response.raw.enforce_content_length = False  # `_attempt` compares all that has come
     # disable=None: quiet where stderr is no terminal.
     bar = tqdm(None, label, total, initial=part.size(), unit="B", unit_scale=True, unit_divisor=1024, disable=None)
     try:

@@ -40,7 +40,5 @@ def exclusive(path: str | os.PathLike, patience: float = PATIENCE) -> Iterator[N
             f"{path}.lock is held by another process, or cannot be locked on this disk ({error}); wait until the"
             " other one is done and run this again"
         ) from error
-    try:
+    with lock:  # it is held already; leaving the block gives it back
         yield
-    finally:
-        lock.release()
