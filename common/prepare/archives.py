@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
-from mocodet.common.download import download, md5_of
+from mocodet.common.download import download, file_fault
 from mocodet.common.files import atomic_open
 from mocodet.common.text import first_few
 
@@ -135,10 +135,8 @@ def obtain(archive: Archive, folder: Path) -> Path:
     size = archive.size if archive.exact else None
     if archive.url is not None:
         return download(archive.url, path, md5=archive.md5, size=size, label=archive.name)
-    if size not in (None, found := path.stat().st_size):
-        raise ValueError(f"{path} has {found} bytes, but the published file has {size}; fetch it again")
-    if archive.md5 is not None and (found := md5_of(path)) != archive.md5:
-        raise ValueError(f"{path} has the MD5 sum {found}, but the published file has {archive.md5}; fetch it again")
+    if fault := file_fault(path, archive.md5, size):
+        raise ValueError(f"{path} is not the published file: {fault}; fetch it again")
     return path
 
 

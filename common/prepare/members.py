@@ -56,7 +56,7 @@ def tar_members(handle: IO[bytes]) -> Iterator[Member]:
             if not (info.isfile() or info.isdir()):
                 raise ValueError(f"{info.name!r} is a link or a device")
             if info.isfile():
-                yield Member(info.name, info.size, partial(archive.extractfile, info))
+                yield Member(info.name, info.size, partial(archive.extractfile, info))  # type: ignore[arg-type]  # a file
         # tarfile takes any end for the end; a whole archive ends with a block of zeros.
         archive.fileobj.seek(archive.offset)
         if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):

@@ -276,7 +276,7 @@ def test_tar_of_tars(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(b"x", "has 1 bytes"), (KINDS["a.zip"][:-1] + b"x", "has the MD5 sum")]
+    ("content", "message"), [(b"x", "it has 1 bytes, expected"), (KINDS["a.zip"][:-1] + b"x", "its MD5 sum is")]
 )
 def test_obtain__another_file_was_fetched_by_hand(content, message, tmp_path):
     archive = archive_of(KINDS["a.zip"], "a.zip", md5=hashlib.md5(KINDS["a.zip"]).hexdigest())
