@@ -173,6 +173,14 @@ def test_download__part_of_another_source_or_of_none(site, tmp_path, monkeypatch
     assert names(tmp_path) == ["file", "unknown"]
 
 
+@pytest.mark.parametrize("record", ["", "[]", "{}", '{"url": "URL"}'])
+def test_download__part_whose_record_is_damaged(site, tmp_path, record):
+    (tmp_path / "file.part").write_bytes(b"of whatever")
+    (tmp_path / "file.part.json").write_text(record.replace("URL", url(site)))
+    assert download(url(site), tmp_path / "file").read_bytes() == CONTENT
+    assert names(tmp_path) == ["file"]
+
+
 def test_download__ended_before_the_last_rename(site, tmp_path):
     """All had come: nothing is asked for."""
     (tmp_path / "file.part").write_bytes(CONTENT)
