@@ -24,6 +24,7 @@ from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDete
 from detectron2.structures import Boxes, Instances
 from tabulate import tabulate
 
+from mocodet.common.commands.arguments import positive
 from mocodet.detection.evaluation import FasterCOCOEvaluator, VOCEvaluator
 
 WIDTH, HEIGHT = 500, 375
@@ -63,29 +64,25 @@ def write_voc(root: Path, truth: list[Objects]) -> None:
     """Write the annotations and the split ``test`` in VOC's layout; a tenth of the objects are difficult."""
     for folder in ("Annotations", "ImageSets/Main"):
         (root / folder).mkdir(parents=True)
-    names = [f"{number:06d}" for number in range(len(truth))]
-    (root / "ImageSets/Main/test.txt").write_text("\n".join(names) + "\n")
-    for name, (classes, boxes) in zip(names, truth, strict=True):
+    (root / "ImageSets/Main/test.txt").write_text("".join(f"{image:06d}\n" for image in range(len(truth))))
+    for image, (classes, boxes) in enumerate(truth):
         objects = [
             f"<object><name>class{kind}</name><pose>Left</pose><truncated>0</truncated>"
-            f"<difficult>{int(sum(box) % 10 == 0)}</difficult>"
-            f"<bndbox><xmin>{box[0] + 1}</xmin><ymin>{box[1] + 1}</ymin>"
-            f"<xmax>{box[2]}</xmax><ymax>{box[3]}</ymax></bndbox></object>"
-            for kind, box in zip(classes.tolist(), boxes.tolist(), strict=True)
+            f"<difficult>{int((x0 + y0 + x1 + y1) % 10 == 0)}</difficult>"
+            f"<bndbox><xmin>{x0 + 1}</xmin><ymin>{y0 + 1}</ymin><xmax>{x1}</xmax><ymax>{y1}</ymax></bndbox></object>"
+            for kind, (x0, y0, x1, y1) in zip(classes.tolist(), boxes.tolist(), strict=True)
         ]
-        (root / "Annotations" / f"{name}.xml").write_text(f"<annotation>{''.join(objects)}</annotation>")
+        (root / "Annotations" / f"{image:06d}.xml").write_text(f"<annotation>{''.join(objects)}</annotation>")
 
 
 def write_coco(file: Path, truth: list[Objects]) -> None:
     """Write the annotations as COCO's JSON; one in fifty is of a crowd."""
-    annotations = []
+    annotations: list[dict] = []
     for image, (classes, boxes) in enumerate(truth):
         for kind, (x0, y0, x1, y1) in zip(classes.tolist(), boxes.tolist(), strict=True):
-            number, box = len(annotations) + 1, [x0, y0, x1 - x0, y1 - y0]
-            annotations.append(
-                {"id": number, "image_id": image, "category_id": kind, "bbox": box, "area": box[2] * box[3]}
-                | {"iscrowd": int(number % 50 == 0)}
-            )
+            number, width, height = len(annotations) + 1, x1 - x0, y1 - y0
+            ids = {"id": number, "image_id": image, "category_id": kind, "iscrowd": int(number % 50 == 0)}
+            annotations.append({**ids, "bbox": [x0, y0, width, height], "area": width * height})
     images = [{"id": n, "file_name": f"{n}.jpg", "width": WIDTH, "height": HEIGHT} for n in range(len(truth))]
     categories = [{"id": kind, "name": f"class{kind}"} for kind in range(CLASSES["coco"])]
     file.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
@@ -94,8 +91,7 @@ def write_coco(file: Path, truth: list[Objects]) -> None:
 def evaluators(metric: str, root: Path, truth: list[Objects]) -> dict[str, Callable[[], DatasetEvaluator]]:
     """Write and register the data set and return what makes each of the two evaluators; the first is the reference."""
     name = f"benchmark_{metric}"
-    metadata = MetadataCatalog.get(name)
-    metadata.thing_classes = [f"class{kind}" for kind in range(CLASSES[metric])]
+    metadata = MetadataCatalog.get(name).set(thing_classes=[f"class{kind}" for kind in range(CLASSES[metric])])
     if metric == "voc":
         write_voc(root, truth)
         metadata.set(dirname=str(root), split="test", year=2007)
@@ -104,15 +100,15 @@ def evaluators(metric: str, root: Path, truth: list[Objects]) -> dict[str, Calla
             "mocodet": lambda: VOCEvaluator(name, str(root / "detections")),
         }
     write_coco(root / "instances.json", truth)
-    metadata.json_file = str(root / "instances.json")
+    metadata.set(json_file=str(root / "instances.json"))
     return {
         "detectron2 with pycocotools": lambda: COCOEvaluator(name, tasks=("bbox",), use_fast_impl=False),
         "mocodet with faster-coco-eval": lambda: FasterCOCOEvaluator(name, tasks=("bbox",)),
     }
 
 
-def measure(make: Callable[[], DatasetEvaluator], metric: str, found: list[Instances]) -> tuple[list[float], dict]:
-    """Return the CPU seconds of taking the detections and of evaluating them, and the results."""
+def measure(make: Callable[[], DatasetEvaluator], metric: str, found: list[Instances]) -> tuple[dict, list[float]]:
+    """Return the results, and the CPU seconds of taking the detections and of evaluating them."""
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
         start = time.process_time()
         evaluator = make()
@@ -122,7 +118,7 @@ def measure(make: Callable[[], DatasetEvaluator], metric: str, found: list[Insta
             evaluator.process([{"image_id": image}], [{"instances": instances}])
         middle = time.process_time()
         results = evaluator.evaluate()["bbox"]
-    return [middle - start, time.process_time() - middle], results
+    return results, [middle - start, time.process_time() - middle]
 
 
 def compare(metric: str, images: int, detections: int, seed: int) -> None:
@@ -134,20 +130,17 @@ def compare(metric: str, images: int, detections: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     truth = [draw_objects(rng, metric) for _ in range(images)]
     found = [draw_detections(rng, objects, detections, metric) for objects in truth]
-    rows, all_results = [], []
     with tempfile.TemporaryDirectory() as folder:
-        for name, make in evaluators(metric, Path(folder), truth).items():
-            seconds, results = measure(make, metric, found)
-            rows.append([name, *seconds, sum(seconds), results["AP"], results["AP50"], results["AP75"]])
-            all_results.append(results)
-    reference, ours = all_results
-    for row in rows:
-        row.insert(4, rows[0][3] / row[3])
+        makers = evaluators(metric, Path(folder), truth)
+        measured = {name: measure(make, metric, found) for name, make in makers.items()}
+    (reference, its_seconds), (ours, _) = measured.values()
     headers = ["evaluator", "process s", "evaluate s", "both s", "ratio", "AP", "AP50", "AP75"]
+    rows = [
+        [name, *seconds, sum(seconds), sum(its_seconds) / sum(seconds), *(results[key] for key in headers[5:])]
+        for name, (results, seconds) in measured.items()
+    ]
     print(f"{metric}: {images} images x {detections} detections, {CLASSES[metric]} classes, one thread")
-    print(
-        tabulate(rows, headers, tablefmt="pipe", floatfmt=("", ".2f", ".2f", ".2f", ".1f", ".4f", ".4f", ".4f")), "\n"
-    )
+    print(tabulate(rows, headers, "pipe", floatfmt=("", ".2f", ".2f", ".2f", ".1f", ".4f", ".4f", ".4f")), "\n")
     if differing := [key for key, value in reference.items() if not np.isclose(value, ours[key], rtol=0, atol=1e-9)]:
         sys.exit(f"error: the results differ in {', '.join(differing)}")
 
@@ -156,12 +149,12 @@ def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--metric", nargs="+", choices=list(CLASSES), default=list(CLASSES), help="default: both")
-    parser.add_argument("--images", type=int, default=4952, help="how many (%(default)s, as in VOC's test2007)")
-    parser.add_argument("--detections", type=int, default=100, help="how many in each image (%(default)s)")
+    parser.add_argument(
+        "--images", type=positive(int), default=4952, help="how many (%(default)s, as in VOC's test2007)"
+    )
+    parser.add_argument("--detections", type=positive(int), default=100, help="how many in each image (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    if min(args.images, args.detections) < 1:
-        parser.error("--images and --detections must be at least 1")
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
     for metric in args.metric:
