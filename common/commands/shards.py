@@ -2,6 +2,9 @@
 
 import argparse
 import os
+import re
+
+from .arguments import positive
 
 DESCRIPTION = """Write the images of a folder to WebDataset shards, for pre-training with DATA.SHARDS.
 
@@ -24,12 +27,11 @@ See docs/shards.md.
 
 def parse_size(text: str) -> int:
     """Read a number of bytes such as ``500M``, with K, M or G for powers of a thousand."""
-    powers = {"K": 10**3, "M": 10**6, "G": 10**9}
-    digits, power = (text[:-1], powers[text[-1].upper()]) if text[-1:].upper() in powers else (text, 1)
-    try:
-        return int(float(digits) * power)
-    except (ValueError, OverflowError):
-        raise argparse.ArgumentTypeError(f"expected a size such as 500M or 1.5G, got {text!r}") from None
+    match = re.fullmatch(r"(\d+\.?\d*)([KMG]?)", text.upper())
+    size = int(float(match[1]) * 1000 ** ("", "K", "M", "G").index(match[2])) if match else 0
+    if size < 1:
+        raise argparse.ArgumentTypeError(f"expected a size such as 500M or 1.5G, got {text!r}")
+    return size
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,13 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("root", nargs="?", metavar="FOLDER", help="folder of images, searched to any depth")
     parser.add_argument("--index", nargs="+", metavar="PATTERN", help="count these shards instead of writing any")
     parser.add_argument("--output", required=True, help="folder to write to, new or empty; with --index: a JSON file")
-    parser.add_argument("--images-per-shard", type=int, default=10_000, metavar="N", help="at most (default: 10000)")
+    parser.add_argument("--images-per-shard", type=positive(int), default=10_000, metavar="N", help="at most (10000)")
     parser.add_argument(
         "--max-size", type=parse_size, default=10**9, metavar="SIZE", help="bytes of images in a shard (default: 1G)"
     )
     parser.add_argument(
         "--resize",
-        type=int,
+        type=positive(int),
         default=0,
         metavar="PX",
         help="shrink images to this shorter side and store them as JPEG of quality 95; smaller ones stay as they are",
@@ -55,7 +57,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--skip-damaged", action="store_true", help="leave out images that cannot be decoded, name each; else an error"
     )
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="default: one per core")
+    parser.add_argument(
+        "--workers", type=positive(int), default=os.cpu_count() or 1, metavar="N", help="default: one per core"
+    )
 
 
 def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:

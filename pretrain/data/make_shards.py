@@ -5,12 +5,11 @@ import io
 import json
 import os
 import sys
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from braceexpand import braceexpand
@@ -18,6 +17,7 @@ from PIL import Image
 from webdataset import TarWriter
 
 from mocodet.common.errors import errors_in_one_line
+from mocodet.common.progress import progress
 
 from .folders import ImageFolder, decode_rgb
 from .shards import image_sizes, is_url, write_index
@@ -30,8 +30,7 @@ JPEG_QUALITY = 95
 Result = TypeVar("Result")
 
 
-@dataclass
-class Summary:
+class Summary(NamedTuple):
     """What was written.
 
     Attributes:
@@ -42,10 +41,10 @@ class Summary:
         passed_over: files of the folder that have no image's extension.
     """
 
-    shards: int = 0
-    images: int = 0
-    bytes: int = 0
-    damaged: list[str] = field(default_factory=list)
+    shards: int
+    images: int
+    bytes: int
+    damaged: Sequence[str] = ()
     passed_over: int = 0
 
 
@@ -68,7 +67,7 @@ def make_shards(
     Args:
         root: searched to any depth, as `ImageFolder` does.
         output: made if need be; must be empty.
-        images_per_shard: at most so many.
+        images_per_shard: at most so many; at least 1.
         max_size: bytes of images in a shard, at most; a larger image gets a shard of its own.
         resize: images whose shorter side is longer than this, in pixels, are shrunk to it and stored as JPEG, the
             others as they are; 0 leaves all as they are.
@@ -80,27 +79,18 @@ def make_shards(
     Raises:
         FileNotFoundError: ``root`` is no folder, or holds no image.
         FileExistsError: ``output`` is a file, or not empty.
-        ValueError: an image is damaged (or all are, with ``skip_damaged``), or an argument is out of range.
+        ValueError: an image is damaged, or all are, with ``skip_damaged``.
     """
     root, output = Path(root), Path(output)
-    for name, value in (("images per shard", images_per_shard), ("largest size", max_size), ("workers", workers)):
-        if value < 1:
-            raise ValueError(f"{name}: must be at least 1, got {value}")
-    if resize < 0:
-        raise ValueError(f"shorter side: must be at least 1, got {resize}")
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is not a folder; give one that holds images")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise FileExistsError(f"{output} is there and is not an empty folder; give another --output, or empty it")
     folder = ImageFolder(root)
-    paths = folder.paths
+    paths, damaged = folder.paths, []
+    places: Iterable[int] = range(len(paths))
     if shuffle:
-        generator = torch.Generator().manual_seed(mix(seed, 0))
-        places: Iterable[int] = torch.randperm(len(paths), generator=generator)
-    else:
-        places = range(len(paths))
-
-    summary = Summary(passed_over=folder.passed_over)
+        places = torch.randperm(len(paths), generator=torch.Generator().manual_seed(mix(seed, 0)))
 
     def load(place: int) -> tuple[str, str, bytes] | ValueError:
         path = paths[int(place)]
@@ -110,11 +100,11 @@ def make_shards(
             return error
 
     def intact() -> Iterator[tuple[str, str, bytes]]:
-        for found in _map_ahead(load, places, workers):
+        for found in progress(_map_ahead(load, places, workers), "image", len(paths)):
             if not isinstance(found, ValueError):
                 yield found
             elif skip_damaged:
-                summary.damaged.append(str(found))
+                damaged.append(str(found))
             else:
                 raise ValueError(f"{found}, or leave out all such images with --skip-damaged")
 
@@ -123,7 +113,7 @@ def make_shards(
     try:
         entries = _write(intact(), output, images_per_shard, max_size)
         if not entries:
-            raise ValueError(f"none of the {len(paths)} images of {root} can be read; the first: {summary.damaged[0]}")
+            raise ValueError(f"none of the {len(paths)} images of {root} can be read; the first: {damaged[0]}")
         write_index(output / INDEX_NAME, entries)
     except BaseException:
         for shard in output.glob("shard-*.tar"):
@@ -131,10 +121,7 @@ def make_shards(
         if made_folder:
             output.rmdir()
         raise
-    summary.shards = len(entries)
-    summary.images = sum(entry["images"] for entry in entries)
-    summary.bytes = sum(entry["bytes"] for entry in entries)
-    return summary
+    return _summary(entries, damaged, folder.passed_over)
 
 
 def _load(path: str, resize: int) -> tuple[str, bytes]:
@@ -155,18 +142,10 @@ def _load(path: str, resize: int) -> tuple[str, bytes]:
 
 def _map_ahead(function: Callable[[Any], Result], items: Iterable[Any], workers: int) -> Iterator[Result]:
     """Map in threads, in order; unlike an executor's own map, with no more than a few results in memory."""
+    waiting = iter(items)
     with ThreadPoolExecutor(workers) as pool:
-        pending = deque()
-        try:
-            for item in items:
-                pending.append(pool.submit(function, item))
-                if len(pending) > 4 * workers:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()
+        while some := list(islice(waiting, 16 * workers)):
+            yield from pool.map(function, some)
 
 
 def _write(
@@ -210,8 +189,6 @@ def make_index(patterns: Sequence[str], output: str | os.PathLike, *, workers: i
         ValueError: shards are damaged, cannot be read or hold no image; a pattern cannot be expanded.
     """
     output = Path(output)
-    if workers < 1:
-        raise ValueError(f"workers: must be at least 1, got {workers}")
     if output.exists():
         raise FileExistsError(f"{output} is there already; give another --output, or remove it")
     shards = [shard for pattern in patterns for shard in braceexpand(pattern)]
@@ -233,46 +210,38 @@ def make_index(patterns: Sequence[str], output: str | os.PathLike, *, workers: i
         return {"name": name, "images": images, "bytes": total}
 
     entries, faults = [], []
-    for found in _map_ahead(count, shards, workers):
+    for found in progress(_map_ahead(count, shards, workers), "shard", len(shards)):
         (entries if isinstance(found, dict) else faults).append(found)
         if len(faults) == MAX_FAULTS:
             break
-    if faults:
-        _refuse(faults, len(entries) + len(faults))
-    write_index(output, entries)
-    return Summary(
-        shards=len(entries),
-        images=sum(entry["images"] for entry in entries),
-        bytes=sum(entry["bytes"] for entry in entries),
-    )
-
-
-def _refuse(faults: Sequence[FileNotFoundError | ValueError], tried: int) -> NoReturn:
-    """Raise an error that names the first few of the shards that cannot be counted, and says how many there are."""
     if len(faults) == 1:
         raise faults[0]
-    kind = FileNotFoundError if all(isinstance(fault, FileNotFoundError) for fault in faults) else ValueError
-    few = "; ".join(map(str, faults[:3])) + ("; ..." if len(faults) > 3 else "")
-    raise kind(f"{few}: {len(faults)} of the first {tried} shards cannot be counted, no index is written") from faults[
-        0
-    ]
+    if faults:
+        kind = FileNotFoundError if all(isinstance(fault, FileNotFoundError) for fault in faults) else ValueError
+        few = "; ".join(map(str, faults[:3])) + ("; ..." if len(faults) > 3 else "")
+        tried = len(entries) + len(faults)
+        raise kind(f"{few}: {len(faults)} of the first {tried} shards cannot be counted, no index is written")
+    write_index(output, entries)
+    return _summary(entries)
+
+
+def _summary(entries: Sequence[Mapping[str, Any]], damaged: Sequence[str] = (), passed_over: int = 0) -> Summary:
+    images, size = (sum(entry[name] for entry in entries) for name in ("images", "bytes"))
+    return Summary(len(entries), images, size, damaged, passed_over)
 
 
 def main(args: argparse.Namespace) -> None:
     """Do what ``mocodet shards`` asks for."""
-    arguments = dict(vars(args))
-    root, patterns, output = (arguments.pop(name) for name in ("root", "index", "output"))
+    options = dict(vars(args))
+    root, patterns, output = (options.pop(name) for name in ("root", "index", "output"))
     with errors_in_one_line():
-        if patterns is not None:
-            summary = make_index(patterns, output, workers=arguments["workers"])
-            index = output
+        if patterns is None:
+            summary, index = make_shards(root, output, **options), f"{output.rstrip('/')}/{INDEX_NAME}"
         else:
-            summary = make_shards(root, output, **arguments)
-            index = os.path.join(output, INDEX_NAME)  # noqa: PTH118 (as it was given)
+            summary, index = make_index(patterns, output, workers=args.workers), output
     for message in summary.damaged:
         print(f"left out: {message}", file=sys.stderr)
     if summary.passed_over:
         print(f"{summary.passed_over} files of {root} have no image's extension and were left out", file=sys.stderr)
     left_out = f", {len(summary.damaged)} damaged ones left out" if summary.damaged else ""
-    size = f"{summary.bytes / 1e6:.1f} MB"
-    print(f"{index}: {summary.images} images in {summary.shards} shards, {size}{left_out}")
+    print(f"{index}: {summary.images} images in {summary.shards} shards, {summary.bytes / 1e6:.1f} MB{left_out}")

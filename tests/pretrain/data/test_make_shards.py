@@ -1,7 +1,8 @@
+import itertools
 import json
-import runpy
 import tarfile
 from collections import Counter
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,12 +11,11 @@ import pytest
 from PIL import Image
 
 from mocodet.common.commands.shards import parse_size
+from mocodet.common.progress import progress
 from mocodet.pretrain.data import make_shards as make_shards_module
 from mocodet.pretrain.data.make_shards import make_index, make_shards
 from mocodet.pretrain.data.shards import ShardIndex, ShardSampler
 from tests.commands import shards as run_shards
-
-ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -169,12 +169,9 @@ def test_make_shards__refuses_a_folder_that_is_not_empty(folder, tmp_path):
     assert (tmp_path / "shards" / "shard-000000.tar").read_bytes() == b"mine"
 
 
-def test_make_shards__bad_arguments(folder, tmp_path):
+def test_make_shards__missing_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere is not a folder"):
         make_shards(tmp_path / "nowhere", tmp_path / "shards")
-    for options in ({"images_per_shard": 0}, {"max_size": 0}, {"workers": 0}, {"resize": -1}):
-        with pytest.raises(ValueError, match="must be at least 1"):
-            make_shards(folder, tmp_path / "shards", **options)
     assert not (tmp_path / "shards").exists()
 
 
@@ -285,6 +282,10 @@ def test_main__says_what_was_done(folder, tmp_path, capsys):
         (["y", "--index", "z", "--output", "x"], "give either a FOLDER of images or --index"),
         (["nowhere", "--output", "x"], "error: nowhere is not a folder; give one that holds images"),
         (["y", "--output", "x", "--max-size", "big"], "expected a size such as 500M or 1.5G, got 'big'"),
+        (["y", "--output", "x", "--max-size", "0K"], "expected a size such as 500M or 1.5G, got '0K'"),
+        (["y", "--output", "x", "--images-per-shard", "0"], "--images-per-shard: invalid positive int value: '0'"),
+        (["y", "--output", "x", "--workers", "0"], "--workers: invalid positive int value: '0'"),
+        (["y", "--output", "x", "--resize", "-1"], "--resize: invalid positive int value: '-1'"),
         (
             ["--index", "part-{0..1}.tar", "--output", "x"],
             "error: part-0.tar is not there; part-1.tar is not there: 2 of the first 2 shards cannot be counted",
@@ -302,11 +303,14 @@ def test_main__faults_on_one_line(arguments, message, tmp_path, monkeypatch, cap
     assert list(tmp_path.iterdir()) == []
 
 
-def test_tool__is_this_command(monkeypatch):
-    called = []
-    monkeypatch.setenv("PYTHONWARNINGS", "ignore")  # the installed commands change it
-    monkeypatch.setattr(make_shards_module, "main", lambda: called.append(True))
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(ROOT / "tools" / "make_shards.py"), run_name="__main__")
-    assert ended.value.code is None
-    assert called == [True]
+def test_progress__of_images_and_of_shards(folder, tmp_path, monkeypatch, capsys):
+    """Each look at the clock finds it a minute later."""
+    minutes = itertools.count(0, 60)
+    monkeypatch.setattr(make_shards_module, "progress", partial(progress, clock=lambda: next(minutes)))
+    make_shards(folder, tmp_path / "shards", images_per_shard=10)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 30
+    assert lines[0] == "image 1 of 31, about 1:00 h left"
+    make_index([f"{tmp_path}/shards/shard-00000{{0..3}}.tar"], tmp_path / "index.json")
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(",")[0] for line in lines] == ["shard 1 of 4", "shard 2 of 4", "shard 3 of 4"]
