@@ -4,15 +4,49 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
+import torch
 from PIL import Image, UnidentifiedImageError
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 logger = logging.getLogger("mocodet.pretrain")
 
 
-class ImageFolder(Sequence[Image.Image]):
+class ImageFiles(Sequence[Image.Image]):
+    """Image files in a given order, as RGB.
+
+    Args:
+        paths: the files.
+        passed_over: how many other files lie beside them.
+    """
+
+    def __init__(self, paths: Sequence[str], passed_over: int = 0) -> None:
+        self.paths = paths
+        self.passed_over = passed_over
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Image.Image:
+        return load_rgb(self.paths[index])
+
+
+class LabelledImages(NamedTuple):
+    """A labelled data set, whatever it was read from.
+
+    Attributes:
+        images: RGB images.
+        labels: int64, N; places in ``classes``.
+        classes: names of all classes.
+    """
+
+    images: ImageFiles
+    labels: torch.Tensor
+    classes: list[str]
+
+
+class ImageFolder(ImageFiles):
     """The images below a folder, class folders or not, in the order of their paths, as RGB.
 
     ``passed_over`` counts the other files; hidden files and folders count as absent.
@@ -26,26 +60,19 @@ class ImageFolder(Sequence[Image.Image]):
     """
 
     def __init__(self, root: str | os.PathLike) -> None:
-        self.root = Path(root)
-        if not self.root.is_dir():
+        if not Path(root).is_dir():
             raise FileNotFoundError(f"DATA.ROOT {str(root)!r} is not a folder; give one that holds the training images")
-        files = list(_visible_files(self.root))
-        self.paths = sorted(path for path in files if path.lower().endswith(IMG_EXTENSIONS))
-        self.passed_over = len(files) - len(self.paths)
-        if not self.paths:
+        files = list(_visible_files(Path(root)))
+        paths = sorted(path for path in files if path.lower().endswith(IMG_EXTENSIONS))
+        if not paths:
             raise FileNotFoundError(f"{root} holds no image; looked at any depth for {', '.join(IMG_EXTENSIONS)}")
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> Image.Image:
-        return load_rgb(self.paths[index])
+        super().__init__(paths, len(files) - len(paths))
 
 
-def warn_of_passed_over(images: Sequence[Image.Image], where: str) -> None:
+def warn_of_passed_over(images: ImageFiles, where: str) -> None:
     """Log how many files of ``where`` are no images and not used, if any; of a JSON's list all are used."""
-    if count := getattr(images, "passed_over", 0):
-        logger.warning(f"{count} files of {where} have no image's extension and are not used")
+    if images.passed_over:
+        logger.warning(f"{images.passed_over} files of {where} have no image's extension and are not used")
 
 
 def _visible_files(root: Path) -> Iterator[str]:

@@ -2,46 +2,31 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 
 from mocodet.common.text import first_few
 
-from .folders import load_rgb
+from .folders import ImageFiles, LabelledImages
 
 
-class ImageFiles(Sequence[Image.Image]):
-    """Image files in a given order, as RGB."""
-
-    def __init__(self, paths: Sequence[str]) -> None:
-        self.paths = paths
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> Image.Image:
-        return load_rgb(self.paths[index])
-
-
-class INaturalist:
-    """The images that ``train2018.json`` or ``val2018.json`` lists, in the order of the file, with their classes.
+def read_inaturalist(root: str | os.PathLike, annotations: str | os.PathLike) -> LabelledImages:
+    """Find the images that ``train2018.json`` or ``val2018.json`` lists, in the order of the file, with their classes.
 
     The file holds ``"images"`` (``id``, ``file_name``), ``"annotations"`` (``image_id``, ``category_id``), one for each
     image, and ``"categories"`` (``id``, ``name``), all classes, also those that no image of this split has.
 
-    Attributes:
-        images: ``images[i]`` is an RGB image.
-        labels: int64, N; places in ``classes``.
-        classes: names of the categories, in the order of their ids, which need not be contiguous. Where the names are
-            missing or repeat themselves, the ids take their place.
-
     Args:
         root: folder that the file names are relative to.
         annotations: the JSON file.
+
+    Returns:
+        the images, with the names of the categories as classes, in the order of their ids, which need not be
+        contiguous. Where the names are missing or repeat themselves, the ids take their place.
 
     Raises:
         FileNotFoundError: no such file or folder, or images of the list are not in it. Each folder that the list names
@@ -49,26 +34,25 @@ class INaturalist:
         ValueError: the file is not of this layout; an image with no annotation or with several; an annotation of an
             unknown image or category; an id twice. The message names the first few.
     """
-
-    def __init__(self, root: str | os.PathLike, annotations: str | os.PathLike) -> None:
-        if not Path(root).is_dir():
-            raise FileNotFoundError(f"{str(root)!r} is not a folder; give the one that {annotations} is relative to")
-        content = _read(Path(annotations))
-        where = str(annotations)
-        categories = _by_id(content["categories"], f"{where}: category")
-        files = {image: entry["file_name"] for image, entry in _by_id(content["images"], f"{where}: image").items()}
-        if not files:
-            raise ValueError(f"{where} lists no image")
-        category_of = _one_for_each(content["annotations"], files, categories, where)
-
-        ids = sorted(categories)
-        place = {category: number for number, category in enumerate(ids)}
-        names = [str(categories[category].get("name", "")) for category in ids]
-        named = all(names) and len(set(names)) == len(names)
-        self.classes = names if named else [str(category) for category in ids]
-        self.labels = torch.tensor([place[category_of[image]] for image in files])  # N, int64
-        _check_files(Path(root), list(files.values()), where)
-        self.images = ImageFiles([os.path.join(root, name) for name in files.values()])  # noqa: PTH118 (half a million)
+    if not Path(root).is_dir():
+        raise FileNotFoundError(f"{str(root)!r} is not a folder; give the one that {annotations} is relative to")
+    content = _read(Path(annotations))
+    where = str(annotations)
+    categories = _by_id(content["categories"], f"{where}: category")
+    files = {image: entry["file_name"] for image, entry in _by_id(content["images"], f"{where}: image").items()}
+    if not files:
+        raise ValueError(f"{where} lists no image")
+    category_of = _one_for_each(content["annotations"], files, categories, where)
+    _check_files(Path(root), list(files.values()), where)
+    ids = sorted(categories)
+    place = {category: number for number, category in enumerate(ids)}
+    names = [str(categories[category].get("name", "")) for category in ids]
+    named = all(names) and len(set(names)) == len(names)
+    return LabelledImages(
+        ImageFiles([os.path.join(root, name) for name in files.values()]),  # noqa: PTH118 (half a million)
+        torch.tensor([place[category_of[image]] for image in files]),
+        names if named else [str(category) for category in ids],
+    )
 
 
 def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
@@ -90,9 +74,8 @@ def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
 
 def _by_id(entries: list[dict[str, Any]], what: str) -> dict[Any, dict[str, Any]]:
     found = {entry["id"]: entry for entry in entries}
-    if len(found) < len(entries):
-        ids = [entry["id"] for entry in entries]
-        raise ValueError(f"{what} ids must differ; repeated: {first_few(_repeated(ids))}")
+    if repeated := _repeated(entry["id"] for entry in entries):
+        raise ValueError(f"{what} ids must differ; repeated: {first_few(repeated)}")
     return found
 
 
@@ -102,7 +85,7 @@ def _one_for_each(
     """Map each image's id to its category's, of which it has exactly one."""
     category_of = {entry["image_id"]: entry["category_id"] for entry in annotations}
     faults = {
-        "images have several annotations": _repeated([entry["image_id"] for entry in annotations]),
+        "images have several annotations": _repeated(entry["image_id"] for entry in annotations),
         "images have no annotation": [str(image) for image in files if image not in category_of],
         "annotated images are not in 'images'": [str(image) for image in category_of if image not in files],
         "annotations have a category that is not in 'categories'": [
@@ -117,13 +100,8 @@ def _one_for_each(
     return category_of
 
 
-def _repeated(ids: Sequence[Any]) -> list[str]:
-    seen, repeated = set(), {}
-    for number in ids:
-        if number in seen:
-            repeated[number] = None  # a dict, for the order
-        seen.add(number)
-    return [str(number) for number in repeated]
+def _repeated(ids: Iterable[Any]) -> list[str]:
+    return [str(number) for number, count in Counter(ids).items() if count > 1]
 
 
 def _check_files(root: Path, names: Sequence[str], where: str) -> None:

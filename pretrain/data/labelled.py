@@ -3,70 +3,51 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 import torch
-from PIL import Image
 
 from mocodet.common.text import first_few
 
-from .folders import ImageFolder
-from .inaturalist import INaturalist
-
-
-class LabelledImages(Protocol):
-    """A labelled data set, whatever it was read from.
-
-    Attributes:
-        images: ``images[i]`` is an RGB image; ``images.paths`` are their files.
-        labels: int64, N; places in ``classes``.
-        classes: names of all classes.
-    """
-
-    images: Sequence[Image.Image]
-    labels: torch.Tensor
-    classes: list[str]
-
-
-class LabelledFolder:
-    """The images below a folder that holds one folder for each class, in the order of their paths.
-
-    Attributes:
-        images, labels, classes: see `LabelledImages`; the classes are the folders' names, sorted.
-            ``images.passed_over`` counts the files that are not used, since they have no image's extension.
-
-    Args:
-        root: its class folders are searched to any depth, as `ImageFolder` does.
-
-    Raises:
-        FileNotFoundError: ``root`` is not a folder, or holds no image.
-        ValueError: an image lies beside the class folders, or a class folder has no image.
-    """
-
-    def __init__(self, root: str | os.PathLike) -> None:
-        if not Path(root).is_dir():
-            raise FileNotFoundError(f"{str(root)!r} is not a folder; give one that holds one folder for each class")
-        self.images = ImageFolder(root)
-        names = [Path(path).relative_to(root).parts[0] for path in self.images.paths]
-        folders = {entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith(".")}
-        if loose := [name for name in names if name not in folders]:
-            raise ValueError(
-                f"{len(loose)} images of {root} are in no class folder: {first_few(loose)}; expected {root}/CLASS/IMAGE"
-            )
-        self.classes = sorted(folders)
-        if empty := sorted(folders - set(names)):
-            raise ValueError(f"{len(empty)} class folders of {root} hold no image: {first_few(empty)}; remove them")
-        place = {name: number for number, name in enumerate(self.classes)}
-        self.labels = torch.tensor([place[name] for name in names])  # N, int64
+from .folders import ImageFolder, LabelledImages
+from .inaturalist import read_inaturalist
 
 
 def open_labelled(root: str | os.PathLike, annotations: str | os.PathLike = "") -> LabelledImages:
     """Open a folder of class folders or, with ``annotations``, the images of an iNaturalist JSON file.
 
     Raises:
-        FileNotFoundError, ValueError: see `LabelledFolder` and `INaturalist`.
+        FileNotFoundError, ValueError: see `read_class_folders` and `read_inaturalist`.
     """
-    return INaturalist(root, annotations) if str(annotations) else LabelledFolder(root)
+    return read_inaturalist(root, annotations) if str(annotations) else read_class_folders(root)
+
+
+def read_class_folders(root: str | os.PathLike) -> LabelledImages:
+    """Find the images below a folder that holds one folder for each class, in the order of their paths.
+
+    Args:
+        root: its class folders are searched to any depth, as `ImageFolder` does.
+
+    Returns:
+        the images, with the folders' names, sorted, as classes.
+
+    Raises:
+        FileNotFoundError: ``root`` is not a folder, or holds no image.
+        ValueError: an image lies beside the class folders, or a class folder has no image.
+    """
+    if not Path(root).is_dir():
+        raise FileNotFoundError(f"{str(root)!r} is not a folder; give one that holds one folder for each class")
+    images = ImageFolder(root)
+    names = [Path(path).relative_to(root).parts[0] for path in images.paths]
+    folders = {entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith(".")}
+    if loose := [name for name in names if name not in folders]:
+        raise ValueError(
+            f"{len(loose)} images of {root} are in no class folder: {first_few(loose)}; expected {root}/CLASS/IMAGE"
+        )
+    if empty := sorted(folders - set(names)):
+        raise ValueError(f"{len(empty)} class folders of {root} hold no image: {first_few(empty)}; remove them")
+    classes = sorted(folders)
+    place = {name: number for number, name in enumerate(classes)}
+    return LabelledImages(images, torch.tensor([place[name] for name in names]), classes)
 
 
 def check_same_classes(train: Sequence[str], val: Sequence[str]) -> None:

@@ -22,7 +22,7 @@ from mocodet.common.encoders.resnet import build_resnet
 from mocodet.common.files import atomic_open
 from mocodet.common.progress import progress
 
-from ..data.labelled import LabelledImages
+from ..data.folders import LabelledImages
 from ..data.loader import load_batches
 from ..data.views import normalize
 

@@ -12,7 +12,7 @@ from torch import nn
 from mocodet.common.progress import progress
 
 from ..data.folders import warn_of_passed_over
-from ..data.labelled import LabelledFolder, check_same_classes
+from ..data.labelled import check_same_classes, read_class_folders
 from .accuracy import Evaluator, count_right, percent
 from .features import FeatureSettings, extract_features, share_buffers
 
@@ -114,7 +114,7 @@ class KNNMonitor(Evaluator):
         num_workers: loader processes of each process.
 
     Raises:
-        FileNotFoundError, ValueError: see `LabelledFolder`; the splits have other classes; fewer reference images than
+        FileNotFoundError, ValueError: see `read_class_folders` and `check_same_classes`; fewer reference images than
             ``KNN.K``.
     """
 
@@ -124,7 +124,7 @@ class KNNMonitor(Evaluator):
         self, cfg: CfgNode, crop_size: int, iterations_per_epoch: int, *, batch_size: int = 256, num_workers: int = 0
     ) -> None:
         try:
-            self.bank, self.queries = LabelledFolder(cfg.TRAIN_ROOT), LabelledFolder(cfg.VAL_ROOT)
+            self.bank, self.queries = read_class_folders(cfg.TRAIN_ROOT), read_class_folders(cfg.VAL_ROOT)
             check_same_classes(self.bank.classes, self.queries.classes)
         except (FileNotFoundError, ValueError) as error:
             raise type(error)(f"KNN.TRAIN_ROOT {cfg.TRAIN_ROOT}, KNN.VAL_ROOT {cfg.VAL_ROOT}: {error}") from error

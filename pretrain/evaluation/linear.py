@@ -19,7 +19,7 @@ from mocodet.common.checkpoint import load_torch_file
 from mocodet.common.files import atomic_open
 from mocodet.common.progress import QUIET, duration, progress
 
-from ..data.labelled import LabelledImages
+from ..data.folders import LabelledImages
 from ..data.loader import load_batches
 from ..data.views import Views, build_view, mix
 from .accuracy import count_right, percent
@@ -133,17 +133,13 @@ class LinearSweep:
         self.optimizer.step()
         return losses.detach()
 
-    def train(
-        self,
-        batches: Callable[[int], Iterable[tuple[torch.Tensor, torch.Tensor]]],
-        start: int = 0,
-        after_epoch: Callable[[int], None] | None = None,
-    ) -> None:
-        """Train from epoch ``start`` to the end.
+    def epochs(
+        self, batches: Callable[[int], Iterable[tuple[torch.Tensor, torch.Tensor]]], start: int = 0
+    ) -> Iterator[int]:
+        """Train from epoch ``start`` to the end; yield after each epoch how many are done.
 
         Args:
             batches: yields features (N x D, float32) and labels (N) of an epoch, on the classifiers' device.
-            after_epoch: called with the number of epochs done.
         """
         for epoch in range(start, self.protocol.epochs):
             for group, (lr, _) in zip(self.optimizer.param_groups, self.grid, strict=True):
@@ -153,8 +149,7 @@ class LinearSweep:
                 total = total + self.step(features, labels) * len(labels)
                 seen += len(labels)
             self.losses = (total / seen).cpu()
-            if after_epoch is not None:
-                after_epoch(epoch + 1)
+            yield epoch + 1
 
     @torch.no_grad()
     def accuracy(
@@ -197,7 +192,7 @@ class LinearSweep:
 def stored_batches(
     features: torch.Tensor, labels: torch.Tensor, protocol: Protocol, device: torch.device | str, epoch: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield the batches of features (N x D) that were computed once; see `LinearSweep.train`."""
+    """Yield the batches of features (N x D) that were computed once; see `LinearSweep.epochs`."""
     for places in protocol.batches(len(labels), epoch):
         yield features[places].to(device).float(), labels[places].to(device)
 
@@ -292,9 +287,7 @@ def evaluate_linear(
     }
     start = _resume(sweep, state, identity) if begun else 0
     began = told = time.perf_counter()
-
-    def after_epoch(done: int) -> None:
-        nonlocal told
+    for done in sweep.epochs(batches, start):
         now = time.perf_counter()
         if done == protocol.epochs or now - told >= QUIET:
             told = now
@@ -304,13 +297,18 @@ def evaluate_linear(
         if state is not None:
             with atomic_open(state) as handle:
                 torch.save({"epoch": done, "identity": identity, "sweep": sweep.state_dict()}, handle)
-
-    sweep.train(batches, start, after_epoch)
     found = sweep.accuracy(val_features, val.labels)
     if (after := state_digest(backbone)) != before:
         raise RuntimeError(f"the backbone changed during linear training: SHA-256 {before} before, {after} after")
+    return _ranked(grid, sweep.losses.tolist(), found)
+
+
+def _ranked(
+    grid: Sequence[tuple[float, float]], losses: Sequence[float], found: Sequence[Mapping[str, float] | None]
+) -> list[dict[str, Any]]:
+    """Make the results that `evaluate_linear` returns."""
     results = []
-    for (lr, wd), loss, row in zip(grid, sweep.losses.tolist(), found, strict=True):
+    for (lr, wd), loss, row in zip(grid, losses, found, strict=True):
         scores = {"train_loss": loss, **row} if row and math.isfinite(loss) else dict.fromkeys(SCORES)
         results.append({"lr": lr, "wd": wd, **scores, "best": False})
     best = max((row for row in results if row["top1"] is not None), key=lambda row: row["top1"], default=None)

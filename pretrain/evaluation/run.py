@@ -15,8 +15,8 @@ from torch import nn
 
 from mocodet.common.errors import errors_in_one_line
 
-from ..data.folders import warn_of_passed_over
-from ..data.labelled import LabelledImages, check_same_classes, open_labelled
+from ..data.folders import LabelledImages, warn_of_passed_over
+from ..data.labelled import check_same_classes, open_labelled
 from .accuracy import write_json
 from .features import FeatureSettings, cached_features, load_backbone, random_backbone, state_digest
 from .knn import knn_accuracy

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torchvision.datasets import ImageFolder as TorchvisionFolder
 
-from mocodet.pretrain.data.inaturalist import INaturalist
+from mocodet.pretrain.data.inaturalist import read_inaturalist
 
 # Class -> id; the ids have gaps, and in their order the classes are in the order of the alphabet, as in class folders.
 CATEGORIES = {"ant": 3, "bee": 4, "cat": 70, "dog": 8141}
@@ -48,8 +48,8 @@ def write(root: Path, content: object) -> Path:
     return path
 
 
-def test_inaturalist__order_of_the_file_and_contiguous_labels(root):
-    found = INaturalist(root, write(root, layout()))
+def test_read_inaturalist__order_of_the_file_and_contiguous_labels(root):
+    found = read_inaturalist(root, write(root, layout()))
     assert found.classes == ["ant", "bee", "cat", "dog"]
     assert found.labels.dtype == torch.int64
     assert [found.classes[label] for label in found.labels] == [category for category, _ in IMAGES]
@@ -58,30 +58,30 @@ def test_inaturalist__order_of_the_file_and_contiguous_labels(root):
         assert np.array_equal(image, Image.open(root / category / name)), name
 
 
-def test_inaturalist__equals_class_folders_of_the_same_images(root):
-    found = INaturalist(root, write(root, layout()))
+def test_read_inaturalist__equals_class_folders_of_the_same_images(root):
+    found = read_inaturalist(root, write(root, layout()))
     folders = TorchvisionFolder(str(root))
     assert found.classes == folders.classes
     assert sorted(zip(found.images.paths, found.labels.tolist(), strict=True)) == sorted(folders.samples)
 
 
-def test_inaturalist__a_class_without_an_image_is_a_class(root):
+def test_read_inaturalist__a_class_without_an_image_is_a_class(root):
     content = layout()
     content["categories"].append({"id": 5, "name": "bug"})
-    found = INaturalist(root, write(root, content))
+    found = read_inaturalist(root, write(root, content))
     assert found.classes == ["ant", "bee", "bug", "cat", "dog"]
     assert [found.classes[label] for label in found.labels] == [category for category, _ in IMAGES]
 
 
 @pytest.mark.parametrize("name", ["", "same", None], ids=["empty", "repeated", "missing"])
-def test_inaturalist__names_that_do_not_tell_classes_apart_give_way_to_ids(root, name):
+def test_read_inaturalist__names_that_do_not_tell_classes_apart_give_way_to_ids(root, name):
     content = layout()
     for category in content["categories"]:
         if name is None:
             del category["name"]
         else:
             category["name"] = name
-    assert INaturalist(root, write(root, content)).classes == ["3", "4", "70", "8141"]
+    assert read_inaturalist(root, write(root, content)).classes == ["3", "4", "70", "8141"]
 
 
 def no_annotation(content):
@@ -134,21 +134,21 @@ def no_images(content):
         (no_images, r"lists no image"),
     ],
 )
-def test_inaturalist__faults_of_the_file_are_named(root, change, message):
+def test_read_inaturalist__faults_of_the_file_are_named(root, change, message):
     content = copy.deepcopy(layout())
     change(content)
     with pytest.raises(ValueError, match=rf"train2018\.json.*{message}"):
-        INaturalist(root, write(root, content))
+        read_inaturalist(root, write(root, content))
 
 
-def test_inaturalist__not_json(root):
+def test_read_inaturalist__not_json(root):
     path = root.parent / "broken.json"
     path.write_text('{"images": [')
     with pytest.raises(ValueError, match=r"broken\.json is not JSON"):
-        INaturalist(root, path)
+        read_inaturalist(root, path)
 
 
-def test_inaturalist__missing_files_are_named(root):
+def test_read_inaturalist__missing_files_are_named(root):
     path = write(root, layout())
     (root / "bee" / "0.png").unlink()
     (root / "cat" / "5.png").unlink()
@@ -156,8 +156,8 @@ def test_inaturalist__missing_files_are_named(root):
     with pytest.raises(
         FileNotFoundError, match=r"2 of 6 images of \S*json are not in \S*: bee/0\.png, cat/5\.png; give"
     ):
-        INaturalist(root, path)
+        read_inaturalist(root, path)
     with pytest.raises(FileNotFoundError, match="is not a folder"):
-        INaturalist(root / "nowhere", path)
+        read_inaturalist(root / "nowhere", path)
     with pytest.raises(FileNotFoundError, match=r"nothing\.json"):
-        INaturalist(root, root / "nothing.json")
+        read_inaturalist(root, root / "nothing.json")

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from mocodet.pretrain.data.folders import warn_of_passed_over
-from mocodet.pretrain.data.labelled import LabelledFolder, check_same_classes, open_labelled
+from mocodet.pretrain.data.labelled import check_same_classes, open_labelled, read_class_folders
 
 
 def save(path, colour):
@@ -22,8 +22,8 @@ def root(tmp_path):
     return tmp_path
 
 
-def test_labelled_folder__each_image_has_the_class_of_its_first_folder(root):
-    found = LabelledFolder(root)
+def test_read_class_folders__each_image_has_the_class_of_its_first_folder(root):
+    found = read_class_folders(root)
     assert found.classes == ["ant", "cat", "cat-fish", "dog"]
     assert found.labels.dtype == torch.int64
     pairs = zip(found.images, found.labels, strict=True)
@@ -31,28 +31,28 @@ def test_labelled_folder__each_image_has_the_class_of_its_first_folder(root):
     assert colours == {0: "dog", 1: "cat", 2: "cat", 3: "ant", 4: "cat-fish"}
 
 
-def test_labelled_folder__image_beside_the_classes(root):
+def test_read_class_folders__image_beside_the_classes(root):
     save(root / "loose.png", "red")
     with pytest.raises(ValueError, match=r"1 images of .* are in no class folder: loose\.png"):
-        LabelledFolder(root)
+        read_class_folders(root)
 
 
-def test_labelled_folder__empty_class(root):
+def test_read_class_folders__empty_class(root):
     (root / "bee").mkdir()
     (root / "bee" / "notes.txt").write_text("")
     with pytest.raises(ValueError, match=r"1 class folders of .* hold no image: bee"):
-        LabelledFolder(root)
+        read_class_folders(root)
 
 
-def test_labelled_folder__missing_or_without_images(tmp_path):
+def test_read_class_folders__missing_or_without_images(tmp_path):
     with pytest.raises(FileNotFoundError, match="one folder for each class"):
-        LabelledFolder(tmp_path / "nowhere")
+        read_class_folders(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="holds no image"):
-        LabelledFolder(tmp_path)
+        read_class_folders(tmp_path)
 
 
 def test_open_labelled__folder_or_annotations(root):
-    assert open_labelled(root).classes == LabelledFolder(root).classes
+    assert open_labelled(root).classes == read_class_folders(root).classes
     annotations = root / "val.json"
     content = {
         "images": [{"id": 7, "file_name": "dog/1.png"}],
@@ -67,11 +67,11 @@ def test_open_labelled__folder_or_annotations(root):
 
 def test_warn_of_passed_over__one_line_where_there_is_something_to_say(root, monkeypatch, caplog):
     monkeypatch.setattr(logging.getLogger("mocodet.pretrain"), "propagate", True)
-    warn_of_passed_over(LabelledFolder(root).images, "images")
+    warn_of_passed_over(read_class_folders(root).images, "images")
     assert not caplog.records
     for name in ("dog/notes.txt", "cat/deep/film.mp4"):
         (root / name).write_text("")
-    found = LabelledFolder(root)
+    found = read_class_folders(root)
     assert found.images.passed_over == 2
     warn_of_passed_over(found.images, "images")
     assert [record.getMessage() for record in caplog.records] == [

@@ -11,7 +11,7 @@ from torchvision import transforms
 from torchvision.models import resnet18
 
 from mocodet.common.progress import progress
-from mocodet.pretrain.data.labelled import LabelledFolder
+from mocodet.pretrain.data.labelled import read_class_folders
 from mocodet.pretrain.evaluation import features as module
 from mocodet.pretrain.evaluation.features import (
     FeatureSettings,
@@ -34,7 +34,7 @@ def data(tmp_path_factory):
         noise = generator.integers(0, 256, (8, 10, 3), dtype=np.uint8)
         (root / f"class{number % 3}").mkdir(exist_ok=True)
         Image.fromarray(noise).resize((60, 48)).save(root / f"class{number % 3}" / f"{number}.png")
-    return LabelledFolder(root)
+    return read_class_folders(root)
 
 
 @pytest.fixture(scope="module")
@@ -182,13 +182,12 @@ def test_listing_digest__changes_with_files_and_labels(tmp_path):
     for name in ("a/1.png", "b/2.png"):
         (tmp_path / name).parent.mkdir()
         Image.new("RGB", (8, 8)).save(tmp_path / name)
-    first = listing_digest(LabelledFolder(tmp_path))
-    assert listing_digest(LabelledFolder(tmp_path)) == first
-    other = LabelledFolder(tmp_path)
-    other.labels = other.labels.flip(0)
-    assert listing_digest(other) != first
+    first = listing_digest(read_class_folders(tmp_path))
+    assert listing_digest(read_class_folders(tmp_path)) == first
+    other = read_class_folders(tmp_path)
+    assert listing_digest(other._replace(labels=other.labels.flip(0))) != first
     Image.new("RGB", (9, 8)).save(tmp_path / "a/1.png")
-    assert listing_digest(LabelledFolder(tmp_path)) != first
+    assert listing_digest(read_class_folders(tmp_path)) != first
 
 
 def test_state_digest__sees_buffers_and_names():

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 from mocodet.common.progress import progress
-from mocodet.pretrain.data.labelled import LabelledFolder
+from mocodet.pretrain.data.labelled import read_class_folders
 from mocodet.pretrain.evaluation import linear
 from mocodet.pretrain.evaluation.features import FeatureSettings, extract_features, random_backbone, state_digest
 from mocodet.pretrain.evaluation.linear import (
@@ -60,7 +60,7 @@ def test_sweep__equals_each_classifier_alone(features):
     protocol = Protocol(5, 16, steps=(2, 4), seed=3)
     sweep = LinearSweep(GRID, DIM, CLASSES, protocol)
     first = sweep.weights[0].detach().clone()
-    sweep.train(partial(stored_batches, x, labels, protocol, "cpu"))
+    assert list(sweep.epochs(partial(stored_batches, x, labels, protocol, "cpu"))) == [1, 2, 3, 4, 5]
     for number, (lr, wd) in enumerate(GRID):
         rates = [lr, lr, 0.1 * lr, 0.1 * lr, 0.01 * lr]
         alone, loss = trained_alone(x, labels, first, lr, wd, rates)
@@ -127,7 +127,7 @@ def test_sweep__one_that_diverges_harms_no_other(features):
     protocol = Protocol(3, 16, steps=(), seed=3)
     sweep = LinearSweep([(3e38, 0.0), (0.1, 0.0)], DIM, CLASSES, protocol)
     first = sweep.weights[1].detach().clone()
-    sweep.train(partial(stored_batches, x, labels, protocol, "cpu"))
+    assert list(sweep.epochs(partial(stored_batches, x, labels, protocol, "cpu"))) == [1, 2, 3]
     assert not sweep.weights[0].isfinite().all()
     alone, _ = trained_alone(x, labels, first, 0.1, 0.0, [0.1] * 3)
     torch.testing.assert_close(sweep.weights[1], alone.weight, atol=1e-4, rtol=1e-4)
@@ -151,7 +151,7 @@ def data(tmp_path_factory):
         pixels = generator.integers(0, 100, (40, 44, 3)) + 150 * (number % 2)
         (root / f"class{number % 2}").mkdir(exist_ok=True)
         Image.fromarray(pixels.astype(np.uint8)).save(root / f"class{number % 2}" / f"{number}.png")
-    return LabelledFolder(root)
+    return read_class_folders(root)
 
 
 @pytest.fixture
