@@ -19,6 +19,7 @@ TASKS: dict[str, tuple[str, ...]] = {
     "densepose_gps": AP_METRICS,
     "sem_seg": ("mIoU",),
 }
+KEYS = tuple(f"{task}/{metric}" for task, metrics in TASKS.items() for metric in metrics)
 MAY_LACK = {"segm/AP75"}  # Cityscapes' script does not compute it
 
 
@@ -48,8 +49,7 @@ def read_metrics(folder: str | Path) -> Results:
             record = json.loads(line)
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}, line {number} is not JSON: {line[:80]!r}") from error
-        wanted = (f"{task}/{metric}" for task, metrics in TASKS.items() for metric in metrics)
-        last.update({key: (record["iteration"], record[key]) for key in wanted if key in record})
+        last.update({key: (record["iteration"], record[key]) for key in KEYS if key in record})
 
     results: Results = {}
     for task, metrics in TASKS.items():
@@ -111,20 +111,15 @@ def aggregate(results: Mapping[str, Sequence[Results]], reference: str) -> list[
             if broken := [key for key in keys if not math.isfinite(trial[key])]:
                 raise ValueError(f"{init}, trial {number}: {', '.join(broken)} is not a finite number")
 
-    means = {
-        init: {key: statistics.fmean(trial[key] for trial in trials) for key in keys}
-        for init, trials in results.items()
-    }
     rows = []
     for init in sorted(results, key=lambda name: name != reference):  # a stable sort: the rest keeps its order
-        trials = results[init]
-        metrics = {
-            key: Statistic(
-                mean=means[init][key],
-                deviation=statistics.stdev(trial[key] for trial in trials) if len(trials) > 1 else None,
-                gap=None if init == reference else means[init][key] - means[reference][key],
+        metrics = {}
+        for key in keys:
+            values, base = ([trial[key] for trial in results[name]] for name in (init, reference))
+            metrics[key] = Statistic(
+                mean=statistics.fmean(values),
+                deviation=statistics.stdev(values) if len(values) > 1 else None,
+                gap=None if init == reference else statistics.fmean(values) - statistics.fmean(base),
             )
-            for key in keys
-        }
-        rows.append(Row(init, len(trials), metrics))
+        rows.append(Row(init, len(results[init]), metrics))
     return rows

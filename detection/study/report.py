@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from tabulate import tabulate
 
-from .aggregate import TASKS, Row, Statistic
+from .aggregate import KEYS, Row, Statistic
 
 MARKED_GAP = 0.5  # the paper's tables mark gaps of at least +0.5 points
 # sem_seg's mIoU says by itself of what it is.
@@ -22,13 +22,10 @@ def markdown_table(rows: Sequence[Row]) -> str:
 
 
 def _table(rows: Sequence[Row], layout: str, marked: str, mark: str) -> str:
-    names = [(task, metric) for task, metrics in TASKS.items() for metric in metrics]
-    names = [(task, metric) for task, metric in names if f"{task}/{metric}" in rows[0].metrics]
+    keys = [key for key in KEYS if key in rows[0].metrics]
+    names = (key.split("/") for key in keys)
     headers = ["init", "trials", *(f"{metric} {TASK_NAMES[task]}".rstrip() for task, metric in names)]
-    cells = [
-        [row.init, str(row.n_trials), *(_cell(row.metrics[f"{task}/{metric}"], marked) for task, metric in names)]
-        for row in rows
-    ]
+    cells = [[row.init, row.n_trials, *(_cell(row.metrics[key], marked) for key in keys)] for row in rows]
     table = tabulate(cells, headers, tablefmt=layout, disable_numparse=True)
     spread = "mean ± sample standard deviation" if rows[0].n_trials > 1 else "one trial each, so no spread"
     return f"{table}\n\n{spread}; in brackets the gap to {rows[0].init}, at least +{MARKED_GAP} marked ({mark})"
