@@ -23,7 +23,7 @@ from mocodet import configs
 from mocodet.common import download as download_module
 from mocodet.common.download import DownloadError
 from mocodet.detection.data import register_datasets
-from mocodet.detection.training import run as cli
+from mocodet.detection.training.preflight import check_weights
 from mocodet.detection.training.trainer import Trainer
 from mocodet.detection.weights import convert
 from mocodet.detection.weights import published as weights
@@ -168,7 +168,7 @@ def test_name__our_trainer_takes_it(used, resnet18, tmp_path):
     cfg = empty_config()
     cfg.merge_from_file(str(configs.path("pascal_voc_R_50_DC5_24k_moco.yaml")))
     cfg.merge_from_list(options(tmp_path / "out", train, test, MODEL__WEIGHTS=NAME))
-    cli.check_weights(cfg, resume=False, eval_only=False)
+    check_weights(cfg, resume=False, eval_only=False)
     register_datasets(cfg)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=False)

@@ -268,7 +268,7 @@ def test_shard_index__faults_are_named(tmp_path, content, message):
 
 
 def test_shard_index__not_an_index(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"is a folder; DATA.SHARDS is an index that tools/make_shards"):
+    with pytest.raises(FileNotFoundError, match=r"is a folder; DATA.SHARDS is an index that mocodet shards"):
         ShardIndex(str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"nowhere\.json is not there; DATA.SHARDS is an index"):
         ShardIndex(str(tmp_path / "nowhere.json"))
