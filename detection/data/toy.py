@@ -96,8 +96,8 @@ def _try_scene(rng: np.random.Generator, size: int, required_class: int | None) 
                 return None
 
     ramp = np.linspace(-1.0, 1.0, size)
-    angle = rng.uniform(0, 2 * np.pi)
-    light = 1 + rng.uniform(0, 0.25) * (np.cos(angle) * ramp[None, :] + np.sin(angle) * ramp[:, None])
+    slope, _ = _turn(ramp[None, :], ramp[:, None], rng.uniform(0, 2 * np.pi))
+    light = 1 + rng.uniform(0, 0.25) * slope
     canvas *= light.astype(np.float32)[..., None]
     canvas += 0.025 * rng.standard_normal((size, size, 1), dtype=np.float32)
     return Scene(image=(np.clip(canvas, 0, 1) * 255).round().astype(np.uint8), classes=classes, masks=masks)
@@ -142,15 +142,14 @@ def _draw_object(rng: np.random.Generator, canvas: Array, kind: int) -> Array:
     reach = 1.8 * radius  # farther than any outline extends: corners and aspect included
     left, top = (max(0, int(centre[axis] - reach)) for axis in (0, 1))
     right, bottom = (min(size, int(centre[axis] + reach) + 1) for axis in (0, 1))
-    cos, sin = _rotation(rng)
     y, x = np.mgrid[top:bottom, left:right].astype(np.float32) + 0.5
-    along, across = (x - centre[0]) * cos + (y - centre[1]) * sin, (y - centre[1]) * cos - (x - centre[0]) * sin
+    along, across = _turn(x - centre[0], y - centre[1], rng.uniform(0, 2 * np.pi))
 
     textures, outlines = tuple(TEXTURES.values()), tuple(OUTLINES.values())
     period = size * rng.uniform(0.055, 0.10)
-    cos, sin = _rotation(rng)
+    tx, ty = _turn(along, across, rng.uniform(0, 2 * np.pi))
     phase = rng.random(2)
-    tx, ty = (along * cos + across * sin) / period + phase[0], (across * cos - along * sin) / period + phase[1]
+    tx, ty = tx / period + phase[0], ty / period + phase[1]
     if kind != DISTRACTOR:
         outline = outlines[kind // len(textures)]
         height = textures[kind % len(textures)](tx, ty)
@@ -172,18 +171,19 @@ def _draw_object(rng: np.random.Generator, canvas: Array, kind: int) -> Array:
 def _draw_bar(rng: np.random.Generator, canvas: Array) -> Array:
     """Paint a plain bar across the whole canvas; return its H x W coverage."""
     size = canvas.shape[0]
-    cos, sin = _rotation(rng)
+    angle = rng.uniform(0, 2 * np.pi)
     through = rng.uniform(0, size, 2)
     y, x = np.mgrid[0:size, 0:size].astype(np.float32) + 0.5
-    distance = abs((x - through[0]) * cos + (y - through[1]) * sin)
-    alpha = np.clip(0.5 + size * rng.uniform(0.01, 0.03) - distance, 0, 1)
+    distance, _ = _turn(x - through[0], y - through[1], angle)
+    alpha = np.clip(0.5 + size * rng.uniform(0.01, 0.03) - abs(distance), 0, 1)
     canvas += alpha[..., None] * (_colour(rng, rng.uniform(0.1, 0.9)) - canvas)
     return alpha
 
 
-def _rotation(rng: np.random.Generator) -> tuple[float, float]:
-    angle = rng.uniform(0, 2 * np.pi)
-    return float(np.cos(angle)), float(np.sin(angle))
+def _turn(x: Array, y: Array, angle: float) -> tuple[Array, Array]:
+    """Return the coordinates of points along and across a direction."""
+    cos, sin = float(np.cos(angle)), float(np.sin(angle))
+    return x * cos + y * sin, y * cos - x * sin
 
 
 def mask_to_polygons(mask: Array) -> list[list[float]]:
@@ -275,10 +275,9 @@ def make_toy_data(
     if size < 48:
         raise ValueError(f"size must be at least 48 pixels for the textures to be visible, got {size}")
     root.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=f".{root.name}.", suffix=".tmp", dir=root.parent))
-    try:
-        building.chmod(0o755)
-        summary: dict[str, int] = {}
+    summary: dict[str, int] = {}
+    with tempfile.TemporaryDirectory(prefix=f".{root.name}.", suffix=".tmp", dir=root.parent) as temporary:
+        building = Path(temporary) / "data"
         for stream, split, count, first_id in ((0, "train", train, 1), (1, "test", test, 1 + train)):
             scenes = _labelled_scenes(seed, stream, count, size)
             summary[f"{split}_objects"] = _write_split(building, split, first_id, scenes)
@@ -294,9 +293,6 @@ def make_toy_data(
                 pool.map(draw, range(unlabelled), chunksize=50)
         summary["unlabelled_images"] = unlabelled
         building.replace(root)  # replaces an empty folder, fails on any other
-    except BaseException:
-        shutil.rmtree(building, ignore_errors=True)
-        raise
     return summary
 
 
