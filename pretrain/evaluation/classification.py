@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from detectron2.utils import comm
@@ -48,7 +47,7 @@ def classification_accuracy(network: nn.Module, data: LabelledImages, settings: 
                     raise FloatingPointError(
                         "the network's logits on validation images are not finite: training diverged"
                     )
-                right += count_right(logits, labels.to(settings.device))
+                right += count_right(logits, labels)
     finally:
         network.train(training)
     return percent(sum(comm.all_gather(right.cpu())), len(data.labels))
@@ -95,11 +94,6 @@ class ClassificationEvaluator(Evaluator):
         self.what = split_name(cfg)
         self.images = len(data.labels)
         self.results = Path(cfg.OUTPUT_DIR, "results.json")
-
-    @classmethod
-    def from_config(cls, *args: Any, **kwargs: Any) -> "ClassificationEvaluator":
-        """Do what the class does. Until trainer.py and classify.py call the class itself."""
-        return cls(*args, **kwargs)
 
     def measure(self) -> dict[str, float]:
         """See `Evaluator.measure`."""

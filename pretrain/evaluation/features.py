@@ -12,9 +12,7 @@ import torch
 import torch.distributed as dist
 from detectron2.utils import comm
 from torch import nn
-from torch.utils.data import Dataset, Subset
 from torchvision import transforms
-from torchvision.transforms import functional as TF
 
 from mocodet.common.checkpoint import load_torch_file
 from mocodet.common.encoders.reading import read_encoder
@@ -24,7 +22,7 @@ from mocodet.common.progress import progress
 
 from ..data.folders import LabelledImages
 from ..data.loader import load_batches
-from ..data.views import normalize
+from ..data.views import Views, normalize
 
 logger = logging.getLogger("mocodet.pretrain")
 
@@ -54,41 +52,36 @@ class FeatureSettings:
     storage: torch.dtype = torch.float32
 
 
-class CentreCrops(Dataset):
-    """The central square of images whose shorter side was made 256/224 of the square's: 3 x size x size, uint8.
+def load_crops(
+    views: Views, order: Sequence[Sequence[tuple[int, int]]], settings: FeatureSettings, what: str
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield batches of crops, uint8, N x 3 x size x size, and their labels, N, both on the device.
+
+    The main process shows progress.
 
     Args:
-        data: labelled images.
-        size: side of the square, in pixels.
+        views: of labelled images, one view of each, ``"image"``.
+        order: what each batch has: the place and the draw of each image; see `Views`.
+        settings: see `FeatureSettings`.
+        what: what a batch is, for the progress.
+
+    Raises:
+        ValueError: an image cannot be read.
     """
-
-    def __init__(self, data: LabelledImages, size: int) -> None:
-        self.data = data
-        self.crop = transforms.Compose([transforms.Resize(round(size * 256 / 224)), transforms.CenterCrop(size)])
-
-    def __len__(self) -> int:
-        return len(self.data.labels)
-
-    def __getitem__(self, place: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return TF.pil_to_tensor(self.crop(self.data.images[place])), self.data.labels[place]
+    batches = load_batches(views, settings.num_workers, batch_sampler=order)
+    for batch in progress(batches, what, len(order)) if comm.is_main_process() else batches:
+        yield batch["image"].to(settings.device), batch["label"].to(settings.device)
 
 
 def central_crops(
     data: LabelledImages, settings: FeatureSettings, places: Sequence[int]
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield the `CentreCrops` of the images in these places, N x 3 x size x size, on the device, and their labels, N.
-
-    The main process shows progress.
-
-    Raises:
-        ValueError: an image cannot be read.
-    """
-    crops = Subset(CentreCrops(data, settings.size), places)
-    batches = load_batches(crops, settings.num_workers, batch_size=settings.batch_size)
-    if comm.is_main_process():
-        batches = progress(batches, "images: batch", -(-len(crops) // settings.batch_size))
-    for images, labels in batches:
-        yield images.to(settings.device), labels
+    """`load_crops` of the central squares of images whose shorter sides were made 256/224 of the squares'."""
+    size, rows = settings.size, settings.batch_size
+    view = transforms.Compose([transforms.Resize(round(size * 256 / 224)), transforms.CenterCrop(size)])
+    pairs = [(place, 0) for place in places]
+    order = [pairs[begin : begin + rows] for begin in range(0, len(pairs), rows)]
+    return load_crops(Views(data.images, view, 0, ("image",), data.labels), order, settings, "images: batch")
 
 
 @contextmanager

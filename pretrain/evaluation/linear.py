@@ -17,13 +17,12 @@ from torch import nn
 
 from mocodet.common.checkpoint import load_torch_file
 from mocodet.common.files import atomic_open
-from mocodet.common.progress import QUIET, duration, progress
+from mocodet.common.progress import QUIET, duration
 
 from ..data.folders import LabelledImages
-from ..data.loader import load_batches
 from ..data.views import Views, build_view, mix
 from .accuracy import count_right, percent
-from .features import FeatureSettings, cached_features, listing_digest, pooled_features, state_digest
+from .features import FeatureSettings, cached_features, listing_digest, load_crops, pooled_features, state_digest
 
 logger = logging.getLogger("mocodet.pretrain")
 
@@ -210,12 +209,10 @@ def augmented_batches(
     view = build_view("supervised", settings.size, MIN_SCALE)
     views = Views(data.images, view, protocol.seed, names=("image",), labels=data.labels)
     draw = itertools.count(epoch * len(data.labels))
-    order = protocol.batches(len(data.labels), epoch)
-    sampler = [[(place, next(draw)) for place in places.tolist()] for places in order]
-    loaded = load_batches(views, settings.num_workers, batch_sampler=sampler)
-    for batch in progress(loaded, f"epoch {epoch + 1} of {protocol.epochs}: batch", len(order)):
-        features = pooled_features(backbone, batch["image"].to(settings.device), settings.dtype)
-        yield features, batch["label"].to(settings.device)
+    batches = protocol.batches(len(data.labels), epoch)
+    order = [[(place, next(draw)) for place in places.tolist()] for places in batches]
+    for images, labels in load_crops(views, order, settings, f"epoch {epoch + 1} of {protocol.epochs}: batch"):
+        yield pooled_features(backbone, images, settings.dtype), labels
 
 
 def published_steps(epochs: int) -> tuple[int, ...]:

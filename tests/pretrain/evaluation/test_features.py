@@ -71,10 +71,11 @@ def test_extract_features__some_places_in_another_precision_and_storage(data, ba
     assert 0 < difference < 0.05, "bfloat16 is near float32, and not equal to it"
 
 
-def test_extract_features__leaves_no_trace(data, backbone):
+@pytest.mark.parametrize("workers", [0, 1])
+def test_extract_features__leaves_no_trace(data, backbone, workers):
     torch.manual_seed(1)
     before, state = state_digest(backbone), torch.get_rng_state()
-    extract_features(backbone, data, FeatureSettings(size=32, num_workers=1))
+    extract_features(backbone, data, FeatureSettings(size=32, num_workers=workers))
     assert state_digest(backbone) == before
     assert torch.equal(torch.get_rng_state(), state)
 

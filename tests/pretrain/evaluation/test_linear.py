@@ -14,6 +14,7 @@ from torch import nn
 
 from mocodet.common.progress import progress
 from mocodet.pretrain.data.labelled import read_class_folders
+from mocodet.pretrain.evaluation import features as features_module
 from mocodet.pretrain.evaluation import linear
 from mocodet.pretrain.evaluation.features import FeatureSettings, extract_features, random_backbone, state_digest
 from mocodet.pretrain.evaluation.linear import (
@@ -217,7 +218,7 @@ def test_evaluate_linear__tells_the_time_left(data, backbone, monkeypatch, caplo
     """Each look at the clock finds it a minute later."""
     monkeypatch.setattr(logging.getLogger("mocodet.pretrain"), "propagate", True)
     seconds = itertools.count(0, 60)
-    monkeypatch.setattr(linear, "progress", partial(progress, clock=lambda: next(seconds)))
+    monkeypatch.setattr(features_module, "progress", partial(progress, clock=lambda: next(seconds)))
     minutes = itertools.count(0, 60)
     monkeypatch.setattr(linear, "time", SimpleNamespace(perf_counter=lambda: next(minutes)))
     with caplog.at_level(logging.INFO, "mocodet.pretrain"):
