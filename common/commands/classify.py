@@ -1,10 +1,4 @@
-"""Arguments of ``mocodet classify``."""
-
-import argparse
-
-from .arguments import add_training_arguments
-
-DESCRIPTION = """Train a classifier from random weights or from a pre-trained encoder, or evaluate one (--eval-only).
+"""Train a classifier from random weights or from a pre-trained encoder, or evaluate one (--eval-only).
 
 from scratch, as the counterpart of MoCo (class folders):
   mocodet classify --config-file configs/pretrain/supervised_R_50_90ep.yaml --num-gpus 8 \\
@@ -21,6 +15,10 @@ evaluation of a classifier, here the last one of a run:
 Top-1 and top-5 accuracy on DATA.VAL_ROOT are in OUTPUT_DIR/metrics.json after each epoch, the latest in
 OUTPUT_DIR/results.json. The classifier is in OUTPUT_DIR/model_final.pth; its encoder converts as MoCo's does.
 """
+
+import argparse
+
+from .arguments import add_training_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,8 +1,4 @@
-"""Arguments of ``mocodet convert``."""
-
-import argparse
-
-DESCRIPTION = """Rewrite the ResNet of a pre-training checkpoint as weights for detectron2.
+"""Rewrite the ResNet of a pre-training checkpoint as weights for detectron2.
 
   mocodet convert output/moco_v2/model_final.pth output/moco_v2.pkl
   mocodet convert --to torchvision output/voc/model_final.pth output/resnet.pth
@@ -13,32 +9,31 @@ it is (depth, width, groups) is found out and printed with the settings that it 
 back: the ResNet of a detector as weights for torchvision's.
 """
 
+import argparse
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add input, output and direction."""
-    parser.add_argument(
-        "input", help="checkpoint to read: a file of torch.save or safetensors; a detector's, to go back"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("input", help="checkpoint to read: a file of torch.save or safetensors; a detector's, to go back")
+    add(
         "output",
         help="file to write; must end in .pkl for detectron2, and must not for torchvision; one that exists is replaced"
         " on success",
     )
-    parser.add_argument(
-        "--to", choices=("detectron2", "torchvision"), default="detectron2", help="whose names to write"
-    )
-    parser.add_argument(
+    add("--to", choices=("detectron2", "torchvision"), default="detectron2", help="whose names to write")
+    add(
         "--prefix",
         metavar="P",
         help="what stands before 'conv1.weight' in the checkpoint's names (default: found by itself), for example"
         " 'module.encoder_k.'; before 'stem.conv1.weight' in a detector's",
     )
-    parser.add_argument(
+    add(
         "--config-file",
         metavar="FILE",
         help="with --to torchvision: the detector's config (default: config.yaml beside the input, if it is there)",
     )
-    parser.add_argument(
+    add(
         "--no-verify",
         dest="verify",
         action="store_false",

@@ -1,12 +1,13 @@
 """Parse a command line, then import what the command needs and do it."""
 
-import argparse
 import os
 import re
 import sys
 import warnings
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from importlib import import_module
+from pkgutil import resolve_name
 from types import ModuleType
 
 from .table import COMMANDS, PROGRAM, Command
@@ -34,12 +35,10 @@ def main(argv: Sequence[str] | None = None) -> object:
         SystemExit: help was asked for, the arguments are refused, or the command failed.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    command = next((command for command in COMMANDS if words and command.name == words[0]), None)
-    if command is None:
-        _refuse_or_help(words)
-    args = parse(command, words[1:])
-    module, _, function = command.does.partition(":")
-    return getattr(import_module(module), function)(args)
+    for command in COMMANDS:
+        if words[:1] == [command.name]:
+            return resolve_name(command.does)(parse(command, words[1:]))
+    return _overview().parse_args(words[:1])
 
 
 def run(*leading: str) -> None:
@@ -55,43 +54,39 @@ def run(*leading: str) -> None:
     main([*leading, *sys.argv[1:]])
 
 
-def parser_of(command: Command) -> argparse.ArgumentParser:
+def parser_of(command: Command) -> ArgumentParser:
     """Make the parser of a command, from its file in this folder."""
-    arguments = _file_of(command)
-    parser = argparse.ArgumentParser(
-        prog=f"{PROGRAM} {command.name}",
-        description=arguments.DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    arguments.add_arguments(parser)
+    file = _file_of(command)
+    text = getattr(file, "DESCRIPTION", file.__doc__)
+    parser = ArgumentParser(f"{PROGRAM} {command.name}", description=text, formatter_class=RawDescriptionHelpFormatter)
+    file.add_arguments(parser)
     return parser
 
 
-def parse(command: Command, words: Sequence[str]) -> argparse.Namespace:
+def parse(command: Command, words: Sequence[str]) -> Namespace:
     """Parse the arguments of a command, by its file's ``parse`` if it has one, and let ``check`` there look at them.
 
     Raises:
         SystemExit: they are refused, or help was asked for.
     """
-    parser, arguments = parser_of(command), _file_of(command)
-    args = getattr(arguments, "parse", argparse.ArgumentParser.parse_args)(parser, words)
-    if check := getattr(arguments, "check", None):
+    parser, file = parser_of(command), _file_of(command)
+    args = getattr(file, "parse", ArgumentParser.parse_args)(parser, words)
+    if check := getattr(file, "check", None):
         check(parser, args)
     return args
 
 
-def _file_of(command: Command) -> ModuleType:
-    return import_module(f".{command.name.replace('-', '_')}", __package__)
-
-
-def _refuse_or_help(words: Sequence[str]) -> None:
+def _overview() -> ArgumentParser:
+    """Make the parser that knows the names of the commands; it refuses, or helps with, what names none."""
     width = max(len(command.name) for command in COMMANDS)
     listed = "\n".join(f"  {command.name:{width}}  {command.help}" for command in COMMANDS)
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM,
-        description=DESCRIPTION,
-        epilog=f"commands:\n{listed}\n\n'{PROGRAM} COMMAND --help' says more of each.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    epilog = f"commands:\n{listed}\n\n'{PROGRAM} COMMAND --help' says more of each."
+    parser = ArgumentParser(
+        PROGRAM, description=DESCRIPTION, epilog=epilog, formatter_class=RawDescriptionHelpFormatter
     )
     parser.add_argument("command", choices=[command.name for command in COMMANDS], metavar="COMMAND")
-    parser.parse_args(words[:1])
+    return parser
+
+
+def _file_of(command: Command) -> ModuleType:
+    return import_module(f".{command.name.replace('-', '_')}", __package__)

@@ -1,16 +1,14 @@
-"""Arguments of ``mocodet pretrain``."""
-
-import argparse
-
-from .arguments import add_training_arguments
-
-DESCRIPTION = """Pre-train an encoder: by MoCo, its relatives or classes, from a folder of images or from shards.
+"""Pre-train an encoder: by MoCo, its relatives or classes, from a folder of images or from shards.
 
   mocodet pretrain --config-file configs/pretrain/moco_v2_R_50_200ep.yaml --num-gpus 8 \\
       DATA.ROOT imagenet/train OUTPUT_DIR output/moco_v2
 
 The encoder is in OUTPUT_DIR/model_final.pth; rewrite it for detectron2 with mocodet convert.
 """
+
+import argparse
+
+from .arguments import add_training_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

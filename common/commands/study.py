@@ -1,16 +1,14 @@
-"""Arguments of ``mocodet study``."""
-
-import argparse
-
-from .arguments import add_overrides
-
-DESCRIPTION = """Fine-tune the same detector from several initialisations with several seeds and compare them.
+"""Fine-tune the same detector from several initialisations with several seeds and compare them.
 
   mocodet study --init moco=configs/pascal_voc_R_50_C4_24k_moco.yaml \\
       --init supervised=configs/pascal_voc_R_50_C4_24k.yaml --reference supervised --seeds 5 --output output/voc_study
 
 Run it again to go on after an interruption.
 """
+
+import argparse
+
+from .arguments import add_overrides
 
 
 def parse_init(argument: str) -> tuple[str, str, tuple[str, ...]]:

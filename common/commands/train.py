@@ -1,16 +1,14 @@
-"""Arguments of ``mocodet train``."""
-
-import argparse
-
-from .arguments import add_training_arguments
-
-DESCRIPTION = """Fine-tune a detectron2 detector from MoCo, supervised or no weights, or evaluate one (--eval-only).
+"""Fine-tune a detectron2 detector from MoCo, supervised or no weights, or evaluate one (--eval-only).
 
   mocodet train --config-file configs/pascal_voc_R_50_C4_24k_moco.yaml --num-gpus 8 \\
       MODEL.WEIGHTS output/moco_v2_R_50_200ep.pkl OUTPUT_DIR output/voc
 
 The last results are in OUTPUT_DIR/results.json, everything logged in OUTPUT_DIR/metrics.json.
 """
+
+import argparse
+
+from .arguments import add_training_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

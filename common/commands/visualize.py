@@ -1,10 +1,4 @@
-"""Arguments of ``mocodet visualize``."""
-
-import argparse
-
-from .arguments import add_overrides, pair
-
-DESCRIPTION = """Draw ground truth beside what several runs predicted, one picture for each image.
+"""Draw ground truth beside what several runs predicted, one picture for each image.
 
   mocodet visualize --config-file configs/pascal_voc_R_50_C4_24k_moco.yaml --output output/pictures \\
       --predictions moco=output/moco --predictions random=output/random
@@ -12,11 +6,16 @@ DESCRIPTION = """Draw ground truth beside what several runs predicted, one pictu
 Predictions are what a run's evaluation left in OUTPUT_DIR/inference/<data set>. The config says what the data set is.
 """
 
+import argparse
+
+from .arguments import add_overrides, pair
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the runs, the data set, and which images to draw."""
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="config of one of the runs")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--config-file", required=True, metavar="FILE", help="config of one of the runs")
+    add(
         "--predictions",
         action="append",
         required=True,
@@ -25,15 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a run's title and its predictions: OUTPUT_DIR, OUTPUT_DIR/inference/<data set>, or the file in it; give"
         " it once for each run",
     )
-    parser.add_argument(
-        "--dataset", metavar="NAME", help="what the predictions are on (default: first of DATASETS.TEST)"
-    )
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder for the pictures")
-    parser.add_argument(
-        "--images", type=int, default=10, metavar="N", help="draw N images, chosen by --seed (default 10)"
-    )
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="which images are chosen (default 0)")
-    parser.add_argument(
+    add("--dataset", metavar="NAME", help="what the predictions are on (default: first of DATASETS.TEST)")
+    add("--output", required=True, metavar="DIR", help="folder for the pictures")
+    add("--images", type=int, default=10, metavar="N", help="draw N images, chosen by --seed (default 10)")
+    add("--seed", type=int, default=0, metavar="S", help="which images are chosen (default 0)")
+    add(
         "--image-id",
         action="append",
         default=[],
@@ -41,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="draw this image instead; may be given several times. It is the image_id, where the data set has none the"
         " file's name without suffix",
     )
-    parser.add_argument(
+    add(
         "--threshold",
         type=float,
         default=0.5,
