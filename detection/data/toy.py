@@ -12,7 +12,6 @@ colours are close to grey and backgrounds alike: else mean colour alone would te
 import colorsys
 import json
 import multiprocessing
-import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -279,7 +278,9 @@ def make_toy_data(
     with tempfile.TemporaryDirectory(prefix=f".{root.name}.", suffix=".tmp", dir=root.parent) as temporary:
         building = Path(temporary) / "data"
         for stream, split, count, first_id in ((0, "train", train, 1), (1, "test", test, 1 + train)):
-            scenes = _labelled_scenes(seed, stream, count, size)
+            # The classes take turns, so that each occurs.
+            rngs = (np.random.default_rng([seed, stream, index]) for index in range(count))
+            scenes = (draw_scene(rng, size, index % len(TOY_CLASSES)) for index, rng in enumerate(rngs))
             summary[f"{split}_objects"] = _write_split(building, split, first_id, scenes)
             summary[f"{split}_images"] = count
         folder = building / "unlabelled"
@@ -296,19 +297,9 @@ def make_toy_data(
     return summary
 
 
-def _labelled_scenes(seed: int, stream: int, count: int, size: int) -> Iterator[Scene]:
-    """Yield ``count`` scenes in which the classes take turns, so that each occurs."""
-    for index in range(count):
-        yield draw_scene(np.random.default_rng([seed, stream, index]), size, required_class=index % len(TOY_CLASSES))
-
-
 def _write_unlabelled(folder: Path, stream: tuple[int, ...], size: int, index: int) -> None:
     scene = draw_scene(np.random.default_rng([*stream, index]), size)
-    _save_image(folder / f"{index + 1:06d}.jpg", scene.image)
-
-
-def _save_image(path: Path, image: Array) -> None:
-    Image.fromarray(image).save(path, quality=JPEG_QUALITY)
+    Image.fromarray(scene.image).save(folder / f"{index + 1:06d}.jpg", quality=JPEG_QUALITY)
 
 
 def _write_split(root: Path, split: str, first_id: int, scenes: Iterator[Scene]) -> int:
@@ -322,8 +313,8 @@ def _write_split(root: Path, split: str, first_id: int, scenes: Iterator[Scene])
     for image_id, scene in enumerate(scenes, start=first_id):
         stem = f"{image_id:06d}"
         height, width = scene.image.shape[:2]
-        _save_image(voc / "JPEGImages" / f"{stem}.jpg", scene.image)
-        shutil.copyfile(voc / "JPEGImages" / f"{stem}.jpg", coco / split / f"{stem}.jpg")
+        for folder in (voc / "JPEGImages", coco / split):
+            Image.fromarray(scene.image).save(folder / f"{stem}.jpg", quality=JPEG_QUALITY)
         (voc / "Annotations" / f"{stem}.xml").write_text(voc_xml(f"{stem}.jpg", scene), encoding="utf-8")
         images.append({"id": image_id, "file_name": f"{stem}.jpg", "height": height, "width": width})
         for label, mask in zip(scene.classes, scene.masks, strict=True):
