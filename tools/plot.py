@@ -62,9 +62,9 @@ def draw_metrics(axes: Axes, args: argparse.Namespace) -> None:
 
 def draw_features(axes: Axes, args: argparse.Namespace) -> None:
     """Draw how good the features of each run are, beside those of random weights and published figures."""
-    names = [name for name, _ in args.runs]
-    measured = [top1(Path(folder)) for _, folder in args.runs]
-    for label, values, colour in zip(("kNN", "linear"), zip(*measured, strict=True), ("C0", "C1"), strict=True):
+    names, folders = zip(*args.runs, strict=True)
+    measured = zip(*(top1(Path(folder)) for folder in folders), strict=True)
+    for label, values, colour in zip(("kNN", "linear"), measured, ("C0", "C1"), strict=True):
         axes.plot(names, values, "o-" if args.xlabel else "o", color=colour, label=label)
     if args.random:
         for value, colour in zip(top1(args.random), ("C0", "C1"), strict=True):

@@ -35,16 +35,13 @@ class CPUSyncBatchNorm(nn.BatchNorm2d):
         centred = x - mean[:, None, None]
         variance = differentiable_all_reduce(centred.square().sum((0, 2, 3))) / count.clamp(min=1)  # C
         if count > 0:
-            self._update_running_statistics(mean.detach(), variance.detach(), count)
+            with torch.no_grad():
+                unbiased = variance * (count / (count - 1).clamp(min=1))
+                self.running_mean.lerp_(mean, self.momentum)
+                self.running_var.lerp_(unbiased, self.momentum)
+                self.num_batches_tracked += 1
         scale = self.weight * torch.rsqrt(variance + self.eps)
         return centred * scale[:, None, None] + self.bias[:, None, None]
-
-    @torch.no_grad()
-    def _update_running_statistics(self, mean: torch.Tensor, variance: torch.Tensor, count: torch.Tensor) -> None:
-        unbiased = variance * (count / (count - 1).clamp(min=1))
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(unbiased, self.momentum)
-        self.num_batches_tracked += 1
 
 
 def adapt_norms_to_device(model: nn.Module) -> nn.Module:
