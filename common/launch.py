@@ -67,7 +67,8 @@ def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespac
     """
     try:
         with errors_in_one_line():
-            (_join_torchrun if dist.is_torchelastic_launched() else _start)(main, args)
+            start = _join_torchrun if dist.is_torchelastic_launched() else _start
+            start(main, args)
     except ProcessExitedException as error:
         if error.signal_name is None:
             raise
@@ -85,28 +86,21 @@ def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespac
 
 def _start(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
     """Start the processes of this machine, by detectron2's launcher."""
-    for flag in ("num_gpus", "num_machines"):
-        if getattr(args, flag) < 1:
-            raise ValueError(f"--{flag.replace('_', '-')} must be at least 1, got {getattr(args, flag)}")
-    if not 0 <= args.machine_rank < args.num_machines:
+    gpus, machines, rank, url = args.num_gpus, args.num_machines, args.machine_rank, args.dist_url
+    for flag, count in (("--num-gpus", gpus), ("--num-machines", machines)):
+        if count < 1:
+            raise ValueError(f"{flag} must be at least 1, got {count}")
+    if not 0 <= rank < machines:
         raise ValueError(
-            f"--machine-rank {args.machine_rank} with --num-machines {args.num_machines}; expected a rank from 0 to"
-            f" {args.num_machines - 1}"
+            f"--machine-rank {rank} with --num-machines {machines}; expected a rank from 0 to {machines - 1}"
         )
-    if args.num_machines > 1 and args.dist_url == "auto":
+    if machines > 1 and url == "auto":
         raise ValueError(
-            f"--num-machines {args.num_machines} without --dist-url; give the same tcp://HOST:PORT of machine 0 on all"
+            f"--num-machines {machines} without --dist-url; give the same tcp://HOST:PORT of machine 0 on all"
         )
-    if torch.cuda.is_available() and args.num_gpus > torch.cuda.device_count():
-        raise ValueError(f"--num-gpus {args.num_gpus}, but this machine has {torch.cuda.device_count()}")
-    detectron2_launch(
-        _run_in_process,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(main, args),
-    )
+    if torch.cuda.is_available() and gpus > torch.cuda.device_count():
+        raise ValueError(f"--num-gpus {gpus}, but this machine has {torch.cuda.device_count()}")
+    detectron2_launch(_run_in_process, gpus, num_machines=machines, machine_rank=rank, dist_url=url, args=(main, args))
 
 
 def _run_in_process(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
@@ -131,23 +125,19 @@ def _join_torchrun(main: Callable[[argparse.Namespace], object], args: argparse.
             f"{', '.join(given)} under torchrun, which has started the processes already; leave it out and give"
             " torchrun --nproc-per-node, --nnodes, --node-rank and --rdzv-endpoint"
         )
-    world, local_rank, local_world = (
-        int(os.environ[name]) for name in ("WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-    )
-    on_cuda = torch.cuda.is_available()
-    if on_cuda and local_world > torch.cuda.device_count():
+    world, here = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    on_cuda, gpus = torch.cuda.is_available(), torch.cuda.device_count()
+    if on_cuda and here > gpus:
         raise ValueError(
-            f"torchrun started {local_world} processes here, but this machine has {torch.cuda.device_count()} GPUs;"
-            " lower --nproc-per-node"
+            f"torchrun started {here} processes here, but this machine has {gpus} GPUs; lower --nproc-per-node"
         )
-    if world % local_world:
+    if world % here:
         raise ValueError(
-            f"torchrun started {local_world} of {world} processes here; all machines must have the same"
-            " --nproc-per-node"
+            f"torchrun started {here} of {world} processes here; all machines must have the same --nproc-per-node"
         )
     if on_cuda:
-        torch.cuda.set_device(local_rank)
-    _divide_cores(local_world)
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    _divide_cores(here)
     if world == 1:  # no group: what needs one (synchronised batch norm, say) is not wanted then
         main(args)
         return
@@ -159,7 +149,7 @@ def _join_torchrun(main: Callable[[argparse.Namespace], object], args: argparse.
         world_size=world,
         timeout=DEFAULT_TIMEOUT,
     )
-    comm.create_local_process_group(local_world)
+    comm.create_local_process_group(here)
     comm.synchronize()
     main(args)
     # Only after a good end: after an error the others may wait for this process, which a clean-up could not reach.
@@ -230,6 +220,5 @@ def distribute(model: nn.Module) -> nn.Module:
     """
     if comm.get_world_size() == 1:
         return model
-    on_cuda = next(model.parameters()).is_cuda
-    device_ids = [comm.get_local_rank()] if on_cuda else None
+    device_ids = [comm.get_local_rank()] if next(model.parameters()).is_cuda else None
     return DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
