@@ -9,7 +9,7 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import nn
 
-from .data import BatchSampler, EpochSampler, ImageFolder, ShardImages, ShardSampler, Views, build_view, open_labelled
+from .data import EpochSampler, GlobalBatches, ImageFolder, ShardImages, ShardSampler, Views, build_view, open_labelled
 from .data.folders import warn_of_passed_over
 from .methods import METHODS, Method
 from .methods.base import DataFacts
@@ -27,7 +27,7 @@ class TrainingData:
     """
 
     dataset: Views
-    sampler: BatchSampler
+    sampler: GlobalBatches
     size: int
     classes: tuple[str, ...] = ()
 
@@ -45,14 +45,12 @@ def build_data(cfg: CfgNode) -> TrainingData:
         sampler = ShardSampler(cfg.DATA.SHARDS, batch, seed, cfg.DATA.SHUFFLE_BUFFER)
         return TrainingData(Views(ShardImages(), view, seed, method.views), sampler, sampler.dataset_size)
     if method.classifies:
-        labelled = open_labelled(cfg.DATA.ROOT, cfg.DATA.ANNOTATIONS)
-        images, labels, classes = labelled.images, labelled.labels, tuple(labelled.classes)
+        images, labels, classes = open_labelled(cfg.DATA.ROOT, cfg.DATA.ANNOTATIONS)
     else:
         images, labels, classes = ImageFolder(cfg.DATA.ROOT), None, ()
     warn_of_passed_over(images, cfg.DATA.ROOT)
     sampler = EpochSampler(len(images), batch, seed, identity=identify(images.paths, cfg.DATA.ROOT, labels))
-    dataset = Views(images, view, seed, method.views, labels)
-    return TrainingData(dataset, sampler, len(images), classes)
+    return TrainingData(Views(images, view, seed, method.views, labels), sampler, len(images), tuple(classes))
 
 
 def identify(paths: Sequence[str], root: str, labels: torch.Tensor | None) -> str:

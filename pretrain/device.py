@@ -16,13 +16,13 @@ def resolve_device(cfg: CfgNode) -> torch.device:
     Raises:
         ValueError: ``"cuda"`` on a machine without it.
     """
-    available = torch.cuda.is_available()
     if cfg.MODEL.DEVICE == "cpu":
         check_backend()
-    if cfg.MODEL.DEVICE == "cuda" and not available:
+    elif torch.cuda.is_available():
+        return torch.device("cuda", comm.get_local_rank())
+    elif cfg.MODEL.DEVICE == "cuda":
         raise ValueError("MODEL.DEVICE is 'cuda', but PyTorch finds no CUDA device; use 'auto' or 'cpu'")
-    use_cuda = available and cfg.MODEL.DEVICE != "cpu"
-    return torch.device("cuda", comm.get_local_rank()) if use_cuda else torch.device("cpu")
+    return torch.device("cpu")
 
 
 def memory_format(cfg: CfgNode) -> torch.memory_format:
@@ -39,11 +39,10 @@ def amp_dtype(cfg: CfgNode, device: torch.device) -> torch.dtype:
     Raises:
         ValueError: float16 on a CPU.
     """
-    wanted = cfg.SOLVER.PRECISION
-    if wanted != "auto":
-        if wanted == "float16" and device.type == "cpu":
-            raise ValueError("SOLVER.PRECISION float16 needs CUDA; use bfloat16, float32 or auto on a CPU")
-        return getattr(torch, wanted)
+    if cfg.SOLVER.PRECISION == "float16" and device.type == "cpu":
+        raise ValueError("SOLVER.PRECISION float16 needs CUDA; use bfloat16, float32 or auto on a CPU")
+    if cfg.SOLVER.PRECISION != "auto":
+        return getattr(torch, cfg.SOLVER.PRECISION)
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     return torch.bfloat16 if cpu_has_bfloat16() else torch.float32

@@ -2,13 +2,13 @@
 
 from .folders import ImageFolder
 from .labelled import open_labelled
-from .sampler import BatchSampler, EpochSampler
+from .sampler import EpochSampler, GlobalBatches
 from .shards import ShardImages, ShardSampler
 from .views import Views, build_view
 
 __all__ = [
-    "BatchSampler",
     "EpochSampler",
+    "GlobalBatches",
     "ImageFolder",
     "ShardImages",
     "ShardSampler",

@@ -1,7 +1,7 @@
 """The order of images: shuffled epochs, any point of which can be resumed."""
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import torch
 from detectron2.utils import comm
@@ -10,29 +10,12 @@ from torch.utils.data import Sampler
 from .views import mix
 
 
-class BatchSampler(Protocol):
-    """What the trainer asks of a stream of batches, whether its images lie in a folder or come from shards.
-
-    A batch is a list of pairs ``(item, draw)``: what `Views` finds the image by, and the place in the stream.
-    """
-
-    iterations_per_epoch: int
-    start_iteration: int
-
-    def __iter__(self) -> Iterator[list[tuple[Any, int]]]:
-        """Yield this process's part of each batch from ``start_iteration`` on."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what the meaning of an iteration number depends on."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raise ``ValueError`` unless this stream is the one that ``state`` came from."""
-
-
 class GlobalBatches(Sampler[list[tuple[Any, int]]]):
-    """What endless streams of batches have in common: whole batches, shared by the processes, that can be resumed.
+    """An endless stream of whole batches, shared by the processes, that can be resumed at any iteration.
 
-    A subclass gives ``__iter__`` and ``state_dict``, see `BatchSampler`.
+    A batch is a list of pairs ``(item, draw)``: what `Views` finds the image by, and the place in the stream, unlike in
+    any other batch. A subclass gives ``__iter__``, which yields this process's part of each batch from
+    ``start_iteration`` on, and adds to ``state_dict``.
 
     Args:
         dataset_size: number of images.
@@ -42,7 +25,9 @@ class GlobalBatches(Sampler[list[tuple[Any, int]]]):
 
     Attributes:
         RESUME_WITH: what must be the same for the stream to be, for messages.
+        iterations_per_epoch: whole batches in the data set.
         rows: images of a batch that are this process's.
+        start_iteration: the first one to yield.
 
     Raises:
         ValueError: the batch is larger than the data set, or does not divide between the processes.
@@ -62,13 +47,9 @@ class GlobalBatches(Sampler[list[tuple[Any, int]]]):
         self.dataset_size = dataset_size
         self.batch_size = batch_size
         self.seed = seed
+        self.iterations_per_epoch = dataset_size // batch_size
         self.rows = batch_size // world
         self.start_iteration = 0
-
-    @property
-    def iterations_per_epoch(self) -> int:
-        """Whole batches in the data set."""
-        return self.dataset_size // self.batch_size
 
     def state_dict(self) -> dict[str, int | str]:
         """Return what the meaning of an iteration number depends on."""
@@ -81,8 +62,7 @@ class GlobalBatches(Sampler[list[tuple[Any, int]]]):
             ValueError: something in ``state_dict`` is another; the message says what.
         """
         mine = self.state_dict()
-        changed = [key for key in {**mine, **state} if mine.get(key) != state.get(key)]
-        if changed:
+        if changed := [key for key in {**mine, **state} if mine.get(key) != state.get(key)]:
             then, now = ({key: values.get(key) for key in changed} for values in (state, mine))
             raise ValueError(
                 f"the checkpoint was written with {then}, this run has {now}, and would see other images; resume with"
@@ -91,21 +71,16 @@ class GlobalBatches(Sampler[list[tuple[Any, int]]]):
 
 
 class EpochSampler(GlobalBatches):
-    """An endless stream of batches, each epoch a new permutation of the data set.
+    """An endless stream of batches of places in a data set, each epoch a new permutation of it.
 
     The stream is a function of ``seed`` alone: iteration ``i`` has the same images at whatever iteration the run
     began and however many processes share a batch. Images left over when the batch does not divide the data set wait
     for a later epoch, as with ``drop_last`` in the original code.
 
     Args:
-        dataset_size: number of images.
-        batch_size: images in a batch, over all processes.
-        seed: the same in all processes.
+        dataset_size, batch_size, seed: see `GlobalBatches`, which says what is refused, too.
         identity: of the images and their order; a run is not continued with others, since a place in a memory bank or a
             class would then be another image's.
-
-    Raises:
-        ValueError: see `GlobalBatches`.
     """
 
     RESUME_WITH = "data, SOLVER.IMS_PER_BATCH and SEED"
@@ -115,24 +90,16 @@ class EpochSampler(GlobalBatches):
         self.identity = identity
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        """Yield this process's part of each batch from ``start_iteration`` on, as pairs ``(index, draw)``.
-
-        ``draw`` is the place of the sample in the stream of the global batches, and unlike in any other batch.
-        """
-        first = comm.get_rank() * self.rows
-        epoch, iteration = divmod(self.start_iteration, self.iterations_per_epoch)
+        """Yield this process's part of each batch from ``start_iteration`` on, as pairs ``(index, draw)``."""
+        epoch, first = divmod(self.start_iteration, self.iterations_per_epoch)
         while True:
-            order = self.permutation(epoch)
-            for batch in range(iteration, self.iterations_per_epoch):
-                begin = batch * self.batch_size + first
+            generator = torch.Generator().manual_seed(mix(self.seed, epoch))
+            order = torch.randperm(self.dataset_size, generator=generator)
+            for batch in range(first, self.iterations_per_epoch):
+                begin = batch * self.batch_size + comm.get_rank() * self.rows
                 draw = epoch * self.iterations_per_epoch * self.batch_size + begin
-                yield [(int(index), draw + row) for row, index in enumerate(order[begin : begin + self.rows])]
-            epoch, iteration = epoch + 1, 0
-
-    def permutation(self, epoch: int) -> torch.Tensor:
-        """Return the order of the data set in ``epoch`` (int64, one entry an image)."""
-        generator = torch.Generator().manual_seed(mix(self.seed, epoch))
-        return torch.randperm(self.dataset_size, generator=generator)
+                yield [(index, draw + row) for row, index in enumerate(order[begin : begin + self.rows].tolist())]
+            epoch, first = epoch + 1, 0
 
     def state_dict(self) -> dict[str, int | str]:
         """Return what the meaning of an iteration number depends on."""

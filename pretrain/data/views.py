@@ -1,6 +1,7 @@
 """Random views of an image: the augmentations of MoCo v1, of MoCo v2 and of supervised training."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
 
@@ -14,8 +15,6 @@ from torchvision.transforms import functional as TF
 # must be given as well (README, "Bring your own weights").
 PIXEL_MEAN = (123.675, 116.280, 103.530)
 PIXEL_STD = (58.395, 57.120, 57.375)
-
-AUGMENTATIONS = ("moco_v1", "moco_v2", "supervised")
 
 View = Callable[[Image.Image], Image.Image]
 
@@ -40,11 +39,21 @@ class GaussianBlur:
         return image.filter(ImageFilter.GaussianBlur(radius=sigma))
 
 
+# The random steps of each recipe between crop and flip, in the order of the original code: v1 turns grey before it
+# jitters colours, v2 after. "supervised" is torchvision's ImageNet recipe and the linear protocol's.
+AUGMENTATIONS = {
+    "moco_v1": (transforms.RandomGrayscale(0.2), transforms.ColorJitter(0.4, 0.4, 0.4, 0.4)),
+    "moco_v2": (
+        transforms.RandomApply([transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
+        transforms.RandomGrayscale(0.2),
+        transforms.RandomApply([GaussianBlur((0.1, 2.0))], p=0.5),
+    ),
+    "supervised": (),
+}
+
+
 def build_view(name: str, size: int = 224, min_scale: float = 0.2) -> View:
     """Build the random transform, image to image, of one of ``AUGMENTATIONS``.
-
-    The order within each of MoCo's is the original code's: v1 turns grey before it jitters colours, v2 after.
-    ``"supervised"`` is crop and flip, as torchvision's ImageNet recipe and the linear protocol have it.
 
     Args:
         name: which recipe.
@@ -54,22 +63,13 @@ def build_view(name: str, size: int = 224, min_scale: float = 0.2) -> View:
     Raises:
         ValueError: unknown ``name``.
     """
-    crop = transforms.RandomResizedCrop(size, scale=(min_scale, 1.0))
-    grey = transforms.RandomGrayscale(p=0.2)
-    flip = transforms.RandomHorizontalFlip()
-    if name == "moco_v1":
-        steps = [crop, grey, transforms.ColorJitter(0.4, 0.4, 0.4, 0.4), flip]
-    elif name == "moco_v2":
-        jitter = transforms.RandomApply([transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8)
-        blur = transforms.RandomApply([GaussianBlur((0.1, 2.0))], p=0.5)
-        steps = [crop, jitter, grey, blur, flip]
-    elif name == "supervised":
-        steps = [crop, flip]
-    else:
+    if name not in AUGMENTATIONS:
         raise ValueError(f"unknown augmentation {name!r}; expected one of {', '.join(map(repr, AUGMENTATIONS))}")
-    return transforms.Compose(steps)
+    crop = transforms.RandomResizedCrop(size, scale=(min_scale, 1.0))
+    return transforms.Compose([crop, *AUGMENTATIONS[name], transforms.RandomHorizontalFlip()])
 
 
+@dataclass(eq=False)
 class Views(Dataset):
     """Independent random views of decoded images, one for each name: query and key, or a single one.
 
@@ -84,19 +84,11 @@ class Views(Dataset):
         labels: class of each place, int64, where there are labels.
     """
 
-    def __init__(
-        self,
-        images: Images,
-        view: View,
-        seed: int,
-        names: Sequence[str] = ("query", "key"),
-        labels: torch.Tensor | None = None,
-    ) -> None:
-        self.images = images
-        self.view = view
-        self.seed = seed
-        self.names = names
-        self.labels = labels
+    images: Images
+    view: View
+    seed: int
+    names: Sequence[str] = ("query", "key")
+    labels: torch.Tensor | None = None
 
     def __getitem__(self, place: tuple[Any, int]) -> dict[str, torch.Tensor]:
         """Make the views of the image ``item`` for place ``draw`` of the training stream.
@@ -147,5 +139,4 @@ def normalize(images: torch.Tensor) -> torch.Tensor:
 @cache
 def _pixel_statistics(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     # Made once for each device: a copy from the CPU would make every step wait for the GPU.
-    mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (PIXEL_MEAN, PIXEL_STD))
-    return mean, std
+    return tuple(torch.tensor(values, device=device).view(3, 1, 1) for values in (PIXEL_MEAN, PIXEL_STD))
