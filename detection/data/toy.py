@@ -64,42 +64,35 @@ class Scene:
 def draw_scene(rng: np.random.Generator, size: int, required_class: int | None = None) -> Scene:
     """Draw one scene of ``size`` x ``size`` pixels.
 
+    It is drawn anew while an object is so hidden that it is fair neither to label it nor to leave it out.
+
     Args:
         rng: source of every choice made.
         size: side of the image in pixels.
         required_class: index into ``TOY_CLASSES`` of a class that must occur; None leaves the choice to ``rng``.
     """
-    while (scene := _try_scene(rng, size, required_class)) is None:
-        pass
-    return scene
-
-
-def _try_scene(rng: np.random.Generator, size: int, required_class: int | None) -> Scene | None:
-    """Draw one scene; None when an object is so hidden that it is fair neither to label it nor to leave it out."""
-    canvas = _background(rng, size)  # H x W x 3, float32 in [0, 1]
-    first = int(rng.integers(len(TOY_CLASSES))) if required_class is None else required_class
-    theme = (first, int(rng.integers(len(TOY_CLASSES))))
-    n_objects, n_distractors = int(rng.integers(1, 5)), int(rng.integers(1, 4))
-    kinds = [theme[0]] + [theme[int(rng.random() < 0.4)] for _ in range(n_objects - 1)] + [DISTRACTOR] * n_distractors
-    rng.shuffle(kinds)
-    covered = [_draw_object(rng, canvas, kind) >= 0.5 for kind in kinds]
-    covered += [_draw_bar(rng, canvas) >= 0.5 for _ in range(int(rng.integers(0, 3)))]
-
-    classes: list[int] = []
-    masks: list[Array] = []
-    for place, kind in enumerate(kinds):
-        if kind != DISTRACTOR:
-            classes.append(kind)
-            masks.append(covered[place] & ~np.any(covered[place + 1 :], axis=0))  # what was painted later hides it
-            if masks[-1].sum() < max(MIN_VISIBLE_PIXELS, MIN_VISIBLE_FRACTION * covered[place].sum()):
-                return None
+    fair = False
+    while not fair:
+        canvas = _background(rng, size)  # H x W x 3, float32 in [0, 1]
+        first = int(rng.integers(len(TOY_CLASSES))) if required_class is None else required_class
+        theme = (first, int(rng.integers(len(TOY_CLASSES))))
+        n_objects, n_distractors = int(rng.integers(1, 5)), int(rng.integers(1, 4))
+        kinds = [first] + [theme[int(rng.random() < 0.4)] for _ in range(n_objects - 1)] + [DISTRACTOR] * n_distractors
+        rng.shuffle(kinds)
+        covered = [_draw_object(rng, canvas, kind) >= 0.5 for kind in kinds]
+        covered += [_draw_bar(rng, canvas) >= 0.5 for _ in range(int(rng.integers(0, 3)))]
+        places = [place for place, kind in enumerate(kinds) if kind != DISTRACTOR]
+        # An object shows where nothing that was painted later covers it.
+        masks = [covered[place] & ~np.any(covered[place + 1 :], axis=0) for place in places]
+        least = [max(MIN_VISIBLE_PIXELS, MIN_VISIBLE_FRACTION * covered[place].sum()) for place in places]
+        fair = all(mask.sum() >= pixels for mask, pixels in zip(masks, least, strict=True))
 
     ramp = np.linspace(-1.0, 1.0, size)
     slope, _ = _turn(ramp[None, :], ramp[:, None], rng.uniform(0, 2 * np.pi))
-    light = 1 + rng.uniform(0, 0.25) * slope
-    canvas *= light.astype(np.float32)[..., None]
+    canvas *= (1 + rng.uniform(0, 0.25) * slope).astype(np.float32)[..., None]  # light from one side
     canvas += 0.025 * rng.standard_normal((size, size, 1), dtype=np.float32)
-    return Scene(image=(np.clip(canvas, 0, 1) * 255).round().astype(np.uint8), classes=classes, masks=masks)
+    image = (np.clip(canvas, 0, 1) * 255).round().astype(np.uint8)
+    return Scene(image, [kinds[place] for place in places], masks)
 
 
 def _colour(rng: np.random.Generator, lightness: float) -> Array:
