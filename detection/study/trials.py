@@ -193,9 +193,9 @@ def _run(trial: Trial, recipe: Mapping[str, Any], train_command: Sequence[str], 
 def _call_beside_others(command: Sequence[str], name: str, jobs: int) -> int:
     """Run ``command`` on its share of the cores, ``name`` before each line that it prints; return its exit status."""
     environment = {"OMP_NUM_THREADS": str(threads_for_each(jobs)), **os.environ}
-    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
-    with subprocess.Popen(command, env=environment, **pipe) as process:
-        for line in process.stdout:
+    pipe, joined = subprocess.PIPE, subprocess.STDOUT
+    with subprocess.Popen(command, env=environment, stdout=pipe, stderr=joined, text=True, errors="replace") as process:
+        for line in process.stdout or ():
             print(f"[{name}] {line}", end="", flush=True)
     return process.returncode
 

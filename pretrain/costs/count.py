@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -181,11 +182,12 @@ def extrapolate(small: StepCosts, large: StepCosts, factor: float) -> StepCosts:
     What does not depend on the batch (gradients, the copy of the queue) stays; the rest grows linearly. (Similarities
     within a batch grow with its square: for a ResNet-50 and a batch of 1024 that is less than a ten-thousandth.)
     """
+
+    def lines(few: Mapping[Any, float], many: Mapping[Any, float]) -> dict[Any, float]:
+        return {name: few[name] + (many[name] - few[name]) * (factor - 1) for name in few}
+
     return StepCosts(
-        *(
-            {name: few[name] + (many[name] - few[name]) * (factor - 1) for name in few}
-            for few, many in zip(small, large, strict=True)
-        )
+        lines(small.flops, large.flops), lines(small.handed, large.handed), lines(small.memory, large.memory)
     )
 
 
@@ -214,7 +216,8 @@ class RunCosts(NamedTuple):
     image_memory: float
 
 
-class DataSet(NamedTuple):
+@dataclass
+class DataSet:
     """What a model must know of its data: how many images, which classes."""
 
     size: int

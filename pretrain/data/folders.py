@@ -13,7 +13,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 logger = logging.getLogger("mocodet.pretrain")
 
 
-class ImageFiles(Sequence[Image.Image]):
+class ImageFiles:
     """Image files in a given order, as RGB.
 
     Args:

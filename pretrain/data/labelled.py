@@ -38,7 +38,7 @@ def read_class_folders(root: str | os.PathLike) -> LabelledImages:
         raise FileNotFoundError(f"{str(root)!r} is not a folder; give one that holds one folder for each class")
     images = ImageFolder(root)
     names = [Path(path).relative_to(root).parts[0] for path in images.paths]
-    folders = {entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith(".")}
+    folders = {path.name for path in Path(root).iterdir() if path.is_dir() and not path.name.startswith(".")}
     if loose := [name for name in names if name not in folders]:
         raise ValueError(
             f"{len(loose)} images of {root} are in no class folder: {first_few(loose)}; expected {root}/CLASS/IMAGE"

@@ -134,9 +134,9 @@ def _load(path: str, resize: int) -> tuple[str, bytes]:
     shorter = min(image.size)
     if not 0 < resize < shorter:
         return path.rpartition(".")[2].lower(), data
-    size = tuple(round(side * resize / shorter) for side in image.size)
+    width, height = (round(side * resize / shorter) for side in image.size)
     shrunk = io.BytesIO()
-    image.resize(size, Image.Resampling.BICUBIC).save(shrunk, format="JPEG", quality=JPEG_QUALITY)
+    image.resize((width, height), Image.Resampling.BICUBIC).save(shrunk, format="JPEG", quality=JPEG_QUALITY)
     return "jpg", shrunk.getvalue()
 
 
@@ -155,7 +155,7 @@ def _write(
     entries: list[dict[str, Any]] = []
     number, image = 0, next(images, None)
     while image is not None:
-        entry = {"name": f"shard-{len(entries):06d}.tar", "images": 0, "bytes": 0}
+        entry: dict[str, Any] = {"name": f"shard-{len(entries):06d}.tar", "images": 0, "bytes": 0}
         # webdataset's ShardWriter does not close its files, and overruns the size by an image.
         with (output / entry["name"]).open("xb") as handle, TarWriter(handle, encoder=False, mtime=0) as writer:
             while image is not None:
@@ -209,9 +209,13 @@ def make_index(patterns: Sequence[str], output: str | os.PathLike, *, workers: i
             name = str(path.relative_to(base) if path.is_relative_to(base) else path)
         return {"name": name, "images": images, "bytes": total}
 
-    entries, faults = [], []
+    entries: list[dict[str, Any]] = []
+    faults: list[Exception] = []
     for found in progress(_map_ahead(count, shards, workers), "shard", len(shards)):
-        (entries if isinstance(found, dict) else faults).append(found)
+        if isinstance(found, dict):
+            entries.append(found)
+        else:
+            faults.append(found)
         if len(faults) == MAX_FAULTS:
             break
     if len(faults) == 1:

@@ -12,7 +12,7 @@ import threading
 import time
 import weakref
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import suppress
 from lzma import LZMAError
 from pathlib import Path
@@ -54,6 +54,7 @@ WAITING_PERIOD = 60.0
 INDEX_VERSION = 1
 
 Found = TypeVar("Found")
+Take = Callable[[tarfile.TarFile, tarfile.TarInfo], Found]
 
 
 class ShardIndex:
@@ -196,9 +197,9 @@ class ShardSampler(GlobalBatches):
         try:
             batch = []
             for epoch, window, size in self._windows(first_epoch, first_window):
-                images = [ahead.get() for _ in range(size)]
+                images = {place: ahead.get() for place in range(size)}
                 for number, place in enumerate(self._window_order(epoch, window, size)):
-                    image, images[place] = images[place], None
+                    image = images.pop(place)
                     ahead.release()
                     if number < done:
                         continue
@@ -225,7 +226,7 @@ class ShardSampler(GlobalBatches):
         generator = torch.Generator().manual_seed(mix(mix(self.seed, epoch), place))
         return torch.randperm(size, generator=generator).tolist()
 
-    def _read(self, epoch: int, window: int) -> Iterator[Encoded]:
+    def _read(self, epoch: int, window: int) -> Generator[Encoded, None, None]:
         """Read this process's images from the given window on, as they stand in the shards, without end."""
         begin = window * self.window
         while True:
@@ -290,7 +291,7 @@ class ShardImages:
         return decode_rgb(io.BytesIO(data), name)
 
 
-def read_images(shard: str, first: int = 0) -> Iterator[Encoded]:
+def read_images(shard: str, first: int = 0) -> Generator[Encoded, None, None]:
     """Yield (name, bytes) of the images of one shard, from number ``first`` on, in the order they stand in.
 
     Every member whose file name is an image's is an image; others (captions, JSON) are passed over. Where a read fails,
@@ -301,7 +302,11 @@ def read_images(shard: str, first: int = 0) -> Iterator[Encoded]:
         ValueError: it is damaged, an image in it is a link, or it still cannot be read after the last of
             `RETRY_DELAYS`; the message names it.
     """
-    return _read(shard, first, lambda archive, member: (f"{shard}: {member.name}", archive.extractfile(member).read()))
+
+    def take(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Encoded:
+        return f"{shard}: {member.name}", archive.extractfile(member).read()  # type: ignore[union-attr]
+
+    return _read(shard, first, take)
 
 
 def image_sizes(shard: str) -> Iterator[int]:
@@ -309,7 +314,7 @@ def image_sizes(shard: str) -> Iterator[int]:
     return _read(shard, 0, lambda _, member: member.size)
 
 
-def _read(shard: str, first: int, take: Callable[[tarfile.TarFile, tarfile.TarInfo], Found]) -> Iterator[Found]:
+def _read(shard: str, first: int, take: Take[Found]) -> Generator[Found, None, None]:
     """Yield what ``take`` makes of each image, and read on after faults; see `read_images`."""
     delays = iter(RETRY_DELAYS)
     while True:
@@ -328,13 +333,13 @@ def _read(shard: str, first: int, take: Callable[[tarfile.TarFile, tarfile.TarIn
             time.sleep(delay)
 
 
-def _read_once(shard: str, first: int, take: Callable[[tarfile.TarFile, tarfile.TarInfo], Found]) -> Iterator[Found]:
+def _read_once(shard: str, first: int, take: Take[Found]) -> Iterator[Found]:
     stream, fault, closed, number = open_location(shard), None, False, 0
     try:
         try:
             # What is not taken of a plain archive in a local file is sought over; anything else is read through.
             local = isinstance(stream, io.BufferedReader) and stream.seekable()
-            plain = local and stream.peek(512)[257:262] == b"ustar"
+            plain = local and stream.peek(512)[257:262] == b"ustar"  # type: ignore[attr-defined]
             with tarfile.open(fileobj=stream, mode="r:" if plain else "r|*", tarinfo=_StrictTarInfo) as archive:
                 for member in archive:
                     if _is_image(member):
@@ -346,7 +351,7 @@ def _read_once(shard: str, first: int, take: Callable[[tarfile.TarFile, tarfile.
                         if number >= first:
                             yield take(archive, member)
                         number += 1
-                    archive.members = []  # which it would keep all
+                    archive.members = []  # type: ignore[attr-defined] # which it would keep all
         except (tarfile.TarError, zlib.error, LZMAError, EOFError) as error:
             fault = str(error)
         if isinstance(stream, Pipe):
@@ -368,6 +373,10 @@ def _read_once(shard: str, first: int, take: Callable[[tarfile.TarFile, tarfile.
         raise _LastingError(f"{shard} is damaged, or no tar archive ({fault})")
 
 
+# Errors of tarfile's own that its documentation and its stubs leave out.
+HEADER_FAULTS = tuple(getattr(tarfile, f"{kind}HeaderError") for kind in ("Empty", "Truncated", "Invalid"))
+
+
 class _LastingError(ValueError):
     """A fault that does not pass when the same is tried again."""
 
@@ -376,10 +385,10 @@ class _StrictTarInfo(tarfile.TarInfo):
     """A header that is cut off or garbled is an error; tarfile, and webdataset with it, take it for the end."""
 
     @classmethod
-    def fromtarfile(cls, archive: tarfile.TarFile) -> tarfile.TarInfo:
+    def fromtarfile(cls, archive: tarfile.TarFile) -> "_StrictTarInfo":
         try:
             return super().fromtarfile(archive)
-        except (tarfile.EmptyHeaderError, tarfile.TruncatedHeaderError, tarfile.InvalidHeaderError) as error:
+        except HEADER_FAULTS as error:
             raise tarfile.ReadError(str(error)) from error
 
 
@@ -453,7 +462,7 @@ class _ReadAhead:
     ``source`` says where it is, for messages.
     """
 
-    def __init__(self, items: Iterator[Encoded], limit: int, source: Callable[[], str]) -> None:
+    def __init__(self, items: Generator[Encoded, None, None], limit: int, source: Callable[[], str]) -> None:
         self._items = items
         self._source = source
         self._read: queue.SimpleQueue[Encoded | BaseException] = queue.SimpleQueue()

@@ -149,9 +149,10 @@ class KNNMonitor(Evaluator):
         backbone.fc = nn.Identity()
         share_buffers(backbone)
         settings = FeatureSettings(self.crop_size, self.batch_size, device, self.num_workers, self.trainer.dtype)
-        rank, world = comm.get_rank(), comm.get_world_size()
-        parts = []
-        for split in (self.bank, self.queries):
-            places = range(rank, len(split.labels), world)
-            parts += [extract_features(backbone, split, settings, places), split.labels[rank::world]]
-        return knn_accuracy(*parts, [self.cfg.K], self.cfg.TEMPERATURE, device)[0]
+        mine = slice(comm.get_rank(), None, comm.get_world_size())
+        bank, queries = (
+            extract_features(backbone, split, settings, range(len(split.labels))[mine])
+            for split in (self.bank, self.queries)
+        )
+        labels, truth = self.bank.labels[mine], self.queries.labels[mine]
+        return knn_accuracy(bank, labels, queries, truth, [self.cfg.K], self.cfg.TEMPERATURE, device)[0]

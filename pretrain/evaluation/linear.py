@@ -143,9 +143,9 @@ class LinearSweep:
         for epoch in range(start, self.protocol.epochs):
             for group, (lr, _) in zip(self.optimizer.param_groups, self.grid, strict=True):
                 group["lr"] = lr * self.protocol.decay(epoch)
-            total, seen = 0, 0
+            total, seen = torch.zeros(len(self.grid), device=self.weights[0].device), 0
             for features, labels in batches(epoch):
-                total = total + self.step(features, labels) * len(labels)
+                total += self.step(features, labels) * len(labels)
                 seen += len(labels)
             self.losses = (total / seen).cpu()
             yield epoch + 1
@@ -258,7 +258,7 @@ def evaluate_linear(
         FloatingPointError: every classifier diverged.
         RuntimeError: the backbone is not what it was.
     """
-    begun = state is not None and Path(state).exists()
+    begun = Path(state) if state is not None and Path(state).exists() else None
     if begun and not resume:
         raise FileExistsError(
             f"{state} holds the state of a training; continue it with --resume, or give another --state"
@@ -282,7 +282,7 @@ def evaluate_linear(
         "grid": [list(pair) for pair in grid],
         "protocol": {**asdict(protocol), "steps": list(protocol.steps)},
     }
-    start = _resume(sweep, state, identity) if begun else 0
+    start = _resume(sweep, begun, identity) if begun else 0
     began = told = time.perf_counter()
     for done in sweep.epochs(batches, start):
         now = time.perf_counter()
@@ -304,7 +304,7 @@ def _ranked(
     grid: Sequence[tuple[float, float]], losses: Sequence[float], found: Sequence[Mapping[str, float] | None]
 ) -> list[dict[str, Any]]:
     """Make the results that `evaluate_linear` returns."""
-    results = []
+    results: list[dict[str, Any]] = []
     for (lr, wd), loss, row in zip(grid, losses, found, strict=True):
         scores = {"train_loss": loss, **row} if row and math.isfinite(loss) else dict.fromkeys(SCORES)
         results.append({"lr": lr, "wd": wd, **scores, "best": False})
@@ -316,7 +316,7 @@ def _ranked(
     return results
 
 
-def _resume(sweep: LinearSweep, path: str | os.PathLike, identity: Mapping[str, Any]) -> int:
+def _resume(sweep: LinearSweep, path: Path, identity: Mapping[str, Any]) -> int:
     """Continue ``sweep`` from the state of a training that is equal in ``identity``; return how many epochs are done.
 
     Raises:

@@ -86,7 +86,7 @@ def open_frozen(args: argparse.Namespace) -> Frozen:
     else:
         backbone, arch = load_backbone(args.checkpoint, args.prefix)
         source = str(args.checkpoint)
-    backbone = backbone.requires_grad_(False).to(device, memory_format=torch.channels_last)
+    backbone = backbone.requires_grad_(False).to(device).to(memory_format=torch.channels_last)
     description = {
         "checkpoint": source,
         "arch": arch,
@@ -113,10 +113,11 @@ def knn(args: argparse.Namespace) -> None:
     frozen = open_frozen(args)
     if max(args.k) > len(frozen.train.labels):
         raise ValueError(f"--k {max(args.k)} of {len(frozen.train.labels)} training images; lower it or add images")
-    parts = []
-    for split in (frozen.train, frozen.val):
-        parts += [cached_features(frozen.backbone, split, frozen.settings, args.cache), split.labels]
-    scores = knn_accuracy(*parts, args.k, args.temperature, frozen.settings.device)
+    bank, queries = (
+        cached_features(frozen.backbone, split, frozen.settings, args.cache) for split in (frozen.train, frozen.val)
+    )
+    labels, truth = frozen.train.labels, frozen.val.labels
+    scores = knn_accuracy(bank, labels, queries, truth, args.k, args.temperature, frozen.settings.device)
     results = [{"k": k, **row} for k, row in zip(args.k, scores, strict=True)]
     rows = [(row["k"], row["top1"], row["top5"]) for row in results]
     print(tabulate(rows, headers=["k", "top-1", "top-5"], floatfmt=".2f", tablefmt="github"))
