@@ -123,7 +123,7 @@ def _check_sums(path: str | os.PathLike) -> None:
         raise zipfile.BadZipFile(f"{damaged} in it does not have its checksum")
 
 
-def refuse_misfit(model: nn.Module, tensors: Mapping[str, Any]) -> None:
+def check_fits(model: nn.Module, tensors: Mapping[str, Any]) -> None:
     """Refuse tensors that are not exactly those of ``model``, before any is loaded.
 
     Raises:

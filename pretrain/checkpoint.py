@@ -10,7 +10,7 @@ from detectron2.utils import comm
 from fvcore.common.checkpoint import Checkpointer
 from torch import nn
 
-from mocodet.common.checkpoint import AtomicSaveMixin, load_torch_file, refuse_misfit
+from mocodet.common.checkpoint import AtomicSaveMixin, check_fits, load_torch_file
 from mocodet.common.encoders.reading import (
     BATCH_COUNTER,
     DISTRIBUTED_PREFIX,
@@ -62,7 +62,7 @@ class PretrainCheckpointer(AtomicSaveMixin, Checkpointer):
         absent = [name for name in ("model", *self.checkpointables) if name not in checkpoint and name != "scaler"]
         if absent:
             raise ValueError(f"the checkpoint has no {first_few(absent)}; expected one of the same METHOD's run")
-        refuse_misfit(self.model, checkpoint["model"])
+        check_fits(self.model, checkpoint["model"])
         return super()._load_model(checkpoint)
 
 

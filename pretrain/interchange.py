@@ -21,7 +21,7 @@ from fvcore.common.checkpoint import Checkpointer
 from fvcore.common.config import CfgNode
 from torch import Tensor
 
-from mocodet.common.checkpoint import last_checkpoint, load_torch_file, refuse_misfit
+from mocodet.common.checkpoint import check_fits, last_checkpoint, load_torch_file
 from mocodet.common.encoders.reading import BATCH_COUNTER, DISTRIBUTED_PREFIX, check_tensor, extract_encoder
 from mocodet.common.files import atomic_open
 from mocodet.common.text import first_few
@@ -152,7 +152,7 @@ def load_original(path: str | PathLike, checkpointer: Checkpointer, iterations_p
     model, optimizer = checkpointer.model, checkpointer.checkpointables["optimizer"]
     states = {name: state for name, state in checkpointer.checkpointables.items() if name in checkpoint}
     try:
-        refuse_misfit(model, checkpoint["model"])
+        check_fits(model, checkpoint["model"])
         if "rng" in checkpoint and len(checkpoint["rng"]) != comm.get_world_size():
             raise ValueError(
                 f"exported from a run of {len(checkpoint['rng'])} process(es), this run has {comm.get_world_size()};"
