@@ -3,9 +3,10 @@
 import os
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import safetensors.torch
 import torch
@@ -23,24 +24,23 @@ class AtomicSaveMixin:
     checkpoint and the ``last_checkpoint`` file that names it as they were.
     """
 
-    def save(self, name: str, **kwargs: Any) -> None:
-        """Write ``<save_dir>/<name>.pth`` with the model, every checkpointable and ``kwargs``; then tag it as last."""
-        if not self.save_dir or not self.save_to_disk:
-            return
-        data = {"model": self.model.state_dict()}
-        data.update({key: checkpointable.state_dict() for key, checkpointable in self.checkpointables.items()})
-        data.update(kwargs)
-        basename = f"{name}.pth"
-        path = os.path.join(self.save_dir, basename)  # noqa: PTH118 (fvcore keeps save_dir as a string)
-        self.logger.info(f"Saving checkpoint to {path}")
-        with atomic_open(path, "wb") as handle:
-            torch.save(data, handle)
-        self.tag_last_checkpoint(basename)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.path_manager = _AtomicWrites(self.path_manager)
 
-    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        """Record in ``<save_dir>/last_checkpoint`` which file ``--resume`` continues from."""
-        with atomic_open(os.path.join(self.save_dir, "last_checkpoint"), "w") as handle:  # noqa: PTH118
-            handle.write(last_filename_basename)
+
+class _AtomicWrites:
+    """A path manager, except that it writes files by `atomic_open`."""
+
+    def __init__(self, path_manager: Any) -> None:
+        self._path_manager = path_manager
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._path_manager, name)
+
+    def open(self, path: str, mode: str = "r", **kwargs: Any) -> AbstractContextManager[IO]:
+        """Open a file, which when written appears whole or not at all."""
+        return (atomic_open if mode in ("w", "wb") else self._path_manager.open)(path, mode, **kwargs)
 
 
 def last_checkpoint(folder: str | os.PathLike) -> Path:
@@ -58,6 +58,17 @@ def last_checkpoint(folder: str | os.PathLike) -> Path:
             f"{path}, which last_checkpoint beside it names, is not there; name another one in that file"
         )
     return path
+
+
+@contextmanager
+def errors_about(what: str | os.PathLike) -> Iterator[None]:
+    """Put ``what`` in front of the messages of ``FileNotFoundError`` and ``ValueError``."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{what}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}") from error
 
 
 def load_torch_file(path: str | os.PathLike) -> Any:
@@ -78,14 +89,10 @@ def load_torch_file(path: str | os.PathLike) -> Any:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
         _uncover_methods(loaded)
         return loaded
-    except OSError as error:
-        if error.filename is not None:  # it could not be opened
-            raise
-        # It could: a seek to an offset that damaged bytes named, for example.
-        raise _unreadable(path, error) from error
-    except MemoryError:
-        raise
     except Exception as error:  # damaged bytes make torch.load raise almost anything, IndexError and struct.error too
+        # An OSError without a name is of damaged bytes too: a seek to an offset that they named, for example.
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.filename is not None):
+            raise
         raise _unreadable(path, error) from error
 
 
