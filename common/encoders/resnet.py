@@ -3,9 +3,10 @@
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 
@@ -88,17 +89,15 @@ def build_resnet(
     if arch not in ARCHITECTURES:
         raise ValueError(f"unknown encoder {arch!r}; expected one of {', '.join(ARCHITECTURES)}")
     shape = ARCHITECTURES[arch]
-    block = Bottleneck if shape.bottleneck else BasicBlock
-    options = {
-        "num_classes": num_classes,
-        "groups": shape.groups,
-        "width_per_group": shape.width_per_group,
-        "norm_layer": norm_layer,
-    }
-    if shape.width == 1:
-        network = ResNet(block, list(shape.blocks), **options)
-    else:
-        network = _WideResNet(shape.width, block, list(shape.blocks), **options)
+    build = ResNet if shape.width == 1 else partial(_WideResNet, shape.width)
+    network = build(
+        Bottleneck if shape.bottleneck else BasicBlock,
+        list(shape.blocks),
+        num_classes=num_classes,
+        groups=shape.groups,
+        width_per_group=shape.width_per_group,
+        norm_layer=norm_layer,
+    )
     if small_stem:
         network.conv1 = _first_convolution(shape.stem_channels, kernel_size=3, stride=1)
         network.maxpool = nn.Identity()
@@ -115,22 +114,21 @@ def recognise_resnet(tensors: Mapping[str, Any]) -> tuple[str, bool]:
     Raises:
         ValueError: no architecture of the table has these blocks, or blocks of this width.
     """
-    blocks = _count_blocks(tensors)
+    layers = [{m[1] for name in tensors if (m := re.match(rf"layer{i}\.(\d+)\.", name))} for i in (1, 2, 3, 4)]
+    blocks = tuple(map(len, layers))
     bottleneck = any(re.match(r"layer\d\.\d+\.conv3\.", name) for name in tensors)
-    kind = "bottleneck" if bottleneck else "basic"
+    seen = f"the encoder has {blocks} {'bottleneck' if bottleneck else 'basic'} blocks in layer1 to layer4"
     family = {
         arch: shape for arch, shape in ARCHITECTURES.items() if (shape.blocks, shape.bottleneck) == (blocks, bottleneck)
     }
     if not family:
         sizes = dict.fromkeys((shape.depth, shape.blocks) for shape in ARCHITECTURES.values())
         known = ", ".join(f"{depth}: {numbers}" for depth, numbers in sizes)
-        raise ValueError(
-            f"the encoder has {blocks} {kind} blocks in layer1 to layer4; expected a complete ResNet ({known})"
-        )
-    # Output channels, input channels per group, height, width of a convolution's weight.
-    inner = _first_shape(tensors, [f"layer1.{block}.conv2.weight" for block in range(blocks[0])])
-    after_stem = _first_shape(tensors, ["layer1.0.conv1.weight"])
-    stem = _first_shape(tensors, ["conv1.weight"])
+        raise ValueError(f"{seen}; expected a complete ResNet ({known})")
+    # Output channels, input channels per group, height, width of each convolution's weight.
+    shapes = {name: value.shape for name, value in tensors.items() if isinstance(value, Tensor) and value.ndim == 4}
+    stem, after_stem = shapes.get("conv1.weight"), shapes.get("layer1.0.conv1.weight")
+    inner = next(filter(None, (shapes.get(f"layer1.{block}.conv2.weight") for block in range(blocks[0]))), None)
     found: dict[str, int] = {}
     if after_stem or stem:
         found["stem_channels"] = after_stem[1] if after_stem else stem[0]
@@ -141,8 +139,8 @@ def recognise_resnet(tensors: Mapping[str, Any]) -> tuple[str, bool]:
             return arch, stem is not None and stem[2:] == (3, 3)
     numbers = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in found.items())
     raise ValueError(
-        f"the encoder has {blocks} {kind} blocks in layer1 to layer4, but no ResNet known here has these with {numbers}"
-        f" (inner: the 3x3 convolutions of layer1); expected one of {', '.join(family)}"
+        f"{seen}, but no ResNet known here has these with {numbers} (inner: the 3x3 convolutions of"
+        f" layer1); expected one of {', '.join(family)}"
     )
 
 
@@ -171,21 +169,3 @@ def _first_convolution(channels: int, kernel_size: int, stride: int) -> nn.Conv2
     convolution = nn.Conv2d(3, channels, kernel_size, stride=stride, padding=kernel_size // 2, bias=False)
     nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")  # as torchvision's
     return convolution
-
-
-def _count_blocks(names: Mapping[str, Any]) -> tuple[int, ...]:
-    blocks: dict[int, set[int]] = {layer: set() for layer in range(1, 5)}
-    for name in names:
-        match = re.match(r"layer([1-4])\.(\d+)\.", name)
-        if match:
-            blocks[int(match[1])].add(int(match[2]))
-    return tuple(len(found) for found in blocks.values())
-
-
-def _first_shape(tensors: Mapping[str, Any], names: list[str]) -> tuple[int, ...] | None:
-    """Return the shape of the first of ``names`` that is a convolution's weight, or None."""
-    for name in names:
-        shape = tuple(getattr(tensors.get(name), "shape", ()))
-        if len(shape) == 4:
-            return shape
-    return None
