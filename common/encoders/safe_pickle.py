@@ -24,23 +24,18 @@ NUMPY_CORES = ("numpy.core", "numpy._core")  # renamed in numpy 2
 class DType:
     """Stands for ``numpy.dtype``: a kind of numbers, its size and the order of its bytes; nothing else is taken."""
 
-    __slots__ = ("_code", "_order")
+    __slots__ = ("numbers",)
 
     def __init__(self, code: str, *flags: Any) -> None:
         if not isinstance(code, str) or not NUMBER_CODE.fullmatch(code):
             raise UnpicklingError(f"it holds numpy's type {code!r}; expected numbers")
-        self._code = code
-        self._order = "="
+        self.numbers = np.dtype(code)
 
     def __setstate__(self, state: Any) -> None:
         _, order, subarray, names, fields, *_ = state
         if order not in ("<", ">", "|", "=") or any(part is not None for part in (subarray, names, fields)):
             raise UnpicklingError("it holds a type of numpy's with parts; expected numbers")
-        self._order = order
-
-    def build(self) -> np.dtype:
-        """Return numpy's type."""
-        return np.dtype(self._order + self._code)
+        self.numbers = self.numbers.newbyteorder(order)
 
 
 class Array(np.ndarray):
@@ -55,20 +50,17 @@ class Array(np.ndarray):
 
     def __setstate__(self, state: Any) -> None:
         _, shape, kind, in_fortran_order, content = state
-        kind, content = _built(kind), _bytes_of(content)
+        if type(kind) is not DType:
+            raise UnpicklingError(f"it holds numbers of type {type(kind).__name__}; expected numpy.dtype")
+        if isinstance(content, str):  # Python 2's strings were read as latin1
+            content = content.encode("latin1")
+        if not isinstance(content, bytes | bytearray):  # a list, as of objects
+            raise UnpicklingError(f"numbers in it are a {type(content).__name__}; expected bytes")
         if not isinstance(shape, tuple) or not all(type(length) is int and length >= 0 for length in shape):
             raise UnpicklingError(f"an array in it has the shape {shape!r}")
-        if self.size or math.prod(shape) * kind.itemsize != len(content):
+        if self.size or math.prod(shape) * kind.numbers.itemsize != len(content):
             raise UnpicklingError(f"an array of shape {shape} in it has {len(content)} bytes")
-        super().__setstate__((1, shape, kind, bool(in_fortran_order), content))
-
-
-def rebuild_number(kind: Any, content: Any) -> np.generic:
-    """Stand for ``numpy._core.multiarray.scalar``."""
-    kind, content = _built(kind), _bytes_of(content)
-    if len(content) != kind.itemsize:
-        raise UnpicklingError(f"a number of type {kind} in it has {len(content)} bytes")
-    return np.frombuffer(content, kind)[0]
+        super().__setstate__((1, shape, kind.numbers, bool(in_fortran_order), bytes(content)))
 
 
 def rebuild_from_buffer(content: Any, kind: Any, shape: Any, order: Any, axis_order: Any = None) -> np.ndarray:
@@ -76,6 +68,11 @@ def rebuild_from_buffer(content: Any, kind: Any, shape: Any, order: Any, axis_or
     array = Array()
     array.__setstate__((1, shape, kind, order == "F", content))
     return array if axis_order is None else array.transpose(axis_order)
+
+
+def rebuild_number(kind: Any, content: Any) -> np.generic:
+    """Stand for ``numpy._core.multiarray.scalar``: a number is an array without axes."""
+    return rebuild_from_buffer(content, kind, (), "C")[()]
 
 
 class Ignored:
@@ -86,97 +83,31 @@ class Ignored:
 
 
 class Namespace(argparse.Namespace):
-    """Stands for ``argparse.Namespace``: takes attributes by name, and nothing that would set a class."""
+    """Stands for ``argparse.Namespace``: takes attributes, and nothing that would set a class."""
 
     def __setstate__(self, state: Any) -> None:
-        if type(state) is not dict or not all(type(name) is str for name in state):
-            raise UnpicklingError("it holds an argparse.Namespace without names")
         vars(self).update(state)
 
 
-class Dict(dict):
-    """Stands for ``collections.OrderedDict``: leaves the attributes that a file may give it, for they hide methods."""
+# What any file may name beside plain containers, and what is called instead: numpy's numbers, and arrays of numbers.
+NUMPY: dict[str, Callable] = {
+    "numpy.dtype": DType,
+    "numpy.ndarray": Array,
+    **{f"{core}.multiarray._reconstruct": Array for core in NUMPY_CORES},
+    **{f"{core}.multiarray.scalar": rebuild_number for core in NUMPY_CORES},
+}
 
-    def __setstate__(self, state: Any) -> None:
-        pass
+_LIGHTNING = [
+    *(f"{package}.utilities.parsing" for package in ("pytorch_lightning", "lightning.pytorch")),
+    *(f"{package}.utilities.data" for package in ("lightning_fabric", "lightning.fabric")),
+]
 
-
-def _path(*parts: Any) -> PurePosixPath:
-    # A function: what is no class cannot be built, and its result cannot be given a state.
-    return PurePosixPath(*parts)
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    """Stand for ``_codecs.encode``, with which Python 3 pickles bytes for old protocols, always as latin1."""
-    if not isinstance(text, str) or encoding != "latin1":
-        raise UnpicklingError(f"it asks for the encoding {encoding!r}")
-    return text.encode("latin1")
-
-
-class _Sealed:
-    """A callable that a file may call and not change: pickle gives a state to functions and classes too."""
-
-    __slots__ = ("_callable",)
-
-    def __init__(self, target: Callable) -> None:
-        self._callable = target
-
-    def __call__(self, *arguments: Any) -> Any:
-        return self._callable(*arguments)
-
-    def __setstate__(self, state: Any) -> None:
-        raise UnpicklingError("it asks to change what it calls")
-
-
-def _built(kind: Any) -> np.dtype:
-    if type(kind) is not DType:
-        raise UnpicklingError(f"it holds numbers of type {type(kind).__name__}; expected numpy.dtype")
-    return kind.build()
-
-
-def _bytes_of(content: Any) -> bytes:
-    """Return the bytes of numbers; Python 2's strings were read as latin1. A list, as of objects, has none."""
-    if isinstance(content, str):
-        return content.encode("latin1")
-    if not isinstance(content, bytes | bytearray):
-        raise UnpicklingError(f"numbers in it are a {type(content).__name__}; expected bytes")
-    return bytes(content)
-
-
-def _for_torch() -> list[tuple[Callable, str]]:
-    lightning = ("pytorch_lightning.utilities.parsing", "lightning.pytorch.utilities.parsing")
-    fabric = ("lightning_fabric.utilities.data", "lightning.fabric.utilities.data")
-    pathlibs = ("pathlib", "pathlib._local")  # renamed in Python 3.13
-    return [
-        (Namespace, "argparse.Namespace"),
-        *((_path, f"{module}.{name}") for module in pathlibs for name in ("PosixPath", "PurePosixPath")),
-        (Array, "numpy.ndarray"),
-        (DType, "numpy.dtype"),
-        *((Array, f"{core}.multiarray._reconstruct") for core in NUMPY_CORES),
-        *((rebuild_number, f"{core}.multiarray.scalar") for core in NUMPY_CORES),
-        *((OrderedDict, f"{module}.AttributeDict") for module in lightning + fabric),
-        (Ignored, "mmengine.logging.history_buffer.HistoryBuffer"),
-    ]
-
-
-def _for_pickle() -> dict[tuple[str, str], Callable]:
-    named = {
-        ("collections", "OrderedDict"): Dict,
-        ("_codecs", "encode"): _encode,
-        ("numpy", "dtype"): DType,
-        ("numpy", "ndarray"): Array,
-    }
-    for core in NUMPY_CORES:
-        named[f"{core}.multiarray", "_reconstruct"] = Array
-        named[f"{core}.multiarray", "scalar"] = rebuild_number
-        named[f"{core}.numeric", "_frombuffer"] = rebuild_from_buffer
-    return {name: _Sealed(target) for name, target in named.items()}
-
-
-# What `torch.load` may meet beside tensors and plain containers, as `torch.serialization.safe_globals` takes it: the
-# arguments of a training script, paths among them; numpy's numbers, and arrays of numbers; Lightning's hyperparameters;
-# mmengine's record of losses.
-HARMLESS = _for_torch()
-
-# What a pickle of arrays may name, (module, name) -> what is called instead.
-ARRAY_NAMES = _for_pickle()
+# What `torch.load` may meet beside tensors, as `torch.serialization.safe_globals` takes it: the arguments of a training
+# script, paths among them; Lightning's hyperparameters; mmengine's record of losses.
+HARMLESS: list[tuple[Callable, str]] = [
+    *((stand_in, name) for name, stand_in in NUMPY.items()),
+    (Namespace, "argparse.Namespace"),
+    *((PurePosixPath, f"pathlib{new}.{name}") for new in ("", "._local") for name in ("PosixPath", "PurePosixPath")),
+    *((OrderedDict, f"{module}.AttributeDict") for module in _LIGHTNING),
+    (Ignored, "mmengine.logging.history_buffer.HistoryBuffer"),
+]

@@ -5,7 +5,19 @@ import pickle
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mocodet.common.encoders.safe_pickle import ARRAY_NAMES
+from mocodet.common.encoders.safe_pickle import NUMPY, NUMPY_CORES, Array, DType, Ignored, rebuild_from_buffer
+
+
+class Dict(Ignored, dict):
+    """Stands for ``collections.OrderedDict``: leaves the attributes that a file may give it, for they hide methods."""
+
+
+# What a pickle of arrays may name, and what is called instead. Old protocols have bytes as a call of ``encode``.
+ARRAY_NAMES = NUMPY | {
+    "collections.OrderedDict": Dict,
+    "_codecs.encode": str.encode,
+    **{f"{core}.numeric._frombuffer": rebuild_from_buffer for core in NUMPY_CORES},
+}
 
 
 def load_array_pickle(path: str | Path) -> dict[str, Any]:
@@ -35,10 +47,20 @@ class _ArrayUnpickler(pickle._Unpickler):
     So does this one for a bytearray; bytes do in its place.
     """
 
-    dispatch: ClassVar = {**pickle._Unpickler.dispatch, pickle.BYTEARRAY8[0]: pickle._Unpickler.load_binbytes8}
-
     def find_class(self, module: str, name: str) -> Any:
         """Return the stand-in of what an array needs; refuse every other name, before it can be called."""
-        if (module, name) not in ARRAY_NAMES:
+        if f"{module}.{name}" not in ARRAY_NAMES:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no array needs")
-        return ARRAY_NAMES[module, name]
+        return ARRAY_NAMES[f"{module}.{name}"]
+
+    def load_build(self) -> None:
+        """Give a state to what a file has built; pickle would give one to the functions and classes it calls too."""
+        if type(self.stack[-2]) not in (Array, DType, Dict):
+            raise pickle.UnpicklingError("it asks to change what it calls")
+        super().load_build()
+
+    dispatch: ClassVar = {
+        **pickle._Unpickler.dispatch,
+        pickle.BYTEARRAY8[0]: pickle._Unpickler.load_binbytes8,
+        pickle.BUILD[0]: load_build,
+    }

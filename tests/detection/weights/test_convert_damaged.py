@@ -271,13 +271,14 @@ def forged_arrays() -> Files:
         contents[f"{name}, buffer"] = buffer
         contents[f"{name}, buffer in a dict"] = Call(OrderedDict, buffer)
     contents["another encoding"] = Call(codecs.encode, b"text", "bz2")
+    contents["an encoding of no text"] = Call(codecs.encode, "text", "rot13")
     files = {
         name: pickle.dumps({"model": {}, "x": content, "__author__": "me"}, protocol=2)
         for name, content in contents.items()
     }
     claim = struct.pack("<Q", 10**15)
     files |= {f"claims by opcode {code}": b"\x80\x05" + bytes([code]) + claim for code in (0x8D, 0x8E, 0x95, 0x96)}
-    for name in ("numpy\ndtype", "collections\nOrderedDict", "numpy.core.multiarray\nscalar"):
+    for name in ("numpy\ndtype", "collections\nOrderedDict", "numpy.core.multiarray\nscalar", "_codecs\nencode"):
         files[f"state for {name.split()[1]} itself"] = b"\x80\x02c" + name.encode() + b"\nN}X\1\0\0\0aK\1s\x86b."
     return files
 
