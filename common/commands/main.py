@@ -37,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> object:
     words = list(sys.argv[1:] if argv is None else argv)
     for command in COMMANDS:
         if words[:1] == [command.name]:
-            return resolve_name(command.does)(parse(command, words[1:]))
+            args = parse(command, words[1:])
+            return resolve_name(command.does)(args)  # imported only after the arguments are found good
     return _overview().parse_args(words[:1])
 
 
