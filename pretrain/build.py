@@ -15,7 +15,7 @@ from .methods import METHODS, Method
 from .methods.base import DataFacts
 
 
-@dataclass(frozen=True)
+@dataclass
 class TrainingData:
     """What a run learns from.
 
@@ -42,12 +42,12 @@ def build_data(cfg: CfgNode) -> TrainingData:
     method = METHODS[cfg.METHOD]
     batch, seed = cfg.SOLVER.IMS_PER_BATCH, cfg.SEED
     if cfg.DATA.SHARDS:
-        sampler = ShardSampler(cfg.DATA.SHARDS, batch, seed, cfg.DATA.SHUFFLE_BUFFER)
-        return TrainingData(Views(ShardImages(), view, seed, method.views), sampler, sampler.dataset_size)
+        stream = ShardSampler(cfg.DATA.SHARDS, batch, seed, cfg.DATA.SHUFFLE_BUFFER)
+        return TrainingData(Views(ShardImages(), view, seed, method.views), stream, stream.dataset_size)
     if method.classifies:
         images, labels, classes = open_labelled(cfg.DATA.ROOT, cfg.DATA.ANNOTATIONS)
     else:
-        images, labels, classes = ImageFolder(cfg.DATA.ROOT), None, ()
+        images, labels, classes = ImageFolder(cfg.DATA.ROOT), None, []
     warn_of_passed_over(images, cfg.DATA.ROOT)
     sampler = EpochSampler(len(images), batch, seed, identity=identify(images.paths, cfg.DATA.ROOT, labels))
     return TrainingData(Views(images, view, seed, method.views, labels), sampler, len(images), tuple(classes))

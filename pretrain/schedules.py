@@ -40,7 +40,7 @@ class RecipeLR(LRScheduler):
         self.iterations_per_epoch = iterations_per_epoch
         super().__init__(optimizer)
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | torch.Tensor]:
         """Return the rate of each group of parameters."""
         multiplier = lr_multiplier(self.cfg, self.iterations_per_epoch, self.last_epoch)
         return [base_lr * multiplier for base_lr in self.base_lrs]

@@ -139,4 +139,5 @@ def normalize(images: torch.Tensor) -> torch.Tensor:
 @cache
 def _pixel_statistics(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     # Made once for each device: a copy from the CPU would make every step wait for the GPU.
-    return tuple(torch.tensor(values, device=device).view(3, 1, 1) for values in (PIXEL_MEAN, PIXEL_STD))
+    mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (PIXEL_MEAN, PIXEL_STD))
+    return mean, std
