@@ -7,50 +7,22 @@ from fvcore.common.config import CfgNode
 
 from mocodet.common.checkpoint import last_checkpoint
 from mocodet.common.encoders.resnet import build_resnet
-from mocodet.common.launch import launch, merge_config
+from mocodet.common.launch import launch
 
-from . import run as cli
 from .checkpoint import load_classifier
-from .config import get_cfg
 from .device import memory_format, resolve_device
 from .evaluation.classification import ClassificationEvaluator, open_validation
 from .methods import METHODS
+from .run import read_config, start, train
 
 logger = logging.getLogger("mocodet.pretrain")
 
 
-def check_method(args: argparse.Namespace) -> None:
-    """Refuse a config that does not train a classifier, before anything is written.
-
-    Raises:
-        FileNotFoundError, ValueError: see `merge_config`; or METHOD is not "supervised".
-    """
-    cfg = get_cfg()
-    path = merge_config(cfg, args.config_file, args.opts)
-    if cfg.METHOD in METHODS and not METHODS[cfg.METHOD].classifies:
-        raise ValueError(
-            f"{path} has METHOD {cfg.METHOD!r}; expected 'supervised': pre-train by contrast with mocodet pretrain"
-        )
-
-
-def checkpoint_to_evaluate(cfg: CfgNode, *, resume: bool) -> str:
-    """Return ``MODEL.WEIGHTS``, or with ``resume`` the last checkpoint of ``OUTPUT_DIR``.
-
-    Raises:
-        FileNotFoundError: ``resume``, and there is none.
-        ValueError: not ``resume``, and ``MODEL.WEIGHTS`` is empty.
-    """
-    if not resume:
-        if not cfg.MODEL.WEIGHTS:
-            raise ValueError("--eval-only, but MODEL.WEIGHTS is ''; name a classifier's checkpoint, or give --resume")
-        return cfg.MODEL.WEIGHTS
-    return str(last_checkpoint(cfg.OUTPUT_DIR))
-
-
 def evaluate(cfg: CfgNode, *, resume: bool) -> dict[str, float]:
-    """Evaluate a checkpoint's classifier on the validation split; every process must call.
+    """Evaluate ``MODEL.WEIGHTS``, or with ``resume`` the last checkpoint of ``OUTPUT_DIR``, on the validation split.
 
-    The training images are not opened: that the checkpoint's classes are those of the split is known by their number.
+    Every process must call. The training images are not opened: that the checkpoint's classes are those of the split is
+    known by their number.
 
     Returns:
         ``top1`` and ``top5``, in percent; also in ``OUTPUT_DIR/results.json``.
@@ -60,23 +32,33 @@ def evaluate(cfg: CfgNode, *, resume: bool) -> dict[str, float]:
     """
     if not cfg.DATA.VAL_ROOT:
         raise ValueError("DATA.VAL_ROOT is ''; --eval-only needs a validation split")
-    path = checkpoint_to_evaluate(cfg, resume=resume)
+    if not resume and not cfg.MODEL.WEIGHTS:
+        raise ValueError("--eval-only, but MODEL.WEIGHTS is ''; name a classifier's checkpoint, or give --resume")
+    path = last_checkpoint(cfg.OUTPUT_DIR) if resume else cfg.MODEL.WEIGHTS
     split = open_validation(cfg)
     network = build_resnet(cfg.MODEL.ARCH, small_stem=cfg.MODEL.SMALL_STEM, num_classes=len(split.classes))
     iterations = load_classifier(network, path)
     network.to(resolve_device(cfg), memory_format=memory_format(cfg))
     logger.info(f"Evaluating {path}")
-    return ClassificationEvaluator.from_config(cfg, network, split, period=1).evaluate(iterations)
+    return ClassificationEvaluator(cfg, network, split, period=1).evaluate(iterations)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Do, in one process of the launched ones, what the command line asks for."""
-    check_method(args)
-    cfg = cli.setup(args)
+    """Do, in one process of the launched ones, what the command line asks for.
+
+    Raises:
+        FileNotFoundError, ValueError: METHOD is not one that classifies; see `read_config`, `start` and what follows.
+    """
+    cfg, path = read_config(args)
+    if cfg.METHOD in METHODS and not METHODS[cfg.METHOD].classifies:
+        raise ValueError(
+            f"{path} has METHOD {cfg.METHOD!r}; expected 'supervised': pre-train by contrast with mocodet pretrain"
+        )
+    start(cfg, resume=args.resume)
     if args.eval_only:
         evaluate(cfg, resume=args.resume)
     else:
-        cli.train(cfg, resume=args.resume)
+        train(cfg, resume=args.resume)
 
 
 def main(args: argparse.Namespace) -> None:
