@@ -1,6 +1,6 @@
 """Checkpoints of pre-training: saved and resumed whole, and taken encoders and classifiers from."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,8 @@ from detectron2.utils import comm
 from fvcore.common.checkpoint import Checkpointer
 from torch import nn
 
-from mocodet.common.checkpoint import AtomicSaveMixin, check_fits, load_torch_file
-from mocodet.common.encoders.reading import (
-    BATCH_COUNTER,
-    DISTRIBUTED_PREFIX,
-    STATE_KEYS,
-    read_checkpoint,
-    read_encoder,
-)
+from mocodet.common.checkpoint import AtomicSaveMixin, check_fits, errors_about, last_checkpoint, load_torch_file
+from mocodet.common.encoders.reading import BATCH_COUNTER, DISTRIBUTED_PREFIX, STATE_KEYS, read_checkpoint, read_encoder
 from mocodet.common.text import first_few
 
 from .methods import Method
@@ -54,14 +48,28 @@ class PretrainCheckpointer(AtomicSaveMixin, Checkpointer):
             for old in sorted(Path(self.save_dir).glob("model_[0-9]*.pth"))[: -self.keep]:
                 old.unlink()
 
+    def resume(self) -> None:
+        """Load the checkpoint that was saved last into the model, the other states and this process's generators.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ValueError: it is damaged, or does not fit the config, the data or the number of processes.
+        """
+        set_rng_state(self.load(str(last_checkpoint(self.save_dir)))["rng"])
+
     def _load_file(self, path: str) -> dict:
         return load_torch_file(path)
 
     def _load_model(self, checkpoint: dict):
         # A scaler is in the checkpoint of a float16 run only, which may be continued in another precision.
-        absent = [name for name in ("model", *self.checkpointables) if name not in checkpoint and name != "scaler"]
-        if absent:
+        expected = ("model", *self.checkpointables, "rng")
+        if absent := [name for name in expected if name not in checkpoint and name != "scaler"]:
             raise ValueError(f"the checkpoint has no {first_few(absent)}; expected one of the same METHOD's run")
+        if (written := len(checkpoint["rng"])) != comm.get_world_size():
+            raise ValueError(
+                f"the checkpoint was written by {written} process(es), this run has {comm.get_world_size()}; "
+                f"resume with --num-gpus x --num-machines (torchrun: --nproc-per-node x --nnodes) = {written}"
+            )
         check_fits(self.model, checkpoint["model"])
         return super()._load_model(checkpoint)
 
@@ -74,8 +82,9 @@ def rng_state() -> dict[str, torch.Tensor]:
     return state
 
 
-def set_rng_state(state: dict[str, torch.Tensor]) -> None:
-    """Continue from a state returned by `rng_state`; a CUDA state is ignored on a machine without CUDA."""
+def set_rng_state(states: Sequence[dict[str, torch.Tensor]]) -> None:
+    """Continue from this process's of all processes' `rng_state`; without CUDA, a CUDA state is ignored."""
+    state = states[comm.get_rank()]
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
@@ -93,15 +102,14 @@ def load_encoder(network: nn.Module, path: str | PathLike) -> None:
         FileNotFoundError: there is no such file.
         ValueError: it holds no encoder that is whole and finite, or one of another architecture or stem.
     """
-    encoder = _named_by_config(read_encoder, path)
-    own = _without_counters(network.state_dict())
-    own = {name: tensor for name, tensor in own.items() if not name.startswith("fc.")}
-    if misfits := _misfits(own, encoder.tensors):
+    with errors_about("MODEL.WEIGHTS"):
+        encoder = read_encoder(path)
+    classifier = {name: tensor for name, tensor in network.state_dict().items() if name.startswith("fc.")}
+    if misfits := _fill(network, {**encoder.tensors, **classifier}):
         raise ValueError(
             f"MODEL.WEIGHTS {path} holds a {encoder.arch}, which is not this config's network: {first_few(misfits)}"
             f" differ; set MODEL.ARCH {encoder.arch} MODEL.SMALL_STEM {encoder.small_stem}"
         )
-    _copy(own, encoder.tensors)
 
 
 def load_classifier(network: nn.Module, path: str | PathLike) -> int:
@@ -116,44 +124,34 @@ def load_classifier(network: nn.Module, path: str | PathLike) -> int:
         FileNotFoundError: there is no such file.
         ValueError: it holds no classifier, or one of another architecture or number of classes.
     """
-    checkpoint = _named_by_config(read_checkpoint, path)
+    with errors_about("MODEL.WEIGHTS"):
+        checkpoint = read_checkpoint(path)
     content = checkpoint if isinstance(checkpoint, Mapping) else {}
     state = next((content[key] for key in STATE_KEYS if isinstance(content.get(key), Mapping)), content)
     found = {
-        name.removeprefix(DISTRIBUTED_PREFIX).removeprefix("encoder."): tensor
-        for name, tensor in _without_counters(state).items()
-        if isinstance(tensor, torch.Tensor)
+        str(name).removeprefix(DISTRIBUTED_PREFIX).removeprefix("encoder."): tensor
+        for name, tensor in state.items()
+        if isinstance(tensor, torch.Tensor) and not str(name).endswith(BATCH_COUNTER)
     }
-    own = _without_counters(network.state_dict())
-    if misfits := _misfits(own, found):
+    if misfits := _fill(network, found):
+        classes = network.get_parameter("fc.bias").numel()
         raise ValueError(
             f"MODEL.WEIGHTS {path} is not the whole of this config's classifier: {first_few(misfits)} differ; expected"
-            f" a checkpoint of METHOD supervised with {own['fc.bias'].numel()} classes and this MODEL.ARCH, such as"
+            f" a checkpoint of METHOD supervised with {classes} classes and this MODEL.ARCH, such as"
             " OUTPUT_DIR/model_final.pth"
         )
-    _copy(own, found)
     return content.get("iteration", -1) + 1
 
 
-def _named_by_config(read: Callable[[str | PathLike], Any], path: str | PathLike) -> Any:
-    try:
-        return read(path)
-    except (FileNotFoundError, ValueError) as error:
-        raise type(error)(f"MODEL.WEIGHTS: {error}") from error
+def _fill(network: nn.Module, tensors: Mapping[str, torch.Tensor]) -> list[str]:
+    """Copy ``tensors`` into ``network`` if they are all that it has but its batch counters.
 
-
-def _without_counters(state: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in state.items() if not str(name).endswith(BATCH_COUNTER)}
-
-
-def _misfits(own: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> list[str]:
-    """Name the tensors that only one side has, or that have another shape on the other."""
-    missing = [name for name in own if name not in found]
-    unknown = [name for name in found if name not in own]
-    return missing + unknown + [name for name in own if name in found and own[name].shape != found[name].shape]
-
-
-@torch.no_grad()
-def _copy(own: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> None:
-    for name, tensor in own.items():  # tensors of a state dict share memory with their module's
-        tensor.copy_(found[name])
+    Returns:
+        names of tensors that only one side has, or that have another shape on the other; nothing was copied then.
+    """
+    own = {name: tensor.shape for name, tensor in network.state_dict().items() if not name.endswith(BATCH_COUNTER)}
+    found = {name: tensor.shape for name, tensor in tensors.items()}
+    misfits = [name for name in {**own, **found} if own.get(name) != found.get(name)]
+    if not misfits:
+        network.load_state_dict(tensors, strict=False)  # which leaves the counters as they are
+    return misfits

@@ -17,14 +17,14 @@ from typing import Any
 import torch
 import torchvision
 from detectron2.utils import comm
-from fvcore.common.checkpoint import Checkpointer
-from fvcore.common.config import CfgNode
 from torch import Tensor
 
-from mocodet.common.checkpoint import check_fits, last_checkpoint, load_torch_file
+from mocodet.common.checkpoint import check_fits, errors_about, load_torch_file
 from mocodet.common.encoders.reading import BATCH_COUNTER, DISTRIBUTED_PREFIX, check_tensor, extract_encoder
 from mocodet.common.files import atomic_open
 from mocodet.common.text import first_few
+
+from .checkpoint import PretrainCheckpointer, set_rng_state
 
 logger = logging.getLogger("mocodet.pretrain")
 
@@ -32,8 +32,6 @@ ORIGINAL_KEYS = ("epoch", "arch", "state_dict", "optimizer")
 
 # Under this key an exported file carries what is ours alone.
 OWN_KEY = "mocodet"
-
-BUFFERS = (".running_mean", ".running_var", BATCH_COUNTER)
 
 # What to do with checkpoints of METHODs that the original code does not have.
 INSTEAD = "linear evaluation, kNN and the converter to detectron2 read our own .pth as it is"
@@ -51,19 +49,14 @@ def to_original(checkpoint: Mapping[str, Any], arch: str, iterations_per_epoch: 
         iterations_per_epoch: of the run that saved it.
 
     Raises:
-        ValueError: another METHOD's checkpoint, none of pre-training, or values that no run could go on from.
+        ValueError: another METHOD's checkpoint, or values that no run could go on from.
     """
-    if missing := [key for key in ("model", "optimizer", "iteration") if key not in checkpoint]:
-        raise ValueError(f"is no checkpoint of a pre-training run: it has no {', '.join(missing)}")
-    model = checkpoint["model"]
-    _require_moco(model, "")
-    _check_values(model, "")
-    momentum = _select_momentum(checkpoint["optimizer"], model, encoders=1)
+    model = _model_state(checkpoint["model"], "")
     return {
         "epoch": (checkpoint["iteration"] + 1) // iterations_per_epoch,
         "arch": arch,
-        "state_dict": _rename(model, "", DISTRIBUTED_PREFIX),
-        "optimizer": _with_parameters(checkpoint["optimizer"], momentum, 2 * len(_query_parameters(model))),
+        "state_dict": OrderedDict((DISTRIBUTED_PREFIX + name, tensor) for name, tensor in model.items()),
+        "optimizer": _optimizer_state(checkpoint["optimizer"], model, encoders=1, wanted=2),
         OWN_KEY: {key: value for key, value in checkpoint.items() if key not in ("model", "optimizer")},
     }
 
@@ -92,11 +85,8 @@ def from_original(original: Any, iterations_per_epoch: int) -> dict[str, Any]:
     for key in ("state_dict", "optimizer"):
         if not isinstance(original[key], Mapping):
             raise ValueError(f"{key} is a {type(original[key]).__name__}; expected a dict")
-    _require_moco(original["state_dict"], DISTRIBUTED_PREFIX)
-    model = _rename(original["state_dict"], DISTRIBUTED_PREFIX, "")
-    _check_values(model, DISTRIBUTED_PREFIX)
-    momentum = _select_momentum(original["optimizer"], model, encoders=2)
-    optimizer = _with_parameters(original["optimizer"], momentum, len(_query_parameters(model)))
+    model = _model_state(original["state_dict"], DISTRIBUTED_PREFIX)
+    optimizer = _optimizer_state(original["optimizer"], model, encoders=2, wanted=1)
     if OWN_KEY in original:
         own = original[OWN_KEY]
         if not isinstance(own, Mapping) or "iteration" not in own:
@@ -124,50 +114,48 @@ def read_original(path: str | PathLike, iterations_per_epoch: int) -> dict[str, 
         FileNotFoundError: there is no such file.
         ValueError: it is damaged, or `from_original` refuses it; the message names the file.
     """
-    try:
-        return from_original(load_torch_file(path), iterations_per_epoch)
-    except ValueError as error:
-        raise _naming(path, error) from error
+    original = load_torch_file(path)
+    with errors_about(path):
+        return from_original(original, iterations_per_epoch)
 
 
-def load_original(path: str | PathLike, checkpointer: Checkpointer, iterations_per_epoch: int) -> dict[str, Any]:
-    """Load a file in the original format into the model and the other states of ``checkpointer``.
+def load_original(path: str | PathLike, checkpointer: PretrainCheckpointer, iterations_per_epoch: int) -> None:
+    """Load a file in the original format into the states of ``checkpointer`` and this process's generators.
 
     States that the file lacks stay as they were made from the seed; a line of the log says which.
 
     Args:
         path: an export of ours, or a file of the original code (v1 or v2).
-        checkpointer: with ``optimizer`` and ``trainer`` among its states.
+        checkpointer: of the run that continues.
         iterations_per_epoch: of this run.
-
-    Returns:
-        what no state took, as ``Checkpointer.load`` does; ``"rng"`` is absent for a file of the original code.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is damaged or in another format, or does not fit the model, the data or the number of processes.
-            Nothing has changed then.
+        ValueError: it is damaged or in another format, or does not fit the METHOD, the model, the data or the number of
+            processes. Nothing has changed then.
     """
+    check_method(checkpointer.model.name)
     checkpoint = read_original(path, iterations_per_epoch)
-    model, optimizer = checkpointer.model, checkpointer.checkpointables["optimizer"]
     states = {name: state for name, state in checkpointer.checkpointables.items() if name in checkpoint}
-    try:
-        check_fits(model, checkpoint["model"])
+    with errors_about(path):
+        check_fits(checkpointer.model, checkpoint["model"])
         if "rng" in checkpoint and len(checkpoint["rng"]) != comm.get_world_size():
             raise ValueError(
                 f"exported from a run of {len(checkpoint['rng'])} process(es), this run has {comm.get_world_size()};"
                 " start as many, or remove what depends on their number (docs/interchange.md)"
             )
         if "sampler" in states:  # it compares and changes nothing
-            states.pop("sampler").load_state_dict(checkpoint.pop("sampler"))
-    except ValueError as error:
-        raise _naming(path, error) from error
-    model.load_state_dict(checkpoint.pop("model"))
+            states.pop("sampler").load_state_dict(checkpoint["sampler"])
+    checkpointer.model.load_state_dict(checkpoint["model"])
     for name, state in states.items():
-        state.load_state_dict(checkpoint.pop(name))
-    _follow_memory_format(optimizer)
+        state.load_state_dict(checkpoint[name])
+    # On CUDA the fused update needs momentum in the memory format of its parameter.
+    for parameter, state in states["optimizer"].state.items():
+        if state.get("momentum_buffer") is not None:
+            state["momentum_buffer"] = torch.empty_like(parameter).copy_(state["momentum_buffer"])
     done = checkpoint["iteration"] + 1
     if "rng" in checkpoint:
+        set_rng_state(checkpoint["rng"])
         logger.info(f"{path}: an export of mocodet, continued at iteration {done}")
     else:
         logger.warning(
@@ -175,7 +163,6 @@ def load_original(path: str | PathLike, checkpointer: Checkpointer, iterations_p
             f" {done / iterations_per_epoch:g}) with its encoders, queue, pointer and momentum; the order of images,"
             " augmentation, Shuffling BN and random generators, which it does not record, start from this run's SEED"
         )
-    return checkpoint
 
 
 def check_method(method: str) -> None:
@@ -186,17 +173,6 @@ def check_method(method: str) -> None:
     """
     if method != "moco":
         raise ValueError(f"METHOD {method!r} has no original format, only 'moco' has; {INSTEAD}")
-
-
-def export(cfg: CfgNode, output: str | PathLike) -> None:
-    """Write the last checkpoint of ``cfg.OUTPUT_DIR`` to ``output`` in the original format.
-
-    Raises:
-        FileNotFoundError: there is no checkpoint.
-        ValueError: a METHOD that the original code does not have, or a checkpoint that is damaged or of another METHOD.
-    """
-    check_method(cfg.METHOD)
-    export_file(last_checkpoint(cfg.OUTPUT_DIR), output)
 
 
 def export_file(source: str | PathLike, output: str | PathLike) -> None:
@@ -212,15 +188,12 @@ def export_file(source: str | PathLike, output: str | PathLike) -> None:
     if Path(output).is_dir():
         raise ValueError(f"{output} is a folder; expected a file to write, for example {Path(output, 'moco.pth.tar')}")
     checkpoint = load_torch_file(source)
-    try:
-        if not isinstance(checkpoint, Mapping) or "sampler" not in checkpoint:
-            raise ValueError("is no checkpoint of a pre-training run: it has no sampler")
-        stream = checkpoint["sampler"]
-        _require_moco(checkpoint.get("model", {}), "")
-        encoder = extract_encoder(checkpoint)
+    with errors_about(source):
+        keys = checkpoint.keys() if isinstance(checkpoint, Mapping) else ()
+        if missing := [key for key in ("model", "optimizer", "iteration", "sampler") if key not in keys]:
+            raise ValueError(f"is no checkpoint of a pre-training run: it has no {', '.join(missing)}")
+        encoder, stream = extract_encoder(checkpoint), checkpoint["sampler"]
         original = to_original(checkpoint, encoder.arch, stream["dataset_size"] // stream["batch_size"])
-    except ValueError as error:
-        raise _naming(source, error) from error
     if encoder.small_stem or not hasattr(torchvision.models, encoder.arch):
         logger.warning(
             f"the original scripts build torchvision's networks, which has no {encoder.arch}"
@@ -233,13 +206,12 @@ def export_file(source: str | PathLike, output: str | PathLike) -> None:
     )
 
 
-def _naming(path: str | PathLike, error: ValueError) -> ValueError:
-    message = str(error)
-    return error if message.startswith(str(path)) else ValueError(f"{path}: {message}")
+def _model_state(tensors: Mapping[str, Any], prefix: str) -> OrderedDict[str, Tensor]:
+    """Check a state of MoCo, with ``prefix`` before its names; return it under our names, in its order.
 
-
-def _require_moco(tensors: Mapping[str, Any], prefix: str) -> None:
-    """Refuse names among which a part of MoCo, under ``prefix``, is missing."""
+    Raises:
+        ValueError: parts are missing, a name is foreign, or a value or a type cannot be what a run has written.
+    """
     names = [name for name in tensors if isinstance(name, str)]
     encoders = [f"{prefix}{part}" for part in ("encoder_q.", "encoder_k.")]
     missing = [f"{part}*" for part in encoders if not any(name.startswith(part) for name in names)]
@@ -250,25 +222,12 @@ def _require_moco(tensors: Mapping[str, Any], prefix: str) -> None:
             f"holds no state of MoCo v1 or v2 (METHOD 'moco'): no {', '.join(missing)}, but {first_few(groups)};"
             f" other methods have no original format: {INSTEAD}"
         )
-
-
-def _rename(tensors: Mapping[str, Tensor], old: str, new: str) -> OrderedDict[str, Tensor]:
-    """Exchange the prefix of all names; keep their order."""
-    if foreign := [name for name in tensors if not name.startswith(old)]:
-        raise ValueError(f"has names that do not begin with {old!r}: {first_few(foreign)}")
-    return OrderedDict((new + name[len(old) :], tensor) for name, tensor in tensors.items())
-
-
-def _check_values(model: Mapping[str, Any], prefix: str) -> None:
-    """Refuse tensors, under our names, of which a value or a type cannot be what a run has written.
-
-    Args:
-        model: state of MoCo, complete.
-        prefix: what the file has before the names, for the message.
-    """
-    counters = {name for name in model if name.endswith(BATCH_COUNTER)} | {"queue_ptr"}
-    for name, tensor in model.items():
-        check_tensor(prefix + name, tensor, [torch.int64 if name in counters else torch.float32])
+    if foreign := [name for name in tensors if not name.startswith(prefix)]:
+        raise ValueError(f"has names that do not begin with {prefix!r}: {first_few(foreign)}")
+    for name, tensor in tensors.items():
+        counts = name.endswith(BATCH_COUNTER) or name == f"{prefix}queue_ptr"
+        check_tensor(name, tensor, [torch.int64 if counts else torch.float32])
+    model = OrderedDict((name.removeprefix(prefix), tensor) for name, tensor in tensors.items())
     queue, pointer = model["queue"], model["queue_ptr"]
     if queue.ndim != 2:
         raise ValueError(f"{prefix}queue has shape {tuple(queue.shape)}; expected C x K")
@@ -276,25 +235,26 @@ def _check_values(model: Mapping[str, Any], prefix: str) -> None:
         raise ValueError(
             f"{prefix}queue_ptr is {pointer.tolist()}; expected one place in the queue, from 0 to {queue.shape[1] - 1}"
         )
+    return model
 
 
-def _query_parameters(model: Mapping[str, Tensor]) -> list[str]:
-    """Return the names of the query encoder's parameters in the order of ``parameters()``, which a state dict keeps."""
-    return [name for name in model if name.startswith("encoder_q.") and not name.endswith(BUFFERS)]
-
-
-def _select_momentum(optimizer: Mapping[str, Any], model: Mapping[str, Tensor], encoders: int) -> dict[int, Any]:
-    """Return what SGD remembers of the query encoder's parameters, by their place in ``parameters()``.
+def _optimizer_state(
+    optimizer: Mapping[str, Any], model: Mapping[str, Tensor], *, encoders: int, wanted: int
+) -> dict[str, Any]:
+    """Turn the state of an SGD over the parameters of one (ours) or both (the original's) encoders into the other's.
 
     Args:
-        optimizer: the state of an SGD over the parameters of one (ours) or both (the original's) ``encoders``.
-        model: tensors under our names.
+        optimizer: the state to turn; what it numbers, it numbers in the order of ``parameters()``.
+        model: tensors under our names; a state dict keeps that order, too.
+        encoders: whose parameters ``optimizer`` is over, the query encoder's first.
+        wanted: over how many encoders' parameters the result is, numbered from 0.
 
     Raises:
         ValueError: another optimizer's state, one over other parameters, or buffers that do not fit the parameters or
             are not finite.
     """
-    names = _query_parameters(model)
+    buffers = (".running_mean", ".running_var", BATCH_COUNTER)
+    names = [name for name in model if name.startswith("encoder_q.") and not name.endswith(buffers)]
     try:
         (group,) = optimizer["param_groups"]
         places = {number: place for place, number in enumerate(group["params"])}
@@ -311,21 +271,6 @@ def _select_momentum(optimizer: Mapping[str, Any], model: Mapping[str, Tensor], 
             raise ValueError("optimizer holds momentum of the key encoder, which MoCo does not train by gradients")
         if not isinstance(state, Mapping) or set(state) - {"momentum_buffer"}:
             raise ValueError(f"optimizer holds for {names[place]} other than SGD's momentum_buffer")
-        buffer = state.get("momentum_buffer")
-        if buffer is None:
-            continue
-        check_tensor(f"momentum of {names[place]}", buffer, [torch.float32], tuple(model[names[place]].shape))
-    return momentum
-
-
-def _with_parameters(optimizer: Mapping[str, Any], momentum: dict[int, Any], count: int) -> dict[str, Any]:
-    """Return an SGD's state over ``count`` parameters, numbered from 0, with the options of ``optimizer``."""
-    (group,) = optimizer["param_groups"]
-    return {"state": momentum, "param_groups": [{**group, "params": list(range(count))}]}
-
-
-def _follow_memory_format(optimizer: torch.optim.Optimizer) -> None:
-    """Give momentum the memory format of its parameter; on CUDA the fused update needs them alike."""
-    for parameter, state in optimizer.state.items():
-        if state.get("momentum_buffer") is not None:
-            state["momentum_buffer"] = torch.empty_like(parameter).copy_(state["momentum_buffer"])
+        if (buffer := state.get("momentum_buffer")) is not None:
+            check_tensor(f"momentum of {names[place]}", buffer, [torch.float32], tuple(model[names[place]].shape))
+    return {"state": momentum, "param_groups": [{**group, "params": list(range(wanted * len(names)))}]}

@@ -1,36 +1,31 @@
 """The pre-training loop, on detectron2's engine: `TrainerBase`, its hooks, `EventStorage` and writers."""
 
-import datetime
 import logging
 import math
 import time
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from detectron2.engine import HookBase, TrainerBase, hooks
 from detectron2.utils import comm
-from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter, get_event_storage
+from detectron2.utils.events import JSONWriter, TensorboardXWriter
 from fvcore.common.config import CfgNode
 
-from mocodet.common.checkpoint import last_checkpoint
 from mocodet.common.launch import distribute
 
 from .build import build_data, build_model, build_optimizer
-from .checkpoint import DIVERGED, PretrainCheckpointer, load_encoder, set_rng_state
+from .checkpoint import DIVERGED, PretrainCheckpointer, load_encoder
 from .data.loader import load_batches
 from .data.views import normalize
 from .device import amp_dtype, memory_format, resolve_device
 from .evaluation import ClassificationEvaluator, KNNMonitor, open_validation
-from .interchange import check_method, load_original
+from .interchange import load_original
+from .log import LogWriter, PretrainPrinter, Throughput
 from .schedules import RecipeLR, max_iterations
 
 logger = logging.getLogger("mocodet.pretrain")
-
-# What evaluators log.
-EVALUATIONS = ("knn_top1", "top1")
 
 
 class PretrainTrainer(TrainerBase):
@@ -51,13 +46,10 @@ class PretrainTrainer(TrainerBase):
 
         # All processes build the same model: DDP would spread parameters, but not the queue.
         torch.manual_seed(cfg.SEED)
-        model = build_model(cfg, data).to(self.device)
-        self.method = model
-        self.memory_format = memory_format(cfg)
-        model.to(memory_format=self.memory_format)
-        self.optimizer = build_optimizer(cfg, model)
+        self.method = build_model(cfg, data).to(self.device).to(memory_format=memory_format(cfg))
+        self.optimizer = build_optimizer(cfg, self.method)
         self.scheduler = RecipeLR(cfg, self.optimizer, self.sampler.iterations_per_epoch)
-        self.model = distribute(model)
+        self.model = distribute(self.method)
 
         torch.backends.cudnn.benchmark = self.device.type == "cuda"  # all training batches have one shape
         self.dtype = amp_dtype(cfg, self.device)
@@ -66,18 +58,17 @@ class PretrainTrainer(TrainerBase):
         self.start_iter = 0
         self.max_iter = max_iterations(cfg, self.sampler.iterations_per_epoch)
         self.checkpointer = PretrainCheckpointer(
-            model,
+            self.method,
             cfg.OUTPUT_DIR,
             keep=cfg.SOLVER.CHECKPOINTS_KEPT,
             optimizer=self.optimizer,
             sampler=self.sampler,
             trainer=weakref.proxy(self),
-            **model.extra_state(),
+            **self.method.extra_state(),
             # Absent otherwise, so that a run may be continued in another precision.
             **({"scaler": self.scaler} if self.scaler.is_enabled() else {}),
         )
         self.register_hooks(self.build_hooks())
-        self._batches: Iterator[dict[str, torch.Tensor]] | None = None
         logger.info(
             f"{data.size} images of {cfg.DATA.ROOT or cfg.DATA.SHARDS}, {self.sampler.iterations_per_epoch} iterations"
             f" an epoch, {self.max_iter} in all; {self.device.type}, encoders in {self.dtype}"
@@ -110,7 +101,7 @@ class PretrainTrainer(TrainerBase):
             built.append(KNNMonitor(cfg.KNN, cfg.AUGMENTATION.CROP_SIZE, epoch, num_workers=cfg.DATA.NUM_WORKERS))
         if cfg.DATA.VAL_ROOT:
             split = open_validation(cfg, self.classes)
-            built.append(ClassificationEvaluator.from_config(cfg, self.method.encoder_to_transfer, split, epoch))
+            built.append(ClassificationEvaluator(cfg, self.method.encoder_to_transfer, split, epoch))
         return built
 
     def resume_or_start(self, resume: bool, original: str = "") -> None:
@@ -131,45 +122,25 @@ class PretrainTrainer(TrainerBase):
             raise ValueError(
                 f"only some processes see a checkpoint in {self.cfg.OUTPUT_DIR}; it must be a shared folder"
             )
-        if not found[0]:
-            if self.cfg.MODEL.WEIGHTS:
-                load_encoder(self.method.encoder_to_transfer, self.cfg.MODEL.WEIGHTS)
-            if original:
-                self._start_from_original(original)
-            elif resume:
-                logger.warning(f"--resume, but {self.cfg.OUTPUT_DIR} holds no checkpoint: starting at iteration 0")
-            return
-        if not resume:
+        if found[0] and not resume:
             raise FileExistsError(
                 f"{self.cfg.OUTPUT_DIR} already holds a run's checkpoints; continue it with --resume, or give another"
                 " OUTPUT_DIR"
             )
-        path = last_checkpoint(self.cfg.OUTPUT_DIR)
-        rest = self.checkpointer.load(str(path))
-        if "rng" not in rest:
-            raise ValueError(f"{path} is no checkpoint of a pre-training run: it has no state of random generators")
-        states = rest["rng"]
-        if len(states) != comm.get_world_size():
-            raise ValueError(
-                f"the checkpoint was written by {len(states)} process(es), this run has {comm.get_world_size()}; "
-                f"resume with --num-gpus x --num-machines (torchrun: --nproc-per-node x --nnodes) = {len(states)}"
-            )
-        self._continue(states)
+        if found[0]:
+            self.checkpointer.resume()
+        else:
+            if self.cfg.MODEL.WEIGHTS:
+                load_encoder(self.method.encoder_to_transfer, self.cfg.MODEL.WEIGHTS)
+            if not original:
+                if resume:
+                    logger.warning(f"--resume, but {self.cfg.OUTPUT_DIR} holds no checkpoint: starting at iteration 0")
+                return
+            load_original(original, self.checkpointer, self.sampler.iterations_per_epoch)
+        self.start_iter = self.iter + 1  # the checkpoint holds the number of the iteration that just ended
+        self._apply_config()
 
-    def _start_from_original(self, path: str) -> None:
-        check_method(self.cfg.METHOD)
-        rest = load_original(path, self.checkpointer, self.sampler.iterations_per_epoch)
-        self._continue(rest.get("rng"))  # an export of ours has it
-
-    def _continue(self, states: list[dict[str, torch.Tensor]] | None) -> None:
-        """Go on after the iteration that was loaded, with these states of each process's generators, where known."""
-        if states is not None:
-            set_rng_state(states[comm.get_rank()])
-        # The checkpoint holds the number of the iteration that just ended.
-        self.start_iter = self.iter + 1
-        self._obey_config()
-
-    def _obey_config(self) -> None:
+    def _apply_config(self) -> None:
         """Set what the optimizer and the schedule remember of the checkpoint's config to this config's values."""
         solver = self.cfg.SOLVER
         for group in self.optimizer.param_groups:
@@ -223,7 +194,7 @@ class PretrainTrainer(TrainerBase):
     def prepare(self, value: torch.Tensor) -> torch.Tensor:
         """Move an entry of a batch to the device; normalise views (uint8, N x 3 x H x W), in the model's format."""
         value = value.to(self.device, non_blocking=True)
-        return normalize(value.contiguous(memory_format=self.memory_format)) if value.ndim == 4 else value
+        return normalize(value.contiguous(memory_format=memory_format(self.cfg))) if value.ndim == 4 else value
 
     def log(self, outputs: dict[str, torch.Tensor], data_time: float) -> None:
         """Store the step's outputs, means over all processes; refuse a loss that is not finite.
@@ -246,69 +217,3 @@ class PretrainTrainer(TrainerBase):
         """Say whether the writers run after this iteration."""
         done = self.iter + 1
         return done % self.cfg.LOG_PERIOD == 0 or done == self.max_iter
-
-
-class Throughput(HookBase):
-    """Logs ``images_per_second``, over all processes."""
-
-    def __init__(self, images_per_batch: int) -> None:
-        self.images_per_batch = images_per_batch
-
-    def after_step(self) -> None:
-        """Turn the last iteration's time into a rate."""
-        latest = self.trainer.storage.histories().get("time")
-        if latest is not None:
-            self.trainer.storage.put_scalar("images_per_second", self.images_per_batch / latest.latest())
-
-
-class LogWriter(hooks.PeriodicWriter):
-    """Writes every so many iterations, and whenever an evaluator measured: writers keep only the latest value."""
-
-    def after_step(self) -> None:
-        """Write when the period, the run or an evaluation ends with this iteration."""
-        storage = self.trainer.storage
-        latest = {name: iteration for name, (_, iteration) in storage.latest().items()}
-        if any(latest.get(name) == storage.iter for name in EVALUATIONS):
-            for writer in self._writers:
-                writer.write()
-        else:
-            super().after_step()
-
-
-class PretrainPrinter(EventWriter):
-    """Prints a line: progress, time left, images/s, loss, accuracies, learning rate.
-
-    Args:
-        max_iter: iterations of the whole run.
-        iterations_per_epoch: to show the epoch.
-        window: iterations that the printed medians are taken over.
-    """
-
-    def __init__(self, max_iter: int, iterations_per_epoch: int, window: int = 20) -> None:
-        self.max_iter = max_iter
-        self.iterations_per_epoch = iterations_per_epoch
-        self.window = window
-
-    def write(self) -> None:
-        """Log one line from the current `EventStorage`."""
-        storage = get_event_storage()
-        histories = storage.histories()
-        fields = [f"epoch {storage.iter / self.iterations_per_epoch:.2f}", f"iter {storage.iter}/{self.max_iter}"]
-        if "time" in histories:
-            left = histories["time"].median(self.window) * max(0, self.max_iter - 1 - storage.iter)
-            fields.append(f"eta {datetime.timedelta(seconds=int(left))}")
-            fields.append(f"{histories['images_per_second'].median(self.window):.1f} img/s")
-        for name, form in (
-            ("loss", ".3f"),
-            ("accuracy", ".1%"),
-            ("accuracy_in_batch", ".1%"),
-            ("lr", ".4g"),
-            ("data_time", ".3f"),
-        ):
-            if name in histories:
-                window = storage.count_samples(name, self.window)
-                value = histories[name].latest() if name == "lr" else histories[name].median(window)
-                fields.append(f"{name} {value:{form}}")
-        if torch.cuda.is_available():
-            fields.append(f"mem {torch.cuda.max_memory_allocated() / 2**20:.0f} MiB")
-        logger.info("  ".join(fields))
