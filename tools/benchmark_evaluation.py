@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from detectron2.data import MetadataCatalog
+from detectron2.data import Metadata, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator
 from detectron2.structures import Boxes, Instances
 from tabulate import tabulate
@@ -32,6 +32,7 @@ CLASSES = {"voc": 20, "coco": 80}
 OBJECTS = {"voc": 3, "coco": 7}  # the mean of an image, about as in test2007 and val2017
 
 Objects = tuple[np.ndarray, np.ndarray]  # M classes; M x 4 boxes x0 y0 x1 y1, of whole pixels
+Makers = dict[str, Callable[[], DatasetEvaluator]]  # the first makes the reference
 
 
 def draw_objects(rng: np.random.Generator, metric: str) -> Objects:
@@ -60,8 +61,8 @@ def draw_detections(rng: np.random.Generator, objects: Objects, count: int, metr
     )
 
 
-def write_voc(root: Path, truth: list[Objects]) -> None:
-    """Write the annotations and the split ``test`` in VOC's layout; a tenth of the objects are difficult."""
+def prepare_voc(root: Path, truth: list[Objects], metadata: Metadata) -> Makers:
+    """Write and register annotations in VOC's layout, a tenth of the objects difficult; return what makes evaluators."""
     for folder in ("Annotations", "ImageSets/Main"):
         (root / folder).mkdir(parents=True)
     (root / "ImageSets/Main/test.txt").write_text("".join(f"{image:06d}\n" for image in range(len(truth))))
@@ -73,10 +74,15 @@ def write_voc(root: Path, truth: list[Objects]) -> None:
             for kind, (x0, y0, x1, y1) in zip(classes.tolist(), boxes.tolist(), strict=True)
         ]
         (root / "Annotations" / f"{image:06d}.xml").write_text(f"<annotation>{''.join(objects)}</annotation>")
+    metadata.set(dirname=str(root), split="test", year=2007)
+    return {
+        "detectron2": lambda: PascalVOCDetectionEvaluator(metadata.name),
+        "mocodet": lambda: VOCEvaluator(metadata.name, str(root / "detections")),
+    }
 
 
-def write_coco(file: Path, truth: list[Objects]) -> None:
-    """Write the annotations as COCO's JSON; one in fifty is of a crowd."""
+def prepare_coco(root: Path, truth: list[Objects], metadata: Metadata) -> Makers:
+    """Write and register annotations as COCO's JSON, one in fifty of a crowd; return what makes evaluators."""
     annotations: list[dict] = []
     for image, (classes, boxes) in enumerate(truth):
         for kind, (x0, y0, x1, y1) in zip(classes.tolist(), boxes.tolist(), strict=True):
@@ -85,25 +91,12 @@ def write_coco(file: Path, truth: list[Objects]) -> None:
             annotations.append({**ids, "bbox": [x0, y0, width, height], "area": width * height})
     images = [{"id": n, "file_name": f"{n}.jpg", "width": WIDTH, "height": HEIGHT} for n in range(len(truth))]
     categories = [{"id": kind, "name": f"class{kind}"} for kind in range(CLASSES["coco"])]
+    file = root / "instances.json"
     file.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
-
-
-def evaluators(metric: str, root: Path, truth: list[Objects]) -> dict[str, Callable[[], DatasetEvaluator]]:
-    """Write and register the data set and return what makes each of the two evaluators; the first is the reference."""
-    name = f"benchmark_{metric}"
-    metadata = MetadataCatalog.get(name).set(thing_classes=[f"class{kind}" for kind in range(CLASSES[metric])])
-    if metric == "voc":
-        write_voc(root, truth)
-        metadata.set(dirname=str(root), split="test", year=2007)
-        return {
-            "detectron2": lambda: PascalVOCDetectionEvaluator(name),
-            "mocodet": lambda: VOCEvaluator(name, str(root / "detections")),
-        }
-    write_coco(root / "instances.json", truth)
-    metadata.set(json_file=str(root / "instances.json"))
+    metadata.set(json_file=str(file))
     return {
-        "detectron2 with pycocotools": lambda: COCOEvaluator(name, tasks=("bbox",), use_fast_impl=False),
-        "mocodet with faster-coco-eval": lambda: FasterCOCOEvaluator(name, tasks=("bbox",)),
+        "detectron2 with pycocotools": lambda: COCOEvaluator(metadata.name, tasks=("bbox",), use_fast_impl=False),
+        "mocodet with faster-coco-eval": lambda: FasterCOCOEvaluator(metadata.name, tasks=("bbox",)),
     }
 
 
@@ -127,11 +120,14 @@ def compare(metric: str, images: int, detections: int, seed: int) -> None:
     Raises:
         SystemExit: their results differ.
     """
+    metadata = MetadataCatalog.get(f"benchmark_{metric}").set(
+        thing_classes=[f"class{n}" for n in range(CLASSES[metric])]
+    )
     rng = np.random.default_rng(seed)
     truth = [draw_objects(rng, metric) for _ in range(images)]
     found = [draw_detections(rng, objects, detections, metric) for objects in truth]
     with tempfile.TemporaryDirectory() as folder:
-        makers = evaluators(metric, Path(folder), truth)
+        makers = (prepare_voc if metric == "voc" else prepare_coco)(Path(folder), truth, metadata)
         measured = {name: measure(make, metric, found) for name, make in makers.items()}
     (reference, its_seconds), (ours, _) = measured.values()
     headers = ["evaluator", "process s", "evaluate s", "both s", "ratio", "AP", "AP50", "AP75"]
