@@ -1,5 +1,6 @@
 """Progress with the time left, of whatever may take more than ten seconds."""
 
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -35,7 +36,8 @@ def progress(
     """
     stream = stream or sys.stderr
     if stream.isatty():
-        yield from tqdm(items, what, total, leave=False, file=stream, dynamic_ncols=True, delay=QUIET)
+        columns, lines = shutil.get_terminal_size()  # tqdm is silent where a terminal does not know its size
+        yield from tqdm(items, what, total, False, stream, ncols=columns, nrows=lines, delay=QUIET)
         return
     began = clock()
     next_line = began + QUIET

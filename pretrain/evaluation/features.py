@@ -81,7 +81,7 @@ def central_crops(
     view = transforms.Compose([transforms.Resize(round(size * 256 / 224)), transforms.CenterCrop(size)])
     pairs = [(place, 0) for place in places]
     order = [pairs[begin : begin + rows] for begin in range(0, len(pairs), rows)]
-    return load_crops(Views(data.images, view, 0, ("image",), data.labels), order, settings, "images: batch")
+    return load_crops(Views(data.images, view, 0, ("image",), data.labels), order, settings, "image batch")
 
 
 @contextmanager

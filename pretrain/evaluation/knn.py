@@ -52,7 +52,7 @@ def knn_accuracy(
     counts = comm.all_gather(len(queries))
     rounds = range(0, max(counts), max(1, CHUNK // len(counts) ** 2))
     right = torch.zeros(len(ks), 2, dtype=torch.int64)
-    for begin in progress(rounds, "nearest neighbours: chunk", len(rounds)) if comm.is_main_process() else rounds:
+    for begin in progress(rounds, "nearest neighbours, chunk", len(rounds)) if comm.is_main_process() else rounds:
         # Copies, since a slice would be sent with all that it is a slice of.
         mine = [rows[begin : begin + rounds.step].clone() for rows in (queries, labels)]
         parts = [part for part in comm.all_gather(mine) if len(part[1])]

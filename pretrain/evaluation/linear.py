@@ -211,7 +211,7 @@ def augmented_batches(
     draw = itertools.count(epoch * len(data.labels))
     batches = protocol.batches(len(data.labels), epoch)
     order = [[(place, next(draw)) for place in places.tolist()] for places in batches]
-    for images, labels in load_crops(views, order, settings, f"epoch {epoch + 1} of {protocol.epochs}: batch"):
+    for images, labels in load_crops(views, order, settings, f"epoch {epoch + 1} of {protocol.epochs}, batch"):
         yield pooled_features(backbone, images, settings.dtype), labels
 
 
@@ -289,8 +289,11 @@ def evaluate_linear(
         if done == protocol.epochs or now - told >= QUIET:
             told = now
             losses = ", ".join(f"{loss:.4f}" for loss in sweep.losses.tolist())
-            left = duration((now - began) / (done - start) * (protocol.epochs - done))
-            logger.info(f"epoch {done}/{protocol.epochs}  loss {losses}  {now - began:.0f} s, about {left} left")
+            left = (now - began) / (done - start) * (protocol.epochs - done)
+            logger.info(
+                f"epoch {done}/{protocol.epochs}  loss {losses}  {now - began:.0f} s"
+                + (f", about {duration(left)} left" if left else "")
+            )
         if state is not None:
             with atomic_open(state) as handle:
                 torch.save({"epoch": done, "identity": identity, "sweep": sweep.state_dict()}, handle)

@@ -54,8 +54,10 @@ def test_progress__what_is_slow_is_told_after_each_item():
     )
 
 
-def test_progress__bar_on_a_terminal(monkeypatch):
+@pytest.mark.parametrize("columns", ["80", "0"])
+def test_progress__bar_on_a_terminal(monkeypatch, columns):
     clock = Clock()
+    monkeypatch.setenv("COLUMNS", columns)
     monkeypatch.setattr(tqdm.std, "time", clock)
     shown = work([8.0] * 4, Terminal(), clock)
     assert shown[1] == ""

@@ -124,7 +124,7 @@ def test_central_crops__show_progress(data, monkeypatch, capsys):
     list(central_crops(data, FeatureSettings(size=32, batch_size=2), range(7)))
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3
-    assert re.fullmatch(r"images: batch 1 of 4, about \d+ min left", lines[0])
+    assert re.fullmatch(r"image batch 1 of 4, about \d+ min left", lines[0])
 
 
 def test_random_backbone__depends_on_the_seed_alone():
