@@ -62,7 +62,7 @@ def draw_detections(rng: np.random.Generator, objects: Objects, count: int, metr
 
 
 def prepare_voc(root: Path, truth: list[Objects], metadata: Metadata) -> Makers:
-    """Write and register annotations in VOC's layout, a tenth of the objects difficult; return what makes evaluators."""
+    """Write and register data in VOC's layout, a tenth of the objects difficult; return what makes evaluators."""
     for folder in ("Annotations", "ImageSets/Main"):
         (root / folder).mkdir(parents=True)
     (root / "ImageSets/Main/test.txt").write_text("".join(f"{image:06d}\n" for image in range(len(truth))))
