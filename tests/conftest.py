@@ -3,7 +3,7 @@
 import pytest
 
 # Beginnings of the names of such files.
-LONG = ("tests/rehearsal/test_run.py", "tests/pretrain/test_", "tests/common/test_launch.py", "tests/detection/training/")
+LONG = ("tests/rehearsal/test_run", "tests/pretrain/test_", "tests/common/test_launch", "tests/detection/training/")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

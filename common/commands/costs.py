@@ -1,15 +1,13 @@
-"""Arguments of ``mocodet costs``."""
-
-import argparse
-
-from .arguments import add_overrides, pair, positive
-
-DESCRIPTION = """Count what a pre-training run costs, without data and without a GPU.
+"""Count what a pre-training run costs, without data and without a GPU.
 
   mocodet costs --config-file configs/pretrain/moco_v2_R_50_200ep.yaml --world-size 8 --images 1281167
 
 Prints Markdown tables: FLOPs, time as a function of utilisation, bytes that processes exchange, memory, input.
 """
+
+import argparse
+
+from .arguments import add_overrides, pair, positive
 
 
 def parse_peak(text: str) -> tuple[str, float]:

@@ -1,9 +1,4 @@
-"""Arguments of ``mocodet evaluate``."""
-
-import argparse
-from collections.abc import Sequence
-
-DESCRIPTION = """Compute the metrics of saved predictions, as the run that saved them did.
+"""Compute the metrics of saved predictions, as the run that saved them did.
 
   mocodet evaluate output/voc/inference/voc_2007_test --dataset voc_2007_test
   mocodet evaluate output/mine/inference/mine_test --config-file configs/mine.yaml MODEL.MASK_ON True
@@ -15,6 +10,9 @@ COCO's result format (coco_instances_results.json; lvis_instances_results.json),
 VOC's text files (<class>.txt), or sem_seg_predictions.json. Without --dataset, --config-file takes the data set that
 the folder is named after, or the one in DATASETS.TEST.
 """
+
+import argparse
+from collections.abc import Sequence
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

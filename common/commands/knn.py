@@ -1,12 +1,4 @@
-"""Arguments of ``mocodet knn``."""
-
-import argparse
-
-from .arguments import positive
-from .features import add_feature_arguments
-from .features import check as check  # nothing of its own
-
-DESCRIPTION = """Classify images by the nearest neighbours of their features (Wu et al., CVPR 2018, section 3.4).
+"""Classify images by the nearest neighbours of their features (Wu et al., CVPR 2018, section 3.4).
 
 Nothing is trained.
 
@@ -15,6 +7,12 @@ Nothing is trained.
 
 The second command measures random weights, which pre-training must beat. See docs/evaluation.md.
 """
+
+import argparse
+
+from .arguments import positive
+from .features import add_feature_arguments
+from .features import check as check  # nothing of its own
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,12 +1,4 @@
-"""Arguments of ``mocodet linear``."""
-
-import argparse
-
-from .arguments import positive
-from .features import add_feature_arguments
-from .features import check as check_features
-
-DESCRIPTION = """Train linear classifiers on the frozen features of a checkpoint (MoCo, section 4.1).
+"""Train linear classifiers on the frozen features of a checkpoint (MoCo, section 4.1).
 
 As published: random crops and flips, 100 epochs, rate 30, no weight decay. The backbone is proved not to change.
 
@@ -20,6 +12,12 @@ Quicker, without augmentation: features are computed once. A sweep trains all cl
 
 See docs/evaluation.md.
 """
+
+import argparse
+
+from .arguments import positive
+from .features import add_feature_arguments
+from .features import check as check_features
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -58,7 +58,7 @@ def run(*leading: str) -> None:
 def parser_of(command: Command) -> ArgumentParser:
     """Make the parser of a command, from its file in this folder."""
     file = _file_of(command)
-    text = getattr(file, "DESCRIPTION", file.__doc__)
+    text = file.__doc__
     parser = ArgumentParser(f"{PROGRAM} {command.name}", description=text, formatter_class=RawDescriptionHelpFormatter)
     file.add_arguments(parser)
     return parser

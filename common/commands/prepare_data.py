@@ -1,9 +1,4 @@
-"""Arguments of ``mocodet prepare-data``."""
-
-import argparse
-from pathlib import Path
-
-DESCRIPTION = """Prepare a data set: download its archives, unpack them and lay them out as detectron2 expects.
+"""Prepare a data set: download its archives, unpack them and lay them out as detectron2 expects.
 
   mocodet prepare-data voc
   mocodet prepare-data coco --check
@@ -11,6 +6,9 @@ DESCRIPTION = """Prepare a data set: download its archives, unpack them and lay 
 Archives that were fetched by hand are taken, too. Interrupted, it goes on where it stopped; run a second time, it does
 nothing more; --again does all anew. With --check, verify what is there, without a network, and list every fault.
 """
+
+import argparse
+from pathlib import Path
 
 # name -> what it is. The modules of mocodet.common.prepare and mocodet.common.checks that have the name know the rest.
 DATASETS = {

@@ -1,12 +1,4 @@
-"""Arguments of ``mocodet shards``."""
-
-import argparse
-import os
-import re
-
-from .arguments import positive
-
-DESCRIPTION = """Write the images of a folder to WebDataset shards, for pre-training with DATA.SHARDS.
+"""Write the images of a folder to WebDataset shards, for pre-training with DATA.SHARDS.
 
   mocodet shards imagenet/train --output imagenet/shards
   mocodet pretrain --config-file ... DATA.ROOT '' DATA.SHARDS imagenet/shards/index.json
@@ -23,6 +15,12 @@ For shards that are there already, made by whatever tool, count the images and w
 
 See docs/shards.md.
 """
+
+import argparse
+import os
+import re
+
+from .arguments import positive
 
 
 def parse_size(text: str) -> int:
