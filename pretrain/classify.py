@@ -13,7 +13,7 @@ from .checkpoint import load_classifier
 from .device import memory_format, resolve_device
 from .evaluation.classification import ClassificationEvaluator, open_validation
 from .methods import METHODS
-from .run import read_config, start, train
+from .run import pretrain, read_config, start
 
 logger = logging.getLogger("mocodet.pretrain")
 
@@ -54,11 +54,11 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(
             f"{path} has METHOD {cfg.METHOD!r}; expected 'supervised': pre-train by contrast with mocodet pretrain"
         )
-    start(cfg, resume=args.resume)
     if args.eval_only:
+        start(cfg, resume=args.resume)
         evaluate(cfg, resume=args.resume)
     else:
-        train(cfg, resume=args.resume)
+        pretrain(cfg, resume=args.resume)
 
 
 def main(args: argparse.Namespace) -> None:

@@ -51,8 +51,22 @@ def start(cfg: CfgNode, *, resume: bool) -> None:
         logger.warning(f"this config sets, to no effect: {'; '.join(nothing)}")
 
 
-def train(cfg: CfgNode, *, resume: bool, original: str = "") -> None:
-    """Train in one process of the launched ones; the arguments are those of `PretrainTrainer.resume_or_start`."""
+def pretrain(cfg: CfgNode, *, resume: bool = False, original: str = "") -> Path:
+    """Pre-train as ``cfg`` asks, in this process, which may be one of a process group; every one of it must call.
+
+    Args:
+        cfg: of `get_cfg`; it is checked and frozen.
+        resume, original: see `PretrainTrainer.resume_or_start`.
+
+    Returns:
+        the checkpoint of the end, ``OUTPUT_DIR/model_final.pth``.
+
+    Raises:
+        FileNotFoundError, ValueError: see `start` and `PretrainTrainer`.
+        FileExistsError: not ``resume``, and OUTPUT_DIR holds the checkpoints of another run.
+        FloatingPointError: training diverged.
+    """
+    start(cfg, resume=resume)
     trainer = PretrainTrainer(cfg)
     trainer.resume_or_start(resume, original)
     # Not before: a run that was refused must not overwrite the config of the one that stands there.
@@ -60,13 +74,13 @@ def train(cfg: CfgNode, *, resume: bool, original: str = "") -> None:
         with atomic_open(Path(cfg.OUTPUT_DIR, CONFIG), "w") as handle:
             handle.write(cfg.dump())
     trainer.train()
+    return Path(cfg.OUTPUT_DIR, "model_final.pth")
 
 
 def run(args: argparse.Namespace) -> None:
     """Train, in one process of the launched ones, as the command line asks."""
     cfg, _ = read_config(args)
-    start(cfg, resume=args.resume)
-    train(cfg, resume=args.resume, original=args.resume_from)
+    pretrain(cfg, resume=args.resume, original=args.resume_from)
 
 
 def export(args: argparse.Namespace) -> None:
