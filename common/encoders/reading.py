@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint import load_torch_file
+from ..checkpoint import errors_about, load_torch_file
 from ..text import first_few
-from .find import StoredResNet, find_encoder, holds_resnet
+from .find import StoredResNet, find_encoder, labels
 from .resnet import build_resnet, recognise_resnet
 
 # What DistributedDataParallel puts in front of every name; a checkpoint may or may not have it.
@@ -76,14 +76,6 @@ class Encoder:
         return network.eval()
 
 
-def holds_encoder(checkpoint: Any) -> bool:
-    """Tell whether a loaded file has an encoder in torchvision's names (as opposed to detectron2's own), known or not.
-
-    Which one to take, `extract_encoder` may still not know.
-    """
-    return isinstance(checkpoint, Mapping) and holds_resnet(checkpoint)
-
-
 def extract_encoder(checkpoint: Any, prefix: str | None = None) -> Encoder:
     """Find the encoder in a loaded checkpoint, and make sure that all of it is there and that it is sane.
 
@@ -100,22 +92,21 @@ def extract_encoder(checkpoint: Any, prefix: str | None = None) -> Encoder:
         raise ValueError(f"holds a {type(checkpoint).__name__}; expected a dict with tensors by name")
     style, resnet, passed_over = find_encoder(checkpoint, prefix)
     entries = resnet.entries
-    heads = [name for name in entries if name.startswith(("fc.", *style.heads))]
-    counters = [name for name in entries if name.endswith(BATCH_COUNTER) and name not in heads]
-    _refuse_variants(resnet)
+    _check_variants(resnet)
     arch, small_stem = recognise_resnet(entries)
     expected = {name: tuple(value.shape) for name, value in _empty_resnet(arch, small_stem).state_dict().items()}
+    heads = [name for name in entries if name.startswith(("fc.", *style.heads))]
     _check_names(resnet, expected, heads, arch)
-    tensors = {}
-    for name in expected:
-        if name in entries and name not in counters:
-            check_tensor(resnet.own_name(name), entries[name], FLOAT_TYPES, expected[name])
-            tensors[name] = entries[name]
+    # Batch counters may be absent (torch < 0.4.1 had none): nothing is read from them.
+    tensors = {name: entries[name] for name in expected if not name.endswith(BATCH_COUNTER)}
+    for name, tensor in tensors.items():
+        check_tensor(resnet.own_name(name), tensor, FLOAT_TYPES, expected[name])
     left_out = {
         "projection head or classifier (fc)": len(heads),
-        "batch counters (num_batches_tracked), which nothing reads": len(counters),
+        "batch counters (num_batches_tracked), which nothing reads": len(entries) - len(heads) - len(tensors),
         "outside the encoder (key encoder, queue, ...)": resnet.outside,
     }
+    told = ((key, checkpoint.get(key)) for key in ("arch", "epoch", "iteration"))
     return Encoder(
         kind=style.name,
         prefix=resnet.label,
@@ -123,7 +114,7 @@ def extract_encoder(checkpoint: Any, prefix: str | None = None) -> Encoder:
         small_stem=small_stem,
         tensors={name: tensor.detach().float() for name, tensor in tensors.items()},
         left_out={reason: count for reason, count in left_out.items() if count},
-        progress=_progress(checkpoint),
+        progress=", ".join(f"{key} {value}" for key, value in told if isinstance(value, str | int)),
         notes=_notes(passed_over, tensors),
     )
 
@@ -150,32 +141,23 @@ def read_encoder(path: str | PathLike, prefix: str | None = None) -> Encoder:
         ValueError: it holds no encoder that is whole and finite, or see `read_checkpoint`; the message names the file.
     """
     checkpoint = read_checkpoint(path)
-    try:
+    with errors_about(path):
         return extract_encoder(checkpoint, prefix)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-
-
-def _progress(checkpoint: Mapping) -> str:
-    told = {key: checkpoint.get(key) for key in ("arch", "epoch", "iteration")}
-    return ", ".join(f"{key} {value}" for key, value in told.items() if isinstance(value, str | int))
 
 
 def _notes(passed_over: list[StoredResNet], tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
     notes = []
     if passed_over:
-        others = first_few([f"{other.label!r}" for other in passed_over], 10)
-        notes.append(f"passed over: {others} (the converter's --prefix would take it instead)")
+        notes.append(f"passed over: {labels(passed_over)} (the converter's --prefix would take it instead)")
     types = sorted({str(tensor.dtype) for tensor in tensors.values()} - {str(torch.float32)})
     if types:
         notes.append(f"weights of type {', '.join(types)} become torch.float32")
     return tuple(notes)
 
 
-def _refuse_variants(resnet: StoredResNet) -> None:
+def _check_variants(resnet: StoredResNet) -> None:
     for pattern, variant in VARIANTS.items():
-        name = next((name for name in resnet.entries if re.match(pattern, name)), None)
-        if name is not None:
+        if name := next((name for name in resnet.entries if re.match(pattern, name)), None):
             raise ValueError(
                 f"the encoder is a variant with {variant}: it has {resnet.own_name(name)}; expected a plain ResNet, as"
                 " torchvision and detectron2 have it"
@@ -189,13 +171,10 @@ def _refuse_variants(resnet: StoredResNet) -> None:
 
 
 def _check_names(resnet: StoredResNet, expected: Mapping[str, Any], heads: list[str], arch: str) -> None:
-    # Batch counters may be absent (torch < 0.4.1 had none): nothing is read from them.
-    required = [name for name in expected if not name.endswith(BATCH_COUNTER)]
-    missing = [resnet.own_name(name) for name in required if name not in resnet.entries]
-    unknown = [resnet.own_name(name) for name in resnet.entries if name not in expected and name not in heads]
-    if missing:
+    absent = [name for name in expected if name not in resnet.entries and not name.endswith(BATCH_COUNTER)]
+    if missing := [resnet.own_name(name) for name in absent]:
         raise ValueError(f"the encoder is incomplete for a {arch}: missing {first_few(missing)}")
-    if unknown:
+    if unknown := [resnet.own_name(name) for name in resnet.entries if name not in expected and name not in heads]:
         raise ValueError(f"the encoder has tensors that a torchvision {arch} has not: {first_few(unknown)}")
 
 

@@ -7,7 +7,7 @@ of it. `STYLES` says which address a project transfers, and which others its fil
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,17 @@ def join_keys(keys: str, name: str) -> str:
     return f"{keys}.{name}" if keys else name
 
 
+def rename_child(name: str, new: Mapping[str, str]) -> str:
+    """Exchange the first part of a name."""
+    child, dot, rest = name.partition(".")
+    return new.get(child, child) + dot + rest
+
+
+def with_dot(prefix: str) -> str:
+    """End a prefix that is not empty with a dot, as it stands before names."""
+    return prefix if prefix == "" or prefix.endswith(".") else f"{prefix}."
+
+
 def without_wrappers(name: str) -> str:
     """Leave out of a name what wrappers put into it."""
     return ".".join(part for part in name.split(".") if part not in WRAPPERS)
@@ -34,7 +45,6 @@ class StoredResNet:
     """What looks like a ResNet in a checkpoint; whether it is whole is not known yet.
 
     Attributes:
-        address: dict keys and prefix, wrappers left out: ``"state_dict.encoder_q."``.
         keys: the dict keys that lead to its names, joined by dots: ``"state_dict"``.
         prefix: what stands before its names there: ``"module.encoder_q."``.
         numbered: whether its children are numbered.
@@ -42,7 +52,6 @@ class StoredResNet:
         outside: number of names in the same dict that are not its own.
     """
 
-    address: str
     keys: str
     prefix: str
     numbered: bool
@@ -50,24 +59,24 @@ class StoredResNet:
     outside: int
 
     @property
-    def label(self) -> str:
-        """The prefix that chooses this ResNet; with the keys before it, where they say more than the prefix."""
-        return self.prefix if self.prefix and self.keys in ("state_dict", "model") else self._full_prefix
+    def address(self) -> str:
+        """Dict keys and prefix, wrappers left out: ``"state_dict.encoder_q."``."""
+        return without_wrappers(join_keys(self.keys, self.prefix))
 
     @property
-    def _full_prefix(self) -> str:
-        return join_keys(self.keys, self.prefix)
+    def label(self) -> str:
+        """The prefix that chooses this ResNet; with the keys before it, where they say more than the prefix."""
+        keys = "" if self.prefix and self.keys in ("state_dict", "model") else self.keys
+        return join_keys(keys, self.prefix)
 
     def own_name(self, name: str) -> str:
         """Return what the file calls torchvision's ``name``, such as ``module.encoder_q.conv1.weight``."""
-        child, _, rest = name.partition(".")
-        return f"{self.prefix}{CHILD_NUMBERS.get(child, child)}.{rest}" if self.numbered else f"{self.prefix}{name}"
+        return self.prefix + (rename_child(name, CHILD_NUMBERS) if self.numbered else name)
 
     def answers_to(self, prefix: str) -> bool:
         """Tell whether a user means this ResNet by ``prefix``, with or without keys and wrappers."""
-        full, own = self._full_prefix, self.prefix
-        named = {full, own, without_wrappers(full), without_wrappers(own)}
-        return (prefix if prefix == "" or prefix.endswith(".") else f"{prefix}.") in named
+        full = join_keys(self.keys, self.prefix)
+        return with_dot(prefix) in {full, self.prefix, self.address, without_wrappers(self.prefix)}
 
 
 @dataclass(frozen=True)
@@ -90,9 +99,13 @@ class Style:
     heads: tuple[str, ...] = ()
     numbered: bool | None = False
 
-    def fits(self, resnet: StoredResNet) -> bool:
-        """Tell whether this is the ResNet that the style transfers, its sign apart."""
-        return bool(re.fullmatch(self.encoder, resnet.address)) and self.numbered in (None, resnet.numbered)
+    def fits(self, resnet: StoredResNet, names: Collection[str]) -> bool:
+        """Tell whether this is the ResNet that the style transfers, in a file with ``names`` and keys."""
+        return (
+            bool(re.fullmatch(self.encoder, resnet.address))
+            and self.numbered in (None, resnet.numbered)
+            and (not self.sign or any(re.fullmatch(self.sign, name) for name in names))
+        )
 
     def knows(self, resnet: StoredResNet) -> bool:
         """Tell whether the style has this ResNet besides the one that it transfers."""

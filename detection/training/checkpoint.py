@@ -1,7 +1,5 @@
 """The checkpointer of fine-tuning: reads unconverted encoders too, runs no code from a file, lets nothing slip."""
 
-import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -12,25 +10,17 @@ from detectron2.modeling.backbone.resnet import BottleneckBlock, DeformBottlenec
 from detectron2.utils.file_io import Detectron2Handler
 from torch import nn
 
-from mocodet.common.checkpoint import AtomicSaveMixin, load_torch_file
-from mocodet.common.encoders.reading import BATCH_COUNTER, DISTRIBUTED_PREFIX, extract_encoder, holds_encoder
+from mocodet.common.checkpoint import AtomicSaveMixin, errors_about, load_torch_file
+from mocodet.common.encoders.find import holds_encoder
+from mocodet.common.encoders.reading import BATCH_COUNTER, DISTRIBUTED_PREFIX, extract_encoder
 from mocodet.common.text import first_few
 
 from ..weights.arrays import load_array_pickle
-from ..weights.convert import AUTHOR, REQUIRED_CONFIG, resnet_config, to_detectron2
-
-# The part of a parameter's name that says where in a ResNet it stands: `stem.conv1.weight` of
-# `backbone.bottom_up.stem.conv1.weight`, `res5.0.conv1.weight` of `roi_heads.res5.0.conv1.weight`. A stage's blocks are
-# numbered, so that what a detector adds beside them (`roi_heads.res5.norm`, `fpn_lateral5`) is not meant.
-ENCODER_PART = re.compile(r"(?:^|\.)((?:stem|res[2-5]\.\d+)\..+)$")
+from ..weights.convert import ENCODER_PART, REQUIRED_CONFIG, TORCHVISION_AUTHORS, resnet_config, to_detectron2
 
 # Left over whenever MSRA's R-50.pkl is loaded: Caffe's ResNet-50 has a bias in its first convolution, detectron2's has
 # none and has always left it out; the batch norm that follows it is the file's own.
 CAFFE_SURPLUS = {"stem.conv1.bias"}
-
-# Whose files hold torchvision's networks, in which the 3x3 convolution of a bottleneck has its stride: ours (made while
-# loading, too), those of MoCo's own conversion script and of detectron2's for torchvision's files.
-TORCHVISION_AUTHORS = {AUTHOR, "MOCO", "torchvision"}
 
 REQUIRED_SETTINGS = ", ".join(f"{key} {value}" for key, value in REQUIRED_CONFIG.items())
 
@@ -67,18 +57,19 @@ class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
 
         Raises:
             FileNotFoundError: ``path`` names a local file that is not there.
-        ConnectionError: it could not be downloaded.
+            ConnectionError: it could not be downloaded.
             ValueError: the file is damaged, would run code, or does not fit the model's ResNet; see the class.
         """
-        local = urlparse(path)._replace(query="").geturl() if path else ""
+        local = urlparse(path)._replace(query="").geturl()
         if local and "://" not in local and not Path(local).is_file():
             raise FileNotFoundError(f"no checkpoint at {local}; correct MODEL.WEIGHTS, or make the file first")
         try:
             return super().load(path, *args, **kwargs)
         except URLError as error:
+            address = path.replace(Detectron2Handler.PREFIX, Detectron2Handler.S3_DETECTRON2_PREFIX)
             raise ConnectionError(
                 f"MODEL.WEIGHTS {path} could not be downloaded ({error.reason}); without a network, fetch"
-                f" {_address(path)} elsewhere and give the file as MODEL.WEIGHTS"
+                f" {address} elsewhere and give the file as MODEL.WEIGHTS"
             ) from error
         finally:
             self._parsed_url_during_load = None  # detectron2 leaves it behind on errors and then refuses to load again
@@ -97,8 +88,12 @@ class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
             return {"model": model, "__author__": "pycls", "matching_heuristics": True}
         if "model" not in loaded:
             loaded = {"model": loaded}
-        if self._wants_heuristics():
+        url = self._parsed_url_during_load
+        options = parse_qs(url.query)
+        if options.pop("matching_heuristics", []) == ["True"]:
             loaded["matching_heuristics"] = True
+        if options:
+            raise ValueError(f"{url.geturl()}: unknown options {sorted(options)}; known is 'matching_heuristics'")
         return loaded
 
     def _is_models_own(self, loaded: dict[str, Any]) -> bool:
@@ -108,11 +103,9 @@ class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
         return any(str(name).removeprefix(DISTRIBUTED_PREFIX) in own for name in state)
 
     def _converted(self, loaded: Any, filename: str) -> dict[str, Any]:
-        try:
+        with errors_about(filename):
             encoder = extract_encoder(loaded)
             weights = to_detectron2(encoder)
-        except ValueError as error:
-            raise ValueError(f"{filename}: {error}") from error
         self.logger.info(f"Converting the {encoder.kind} ({encoder.arch}) in '{filename}' for detectron2")
         for note in encoder.notes:
             self.logger.info(f"  {note}")
@@ -128,88 +121,58 @@ class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
         model = {name: value for name, value in blobs.items() if not name.endswith("_momentum")}
         return {"model": model, "__author__": "Caffe2", "matching_heuristics": True}
 
-    def _wants_heuristics(self) -> bool:
-        """Read the question mark's part of ``model.pth?matching_heuristics=True``, as detectron2 does."""
-        url = self._parsed_url_during_load
-        queries = parse_qs(url.query) if url else {}
-        wanted = queries.pop("matching_heuristics", ["False"]) == ["True"]
-        if queries:
-            raise ValueError(f"{url.geturl()}: unknown options {sorted(queries)}; known is 'matching_heuristics'")
-        return wanted
-
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
-        from_caffe = checkpoint.get("__author__") == "Caffe2"
-        arch = checkpoint.pop(ARCH_KEY, None)
-        if checkpoint.get("__author__") in TORCHVISION_AUTHORS:
-            _refuse_stride_in_1x1(self.model)
-            if found := other_input(self.model):
+        author, arch = checkpoint.get("__author__"), checkpoint.pop(ARCH_KEY, None)
+        if author in TORCHVISION_AUTHORS:
+            _check_stride(self.model)
+            if found := _other_input(self.model):
                 self.logger.warning(
                     f"The weights are of a network that was trained on images of another kind than the model has:"
                     f" {', '.join(found)}. Unless that is meant, set {REQUIRED_SETTINGS}"
                 )
         incompatible = super()._load_model(checkpoint)
-        wrong_shapes = [name for name, *_ in incompatible.incorrect_shapes]
-        missing = [*incompatible.missing_keys, *wrong_shapes]
-        if self._whole_detector:
-            missing = sorted({name for name in missing if not name.endswith(BATCH_COUNTER)})
-            if missing:
-                raise ValueError(
-                    "the file does not hold this whole detector: left without a fitting value:"
-                    f" {first_few(missing, 10)}."
-                    " To evaluate a fine-tuned detector, name its checkpoint as MODEL.WEIGHTS and give the config that"
-                    " it was trained with"
-                )
-        missing = _encoder_names(missing)
-        surplus = _encoder_names(incompatible.unexpected_keys)
-        if from_caffe:
-            surplus = [name for name in surplus if name not in CAFFE_SURPLUS]
+        missing = {*incompatible.missing_keys, *(name for name, *_ in incompatible.incorrect_shapes)}
+        missing = sorted(name for name in missing if not name.endswith(BATCH_COUNTER))  # which nothing reads
+        if missing and self._whole_detector:
+            raise ValueError(
+                f"the file does not hold this whole detector: left without a fitting value: {first_few(missing, 10)}."
+                " To evaluate a fine-tuned detector, name its checkpoint as MODEL.WEIGHTS and give the config that it"
+                " was trained with"
+            )
+        missing = [name for name in missing if ENCODER_PART.search(name)]
+        ignored = CAFFE_SURPLUS if author == "Caffe2" else ()
+        surplus = sorted(
+            name
+            for name in incompatible.unexpected_keys
+            if ENCODER_PART.search(name) and not name.endswith(BATCH_COUNTER) and name not in ignored
+        )
         if missing or surplus:
+            settings = " ".join(f"{key} {value}" for key, value in resnet_config(arch).items()) if arch else ""
             raise ValueError(
                 "the weights do not fit the model's ResNet: "
                 f"left without a value in the model: {first_few(missing, 10)}; left over in the file:"
                 f" {first_few(surplus, 10)}."
                 " Compare MODEL.RESNETS (DEPTH, NORM) and the backbone with the file named by MODEL.WEIGHTS"
-                + (f"; the {arch} in it needs {_settings(arch)}" if arch else "")
+                + (f"; the {arch} in it needs {settings}" if arch else "")
             )
         return incompatible
 
 
-def _refuse_stride_in_1x1(model: nn.Module) -> None:
+def _check_stride(model: nn.Module) -> None:
     """Refuse a model that has a bottleneck with the stride in its 1x1 convolution, before anything is loaded."""
     bottlenecks = (BottleneckBlock, DeformBottleneckBlock)
     blocks = ((name, module) for name, module in model.named_modules() if isinstance(module, bottlenecks))
-    found = [name for name, block in blocks if tuple(block.conv1.stride) != (1, 1)]
-    if found:
+    if found := [name for name, block in blocks if tuple(block.conv1.stride) != (1, 1)]:
         raise ValueError(
             "the weights are of a ResNet with the stride in the 3x3 convolutions, the model has it in the 1x1"
             f" convolutions before them ({first_few(found)}) and would compute something else; set {REQUIRED_SETTINGS}"
         )
 
 
-def other_input(model: nn.Module) -> list[str]:
+def _other_input(model: nn.Module) -> list[str]:
     """List the settings of a detectron2 model's input that are not those of `REQUIRED_CONFIG`, with their values."""
-    found = {
-        "INPUT.FORMAT": getattr(model, "input_format", None),
-        "MODEL.PIXEL_MEAN": _per_channel(model, "pixel_mean"),
-        "MODEL.PIXEL_STD": _per_channel(model, "pixel_std"),
-    }
+    found = {"INPUT.FORMAT": getattr(model, "input_format", None)}
+    for name in ("pixel_mean", "pixel_std"):
+        if (per_channel := getattr(model, name, None)) is not None:
+            found[f"MODEL.{name.upper()}"] = [round(value, 3) for value in per_channel.flatten().tolist()]
     return [f"{key} {value}" for key, value in found.items() if value not in (None, REQUIRED_CONFIG[key])]
-
-
-def _per_channel(model: nn.Module, name: str) -> list[float] | None:
-    buffer = getattr(model, name, None)
-    return None if buffer is None else [round(value, 3) for value in buffer.flatten().tolist()]
-
-
-def _address(path: str) -> str:
-    """Return the address that detectron2 gets a file of its model zoo from."""
-    return path.replace(Detectron2Handler.PREFIX, Detectron2Handler.S3_DETECTRON2_PREFIX)
-
-
-def _settings(arch: str) -> str:
-    return " ".join(f"{key} {value}" for key, value in resnet_config(arch).items())
-
-
-def _encoder_names(names: Iterable[str]) -> list[str]:
-    """Keep the names of ResNet parameters and statistics; batch counters, which nothing reads, are none."""
-    return sorted(name for name in names if ENCODER_PART.search(name) and not name.endswith(BATCH_COUNTER))

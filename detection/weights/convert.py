@@ -2,14 +2,12 @@
 
 The one module that knows the parameter names of both sides: on the left ResNets under torchvision's names, as
 `mocodet.common.encoders.reading` finds them in checkpoints, ``layer1.0.bn1.weight``; on the right detectron2's ResNet,
-``res2.0.conv1.norm.weight``.
+``res2.0.conv1.norm.weight``. `mocodet.detection.weights.convert_back` is the way back.
 """
 
 import pickle
 import re
-import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -19,8 +17,10 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import get_cfg
 from detectron2.modeling import build_backbone
 from torch import Tensor, nn
+from torchvision.models import ResNet
+from torchvision.models.feature_extraction import create_feature_extractor
 
-from mocodet.common.checkpoint import load_torch_file
+from mocodet.common.checkpoint import errors_about, load_torch_file
 from mocodet.common.encoders.reading import Encoder, extract_encoder
 from mocodet.common.encoders.resnet import ARCHITECTURES
 from mocodet.common.files import atomic_open
@@ -37,21 +37,37 @@ REQUIRED_CONFIG: dict[str, Any] = {
     "MODEL.RESNETS.STRIDE_IN_1X1": False,
 }
 
-STAGES = ("res2", "res3", "res4", "res5")
+STAGES = {"layer1": "res2", "layer2": "res3", "layer3": "res4", "layer4": "res5"}
 
-# Largest relative difference that `verify` accepts.
-TOLERANCE = 1e-5
+# Parts of names, torchvision's and detectron2's, in the order in which they are exchanged on the way there.
+PARTS: tuple[tuple[str, str], ...] = (
+    *((f"{layer}.", f"{stage}.") for layer, stage in STAGES.items()),
+    *((f"bn{i}.", f"conv{i}.norm.") for i in (1, 2, 3)),
+    ("downsample.0.", "shortcut."),
+    ("downsample.1.", "shortcut.norm."),
+)
+
+# The part of a parameter's name that says where in a ResNet it stands: `stem.conv1.weight` of
+# `backbone.bottom_up.stem.conv1.weight`, `res5.0.conv1.weight` of `roi_heads.res5.0.conv1.weight`. A stage's blocks are
+# numbered, so that what a detector adds beside them (`roi_heads.res5.norm`, `fpn_lateral5`) is not meant.
+ENCODER_PART = re.compile(r"(?:^|\.)((?:stem|res[2-5]\.\d+)\..+)$")
 
 AUTHOR = "mocodet"
+
+# Whose files hold torchvision's networks, in which the 3x3 convolution of a bottleneck has its stride: ours (made while
+# loading, too), those of MoCo's own conversion script and of detectron2's for torchvision's files.
+TORCHVISION_AUTHORS = {AUTHOR, "MOCO", "torchvision"}
+
+# Largest relative difference that `compare_stages` accepts.
+TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What `convert_file` did: the encoder it found, the names it wrote, the differences it measured per stage."""
+    """What a conversion, there or back, wrote: an encoder; and the difference of each stage, if it was verified."""
 
     encoder: Encoder
-    names: list[str]
-    differences: dict[str, float] = field(default_factory=dict)
+    differences: dict[str, float]
 
 
 def convert_file(
@@ -81,36 +97,30 @@ def convert_file(
     if output.suffix != ".pkl":
         raise ValueError(f"{output}: the output must end in .pkl, by which detectron2 recognises the format")
     checkpoint = _load(source)
-    try:
+    with errors_about(source):
         encoder = extract_encoder(checkpoint, prefix)
-        weights = to_detectron2(encoder)
         # Protocol 4 pickles arrays without out-of-band buffers; numpy 1.26 and later read what numpy 2 writes.
-        content = pickle.dumps(weights, protocol=4)
-        differences = _verify_bytes(encoder, content) if check else {}
-    except ValueError as error:
-        raise ValueError(f"{source}: {error}") from error
+        content = pickle.dumps(to_detectron2(encoder), protocol=4)
+        differences = verify(encoder, content) if check else {}
     with atomic_open(output, "wb") as handle:
         handle.write(content)
-    return Conversion(encoder, sorted(weights["model"]), differences)
+    return Conversion(encoder, differences)
 
 
 def _load(source: str | PathLike) -> Any:
     try:
         return load_torch_file(source)
     except ValueError as error:
-        if _is_for_detectron2(source):
+        try:
+            is_converted = not {"model", "blobs"}.isdisjoint(load_array_pickle(source))
+        except ValueError:
+            is_converted = False
+        if is_converted:
             raise ValueError(
                 f"{source} is a .pkl of detectron2's already and needs no conversion: name it as MODEL.WEIGHTS;"
                 " --to torchvision is the way back"
             ) from error
         raise
-
-
-def _is_for_detectron2(source: str | PathLike) -> bool:
-    try:
-        return not {"model", "blobs"}.isdisjoint(load_array_pickle(source))
-    except ValueError:
-        return False
 
 
 def required_config(encoder: Encoder) -> dict[str, Any]:
@@ -157,117 +167,90 @@ def to_detectron2(encoder: Encoder) -> dict[str, Any]:
 
 def detectron2_name(name: str) -> str:
     """Translate a torchvision ResNet's parameter name: ``layer1.0.bn2.bias`` -> ``res2.0.conv2.norm.bias``."""
-    if not name.startswith("layer"):
-        name = f"stem.{name}"
-    name = re.sub(r"^layer([1-4])\.", lambda match: f"res{int(match[1]) + 1}.", name)
-    name = re.sub(r"\bbn([1-3])\.", r"conv\1.norm.", name)
-    return name.replace("downsample.0.", "shortcut.").replace("downsample.1.", "shortcut.norm.")
+    for torchvision, detectron2 in PARTS:
+        name = name.replace(torchvision, detectron2)
+    return name if name.startswith("res") else f"stem.{name}"
 
 
 def torchvision_name(name: str) -> str:
     """Translate a parameter name of detectron2's ResNet: ``res2.0.conv2.norm.bias`` -> ``layer1.0.bn2.bias``."""
-    name = re.sub(r"^res([2-5])\.", lambda match: f"layer{int(match[1]) - 1}.", name).removeprefix("stem.")
-    name = name.replace("shortcut.norm.", "downsample.1.").replace("shortcut.", "downsample.0.")
-    return re.sub(r"\bconv([1-3])\.norm\.", r"bn\1.", name)
+    for torchvision, detectron2 in reversed(PARTS):
+        name = name.replace(detectron2, torchvision)
+    return name.removeprefix("stem.")
 
 
-def verify(encoder: Encoder, path: str | PathLike) -> dict[str, float]:
-    """Prove that the file at ``path`` computes what ``encoder`` computes.
+def verify(encoder: Encoder, content: bytes) -> dict[str, float]:
+    """Prove that ``content``, a .pkl for detectron2, computes what ``encoder`` computes.
 
-    detectron2's own checkpointer loads the file into detectron2's own ResNet; torchvision's ResNet is given the
-    encoder's tensors under the names they came with. Both see the same random images in evaluation mode.
-
-    Returns:
-        for each of res2 to res5 the relative difference ``max|a - b| / max|b|`` of the activations, ``b`` being
-        torchvision's.
+    torchvision's ResNet is given the encoder's tensors under the names they came with; see `compare_stages`.
 
     Raises:
         ValueError: detectron2 left a parameter unmatched, or a difference exceeds `TOLERANCE`.
     """
-    backbone = detectron2_resnet(encoder.arch)
-    _StrictCheckpointer(backbone).load(str(path))
-    return compare_stages(
-        detectron2_stages(backbone),
-        torchvision_stages(encoder.build()),
-        f"detectron2's {encoder.arch} with the converted weights differs from the encoder",
-    )
+    return compare_stages(detectron2_resnet(encoder.arch, pickle.loads(content)), encoder.build())
 
 
-def compare_stages(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], claim: str) -> dict[str, float]:
-    """Return for each of res2 to res5 the relative difference ``max|a - b| / max|b|``, ``b`` being the expected.
+def detectron2_resnet(arch: str, checkpoint: dict[str, Any]) -> nn.Module:
+    """Build detectron2's ResNet for an ``arch`` of `ARCHITECTURES`; let detectron2's own checkpointer fill it.
+
+    Args:
+        arch: which ResNet.
+        checkpoint: as detectron2 loads it from a file: ``{"model": name -> array or tensor, ...}``.
 
     Raises:
-        ValueError: a difference exceeds `TOLERANCE`; ``claim`` says of what.
+        ValueError: detectron2's checkpointer left a parameter of the network or of the checkpoint unmatched.
     """
-    differences = {stage: _relative_difference(found[stage], expected[stage]) for stage in STAGES}
-    # Written so that nan, which compares as false, fails.
-    wrong = [stage for stage in STAGES if not differences[stage] <= TOLERANCE]
-    if wrong:
-        figures = ", ".join(f"{stage} {differences[stage]:.2g}" for stage in STAGES)
+    cfg = get_cfg()
+    cfg.MODEL.BACKBONE.FREEZE_AT = 0
+    cfg.MODEL.RESNETS.NORM = "BN"
+    cfg.MODEL.RESNETS.STRIDE_IN_1X1 = REQUIRED_CONFIG["MODEL.RESNETS.STRIDE_IN_1X1"]
+    cfg.MODEL.RESNETS.OUT_FEATURES = list(STAGES.values())
+    for key, value in resnet_config(arch).items():
+        cfg.merge_from_list([key, value])
+    backbone = build_backbone(cfg)
+    incompatible = DetectionCheckpointer(backbone)._load_model(checkpoint)
+    if any(incompatible):
         raise ValueError(
-            f"verification failed at {', '.join(wrong)}: {claim} by {figures} (relative; at most {TOLERANCE:g} allowed)"
+            f"verification failed: detectron2 reports missing {first_few(incompatible.missing_keys)},"
+            f" unexpected {first_few(incompatible.unexpected_keys)},"
+            f" wrong shape {first_few([name for name, *_ in incompatible.incorrect_shapes])}"
+        )
+    return backbone
+
+
+def compare_stages(written: nn.Module, source: nn.Module) -> dict[str, float]:
+    """Compare what a ResNet of detectron2 and one of torchvision compute from the same random images.
+
+    Args:
+        written: the network with the weights to be written.
+        source: the one with the weights that they were made from.
+
+    Returns:
+        for each of res2 to res5 the relative difference ``max|a - b| / max|b|`` of the activations in evaluation mode,
+        ``b`` being the source's.
+
+    Raises:
+        ValueError: a difference exceeds `TOLERANCE`.
+    """
+    found, expected = _stages(written), _stages(source)
+    differences = {stage: _relative_difference(found[stage], expected[stage]) for stage in STAGES.values()}
+    # Written so that nan, which compares as false, fails.
+    if wrong := [stage for stage, difference in differences.items() if not difference <= TOLERANCE]:
+        figures = ", ".join(f"{stage} {difference:.2g}" for stage, difference in differences.items())
+        raise ValueError(
+            f"verification failed at {', '.join(wrong)}: the ResNet with the written weights differs from the source's"
+            f" by {figures} (relative; at most {TOLERANCE:g} allowed)"
         )
     return differences
 
 
-def detectron2_stages(backbone: nn.Module) -> dict[str, Tensor]:
-    """Return what detectron2's ResNet (`detectron2_resnet`) computes after each stage from `_images`."""
-    with torch.no_grad():
-        return backbone.eval()(_images())
-
-
-def torchvision_stages(network: nn.Module) -> dict[str, Tensor]:
-    """Return what torchvision's ResNet computes after each stage from `_images`, under detectron2's names."""
+def _stages(network: nn.Module) -> dict[str, Tensor]:
+    images = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))  # N x 3 x H x W
     network.eval()
-    stages = {}
+    if isinstance(network, ResNet):
+        network = create_feature_extractor(network, STAGES)
     with torch.no_grad():
-        features = network.maxpool(network.relu(network.bn1(network.conv1(_images()))))  # N x C x H/4 x W/4
-        for stage, layer in zip(STAGES, (network.layer1, network.layer2, network.layer3, network.layer4), strict=True):
-            features = layer(features)
-            stages[stage] = features
-    return stages
-
-
-def detectron2_resnet(arch: str, norm: str = "BN") -> nn.Module:
-    """Build detectron2's ResNet for an ``arch`` of `ARCHITECTURES`, with stages to compare."""
-    cfg = get_cfg()
-    cfg.MODEL.BACKBONE.NAME = "build_resnet_backbone"
-    cfg.MODEL.BACKBONE.FREEZE_AT = 0
-    cfg.MODEL.RESNETS.NORM = norm
-    cfg.MODEL.RESNETS.STRIDE_IN_1X1 = REQUIRED_CONFIG["MODEL.RESNETS.STRIDE_IN_1X1"]
-    cfg.MODEL.RESNETS.OUT_FEATURES = list(STAGES)
-    for key, value in resnet_config(arch).items():
-        cfg.merge_from_list([key, value])
-    return build_backbone(cfg)
-
-
-class _StrictCheckpointer(DetectionCheckpointer):
-    """detectron2's checkpointer, for which a parameter without a partner is an error and not a warning."""
-
-    def _load_model(self, checkpoint: Any) -> Any:
-        incompatible = super()._load_model(checkpoint)
-        if any(incompatible):
-            raise ValueError(
-                f"verification failed: detectron2 reports missing {first_few(incompatible.missing_keys)},"
-                f" unexpected {first_few(incompatible.unexpected_keys)},"
-                f" wrong shape {first_few([name for name, *_ in incompatible.incorrect_shapes])}"
-            )
-        return incompatible
-
-
-def _verify_bytes(encoder: Encoder, content: bytes) -> dict[str, float]:
-    """`verify` what is about to become the output, in a file that nobody can mistake for it.
-
-    The output's own temporary neighbour would not do: detectron2 recognises the format by the ending ``.pkl``.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        candidate = Path(folder) / "candidate.pkl"
-        candidate.write_bytes(content)
-        return verify(encoder, candidate)
-
-
-def _images() -> Tensor:
-    return torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))  # N x 3 x H x W
+        return network(images)
 
 
 def _relative_difference(found: Tensor, expected: Tensor) -> float:

@@ -6,7 +6,7 @@ The way back of `mocodet.detection.weights.convert`: the ResNet of a detector th
 
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 
@@ -15,31 +15,22 @@ import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
-from mocodet.common.checkpoint import load_torch_file
-from mocodet.common.encoders.reading import BATCH_COUNTER, DISTRIBUTED_PREFIX, Encoder, extract_encoder, holds_encoder
+from mocodet.common.checkpoint import errors_about, load_torch_file
+from mocodet.common.encoders.find import holds_encoder
+from mocodet.common.encoders.reading import BATCH_COUNTER, DISTRIBUTED_PREFIX, extract_encoder
 from mocodet.common.encoders.resnet import ARCHITECTURES
+from mocodet.common.encoders.styles import with_dot
 from mocodet.common.files import atomic_open
 from mocodet.common.text import first_few
 
-from ..training.checkpoint import ENCODER_PART, TORCHVISION_AUTHORS
 from .arrays import load_array_pickle
-from .convert import compare_stages, detectron2_resnet, detectron2_stages, torchvision_name, torchvision_stages
+from .convert import ENCODER_PART, TORCHVISION_AUTHORS, Conversion, compare_stages, detectron2_resnet, torchvision_name
 
 # Where a C4 detector keeps the last stage of its ResNet (detectron2's Res5ROIHeads and heads derived from it).
 C4_HEAD = "roi_heads."
 
 # What detectron2's trainer writes beside its checkpoints.
 TRAINERS_CONFIG = "config.yaml"
-
-
-@dataclass(frozen=True)
-class BackConversion:
-    """What `convert_back_file` did: the encoder as written, where it lay, differences per stage, what is to be told."""
-
-    encoder: Encoder
-    prefix: str
-    differences: dict[str, float] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
 
 
 def convert_back_file(
@@ -49,7 +40,7 @@ def convert_back_file(
     prefix: str | None = None,
     config_file: str | PathLike | None = None,
     check: bool = True,
-) -> BackConversion:
+) -> Conversion:
     """Take the ResNet out of the detector ``source`` and write ``output``, a state dict for torchvision's ResNet.
 
     torchvision's ResNet (without ``fc``) that loads it computes what the detector's backbone computes. Tensors do not
@@ -78,54 +69,42 @@ def convert_back_file(
     if config_file is None and beside.is_file():
         config_file = beside
     config = _read_config(config_file) if config_file is not None else None
-    loaded = _read_detector(source)
-    try:
-        found, parts = _find_resnet(loaded, prefix)
+    loaded = load_array_pickle(source) if Path(source).suffix == ".pkl" else load_torch_file(source)
+    with errors_about(source):
+        if not isinstance(loaded, Mapping):
+            raise ValueError(f"holds a {type(loaded).__name__}; expected a detectron2 checkpoint")
+        prefix, parts = _find_resnet(loaded, prefix)
         encoder = extract_encoder({torchvision_name(name): tensor for name, tensor in parts.items()})
-        notes = _notes(encoder.arch, loaded.get("__author__"), config, config_file)
+        notes = _notes(encoder.arch, loaded.get("__author__"), config, config_file) + encoder.notes
         buffer = io.BytesIO()
         torch.save({name: tensor.contiguous() for name, tensor in encoder.tensors.items()}, buffer)
-        differences = _verify(encoder.arch, parts, buffer.getvalue()) if check else {}
-    except ValueError as error:
-        raise ValueError(f"{source}: {error}") from error
+        differences = _verify(encoder.arch, parts, buffer) if check else {}
     with atomic_open(output, "wb") as handle:
         handle.write(buffer.getvalue())
-    return BackConversion(encoder, found, differences, notes)
-
-
-def _read_detector(path: str | PathLike) -> Mapping:
-    loaded = load_array_pickle(path) if Path(path).suffix == ".pkl" else load_torch_file(path)
-    if not isinstance(loaded, Mapping):
-        raise ValueError(f"{path} holds a {type(loaded).__name__}; expected a detectron2 checkpoint")
-    return loaded
-
-
-def _tensors(loaded: Mapping) -> dict[str, torch.Tensor]:
-    """Return a detector's tensors by name."""
-    model = loaded["model"] if isinstance(loaded.get("model"), Mapping) else loaded
-    return {
-        str(name).removeprefix(DISTRIBUTED_PREFIX): torch.as_tensor(value)
-        for name, value in model.items()
-        if isinstance(value, torch.Tensor | np.ndarray)
-    }
+    return Conversion(replace(encoder, kind="encoder of a detectron2 model", prefix=prefix, notes=notes), differences)
 
 
 def _find_resnet(loaded: Mapping, prefix: str | None) -> tuple[str, dict[str, torch.Tensor]]:
     """Return the prefix of the ResNet in a detector, and its tensors under detectron2's names without the prefix."""
-    state = _tensors(loaded)
+    model = loaded["model"] if isinstance(loaded.get("model"), Mapping) else loaded
+    state = {
+        str(name).removeprefix(DISTRIBUTED_PREFIX): torch.as_tensor(value)
+        for name, value in model.items()
+        if isinstance(value, torch.Tensor | np.ndarray)
+    }
     by_prefix: dict[str, dict[str, torch.Tensor]] = {}
     for name, tensor in state.items():
         if match := ENCODER_PART.search(name):
             by_prefix.setdefault(name[: match.start(1)], {})[match[1]] = tensor
     whole = [found for found, parts in by_prefix.items() if any(name.startswith("stem.") for name in parts)]
     if prefix is not None:
-        whole = [found for found in whole if found == _with_dot(prefix)]
+        whole = [found for found in whole if found == with_dot(prefix)]
     if not whole:
         raise ValueError(_no_resnet_message(loaded, state, prefix))
     if len(whole) > 1:
         names = first_few([f"{name!r}" for name in whole], 10)
         raise ValueError(f"holds {len(whole)} ResNets, at {names}; choose one with --prefix")
-    parts = dict(by_prefix[whole[0]])
+    parts = by_prefix[whole[0]]
     if not any(name.startswith("res5.") for name in parts):
         parts |= {name: value for name, value in by_prefix.get(C4_HEAD, {}).items() if name.startswith("res5.")}
     return whole[0], parts
@@ -137,16 +116,11 @@ def _no_resnet_message(loaded: Mapping, state: Mapping[str, torch.Tensor], prefi
             "holds a ResNet under torchvision's names already, as pre-training saves it; --to torchvision takes a"
             " detector of detectron2's, and without it the way there"
         )
-    expected = "'backbone.stem.*' or 'backbone.bottom_up.stem.*'"
-    if prefix is not None:
-        expected = f"'{_with_dot(prefix)}stem.*'"
+    places = ("backbone.", "backbone.bottom_up.") if prefix is None else (with_dot(prefix),)
+    expected = " or ".join(f"'{place}stem.*'" for place in places)
     groups = sorted({".".join(name.split(".")[:2]) for name in state})
     seen = f"names begin with {first_few(groups)}" if groups else f"its keys are {first_few([*map(repr, loaded)])}"
     return f"holds no ResNet of detectron2: {len(state)} tensors, none named {expected}; {seen}"
-
-
-def _with_dot(prefix: str) -> str:
-    return prefix if prefix == "" or prefix.endswith(".") else f"{prefix}."
 
 
 def _read_config(path: str | PathLike) -> CfgNode:
@@ -192,18 +166,9 @@ def _notes(arch: str, author: str | None, config: CfgNode | None, path: str | Pa
     return tuple(notes)
 
 
-def _verify(arch: str, parts: Mapping[str, torch.Tensor], content: bytes) -> dict[str, float]:
+def _verify(arch: str, parts: Mapping[str, torch.Tensor], written: io.BytesIO) -> dict[str, float]:
     """Compare torchvision's ResNet with the written tensors and detectron2's with the detector's, stage by stage."""
-    frozen = not any(name.endswith(BATCH_COUNTER) for name in parts)
-    backbone = detectron2_resnet(arch, "FrozenBN" if frozen else "BN")
     tensors = {name: tensor.float() for name, tensor in parts.items() if not name.endswith(BATCH_COUNTER)}
-    incompatible = backbone.load_state_dict(tensors, strict=False)
-    wrong = [name for name in (*incompatible.missing_keys, *incompatible.unexpected_keys) if BATCH_COUNTER not in name]
-    if wrong:
-        raise ValueError(f"verification failed: detectron2's {arch} and the file differ in {first_few(wrong)}")
-    written = extract_encoder(torch.load(io.BytesIO(content), weights_only=True))
-    return compare_stages(
-        torchvision_stages(written.build()),
-        detectron2_stages(backbone),
-        f"torchvision's {arch} with the written weights differs from the detector's",
-    )
+    written.seek(0)
+    encoder = extract_encoder(torch.load(written, weights_only=True))
+    return compare_stages(encoder.build(), detectron2_resnet(arch, {"model": tensors}))

@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import urllib.parse
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -88,12 +89,20 @@ def local_weights(name: str) -> Path:
         ValueError: no such name; the file is damaged or holds no encoder that can be converted.
         OSError: the file cannot be downloaded (`DownloadError`), or the cache cannot be written.
     """
-    wanted = _without_options(name)
-    converted = _published(wanted) if wanted in PUBLISHED else _converted_file(Path(wanted).expanduser(), name)
+    wanted, _, options = name.removeprefix(PREFIX).partition("?")
+    if options not in ("", "matching_heuristics=True"):
+        raise ValueError(f"{name}: unknown options {options!r}; known is 'matching_heuristics=True'")
+    if wanted in PUBLISHED:
+        published = PUBLISHED[wanted]
+        path, settings = _cached(f"{wanted}-{published.md5}", lambda: _fetch(published))
+    else:
+        source = Path(wanted).expanduser()
+        _check_source(source, name)
+        path, settings = _cached(f"{source.name.partition('.')[0]}-{md5_of(source)}", lambda: source)
     if comm.is_main_process():
-        settings = ", ".join(f"{key} {value}" for key, value in converted.settings().items())
-        logger.info(f"{name} is {converted.path}. A model that starts from it needs {settings}")
-    return converted.path
+        needs = ", ".join(f"{key} {value}" for key, value in settings.items())
+        logger.info(f"{name} is {path}. A model that starts from it needs {needs}")
+    return path
 
 
 class WeightsHandler(PathHandler):
@@ -114,57 +123,39 @@ class WeightsHandler(PathHandler):
         return local_weights(path).open(mode, buffering)
 
 
-class _Converted:
-    """A converted file in the cache, with a record of its MD5 sum and of the settings that it needs."""
-
-    def __init__(self, name: str) -> None:
-        self.path = cache_folder() / f"{name}.pkl"
-        self._record = cache_folder() / f"{name}.json"
-
-    def is_whole(self) -> bool:
-        """Tell whether the file is there as this version writes it; one that was cut or changed since is not."""
-        if not self.path.is_file():
-            return False
-        try:
-            record = self._read()
-            return record["format"] == FORMAT and record["md5"] == md5_of(self.path)
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            return False
-
-    def make(self, source: Path) -> None:
-        """Convert ``source``; the record comes last, so that there is none of a file that is not whole."""
-        self._record.unlink(missing_ok=True)
-        with torch.random.fork_rng(devices=[]):  # a run that converts and one that finds it done are to be the same
-            encoder = convert_file(source, self.path).encoder
-        logger.info("; ".join([f"Converted the {encoder.kind} ({encoder.arch}) in {source}", *encoder.notes]))
-        with atomic_open(self._record, "w", encoding="utf-8") as handle:
-            record = {"format": FORMAT, "md5": md5_of(self.path), "settings": required_config(encoder)}
-            json.dump(record, handle, indent=2)
-
-    def settings(self) -> dict[str, Any]:
-        """Return what a config must set, key -> value."""
-        return self._read()["settings"]
-
-    def _read(self) -> dict[str, Any]:
-        return json.loads(self._record.read_text(encoding="utf-8"))
+def _cached(name: str, find_source: Callable[[], Path]) -> tuple[Path, dict[str, Any]]:
+    """Return a converted file in the cache, made there if need be, and what a config must set to start from it."""
+    path = cache_folder() / f"{name}.pkl"
+    settings = _recorded_settings(path)
+    if settings is None:
+        with exclusive(path):
+            settings = _recorded_settings(path)  # another process may have made it while this one waited
+            if settings is None:
+                settings = _convert(find_source(), path)
+    return path, settings
 
 
-def _without_options(name: str) -> str:
-    wanted, _, options = name.removeprefix(PREFIX).partition("?")
-    if options not in ("", "matching_heuristics=True"):
-        raise ValueError(f"{name}: unknown options {options!r}; known is 'matching_heuristics=True'")
-    return wanted
+def _recorded_settings(path: Path) -> dict[str, Any] | None:
+    """Return the settings of a converted file as this version writes it; None if it was cut or changed since."""
+    try:
+        record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        is_whole = record["format"] == FORMAT and record["md5"] == md5_of(path)
+        return record["settings"] if is_whole else None
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
 
 
-def _published(name: str) -> _Converted:
-    published = PUBLISHED[name]
-    converted = _Converted(f"{name}-{published.md5}")
-    if converted.is_whole():
-        return converted
-    with exclusive(converted.path):
-        if not converted.is_whole():  # another process may have made it while this one waited
-            converted.make(_fetch(published))
-    return converted
+def _convert(source: Path, path: Path) -> dict[str, Any]:
+    """Convert ``source`` to ``path``; the record comes last, so that there is none of a file that is not whole."""
+    record = path.with_suffix(".json")
+    record.unlink(missing_ok=True)
+    with torch.random.fork_rng(devices=[]):  # a run that converts and one that finds it done are to be the same
+        encoder = convert_file(source, path).encoder
+    logger.info("; ".join([f"Converted the {encoder.kind} ({encoder.arch}) in {source}", *encoder.notes]))
+    settings = required_config(encoder)
+    with atomic_open(record, "w", encoding="utf-8") as handle:
+        json.dump({"format": FORMAT, "md5": md5_of(path), "settings": settings}, handle, indent=2)
+    return settings
 
 
 def _fetch(published: Published) -> Path:
@@ -184,7 +175,7 @@ def _fetch(published: Published) -> Path:
     return path
 
 
-def _converted_file(source: Path, name: str) -> _Converted:
+def _check_source(source: Path, name: str) -> None:
     if not source.is_file():
         raise ValueError(
             f"{name}: neither a file {source} exists, nor are there published weights of that name; the names are"
@@ -192,10 +183,3 @@ def _converted_file(source: Path, name: str) -> _Converted:
         )
     if source.suffix == ".pkl":
         raise ValueError(f"{name}: a .pkl is converted already; name it without {PREFIX}")
-    converted = _Converted(f"{source.name.partition('.')[0]}-{md5_of(source)}")
-    if converted.is_whole():
-        return converted
-    with exclusive(converted.path):
-        if not converted.is_whole():
-            converted.make(source)
-    return converted

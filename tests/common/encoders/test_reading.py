@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from mocodet.common.encoders.reading import extract_encoder, holds_encoder
+from mocodet.common.encoders.find import holds_encoder
+from mocodet.common.encoders.reading import extract_encoder
 from mocodet.common.encoders.resnet import build_resnet
 from tests.encoders import checkpoint_of, encoder
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from mocodet.common.encoders.reading import extract_encoder, holds_encoder
+from mocodet.common.encoders.find import MAX_DEPTH, holds_encoder
+from mocodet.common.encoders.reading import extract_encoder
 from mocodet.common.encoders.resnet import build_resnet
-from mocodet.common.encoders.find import MAX_DEPTH
 from mocodet.common.encoders.styles import STYLES
 from tests.encoders import FOREIGN, backbone, checkpoint_of, encoder, lightly_moco, lightning, moco_v3, numbered
 
@@ -204,3 +204,18 @@ def test_extract_encoder__a_projector_called_layer_is_no_resnet(resnet18: nn.Mod
     state = backbone(resnet18, "backbone.")
     state |= {f"projector.layer{i}.0.weight": torch.ones(4, 4) for i in (1, 2, 3, 4)}
     assert_is(extract_encoder({"state_dict": state}).tensors, resnet18)
+
+
+def test_extract_encoder__a_name_belongs_to_the_longest_prefix(resnet18: nn.Module) -> None:
+    content = {**backbone(resnet18), **backbone(resnet18, "expert.", 1)}
+    with pytest.raises(ValueError, match=r"holds 2 ResNets, .*: '', 'expert\.'; choose"):
+        extract_encoder(content)
+    for prefix, offset in (("", 0), ("expert", 1)):
+        assert_is(extract_encoder(content, prefix).tensors, resnet18, offset)
+
+
+def test_extract_encoder__a_name_is_not_replaced_by_its_wrapped_copy(resnet18: nn.Module) -> None:
+    state = backbone(resnet18)
+    found = extract_encoder({**state, "module.bn1.bias": state["bn1.bias"] + 1})
+    assert_is(found.tensors, resnet18)
+    assert found.left_out["outside the encoder (key encoder, queue, ...)"] == 1

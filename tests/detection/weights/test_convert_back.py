@@ -114,10 +114,10 @@ def test_convert_back_file__activations(tmp_path: Path, images: torch.Tensor, ki
     if norm == "SyncBN":
         assert model.state_dict().keys() == build_model(config(18, kind, norm)).state_dict().keys()
     conversion = convert_back_file(source, tmp_path / "resnet.pth")
-    assert conversion.prefix == {"fpn": "backbone.bottom_up.", "plain": "backbone."}[kind]
+    assert conversion.encoder.prefix == {"fpn": "backbone.bottom_up.", "plain": "backbone."}[kind]
     assert conversion.encoder.arch == "resnet18"
     assert max(conversion.differences.values()) <= 1e-5
-    assert conversion.notes == ()  # two 3x3 convolutions: there is one place for the stride
+    assert conversion.encoder.notes == ()  # two 3x3 convolutions: there is one place for the stride
     assert_same(torchvision_stages(18, tmp_path / "resnet.pth", images), stages_of(model, images))
     # Weights only: nothing of the training.
     assert all(isinstance(value, torch.Tensor) for value in torch.load(tmp_path / "resnet.pth").values())
@@ -129,8 +129,8 @@ def test_convert_back_file__c4(tmp_path: Path, images: torch.Tensor) -> None:
     source = save(model, tmp_path / "model_final.pth")
     (tmp_path / "config.yaml").write_text("MODEL: {RESNETS: {STRIDE_IN_1X1: false}, OWN: {KEY: 1}}\n")
     conversion = convert_back_file(source, tmp_path / "resnet.pth")
-    assert (conversion.prefix, conversion.encoder.arch) == ("backbone.", "resnet50")
-    assert conversion.notes[0].startswith("the detector saw BGR images of 0 to 255, less [103.53, ")
+    assert (conversion.encoder.prefix, conversion.encoder.arch) == ("backbone.", "resnet50")
+    assert conversion.encoder.notes[0].startswith("the detector saw BGR images of 0 to 255, less [103.53, ")
     assert_same(torchvision_stages(50, tmp_path / "resnet.pth", images), stages_of(model, images))
 
     # Where the stride is known to be elsewhere, torchvision's network would compute something else.
@@ -194,7 +194,7 @@ def test_convert_back_file__undoes_convert_file(tmp_path: Path) -> None:
     torch.save(model.state_dict(), tmp_path / "in.pth")
     convert_file(tmp_path / "in.pth", tmp_path / "converted.pkl", check=False)
     conversion = convert_back_file(tmp_path / "converted.pkl", tmp_path / "back.pth", check=False)
-    assert conversion.notes == ()  # the author says that it is torchvision's network
+    assert conversion.encoder.notes == ()  # the author says that it is torchvision's network
     back = torch.load(tmp_path / "back.pth", weights_only=True)
     expected = {n: v for n, v in model.state_dict().items() if "num_batches" not in n and not n.startswith("fc.")}
     assert back.keys() == expected.keys()
@@ -248,7 +248,10 @@ def test_convert_back_file__defects(tmp_path: Path, fpn18: nn.Module, defect: st
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == [source]
     if defect == "two":
-        assert convert_back_file(source, tmp_path / "resnet.pth", prefix="teacher", check=False).prefix == "teacher."
+        assert (
+            convert_back_file(source, tmp_path / "resnet.pth", prefix="teacher", check=False).encoder.prefix
+            == "teacher."
+        )
 
 
 @pytest.mark.parametrize("name", ["running", "shift"])
@@ -297,7 +300,7 @@ def test_main__to_torchvision(tmp_path: Path, fpn18: nn.Module, capsys: pytest.C
     source, output = save(fpn18, tmp_path / "model.pth"), tmp_path / "resnet.pth"
     convert(["--to", "torchvision", str(source), str(output)])
     printed = capsys.readouterr().out
-    assert f"{source}: resnet18 of a detectron2 model, names 'backbone.bottom_up.*'\n" in printed
+    assert f"{source}: resnet18, encoder of a detectron2 model, names 'backbone.bottom_up.*'\n" in printed
     assert f"written to {output}: 100 tensors under torchvision's names, without fc\n" in printed
     for stage in STAGES:
         assert f"\n  {stage}  " in printed

@@ -13,7 +13,7 @@ from mocodet.detection.weights import convert as convert_module
 from tests.commands import convert
 from tests.encoders import checkpoint_of, encoder
 
-TOOL = Path(__file__).parents[2] / "tools" / "convert_pretrain_to_detectron2.py"
+TOOL = Path(__file__).parents[3] / "tools" / "convert_pretrain_to_detectron2.py"
 
 
 @pytest.fixture(scope="module")
