@@ -85,7 +85,7 @@ def test_resume__is_bit_identical(run, folder, tmp_path):
 def test_resume__refuses_a_checkpoint_without_a_state(run, folder, tmp_path):
     method, whole = run
     checkpoint = load(whole / "model_0000002.pth")
-    for absent in ("optimizer", "sampler"):
+    for absent in ("optimizer", "sampler", "rng"):
         output = tmp_path / absent
         output.mkdir()
         torch.save({key: value for key, value in checkpoint.items() if key != absent}, output / "model_0000002.pth")
