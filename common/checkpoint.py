@@ -24,6 +24,8 @@ class AtomicSaveMixin:
     checkpoint and the ``last_checkpoint`` file that names it as they were.
     """
 
+    path_manager: Any
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.path_manager = _AtomicWrites(self.path_manager)

@@ -130,8 +130,10 @@ def recognise_resnet(tensors: Mapping[str, Any]) -> tuple[str, bool]:
     stem, after_stem = shapes.get("conv1.weight"), shapes.get("layer1.0.conv1.weight")
     inner = next(filter(None, (shapes.get(f"layer1.{block}.conv2.weight") for block in range(blocks[0]))), None)
     found: dict[str, int] = {}
-    if after_stem or stem:
-        found["stem_channels"] = after_stem[1] if after_stem else stem[0]
+    if after_stem:
+        found["stem_channels"] = after_stem[1]
+    elif stem:
+        found["stem_channels"] = stem[0]
     if inner:
         found["inner_channels"], found["groups"] = inner[0], inner[0] // max(inner[1], 1)
     for arch, shape in family.items():
@@ -150,6 +152,8 @@ class _WideResNet(ResNet):
     torchvision's ``width_per_group`` widens the 3x3 convolutions alone; here stem, block outputs and the features
     before ``fc`` grow with them, as in the wide networks of the paper's table 1.
     """
+
+    fc: nn.Linear
 
     def __init__(self, width: int, block: type[Bottleneck], layers: list[int], **options: Any) -> None:
         self._width = width  # needed by `_make_layer`, which the parent's constructor calls

@@ -60,7 +60,8 @@ class Array(np.ndarray):
             raise UnpicklingError(f"an array in it has the shape {shape!r}")
         if self.size or math.prod(shape) * kind.numbers.itemsize != len(content):
             raise UnpicklingError(f"an array of shape {shape} in it has {len(content)} bytes")
-        super().__setstate__((1, shape, kind.numbers, bool(in_fortran_order), bytes(content)))
+        checked: Any = (1, shape, kind.numbers, bool(in_fortran_order), bytes(content))
+        super().__setstate__(checked)
 
 
 def rebuild_from_buffer(content: Any, kind: Any, shape: Any, order: Any, axis_order: Any = None) -> np.ndarray:
@@ -70,7 +71,7 @@ def rebuild_from_buffer(content: Any, kind: Any, shape: Any, order: Any, axis_or
     return array if axis_order is None else array.transpose(axis_order)
 
 
-def rebuild_number(kind: Any, content: Any) -> np.generic:
+def rebuild_number(kind: Any, content: Any) -> Any:
     """Stand for ``numpy._core.multiarray.scalar``: a number is an array without axes."""
     return rebuild_from_buffer(content, kind, (), "C")[()]
 
@@ -104,7 +105,7 @@ _LIGHTNING = [
 
 # What `torch.load` may meet beside tensors, as `torch.serialization.safe_globals` takes it: the arguments of a training
 # script, paths among them; Lightning's hyperparameters; mmengine's record of losses.
-HARMLESS: list[tuple[Callable, str]] = [
+HARMLESS: list[Any] = [
     *((stand_in, name) for name, stand_in in NUMPY.items()),
     (Namespace, "argparse.Namespace"),
     *((PurePosixPath, f"pathlib{new}.{name}") for new in ("", "._local") for name in ("PosixPath", "PurePosixPath")),

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -75,8 +76,8 @@ class SemSegDataset:
 
     def register(self) -> None:
         """Enter the data set into detectron2's catalogs."""
-        files = map(_expand, (self.images, self.labels, self.split))
-        register_semseg(self.name, *files, self.classes, self.ignore)
+        images, labels, split = map(_expand, (self.images, self.labels, self.split))
+        register_semseg(self.name, images, labels, split, self.classes, self.ignore)
 
 
 Dataset = VocDataset | CocoDataset | SemSegDataset
@@ -131,7 +132,7 @@ def parse_dataset(entry: object) -> Dataset:
     return KINDS[kind](**{key.lower(): _value(key, entry[key]) for key in keys})
 
 
-def _value(key: str, value: object) -> object:
+def _value(key: str, value: object) -> Any:
     if key == "CLASSES":
         if isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value):
             return tuple(value)

@@ -36,8 +36,9 @@ def register_voc_sem_seg() -> None:
     root = Path(os.getenv("DETECTRON2_DATASETS", "datasets")).expanduser() / "VOC2012"
     for name, (labels, split) in VOC_SETS.items():
         if name not in DatasetCatalog.list():
-            files = (str(root / path) for path in ("JPEGImages", labels, f"ImageSets/Segmentation/{split}.txt"))
-            register_semseg(name, *files, VOC_CLASSES, VOC_IGNORE)
+            listed = root / "ImageSets" / "Segmentation" / f"{split}.txt"
+            images = str(root / "JPEGImages")
+            register_semseg(name, images, str(root / labels), str(listed), VOC_CLASSES, VOC_IGNORE)
 
 
 def register_semseg(name: str, images: str, labels: str, split: str, classes: Sequence[str], ignore: int) -> None:

@@ -62,7 +62,7 @@ def _load_image(name: str, root: Path, image: str, classes: Sequence[str]) -> di
         if not path.is_file():
             raise FileNotFoundError(f"data set {name}: {image} is in the split, but there is no {path}")
     try:
-        tree = ElementTree.parse(annotation)
+        tree = ElementTree.parse(annotation).getroot()
     except ElementTree.ParseError as error:
         raise ValueError(f"data set {name}: {annotation} is not XML: {error}") from error
     return {
@@ -98,7 +98,7 @@ def _load_object(name: str, annotation: Path, node: ElementTree.Element, classes
     }
 
 
-def _text(node: ElementTree.Element | ElementTree.ElementTree, path: str, annotation: Path) -> str:
+def _text(node: ElementTree.Element, path: str, annotation: Path) -> str:
     text = node.findtext(path)
     if text is None:
         raise ValueError(
@@ -107,7 +107,7 @@ def _text(node: ElementTree.Element | ElementTree.ElementTree, path: str, annota
     return text
 
 
-def _integer(node: ElementTree.Element | ElementTree.ElementTree, path: str, annotation: Path) -> int:
+def _integer(node: ElementTree.Element, path: str, annotation: Path) -> int:
     text = _text(node, path, annotation)
     try:
         return int(text)

@@ -165,7 +165,7 @@ def _read_pth(path: Path, dataset: Mapping[str, Any]) -> list[Any]:
     return results
 
 
-def _fault(result: Any, kinds: Sequence[str], images: Mapping[int, Any], categories: set[int]) -> str | None:
+def _fault(result: Any, kinds: Sequence[str], images: Mapping[Any, Any], categories: set[int]) -> str | None:
     """Say what is wrong with one prediction; ``kinds`` are the shapes that any of them has, and so all must have."""
     if not isinstance(result, dict):
         return f"must be a mapping, found {result!r}"

@@ -71,7 +71,7 @@ class FCNHead(nn.Module):
             as large as the images; ``SemanticSegmentor`` cuts each image's part out of them; and no loss.
         """
         scores = self.predictor(self.convs(features[self.in_feature])).float()  # also under autocast
-        if self.training:
+        if self.training and targets is not None:
             return None, {"loss_sem_seg": self.loss_weight * self._loss(scores, targets)}
         return self._enlarge(scores, *(self.stride * side for side in scores.shape[-2:])), {}
 

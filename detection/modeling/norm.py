@@ -19,6 +19,11 @@ class CPUSyncBatchNorm(nn.BatchNorm2d):
     a count above 256 is no longer exact.
     """
 
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
+    num_batches_tracked: torch.Tensor
+    momentum: float
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Normalise ``x``, N x C x H x W; every process must call, also with N = 0."""
         if not self.training or comm.get_world_size() == 1:
@@ -39,7 +44,7 @@ class CPUSyncBatchNorm(nn.BatchNorm2d):
                 unbiased = variance * (count / (count - 1).clamp(min=1))
                 self.running_mean.lerp_(mean, self.momentum)
                 self.running_var.lerp_(unbiased, self.momentum)
-                self.num_batches_tracked += 1
+                self.num_batches_tracked.add_(1)
         scale = self.weight * torch.rsqrt(variance + self.eps)
         return centred * scale[:, None, None] + self.bias[:, None, None]
 

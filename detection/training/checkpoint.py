@@ -48,6 +48,8 @@ class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
         whole_detector: every parameter of the model must come from the file, as for an evaluation.
     """
 
+    _parsed_url_during_load: Any
+
     def __init__(self, model: nn.Module, save_dir: str = "", *, whole_detector: bool = False, **checkpointables: Any):
         super().__init__(model, save_dir, **checkpointables)
         self._whole_detector = whole_detector
@@ -131,8 +133,8 @@ class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
                     f" {', '.join(found)}. Unless that is meant, set {REQUIRED_SETTINGS}"
                 )
         incompatible = super()._load_model(checkpoint)
-        missing = {*incompatible.missing_keys, *(name for name, *_ in incompatible.incorrect_shapes)}
-        missing = sorted(name for name in missing if not name.endswith(BATCH_COUNTER))  # which nothing reads
+        lacking = {*incompatible.missing_keys, *(name for name, *_ in incompatible.incorrect_shapes)}
+        missing = sorted(name for name in lacking if not name.endswith(BATCH_COUNTER))  # which nothing reads
         if missing and self._whole_detector:
             raise ValueError(
                 f"the file does not hold this whole detector: left without a fitting value: {first_few(missing, 10)}."

@@ -2,6 +2,7 @@
 
 import io
 import pickle
+from os import PathLike
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,7 +21,10 @@ ARRAY_NAMES = NUMPY | {
 }
 
 
-def load_array_pickle(path: str | Path) -> dict[str, Any]:
+PYTHONS: Any = pickle._Unpickler  # the typing of the standard library does not have it
+
+
+def load_array_pickle(path: str | PathLike) -> dict[str, Any]:
     """Read a pickled dict of numpy arrays, as detectron2's model zoo and Caffe2 write them, running no code from it.
 
     Raises:
@@ -40,7 +44,7 @@ def load_array_pickle(path: str | Path) -> dict[str, Any]:
     return data
 
 
-class _ArrayUnpickler(pickle._Unpickler):
+class _ArrayUnpickler(PYTHONS):
     """Rebuilds numpy arrays and plain containers, and looks up nothing else.
 
     Python's own unpickler, not the one in C: that one sets aside the memory for lengths and numbers that a file claims.
@@ -60,7 +64,7 @@ class _ArrayUnpickler(pickle._Unpickler):
         super().load_build()
 
     dispatch: ClassVar = {
-        **pickle._Unpickler.dispatch,
-        pickle.BYTEARRAY8[0]: pickle._Unpickler.load_binbytes8,
+        **PYTHONS.dispatch,
+        pickle.BYTEARRAY8[0]: PYTHONS.load_binbytes8,
         pickle.BUILD[0]: load_build,
     }

@@ -107,6 +107,21 @@ def convert_file(
     return Conversion(encoder, differences)
 
 
+def convert_state_dict(checkpoint: dict[str, Any], prefix: str | None = None) -> dict[str, Any]:
+    """Return the encoder in a loaded checkpoint, or in a bare state dict, as detectron2's checkpointer reads it.
+
+    ``DetectionCheckpointer`` takes it from a file that ``pickle.dump`` has written under a name that ends in ``.pkl``.
+
+    Args:
+        checkpoint: what ``torch.load`` returned, or ``model.state_dict()``.
+        prefix: see `convert_file`.
+
+    Raises:
+        ValueError: it holds no complete, finite encoder, or one that detectron2 has no network for.
+    """
+    return to_detectron2(extract_encoder(checkpoint, prefix))
+
+
 def _load(source: str | PathLike) -> Any:
     try:
         return load_torch_file(source)

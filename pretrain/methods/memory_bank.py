@@ -49,6 +49,7 @@ class MemoryBank(Method, name="memory_bank"):
         ValueError: the bank does not fit into the device's memory; nothing was allocated.
     """
 
+    bank: torch.Tensor
     views = ("query",)
     needs_index = True
     keys = CONTRAST_KEYS | {

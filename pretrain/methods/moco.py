@@ -30,6 +30,8 @@ class MomentumContrast(Method, name="moco"):
         temperature: tau of equation 1.
     """
 
+    queue: torch.Tensor
+    queue_ptr: torch.Tensor
     views = ("query", "key")
     keys = CONTRAST_KEYS | {
         "CONTRAST.SHUFFLE_BN": SHUFFLE_BN,

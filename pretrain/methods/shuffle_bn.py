@@ -56,6 +56,11 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
         ValueError: in training, when N is not a multiple of G.
     """
 
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
+    num_batches_tracked: torch.Tensor
+    momentum: float
+
     def __init__(self, num_features: int, num_groups: int) -> None:
         super().__init__(num_features)
         self.num_groups = num_groups

@@ -78,7 +78,7 @@ class CityscapesInstanceEvaluator(Detectron2CityscapesInstanceEvaluator):
             averages.update(compute(*args))  # detectron2 passes on the means alone
             return averages
 
-        replacements = {
+        replacements: dict[str, Any] = {
             "np": OldNumpy(),
             "computeAverages": compute_averages,
             "writeDict2JSON": lambda content, path: None,  # matches.json would be left in the working directory

@@ -71,7 +71,7 @@ class FasterCOCOEvaluator(COCOEvaluator):
             ValueError: besides, the data set has no annotations.
         """
         results = read_results(path, self._coco_api.dataset)
-        self._results = OrderedDict()
+        self._results: Results = OrderedDict()
         self._evaluate_results(results, choose_tasks(path, results, self._tasks))
         return self._results, len(results)
 

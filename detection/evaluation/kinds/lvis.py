@@ -1,6 +1,7 @@
 """LVIS's metrics, by its official script."""
 
 import math
+from collections import OrderedDict
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -57,13 +58,13 @@ class LVISEvaluator(Detectron2LVISEvaluator):
             ValueError: besides, a task is not of LVIS's metrics.
         """
         results = read_results(path, self._lvis_api.dataset, [RESULTS])
-        self._tasks = choose_tasks(path, results, self._tasks, TASKS)
+        self._tasks: Sequence[str] | None = choose_tasks(path, results, self._tasks, TASKS)
         # `evaluate` makes the data set's category ids of detectron2's indices again.
         indices = self._metadata.get("thing_dataset_id_to_contiguous_id")
         for result in results:
             result["category_id"] = indices[result["category_id"]] if indices else result["category_id"] - 1
         self._predictions = [{"instances": results}]
-        return self.evaluate(), len(results)
+        return self.evaluate() or OrderedDict(), len(results)
 
 
 register_kind(

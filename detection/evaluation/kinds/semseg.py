@@ -116,7 +116,7 @@ class MeanIoUEvaluator(SemSegEvaluator):
             except ValueError as error:
                 raise ValueError(f"{path}: the map of {file} is malformed: {error}") from error
             self._count(file, predicted)
-        return self.evaluate(), len(files)
+        return self.evaluate() or OrderedDict(), len(files)
 
     def _log_table(self, metrics: dict[str, float]) -> None:
         true_pixels = self._conf_matrix[:-1, :-1].sum(axis=0)

@@ -191,10 +191,10 @@ def read_ground_truth(root: str, split: str, class_names: Sequence[str]) -> Grou
         try:
             for node in ElementTree.parse(path).getroot().findall("object"):
                 if (name := node.findtext("name")) in rows:
-                    box = [float(node.findtext(f"bndbox/{side}")) for side in SIDES]  # VOC2012 has a few fractions
+                    box = [float(node.findtext(f"bndbox/{side}", "")) for side in SIDES]  # VOC2012 has a few fractions
                     if not np.isfinite(box).all():
                         raise ValueError(f"the box {box} is not finite")
-                    rows[name].append([place, *box, bool(int(node.findtext("difficult")))])
+                    rows[name].append([place, *box, bool(int(node.findtext("difficult", "")))])
         except FileNotFoundError:
             raise FileNotFoundError(f"{image} is in the split {split}, but there is no {path}") from None
         except (ElementTree.ParseError, TypeError, ValueError) as error:

@@ -237,9 +237,7 @@ def test_train__mask_rcnn_on_coco(tmp_path):
 
 def test_setup__missing_weights_name_the_two_commands(data, tmp_path):
     opts = options(tmp_path, *data, MODEL__WEIGHTS="output/none.pkl")
-    with pytest.raises(
-        SystemExit, match=r"(?s)names output/none\.pkl.*mocodet pretrain .*mocodet convert "
-    ):
+    with pytest.raises(SystemExit, match=r"(?s)names output/none\.pkl.*mocodet pretrain .*mocodet convert "):
         train_net(["--config-file", CONFIG, *opts])
     with pytest.raises(SystemExit, match=r"ARCH resnet18(?s:.*)mocodet convert .* output/none\.pkl\n"):
         train_net(["--config-file", CONFIG, "--resume", *opts])
