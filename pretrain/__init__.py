@@ -1,4 +1,4 @@
-"""MoCo pre-training: unlabelled images in, encoder weights out. What is exported here is the public API (docs/api.md)."""
+"""MoCo pre-training: unlabelled images in, encoder weights out. Exported is the public API (docs/api.md)."""
 
 from mocodet.common.requirements import require_detectron2
 
