@@ -10,7 +10,7 @@ nothing more; --again does all anew. With --check, verify what is there, without
 import argparse
 from pathlib import Path
 
-# name -> what it is. The modules of mocodet.common.prepare and mocodet.common.checks that have the name know the rest.
+# name -> what it is. `common/prepare/datasets.py` and the file of common/checks/ that has the name know the rest.
 DATASETS = {
     "voc": "Pascal VOC 2007 and 2012, and the trainaug masks (VOC and SBD) of semantic segmentation",
     "coco": "COCO 2017: images, boxes, masks, keypoints",

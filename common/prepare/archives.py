@@ -55,6 +55,9 @@ class Archive:
         members: lists the files in it.
         read_with: a package that mocodet does not install and that further steps read its files with.
         products: paths below the root that are made with the help of it; where they are there, it is not needed.
+        needs: a path below the root that must be there before it, and that it does not bring; "" for none.
+        otherwise: what to do where that is not there.
+        brought_by: another part of the same data set, which would bring it.
     """
 
     name: str
@@ -69,6 +72,9 @@ class Archive:
     members: Members = members
     read_with: str | None = None
     products: tuple[str, ...] = ()
+    needs: str = ""
+    otherwise: str = ""
+    brought_by: str | None = None
 
 
 def marker(archive: Archive, root: Path) -> Path:

@@ -3,12 +3,12 @@
 import argparse
 import os
 import sys
-from importlib import import_module
 from pathlib import Path
 
 from mocodet.common.checks.run import check
 from mocodet.common.errors import errors_in_one_line
 
+from .datasets import plan_of
 from .steps import only_parts, prepare
 
 
@@ -22,5 +22,5 @@ def main(args: argparse.Namespace) -> None:
         root = (args.root or Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))).expanduser()
         if args.verify:
             sys.exit(check(args, root))
-        plan = only_parts(import_module(f".{args.dataset}", __package__).plan(root), args.only)
+        plan = only_parts(plan_of(args.dataset, root), args.only)
         prepare(plan, root, args.archives or root / "archives", dry_run=args.dry_run, again=args.again)

@@ -2,7 +2,8 @@
 
 import importlib.util
 import math
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,21 +28,20 @@ class Step:
     forget: Callable[[], None]
 
 
-@dataclass(frozen=True)
-class Need:
-    """A path that a part needs and does not bring.
+def making(part: str, what: str, products: Callable[[], Collection[Path]], run: Callable[[], None]) -> Step:
+    """Return the step that makes ``products``, files and folders; to forget it is to remove them, in their order."""
 
-    Attributes:
-        part: what ``--only`` calls the part.
-        path: what must be there.
-        otherwise: what to do where it is not.
-        brought_by: another part of the same plan, which would bring it.
-    """
+    def done() -> bool:
+        return bool(products()) and all(path.exists() for path in products())
 
-    part: str
-    path: Path
-    otherwise: str
-    brought_by: str | None = None
+    def forget() -> None:
+        for path in products():
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+    return Step(part, what, done, run, forget)
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,11 @@ class Plan:
         archives: what is fetched and unpacked.
         by_hand: how to get the archives that have no address: where, and after what.
         further: what is done with the unpacked files.
-        needs: what must be there before.
     """
 
     archives: Sequence[Archive]
     by_hand: str = ""
     further: Sequence[Step] = ()
-    needs: Sequence[Need] = ()
 
 
 def only_parts(plan: Plan, parts: Sequence[str]) -> Plan:
@@ -76,7 +74,6 @@ def only_parts(plan: Plan, parts: Sequence[str]) -> Plan:
         plan,
         archives=[archive for archive in plan.archives if archive.part in parts],
         further=[step for step in plan.further if step.part in parts],
-        needs=[need for need in plan.needs if need.part in parts],
     )
 
 
@@ -99,7 +96,7 @@ def prepare(plan: Plan, root: Path, folder: Path, *, dry_run: bool = False, agai
         ValueError: an archive is damaged.
         OSError: a download failed, or there is no room.
     """
-    _check_needs(plan)
+    _check_needs(plan.archives, root)
     archives = [archive for archive in plan.archives if again or not _left_as_it_is(archive, root)]
     steps = [*(_unpacking(archive, root, folder) for archive in archives), *plan.further]
     if dry_run:
@@ -146,12 +143,14 @@ def _unpacking(archive: Archive, root: Path, folder: Path) -> Step:
     )
 
 
-def _check_needs(plan: Plan) -> None:
+def _check_needs(archives: Sequence[Archive], root: Path) -> None:
     """Raise ``FileNotFoundError`` now rather than after hours of downloading."""
-    parts = {archive.part for archive in plan.archives}
-    for need in plan.needs:
-        if need.brought_by not in parts and not need.path.exists():
-            raise FileNotFoundError(f"{need.part} needs {need.path}, which is not there; {need.otherwise}")
+    parts = {archive.part for archive in archives}
+    for archive in archives:
+        if archive.needs and archive.brought_by not in parts and not (root / archive.needs).exists():
+            raise FileNotFoundError(
+                f"{archive.part} needs {root / archive.needs}, which is not there; {archive.otherwise}"
+            )
 
 
 def _check_obtainable(pending: Sequence[Archive], folder: Path, by_hand: str) -> None:

@@ -5,7 +5,6 @@ its own division into train and val. The field trains on SBD's train and val and
 images, since Chen et al.'s DeepLab (arXiv 1412.7062).
 """
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -19,19 +18,6 @@ from mocodet.common.text import first_few
 from .matlab import load_mat
 
 SBD_LABELS = MASK_LABELS - {255}
-
-
-def is_made(root: Path) -> bool:
-    """Tell whether the masks and the list, which is written last, are there."""
-    folder = root / "VOC2012"
-    return (folder / TRAINAUG_MASKS).is_dir() and list_file(folder, "Segmentation/trainaug").is_file()
-
-
-def remove(root: Path) -> None:
-    """Remove the list and the masks."""
-    list_file(root / "VOC2012", "Segmentation/trainaug").unlink(missing_ok=True)
-    if (root / "VOC2012" / TRAINAUG_MASKS).is_dir():
-        shutil.rmtree(root / "VOC2012" / TRAINAUG_MASKS)
 
 
 def make(root: Path, images: int | None = COUNTS["VOC2012"]["Segmentation/trainaug"]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mocodet.common.prepare import cityscapes, imagenet
+from mocodet.common.prepare.datasets import plan_of
 from mocodet.common.prepare.steps import Plan, prepare
 from tests.common.checks.good import HEIGHT, WIDTH
 from tests.common.prepare.packed import make_tar, make_zip
@@ -58,7 +58,7 @@ def make_image_net(root: Path) -> Path:
             }
         ),
     }
-    plan = imagenet.plan(root)
+    plan = plan_of("imagenet", root)
     for name, content in contents.items():
         (root / name).write_bytes(content)
     archives = [replace(each, size=len(contents[each.name]), unpacked=0, md5=None) for each in plan.archives]
@@ -108,7 +108,7 @@ def png_bytes(image: Image.Image) -> bytes:
 def make_streets(root: Path) -> Path:
     """Prepare Cityscapes from archives of one frame each for train and val."""
     pytest.importorskip("cityscapesscripts")
-    plan = cityscapes.plan(root)
+    plan = plan_of("cityscapes", root)
     sized = []
     for archive in plan.archives:
         content = make_zip(cityscapes_files()[archive.name])

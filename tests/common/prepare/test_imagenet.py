@@ -2,7 +2,7 @@ import pytest
 
 from mocodet.common.checks.findings import Tally
 from mocodet.common.checks.imagenet import check
-from mocodet.common.prepare import imagenet
+from mocodet.common.prepare.datasets import DEVKIT, plan_of, val_wnids
 from tests.common.prepared import WNIDS, make_image_net
 
 
@@ -31,13 +31,13 @@ def test_imagenet__validation_classes_equal_torchvisions(image_net, monkeypatch)
     kit = "ILSVRC2012_devkit_t12.tar.gz"
     monkeypatch.setitem(theirs.ARCHIVE_META, "devkit", (kit, None))
     theirs.parse_devkit_archive(image_net)
-    assert imagenet.val_wnids(image_net / imagenet.DEVKIT) == theirs.load_meta_file(image_net)[1]
+    assert val_wnids(image_net / DEVKIT) == theirs.load_meta_file(image_net)[1]
 
 
 def test_imagenet__more_images_than_the_kit_knows(image_net):
     with pytest.raises(ValueError, match="is not among the 3 validation images"):
-        imagenet.plan(image_net).archives[1].place("ILSVRC2012_val_00000004.JPEG")
-    truth = image_net / imagenet.DEVKIT / "ILSVRC2012_validation_ground_truth.txt"
+        plan_of("imagenet", image_net).archives[1].place("ILSVRC2012_val_00000004.JPEG")
+    truth = image_net / DEVKIT / "ILSVRC2012_validation_ground_truth.txt"
     truth.write_text("4\n")  # an inner node
     with pytest.raises(ValueError, match="do not fit together"):
-        imagenet.val_wnids(truth.parent)
+        val_wnids(truth.parent)

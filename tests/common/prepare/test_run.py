@@ -1,6 +1,6 @@
 import pytest
 
-from mocodet.common.prepare import cityscapes, imagenet
+from mocodet.common.prepare.datasets import plan_of
 from tests.commands import prepare_data
 
 
@@ -55,7 +55,6 @@ def test_cli__archives_to_be_fetched_by_hand_are_all_named(name, tmp_path, monke
     monkeypatch.setattr("importlib.util.find_spec", lambda package: package)  # whether installed or not
     with pytest.raises(SystemExit) as ended:
         prepare_data([name, "--root", str(tmp_path), "--archives", str(tmp_path / "fetched")])
-    module = {"cityscapes": cityscapes, "imagenet": imagenet}[name]
-    assert all(archive.name in ended.value.code for archive in module.plan(tmp_path).archives)
+    assert all(archive.name in ended.value.code for archive in plan_of(name, tmp_path).archives)
     assert "log in at https://" in ended.value.code
     assert "\n" not in ended.value.code

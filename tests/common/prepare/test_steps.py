@@ -9,7 +9,7 @@ import pytest
 from mocodet.common import download as downloader
 from mocodet.common.download import DownloadError
 from mocodet.common.prepare.archives import inside
-from mocodet.common.prepare.steps import Need, Plan, Step, only_parts, prepare
+from mocodet.common.prepare.steps import Plan, making, only_parts, prepare
 from tests.common.prepare.packed import KINDS, PLACED, archive_of, below
 from tests.servers import serve
 
@@ -63,7 +63,7 @@ def test_prepare__dry_run_touches_nothing(site, tmp_path, capsys):
 def test_prepare__again_takes_the_steps_of_the_parts_anew(site, tmp_path, capsys):
     root = tmp_path / "root"
     made = root / "step"
-    step = Step("a.zip", "write a file", made.exists, lambda: made.write_text("new"), made.unlink)
+    step = making("a.zip", "write a file", lambda: [made], lambda: made.write_text("new"))
     plan = Plan(plan_of(site).archives, further=[step])
     prepare(plan, root, root / "archives")
     for place in ("mine0/a.txt", "mine2/a.txt", "step"):
@@ -115,9 +115,9 @@ def test_prepare__what_was_laid_out_in_another_way_is_left_as_it_is(site, tmp_pa
 
 
 def test_prepare__needs(tmp_path):
-    archive = archive_of(KINDS["a.zip"], "a.zip")
-    need = Need("some", tmp_path / "other", "prepare other first", brought_by="more")
-    plan = Plan([archive, replace(archive, part="more")], "by hand", needs=[need])
+    more = archive_of(KINDS["a.zip"], "a.zip")
+    some = replace(more, needs="other", otherwise="prepare other first", brought_by="more")
+    plan = Plan([some, replace(more, part="more")], "by hand")
     with pytest.raises(FileNotFoundError, match=r"some needs .*other, which is not there; prepare other first"):
         prepare(only_parts(plan, ["some"]), tmp_path, tmp_path, dry_run=True)
     prepare(only_parts(plan, ["more"]), tmp_path, tmp_path, dry_run=True)
@@ -129,7 +129,7 @@ def test_prepare__needs(tmp_path):
 def test_prepare__parts_and_steps(site, tmp_path, capsys):
     root = tmp_path / "root"
     done = root / "step"
-    step = Step("a.zip", "write a file", done.exists, lambda: done.write_text(""), done.unlink)
+    step = making("a.zip", "write a file", lambda: [done], lambda: done.write_text(""))
     plan = Plan(plan_of(site).archives, further=[step])
     prepare(only_parts(plan, ["a.tar"]), root, root / "archives")
     assert not done.exists()

@@ -8,7 +8,8 @@ from PIL import Image
 
 from mocodet.common.checks.findings import Tally
 from mocodet.common.checks.voc import check
-from mocodet.common.prepare import trainaug, voc
+from mocodet.common.prepare import trainaug
+from mocodet.common.prepare.datasets import VOC, plan_of
 from mocodet.common.prepare.steps import Plan, prepare
 from tests.commands import prepare_data
 from tests.common.checks.good import HEIGHT, WIDTH, jpeg, png, voc_xml, write_list
@@ -59,17 +60,22 @@ def with_sbd(tmp_path):
     content = make_tar({**mats, **lists, f"{SBD}/img/a.jpg": b"", "benchmark_RELEASE/README": b""}, "w:gz")
     (tmp_path / "archives").mkdir()
     (tmp_path / "archives/benchmark.tgz").write_bytes(content)
-    (archive,) = [archive for archive in voc.ARCHIVES if archive.part == "trainaug"]
+    (archive,) = [archive for archive in VOC if archive.part == "trainaug"]
     prepare(
         Plan([replace(archive, url=None, md5=None, size=len(content), unpacked=0)]), tmp_path, tmp_path / "archives"
     )
     return tmp_path
 
 
+def is_made(root: Path) -> bool:
+    (step,) = plan_of("voc", root).further
+    return step.done()
+
+
 def test_trainaug__masks_and_list(with_sbd, monkeypatch):
-    assert not trainaug.is_made(with_sbd)
+    assert not is_made(with_sbd)
     trainaug.make(with_sbd, images=3)
-    assert trainaug.is_made(with_sbd)
+    assert is_made(with_sbd)
     folder = with_sbd / "VOC2012"
     assert (folder / "ImageSets/Segmentation/trainaug.txt").read_text() == "a\nc\nd\n"
     expected = {"a": 255, "b": 2, "c": 9, "d": 20}
@@ -96,7 +102,7 @@ def test_trainaug__goes_on_where_it_stopped(with_sbd, monkeypatch):
     monkeypatch.setattr(trainaug, "_sbd_mask", stop)
     with pytest.raises(KeyboardInterrupt):
         trainaug.make(with_sbd, images=3)
-    assert not trainaug.is_made(with_sbd)
+    assert not is_made(with_sbd)
     trainaug.make(with_sbd, images=3)
     assert read == ["c", "d", "d"]
 
@@ -118,14 +124,14 @@ def test_trainaug__bad_input(with_sbd, tmp_path):
     (with_sbd / "sbd/train.txt").unlink()
     with pytest.raises(FileNotFoundError, match="trainaug needs VOC 2012 and SBD"):
         trainaug.make(with_sbd, images=3)
-    assert not trainaug.is_made(with_sbd)
+    assert not is_made(with_sbd)
 
 
 def test_trainaug__again_makes_all_masks_anew(with_sbd):
     trainaug.make(with_sbd, images=3)
     folder = with_sbd / "VOC2012/SegmentationClassAug"
     (folder / "c.png").write_bytes(b"")
-    (step,) = voc.plan(with_sbd).further
+    (step,) = plan_of("voc", with_sbd).further
     assert step.done()
     step.forget()
     assert not step.done()
