@@ -11,25 +11,21 @@ from torch import nn
 
 from .data import EpochSampler, GlobalBatches, ImageFolder, ShardImages, ShardSampler, Views, build_view, open_labelled
 from .data.folders import warn_of_passed_over
-from .methods import METHODS, Method
+from .methods import METHODS
 from .methods.base import DataFacts
 
 
-@dataclass
-class TrainingData:
+@dataclass(kw_only=True)
+class TrainingData(DataFacts):
     """What a run learns from.
 
     Attributes:
         dataset: makes the views of an item.
         sampler: the stream of items, in batches.
-        size: images in the data set.
-        classes: their names, where there are labels.
     """
 
     dataset: Views
     sampler: GlobalBatches
-    size: int
-    classes: tuple[str, ...] = ()
 
 
 def build_data(cfg: CfgNode) -> TrainingData:
@@ -43,14 +39,16 @@ def build_data(cfg: CfgNode) -> TrainingData:
     batch, seed = cfg.SOLVER.IMS_PER_BATCH, cfg.SEED
     if cfg.DATA.SHARDS:
         stream = ShardSampler(cfg.DATA.SHARDS, batch, seed, cfg.DATA.SHUFFLE_BUFFER)
-        return TrainingData(Views(ShardImages(), view, seed, method.views), stream, stream.dataset_size)
+        dataset = Views(ShardImages(), view, seed, method.views)
+        return TrainingData(dataset=dataset, sampler=stream, size=stream.dataset_size)
     if method.classifies:
         images, labels, classes = open_labelled(cfg.DATA.ROOT, cfg.DATA.ANNOTATIONS)
     else:
         images, labels, classes = ImageFolder(cfg.DATA.ROOT), None, []
     warn_of_passed_over(images, cfg.DATA.ROOT)
     sampler = EpochSampler(len(images), batch, seed, identity=identify(images.paths, cfg.DATA.ROOT, labels))
-    return TrainingData(Views(images, view, seed, method.views, labels), sampler, len(images), tuple(classes))
+    dataset = Views(images, view, seed, method.views, labels)
+    return TrainingData(dataset=dataset, sampler=sampler, size=len(images), classes=tuple(classes))
 
 
 def identify(paths: Sequence[str], root: str, labels: torch.Tensor | None) -> str:
@@ -61,15 +59,6 @@ def identify(paths: Sequence[str], root: str, labels: torch.Tensor | None) -> st
     if labels is not None:
         found.update(labels.numpy().tobytes())
     return found.hexdigest()[:32]
-
-
-def build_model(cfg: CfgNode, data: DataFacts) -> Method:
-    """Build what ``cfg.METHOD`` names, for the data.
-
-    Raises:
-        ValueError: see the method.
-    """
-    return METHODS[cfg.METHOD].from_config(cfg, data)
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:

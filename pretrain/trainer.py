@@ -15,7 +15,7 @@ from fvcore.common.config import CfgNode
 
 from mocodet.common.launch import distribute
 
-from .build import build_data, build_model, build_optimizer
+from .build import build_data, build_optimizer
 from .checkpoint import DIVERGED, PretrainCheckpointer, load_encoder
 from .data.loader import load_batches
 from .data.views import normalize
@@ -23,6 +23,7 @@ from .device import amp_dtype, memory_format, resolve_device
 from .evaluation import ClassificationEvaluator, KNNMonitor, open_validation
 from .interchange import load_original
 from .log import LogWriter, PretrainPrinter, Throughput
+from .methods import METHODS
 from .schedules import RecipeLR, max_iterations
 
 logger = logging.getLogger("mocodet.pretrain")
@@ -46,7 +47,7 @@ class PretrainTrainer(TrainerBase):
 
         # All processes build the same model: DDP would spread parameters, but not the queue.
         torch.manual_seed(cfg.SEED)
-        self.method = build_model(cfg, data).to(self.device).to(memory_format=memory_format(cfg))
+        self.method = METHODS[cfg.METHOD].from_config(cfg, data).to(self.device).to(memory_format=memory_format(cfg))
         self.optimizer = build_optimizer(cfg, self.method)
         self.scheduler = RecipeLR(cfg, self.optimizer, self.sampler.iterations_per_epoch)
         self.model = distribute(self.method)

@@ -39,5 +39,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--link", type=number, default=10.0, metavar="GBYTES", help="GB/s that each process can send (10)"
     )
     parser.add_argument("--image-kbytes", type=number, default=110.0, metavar="KB", help="of an image file (110)")
-    parser.add_argument("--time-images", metavar="FOLDER", help="time decoding and augmentation of these on one core")
     add_overrides(parser)

@@ -5,12 +5,9 @@ process group answers every collective at once and moves nothing. Operations, te
 handed to collectives are counted as they pass; the counts grow linearly with the batch.
 """
 
-import os
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -23,11 +20,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..build import build_model, build_optimizer
-from ..data import EpochSampler, ImageFolder, Views, build_view
+from ..build import build_optimizer
+from ..data import EpochSampler
 from ..data.views import normalize
 from ..device import memory_format
 from ..methods import METHODS
+from ..methods.base import DataFacts
 from ..methods.shuffle_bn import bn_groups
 from ..schedules import max_iterations
 
@@ -148,7 +146,6 @@ def count_step(method: nn.Module, batch: Mapping[str, torch.Tensor], dtype: torc
         dtype: of the encoders' arithmetic, bfloat16 or float32.
     """
     method.zero_grad()
-    handed: Counter[tuple[str, str]] = Counter()
     autocast = torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32)
     known = [*method.parameters(), *method.buffers(), *batch.values()]
     counter = FlopCounterMode(display=False)
@@ -164,8 +161,8 @@ def count_step(method: nn.Module, batch: Mapping[str, torch.Tensor], dtype: torc
     with CollectiveCounter() as backward, FlopCounterMode(display=False) as counter:
         outputs["loss"].backward()
     flops["backward"] = counter.get_total_flops()
-    handed.update({("forward", name): count for name, count in forward.handed.items()})
-    handed.update({("backward", name): count for name, count in backward.handed.items()})
+    handed = {("forward", name): count for name, count in forward.handed.items()}
+    handed |= {("backward", name): count for name, count in backward.handed.items()}
     if comm.get_world_size() > 1:
         handed["gradients", "all_reduce"] = gradient_bytes(method)
     return StepCosts({name: count for name, count in flops.items() if count}, handed, memory)
@@ -186,9 +183,7 @@ def extrapolate(small: StepCosts, large: StepCosts, factor: float) -> StepCosts:
     def lines(few: Mapping[Any, float], many: Mapping[Any, float]) -> dict[Any, float]:
         return {name: few[name] + (many[name] - few[name]) * (factor - 1) for name in few}
 
-    return StepCosts(
-        lines(small.flops, large.flops), lines(small.handed, large.handed), lines(small.memory, large.memory)
-    )
+    return StepCosts(*map(lines, small, large))
 
 
 class RunCosts(NamedTuple):
@@ -216,14 +211,6 @@ class RunCosts(NamedTuple):
     image_memory: float
 
 
-@dataclass
-class DataSet:
-    """What a model must know of its data: how many images, which classes."""
-
-    size: int
-    classes: tuple[str, ...]
-
-
 def count_run(cfg: CfgNode, world: int, images: int, classes: int = 1000) -> RunCosts:
     """Count what the run of ``cfg`` costs.
 
@@ -248,8 +235,9 @@ def count_run(cfg: CfgNode, world: int, images: int, classes: int = 1000) -> Run
     image_bytes = kind.bytes_per_image(cfg)
     with pretended_processes(1 if image_bytes else world):
         torch.manual_seed(cfg.SEED)
-        data = DataSet(sampler.batch_size if image_bytes else images, tuple(map(str, range(classes))))
-        method = build_model(cfg, data)
+        size = sampler.batch_size if image_bytes else images
+        data = DataFacts(size=size, classes=tuple(map(str, range(classes))))
+        method = kind.from_config(cfg, data)
     method.to(memory_format=memory_format(cfg))
     # On a GPU, "auto" is one of the two 16-bit formats.
     dtype = torch.float32 if cfg.SOLVER.PRECISION == "float32" else torch.bfloat16
@@ -268,7 +256,7 @@ def count_run(cfg: CfgNode, world: int, images: int, classes: int = 1000) -> Run
     return RunCosts(cfg, world, sampler.rows, iterations, images, step.flops, step.handed, memory, image_memory)
 
 
-def random_batch(cfg: CfgNode, rows: int, data: DataSet) -> dict[str, torch.Tensor]:
+def random_batch(cfg: CfgNode, rows: int, data: DataFacts) -> dict[str, torch.Tensor]:
     """Make a batch of noise as the trainer would hand it to the method of ``cfg``: ``rows`` images a view, float32."""
     shape = rows, 3, cfg.AUGMENTATION.CROP_SIZE, cfg.AUGMENTATION.CROP_SIZE
     batch = {
@@ -296,21 +284,3 @@ def count_memory(cfg: CfgNode, method: nn.Module) -> dict[str, float]:
     memory.update({name: buffers.pop(name) for name in ("queue", "bank") if name in buffers})
     memory["other buffers"] = sum(buffers.values())
     return {name: count for name, count in memory.items() if count}
-
-
-def time_views(cfg: CfgNode, folder: str | os.PathLike, seconds: float = 5.0) -> float:
-    """Return the seconds that one core needs to read an image of ``folder`` and to make its views.
-
-    Raises:
-        FileNotFoundError: no such folder, or no image in it.
-    """
-    images = ImageFolder(folder)
-    view = build_view(cfg.AUGMENTATION.NAME, cfg.AUGMENTATION.CROP_SIZE, cfg.AUGMENTATION.MIN_SCALE)
-    views = Views(images, view, 0, METHODS[cfg.METHOD].views)
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0)).tolist()
-    views[order[0], 0]  # the first is slower: libraries are loaded
-    done, began = 0, time.process_time()
-    while time.process_time() - began < seconds:
-        views[order[done % len(order)], done]
-        done += 1
-    return (time.process_time() - began) / done

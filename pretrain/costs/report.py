@@ -10,14 +10,7 @@ from .count import RunCosts, sent
 UTILISATIONS = (1.0, 0.5, 0.4, 0.3, 0.2, 0.1)
 
 
-def report(
-    run: RunCosts,
-    peaks: Mapping[str, float],
-    hours: float | None,
-    link: float,
-    image_bytes: float,
-    view_seconds: float | None = None,
-) -> str:
+def report(run: RunCosts, peaks: Mapping[str, float], hours: float | None, link: float, image_bytes: float) -> str:
     """Return the tables, as Markdown, given what cannot be counted.
 
     Args:
@@ -26,7 +19,6 @@ def report(
         hours: of the run; None: at 30 % of the first of ``peaks``.
         link: bytes/s that each process can send.
         image_bytes: of an image file.
-        view_seconds: of a core, to decode an image and to make its views; None: not measured.
     """
     cfg, seen = run.config, run.iterations * run.rows * run.world
     took = hours or _least_hours(run, next(iter(peaks.values()))) / 0.3
@@ -46,7 +38,7 @@ def report(
             _table(["what", "bytes"], [(name, _size(count)) for name, count in _with_sum(run.memory)]),
             f"One image more in each process takes {_size(run.image_memory)}.",
             f"**Input** at {took:.1f} h",
-            _input(seen / took / 3600, run.world, image_bytes, view_seconds),
+            _input(seen / took / 3600, run.world, image_bytes),
         ]
     )
 
@@ -98,16 +90,13 @@ def _communication(run: RunCosts, link: float, step_seconds: float) -> str:
     return f"{table}\n\nNot overlapped with anything, that is {total / link / step_seconds:.1%} of the step."
 
 
-def _input(rate: float, world: int, image_bytes: float, view_seconds: float | None) -> str:
+def _input(rate: float, world: int, image_bytes: float) -> str:
     """Tell what ``rate`` images/s ask for."""
     read, reading = rate * image_bytes, f"reading, at {image_bytes / 1000:g} kB an image"
     rows = [
         ("images/s", f"{rate:,.0f}", f"{rate / world:,.0f}"),
         (reading, f"{_size(read)}/s", f"{_size(read / world)}/s"),
     ]
-    if view_seconds:
-        what = f"cores that decode and augment, at {1000 * view_seconds:.1f} ms an image"
-        rows.append((what, f"{rate * view_seconds:.1f}", f"{rate * view_seconds / world:.1f}"))
     return _table(["", "all", "a process"], rows)
 
 

@@ -6,7 +6,7 @@ from mocodet.common.errors import errors_in_one_line
 from mocodet.common.launch import merge_config
 
 from ..config import check_config, get_cfg
-from .count import count_run, time_views
+from .count import count_run
 from .report import report
 
 
@@ -17,6 +17,5 @@ def main(args: argparse.Namespace) -> None:
         merge_config(cfg, args.config_file, args.opts)
         check_config(cfg)
         run = count_run(cfg, args.world_size, args.images, args.classes)
-        seconds = time_views(cfg, args.time_images) if args.time_images else None
     peaks = dict(args.peak or [("V100, 16 bits", 125e12)])
-    print(report(run, peaks, args.hours, args.link * 1e9, args.image_kbytes * 1e3, seconds))
+    print(report(run, peaks, args.hours, args.link * 1e9, args.image_kbytes * 1e3))

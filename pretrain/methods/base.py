@@ -2,7 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from fvcore.common.config import CfgNode
@@ -14,7 +15,8 @@ from ..keys import Key
 METHODS: dict[str, type["Method"]] = {}
 
 
-class DataFacts(Protocol):
+@dataclass(kw_only=True)
+class DataFacts:
     """What a method is built for.
 
     Attributes:
@@ -23,7 +25,7 @@ class DataFacts(Protocol):
     """
 
     size: int
-    classes: tuple[str, ...]
+    classes: tuple[str, ...] = ()
 
 
 class Method(nn.Module, ABC):

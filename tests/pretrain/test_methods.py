@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from mocodet.pretrain.build import TrainingData, build_model
 from mocodet.pretrain.config import get_cfg
 from mocodet.pretrain.methods import METHODS
+from mocodet.pretrain.methods.base import DataFacts
 from tests.checkpoints import copy_checkpoint
 from tests.commands import pretrain
 
@@ -121,11 +121,11 @@ def built(method: str, *overrides: object) -> torch.nn.Module:
         6,
     ]
     cfg.merge_from_list([*small, "CONTRAST.NUM_NEGATIVES", 5, "SOLVER.IMS_PER_BATCH", 16, *overrides])
-    return build_model(cfg, TrainingData(dataset=None, sampler=None, size=9, classes=("a", "b")))
+    return METHODS[method].from_config(cfg, DataFacts(size=9, classes=("a", "b")))
 
 
 @pytest.mark.parametrize("method", ["moco", "end_to_end", "memory_bank"])
-def test_build_model__contrast_keys_arrive(method):
+def test_from_config__contrast_keys_arrive(method):
     model = built(method, "CONTRAST.TEMPERATURE", 0.3, "MODEL.HEAD", "fc", "MODEL.SMALL_STEM", True)
     assert type(model) is METHODS[method]
     assert model.temperature == 0.3
@@ -136,7 +136,7 @@ def test_build_model__contrast_keys_arrive(method):
         assert not built(method, "CONTRAST.SHUFFLE_BN", False).shuffle.enabled
 
 
-def test_build_model__keys_of_one_method_arrive():
+def test_from_config__keys_of_one_method_arrive():
     moco = built("moco", "CONTRAST.MOMENTUM", 0.7)
     assert (moco.momentum, moco.queue_size) == (0.7, 6)
     bank = built("memory_bank", "CONTRAST.BANK_MOMENTUM", 0.25)

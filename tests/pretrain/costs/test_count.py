@@ -12,12 +12,9 @@ from fvcore.nn import FlopCountAnalysis
 from PIL import Image
 from torch import nn
 
-from mocodet.pretrain.build import build_model
 from mocodet.pretrain.config import check_config, get_cfg
-from mocodet.pretrain.costs import count as costs
 from mocodet.pretrain.costs.count import (
     CollectiveCounter,
-    DataSet,
     count_run,
     count_step,
     extrapolate,
@@ -26,6 +23,7 @@ from mocodet.pretrain.costs.count import (
     sent,
 )
 from mocodet.pretrain.methods import METHODS
+from mocodet.pretrain.methods.base import DataFacts
 from mocodet.pretrain.methods.heads import build_encoder
 from mocodet.pretrain.methods.shuffle_bn import BatchShuffle
 from mocodet.pretrain.trainer import PretrainTrainer
@@ -167,9 +165,9 @@ def test_count_run__collectives_by_hand():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_extrapolate__equals_a_count_at_full_size(method):
-    cfg, data = config(method), DataSet(IMAGES, ("a", "b"))
+    cfg, data = config(method), DataFacts(size=IMAGES, classes=("a", "b"))
     with pretended_processes(1 if method == "memory_bank" else 2):
-        model = build_model(cfg, data)
+        model = METHODS[method].from_config(cfg, data)
     with pretended_processes(2):
         small, large, full = (count_step(model, random_batch(cfg, rows, data), torch.bfloat16) for rows in (2, 4, 6))
     found = extrapolate(small, large, 3)
@@ -275,10 +273,9 @@ def config_file(tmp_path) -> Path:
     return file
 
 
-def test_main__tables(config_file, images, capsys, monkeypatch):
-    monkeypatch.setattr(costs.time_views, "__defaults__", (0.1,))
+def test_main__tables(config_file, capsys):
     arguments = ["--config-file", config_file, "--world-size", 2, "--images", 100, "--hours", 0.5, "--link", 0.01]
-    more = ["--peak", "slow=0.0001", "--peak", "fast=0.1", "--time-images", images, "SOLVER.MAX_EPOCHS", 3]
+    more = ["--peak", "slow=0.0001", "--peak", "fast=0.1", "SOLVER.MAX_EPOCHS", 3]
     run_costs(list(map(str, [*arguments, *more])))
     printed = capsys.readouterr().out
     iterations = 3 * (100 // BATCH)
@@ -297,7 +294,7 @@ def test_main__tables(config_file, images, capsys, monkeypatch):
     assert float(cells["sum"][-1].split()[0]) == pytest.approx(sum(run.memory.values()) / 1e6, rel=0.005)
     rate = iterations * BATCH / 1800
     assert cells["images/s"] == [f"{rate:,.0f}", f"{rate / 2:,.0f}"]
-    assert any(name.startswith("cores that decode and augment") for name in cells)
+    assert cells["reading, at 110 kB an image"] == [f"{rate * 110:.3g} kB/s", f"{rate * 55:.3g} kB/s"]
 
 
 def test_main__errors_on_one_line(config_file):
