@@ -99,7 +99,7 @@ class PretrainTrainer(TrainerBase):
         """Make the hooks that measure the encoder on labelled images now and then."""
         cfg, epoch, built = self.cfg, self.sampler.iterations_per_epoch, []
         if cfg.KNN.TRAIN_ROOT:
-            built.append(KNNMonitor(cfg.KNN, cfg.AUGMENTATION.CROP_SIZE, epoch, num_workers=cfg.DATA.NUM_WORKERS))
+            built.append(KNNMonitor(cfg, epoch))
         if cfg.DATA.VAL_ROOT:
             split = open_validation(cfg, self.classes)
             built.append(ClassificationEvaluator(cfg, self.method.encoder_to_transfer, split, epoch))

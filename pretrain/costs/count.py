@@ -183,7 +183,9 @@ def extrapolate(small: StepCosts, large: StepCosts, factor: float) -> StepCosts:
     def lines(few: Mapping[Any, float], many: Mapping[Any, float]) -> dict[Any, float]:
         return {name: few[name] + (many[name] - few[name]) * (factor - 1) for name in few}
 
-    return StepCosts(*map(lines, small, large))
+    return StepCosts(
+        lines(small.flops, large.flops), lines(small.handed, large.handed), lines(small.memory, large.memory)
+    )
 
 
 class RunCosts(NamedTuple):

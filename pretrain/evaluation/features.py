@@ -1,4 +1,4 @@
-"""Frozen features: the backbone of any checkpoint, and its pooled features of labelled images."""
+"""Frozen features: backbones, and their pooled features of labelled images."""
 
 import hashlib
 import logging
@@ -15,7 +15,6 @@ from torch import nn
 from torchvision import transforms
 
 from mocodet.common.checkpoint import load_torch_file
-from mocodet.common.encoders.reading import read_encoder
 from mocodet.common.encoders.resnet import build_resnet
 from mocodet.common.files import atomic_open
 from mocodet.common.progress import progress
@@ -106,26 +105,11 @@ def share_buffers(network: nn.Module) -> None:
             dist.broadcast(buffer, src=0)
 
 
-def load_backbone(path: str | os.PathLike, prefix: str | None = None) -> tuple[nn.Module, str]:
-    """Build the backbone in a checkpoint, any that the converter reads.
-
-    Args:
-        path: a file of pre-training (its query encoder is taken), of supervised training, or torchvision's.
-        prefix: what stands in front of the encoder's names, where it cannot be recognised.
+def random_backbone(arch: str, seed: int, small_stem: bool = False) -> nn.Module:
+    """Build a backbone of random weights, the baseline that features must beat.
 
     Returns:
-        a ResNet whose ``fc`` is the identity, float32, in evaluation mode; and its architecture's name.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it holds no encoder that is whole and finite.
-    """
-    encoder = read_encoder(path, prefix)
-    return encoder.build(), encoder.arch
-
-
-def random_backbone(arch: str, seed: int, small_stem: bool = False) -> nn.Module:
-    """Build a backbone of random weights, the baseline that features must beat; otherwise like `load_backbone`'s.
+        a ResNet whose ``fc`` is the identity, float32, in evaluation mode, like that of `Encoder.build`.
 
     Raises:
         ValueError: unknown ``arch``.
@@ -208,11 +192,9 @@ def cached_features(
 
 
 def _cache_key(backbone: nn.Module, data: LabelledImages, settings: FeatureSettings) -> str:
-    digest = hashlib.sha256()
     how = (settings.size, settings.dtype, settings.storage, torch.device(settings.device).type)
-    digest.update(f"{CACHE_VERSION} {state_digest(backbone)} {how}".encode())
-    digest.update(listing_digest(data).encode())
-    return digest.hexdigest()[:32]
+    known = f"{CACHE_VERSION} {state_digest(backbone)} {how}{listing_digest(data)}"
+    return hashlib.sha256(known.encode()).hexdigest()[:32]
 
 
 def listing_digest(data: LabelledImages) -> str:

@@ -9,6 +9,7 @@ from detectron2.utils import comm
 from fvcore.common.config import CfgNode
 from torch import nn
 
+from mocodet.common.checkpoint import errors_about
 from mocodet.common.progress import progress
 
 from ..data.folders import warn_of_passed_over
@@ -107,11 +108,8 @@ class KNNMonitor(Evaluator):
     features of its part of both splits.
 
     Args:
-        cfg: the node ``KNN`` of the config.
-        crop_size: side of the central crop, in pixels.
+        cfg: of the run.
         iterations_per_epoch: of the training that is monitored.
-        batch_size: images at a time, in each process.
-        num_workers: loader processes of each process.
 
     Raises:
         FileNotFoundError, ValueError: see `read_class_folders` and `check_same_classes`; fewer reference images than
@@ -120,27 +118,20 @@ class KNNMonitor(Evaluator):
 
     prefix = "knn_"
 
-    def __init__(
-        self, cfg: CfgNode, crop_size: int, iterations_per_epoch: int, *, batch_size: int = 256, num_workers: int = 0
-    ) -> None:
-        try:
-            self.bank, self.queries = read_class_folders(cfg.TRAIN_ROOT), read_class_folders(cfg.VAL_ROOT)
+    def __init__(self, cfg: CfgNode, iterations_per_epoch: int) -> None:
+        self.cfg, knn = cfg, cfg.KNN
+        with errors_about(f"KNN.TRAIN_ROOT {knn.TRAIN_ROOT}, KNN.VAL_ROOT {knn.VAL_ROOT}"):
+            self.bank, self.queries = read_class_folders(knn.TRAIN_ROOT), read_class_folders(knn.VAL_ROOT)
             check_same_classes(self.bank.classes, self.queries.classes)
-        except (FileNotFoundError, ValueError) as error:
-            raise type(error)(f"KNN.TRAIN_ROOT {cfg.TRAIN_ROOT}, KNN.VAL_ROOT {cfg.VAL_ROOT}: {error}") from error
         for split, key in ((self.bank, "TRAIN_ROOT"), (self.queries, "VAL_ROOT")):
-            warn_of_passed_over(split.images, f"KNN.{key} {cfg[key]}")
-        if len(self.bank.labels) < cfg.K:
+            warn_of_passed_over(split.images, f"KNN.{key} {knn[key]}")
+        if len(self.bank.labels) < knn.K:
             raise ValueError(
-                f"KNN.K is {cfg.K}, but KNN.TRAIN_ROOT {cfg.TRAIN_ROOT} has {len(self.bank.labels)} images; lower KNN.K"
+                f"KNN.K is {knn.K}, but KNN.TRAIN_ROOT {knn.TRAIN_ROOT} has {len(self.bank.labels)} images; lower KNN.K"
             )
-        self.cfg = cfg
-        self.period = cfg.PERIOD or iterations_per_epoch
-        self.what = f"{cfg.K}-NN"
+        self.period = knn.PERIOD or iterations_per_epoch
+        self.what = f"{knn.K}-NN"
         self.images = len(self.queries.labels)
-        self.crop_size = crop_size
-        self.batch_size = batch_size
-        self.num_workers = num_workers
 
     def measure(self) -> dict[str, float]:
         """See `Evaluator.measure`."""
@@ -148,11 +139,12 @@ class KNNMonitor(Evaluator):
         backbone = copy.deepcopy(self.trainer.method.encoder_to_transfer).eval()
         backbone.fc = nn.Identity()
         share_buffers(backbone)
-        settings = FeatureSettings(self.crop_size, self.batch_size, device, self.num_workers, self.trainer.dtype)
+        size, num_workers = self.cfg.AUGMENTATION.CROP_SIZE, self.cfg.DATA.NUM_WORKERS
+        settings = FeatureSettings(size, device=device, num_workers=num_workers, dtype=self.trainer.dtype)
         mine = slice(comm.get_rank(), None, comm.get_world_size())
         bank, queries = (
             extract_features(backbone, split, settings, range(len(split.labels))[mine])
             for split in (self.bank, self.queries)
         )
         labels, truth = self.bank.labels[mine], self.queries.labels[mine]
-        return knn_accuracy(bank, labels, queries, truth, [self.cfg.K], self.cfg.TEMPERATURE, device)[0]
+        return knn_accuracy(bank, labels, queries, truth, [self.cfg.KNN.K], self.cfg.KNN.TEMPERATURE, device)[0]

@@ -7,39 +7,23 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from tabulate import tabulate
 from torch import nn
 
+from mocodet.common.encoders.reading import read_encoder
 from mocodet.common.errors import errors_in_one_line
 
 from ..data.folders import LabelledImages, warn_of_passed_over
 from ..data.labelled import check_same_classes, open_labelled
 from .accuracy import write_json
-from .features import FeatureSettings, cached_features, load_backbone, random_backbone, state_digest
+from .features import FeatureSettings, cached_features, random_backbone, state_digest
 from .knn import knn_accuracy
 from .linear import Protocol, evaluate_linear, published_steps
 
 logger = logging.getLogger("mocodet.pretrain")
-
-
-class Frozen(NamedTuple):
-    """A frozen backbone and the labelled images that it is evaluated on.
-
-    Attributes:
-        backbone: on the device of ``settings``, in evaluation mode.
-        settings: how features are made.
-        train, val: splits with the same classes.
-        description: what is evaluated and how, for the results; ``"backbone_sha256"`` is of the backbone's tensors.
-    """
-
-    backbone: nn.Module
-    settings: FeatureSettings
-    train: LabelledImages
-    val: LabelledImages
-    description: dict[str, Any]
 
 
 @contextmanager
@@ -57,11 +41,18 @@ def as_command() -> Iterator[None]:
     logger.info(f"{time.perf_counter() - began:.0f} s")
 
 
-def open_frozen(args: argparse.Namespace) -> Frozen:
-    """Open the backbone and the images that the arguments name.
+def open_frozen(
+    args: argparse.Namespace,
+) -> tuple[nn.Module, LabelledImages, LabelledImages, FeatureSettings, dict[str, Any]]:
+    """Open the frozen backbone and the labelled images that the arguments name.
+
+    Returns:
+        the backbone, on the device of the settings, in evaluation mode; the training and the validation split, of the
+        same classes; how features are made; and what is evaluated and how, for the results, where
+        ``"backbone_sha256"`` is of the backbone's tensors.
 
     Raises:
-        FileNotFoundError, ValueError: see `load_backbone`, `random_backbone`, `open_labelled`, `check_same_classes`.
+        FileNotFoundError, ValueError: see `read_encoder`, `random_backbone`, `open_labelled`, `check_same_classes`.
     """
     if args.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device is cuda, but PyTorch finds no CUDA device; use auto or cpu")
@@ -84,8 +75,8 @@ def open_frozen(args: argparse.Namespace) -> Frozen:
     if args.random:
         backbone, arch, source = random_backbone(args.random, args.seed, args.small_stem), args.random, "random"
     else:
-        backbone, arch = load_backbone(args.checkpoint, args.prefix)
-        source = str(args.checkpoint)
+        encoder = read_encoder(args.checkpoint, args.prefix)
+        backbone, arch, source = encoder.build(), encoder.arch, args.checkpoint
     backbone = backbone.requires_grad_(False).to(device).to(memory_format=torch.channels_last)
     description = {
         "checkpoint": source,
@@ -104,25 +95,22 @@ def open_frozen(args: argparse.Namespace) -> Frozen:
         f"{source} ({arch}); {len(train.labels)} training and {len(val.labels)} validation images of"
         f" {len(train.classes)} classes at {args.size} pixels; {device.type}, {args.precision}"
     )
-    return Frozen(backbone, settings, train, val, description)
+    return backbone, train, val, settings, description
 
 
 @as_command()
 def knn(args: argparse.Namespace) -> None:
     """Do what ``mocodet knn`` asks for: compute the features of both splits, vote, print the accuracies."""
-    frozen = open_frozen(args)
-    if max(args.k) > len(frozen.train.labels):
-        raise ValueError(f"--k {max(args.k)} of {len(frozen.train.labels)} training images; lower it or add images")
-    bank, queries = (
-        cached_features(frozen.backbone, split, frozen.settings, args.cache) for split in (frozen.train, frozen.val)
-    )
-    labels, truth = frozen.train.labels, frozen.val.labels
-    scores = knn_accuracy(bank, labels, queries, truth, args.k, args.temperature, frozen.settings.device)
+    backbone, train, val, settings, description = open_frozen(args)
+    if max(args.k) > len(train.labels):
+        raise ValueError(f"--k {max(args.k)} of {len(train.labels)} training images; lower it or add images")
+    bank, queries = (cached_features(backbone, split, settings, args.cache) for split in (train, val))
+    scores = knn_accuracy(bank, train.labels, queries, val.labels, args.k, args.temperature, settings.device)
     results = [{"k": k, **row} for k, row in zip(args.k, scores, strict=True)]
     rows = [(row["k"], row["top1"], row["top5"]) for row in results]
     print(tabulate(rows, headers=["k", "top-1", "top-5"], floatfmt=".2f", tablefmt="github"))
     if args.output:
-        write_json(args.output, {**frozen.description, "temperature": args.temperature, "results": results})
+        write_json(args.output, {**description, "temperature": args.temperature, "results": results})
 
 
 @as_command()
@@ -130,19 +118,10 @@ def linear(args: argparse.Namespace) -> None:
     """Do what ``mocodet linear`` asks for: train, evaluate, prove that the backbone is unchanged, print the table."""
     steps = published_steps(args.epochs) if args.steps is None else tuple(args.steps)
     protocol = Protocol(args.epochs, args.batch_size, steps=steps, seed=args.seed)
-    frozen = open_frozen(args)
-    results = evaluate_linear(
-        frozen.backbone,
-        frozen.train,
-        frozen.val,
-        frozen.settings,
-        protocol,
-        list(itertools.product(args.lr, args.wd)),
-        cached=args.cached,
-        cache=args.cache,
-        state=args.state,
-        resume=args.resume,
-    )
+    backbone, train, val, settings, description = open_frozen(args)
+    grid = list(itertools.product(args.lr, args.wd))
+    options = {name: getattr(args, name) for name in ("cached", "cache", "state", "resume")}
+    results = evaluate_linear(backbone, train, val, settings, protocol, grid, **options)
     rows = [
         (row["lr"], row["wd"], row["train_loss"], row["top1"], row["top5"], "best" if row["best"] else "")
         for row in results
@@ -152,7 +131,7 @@ def linear(args: argparse.Namespace) -> None:
     print(tabulate(rows, headers=headers, floatfmt=forms, tablefmt="github", missingval="diverged"))
     if len(rows) > 1:
         print(f"Best of {len(rows)} by the validation images themselves: an optimistic choice, to be reported as one.")
-    print(f"backbone unchanged: SHA-256 {frozen.description['backbone_sha256'][:16]}... before and after")
+    print(f"backbone unchanged: SHA-256 {description['backbone_sha256'][:16]}... before and after")
     if args.output:
         mode = "cached" if args.cached else "augmented"
-        write_json(args.output, {**frozen.description, "mode": mode, "protocol": asdict(protocol), "results": results})
+        write_json(args.output, {**description, "mode": mode, "protocol": asdict(protocol), "results": results})

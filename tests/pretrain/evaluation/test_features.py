@@ -10,6 +10,7 @@ from torch import nn
 from torchvision import transforms
 from torchvision.models import resnet18
 
+from mocodet.common.encoders.reading import read_encoder
 from mocodet.common.progress import progress
 from mocodet.pretrain.data.labelled import read_class_folders
 from mocodet.pretrain.evaluation import features as module
@@ -20,7 +21,6 @@ from mocodet.pretrain.evaluation.features import (
     exact_convolutions,
     extract_features,
     listing_digest,
-    load_backbone,
     random_backbone,
     state_digest,
 )
@@ -140,26 +140,27 @@ def test_random_backbone__depends_on_the_seed_alone():
 @pytest.mark.parametrize(
     ("container", "prefix"), [("model", "encoder_q."), ("state_dict", "module.encoder_q."), ("model", "encoder.")]
 )
-def test_load_backbone__finds_the_encoder(tmp_path, backbone, container, prefix):
+def test_read_encoder__finds_the_encoder(tmp_path, backbone, container, prefix):
     state = {prefix + name: tensor for name, tensor in backbone.state_dict().items()}
     state[prefix + "fc.weight"] = torch.zeros(10, 512)
     torch.save({container: state, "epoch": 1}, tmp_path / "checkpoint.pth")
-    found, arch = load_backbone(tmp_path / "checkpoint.pth")
-    assert arch == "resnet18"
+    encoder = read_encoder(tmp_path / "checkpoint.pth")
+    found = encoder.build()
+    assert encoder.arch == "resnet18"
     assert not found.training
     images = torch.randn(2, 3, 32, 32)
     assert torch.equal(found(images), backbone(images))
 
 
-def test_load_backbone__refuses_other_files(tmp_path):
+def test_read_encoder__refuses_other_files(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no checkpoint"):
-        load_backbone(tmp_path / "nothing.pth")
+        read_encoder(tmp_path / "nothing.pth")
     (tmp_path / "converted.pkl").write_bytes(b"")
     with pytest.raises(ValueError, match="is converted for detectron2"):
-        load_backbone(tmp_path / "converted.pkl")
+        read_encoder(tmp_path / "converted.pkl")
     torch.save({"model": {"other": torch.zeros(1)}}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match=r"other\.pth: holds no encoder"):
-        load_backbone(tmp_path / "other.pth")
+        read_encoder(tmp_path / "other.pth")
 
 
 def test_cached_features__read_again_only_if_nothing_changed(data, backbone, tmp_path, monkeypatch):

@@ -125,11 +125,11 @@ def splits(tmp_path_factory):
     return root
 
 
-def knn_config(root, **changes):
-    cfg = get_cfg().KNN
-    cfg.TRAIN_ROOT, cfg.VAL_ROOT, cfg.K = str(root / "train"), str(root / "val"), 5
-    for key, value in changes.items():
-        cfg[key] = value
+def knn_config(root, num_workers=0, **changes):
+    cfg = get_cfg()
+    cfg.AUGMENTATION.CROP_SIZE, cfg.DATA.NUM_WORKERS = 32, num_workers
+    cfg.KNN.TRAIN_ROOT, cfg.KNN.VAL_ROOT, cfg.KNN.K = str(root / "train"), str(root / "val"), 5
+    cfg.KNN.update(changes)
     return cfg
 
 
@@ -178,7 +178,7 @@ def train(*hooks):
 def test_monitor__run_is_bit_identical_to_one_without(splits):
     alone = train()
     state = torch.get_rng_state()
-    monitored = train(KNNMonitor(knn_config(splits), 32, 2, num_workers=1))
+    monitored = train(KNNMonitor(knn_config(splits, num_workers=1), 2))
     assert monitored.losses == alone.losses
     assert state_digest(monitored.method) == state_digest(alone.method)
     assert torch.equal(torch.get_rng_state(), state)
@@ -188,7 +188,7 @@ def test_monitor__run_is_bit_identical_to_one_without(splits):
 
 @pytest.mark.parametrize(("period", "expected"), [(0, [1, 3, 4]), (4, [3, 4]), (9, [4])])
 def test_monitor__after_each_period_and_at_the_end(splits, period, expected):
-    trainer = train(KNNMonitor(knn_config(splits, PERIOD=period), 32, 2))
+    trainer = train(KNNMonitor(knn_config(splits, PERIOD=period), 2))
     for key in ("knn_top1", "knn_top5"):
         values = trainer.storage.history(key).values()
         assert [iteration for _, iteration in values] == expected
@@ -227,7 +227,7 @@ def measure(monitor, method):
 
 def test_monitor__measures_the_query_encoder_without_its_head(splits):
     method = Method()
-    monitor = KNNMonitor(knn_config(splits), 32, 1)
+    monitor = KNNMonitor(knn_config(splits), 1)
     assert measure(monitor, method) == pytest.approx(measured_alone(splits, method))
 
 
@@ -244,7 +244,7 @@ def measure_in_process(splits, chunks):
         # Statistics differ between processes, as in training: all must look with the main process's and keep their own.
         method.encoder_q.bn1.running_mean.fill_(0.5 * comm.get_rank())
         before = state_digest(method)
-        found = measure(KNNMonitor(knn_config(splits, K=9), 32, 1), method)
+        found = measure(KNNMonitor(knn_config(splits, K=9), 1), method)
         most = max((sum(len(similarities) for similarities, _ in lists) for lists in gathered), default=0)
         results.append((found, state_digest(method) == before, most))
         parts = [part for each in received for sent in each if isinstance(sent, list) for part in sent]
@@ -255,7 +255,7 @@ def measure_in_process(splits, chunks):
 
 def test_monitor__two_processes_share_the_work(splits):
     """K exceeds what either has of the bank; the main process merges the lists of 7 queries, or of 4 at a time."""
-    expected = measure(KNNMonitor(knn_config(splits, K=9), 32, 1), Method())
+    expected = measure(KNNMonitor(knn_config(splits, K=9), 1), Method())
     main, other = run_in_processes(measure_in_process, splits, (2048, 8))
     assert main == [(expected, True, 2 * 7), (expected, True, 2 * 4)]
     assert other == [(expected, True, 0)] * 2
@@ -283,10 +283,10 @@ def test_knn_accuracy__three_processes_of_which_one_has_nothing(clusters):
 
 def test_monitor__checks_its_folders_when_it_is_built(splits, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"KNN\.VAL_ROOT \S*nowhere: '\S*nowhere' is not a folder"):
-        KNNMonitor(knn_config(splits, VAL_ROOT=str(tmp_path / "nowhere")), 32, 1)
+        KNNMonitor(knn_config(splits, VAL_ROOT=str(tmp_path / "nowhere")), 1)
     with pytest.raises(ValueError, match=r"KNN\.K is 14, but KNN\.TRAIN_ROOT .* has 13 images"):
-        KNNMonitor(knn_config(splits, K=14), 32, 1)
+        KNNMonitor(knn_config(splits, K=14), 1)
     (tmp_path / "other").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "other" / "1.png")
     with pytest.raises(ValueError, match=r"KNN\.TRAIN_ROOT .*class0 \(training only\)"):
-        KNNMonitor(knn_config(splits, VAL_ROOT=str(tmp_path)), 32, 1)
+        KNNMonitor(knn_config(splits, VAL_ROOT=str(tmp_path)), 1)
