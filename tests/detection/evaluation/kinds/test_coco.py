@@ -17,7 +17,7 @@ from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mocodet.detection.evaluation.coco_results import decode_runs
+from mocodet.detection.evaluation.coco_results import mask_fault
 from mocodet.detection.evaluation.kinds.coco import FasterCOCOEvaluator, check_coco_ground_truth, evaluate_task
 from tests.detection.tiny import empty_config, new_name
 
@@ -309,13 +309,18 @@ def test_check_coco_ground_truth__data_set_without_a_file():
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.lists(st.integers(0, 200), min_size=1, max_size=12))
-def test_decode_runs__inverts_pycocotools(lengths):
-    lengths = [*lengths[:1], *(max(1, length) for length in lengths[1:])]
-    counts = mask_util.frPyObjects({"size": [1, sum(lengths)], "counts": lengths}, 1, sum(lengths))["counts"]
-    assert decode_runs(counts).tolist() == lengths
+@given(st.integers(0, 200), st.lists(st.integers(1, 200), min_size=1, max_size=12))
+def test_mask_fault__finds_none_in_what_pycocotools_writes(first, others):
+    lengths = [first, *others]
+    size = [1, sum(lengths)]
+    mask = mask_util.frPyObjects({"size": size, "counts": lengths}, *size)
+    assert mask_fault(mask, size) is None
+    assert mask_fault({**mask, "counts": mask["counts"].decode()}, size) is None
+    assert "do not make up" in mask_fault({**mask, "size": [1, size[1] + 1]}, [1, size[1] + 1])
+    assert "do not make up" in mask_fault({**mask, "size": [1, size[1] - 1]}, [1, size[1] - 1])
 
 
-@pytest.mark.parametrize("counts", ["", "P", "!", "1P", "PPPPPPPPPPPP0"])
-def test_decode_runs__broken(counts):
-    assert decode_runs(counts) is None
+@pytest.mark.parametrize("size", [[0, 0], [1, 1], [-1, 1], [1, 2**70]])
+@pytest.mark.parametrize("counts", ["", "P", "!", "1P", "PPPPPPPPPPPP0", "é", "0O", "3N", b"\xff"])
+def test_mask_fault__runs_that_break_off_or_are_negative(counts, size):
+    assert "do not make up" in mask_fault({"size": size, "counts": counts}, size)
