@@ -25,7 +25,8 @@ from detectron2.structures import Boxes, Instances
 from tabulate import tabulate
 
 from mocodet.common.commands.arguments import positive
-from mocodet.detection.evaluation import FasterCOCOEvaluator, VOCEvaluator
+from mocodet.detection.evaluation.kinds.coco import FasterCOCOEvaluator
+from mocodet.detection.evaluation.kinds.voc import VOCEvaluator
 
 WIDTH, HEIGHT = 500, 375
 CLASSES = {"voc": 20, "coco": 80}

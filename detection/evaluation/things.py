@@ -1,7 +1,7 @@
 """Things to draw: what there is in an image and what a run predicted in it, in one form for both."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +18,6 @@ class Thing:
     mask: Any = None  # polygons, H x W of 0 and 1, or run-length encoded as COCO's
     keypoints: np.ndarray | None = None  # K x 3: x, y, visibility or score
     crowd: bool = False
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run's name and its predictions by the keys of the images; an image without any may be absent."""
-
-    name: str
-    things: Mapping[str, list[Thing]] = field(repr=False)
-
-    @property
-    def has_scores(self) -> bool:
-        """Whether there are objects with scores, not pixels, which have none."""
-        return any(thing.score is not None for things in self.things.values() for thing in things)
-
-    def above(self, key: str, threshold: float) -> list[Thing]:
-        """Return what was predicted in an image with at least this score, and what has no score."""
-        return [thing for thing in self.things.get(key, []) if thing.score is None or thing.score >= threshold]
 
 
 def image_key(record: Mapping[str, Any]) -> str:

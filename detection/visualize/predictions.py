@@ -15,7 +15,7 @@ from mocodet.common.text import first_few
 from ..data.semseg import read_labels
 from ..evaluation.build import predictions_folder
 from ..evaluation.kinds import KINDS, kind_of
-from ..evaluation.things import Run, Thing, image_key
+from ..evaluation.things import Thing, image_key
 
 logger = logging.getLogger(__name__)
 
@@ -52,11 +52,13 @@ def ground_truth(record: Mapping[str, Any], dataset_name: str) -> list[Thing]:
     ]
 
 
-def read_run(name: str, path: str | Path, dataset_name: str, records: Sequence[Mapping[str, Any]]) -> Run:
-    """Read the predictions of a run.
+def read_run(
+    name: str, path: str | Path, dataset_name: str, records: Sequence[Mapping[str, Any]]
+) -> Mapping[str, list[Thing]]:
+    """Read the predictions of a run, by the keys of the images; an image without any may be absent.
 
     Args:
-        name: what to call it.
+        name: what to call it in a warning.
         path: the file or the folder of predictions (``inference/<data set>``), or the run's ``OUTPUT_DIR``.
         dataset_name: the data set that they are on.
         records: its images.
@@ -74,7 +76,7 @@ def read_run(name: str, path: str | Path, dataset_name: str, records: Sequence[M
     things = kind.read(predictions_folder(path, dataset_name), MetadataCatalog.get(dataset_name), records)
     if not any(things.values()):
         logger.warning(f"{name}: {path} holds no prediction at all")
-    return Run(name, things)
+    return things
 
 
 def index_records(records: Sequence[dict[str, Any]], dataset_name: str) -> dict[str, dict[str, Any]]:

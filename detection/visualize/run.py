@@ -20,7 +20,7 @@ from mocodet.common.text import first_few
 
 from ..config import add_moco_config
 from ..data import register_datasets
-from ..evaluation.things import Run
+from ..evaluation.things import Thing
 from ..training.preflight import check_datasets
 from .draw import draw_columns
 from .predictions import class_names, ground_truth, index_records, read_run
@@ -62,19 +62,26 @@ def visualize(
     chosen = list(image_ids) or random.Random(seed).sample(keys, min(images, len(keys)))
     if unknown := [key for key in chosen if key not in records]:
         raise ValueError(f"data set {dataset_name} has no image {first_few(unknown)}; it has {first_few(keys, 3)}")
-    runs = [read_run(name, path, dataset_name, loaded) for name, path in predictions.items()]
+    runs = {name: read_run(name, path, dataset_name, loaded) for name, path in predictions.items()}
     return [_draw(key, records[key], dataset_name, runs, threshold, Path(output)) for key in chosen]
 
 
 def _draw(
-    key: str, record: Mapping[str, Any], dataset_name: str, runs: Sequence[Run], threshold: float, output: Path
+    key: str,
+    record: Mapping[str, Any],
+    dataset_name: str,
+    runs: Mapping[str, Mapping[str, list[Thing]]],
+    threshold: float,
+    output: Path,
 ) -> Path:
     truth = ground_truth(record, dataset_name)
     columns = [(f"ground truth: {len(truth)}", truth)]
-    for run in runs:
-        seen = run.above(key, threshold)
-        of = f" of {len(run.things.get(key, []))}, score ≥ {threshold:g}" if run.has_scores else ""
-        columns.append((f"{run.name}: {len(seen)}{of}", seen))
+    for name, things in runs.items():
+        found = things.get(key, [])
+        seen = [thing for thing in found if thing.score is None or thing.score >= threshold]
+        # The pixels of a class have no score.
+        has_scores = any(thing.score is not None for in_image in things.values() for thing in in_image)
+        columns.append((f"{name}: {len(seen)}{f' of {len(found)}, score ≥ {threshold:g}' * has_scores}", seen))
     image = read_image(record["file_name"], format="RGB")
     page = draw_columns(image, columns, class_names(dataset_name), MetadataCatalog.get(dataset_name))
     path = output / f"{quote(key, safe=' ')}.png"

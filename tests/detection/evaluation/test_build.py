@@ -4,7 +4,9 @@ from detectron2.data import DatasetCatalog
 from detectron2.structures import Boxes, Instances
 
 from mocodet.detection.data import register_datasets
-from mocodet.detection.evaluation import FasterCOCOEvaluator, VOCEvaluator, build_evaluator
+from mocodet.detection.evaluation.build import build_evaluator
+from mocodet.detection.evaluation.kinds.coco import FasterCOCOEvaluator
+from mocodet.detection.evaluation.kinds.voc import VOCEvaluator
 from tests.detection.tiny import SIZE, boxes, empty_config, make_coco, make_voc
 
 

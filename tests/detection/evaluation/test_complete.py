@@ -6,8 +6,7 @@ import pytest
 from detectron2.data import DatasetCatalog
 from detectron2.evaluation import DatasetEvaluator
 
-from mocodet.detection.evaluation import CompleteEvaluator
-from mocodet.detection.evaluation.complete import write_results
+from mocodet.detection.evaluation.complete import CompleteEvaluator, write_results
 from tests.detection.tiny import new_name
 
 

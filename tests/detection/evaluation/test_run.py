@@ -11,7 +11,8 @@ from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from mocodet.detection.data import register_datasets
-from mocodet.detection.evaluation import MeanIoUEvaluator, VOCEvaluator
+from mocodet.detection.evaluation.kinds.semseg import MeanIoUEvaluator
+from mocodet.detection.evaluation.kinds.voc import VOCEvaluator
 from tests.commands import evaluate
 from tests.detection.tiny import CLASSES, SIZE, boxes, empty_config, make_coco, make_voc, new_name
 

@@ -3,7 +3,7 @@ import pytest
 from detectron2.data import MetadataCatalog
 from pycocotools import mask as mask_util
 
-from mocodet.detection.evaluation import Thing
+from mocodet.detection.evaluation.things import Thing
 from mocodet.detection.visualize.draw import GAP, TITLE_HEIGHT, class_colours, draw_columns
 from tests.detection.tiny import new_name
 

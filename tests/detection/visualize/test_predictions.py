@@ -12,7 +12,7 @@ from PIL import Image
 from pycocotools import mask as mask_util
 
 from mocodet.detection.data import register_datasets
-from mocodet.detection.evaluation import build_evaluator
+from mocodet.detection.evaluation.build import build_evaluator
 from mocodet.detection.evaluation.things import image_key
 from mocodet.detection.visualize.predictions import class_names, ground_truth, index_records, read_run
 from tests.detection.tiny import (
@@ -81,10 +81,9 @@ def segmented(tmp_path_factory) -> tuple[str, list[dict], Path]:
 def test_read_run__detections_come_back(detected):
     name, records, output = detected
     run = read_run("moco", output, name, records)
-    assert run.has_scores
-    assert run.things.keys() == {image_key(record) for record in records}
+    assert run.keys() == {image_key(record) for record in records}
     for index, record in enumerate(records):
-        found, expected = run.things[image_key(record)], detections(index)
+        found, expected = run[image_key(record)], detections(index)
         found = sorted(found, key=lambda thing: -thing.score)
         assert [thing.category for thing in found] == expected.pred_classes.tolist()
         assert [thing.score for thing in found] == pytest.approx(expected.scores.tolist(), abs=5e-4)
@@ -104,18 +103,8 @@ def test_read_run__takes_the_run_its_folder_or_its_file(detected):
     name, records, output = detected
     folder = output / "inference" / name
     paths = [output, folder, *folder.glob("coco_instances_results.json")]
-    counts = {
-        path: {key: len(found) for key, found in read_run("a", path, name, records).things.items()} for path in paths
-    }
+    counts = {path: {key: len(found) for key, found in read_run("a", path, name, records).items()} for path in paths}
     assert all(found == counts[output] for found in counts.values())
-
-
-def test_run__above(detected):
-    name, records, output = detected
-    run = read_run("moco", output, name, records)
-    key = image_key(records[0])
-    assert [len(run.above(key, threshold)) for threshold in (0, 0.125, 0.5, 0.9)] == [2, 2, 1, 0]
-    assert run.above("no such image", 0) == []
 
 
 def test_read_run__lvis_has_a_file_name_of_its_own(tmp_path):
@@ -124,7 +113,7 @@ def test_read_run__lvis_has_a_file_name_of_its_own(tmp_path):
     MetadataCatalog.get(name).set(json_file=json_file, evaluator_type="lvis", thing_classes=list(CLASSES))
     result = {"image_id": 0, "category_id": 5, "score": 1.0, "bbox": [1, 2, 3, 4]}
     (tmp_path / "lvis_instances_results.json").write_text(json.dumps([result]))
-    ((thing,),) = read_run("a", tmp_path, name, []).things.values()
+    ((thing,),) = read_run("a", tmp_path, name, []).values()
     assert class_names(name)[thing.category] == "dog"
 
 
@@ -134,7 +123,7 @@ def test_read_run__keypoints_are_points_again(tmp_path):
     records = DatasetCatalog.get(entry["NAME"])
     result = {"image_id": 0, "category_id": 5, "score": 1.0, "bbox": [1, 2, 3, 4], "keypoints": [6, 7, 0.5, 8, 9, 0.25]}
     (tmp_path / "found.json").write_text(json.dumps([result]))
-    ((thing,),) = read_run("a", tmp_path / "found.json", entry["NAME"], records).things.values()
+    ((thing,),) = read_run("a", tmp_path / "found.json", entry["NAME"], records).values()
     assert thing.keypoints.tolist() == [[6.5, 7.5, 0.5], [8.5, 9.5, 0.25]]
     assert (thing.category, thing.box) == (1, [1, 2, 4, 6])
 
@@ -142,11 +131,11 @@ def test_read_run__keypoints_are_points_again(tmp_path):
 def test_read_run__regions_come_back(segmented):
     name, records, output = segmented
     run = read_run("moco", output, name, records)
-    assert not run.has_scores
     for record in records:
         labels, key = labels_of(record), image_key(record)
         predicted = np.full(labels.shape, -1)
-        for thing in run.above(key, 1.0):
+        for thing in run[key]:
+            assert thing.score is None
             predicted[mask_util.decode(thing.mask) == 1] = thing.category
         assert np.array_equal(predicted, labels.clip(max=len(SEGMENTS) - 1))
         true = np.full(labels.shape, 255)
@@ -209,7 +198,7 @@ def test_read_run__nothing_found_is_said(tmp_path, caplog):
     register_datasets(empty_config(MOCO__DATASETS=[entry]))
     (tmp_path / "found.json").write_text("[]")
     run = read_run("shy", tmp_path / "found.json", entry["NAME"], DatasetCatalog.get(entry["NAME"]))
-    assert not run.has_scores
+    assert not any(run.values())
     assert "shy: " in caplog.text
     assert "holds no prediction at all" in caplog.text
 

@@ -75,6 +75,27 @@ def test_main__a_run_may_have_any_name(tmp_path):
     assert len(columns(page)) == 2
 
 
+@pytest.mark.parametrize(("threshold", "shown"), [("0", 2), ("0.125", 2), ("0.3", 1), ("0.9", 0)])
+def test_visualize__draws_and_counts_what_reaches_the_threshold(tmp_path, coco, monkeypatch, threshold, shown):
+    drawn = {}
+
+    def note(image, columns, names, metadata):
+        drawn.update({title: len(things) for title, things in columns})
+        return image
+
+    monkeypatch.setattr("mocodet.detection.visualize.run.draw_columns", note)
+    found = tmp_path / "found.json"
+    found.write_text(json.dumps([result(0, [1, 2, 3, 4], score) for score in (0.125, 0.3)]))
+    flags = ("--predictions", f"a={found}", "--threshold", threshold)
+    draw(tmp_path / "out", coco, *flags, "--image-id", "0")
+    draw(tmp_path / "out", coco, *flags, "--image-id", "1")  # in which nothing was found
+    assert drawn == {
+        "ground truth: 1": 1,
+        f"a: {shown} of 2, score ≥ {threshold}": shown,
+        f"a: 0 of 0, score ≥ {threshold}": 0,
+    }
+
+
 def test_main__threshold_ids_and_choice(tmp_path, coco, runs):
     pages = draw(tmp_path / "a", coco, *runs, "--threshold", "0.2", "--image-id", "0")
     assert set(pages) == {"0"}

@@ -10,7 +10,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, Instances
 
-from mocodet.detection.evaluation import CompleteEvaluator
+from mocodet.detection.evaluation.complete import CompleteEvaluator
 from mocodet.detection.evaluation.kinds import KINDS
 from mocodet.detection.evaluation.kinds.lvis import LVISEvaluator
 from tests.detection.tiny import new_name

@@ -16,7 +16,9 @@ from detectron2.utils import comm
 from PIL import Image
 
 from mocodet.detection.data import register_datasets
-from mocodet.detection.evaluation import CompleteEvaluator, MeanIoUEvaluator, build_evaluator
+from mocodet.detection.evaluation.build import build_evaluator
+from mocodet.detection.evaluation.complete import CompleteEvaluator
+from mocodet.detection.evaluation.kinds.semseg import MeanIoUEvaluator
 from tests.detection.tiny import empty_config, new_name
 from tests.processes import run_in_processes
 

@@ -13,8 +13,9 @@ from detectron2.evaluation import DatasetEvaluator
 from PIL import Image
 
 from mocodet.detection.data.voc import load_voc
-from mocodet.detection.evaluation import EvaluationKind, Thing, build_evaluator, kind_of, register_kind
-from mocodet.detection.evaluation.kinds import KINDS
+from mocodet.detection.evaluation.build import build_evaluator
+from mocodet.detection.evaluation.kinds import KINDS, EvaluationKind, kind_of, register_kind
+from mocodet.detection.evaluation.things import Thing
 from mocodet.detection.visualize.draw import GAP, TITLE_HEIGHT
 from tests.commands import evaluate, train, visualize
 from tests.detection.tiny import CLASSES, empty_config, make_voc, new_name, options

@@ -13,8 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mocodet.detection.data import register_datasets
-from mocodet.detection.evaluation import VOCEvaluator
-from mocodet.detection.evaluation.kinds.voc import check_voc_ground_truth
+from mocodet.detection.evaluation.kinds.voc import VOCEvaluator, check_voc_ground_truth
 from tests.detection.tiny import CLASSES, SIZE, boxes, empty_config, make_voc, new_name, voc_annotation, voc_object
 
 
