@@ -12,7 +12,7 @@ require_detectron2()
 from . import modeling  # noqa: E402 (registers models)
 from .config import add_moco_config  # noqa: E402
 from .data import CocoDataset, SemSegDataset, VocDataset, register_datasets  # noqa: E402
-from .data.semseg import register_voc_sem_seg  # noqa: E402
+from .data.registration import register_voc_sem_seg  # noqa: E402
 from .evaluation.kinds import EvaluationKind, register_kind  # noqa: E402
 from .training.trainer import Trainer  # noqa: E402
 from .weights.convert import convert_file, convert_state_dict  # noqa: E402

@@ -9,7 +9,6 @@ from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from torch.utils.data import DataLoader
 
 from mocodet import configs
 
@@ -64,18 +63,8 @@ def is_densepose(cfg: CfgNode) -> bool:
     return bool(cfg.MODEL.get("DENSEPOSE_ON", False))
 
 
-def train_loader(cfg: CfgNode) -> DataLoader:
-    """Build the project's endless loader of training images with points on persons' surfaces."""
-    return trainer().build_train_loader(cfg)
-
-
-def test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
-    """Build the project's loader of the images of one data set."""
-    return trainer().build_test_loader(cfg, dataset_name)
-
-
 def trainer() -> Any:
-    """Return the project's trainer, a class that builds its loaders and evaluators."""
+    """Return its trainer, a class that builds its loaders, of images with points on persons, and evaluators."""
     return importlib.import_module(f"{PROJECT}.engine").Trainer
 
 

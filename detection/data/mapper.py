@@ -14,32 +14,25 @@ from .semseg import check_same_size, read_labels
 Mapper = Callable[[dict], dict]
 
 
-def train_mapper(cfg: CfgNode) -> Mapper | None:
-    """Return what maps training records, or None where detectron2's own ``DatasetMapper`` does.
+def semseg_mapper(cfg: CfgNode, *, training: bool) -> Mapper | None:
+    """Return what maps records for a ``SemanticSegmentor``, or None where detectron2's own ``DatasetMapper`` does.
 
-    For a ``SemanticSegmentor``: a random scale (``INPUT.SCALE_RANGE``; without it ``INPUT.MIN_SIZE_TRAIN``), a crop
-    (``INPUT.CROP``; of ``TYPE`` absolute it always has its full size, for what is smaller is padded) and a flip
-    (``INPUT.RANDOM_FLIP``).
-    """
-    if cfg.MODEL.META_ARCHITECTURE != "SemanticSegmentor":
-        return None
-    head = cfg.MODEL.SEM_SEG_HEAD
-    return SemSegMapper(semseg_augmentations(cfg), cfg.INPUT.FORMAT, head.NUM_CLASSES, head.IGNORE_VALUE)
+    In training: a random scale (``INPUT.SCALE_RANGE``; without it ``INPUT.MIN_SIZE_TRAIN``), a crop (``INPUT.CROP``; of
+    ``TYPE`` absolute it always has its full size, for what is smaller is padded) and a flip (``INPUT.RANDOM_FLIP``).
 
-
-def eval_mapper(cfg: CfgNode) -> Mapper | None:
-    """Return what maps records to evaluate, or None where detectron2's own ``DatasetMapper`` does.
-
-    For a ``SemanticSegmentor`` it leaves the labels to the evaluator: ``DatasetMapper`` would read them as grey images.
+    To evaluate, labels are left to the evaluator: ``DatasetMapper`` would read them as grey images.
     ``INPUT.MIN_SIZE_TEST`` 0 keeps the size of the images.
     """
     if cfg.MODEL.META_ARCHITECTURE != "SemanticSegmentor":
         return None
-    return SemSegMapper(detection_utils.build_augmentation(cfg, is_train=False), cfg.INPUT.FORMAT)
+    if not training:
+        return SemSegMapper(detection_utils.build_augmentation(cfg, is_train=False), cfg.INPUT.FORMAT)
+    head = cfg.MODEL.SEM_SEG_HEAD
+    return SemSegMapper(semseg_augmentations(cfg), cfg.INPUT.FORMAT, head.NUM_CLASSES, head.IGNORE_VALUE)
 
 
 def semseg_augmentations(cfg: CfgNode) -> list[T.Augmentation]:
-    """List the augmentations that ``train_mapper`` describes, in their order."""
+    """List the augmentations that `semseg_mapper` describes, in their order."""
     resize, *flip = detection_utils.build_augmentation(cfg, is_train=True)
     found = [RandomScale(*cfg.INPUT.SCALE_RANGE) if cfg.INPUT.SCALE_RANGE else resize]
     if cfg.INPUT.CROP.ENABLED:

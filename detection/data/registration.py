@@ -1,5 +1,6 @@
-"""The user's own data sets, registered from ``MOCO.DATASETS`` so that they need no code."""
+"""Data sets to register: the user's own, from ``MOCO.DATASETS`` so that they need no code, and VOC's segmentation."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
@@ -7,9 +8,10 @@ from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets.pascal_voc import CLASS_NAMES
 
 from .coco import load_coco
-from .semseg import register_semseg
+from .semseg import load_semseg
 from .voc import load_voc
 
 
@@ -67,7 +69,7 @@ class SemSegDataset:
     labels: str
     classes: tuple[str, ...]  # in the order of the indices, background included where it is a class
     split: str = ""  # a file that names the images, one a line; empty: every image of the folder
-    ignore: int = 255  # the label of pixels that are neither learned nor evaluated
+    ignore: int = 255  # the label of pixels that are neither learned nor evaluated; 255 on VOC's outlines
 
     def __post_init__(self) -> None:
         _check_classes(self.name, self.classes)
@@ -77,8 +79,17 @@ class SemSegDataset:
     def register(self) -> None:
         """Enter the data set into detectron2's catalogs."""
         images, labels, split = map(_expand, (self.images, self.labels, self.split))
-        register_semseg(self.name, images, labels, split, self.classes, self.ignore)
+        DatasetCatalog.register(self.name, lambda: load_semseg(self.name, images, labels, split))
+        metadata = MetadataCatalog.get(self.name).set(stuff_classes=list(self.classes), evaluator_type="sem_seg")
+        metadata.set(image_root=images, sem_seg_root=labels, ignore_label=self.ignore)
 
+
+# Folder of labels, list of images. trainaug is the train_aug2012 of the paper, 10,582 images: VOC's train and what
+# Hariharan et al. (Semantic contours from inverse detectors, 2011) labelled besides, less VOC's val.
+VOC_SETS = {
+    "voc_2012_trainaug_sem_seg": ("SegmentationClassAug", "trainaug"),
+    "voc_2012_val_sem_seg": ("SegmentationClass", "val"),
+}
 
 Dataset = VocDataset | CocoDataset | SemSegDataset
 
@@ -86,6 +97,21 @@ Dataset = VocDataset | CocoDataset | SemSegDataset
 KINDS: dict[str, type[Dataset]] = {"voc": VocDataset, "coco": CocoDataset, "semseg": SemSegDataset}
 
 _registered: dict[str, Dataset] = {}
+
+
+def register_voc_sem_seg() -> None:
+    """Register ``voc_2012_trainaug_sem_seg`` and ``voc_2012_val_sem_seg`` with detectron2, which lacks them.
+
+    They lie in ``VOC2012/`` of ``$DETECTRON2_DATASETS``, as detectron2's own Pascal VOC: ``JPEGImages/``, the labels in
+    ``SegmentationClassAug/`` and ``SegmentationClass/``, the lists in ``ImageSets/Segmentation/``.
+    """
+    root = f"{os.getenv('DETECTRON2_DATASETS', 'datasets')}/VOC2012"
+    for name, (labels, split) in VOC_SETS.items():
+        if name not in DatasetCatalog.list():
+            listed = f"{root}/ImageSets/Segmentation/{split}.txt"
+            SemSegDataset(
+                name, f"{root}/JPEGImages", f"{root}/{labels}", ("background", *CLASS_NAMES), listed
+            ).register()
 
 
 def register_datasets(cfg: CfgNode) -> None:

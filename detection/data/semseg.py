@@ -1,14 +1,10 @@
-"""Semantic segmentation: images with label images, and Pascal VOC's 2012 sets in the layout that everyone trains on."""
+"""Semantic segmentation: images with label images."""
 
-import os
 from collections import Counter
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets.pascal_voc import CLASS_NAMES
 from PIL import Image, UnidentifiedImageError
 
 from mocodet.common.text import first_few
@@ -16,36 +12,6 @@ from mocodet.common.text import first_few
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 LABEL_SUFFIX = ".png"
 INDEX_MODES = ("L", "P")  # 8-bit grey, 8-bit palette: Pillow gives the indices of both
-
-VOC_CLASSES = ("background", *CLASS_NAMES)
-VOC_IGNORE = 255  # VOC draws it along outlines, and around objects that are hard to label
-# Folder of labels, list of images. trainaug is the train_aug2012 of the paper, 10,582 images: VOC's train and what
-# Hariharan et al. (Semantic contours from inverse detectors, 2011) labelled besides, less VOC's val.
-VOC_SETS = {
-    "voc_2012_trainaug_sem_seg": ("SegmentationClassAug", "trainaug"),
-    "voc_2012_val_sem_seg": ("SegmentationClass", "val"),
-}
-
-
-def register_voc_sem_seg() -> None:
-    """Register ``voc_2012_trainaug_sem_seg`` and ``voc_2012_val_sem_seg`` with detectron2, which lacks them.
-
-    They lie in ``VOC2012/`` of ``$DETECTRON2_DATASETS``, as detectron2's own Pascal VOC: ``JPEGImages/``, the labels in
-    ``SegmentationClassAug/`` and ``SegmentationClass/``, the lists in ``ImageSets/Segmentation/``.
-    """
-    root = Path(os.getenv("DETECTRON2_DATASETS", "datasets")).expanduser() / "VOC2012"
-    for name, (labels, split) in VOC_SETS.items():
-        if name not in DatasetCatalog.list():
-            listed = root / "ImageSets" / "Segmentation" / f"{split}.txt"
-            images = str(root / "JPEGImages")
-            register_semseg(name, images, str(root / labels), str(listed), VOC_CLASSES, VOC_IGNORE)
-
-
-def register_semseg(name: str, images: str, labels: str, split: str, classes: Sequence[str], ignore: int) -> None:
-    """Enter images with labels into detectron2's catalogs; arguments as those of `load_semseg` and `SemSegDataset`."""
-    DatasetCatalog.register(name, partial(load_semseg, name, images, labels, split))
-    metadata = MetadataCatalog.get(name).set(stuff_classes=list(classes), ignore_label=ignore, evaluator_type="sem_seg")
-    metadata.set(image_root=images, sem_seg_root=labels)
 
 
 def load_semseg(name: str, images: str, labels: str, split: str = "") -> list[dict]:

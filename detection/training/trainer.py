@@ -25,8 +25,8 @@ from torch.utils.data import DataLoader, Sampler
 from mocodet.common.launch import distribute
 
 from ...detection import densepose
-from ..data.mapper import eval_mapper, train_mapper
-from ..evaluation import build_evaluator
+from ..data.mapper import semseg_mapper
+from ..evaluation.build import build_evaluator
 from ..evaluation.complete import write_results
 from ..modeling import adapt_norms_to_device, pool_in_float32
 from .checkpoint import MocoDetCheckpointer
@@ -139,8 +139,8 @@ class Trainer(DefaultTrainer):
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
         """Build the loader that evaluates each image of a data set once, in one of the processes."""
         if densepose.is_densepose(cfg):
-            return densepose.test_loader(cfg, dataset_name)
-        return build_detection_test_loader(cfg, dataset_name, mapper=eval_mapper(cfg))
+            return densepose.trainer().build_test_loader(cfg, dataset_name)
+        return build_detection_test_loader(cfg, dataset_name, mapper=semseg_mapper(cfg, training=False))
 
     @classmethod
     def _build_resumable_loader(cls, cfg: CfgNode) -> tuple[StartingSampler | None, DataLoader]:
@@ -149,11 +149,11 @@ class Trainer(DefaultTrainer):
         cfg.defrost()
         cfg.SOLVER.IMS_PER_BATCH //= cfg.MOCO.ACCUMULATION
         if densepose.is_densepose(cfg):
-            return None, densepose.train_loader(cfg)
+            return None, densepose.trainer().build_train_loader(cfg)
         if cfg.DATALOADER.SAMPLER_TRAIN == "RepeatFactorTrainingSampler":
             # detectron2 gives this one SEED itself, and so one order of images to all runs where that is -1.
             cfg.SEED = comm.shared_random_seed()
-        parts = build_detection_train_loader.from_config(cfg, mapper=train_mapper(cfg))
+        parts = build_detection_train_loader.from_config(cfg, mapper=semseg_mapper(cfg, training=True))
         sampler = StartingSampler(parts.pop("sampler"))
         return sampler, build_detection_train_loader(**parts, sampler=sampler)
 

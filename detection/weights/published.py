@@ -15,7 +15,6 @@ import logging
 import os
 import urllib.parse
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -46,19 +45,8 @@ LICENCE = "CC BY-NC 4.0 (https://creativecommons.org/licenses/by-nc/4.0/): not f
 logger = logging.getLogger(f"detectron2.{__name__}")
 
 
-@dataclass(frozen=True)
-class Published:
-    """A file of the original code's README: its place below `PUBLISHED_URL`, and how its MD5 sum begins."""
-
-    file: str
-    md5: str
-
-
-PUBLISHED: dict[str, Published] = {
-    "v1_200ep": Published("moco_v1_200ep/moco_v1_200ep_pretrain.pth.tar", "b251726a"),
-    "v2_200ep": Published("moco_v2_200ep/moco_v2_200ep_pretrain.pth.tar", "59fd9945"),
-    "v2_800ep": Published("moco_v2_800ep/moco_v2_800ep_pretrain.pth.tar", "a04e12f8"),
-}
+# Each file of the original code's README, and how its MD5 sum begins.
+PUBLISHED = {"v1_200ep": "b251726a", "v2_200ep": "59fd9945", "v2_800ep": "a04e12f8"}
 
 
 def register() -> None:
@@ -93,8 +81,7 @@ def local_weights(name: str) -> Path:
     if options not in ("", "matching_heuristics=True"):
         raise ValueError(f"{name}: unknown options {options!r}; known is 'matching_heuristics=True'")
     if wanted in PUBLISHED:
-        published = PUBLISHED[wanted]
-        path, settings = _cached(f"{wanted}-{published.md5}", lambda: _fetch(published))
+        path, settings = _cached(f"{wanted}-{PUBLISHED[wanted]}", lambda: _fetch(wanted))
     else:
         source = Path(wanted).expanduser()
         _check_source(source, name)
@@ -158,16 +145,16 @@ def _convert(source: Path, path: Path) -> dict[str, Any]:
     return settings
 
 
-def _fetch(published: Published) -> Path:
+def _fetch(name: str) -> Path:
     """Bring the published file into the cache, or find it there."""
     base = os.environ.get(MIRROR_VARIABLE) or PUBLISHED_URL
-    url = f"{base.rstrip('/')}/{published.file}"
-    path = cache_folder() / Path(published.file).name
+    path = cache_folder() / f"moco_{name}_pretrain.pth.tar"
+    url = f"{base.rstrip('/')}/moco_{name}/{path.name}"
     is_new = not path.is_file()
     if is_new:
         logger.info(f"Downloading {url} to {path}")
     try:
-        download(url, path, md5=published.md5)
+        download(url, path, md5=PUBLISHED[name])
     except DownloadError as error:
         raise DownloadError(f"{error}; {MIRROR_VARIABLE} may name another address than {base}") from error
     if is_new:

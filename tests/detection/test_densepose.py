@@ -9,7 +9,7 @@ from detectron2.data import MetadataCatalog
 from mocodet import configs
 from mocodet.common.launch import merge_config
 from mocodet.detection import add_moco_config, densepose
-from mocodet.detection.evaluation import kind_of
+from mocodet.detection.evaluation.kinds import kind_of
 from tests.commands import train
 from tests.detection import fake_densepose
 
@@ -72,7 +72,7 @@ def test_densepose__uses_the_projects_loaders_and_metrics(monkeypatch):
     fake_densepose.install(monkeypatch)
     cfg = config(LEAF)
     (name,) = cfg.DATASETS.TEST
-    assert densepose.train_loader(cfg) == ("train loader", cfg)
-    assert densepose.test_loader(cfg, name) == ("test loader", cfg, name)
+    assert densepose.trainer().build_train_loader(cfg) == ("train loader", cfg)
+    assert densepose.trainer().build_test_loader(cfg, name) == ("test loader", cfg, name)
     kind_of(name).check_packages(name)
     assert kind_of(name).build(cfg, name, None, "out") == ("evaluator", cfg, name, "out")

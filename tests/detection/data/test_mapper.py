@@ -11,9 +11,8 @@ from mocodet.detection.data.mapper import (
     PadToSize,
     RandomScale,
     SemSegMapper,
-    eval_mapper,
     semseg_augmentations,
-    train_mapper,
+    semseg_mapper,
 )
 from tests.detection.tiny import empty_config
 
@@ -44,9 +43,9 @@ def quadrants(image: np.ndarray) -> np.ndarray:
     return 2 * (image[0] >= 6 * SIZE[0] / 2 - 3) + (image[2] >= 4 * SIZE[1] / 2 - 2)
 
 
-def test_train_mapper__crop_of_fixed_size_with_labels_that_follow(tmp_path):
+def test_semseg_mapper__crop_of_fixed_size_with_labels_that_follow(tmp_path):
     record = make_record(tmp_path)
-    mapper = train_mapper(voc_config(INPUT__CROP__SIZE=[49, 49], MODEL__SEM_SEG_HEAD__NUM_CLASSES=4))
+    mapper = semseg_mapper(voc_config(INPUT__CROP__SIZE=[49, 49], MODEL__SEM_SEG_HEAD__NUM_CLASSES=4), training=True)
     np.random.seed(0)
     padded = flipped = wrong = seen = 0
     for _ in range(40):
@@ -71,17 +70,17 @@ def test_train_mapper__crop_of_fixed_size_with_labels_that_follow(tmp_path):
     assert 8 < flipped < 32
 
 
-def test_train_mapper__does_not_change_the_record(tmp_path):
+def test_semseg_mapper__does_not_change_the_record(tmp_path):
     record = make_record(tmp_path)
     before = dict(record)
-    train_mapper(voc_config(MODEL__SEM_SEG_HEAD__NUM_CLASSES=4))(record)
+    semseg_mapper(voc_config(MODEL__SEM_SEG_HEAD__NUM_CLASSES=4), training=True)(record)
     assert record == before
 
 
-def test_train_mapper__detectors_keep_detectron2s():
+def test_semseg_mapper__detectors_keep_detectron2s():
     cfg = empty_config()
-    assert train_mapper(cfg) is None
-    assert eval_mapper(cfg) is None
+    assert semseg_mapper(cfg, training=True) is None
+    assert semseg_mapper(cfg, training=False) is None
 
 
 def test_augmentations__without_scale_range_or_crop():
@@ -136,17 +135,19 @@ def test_pad_to_size__floats_are_exact_and_large_images_stay():
     assert augmented.image[2, 0].tolist() == [0.25, 0.5, 0.75]
 
 
-def test_eval_mapper__original_size_and_no_labels(tmp_path):
+def test_semseg_mapper__evaluation_original_size_and_no_labels(tmp_path):
     record = make_record(tmp_path)
-    mapped = eval_mapper(voc_config())(record | {"sem_seg_file_name": "not read"})
+    mapped = semseg_mapper(voc_config(), training=False)(record | {"sem_seg_file_name": "not read"})
     assert mapped.keys() == {"file_name", "image_id", "height", "width", "image"}
     assert mapped["image"].permute(1, 2, 0).numpy().tolist() == np.asarray(Image.open(tmp_path / "a.png")).tolist()
     assert (mapped["height"], mapped["width"]) == SIZE
 
 
-def test_eval_mapper__channels_of_the_supervised_variant(tmp_path):
+def test_semseg_mapper__evaluation_channels_of_the_supervised_variant(tmp_path):
     record = make_record(tmp_path)
-    rgb, bgr = (eval_mapper(voc_config(INPUT__FORMAT=order))(record)["image"] for order in ("RGB", "BGR"))
+    rgb, bgr = (
+        semseg_mapper(voc_config(INPUT__FORMAT=order), training=False)(record)["image"] for order in ("RGB", "BGR")
+    )
     assert torch.equal(rgb.flip(0), bgr)
 
 

@@ -7,7 +7,8 @@ from detectron2.data.detection_utils import read_image
 from PIL import Image
 
 from mocodet.detection.data import register_datasets
-from mocodet.detection.data.semseg import VOC_SETS, load_semseg, read_labels, register_voc_sem_seg
+from mocodet.detection.data.registration import VOC_SETS, register_voc_sem_seg
+from mocodet.detection.data.semseg import load_semseg, read_labels
 from mocodet.detection.training.preflight import check_datasets
 from tests.detection.tiny import SEGMENTS, empty_config, make_semseg
 

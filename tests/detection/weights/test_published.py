@@ -27,7 +27,7 @@ from mocodet.detection.training.preflight import check_weights
 from mocodet.detection.training.trainer import Trainer
 from mocodet.detection.weights import convert
 from mocodet.detection.weights import published as weights
-from mocodet.detection.weights.published import PUBLISHED, Published, local_weights
+from mocodet.detection.weights.published import PUBLISHED, local_weights
 from tests.detection.tiny import empty_config, make_voc, options
 from tests.encoders import encoder
 from tests.servers import serve
@@ -65,7 +65,7 @@ def site(checkpoint, cache, monkeypatch):
     """A mirror of the published files, of which only the name and the sum of one are other than the real ones."""
     monkeypatch.setattr(download_module, "FIRST_PAUSE", 0)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setitem(PUBLISHED, "v2_200ep", Published(FILE, hashlib.md5(checkpoint).hexdigest()[:8]))
+    monkeypatch.setitem(PUBLISHED, "v2_200ep", hashlib.md5(checkpoint).hexdigest()[:8])
     with serve(**{f"mirror/{FILE}": checkpoint}) as site:
         monkeypatch.setenv("MOCODET_WEIGHTS_URL", f"{site.url}/mirror/")
         yield site
@@ -76,7 +76,7 @@ def cached(checkpoint, tmp_path_factory) -> Path:
     """A cache in which the name has been used before; only to be copied."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FVCORE_CACHE", str(tmp_path_factory.mktemp("used")))
-        patch.setitem(PUBLISHED, "v2_200ep", Published(FILE, hashlib.md5(checkpoint).hexdigest()[:8]))
+        patch.setitem(PUBLISHED, "v2_200ep", hashlib.md5(checkpoint).hexdigest()[:8])
         weights.cache_folder().mkdir()
         (weights.cache_folder() / Path(FILE).name).write_bytes(checkpoint)
         local_weights(NAME)
@@ -123,8 +123,13 @@ def assert_computes_the_same(backbone: nn.Module, reference: nn.Module) -> None:
         torch.testing.assert_close(backbone.eval()(images)["res5"], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_published__are_those_of_the_original_readme():
-    assert {f"{weights.PUBLISHED_URL}/{published.file}": published.md5 for published in PUBLISHED.values()} == {
+def test_published__are_those_of_the_original_readme(monkeypatch):
+    asked = {}
+    monkeypatch.delenv(weights.MIRROR_VARIABLE, raising=False)
+    monkeypatch.setattr(weights, "download", lambda url, path, md5: asked.update({url: md5}))
+    for name in PUBLISHED:
+        weights._fetch(name)
+    assert asked == {
         f"https://dl.fbaipublicfiles.com/moco/moco_checkpoints/moco_{name}/moco_{name}_pretrain.pth.tar": md5
         for name, md5 in (("v1_200ep", "b251726a"), ("v2_200ep", "59fd9945"), ("v2_800ep", "a04e12f8"))
     }
@@ -191,7 +196,7 @@ def test_name__first_use_draws_no_random_number(site):
 
 def test_name__wrong_md5(site, cache, monkeypatch, checkpoint, log):
     found = hashlib.md5(checkpoint).hexdigest()
-    monkeypatch.setitem(PUBLISHED, "v2_200ep", Published(FILE, "59fd9945"))
+    monkeypatch.setitem(PUBLISHED, "v2_200ep", "59fd9945")
     with pytest.raises(DownloadError, match=rf"its MD5 sum is {found}, expected 59fd9945…"):
         local_weights(NAME)
     assert names(cache) == []
@@ -268,7 +273,7 @@ def test_name__what_another_version_converted_is_made_anew(used, older):
 
 def resolve(md5: str, marks: str, together) -> None:
     """Do it in a process of its own, and leave a mark for each conversion."""
-    PUBLISHED["v2_200ep"] = Published(FILE, md5)
+    PUBLISHED["v2_200ep"] = md5
     convert_file = weights.convert_file
 
     def marked(*args: object, **kwargs: object):
@@ -284,7 +289,7 @@ def resolve(md5: str, marks: str, together) -> None:
 def test_name__two_processes_at_once(site, cache, tmp_path):
     spawn = multiprocessing.get_context("spawn")
     together, marks = spawn.Barrier(2), tmp_path / "marks"
-    arguments = (PUBLISHED["v2_200ep"].md5, str(marks), together)
+    arguments = (PUBLISHED["v2_200ep"], str(marks), together)
     processes = [spawn.Process(target=resolve, args=arguments) for _ in range(2)]
     for process in processes:
         process.start()
