@@ -8,67 +8,39 @@ from fvcore.common.config import CfgNode
 from mocodet.common.encoders.resnet import ARCHITECTURES
 
 from .data.views import AUGMENTATIONS
-from .keys import POSITIVE, Key, Values, at_least, check_value, check_values, make_config, one_of, value_of
+from .keys import FRACTION, POSITIVE, RISING, Key, at_least, check_value, check_values, make_config, one_of, value_of
 from .methods import METHODS
 
 COMMON_KEYS = {
     "METHOD": Key("moco", "What is learned: the name of a method (pretrain/methods/)."),
     "OUTPUT_DIR": Key("./output/pretrain", "Where checkpoints, metrics.json and TensorBoard events go."),
-    "SEED": Key(
-        0,
-        "Seed of initialisation, image order, augmentation and Shuffling BN. Negative: drawn at the start and logged.",
-    ),
+    "SEED": Key(0, "Seed of weights, image order, augmentation and Shuffling BN. Negative: one is drawn and logged."),
     "LOG_PERIOD": Key(20, "Iterations between two lines of the log.", at_least(1)),
-    "DATA.ROOT": Key(
-        "", "Folder of training images, searched to any depth; class folders are ignored, but by methods with classes."
-    ),
+    "DATA.ROOT": Key("", "Folder of training images, searched to any depth; class folders matter only with classes."),
     "DATA.SHARDS": Key("", "Instead of ROOT, for data sets too large to list: WebDataset shards (docs/shards.md)."),
     "DATA.SHUFFLE_BUFFER": Key(
-        10000,
-        "Images of shards that are read ahead and shuffled with one another, for each process (at most 0.75 GiB).",
-        at_least(1),
+        10000, "Images of shards that each process reads ahead and shuffles (at most 0.75 GiB).", at_least(1)
     ),
-    "DATA.ANNOTATIONS": Key(
-        "",
-        "With classes: iNaturalist's JSON of training images, relative to ROOT; '': ROOT holds one folder for a class.",
-    ),
+    "DATA.ANNOTATIONS": Key("", "With classes: iNaturalist's JSON of the images in ROOT; '': a folder for each class."),
     "DATA.VAL_ROOT": Key("", "With classes: validation split, a folder, or folder and JSON likewise; '': none."),
     "DATA.VAL_ANNOTATIONS": Key("", "See VAL_ROOT."),
-    "DATA.NUM_WORKERS": Key(
-        4,
-        "Processes that decode and augment, for each training process. 0: the training process does it itself.",
-        at_least(0),
-    ),
+    "DATA.NUM_WORKERS": Key(4, "Loader processes for each process. 0: it decodes and augments itself.", at_least(0)),
     "AUGMENTATION.NAME": Key("moco_v2", "One of the recipes in pretrain/data/views.py.", one_of(*AUGMENTATIONS)),
     "AUGMENTATION.CROP_SIZE": Key(224, "Side of the square crop, in pixels.", at_least(1)),
-    "AUGMENTATION.MIN_SCALE": Key(
-        0.2,
-        "Smallest area of a crop, as a fraction of the image's.",
-        Values("within (0, 1]", lambda value: 0 < value <= 1),
-    ),
+    "AUGMENTATION.MIN_SCALE": Key(0.2, "Smallest area of a crop, as a fraction of the image's.", FRACTION),
     "MODEL.DEVICE": Key("auto", "'auto': CUDA when there, else CPU.", one_of("auto", "cuda", "cpu")),
     "MODEL.ARCH": Key(
         "resnet50",
-        "resnet18, resnet34, resnet50, resnet101, resnet152, resnet50w2, resnet50w4 (all layers twice, four times as"
-        " wide), resnext50_32x8d and the others of common/encoders/resnet.py.",
+        "One of common/encoders/resnet.py; resnet50w2 and w4 have all layers twice and four times as wide.",
         one_of(*ARCHITECTURES),
     ),
     "MODEL.SMALL_STEM": Key(
-        False,
-        "For images of 32 to 64 pixels: a first convolution of 3x3 and stride 1, and no max-pooling. detectron2's"
-        " ResNet has no such stem: these weights do not convert.",
+        False, "For images of 32 to 64 pixels: first convolution 3x3, stride 1; no max-pooling. Does not convert."
     ),
-    "MODEL.WEIGHTS": Key(
-        "", "With classes: checkpoint to start the backbone from, any that the converter reads; '': random weights."
-    ),
-    "MODEL.CHANNELS_LAST": Key(
-        True,
-        "Store images and weights with the channels innermost; convolutions are faster with it, on CUDA and CPU.",
-    ),
+    "MODEL.WEIGHTS": Key("", "With classes: checkpoint that the backbone starts from, any that converts; '': none."),
+    "MODEL.CHANNELS_LAST": Key(True, "Store images and weights with channels innermost: faster, on CUDA and CPU."),
     # The k-nearest-neighbours monitor: how well the features of the encoder that is trained tell classes apart.
-    "KNN.TRAIN_ROOT": Key(
-        "", "Reference images, one folder for a class, and VAL_ROOT, the ones to be classified. Both '': no monitor."
-    ),
+    "KNN.TRAIN_ROOT": Key("", "Reference images in class folders; VAL_ROOT: those to classify. Both '': no monitor."),
     "KNN.VAL_ROOT": Key("", "See TRAIN_ROOT."),
     "KNN.PERIOD": Key(0, "Iterations between two measurements. 0: one at the end of each epoch.", at_least(0)),
     "KNN.K": Key(200, "Neighbours (Wu et al., CVPR 2018).", at_least(1)),
@@ -79,29 +51,21 @@ COMMON_KEYS = {
     "SOLVER.BASE_LR": Key(0.03, "Learning rate for this batch size.", at_least(0)),
     "SOLVER.LR_SCHEDULE": Key(
         "cosine",
-        "'step' (times GAMMA at each of STEPS), 'cosine' (set anew at the start of each epoch), or 'decay' (times GAMMA"
-        " after every DECAY_PERIOD iterations).",
+        "'step': times GAMMA at STEPS; 'cosine': set at each epoch; 'decay': times GAMMA after every DECAY_PERIOD.",
         one_of("step", "cosine", "decay"),
     ),
-    "SOLVER.STEPS": Key(
-        (120, 160),
-        "Epochs at which 'step' multiplies the rate by GAMMA.",
-        Values("epochs in rising order", lambda value: list(value) == sorted(set(value))),
-    ),
+    "SOLVER.STEPS": Key((120, 160), "Epochs at which 'step' multiplies the rate by GAMMA.", RISING),
     "SOLVER.GAMMA": Key(0.1, "See LR_SCHEDULE.", at_least(0)),
-    "SOLVER.DECAY_PERIOD": Key(62500, "See LR_SCHEDULE.", at_least(1)),
+    "SOLVER.DECAY_PERIOD": Key(62500, "Iterations; see LR_SCHEDULE.", at_least(1)),
     "SOLVER.MOMENTUM": Key(0.9, "Momentum of SGD (not of the key encoder).", at_least(0)),
     "SOLVER.WEIGHT_DECAY": Key(1e-4, "Weight decay of SGD, on all parameters.", at_least(0)),
     "SOLVER.PRECISION": Key(
         "auto",
-        "Arithmetic of the encoders. float16 needs CUDA; 'auto': reduced precision where the device computes in it"
-        " natively, float32 elsewhere. Logits and loss are float32 always.",
+        "Of the encoders; logits and loss are float32. 'auto': reduced where the device has it. float16 needs CUDA.",
         one_of("auto", "float32", "bfloat16", "float16"),
     ),
     "SOLVER.CHECKPOINT_PERIOD": Key(0, "Iterations between checkpoints. 0: one at the end of each epoch.", at_least(0)),
-    "SOLVER.CHECKPOINTS_KEPT": Key(
-        3, "How many checkpoints to keep beside model_final.pth; older ones are deleted.", at_least(1)
-    ),
+    "SOLVER.CHECKPOINTS_KEPT": Key(3, "Checkpoints beside model_final.pth; older ones are deleted.", at_least(1)),
 }
 
 

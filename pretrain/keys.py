@@ -18,6 +18,8 @@ class Values(NamedTuple):
 ANY = Values("", lambda value: True)
 POSITIVE = Values("a positive number", lambda value: value > 0)
 SHARE = Values("a number within [0, 1]", lambda value: 0 <= value <= 1)
+FRACTION = Values("within (0, 1]", lambda value: 0 < value <= 1)
+RISING = Values("epochs in rising order", lambda value: list(value) == sorted(set(value)))
 
 
 def at_least(least: int) -> Values:
