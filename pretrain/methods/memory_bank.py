@@ -99,7 +99,7 @@ class MemoryBank(Method, name="memory_bank"):
     @classmethod
     def bytes_per_image(cls, cfg: CfgNode) -> int:
         """Return the bytes of an entry of the bank."""
-        return memory_bank_bytes(1, cfg.MODEL.DIM)
+        return cfg.MODEL.DIM * torch.float32.itemsize
 
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Make one step short of the optimizer's, and update the entries of the global batch.
@@ -159,11 +159,6 @@ class MemoryBank(Method, name="memory_bank"):
         self.generator.set_state(state.cpu())
 
 
-def memory_bank_bytes(dataset_size: int, dim: int) -> int:
-    """Return the memory, in bytes, of a bank of ``dataset_size`` vectors of ``dim`` float32 numbers."""
-    return dataset_size * dim * torch.float32.itemsize
-
-
 def check_bank_fits(dataset_size: int, dim: int, device: torch.device) -> None:
     """Log the size of a bank that is about to be made, one in each process; refuse it where there is no room.
 
@@ -172,7 +167,7 @@ def check_bank_fits(dataset_size: int, dim: int, device: torch.device) -> None:
     Raises:
         ValueError: in all processes, when it does not fit in one of them.
     """
-    needed = memory_bank_bytes(dataset_size, dim)
+    needed = dataset_size * dim * torch.float32.itemsize
     sharing = comm.get_local_size() if device.type == "cpu" else 1
     # Gathered, so that each process looks before any has taken its part, and all come to one answer.
     available = min(comm.all_gather(available_bytes(device) // sharing))

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from detectron2.utils import comm
 
 from mocodet.common.checkpoint import load_torch_file
+from mocodet.pretrain.config import get_cfg
 from mocodet.pretrain.methods import MemoryBank, memory_bank
-from mocodet.pretrain.methods.memory_bank import memory_bank_bytes
 from tests.pretrain.methods.small import (
     BATCH,
     DIM,
@@ -166,10 +166,11 @@ def test_state_dict__a_resumed_run_is_bit_identical(tmp_path):
         assert torch.equal(value, resumed.state_dict()[name]), name
 
 
-def test_memory_bank_bytes__of_the_papers_largest_data_set():
-    assert memory_bank_bytes(10**9, 128) == 512 * 10**9
-    bank = small_bank().bank
-    assert memory_bank_bytes(IMAGES, DIM) == bank.nbytes
+def test_bytes_per_image__are_those_of_an_entry():
+    cfg = get_cfg()
+    assert MemoryBank.bytes_per_image(cfg) * 10**9 == 512 * 10**9  # the paper's largest data set
+    cfg.MODEL.DIM = DIM
+    assert MemoryBank.bytes_per_image(cfg) * IMAGES == small_bank().bank.nbytes
 
 
 def huge_bank(images: int, **settings) -> MemoryBank:
