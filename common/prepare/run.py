@@ -3,9 +3,14 @@
 import argparse
 import os
 import sys
+from collections import Counter
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
-from mocodet.common.checks.run import check
+from mocodet.common import checks
+from mocodet.common.checks import coco_json, voc
+from mocodet.common.checks.findings import Fault, Tally
 from mocodet.common.errors import errors_in_one_line
 
 from .datasets import plan_of
@@ -21,6 +26,34 @@ def main(args: argparse.Namespace) -> None:
     with errors_in_one_line(ImportError):
         root = (args.root or Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))).expanduser()
         if args.verify:
-            sys.exit(check(args, root))
+            sys.exit(_check(args, root))
         plan = only_parts(plan_of(args.dataset, root), args.only)
         prepare(plan, root, args.archives or root / "archives", dry_run=args.dry_run, again=args.again)
+
+
+def _check(args: argparse.Namespace, root: Path) -> int:
+    """Print every fault as it is found, then the notes and the summary; return the exit status, 1 if there is a fault.
+
+    ``root`` is the folder of the data sets, or the data set itself if ``--classes`` says that it is one's own.
+    """
+    tally = Tally()
+    faults: Counter[Path] = Counter()
+    for fault in _faults(args, root, tally):
+        print(fault, flush=True)
+        faults[fault.file] += 1
+    for note in tally.notes:
+        print(f"note: {note}")
+    looked_at = ", ".join(f"{count:,} {what}" for what, count in tally.counts.items() if count) or "nothing"
+    found = f"faults: {faults.total():,}, in {len(faults):,} files" if faults else "no fault"
+    print(f"{args.dataset}: {found}; looked at {looked_at}")
+    return 1 if faults else 0
+
+
+def _faults(args: argparse.Namespace, root: Path, tally: Tally) -> Iterator[Fault]:
+    workers = os.cpu_count() or 1 if args.workers is None else args.workers
+    if getattr(args, "classes", None):
+        return voc.check_layout(root, args.classes, tally, workers=workers)
+    if getattr(args, "json", None):
+        return coco_json.check_json(args.json, args.images, tally, workers=workers)
+    module = import_module(f".{args.dataset}", checks.__name__)
+    return module.check(root, tally, any_size=args.any_size, workers=workers)
