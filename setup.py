@@ -1,6 +1,5 @@
 """Packaging of mocodet: the folders of this repository become one package, `mocodet`."""
 
-import runpy
 from pathlib import Path
 
 from setuptools import setup
@@ -9,20 +8,13 @@ from setuptools import setup
 # shadowed by the first folder of that name in the user's project, so everything is `mocodet.*`.
 ROOMS = ("common", "pretrain", "detection", "configs")
 
-
 # What `mocodet` itself is, with its `__main__`. It lies in a room, for the top level has a folder for each room only.
 PROGRAM = Path("common/package")
 
-
-def packages() -> dict[str, str]:
-    """Map every importable package (`mocodet`, `mocodet.pretrain.data`, ...) to its folder."""
-    folders = [init.parent for room in ROOMS for init in sorted(Path(room).rglob("__init__.py"))]
-    found = {"mocodet." + ".".join(folder.parts): str(folder) for folder in folders if folder != PROGRAM}
-    return {"mocodet": str(PROGRAM), **found}
-
-
-PACKAGES = packages()
-COMMANDS = runpy.run_path("common/commands/table.py")
+# Every importable package (`mocodet`, `mocodet.pretrain.data`, ...) -> its folder.
+FOLDERS = [init.parent for room in ROOMS for init in sorted(Path(room).rglob("__init__.py"))]
+PACKAGES = {".".join(("mocodet", *folder.parts)): str(folder) for folder in FOLDERS if folder != PROGRAM}
+PACKAGES["mocodet"] = str(PROGRAM)
 
 setup(
     name="mocodet",
@@ -75,5 +67,5 @@ setup(
         "data": ["scipy"],
         "dev": ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6", "ruff>=0.14", "mypy>=1.18", "build"],
     },
-    entry_points={"console_scripts": [COMMANDS["ENTRY_POINT"]]},
+    entry_points={"console_scripts": ["mocodet=mocodet.__main__:main"]},
 )

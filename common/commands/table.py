@@ -1,11 +1,8 @@
-"""The commands. Help, README and setup.py derive from this table; it imports nothing of mocodet."""
+"""The commands. Help and README derive from this table; it imports nothing of mocodet."""
 
 from typing import NamedTuple
 
 PROGRAM = "mocodet"
-
-# What setup.py installs.
-ENTRY_POINT = f"{PROGRAM}=mocodet.__main__:main"
 
 
 class Command(NamedTuple):

@@ -2,14 +2,16 @@
 
 import importlib
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from mocodet.common.commands import main as module
 from mocodet.common.commands.main import main, parse
-from mocodet.common.commands.table import COMMANDS, ENTRY_POINT
+from mocodet.common.commands.table import COMMANDS, PROGRAM
 
 NAMES = [command.name for command in COMMANDS]
 
@@ -89,10 +91,12 @@ def test_table__leads_to_a_function(command):
     assert callable(getattr(importlib.import_module(package), function))
 
 
-def test_table__the_entry_point_is_the_module(capsys):
-    name, _, target = ENTRY_POINT.partition("=")
-    package, _, function = target.partition(":")
-    assert name == "mocodet"
+def test_run__is_what_setup_installs():
+    (line,) = [
+        line for line in (Path(__file__).parents[3] / "setup.py").read_text().splitlines() if "console_scripts" in line
+    ]
+    name, package, function = re.search(r'\["(\w+)=([\w.]+):(\w+)"\]', line).groups()
+    assert name == PROGRAM
     assert getattr(importlib.import_module(package), function) is module.run
 
 
