@@ -33,31 +33,32 @@ def pair(form: str) -> Callable[[str], tuple[str, str]]:
     return parse
 
 
-def add_overrides(parser: argparse.ArgumentParser) -> None:
-    """Add ``opts``, the KEY VALUE pairs at the end of the command line."""
-    parser.add_argument(
-        "opts",
-        metavar="KEY VALUE",
-        nargs=argparse.REMAINDER,
-        help="config keys to override, given in pairs at the end of the command",
-    )
+def add_overrides(parser: argparse.ArgumentParser, nargs: str = argparse.REMAINDER, keys: str = "config keys") -> None:
+    """Add ``opts``, the KEY VALUE pairs that override ``keys``; ``"*"`` as ``nargs`` lets flags follow them."""
+    what = f"{keys} to override, given in pairs at the end of the command"
+    parser.add_argument("opts", metavar="KEY VALUE", nargs=nargs, help=what)
 
 
-def add_training_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of detectron2's own ``train_net.py`` that all training commands understand."""
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="path to a YAML config file")
-    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint in OUTPUT_DIR")
-    parser.add_argument(
+def add_training_arguments(parser: argparse.ArgumentParser, eval_only: bool = False) -> None:
+    """Add the flags of detectron2's own ``train_net.py`` that all training commands understand.
+
+    ``eval_only``: also its ``--eval-only``, of those that train what can be evaluated.
+    """
+    add = parser.add_argument
+    add("--config-file", required=True, metavar="FILE", help="path to a YAML config file")
+    add("--resume", action="store_true", help="continue from the last checkpoint in OUTPUT_DIR")
+    add(
         "--num-gpus",
         type=int,
         metavar="N",
         help="GPUs per machine; on a machine without one, CPU processes (default 1). Under torchrun leave this and the"
         " next three out",
     )
-    parser.add_argument("--num-machines", type=int, metavar="N", help="total number of machines (default 1)")
-    parser.add_argument("--machine-rank", type=int, metavar="R", help="rank of this machine (default 0)")
-    parser.add_argument(
-        "--dist-url", help="where the processes meet, for example tcp://host:port; 'auto' (default): this machine"
-    )
+    add("--num-machines", type=int, metavar="N", help="total number of machines (default 1)")
+    add("--machine-rank", type=int, metavar="R", help="rank of this machine (default 0)")
+    add("--dist-url", help="where the processes meet, for example tcp://host:port; 'auto' (default): this machine")
+    if eval_only:
+        what = "evaluate MODEL.WEIGHTS (or, with --resume, the last one of OUTPUT_DIR)"
+        add("--eval-only", action="store_true", help=what)
     parser.set_defaults(**LAUNCH_FLAGS)
     add_overrides(parser)

@@ -23,9 +23,4 @@ from .arguments import add_training_arguments
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the training flags and ``--eval-only``."""
-    add_training_arguments(parser)
-    parser.add_argument(
-        "--eval-only",
-        action="store_true",
-        help="evaluate MODEL.WEIGHTS (or, with --resume, the last one of OUTPUT_DIR)",
-    )
+    add_training_arguments(parser, eval_only=True)

@@ -28,17 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what stands before 'conv1.weight' in the checkpoint's names (default: found by itself), for example"
         " 'module.encoder_k.'; before 'stem.conv1.weight' in a detector's",
     )
-    add(
-        "--config-file",
-        metavar="FILE",
-        help="with --to torchvision: the detector's config (default: config.yaml beside the input, if it is there)",
-    )
-    add(
-        "--no-verify",
-        dest="verify",
-        action="store_false",
-        help="skip the comparison of detectron2's activations with torchvision's",
-    )
+    config = "with --to torchvision: the detector's config (default: config.yaml beside the input, if it is there)"
+    add("--config-file", metavar="FILE", help=config)
+    skip = "skip the comparison of detectron2's activations with torchvision's"
+    add("--no-verify", dest="verify", action="store_false", help=skip)
 
 
 def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:

@@ -14,29 +14,20 @@ the folder is named after, or the one in DATASETS.TEST.
 import argparse
 from collections.abc import Sequence
 
+from .arguments import add_overrides
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the predictions and the ways to name their ground truth."""
     parser.add_argument("predictions", metavar="PREDICTIONS", help="what a run has left, a file or a folder")
-    parser.add_argument(
-        "opts",
-        metavar="KEY VALUE",
-        nargs="*",
-        help="config keys of --config-file to override, given in pairs at the end of the command",
-    )
-    truth = parser.add_argument_group("ground truth, by one of")
-    truth.add_argument("--dataset", metavar="NAME", help="a data set of detectron2's, or of --config-file")
-    truth.add_argument(
-        # Not there unless given, so that None never stands for a file.
-        "--config-file",
-        default=argparse.SUPPRESS,
-        metavar="FILE",
-        help="a config whose MOCO.DATASETS defines the data set; also says which tasks are evaluated",
-    )
-    truth.add_argument("--json", metavar="FILE", help="annotations in COCO's format")
-    truth.add_argument(
-        "--voc-root", metavar="DIR", help="folder with Annotations/ and ImageSets/Main/; needs --classes"
-    )
+    add_overrides(parser, "*", "config keys of --config-file")
+    add = parser.add_argument_group("ground truth, by one of").add_argument
+    add("--dataset", metavar="NAME", help="a data set of detectron2's, or of --config-file")
+    config = "a config whose MOCO.DATASETS defines the data set; also says which tasks are evaluated"
+    # Not there unless given, so that None never stands for a file.
+    add("--config-file", default=argparse.SUPPRESS, metavar="FILE", help=config)
+    add("--json", metavar="FILE", help="annotations in COCO's format")
+    add("--voc-root", metavar="DIR", help="folder with Annotations/ and ImageSets/Main/; needs --classes")
     parser.add_argument("--split", help="of --voc-root: ImageSets/Main/SPLIT.txt (test)")
     parser.add_argument("--classes", nargs="+", default=[], metavar="NAME", help="of --voc-root: the class names")
     parser.add_argument("--year", type=int, choices=(2007, 2012), help="of --voc-root: which AP (2007)")

@@ -18,15 +18,7 @@ from .features import check as check  # nothing of its own
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what features are of, and the neighbours."""
     add_feature_arguments(parser, "images at a time (default: 256)")
-    knn = parser.add_argument_group("nearest neighbours")
-    knn.add_argument(
-        "--k",
-        type=positive(int),
-        nargs="+",
-        default=[200],
-        metavar="K",
-        help="neighbours; several numbers, several rows (200)",
-    )
-    knn.add_argument(
-        "--temperature", type=positive(float), default=0.07, metavar="T", help="of the votes (default: 0.07)"
-    )
+    add = parser.add_argument_group("nearest neighbours").add_argument
+    rows = "neighbours; several numbers, several rows (200)"
+    add("--k", type=positive(int), nargs="+", default=[200], metavar="K", help=rows)
+    add("--temperature", type=positive(float), default=0.07, metavar="T", help="of the votes (default: 0.07)")

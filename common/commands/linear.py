@@ -23,31 +23,17 @@ from .features import check as check_features
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what features are of, and how classifiers are trained."""
     add_feature_arguments(parser, "images in a batch of SGD (default: 256)")
-    linear = parser.add_argument_group("linear classifiers")
-    linear.add_argument("--cached", action="store_true", help="no augmentation: compute the training features once")
-    linear.add_argument(
-        "--lr",
-        type=positive(float),
-        nargs="+",
-        default=[30.0],
-        metavar="RATE",
-        help="learning rates, used as they are (30)",
-    )
-    linear.add_argument(
-        "--wd", type=float, nargs="+", default=[0.0], metavar="DECAY", help="weight decays, each with each rate (0)"
-    )
-    linear.add_argument(
-        "--epochs", type=positive(int), default=100, metavar="N", help="passes over the training images (100)"
-    )
-    linear.add_argument(
-        "--steps",
-        type=int,
-        nargs="*",
-        metavar="EPOCH",
-        help="epochs, in rising order, at which the rate falls to a tenth (60 %% and 80 %% of --epochs)",
-    )
-    linear.add_argument("--state", metavar="FILE", help="keep the state here after each epoch, for --resume")
-    linear.add_argument("--resume", action="store_true", help="continue from the file of --state, if it is there")
+    add = parser.add_argument_group("linear classifiers").add_argument
+    add("--cached", action="store_true", help="no augmentation: compute the training features once")
+    rates = "learning rates, used as they are (30)"
+    add("--lr", type=positive(float), nargs="+", default=[30.0], metavar="RATE", help=rates)
+    decays = "weight decays, each with each rate (0)"
+    add("--wd", type=float, nargs="+", default=[0.0], metavar="DECAY", help=decays)
+    add("--epochs", type=positive(int), default=100, metavar="N", help="passes over the training images (100)")
+    falls = "epochs, in rising order, at which the rate falls to a tenth (60 %% and 80 %% of --epochs)"
+    add("--steps", type=int, nargs="*", metavar="EPOCH", help=falls)
+    add("--state", metavar="FILE", help="keep the state here after each epoch, for --resume")
+    add("--resume", action="store_true", help="continue from the file of --state, if it is there")
 
 
 def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:

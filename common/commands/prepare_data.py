@@ -25,12 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     datasets = parser.add_subparsers(dest="dataset", required=True, metavar="DATASET")
     for name, what in DATASETS.items():
         add = datasets.add_parser(name, help=what, description=f"{what}.").add_argument
-        add(
-            "--root",
-            type=Path,
-            metavar="DIR",
-            help="folder of the data sets (default: $DETECTRON2_DATASETS, else ./datasets)",
-        )
+        root = "folder of the data sets (default: $DETECTRON2_DATASETS, else ./datasets)"
+        add("--root", type=Path, metavar="DIR", help=root)
         where = "where archives are, or are downloaded to (default: ROOT/archives)"
         add("--archives", type=Path, metavar="DIR", help=where)
         add("--only", nargs="+", default=[], metavar="PART", help="prepare these parts; a wrong one lists all")

@@ -14,15 +14,10 @@ from .arguments import add_training_arguments
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the training flags, and those that exchange checkpoints with the original code."""
     add_training_arguments(parser)
-    parser.add_argument(
-        "--resume-from",
-        default="",
-        metavar="FILE",
-        help="begin, in an OUTPUT_DIR without checkpoints, where this checkpoint in the original MoCo format ends",
-    )
-    parser.add_argument(
-        "--export", metavar="FILE", help="write the last checkpoint of OUTPUT_DIR in that format, and end; one process"
-    )
+    begin = "begin, in an OUTPUT_DIR without checkpoints, where this checkpoint in the original MoCo format ends"
+    parser.add_argument("--resume-from", default="", metavar="FILE", help=begin)
+    end = "write the last checkpoint of OUTPUT_DIR in that format, and end; one process"
+    parser.add_argument("--export", metavar="FILE", help=end)
 
 
 def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:

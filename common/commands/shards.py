@@ -34,30 +34,20 @@ def parse_size(text: str) -> int:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what to read, where to write, and how large a shard is."""
-    parser.add_argument("root", nargs="?", metavar="FOLDER", help="folder of images, searched to any depth")
-    parser.add_argument("--index", nargs="+", metavar="PATTERN", help="count these shards instead of writing any")
-    parser.add_argument("--output", required=True, help="folder to write to, new or empty; with --index: a JSON file")
-    parser.add_argument("--images-per-shard", type=positive(int), default=10_000, metavar="N", help="at most (10000)")
-    parser.add_argument(
-        "--max-size", type=parse_size, default=10**9, metavar="SIZE", help="bytes of images in a shard (default: 1G)"
-    )
-    parser.add_argument(
-        "--resize",
-        type=positive(int),
-        default=0,
-        metavar="PX",
-        help="shrink images to this shorter side and store them as JPEG of quality 95; smaller ones stay as they are",
-    )
-    parser.add_argument(
-        "--shuffle", action=argparse.BooleanOptionalAction, default=True, help="write in a random order (default)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="seed of that order (default: 0)")
-    parser.add_argument(
-        "--skip-damaged", action="store_true", help="leave out images that cannot be decoded, name each; else an error"
-    )
-    parser.add_argument(
-        "--workers", type=positive(int), default=os.cpu_count() or 1, metavar="N", help="default: one per core"
-    )
+    add, count = parser.add_argument, positive(int)
+    add("root", nargs="?", metavar="FOLDER", help="folder of images, searched to any depth")
+    add("--index", nargs="+", metavar="PATTERN", help="count these shards instead of writing any")
+    add("--output", required=True, help="folder to write to, new or empty; with --index: a JSON file")
+    add("--images-per-shard", type=count, default=10_000, metavar="N", help="at most (10000)")
+    add("--max-size", type=parse_size, default=10**9, metavar="SIZE", help="bytes of images in a shard (default: 1G)")
+    shrink = "shrink images to this shorter side and store them as JPEG of quality 95; smaller ones stay as they are"
+    add("--resize", type=count, default=0, metavar="PX", help=shrink)
+    order = "write in a random order (default)"
+    add("--shuffle", action=argparse.BooleanOptionalAction, default=True, help=order)
+    add("--seed", type=int, default=0, help="seed of that order (default: 0)")
+    skip = "leave out images that cannot be decoded, name each; else an error"
+    add("--skip-damaged", action="store_true", help=skip)
+    add("--workers", type=count, default=os.cpu_count() or 1, metavar="N", help="default: one per core")
 
 
 def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:

@@ -13,10 +13,7 @@ from .arguments import add_training_arguments
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of detectron2's own ``train_net.py``, and the linear scaling rule."""
-    add_training_arguments(parser)
-    parser.add_argument(
-        "--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS (or, with --resume, the last one)"
-    )
+    add_training_arguments(parser, eval_only=True)
     parser.add_argument(
         "--scale-to-gpus",
         action="store_true",

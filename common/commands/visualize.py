@@ -36,13 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="draw this image instead; may be given several times. It is the image_id, where the data set has none the"
         " file's name without suffix",
     )
-    add(
-        "--threshold",
-        type=float,
-        default=0.5,
-        metavar="SCORE",
-        help="draw predictions from this score on (default 0.5)",
-    )
+    score = "draw predictions from this score on (default 0.5)"
+    add("--threshold", type=float, default=0.5, metavar="SCORE", help=score)
     add_overrides(parser)
 
 
