@@ -9,8 +9,11 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import nn
 
-from .data import EpochSampler, GlobalBatches, ImageFolder, ShardImages, ShardSampler, Views, build_view, open_labelled
-from .data.folders import warn_of_passed_over
+from .data.folders import ImageFolder, warn_of_passed_over
+from .data.labelled import open_labelled
+from .data.sampler import EpochSampler, GlobalBatches
+from .data.shards import ShardImages, ShardSampler
+from .data.views import Views, build_view
 from .methods import METHODS
 from .methods.base import DataFacts
 

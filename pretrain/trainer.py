@@ -20,7 +20,8 @@ from .checkpoint import DIVERGED, PretrainCheckpointer, load_encoder
 from .data.loader import load_batches
 from .data.views import normalize
 from .device import amp_dtype, memory_format, resolve_device
-from .evaluation import ClassificationEvaluator, KNNMonitor, open_validation
+from .evaluation.classification import ClassificationEvaluator, open_validation
+from .evaluation.knn import KNNMonitor
 from .interchange import load_original
 from .log import LogWriter, PretrainPrinter, Throughput
 from .methods import METHODS

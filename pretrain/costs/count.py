@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..build import build_optimizer
-from ..data import EpochSampler
+from ..data.sampler import EpochSampler
 from ..data.views import normalize
 from ..device import memory_format
 from ..methods import METHODS

@@ -8,12 +8,13 @@ from typing import IO, NamedTuple
 
 import torch
 from PIL import Image, UnidentifiedImageError
+from torch.utils.data import Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 logger = logging.getLogger("mocodet.pretrain")
 
 
-class ImageFiles:
+class ImageFiles(Dataset[Image.Image]):
     """Image files in a given order, as RGB.
 
     Args:
@@ -29,7 +30,7 @@ class ImageFiles:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Image.Image:
-        return load_rgb(self.paths[index])
+        return decode_rgb(self.paths[index])
 
 
 class LabelledImages(NamedTuple):
@@ -90,17 +91,12 @@ def _visible_files(root: Path) -> Iterator[str]:
         yield from (str(Path(folder, name)) for name in names if not name.startswith("."))
 
 
-def load_rgb(path: str | os.PathLike) -> Image.Image:
-    """Read an image file as 8-bit RGB; see `decode_rgb`."""
-    return decode_rgb(path, str(path))
-
-
-def decode_rgb(file: str | os.PathLike | IO[bytes], name: str) -> Image.Image:
+def decode_rgb(file: str | os.PathLike | IO[bytes], name: str = "") -> Image.Image:
     """Read an image of any mode (grey of 8 or 16 bits, CMYK, palette, with alpha) as 8-bit RGB.
 
     Args:
         file: path, or an open file.
-        name: what messages call it.
+        name: what messages call it, where it is no path.
 
     Raises:
         ValueError: it cannot be decoded; the message names it. It is not skipped: an epoch has every image.
@@ -119,4 +115,4 @@ def decode_rgb(file: str | os.PathLike | IO[bytes], name: str) -> Image.Image:
         raise
     except Exception as error:  # damaged bytes make decoders raise almost anything
         reason = "of no known format" if isinstance(error, UnidentifiedImageError) else error
-        raise ValueError(f"{name} cannot be read as an image ({reason}); replace or remove it") from error
+        raise ValueError(f"{name or file} cannot be read as an image ({reason}); replace or remove it") from error

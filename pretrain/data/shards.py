@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from detectron2.utils import comm
 from PIL import Image
+from torch.utils.data import Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from webdataset import utils
 from webdataset.gopen import Pipe
@@ -278,7 +279,7 @@ class ShardSampler(GlobalBatches):
         }
 
 
-class ShardImages:
+class ShardImages(Dataset[Image.Image]):
     """Decodes what `ShardSampler` yields."""
 
     def __getitem__(self, item: Encoded) -> Image.Image:

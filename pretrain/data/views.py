@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from PIL import Image, ImageFilter
@@ -17,13 +17,6 @@ PIXEL_MEAN = (123.675, 116.280, 103.530)
 PIXEL_STD = (58.395, 57.120, 57.375)
 
 View = Callable[[Image.Image], Image.Image]
-
-
-class Images(Protocol):
-    """Where images come from: a folder, or the stream of shards."""
-
-    def __getitem__(self, item: Any) -> Image.Image:
-        """Return an RGB image."""
 
 
 class GaussianBlur:
@@ -84,7 +77,7 @@ class Views(Dataset):
         labels: class of each place, int64, where there are labels.
     """
 
-    images: Images
+    images: Dataset[Image.Image]
     view: View
     seed: int
     names: Sequence[str] = ("query", "key")

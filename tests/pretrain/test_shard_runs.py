@@ -12,8 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mocodet.pretrain.data import ShardImages
-from mocodet.pretrain.data.shards import MAX_BUFFER_BYTES
+from mocodet.pretrain.data.shards import MAX_BUFFER_BYTES, ShardImages
 from mocodet.pretrain.run import run as train_in_process
 from tests.checkpoints import assert_equal_states, copy_checkpoint
 from tests.commands import parsed, pretrain

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mocodet.pretrain.data.folders import ImageFolder, load_rgb
+from mocodet.pretrain.data.folders import ImageFolder, decode_rgb
 
 
 def save(path, image):
@@ -29,7 +29,7 @@ def test_image_folder__missing_or_empty(tmp_path):
         ImageFolder(tmp_path)
 
 
-def test_load_rgb__every_mode_becomes_the_same_rgb(tmp_path):
+def test_decode_rgb__every_mode_becomes_the_same_rgb(tmp_path):
     values = np.linspace(0, 255, 64).round().astype(np.uint8).reshape(8, 8)
     grey = Image.fromarray(values)
     expected = np.stack([values] * 3, axis=-1)
@@ -47,7 +47,7 @@ def test_load_rgb__every_mode_becomes_the_same_rgb(tmp_path):
         "sixteen.png": Image.fromarray(values.astype(np.uint16) * 256),
     }
     for name, image in variants.items():
-        found = load_rgb(save(tmp_path / name, image))
+        found = decode_rgb(save(tmp_path / name, image))
         assert found.mode == "RGB", name
         assert np.abs(np.asarray(found).astype(int) - expected).max() <= 1, name
 
@@ -63,18 +63,18 @@ def test_image_folder__links_are_followed_once_and_other_files_counted(tmp_path)
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.float32])
-def test_load_rgb__grey_without_a_white_is_refused(tmp_path, dtype):
+def test_decode_rgb__grey_without_a_white_is_refused(tmp_path, dtype):
     path = save(tmp_path / "deep.tif", Image.fromarray(np.arange(16, dtype=dtype).reshape(4, 4)))
     with pytest.raises(ValueError, match=r"deep\.tif cannot be read as an image \(mode [IF]: 32 bits"):
-        load_rgb(path)
+        decode_rgb(path)
 
 
-def test_load_rgb__damaged_file_is_named(tmp_path):
+def test_decode_rgb__damaged_file_is_named(tmp_path):
     path = tmp_path / "broken.jpg"
     Image.effect_noise((64, 64), 50).save(path)
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(ValueError, match=r"broken\.jpg cannot be read as an image"):
-        load_rgb(path)
+        decode_rgb(path)
     path.write_bytes(b"no image at all")
     with pytest.raises(ValueError, match=r"broken\.jpg cannot be read as an image"):
-        load_rgb(path)
+        decode_rgb(path)
