@@ -107,18 +107,6 @@ def from_original(original: Any, iterations_per_epoch: int) -> dict[str, Any]:
     }
 
 
-def read_original(path: str | PathLike, iterations_per_epoch: int) -> dict[str, Any]:
-    """Read a file in the original format as a checkpoint of ours (`from_original`).
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is damaged, or `from_original` refuses it; the message names the file.
-    """
-    original = load_torch_file(path)
-    with errors_about(path):
-        return from_original(original, iterations_per_epoch)
-
-
 def load_original(path: str | PathLike, checkpointer: PretrainCheckpointer, iterations_per_epoch: int) -> None:
     """Load a file in the original format into the states of ``checkpointer`` and this process's generators.
 
@@ -135,9 +123,10 @@ def load_original(path: str | PathLike, checkpointer: PretrainCheckpointer, iter
             processes. Nothing has changed then.
     """
     check_method(checkpointer.model.name)
-    checkpoint = read_original(path, iterations_per_epoch)
-    states = {name: state for name, state in checkpointer.checkpointables.items() if name in checkpoint}
+    original = load_torch_file(path)
     with errors_about(path):
+        checkpoint = from_original(original, iterations_per_epoch)
+        states = {name: state for name, state in checkpointer.checkpointables.items() if name in checkpoint}
         check_fits(checkpointer.model, checkpoint["model"])
         if "rng" in checkpoint and len(checkpoint["rng"]) != comm.get_world_size():
             raise ValueError(

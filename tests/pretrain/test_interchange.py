@@ -16,14 +16,15 @@ from detectron2.modeling import build_backbone
 from PIL import Image
 from torch import nn
 
+from mocodet.common.checkpoint import load_torch_file
 from mocodet.common.launch import merge_config
 from mocodet.detection.weights.convert import convert_file
 from mocodet.pretrain import run as cli
 from mocodet.pretrain.build import build_optimizer
 from mocodet.pretrain.checkpoint import PretrainCheckpointer
 from mocodet.pretrain.config import get_cfg
-from mocodet.pretrain.data import EpochSampler
-from mocodet.pretrain.interchange import export_file, from_original, load_original, read_original, to_original
+from mocodet.pretrain.data.sampler import EpochSampler
+from mocodet.pretrain.interchange import export_file, from_original, load_original, to_original
 from mocodet.pretrain.methods import MomentumContrast
 from mocodet.pretrain.methods.heads import build_encoder
 from mocodet.pretrain.methods.shuffle_bn import BatchShuffle
@@ -288,7 +289,7 @@ def config_of(path: Path, *overrides: object):
 def test_export__round_trip_is_bit_identical(run, exported):
     whole = torch.load(run / "model_0000002.pth", weights_only=True)
     assert {"model", "optimizer", "sampler", "trainer", "shuffle", "rng", "iteration"} <= whole.keys()
-    back = read_original(exported, iterations_per_epoch=2)
+    back = from_original(load_torch_file(exported), iterations_per_epoch=2)
     assert_equal_states({key: back[key] for key in whole}, whole)
     assert back.keys() == whole.keys()
     assert back["model"]["queue_ptr"].item() == 3 * 8 % 20
@@ -317,7 +318,7 @@ def test_export_flag__writes_the_last_checkpoint_and_nothing_else(config, run, t
     command = ["--config-file", str(config), "--num-gpus", "8", "--export", str(tmp_path / "moco.pth.tar")]
     pretrain([*command, "OUTPUT_DIR", str(folder)])
     whole = torch.load(run / "model_final.pth", weights_only=True)
-    back = read_original(tmp_path / "moco.pth.tar", iterations_per_epoch=2)
+    back = from_original(load_torch_file(tmp_path / "moco.pth.tar"), iterations_per_epoch=2)
     assert_equal_states({key: back[key] for key in whole}, whole)
     assert sorted(path.name for path in folder.iterdir()) == ["last_checkpoint", "model_final.pth"]
 
@@ -555,15 +556,17 @@ def test_load_original__refuses_an_export_of_other_data_before_anything_changes(
         assert torch.equal(tensor, before[name]), name
 
 
-def test_read_original__old_files_and_damaged_ones(original, tmp_path):
+def test_load_original__old_files_and_damaged_ones(original, tmp_path):
     checkpoint = original.checkpoint(epoch=1)
     path = save(checkpoint, tmp_path / "old.pth.tar", _use_new_zipfile_serialization=False)
-    assert torch.equal(read_original(path, 3)["model"]["queue"], checkpoint["state_dict"]["module.queue"])
+    ours = OurRun(tmp_path, original.head)
+    ours.load(path)
+    assert torch.equal(ours.model.queue, checkpoint["state_dict"]["module.queue"])
     path.write_bytes(path.read_bytes()[:100_000])
     with pytest.raises(ValueError, match=r"old\.pth\.tar cannot be read as a checkpoint"):
-        read_original(path, 3)
+        ours.load(path)
     with pytest.raises(FileNotFoundError):
-        read_original(tmp_path / "none.pth.tar", 3)
+        ours.load(tmp_path / "none.pth.tar")
 
 
 def drop_buffer_of_q(checkpoint: dict) -> None:
@@ -621,8 +624,11 @@ def test_from_original__refusals(original, damage, message):
         from_original(checkpoint, ITERATIONS)
 
 
-def test_from_original__our_own_checkpoint_is_not_the_original_format(run):
+def test_load_original__our_own_checkpoint_is_not_the_original_format(run, tmp_path):
     with pytest.raises(ValueError, match=r"model_final\.pth: is not in the original format: it has no epoch, arch"):
-        read_original(run / "model_final.pth", 2)
+        OurRun(tmp_path).load(run / "model_final.pth")
+
+
+def test_from_original__no_dict():
     with pytest.raises(ValueError, match="holds a list; expected a dict"):
         from_original([], 2)
