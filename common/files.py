@@ -1,11 +1,12 @@
 """Files that matter appear whole or not at all."""
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 
 @contextmanager
@@ -33,3 +34,14 @@ def atomic_open(path: str | os.PathLike, mode: str = "wb", **kwargs) -> Iterator
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def write_json(path: str | os.PathLike, content: Any) -> None:
+    """Write ``content`` to a JSON file, indented, whole or not at all.
+
+    Raises:
+        ValueError: a number is not finite, which JSON cannot say.
+    """
+    with atomic_open(path, "w", encoding="utf-8") as handle:
+        json.dump(content, handle, indent=2, allow_nan=False)
+        handle.write("\n")

@@ -17,7 +17,7 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
-from mocodet.common.files import atomic_open
+from mocodet.common.files import write_json
 from mocodet.common.launch import threads_for_each
 from mocodet.common.progress import duration
 
@@ -172,7 +172,7 @@ def _check_recipe(trial: Trial, recipe: Mapping[str, Any]) -> None:
 
 
 def _run(trial: Trial, recipe: Mapping[str, Any], train_command: Sequence[str], jobs: int) -> None:
-    _write_json(trial.folder / RECIPE_FILE, recipe)
+    write_json(trial.folder / RECIPE_FILE, recipe)
     command = [*train_command, "--config-file", recipe["config_file"]]
     if (trial.folder / CHECKPOINT_FILE).is_file():
         command.append("--resume")
@@ -187,7 +187,7 @@ def _run(trial: Trial, recipe: Mapping[str, Any], train_command: Sequence[str], 
         metrics = read_metrics(trial.folder)
     except (FileNotFoundError, ValueError) as error:
         raise ValueError(f"trial {trial} ended without a usable result: {error}") from error
-    _write_json(trial.folder / RESULT_FILE, metrics)
+    write_json(trial.folder / RESULT_FILE, metrics)
 
 
 def _call_beside_others(command: Sequence[str], name: str, jobs: int) -> int:
@@ -198,8 +198,3 @@ def _call_beside_others(command: Sequence[str], name: str, jobs: int) -> int:
         for line in process.stdout or ():
             print(f"[{name}] {line}", end="", flush=True)
     return process.returncode
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    with atomic_open(path, "w", encoding="utf-8") as handle:
-        json.dump(content, handle, indent=2)

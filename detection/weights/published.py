@@ -23,7 +23,7 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathHandler, PathManager
 
 from mocodet.common.download import DownloadError, download, md5_of
-from mocodet.common.files import atomic_open
+from mocodet.common.files import write_json
 from mocodet.common.locks import exclusive
 
 from .convert import convert_file, required_config
@@ -140,8 +140,7 @@ def _convert(source: Path, path: Path) -> dict[str, Any]:
         encoder = convert_file(source, path).encoder
     logger.info("; ".join([f"Converted the {encoder.kind} ({encoder.arch}) in {source}", *encoder.notes]))
     settings = required_config(encoder)
-    with atomic_open(record, "w", encoding="utf-8") as handle:
-        json.dump({"format": FORMAT, "md5": md5_of(path), "settings": settings}, handle, indent=2)
+    write_json(record, {"format": FORMAT, "md5": md5_of(path), "settings": settings})
     return settings
 
 

@@ -1,17 +1,12 @@
 """What evaluations have in common: counting what is right, and measuring now and then while a network is trained."""
 
-import json
 import logging
-import os
 import time
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from detectron2.engine import HookBase
-
-from mocodet.common.files import atomic_open
 
 logger = logging.getLogger("mocodet.pretrain")
 
@@ -36,17 +31,6 @@ def count_right(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 def percent(right: Sequence[int], images: int) -> dict[str, float]:
     """Return ``"top1"`` and ``"top5"``, in percent, from what `count_right` counted of so many images."""
     return {name: 100 * int(count) / images for name, count in zip(("top1", "top5"), right, strict=True)}
-
-
-def write_json(path: str | os.PathLike, results: Mapping[str, Any]) -> None:
-    """Write ``results`` to ``path``, whole or not at all.
-
-    Raises:
-        ValueError: a number is not finite.
-    """
-    with atomic_open(path, "w") as handle:
-        json.dump(results, handle, indent=2, allow_nan=False)
-        handle.write("\n")
 
 
 class Evaluator(HookBase):

@@ -8,10 +8,12 @@ from detectron2.utils import comm
 from fvcore.common.config import CfgNode
 from torch import nn
 
+from mocodet.common.files import write_json
+
 from ..data.folders import LabelledImages, warn_of_passed_over
 from ..data.labelled import check_same_classes, open_labelled
 from ..data.views import normalize
-from .accuracy import Evaluator, count_right, percent, write_json
+from .accuracy import Evaluator, count_right, percent
 from .features import FeatureSettings, central_crops, exact_convolutions, share_buffers
 
 

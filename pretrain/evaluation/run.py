@@ -15,10 +15,10 @@ from torch import nn
 
 from mocodet.common.encoders.reading import read_encoder
 from mocodet.common.errors import errors_in_one_line
+from mocodet.common.files import write_json
 
 from ..data.folders import LabelledImages, warn_of_passed_over
 from ..data.labelled import check_same_classes, open_labelled
-from .accuracy import write_json
 from .features import FeatureSettings, cached_features, random_backbone, state_digest
 from .knn import knn_accuracy
 from .linear import Protocol, evaluate_linear, published_steps

@@ -1,8 +1,9 @@
+import json
 from pathlib import Path
 
 import pytest
 
-from mocodet.common.files import atomic_open
+from mocodet.common.files import atomic_open, write_json
 
 
 def names(folder: Path) -> list[str]:
@@ -40,3 +41,12 @@ def test_atomic_open__failure_keeps_the_old_file_and_leaves_nothing(tmp_path):
 def test_atomic_open__other_modes(tmp_path, mode):
     with pytest.raises(ValueError, match="mode must be 'w' or 'wb'"), atomic_open(tmp_path / "file", mode):
         pass
+
+
+def test_write_json__whole_or_not_at_all(tmp_path):
+    path = tmp_path / "results.json"
+    write_json(path, {"top1": 1.5})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(path, {"top1": 2.5, "top5": float("nan")})
+    assert json.loads(path.read_text()) == {"top1": 1.5}
+    assert list(tmp_path.iterdir()) == [path]

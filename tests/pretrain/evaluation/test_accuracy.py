@@ -1,10 +1,8 @@
-import json
-
 import numpy as np
 import pytest
 import torch
 
-from mocodet.pretrain.evaluation.accuracy import count_right, percent, write_json
+from mocodet.pretrain.evaluation.accuracy import count_right, percent
 
 
 @pytest.mark.parametrize("shape", [(50, 8), (50, 3), (50, 2, 8)])
@@ -22,12 +20,3 @@ def test_count_right__equals_sorting(shape):
 
 def test_percent():
     assert percent(torch.tensor([1, 3]), 8) == {"top1": 12.5, "top5": 37.5}
-
-
-def test_write_json__whole_or_not_at_all(tmp_path):
-    path = tmp_path / "results.json"
-    write_json(path, {"top1": 1.5})
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        write_json(path, {"top1": 2.5, "top5": float("nan")})
-    assert json.loads(path.read_text()) == {"top1": 1.5}
-    assert list(tmp_path.iterdir()) == [path]
