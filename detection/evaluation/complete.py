@@ -12,8 +12,9 @@ from typing import Any
 from detectron2.data import DatasetCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
+from tabulate import tabulate
 
-from mocodet.common.files import atomic_open
+from mocodet.common.files import write_json
 
 logger = logging.getLogger(__name__)
 
@@ -103,13 +104,36 @@ def check_metrics(
     return plain
 
 
+def format_results(
+    results: Mapping[str, Mapping[str, float]], columns: Mapping[str, Mapping[str, float]] | None = None
+) -> str:
+    """Make a table of each task's metrics and one of its classes; a class's metrics are called ``<metric>-<class>``.
+
+    Args:
+        results: ``{task: {metric: value}}``.
+        columns: what else is known of each class, ``{class: {title: value}}``; it comes first.
+    """
+    parts = []
+    for task, metrics in results.items():
+        overall = {metric: value for metric, value in metrics.items() if "-" not in metric}
+        parts.append(f"{task}\n\n" + tabulate([overall.values()], list(overall), tablefmt="pipe", floatfmt=".2f"))
+        classes = {name: dict(known) for name, known in (columns or {}).items()}
+        for metric, value in metrics.items():
+            kind, _, name = metric.partition("-")
+            if name:
+                classes.setdefault(name, {})[kind] = value
+        if classes:
+            titles = list(dict.fromkeys(title for row in classes.values() for title in row))
+            rows = [[name, *(row.get(title) for title in titles)] for name, row in classes.items()]
+            parts.append(tabulate(rows, ["class", *titles], tablefmt="pipe", floatfmt=".2f", missingval="–"))
+    return "\n\n".join(parts)
+
+
 def write_results(results: Mapping[str, Mapping[str, Mapping[str, float]]], path: str | Path) -> None:
     """Write ``{data set: {task: {metric: value}}}`` to a JSON file; a metric that is not defined becomes null."""
     # JSON has no nan, which Python writes and reads all the same.
     plain = json.loads(json.dumps(results), parse_constant=lambda name: None)
-    with atomic_open(path, "w", encoding="utf-8") as handle:
-        json.dump(plain, handle, indent=2)
-        handle.write("\n")
+    write_json(path, plain)
 
 
 def _identity(image: Mapping[str, Any]) -> int | str:

@@ -1,12 +1,10 @@
 """The command ``mocodet evaluate``: the metrics of saved predictions."""
 
 import argparse
-from collections.abc import Mapping
 from pathlib import Path
 
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from tabulate import tabulate
 
 from mocodet.common.errors import errors_in_one_line
 from mocodet.common.launch import merge_config
@@ -15,7 +13,7 @@ from ..config import add_moco_config
 from ..data.registration import CocoDataset, VocDataset, register_datasets
 from .build import predictions_folder
 from .coco_results import predicted_tasks
-from .complete import check_metrics, write_results
+from .complete import check_metrics, format_results, write_results
 from .kinds import KINDS, kind_of
 
 
@@ -82,21 +80,3 @@ def _register(dataset: CocoDataset | VocDataset) -> str:
         MetadataCatalog.remove(dataset.name)
     dataset.register()
     return dataset.name
-
-
-def format_results(results: Mapping[str, Mapping[str, float]]) -> str:
-    """Make a table of each task's metrics and one of its classes; a class's metrics are called ``<metric>-<class>``."""
-    parts = []
-    for task, metrics in results.items():
-        overall = {metric: value for metric, value in metrics.items() if "-" not in metric}
-        parts.append(f"{task}\n\n" + tabulate([overall.values()], list(overall), tablefmt="pipe", floatfmt=".2f"))
-        classes: dict[str, dict[str, float]] = {}
-        for metric, value in metrics.items():
-            kind, _, name = metric.partition("-")
-            if name:
-                classes.setdefault(name, {})[kind] = value
-        if classes:
-            kinds = list(dict.fromkeys(kind for row in classes.values() for kind in row))
-            rows = [[name, *(row.get(kind) for kind in kinds)] for name, row in classes.items()]
-            parts.append(tabulate(rows, ["class", *kinds], tablefmt="pipe", floatfmt=".2f", missingval="–"))
-    return "\n\n".join(parts)

@@ -36,11 +36,6 @@ class Detections:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def by_score(self) -> "Detections":
-        """Return them sorted by falling score; ties as numpy's default sort leaves them, as in detectron2."""
-        order = np.argsort(-self.scores)
-        return Detections(self.image[order], self.boxes[order], self.scores[order])
-
 
 def average_precisions(
     detections: Detections, objects: Objects, thresholds: Sequence[float], *, use_07_metric: bool
@@ -63,7 +58,8 @@ def average_precisions(
     """
     if not objects.num_positives:
         return np.full(len(thresholds), np.nan if len(detections) and not use_07_metric else 0.0)
-    detections = detections.by_score()
+    order = np.argsort(-detections.scores)  # ties as numpy's default sort leaves them, as in detectron2
+    detections = Detections(detections.image[order], detections.boxes[order], detections.scores[order])
     overlap, place = _most_overlapped(detections, objects)
     curve_to_ap = _eleven_points if use_07_metric else _area
     aps = []

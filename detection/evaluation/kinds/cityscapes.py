@@ -14,12 +14,12 @@ from detectron2.data import Metadata, MetadataCatalog
 from detectron2.evaluation import CityscapesInstanceEvaluator as Detectron2CityscapesInstanceEvaluator
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.utils import comm
-from tabulate import tabulate
 
 from mocodet.common.files import atomic_open
 from mocodet.common.text import first_few
 
 from ..coco_results import RESULTS, read_things
+from ..complete import format_results
 from ..official import OldNumpy
 from ..things import Thing
 from . import KINDS, EvaluationKind, Results, register_kind
@@ -98,10 +98,7 @@ class CityscapesInstanceEvaluator(Detectron2CityscapesInstanceEvaluator):
         metrics = results["segm"]
         for name, values in averages["classes"].items():
             metrics[f"AP-{name}"], metrics[f"AP50-{name}"] = 100 * float(values["ap"]), 100 * float(values["ap50%"])
-        rows = [(name, metrics[f"AP50-{name}"], metrics[f"AP-{name}"]) for name in self._metadata.thing_classes]
-        rows.append(("mean", metrics["AP50"], metrics["AP"]))
-        table = tabulate(rows, ["class", "AP50", "AP"], floatfmt=".2f", tablefmt="pipe")
-        logger.info(f"Cityscapes, per class (nan: no ground truth):\n{table}")
+        logger.info(f"Results on Cityscapes (nan: no ground truth), {format_results(results)}")
         return results
 
 

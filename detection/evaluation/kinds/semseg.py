@@ -12,12 +12,12 @@ import pycocotools.mask as mask_util
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.evaluation import SemSegEvaluator
 from detectron2.utils import comm
-from tabulate import tabulate
 
 from mocodet.common.text import first_few
 
 from ...data.semseg import check_same_size, read_labels
 from ..coco_results import find_file, mask_fault, read_json
+from ..complete import format_results
 from ..things import Thing, image_key
 from . import EvaluationKind, Results, register_kind
 from .cityscapes import check_cityscapes_files
@@ -93,8 +93,11 @@ class MeanIoUEvaluator(SemSegEvaluator):
             logger.warning(f"No ground truth in {self._dataset_name}, so not part of the mean IoU: {', '.join(absent)}")
         left_out = {f"{metric}-{name}" for metric in ("IoU", "ACC") for name in absent}
         metrics = {name: float(value) for name, value in metrics.items() if name not in left_out}
-        self._log_table(metrics)
-        return OrderedDict(sem_seg=metrics)
+        results = OrderedDict(sem_seg=metrics)
+        pixels = zip(self._class_names, self._conf_matrix[:-1, :-1].sum(axis=0).tolist(), strict=True)
+        table = format_results(results, {name: {"pixels": count} for name, count in pixels})
+        logger.info(f"Results on {self._dataset_name}, {table}")
+        return results
 
     def evaluate_saved(self, path: str | Path) -> tuple[Results, int]:
         """Evaluate ``sem_seg_predictions.json``; see `EvaluationKind`. A map of an image is one prediction.
@@ -117,16 +120,6 @@ class MeanIoUEvaluator(SemSegEvaluator):
                 raise ValueError(f"{path}: the map of {file} is malformed: {error}") from error
             self._count(file, predicted)
         return self.evaluate() or OrderedDict(), len(files)
-
-    def _log_table(self, metrics: dict[str, float]) -> None:
-        true_pixels = self._conf_matrix[:-1, :-1].sum(axis=0)
-        rows = [
-            (name, pixels, metrics.get(f"IoU-{name}"), metrics.get(f"ACC-{name}"))
-            for name, pixels in zip(self._class_names, true_pixels.tolist(), strict=True)
-        ]
-        rows.append(("mean", sum(row[1] for row in rows), metrics["mIoU"], metrics["mACC"]))
-        table = tabulate(rows, ("class", "pixels", "IoU", "accuracy"), tablefmt="pipe", floatfmt=".2f", missingval="–")
-        logger.info(f"{self._dataset_name}, per class:\n{table}")
 
 
 def read_regions(path: str | Path, metadata: Metadata, files: Collection[str]) -> dict[str, list[Region]]:

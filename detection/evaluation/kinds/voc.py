@@ -16,9 +16,9 @@ from detectron2.data import Metadata, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Instances
 from detectron2.utils import comm
-from tabulate import tabulate
 
 from ...data.voc import read_split
+from ..complete import format_results
 from ..things import Thing
 from ..voc_ap import Detections, Objects, average_precisions
 from ..voc_files import read_detections, write_detections
@@ -139,15 +139,12 @@ class VOCEvaluator(DatasetEvaluator):
             for name, found in detections.items()
         }
         bbox = _means(list(aps.values()))
-        rows = []
         for name, values in aps.items():
             of_class = _means([values])
             bbox[f"AP-{name}"], bbox[f"AP50-{name}"] = of_class["AP"], of_class["AP50"]
-            rows.append((name, truth.objects[name].num_positives, of_class["AP50"], of_class["AP"]))
-        logger.info(
-            f"Per-class results on {self._dataset_name} ({2007 if is_2007 else 2012} metric):\n"
-            + tabulate(rows, headers=["class", "objects", "AP50", "AP"], floatfmt=".2f", tablefmt="pipe")
-        )
+        results = OrderedDict(bbox=bbox)
+        table = format_results(results, {name: {"objects": of.num_positives} for name, of in truth.objects.items()})
+        logger.info(f"Results on {self._dataset_name} ({2007 if is_2007 else 2012} metric), {table}")
         if truth.absent:
             others = _means([values for name, values in aps.items() if name not in truth.absent])
             logger.warning(
@@ -156,7 +153,7 @@ class VOCEvaluator(DatasetEvaluator):
                 f" Over the other {len(aps) - len(truth.absent)} classes the means are"
                 f" {', '.join(f'{metric} {value:.2f}' for metric, value in others.items())}"
             )
-        return OrderedDict(bbox=bbox)
+        return results
 
 
 def _table(place: int, instances: Instances) -> np.ndarray:

@@ -158,7 +158,7 @@ def test_voc_evaluator__per_class(tmp_path, caplog, year):
     assert only(ours, theirs) == theirs
     assert ours["AP"] == pytest.approx((ours["AP-cat"] + ours["AP-dog"]) / 2)
     assert ours["AP50"] == pytest.approx((ours["AP50-cat"] + ours["AP50-dog"]) / 2)
-    assert f"| dog     |         6 |  {ours['AP50-dog']:.2f} | {ours['AP-dog']:.2f} |" in caplog.text
+    assert f"| dog     |         6 | {ours['AP-dog']:.2f} |  {ours['AP50-dog']:.2f} |" in caplog.text
 
 
 @pytest.mark.parametrize(("year", "value"), [(2007, 0.0), (2012, math.nan)])
