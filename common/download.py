@@ -31,12 +31,7 @@ class DownloadError(OSError):
 
 
 def download(
-    url: str,
-    path: str | os.PathLike,
-    *,
-    md5: str | None = None,
-    size: int | None = None,
-    label: str | None = None,
+    url: str, path: str | os.PathLike, *, md5: str | None = None, size: int | None = None, label: str | None = None
 ) -> Path:
     """Download ``url`` to ``path``, which appears only when all of it has arrived and is what was expected.
 

@@ -115,8 +115,7 @@ def image_file_faults(records: Records, files: Mapping[Any, Path], tally: Tally,
             what = f"is missing, and image {image_id} of {records.path} is in it"
             yield Fault(path, f"{what}; unpack the images with --again, or fetch it")
     tally.looked_at.update(files.values(), there)
-    tally.counts["images"] += len(jobs)
-    yield from check_images(jobs, workers)
+    yield from check_images(jobs, tally, workers)
 
 
 def annotation_name(annotation: Record) -> str:

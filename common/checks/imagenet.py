@@ -32,8 +32,7 @@ def check(root: Path, tally: Tally, *, any_size: bool = False, workers: int = 0)
             jobs += [ImageJob(path / name) for name in images]
             if not images:
                 yield Fault(path, "is a class without images; prepare with --again")
-        yield from check_images(jobs, workers)
-        tally.counts["images"] += len(jobs)
+        yield from check_images(jobs, tally, workers)
         if not any_size:
             yield from count_faults(folder, "class folders", len(folders), CLASSES)
             yield from count_faults(folder, "images", len(jobs), number)

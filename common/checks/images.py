@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from .findings import Fault
+from .findings import Fault, Tally
 
 Job = TypeVar("Job")
 Found = TypeVar("Found")
@@ -44,8 +44,9 @@ class ImageJob:
     labels: frozenset[int] | None = None
 
 
-def check_images(jobs: Sequence[ImageJob], workers: int) -> Iterator[Fault]:
+def check_images(jobs: Sequence[ImageJob], tally: Tally, workers: int) -> Iterator[Fault]:
     """Decode every image, in ``workers`` processes (0: in this one); yield a fault for each that is wrong."""
+    tally.counts.update("images" if job.labels is None else "masks" for job in jobs)
     yield from in_processes(image_fault, jobs, workers, "images")
 
 

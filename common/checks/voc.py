@@ -87,10 +87,8 @@ def check_layout(folder: Path, classes: Sequence[str], tally: Tally, *, workers:
         yield Fault(_annotation(folder, name), what)
     for name in sorted(listed.keys() - pictures):
         yield Fault(_image(folder, name), f"is missing, and {listed[name]} names it; fetch it or take it off the list")
-    masks = yield from _mask_jobs(folder, classes, listed)
-    yield from check_images([*jobs, *masks], workers)
-    tally.counts["images"] += len(jobs)
-    tally.counts["masks"] += len(masks)
+    jobs += yield from _mask_jobs(folder, classes, listed)
+    yield from check_images(jobs, tally, workers)
     if others := len(pictures - listed.keys()):
         tally.notes.append(f"{folder}: {others:,} images are in no list of ImageSets/Main")
 

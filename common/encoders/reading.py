@@ -106,6 +106,11 @@ def extract_encoder(checkpoint: Any, prefix: str | None = None) -> Encoder:
         "batch counters (num_batches_tracked), which nothing reads": len(entries) - len(heads) - len(tensors),
         "outside the encoder (key encoder, queue, ...)": resnet.outside,
     }
+    notes = []
+    if passed_over:
+        notes.append(f"passed over: {labels(passed_over)} (the converter's --prefix would take it instead)")
+    if types := sorted({str(tensor.dtype) for tensor in tensors.values()} - {str(torch.float32)}):
+        notes.append(f"weights of type {', '.join(types)} become torch.float32")
     told = ((key, checkpoint.get(key)) for key in ("arch", "epoch", "iteration"))
     return Encoder(
         kind=style.name,
@@ -115,7 +120,7 @@ def extract_encoder(checkpoint: Any, prefix: str | None = None) -> Encoder:
         tensors={name: tensor.detach().float() for name, tensor in tensors.items()},
         left_out={reason: count for reason, count in left_out.items() if count},
         progress=", ".join(f"{key} {value}" for key, value in told if isinstance(value, str | int)),
-        notes=_notes(passed_over, tensors),
+        notes=tuple(notes),
     )
 
 
@@ -143,16 +148,6 @@ def read_encoder(path: str | PathLike, prefix: str | None = None) -> Encoder:
     checkpoint = read_checkpoint(path)
     with errors_about(path):
         return extract_encoder(checkpoint, prefix)
-
-
-def _notes(passed_over: list[StoredResNet], tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
-    notes = []
-    if passed_over:
-        notes.append(f"passed over: {labels(passed_over)} (the converter's --prefix would take it instead)")
-    types = sorted({str(tensor.dtype) for tensor in tensors.values()} - {str(torch.float32)})
-    if types:
-        notes.append(f"weights of type {', '.join(types)} become torch.float32")
-    return tuple(notes)
 
 
 def _check_variants(resnet: StoredResNet) -> None:

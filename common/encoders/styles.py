@@ -124,12 +124,7 @@ STYLES: tuple[Style, ...] = (
     Style("MoCo v3 base encoder", r"(?:state_dict\.)?base_encoder\.", r"(?:state_dict\.)?momentum_encoder\."),
     # WXinlong/DenseCL: openselfsup/models/densecl.py (backbone is the module encoder_q[0] under a second name; two
     # queues); tools/extract_backbone_weights.py takes backbone.
-    Style(
-        "DenseCL backbone",
-        r"state_dict\.backbone\.",
-        r"state_dict\.encoder_[qk]\.0\.",
-        sign=r"state_dict\.queue2",
-    ),
+    Style("DenseCL backbone", r"state_dict\.backbone\.", r"state_dict\.encoder_[qk]\.0\.", sign=r"state_dict\.queue2"),
     # open-mmlab/mmselfsup (and OpenSelfSup before it): mmselfsup/models/algorithms/{moco,byol,simsiam,mocov3}.py name
     # the encoder "backbone" and again as the first child of a Sequential; mmcv and mmengine add "meta".
     Style(
