@@ -55,7 +55,7 @@ def small_coco() -> dict:
 
 @pytest.mark.parametrize("name", ["coco", "lvis"])
 def test_check__any_json(name, tmp_path, monkeypatch):
-    monkeypatch.setattr(coco_json, "check_images", lambda jobs, workers: iter(()))  # the images stay as they are
+    monkeypatch.setattr(coco_json, "check_images", lambda jobs, tally, workers: iter(()))  # the images stay as they are
     folder = make_coco(tmp_path)
     (folder / "coco/train2017").mkdir(parents=True)
     (folder / "coco/train2017/000000000005.jpg").touch()
