@@ -14,7 +14,7 @@ import requests
 from tqdm import tqdm
 from urllib3.exceptions import HTTPError, MaxRetryError, ProtocolError
 
-from .files import atomic_open
+from .files import write_json
 from .locks import exclusive
 
 ATTEMPTS = 5  # in one call; each goes on where the one before broke off
@@ -131,8 +131,7 @@ class _Part:
     def begin(self, origin: dict[str, Any]) -> None:
         """Start anew with no bytes."""
         self.discard()
-        with atomic_open(self.record, "w", encoding="utf-8") as handle:
-            json.dump(origin, handle)
+        write_json(self.record, origin)
 
     def discard(self) -> None:
         """Remove it."""

@@ -62,8 +62,7 @@ def check(root: Path, tally: Tally, *, any_size: bool = False, workers: int = 0)
             if frame not in frames:
                 what = f"has no image {images / frame}{IMAGE_ENDING}; prepare with --only leftImg8bit --again"
                 yield Fault(path, what)
-        known, train_ids = label_table()
-        look = partial(_frame_faults, annotations=annotations, known=known, train_ids=train_ids)
+        look = partial(_frame_faults, annotations)
         for faults in in_processes(look, list(frames.items()), workers, f"{split} images"):
             yield from faults
         tally.counts["images"] += len(frames)
@@ -71,11 +70,10 @@ def check(root: Path, tally: Tally, *, any_size: bool = False, workers: int = 0)
             yield from count_faults(images, "images", len(frames), number)
 
 
-def _frame_faults(
-    job: tuple[str, Path], annotations: Path, known: frozenset[int], train_ids: np.ndarray
-) -> list[Fault]:
+def _frame_faults(annotations: Path, job: tuple[str, Path]) -> list[Fault]:
     """Look at one image and what belongs to it; return what is wrong."""
     frame, picture = job
+    known, train_ids = label_table()
     endings = ("_gtFine_instanceIds.png", LABEL_ENDING, "_gtFine_polygons.json", TRAIN_ID_ENDING)
     instances, labels, polygons, train = (annotations / f"{frame}{ending}" for ending in endings)
     faults = [

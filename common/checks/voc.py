@@ -104,10 +104,9 @@ def _annotation(folder: Path, name: str) -> Path:
 def _lists(folder: Path, classes: Sequence[str]) -> list[Path]:
     """List the lists of images; those of one class, ``cat_trainval.txt``, which say 1, 0 or -1 of each, are none."""
     prefixes = tuple(f"{name}_" for name in classes)
-    files = sorted(folder.glob("*.txt"))
     return [
         file
-        for file in files
+        for file in sorted(folder.glob("*.txt"))
         if not (file.name.startswith(prefixes) and file.read_bytes().split()[1:2] in ([b"1"], [b"0"], [b"-1"]))
     ]
 
