@@ -3,12 +3,14 @@
 Here are the keys of every run. Those that only some methods read are in the methods' files (``pretrain/methods/``).
 """
 
+from functools import reduce
+
 from fvcore.common.config import CfgNode
 
 from mocodet.common.encoders.resnet import ARCHITECTURES
 
 from .data.views import AUGMENTATIONS
-from .keys import FRACTION, POSITIVE, RISING, Key, at_least, check_value, check_values, make_config, one_of, value_of
+from .keys import FRACTION, POSITIVE, RISING, Key, at_least, check_value, one_of, value_of
 from .methods import METHODS
 
 COMMON_KEYS = {
@@ -85,7 +87,11 @@ def all_keys() -> dict[str, Key]:
 
 def get_cfg() -> CfgNode:
     """Return a fresh config of the defaults."""
-    return make_config(all_keys())
+    cfg = CfgNode()
+    for name, key in all_keys().items():
+        *nodes, last = name.split(".")
+        reduce(lambda node, part: node.setdefault(part, CfgNode()), nodes, cfg)[last] = key.default
+    return cfg
 
 
 def check_config(cfg: CfgNode) -> None:
@@ -95,7 +101,9 @@ def check_config(cfg: CfgNode) -> None:
         ValueError: naming the key, what was found and what was expected.
     """
     check_value(cfg.METHOD in METHODS, "METHOD", cfg.METHOD, one_of(*METHODS).expected)
-    check_values(cfg, all_keys())
+    for name, key in all_keys().items():
+        found = value_of(cfg, name)
+        check_value(key.values.hold(found), name, found, key.values.expected)
     _check_data(cfg)
     # A cosine or steps that were cut off, or stretched, would be another recipe than the config says.
     by_iterations = cfg.SOLVER.MAX_ITER == 0 or cfg.SOLVER.LR_SCHEDULE == "decay"
@@ -119,20 +127,16 @@ def unused(cfg: CfgNode) -> list[str]:
 
 def _check_data(cfg: CfgNode) -> None:
     method, root, shards = METHODS[cfg.METHOD], cfg.DATA.ROOT, cfg.DATA.SHARDS
-    given = root != "" or shards != ""
-    check_value(given, "DATA.ROOT", root, "a folder of images, for example DATA.ROOT imagenet/train")
+    check_value(bool(root or shards), "DATA.ROOT", root, "a folder of images, for example DATA.ROOT imagenet/train")
     check_value(not (root and shards), "DATA.SHARDS", shards, f"'' beside DATA.ROOT {root!r}; give one of the two")
     streams = not (method.needs_index or method.classifies)
-    needs_folder = f"'': METHOD {cfg.METHOD!r} needs a folder, DATA.ROOT"
-    check_value(shards == "" or streams, "DATA.SHARDS", shards, needs_folder)
+    check_value(not shards or streams, "DATA.SHARDS", shards, f"'': METHOD {cfg.METHOD!r} needs a folder, DATA.ROOT")
     for name in ("DATA.ANNOTATIONS", "DATA.VAL_ROOT", "DATA.VAL_ANNOTATIONS", "MODEL.WEIGHTS"):
         found = value_of(cfg, name)
         why = "" if name == "MODEL.WEIGHTS" else ", which uses no labels"
         check_value(found == "" or method.classifies, name, found, f"'' with METHOD {cfg.METHOD!r}{why}")
-    paired = cfg.DATA.VAL_ANNOTATIONS == "" or cfg.DATA.VAL_ROOT != ""
     relative = "the folder that the file names in DATA.VAL_ANNOTATIONS are relative to"
-    check_value(paired, "DATA.VAL_ROOT", "", relative)
-    monitored = (cfg.KNN.TRAIN_ROOT != "", cfg.KNN.VAL_ROOT != "")
-    missing = "TRAIN_ROOT" if monitored[1] else "VAL_ROOT"
-    other = "a folder of classes, as the other of the two is given"
-    check_value(monitored[0] == monitored[1], f"KNN.{missing}", "", other)
+    check_value(cfg.DATA.VAL_ROOT != "" or cfg.DATA.VAL_ANNOTATIONS == "", "DATA.VAL_ROOT", "", relative)
+    both = "a folder of classes, as the other of the two is given"
+    for one, other in (("TRAIN_ROOT", "VAL_ROOT"), ("VAL_ROOT", "TRAIN_ROOT")):
+        check_value(cfg.KNN[one] != "" or cfg.KNN[other] == "", f"KNN.{one}", "", both)

@@ -1,6 +1,6 @@
 """Keys of a config with what they mean and which values they may have; the common ones and those of the methods."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any, NamedTuple
@@ -47,15 +47,6 @@ class Key:
     values: Values = ANY
 
 
-def make_config(keys: Mapping[str, Key]) -> CfgNode:
-    """Make a config of ``keys``, named as ``SOLVER.BASE_LR``, with their defaults."""
-    cfg = CfgNode()
-    for name, key in keys.items():
-        *nodes, last = name.split(".")
-        reduce(lambda node, part: node.setdefault(part, CfgNode()), nodes, cfg)[last] = key.default
-    return cfg
-
-
 def value_of(cfg: CfgNode, name: str) -> Any:
     """Return the value of the key ``name``, such as ``SOLVER.BASE_LR``."""
     return reduce(CfgNode.__getitem__, name.split("."), cfg)
@@ -65,14 +56,3 @@ def check_value(good: bool, name: str, found: object, expected: str) -> None:
     """Raise ``ValueError``, which names key, value and what was expected, unless ``good``."""
     if not good:
         raise ValueError(f"{name} is {found!r}; expected {expected}")
-
-
-def check_values(cfg: CfgNode, keys: Mapping[str, Key]) -> None:
-    """Check the value of each of ``keys``.
-
-    Raises:
-        ValueError: see `check_value`.
-    """
-    for name, key in keys.items():
-        found = value_of(cfg, name)
-        check_value(key.values.hold(found), name, found, key.values.expected)

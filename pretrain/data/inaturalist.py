@@ -2,13 +2,14 @@
 
 import json
 import os
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from mocodet.common.checks.findings import repeated
+from mocodet.common.checks.images import files_below
 from mocodet.common.text import first_few
 
 from .folders import ImageFiles, LabelledImages
@@ -73,10 +74,9 @@ def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def _by_id(entries: list[dict[str, Any]], what: str) -> dict[Any, dict[str, Any]]:
-    found = {entry["id"]: entry for entry in entries}
-    if repeated := _repeated(entry["id"] for entry in entries):
-        raise ValueError(f"{what} ids must differ; repeated: {first_few(repeated)}")
-    return found
+    if again := repeated(entry["id"] for entry in entries):
+        raise ValueError(f"{what} ids must differ; repeated: {first_few(list(map(str, again)))}")
+    return {entry["id"]: entry for entry in entries}
 
 
 def _one_for_each(
@@ -84,37 +84,24 @@ def _one_for_each(
 ) -> dict[Any, Any]:
     """Map each image's id to its category's, of which it has exactly one."""
     category_of = {entry["image_id"]: entry["category_id"] for entry in annotations}
-    faults = {
-        "images have several annotations": _repeated(entry["image_id"] for entry in annotations),
-        "images have no annotation": [str(image) for image in files if image not in category_of],
-        "annotated images are not in 'images'": [str(image) for image in category_of if image not in files],
-        "annotations have a category that is not in 'categories'": [
-            str(category) for category in sorted(set(category_of.values()) - categories.keys())
-        ],
+    used = set(category_of.values())
+    faults: dict[str, list[Any]] = {
+        "images have several annotations": repeated(entry["image_id"] for entry in annotations),
+        "images have no annotation": [image for image in files if image not in category_of],
+        "annotated images are not in 'images'": [image for image in category_of if image not in files],
+        "annotations have a category that is not in 'categories'": sorted(used - categories.keys()),
     }
     for fault, ids in faults.items():
         if ids:
-            raise ValueError(
-                f"{where}: {len(ids)} {fault}: id {first_few(ids)}; expected one annotation for each image"
-            )
+            few = first_few(list(map(str, ids)))
+            raise ValueError(f"{where}: {len(ids)} {fault}: id {few}; expected one annotation for each image")
     return category_of
 
 
-def _repeated(ids: Iterable[Any]) -> list[str]:
-    return [str(number) for number, count in Counter(ids).items() if count > 1]
-
-
 def _check_files(root: Path, names: Sequence[str], where: str) -> None:
-    present: dict[str, set[str]] = {}
-    missing = []
-    for name in names:
-        folder, _, file = name.rpartition("/")
-        if folder not in present:
-            path = root / folder
-            present[folder] = {entry.name for entry in os.scandir(path)} if path.is_dir() else set()
-        if file not in present[folder]:
-            missing.append(name)
-    if missing:
+    places = [os.path.split(name) for name in names]
+    present = {folder: files_below(root / folder) for folder in {folder for folder, _ in places}}
+    if missing := [name for name, (folder, file) in zip(names, places, strict=True) if file not in present[folder]]:
         raise FileNotFoundError(
             f"{len(missing)} of {len(names)} images of {where} are not in {root}: {first_few(missing)}; give the folder"
             " that the file names are relative to"

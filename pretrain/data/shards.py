@@ -179,12 +179,8 @@ class ShardSampler(GlobalBatches):
                 f" {shuffle_buffer * mean / 2**30:.1f} GiB in each process; using {self.window},"
                 f" {MAX_BUFFER_BYTES / 2**30:g} GiB"
             )
+        self.share = self.iterations_per_epoch * self.rows  # images of an epoch that one process reads
         self._reading = location  # which shard, for messages
-
-    @property
-    def share(self) -> int:
-        """Images of an epoch that one process reads."""
-        return self.iterations_per_epoch * self.rows
 
     def __iter__(self) -> Iterator[list[tuple[Encoded, int]]]:
         """Yield this process's part of each batch from ``start_iteration`` on, as pairs ``((name, bytes), draw)``.

@@ -54,6 +54,7 @@ class MomentumContrast(Method, name="moco"):
         self.encoder_k = copy.deepcopy(encoder)
         self.encoder_k.requires_grad_(False)
         self.shuffle = shuffle
+        self.queue_size = queue_size
         self.momentum = momentum
         self.temperature = temperature
         self.register_buffer("queue", F.normalize(torch.randn(dim, queue_size), dim=0))  # C x K
@@ -74,11 +75,6 @@ class MomentumContrast(Method, name="moco"):
     def extra_state(self) -> dict[str, BatchShuffle]:
         """Return the generator of Shuffling BN."""
         return {"shuffle": self.shuffle}
-
-    @property
-    def queue_size(self) -> int:
-        """K, the number of keys in the queue."""
-        return self.queue.shape[1]
 
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Make one step of algorithm 1 short of the optimizer's.
