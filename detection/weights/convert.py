@@ -86,7 +86,7 @@ def convert_file(
         output: name of the file to write; must end in ``.pkl``, by which detectron2 recognises the format.
         prefix: what stands in front of the encoder's names, where none of `mocodet.common.encoders.styles.STYLES` says
             which encoder to take, or another one is wanted.
-        check: prove by `verify` that the bytes to be written compute what the encoder in ``source`` computes.
+        check: prove by `compare_stages` that the bytes to be written compute what the encoder in ``source`` computes.
 
     Raises:
         FileNotFoundError: there is no file ``source``.
@@ -101,7 +101,9 @@ def convert_file(
         encoder = extract_encoder(checkpoint, prefix)
         # Protocol 4 pickles arrays without out-of-band buffers; numpy 1.26 and later read what numpy 2 writes.
         content = pickle.dumps(to_detectron2(encoder), protocol=4)
-        differences = verify(encoder, content) if check else {}
+        differences = {}
+        if check:
+            differences = compare_stages(detectron2_resnet(encoder.arch, pickle.loads(content)), encoder.build())
     with atomic_open(output, "wb") as handle:
         handle.write(content)
     return Conversion(encoder, differences)
@@ -192,17 +194,6 @@ def torchvision_name(name: str) -> str:
     for torchvision, detectron2 in reversed(PARTS):
         name = name.replace(detectron2, torchvision)
     return name.removeprefix("stem.")
-
-
-def verify(encoder: Encoder, content: bytes) -> dict[str, float]:
-    """Prove that ``content``, a .pkl for detectron2, computes what ``encoder`` computes.
-
-    torchvision's ResNet is given the encoder's tensors under the names they came with; see `compare_stages`.
-
-    Raises:
-        ValueError: detectron2 left a parameter unmatched, or a difference exceeds `TOLERANCE`.
-    """
-    return compare_stages(detectron2_resnet(encoder.arch, pickle.loads(content)), encoder.build())
 
 
 def detectron2_resnet(arch: str, checkpoint: dict[str, Any]) -> nn.Module:

@@ -87,7 +87,7 @@ def test_main__no_verify(
     def fail(*args: object) -> None:
         raise ValueError("verified all the same")
 
-    monkeypatch.setattr(convert_module, "verify", fail)
+    monkeypatch.setattr(convert_module, "compare_stages", fail)
     convert([str(source), str(tmp_path / "out.pkl"), "--no-verify"])
     assert "Not verified" in capsys.readouterr().out
     with pytest.raises(SystemExit, match=r"verified all the same$"):
