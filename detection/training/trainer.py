@@ -28,7 +28,8 @@ from ...detection import densepose
 from ..data.mapper import semseg_mapper
 from ..evaluation.build import build_evaluator
 from ..evaluation.complete import write_results
-from ..modeling import adapt_norms_to_device, pool_in_float32
+from ..modeling.norm import adapt_norms_to_device
+from ..modeling.pooling import pool_in_float32
 from .checkpoint import MocoDetCheckpointer
 from .scaling import scale_to_processes
 from .step import AccumulatingTrainer

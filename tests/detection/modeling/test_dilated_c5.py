@@ -3,7 +3,7 @@ import torch
 from detectron2.modeling import build_backbone
 from torch import nn
 
-from mocodet.detection.modeling import DilatedC5
+from mocodet.detection.modeling.dilated_c5 import DilatedC5
 from tests.detection.tiny import empty_config
 
 

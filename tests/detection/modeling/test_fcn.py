@@ -10,7 +10,8 @@ from detectron2.modeling import build_backbone, build_model
 from torch import nn
 
 from mocodet import configs
-from mocodet.detection.modeling import FCNHead, adapt_norms_to_device
+from mocodet.detection.modeling.fcn import FCNHead
+from mocodet.detection.modeling.norm import adapt_norms_to_device
 from mocodet.detection.training.checkpoint import MocoDetCheckpointer
 from mocodet.detection.weights.convert import convert_file
 from tests.detection.tiny import empty_config

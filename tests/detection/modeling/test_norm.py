@@ -3,7 +3,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from mocodet.detection.modeling import CPUSyncBatchNorm, adapt_norms_to_device
+from mocodet.detection.modeling.norm import CPUSyncBatchNorm, adapt_norms_to_device
 from tests.processes import run_in_processes
 
 CHANNELS = 5

@@ -2,7 +2,7 @@ import torch
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes
 
-from mocodet.detection.modeling import pool_in_float32
+from mocodet.detection.modeling.pooling import pool_in_float32
 
 
 def test_pool_in_float32__autocast_does_not_move_boxes():

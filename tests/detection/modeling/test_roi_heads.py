@@ -7,7 +7,7 @@ from detectron2.modeling import build_roi_heads
 from detectron2.modeling.roi_heads import Res5ROIHeads
 from torch import nn
 
-from mocodet.detection.modeling import Res5ROIHeadsExtraNorm
+from mocodet.detection.modeling.roi_heads import Res5ROIHeadsExtraNorm
 from tests.detection.tiny import empty_config
 
 

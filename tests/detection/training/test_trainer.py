@@ -13,7 +13,7 @@ from torch import nn
 
 from mocodet import configs
 from mocodet.detection.data import register_datasets
-from mocodet.detection.modeling import CPUSyncBatchNorm
+from mocodet.detection.modeling.norm import CPUSyncBatchNorm
 from mocodet.detection.training.trainer import Trainer
 from tests.detection import fake_densepose
 from tests.detection.tiny import empty_config, make_voc, options
