@@ -22,21 +22,14 @@ def parse_peak(text: str) -> tuple[str, float]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the run, and what the tables assume of machines."""
-    number, count = positive(float), positive(int)
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="path to a YAML config of pre-training")
-    parser.add_argument("--world-size", type=count, default=1, metavar="W", help="processes, one for each GPU")
-    parser.add_argument("--images", type=count, required=True, metavar="N", help="images in the data set")
-    parser.add_argument("--classes", type=count, default=1000, metavar="N", help='METHOD "supervised": classes')
-    parser.add_argument(
-        "--peak",
-        type=parse_peak,
-        action="append",
-        metavar="NAME=TFLOPS",
-        help="a GPU's peak; may be repeated (V100: 125)",
-    )
-    parser.add_argument("--hours", type=number, metavar="H", help="of the run; else what 30%% of the first peak takes")
-    parser.add_argument(
-        "--link", type=number, default=10.0, metavar="GBYTES", help="GB/s that each process can send (10)"
-    )
-    parser.add_argument("--image-kbytes", type=number, default=110.0, metavar="KB", help="of an image file (110)")
+    add, number, count = parser.add_argument, positive(float), positive(int)
+    add("--config-file", required=True, metavar="FILE", help="path to a YAML config of pre-training")
+    add("--world-size", type=count, default=1, metavar="W", help="processes, one for each GPU")
+    add("--images", type=count, required=True, metavar="N", help="images in the data set")
+    add("--classes", type=count, default=1000, metavar="N", help='METHOD "supervised": classes')
+    peak = "a GPU's peak; may be repeated (V100: 125)"
+    add("--peak", type=parse_peak, action="append", metavar="NAME=TFLOPS", help=peak)
+    add("--hours", type=number, metavar="H", help="of the run; else what 30%% of the first peak takes")
+    add("--link", type=number, default=10.0, metavar="GBYTES", help="GB/s that each process can send (10)")
+    add("--image-kbytes", type=number, default=110.0, metavar="KB", help="of an image file (110)")
     add_overrides(parser)

@@ -31,12 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", help="of --voc-root: ImageSets/Main/SPLIT.txt (test)")
     parser.add_argument("--classes", nargs="+", default=[], metavar="NAME", help="of --voc-root: the class names")
     parser.add_argument("--year", type=int, choices=(2007, 2012), help="of --voc-root: which AP (2007)")
-    parser.add_argument(
-        "--tasks",
-        nargs="+",
-        choices=("bbox", "segm", "keypoints"),
-        help="of COCO's and LVIS's metrics (default: those of --config-file, else those that the predictions have)",
-    )
+    tasks = "of COCO's and LVIS's metrics (default: those of --config-file, else those that the predictions have)"
+    parser.add_argument("--tasks", nargs="+", choices=("bbox", "segm", "keypoints"), help=tasks)
     parser.add_argument("--output", metavar="FILE", help="write the results to this JSON file too")
 
 
