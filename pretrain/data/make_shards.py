@@ -5,8 +5,9 @@ import io
 import json
 import os
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -92,21 +93,18 @@ def make_shards(
     if shuffle:
         places = torch.randperm(len(paths), generator=torch.Generator().manual_seed(mix(seed, 0)))
 
-    def load(place: int) -> tuple[str, str, bytes] | ValueError:
+    def load(place: int) -> tuple[str, str, bytes]:
         path = paths[int(place)]
-        try:
-            return os.path.relpath(path, root), *_load(path, resize)
-        except ValueError as error:
-            return error
+        return os.path.relpath(path, root), *_load(path, resize)
 
     def intact() -> Iterator[tuple[str, str, bytes]]:
-        for found in progress(_map_ahead(load, places, workers), "image", len(paths)):
-            if not isinstance(found, ValueError):
-                yield found
-            elif skip_damaged:
-                damaged.append(str(found))
-            else:
-                raise ValueError(f"{found}, or leave out all such images with --skip-damaged")
+        for loading in progress(_map_ahead(load, places, workers), "image", len(paths)):
+            try:
+                yield loading.result()
+            except ValueError as error:
+                if not skip_damaged:
+                    raise ValueError(f"{error}, or leave out all such images with --skip-damaged") from error
+                damaged.append(str(error))
 
     made_folder = not output.exists()
     output.mkdir(parents=True, exist_ok=True)
@@ -140,12 +138,16 @@ def _load(path: str, resize: int) -> tuple[str, bytes]:
     return "jpg", shrunk.getvalue()
 
 
-def _map_ahead(function: Callable[[Any], Result], items: Iterable[Any], workers: int) -> Iterator[Result]:
-    """Map in threads, in order; unlike an executor's own map, with no more than a few results in memory."""
-    waiting = iter(items)
-    with ThreadPoolExecutor(workers) as pool:
-        while some := list(islice(waiting, 16 * workers)):
-            yield from pool.map(function, some)
+def _map_ahead(function: Callable[[Any], Result], items: Iterable[Any], workers: int) -> Iterator[Future[Result]]:
+    """Map in threads, in order; unlike an executor's own map, a few items ahead, and on after an error."""
+    pool, waiting = ThreadPoolExecutor(workers), iter(items)
+    ahead = deque(pool.submit(function, item) for item in islice(waiting, 16 * workers))
+    try:
+        while ahead:
+            yield ahead.popleft()
+            ahead.extend(pool.submit(function, item) for item in islice(waiting, 1))
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _write(
@@ -194,28 +196,23 @@ def make_index(patterns: Sequence[str], output: str | os.PathLike, *, workers: i
     shards = [shard for pattern in patterns for shard in braceexpand(pattern)]
     base = output.parent.resolve()
 
-    def count(shard: str) -> dict[str, Any] | FileNotFoundError | ValueError:
-        images = total = 0
-        try:
-            for size in image_sizes(shard):
-                images, total = images + 1, total + size
-        except (FileNotFoundError, ValueError) as error:
-            return error
-        if not images:
-            return ValueError(f"{shard} holds no image: no member has an image's file name")
+    def count(shard: str) -> dict[str, Any]:
+        sizes = list(image_sizes(shard))
+        if not sizes:
+            raise ValueError(f"{shard} holds no image: no member has an image's file name")
         name = shard
         if not is_url(shard):
             path = Path(shard).resolve()
             name = str(path.relative_to(base) if path.is_relative_to(base) else path)
-        return {"name": name, "images": images, "bytes": total}
+        return {"name": name, "images": len(sizes), "bytes": sum(sizes)}
 
     entries: list[dict[str, Any]] = []
     faults: list[Exception] = []
-    for found in progress(_map_ahead(count, shards, workers), "shard", len(shards)):
-        if isinstance(found, dict):
-            entries.append(found)
-        else:
-            faults.append(found)
+    for counting in progress(_map_ahead(count, shards, workers), "shard", len(shards)):
+        try:
+            entries.append(counting.result())
+        except (FileNotFoundError, ValueError) as error:
+            faults.append(error)
         if len(faults) == MAX_FAULTS:
             break
     if len(faults) == 1:
