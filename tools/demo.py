@@ -1,12 +1,11 @@
 #!/usr/bin/env python3
 """The whole path on the built-in data set: images, MoCo pre-training, conversion, detectors from MoCo and from nothing.
 
-Every stage is a command, shown before it runs. Stages that are done are not done again: after
-an interruption, run the demo again and it goes on; remove the output folder to begin anew.
+Every stage is a command, shown before it runs. Stages that are done are not done again: after an interruption, run the
+demo again and it goes on; remove the output folder to begin anew. `make demo` sets what makes it quick on a CPU.
 """
 
 import argparse
-import os
 import shlex
 import subprocess
 import sys
@@ -16,14 +15,6 @@ from pathlib import Path
 import torch
 
 from mocodet.detection.data.toy import TOY_CLASSES
-
-# OpenMP threads that wait must not spin, and glibc must not hand memory back after every step; see the Makefile.
-ENVIRONMENT = {
-    "OMP_WAIT_POLICY": "passive",
-    "GOMP_SPINCOUNT": "0",
-    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
-    "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
-}
 
 
 def stage(title: str, done: Path | None, *command: object) -> tuple[str, float]:
@@ -35,7 +26,7 @@ def stage(title: str, done: Path | None, *command: object) -> tuple[str, float]:
     print(f"\n##### {title}\n# {shlex.join(words)}", flush=True)
     start = time.monotonic()
     program = [sys.executable, *(["-m"] if words[0] == "mocodet" else []), *words]
-    if status := subprocess.run(program, env={**ENVIRONMENT, **os.environ}, check=False).returncode:
+    if status := subprocess.run(program, check=False).returncode:
         sys.exit(f"demo: {title} failed with exit status {status}; to go on from here, run the demo again")
     return title, time.monotonic() - start
 

@@ -30,8 +30,6 @@ logger = logging.getLogger("mocodet.pretrain")
 WEIGHT_STD = 0.01
 MIN_SCALE = 0.08
 
-SCORES = ("train_loss", "top1", "top5")
-
 
 @dataclass(frozen=True)
 class Protocol:
@@ -309,7 +307,8 @@ def _ranked(
     """Make the results that `evaluate_linear` returns."""
     results: list[dict[str, Any]] = []
     for (lr, wd), loss, row in zip(grid, losses, found, strict=True):
-        scores = {"train_loss": loss, **row} if row and math.isfinite(loss) else dict.fromkeys(SCORES)
+        diverged = {"train_loss": None, "top1": None, "top5": None}
+        scores = {"train_loss": loss, **row} if row and math.isfinite(loss) else diverged
         results.append({"lr": lr, "wd": wd, **scores, "best": False})
     best = max((row for row in results if row["top1"] is not None), key=lambda row: row["top1"], default=None)
     if best is None:
