@@ -8,8 +8,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from mocodet.common.checks import cityscapes as streets
-from mocodet.common.checks import coco, lvis
+from mocodet.common.checks import cityscapes, coco, lvis
 from mocodet.common.checks.voc import TRAINAUG_MASKS, list_file
 from mocodet.common.files import atomic_open
 
@@ -102,7 +101,7 @@ CITYSCAPES = tuple(
         name=f"{part}_trainvaltest.zip",
         part=part,
         place=inside((part, f"cityscapes/{part}")),
-        targets=tuple(f"cityscapes/{part}/{split}" for split in streets.IMAGE_COUNTS),
+        targets=tuple(f"cityscapes/{part}/{split}" for split in cityscapes.IMAGE_COUNTS),
         size=size,
         unpacked=unpacked,
         read_with=package,
@@ -140,7 +139,7 @@ def plan_of(dataset: str, root: Path) -> Plan:
             return Plan(LVIS)
         case "cityscapes":
             folder = root / "cityscapes" / "gtFine"
-            what = f"write *{streets.TRAIN_ID_ENDING}, which semantic segmentation needs, to {folder}"
+            what = f"write *{cityscapes.TRAIN_ID_ENDING}, which semantic segmentation needs, to {folder}"
             made = making("gtFine", what, partial(_train_id_files, folder), partial(make_train_ids, folder))
             return Plan(CITYSCAPES, CITYSCAPES_BY_HAND, [made])
         case "imagenet":
@@ -155,10 +154,10 @@ def make_train_ids(folder: Path) -> None:
         ImportError: cityscapesscripts is not installed.
         ValueError: an image has a label that Cityscapes does not.
     """
-    known, train_ids = streets.label_table()
+    known, train_ids = cityscapes.label_table()
     todo = {path: labels for path, labels in _train_id_files(folder).items() if not path.exists()}
     for path, source in tqdm(todo.items(), desc="labelTrainIds", disable=None):
-        labels = streets.read_labels(source)
+        labels = cityscapes.read_labels(source)
         if unknown := sorted(set(np.unique(labels).tolist()) - known):
             raise ValueError(f"{source} has the label {unknown[0]}, which Cityscapes does not; --only gtFine --again")
         with atomic_open(path) as handle:
@@ -167,7 +166,7 @@ def make_train_ids(folder: Path) -> None:
 
 def _train_id_files(folder: Path) -> dict[Path, Path]:
     """Return each file of training ids that there must be below ``folder``, and the file of labels it is made from."""
-    old, new = streets.LABEL_ENDING, streets.TRAIN_ID_ENDING
+    old, new = cityscapes.LABEL_ENDING, cityscapes.TRAIN_ID_ENDING
     return {path.with_name(path.name.replace(old, new)): path for path in sorted(folder.glob(f"*/*/*{old}"))}
 
 

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
-from mocodet.common import checks
 from mocodet.common.checks import coco_json, voc
 from mocodet.common.checks.findings import Fault, Tally
 from mocodet.common.errors import errors_in_one_line
@@ -55,5 +54,5 @@ def _faults(args: argparse.Namespace, root: Path, tally: Tally) -> Iterator[Faul
         return voc.check_layout(root, args.classes, tally, workers=workers)
     if getattr(args, "json", None):
         return coco_json.check_json(args.json, args.images, tally, workers=workers)
-    module = import_module(f".{args.dataset}", checks.__name__)
+    module = import_module(f"mocodet.common.checks.{args.dataset}")
     return module.check(root, tally, any_size=args.any_size, workers=workers)
