@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from detectron2.evaluation.pascal_voc_evaluation import voc_ap
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,6 @@ def average_precisions(
     order = np.argsort(-detections.scores)  # ties as numpy's default sort leaves them, as in detectron2
     detections = Detections(detections.image[order], detections.boxes[order], detections.scores[order])
     overlap, place = _most_overlapped(detections, objects)
-    curve_to_ap = _eleven_points if use_07_metric else _area
     aps = []
     for threshold in thresholds:
         right, wrong = _judge(overlap > threshold, place, objects.difficult)
@@ -69,7 +69,8 @@ def average_precisions(
         recall = true_positives / float(objects.num_positives)
         # The first detections may all belong to difficult objects: neither right nor wrong.
         precision = true_positives / np.maximum(true_positives + false_positives, np.finfo(np.float64).eps)
-        aps.append(curve_to_ap(recall, precision))
+        # Precision only falls where a detection is wrong: the curve's steps, which alone count, are where one is right.
+        aps.append(voc_ap(recall[right], precision[right], use_07_metric))
     return np.array(aps)
 
 
@@ -116,19 +117,3 @@ def _judge(close: np.ndarray, place: np.ndarray, difficult: np.ndarray) -> tuple
     _, earliest = np.unique(place[claims], return_index=True)
     right[claims[earliest]] = True
     return right, ~close | (counted & ~right)
-
-
-def _eleven_points(recall: np.ndarray, precision: np.ndarray) -> float:
-    # N + 1: the highest precision at this recall or above; beyond the last recall it is 0.
-    best = np.maximum.accumulate(np.append(precision, 0.0)[::-1])[::-1]
-    ap = 0.0
-    for point in best[np.searchsorted(recall, np.arange(0.0, 1.1, 0.1), side="left")]:
-        ap = ap + point / 11.0
-    return float(ap)
-
-
-def _area(recall: np.ndarray, precision: np.ndarray) -> float:
-    recall = np.concatenate(([0.0], recall, [1.0]))
-    best = np.maximum.accumulate(np.concatenate(([0.0], precision, [0.0]))[::-1])[::-1]
-    steps = np.flatnonzero(recall[1:] != recall[:-1])
-    return float(np.sum((recall[steps + 1] - recall[steps]) * best[steps + 1]))
