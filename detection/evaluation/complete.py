@@ -46,7 +46,8 @@ class CompleteEvaluator(DatasetEvaluator):
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
         """Hand a batch to the wrapped evaluator and note which images it held."""
         self._images.extend(_identity(image) for image in inputs)
-        self._num_predictions += sum(_count_predictions(output) for output in outputs)
+        for output in outputs:  # a map of classes is one prediction
+            self._num_predictions += len(output["instances"]) if "instances" in output else "sem_seg" in output
         self.evaluator.process(inputs, outputs)
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
@@ -139,8 +140,3 @@ def write_results(results: Mapping[str, Mapping[str, Mapping[str, float]]], path
 def _identity(image: Mapping[str, Any]) -> int | str:
     """What tells an image of the data set, or an input made from it, from the others."""
     return image["image_id"] if "image_id" in image else image["file_name"]
-
-
-def _count_predictions(output: Mapping[str, Any]) -> int:
-    """Count the objects found in an image; a map of classes is one prediction."""
-    return len(output["instances"]) if "instances" in output else int("sem_seg" in output)

@@ -11,17 +11,9 @@ MARKED_GAP = 0.5  # the paper's tables mark gaps of at least +0.5 points
 TASK_NAMES = {"bbox": "box", "segm": "mask", "keypoints": "keypoint", "densepose_gps": "GPS", "sem_seg": ""}
 
 
-def text_table(rows: Sequence[Row]) -> str:
-    """Lay the rows out in columns for a terminal; a gap of at least +0.5 is followed by ``*``."""
-    return _table(rows, "simple", "{gap}*", "*")
-
-
-def markdown_table(rows: Sequence[Row]) -> str:
-    """Lay the rows out as a Markdown table; a gap of at least +0.5 is set in bold."""
-    return _table(rows, "github", "**{gap}**", "bold")
-
-
-def _table(rows: Sequence[Row], layout: str, marked: str, mark: str) -> str:
+def format_table(rows: Sequence[Row], *, markdown: bool = False) -> str:
+    """Lay the rows out in columns, for a terminal or as Markdown; mark a gap of at least +0.5 by ``*`` or in bold."""
+    layout, marked, mark = ("github", "**{gap}**", "bold") if markdown else ("simple", "{gap}*", "*")
     keys = [key for key in KEYS if key in rows[0].metrics]
     names = (key.split("/") for key in keys)
     headers = ["init", "trials", *(f"{metric} {TASK_NAMES[task]}".rstrip() for task, metric in names)]

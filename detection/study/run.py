@@ -11,7 +11,7 @@ from mocodet.common.errors import errors_in_one_line
 from mocodet.common.files import atomic_open
 
 from .aggregate import aggregate
-from .report import markdown_table, text_table
+from .report import format_table
 from .trials import Init, plan_trials, run_trials
 
 TRAIN_COMMAND = (sys.executable, "-m", "mocodet", "train")
@@ -38,8 +38,8 @@ def run_study(
     by_init = {init: [metrics for trial, metrics in results.items() if trial.name == init] for init in inits}
     rows = aggregate(by_init, reference)
     written = {
-        "report.txt": text_table(rows),
-        "report.md": markdown_table(rows),
+        "report.txt": format_table(rows),
+        "report.md": format_table(rows, markdown=True),
         "results.json": json.dumps({"seeds": list(seeds), "reference": reference, "results": by_init}, indent=2),
     }
     for name, content in written.items():

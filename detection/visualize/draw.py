@@ -57,7 +57,8 @@ def _draw_panel(image: np.ndarray, things: Sequence[Thing], names: Sequence[str]
     canvas = Visualizer(image, metadata, scale=max(1, -(-LONGER_SIDE // max(image.shape[:2]))))
     colours = class_colours(names, metadata)
     for thing in sorted(things, key=_box_area, reverse=True):  # the small ones last, so that they are seen
-        label, colour = _label(thing, names), tuple(colours[thing.category])
+        score = "" if thing.score is None else f" {thing.score:.0%}"
+        label, colour = f"{names[thing.category]}{score}{' (crowd)' * thing.crowd}", tuple(colours[thing.category])
         if thing.box is None:
             canvas.draw_binary_mask(_region(thing, image), colour, text=label, alpha=OPACITY, area_threshold=0)
         else:
@@ -75,11 +76,6 @@ def _draw_panel(image: np.ndarray, things: Sequence[Thing], names: Sequence[str]
 def _box_area(thing: Thing) -> float:
     x0, y0, x1, y1 = (0, 0, 0, 0) if thing.box is None else thing.box
     return (x1 - x0) * (y1 - y0)
-
-
-def _label(thing: Thing, names: Sequence[str]) -> str:
-    score = "" if thing.score is None else f" {thing.score:.0%}"
-    return f"{names[thing.category]}{score}{' (crowd)' if thing.crowd else ''}"
 
 
 def _region(thing: Thing, image: np.ndarray) -> np.ndarray:

@@ -29,9 +29,6 @@ from .convert import ENCODER_PART, TORCHVISION_AUTHORS, Conversion, compare_stag
 # Where a C4 detector keeps the last stage of its ResNet (detectron2's Res5ROIHeads and heads derived from it).
 C4_HEAD = "roi_heads."
 
-# What detectron2's trainer writes beside its checkpoints.
-TRAINERS_CONFIG = "config.yaml"
-
 
 def convert_back_file(
     source: str | PathLike,
@@ -65,7 +62,7 @@ def convert_back_file(
         raise ValueError(f"{output}: detectron2 takes a .pkl for its own; give a name such as resnet.pth")
     if output.resolve() == Path(source).resolve():
         raise ValueError(f"{output} is the detector itself; write to another file")
-    beside = Path(source).with_name(TRAINERS_CONFIG)
+    beside = Path(source).with_name("config.yaml")
     if config_file is None and beside.is_file():
         config_file = beside
     config = _read_config(config_file) if config_file is not None else None
@@ -78,7 +75,12 @@ def convert_back_file(
         notes = _notes(encoder.arch, loaded.get("__author__"), config, config_file) + encoder.notes
         buffer = io.BytesIO()
         torch.save({name: tensor.contiguous() for name, tensor in encoder.tensors.items()}, buffer)
-        differences = _verify(encoder.arch, parts, buffer) if check else {}
+        differences = {}
+        if check:
+            buffer.seek(0)
+            written = extract_encoder(torch.load(buffer, weights_only=True)).build()
+            tensors = {name: tensor.float() for name, tensor in parts.items() if not name.endswith(BATCH_COUNTER)}
+            differences = compare_stages(written, detectron2_resnet(encoder.arch, {"model": tensors}))
     with atomic_open(output, "wb") as handle:
         handle.write(buffer.getvalue())
     return Conversion(replace(encoder, kind="encoder of a detectron2 model", prefix=prefix, notes=notes), differences)
@@ -164,11 +166,3 @@ def _notes(arch: str, author: str | None, config: CfgNode | None, path: str | Pa
             " with replace_stride_with_dilation=[False, False, True]"
         )
     return tuple(notes)
-
-
-def _verify(arch: str, parts: Mapping[str, torch.Tensor], written: io.BytesIO) -> dict[str, float]:
-    """Compare torchvision's ResNet with the written tensors and detectron2's with the detector's, stage by stage."""
-    tensors = {name: tensor.float() for name, tensor in parts.items() if not name.endswith(BATCH_COUNTER)}
-    written.seek(0)
-    encoder = extract_encoder(torch.load(written, weights_only=True))
-    return compare_stages(encoder.build(), detectron2_resnet(arch, {"model": tensors}))

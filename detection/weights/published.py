@@ -84,7 +84,13 @@ def local_weights(name: str) -> Path:
         path, settings = _cached(f"{wanted}-{PUBLISHED[wanted]}", lambda: _fetch(wanted))
     else:
         source = Path(wanted).expanduser()
-        _check_source(source, name)
+        if not source.is_file():
+            raise ValueError(
+                f"{name}: neither a file {source} exists, nor are there published weights of that name; the names are"
+                f" {', '.join(PREFIX + known for known in PUBLISHED)}"
+            )
+        if source.suffix == ".pkl":
+            raise ValueError(f"{name}: a .pkl is converted already; name it without {PREFIX}")
         path, settings = _cached(f"{source.name.partition('.')[0]}-{md5_of(source)}", lambda: source)
     if comm.is_main_process():
         needs = ", ".join(f"{key} {value}" for key, value in settings.items())
@@ -159,13 +165,3 @@ def _fetch(name: str) -> Path:
     if is_new:
         logger.warning(f"{path.name} was published with the MoCo paper under {LICENCE}.")
     return path
-
-
-def _check_source(source: Path, name: str) -> None:
-    if not source.is_file():
-        raise ValueError(
-            f"{name}: neither a file {source} exists, nor are there published weights of that name; the names are"
-            f" {', '.join(PREFIX + known for known in PUBLISHED)}"
-        )
-    if source.suffix == ".pkl":
-        raise ValueError(f"{name}: a .pkl is converted already; name it without {PREFIX}")

@@ -1,5 +1,5 @@
 from mocodet.detection.study.aggregate import aggregate
-from mocodet.detection.study.report import markdown_table, text_table
+from mocodet.detection.study.report import format_table
 
 
 def result(task, ap50, ap, ap75):
@@ -15,8 +15,8 @@ BOXES = aggregate(
 )
 
 
-def test_text_table():
-    assert text_table(BOXES).splitlines() == [
+def test_format_table():
+    assert format_table(BOXES).splitlines() == [
         "init    trials    AP50 box           AP box              AP75 box",
         "------  --------  -----------------  ------------------  ------------------",
         "random  2         61.0 ± 1.4         34.0 ± 1.4          34.0 ± 0.0",
@@ -26,8 +26,8 @@ def test_text_table():
     ]
 
 
-def test_markdown_table():
-    assert markdown_table(BOXES).splitlines() == [
+def test_format_table__markdown():
+    assert format_table(BOXES, markdown=True).splitlines() == [
         "| init   | trials   | AP50 box          | AP box                | AP75 box           |",
         "|--------|----------|-------------------|-----------------------|--------------------|",
         "| random | 2        | 61.0 ± 1.4        | 34.0 ± 1.4            | 34.0 ± 0.0         |",
@@ -37,18 +37,18 @@ def test_markdown_table():
     ]
 
 
-def test_text_table__masks_and_single_trials():
+def test_format_table__masks_and_single_trials():
     trial = {**result("segm", 5.0, 4.0, 3.0), **result("bbox", 6.0, 5.0, 4.0)}
-    header, _, row, _, legend = text_table(aggregate({"random": [trial]}, "random")).splitlines()
+    header, _, row, _, legend = format_table(aggregate({"random": [trial]}, "random")).splitlines()
     assert " ".join(header.split()) == "init trials AP50 box AP box AP75 box AP50 mask AP mask AP75 mask"
     assert row.split() == ["random", "1", "6.0", "5.0", "4.0", "5.0", "4.0", "3.0"]
     assert "no spread" in legend
 
 
-def test_text_table__what_is_printed_decides_the_mark():
+def test_format_table__what_is_printed_decides_the_mark():
     def row(ap):
         reference, other = [result("bbox", 74.4, 10.0, 10.0)], [result("bbox", ap, 10.0, 10.0)]
-        return text_table(aggregate({"random": reference, "moco": other}, "random")).splitlines()[3]
+        return format_table(aggregate({"random": reference, "moco": other}, "random")).splitlines()[3]
 
     assert "(+0.5*)" in row(74.9)  # 0.4999... in binary
     assert "(+0.5*)" in row(74.86)
@@ -56,6 +56,6 @@ def test_text_table__what_is_printed_decides_the_mark():
     assert "(+0.0)" in row(74.38)
 
 
-def test_text_table__segmentation():
-    header, *_ = text_table(aggregate({"random": [{"sem_seg/mIoU": 40.0}]}, "random")).splitlines()
+def test_format_table__segmentation():
+    header, *_ = format_table(aggregate({"random": [{"sem_seg/mIoU": 40.0}]}, "random")).splitlines()
     assert header.split() == ["init", "trials", "mIoU"]
