@@ -295,19 +295,14 @@ def _check_classes(cfg: CfgNode, names: Sequence[str], semantic: bool) -> None:
                 f"data set {name} has {len(found)} classes, but MODEL.{key}.NUM_CLASSES is {wanted}; add "
                 f" MODEL.{key}.NUM_CLASSES {len(found)}"
             )
-        if semantic:
-            _check_ignored_label(name, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE)
-
-
-def _check_ignored_label(name: str, expected: int) -> None:
-    ignored = MetadataCatalog.get(name).get("ignore_label")
-    if ignored is None:
-        raise ValueError(
-            f"the metadata of data set {name} does not say which label is ignored: set its ignore_label (the model"
-            f" ignores {expected})"
-        )
-    if ignored != expected:
-        raise ValueError(
-            f"data set {name} ignores the label {ignored}, but MODEL.SEM_SEG_HEAD.IGNORE_VALUE is {expected}; add "
-            f" MODEL.SEM_SEG_HEAD.IGNORE_VALUE {ignored}"
-        )
+        ignored, expected = MetadataCatalog.get(name).get("ignore_label"), cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
+        if semantic and ignored is None:
+            raise ValueError(
+                f"the metadata of data set {name} does not say which label is ignored: set its ignore_label (the model"
+                f" ignores {expected})"
+            )
+        if semantic and ignored != expected:
+            raise ValueError(
+                f"data set {name} ignores the label {ignored}, but MODEL.SEM_SEG_HEAD.IGNORE_VALUE is {expected}; add "
+                f" MODEL.SEM_SEG_HEAD.IGNORE_VALUE {ignored}"
+            )

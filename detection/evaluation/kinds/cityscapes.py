@@ -20,7 +20,7 @@ from mocodet.common.text import first_few
 
 from ..coco_results import RESULTS, read_things
 from ..complete import format_results
-from ..official import OldNumpy
+from ..official import OLD_NUMPY
 from ..things import Thing
 from . import KINDS, EvaluationKind, Results, register_kind
 
@@ -79,7 +79,7 @@ class CityscapesInstanceEvaluator(Detectron2CityscapesInstanceEvaluator):
             return averages
 
         replacements: dict[str, Any] = {
-            "np": OldNumpy(),
+            "np": OLD_NUMPY,
             "computeAverages": compute_averages,
             "writeDict2JSON": lambda content, path: None,  # matches.json would be left in the working directory
         }

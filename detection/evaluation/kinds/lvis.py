@@ -11,7 +11,7 @@ from detectron2.evaluation import LVISEvaluator as Detectron2LVISEvaluator
 from detectron2.utils import comm
 
 from ..coco_results import choose_tasks, read_json, read_results, read_things
-from ..official import OldNumpy
+from ..official import OLD_NUMPY
 from . import KINDS, EvaluationKind, Results, register_kind
 
 SCRIPT = "lvis.eval"
@@ -43,7 +43,7 @@ class LVISEvaluator(Detectron2LVISEvaluator):
 
     def evaluate(self) -> Results | None:
         """Return ``{task: {metric: value}}`` on the main process; nan where there is no ground truth."""
-        with mock.patch.object(self._script, "np", OldNumpy()):
+        with mock.patch.object(self._script, "np", OLD_NUMPY):
             results = super().evaluate()
         if not comm.is_main_process():
             return None
