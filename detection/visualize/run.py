@@ -4,7 +4,6 @@ import argparse
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from detectron2.config import get_cfg
@@ -20,7 +19,6 @@ from mocodet.common.text import first_few
 
 from ..config import add_moco_config
 from ..data import register_datasets
-from ..evaluation.things import Thing
 from ..training.preflight import check_datasets
 from .draw import draw_columns
 from .predictions import class_names, ground_truth, index_records, read_run
@@ -63,31 +61,23 @@ def visualize(
     if unknown := [key for key in chosen if key not in records]:
         raise ValueError(f"data set {dataset_name} has no image {first_few(unknown)}; it has {first_few(keys, 3)}")
     runs = {name: read_run(name, path, dataset_name, loaded) for name, path in predictions.items()}
-    return [_draw(key, records[key], dataset_name, runs, threshold, Path(output)) for key in chosen]
-
-
-def _draw(
-    key: str,
-    record: Mapping[str, Any],
-    dataset_name: str,
-    runs: Mapping[str, Mapping[str, list[Thing]]],
-    threshold: float,
-    output: Path,
-) -> Path:
-    truth = ground_truth(record, dataset_name)
-    columns = [(f"ground truth: {len(truth)}", truth)]
-    for name, things in runs.items():
-        found = things.get(key, [])
-        seen = [thing for thing in found if thing.score is None or thing.score >= threshold]
-        # The pixels of a class have no score.
-        has_scores = any(thing.score is not None for in_image in things.values() for thing in in_image)
-        columns.append((f"{name}: {len(seen)}{f' of {len(found)}, score ≥ {threshold:g}' * has_scores}", seen))
-    image = read_image(record["file_name"], format="RGB")
-    page = draw_columns(image, columns, class_names(dataset_name), MetadataCatalog.get(dataset_name))
-    path = output / f"{quote(key, safe=' ')}.png"
-    with atomic_open(path) as handle:
-        Image.fromarray(page).save(handle, format="PNG")
-    return path
+    drawn = []
+    for key in chosen:
+        truth = ground_truth(records[key], dataset_name)
+        columns = [(f"ground truth: {len(truth)}", truth)]
+        for name, things in runs.items():
+            found = things.get(key, [])
+            seen = [thing for thing in found if thing.score is None or thing.score >= threshold]
+            # The pixels of a class have no score.
+            has_scores = any(thing.score is not None for in_image in things.values() for thing in in_image)
+            columns.append((f"{name}: {len(seen)}{f' of {len(found)}, score ≥ {threshold:g}' * has_scores}", seen))
+        image = read_image(records[key]["file_name"], format="RGB")
+        page = draw_columns(image, columns, class_names(dataset_name), MetadataCatalog.get(dataset_name))
+        path = Path(output, f"{quote(key, safe=' ')}.png")
+        with atomic_open(path) as handle:
+            Image.fromarray(page).save(handle, format="PNG")
+        drawn.append(path)
+    return drawn
 
 
 def main(args: argparse.Namespace) -> None:
@@ -99,9 +89,8 @@ def main(args: argparse.Namespace) -> None:
         merge_config(cfg, args.config_file, args.opts)
         if not args.dataset and not cfg.DATASETS.TEST:
             raise ValueError(f"{args.config_file} names no data set in DATASETS.TEST; give --dataset NAME")
-        cfg.DATASETS.TEST = (
-            args.dataset or cfg.DATASETS.TEST[0],
-        )  # the one that is drawn, so that no other is checked
+        # The one that is drawn, so that no other is checked.
+        cfg.DATASETS.TEST = (args.dataset or cfg.DATASETS.TEST[0],)
         register_datasets(cfg)
         check_datasets(cfg, training=False)
         drawn = visualize(
