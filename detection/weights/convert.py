@@ -71,11 +71,7 @@ class Conversion:
 
 
 def convert_file(
-    source: str | PathLike,
-    output: str | PathLike,
-    *,
-    prefix: str | None = None,
-    check: bool = True,
+    source: str | PathLike, output: str | PathLike, *, prefix: str | None = None, check: bool = True
 ) -> Conversion:
     """Convert the checkpoint ``source`` and write ``output``, a pickle that detectron2's checkpointer reads.
 

@@ -26,9 +26,6 @@ from mocodet.common.text import first_few
 from .arrays import load_array_pickle
 from .convert import ENCODER_PART, TORCHVISION_AUTHORS, Conversion, compare_stages, detectron2_resnet, torchvision_name
 
-# Where a C4 detector keeps the last stage of its ResNet (detectron2's Res5ROIHeads and heads derived from it).
-C4_HEAD = "roi_heads."
-
 
 def convert_back_file(
     source: str | PathLike,
@@ -108,7 +105,8 @@ def _find_resnet(loaded: Mapping, prefix: str | None) -> tuple[str, dict[str, to
         raise ValueError(f"holds {len(whole)} ResNets, at {names}; choose one with --prefix")
     parts = by_prefix[whole[0]]
     if not any(name.startswith("res5.") for name in parts):
-        parts |= {name: value for name, value in by_prefix.get(C4_HEAD, {}).items() if name.startswith("res5.")}
+        # A C4 detector keeps the last stage of its ResNet in its head (Res5ROIHeads and those derived from it).
+        parts |= {name: value for name, value in by_prefix.get("roi_heads.", {}).items() if name.startswith("res5.")}
     return whole[0], parts
 
 
