@@ -179,7 +179,7 @@ def test_evaluators__every_measurement_is_in_the_log_and_before_the_checkpoint(f
 
     # Killed while it measures for the last time: the last checkpoint is older, so --resume measures again.
     monkeypatch.setattr(
-        "mocodet.pretrain.evaluation.ClassificationEvaluator.evaluate",
+        "mocodet.pretrain.evaluation.classification.ClassificationEvaluator.evaluate",
         lambda *_: (_ for _ in ()).throw(KeyboardInterrupt),
     )
     with pytest.raises(KeyboardInterrupt):
