@@ -1,12 +1,13 @@
-"""From the results of single trials to means, spreads and gaps."""
+"""From the logs of single trials to means, spreads and gaps."""
 
+import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..evaluation.coco_results import read_json
+import yaml
 
 Results = dict[str, float]  # for example {"bbox/AP": 54.6, "bbox/AP50": 81.1, "bbox/AP75": 59.9}
 
@@ -23,35 +24,49 @@ MAY_LACK = {"segm/AP75"}  # Cityscapes' script does not compute it
 
 
 def read_metrics(folder: str | Path) -> Results:
-    """Read the metrics of a finished training run from ``results.json`` in its ``OUTPUT_DIR``.
+    """Read the metrics of a finished training run from the ``metrics.json`` that detectron2 writes.
 
-    Every evaluation writes the file anew. One on the way gives no results; what it wrote is older than the run's
-    ``model_final.pth``.
+    A metric's value is that of the last line which has it. The line must have been written at the end of training:
+    scores of an evaluation on the way are not results.
+
+    Args:
+        folder: the run's ``OUTPUT_DIR``, with ``metrics.json`` and the run's ``config.yaml``.
 
     Returns:
         those of `TASKS` that were evaluated, such as ``bbox/AP50`` or ``sem_seg/mIoU``; in per cent.
 
     Raises:
         FileNotFoundError: one of the two files is missing.
-        ValueError: the results are not those of the end or not of one data set, no task was evaluated, a task lacks one
-            of its metrics, or a value is not finite.
+        ValueError: a damaged line, no task that was evaluated at the end, a task without one of its metrics, or a
+            value that is not finite.
     """
-    path, model = Path(folder, "results.json"), Path(folder, "model_final.pth")
-    if path.stat().st_mtime_ns < model.stat().st_mtime_ns:
-        raise ValueError(f"{path} is of an evaluation on the way, for {model.name} is newer; expected one at the end")
-    evaluated = read_json(path)
-    if len(evaluated) != 1:
-        raise ValueError(f"{path} has the metrics of {', '.join(evaluated)}; a study compares those of one data set")
-    (tasks,) = evaluated.values()
-    found = {f"{task}/{metric}": value for task, metrics in tasks.items() for metric, value in metrics.items()}
-    results = {key: found[key] for key in KEYS if key in found}
+    folder = Path(folder)
+    max_iter = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["SOLVER"]["MAX_ITER"]
+    path = folder / "metrics.json"
+    last: dict[str, tuple[int, float]] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {number} is not JSON: {line[:80]!r}") from error
+        last.update({key: (record["iteration"], record[key]) for key in KEYS if key in record})
+
+    results: Results = {}
+    for task, metrics in TASKS.items():
+        keys = [f"{task}/{metric}" for metric in metrics]
+        present = [key for key in keys if key in last]
+        if lacking := [key for key in keys if present and key not in {*present, *MAY_LACK}]:
+            raise ValueError(f"{path} has {', '.join(present)}, but no {', '.join(lacking)}")
+        for key in present:
+            iteration, value = last[key]
+            # Hooks that run after the last step log under MAX_ITER, the step itself under MAX_ITER - 1.
+            if iteration < max_iter - 1:
+                raise ValueError(f"{path}: the last {key} is of iteration {iteration}, the run has {max_iter}")
+            if not math.isfinite(value):
+                raise ValueError(f"{path}: {key} is {value} at iteration {iteration}; expected a number")
+            results[key] = float(value)
     if not results:
         raise ValueError(f"{path} has the metrics of no task; expected those of one of {', '.join(TASKS)}")
-    if lacking := [key for key in KEYS if key.partition("/")[0] in tasks and key not in {*results, *MAY_LACK}]:
-        raise ValueError(f"{path} has {', '.join(results)}, but no {', '.join(lacking)}")
-    for key, value in results.items():
-        if value is None or not math.isfinite(value):
-            raise ValueError(f"{path}: {key} is {value}; expected a number")
     return results
 
 

@@ -1,93 +1,93 @@
 import json
 import math
-import os
 
 import pytest
 
 from mocodet.detection.study.aggregate import aggregate, read_metrics
 
 
-def write_run(folder, results, late=True):
-    """Leave what a run leaves; ``results``: of one data set, ``late``: of the evaluation after the last iteration."""
-    (folder / "results.json").write_text(json.dumps({"mine": results}))
-    (folder / "model_final.pth").touch()
-    os.utime(folder / "model_final.pth", ns=(0, 10**10))
-    os.utime(folder / "results.json", ns=(0, 2 * 10**10 if late else 10**9))
+def write_run(folder, lines, max_iter=100):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(f"SOLVER:\n  MAX_ITER: {max_iter}\n")
+    (folder / "metrics.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
 
 
-def box(ap50, ap, ap75):
-    return {"AP50": ap50, "AP": ap, "AP75": ap75, "AP-disc": 1.0}
+def box(iteration, ap50, ap, ap75):
+    return {"iteration": iteration, "bbox/AP50": ap50, "bbox/AP": ap, "bbox/AP75": ap75, "bbox/AP-disc": 1.0}
 
 
 def result(ap50, ap, ap75):
     return {"bbox/AP50": ap50, "bbox/AP": ap, "bbox/AP75": ap75}
 
 
+def test_read_metrics__last_line_that_has_the_metric(tmp_path):
+    lines = [{"iteration": 49, "total_loss": 1.0}, box(49, 10.0, 5.0, 4.0), box(100, 30.0, 20.0, 10.0)]
+    folder = write_run(tmp_path, [*lines, {"iteration": 100, "total_loss": 0.5}])
+    assert read_metrics(folder) == result(30.0, 20.0, 10.0)
+
+
+def test_read_metrics__line_of_the_last_step(tmp_path):
+    assert read_metrics(write_run(tmp_path, [box(99, 3.0, 2.0, 1.0)])) == result(3.0, 2.0, 1.0)
+
+
 def test_read_metrics__masks(tmp_path):
-    masks = {"AP50": 6.0, "AP": 5.0, "AP75": 4.0, "APs": None}
-    folder = write_run(tmp_path, {"bbox": box(3.0, 2.0, 1.0), "segm": masks})
-    assert read_metrics(folder) == {**result(3.0, 2.0, 1.0), "segm/AP50": 6.0, "segm/AP": 5.0, "segm/AP75": 4.0}
+    masks = {"segm/AP50": 6.0, "segm/AP": 5.0, "segm/AP75": 4.0}
+    folder = write_run(tmp_path, [{**box(100, 3.0, 2.0, 1.0), **masks, "segm/APs": 0.1}])
+    assert read_metrics(folder) == {**result(3.0, 2.0, 1.0), **masks}
 
 
 def test_read_metrics__evaluation_on_the_way_is_no_result(tmp_path):
-    with pytest.raises(ValueError, match=r"on the way, for model_final.pth is newer"):
-        read_metrics(write_run(tmp_path, {"bbox": box(3.0, 2.0, 1.0)}, late=False))
+    with pytest.raises(ValueError, match=r"bbox/AP50 is of iteration 98, the run has 100"):
+        read_metrics(write_run(tmp_path, [box(98, 3.0, 2.0, 1.0), {"iteration": 99, "total_loss": 1.0}]))
 
 
-@pytest.mark.parametrize("value", [None, math.nan, math.inf])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_read_metrics__not_finite(tmp_path, value):
-    with pytest.raises(ValueError, match=r"bbox/AP75 is (None|nan|inf)"):
-        read_metrics(write_run(tmp_path, {"bbox": box(3.0, 2.0, value)}))
+    with pytest.raises(ValueError, match=r"bbox/AP75 is (nan|inf)"):
+        read_metrics(write_run(tmp_path, [box(100, 3.0, 2.0, value)]))
 
 
-def test_read_metrics__no_task(tmp_path):
+def test_read_metrics__no_evaluation(tmp_path):
     with pytest.raises(ValueError, match=r"metrics of no task; expected those of one of bbox, .*sem_seg"):
-        read_metrics(write_run(tmp_path, {"count": {"error": 1.0}}))
+        read_metrics(write_run(tmp_path, [{"iteration": 99, "total_loss": 1.0}]))
 
 
 @pytest.mark.parametrize(
     ("part", "message"),
     [
-        ({"segm": {"AP50": 5.0}}, r"has bbox/.* segm/AP50, but no segm/AP$"),
-        ({"keypoints": {"AP": 5.0}}, r"has bbox/.* keypoints/AP, but no keypoints/AP50, keypoints/AP75$"),
+        ({"segm/AP50": 5.0}, r"has segm/AP50, but no segm/AP$"),
+        ({"keypoints/AP": 5.0}, r"has keypoints/AP, but no keypoints/AP50, keypoints/AP75$"),
     ],
 )
 def test_read_metrics__part_of_a_task(tmp_path, part, message):
     with pytest.raises(ValueError, match=message):
-        read_metrics(write_run(tmp_path, {"bbox": box(3.0, 2.0, 1.0), **part}))
+        read_metrics(write_run(tmp_path, [{**box(100, 3.0, 2.0, 1.0), **part}]))
 
 
 @pytest.mark.parametrize(
-    ("task", "found"),
+    "found",
     [
-        ("segm", {"AP50": 5.0, "AP": 4.0}),  # Cityscapes instances
-        ("keypoints", {"AP50": 5.0, "AP": 4.0, "AP75": 3.0}),
-        ("sem_seg", {"mIoU": 40.0}),
+        {"segm/AP50": 5.0, "segm/AP": 4.0},  # Cityscapes instances
+        {"keypoints/AP50": 5.0, "keypoints/AP": 4.0, "keypoints/AP75": 3.0},
+        {"sem_seg/mIoU": 40.0},
     ],
 )
-def test_read_metrics__of_every_task(tmp_path, task, found):
-    expected = {f"{task}/{metric}": value for metric, value in found.items()}
-    assert read_metrics(write_run(tmp_path, {task: {**found, "IoU-cat": 1.0}})) == expected
+def test_read_metrics__of_every_task(tmp_path, found):
+    assert read_metrics(write_run(tmp_path, [{"iteration": 100, **found, "sem_seg/IoU-cat": 1.0}])) == found
 
 
-def test_read_metrics__several_data_sets(tmp_path):
-    folder = write_run(tmp_path, {})
-    (folder / "results.json").write_text(json.dumps({name: {"bbox": box(3.0, 2.0, 1.0)} for name in ("a", "b")}))
-    with pytest.raises(ValueError, match="metrics of a, b; a study compares those of one"):
+def test_read_metrics__damaged_line(tmp_path):
+    folder = write_run(tmp_path, [box(100, 3.0, 2.0, 1.0)])
+    with (folder / "metrics.json").open("a") as handle:
+        handle.write('{"iterat')
+    with pytest.raises(ValueError, match=r"metrics.json, line 2 is not JSON"):
         read_metrics(folder)
 
 
-def test_read_metrics__damaged_file(tmp_path):
-    folder = write_run(tmp_path, {"bbox": box(3.0, 2.0, 1.0)})
-    (folder / "results.json").write_text('{"min')
-    with pytest.raises(ValueError, match=r"results.json is not JSON"):
-        read_metrics(folder)
-
-
-@pytest.mark.parametrize("name", ["results.json", "model_final.pth"])
+@pytest.mark.parametrize("name", ["metrics.json", "config.yaml"])
 def test_read_metrics__missing_file(tmp_path, name):
-    (write_run(tmp_path, {"bbox": box(3.0, 2.0, 1.0)}) / name).unlink()
+    (write_run(tmp_path, [box(100, 3.0, 2.0, 1.0)]) / name).unlink()
     with pytest.raises(FileNotFoundError, match=name):
         read_metrics(tmp_path)
 

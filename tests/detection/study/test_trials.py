@@ -13,7 +13,7 @@ from mocodet.detection.study.run import run_study
 from mocodet.detection.study.trials import Init, plan_trials, run_trials
 from tests.commands import study as run_command
 
-# A training command in small: notes how it was called, "trains", fails where told to.
+# A training command in small: notes how it was called, "trains" for 10 iterations, fails where told to.
 FAKE_TRAINING = """
 import json, pathlib, sys
 
@@ -27,12 +27,13 @@ folder.mkdir(parents=True, exist_ok=True)
 with open(folder.parents[1] / "calls.txt", "a") as handle:
     handle.write(f"{folder.parent.name} {seed} {'resumed' if resume else 'fresh'}\\n")
 (folder / "last_checkpoint").write_text("model_0000004.pth")
+(folder / "config.yaml").write_text("SOLVER: {MAX_ITER: 10}")
 broken = folder.parents[1] / "broken"
 if broken.exists() and broken.read_text() == f"{folder.parent.name} {seed}":
     sys.exit(3)
 ap = float(options["AP"]) + seed
-(folder / "model_final.pth").touch()
-(folder / "results.json").write_text(json.dumps({"mine": {"bbox": {"AP50": ap + 2, "AP": ap, "AP75": ap - 2}}}))
+line = {"iteration": 10, "bbox/AP50": ap + 2, "bbox/AP": ap, "bbox/AP75": ap - 2}
+(folder / "metrics.json").write_text(json.dumps(line) + "\\n")
 """
 
 
@@ -116,8 +117,8 @@ def test_run_study__more_seeds_keep_what_is_there(study):
 
 def test_run_study__trial_without_result_is_named(study, tmp_path):
     script = tmp_path / "train.py"
-    script.write_text(script.read_text() + '__import__("os").utime(folder / "results.json", (0, 0))')
-    with pytest.raises(ValueError, match=r"moco, seed 0 ended without a usable result: .*an evaluation on the way"):
+    script.write_text(script.read_text().replace('"iteration": 10', '"iteration": 5'))
+    with pytest.raises(ValueError, match=r"moco, seed 0 ended without a usable result: .*iteration 5"):
         run_study(**study)
 
 
