@@ -33,7 +33,7 @@ def add_densepose_keys(cfg: CfgNode, config_file: str) -> None:
     """
     if not uses_densepose(config_file):
         return
-    if not is_installed():
+    if importlib.util.find_spec(PROJECT) is None:
         raise ValueError(
             f"{config_file} needs detectron2's DensePose project, which is not installed; install it:  {INSTALL}"
         )
@@ -51,11 +51,6 @@ def uses_densepose(config_file: str | Path) -> bool:
     content = CfgNode.load_yaml_with_base(str(path)) if path.read_text(encoding="utf-8").strip() else {}
     model = content.get("MODEL")
     return isinstance(model, Mapping) and "DENSEPOSE_ON" in model
-
-
-def is_installed() -> bool:
-    """Tell whether the DensePose project can be imported."""
-    return importlib.util.find_spec(PROJECT) is not None
 
 
 def is_densepose(cfg: CfgNode) -> bool:

@@ -1,6 +1,6 @@
 """From a record to what the model is given: the augmentation of semantic segmentation (MoCo, Appendix)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +11,8 @@ from detectron2.data import transforms as T
 
 from .semseg import check_same_size, read_labels
 
-Mapper = Callable[[dict], dict]
 
-
-def semseg_mapper(cfg: CfgNode, *, training: bool) -> Mapper | None:
+def semseg_mapper(cfg: CfgNode, *, training: bool) -> "SemSegMapper | None":
     """Return what maps records for a ``SemanticSegmentor``, or None where detectron2's own ``DatasetMapper`` does.
 
     In training: a random scale (``INPUT.SCALE_RANGE``; without it ``INPUT.MIN_SIZE_TRAIN``), a crop (``INPUT.CROP``; of

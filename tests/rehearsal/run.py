@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from detectron2.config import CfgNode
 
 from mocodet import configs
 from mocodet.detection.data.toy import make_toy_data
-from mocodet.detection.densepose import is_installed, uses_densepose
+from mocodet.detection.densepose import uses_densepose
 from tests.commands import train as train_net
 from tests.rehearsal.stand_ins import StandIn
 
@@ -116,7 +117,7 @@ def rehearse(
     ):
         running = {}
         for leaf in leaves:
-            if uses_densepose(leaf) and not is_installed():
+            if uses_densepose(leaf) and find_spec("densepose") is None:
                 outcomes[leaf] = Outcome(leaf.stem, stand_ins[variant(leaf)].description, outcome=NO_DENSEPOSE)
                 announce(outcomes[leaf])
             else:
