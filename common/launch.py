@@ -6,6 +6,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -21,7 +22,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mocodet import configs
 
-from .commands.arguments import LAUNCH_FLAGS
 from .errors import USER_ERRORS, errors_in_one_line
 
 
@@ -87,17 +87,6 @@ def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespac
 def _start(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
     """Start the processes of this machine, by detectron2's launcher."""
     gpus, machines, rank, url = args.num_gpus, args.num_machines, args.machine_rank, args.dist_url
-    for flag, count in (("--num-gpus", gpus), ("--num-machines", machines)):
-        if count < 1:
-            raise ValueError(f"{flag} must be at least 1, got {count}")
-    if not 0 <= rank < machines:
-        raise ValueError(
-            f"--machine-rank {rank} with --num-machines {machines}; expected a rank from 0 to {machines - 1}"
-        )
-    if machines > 1 and url == "auto":
-        raise ValueError(
-            f"--num-machines {machines} without --dist-url; give the same tcp://HOST:PORT of machine 0 on all"
-        )
     if torch.cuda.is_available() and gpus > torch.cuda.device_count():
         raise ValueError(f"--num-gpus {gpus}, but this machine has {torch.cuda.device_count()}")
     detectron2_launch(_run_in_process, gpus, num_machines=machines, machine_rank=rank, dist_url=url, args=(main, args))
@@ -106,25 +95,31 @@ def _start(main: Callable[[argparse.Namespace], object], args: argparse.Namespac
 def _run_in_process(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
     _divide_cores(args.num_gpus)
     try:
-        main(args)
+        _import_and_run(main, args)
     except USER_ERRORS as error:
         if comm.get_world_size() == 1 or os.environ.get("MOCODET_TRACEBACK"):
             raise
         raise ReportedError(str(error)) from error
 
 
+def _import_and_run(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
+    """Import the modules of ``--import``, which may lie in the current folder, then run ``main(args)``."""
+    if args.imports:
+        sys.path.append(str(Path.cwd()))
+    for name in args.imports:
+        try:
+            import_module(name)
+        except ModuleNotFoundError as error:
+            raise ValueError(f"--import {name}: {error}; expected a module in this folder or in PYTHONPATH") from error
+    main(args)
+
+
 def _join_torchrun(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
     """Run ``main`` in this process, which torchrun started and described in the environment.
 
     Raises:
-        ValueError: flags that contradict torchrun; more processes than GPUs; machines with different numbers of them.
+        ValueError: more processes than GPUs; machines with different numbers of them.
     """
-    given = [f"--{flag.replace('_', '-')}" for flag, default in LAUNCH_FLAGS.items() if getattr(args, flag) != default]
-    if given:
-        raise ValueError(
-            f"{', '.join(given)} under torchrun, which has started the processes already; leave it out and give"
-            " torchrun --nproc-per-node, --nnodes, --node-rank and --rdzv-endpoint"
-        )
     world, here = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
     on_cuda, gpus = torch.cuda.is_available(), torch.cuda.device_count()
     if on_cuda and here > gpus:
@@ -139,7 +134,7 @@ def _join_torchrun(main: Callable[[argparse.Namespace], object], args: argparse.
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     _divide_cores(here)
     if world == 1:  # no group: what needs one (synchronised batch norm, say) is not wanted then
-        main(args)
+        _import_and_run(main, args)
         return
     store, rank, _ = next(rendezvous("env://", timeout=DEFAULT_TIMEOUT))
     dist.init_process_group(
@@ -151,7 +146,7 @@ def _join_torchrun(main: Callable[[argparse.Namespace], object], args: argparse.
     )
     comm.create_local_process_group(here)
     comm.synchronize()
-    main(args)
+    _import_and_run(main, args)
     # Only after a good end: after an error the others may wait for this process, which a clean-up could not reach.
     dist.destroy_process_group()
 

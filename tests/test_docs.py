@@ -130,7 +130,7 @@ def test_commands__are_found():
         ("torchrun --standalone -m mocodet knn a.pth --train a", "the following arguments are required: --val"),
         ("srun torchrun --no-such-flag -m mocodet pretrain --config-file a", "unrecognized arguments: --no-such-flag"),
         ("python tools/plot.py metrics --key loss", "the following arguments are required"),
-        ("mocodet train --config-file a --eval-only --scale-to-gpus", "leave it out with --eval-only"),
+        ("mocodet train --config-file coco_R_50_C4_1x.yaml --eval-only --scale-to-gpus", "leave it out with"),
     ],
 )
 def test_commands__wrong_ones_are_refused(line, message, monkeypatch, capsys):
@@ -148,16 +148,16 @@ def test_commands__unknown_ones_are_refused(monkeypatch):
 @pytest.mark.parametrize(("page", "command"), commands())
 def test_commands__the_parser_takes_it(page, command, monkeypatch):
     monkeypatch.chdir(ROOT)
+    locate = configs.locate  # what is under output/, a run leaves there
+    monkeypatch.setattr(configs, "locate", lambda name: Path(name) if name.startswith("output/") else locate(name))
     program, args = parse_line(command, monkeypatch)
     given = [(args.config_file, args.opts)] if getattr(args, "config_file", None) and "opts" in args else []
     if "init" in args:
         given = [(file, [*opts, *args.opts]) for _, file, opts in args.init]
     for file, opts in given:
         assert not [word for word in opts if word.startswith("--")], "flags after KEY VALUE are not seen as such"
-        if file.startswith("output/"):  # a run leaves it there
-            continue
-        assert configs.locate(file).is_file(), f"{page} names {file}"
-        if "$" not in command:
+        assert file.startswith("output/") or configs.locate(file).is_file(), f"{page} names {file}"
+        if "$" not in command and not file.startswith("output/"):
             merge_config(pretrain_cfg() if ".pretrain." in program.does else detection_cfg(), file, opts)
 
 

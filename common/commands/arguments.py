@@ -1,23 +1,26 @@
 """Arguments that several commands have."""
 
 import argparse
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from typing import Any
+
+from mocodet import configs
 
 # The flags that describe the processes, with the values that leave it to `mocodet.common.launch`.
 LAUNCH_FLAGS = {"num_gpus": 1, "num_machines": 1, "machine_rank": 0, "dist_url": "auto"}
 
 
-def positive(kind: type) -> Callable[[str], Any]:
-    """Return what parses a positive number of ``kind``, int or float."""
+def positive(kind: type, or_zero: bool = False) -> Callable[[str], Any]:
+    """Return what parses a positive number of ``kind``, int or float; ``or_zero`` allows 0."""
 
     def parse(text: str) -> Any:
         number = kind(text)
-        if not number > 0:
+        if not (number > 0 or (or_zero and number == 0)):
             raise ValueError
         return number
 
-    parse.__name__ = f"positive {kind.__name__}"  # argparse shows it
+    parse.__name__ = f"{'non-negative' if or_zero else 'positive'} {kind.__name__}"  # argparse shows it
     return parse
 
 
@@ -39,6 +42,22 @@ def add_overrides(parser: argparse.ArgumentParser, nargs: str = argparse.REMAIND
     parser.add_argument("opts", metavar="KEY VALUE", nargs=nargs, help=what)
 
 
+def check_config(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse a config file that does not exist, and a KEY without a VALUE."""
+    check_configs(parser, args, {"--config-file": args.config_file})
+
+
+def check_configs(parser: argparse.ArgumentParser, args: argparse.Namespace, files: Mapping[str, str]) -> None:
+    """Refuse config files, each under what it was given as, that do not exist, and a KEY without a VALUE."""
+    for given_as, file in files.items():
+        try:
+            configs.locate(file)
+        except FileNotFoundError as error:
+            parser.error(f"{given_as}: {error}")
+    if len(args.opts) % 2:
+        parser.error(f"expected pairs of KEY VALUE at the end, got {len(args.opts)} words: {' '.join(args.opts)}")
+
+
 def add_training_arguments(parser: argparse.ArgumentParser, eval_only: bool = False) -> None:
     """Add the flags of detectron2's own ``train_net.py`` that all training commands understand.
 
@@ -49,16 +68,34 @@ def add_training_arguments(parser: argparse.ArgumentParser, eval_only: bool = Fa
     add("--resume", action="store_true", help="continue from the last checkpoint in OUTPUT_DIR")
     add(
         "--num-gpus",
-        type=int,
+        type=positive(int),
         metavar="N",
         help="GPUs per machine; on a machine without one, CPU processes (default 1). Under torchrun leave this and the"
         " next three out",
     )
-    add("--num-machines", type=int, metavar="N", help="total number of machines (default 1)")
+    add("--num-machines", type=positive(int), metavar="N", help="total number of machines (default 1)")
     add("--machine-rank", type=int, metavar="R", help="rank of this machine (default 0)")
     add("--dist-url", help="where the processes meet, for example tcp://host:port; 'auto' (default): this machine")
+    what = "module of your own to import first, in every process: of a METHOD or an evaluation kind; may be repeated"
+    add("--import", dest="imports", action="append", default=[], metavar="MODULE", help=what)
     if eval_only:
         what = "evaluate MODEL.WEIGHTS (or, with --resume, the last one of OUTPUT_DIR)"
         add("--eval-only", action="store_true", help=what)
     parser.set_defaults(**LAUNCH_FLAGS)
     add_overrides(parser)
+
+
+def check_training(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse what `check_config` does, machines that cannot meet, and flags that contradict torchrun."""
+    check_config(parser, args)
+    given = [f"--{flag.replace('_', '-')}" for flag, default in LAUNCH_FLAGS.items() if getattr(args, flag) != default]
+    if given and "TORCHELASTIC_RUN_ID" in os.environ:  # torch.distributed.is_torchelastic_launched, without torch
+        parser.error(
+            f"{', '.join(given)} under torchrun, which has started the processes already; leave it out and give"
+            " torchrun --nproc-per-node, --nnodes, --node-rank and --rdzv-endpoint"
+        )
+    machines, rank = args.num_machines, args.machine_rank
+    if not 0 <= rank < machines:
+        parser.error(f"--machine-rank {rank} with --num-machines {machines}; expected a rank from 0 to {machines - 1}")
+    if machines > 1 and args.dist_url == "auto":
+        parser.error(f"--num-machines {machines} without --dist-url; give the same tcp://HOST:PORT of machine 0 on all")

@@ -35,8 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Refuse a config without the direction that reads it, and a name that stands for weights."""
+    """Refuse a config without the direction that reads it, and names that do not stand for what they should."""
     if args.config_file and args.to != "torchvision":
         parser.error("--config-file says what a detector is: it goes with --to torchvision")
     if args.input.startswith("moco://"):
         parser.error(f"{args.input} is a name for MODEL.WEIGHTS, which converts what it stands for; here give a file")
+    if args.to == "detectron2" and not args.output.endswith(".pkl"):
+        parser.error(f"{args.output}: the output must end in .pkl, by which detectron2 recognises the format")
+    if args.to == "torchvision" and args.output.endswith(".pkl"):
+        parser.error(f"{args.output}: detectron2 takes a .pkl for its own; give a name such as resnet.pth")

@@ -14,7 +14,7 @@ the folder is named after, or the one in DATASETS.TEST.
 import argparse
 from collections.abc import Sequence
 
-from .arguments import add_overrides
+from .arguments import add_overrides, check_config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classes", nargs="+", default=[], metavar="NAME", help="of --voc-root: the class names")
     parser.add_argument("--year", type=int, choices=(2007, 2012), help="of --voc-root: which AP (2007)")
     tasks = "of COCO's and LVIS's metrics (default: those of --config-file, else those that the predictions have)"
-    parser.add_argument("--tasks", nargs="+", choices=("bbox", "segm", "keypoints"), help=tasks)
+    parser.add_argument("--tasks", nargs="+", default=[], choices=("bbox", "segm", "keypoints"), help=tasks)
     parser.add_argument("--output", metavar="FILE", help="write the results to this JSON file too")
 
 
@@ -59,3 +59,5 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         parser.error(
             f"{' '.join(args.opts)} after PREDICTIONS: pairs of KEY VALUE override --config-file, which is not given"
         )
+    if from_config:
+        check_config(parser, args)

@@ -31,7 +31,7 @@ def add_feature_arguments(parser: argparse.ArgumentParser, batch_help: str) -> N
 
     add = parser.add_argument_group("how it is computed").add_argument
     add("--batch-size", type=positive(int), default=256, metavar="N", help=batch_help)
-    add("--workers", type=int, default=0, metavar="N", help="processes that decode images (0)")
+    add("--workers", type=positive(int, or_zero=True), default=0, metavar="N", help="processes that decode images (0)")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: CUDA, or else CPU")
     add("--precision", choices=PRECISIONS, default="float32", help="of the backbone; others are quicker (autocast)")
     add("--cache", metavar="DIR", help="keep features in this folder; they are computed once for all runs")

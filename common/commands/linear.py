@@ -28,21 +28,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     rates = "learning rates, used as they are (30)"
     add("--lr", type=positive(float), nargs="+", default=[30.0], metavar="RATE", help=rates)
     decays = "weight decays, each with each rate (0)"
-    add("--wd", type=float, nargs="+", default=[0.0], metavar="DECAY", help=decays)
+    add("--wd", type=positive(float, or_zero=True), nargs="+", default=[0.0], metavar="DECAY", help=decays)
     add("--epochs", type=positive(int), default=100, metavar="N", help="passes over the training images (100)")
     falls = "epochs, in rising order, at which the rate falls to a tenth (60 %% and 80 %% of --epochs)"
-    add("--steps", type=int, nargs="*", metavar="EPOCH", help=falls)
+    add("--steps", type=positive(int), nargs="*", metavar="EPOCH", help=falls)
     add("--state", metavar="FILE", help="keep the state here after each epoch, for --resume")
     add("--resume", action="store_true", help="continue from the file of --state, if it is there")
 
 
 def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Refuse a state that is not named, decays below 0 and steps that come after the end."""
+    """Refuse a state that is not named, and steps that do not rise or come after the end."""
     check_features(parser, args)
     if args.resume and args.state is None:
         parser.error("--resume continues from the file of --state, which is not given")
-    if not all(decay >= 0 for decay in args.wd):
-        parser.error(f"--wd {' '.join(f'{decay:g}' for decay in args.wd)}; expected decays of at least 0")
+    if args.steps and args.steps != sorted(set(args.steps)):
+        parser.error(f"--steps {' '.join(map(str, args.steps))}; expected epochs in rising order")
     if late := [step for step in args.steps or () if step >= args.epochs]:
         parser.error(
             f"--steps {' '.join(map(str, late))} would do nothing: training ends after {args.epochs} epochs; give lower"

@@ -33,7 +33,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         again = "take also the steps that have been taken, and replace what is there"
         add("--again", action="store_true", help=again)
         add("--dry-run", action="store_true", help="list what would be done")
-        # The parser keeps a function called "check".
         add("--check", action="store_true", dest="verify", help="verify what is there instead of preparing it")
         add("--any-size", action="store_true", help="with --check: do not compare counts with the published")
         add("--workers", type=int, metavar="N", help="with --check: processes that decode images (default: one a core)")

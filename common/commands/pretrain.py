@@ -8,7 +8,7 @@ The encoder is in OUTPUT_DIR/model_final.pth; rewrite it for detectron2 with moc
 
 import argparse
 
-from .arguments import add_training_arguments
+from .arguments import add_training_arguments, check_training
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,5 +22,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Refuse flags that exclude each other."""
+    check_training(parser, args)
     if args.export is not None and (args.resume or args.resume_from):
         parser.error("--export trains nothing; leave out --resume and --resume-from, or --export")

@@ -8,7 +8,7 @@ Run it again to go on after an interruption.
 
 import argparse
 
-from .arguments import add_overrides
+from .arguments import add_overrides, check_configs, positive
 
 
 def parse_init(argument: str) -> tuple[str, str, tuple[str, ...]]:
@@ -21,7 +21,8 @@ def parse_init(argument: str) -> tuple[str, str, tuple[str, ...]]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the initialisations, the seeds and the folder of the study."""
-    parser.add_argument(
+    add, count, seed = parser.add_argument, positive(int), positive(int, or_zero=True)
+    add(
         "--init",
         action="append",
         required=True,
@@ -30,16 +31,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="an initialisation's name, its config file and overrides that are its own, such as MODEL.WEIGHTS; "
         "give --init once for each",
     )
-    parser.add_argument("--reference", required=True, metavar="NAME", help="the initialisation gaps are measured from")
-    parser.add_argument("--seeds", type=int, default=5, metavar="N", help="trials of each initialisation (default: 5)")
-    parser.add_argument("--first-seed", type=int, default=0, metavar="S", help="seeds are S, S+1, ... (default: 0)")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="trials at a time (default: 1)")
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder for the trials and the report")
+    add("--reference", required=True, metavar="NAME", help="the initialisation gaps are measured from")
+    add("--seeds", type=count, default=5, metavar="N", help="trials of each initialisation (default: 5)")
+    add("--first-seed", type=seed, default=0, metavar="S", help="seeds are S, S+1, ... (default: 0)")
+    add("--jobs", type=count, default=1, metavar="N", help="trials at a time (default: 1)")
+    add("--output", required=True, metavar="DIR", help="folder for the trials and the report")
     add_overrides(parser)
 
 
 def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Refuse two initialisations of one name, and a reference that is none of them."""
+    """Refuse two initialisations of one name, a reference that is none of them, and configs that do not exist."""
+    check_configs(parser, args, {f"--init {name}": config for name, config, _ in args.init})
     names = [name for name, _, _ in args.init]
     if len(set(names)) != len(names):
         parser.error(f"--init names must differ, got {', '.join(names)}")

@@ -8,7 +8,7 @@ The last results are in OUTPUT_DIR/results.json, everything logged in OUTPUT_DIR
 
 import argparse
 
-from .arguments import add_training_arguments
+from .arguments import add_training_arguments, check_training
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,5 +24,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Refuse flags that exclude each other."""
+    check_training(parser, args)
     if args.eval_only and args.scale_to_gpus:
         parser.error("--scale-to-gpus scales the schedule of a training; leave it out with --eval-only")

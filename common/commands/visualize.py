@@ -8,7 +8,7 @@ Predictions are what a run's evaluation left in OUTPUT_DIR/inference/<data set>.
 
 import argparse
 
-from .arguments import add_overrides, pair
+from .arguments import add_overrides, check_config, pair, positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--dataset", metavar="NAME", help="what the predictions are on (default: first of DATASETS.TEST)")
     add("--output", required=True, metavar="DIR", help="folder for the pictures")
-    add("--images", type=int, default=10, metavar="N", help="draw N images, chosen by --seed (default 10)")
+    add("--images", type=positive(int), default=10, metavar="N", help="draw N images, chosen by --seed (default 10)")
     add("--seed", type=int, default=0, metavar="S", help="which images are chosen (default 0)")
     add(
         "--image-id",
@@ -42,7 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Refuse two runs of one name."""
+    """Refuse two runs of one name, and a config that does not exist."""
+    check_config(parser, args)
     names = [name for name, _ in args.predictions]
     if len(set(names)) != len(names):
         parser.error(f"--predictions names must differ, got {', '.join(names)}")

@@ -27,9 +27,10 @@ def main(args: argparse.Namespace) -> None:
                 f"data set {name} has the evaluator type {kind.evaluator_type!r}; saved predictions can be evaluated"
                 f" for {', '.join(sorted(name for name, other in KINDS.items() if other.evaluate_saved))}"
             )
-        if args.tasks and not kind.tasks:
+        if not {*args.tasks} <= {*kind.tasks}:
             raise ValueError(
-                f"--tasks is of COCO's and LVIS's metrics, but data set {name} is of the type {kind.evaluator_type}"
+                f"--tasks {' '.join(args.tasks)}, but data set {name} is of the type {kind.evaluator_type!r}, which has"
+                f" {', '.join(kind.tasks) or 'nothing to choose from'}"
             )
         tasks = args.tasks or (predicted_tasks(cfg) if "config_file" in args else None)
         evaluator = kind.build(cfg, name, tasks, None)

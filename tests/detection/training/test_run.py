@@ -64,13 +64,9 @@ def test_eval_only__needs_the_whole_detector(trained, data, tmp_path):
     assert not (tmp_path / "results.json").exists()
 
 
-@pytest.mark.parametrize(
-    ("options_given", "message"),
-    [(["MODEL.WEIGHT", "x"], "Non-existent key: MODEL.WEIGHT"), (["MODEL.WEIGHTS"], "odd length")],
-)
-def test_setup__bad_overrides_are_one_line(options_given, message):
-    with pytest.raises(SystemExit, match=f"^error: .*{message}"):
-        train_net(["--config-file", CONFIG, *options_given])
+def test_setup__bad_overrides_are_one_line():
+    with pytest.raises(SystemExit, match=r"^error: .*Non-existent key: MODEL.WEIGHT"):
+        train_net(["--config-file", CONFIG, "MODEL.WEIGHT", "x"])
 
 
 def test_setup__a_config_runs_no_code(tmp_path):
@@ -258,11 +254,6 @@ def test_setup__missing_weights_name_the_two_commands(data, tmp_path):
 def test_setup__refuses(data, tmp_path, keys, message):
     with pytest.raises(SystemExit, match=message):
         train_net(["--config-file", CONFIG, *options(tmp_path, *data, **keys)])
-
-
-def test_setup__unknown_config():
-    with pytest.raises(SystemExit, match=r"no config named 'nothing\.yaml'; there are: .*coco_R_50_C4_1x\.yaml"):
-        train_net(["--config-file", "nothing.yaml"])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="tells what happens without CUDA")
