@@ -1,5 +1,6 @@
 """Packaging of mocodet: the folders of this repository become one package, `mocodet`."""
 
+import runpy
 from pathlib import Path
 
 from setuptools import setup
@@ -9,12 +10,15 @@ from setuptools import setup
 ROOMS = ("common", "pretrain", "detection", "configs")
 
 # What `mocodet` itself is, with its `__main__`. It lies in a room, for the top level has a folder for each room only.
-PROGRAM = Path("common/package")
+PACKAGE = Path("common/package")
+
+# The table of the commands names the program; it imports nothing that is not installed yet.
+PROGRAM = runpy.run_path("common/commands/table.py")["PROGRAM"]
 
 # Every importable package (`mocodet`, `mocodet.pretrain.data`, ...) -> its folder.
 FOLDERS = [init.parent for room in ROOMS for init in sorted(Path(room).rglob("__init__.py"))]
-PACKAGES = {".".join(("mocodet", *folder.parts)): str(folder) for folder in FOLDERS if folder != PROGRAM}
-PACKAGES["mocodet"] = str(PROGRAM)
+PACKAGES = {".".join(("mocodet", *folder.parts)): str(folder) for folder in FOLDERS if folder != PACKAGE}
+PACKAGES["mocodet"] = str(PACKAGE)
 
 setup(
     name="mocodet",
@@ -67,5 +71,5 @@ setup(
         "data": ["scipy"],
         "dev": ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6", "ruff>=0.14", "mypy>=1.18", "build"],
     },
-    entry_points={"console_scripts": ["mocodet=mocodet.__main__:main"]},
+    entry_points={"console_scripts": [f"{PROGRAM}=mocodet.__main__:main"]},
 )
