@@ -22,7 +22,7 @@ from .styles import (
 # How deep dicts are searched. VISSL's, the deepest of the table, lie four deep.
 MAX_DEPTH = 8
 
-# The one command that has the option; what else reads encoders reads what that command writes, or takes no choice.
+# mocodet knn and linear have the option too; what else reads encoders takes no choice.
 HOW_TO_CHOOSE = "choose one with --prefix of mocodet convert"
 
 # A name in a block of a ResNet: what stands before it, and its stage by name or by number.

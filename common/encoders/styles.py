@@ -229,7 +229,7 @@ STYLES: tuple[Style, ...] = (
     Style("timm ResNet, moving average", r"state_dict_ema\.", r"state_dict\."),
     # facebookresearch/simsiam: simsiam/builder.py; main_lincls.py takes module.encoder.
     Style("SimSiam encoder", r"state_dict\.encoder\.", sign=r"state_dict\.predictor\..+"),
-    # Ours: pretrain/supervised.py; the sign is what its checkpointer adds, as fvcore's does.
+    # Ours: pretrain/methods/supervised.py; the sign is what its checkpointer adds, as fvcore's does.
     Style("mocodet classifier, mocodet format", r"model\.encoder\.", sign="iteration"),
     Style("encoder of a model", r"(?:state_dict\.|model\.)?encoder\."),
     Style("backbone of a model", r"(?:state_dict\.|model\.)?backbone\."),

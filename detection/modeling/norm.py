@@ -50,14 +50,18 @@ class CPUSyncBatchNorm(nn.BatchNorm2d):
 
 
 def adapt_norms_to_device(model: nn.Module) -> nn.Module:
-    """Turn every ``SyncBatchNorm`` of a CPU model into a ``CPUSyncBatchNorm``; return the model.
+    """Replace every ``SyncBatchNorm`` of a CPU model by ``CPUSyncBatchNorm``; return the model.
 
     ``SyncBatchNorm`` refuses CPU tensors as soon as there is a process group. It works on the built model, so that a
     config says ``SyncBN`` wherever it means synchronised statistics (``RESNETS.NORM``, ``FPN.NORM``, a head's
     ``NORM``) and runs unchanged on one CPU process, several, or GPUs. Parameters and buffers are the same tensors
     under the same names as before; a checkpoint fits either form.
     """
-    for module in model.modules():
-        if isinstance(module, nn.SyncBatchNorm) and not module.weight.is_cuda:
-            module.__class__ = CPUSyncBatchNorm  # type: ignore[assignment]  # both are _BatchNorm with the same tensors
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, nn.SyncBatchNorm) and not child.weight.is_cuda:
+                replacement = CPUSyncBatchNorm(child.num_features, eps=child.eps, momentum=child.momentum)
+                for own, tensor in [*child.named_parameters(), *child.named_buffers()]:
+                    setattr(replacement, own, tensor)
+                setattr(parent, name, replacement.train(child.training))
     return model

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from mocodet.common.launch import distribute
 
-from ...detection import densepose
+from .. import densepose
 from ..data.mapper import semseg_mapper
 from ..evaluation.build import build_evaluator
 from ..evaluation.complete import write_results
