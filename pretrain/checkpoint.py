@@ -61,6 +61,9 @@ class PretrainCheckpointer(AtomicSaveMixin, Checkpointer):
         return load_torch_file(path)
 
     def _load_model(self, checkpoint: dict):
+        name = checkpoint.get("method", {}).get("name", self.model.name)  # older files do not say it
+        if name != self.model.name:
+            raise ValueError(f"the checkpoint is of METHOD {name!r}, this run is of {self.model.name!r}")
         # A scaler is in the checkpoint of a float16 run only, which may be continued in another precision.
         expected = ("model", *self.checkpointables, "rng")
         if absent := [name for name in expected if name not in checkpoint and name != "scaler"]:
@@ -127,9 +130,10 @@ def load_classifier(network: nn.Module, path: str | PathLike) -> int:
     with errors_about("MODEL.WEIGHTS"):
         checkpoint = read_checkpoint(path)
     content = checkpoint if isinstance(checkpoint, Mapping) else {}
+    child = content.get("method", {}).get("encoder", "encoder")
     state = next((content[key] for key in STATE_KEYS if isinstance(content.get(key), Mapping)), content)
     found = {
-        str(name).removeprefix(DISTRIBUTED_PREFIX).removeprefix("encoder."): tensor
+        str(name).removeprefix(DISTRIBUTED_PREFIX).removeprefix(f"{child}."): tensor
         for name, tensor in state.items()
         if isinstance(tensor, torch.Tensor) and not str(name).endswith(BATCH_COUNTER)
     }

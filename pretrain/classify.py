@@ -6,13 +6,13 @@ import logging
 from fvcore.common.config import CfgNode
 
 from mocodet.common.checkpoint import last_checkpoint
-from mocodet.common.encoders.resnet import build_resnet
 from mocodet.common.launch import launch
 
 from .checkpoint import load_classifier
 from .device import memory_format, resolve_device
 from .evaluation.classification import ClassificationEvaluator, open_validation
 from .methods import METHODS
+from .methods.base import DataFacts
 from .run import pretrain, read_config, start
 
 logger = logging.getLogger("mocodet.pretrain")
@@ -36,9 +36,10 @@ def evaluate(cfg: CfgNode, *, resume: bool) -> dict[str, float]:
         raise ValueError("--eval-only, but MODEL.WEIGHTS is ''; name a classifier's checkpoint, or give --resume")
     path = last_checkpoint(cfg.OUTPUT_DIR) if resume else cfg.MODEL.WEIGHTS
     split = open_validation(cfg)
-    network = build_resnet(cfg.MODEL.ARCH, small_stem=cfg.MODEL.SMALL_STEM, num_classes=len(split.classes))
+    facts = DataFacts(size=len(split.labels), classes=split.classes)
+    network = METHODS[cfg.METHOD].from_config(cfg, facts).encoder_to_transfer
     iterations = load_classifier(network, path)
-    network.to(resolve_device(cfg), memory_format=memory_format(cfg))
+    network.to(resolve_device(cfg)).to(memory_format=memory_format(cfg))
     logger.info(f"Evaluating {path}")
     return ClassificationEvaluator(cfg, network, split, period=1).evaluate(iterations)
 

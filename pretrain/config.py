@@ -23,7 +23,10 @@ COMMON_KEYS = {
     "DATA.SHUFFLE_BUFFER": Key(
         10000, "Images of shards that each process reads ahead and shuffles (at most 0.75 GiB).", at_least(1)
     ),
-    "DATA.ANNOTATIONS": Key("", "With classes: iNaturalist's JSON of the images in ROOT; '': a folder for each class."),
+    "DATA.ANNOTATIONS": Key(
+        "",
+        "With classes: iNaturalist's JSON of training images, relative to ROOT; '': a folder for each class.",
+    ),
     "DATA.VAL_ROOT": Key("", "With classes: validation split, a folder, or folder and JSON likewise; '': none."),
     "DATA.VAL_ANNOTATIONS": Key("", "See VAL_ROOT."),
     "DATA.NUM_WORKERS": Key(4, "Loader processes for each process. 0: it decodes and augments itself.", at_least(0)),
@@ -33,11 +36,14 @@ COMMON_KEYS = {
     "MODEL.DEVICE": Key("auto", "'auto': CUDA when there, else CPU.", one_of("auto", "cuda", "cpu")),
     "MODEL.ARCH": Key(
         "resnet50",
-        "One of common/encoders/resnet.py; resnet50w2 and w4 have all layers twice and four times as wide.",
+        "resnet18, resnet34, resnet50, resnet101, resnet152, resnet50w2, resnet50w4 (all layers twice, four times as"
+        " wide), resnext50_32x8d and the others of common/encoders/resnet.py.",
         one_of(*ARCHITECTURES),
     ),
     "MODEL.SMALL_STEM": Key(
-        False, "For images of 32 to 64 pixels: first convolution 3x3, stride 1; no max-pooling. Does not convert."
+        False,
+        "For images of 32 to 64 pixels: a first convolution of 3x3 and stride 1, and no max-pooling. detectron2's"
+        " ResNet has no such stem: these weights do not convert.",
     ),
     "MODEL.WEIGHTS": Key("", "With classes: checkpoint that the backbone starts from, any that converts; '': none."),
     "MODEL.CHANNELS_LAST": Key(True, "Store images and weights with channels innermost: faster, on CUDA and CPU."),

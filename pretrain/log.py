@@ -9,7 +9,7 @@ from detectron2.utils.events import EventWriter, get_event_storage
 
 logger = logging.getLogger("mocodet.pretrain")
 
-# What a line shows beside progress and speed, where there is a value.
+# What a line shows beside progress and speed, where there is a value; then whatever else the step returned.
 FORMATS = {"loss": ".3f", "accuracy": ".1%", "accuracy_in_batch": ".1%", "lr": ".4g", "data_time": ".3f"}
 
 
@@ -55,13 +55,16 @@ class PretrainPrinter(EventWriter):
     def write(self) -> None:
         """Log one line from the current `EventStorage`."""
         storage = get_event_storage()
-        values = {name: value for name, (value, _) in storage.latest_with_smoothing_hint(window_size=20).items()}
+        latest = storage.latest_with_smoothing_hint(window_size=20)
+        values = {name: value for name, (value, iteration) in latest.items() if iteration == storage.iter}
         fields = [f"epoch {storage.iter / self.iterations_per_epoch:.2f}", f"iter {storage.iter}/{self.max_iter}"]
         if "time" in values:
             left = values["time"] * max(0, self.max_iter - 1 - storage.iter)
             fields.append(f"eta {datetime.timedelta(seconds=int(left))}")
             fields.append(f"{values['images_per_second']:.1f} img/s")
         fields += [f"{name} {values[name]:{form}}" for name, form in FORMATS.items() if name in values]
+        others = [name for name in values if name not in (*FORMATS, "time", "images_per_second")]
+        fields += [f"{name} {values[name]:.4g}" for name in others]
         if torch.cuda.is_available():
             fields.append(f"mem {torch.cuda.max_memory_allocated() / 2**20:.0f} MiB")
         logger.info("  ".join(fields))

@@ -43,7 +43,9 @@ def start(cfg: CfgNode, *, resume: bool) -> None:
     cfg.freeze()
 
     Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
+    setup_logger.cache_clear()  # with the handlers below: an earlier run of this process would log everything again
     for name in ("mocodet", "fvcore", "detectron2"):
+        logging.getLogger(name).handlers.clear()
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
     logger = logging.getLogger("mocodet.pretrain")
     logger.info(f"{comm.get_world_size()} process(es); config:\n{cfg.dump()}")

@@ -87,7 +87,7 @@ def test_wheel__runs_a_study_in_an_empty_folder(wheel, tmp_path):
         return done.stdout
 
     toy = "import mocodet.detection.data.toy as toy; toy.make_toy_data('toy', train=8, test=8, unlabelled=0, size=64)"
-    run(sys.executable, "-c", f"{toy}; print(toy.__file__)")
+    assert run(sys.executable, "-c", f"{toy}; print(toy.__file__)").startswith(str(site))
     entries = [
         {"NAME": f"toy_{split}", "KIND": "voc", "ROOT": "toy/voc/VOC2007", "SPLIT": split, "CLASSES": list(TOY_CLASSES)}
         for split in ("trainval", "test")

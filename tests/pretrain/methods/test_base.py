@@ -1,15 +1,19 @@
 """A method is one file: a toy one trains, resumes, converts and is evaluated with nothing else told of it."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from mocodet.common.encoders.reading import read_encoder
+from mocodet.common.encoders.resnet import build_resnet
 from mocodet.pretrain.config import all_keys, check_config, get_cfg
+from mocodet.pretrain.evaluation.features import state_digest
 from mocodet.pretrain.keys import Key, at_least
 from mocodet.pretrain.methods import METHODS, Method
 from tests.checkpoints import assert_equal_states, copy_checkpoint
@@ -61,6 +65,7 @@ def test_toy_method__trains_and_logs_what_it_returns(run):
     assert any({"loss", "agreement"} <= line.keys() for line in lines)
     assert [line["iteration"] for line in lines if "knn_top1" in line] == [1, 3]
     saved = torch.load(run / "model_final.pth", weights_only=True)
+    assert re.search(r"  loss -?[\d.]+  lr [\d.]+ .*  agreement -?[\d.]+", (run / "log.txt").read_text())
     assert any(name.startswith("online.") for name in saved["model"])
     assert saved["method"] == {"name": "toy_agreement", "encoder": "online"}
 
@@ -89,7 +94,13 @@ def test_toy_method__is_evaluated(run, folder, tmp_path):
     results = tmp_path / "knn.json"
     data = ["--train", str(folder), "--val", str(folder), "--size", "32"]
     knn([str(run / "model_final.pth"), *data, "--k", "1", "--output", str(results)])
-    assert json.loads(results.read_text())["results"] == [{"k": 1, "top1": 100.0, "top5": 100.0}]  # each is its own
+    backbone = build_resnet("resnet18")
+    backbone.fc = nn.Identity()
+    saved = torch.load(run / "model_final.pth", weights_only=True)["model"]
+    online = {name.removeprefix("online."): tensor for name, tensor in saved.items() if name.startswith("online.")}
+    counted = {name: tensor for name, tensor in online.items() if not re.match(r"fc\.|.*num_batches_tracked", name)}
+    assert not backbone.load_state_dict(counted, strict=False).unexpected_keys
+    assert json.loads(results.read_text())["backbone_sha256"] == state_digest(backbone)
 
 
 @pytest.mark.parametrize(
