@@ -36,7 +36,7 @@ def evaluate(cfg: CfgNode, *, resume: bool) -> dict[str, float]:
         raise ValueError("--eval-only, but MODEL.WEIGHTS is ''; name a classifier's checkpoint, or give --resume")
     path = last_checkpoint(cfg.OUTPUT_DIR) if resume else cfg.MODEL.WEIGHTS
     split = open_validation(cfg)
-    facts = DataFacts(size=len(split.labels), classes=split.classes)
+    facts = DataFacts(size=len(split.labels), classes=tuple(split.classes))
     network = METHODS[cfg.METHOD].from_config(cfg, facts).encoder_to_transfer
     iterations = load_classifier(network, path)
     network.to(resolve_device(cfg)).to(memory_format=memory_format(cfg))
