@@ -31,8 +31,9 @@ class DataFacts:
 class Method(nn.Module, ABC):
     """A pre-training method: a module that turns a batch into a loss, and says what it needs for that.
 
-    A subclass names itself: ``class MomentumContrast(Method, name="moco")``; the name is the value of ``METHOD``. The
-    trainer updates the parameters that require a gradient, and saves and resumes the whole state dict.
+    A subclass names itself: ``class MomentumContrast(Method, name="moco")``; the name is the value of ``METHOD``. One
+    without a name is a base of others. The trainer updates the parameters that require a gradient, and saves and
+    resumes the whole state dict.
 
     Attributes:
         views: names of the views of an image that a batch holds, each N x 3 x H x W.
@@ -53,8 +54,10 @@ class Method(nn.Module, ABC):
     classifies: ClassVar[bool] = False
     encoder_name: ClassVar[str] = "encoder_q"
 
-    def __init_subclass__(cls, *, name: str, **kwargs: Any) -> None:
+    def __init_subclass__(cls, *, name: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if name is None:
+            return
         known = METHODS.get(name, cls)
         if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):  # a reload makes it anew
             raise ValueError(f"METHOD {name!r} is {known.__module__}.{known.__qualname__} already; choose another name")

@@ -110,9 +110,12 @@ def test_resume__is_bit_identical(images, whole_run, tmp_path, checkpoint):
     (output / checkpoint).write_bytes((whole_run / checkpoint).read_bytes())
     (output / "last_checkpoint").write_text(checkpoint)
     torch.manual_seed(99)  # whatever the process did before must not matter
+    log_before = (whole_run / "log.txt").read_text()
     pretrain(images, output, flags=("--resume",))
     found, expected = (torch.load(folder / "model_final.pth", weights_only=True) for folder in (output, whole_run))
     assert_equal_states(found, expected)
+    assert (output / "log.txt").read_text().count("iter 7/8") == 1
+    assert (whole_run / "log.txt").read_text() == log_before  # of another run, which is over
 
 
 def test_resume__two_processes_are_bit_identical(images, tmp_path):

@@ -126,6 +126,12 @@ def test_method__a_name_is_taken_once():
     assert METHODS["toy_agreement"] is toy_method.Agreement
 
 
+def test_method__a_base_of_several_needs_no_name():
+    before = dict(METHODS)
+    type("Common", (Method,), {})
+    assert before == METHODS
+
+
 def test_all_keys__a_key_means_one_thing():
     other = type("Other", (toy_method.Agreement,), {"keys": {"TOY.DIM": Key(4, "Else.", at_least(1))}}, name="other")
     try:
