@@ -263,10 +263,13 @@ def test_main(study, tmp_path, capfd, monkeypatch):
     assert "44.0 (+10.0*)" in capfd.readouterr().out
 
 
-def test_main__error_is_the_exit_status(study, tmp_path):
-    arguments = ["--init", f"moco={tmp_path / 'absent.yaml'}", "--reference", "moco", "--output", str(study["output"])]
-    with pytest.raises(SystemExit, match=r"^error: .*absent\.yaml"):
-        run_command(arguments)
+def test_main__error_is_the_exit_status(study, tmp_path, monkeypatch):
+    monkeypatch.setattr(study_run, "TRAIN_COMMAND", study["train_command"])
+    study["output"].mkdir()
+    (study["output"] / "broken").write_text("moco 0")
+    arguments = ["--init", f"moco={tmp_path / 'moco.yaml'},AP=40", "--reference", "moco", "--seeds", "1"]
+    with pytest.raises(SystemExit, match="^error: .*moco, seed 0"):
+        run_command([*arguments, "--output", str(study["output"])])
 
 
 def test_main__unknown_reference(study, tmp_path, capfd):

@@ -111,7 +111,6 @@ def test_main__threshold_ids_and_choice(tmp_path, coco, runs):
     ("flags", "message"),
     [
         (["--image-id", "9"], r"^error: data set tiny_\d+ has no image 9; it has 0, 1, 2$"),
-        (["--images", "0"], "at least one image is to be drawn, got 0"),
         (["--dataset", "nowhere"], "DATASETS names nowhere, which neither detectron2 nor MOCO.DATASETS defines"),
         (["--predictions", "third=gone"], "there is no file of predictions gone"),
     ],
@@ -126,13 +125,15 @@ def test_main__refusals_are_one_line(tmp_path, coco, runs, flags, message):
     ("flags", "message"),
     [
         (["--predictions", "sure=elsewhere"], "--predictions names must differ, got sure, shy, sure"),
+        (["--images", "0"], "argument --images: invalid positive int value: '0'"),
         (["--predictions", "elsewhere"], "expected NAME=PATH, got 'elsewhere'"),
     ],
 )
-def test_main__runs_without_names_of_their_own(tmp_path, coco, runs, flags, message, capsys):
+def test_main__flags_that_are_refused(tmp_path, coco, runs, flags, message, capsys):
     with pytest.raises(SystemExit):
         draw(tmp_path / "out", coco, *runs, *flags)
     assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_main__voc(tmp_path):
