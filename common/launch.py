@@ -19,6 +19,7 @@ from torch import nn
 from torch.distributed.rendezvous import rendezvous
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 from torch.nn.parallel import DistributedDataParallel
+from yaml import YAMLError
 
 from mocodet import configs
 
@@ -35,7 +36,7 @@ def merge_config(cfg: CfgNode, config_file: str, opts: Sequence[str]) -> Path:
 
     Raises:
         FileNotFoundError: there is no such config.
-        ValueError: an empty file, an unknown key, a value of the wrong type, or a KEY without a VALUE.
+        ValueError: a file that is no YAML config, an unknown key, a value of the wrong type, or a KEY without a VALUE.
     """
     path = configs.locate(config_file)
     if not path.read_text(encoding="utf-8").strip():
@@ -43,8 +44,9 @@ def merge_config(cfg: CfgNode, config_file: str, opts: Sequence[str]) -> Path:
     try:
         cfg.merge_from_file(str(path), allow_unsafe=False)  # a YAML file may ask for code to be run
         cfg.merge_from_list(list(opts))
-    except (AssertionError, KeyError) as error:  # yacs's way of refusing
-        raise ValueError(f"{path} with {' '.join(opts) or 'no overrides'}: {error.args[0]}") from error
+    except (AssertionError, AttributeError, KeyError, YAMLError) as error:  # yacs refuses, or it is no config
+        reason = " ".join(str(error.args[0] if len(error.args) == 1 else error).split())
+        raise ValueError(f"{path} with {' '.join(opts) or 'no overrides'}: {reason}") from error
     return path
 
 

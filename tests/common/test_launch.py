@@ -19,7 +19,8 @@ from torch import nn
 from torch.multiprocessing import ProcessRaisedException
 from torch.nn.parallel import DistributedDataParallel
 
-from mocodet.common.launch import distribute, fresh_store, launch
+from mocodet.common.launch import distribute, fresh_store, launch, merge_config
+from mocodet.pretrain.config import get_cfg
 from tests.commands import parsed, pretrain
 from tests.processes import run_in_processes
 
@@ -28,6 +29,17 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 def parse(*arguments: str) -> argparse.Namespace:
     return parsed("train", ["--config-file", "coco_R_50_FPN_2x_moco.yaml", *arguments])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("x: [", "while parsing a flow node"), ("[1, 2]", "'list' object has no attribute"), ("\n", "is empty; expected")],
+)
+def test_merge_config__what_is_no_config_is_told_with_its_path(tmp_path, content, message):
+    path = tmp_path / "mine.yaml"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=rf"mine\.yaml .*{message}"):
+        merge_config(get_cfg(), str(path), [])
 
 
 def refuse(args: argparse.Namespace) -> None:
