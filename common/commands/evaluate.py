@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the predictions and the ways to name their ground truth."""
     parser.add_argument("predictions", metavar="PREDICTIONS", help="what a run has left, a file or a folder")
     add_overrides(parser, "*", "config keys of --config-file")
-    add = parser.add_argument_group("ground truth, by one of").add_argument
+    add = parser.add_argument_group("ground truth, by --dataset and --config-file or one of the others").add_argument
     add("--dataset", metavar="NAME", help="a data set of detectron2's, or of --config-file")
     config = "a config whose MOCO.DATASETS defines the data set; also says which tasks are evaluated"
     # Not there unless given, so that None never stands for a file.

@@ -5,10 +5,13 @@
 
 Archives that were fetched by hand are taken, too. Interrupted, it goes on where it stopped; run a second time, it does
 nothing more; --again does all anew. With --check, verify what is there, without a network, and list every fault.
+All flags of a data set: mocodet prepare-data voc --help.
 """
 
 import argparse
 from pathlib import Path
+
+from .arguments import positive
 
 # name -> what it is. `common/prepare/datasets.py` and the file of common/checks/ that has the name know the rest.
 DATASETS = {
@@ -23,6 +26,7 @@ DATASETS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add a command for each data set."""
     datasets = parser.add_subparsers(dest="dataset", required=True, metavar="DATASET")
+    workers = positive(int, or_zero=True)
     for name, what in DATASETS.items():
         add = datasets.add_parser(name, help=what, description=f"{what}.").add_argument
         root = "folder of the data sets (default: $DETECTRON2_DATASETS, else ./datasets)"
@@ -35,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         add("--dry-run", action="store_true", help="list what would be done")
         add("--check", action="store_true", dest="verify", help="verify what is there instead of preparing it")
         add("--any-size", action="store_true", help="with --check: do not compare counts with the published")
-        add("--workers", type=int, metavar="N", help="with --check: processes that decode images (default: one a core)")
+        add("--workers", type=workers, metavar="N", help="with --check: processes that decode images (one a core)")
         if name == "voc":
             own = "with --check: ROOT itself is a folder in VOC's layout, of one's own, with these classes"
             add("--classes", nargs="+", metavar="NAME", help=own)

@@ -1,4 +1,4 @@
-"""Fine-tune a detectron2 detector from MoCo, supervised or no weights, or evaluate one (--eval-only).
+"""Fine-tune a detectron2 detector from MoCo, supervised or random weights, or evaluate one (--eval-only).
 
   mocodet train --config-file configs/pascal_voc_R_50_C4_24k_moco.yaml --num-gpus 8 \\
       MODEL.WEIGHTS output/moco_v2_R_50_200ep.pkl OUTPUT_DIR output/voc

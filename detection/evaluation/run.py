@@ -28,10 +28,7 @@ def main(args: argparse.Namespace) -> None:
                 f" for {', '.join(sorted(name for name, other in KINDS.items() if other.evaluate_saved))}"
             )
         if not {*args.tasks} <= {*kind.tasks}:
-            raise ValueError(
-                f"--tasks {' '.join(args.tasks)}, but data set {name} is of the type {kind.evaluator_type!r}, which has"
-                f" {', '.join(kind.tasks) or 'nothing to choose from'}"
-            )
+            raise ValueError(f"--tasks {' '.join(args.tasks)}, but {name} has {', '.join(kind.tasks) or 'no choice'}")
         tasks = args.tasks or (predicted_tasks(cfg) if "config_file" in args else None)
         evaluator = kind.build(cfg, name, tasks, None)
         results, count = kind.evaluate_saved(evaluator, predictions_folder(args.predictions, name))

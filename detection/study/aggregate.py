@@ -40,9 +40,8 @@ def read_metrics(folder: str | Path) -> Results:
         ValueError: a damaged line, no task that was evaluated at the end, a task without one of its metrics, or a
             value that is not finite.
     """
-    folder = Path(folder)
-    max_iter = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["SOLVER"]["MAX_ITER"]
-    path = folder / "metrics.json"
+    max_iter = yaml.safe_load(Path(folder, "config.yaml").read_text(encoding="utf-8"))["SOLVER"]["MAX_ITER"]
+    path = Path(folder, "metrics.json")
     last: dict[str, tuple[int, float]] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:

@@ -52,8 +52,6 @@ def visualize(
         FileNotFoundError: predictions or images are missing.
         ValueError: an image is unknown, or predictions are malformed or of another data set.
     """
-    if images < 1:
-        raise ValueError(f"at least one image is to be drawn, got {images}")
     loaded = DatasetCatalog.get(dataset_name)
     records = index_records(loaded, dataset_name)
     keys = sorted(records)

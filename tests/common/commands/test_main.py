@@ -86,6 +86,7 @@ COSTS = ["costs", "--config-file", "pretrain/moco_v2_R_50_200ep.yaml", "--images
         ([*STUDY, "--jobs", "0"], "--jobs: invalid positive int value: '0'"),
         ([*STUDY, "--first-seed", "-1"], "--first-seed: invalid non-negative int value: '-1'"),
         ([*STUDY, "--init", "b=none.yaml"], "--init b: no config named 'none.yaml'; there are: "),
+        (["prepare-data", "voc", "--check", "--workers", "-3"], "--workers: invalid non-negative int value: '-3'"),
         ([*VISUALIZE, "--images", "0"], "--images: invalid positive int value: '0'"),
     ],
 )

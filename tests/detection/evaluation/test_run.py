@@ -239,7 +239,7 @@ def test_evaluate__data_set_or_key_that_there_is_not(tmp_path, coco):
     [
         ("densepose", [], "saved predictions can be evaluated for cityscapes_sem_seg, coco, lvis, pascal_voc, sem_seg"),
         ("unheard", [], "asks for an evaluator of type 'unheard'; there are cityscapes_instance, "),
-        ("pascal_voc", ["--tasks", "bbox"], "--tasks bbox, but data set "),
+        ("pascal_voc", ["--tasks", "bbox"], "has no choice"),
     ],
 )
 def test_evaluate__kinds_that_cannot(tmp_path, evaluator_type, flags, expected):

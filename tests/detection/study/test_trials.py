@@ -268,7 +268,7 @@ def test_main__error_is_the_exit_status(study, tmp_path, monkeypatch):
     study["output"].mkdir()
     (study["output"] / "broken").write_text("moco 0")
     arguments = ["--init", f"moco={tmp_path / 'moco.yaml'},AP=40", "--reference", "moco", "--seeds", "1"]
-    with pytest.raises(SystemExit, match="^error: .*moco, seed 0"):
+    with pytest.raises(SystemExit, match=r"^error: .*moco, seed 0"):
         run_command([*arguments, "--output", str(study["output"])])
 
 
