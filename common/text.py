@@ -1,6 +1,10 @@
-"""Wording that error messages share."""
+"""What error messages share: wording, and finding what they name."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
+from typing import TypeVar
+
+Value = TypeVar("Value", bound=Hashable)
 
 
 def first_few(names: Sequence[str], limit: int = 5) -> str:
@@ -9,3 +13,8 @@ def first_few(names: Sequence[str], limit: int = 5) -> str:
         return "nothing"
     rest = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + rest
+
+
+def repeated(values: Iterable[Value]) -> list[Value]:
+    """Return the values that occur more than once, each once."""
+    return [value for value, count in Counter(values).items() if count > 1]

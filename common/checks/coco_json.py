@@ -10,7 +10,9 @@ from pathlib import Path
 from reprlib import repr as brief
 from typing import Any, TypeGuard
 
-from .findings import Fault, Tally, repeated
+from mocodet.common.text import repeated
+
+from .findings import Fault, Tally
 from .images import ImageJob, Size, box_fault, by, check_images, files_below, outside_fault
 
 Record = Mapping[str, Any]

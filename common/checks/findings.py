@@ -1,7 +1,7 @@
 """What a check finds: faults, each told on one line, and what it has looked at."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,8 +35,3 @@ def count_faults(file: Path, what: str, found: int, expected: int | None) -> Ite
             f"counts differ: {found:,} {what}, the published data set has {expected:,}; unpack it again with"
             " --again, or give --any-size if this is a part of it",
         )
-
-
-def repeated(values: Iterable[object]) -> list[object]:
-    """Return the values that occur more than once, each once."""
-    return [value for value, count in Counter(values).items() if count > 1]

@@ -5,9 +5,9 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Container, Generator, Iterator, Sequence
 from pathlib import Path
 
-from mocodet.common.text import first_few
+from mocodet.common.text import first_few, repeated
 
-from .findings import Fault, Tally, count_faults, repeated
+from .findings import Fault, Tally, count_faults
 from .images import ImageJob, Size, box_fault, check_images, files_below, image_size
 
 CLASSES = (

@@ -1,13 +1,12 @@
 """Semantic segmentation: images with label images."""
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from mocodet.common.text import first_few
+from mocodet.common.text import first_few, repeated
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 LABEL_SUFFIX = ".png"
@@ -110,7 +109,7 @@ def _images_of_folder(name: str, folder: Path) -> dict[str, Path]:
     if len(found) < len(paths):
         raise ValueError(
             f"data set {name}: {folder} holds images that differ in nothing but their suffix and would share their"
-            f" labels: {first_few(_repeated([path.stem for path in paths]), 3)}"
+            f" labels: {first_few(repeated(path.stem for path in paths), 3)}"
         )
     return found
 
@@ -124,8 +123,8 @@ def _listed_images(name: str, folder: Path, split: Path) -> dict[str, Path]:
         raise ValueError(f"data set {name}: {split} names no image: the data set is empty")
     if longer := next((line for line in names if len(line.split()) > 1), None):
         raise ValueError(f"data set {name}: {split} must hold one image name a line, without suffix; found {longer!r}")
-    if repeated := _repeated(names):
-        raise ValueError(f"data set {name}: {split} names {first_few(repeated, 3)} more than once")
+    if again := repeated(names):
+        raise ValueError(f"data set {name}: {split} names {first_few(again, 3)} more than once")
     return {image: _find_image(name, folder, image, split) for image in names}
 
 
@@ -136,7 +135,3 @@ def _find_image(name: str, folder: Path, image: str, split: Path) -> Path:
     raise FileNotFoundError(
         f"data set {name}: {split} names {image}, but there is no {folder / image} with {', '.join(IMAGE_SUFFIXES)}"
     )
-
-
-def _repeated(names: Sequence[str]) -> list[str]:
-    return [name for name, count in Counter(names).items() if count > 1]

@@ -1,7 +1,6 @@
 """The ground truth of an image, and what runs predicted and left on disk, in one form for both: things to draw."""
 
 import logging
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import numpy as np
 from detectron2.data import MetadataCatalog
 from detectron2.structures import BoxMode
 
-from mocodet.common.text import first_few
+from mocodet.common.text import first_few, repeated
 
 from ..data.semseg import read_labels
 from ..evaluation.build import predictions_folder
@@ -85,6 +84,6 @@ def index_records(records: Sequence[dict[str, Any]], dataset_name: str) -> dict[
     Raises:
         ValueError: two images have the same key.
     """
-    if repeated := [key for key, count in Counter(map(image_key, records)).items() if count > 1]:
-        raise ValueError(f"data set {dataset_name} has several images of the name {first_few(repeated)}")
+    if again := repeated(map(image_key, records)):
+        raise ValueError(f"data set {dataset_name} has several images of the name {first_few(again)}")
     return {image_key(record): record for record in records}

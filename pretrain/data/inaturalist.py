@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 
-from mocodet.common.checks.findings import repeated
 from mocodet.common.checks.images import files_below
-from mocodet.common.text import first_few
+from mocodet.common.text import first_few, repeated
 
 from .folders import ImageFiles, LabelledImages
 
