@@ -11,6 +11,7 @@ from fvcore.common.checkpoint import Checkpointer
 from torch import nn
 
 from mocodet.common.checkpoint import AtomicSaveMixin, check_fits, errors_about, last_checkpoint, load_torch_file
+from mocodet.common.encoders.find import recorded_method
 from mocodet.common.encoders.reading import BATCH_COUNTER, DISTRIBUTED_PREFIX, STATE_KEYS, read_checkpoint, read_encoder
 from mocodet.common.text import first_few
 
@@ -61,7 +62,7 @@ class PretrainCheckpointer(AtomicSaveMixin, Checkpointer):
         return load_torch_file(path)
 
     def _load_model(self, checkpoint: dict):
-        name = checkpoint.get("method", {}).get("name", self.model.name)  # older files do not say it
+        name = recorded_method(checkpoint).get("name", self.model.name)  # older files do not say it
         if name != self.model.name:
             raise ValueError(f"the checkpoint is of METHOD {name!r}, this run is of {self.model.name!r}")
         # A scaler is in the checkpoint of a float16 run only, which may be continued in another precision.
@@ -130,7 +131,7 @@ def load_classifier(network: nn.Module, path: str | PathLike) -> int:
     with errors_about("MODEL.WEIGHTS"):
         checkpoint = read_checkpoint(path)
     content = checkpoint if isinstance(checkpoint, Mapping) else {}
-    child = content.get("method", {}).get("encoder", "encoder")
+    child = recorded_method(content).get("encoder", "encoder")
     state = next((content[key] for key in STATE_KEYS if isinstance(content.get(key), Mapping)), content)
     found = {
         str(name).removeprefix(DISTRIBUTED_PREFIX).removeprefix(f"{child}."): tensor

@@ -69,11 +69,19 @@ def labels(resnets: Collection[StoredResNet]) -> str:
     return first_few([f"{resnet.label!r}" for resnet in resnets], 10)
 
 
+def recorded_method(checkpoint: Mapping) -> dict[str, str]:
+    """Return ``name`` and ``encoder`` of the METHOD that a checkpoint of mocodet says it is of; {} where none does."""
+    match checkpoint.get("method"):
+        case {"name": str(name), "encoder": str(encoder)}:
+            return {"name": name, "encoder": encoder}
+    return {}
+
+
 def _recorded(checkpoint: Mapping) -> Iterator[Style]:
     """Yield the style of a checkpoint of a mocodet method, which says itself which child is its encoder."""
-    match checkpoint.get("method"):
-        case {"name": str(method), "encoder": str(encoder)}:
-            yield Style(f"encoder of METHOD {method}, mocodet format", rf"model\.{re.escape(encoder)}\.", r".*")
+    if method := recorded_method(checkpoint):
+        child = re.escape(method["encoder"])
+        yield Style(f"encoder of METHOD {method['name']}, mocodet format", rf"model\.{child}\.", r".*")
 
 
 def _by_style(styles: list[Style], resnets: list[StoredResNet], names: Collection[str]) -> tuple[Style, StoredResNet]:

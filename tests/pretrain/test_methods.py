@@ -94,6 +94,15 @@ def test_resume__refuses_a_checkpoint_without_a_state(run, folder, tmp_path):
             train(method, folder, output, flags=("--resume",))
 
 
+def test_resume__refuses_a_checkpoint_that_is_said_to_be_of_another_method(run, folder, tmp_path):
+    method, whole = run
+    copy_checkpoint(whole, tmp_path / "run", "model_0000002.pth")
+    checkpoint = load(tmp_path / "run" / "model_0000002.pth")
+    torch.save({**checkpoint, "method": {**checkpoint["method"], "name": "other"}}, tmp_path / "run/model_0000002.pth")
+    with pytest.raises(ValueError, match=f"the checkpoint is of METHOD 'other', this run is of '{method}'"):
+        train(method, folder, tmp_path / "run", flags=("--resume",))
+
+
 def test_resume__refuses_other_images_of_the_same_number(run, folder, tmp_path):
     method, whole = run
     shutil.copytree(folder, tmp_path / "data")

@@ -250,7 +250,8 @@ def test_load_classifier__whole_or_refused(tmp_path):
     torch.save(old, tmp_path / "torchvision.pth")
     wrapped = {f"module.{name}": value for name, value in start.state_dict().items()}
     torch.save({"epoch": 3, "state_dict": wrapped}, tmp_path / "distributed.pth")
-    for file, iterations in (("ours.pth", 42), ("torchvision.pth", 0), ("distributed.pth", 0)):
+    torch.save({"method": "baseline", "state_dict": wrapped}, tmp_path / "foreign.pth")  # "method" is another's word
+    for file, iterations in (("ours.pth", 42), ("torchvision.pth", 0), ("distributed.pth", 0), ("foreign.pth", 0)):
         network = build_resnet("resnet18", nn.BatchNorm2d, False, CLASSES)
         assert load_classifier(network, tmp_path / file) == iterations
         assert all(torch.equal(value, start.state_dict()[name]) for name, value in network.state_dict().items())
