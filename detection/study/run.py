@@ -1,14 +1,13 @@
 """The command ``mocodet study``: trials, statistics and table in one go."""
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mocodet import configs
 from mocodet.common.errors import errors_in_one_line
-from mocodet.common.files import atomic_open
+from mocodet.common.files import atomic_open, write_json
 
 from .aggregate import aggregate
 from .report import format_table
@@ -37,15 +36,12 @@ def run_study(
     results = run_trials(trials, train_command, opts, lambda line: print(f"\n=== {line}", flush=True), jobs)
     by_init = {init: [metrics for trial, metrics in results.items() if trial.name == init] for init in inits}
     rows = aggregate(by_init, reference)
-    written = {
-        "report.txt": format_table(rows),
-        "report.md": format_table(rows, markdown=True),
-        "results.json": json.dumps({"seeds": list(seeds), "reference": reference, "results": by_init}, indent=2),
-    }
-    for name, content in written.items():
+    table = format_table(rows)
+    for name, content in (("report.txt", table), ("report.md", format_table(rows, markdown=True))):
         with atomic_open(Path(output) / name, "w", encoding="utf-8") as handle:
             handle.write(f"{content}\n")
-    return written["report.txt"]
+    write_json(Path(output) / "results.json", {"seeds": list(seeds), "reference": reference, "results": by_init})
+    return table
 
 
 def main(args: argparse.Namespace) -> None:
