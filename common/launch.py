@@ -6,6 +6,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespac
     try:
         with errors_in_one_line():
             start = _join_torchrun if dist.is_torchelastic_launched() else _start
-            start(main, args)
+            start(partial(_import_and_run, main), args)
     except ProcessExitedException as error:
         if error.signal_name is None:
             raise
@@ -97,7 +98,7 @@ def _start(main: Callable[[argparse.Namespace], object], args: argparse.Namespac
 def _run_in_process(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
     _divide_cores(args.num_gpus)
     try:
-        _import_and_run(main, args)
+        main(args)
     except USER_ERRORS as error:
         if comm.get_world_size() == 1 or os.environ.get("MOCODET_TRACEBACK"):
             raise
@@ -136,7 +137,7 @@ def _join_torchrun(main: Callable[[argparse.Namespace], object], args: argparse.
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     _divide_cores(here)
     if world == 1:  # no group: what needs one (synchronised batch norm, say) is not wanted then
-        _import_and_run(main, args)
+        main(args)
         return
     store, rank, _ = next(rendezvous("env://", timeout=DEFAULT_TIMEOUT))
     dist.init_process_group(
@@ -148,7 +149,7 @@ def _join_torchrun(main: Callable[[argparse.Namespace], object], args: argparse.
     )
     comm.create_local_process_group(here)
     comm.synchronize()
-    _import_and_run(main, args)
+    main(args)
     # Only after a good end: after an error the others may wait for this process, which a clean-up could not reach.
     dist.destroy_process_group()
 
