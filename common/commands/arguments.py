@@ -42,14 +42,11 @@ def add_overrides(parser: argparse.ArgumentParser, nargs: str = argparse.REMAIND
     parser.add_argument("opts", metavar="KEY VALUE", nargs=nargs, help=what)
 
 
-def check_config(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Refuse a config file that does not exist, and a KEY without a VALUE."""
-    check_configs(parser, args, {"--config-file": args.config_file})
-
-
-def check_configs(parser: argparse.ArgumentParser, args: argparse.Namespace, files: Mapping[str, str]) -> None:
-    """Refuse config files, each under what it was given as, that do not exist, and a KEY without a VALUE."""
-    for given_as, file in files.items():
+def check_config(
+    parser: argparse.ArgumentParser, args: argparse.Namespace, files: Mapping[str, str] | None = None
+) -> None:
+    """Refuse a config that does not exist, and a KEY without a VALUE; ``files``: by flag, if not --config-file's."""
+    for given_as, file in (files or {"--config-file": args.config_file}).items():
         try:
             configs.locate(file)
         except FileNotFoundError as error:

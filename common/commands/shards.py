@@ -42,8 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--max-size", type=parse_size, default=10**9, metavar="SIZE", help="bytes of images in a shard (default: 1G)")
     shrink = "shrink images to this shorter side and store them as JPEG of quality 95; smaller ones stay as they are"
     add("--resize", type=count, default=0, metavar="PX", help=shrink)
-    order = "write in a random order (default)"
-    add("--shuffle", action=argparse.BooleanOptionalAction, default=True, help=order)
+    add("--shuffle", action=argparse.BooleanOptionalAction, default=True, help="write in a random order (default)")
     add("--seed", type=int, default=0, help="seed of that order (default: 0)")
     skip = "leave out images that cannot be decoded, name each; else an error"
     add("--skip-damaged", action="store_true", help=skip)

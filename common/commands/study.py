@@ -8,7 +8,7 @@ Run it again to go on after an interruption.
 
 import argparse
 
-from .arguments import add_overrides, check_configs, positive
+from .arguments import add_overrides, check_config, positive
 
 
 def parse_init(argument: str) -> tuple[str, str, tuple[str, ...]]:
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Refuse two initialisations of one name, a reference that is none of them, and configs that do not exist."""
-    check_configs(parser, args, {f"--init {name}": config for name, config, _ in args.init})
+    check_config(parser, args, {f"--init {name}": config for name, config, _ in args.init})
     names = [name for name, _, _ in args.init]
     if len(set(names)) != len(names):
         parser.error(f"--init names must differ, got {', '.join(names)}")
