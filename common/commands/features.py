@@ -39,7 +39,7 @@ def add_feature_arguments(parser: argparse.ArgumentParser, batch_help: str) -> N
     add("--output", type=Path, metavar="FILE", help="write the results to this file, as JSON")
 
 
-def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+def check_features(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Refuse flags that say something of what is not given."""
     if args.small_stem and not args.random:
         parser.error("--small-stem goes with --random; a checkpoint's stem is recognised")

@@ -11,8 +11,9 @@ The second command measures random weights, which pre-training must beat. See do
 import argparse
 
 from .arguments import positive
-from .features import add_feature_arguments
-from .features import check as check  # nothing of its own
+from .features import add_feature_arguments, check_features
+
+check = check_features  # nothing of its own
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -16,8 +16,7 @@ See docs/evaluation.md.
 import argparse
 
 from .arguments import positive
-from .features import add_feature_arguments
-from .features import check as check_features
+from .features import add_feature_arguments, check_features
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
