@@ -24,8 +24,7 @@ COMMON_KEYS = {
         10000, "Images of shards that each process reads ahead and shuffles (at most 0.75 GiB).", at_least(1)
     ),
     "DATA.ANNOTATIONS": Key(
-        "",
-        "With classes: iNaturalist's JSON of training images, relative to ROOT; '': a folder for each class.",
+        "", "With classes: iNaturalist's JSON of training images, relative to ROOT; '': a folder for each class."
     ),
     "DATA.VAL_ROOT": Key("", "With classes: validation split, a folder, or folder and JSON likewise; '': none."),
     "DATA.VAL_ANNOTATIONS": Key("", "See VAL_ROOT."),

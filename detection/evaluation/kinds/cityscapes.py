@@ -15,6 +15,7 @@ from detectron2.evaluation import CityscapesInstanceEvaluator as Detectron2Citys
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.utils import comm
 
+from mocodet.common.checks.cityscapes import IMAGE_ENDING
 from mocodet.common.files import atomic_open
 from mocodet.common.text import first_few
 
@@ -27,7 +28,6 @@ from . import KINDS, EvaluationKind, Results, register_kind
 logger = logging.getLogger(__name__)
 
 SCRIPT = "cityscapesscripts.evaluation.evalInstanceLevelSemanticLabeling"
-IMAGE_ENDING = "_leftImg8bit.png"
 ANNOTATIONS = ("_gtFine_polygons.json", "_gtFine_instanceIds.png", "_gtFine_labelIds.png")
 
 
