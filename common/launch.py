@@ -103,6 +103,8 @@ def _run_in_process(main: Callable[[argparse.Namespace], object], args: argparse
         if comm.get_world_size() == 1 or os.environ.get("MOCODET_TRACEBACK"):
             raise
         raise ReportedError(str(error)) from error
+    if args.num_gpus * args.num_machines > 1:  # a thread of a group that is left may abort the process at its exit
+        dist.destroy_process_group()
 
 
 def _import_and_run(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
