@@ -34,8 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         where = "where archives are, or are downloaded to (default: ROOT/archives)"
         add("--archives", type=Path, metavar="DIR", help=where)
         add("--only", nargs="+", default=[], metavar="PART", help="prepare these parts; a wrong one lists all")
-        again = "take also the steps that have been taken, and replace what is there"
-        add("--again", action="store_true", help=again)
+        add("--again", action="store_true", help="take also the steps that have been taken, and replace what is there")
         add("--dry-run", action="store_true", help="list what would be done")
         add("--check", action="store_true", dest="verify", help="verify what is there instead of preparing it")
         add("--any-size", action="store_true", help="with --check: do not compare counts with the published")

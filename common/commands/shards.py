@@ -44,8 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--resize", type=count, default=0, metavar="PX", help=shrink)
     add("--shuffle", action=argparse.BooleanOptionalAction, default=True, help="write in a random order (default)")
     add("--seed", type=int, default=0, help="seed of that order (default: 0)")
-    skip = "leave out images that cannot be decoded, name each; else an error"
-    add("--skip-damaged", action="store_true", help=skip)
+    add("--skip-damaged", action="store_true", help="leave out images that cannot be decoded, name each; else an error")
     add("--workers", type=count, default=os.cpu_count() or 1, metavar="N", help="default: one per core")
 
 
