@@ -1,7 +1,15 @@
 """InfoNCE and the accuracy of the pretext task, the same for every way of keeping keys."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
+
+# Similarities that are computed at a time. On a CPU 256 x 1024 of them, 1 MiB, stay in the second-level cache; a GPU
+# wants large products and has memory for them.
+CPU_ROWS, CPU_COLUMNS = 256, 1024
+GPU_BYTES = 256 * 2**20
 
 
 def info_nce(logits: torch.Tensor, positive: torch.Tensor | None = None) -> torch.Tensor:
@@ -19,3 +27,100 @@ def info_nce(logits: torch.Tensor, positive: torch.Tensor | None = None) -> torc
 def contrast_accuracy(logits: torch.Tensor, positive: torch.Tensor | None = None) -> torch.Tensor:
     """Return the share, 0 to 1, of the rows that pick the positive key out of K+1; arguments as of `info_nce`."""
     return (logits.argmax(dim=1) == (0 if positive is None else positive)).float().mean()
+
+
+def queue_info_nce(
+    q: torch.Tensor, k: torch.Tensor, queue: torch.Tensor, temperature: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Contrast each query with its key and with a queue: `info_nce` and `contrast_accuracy` of N x (1+K) logits.
+
+    The logits never exist as a whole. The queue is read once, in blocks, and the gradient is made on the way, so that
+    the queue may be overwritten before backward.
+
+    Args:
+        q: queries, N x C, float32 (autocast is not in effect here: similarities of unit vectors differ in the third
+            digit, which reduced precision would round away).
+        k: their positive keys, N x C.
+        queue: negative keys, C x K; it gets no gradient.
+        temperature: tau of equation 1.
+
+    Returns:
+        The mean loss, with gradient to ``q`` and ``k``, and the share, 0 to 1, of the queries whose key no other beats.
+
+    Raises:
+        ValueError: shapes that do not belong together.
+    """
+    if q.shape != k.shape or q.ndim != 2 or queue.ndim != 2 or q.shape[1] != queue.shape[0]:
+        raise ValueError(
+            f"queries are {tuple(q.shape)}, keys {tuple(k.shape)} and the queue {tuple(queue.shape)}; expected N x C,"
+            " N x C and C x K"
+        )
+    loss, accuracy = _QueueInfoNCE.apply(q, k, queue, temperature)
+    return loss, accuracy
+
+
+class _QueueInfoNCE(torch.autograd.Function):
+    """Softmax over K+1 with a running maximum, as in Milakov and Gimelshein (2018) and FlashAttention.
+
+    With p the softmax of query i over its key (p_0) and the queue, the gradient of the loss of i by q_i is
+    (sum_j p_j k_j - k_0) / tau and by k_0 it is (p_0 - 1) q_i / tau. The sum grows along with the normaliser.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: torch.Tensor, k: torch.Tensor, queue: torch.Tensor, temperature: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.autocast(q.device.type, enabled=False):
+            scaled = q / temperature
+            positive = (scaled * k).sum(dim=1, keepdim=True)  # N x 1, as are the next two
+            maximum, normaliser, weighted_keys = positive.clone(), torch.ones_like(positive), k.clone()
+            rows, columns = _block_shape(scaled)
+            state = scaled, maximum, normaliser, weighted_keys
+            for keys in queue.split(columns, dim=1):
+                for part in zip(*(tensor.split(rows) for tensor in state), strict=True):
+                    _add_keys(*part, keys)
+            losses = maximum + normaliser.log() - positive
+            scale = 1 / (temperature * len(q))
+            by_q = weighted_keys.div_(normaliser).sub_(k).mul_(scale)
+            by_k = torch.expm1(-losses) * scale * q if ctx.needs_input_grad[1] else None
+            ctx.save_for_backward(by_q, by_k)
+            # The positive is column 0 of the logits, which argmax prefers among equals.
+            accuracy = (maximum == positive).float().mean()
+            ctx.mark_non_differentiable(accuracy)
+            return losses.mean(), accuracy
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        by_q, by_k = ctx.saved_tensors
+        return gradient * by_q, None if by_k is None else gradient * by_k, None, None
+
+
+def _add_keys(
+    scaled: torch.Tensor,
+    maximum: torch.Tensor,
+    normaliser: torch.Tensor,
+    weighted_keys: torch.Tensor,
+    keys: torch.Tensor,
+) -> None:
+    """Add keys (C x B) to the softmax of queries over tau (n x C); what is kept of it changes in place.
+
+    Args:
+        scaled: the queries over tau. keys: the block of keys.
+        maximum: n x 1, the largest logit so far.
+        normaliser: n x 1, the sum of exp(logit - maximum). weighted_keys: n x C, the sum of these times their keys.
+    """
+    logits = scaled @ keys
+    larger = torch.maximum(maximum, logits.amax(dim=1, keepdim=True))
+    shrink = (maximum - larger).exp_()
+    weights = logits.sub_(larger).exp_()  # in place: the only matrix of this size
+    normaliser.mul_(shrink).add_(weights.sum(dim=1, keepdim=True))
+    weighted_keys.mul_(shrink).addmm_(weights, keys.T)
+    maximum.copy_(larger)
+
+
+def _block_shape(q: torch.Tensor) -> tuple[int, int]:
+    """Return how many rows and columns of the similarities of ``q`` (N x C) are computed at a time."""
+    if q.device.type == "cpu":
+        return CPU_ROWS, CPU_COLUMNS
+    return len(q), max(1, GPU_BYTES // (len(q) * q.element_size()))

@@ -11,7 +11,7 @@ from ..keys import SHARE, Key, at_least
 from .base import DataFacts, Method
 from .encoding import embed, embed_shuffled
 from .heads import CONTRAST_KEYS, encoder_from_config
-from .losses import contrast_accuracy, info_nce
+from .losses import contrast_accuracy, queue_info_nce
 from .shuffle_bn import SHUFFLE_BN, BatchShuffle
 
 
@@ -92,13 +92,9 @@ class MomentumContrast(Method, name="moco"):
         with torch.no_grad():
             self.momentum_update()
             k, all_keys = self.encode_keys(batch["key"])  # N x C, WN x C
-        logits = self.logits(q, k)
+        loss, accuracy = queue_info_nce(q, k, self.queue, self.temperature)
         self.dequeue_and_enqueue(all_keys)
-        return {
-            "loss": info_nce(logits),
-            "accuracy": contrast_accuracy(logits.detach()),
-            "accuracy_in_batch": self.accuracy_in_batch(q.detach(), k),
-        }
+        return {"loss": loss, "accuracy": accuracy, "accuracy_in_batch": self.accuracy_in_batch(q.detach(), k)}
 
     @staticmethod
     def accuracy_in_batch(q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
@@ -109,8 +105,8 @@ class MomentumContrast(Method, name="moco"):
     @torch.no_grad()
     def momentum_update(self) -> None:
         """Move f_k towards f_q: theta_k <- m theta_k + (1 - m) theta_q (equation 2); parameters only, not buffers."""
-        for theta_k, theta_q in zip(self.encoder_k.parameters(), self.encoder_q.parameters(), strict=True):
-            theta_k.lerp_(theta_q, 1 - self.momentum)
+        theta_k, theta_q = (tuple(encoder.parameters()) for encoder in (self.encoder_k, self.encoder_q))
+        torch._foreach_lerp_(theta_k, theta_q, 1 - self.momentum)  # few launches on CUDA, not one a parameter
 
     @torch.no_grad()
     def encode_keys(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -125,18 +121,6 @@ class MomentumContrast(Method, name="moco"):
         all_keys = embed_shuffled(self.encoder_k, images, self.shuffle)
         first = self.shuffle.first_row(len(images))
         return all_keys[first : first + len(images)], all_keys
-
-    def logits(self, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
-        """Return N x (1+K) similarities over tau: column 0 of each query with its key, the rest with the queue.
-
-        Args:
-            q: queries, N x C. k: their positive keys, N x C. Unit vectors in float32.
-        """
-        # Similarities of unit vectors differ in the third digit, which reduced precision would round away.
-        with torch.autocast(q.device.type, enabled=False):
-            positive = (q * k).sum(dim=1, keepdim=True)  # N x 1
-            negative = q @ self.queue.clone()  # N x K; the copy is what backward needs after the enqueue
-            return torch.cat([positive, negative], dim=1) / self.temperature
 
     @torch.no_grad()
     def dequeue_and_enqueue(self, keys: torch.Tensor) -> None:

@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mocodet.pretrain.methods import MomentumContrast
+from mocodet.pretrain.methods import MomentumContrast, moco
+from mocodet.pretrain.methods.losses import queue_info_nce
 from mocodet.pretrain.methods.shuffle_bn import BatchShuffle
 from tests.pretrain.methods.small import (
     BATCH,
@@ -100,33 +101,42 @@ def test_init__key_encoder_is_an_exact_frozen_copy():
     torch.testing.assert_close(moco.queue.norm(dim=0), torch.ones(QUEUE))
 
 
+def parameter_pairs(moco: MomentumContrast) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    encoders = moco.encoder_k, moco.encoder_q
+    return [
+        (theta_k.detach(), theta_q.detach())
+        for theta_k, theta_q in zip(*(e.parameters() for e in encoders), strict=True)
+    ]
+
+
 def test_momentum_update__leaves_buffers_alone():
     moco = small_moco(1)
     moco.encoder_q[1].running_mean.fill_(7.0)
     with torch.no_grad():
         moco.encoder_q[0].weight.fill_(2.0)
-    before = moco.encoder_k[0].weight.clone()
+    one_by_one = [theta_k.lerp(theta_q, 1 - MOMENTUM) for theta_k, theta_q in parameter_pairs(moco)]
+    by_equation_2 = [MOMENTUM * theta_k + (1 - MOMENTUM) * theta_q for theta_k, theta_q in parameter_pairs(moco)]
     moco.momentum_update()
-    torch.testing.assert_close(moco.encoder_k[0].weight, MOMENTUM * before + (1 - MOMENTUM) * 2.0)
+    found = list(moco.encoder_k.parameters())
+    torch.testing.assert_close(found, by_equation_2)
+    assert all(map(torch.equal, found, one_by_one))
     assert moco.encoder_k[1].running_mean.eq(0).all()
 
 
-def test_forward__logits_use_the_queue_from_before_the_batch():
-    moco = small_moco(1)
-    batch = batches()[0]
-    before = moco.queue.clone()
+def test_forward__contrasts_with_the_queue_from_before_the_batch(monkeypatch):
+    model = small_moco(1)
+    before = model.queue.clone()
     seen = {}
-    original = moco.logits
 
-    def spy(q, k):
-        seen["q"], seen["k"], seen["logits"] = q, k, original(q, k)
-        return seen["logits"]
+    def spy(q, k, queue, temperature):
+        seen.update(queue=queue.clone(), found=queue_info_nce(q, k, queue, temperature))
+        return seen["found"]
 
-    moco.logits = spy
-    moco(batch)
-    expected = torch.cat([(seen["q"] * seen["k"]).sum(1, keepdim=True), seen["q"] @ before], dim=1) / TEMPERATURE
-    torch.testing.assert_close(seen["logits"], expected)
-    assert not torch.equal(before, moco.queue)
+    monkeypatch.setattr(moco, "queue_info_nce", spy)
+    outputs = model(batches()[0])
+    assert torch.equal(seen["queue"], before)
+    assert not torch.equal(model.queue, before)
+    assert (outputs["loss"], outputs["accuracy"]) == seen["found"]
 
 
 def test_forward__no_gradient_reaches_keys_or_queue():
@@ -147,15 +157,6 @@ def test_dequeue_and_enqueue__batch_larger_than_queue_keeps_the_newest():
         ring[number % QUEUE] = key
     torch.testing.assert_close(moco.queue, torch.stack(ring).T)
     assert int(moco.queue_ptr) == len(keys) % QUEUE
-
-
-def test_logits__float32_under_autocast():
-    moco = small_moco(1)
-    q, k = (F.normalize(torch.randn(4, DIM), dim=1) for _ in range(2))
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = moco.logits(q, k)
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, moco.logits(q, k))
 
 
 def test_accuracy_in_batch__only_keys_of_this_batch_compete():
