@@ -4,18 +4,18 @@
 exported here is the public API (docs/api.md).
 """
 
+from typing import TYPE_CHECKING
+
+from mocodet.common.compiler import import_torchvision
+from mocodet.common.lazy import lazy_exports
 from mocodet.common.requirements import require_detectron2
 
 require_detectron2()
+import_torchvision()
 
 # All imports need the check above first.
 from . import modeling  # noqa: E402 (registers models)
-from .config import add_moco_config  # noqa: E402
-from .data import CocoDataset, SemSegDataset, VocDataset, register_datasets  # noqa: E402
 from .data.registration import register_voc_sem_seg  # noqa: E402
-from .evaluation.kinds import EvaluationKind, register_kind  # noqa: E402
-from .training.trainer import Trainer  # noqa: E402
-from .weights.convert import convert_file, convert_state_dict  # noqa: E402
 from .weights.published import register as register_weights  # noqa: E402
 
 register_voc_sem_seg()
@@ -34,3 +34,21 @@ __all__ = [
     "register_datasets",
     "register_kind",
 ]
+
+if TYPE_CHECKING:
+    from .config import add_moco_config
+    from .data import CocoDataset, SemSegDataset, VocDataset, register_datasets
+    from .evaluation.kinds import EvaluationKind, register_kind
+    from .training.trainer import Trainer
+    from .weights.convert import convert_file, convert_state_dict
+else:
+    __getattr__, __dir__ = lazy_exports(
+        __name__,
+        {
+            "add_moco_config": ".config",
+            **dict.fromkeys(("CocoDataset", "SemSegDataset", "VocDataset", "register_datasets"), ".data"),
+            **dict.fromkeys(("EvaluationKind", "register_kind"), ".evaluation.kinds"),
+            "Trainer": ".training.trainer",
+            **dict.fromkeys(("convert_file", "convert_state_dict"), ".weights.convert"),
+        },
+    )

@@ -1,16 +1,13 @@
 """MoCo pre-training: unlabelled images in, encoder weights out. Exported is the public API (docs/api.md)."""
 
+from typing import TYPE_CHECKING
+
+from mocodet.common.compiler import import_torchvision
+from mocodet.common.lazy import lazy_exports
 from mocodet.common.requirements import require_detectron2
 
 require_detectron2()
-
-# All imports need the check above first.
-from .config import check_config, get_cfg  # noqa: E402
-from .keys import Key  # noqa: E402
-from .methods import METHODS, EndToEnd, MemoryBank, Method, MomentumContrast, SupervisedClassifier  # noqa: E402
-from .methods.heads import build_encoder  # noqa: E402
-from .methods.shuffle_bn import BatchShuffle  # noqa: E402
-from .run import pretrain  # noqa: E402
+import_torchvision()
 
 __all__ = [
     "METHODS",
@@ -26,3 +23,25 @@ __all__ = [
     "get_cfg",
     "pretrain",
 ]
+
+if TYPE_CHECKING:
+    from .config import check_config, get_cfg
+    from .keys import Key
+    from .methods import METHODS, EndToEnd, MemoryBank, Method, MomentumContrast, SupervisedClassifier
+    from .methods.heads import build_encoder
+    from .methods.shuffle_bn import BatchShuffle
+    from .run import pretrain
+else:
+    _methods = ("METHODS", "EndToEnd", "MemoryBank", "Method", "MomentumContrast", "SupervisedClassifier")
+    __getattr__, __dir__ = lazy_exports(
+        __name__,
+        {
+            "check_config": ".config",
+            "get_cfg": ".config",
+            "Key": ".keys",
+            **dict.fromkeys(_methods, ".methods"),
+            "build_encoder": ".methods.heads",
+            "BatchShuffle": ".methods.shuffle_bn",
+            "pretrain": ".run",
+        },
+    )

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoint import errors_about, load_torch_file
+from ..skeleton import skeletons
 from ..text import first_few
 from .find import StoredResNet, find_encoder, labels
 from .resnet import build_resnet, recognise_resnet
@@ -202,8 +203,8 @@ def check_tensor(name: str, tensor: Any, types: Collection[torch.dtype], shape: 
 
 
 def _empty_resnet(arch: str, small_stem: bool) -> nn.Module:
-    """Build the network without its classifier on the meta device: names and shapes that cost no memory."""
-    with torch.device("meta"):
+    """Build the network without its classifier and without values: names and shapes."""
+    with skeletons():
         network = build_resnet(arch, small_stem=small_stem)
         network.fc = nn.Identity()
     return network

@@ -8,6 +8,7 @@ The one module that knows the parameter names of both sides: on the left ResNets
 import pickle
 import re
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,13 @@ from detectron2.config import get_cfg
 from detectron2.modeling import build_backbone
 from torch import Tensor, nn
 from torchvision.models import ResNet
-from torchvision.models.feature_extraction import create_feature_extractor
 
 from mocodet.common.checkpoint import errors_about, load_torch_file
+from mocodet.common.compiler import eager_convolutions
 from mocodet.common.encoders.reading import Encoder, extract_encoder
 from mocodet.common.encoders.resnet import ARCHITECTURES
 from mocodet.common.files import atomic_open
+from mocodet.common.skeleton import NoDraws
 from mocodet.common.text import first_few
 
 from .arrays import load_array_pickle
@@ -209,7 +211,10 @@ def detectron2_resnet(arch: str, checkpoint: dict[str, Any]) -> nn.Module:
     cfg.MODEL.RESNETS.OUT_FEATURES = list(STAGES.values())
     for key, value in resnet_config(arch).items():
         cfg.merge_from_list([key, value])
-    backbone = build_backbone(cfg)
+    with NoDraws():
+        backbone = build_backbone(cfg)
+    for tensor in backbone.state_dict().values():
+        tensor.fill_(torch.nan if tensor.is_floating_point() else 0)  # nan spreads: nothing equals what is left of it
     incompatible = DetectionCheckpointer(backbone)._load_model(checkpoint)
     if any(incompatible):
         raise ValueError(
@@ -249,10 +254,18 @@ def compare_stages(written: nn.Module, source: nn.Module) -> dict[str, float]:
 def _stages(network: nn.Module) -> dict[str, Tensor]:
     images = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))  # N x 3 x H x W
     network.eval()
-    if isinstance(network, ResNet):
-        network = create_feature_extractor(network, STAGES)
-    with torch.no_grad():
-        return network(images)
+    stages: dict[str, Tensor] = {}
+    with torch.no_grad(), eager_convolutions():
+        if not isinstance(network, ResNet):  # detectron2's
+            return network(images)
+        for layer, stage in STAGES.items():
+            network.get_submodule(layer).register_forward_hook(partial(_keep, stages, stage))
+        network(images)
+    return stages
+
+
+def _keep(stages: dict[str, Tensor], stage: str, layer: nn.Module, images: tuple[Tensor], output: Tensor) -> None:
+    stages[stage] = output
 
 
 def _relative_difference(found: Tensor, expected: Tensor) -> float:
