@@ -9,11 +9,17 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import nn
 
+from .data.augment import ViewMaker
+from .data.augment.opencv import DeviceViews, OpenCVViews
+from .data.augment.pillow import PillowViews, build_view
+from .data.augment.recipes import find_recipe
+from .data.cache import cache_images
 from .data.folders import ImageFolder, warn_of_passed_over
 from .data.labelled import open_labelled
 from .data.sampler import EpochSampler, GlobalBatches
 from .data.shards import ShardImages, ShardSampler
-from .data.views import Views, build_view
+from .data.views import Views
+from .device import resolve_device
 from .methods import METHODS
 from .methods.base import DataFacts
 
@@ -37,12 +43,11 @@ def build_data(cfg: CfgNode) -> TrainingData:
     Raises:
         FileNotFoundError, ValueError: no images, or too few; labels that do not fit them.
     """
-    view = build_view(cfg.AUGMENTATION.NAME, cfg.AUGMENTATION.CROP_SIZE, cfg.AUGMENTATION.MIN_SCALE)
-    method = METHODS[cfg.METHOD]
+    make, method = build_views(cfg), METHODS[cfg.METHOD]
     batch, seed = cfg.SOLVER.IMS_PER_BATCH, cfg.SEED
     if cfg.DATA.SHARDS:
         stream = ShardSampler(cfg.DATA.SHARDS, batch, seed, cfg.DATA.SHUFFLE_BUFFER)
-        dataset = Views(ShardImages(), view, seed, method.views)
+        dataset = Views(ShardImages(), make, seed, method.views)
         return TrainingData(dataset=dataset, sampler=stream, size=stream.dataset_size)
     if method.classifies:
         images, labels, classes = open_labelled(cfg.DATA.ROOT, cfg.DATA.ANNOTATIONS)
@@ -50,8 +55,28 @@ def build_data(cfg: CfgNode) -> TrainingData:
         images, labels, classes = ImageFolder(cfg.DATA.ROOT), None, []
     warn_of_passed_over(images, cfg.DATA.ROOT)
     sampler = EpochSampler(len(images), batch, seed, identity=identify(images.paths, cfg.DATA.ROOT, labels))
-    dataset = Views(images, view, seed, method.views, labels)
+    found, side = images, 0
+    if cfg.DATA.CACHE != "none":
+        side = cfg.DATA.CACHE_SIDE or 2 * cfg.AUGMENTATION.CROP_SIZE
+        found = cache_images(images, cfg.DATA.CACHE, cfg.DATA.CACHE_DIR, side, cfg.DATA.NUM_WORKERS)
+    dataset = Views(found, make, seed, method.views, labels, side)
     return TrainingData(dataset=dataset, sampler=sampler, size=len(images), classes=tuple(classes))
+
+
+def build_views(cfg: CfgNode) -> ViewMaker:
+    """Build what makes the views of ``cfg.AUGMENTATION`` where ``cfg.DATA.AUGMENT`` says."""
+    recipe, size, scale = cfg.AUGMENTATION.NAME, cfg.AUGMENTATION.CROP_SIZE, cfg.AUGMENTATION.MIN_SCALE
+    augment = choose_augment(cfg)
+    if augment == "pil":
+        return PillowViews(build_view(recipe, size, scale))
+    return {"cpu": OpenCVViews, "device": DeviceViews}[augment](find_recipe(recipe), size, scale)
+
+
+def choose_augment(cfg: CfgNode) -> str:
+    """Return where views are made: ``DATA.AUGMENT``, of which ``"auto"`` is ``"device"`` on CUDA and ``"cpu"`` else."""
+    if cfg.DATA.AUGMENT != "auto":
+        return cfg.DATA.AUGMENT
+    return "device" if resolve_device(cfg).type == "cuda" else "cpu"
 
 
 def identify(paths: Sequence[str], root: str, labels: torch.Tensor | None) -> str:

@@ -9,7 +9,7 @@ from fvcore.common.config import CfgNode
 
 from mocodet.common.encoders.resnet import ARCHITECTURES
 
-from .data.views import AUGMENTATIONS
+from .data.augment.recipes import RECIPES
 from .keys import FRACTION, POSITIVE, RISING, Key, at_least, check_value, one_of, value_of
 from .methods import METHODS
 
@@ -29,7 +29,23 @@ COMMON_KEYS = {
     "DATA.VAL_ROOT": Key("", "With classes: validation split, a folder, or folder and JSON likewise; '': none."),
     "DATA.VAL_ANNOTATIONS": Key("", "See VAL_ROOT."),
     "DATA.NUM_WORKERS": Key(4, "Loader processes for each process. 0: it decodes and augments itself.", at_least(0)),
-    "AUGMENTATION.NAME": Key("moco_v2", "One of the recipes in pretrain/data/views.py.", one_of(*AUGMENTATIONS)),
+    "DATA.AUGMENT": Key(
+        "auto",
+        "Where views are made (docs/performance.md). 'pil': by Pillow, slowly, in the loader processes; 'cpu': there by"
+        " OpenCV; 'device': all but the crop on the device that trains; 'auto': 'device' on CUDA, 'cpu' elsewhere.",
+        one_of("auto", "pil", "cpu", "device"),
+    ),
+    "DATA.CACHE": Key(
+        "none",
+        "Where decoded images are kept, which are decoded once, before training: 'ram', shared by the processes of a"
+        " machine, or 'disk', a file in CACHE_DIR that later runs find again.",
+        one_of("none", "ram", "disk"),
+    ),
+    "DATA.CACHE_DIR": Key("./output/cache", "See CACHE."),
+    "DATA.CACHE_SIDE": Key(
+        0, "In the cache larger images are shrunk to this shorter side, in pixels. 0: 2 x CROP_SIZE.", at_least(0)
+    ),
+    "AUGMENTATION.NAME": Key("moco_v2", "One of the recipes in pretrain/data/augment/recipes.py.", one_of(*RECIPES)),
     "AUGMENTATION.CROP_SIZE": Key(224, "Side of the square crop, in pixels.", at_least(1)),
     "AUGMENTATION.MIN_SCALE": Key(0.2, "Smallest area of a crop, as a fraction of the image's.", FRACTION),
     "MODEL.DEVICE": Key("auto", "'auto': CUDA when there, else CPU.", one_of("auto", "cuda", "cpu")),
@@ -134,6 +150,7 @@ def _check_data(cfg: CfgNode) -> None:
     method, root, shards = METHODS[cfg.METHOD], cfg.DATA.ROOT, cfg.DATA.SHARDS
     check_value(bool(root or shards), "DATA.ROOT", root, "a folder of images, for example DATA.ROOT imagenet/train")
     check_value(not (root and shards), "DATA.SHARDS", shards, f"'' beside DATA.ROOT {root!r}; give one of the two")
+    check_value(not shards or cfg.DATA.CACHE == "none", "DATA.CACHE", cfg.DATA.CACHE, "'none' with DATA.SHARDS")
     streams = not (method.needs_index or method.classifies)
     check_value(not shards or streams, "DATA.SHARDS", shards, f"'': METHOD {cfg.METHOD!r} needs a folder, DATA.ROOT")
     for name in ("DATA.ANNOTATIONS", "DATA.VAL_ROOT", "DATA.VAL_ANNOTATIONS", "MODEL.WEIGHTS"):

@@ -15,6 +15,7 @@ from mocodet.common.errors import errors_in_one_line
 from mocodet.common.files import atomic_open
 from mocodet.common.launch import launch, merge_config
 
+from .build import choose_augment
 from .config import check_config, get_cfg, unused
 from .interchange import check_method, export_file
 from .trainer import PretrainTrainer
@@ -29,17 +30,13 @@ def read_config(args: argparse.Namespace) -> tuple[CfgNode, Path]:
 
 
 def start(cfg: CfgNode, *, resume: bool) -> None:
-    """Check the config, put a drawn SEED for a negative one, freeze it, and start logging.
+    """Check the config, decide what it leaves open (SEED, DATA.AUGMENT), freeze it, and start logging.
 
     Raises:
         ValueError: a value that no recipe can mean.
     """
     check_config(cfg)
-    earlier = Path(cfg.OUTPUT_DIR, CONFIG)
-    if cfg.SEED < 0 and resume and earlier.is_file():
-        cfg.SEED = CfgNode.load_yaml_with_base(str(earlier))["SEED"]
-    elif cfg.SEED < 0:
-        cfg.SEED = comm.shared_random_seed()
+    _decide(cfg, resume)
     cfg.freeze()
 
     Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
@@ -51,6 +48,17 @@ def start(cfg: CfgNode, *, resume: bool) -> None:
     logger.info(f"{comm.get_world_size()} process(es); config:\n{cfg.dump()}")
     if nothing := unused(cfg):
         logger.warning(f"this config sets, to no effect: {'; '.join(nothing)}")
+
+
+def _decide(cfg: CfgNode, resume: bool) -> None:
+    """Put a drawn SEED for a negative one, and a way of making views for "auto": those of a run that is resumed."""
+    file = Path(cfg.OUTPUT_DIR, CONFIG)
+    earlier = CfgNode.load_yaml_with_base(str(file)) if resume and file.is_file() else None
+    if cfg.SEED < 0:
+        cfg.SEED = earlier["SEED"] if earlier else comm.shared_random_seed()
+    if cfg.DATA.AUGMENT == "auto":
+        # Before there was a choice, Pillow made them.
+        cfg.DATA.AUGMENT = earlier["DATA"].get("AUGMENT", "pil") if earlier else choose_augment(cfg)
 
 
 def pretrain(cfg: CfgNode, *, resume: bool = False, original: str = "") -> Path:

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import time
 import weakref
 from pathlib import Path
 
@@ -17,8 +16,9 @@ from mocodet.common.launch import distribute
 
 from .build import build_data, build_optimizer
 from .checkpoint import DIVERGED, PretrainCheckpointer, load_encoder
+from .data.delivery import Delivery
 from .data.loader import load_batches
-from .data.views import normalize
+from .data.views import collate
 from .device import amp_dtype, memory_format, resolve_device
 from .evaluation.classification import ClassificationEvaluator, open_validation
 from .evaluation.knn import KNNMonitor
@@ -65,6 +65,7 @@ class PretrainTrainer(TrainerBase):
             keep=cfg.SOLVER.CHECKPOINTS_KEPT,
             optimizer=self.optimizer,
             sampler=self.sampler,
+            views=self.dataset,
             trainer=weakref.proxy(self),
             **self.method.extra_state(),
             # Absent otherwise, so that a run may be continued in another precision.
@@ -164,12 +165,14 @@ class PretrainTrainer(TrainerBase):
     def before_train(self) -> None:
         """Open the stream of batches at the first iteration of this run."""
         self.sampler.start_iteration = self.start_iter
-        self._batches = load_batches(
+        batches = load_batches(
             self.dataset,
             self.cfg.DATA.NUM_WORKERS,
             batch_sampler=self.sampler,
+            collate_fn=collate,
             pin_memory=self.device.type == "cuda",
         )
+        self.delivery = Delivery(batches, self.device, memory_format(self.cfg))
         self.model.train()
         super().before_train()
 
@@ -180,10 +183,7 @@ class PretrainTrainer(TrainerBase):
             ValueError: an image cannot be read; the message names it.
             FloatingPointError: see `log`.
         """
-        began = time.perf_counter()
-        batch = {name: self.prepare(value) for name, value in next(self._batches).items()}
-        data_time = time.perf_counter() - began
-
+        batch = self.delivery.next()
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
             outputs = self.model(batch)
         self.optimizer.zero_grad()
@@ -191,12 +191,11 @@ class PretrainTrainer(TrainerBase):
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
-        self.log({name: value.detach() for name, value in outputs.items()}, data_time)
+        data_time = self.delivery.waited
+        if self.iter + 1 < self.max_iter:
+            self.delivery.fetch_ahead()  # before the log, which may wait for the step
 
-    def prepare(self, value: torch.Tensor) -> torch.Tensor:
-        """Move an entry of a batch to the device; normalise views (uint8, N x 3 x H x W), in the model's format."""
-        value = value.to(self.device, non_blocking=True)
-        return normalize(value.contiguous(memory_format=memory_format(self.cfg))) if value.ndim == 4 else value
+        self.log({name: value.detach() for name, value in outputs.items()}, data_time)
 
     def log(self, outputs: dict[str, torch.Tensor], data_time: float) -> None:
         """Store the step's outputs, means over all processes; refuse a loss that is not finite.

@@ -4,17 +4,17 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 import torch
-from PIL import Image, UnidentifiedImageError
-from torch.utils.data import Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from .decoding import EncodedImages, unreadable
 
 logger = logging.getLogger("mocodet.pretrain")
 
 
-class ImageFiles(Dataset[Image.Image]):
+class ImageFiles(EncodedImages):
     """Image files in a given order, as RGB.
 
     Args:
@@ -29,8 +29,13 @@ class ImageFiles(Dataset[Image.Image]):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> Image.Image:
-        return decode_rgb(self.paths[index])
+    def encoded(self, item: int) -> tuple[str, bytes]:
+        """Return path and bytes of the file at a place."""
+        path = self.paths[item]
+        try:
+            return path, Path(path).read_bytes()
+        except OSError as error:
+            raise ValueError(unreadable(path, error)) from error
 
 
 class LabelledImages(NamedTuple):
@@ -89,30 +94,3 @@ def _visible_files(root: Path) -> Iterator[str]:
         entered.add((status.st_dev, status.st_ino))
         below[:] = sorted(name for name in below if not name.startswith("."))
         yield from (str(Path(folder, name)) for name in names if not name.startswith("."))
-
-
-def decode_rgb(file: str | os.PathLike | IO[bytes], name: str = "") -> Image.Image:
-    """Read an image of any mode (grey of 8 or 16 bits, CMYK, palette, with alpha) as 8-bit RGB.
-
-    Args:
-        file: path, or an open file.
-        name: what messages call it, where it is no path.
-
-    Raises:
-        ValueError: it cannot be decoded; the message names it. It is not skipped: an epoch has every image.
-    """
-    try:
-        with Image.open(file) as image:
-            if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
-                # Pillow clips 16-bit grey to 255 on conversion; keep the upper byte instead.
-                image = image.convert("I").point(lambda grey: grey / 256).convert("L")
-            elif image.mode in ("I", "F"):
-                raise ValueError(f"mode {image.mode}: 32 bits a pixel, of which nothing says what is white")
-            elif image.mode == "P" and "transparency" in image.info:
-                image = image.convert("RGBA")
-            return image.convert("RGB")
-    except MemoryError:
-        raise
-    except Exception as error:  # damaged bytes make decoders raise almost anything
-        reason = "of no known format" if isinstance(error, UnidentifiedImageError) else error
-        raise ValueError(f"{name or file} cannot be read as an image ({reason}); replace or remove it") from error

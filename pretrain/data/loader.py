@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+import cv2
 import torch
 from torch.utils.data import DataLoader, Dataset
 
@@ -10,9 +11,13 @@ from torch.utils.data import DataLoader, Dataset
 def load_batches(dataset: Dataset, num_workers: int, **how: Any) -> Iterator[Any]:
     """Yield a `DataLoader`'s batches, leaving the process's random numbers alone; ``how`` is handed to it.
 
+    OpenCV computes on one thread in this process from then on.
+
     Raises:
         ValueError: an image cannot be read; the message, one line, names it.
     """
+    # OpenCV's threads do not survive a fork, and a process that was forked beside them hangs in its first call.
+    cv2.setNumThreads(1)
     loader = DataLoader(
         dataset,
         num_workers=num_workers,
@@ -30,3 +35,4 @@ def load_batches(dataset: Dataset, num_workers: int, **how: Any) -> Iterator[Any
 
 def _one_thread(_: int) -> None:
     torch.set_num_threads(1)
+    cv2.setNumThreads(1)

@@ -20,7 +20,8 @@ from webdataset import TarWriter
 from mocodet.common.errors import errors_in_one_line
 from mocodet.common.progress import progress
 
-from .folders import ImageFolder, decode_rgb
+from .decoding import decode_rgb
+from .folders import ImageFolder
 from .shards import image_sizes, is_url, write_index
 from .views import mix
 

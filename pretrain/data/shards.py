@@ -22,15 +22,13 @@ import fsspec
 import numpy as np
 import torch
 from detectron2.utils import comm
-from PIL import Image
-from torch.utils.data import Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from webdataset import utils
 from webdataset.gopen import Pipe
 
 from mocodet.common.files import atomic_open
 
-from .folders import decode_rgb
+from .decoding import EncodedImages
 from .sampler import GlobalBatches
 from .views import mix
 
@@ -275,17 +273,12 @@ class ShardSampler(GlobalBatches):
         }
 
 
-class ShardImages(Dataset[Image.Image]):
+class ShardImages(EncodedImages):
     """Decodes what `ShardSampler` yields."""
 
-    def __getitem__(self, item: Encoded) -> Image.Image:
-        """Return the RGB image of ``(name, bytes)``.
-
-        Raises:
-            ValueError: it cannot be decoded; the message names shard and member.
-        """
-        name, data = item
-        return decode_rgb(io.BytesIO(data), name)
+    def encoded(self, item: Encoded) -> Encoded:
+        """Return ``item``, the name and bytes of an image, as it is; the name has shard and member."""
+        return item
 
 
 def read_images(shard: str, first: int = 0) -> Generator[Encoded, None, None]:

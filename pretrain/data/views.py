@@ -1,79 +1,44 @@
-"""Random views of an image: the augmentations of MoCo v1, of MoCo v2 and of supervised training."""
+"""Random views of the images that a sampler draws, in batches."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import torch
-from PIL import Image, ImageFilter
-from torch.utils.data import Dataset
-from torchvision import transforms
-from torchvision.transforms import functional as TF
+from torch.utils.data import Dataset, default_collate
+
+from .augment import ViewMaker
+from .decoding import Images
 
 # Mean and standard deviation of ImageNet's pixels, RGB, of 0 to 255: what detectors that start from these weights
 # must be given as well (README, "Bring your own weights").
 PIXEL_MEAN = (123.675, 116.280, 103.530)
 PIXEL_STD = (58.395, 57.120, 57.375)
 
-View = Callable[[Image.Image], Image.Image]
-
-
-def gaussian_blur(image: Image.Image) -> Image.Image:
-    """Blur with a standard deviation drawn uniformly from 0.1 to 2 pixels (MoCo v2, after SimCLR)."""
-    return image.filter(ImageFilter.GaussianBlur(radius=0.1 + 1.9 * torch.rand(1).item()))
-
-
-# The random steps of each recipe between crop and flip, in the order of the original code: v1 turns grey before it
-# jitters colours, v2 after. "supervised" is torchvision's ImageNet recipe and the linear protocol's.
-AUGMENTATIONS = {
-    "moco_v1": (transforms.RandomGrayscale(0.2), transforms.ColorJitter(0.4, 0.4, 0.4, 0.4)),
-    "moco_v2": (
-        transforms.RandomApply([transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
-        transforms.RandomGrayscale(0.2),
-        transforms.RandomApply([gaussian_blur], p=0.5),
-    ),
-    "supervised": (),
-}
-
-
-def build_view(name: str, size: int = 224, min_scale: float = 0.2) -> View:
-    """Build the random transform, image to image, of one of ``AUGMENTATIONS``.
-
-    Args:
-        name: which recipe.
-        size: side of the square crop, in pixels.
-        min_scale: smallest area of the crop as a fraction of the image's.
-
-    Raises:
-        ValueError: unknown ``name``.
-    """
-    if name not in AUGMENTATIONS:
-        raise ValueError(f"unknown augmentation {name!r}; expected one of {', '.join(map(repr, AUGMENTATIONS))}")
-    crop = transforms.RandomResizedCrop(size, scale=(min_scale, 1.0))
-    return transforms.Compose([crop, *AUGMENTATIONS[name], transforms.RandomHorizontalFlip()])
-
 
 @dataclass(eq=False)
-class Views(Dataset):
-    """Independent random views of decoded images, one for each name: query and key, or a single one.
+class Views(Dataset[dict[str, torch.Tensor]]):
+    """Independent random views of images, one for each name: query and key, or a single one.
 
     The randomness of a sample comes from the seed and the sample's place in the training stream alone, so it depends
     neither on the number of workers or processes nor on where a run was stopped and resumed.
 
     Args:
-        images: gives an RGB image for each item that the sampler draws: a place in a folder, or a shard's bytes.
-        view: the random transform.
+        images: has an image for each item that the sampler draws: a place in a folder, or a shard's bytes.
+        make: makes the views of an image; see `mocodet.pretrain.data.augment`.
         seed: seed of the run.
         names: of the views.
         labels: class of each place, int64, where there are labels.
+        cache_side: to how many pixels the shorter sides of larger images were shrunk in a cache; 0: there is none.
     """
 
-    images: Dataset[Image.Image]
-    view: View
+    images: Images
+    make: ViewMaker
     seed: int
     names: Sequence[str] = ("query", "key")
     labels: torch.Tensor | None = None
+    cache_side: int = 0
 
     def __getitem__(self, place: tuple[Any, int]) -> dict[str, torch.Tensor]:
         """Make the views of the image ``item`` for place ``draw`` of the training stream.
@@ -82,19 +47,35 @@ class Views(Dataset):
             place: ``(item, draw)``, as the sampler yields them.
 
         Returns:
-            each of ``names``: uint8, 3 x size x size, RGB; ``"index"`` (int64 scalar), the image's place in the data
-            set, where items are places; ``"label"`` (int64 scalar), where there are labels.
+            each of ``names``: uint8, 3 x size x size, RGB, and what `ViewMaker` adds; ``"index"`` (int64 scalar), the
+            image's place in the data set, where items are places; ``"label"`` (int64 scalar), where there are labels.
         """
         item, draw = place
-        image = self.images[item]
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(mix(self.seed, draw))
-            sample = {name: TF.pil_to_tensor(self.view(image)) for name in self.names}
+        sample = self.make(self.images, item, self.names, mix(self.seed, draw))
         if isinstance(item, int):
             sample["index"] = torch.tensor(item)
             if self.labels is not None:
                 sample["label"] = self.labels[item]
         return sample
+
+    def state_dict(self) -> dict[str, str | int]:
+        """Return what the pixels of a sample depend on, beside the images and the seed."""
+        return {"augment": self.make.augment, "cache_side": self.cache_side}
+
+    def load_state_dict(self, state: dict[str, str | int]) -> None:
+        """Check that these are the views of the run that ``state`` came from.
+
+        Raises:
+            ValueError: they are made in another way; the message says what to set.
+        """
+        mine = self.state_dict()
+        keys = {"augment": "DATA.AUGMENT", "cache_side": "DATA.CACHE_SIDE"}
+        if changed := [key for key in keys if mine[key] != state[key]]:
+            found, expected = (", ".join(f"{keys[key]} {values[key]}" for key in changed) for values in (mine, state))
+            raise ValueError(
+                f"the checkpoint was trained with {expected}, this run has {found}; resume as it was trained"
+                " (CACHE_SIDE 0 is DATA.CACHE none), or start anew in another OUTPUT_DIR"
+            )
 
 
 def mix(seed: int, draw: int) -> int:
@@ -115,8 +96,14 @@ def mix(seed: int, draw: int) -> int:
     return state >> 1
 
 
+def collate(samples: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Stack samples to a batch; views, N x 3 x S x S, keep their channels innermost, as decoders write them."""
+    last = [{name: value.movedim(0, -1) if value.ndim == 3 else value for name, value in s.items()} for s in samples]
+    return {name: value.movedim(-1, 1) if value.ndim == 4 else value for name, value in default_collate(last).items()}
+
+
 def normalize(images: torch.Tensor) -> torch.Tensor:
-    """Turn uint8 RGB images (N x 3 x H x W) into float32 of about zero mean and unit variance."""
+    """Turn RGB images of 0 to 255 (N x 3 x H x W) into float32 of about zero mean and unit variance."""
     mean, std = _pixel_statistics(images.device)
     return (images.float() - mean) / std
 

@@ -19,6 +19,7 @@ from mocodet.common.encoders.resnet import build_resnet
 from mocodet.common.files import atomic_open
 from mocodet.common.progress import progress
 
+from ..data.augment.pillow import PillowViews
 from ..data.folders import LabelledImages
 from ..data.loader import load_batches
 from ..data.views import Views, normalize
@@ -80,7 +81,7 @@ def central_crops(
     view = transforms.Compose([transforms.Resize(round(size * 256 / 224)), transforms.CenterCrop(size)])
     pairs = [(place, 0) for place in places]
     order = [pairs[begin : begin + rows] for begin in range(0, len(pairs), rows)]
-    return load_crops(Views(data.images, view, 0, ("image",), data.labels), order, settings, "image batch")
+    return load_crops(Views(data.images, PillowViews(view), 0, ("image",), data.labels), order, settings, "image batch")
 
 
 @contextmanager

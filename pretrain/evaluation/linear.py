@@ -19,8 +19,9 @@ from mocodet.common.checkpoint import load_torch_file
 from mocodet.common.files import atomic_open
 from mocodet.common.progress import QUIET, duration
 
+from ..data.augment.pillow import PillowViews, build_view
 from ..data.folders import LabelledImages
-from ..data.views import Views, build_view, mix
+from ..data.views import Views, mix
 from .accuracy import count_right, percent
 from .features import FeatureSettings, cached_features, listing_digest, load_crops, pooled_features, state_digest
 
@@ -205,7 +206,7 @@ def augmented_batches(
         backbone: on ``settings.device``, with an identity for ``fc``, in evaluation mode.
     """
     view = build_view("supervised", settings.size, MIN_SCALE)
-    views = Views(data.images, view, protocol.seed, names=("image",), labels=data.labels)
+    views = Views(data.images, PillowViews(view), protocol.seed, names=("image",), labels=data.labels)
     draw = itertools.count(epoch * len(data.labels))
     batches = protocol.batches(len(data.labels), epoch)
     order = [[(place, next(draw)) for place in places.tolist()] for places in batches]

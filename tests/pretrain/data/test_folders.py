@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mocodet.pretrain.data.folders import ImageFolder, decode_rgb
+from mocodet.pretrain.data.decoding import decode_rgb
+from mocodet.pretrain.data.folders import ImageFolder
 
 
 def save(path, image):

@@ -4,7 +4,8 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from mocodet.pretrain.data.views import Views, build_view, gaussian_blur, mix, normalize
+from mocodet.pretrain.data.augment.pillow import PillowViews, build_view, gaussian_blur
+from mocodet.pretrain.data.views import Views, mix, normalize
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ def _identity():
 
 def test_two_views__differ_and_depend_on_seed_and_draw_alone(image):
     def sample(seed, draw):
-        return Views([image], build_view("moco_v2", 32), seed)[0, draw]
+        return Views([image], PillowViews(build_view("moco_v2", 32)), seed)[0, draw]
 
     torch.manual_seed(1)
     first = sample(7, 100)
@@ -90,7 +91,8 @@ def test_two_views__differ_and_depend_on_seed_and_draw_alone(image):
 
 
 def test_views__one_view_with_the_place_and_the_label_of_its_image(image):
-    views = Views([None, image], build_view("supervised", 24), 0, names=("image",), labels=torch.tensor([5, 3]))
+    make = PillowViews(build_view("supervised", 24))
+    views = Views([None, image], make, 0, names=("image",), labels=torch.tensor([5, 3]))
     sample = views[1, 0]
     assert sample.keys() == {"image", "index", "label"}
     assert sample["image"].shape == (3, 24, 24)
@@ -98,7 +100,7 @@ def test_views__one_view_with_the_place_and_the_label_of_its_image(image):
 
 
 def test_views__items_of_a_stream_have_no_place(image):
-    assert Views({"shard": image}, build_view("moco_v1", 24), 0)["shard", 9].keys() == {"query", "key"}
+    assert Views({"shard": image}, PillowViews(build_view("moco_v1", 24)), 0)["shard", 9].keys() == {"query", "key"}
 
 
 def test_supervised__is_crop_and_flip_only(image):

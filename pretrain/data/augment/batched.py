@@ -1,0 +1,132 @@
+"""Colours, blur and flip of a whole batch of views at once, on the device that trains.
+
+The operations are Pillow's in floating point, with values from 0 to 255 that are never rounded. The steps are on the
+CPU, so which rows an operation concerns is known without asking the device, and nothing waits for it.
+"""
+
+from typing import Any
+
+import torch
+
+from .opencv import blur_radius
+from .parameters import Operation
+from .recipes import BLUR_SIGMAS
+
+GREY = (0.299, 0.587, 0.114)
+
+
+def apply_steps(images: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+    """Do the steps of each view of a batch, in order.
+
+    Args:
+        images: N x 3 x S x S, 0 to 255, of a floating-point type, on any device; changed in place.
+        steps: N x steps x 2, on the CPU; see `opencv.encode_steps`. All are of one recipe.
+
+    Returns:
+        the images, N x 3 x S x S, 0 to 255.
+    """
+    for operations, amounts in zip(steps[..., 0].unbind(1), steps[..., 1].unbind(1), strict=True):
+        if (weights := _blend_weights(operations, amounts)) is not None:
+            blend(images, _on(weights, images))
+        for operation, compute in ((Operation.HUE, turn_hue), (Operation.BLUR, blur), (Operation.FLIP, _flip)):
+            rows = (operations == operation).nonzero().flatten()
+            if len(rows):
+                there = _on(rows, images)
+                images[there] = compute(images[there], amounts[rows])
+    return images
+
+
+def blend(images: torch.Tensor, weights: torch.Tensor) -> None:
+    """Set each image to a mixture of itself, of its grey values and of their mean, cut off at 0 and 255, in place.
+
+    Brightness, contrast, saturation and loss of colour all are such mixtures.
+
+    Args:
+        images: N x 3 x S x S.
+        weights: N x 3, those of the three.
+    """
+    own, of_grey, of_mean = weights.view(-1, 3, 1, 1, 1).unbind(1)  # N x 1 x 1 x 1 each
+    grey = _grey(images)  # N x 1 x S x S
+    # Pillow's mean is a whole number.
+    mean = (grey.mean(dim=(2, 3), keepdim=True, dtype=torch.float32) + 0.5).floor().to(images.dtype)
+    images.mul_(own).add_(grey.mul_(of_grey).add_(mean * of_mean)).clamp_(0, 255)
+
+
+def turn_hue(images: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
+    """Turn the colour circle of each image (N x 3 x S x S) by a share of it (N, on the CPU)."""
+    highest, lowest = images.amax(dim=1), images.amin(dim=1)
+    chroma = highest - lowest
+    red, green, blue = images.unbind(1)
+    divisor = torch.where(chroma > 0, chroma, 1)
+    # In sixths of the circle; the hue of a grey pixel is arbitrary, since its chroma is 0.
+    hue = torch.where(
+        highest == red,
+        (green - blue) / divisor,
+        torch.where(highest == green, (blue - red) / divisor + 2, (red - green) / divisor + 4),
+    )
+    hue = hue + _on(6 * turns, images).view(-1, 1, 1)
+    # f(n) = V - C max(0, min(k, 4 - k, 1)) with k = (n + hue) mod 6, for red, green and blue.
+    turned = []
+    for n in (5, 3, 1):
+        k = (hue + n).remainder_(6)
+        turned.append(highest - chroma * torch.minimum(k, 4 - k).clamp_(0, 1))
+    return torch.stack(turned, dim=1)
+
+
+def blur(images: torch.Tensor, sigmas: torch.Tensor) -> torch.Tensor:
+    """Blur each image (N x 3 x S x S) by a Gaussian of its own standard deviation (N, pixels, on the CPU).
+
+    A blur of rows is a product with a banded matrix, one of columns with its transpose: on a GPU two products take less
+    time than a convolution with another kernel for each image.
+    """
+    matrices = _blur_matrices(_on(sigmas, images), images.shape[-1])[:, None]  # N x 1 x S x S
+    return (matrices @ images @ matrices.mT).clamp_(0, 255)
+
+
+def _blur_matrices(sigmas: torch.Tensor, size: int) -> torch.Tensor:
+    """Return N x S x S: row i holds the weights of the pixels that pixel i becomes a mean of."""
+    reach = blur_radius(BLUR_SIGMAS[1])
+    taps = torch.arange(-reach, reach + 1, device=sigmas.device, dtype=torch.float32)
+    sigmas = sigmas.float()[:, None]
+    # As far as OpenCV's kernel: three standard deviations, rounded.
+    within = taps.abs() <= (3 * sigmas).round().clamp(min=1)
+    weights = torch.exp(-0.5 * (taps / sigmas) ** 2) * within
+    weights = weights / weights.sum(dim=1, keepdim=True)  # N x taps
+    # Beyond the border its pixels go on.
+    places = (torch.arange(size, device=sigmas.device)[:, None] + taps.long()).clamp(0, size - 1)  # S x taps
+    matrices = sigmas.new_zeros(len(sigmas), size, size)
+    return matrices.scatter_add_(2, places.expand(len(sigmas), -1, -1), weights[:, None].expand(-1, size, -1))
+
+
+def _flip(images: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+    return images.flip(3)
+
+
+def _grey(images: torch.Tensor) -> torch.Tensor:
+    red, green, blue = images.unbind(1)
+    return (GREY[0] * red + GREY[1] * green + GREY[2] * blue)[:, None]
+
+
+def _blend_weights(operations: torch.Tensor, amounts: torch.Tensor) -> torch.Tensor | None:
+    """Return what `blend` takes, N x 3, of the rows' operations (N) and amounts (N); None if no row blends."""
+    rest = 1 - amounts
+    one, none = torch.ones_like(amounts), torch.zeros_like(amounts)
+    weights, found = torch.stack([one, none, none], dim=1), False
+    for operation, of_three in {
+        Operation.BRIGHTNESS: (amounts, none, none),
+        Operation.CONTRAST: (amounts, none, rest),
+        Operation.SATURATION: (amounts, rest, none),
+        Operation.GREY: (none, one, none),
+    }.items():
+        rows = operations == operation
+        found |= bool(rows.any())
+        weights = torch.where(rows[:, None], torch.stack(of_three, dim=1), weights)
+    return weights if found else None
+
+
+def _on(values: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """Move numbers from the CPU to the device of ``images``, and to their type where they are no indices."""
+    how: dict[str, Any] = {} if values.dtype == torch.long else {"dtype": images.dtype}
+    if images.device.type == "cuda":
+        values = values.pin_memory()  # a copy from other memory would be waited for
+    return values.to(images.device, non_blocking=True, **how)

@@ -1,0 +1,148 @@
+"""Views by OpenCV and PyTorch on 8-bit images: what Pillow computes, to a few grey levels, in a fraction of the time.
+
+How far each operation is from Pillow's is asserted in ``tests/pretrain/data/augment/test_opencv.py``.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from random import Random
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ..decoding import Images
+from . import STEPS
+from .parameters import Operation, Step, draw_view
+from .recipes import Recipe
+
+# Pillow cuts off the fraction of a blended value; OpenCV rounds to the nearest.
+CUT_OFF = -0.5
+
+# Matrices, 3 x 4, that turn (red, green, blue, 1) into the grey value thrice (ITU-R BT.601), and into what a colour has
+# beside it.
+TO_GREY = np.array([[0.299, 0.587, 0.114, CUT_OFF]] * 3, dtype=np.float32)
+FROM_GREY = np.eye(3, 4, dtype=np.float32) - TO_GREY * np.array([1, 1, 1, 0], dtype=np.float32)
+
+
+class OpenCVViews:
+    """Makes views in the process that decodes.
+
+    Args:
+        recipe: which augmentations.
+        size: side of the square crop, in pixels.
+        min_scale: smallest area of the crop as a fraction of the image's.
+    """
+
+    augment = "cpu"
+
+    def __init__(self, recipe: Recipe, size: int, min_scale: float) -> None:
+        self.recipe, self.size, self.min_scale = recipe, size, min_scale
+
+    def __call__(self, images: Images, item: Any, names: Sequence[str], seed: int) -> dict[str, torch.Tensor]:
+        """See `ViewMaker`."""
+        views = self.crops(images.pixels(item), len(names), Random(seed))
+        return {
+            name: channels_first(apply_steps(view, steps)) for name, (view, steps) in zip(names, views, strict=True)
+        }
+
+    def crops(self, image: np.ndarray, count: int, rng: Random) -> Iterator[tuple[np.ndarray, tuple[Step, ...]]]:
+        """Yield ``count`` random crops of an image (H x W x 3, uint8), resized, each with the steps that it needs."""
+        for _ in range(count):
+            (top, left, height, width), steps = draw_view(self.recipe, *image.shape[:2], self.min_scale, rng)
+            yield resize(image[top : top + height, left : left + width], self.size, self.size), steps
+
+
+class DeviceViews(OpenCVViews):
+    """Makes views as far as their resized crops, and leaves the steps to the device that trains; see `OpenCVViews`."""
+
+    augment = "device"
+
+    def __call__(self, images: Images, item: Any, names: Sequence[str], seed: int) -> dict[str, torch.Tensor]:
+        """See `ViewMaker`."""
+        sample = {}
+        for name, (view, steps) in zip(names, self.crops(images.pixels(item), len(names), Random(seed)), strict=True):
+            sample |= {name: channels_first(view), f"{name}{STEPS}": encode_steps(steps)}
+        return sample
+
+
+def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize an image (H x W x 3, uint8) with bilinear antialiasing, as Pillow does."""
+    # NumPy copies the rows of a part of an image faster than PyTorch would.
+    whole = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
+    resized = F.interpolate(whole, size=(height, width), mode="bilinear", antialias=True)
+    return resized[0].permute(1, 2, 0).numpy()  # contiguous: channels stay innermost
+
+
+def apply_steps(image: np.ndarray, steps: Iterable[Step]) -> np.ndarray:
+    """Do the steps of a view, in order, on an image (S x S x 3, uint8); return the new one, contiguous."""
+    for operation, amount in steps:
+        if operation != Operation.NONE:
+            image = OPERATIONS[operation](image, amount)
+    return image
+
+
+def brightness(image: np.ndarray, factor: float) -> np.ndarray:
+    """Multiply all values."""
+    return cv2.addWeighted(image, factor, image, 0.0, CUT_OFF)
+
+
+def contrast(image: np.ndarray, factor: float) -> np.ndarray:
+    """Move all values away from the image's mean grey value, or towards it."""
+    mean = int(cv2.mean(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))[0] + 0.5)
+    return cv2.addWeighted(image, factor, image, 0.0, mean * (1 - factor) + CUT_OFF)
+
+
+def saturation(image: np.ndarray, factor: float) -> np.ndarray:
+    """Move the values of each pixel away from its grey value, or towards it."""
+    return cv2.transform(image, TO_GREY + np.float32(factor) * FROM_GREY)
+
+
+def hue(image: np.ndarray, turn: float) -> np.ndarray:
+    """Turn the colour circle by a share of it."""
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
+    hsv[..., 0] += np.uint8(round(turn * 256) % 256)  # 256 steps are a whole turn: the sum wraps as it must
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
+
+
+def grey(image: np.ndarray, _: float) -> np.ndarray:
+    """Set each pixel to its grey value."""
+    return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+
+
+def blur(image: np.ndarray, sigma: float) -> np.ndarray:
+    """Blur by a Gaussian of this standard deviation in pixels; beyond the border its pixels go on."""
+    side = 2 * blur_radius(sigma) + 1
+    return cv2.GaussianBlur(image, (side, side), sigma, borderType=cv2.BORDER_REPLICATE)
+
+
+def flip(image: np.ndarray, _: float) -> np.ndarray:
+    """Exchange left and right."""
+    return cv2.flip(image, 1)
+
+
+def encode_steps(steps: Sequence[Step]) -> torch.Tensor:
+    """Return the steps of a view as numbers: float32, steps x 2, of operation and amount."""
+    return torch.tensor(steps, dtype=torch.float32)
+
+
+def channels_first(image: np.ndarray) -> torch.Tensor:
+    """Return an image (H x W x 3) as a tensor, 3 x H x W, of the same memory."""
+    return torch.from_numpy(image).permute(2, 0, 1)
+
+
+def blur_radius(sigma: float) -> int:
+    """Return how many pixels to each side a Gaussian kernel has: three standard deviations, at least one pixel."""
+    return max(1, round(3 * sigma))
+
+
+OPERATIONS: dict[Operation, Callable[[np.ndarray, float], np.ndarray]] = {
+    Operation.BRIGHTNESS: brightness,
+    Operation.CONTRAST: contrast,
+    Operation.SATURATION: saturation,
+    Operation.HUE: hue,
+    Operation.GREY: grey,
+    Operation.BLUR: blur,
+    Operation.FLIP: flip,
+}

@@ -1,0 +1,63 @@
+"""Views by torchvision's transforms of Pillow's images, as in the original code: the reference for the faster ways."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from PIL import Image, ImageFilter
+from torchvision import transforms
+from torchvision.transforms import functional as TF
+
+from ..decoding import Images
+from .recipes import BLUR_SIGMAS, find_recipe
+
+
+def gaussian_blur(image: Image.Image) -> Image.Image:
+    """Blur with a standard deviation drawn uniformly from 0.1 to 2 pixels (MoCo v2, after SimCLR)."""
+    lowest, highest = BLUR_SIGMAS
+    return image.filter(ImageFilter.GaussianBlur(radius=lowest + (highest - lowest) * torch.rand(1).item()))
+
+
+def build_view(name: str, size: int = 224, min_scale: float = 0.2) -> Callable[[Image.Image], Image.Image]:
+    """Build the random transform, image to image, of one of ``RECIPES``.
+
+    Args:
+        name: which recipe.
+        size: side of the square crop, in pixels.
+        min_scale: smallest area of the crop as a fraction of the image's.
+
+    Raises:
+        ValueError: unknown ``name``.
+    """
+    recipe = find_recipe(name)
+    colours: list[Any] = []
+    if recipe.jitter:
+        jitter = transforms.ColorJitter(*recipe.jitter)
+        sometimes = recipe.jitter_probability < 1
+        colours.append(transforms.RandomApply([jitter], p=recipe.jitter_probability) if sometimes else jitter)
+    if recipe.grey_probability:
+        colours.insert(0 if recipe.grey_first else len(colours), transforms.RandomGrayscale(recipe.grey_probability))
+    if recipe.blur_probability:
+        colours.append(transforms.RandomApply([gaussian_blur], p=recipe.blur_probability))
+    crop = transforms.RandomResizedCrop(size, scale=(min_scale, 1.0))
+    return transforms.Compose([crop, *colours, transforms.RandomHorizontalFlip()])
+
+
+class PillowViews:
+    """Makes views by a transform of Pillow's images.
+
+    Args:
+        transform: image to image; it may draw from PyTorch's generator.
+    """
+
+    augment = "pil"
+
+    def __init__(self, transform: Callable[[Image.Image], Image.Image]) -> None:
+        self.transform = transform
+
+    def __call__(self, images: Images, item: Any, names: Sequence[str], seed: int) -> dict[str, torch.Tensor]:
+        """See `ViewMaker`."""
+        image = images[item]
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            return {name: TF.pil_to_tensor(self.transform(image)) for name in names}

@@ -1,0 +1,84 @@
+"""The way of batches from loader processes to the device that trains, ahead of it where it is a GPU."""
+
+import time
+from collections.abc import Iterator
+
+import torch
+
+from .augment import STEPS
+from .augment.batched import apply_steps
+from .views import normalize
+
+Batch = dict[str, torch.Tensor]
+
+
+def prepare(batch: Batch, device: torch.device, memory_format: torch.memory_format) -> Batch:
+    """Move a batch to a device, do there what its views still need, and normalise them.
+
+    Args:
+        batch: of `Views`, on the CPU, pinned if ``device`` is a GPU: views (uint8, N x 3 x S x S), steps of views, and
+            others.
+        device: that trains.
+        memory_format: of the views.
+
+    Returns:
+        the views, float32, N x 3 x S x S, of about zero mean and unit variance, and the others.
+    """
+    prepared = {}
+    for name, value in batch.items():
+        if name.endswith(STEPS):
+            continue  # they stay on the CPU
+        moved = value.to(device, non_blocking=True)
+        if f"{name}{STEPS}" in batch:
+            images = moved.to(torch.float32, memory_format=torch.contiguous_format)
+            moved = apply_steps(images, batch[f"{name}{STEPS}"])
+        prepared[name] = normalize(moved.contiguous(memory_format=memory_format)) if moved.ndim == 4 else moved
+    return prepared
+
+
+class Delivery:
+    """Prepares batches for the device.
+
+    On CUDA, work on the next batch is queued on a stream of its own while the device trains on this one; call
+    `fetch_ahead` when a step has been queued. Elsewhere a batch is prepared when it is asked for.
+
+    Args:
+        batches: from loader processes, without end.
+        device, memory_format: see `prepare`.
+
+    Attributes:
+        waited: seconds that the last batch which `next` returned was waited for.
+    """
+
+    def __init__(self, batches: Iterator[Batch], device: torch.device, memory_format: torch.memory_format) -> None:
+        self.batches, self.device, self.memory_format = batches, device, memory_format
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.waited = 0.0
+        self._ahead: tuple[Batch, float] | None = None
+
+    def next(self) -> Batch:
+        """Return the next batch, ready on the device's current stream.
+
+        Raises:
+            ValueError: an image cannot be read; the message names it.
+        """
+        batch, self.waited = self._ahead or self._fetch()
+        self._ahead = None
+        if self.stream:
+            current = torch.cuda.current_stream(self.device)
+            current.wait_stream(self.stream)
+            for value in batch.values():
+                value.record_stream(current)  # its memory is not used again before this stream has done with it
+        return batch
+
+    def fetch_ahead(self) -> None:
+        """Queue the preparation of the next batch, where that can be done beside training."""
+        if self.stream and not self._ahead:
+            self._ahead = self._fetch()
+
+    def _fetch(self) -> tuple[Batch, float]:
+        began = time.perf_counter()
+        batch = next(self.batches)
+        waited = time.perf_counter() - began
+        with torch.cuda.stream(self.stream):  # which does nothing without a stream
+            return prepare(batch, self.device, self.memory_format), waited
