@@ -78,7 +78,7 @@ class _QueueInfoNCE(torch.autograd.Function):
             state = scaled, maximum, normaliser, weighted_keys
             for keys in queue.split(columns, dim=1):
                 for part in zip(*(tensor.split(rows) for tensor in state), strict=True):
-                    _add_keys(*part, keys)
+                    _add_keys(keys, *part)
             losses = maximum + normaliser.log() - positive
             scale = 1 / (temperature * len(q))
             by_q = weighted_keys.div_(normaliser).sub_(k).mul_(scale)
@@ -97,16 +97,16 @@ class _QueueInfoNCE(torch.autograd.Function):
 
 
 def _add_keys(
+    keys: torch.Tensor,
     scaled: torch.Tensor,
     maximum: torch.Tensor,
     normaliser: torch.Tensor,
     weighted_keys: torch.Tensor,
-    keys: torch.Tensor,
 ) -> None:
-    """Add keys (C x B) to the softmax of queries over tau (n x C); what is kept of it changes in place.
+    """Add keys to the softmax of queries over tau (n x C); what is kept of it changes in place.
 
     Args:
-        scaled: the queries over tau. keys: the block of keys.
+        keys: C x B. scaled: the queries over tau.
         maximum: n x 1, the largest logit so far.
         normaliser: n x 1, the sum of exp(logit - maximum). weighted_keys: n x C, the sum of these times their keys.
     """
