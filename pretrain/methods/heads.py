@@ -9,7 +9,8 @@ from torch import nn
 from mocodet.common.encoders.resnet import build_resnet
 
 from ..keys import POSITIVE, Key, at_least, one_of
-from .shuffle_bn import GroupedBatchNorm2d, bn_groups
+from .grouped_bn import GroupedBatchNorm2d
+from .shuffle_bn import bn_groups
 
 HEADS = ("fc", "mlp")
 

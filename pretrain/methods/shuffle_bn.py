@@ -9,10 +9,8 @@ import logging
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from detectron2.utils import comm
 from fvcore.common.config import CfgNode
-from torch import nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from ..keys import Key
@@ -40,53 +38,6 @@ def bn_groups(cfg: CfgNode) -> int:
             f"process(es)), which do not divide into {groups} batch-norm groups of two or more; set MODEL.BN_GROUPS"
         )
     return groups
-
-
-class GroupedBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm whose training statistics are those of each of ``num_groups`` equal, contiguous parts of the batch.
-
-    Parameters, buffers and evaluation are `nn.BatchNorm2d`'s; the running statistics move towards the mean of the
-    groups' statistics, once per batch.
-
-    Args:
-        num_features: channels C of an input N x C x H x W.
-        num_groups: groups G.
-
-    Raises:
-        ValueError: in training, when N is not a multiple of G.
-    """
-
-    running_mean: torch.Tensor
-    running_var: torch.Tensor
-    num_batches_tracked: torch.Tensor
-    momentum: float
-
-    def __init__(self, num_features: int, num_groups: int) -> None:
-        super().__init__(num_features)
-        self.num_groups = num_groups
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalise ``x`` (N x C x H x W), by groups in training and by the running statistics in evaluation."""
-        if not self.training:
-            return super().forward(x)
-        if len(x) % self.num_groups:
-            raise ValueError(f"a batch of {len(x)} does not divide into {self.num_groups} batch-norm groups")
-        # Each group updates its own row of a copy, so that no group's momentum comes on top of another's.
-        means = self.running_mean.repeat(self.num_groups, 1)  # G x C
-        variances = self.running_var.repeat(self.num_groups, 1)  # G x C
-        # Parts of the batch are views in any memory format; folding groups into channels would copy channels_last.
-        groups = [
-            F.batch_norm(part, mean, variance, self.weight, self.bias, True, self.momentum, self.eps)
-            for part, mean, variance in zip(x.chunk(self.num_groups), means, variances, strict=True)
-        ]
-        self.running_mean.copy_(means.mean(dim=0))
-        self.running_var.copy_(variances.mean(dim=0))
-        self.num_batches_tracked.add_(1)
-        return torch.cat(groups)
-
-    def extra_repr(self) -> str:
-        """Describe the layer in ``print(model)``."""
-        return f"{super().extra_repr()}, num_groups={self.num_groups}"
 
 
 class BatchShuffle:

@@ -19,9 +19,10 @@ from torch import nn
 from mocodet.common.encoders.reading import Encoder, extract_encoder
 from mocodet.common.encoders.resnet import ARCHITECTURES, build_resnet
 from mocodet.detection.weights import convert
+from mocodet.pretrain.methods.grouped_bn import GroupedBatchNorm2d
 from mocodet.pretrain.methods.heads import build_encoder
 from mocodet.pretrain.methods.moco import MomentumContrast
-from mocodet.pretrain.methods.shuffle_bn import BatchShuffle, GroupedBatchNorm2d
+from mocodet.pretrain.methods.shuffle_bn import BatchShuffle
 from tests.encoders import checkpoint_of, encoder
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from mocodet.common.launch import distribute
-from mocodet.pretrain.methods.shuffle_bn import GroupedBatchNorm2d
+from mocodet.pretrain.methods.grouped_bn import GroupedBatchNorm2d
 
 DIM, TEMPERATURE, LR, SGD_MOMENTUM, DECAY = 6, 0.2, 0.05, 0.9, 1e-4
 BATCH, SEED = 8, 3

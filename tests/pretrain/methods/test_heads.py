@@ -5,8 +5,8 @@ import torch
 import torchvision
 from torch import nn
 
+from mocodet.pretrain.methods.grouped_bn import GroupedBatchNorm2d
 from mocodet.pretrain.methods.heads import build_encoder
-from mocodet.pretrain.methods.shuffle_bn import GroupedBatchNorm2d
 
 
 @pytest.mark.parametrize(

@@ -3,45 +3,9 @@ import torch
 from torch import nn
 
 from mocodet.pretrain.methods import MomentumContrast
-from mocodet.pretrain.methods.shuffle_bn import BatchShuffle, GroupedBatchNorm2d, gather_rows
+from mocodet.pretrain.methods.grouped_bn import GroupedBatchNorm2d
+from mocodet.pretrain.methods.shuffle_bn import BatchShuffle, gather_rows
 from tests.processes import run_in_processes
-
-
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_grouped_batch_norm__equals_one_batch_norm_per_group(memory_format):
-    torch.manual_seed(0)
-    x = torch.randn(12, 4, 5, 5).to(memory_format=memory_format).requires_grad_()
-    grouped = GroupedBatchNorm2d(4, num_groups=3)
-    nn.init.uniform_(grouped.weight)
-    nn.init.uniform_(grouped.bias)
-    singles = [nn.BatchNorm2d(4) for _ in range(3)]
-    for single in singles:
-        single.load_state_dict(grouped.state_dict())
-
-    found = grouped(x)
-    expected = torch.cat([single(part) for single, part in zip(singles, x.split(4), strict=True)])
-
-    torch.testing.assert_close(found, expected)
-    for name in ("running_mean", "running_var"):
-        mean = torch.stack([getattr(single, name) for single in singles]).mean(0)
-        torch.testing.assert_close(getattr(grouped, name), mean)
-    weights = torch.randn_like(found)
-    mine = torch.autograd.grad((found * weights).sum(), x)
-    theirs = torch.autograd.grad((expected * weights).sum(), x)
-    torch.testing.assert_close(mine, theirs)
-
-
-def test_grouped_batch_norm__evaluates_as_batch_norm():
-    grouped, plain = GroupedBatchNorm2d(4, num_groups=3), nn.BatchNorm2d(4)
-    grouped(torch.randn(6, 4, 2, 2) * 3 + 1)
-    plain.load_state_dict(grouped.state_dict())
-    x = torch.randn(5, 4, 2, 2)  # 5 does not divide into 3 groups, nor need it
-    torch.testing.assert_close(grouped.eval()(x), plain.eval()(x))
-
-
-def test_grouped_batch_norm__batch_that_does_not_divide():
-    with pytest.raises(ValueError, match="batch of 7 does not divide into 2"):
-        GroupedBatchNorm2d(4, num_groups=2)(torch.randn(7, 4, 2, 2))
 
 
 def shuffle_and_back(enabled: bool) -> list[dict[str, torch.Tensor]]:
