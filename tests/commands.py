@@ -18,6 +18,6 @@ def parsed(name: str, arguments: Sequence[str]) -> argparse.Namespace:
     return parse(next(command for command in COMMANDS if command.name == name), arguments)
 
 
-pretrain, convert, train, evaluate, visualize, study, knn, linear, classify, shards, costs, prepare_data = (
+pretrain, convert, train, evaluate, visualize, study, knn, linear, classify, shards, costs, benchmark, prepare_data = (
     partial(run, command.name) for command in COMMANDS
 )

@@ -1,0 +1,297 @@
+"""Measure each part of mocodet beside a plain reference written for it, in turn, in one process.
+
+  mocodet benchmark                          # every part: about ten minutes on one core
+  mocodet benchmark step --case resnet50,224,32 --device cuda
+  mocodet benchmark input --images imagenet/train --crop 224 --workers 2
+  mocodet benchmark --quick --json output/benchmark.json
+
+Each table shows a contestant's speed over the reference's, as the median of pairs with its quartiles, and what bounds
+it. docs/performance.md says what the references are. 'mocodet benchmark PART --help' shows the flags of a part.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mocodet import configs
+
+from .arguments import positive
+
+
+class Case(NamedTuple):
+    """The size of a step: architecture, side of the images in pixels, images in a batch."""
+
+    arch: str
+    size: int
+    batch: int
+
+
+def parse_case(text: str) -> Case:
+    """Split ``ARCH,SIZE,BATCH``."""
+    words = text.split(",")
+    try:
+        arch, size, batch = words[0], *map(positive(int), words[1:])
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected ARCH,SIZE,BATCH such as resnet50,224,16, got {text!r}") from None
+    return Case(arch, size, batch)
+
+
+class Flag(NamedTuple):
+    """A flag of a part.
+
+    Attributes:
+        name: such as ``"pairs"``.
+        full: its default.
+        quick: its default with --quick.
+        help: what it says.
+        how: further arguments of ``add_argument``.
+    """
+
+    name: str
+    full: Any
+    quick: Any
+    help: str
+    how: dict[str, Any]
+
+
+class Part(NamedTuple):
+    """A part of mocodet that can be measured.
+
+    Attributes:
+        name: what the user types.
+        does: ``module:function``; the function takes the parsed arguments and yields lists of rows.
+        help: what is compared, in a line.
+        flags: its own.
+    """
+
+    name: str
+    does: str
+    help: str
+    flags: tuple[Flag, ...]
+
+
+COUNT: dict[str, Any] = {"type": positive(int), "metavar": "N"}
+COUNTS: dict[str, Any] = {"type": positive(int), "nargs": "+", "metavar": "N"}
+
+
+def pairs(full: int) -> Flag:
+    """Make the flag that says how often a contestant is measured."""
+    return Flag("pairs", full, 1, "times that each contestant is run", COUNT)
+
+
+DEVICE = Flag("device", "auto", "auto", "auto: CUDA, or else CPU", {"choices": ("auto", "cpu", "cuda")})
+SMALL = Case("resnet18", 48, 64)
+TINY = Case("resnet18", 32, 16)
+
+PARTS = (
+    Part(
+        "step",
+        "mocodet.pretrain.benchmark.step:measure",
+        "a step of MoCo: the original's way, in float32 and under autocast, against the trainer's",
+        (
+            Flag(
+                "case",
+                [Case("resnet50", 224, 16), Case("resnet50", 64, 64), SMALL],
+                [TINY],
+                "what is trained, one or more",
+                {"type": parse_case, "nargs": "+", "metavar": "ARCH,SIZE,BATCH"},
+            ),
+            Flag(
+                "queue",
+                None,
+                None,
+                "instead: the trainer's step with queues of these lengths (without one: 256 65536 262144)",
+                {"type": positive(int), "nargs": "*", "metavar": "K"},
+            ),
+            pairs(5),
+            DEVICE,
+        ),
+    ),
+    Part(
+        "input",
+        "mocodet.pretrain.benchmark.input:measure",
+        "two views of a photograph: Pillow and torchvision against the loader's",
+        (
+            Flag("images", None, None, "a folder of photographs (else some are drawn)", {"metavar": "DIR"}),
+            Flag("crop", None, None, "side of the views in pixels (224)", COUNT),
+            Flag("count", None, 16, "images of a run (48; with --workers 512)", COUNT),
+            Flag(
+                "workers",
+                0,
+                0,
+                "measure the whole loader with so many processes, in wall time, on cores that are free (0: CPU time)",
+                {"type": positive(int, or_zero=True), "metavar": "N"},
+            ),
+            Flag("rate", 2000, 2000, "images/s to be fed; the table says by how many cores", COUNT),
+            pairs(5),
+        ),
+    ),
+    Part(
+        "train",
+        "mocodet.pretrain.benchmark.train:measure",
+        "training from files: the original's loop against the trainer's; detectron2's against the fine-tuning's",
+        (
+            Flag("detection", False, False, "fine-tuning against plain detectron2", {"action": "store_true"}),
+            Flag(
+                "config-file",
+                "pretrain/toy_moco_v2_R_18.yaml",
+                "pretrain/toy_moco_v2_R_18.yaml",
+                "of pre-training",
+                {"metavar": "FILE"},
+            ),
+            Flag("iterations", 5, 1, "steps in a run", COUNT),
+            Flag("size", 160, 64, "with --detection: side of the images in pixels", COUNT),
+            Flag("batch", 2, 2, "with --detection: images in a batch", COUNT),
+            Flag("regions", 32, 4, "with --detection: regions of an image for the heads (paper: 512)", COUNT),
+            pairs(5),
+            DEVICE,
+        ),
+    ),
+    Part(
+        "evaluate",
+        "mocodet.detection.benchmark.evaluate:measure",
+        "VOC's and COCO's metrics: detectron2's evaluators against these, which must give the same numbers",
+        (
+            Flag("metric", ["voc", "coco"], ["voc", "coco"], "which", {"nargs": "+", "choices": ("voc", "coco")}),
+            Flag("images", 600, 60, "images that are drawn (VOC's test2007 has 4952)", COUNT),
+            Flag("detections", 100, 10, "detections in each", COUNT),
+            pairs(1),
+        ),
+    ),
+    Part(
+        "collectives",
+        "mocodet.pretrain.benchmark.collectives:measure",
+        "what processes exchange in a step: all images and keys gathered against the rows that are needed",
+        (
+            Flag("processes", 2, 2, "processes of this machine, over gloo", COUNT),
+            Flag("rows", 32, 4, "images of each", COUNT),
+            Flag("size", 224, 32, "side of the images in pixels", COUNT),
+            pairs(9),
+        ),
+    ),
+    Part(
+        "convert",
+        "mocodet.detection.benchmark.convert:measure",
+        "conversion for detectron2, verified and not, against reading and writing the file",
+        (
+            Flag("arch", "resnet50", "resnet18", "of the encoder", {"metavar": "ARCH"}),
+            pairs(5),
+        ),
+    ),
+    Part(
+        "startup",
+        "mocodet.pretrain.benchmark.startup:measure",
+        "help, imports, and the listing of a folder against torchvision's",
+        (
+            Flag("files", 200_000, 100, "image files to list", COUNT),
+            pairs(3),
+        ),
+    ),
+)
+
+# What `mocodet benchmark` measures without a PART, in this order.
+ALL = (
+    ["step"],
+    ["input"],
+    ["train"],
+    ["train", "--detection"],
+    ["evaluate"],
+    ["step", "--queue"],
+    ["collectives"],
+    ["convert"],
+    ["startup"],
+)
+QUEUES, QUICK_QUEUES = (256, 65536, 262144), (64, 256)
+GROUPS = 8  # of batch norm, as on the paper's eight GPUs
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the parts, and before and after them the flags that all have."""
+    _add_common(parser, threads=1, json=None, quick=False)
+    commands = parser.add_subparsers(dest="part", metavar="PART", help="what to measure (default: all of these)")
+    for part in PARTS:
+        of_part = commands.add_parser(part.name, help=part.help, description=f"{part.help[0].upper()}{part.help[1:]}.")
+        for flag in part.flags:
+            default = "" if flag.full in (None, False) else f" (default: {_shown(flag.full)})"
+            # Not there unless given: what is missing depends on --quick.
+            of_part.add_argument(f"--{flag.name}", default=argparse.SUPPRESS, help=f"{flag.help}{default}", **flag.how)
+        _add_common(of_part, threads=argparse.SUPPRESS, json=argparse.SUPPRESS, quick=argparse.SUPPRESS)
+
+
+def _add_common(parser: argparse.ArgumentParser, **defaults: Any) -> None:
+    add = parser.add_argument
+    add("--threads", type=positive(int), default=defaults["threads"], metavar="N", help="of PyTorch on the CPU (1)")
+    add("--json", default=defaults["json"], metavar="FILE", help="write the rows to this file too")
+    add("--quick", action="store_true", default=defaults["quick"], help="the smallest sizes, once: does it run?")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Case):
+        return ",".join(map(str, value))
+    return " ".join(map(_shown, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
+    """Parse the flags, of one part or for all; ``runs`` of the result has one namespace for each that is measured."""
+    args = parser.parse_args(words)
+    runs = [args] if args.part else [parser.parse_args([*words, *part]) for part in ALL]
+    for run in runs:
+        _complete(run)
+    return argparse.Namespace(runs=runs, threads=args.threads, json=args.json)
+
+
+def _complete(run: argparse.Namespace) -> None:
+    """Add what was not given: defaults by --quick, the function that measures (``does``), and which were ``given``."""
+    part = next(part for part in PARTS if part.name == run.part)
+    defaults = {flag.name.replace("-", "_"): flag.quick if run.quick else flag.full for flag in part.flags}
+    run.given = sorted(vars(run).keys() & defaults.keys())
+    run.does = part.does
+    for name, default in defaults.items():
+        vars(run).setdefault(name, default)
+    if run.part == "train" and run.detection:
+        run.does = "mocodet.detection.benchmark.train:measure"
+    if run.part == "step" and run.queue is not None:
+        run.queue = run.queue or list(QUICK_QUEUES if run.quick else QUEUES)
+        run.case = run.case if "case" in run.given or run.quick else [SMALL]
+
+
+def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse what would do nothing or cannot be measured, and a folder or config that is not there."""
+    for run in args.runs:
+        if of_part := CHECKS.get(run.part):
+            of_part(parser, run)
+
+
+def _check_step(parser: argparse.ArgumentParser, run: argparse.Namespace) -> None:
+    for case in run.case:
+        if case.batch % GROUPS or case.batch < 2 * GROUPS:
+            parser.error(
+                f"--case {_shown(case)}: the batch is normalised in {GROUPS} groups of two or more images; give a"
+                f" multiple of {GROUPS} from {2 * GROUPS} on"
+            )
+    if run.queue and len(run.queue) < 2:
+        parser.error(f"--queue {run.queue[0]}: queues are compared with the first; give two or more")
+
+
+def _check_input(parser: argparse.ArgumentParser, run: argparse.Namespace) -> None:
+    if run.images is not None and not Path(run.images).is_dir():
+        parser.error(f"--images {run.images} is not a folder; give one that holds photographs")
+
+
+def _check_train(parser: argparse.ArgumentParser, run: argparse.Namespace) -> None:
+    foreign = ("config_file", "iterations") if run.detection else ("size", "batch", "regions")
+    if nothing := [f"--{name.replace('_', '-')}" for name in foreign if name in run.given]:
+        parser.error(f"{', '.join(nothing)} {'says nothing of' if run.detection else 'belongs to'} --detection")
+    try:
+        configs.locate(run.config_file)
+    except FileNotFoundError as error:
+        parser.error(f"--config-file: {error}")
+
+
+def _check_collectives(parser: argparse.ArgumentParser, run: argparse.Namespace) -> None:
+    if run.processes < 2:
+        parser.error(f"--processes {run.processes}: one process exchanges nothing; give two or more")
+
+
+CHECKS = {"step": _check_step, "input": _check_input, "train": _check_train, "collectives": _check_collectives}

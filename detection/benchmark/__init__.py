@@ -1,0 +1,1 @@
+"""Parts of ``mocodet benchmark`` that detection has: what it does beside detectron2."""

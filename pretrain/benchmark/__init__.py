@@ -1,0 +1,1 @@
+"""Parts of ``mocodet benchmark`` that pre-training has: what it does beside a plain reference."""

@@ -1,0 +1,133 @@
+"""The reference of a step: MoCo as the original code takes it, written plainly from the paper (algorithm 1).
+
+float32, channels first, one batch norm over all images of a process; parameters are updated one by one, and every
+process gathers all key images to shuffle them. It shares nothing with `mocodet.pretrain.methods`, so that the two can
+be compared; a test finds that they learn the same.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import nn
+from torchvision import models
+
+
+def gather(rows: torch.Tensor) -> torch.Tensor:
+    """Concatenate ``rows`` (N x ...) of all processes, without gradient; of one process they are all."""
+    if not dist.is_initialized():
+        return rows
+    everywhere = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+    dist.all_gather(everywhere, rows)
+    return torch.cat(everywhere)
+
+
+def shuffle_by_gathering(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Give every process random images of the global batch (section 3.3): all images go everywhere.
+
+    Args:
+        images: N x 3 x H x W, this process's.
+
+    Returns:
+        N x 3 x H x W, and the place of each image of the global batch in the shuffled order.
+    """
+    everything = gather(images)
+    order = torch.randperm(len(everything), device=images.device)
+    rank = 0
+    if dist.is_initialized():
+        dist.broadcast(order, src=0)
+        rank = dist.get_rank()
+    return everything[order.view(-1, len(images))[rank]], torch.argsort(order)
+
+
+def unshuffle_by_gathering(keys: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Put keys (N x C) of shuffled images back in the order of this process's images."""
+    everything = gather(keys)
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    return everything[places.view(-1, len(keys))[rank]]
+
+
+class PlainMoCo(nn.Module):
+    """MoCo v2: two ResNets of torchvision with an MLP head, and a queue, under the original's names.
+
+    Args:
+        arch: a ResNet of torchvision.
+        dim: C, the width of keys.
+        queue_size: K.
+        momentum: m of equation 2.
+        temperature: tau of equation 1.
+    """
+
+    queue: torch.Tensor
+    queue_ptr: torch.Tensor
+
+    def __init__(
+        self, arch: str, *, dim: int = 128, queue_size: int = 65536, momentum: float = 0.999, temperature: float = 0.2
+    ) -> None:
+        super().__init__()
+        self.momentum, self.temperature, self.queue_size = momentum, temperature, queue_size
+        self.encoder_q, self.encoder_k = (models.get_model(arch, num_classes=dim) for _ in range(2))
+        for encoder in (self.encoder_q, self.encoder_k):
+            width = encoder.fc.in_features
+            encoder.fc = nn.Sequential(nn.Linear(width, width), nn.ReLU(), encoder.fc)
+        for theta_q, theta_k in zip(self.encoder_q.parameters(), self.encoder_k.parameters(), strict=True):
+            theta_k.data.copy_(theta_q.data)
+            theta_k.requires_grad = False
+        self.register_buffer("queue", F.normalize(torch.randn(dim, queue_size), dim=0))  # C x K
+        self.register_buffer("queue_ptr", torch.zeros(1, dtype=torch.long))
+
+    def forward(self, query: torch.Tensor, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the logits, N x (1+K), and the labels, N zeros, of two views, N x 3 x H x W each."""
+        q = F.normalize(self.encoder_q(query), dim=1)
+        with torch.no_grad():
+            for theta_q, theta_k in zip(self.encoder_q.parameters(), self.encoder_k.parameters(), strict=True):
+                theta_k.data = theta_k.data * self.momentum + theta_q.data * (1 - self.momentum)
+            shuffled, places = shuffle_by_gathering(key)
+            k = F.normalize(self.encoder_k(shuffled), dim=1)
+            k = unshuffle_by_gathering(k, places)
+        positive = torch.einsum("nc,nc->n", q, k).unsqueeze(1)
+        negative = torch.einsum("nc,ck->nk", q, self.queue.clone().detach())
+        logits = torch.cat([positive, negative], dim=1) / self.temperature
+        self.enqueue(k)
+        return logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device)
+
+    @torch.no_grad()
+    def enqueue(self, keys: torch.Tensor) -> None:
+        """Replace the oldest keys by these of all processes; their number divides K."""
+        keys = gather(keys)
+        place = int(self.queue_ptr)
+        self.queue[:, place : place + len(keys)] = keys.T
+        self.queue_ptr[0] = (place + len(keys)) % self.queue_size
+
+
+def top_accuracies(logits: torch.Tensor, labels: torch.Tensor, ranks: Sequence[int] = (1, 5)) -> list[float]:
+    """Return the percentage of rows whose label is among the first so many classes."""
+    order = logits.topk(max(ranks), dim=1).indices
+    correct = order == labels.unsqueeze(1)
+    return [100 * correct[:, :rank].any(dim=1).float().mean().item() for rank in ranks]
+
+
+class PlainStep:
+    """An iteration of the original's loop: logits, loss, accuracies for the log, gradients, SGD.
+
+    Args:
+        model: trained.
+        lr: of SGD with momentum 0.9 and weight decay 1e-4.
+        dtype: of autocast; float32: none.
+    """
+
+    def __init__(self, model: PlainMoCo, lr: float = 0.03, dtype: torch.dtype = torch.float32) -> None:
+        self.model, self.dtype = model.train(), dtype
+        self.optimizer = torch.optim.SGD(model.parameters(), lr, momentum=0.9, weight_decay=1e-4)
+
+    def __call__(self, query: torch.Tensor, key: torch.Tensor) -> float:
+        """Take the step for two views, N x 3 x H x W each; return the loss."""
+        with torch.autocast(query.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
+            logits, labels = self.model(query, key)
+            loss = F.cross_entropy(logits, labels)
+        top_accuracies(logits, labels)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return loss.item()

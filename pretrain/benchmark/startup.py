@@ -1,0 +1,104 @@
+"""``mocodet benchmark startup``: help, imports, and the listing of a folder of images."""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
+
+from mocodet.common.benchmark.alternate import CPU, alternate
+from mocodet.common.benchmark.report import Row, rows_of
+
+from ..data.folders import ImageFolder
+
+PYTHON, TORCHVISION = "python, nothing imported", "import torch, torchvision"
+SCAN = "os.scandir alone"
+FILES_IN_FOLDER = 1000
+
+
+def python(*arguments: str) -> Callable[[], object]:
+    """Return what runs Python with ``arguments`` in a process of its own."""
+    command = [sys.executable, "-W", "ignore", *arguments]
+    return partial(subprocess.run, command, check=True, stdout=subprocess.DEVNULL)
+
+
+def processes(pairs: int) -> Iterator[list[Row]]:
+    """Yield the rows of help and of imports; CPU time is that of the processes."""
+    compared: dict[str, dict[str, Callable[[], object]]] = {
+        "help": {PYTHON: python("-c", "pass"), "mocodet train --help": python("-m", "mocodet", "train", "--help")},
+        "import": {
+            TORCHVISION: python("-c", "import torch, torchvision"),
+            "import mocodet.pretrain": python("-c", "import mocodet.pretrain"),
+            "import mocodet.pretrain.run": python("-c", "import mocodet.pretrain.run"),
+            "import mocodet.detection.training.run": python("-c", "import mocodet.detection.training.run"),
+        },
+    }
+    for name, contestants in compared.items():
+        reference = next(iter(contestants))
+        yield rows_of(name, alternate(contestants, pairs, CPU), reference=reference, clock=CPU)
+
+
+def make_files(root: Path, count: int) -> None:
+    """Make empty image files, a thousand in each folder."""
+    for number in range(count):
+        folder = root / f"{number // FILES_IN_FOLDER:05d}"
+        if number % FILES_IN_FOLDER == 0:
+            folder.mkdir(parents=True)
+        (folder / f"{number:09d}.jpg").touch()
+
+
+def by_torchvision(root: Path) -> int:
+    """List the images as torchvision's ``ImageFolder`` does; return how many there are."""
+    classes = {entry.name: number for number, entry in enumerate(sorted(os.scandir(root), key=lambda e: e.name))}
+    return len(make_dataset(str(root), classes, IMG_EXTENSIONS))
+
+
+def by_scandir(root: Path) -> int:
+    """Ask the system for all names, and no more; return how many files there are."""
+    folders, files = [str(root)], 0
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir():
+                    folders.append(entry.path)
+                else:
+                    files += 1
+    return files
+
+
+def listing(count: int, pairs: int) -> list[Row]:
+    """Return the rows of the listing of ``count`` files.
+
+    Raises:
+        ValueError: not all find as many files.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        make_files(root, count)
+        contestants: dict[str, Callable[[Path], int]] = {
+            "torchvision's make_dataset": by_torchvision,
+            "mocodet": lambda root: len(ImageFolder(root)),
+            SCAN: by_scandir,
+        }
+        if any((found := listed(root)) != count for listed in contestants.values()):
+            raise ValueError(f"a listing of {count} files found {found}")
+        seconds = alternate({who: partial(listed, root) for who, listed in contestants.items()}, pairs, CPU, warm_up=0)
+    return rows_of(
+        f"listing {count:,} files",
+        seconds,
+        reference="torchvision's make_dataset",
+        clock=CPU,
+        limit=SCAN,
+        settings={"files": count},
+    )
+
+
+def measure(args: argparse.Namespace) -> Iterator[list[Row]]:
+    """Yield the rows of help, of imports and of the listing."""
+    yield from processes(args.pairs)
+    yield listing(args.files, args.pairs)

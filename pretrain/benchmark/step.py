@@ -1,0 +1,183 @@
+"""``mocodet benchmark step``: a step of MoCo as the original takes it, beside the trainer's."""
+
+import argparse
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import repeat
+from pathlib import Path
+
+import torch
+from detectron2.engine import HookBase
+from detectron2.utils.events import EventStorage
+from fvcore.common.config import CfgNode
+
+from mocodet.common.benchmark.alternate import Spread, alternate, clock_of
+from mocodet.common.benchmark.rates import copy_bandwidth, peak_rate
+from mocodet.common.benchmark.report import Row, rows_of
+from mocodet.common.benchmark.settings import merge_changes
+from mocodet.common.commands.benchmark import GROUPS, Case
+
+from ..build import build_data
+from ..config import check_config, get_cfg
+from ..data.delivery import Delivery
+from ..data.views import collate, normalize
+from ..device import amp_dtype, memory_format, resolve_device
+from ..trainer import PretrainTrainer
+from .convolutions import ConvolutionsAlone, convolutions_of, count_flops
+from .photographs import SMALL, draw_photographs
+from .plain_moco import PlainMoCo, PlainStep
+
+REFERENCE = "the original's, float32"
+QUEUE_SIZE = 65536  # the paper's
+
+
+class OneBatchTrainer(PretrainTrainer):
+    """The trainer without hooks, which takes every step with the same batch.
+
+    Args:
+        cfg: validated.
+        batch: what its loader would yield.
+    """
+
+    def __init__(self, cfg: CfgNode, batch: dict[str, torch.Tensor]) -> None:
+        super().__init__(cfg)
+        self.delivery = Delivery(repeat(batch), self.device, memory_format(cfg))
+        self.storage = EventStorage()
+        self.model.train()
+
+    def build_hooks(self) -> list[HookBase]:
+        """Return none: neither log nor checkpoints."""
+        return []
+
+
+@contextmanager
+def config_of(case: Case, device: str) -> Iterator[CfgNode]:
+    """Make the config of MoCo v2 for a case, on drawn photographs, which Pillow makes into views before the step."""
+    cfg = get_cfg()
+    with tempfile.TemporaryDirectory() as folder:
+        images = Path(folder, "images")
+        draw_photographs(images, case.batch, SMALL)
+        changes = {
+            "DATA.ROOT": images,
+            "DATA.NUM_WORKERS": 0,
+            "DATA.AUGMENT": "pil",  # so that all of it is done before the step
+            "AUGMENTATION.CROP_SIZE": case.size,
+            "MODEL.ARCH": case.arch,
+            "MODEL.DEVICE": device,
+            "CONTRAST.QUEUE_SIZE": QUEUE_SIZE,
+            "SOLVER.IMS_PER_BATCH": case.batch,
+            "OUTPUT_DIR": f"{folder}/output",
+        }
+        merge_changes(cfg, "pretrain/moco_v2_R_50_200ep.yaml", changes)
+        check_config(cfg)
+        yield cfg
+
+
+def varied(cfg: CfgNode, key: str, value: object) -> CfgNode:
+    """Return a copy of a config with one key changed."""
+    copy = cfg.clone()
+    copy.merge_from_list([key, value])
+    return copy
+
+
+def first_batch(cfg: CfgNode) -> dict[str, torch.Tensor]:
+    """Return the views of the first images, as the loader would yield them."""
+    dataset = build_data(cfg).dataset
+    return collate([dataset[index, index] for index in range(cfg.SOLVER.IMS_PER_BATCH)])
+
+
+def plain_views(batch: dict[str, torch.Tensor], device: torch.device) -> list[torch.Tensor]:
+    """Return the same views as the original would have them: normalised, on the device, channels first."""
+    return [normalize(batch[name].to(device)).contiguous() for name in ("query", "key")]
+
+
+def memory_of(run: Callable[[], object], device: torch.device) -> str:
+    """Say how much memory of a GPU ``run`` takes at its peak beyond what is there before; ``""`` on a CPU."""
+    if device.type != "cuda":
+        return ""
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    run()
+    return f"{(torch.cuda.max_memory_allocated(device) - before) / 2**20:.0f}"
+
+
+def compare(cfg: CfgNode, case: Case, pairs: int) -> list[Row]:
+    """Compare the steps of one case: the original's in two precisions, the trainer's with eight groups and with one."""
+    device = resolve_device(cfg)
+    dtype = amp_dtype(cfg, device)
+    batch = first_batch(cfg)
+    ours = {groups: OneBatchTrainer(varied(cfg, "MODEL.BN_GROUPS", groups), batch) for groups in (GROUPS, 1)}
+    query, key = plain_views(batch, device)
+    in_last = [view.contiguous(memory_format=torch.channels_last) for view in (query, key)]
+    plain = PlainStep(PlainMoCo(case.arch).to(device))
+    plain_last = PlainStep(PlainMoCo(case.arch).to(device).to(memory_format=torch.channels_last), dtype=dtype)
+    name = str(dtype).removeprefix("torch.")
+    alone = f"its convolutions alone, {name}"
+    contestants: dict[str, Callable[[], object]] = {
+        REFERENCE: partial(plain, query, key),
+        f"the original's, {name}, channels_last": partial(plain_last, *in_last),
+        **{f"mocodet, {name}, {groups} BN group{'s' * (groups > 1)}": ours[groups].run_step for groups in ours},
+        alone: ConvolutionsAlone(convolutions_of(plain.model.encoder_q, query), device, dtype),
+    }
+    clock = clock_of(device)
+    seconds = alternate(contestants, pairs, clock, warm_up=1 if device.type == "cpu" else 5)
+    flops = count_flops(contestants[REFERENCE])
+    details = {}
+    for who, run in contestants.items():
+        reached = flops / Spread.of(seconds[who]).median
+        peak = peak_rate(device, torch.float32 if who == REFERENCE else dtype)
+        details[who] = {"GFLOP/s": f"{reached / 1e9:.0f}", "of the device's peak": f"{reached / peak:.0%}"}
+        if used := memory_of(run, device):
+            details[who]["MiB"] = used
+    del details[alone]  # the products of the heads and of the queue are not in it
+    return rows_of(
+        f"step, {case.arch}, {case.size} px, batch {case.batch}",
+        seconds,
+        reference=REFERENCE,
+        clock=clock,
+        items=(case.batch, "images"),
+        limit=alone,
+        settings={**case._asdict(), "queue": QUEUE_SIZE, "device": device.type, "dtype": name},
+        details=details,
+    )
+
+
+def queue_bytes(trainer: PretrainTrainer) -> int:
+    """Return the bytes of a trainer's queue."""
+    return trainer.method.get_buffer("queue").nbytes
+
+
+def compare_queues(cfg: CfgNode, case: Case, sizes: list[int], pairs: int) -> list[Row]:
+    """Compare the trainer's step between queues of several lengths; the first one is the reference."""
+    device = resolve_device(cfg)
+    batch = first_batch(cfg)
+    trainers = {f"K {size}": OneBatchTrainer(varied(cfg, "CONTRAST.QUEUE_SIZE", size), batch) for size in sizes}
+    clock = clock_of(device)
+    seconds = alternate({who: one.run_step for who, one in trainers.items()}, pairs, clock)
+    reference = f"K {sizes[0]}"
+    first = Spread.of(seconds[reference]).median
+    bandwidth = copy_bandwidth(device)  # of reading and writing together
+    details = {
+        who: {
+            "more time": f"{Spread.of(seconds[who]).median / first - 1:+.0%}",
+            "reading the queue once": f"{1e3 * queue_bytes(one) / bandwidth:.1f} ms",
+        }
+        for who, one in trainers.items()
+    }
+    return rows_of(
+        f"queue, {case.arch}, {case.size} px, batch {case.batch}",
+        seconds,
+        reference=reference,
+        clock=clock,
+        settings={**case._asdict(), "queues": sizes, "device": device.type},
+        details=details,
+    )
+
+
+def measure(args: argparse.Namespace) -> Iterator[list[Row]]:
+    """Yield the rows of each case, or with ``args.queue`` those of the queues."""
+    for case in args.case:
+        with config_of(case, args.device) as cfg:
+            yield compare_queues(cfg, case, args.queue, args.pairs) if args.queue else compare(cfg, case, args.pairs)

@@ -1,0 +1,117 @@
+"""``mocodet benchmark train``: pre-training from image files by the original's loop, beside the trainer's."""
+
+import argparse
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from detectron2.utils.events import EventStorage
+from fvcore.common.config import CfgNode
+from torch.utils.data import DataLoader
+
+from mocodet.common.benchmark.alternate import alternate, clock_of
+from mocodet.common.benchmark.report import Row, rows_of
+from mocodet.common.benchmark.settings import merge_changes
+
+from ..config import check_config, get_cfg
+from ..data.folders import ImageFolder
+from ..device import resolve_device
+from ..trainer import PretrainTrainer
+from .photographs import SMALL, draw_photographs
+from .plain_moco import PlainMoCo, PlainStep
+from .plain_views import PlainViews
+
+REFERENCE = "the original's loop, float32"
+
+
+@contextmanager
+def config_of(args: argparse.Namespace) -> Iterator[CfgNode]:
+    """Make the config, with drawn photographs as its data and one process that loads and trains.
+
+    Raises:
+        ValueError: it is no config of METHOD moco.
+    """
+    cfg = get_cfg()
+    with tempfile.TemporaryDirectory() as folder:
+        images, output = Path(folder, "images"), Path(folder, "output")
+        changes = {
+            "DATA.ROOT": images,
+            "DATA.NUM_WORKERS": 0,
+            "MODEL.DEVICE": args.device,
+            "SOLVER.MAX_EPOCHS": 10**6,  # so long that the run does not end while it is measured
+            "SOLVER.CHECKPOINT_PERIOD": 10**6,
+            "OUTPUT_DIR": output,
+        }
+        merge_changes(cfg, args.config_file, changes)
+        if cfg.METHOD != "moco":
+            raise ValueError(f"--config-file {args.config_file} is of METHOD {cfg.METHOD!r}; the reference is MoCo's")
+        output.mkdir()
+        draw_photographs(images, 4 * cfg.SOLVER.IMS_PER_BATCH, SMALL)
+        check_config(cfg)
+        yield cfg
+
+
+def plain_iterations(cfg: CfgNode, iterations: int) -> Callable[[], None]:
+    """Return what trains so many iterations as the original does, and goes on at the next call."""
+    device = resolve_device(cfg)
+    dataset = PlainViews(ImageFolder(cfg.DATA.ROOT).paths, cfg.AUGMENTATION.CROP_SIZE)
+    contrast = cfg.CONTRAST
+    model = PlainMoCo(
+        cfg.MODEL.ARCH,
+        queue_size=contrast.QUEUE_SIZE,
+        momentum=contrast.MOMENTUM,
+        temperature=contrast.TEMPERATURE,
+    )
+    step = PlainStep(model.to(device), cfg.SOLVER.BASE_LR)
+
+    def endless() -> Iterator[list[torch.Tensor]]:
+        while True:
+            yield from DataLoader(dataset, cfg.SOLVER.IMS_PER_BATCH, shuffle=True, drop_last=True)
+
+    batches = endless()
+
+    def run() -> None:
+        for _ in range(iterations):
+            step(*(view.to(device) for view in next(batches)))
+
+    return run
+
+
+def our_iterations(trainer: PretrainTrainer, iterations: int) -> Callable[[], None]:
+    """Return what trains so many iterations with all hooks, as ``trainer.train`` does, and goes on at the next call."""
+    trainer.storage = EventStorage()
+    trainer.before_train()
+
+    def run() -> None:
+        with trainer.storage:
+            for _ in range(iterations):
+                trainer.before_step()
+                trainer.run_step()
+                trainer.after_step()
+                trainer.storage.step()
+                trainer.iter += 1
+
+    return run
+
+
+def measure(args: argparse.Namespace) -> Iterator[list[Row]]:
+    """Yield the rows of the one run."""
+    with config_of(args) as cfg:
+        device = resolve_device(cfg)
+        clock = clock_of(device)
+        contestants = {
+            REFERENCE: plain_iterations(cfg, args.iterations),
+            "mocodet": our_iterations(PretrainTrainer(cfg), args.iterations),
+        }
+        seconds = alternate(contestants, args.pairs, clock)
+        arch, size, batch = cfg.MODEL.ARCH, cfg.AUGMENTATION.CROP_SIZE, cfg.SOLVER.IMS_PER_BATCH
+    yield rows_of(
+        f"training, {arch}, {SMALL.name} to {size} px, batch {batch}",
+        seconds,
+        reference=REFERENCE,
+        clock=clock,
+        items=(args.iterations * batch, "images"),
+        settings={"config": args.config_file, "iterations": args.iterations, "device": device.type},
+    )
