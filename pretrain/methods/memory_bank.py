@@ -15,6 +15,7 @@ from ..keys import SHARE, Key, at_least
 from .base import DataFacts, Method
 from .encoding import embed
 from .heads import CONTRAST_KEYS, encoder_from_config
+from .host import send
 from .losses import contrast_accuracy, info_nce
 from .shuffle_bn import gather_rows
 
@@ -112,7 +113,7 @@ class MemoryBank(Method, name="memory_bank"):
             that find their entry among K+1.
         """
         index = batch["index"]  # N
-        negatives = self.draw()  # before the encoder: on CUDA the copy from the host would wait for all of it
+        negatives = self.draw()  # before the encoder, so that the copy to a GPU is done when it is needed
         q = embed(self.encoder_q, batch["query"])  # N x C
         logits = self.logits(q, index, negatives)
         self.update(gather_rows(index), gather_rows(q.detach()))
@@ -121,7 +122,7 @@ class MemoryBank(Method, name="memory_bank"):
     def draw(self) -> torch.Tensor:
         """Draw the entries that serve as negatives: K, int64, the same in all processes."""
         drawn = torch.randint(len(self.bank), (self.num_negatives,), generator=self.generator)
-        return drawn.to(self.bank.device)
+        return send(drawn, self.bank.device)
 
     def logits(self, q: torch.Tensor, index: torch.Tensor, negatives: torch.Tensor) -> torch.Tensor:
         """Return N x (1+K) similarities over tau: column 0 of each query with its image's entry, the rest with others.

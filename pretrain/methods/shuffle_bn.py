@@ -14,6 +14,7 @@ from fvcore.common.config import CfgNode
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from ..keys import Key
+from .host import send
 
 logger = logging.getLogger("mocodet.pretrain")
 
@@ -85,22 +86,22 @@ class BatchShuffle:
         """
         world, rank, n = comm.get_world_size(), comm.get_rank(), len(rows)
         if world == 1:
-            return rows[permutation.to(rows.device)]
+            return rows[send(permutation, rows.device)]
         source = permutation // n  # the process where each row of the shuffled batch is now
         wanted = permutation.view(world, n)  # row r: what process r wants, as rows of the global batch
         # What this process sends to each other one, in the order in which the receiver wants it.
         outgoing = [want[want // n == rank] - rank * n for want in wanted]
         incoming = source.view(world, n)[rank]  # n, by place in the shuffled batch
-        send = rows[torch.cat(outgoing).to(rows.device)].contiguous()
-        received = torch.empty_like(send)
+        leaving = rows[send(torch.cat(outgoing), rows.device)].contiguous()
+        received = torch.empty_like(leaving)
         dist.all_to_all_single(
             received,
-            send,
+            leaving,
             output_split_sizes=torch.bincount(incoming, minlength=world).tolist(),
             input_split_sizes=[len(rows_for) for rows_for in outgoing],
         )
         # Rows arrive sorted by sender; a stable sort of the senders says which place each belongs to.
-        places = torch.argsort(incoming, stable=True).to(rows.device)
+        places = send(torch.argsort(incoming, stable=True), rows.device)
         shuffled = torch.empty_like(rows)
         shuffled[places] = received
         return shuffled
@@ -115,7 +116,7 @@ class BatchShuffle:
 
         Gradients take the way back, as those of `gather_rows` do.
         """
-        return gather_rows(rows)[torch.argsort(permutation).to(rows.device)]
+        return gather_rows(rows)[send(torch.argsort(permutation), rows.device)]
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return the state of the generator."""
