@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +10,7 @@ import torch
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from .decoding import EncodedImages, unreadable
+from .listing_cache import list_images
 
 logger = logging.getLogger("mocodet.pretrain")
 
@@ -68,29 +69,14 @@ class ImageFolder(ImageFiles):
     def __init__(self, root: str | os.PathLike) -> None:
         if not Path(root).is_dir():
             raise FileNotFoundError(f"DATA.ROOT {str(root)!r} is not a folder; give one that holds the training images")
-        files = list(_visible_files(Path(root)))
-        paths = sorted(path for path in files if path.lower().endswith(IMG_EXTENSIONS))
+        found = list_images(root)
+        paths = sorted(path for listing in found for path in listing.paths(root))
         if not paths:
             raise FileNotFoundError(f"{root} holds no image; looked at any depth for {', '.join(IMG_EXTENSIONS)}")
-        super().__init__(paths, len(files) - len(paths))
+        super().__init__(paths, sum(listing.others for listing in found))
 
 
 def warn_of_passed_over(images: ImageFiles, where: str) -> None:
     """Log how many files of ``where`` are no images and not used, if any; of a JSON's list all are used."""
     if images.passed_over:
         logger.warning(f"{images.passed_over} files of {where} have no image's extension and are not used")
-
-
-def _visible_files(root: Path) -> Iterator[str]:
-    def refuse(error: OSError) -> None:
-        raise error
-
-    entered = set()  # a link may lead back to a folder that was searched already
-    for folder, below, names in os.walk(root, onerror=refuse, followlinks=True):
-        status = Path(folder).stat()
-        if (status.st_dev, status.st_ino) in entered:
-            below.clear()
-            continue
-        entered.add((status.st_dev, status.st_ino))
-        below[:] = sorted(name for name in below if not name.startswith("."))
-        yield from (str(Path(folder, name)) for name in names if not name.startswith("."))

@@ -118,6 +118,30 @@ def test_resume__is_bit_identical(images, whole_run, tmp_path, checkpoint):
     assert (whole_run / "log.txt").read_text() == log_before  # of another run, which is over
 
 
+@pytest.mark.parametrize("views", [("DATA.AUGMENT", "pil"), ("DATA.AUGMENT", "device", "DATA.CACHE", "ram")])
+def test_resume__is_bit_identical_wherever_views_are_made(images, tmp_path, views):
+    pretrain(images, tmp_path / "whole", *views, "SOLVER.MAX_EPOCHS", 2, "SOLVER.CHECKPOINT_PERIOD", 3)
+    copy_checkpoint(tmp_path / "whole", tmp_path / "run", "model_0000002.pth")
+    overrides = (*views, "SOLVER.MAX_EPOCHS", 2, "DATA.NUM_WORKERS", 1)
+    pretrain(images, tmp_path / "run", *overrides, flags=("--resume",))
+    found, expected = (torch.load(tmp_path / name / "model_final.pth", weights_only=True) for name in ("run", "whole"))
+    assert_equal_states(found, expected)
+    with pytest.raises(ValueError, match=r"trained with DATA\.AUGMENT .*this run has DATA\.AUGMENT cpu"):
+        pretrain(images, tmp_path / "run", "DATA.AUGMENT", "cpu", flags=("--resume",))
+
+
+def test_resume__of_a_run_from_before_there_was_a_choice_goes_on_with_pillow(images, tmp_path):
+    output = tmp_path / "run"
+    pretrain(images, output, "DATA.AUGMENT", "pil", "SOLVER.MAX_EPOCHS", 1)
+    checkpoint = torch.load(output / "model_final.pth", weights_only=True)
+    assert checkpoint.pop("views") == {"augment": "pil", "cache_side": 0}
+    torch.save(checkpoint, output / "model_final.pth")
+    config = (output / "config.yaml").read_text()
+    (output / "config.yaml").write_text("".join(re.split(r"^  AUGMENT: pil\n", config, flags=re.MULTILINE)))
+    pretrain(images, output, "SOLVER.MAX_EPOCHS", 2, flags=("--resume",))
+    assert torch.load(output / "model_final.pth", weights_only=True)["views"]["augment"] == "pil"
+
+
 def test_resume__two_processes_are_bit_identical(images, tmp_path):
     run_in_processes(pretrain_in_process, arguments(images, tmp_path / "whole"))
     expected = torch.load(tmp_path / "whole" / "model_final.pth", weights_only=True)

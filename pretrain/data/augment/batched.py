@@ -43,13 +43,13 @@ def blend(images: torch.Tensor, weights: torch.Tensor) -> None:
 
     Args:
         images: N x 3 x S x S.
-        weights: N x 3, those of the three.
+        weights: N x 4, those of the three, and what is added.
     """
-    own, of_grey, of_mean = weights.view(-1, 3, 1, 1, 1).unbind(1)  # N x 1 x 1 x 1 each
+    own, of_grey, of_mean, added = weights.view(-1, 4, 1, 1, 1).unbind(1)  # N x 1 x 1 x 1 each
     grey = _grey(images)  # N x 1 x S x S
     # Pillow's mean is a whole number.
     mean = (grey.mean(dim=(2, 3), keepdim=True, dtype=torch.float32) + 0.5).floor().to(images.dtype)
-    images.mul_(own).add_(grey.mul_(of_grey).add_(mean * of_mean)).clamp_(0, 255)
+    images.mul_(own).add_(grey.mul_(of_grey).add_(mean * of_mean + added)).clamp_(0, 255)
 
 
 def turn_hue(images: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
@@ -64,7 +64,8 @@ def turn_hue(images: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
         (green - blue) / divisor,
         torch.where(highest == green, (blue - red) / divisor + 2, (red - green) / divisor + 4),
     )
-    hue = hue + _on(6 * turns, images).view(-1, 1, 1)
+    whole = (turns * 255).trunc() / 255  # as Pillow's hue, of which torchvision adds whole steps
+    hue = hue + _on(6 * whole, images).view(-1, 1, 1)
     # f(n) = V - C max(0, min(k, 4 - k, 1)) with k = (n + hue) mod 6, for red, green and blue.
     turned = []
     for n in (5, 3, 1):
@@ -79,7 +80,7 @@ def blur(images: torch.Tensor, sigmas: torch.Tensor) -> torch.Tensor:
     A blur of rows is a product with a banded matrix, one of columns with its transpose: on a GPU two products take less
     time than a convolution with another kernel for each image.
     """
-    matrices = _blur_matrices(_on(sigmas, images), images.shape[-1])[:, None]  # N x 1 x S x S
+    matrices = _blur_matrices(_on(sigmas, images), images.shape[-1])[:, None].to(images.dtype)  # N x 1 x S x S
     return (matrices @ images @ matrices.mT).clamp_(0, 255)
 
 
@@ -108,19 +109,20 @@ def _grey(images: torch.Tensor) -> torch.Tensor:
 
 
 def _blend_weights(operations: torch.Tensor, amounts: torch.Tensor) -> torch.Tensor | None:
-    """Return what `blend` takes, N x 3, of the rows' operations (N) and amounts (N); None if no row blends."""
-    rest = 1 - amounts
-    one, none = torch.ones_like(amounts), torch.zeros_like(amounts)
-    weights, found = torch.stack([one, none, none], dim=1), False
-    for operation, of_three in {
-        Operation.BRIGHTNESS: (amounts, none, none),
-        Operation.CONTRAST: (amounts, none, rest),
-        Operation.SATURATION: (amounts, rest, none),
-        Operation.GREY: (none, one, none),
+    """Return what `blend` takes, N x 4, of the rows' operations (N) and amounts (N); None if no row blends."""
+    rest, one, none = 1 - amounts, torch.ones_like(amounts), torch.zeros_like(amounts)
+    # Pillow cuts off the fraction of a blended value: half a grey level in the mean.
+    lost = torch.full_like(amounts, -0.5)
+    weights, found = torch.stack([one, none, none, none], dim=1), False
+    for operation, mixture in {
+        Operation.BRIGHTNESS: (amounts, none, none, lost),
+        Operation.CONTRAST: (amounts, none, rest, lost),
+        Operation.SATURATION: (amounts, rest, none, lost),
+        Operation.GREY: (none, one, none, none),
     }.items():
         rows = operations == operation
         found |= bool(rows.any())
-        weights = torch.where(rows[:, None], torch.stack(of_three, dim=1), weights)
+        weights = torch.where(rows[:, None], torch.stack(mixture, dim=1), weights)
     return weights if found else None
 
 

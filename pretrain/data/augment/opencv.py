@@ -102,7 +102,8 @@ def saturation(image: np.ndarray, factor: float) -> np.ndarray:
 def hue(image: np.ndarray, turn: float) -> np.ndarray:
     """Turn the colour circle by a share of it."""
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
-    hsv[..., 0] += np.uint8(round(turn * 256) % 256)  # 256 steps are a whole turn: the sum wraps as it must
+    # 256 steps are a whole turn, so the sum wraps as it must. Pillow and torchvision have 255, and only whole ones.
+    hsv[..., 0] += np.uint8(round(int(turn * 255) * 256 / 255) % 256)
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
 
 

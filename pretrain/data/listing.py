@@ -1,0 +1,74 @@
+"""The images below a folder, by ``os.scandir``: one look at each name, none at the files themselves."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+
+class Listing(NamedTuple):
+    """What one folder holds, without the folders below it; hidden files count as absent.
+
+    Attributes:
+        folder: its path, relative to the one that was searched; ``""`` for that one itself.
+        stamp: device, inode, times of the last change (of the entries, of anything; nanoseconds), taken before it was
+            searched.
+        images: names of the files that torchvision takes for images.
+        others: how many other files there are.
+    """
+
+    folder: str
+    stamp: tuple[int, ...]
+    images: list[str]
+    others: int
+
+    def paths(self, root: str | os.PathLike) -> list[str]:
+        """Return the images' paths, where ``root`` is what was searched."""
+        start = str(Path(root, self.folder, "-"))[:-1]
+        return [start + name for name in self.images]
+
+
+def search(root: str | os.PathLike) -> Iterator[Listing]:
+    """List a folder and all below it, links to folders included, hidden ones not; each once, wherever links lead.
+
+    Raises:
+        OSError: a folder cannot be searched.
+    """
+    entered = set()  # a link may lead back to a folder that was searched already
+    ahead = [""]
+    while ahead:
+        folder = ahead.pop()
+        stamp = stamp_of(Path(root, folder))
+        if stamp[:2] in entered:
+            continue
+        entered.add(stamp[:2])
+        images, below, others = [], [], 0
+        with os.scandir(Path(root, folder)) as entries:
+            for entry in entries:
+                name = entry.name
+                if name.startswith("."):
+                    continue
+                if _is_folder(entry):
+                    below.append(name)
+                elif name.lower().endswith(IMG_EXTENSIONS):
+                    images.append(name)
+                else:
+                    others += 1
+        images.sort()
+        ahead += [f"{folder}/{name}" if folder else name for name in sorted(below, reverse=True)]
+        yield Listing(folder, stamp, images, others)
+
+
+def stamp_of(folder: Path) -> tuple[int, ...]:
+    """Return what changes when an entry of a folder comes, goes or is renamed, or another folder takes its place."""
+    status = folder.stat()
+    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to what may not be seen
+        return False

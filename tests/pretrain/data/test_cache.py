@@ -1,0 +1,103 @@
+import logging
+import os
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mocodet.pretrain.data import cache
+from mocodet.pretrain.data.cache import CachedImages, cache_images
+from mocodet.pretrain.data.folders import ImageFolder
+from tests.processes import run_in_processes
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for number, (height, width) in enumerate([(20, 30), (40, 25), (16, 16), (50, 90), (31, 77)]):
+        Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(root / f"{number}.png")
+    return root
+
+
+@pytest.fixture
+def shared(tmp_path, monkeypatch) -> Path:
+    """A folder in place of the machine's shared memory."""
+    monkeypatch.setattr(cache, "SHARED_MEMORY", tmp_path / "shm")
+    return tmp_path / "shm"
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("place", ["ram", "disk"])
+def test_cache_images__has_the_pixels_that_decoding_gives(folder, tmp_path, shared, place, workers):
+    images = ImageFolder(folder)
+    cached = cache_images(images, place, str(tmp_path / "cache"), 25, workers)
+    assert len(cached) == 5
+    for item in (0, 1, 2):  # not larger than the side
+        assert np.array_equal(cached.pixels(item), images.pixels(item))
+        assert np.array_equal(np.asarray(cached[item]), np.asarray(images[item]))
+    for item, size in ((3, (25, 45)), (4, (25, 62))):
+        reference = images[item].resize(size[::-1], Image.BILINEAR)
+        assert cached.pixels(item).shape == (*size, 3)
+        assert np.abs(cached.pixels(item).astype(int) - np.asarray(reference)).max() <= 1
+    again = pickle.loads(pickle.dumps(cached))  # as in a loader process that was not forked
+    assert np.array_equal(again.pixels(3), cached.pixels(3))
+    assert np.shares_memory(cached.pixels(3), cached.data)
+    assert list(shared.glob("*")) == [], "memory must not outlive the processes"
+
+
+def test_cache_images__on_disk_is_found_again_until_an_image_changes(folder, tmp_path, caplog):
+    root = Path(shutil.copytree(folder, tmp_path / "images"))
+    caplog.set_level(logging.INFO, "mocodet.pretrain")
+    first = cache_images(ImageFolder(root), "disk", str(tmp_path / "cache"), 25, 0)
+    assert "5 decoded images, the shorter side at most 25 pixels, take 0.00 GiB" in caplog.text
+    (file,) = (tmp_path / "cache").iterdir()
+    again = cache_images(ImageFolder(root), "disk", str(tmp_path / "cache"), 25, 0)
+    assert f"using {file}" in caplog.text
+    assert np.array_equal(first.data, again.data)
+    os.utime(root / "0.png", ns=(1, 1))
+    cache_images(ImageFolder(root), "disk", str(tmp_path / "cache"), 25, 0)
+    cache_images(ImageFolder(root), "disk", str(tmp_path / "cache"), 24, 0)
+    assert len(list((tmp_path / "cache").iterdir())) == 3
+
+
+@pytest.mark.parametrize("place", ["ram", "disk"])
+def test_cache_images__leaves_nothing_after_a_damaged_image(folder, tmp_path, shared, place):
+    root = Path(shutil.copytree(folder, tmp_path / "images"))
+    whole = (root / "3.png").read_bytes()
+    (root / "3.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"3\.png cannot be read as an image"):
+        cache_images(ImageFolder(root), place, str(tmp_path / "cache"), 25, 0)
+    assert not [*(tmp_path / "cache").glob("*"), *shared.glob("*"), *(tmp_path / "cache").glob(".*")]
+
+
+@pytest.mark.parametrize("place", ["ram", "disk"])
+def test_cache_images__too_large_is_refused_with_the_figures(folder, tmp_path, shared, monkeypatch, place):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(2**40, 2**40, 5000))
+    with pytest.raises(ValueError, match=f"DATA.CACHE {place} needs 0.00 GiB in .*lower DATA.CACHE_SIDE"):
+        cache_images(ImageFolder(folder), place, str(tmp_path / "cache"), 25, 0)
+    assert not [*(tmp_path / "cache").glob(".*"), *shared.glob(".*")]
+
+
+def test_cache_images__memory_that_is_taken_is_refused(folder, shared, monkeypatch):
+    monkeypatch.setattr(cache, "available_bytes", lambda device: 5000)
+    with pytest.raises(ValueError, match=r"set DATA\.CACHE disk or none"):
+        cache_images(ImageFolder(folder), "ram", "", 25, 0)
+
+
+def test_cache_images__is_one_for_all_processes(folder, tmp_path):
+    for found in run_in_processes(_cache_in_process, str(folder), str(tmp_path)):
+        assert found == (True, 1)
+
+
+def _cache_in_process(folder: str, output: str) -> tuple[bool, int]:
+    images = ImageFolder(folder)
+    same = []
+    for place in ("ram", "disk"):
+        cached = cache_images(images, place, output, 1000, 0)
+        same += [np.array_equal(cached.pixels(item), images.pixels(item)) for item in range(5)]
+        assert isinstance(cached, CachedImages)
+    return all(same), len(list(Path(output).glob("*.pixels")))
