@@ -1,6 +1,7 @@
 """Packaging of mocodet: the folders of this repository become one package, `mocodet`."""
 
 import runpy
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from setuptools import setup
@@ -19,6 +20,21 @@ PROGRAM = runpy.run_path("common/commands/table.py")["PROGRAM"]
 FOLDERS = [init.parent for room in ROOMS for init in sorted(Path(room).rglob("__init__.py"))]
 PACKAGES = {".".join(("mocodet", *folder.parts)): str(folder) for folder in FOLDERS if folder != PACKAGE}
 PACKAGES["mocodet"] = str(PACKAGE)
+
+# One package, `cv2`, in four distributions that overwrite each other.
+OPENCV = ("opencv-python-headless", "opencv-python", "opencv-contrib-python-headless", "opencv-contrib-python")
+
+
+def installed_opencv() -> str:
+    """Return the distribution of OpenCV that is installed, or the first where none is seen, as in an isolated build."""
+    for name in OPENCV:
+        try:
+            version(name)
+        except PackageNotFoundError:
+            continue
+        return name
+    return OPENCV[0]
+
 
 setup(
     name="mocodet",
@@ -43,6 +59,7 @@ setup(
         "fvcore>=0.1.5.post20221221",
         "iopath>=0.1.9",
         "numpy",
+        f"{installed_opencv()}>=4.10",  # makes views in pre-training; detectron2 draws, and reads Cityscapes, with it
         "pillow>=9.1",
         "pycocotools>=2.0.7",
         "yacs>=0.1.8",
@@ -63,8 +80,6 @@ setup(
         "tqdm>4.29.0",
     ],
     extras_require={
-        # detectron2 draws, and reads Cityscapes, with `cv2`; opencv-python serves as well.
-        "opencv": ["opencv-python-headless"],
         # What detectron2 reads and evaluates Cityscapes instances with.
         "cityscapes": ["cityscapesscripts>=2.2", "shapely"],
         # The masks of SBD and ImageNet's development kit, which mocodet prepare-data reads, are MATLAB files.

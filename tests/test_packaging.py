@@ -1,6 +1,7 @@
 """The wheel holds what a user of it needs, and nothing that could shadow a module of theirs."""
 
 import configparser
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -47,6 +48,14 @@ def test_wheel__one_top_level_package_with_every_config(wheel):
     assert {name.removeprefix("mocodet/") for name in names if name.endswith(".py")} == modules
     typed = {"", "common/", "pretrain/", "detection/", "configs/"}
     assert {name for name in names if name.endswith("py.typed")} == {f"mocodet/{room}py.typed" for room in typed}
+
+
+def test_wheel__requires_the_opencv_that_is_installed(wheel):
+    (metadata,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+    lines = wheel.read(metadata).decode().splitlines()
+    required = [line.split()[1].split(">")[0] for line in lines if line.startswith("Requires-Dist: opencv")]
+    assert len(required) == 1, "distributions of OpenCV overwrite each other"
+    assert importlib.metadata.version(required[0])
 
 
 def test_wheel__works_where_there_is_no_checkout(wheel, tmp_path):
