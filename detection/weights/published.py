@@ -22,6 +22,7 @@ import torch
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathHandler, PathManager
 
+from mocodet.common.cache_folder import cache_folder
 from mocodet.common.download import DownloadError, download, md5_of
 from mocodet.common.files import write_json
 from mocodet.common.locks import exclusive
@@ -56,11 +57,6 @@ def register() -> None:
     if SCHEME not in urllib.parse.uses_netloc:
         urllib.parse.uses_netloc.append(SCHEME)
     PathManager.register_handler(WeightsHandler(), allow_override=True)
-
-
-def cache_folder() -> Path:
-    """Return where downloaded and converted weights are kept."""
-    return Path(os.environ.get("FVCORE_CACHE") or "~/.torch/iopath_cache").expanduser() / "mocodet"
 
 
 def local_weights(name: str) -> Path:
