@@ -37,7 +37,8 @@ def read_class_folders(root: str | os.PathLike) -> LabelledImages:
     if not Path(root).is_dir():
         raise FileNotFoundError(f"{str(root)!r} is not a folder; give one that holds one folder for each class")
     images = ImageFolder(root)
-    names = [Path(path).relative_to(root).parts[0] for path in images.paths]
+    start = len(str(Path(root, "-"))) - 1
+    names = [path[start:].partition(os.sep)[0] for path in images.paths]
     folders = {path.name for path in Path(root).iterdir() if path.is_dir() and not path.name.startswith(".")}
     if loose := [name for name in names if name not in folders]:
         raise ValueError(
