@@ -11,7 +11,6 @@ it. docs/performance.md says what the references are. 'mocodet benchmark PART --
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from mocodet import configs
@@ -257,7 +256,7 @@ def _complete(run: argparse.Namespace) -> None:
 
 
 def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Refuse what would do nothing or cannot be measured, and a folder or config that is not there."""
+    """Refuse what would do nothing or cannot be measured, and a config that is not there."""
     for run in args.runs:
         if of_part := CHECKS.get(run.part):
             of_part(parser, run)
@@ -272,11 +271,6 @@ def _check_step(parser: argparse.ArgumentParser, run: argparse.Namespace) -> Non
             )
     if run.queue and len(run.queue) < 2:
         parser.error(f"--queue {run.queue[0]}: queues are compared with the first; give two or more")
-
-
-def _check_input(parser: argparse.ArgumentParser, run: argparse.Namespace) -> None:
-    if run.images is not None and not Path(run.images).is_dir():
-        parser.error(f"--images {run.images} is not a folder; give one that holds photographs")
 
 
 def _check_train(parser: argparse.ArgumentParser, run: argparse.Namespace) -> None:
@@ -294,4 +288,4 @@ def _check_collectives(parser: argparse.ArgumentParser, run: argparse.Namespace)
         parser.error(f"--processes {run.processes}: one process exchanges nothing; give two or more")
 
 
-CHECKS = {"step": _check_step, "input": _check_input, "train": _check_train, "collectives": _check_collectives}
+CHECKS = {"step": _check_step, "train": _check_train, "collectives": _check_collectives}

@@ -136,7 +136,13 @@ def compare(folder: Path, name: str, crop: int, count: int, args: argparse.Names
 
 
 def measure(args: argparse.Namespace) -> Iterator[list[Row]]:
-    """Yield the rows of each case: of the folder that is given, or of photographs that are drawn."""
+    """Yield the rows of each case: of the folder that is given, or of photographs that are drawn.
+
+    Raises:
+        FileNotFoundError: no such folder, or no image in it.
+    """
+    if args.images and not Path(args.images).is_dir():
+        raise FileNotFoundError(f"--images {args.images} is not a folder; give one that holds photographs")
     count = args.count or (512 if args.workers else 48)
     cases: Sequence[tuple[Kind, int]] = CASES if args.crop is None else [(COCO, args.crop)]
     torch.manual_seed(0)

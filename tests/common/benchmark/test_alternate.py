@@ -44,7 +44,9 @@ def test_alternate__times_every_round_and_only_the_runs():
 
 def test_alternate__without_warm_up():
     time = FakeTime()
-    seconds = alternate({"a": time.contestant("a", [5.0])}, 1, Clock("fake", lambda: time.now), warm_up=0)
+    seconds = alternate(
+        {"a": time.contestant("a", [5.0])}, 1, Clock("fake", lambda: time.now), warm_up=0, before=time.between
+    )
     assert seconds == {"a": [5.0]}
 
 

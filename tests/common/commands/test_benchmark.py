@@ -49,7 +49,6 @@ def test_parse__queues():
         (["step", "--queue", "256"], "--queue 256: queues are compared with the first; give two or more"),
         (["step", "--pairs", "0"], "--pairs: invalid positive int value: '0'"),
         (["--threads", "0"], "--threads: invalid positive int value: '0'"),
-        (["input", "--images", "none"], "--images none is not a folder"),
         (["input", "--workers", "-1"], "--workers: invalid non-negative int value: '-1'"),
         (["train", "--size", "64"], "--size belongs to --detection"),
         (["train", "--detection", "--iterations", "2"], "--iterations says nothing of --detection"),

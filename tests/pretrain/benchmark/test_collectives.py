@@ -1,0 +1,15 @@
+"""The exchange of a step beside gathering everything, in two processes."""
+
+from mocodet.pretrain.benchmark.collectives import DIM, OURS, REFERENCE, compare
+from tests.processes import run_in_processes
+
+
+def test_compare__equal_keys_and_the_bytes_of_each_way():
+    rows, size, world = 4, 8, 2
+    images, keys = rows * 3 * size * size * 4, rows * DIM * 4
+    for rank, (seconds, sizes) in enumerate(run_in_processes(compare, rows, size, 3, world_size=world)):
+        assert {who: len(values) for who, values in seconds.items()} == {REFERENCE: 3, OURS: 3}, rank
+        # Images once and keys twice go to the other process, and the order, int64, is spread.
+        assert sizes[REFERENCE] == (world - 1) * (images + 2 * keys) + world * rows * 8
+        # Half of the images is where it belongs already, in the mean over permutations.
+        assert sizes[OURS] == images / 2 + (world - 1) * keys
