@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from .by_parts import batch_norm_by_parts
+from .choice import choose
 
 
 class GroupedBatchNorm2d(nn.BatchNorm2d):
@@ -42,8 +42,9 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
                 " group; expected two or more, which have a variance"
             )
         self.num_batches_tracked.add_(1)
+        batch_norm = choose(x, self.weight)
         statistics = self.running_mean, self.running_var
-        return batch_norm_by_parts(x, self.weight, self.bias, *statistics, self.num_groups, self.momentum, self.eps)
+        return batch_norm(x, self.weight, self.bias, *statistics, self.num_groups, self.momentum, self.eps)
 
     def extra_repr(self) -> str:
         """Describe the layer in ``print(model)``."""

@@ -1,0 +1,97 @@
+"""Which implementation of grouped batch norm a batch gets."""
+
+import logging
+from collections.abc import Callable
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+
+from .by_parts import batch_norm_by_parts
+
+logger = logging.getLogger("mocodet.pretrain")
+
+# Takes x, weight, bias, running_mean, running_var, groups, momentum, eps; returns x normalised.
+GroupedBatchNorm = Callable[
+    [torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, int, float, float], torch.Tensor
+]
+
+# Of the results' size: a step in the last place of bfloat16 is 0.008, sums of a few hundred float32 differ by less.
+TOLERANCES = {torch.float32: 1e-4, torch.float16: 0.02, torch.bfloat16: 0.02}
+
+
+def choose(x: torch.Tensor, weight: torch.Tensor) -> GroupedBatchNorm:
+    """Return what normalises ``x`` (N x C x H x W) in training with parameters like ``weight`` (C).
+
+    On CUDA the Triton kernels, where they take such a batch and have proved themselves; else one part after the other.
+    """
+    fits = (
+        x.is_cuda
+        and x.dtype in TOLERANCES
+        and weight.dtype == torch.float32
+        and x.is_contiguous(memory_format=torch.channels_last)
+    )
+    return (_fused(x.device, x.dtype) if fits else None) or batch_norm_by_parts
+
+
+@cache
+def _fused(device: torch.device, dtype: torch.dtype) -> GroupedBatchNorm | None:
+    """Return the Triton implementation if it works on ``device``; where not, None, and one warning says why."""
+    # Triton compiles for the GPU that it finds, with a C compiler that it finds. Nothing of that is known before.
+    try:
+        from .fused import fused_batch_norm
+
+        check(fused_batch_norm, device, dtype)
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        logger.warning(
+            f"batch-norm groups are normalised one after the other, which is slower and gives the same: the Triton"
+            f" kernels do not work on {device} for {dtype} ({reason})"
+        )
+        return None
+    return fused_batch_norm
+
+
+def check(candidate: GroupedBatchNorm, device: torch.device, dtype: torch.dtype) -> None:
+    """Compare an implementation with `torch.nn.functional.batch_norm` of each group, on a small random batch.
+
+    Raises:
+        AssertionError: outputs, gradients or running statistics differ.
+    """
+    generator = torch.Generator().manual_seed(0)
+    # Numbers that no size of a tile divides.
+    x, gradient = (torch.randn(6, 70, 7, 5, generator=generator).to(device, dtype) for _ in range(2))
+    x, gradient = (value.contiguous(memory_format=torch.channels_last) for value in (x + 3, gradient))
+    weight, bias, mean, var = torch.rand(4, 70, generator=generator).to(device)
+
+    def results(implementation: GroupedBatchNorm) -> list[torch.Tensor]:
+        leaves = [tensor.clone().requires_grad_() for tensor in (x, weight, bias)]
+        moved = mean.clone(), var.clone()
+        with torch.enable_grad():
+            normalised = implementation(leaves[0], leaves[1], leaves[2], moved[0], moved[1], 2, 0.1, 1e-5)
+        return [normalised.detach(), *torch.autograd.grad(normalised, leaves, gradient), *moved]
+
+    for found, expected in zip(results(candidate), results(_one_by_one), strict=True):
+        scale = expected.abs().max().item()
+        torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCES[dtype] * scale)
+
+
+def _one_by_one(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    running_mean: torch.Tensor,
+    running_var: torch.Tensor,
+    groups: int,
+    momentum: float,
+    eps: float,
+) -> torch.Tensor:
+    """The definition, of nothing but PyTorch's own batch norm, with its gradients."""
+    means, variances = running_mean.repeat(groups, 1), running_var.repeat(groups, 1)
+    parts = [
+        F.batch_norm(part, mean, var, weight, bias, True, momentum, eps)
+        for part, mean, var in zip(x.chunk(groups), means, variances, strict=True)
+    ]
+    running_mean.copy_(means.mean(dim=0))
+    running_var.copy_(variances.mean(dim=0))
+    return torch.cat(parts)
