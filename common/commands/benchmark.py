@@ -42,16 +42,20 @@ class Flag(NamedTuple):
     Attributes:
         name: such as ``"pairs"``.
         full: its default.
-        quick: its default with --quick.
         help: what it says.
         how: further arguments of ``add_argument``.
+        quick: its default with --quick; None: the same.
     """
 
     name: str
     full: Any
-    quick: Any
     help: str
     how: dict[str, Any]
+    quick: Any = None
+
+    def default(self, quick: bool) -> Any:
+        """Return the default, with --quick or without."""
+        return self.full if self.quick is None or not quick else self.quick
 
 
 class Part(NamedTuple):
@@ -71,121 +75,112 @@ class Part(NamedTuple):
 
 
 COUNT: dict[str, Any] = {"type": positive(int), "metavar": "N"}
-COUNTS: dict[str, Any] = {"type": positive(int), "nargs": "+", "metavar": "N"}
+DEVICE = Flag("device", "auto", "auto: CUDA, or else CPU", {"choices": ("auto", "cpu", "cuda")})
+SMALL = Case("resnet18", 48, 64)
 
 
 def pairs(full: int) -> Flag:
     """Make the flag that says how often a contestant is measured."""
-    return Flag("pairs", full, 1, "times that each contestant is run", COUNT)
+    return Flag("pairs", full, "times that each contestant is run", COUNT, quick=1)
 
 
-DEVICE = Flag("device", "auto", "auto", "auto: CUDA, or else CPU", {"choices": ("auto", "cpu", "cuda")})
-SMALL = Case("resnet18", 48, 64)
-TINY = Case("resnet18", 32, 16)
+STEP = (
+    Flag(
+        "case",
+        [Case("resnet50", 224, 16), Case("resnet50", 64, 64), SMALL],
+        "what is trained, one or more",
+        {"type": parse_case, "nargs": "+", "metavar": "ARCH,SIZE,BATCH"},
+        quick=[Case("resnet18", 32, 16)],
+    ),
+    Flag(
+        "queue",
+        None,
+        "instead: the trainer's step with queues of these lengths (without one: 256 65536 262144)",
+        {"type": positive(int), "nargs": "*", "metavar": "K"},
+    ),
+    pairs(5),
+    DEVICE,
+)
+INPUT = (
+    Flag("images", None, "a folder of photographs (else some are drawn)", {"metavar": "DIR"}),
+    Flag("crop", None, "side of the views in pixels (224)", COUNT),
+    Flag("count", None, "images of a run (48; with --workers 512)", COUNT, quick=16),
+    Flag(
+        "workers",
+        0,
+        "measure the whole loader with so many processes, in wall time, on cores that are free (0: CPU time)",
+        {"type": positive(int, or_zero=True), "metavar": "N"},
+    ),
+    Flag("rate", 2000, "images/s to be fed; the table says by how many cores", COUNT),
+    pairs(5),
+)
+TRAIN = (
+    Flag("detection", False, "fine-tuning against plain detectron2", {"action": "store_true"}),
+    Flag("config-file", "pretrain/toy_moco_v2_R_18.yaml", "of pre-training", {"metavar": "FILE"}),
+    Flag("iterations", 5, "steps in a run", COUNT, quick=1),
+    Flag("size", 160, "with --detection: side of the images in pixels", COUNT, quick=64),
+    Flag("batch", 2, "with --detection: images in a batch", COUNT),
+    Flag("regions", 32, "with --detection: regions of an image for the heads (paper: 512)", COUNT, quick=4),
+    pairs(5),
+    DEVICE,
+)
+EVALUATE = (
+    Flag("metric", ["voc", "coco"], "which", {"nargs": "+", "choices": ("voc", "coco")}),
+    Flag("images", 600, "images that are drawn (VOC's test2007 has 4952)", COUNT, quick=60),
+    Flag("detections", 100, "detections in each", COUNT, quick=10),
+    pairs(1),
+)
+COLLECTIVES = (
+    Flag("processes", 2, "processes of this machine, over gloo", COUNT),
+    Flag("rows", 32, "images of each", COUNT, quick=4),
+    Flag("size", 224, "side of the images in pixels", COUNT, quick=32),
+    pairs(9),
+)
+CONVERT = (Flag("arch", "resnet50", "of the encoder", {"metavar": "ARCH"}, quick="resnet18"), pairs(5))
+STARTUP = (Flag("files", 200_000, "image files to list", COUNT, quick=100), pairs(3))
 
 PARTS = (
     Part(
         "step",
         "mocodet.pretrain.benchmark.step:measure",
         "a step of MoCo: the original's way, in float32 and under autocast, against the trainer's",
-        (
-            Flag(
-                "case",
-                [Case("resnet50", 224, 16), Case("resnet50", 64, 64), SMALL],
-                [TINY],
-                "what is trained, one or more",
-                {"type": parse_case, "nargs": "+", "metavar": "ARCH,SIZE,BATCH"},
-            ),
-            Flag(
-                "queue",
-                None,
-                None,
-                "instead: the trainer's step with queues of these lengths (without one: 256 65536 262144)",
-                {"type": positive(int), "nargs": "*", "metavar": "K"},
-            ),
-            pairs(5),
-            DEVICE,
-        ),
+        STEP,
     ),
     Part(
         "input",
         "mocodet.pretrain.benchmark.input:measure",
         "two views of a photograph: Pillow and torchvision against the loader's",
-        (
-            Flag("images", None, None, "a folder of photographs (else some are drawn)", {"metavar": "DIR"}),
-            Flag("crop", None, None, "side of the views in pixels (224)", COUNT),
-            Flag("count", None, 16, "images of a run (48; with --workers 512)", COUNT),
-            Flag(
-                "workers",
-                0,
-                0,
-                "measure the whole loader with so many processes, in wall time, on cores that are free (0: CPU time)",
-                {"type": positive(int, or_zero=True), "metavar": "N"},
-            ),
-            Flag("rate", 2000, 2000, "images/s to be fed; the table says by how many cores", COUNT),
-            pairs(5),
-        ),
+        INPUT,
     ),
     Part(
         "train",
         "mocodet.pretrain.benchmark.train:measure",
         "training from files: the original's loop against the trainer's; detectron2's against the fine-tuning's",
-        (
-            Flag("detection", False, False, "fine-tuning against plain detectron2", {"action": "store_true"}),
-            Flag(
-                "config-file",
-                "pretrain/toy_moco_v2_R_18.yaml",
-                "pretrain/toy_moco_v2_R_18.yaml",
-                "of pre-training",
-                {"metavar": "FILE"},
-            ),
-            Flag("iterations", 5, 1, "steps in a run", COUNT),
-            Flag("size", 160, 64, "with --detection: side of the images in pixels", COUNT),
-            Flag("batch", 2, 2, "with --detection: images in a batch", COUNT),
-            Flag("regions", 32, 4, "with --detection: regions of an image for the heads (paper: 512)", COUNT),
-            pairs(5),
-            DEVICE,
-        ),
+        TRAIN,
     ),
     Part(
         "evaluate",
         "mocodet.detection.benchmark.evaluate:measure",
         "VOC's and COCO's metrics: detectron2's evaluators against these, which must give the same numbers",
-        (
-            Flag("metric", ["voc", "coco"], ["voc", "coco"], "which", {"nargs": "+", "choices": ("voc", "coco")}),
-            Flag("images", 600, 60, "images that are drawn (VOC's test2007 has 4952)", COUNT),
-            Flag("detections", 100, 10, "detections in each", COUNT),
-            pairs(1),
-        ),
+        EVALUATE,
     ),
     Part(
         "collectives",
         "mocodet.pretrain.benchmark.collectives:measure",
         "what processes exchange in a step: all images and keys gathered against the rows that are needed",
-        (
-            Flag("processes", 2, 2, "processes of this machine, over gloo", COUNT),
-            Flag("rows", 32, 4, "images of each", COUNT),
-            Flag("size", 224, 32, "side of the images in pixels", COUNT),
-            pairs(9),
-        ),
+        COLLECTIVES,
     ),
     Part(
         "convert",
         "mocodet.detection.benchmark.convert:measure",
         "conversion for detectron2, verified and not, against reading and writing the file",
-        (
-            Flag("arch", "resnet50", "resnet18", "of the encoder", {"metavar": "ARCH"}),
-            pairs(5),
-        ),
+        CONVERT,
     ),
     Part(
         "startup",
         "mocodet.pretrain.benchmark.startup:measure",
         "help, imports, and the listing of a folder against torchvision's",
-        (
-            Flag("files", 200_000, 100, "image files to list", COUNT),
-            pairs(3),
-        ),
+        STARTUP,
     ),
 )
 
@@ -243,7 +238,7 @@ def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Nam
 def _complete(run: argparse.Namespace) -> None:
     """Add what was not given: defaults by --quick, the function that measures (``does``), and which were ``given``."""
     part = next(part for part in PARTS if part.name == run.part)
-    defaults = {flag.name.replace("-", "_"): flag.quick if run.quick else flag.full for flag in part.flags}
+    defaults = {flag.name.replace("-", "_"): flag.default(run.quick) for flag in part.flags}
     run.given = sorted(vars(run).keys() & defaults.keys())
     run.does = part.does
     for name, default in defaults.items():
