@@ -24,6 +24,7 @@ from yaml import YAMLError
 
 from mocodet import configs
 
+from .cores import threads_for_each
 from .errors import USER_ERRORS, errors_in_one_line
 
 
@@ -191,12 +192,6 @@ def _divide_cores(processes: int) -> None:
     """Give each of so many processes on this machine its part of the cores, where it computes on them."""
     if not torch.cuda.is_available() and processes > 1:
         torch.set_num_threads(threads_for_each(processes))
-
-
-def threads_for_each(processes: int) -> int:
-    """Divide the cores that this process may use between so many others; at least one thread for each."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // processes)
 
 
 def check_backend() -> None:

@@ -25,7 +25,7 @@ COMMANDS = (
     Command("train", "mocodet.detection.training.run:main", "fine-tune a detector, or evaluate one"),
     Command("evaluate", "mocodet.detection.evaluation.run:main", "compute the metrics of saved predictions"),
     Command("visualize", "mocodet.detection.visualize.run:main", "draw ground truth beside predictions"),
-    Command("study", "mocodet.detection.study.run:main", "compare initialisations over several trials, in a table"),
+    Command("study", "mocodet.common.study.run:main", "compare initialisations over several trials, in a table"),
     Command(
         "knn", "mocodet.pretrain.evaluation.run:knn", "classify images by the nearest neighbours of their features"
     ),

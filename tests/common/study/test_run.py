@@ -1,11 +1,13 @@
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from mocodet import configs
-from mocodet.detection.study import run as study_run
-from mocodet.detection.study.trials import Init
+from mocodet.common.study import run as study_run
+from mocodet.common.study.trials import Init
 from tests.commands import study
 
 
@@ -32,3 +34,8 @@ def test_main__a_config_that_is_nowhere_is_told_in_one_line(monkeypatch, capsys)
         inits_of(["--init", "mine=toy.yaml"], monkeypatch)
     message = r"error: --init mine: no config named 'toy\.yaml'; there are: .*toy_R_18_FPN_moco\.yaml"
     assert re.search(message, capsys.readouterr().err.splitlines()[-1])
+
+
+def test_main__imports_nothing_heavy():
+    script = "import sys, mocodet.common.study.run; print(*{'torch', 'numpy', 'detectron2'}.intersection(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "\n"

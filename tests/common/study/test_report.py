@@ -1,5 +1,5 @@
-from mocodet.detection.study.aggregate import aggregate
-from mocodet.detection.study.report import format_table
+from mocodet.common.study.aggregate import aggregate
+from mocodet.common.study.report import format_table
 
 
 def result(task, ap50, ap, ap75):

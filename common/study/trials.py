@@ -17,8 +17,8 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
+from mocodet.common.cores import threads_for_each
 from mocodet.common.files import write_json
-from mocodet.common.launch import threads_for_each
 from mocodet.common.progress import duration
 
 from .aggregate import Results, read_metrics

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import pytest
 
 from mocodet.common.commands.study import parse_init
-from mocodet.detection.study import run as study_run
-from mocodet.detection.study import trials as trials_module
-from mocodet.detection.study.run import run_study
-from mocodet.detection.study.trials import Init, plan_trials, run_trials
+from mocodet.common.study import run as study_run
+from mocodet.common.study import trials as trials_module
+from mocodet.common.study.run import run_study
+from mocodet.common.study.trials import Init, plan_trials, run_trials
 from tests.commands import study as run_command
 
 # A training command in small: notes how it was called, "trains" for 10 iterations, fails where told to.

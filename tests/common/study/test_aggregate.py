@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from mocodet.detection.study.aggregate import aggregate, read_metrics
+from mocodet.common.study.aggregate import aggregate, read_metrics
 
 
 def write_run(folder, lines, max_iter=100):

@@ -1,1 +1,0 @@
-"""Comparing initialisations: repeated trials of the same detector, their statistics, and the paper's kind of table."""
