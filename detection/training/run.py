@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode, get_cfg
-from detectron2.engine import default_setup
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
@@ -50,10 +49,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     register_datasets(cfg)
     # First of all what may refuse the run: starting it replaces the config that an earlier run left in the folder.
     check_run(cfg, resume=args.resume, eval_only=args.eval_only)
-    if args.eval_only:
-        start_evaluation(cfg, args)
-    else:
-        default_setup(cfg, args)
+    start_run(cfg, args)
     if scaled:
         logger.info(f"Scaled the schedule to {comm.get_world_size()} processes by the linear rule:\n\n{scaled}\n")
     if asked_for != cfg.MODEL.DEVICE:
@@ -61,19 +57,27 @@ def setup(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
-def start_evaluation(cfg: CfgNode, args: argparse.Namespace) -> None:
-    """Start the log and seed the generators as ``default_setup`` does, but save the config as ``eval_config.yaml``.
+def start_run(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Start the log, save the config and seed the generators, as detectron2's ``default_setup`` does.
 
-    ``config.yaml`` remains that of the training in the same folder: its schedule tells how the run can be resumed.
+    That one parses the whole config anew for each of three keys that it looks up: half a second. An evaluation saves
+    the config as ``eval_config.yaml``: ``config.yaml`` remains that of the training in the same folder, whose schedule
+    tells how the run can be resumed.
     """
-    rank = comm.get_rank()
+    rank, config = comm.get_rank(), cfg.dump()
     for name in ("fvcore", "detectron2"):
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name=name)
-    logger.info(f"Environment:\n{collect_env_info()}\n\nCommand line: {args}\n\nConfig:\n{cfg.dump()}")
+    logger.info(
+        f"Rank of current process: {rank}. World size: {comm.get_world_size()}\n\n"
+        f"Environment:\n{collect_env_info()}\n\nCommand line: {args}\n\nConfig:\n{config}"
+    )
     if comm.is_main_process():
-        with atomic_open(Path(cfg.OUTPUT_DIR) / "eval_config.yaml", "w", encoding="utf-8") as handle:
-            handle.write(cfg.dump())
+        name = "eval_config.yaml" if args.eval_only else "config.yaml"
+        with atomic_open(Path(cfg.OUTPUT_DIR, name), "w", encoding="utf-8") as handle:
+            handle.write(config)
     seed_all_rng(cfg.SEED + rank if cfg.SEED >= 0 else None)
+    if not args.eval_only:  # trying out algorithms pays off for the many images of a training
+        torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
 
 
 def evaluate(cfg: CfgNode, *, resume: bool) -> dict[str, Any]:
