@@ -5,9 +5,11 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
@@ -15,9 +17,10 @@ from mocodet.common.benchmark.alternate import CPU, alternate
 from mocodet.common.benchmark.report import Row, rows_of
 
 from ..data.folders import ImageFolder
+from ..data.listing_cache import STEP
 
 PYTHON, TORCHVISION = "python, nothing imported", "import torch, torchvision"
-SCAN = "os.scandir alone"
+MAKE_DATASET, SCAN = "torchvision's make_dataset", "os.scandir alone"
 FILES_IN_FOLDER = 1000
 
 
@@ -71,29 +74,44 @@ def by_scandir(root: Path) -> int:
     return files
 
 
+def by_mocodet(root: Path, cache: Path) -> int:
+    """List the images as ``DATA.ROOT``, with listings kept in ``cache``; return how many there are."""
+    with mock.patch.dict(os.environ, FVCORE_CACHE=str(cache)):
+        return len(ImageFolder(root))
+
+
+def by_mocodet_at_first(root: Path, caches: Path) -> int:
+    """List the images as ``DATA.ROOT`` where nothing is kept yet: in a new folder in ``caches``."""
+    return by_mocodet(root, Path(tempfile.mkdtemp(dir=caches)))
+
+
 def listing(count: int, pairs: int) -> list[Row]:
     """Return the rows of the listing of ``count`` files.
 
     Raises:
         ValueError: not all find as many files.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as caches:
         root = Path(folder)
         make_files(root, count)
-        contestants: dict[str, Callable[[Path], int]] = {
-            "torchvision's make_dataset": by_torchvision,
-            "mocodet": lambda root: len(ImageFolder(root)),
-            SCAN: by_scandir,
+        time.sleep(1.1 * STEP / 1e9)  # a listing is kept only of folders that have not changed just now
+        contestants: dict[str, Callable[[], int]] = {
+            MAKE_DATASET: partial(by_torchvision, root),
+            "mocodet, the first time": partial(by_mocodet_at_first, root, Path(caches)),
+            "mocodet, again": partial(by_mocodet, root, Path(caches, "kept")),
+            SCAN: partial(by_scandir, root),
         }
-        if any((found := listed(root)) != count for listed in contestants.values()):
-            raise ValueError(f"a listing of {count} files found {found}")
-        seconds = alternate({who: partial(listed, root) for who, listed in contestants.items()}, pairs, CPU, warm_up=0)
+        found = {who: listed() for who, listed in contestants.items()}
+        if set(found.values()) != {count}:
+            raise ValueError(f"of {count} files were listed: {', '.join(f'{n} by {who}' for who, n in found.items())}")
+        seconds = alternate(contestants, pairs, CPU, warm_up=0)
     return rows_of(
         f"listing {count:,} files",
         seconds,
-        reference="torchvision's make_dataset",
+        reference=MAKE_DATASET,
         clock=CPU,
         limit=SCAN,
+        unbounded=["mocodet, again"],
         settings={"files": count},
     )
 

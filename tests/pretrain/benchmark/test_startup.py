@@ -1,5 +1,7 @@
 """The listing of a folder beside torchvision's, and processes that start."""
 
+import pytest
+
 from mocodet.pretrain.benchmark import startup
 from mocodet.pretrain.benchmark.startup import by_scandir, by_torchvision, listing, make_files
 from tests.benchmarks import run_once
@@ -13,9 +15,18 @@ def test_make_files__both_ways_of_listing_find_them(tmp_path):
 
 def test_listing__a_row_for_each(monkeypatch):
     run_once(monkeypatch, startup)
+    monkeypatch.setattr(startup, "STEP", 0)
     rows = listing(10, pairs=1)
-    assert [row.contestant for row in rows] == ["torchvision's make_dataset", "mocodet", startup.SCAN]
+    ours = ["mocodet, the first time", "mocodet, again"]
+    assert [row.contestant for row in rows] == [startup.MAKE_DATASET, *ours, startup.SCAN]
     assert rows[0].limit == startup.SCAN
+
+
+def test_listing__all_must_find_as_many(monkeypatch):
+    monkeypatch.setattr(startup, "STEP", 0)
+    monkeypatch.setattr(startup, "by_torchvision", lambda root: 9)
+    with pytest.raises(ValueError, match="of 10 files were listed: 9 by torchvision's make_dataset, 10 by mocodet"):
+        listing(10, pairs=1)
 
 
 def test_processes__each_runs(monkeypatch):
