@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-# Similarities that are computed at a time. On a CPU 256 x 1024 of them, 1 MiB, stay in the second-level cache; a GPU
+# Similarities that are computed at a time. On a CPU 256 x 2048 of them, 2 MiB, and their keys stay in its caches; a GPU
 # wants large products and has memory for them.
-CPU_ROWS, CPU_COLUMNS = 256, 1024
+CPU_ROWS, CPU_COLUMNS = 256, 2048
 GPU_BYTES = 256 * 2**20
 
 
