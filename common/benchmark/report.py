@@ -26,7 +26,7 @@ class Row:
         pairs: how many pairs.
         limit: the contestant whose time bounds those of the others from below; ``""`` where there is none.
         limit_ratio: how many times as fast as the reference one would be that is as quick as the limit.
-        share: how much of the contestant's time the limit takes, 0 to 1.
+        share: how much of the contestant's time the limit takes, 0 to 1; median of the pairs, as ``limit_ratio``.
         clock: ``"CPU"`` or ``"wall"``.
         settings: what the part was run with.
         details: further figures of this part's rows, as they are printed.
@@ -79,7 +79,6 @@ def rows_of(
         details: by contestant.
     """
     medians = {who: Spread.of(values).median for who, values in seconds.items()}
-    least = medians.get(limit)
     others = [who for who in seconds if who != reference]
     return [
         Row(
@@ -92,8 +91,8 @@ def rows_of(
             pairs=len(seconds[who]),
             clock=clock.name,
             limit=limit,
-            limit_ratio=None if least is None else medians[reference] / least,
-            share=None if least is None or who in unbounded else least / medians[who],
+            limit_ratio=ratio(seconds, reference, limit).median if limit else None,
+            share=ratio(seconds, limit, who).median if limit and who not in unbounded else None,
             settings=settings or {},
             details=(details or {}).get(who, {}),
             machine=machine(),
