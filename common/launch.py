@@ -24,6 +24,7 @@ from yaml import YAMLError
 
 from mocodet import configs
 
+from .allocator import keep_freed_memory
 from .cores import threads_for_each
 from .errors import USER_ERRORS, errors_in_one_line
 
@@ -97,6 +98,7 @@ def _start(main: Callable[[argparse.Namespace], object], args: argparse.Namespac
 
 
 def _run_in_process(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
+    keep_freed_memory()  # a process that was spawned has the environment of the command alone
     _divide_cores(args.num_gpus)
     try:
         main(args)

@@ -10,6 +10,7 @@ from importlib import import_module
 from pkgutil import resolve_name
 from types import ModuleType
 
+from ..allocator import keep_freed_memory
 from .table import COMMANDS, PROGRAM, Command
 
 DESCRIPTION = """Unlabelled images in, detectors out.
@@ -38,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> object:
     for command in COMMANDS:
         if words[:1] == [command.name]:
             args = parse(command, words[1:])
+            keep_freed_memory()
             return resolve_name(command.does)(args)  # imported only after the arguments are found good
     return _overview().parse_args(words[:1])
 

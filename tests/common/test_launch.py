@@ -61,6 +61,13 @@ def test_argument_parser__detectron2_habits():
     assert (parse().num_gpus, parse().num_machines, parse().machine_rank, parse().dist_url) == (1, 1, 0, "auto")
 
 
+def test_launch__keeps_freed_memory_where_the_work_is_done(monkeypatch):
+    seen = []
+    monkeypatch.setattr("mocodet.common.launch.keep_freed_memory", lambda: seen.append("memory"))
+    launch(lambda args: seen.append("work"), parse())
+    assert seen == ["memory", "work"]
+
+
 def test_launch__bad_input_is_one_line(monkeypatch):
     monkeypatch.delenv("MOCODET_TRACEBACK", raising=False)
     with pytest.raises(SystemExit, match=r"^error: SOLVER.X is 3; expected 4$"):

@@ -159,9 +159,10 @@ def test_main__calls_the_function_with_the_parsed_arguments(monkeypatch):
     seen = []
     command = COMMANDS[NAMES.index("convert")]
     package = importlib.import_module(command.does.partition(":")[0])
+    monkeypatch.setattr(module, "keep_freed_memory", lambda: seen.append("memory"))
     monkeypatch.setattr(package, "main", lambda args: seen.append(args))
     main(["convert", "a.pth", "b.pkl", "--prefix", "x."])
-    assert seen == [parse(command, ["a.pth", "b.pkl", "--prefix", "x."])]
+    assert seen == ["memory", parse(command, ["a.pth", "b.pkl", "--prefix", "x."])]
 
 
 def test_run__hides_the_warnings_that_are_not_the_users():
