@@ -5,13 +5,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TYPES := build/types
 
-# Read before the processes start, so they can be set only here. OpenMP threads that wait must not spin
-# (a second busy process would slow the first several times over), and glibc must not hand memory back
-# to the kernel after every step (half of the time of a CPU training loop went there).
+# Read before the processes start, so they can be set only here: OpenMP threads that wait must not spin
+# (a second busy process would slow the first several times over).
 export OMP_WAIT_POLICY := passive
 export GOMP_SPINCOUNT := 0
-export MALLOC_MMAP_THRESHOLD_ := 1073741824
-export MALLOC_TRIM_THRESHOLD_ := 1073741824
 
 .PHONY: setup demo test lint format clean
 

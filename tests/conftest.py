@@ -2,6 +2,10 @@
 
 import pytest
 
+from mocodet.common.allocator import keep_freed_memory
+
+keep_freed_memory()  # as the commands do
+
 # Beginnings of the names of such files.
 LONG = ("tests/rehearsal/test_run", "tests/pretrain/test_", "tests/common/test_launch", "tests/detection/training/")
 
