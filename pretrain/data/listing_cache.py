@@ -68,7 +68,7 @@ def list_images(root: str | os.PathLike) -> list[Listing]:
 
 def _write(file: Path, found: Iterable[Listing]) -> None:
     """Write JSON, after a line with its checksum; names are joined by what no name has."""
-    folders = [listing._replace(images="/".join(listing.images)) for listing in found]
+    folders = [(folder, stamp, "/".join(images), others) for folder, stamp, images, others in found]
     content = json.dumps({"format": FORMAT, "extensions": IMG_EXTENSIONS, "folders": folders}).encode()
     with atomic_open(file) as handle:
         handle.write(b"%08x\n" % zlib.crc32(content))
