@@ -14,6 +14,7 @@ from .data.augment.opencv import DeviceViews, OpenCVViews
 from .data.augment.pillow import PillowViews, build_view
 from .data.augment.recipes import find_recipe
 from .data.cache import cache_images
+from .data.decoding import Images
 from .data.folders import ImageFolder, warn_of_passed_over
 from .data.labelled import open_labelled
 from .data.sampler import EpochSampler, GlobalBatches
@@ -55,7 +56,8 @@ def build_data(cfg: CfgNode) -> TrainingData:
         images, labels, classes = ImageFolder(cfg.DATA.ROOT), None, []
     warn_of_passed_over(images, cfg.DATA.ROOT)
     sampler = EpochSampler(len(images), batch, seed, identity=identify(images.paths, cfg.DATA.ROOT, labels))
-    found, side = images, 0
+    found: Images = images
+    side = 0
     if cfg.DATA.CACHE != "none":
         side = cfg.DATA.CACHE_SIDE or 2 * cfg.AUGMENTATION.CROP_SIZE
         found = cache_images(images, cfg.DATA.CACHE, cfg.DATA.CACHE_DIR, side, cfg.DATA.NUM_WORKERS)

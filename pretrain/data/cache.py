@@ -198,7 +198,7 @@ def _reserve(path: Path, sizes: np.ndarray, total: int) -> None:
     """Make a file of ``total`` bytes that begins with ``sizes``, so that later nothing can run out of room."""
     with path.open("xb") as handle:
         os.posix_fallocate(handle.fileno(), 0, total)
-        handle.write(np.ascontiguousarray(sizes))
+        handle.write(sizes.tobytes())
 
 
 def _identify(images: ImageFiles, side: int) -> str:

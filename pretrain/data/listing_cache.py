@@ -60,7 +60,7 @@ def list_images(root: str | os.PathLike) -> list[Listing]:
         if (kept := _read(file, root)) is not None:  # another process has searched while this one waited
             return kept
         found += folders
-        if max(time for listing in found for time in listing.stamp[2:]) < started - STEP:
+        if max(moment for listing in found for moment in listing.stamp[2:]) < started - STEP:
             with suppress(OSError):
                 _write(file, found)
     return found

@@ -49,8 +49,9 @@ class OpenCVViews:
 
     def crops(self, image: np.ndarray, count: int, rng: Random) -> Iterator[tuple[np.ndarray, tuple[Step, ...]]]:
         """Yield ``count`` random crops of an image (H x W x 3, uint8), resized, each with the steps that it needs."""
+        rows, columns = image.shape[:2]
         for _ in range(count):
-            (top, left, height, width), steps = draw_view(self.recipe, *image.shape[:2], self.min_scale, rng)
+            (top, left, height, width), steps = draw_view(self.recipe, rows, columns, self.min_scale, rng)
             yield resize(image[top : top + height, left : left + width], self.size, self.size), steps
 
 
@@ -61,7 +62,7 @@ class DeviceViews(OpenCVViews):
 
     def __call__(self, images: Images, item: Any, names: Sequence[str], seed: int) -> dict[str, torch.Tensor]:
         """See `ViewMaker`."""
-        sample = {}
+        sample: dict[str, torch.Tensor] = {}
         for name, (view, steps) in zip(names, self.crops(images.pixels(item), len(names), Random(seed)), strict=True):
             sample |= {name: channels_first(view), f"{name}{STEPS}": encode_steps(steps)}
         return sample
@@ -70,7 +71,7 @@ class DeviceViews(OpenCVViews):
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resize an image (H x W x 3, uint8) with bilinear antialiasing, as Pillow does."""
     # NumPy copies the rows of a part of an image faster than PyTorch would.
-    whole = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
+    whole = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
     resized = F.interpolate(whole, size=(height, width), mode="bilinear", antialias=True)
     return resized[0].permute(1, 2, 0).numpy()  # contiguous: channels stay innermost
 
