@@ -104,7 +104,7 @@ STEP = (
 INPUT = (
     Flag("images", None, "a folder of photographs (else some are drawn)", {"metavar": "DIR"}),
     Flag("crop", None, "side of the views in pixels (224)", COUNT),
-    Flag("count", None, "images of a run (48; with --workers 512)", COUNT, quick=16),
+    Flag("count", None, "images of a run (48; with --workers 1024)", COUNT, quick=16),
     Flag(
         "workers",
         0,

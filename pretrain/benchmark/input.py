@@ -143,7 +143,7 @@ def measure(args: argparse.Namespace) -> Iterator[list[Row]]:
     """
     if args.images and not Path(args.images).is_dir():
         raise FileNotFoundError(f"--images {args.images} is not a folder; give one that holds photographs")
-    count = args.count or (512 if args.workers else 48)
+    count = args.count or (1024 if args.workers else 48)
     cases: Sequence[tuple[Kind, int]] = CASES if args.crop is None else [(COCO, args.crop)]
     torch.manual_seed(0)
     if args.images:
