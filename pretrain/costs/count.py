@@ -176,7 +176,7 @@ def gradient_bytes(method: nn.Module) -> int:
 def extrapolate(small: StepCosts, large: StepCosts, factor: float) -> StepCosts:
     """Return the costs of a batch ``factor`` times as large as that of ``small``; that of ``large`` is twice as large.
 
-    What does not depend on the batch (gradients, the copy of the queue) stays; the rest grows linearly. (Similarities
+    What does not depend on the batch (gradients) stays; the rest grows linearly. (Similarities
     within a batch grow with its square: for a ResNet-50 and a batch of 1024 that is less than a ten-thousandth.)
     """
 

@@ -11,11 +11,11 @@ from torch import nn
 from mocodet.common.memory import available_bytes
 
 from ..device import resolve_device
+from ..host import send
 from ..keys import SHARE, Key, at_least
 from .base import DataFacts, Method
 from .encoding import embed
 from .heads import CONTRAST_KEYS, encoder_from_config
-from .host import send
 from .losses import contrast_accuracy, info_nce
 from .shuffle_bn import gather_rows
 

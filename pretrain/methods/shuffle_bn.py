@@ -13,8 +13,8 @@ from detectron2.utils import comm
 from fvcore.common.config import CfgNode
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from ..host import send
 from ..keys import Key
-from .host import send
 
 logger = logging.getLogger("mocodet.pretrain")
 

@@ -4,10 +4,9 @@ The operations are Pillow's in floating point, with values from 0 to 255 that ar
 CPU, so which rows an operation concerns is known without asking the device, and nothing waits for it.
 """
 
-from typing import Any
-
 import torch
 
+from ...host import send
 from .opencv import blur_radius
 from .parameters import Operation
 from .recipes import BLUR_SIGMAS
@@ -128,7 +127,4 @@ def _blend_weights(operations: torch.Tensor, amounts: torch.Tensor) -> torch.Ten
 
 def _on(values: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
     """Move numbers from the CPU to the device of ``images``, and to their type where they are no indices."""
-    how: dict[str, Any] = {} if values.dtype == torch.long else {"dtype": images.dtype}
-    if images.device.type == "cuda":
-        values = values.pin_memory()  # a copy from other memory would be waited for
-    return values.to(images.device, non_blocking=True, **how)
+    return send(values if values.dtype == torch.long else values.to(images.dtype), images.device)

@@ -1,6 +1,7 @@
-"""No step of a method makes the CPU wait for a GPU: proved as far as it can be without one."""
+"""Neither a method nor views make the CPU wait for a GPU: proved as far as it can be without one."""
 
 from contextlib import nullcontext
+from random import Random
 
 import pytest
 import torch
@@ -9,8 +10,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from mocodet.pretrain.costs.count import pretended_processes
+from mocodet.pretrain.data.augment import batched
+from mocodet.pretrain.data.augment.opencv import encode_steps
+from mocodet.pretrain.data.augment.parameters import draw_view
+from mocodet.pretrain.data.augment.recipes import RECIPES
+from mocodet.pretrain.host import send
 from mocodet.pretrain.methods import METHODS, EndToEnd, MemoryBank, Method, MomentumContrast, SupervisedClassifier
-from mocodet.pretrain.methods.host import send
 from mocodet.pretrain.methods.shuffle_bn import BatchShuffle
 from tests.pretrain.methods.small import BATCH, DIM, SEED, small_encoder
 
@@ -80,6 +85,18 @@ def test_forward_and_backward__nothing_makes_the_cpu_wait(name, world, monkeypat
     assert copies.waiting == []
     shuffles = {"moco", "end_to_end"}
     assert copies.count == (world + 1 if name in shuffles else name == "memory_bank")
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_apply_steps__nothing_makes_the_cpu_wait(recipe):
+    """The same of what is left of the views: their parameters are known on the CPU, and sent."""
+    rng, copies = Random(0), Copies()
+    steps = torch.stack([encode_steps(draw_view(RECIPES[recipe], 9, 9, 0.2, rng).steps) for _ in range(40)])
+    images = torch.empty(40, 3, 9, 9, device="meta")
+    with copies:
+        assert batched.apply_steps(images, steps).device.type == "meta"
+    assert copies.waiting == []
+    assert copies.count > 0
 
 
 def test_makers__every_method_of_the_package():
