@@ -115,7 +115,7 @@ def _add_keys(
     shrink = (maximum - larger).exp_()
     weights = logits.sub_(larger).exp_()  # in place: the only matrix of this size
     normaliser.mul_(shrink).add_(weights.sum(dim=1, keepdim=True))
-    weighted_keys.mul_(shrink).addmm_(weights, keys.T)
+    weighted_keys.mul_(shrink).add_(weights @ keys.T)
     maximum.copy_(larger)
 
 
