@@ -80,6 +80,8 @@ setup(
         "tqdm>4.29.0",
     ],
     extras_require={
+        # Decodes JPEGs to the same bytes as OpenCV in a tenth to a quarter less time.
+        "jpeg": ["simplejpeg"],
         # What detectron2 reads and evaluates Cityscapes instances with.
         "cityscapes": ["cityscapesscripts>=2.2", "shapely"],
         # The masks of SBD and ImageNet's development kit, which mocodet prepare-data reads, are MATLAB files.

@@ -4,7 +4,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mocodet.pretrain.data import decoding
 from mocodet.pretrain.data.decoding import decode_pixels, decode_rgb, is_ordinary_jpeg
+
+
+@pytest.fixture(params=["OpenCV", "simplejpeg"], autouse=True)
+def decoder(request, monkeypatch) -> str:
+    """Let JPEGs be decoded by one of the two."""
+    if request.param == "OpenCV":
+        monkeypatch.setattr(decoding, "simplejpeg", None)
+    else:
+        pytest.importorskip("simplejpeg")
+    return request.param
 
 
 @pytest.fixture
