@@ -59,7 +59,7 @@ setup(
         "fvcore>=0.1.5.post20221221",
         "iopath>=0.1.9",
         "numpy",
-        f"{installed_opencv()}>=4.10",  # makes views in pre-training; detectron2 draws, and reads Cityscapes, with it
+        f"{installed_opencv()}>=4.5",  # makes views in pre-training; detectron2 draws, and reads Cityscapes, with it
         "pillow>=9.1",
         "pycocotools>=2.0.7",
         "yacs>=0.1.8",
@@ -80,7 +80,7 @@ setup(
         "tqdm>4.29.0",
     ],
     extras_require={
-        # Decodes JPEGs to the same bytes as OpenCV in a tenth to a quarter less time.
+        # Decodes JPEGs to the same bytes as Pillow in a fifth to a half less time.
         "jpeg": ["simplejpeg"],
         # What detectron2 reads and evaluates Cityscapes instances with.
         "cityscapes": ["cityscapesscripts>=2.2", "shapely"],
