@@ -1,16 +1,21 @@
 """Decoded images in shared memory or in a file: each is decoded once, before training."""
 
+import fcntl
 import hashlib
 import logging
 import mmap
 import os
 import shutil
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import torch
 from detectron2.utils import comm
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch.utils.data import Dataset
 
 from mocodet.common.memory import available_bytes
@@ -23,12 +28,11 @@ from .loader import load_batches
 
 logger = logging.getLogger("mocodet.pretrain")
 
-SHARED_MEMORY = Path("/dev/shm")
-
 # What of the free memory may be asked for: the rest is for the processes themselves.
 SHARE_OF_MEMORY = 0.9
 
 BATCH = 64  # images that a loader process does at a time
+BLOCK = 10_000  # files that are identified at a time
 
 
 class CachedImages(Dataset[Image.Image]):
@@ -39,17 +43,25 @@ class CachedImages(Dataset[Image.Image]):
     Args:
         path: of the file.
         count: N.
+        filling: open it for writing.
+
+    Raises:
+        ValueError: it is not a file of so many images.
     """
 
-    def __init__(self, path: str | os.PathLike, count: int) -> None:
-        self._file = Path(path).open("r+b")  # noqa: SIM115 (kept open: see __reduce__)
-        self.data = np.frombuffer(mmap.mmap(self._file.fileno(), 0), dtype=np.uint8)
-        self.sizes = self.data[: _header(count)].view(np.int64).reshape(count, 2)
-        self.ends = _header(count) + np.cumsum(3 * self.sizes.prod(axis=1))
+    def __init__(self, path: str | os.PathLike, count: int, *, filling: bool = False) -> None:
+        self._file = Path(path).open("r+b" if filling else "rb")  # noqa: SIM115 (kept open: see __reduce__)
+        access = mmap.ACCESS_WRITE if filling else mmap.ACCESS_READ
+        self.data = np.frombuffer(mmap.mmap(self._file.fileno(), 0, access=access), dtype=np.uint8)
+        header = _header(count)
+        self.sizes = self.data[: min(header, len(self.data) // 16 * 16)].view(np.int64).reshape(-1, 2)
+        self.ends = header + np.cumsum(3 * self.sizes.prod(axis=1))
+        if len(self.sizes) != count or self.sizes.min() < 1 or self.ends[-1] != len(self.data):
+            raise ValueError(f"{path} is not a whole cache of {count} images; remove it, and it is made again")
 
-    def __reduce__(self) -> tuple[type["CachedImages"], tuple[str, int]]:
-        # A process that was not forked opens the file by this descriptor: in memory it has no name any more.
-        return CachedImages, (f"/proc/{os.getpid()}/fd/{self._file.fileno()}", len(self))
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A process that was not forked opens the file by this descriptor: in memory it has no name.
+        return _open_again, (f"/proc/{os.getpid()}/fd/{self._file.fileno()}", len(self), self.data.flags.writeable)
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -62,6 +74,10 @@ class CachedImages(Dataset[Image.Image]):
         height, width = self.sizes[item].tolist()
         end = int(self.ends[item])
         return self.data[end - 3 * height * width : end].reshape(height, width, 3)
+
+
+def _open_again(path: str, count: int, filling: bool) -> CachedImages:
+    return CachedImages(path, count, filling=filling)
 
 
 def cache_images(images: ImageFiles, place: str, folder: str, side: int, num_workers: int) -> CachedImages:
@@ -78,56 +94,91 @@ def cache_images(images: ImageFiles, place: str, folder: str, side: int, num_wor
         num_workers: loader processes of each process.
 
     Raises:
-        ValueError: an image cannot be read, or there is not enough room.
+        ValueError: an image cannot be read, there is not enough room, or a file of the cache was cut off.
     """
     final = Path(folder, f"{_identify(images, side)}.pixels") if place == "disk" else None
     if all(comm.all_gather(final is not None and final.is_file())):
-        assert final is not None
         logger.info(f"DATA.CACHE {place}: using {final}")
-        return CachedImages(final, len(images))
+        return CachedImages(final, len(images))  # type: ignore[arg-type]
     sizes = shrunken_sizes(images, side, num_workers)
     total = _header(len(images)) + int(3 * sizes.prod(axis=1).sum())
     logger.info(
         f"DATA.CACHE {place}: {len(images)} decoded images, the shorter side at most {side} pixels, take"
         f" {total / 2**30:.2f} GiB"
     )
-    # A name that no other run has, and that all processes of this one know.
-    name = f".mocodet-{comm.shared_random_seed()}.tmp"
-    path = (final.parent if final else SHARED_MEMORY) / name
-    try:
-        if comm.get_local_rank() == 0:
-            check_room(place, path.parent, total)
-            _reserve(path, sizes, total)
-        comm.synchronize()
-        cached = CachedImages(path, len(images))
-        comm.synchronize()
-        if not final and comm.get_local_rank() == 0:
-            path.unlink()  # the memory is freed when the last process that has it open ends, however it ends
+    with _new_file(final, sizes, total) as path:
+        cached = CachedImages(path, len(images), filling=True)
         _fill(cached, images, num_workers)
         comm.synchronize()
-        if final and comm.get_local_rank() == 0:
-            os.fsync(cached._file.fileno())
-            path.replace(final)
-    finally:
-        if comm.get_local_rank() == 0:
-            path.unlink(missing_ok=True)
     return cached
 
 
-def check_room(place: str, folder: Path, total: int) -> None:
-    """Make sure that so many bytes can be had.
+@contextmanager
+def _new_file(final: Path | None, sizes: np.ndarray, total: int) -> Iterator[str]:
+    """Make a file of ``total`` bytes on each machine, and yield by which path the processes of this one open it.
+
+    After the block a file on disk gets its final name. One in memory has none: it is gone when the last process that
+    has it open ends, however that ends.
+    """
+    leads = comm.get_local_rank() == 0
+    handle = None
+    try:
+        if leads:
+            handle = _open_in_memory(total) if final is None else _open_on_disk(final, total)
+            handle.write(sizes.tobytes())
+            handle.flush()
+        path = None if handle is None else f"/proc/{os.getpid()}/fd/{handle.fileno()}" if final is None else handle.name
+        # The first process of each machine has made the machine's file.
+        here = comm.get_rank() - comm.get_local_rank()
+        yield comm.all_gather(path)[here]
+        if handle is not None and final is not None:
+            os.fsync(handle.fileno())
+            Path(handle.name).replace(final)
+    except BaseException:
+        if handle is not None and final is not None:
+            Path(handle.name).unlink(missing_ok=True)
+        raise
+
+
+def _open_in_memory(total: int) -> IO[bytes]:
+    check_room("ram", "memory", int(SHARE_OF_MEMORY * available_bytes(torch.device("cpu"))), total)
+    handle = os.fdopen(os.memfd_create("mocodet"), "wb")
+    os.posix_fallocate(handle.fileno(), 0, total)  # so that later nothing can run out of room
+    return handle
+
+
+def _open_on_disk(final: Path, total: int) -> IO[bytes]:
+    final.parent.mkdir(parents=True, exist_ok=True)
+    mine = f".{final.name}.{socket.gethostname()}"
+    for left in final.parent.glob(f"{mine}.*.tmp"):
+        _remove_unless_locked(left)
+    check_room("disk", str(final.parent), shutil.disk_usage(final.parent).free, total)
+    handle = (final.parent / f"{mine}.{os.getpid()}.tmp").open("wb")
+    fcntl.flock(handle, fcntl.LOCK_EX)  # given back when the process ends, however it ends
+    os.posix_fallocate(handle.fileno(), 0, total)
+    return handle
+
+
+def _remove_unless_locked(path: Path) -> None:
+    """Remove what a process that was killed left."""
+    with path.open("rb") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:  # a run that is filling it
+            return
+        path.unlink()
+
+
+def check_room(place: str, where: str, free: int, total: int) -> None:
+    """Make sure that ``total`` bytes can be had.
 
     Raises:
         ValueError: they cannot; the message says how many can.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free
-    if place == "ram":
-        free = min(free, int(SHARE_OF_MEMORY * available_bytes(torch.device("cpu"))))
     if total > free:
         raise ValueError(
-            f"DATA.CACHE {place} needs {total / 2**30:.2f} GiB in {folder}, where {free / 2**30:.2f} GiB can be had;"
-            " lower DATA.CACHE_SIDE, or set DATA.CACHE " + ("disk or none" if place == "ram" else "none")
+            f"DATA.CACHE {place} needs {total / 2**30:.2f} GiB of {where}, and {free / 2**30:.2f} GiB can be had; lower"
+            " DATA.CACHE_SIDE, or set DATA.CACHE " + ("disk or none" if place == "ram" else "none")
         )
 
 
@@ -160,7 +211,8 @@ class _Sizes(Dataset[tuple[int, int]]):
             with Image.open(path) as image:
                 width, height = image.size
         except Exception as error:  # damaged bytes make Pillow raise almost anything
-            raise ValueError(unreadable(path, error)) from error
+            reason = "of no known format" if isinstance(error, UnidentifiedImageError) else error
+            raise ValueError(unreadable(path, reason)) from error
         scale = min(1.0, self.side / min(height, width))
         return round(height * scale), round(width * scale)
 
@@ -194,17 +246,30 @@ def _header(count: int) -> int:
     return 2 * np.dtype(np.int64).itemsize * count
 
 
-def _reserve(path: Path, sizes: np.ndarray, total: int) -> None:
-    """Make a file of ``total`` bytes that begins with ``sizes``, so that later nothing can run out of room."""
-    with path.open("xb") as handle:
-        os.posix_fallocate(handle.fileno(), 0, total)
-        handle.write(sizes.tobytes())
-
-
 def _identify(images: ImageFiles, side: int) -> str:
-    """Return a hash (hexadecimal, 128 bits) of the files in their order, as they are now, and of ``side``."""
-    found = hashlib.sha256(f"1 {side}".encode())  # 1: version of the file's layout
-    for path in images.paths:
-        status = Path(path).stat()
+    """Return a hash (hexadecimal, 128 bits) of the files in their order, as they are now, and of ``side``.
+
+    Each process looks at some blocks of the files.
+
+    Raises:
+        ValueError: a file is not there any more.
+    """
+    blocks = range(0, len(images), BLOCK)
+    mine = blocks[comm.get_rank() :: comm.get_world_size()]
+    shown = progress(mine, f"{BLOCK} files", len(mine)) if comm.is_main_process() else mine
+    digests = {begin: _digest(images.paths[begin : begin + BLOCK]) for begin in shown}
+    for others in comm.all_gather(digests):
+        digests |= others
+    content = " ".join(["1", str(side), *(digests[begin] for begin in blocks)])  # 1: version of the file's layout
+    return hashlib.sha256(content.encode()).hexdigest()[:32]
+
+
+def _digest(paths: Sequence[str]) -> str:
+    found = hashlib.sha256()
+    for path in paths:
+        try:
+            status = Path(path).stat()
+        except OSError as error:
+            raise ValueError(unreadable(path, error)) from error
         found.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0".encode("utf-8", "surrogateescape"))
-    return found.hexdigest()[:32]
+    return found.hexdigest()

@@ -1,11 +1,14 @@
+import fcntl
 import logging
 import os
 import pickle
 import shutil
+import socket
 from pathlib import Path
 
 import numpy as np
 import pytest
+from detectron2.utils import comm
 from PIL import Image
 
 from mocodet.pretrain.data import cache
@@ -23,16 +26,9 @@ def folder(tmp_path_factory) -> Path:
     return root
 
 
-@pytest.fixture
-def shared(tmp_path, monkeypatch) -> Path:
-    """A folder in place of the machine's shared memory."""
-    monkeypatch.setattr(cache, "SHARED_MEMORY", tmp_path / "shm")
-    return tmp_path / "shm"
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("place", ["ram", "disk"])
-def test_cache_images__has_the_pixels_that_decoding_gives(folder, tmp_path, shared, place, workers):
+def test_cache_images__has_the_pixels_that_decoding_gives(folder, tmp_path, place, workers):
     images = ImageFolder(folder)
     cached = cache_images(images, place, str(tmp_path / "cache"), 25, workers)
     assert len(cached) == 5
@@ -46,7 +42,7 @@ def test_cache_images__has_the_pixels_that_decoding_gives(folder, tmp_path, shar
     again = pickle.loads(pickle.dumps(cached))  # as in a loader process that was not forked
     assert np.array_equal(again.pixels(3), cached.pixels(3))
     assert np.shares_memory(cached.pixels(3), cached.data)
-    assert list(shared.glob("*")) == [], "memory must not outlive the processes"
+    assert [path.suffix for path in tmp_path.glob("cache/*")] == ([".pixels"] if place == "disk" else [])
 
 
 def test_cache_images__on_disk_is_found_again_until_an_image_changes(folder, tmp_path, caplog):
@@ -65,32 +61,67 @@ def test_cache_images__on_disk_is_found_again_until_an_image_changes(folder, tmp
 
 
 @pytest.mark.parametrize("place", ["ram", "disk"])
-def test_cache_images__leaves_nothing_after_a_damaged_image(folder, tmp_path, shared, place):
+def test_cache_images__leaves_nothing_after_a_damaged_image(folder, tmp_path, place):
     root = Path(shutil.copytree(folder, tmp_path / "images"))
     whole = (root / "3.png").read_bytes()
     (root / "3.png").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"3\.png cannot be read as an image"):
         cache_images(ImageFolder(root), place, str(tmp_path / "cache"), 25, 0)
-    assert not [*(tmp_path / "cache").glob("*"), *shared.glob("*"), *(tmp_path / "cache").glob(".*")]
+    assert not [*(tmp_path / "cache").glob("*"), *(tmp_path / "cache").glob(".*")]
 
 
 @pytest.mark.parametrize("place", ["ram", "disk"])
-def test_cache_images__too_large_is_refused_with_the_figures(folder, tmp_path, shared, monkeypatch, place):
+def test_cache_images__too_large_is_refused_with_the_figures(folder, tmp_path, monkeypatch, place):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(2**40, 2**40, 5000))
-    with pytest.raises(ValueError, match=f"DATA.CACHE {place} needs 0.00 GiB in .*lower DATA.CACHE_SIDE"):
-        cache_images(ImageFolder(folder), place, str(tmp_path / "cache"), 25, 0)
-    assert not [*(tmp_path / "cache").glob(".*"), *shared.glob(".*")]
-
-
-def test_cache_images__memory_that_is_taken_is_refused(folder, shared, monkeypatch):
     monkeypatch.setattr(cache, "available_bytes", lambda device: 5000)
-    with pytest.raises(ValueError, match=r"set DATA\.CACHE disk or none"):
-        cache_images(ImageFolder(folder), "ram", "", 25, 0)
+    with pytest.raises(ValueError, match=f"DATA.CACHE {place} needs 0.00 GiB of .*lower DATA.CACHE_SIDE"):
+        cache_images(ImageFolder(folder), place, str(tmp_path / "cache"), 25, 0)
+    assert not list((tmp_path / "cache").glob(".*"))
+
+
+def test_cache_images__removes_what_a_killed_run_left_and_nothing_else(folder, tmp_path):
+    root = tmp_path / "cache"
+    cache_images(ImageFolder(folder), "disk", str(root), 25, 0)
+    (file,) = root.iterdir()
+    file.unlink()
+    left, running, elsewhere = (
+        root / f".{file.name}.{host}.{number}.tmp"
+        for host, number in ((socket.gethostname(), 1), (socket.gethostname(), 2), ("another", 1))
+    )
+    for path in (left, running, elsewhere):
+        path.write_bytes(b"half")
+    with running.open("rb") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        cache_images(ImageFolder(folder), "disk", str(root), 25, 0)
+    assert set(root.iterdir()) == {file, running, elsewhere}
+
+
+def test_cache_images__a_file_that_was_cut_off_is_refused(folder, tmp_path):
+    cache_images(ImageFolder(folder), "disk", str(tmp_path), 25, 0)
+    (file,) = tmp_path.glob("*.pixels")
+    whole = file.read_bytes()
+    file.chmod(0o444)  # a cache may be shared by those who may not write it
+    cache_images(ImageFolder(folder), "disk", str(tmp_path), 25, 0)
+    file.chmod(0o644)
+    for damaged in (whole[:-1], whole[:30], bytes(len(whole))):
+        file.write_bytes(damaged)
+        with pytest.raises(ValueError, match=rf"{file.name} is not a whole cache of 5 images; remove it"):
+            cache_images(ImageFolder(folder), "disk", str(tmp_path), 25, 0)
 
 
 def test_cache_images__is_one_for_all_processes(folder, tmp_path):
     assert run_in_processes(_cache_in_process, str(folder), str(tmp_path)) == [True, True]
     assert [path.suffix for path in tmp_path.iterdir()] == [".pixels"]
+
+
+def test_cache_images__of_machines_that_share_a_disk(folder, tmp_path):
+    assert run_in_processes(_cache_as_two_machines, str(folder), str(tmp_path)) == [True, True]
+    assert [path.suffix for path in tmp_path.iterdir()] == [".pixels"]
+
+
+def _cache_as_two_machines(folder: str, output: str) -> bool:
+    comm.get_local_rank, comm.get_local_size = lambda: 0, lambda: 1
+    return _cache_in_process(folder, output)
 
 
 def _cache_in_process(folder: str, output: str) -> bool:
