@@ -184,6 +184,7 @@ class PretrainTrainer(TrainerBase):
             FloatingPointError: see `log`.
         """
         batch = self.delivery.next()
+        data_time = self.delivery.waited
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
             outputs = self.model(batch)
         self.optimizer.zero_grad()
@@ -191,7 +192,6 @@ class PretrainTrainer(TrainerBase):
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
-        data_time = self.delivery.waited
         if self.iter + 1 < self.max_iter:
             self.delivery.fetch_ahead()  # before the log, which may wait for the step
 

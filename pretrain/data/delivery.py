@@ -47,14 +47,14 @@ class Delivery:
         device, memory_format: see `prepare`.
 
     Attributes:
-        waited: seconds that the last batch which `next` returned was waited for.
+        waited: seconds for which the loader kept the batch that was fetched last waiting.
     """
 
     def __init__(self, batches: Iterator[Batch], device: torch.device, memory_format: torch.memory_format) -> None:
         self.batches, self.device, self.memory_format = batches, device, memory_format
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.waited = 0.0
-        self._ahead: tuple[Batch, float] | None = None
+        self._ahead: Batch | Exception | None = None
 
     def next(self) -> Batch:
         """Return the next batch, ready on the device's current stream.
@@ -62,23 +62,34 @@ class Delivery:
         Raises:
             ValueError: an image cannot be read; the message names it.
         """
-        batch, self.waited = self._ahead or self._fetch()
-        self._ahead = None
+        if self._ahead is None:
+            self.fetch()
+        batch, self._ahead = self._ahead, None
+        if isinstance(batch, Exception):
+            raise batch
+        assert batch is not None
         if self.stream:
             current = torch.cuda.current_stream(self.device)
             current.wait_stream(self.stream)
             for value in batch.values():
-                value.record_stream(current)  # its memory is not used again before this stream has done with it
+                value.record_stream(current)  # its memory must not be given away before this stream has used it
         return batch
 
     def fetch_ahead(self) -> None:
-        """Queue the preparation of the next batch, where that can be done beside training."""
-        if self.stream and not self._ahead:
-            self._ahead = self._fetch()
+        """Queue the preparation of the next batch, where that can be done beside training.
 
-    def _fetch(self) -> tuple[Batch, float]:
+        What goes wrong is raised by `next`: the step that has just been queued is not to be lost.
+        """
+        if self.stream:
+            self.fetch()
+
+    def fetch(self) -> None:
+        """Load the next batch and queue its preparation; keep the result, or the error, for `next`."""
         began = time.perf_counter()
-        batch = next(self.batches)
-        waited = time.perf_counter() - began
-        with torch.cuda.stream(self.stream):  # which does nothing without a stream
-            return prepare(batch, self.device, self.memory_format), waited
+        try:
+            batch = next(self.batches)
+            self.waited = time.perf_counter() - began
+            with torch.cuda.stream(self.stream):  # which does nothing without a stream
+                self._ahead = prepare(batch, self.device, self.memory_format)
+        except Exception as error:
+            self._ahead = error

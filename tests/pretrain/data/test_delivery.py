@@ -1,3 +1,5 @@
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch.utils.data import default_collate
@@ -56,3 +58,38 @@ def test_delivery__gives_the_batches_in_order_whether_fetched_ahead_or_not(devic
             assert delivery.waited >= 0
             torch.testing.assert_close(found["query"].cpu(), expected["query"], rtol=0, atol=1e-3)
             assert torch.equal(found["index"].cpu(), expected["index"])
+
+
+class FakeStream:
+    """Stands for a CUDA stream, and for the current one; it waits for itself."""
+
+    def wait_stream(self, other: "FakeStream") -> None:
+        pass
+
+
+def test_delivery__ahead_of_the_device_raises_when_the_batch_is_asked_for(monkeypatch):
+    def batches():
+        taken.append(0)
+        yield collate(BATCHES[0])
+        taken.append(1)
+        raise ValueError("a.jpg cannot be read")
+
+    taken: list[int] = []
+    delivery = Delivery(batches(), torch.device("cpu"), torch.channels_last)
+    delivery.stream = FakeStream()
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: FakeStream())
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda *_: None)
+    delivery.next()
+    assert taken == [0]
+    delivery.fetch_ahead()
+    assert taken == [0, 1], "while the device trains on the first batch"
+    with pytest.raises(ValueError, match=r"a\.jpg cannot be read"):
+        delivery.next()
+
+
+def test_delivery__on_a_cpu_fetches_nothing_ahead():
+    batches = iter([collate(BATCHES[0])])
+    delivery = Delivery(batches, torch.device("cpu"), torch.channels_last)
+    delivery.fetch_ahead()
+    assert len(list(batches)) == 1
