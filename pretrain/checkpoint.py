@@ -17,6 +17,9 @@ from mocodet.common.text import first_few
 
 from .methods import Method
 
+# How views were made before checkpoints said it.
+VIEWS_BEFORE = {"augment": "pil", "cache_side": 0}
+
 DIVERGED = (
     "Training diverged: lower SOLVER.BASE_LR or set SOLVER.PRECISION float32, and go on from the last checkpoint, in"
     " which all numbers are finite, with --resume"
@@ -65,9 +68,8 @@ class PretrainCheckpointer(AtomicSaveMixin, Checkpointer):
         name = recorded_method(checkpoint).get("name", self.model.name)  # older files do not say it
         if name != self.model.name:
             raise ValueError(f"the checkpoint is of METHOD {name!r}, this run is of {self.model.name!r}")
-        # A scaler is in the checkpoint of a float16 run only, which may be continued in another precision. Before views
-        # were recorded, Pillow made them.
-        checkpoint.setdefault("views", {"augment": "pil", "cache_side": 0})
+        checkpoint.setdefault("views", VIEWS_BEFORE)
+        # A scaler is in the checkpoint of a float16 run only, which may be continued in another precision.
         expected = ("model", *self.checkpointables, "rng")
         if absent := [name for name in expected if name not in checkpoint and name != "scaler"]:
             raise ValueError(f"the checkpoint has no {first_few(absent)}; expected one of the same METHOD's run")

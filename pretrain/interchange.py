@@ -24,7 +24,7 @@ from mocodet.common.encoders.reading import BATCH_COUNTER, DISTRIBUTED_PREFIX, c
 from mocodet.common.files import atomic_open
 from mocodet.common.text import first_few
 
-from .checkpoint import PretrainCheckpointer, set_rng_state
+from .checkpoint import VIEWS_BEFORE, PretrainCheckpointer, set_rng_state
 
 logger = logging.getLogger("mocodet.pretrain")
 
@@ -133,8 +133,10 @@ def load_original(path: str | PathLike, checkpointer: PretrainCheckpointer, iter
                 f"exported from a run of {len(checkpoint['rng'])} process(es), this run has {comm.get_world_size()};"
                 " start as many, or remove what depends on their number (docs/interchange.md)"
             )
-        if "sampler" in states:  # it compares and changes nothing
-            states.pop("sampler").load_state_dict(checkpoint["sampler"])
+        if "sampler" in checkpoint:
+            checkpoint.setdefault("views", VIEWS_BEFORE)
+        for name in {"sampler", "views"} & checkpoint.keys():  # they compare and change nothing
+            states.pop(name, checkpointer.checkpointables[name]).load_state_dict(checkpoint[name])
     checkpointer.model.load_state_dict(checkpoint["model"])
     for name, state in states.items():
         state.load_state_dict(checkpoint[name])
