@@ -17,12 +17,15 @@ class Listing(NamedTuple):
             searched.
         images: names of the files that torchvision takes for images.
         others: how many other files there are.
+        lasting: whether they stay the same as long as the stamp does; a link that leads nowhere today may lead to a
+            folder tomorrow, and a folder without a time does not say that it changes.
     """
 
     folder: str
     stamp: tuple[int, ...]
     images: list[str]
     others: int
+    lasting: bool = True
 
     def paths(self, root: str | os.PathLike) -> list[str]:
         """Return the images' paths, where ``root`` is what was searched."""
@@ -44,7 +47,7 @@ def search(root: str | os.PathLike) -> Iterator[Listing]:
         if stamp[:2] in entered:
             continue
         entered.add(stamp[:2])
-        images, below, others = [], [], 0
+        images, below, others, lasting = [], [], 0, all(stamp[2:])
         with os.scandir(Path(root, folder)) as entries:
             for entry in entries:
                 name = entry.name
@@ -52,19 +55,28 @@ def search(root: str | os.PathLike) -> Iterator[Listing]:
                     continue
                 if _is_folder(entry):
                     below.append(name)
-                elif name.lower().endswith(IMG_EXTENSIONS):
+                    continue
+                lasting &= not entry.is_symlink() or _is_file(entry)
+                if name.lower().endswith(IMG_EXTENSIONS):
                     images.append(name)
                 else:
                     others += 1
         images.sort()
         ahead += [f"{folder}/{name}" if folder else name for name in sorted(below, reverse=True)]
-        yield Listing(folder, stamp, images, others)
+        yield Listing(folder, stamp, images, others, lasting)
 
 
 def stamp_of(folder: Path) -> tuple[int, ...]:
     """Return what changes when an entry of a folder comes, goes or is renamed, or another folder takes its place."""
     status = folder.stat()
     return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

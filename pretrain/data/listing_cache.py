@@ -1,7 +1,8 @@
 """Listings of large folders, kept from run to run: only the folders are looked at again, not the files in them.
 
 A listing holds as long as each folder is the one that it was, and no entry of it has come, gone or been renamed: all of
-these change a folder's time. What a link to a file leads to is no part of that.
+these change a folder's time. A link that leads to a file is taken to lead to one in the future; where a link leads
+nowhere, nothing is kept.
 """
 
 import hashlib
@@ -60,7 +61,8 @@ def list_images(root: str | os.PathLike) -> list[Listing]:
         if (kept := _read(file, root)) is not None:  # another process has searched while this one waited
             return kept
         found += folders
-        if max(moment for listing in found for moment in listing.stamp[2:]) < started - STEP:
+        settled = max(moment for listing in found for moment in listing.stamp[2:]) < started - STEP
+        if settled and all(listing.lasting for listing in found):
             with suppress(OSError):
                 _write(file, found)
     return found
@@ -68,7 +70,7 @@ def list_images(root: str | os.PathLike) -> list[Listing]:
 
 def _write(file: Path, found: Iterable[Listing]) -> None:
     """Write JSON, after a line with its checksum; names are joined by what no name has."""
-    folders = [(folder, stamp, "/".join(images), others) for folder, stamp, images, others in found]
+    folders = [(one.folder, one.stamp, "/".join(one.images), one.others) for one in found]
     content = json.dumps({"format": FORMAT, "extensions": IMG_EXTENSIONS, "folders": folders}).encode()
     with atomic_open(file) as handle:
         handle.write(b"%08x\n" % zlib.crc32(content))

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from mocodet.pretrain.data import listing_cache
-from mocodet.pretrain.data.listing import search
+from mocodet.pretrain.data import listing, listing_cache
+from mocodet.pretrain.data.listing import search, stamp_of
 from mocodet.pretrain.data.listing_cache import list_images
 
 
@@ -69,7 +69,7 @@ def test_list_images__a_change_is_seen(tree, searches, change):
     change(tree)
     after = list_images(tree)
     assert after == list(search(tree))
-    assert [listing[2:] for listing in after] != [listing[2:] for listing in before]
+    assert [one[2:] for one in after] != [one[2:] for one in before]
     assert list_images(tree) == after
     assert len(searches) == 2  # the new listing is kept, too
 
@@ -101,12 +101,30 @@ def test_list_images__what_may_not_be_kept(tree, searches, monkeypatch):
     assert len(searches) == 3
 
 
+def test_list_images__a_folder_that_appears_behind_a_link_is_seen(tree, searches):
+    (tree / "d").symlink_to(tree.parent / "mounted")
+    (tree / "e.jpg").symlink_to(tree / "a" / "0.jpg")
+    before = list_images(tree)
+    assert cached(tree) == []
+    (tree.parent / "mounted").mkdir()
+    (tree.parent / "mounted" / "6.jpg").touch()
+    after = list_images(tree)
+    assert sum(len(one.images) for one in after) == sum(len(one.images) for one in before) + 1
+    assert len(cached(tree)) == 1, "now that every link leads somewhere"
+
+
+def test_list_images__folders_without_a_time_are_not_kept(tree, monkeypatch):
+    monkeypatch.setattr(listing, "stamp_of", lambda folder: (*stamp_of(folder)[:2], 0, 0))
+    list_images(tree)
+    assert cached(tree) == []
+
+
 def test_list_images__processes_that_begin_together_search_once(tree, searches, monkeypatch):
     whole = []  # the searches that came to their end
 
     def slowly(root):
-        for listing in search(root):
-            yield listing
+        for one in search(root):
+            yield one
             time.sleep(0.1)
         whole.append(root)
 
