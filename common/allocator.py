@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+from collections.abc import Sequence
 
 # Of <malloc.h>: what mallopt sets, the variable by which the user can set it, and its name among glibc's tunables.
 SETTINGS = (
@@ -12,6 +13,9 @@ SETTINGS = (
 # Above the activations of any layer. Older glibcs refuse more than half of a thread's heap.
 THRESHOLDS = (1 << 30, 1 << 25)
 
+# Above a decoded photograph.
+SMALL_THRESHOLDS = (1 << 25,)
+
 
 def keep_freed_memory() -> None:
     """Let this process, and those forked from it, keep freed memory instead of handing it back to the kernel.
@@ -19,13 +23,22 @@ def keep_freed_memory() -> None:
     A training step frees as much as the next one takes: every page that goes back is cleared and mapped again. Nothing
     is done where the C library is not glibc, nor of what the user has set by glibc's own variables.
     """
+    _set_thresholds(THRESHOLDS)
+
+
+def return_freed_memory() -> None:
+    """Undo `keep_freed_memory` in a process that takes little: one of many loaders must not keep a gigabyte."""
+    _set_thresholds(SMALL_THRESHOLDS)
+
+
+def _set_thresholds(thresholds: Sequence[int]) -> None:
     if not _has_glibc():
         return
     mallopt = ctypes.CDLL(None).mallopt
     tunables = os.environ.get("GLIBC_TUNABLES", "")
     for parameter, variable, tunable in SETTINGS:
         if variable not in os.environ and tunable not in tunables:
-            any(mallopt(parameter, threshold) for threshold in THRESHOLDS)  # the first that is taken
+            any(mallopt(parameter, threshold) for threshold in thresholds)  # the first that is taken
 
 
 def _has_glibc() -> bool:

@@ -7,6 +7,8 @@ import cv2
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from mocodet.common.allocator import return_freed_memory
+
 
 def load_batches(dataset: Dataset, num_workers: int, **how: Any) -> Iterator[Any]:
     """Yield a `DataLoader`'s batches, leaving the process's random numbers alone; ``how`` is handed to it.
@@ -23,8 +25,7 @@ def load_batches(dataset: Dataset, num_workers: int, **how: Any) -> Iterator[Any
         num_workers=num_workers,
         # The loader draws a seed for its workers; the process's own generator must go on as if it did not.
         generator=torch.Generator(),
-        # Workers compute on one thread each and never touch the parent's OpenMP pool.
-        worker_init_fn=_one_thread if num_workers else None,
+        worker_init_fn=_begin if num_workers else None,
         **how,
     )
     try:
@@ -33,6 +34,8 @@ def load_batches(dataset: Dataset, num_workers: int, **how: Any) -> Iterator[Any
         raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from error
 
 
-def _one_thread(_: int) -> None:
+def _begin(_: int) -> None:
+    return_freed_memory()
+    # Workers compute on one thread each and never touch the parent's OpenMP pool.
     torch.set_num_threads(1)
     cv2.setNumThreads(1)

@@ -79,6 +79,19 @@ def test_keep_freed_memory__sets_what_the_user_has_not(monkeypatch, variables, l
     assert library.set == expected
 
 
+@NEEDS_GLIBC
+def test_return_freed_memory__sets_less_than_was_kept(monkeypatch):
+    for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"):
+        monkeypatch.delenv(name, raising=False)
+    library = FakeLibrary(1 << 40)
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: library)
+    allocator.keep_freed_memory()
+    kept = dict(library.set)
+    allocator.return_freed_memory()
+    assert library.set.keys() == kept.keys()
+    assert all(library.set[parameter] < kept[parameter] for parameter in kept)
+
+
 @pytest.mark.parametrize("answer", ["", None, ValueError("unrecognized configuration name"), OSError(22, "Invalid")])
 def test_keep_freed_memory__does_nothing_without_glibc(monkeypatch, answer):
     def confstr(name: str) -> str | None:
