@@ -140,6 +140,12 @@ def unused(cfg: CfgNode) -> list[str]:
         for name, key in all_keys().items()
         if readers[name] and cfg.METHOD not in readers[name] and value_of(cfg, name) != key.default
     ]
+    uncached = {"none": ("DATA.CACHE_SIDE", "DATA.CACHE_DIR"), "ram": ("DATA.CACHE_DIR",)}.get(cfg.DATA.CACHE, ())
+    found += [
+        f"{name} {value_of(cfg, name)} (DATA.CACHE is {cfg.DATA.CACHE!r})"
+        for name in uncached
+        if value_of(cfg, name) != COMMON_KEYS[name].default
+    ]
     late = [step for step in cfg.SOLVER.STEPS if step >= cfg.SOLVER.MAX_EPOCHS]
     if cfg.SOLVER.LR_SCHEDULE == "step" and late:
         found.append(f"SOLVER.STEPS {', '.join(map(str, late))} (SOLVER.MAX_EPOCHS is {cfg.SOLVER.MAX_EPOCHS})")

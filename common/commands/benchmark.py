@@ -271,7 +271,7 @@ def _check_step(parser: argparse.ArgumentParser, run: argparse.Namespace) -> Non
 def _check_train(parser: argparse.ArgumentParser, run: argparse.Namespace) -> None:
     foreign = ("config_file", "iterations") if run.detection else ("size", "batch", "regions")
     if nothing := [f"--{name.replace('_', '-')}" for name in foreign if name in run.given]:
-        parser.error(f"{', '.join(nothing)} {'says nothing of' if run.detection else 'belongs to'} --detection")
+        parser.error(f"{', '.join(nothing)} {'has no effect with' if run.detection else 'needs'} --detection")
     try:
         configs.locate(run.config_file)
     except FileNotFoundError as error:

@@ -15,6 +15,7 @@ try:
 except ImportError:
     simplejpeg = None
 
+
 class Images(Protocol):
     """Images by what a sampler draws, as RGB of 8 bits."""
 

@@ -158,7 +158,11 @@ def test_from_config__keys_of_one_method_arrive():
     [
         ("memory_bank", ("CONTRAST.MOMENTUM", 0.5), "CONTRAST.MOMENTUM 0.5 (read by METHOD moco)"),
         ("supervised", (), "MODEL.BN_GROUPS 2 (read by METHOD end_to_end, memory_bank, moco)"),
-        ("moco", ("SOLVER.LR_SCHEDULE", "step"), "SOLVER.STEPS 120, 160 (SOLVER.MAX_EPOCHS is 1)"),
+        (
+            "moco",
+            ("SOLVER.LR_SCHEDULE", "step", "DATA.CACHE_SIDE", 9),
+            "DATA.CACHE_SIDE 9 (DATA.CACHE is 'none'); SOLVER.STEPS 120, 160 (SOLVER.MAX_EPOCHS is 1)",
+        ),
     ],
 )
 def test_setup__tells_what_has_no_effect(folder, tmp_path, method, overrides, message):

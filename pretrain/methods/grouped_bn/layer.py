@@ -35,11 +35,13 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         self._check_input_dim(x)
         if len(x) % self.num_groups:
-            raise ValueError(f"a batch of {len(x)} does not divide into {self.num_groups} batch-norm groups")
+            raise ValueError(
+                f"a batch of {len(x)} does not divide into {self.num_groups} batch-norm groups; set MODEL.BN_GROUPS"
+            )
         if x.numel() < 2 * self.num_groups * self.num_features:
             raise ValueError(
                 f"{tuple(x.shape)} in {self.num_groups} batch-norm groups leaves less than two values of a channel to a"
-                " group; expected two or more, which have a variance"
+                " group; expected two or more, which have a variance: set a smaller MODEL.BN_GROUPS"
             )
         self.num_batches_tracked.add_(1)
         batch_norm = choose(x, self.weight)
