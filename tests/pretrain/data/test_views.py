@@ -120,3 +120,13 @@ def test_normalize__equals_torchvision():
     images = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)
     reference = transforms.Normalize(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
     torch.testing.assert_close(normalize(images), reference(images.float() / 255), atol=1e-5, rtol=1e-5)
+
+
+def test_normalize__is_the_same_in_either_memory_format():
+    images = torch.randint(256, (4, 3, 5, 7), dtype=torch.uint8)
+    last = normalize(images.contiguous(memory_format=torch.channels_last))
+    assert last.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(last, normalize(images))
+    values = images.float()
+    normalize(values.contiguous(memory_format=torch.channels_last))
+    assert torch.equal(values, images.float()), "what is given stays as it is"
