@@ -6,6 +6,7 @@ demo again and it goes on; remove the output folder to begin anew. `make demo` s
 """
 
 import argparse
+import os
 import shlex
 import subprocess
 import sys
@@ -53,6 +54,7 @@ def main() -> None:
             checkpoint,
             *("mocodet", "pretrain", "--config-file", "pretrain/toy_moco_v2_R_18.yaml", "--resume"),
             *("DATA.ROOT", images, "OUTPUT_DIR", pretrain),
+            *(() if hasattr(os, "memfd_create") else ("DATA.CACHE", "none")),  # which needs Linux
         ),
         stage(
             "3. Convert the encoder for detectron2 and verify it", weights, "mocodet", "convert", checkpoint, weights

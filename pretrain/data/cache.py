@@ -141,9 +141,11 @@ def _new_file(final: Path | None, sizes: np.ndarray, total: int) -> Iterator[str
 
 
 def _open_in_memory(total: int) -> IO[bytes]:
+    if not hasattr(os, "memfd_create"):
+        raise ValueError("DATA.CACHE ram needs Linux, which shares memory between processes as files; set disk or none")
     check_room("ram", "memory", int(SHARE_OF_MEMORY * available_bytes(torch.device("cpu"))), total)
     handle = os.fdopen(os.memfd_create("mocodet"), "wb")
-    os.posix_fallocate(handle.fileno(), 0, total)  # so that later nothing can run out of room
+    _reserve(handle, total)
     return handle
 
 
@@ -155,8 +157,16 @@ def _open_on_disk(final: Path, total: int) -> IO[bytes]:
     check_room("disk", str(final.parent), shutil.disk_usage(final.parent).free, total)
     handle = (final.parent / f"{mine}.{os.getpid()}.tmp").open("wb")
     fcntl.flock(handle, fcntl.LOCK_EX)  # given back when the process ends, however it ends
-    os.posix_fallocate(handle.fileno(), 0, total)
+    _reserve(handle, total)
     return handle
+
+
+def _reserve(handle: IO[bytes], total: int) -> None:
+    """Give a file its size at once: to run out of room while it is filled would kill a process without a word."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(handle.fileno(), 0, total)
+    else:
+        handle.truncate(total)
 
 
 def _remove_unless_locked(path: Path) -> None:

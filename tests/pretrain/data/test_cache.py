@@ -79,6 +79,12 @@ def test_cache_images__too_large_is_refused_with_the_figures(folder, tmp_path, m
     assert not list((tmp_path / "cache").glob(".*"))
 
 
+def test_cache_images__in_memory_needs_linux(folder, monkeypatch):
+    monkeypatch.delattr(os, "memfd_create")
+    with pytest.raises(ValueError, match=r"^DATA\.CACHE ram needs Linux.*set disk or none$"):
+        cache_images(ImageFolder(folder), "ram", "", 25, 0)
+
+
 def test_cache_images__removes_what_a_killed_run_left_and_nothing_else(folder, tmp_path):
     root = tmp_path / "cache"
     cache_images(ImageFolder(folder), "disk", str(root), 25, 0)
