@@ -16,6 +16,7 @@ from mocodet.common.files import atomic_open
 from mocodet.common.launch import launch, merge_config
 
 from .build import choose_augment
+from .checkpoint import VIEWS_BEFORE
 from .config import check_config, get_cfg, unused
 from .interchange import check_method, export_file
 from .trainer import PretrainTrainer
@@ -57,8 +58,7 @@ def _decide(cfg: CfgNode, resume: bool) -> None:
     if cfg.SEED < 0:
         cfg.SEED = earlier["SEED"] if earlier else comm.shared_random_seed()
     if cfg.DATA.AUGMENT == "auto":
-        # Before there was a choice, Pillow made them.
-        cfg.DATA.AUGMENT = earlier["DATA"].get("AUGMENT", "pil") if earlier else choose_augment(cfg)
+        cfg.DATA.AUGMENT = earlier["DATA"].get("AUGMENT", VIEWS_BEFORE["augment"]) if earlier else choose_augment(cfg)
 
 
 def pretrain(cfg: CfgNode, *, resume: bool = False, original: str = "") -> Path:

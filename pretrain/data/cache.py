@@ -15,7 +15,7 @@ from typing import IO, Any
 import numpy as np
 import torch
 from detectron2.utils import comm
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch.utils.data import Dataset
 
 from mocodet.common.memory import available_bytes
@@ -46,7 +46,7 @@ class CachedImages(Dataset[Image.Image]):
         filling: open it for writing.
 
     Raises:
-        ValueError: it is not a file of so many images.
+        ValueError: the file does not hold ``count`` images.
     """
 
     def __init__(self, path: str | os.PathLike, count: int, *, filling: bool = False) -> None:
@@ -221,8 +221,7 @@ class _Sizes(Dataset[tuple[int, int]]):
             with Image.open(path) as image:
                 width, height = image.size
         except Exception as error:  # damaged bytes make Pillow raise almost anything
-            reason = "of no known format" if isinstance(error, UnidentifiedImageError) else error
-            raise ValueError(unreadable(path, reason)) from error
+            raise ValueError(unreadable(path, error)) from error
         scale = min(1.0, self.side / min(height, width))
         return round(height * scale), round(width * scale)
 

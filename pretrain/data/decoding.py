@@ -52,7 +52,7 @@ def decode_rgb(file: str | os.PathLike | IO[bytes], name: str = "") -> Image.Ima
 
     Args:
         file: path, or an open file.
-        name: what messages call it, where it is no path.
+        name: its name in messages, if ``file`` is not a path.
 
     Raises:
         ValueError: it cannot be decoded; the message names it. It is not skipped: an epoch has every image.
@@ -70,12 +70,12 @@ def decode_rgb(file: str | os.PathLike | IO[bytes], name: str = "") -> Image.Ima
     except MemoryError:
         raise
     except Exception as error:  # damaged bytes make decoders raise almost anything
-        reason = "of no known format" if isinstance(error, UnidentifiedImageError) else error
-        raise ValueError(unreadable(name or file, reason)) from error
+        raise ValueError(unreadable(name or file, error)) from error
 
 
-def unreadable(name: object, reason: object) -> str:
-    """Return the message about an image that cannot be read."""
+def unreadable(name: object, error: Exception) -> str:
+    """Return the message about an image that cannot be read, and why."""
+    reason = "of no known format" if isinstance(error, UnidentifiedImageError) else error
     return f"{name} cannot be read as an image ({reason}); replace or remove it"
 
 
@@ -99,7 +99,7 @@ def decode_pixels(data: bytes, name: str) -> np.ndarray:
 def _decode_jpeg(data: bytes) -> np.ndarray | None:
     """Decode a JPEG of no more pixels than Pillow takes without a warning, grey or of three colours; else return None.
 
-    OpenCV is no substitute: it returns what it could decode of a damaged file without a word.
+    OpenCV does not serve here: of a damaged file it returns a partly decoded image and reports no error.
     """
     if not data.startswith(b"\xff\xd8"):
         return None

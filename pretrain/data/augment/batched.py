@@ -7,11 +7,9 @@ CPU, so which rows an operation concerns is known without asking the device, and
 import torch
 
 from ...host import send
-from .opencv import blur_radius
+from .opencv import CUT_OFF, GREY, blur_radius
 from .parameters import Operation
 from .recipes import BLUR_SIGMAS
-
-GREY = (0.299, 0.587, 0.114)
 
 
 def apply_steps(images: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
@@ -110,8 +108,7 @@ def _grey(images: torch.Tensor) -> torch.Tensor:
 def _blend_weights(operations: torch.Tensor, amounts: torch.Tensor) -> torch.Tensor | None:
     """Return what `blend` takes, N x 4, of the rows' operations (N) and amounts (N); None if no row blends."""
     rest, one, none = 1 - amounts, torch.ones_like(amounts), torch.zeros_like(amounts)
-    # Pillow cuts off the fraction of a blended value: half a grey level in the mean.
-    lost = torch.full_like(amounts, -0.5)
+    lost = torch.full_like(amounts, CUT_OFF)  # half a grey level in the mean
     weights, found = torch.stack([one, none, none, none], dim=1), False
     for operation, mixture in {
         Operation.BRIGHTNESS: (amounts, none, none, lost),

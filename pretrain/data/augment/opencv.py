@@ -20,9 +20,11 @@ from .recipes import Recipe
 # Pillow cuts off the fraction of a blended value; OpenCV rounds to the nearest.
 CUT_OFF = -0.5
 
-# Matrices, 3 x 4, that turn (red, green, blue, 1) into the grey value thrice (ITU-R BT.601), and into what a colour has
-# beside it.
-TO_GREY = np.array([[0.299, 0.587, 0.114, CUT_OFF]] * 3, dtype=np.float32)
+# Weights of red, green and blue in a grey value (ITU-R BT.601).
+GREY = (0.299, 0.587, 0.114)
+
+# Matrices, 3 x 4, that turn (red, green, blue, 1) into the grey value thrice, and into what a colour has beside it.
+TO_GREY = np.array([[*GREY, CUT_OFF]] * 3, dtype=np.float32)
 FROM_GREY = np.eye(3, 4, dtype=np.float32) - TO_GREY * np.array([1, 1, 1, 0], dtype=np.float32)
 
 
