@@ -4,6 +4,10 @@ import os
 
 
 def threads_for_each(processes: int) -> int:
-    """Divide the cores that this process may use between so many others; at least one thread for each."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // processes)
+    """Divide the cores that this process may use between ``processes``; each gets at least one thread."""
+    return max(1, available_cores() // processes)
+
+
+def available_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

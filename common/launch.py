@@ -47,7 +47,7 @@ def merge_config(cfg: CfgNode, config_file: str, opts: Sequence[str]) -> Path:
     try:
         cfg.merge_from_file(str(path), allow_unsafe=False)  # a YAML file may ask for code to be run
         cfg.merge_from_list(list(opts))
-    except (AssertionError, AttributeError, KeyError, YAMLError) as error:  # yacs refuses, or it is no config
+    except (AssertionError, AttributeError, KeyError, YAMLError) as error:  # yacs refuses, or the file is not a config
         reason = " ".join(str(error.args[0] if len(error.args) == 1 else error).split())
         raise ValueError(f"{path} with {' '.join(opts) or 'no overrides'}: {reason}") from error
     return path

@@ -1,6 +1,5 @@
 """The rows of ``mocodet benchmark``: what they hold, and how they are printed and written."""
 
-import os
 import platform
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
+from ..cores import available_cores
 from .alternate import Clock, Seconds, Spread, ratio
 
 
@@ -24,7 +24,7 @@ class Row:
         value: median over the rounds.
         ratio: how many times as fast as the reference, median of the pairs.
         pairs: how many pairs.
-        limit: the contestant whose time bounds those of the others from below; ``""`` where there is none.
+        limit: the contestant whose time is the lower bound of the others'; ``""``: none.
         limit_ratio: how many times as fast as the reference one would be that is as quick as the limit.
         share: how much of the contestant's time the limit takes, 0 to 1; median of the pairs, as ``limit_ratio``.
         clock: ``"CPU"`` or ``"wall"``.
@@ -103,8 +103,12 @@ def rows_of(
 
 def machine() -> dict[str, Any]:
     """Say what the figures were measured on."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    found = {"cpu": _cpu_name(), "cores": cores, "threads": torch.get_num_threads(), "torch": torch.__version__}
+    found = {
+        "cpu": _cpu_name(),
+        "cores": available_cores(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
     return found | ({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {})
 
 

@@ -108,7 +108,7 @@ INPUT = (
     Flag(
         "workers",
         0,
-        "measure the whole loader with so many processes, in wall time, on cores that are free (0: CPU time)",
+        "measure the whole loader with N processes, in wall time, on idle cores (0: CPU time)",
         {"type": positive(int, or_zero=True), "metavar": "N"},
     ),
     Flag("rate", 2000, "images/s to be fed; the table says by how many cores", COUNT),

@@ -27,7 +27,7 @@ from .plain_views import PlainViews
 REFERENCE = "Pillow and torchvision, as the original's"
 DECODING = "decoding alone"
 BATCH = 16
-FILES = 256  # at most so many of a folder: a run sees few images, and a cache would decode them all
+FILES = 256  # sampled from a folder at most: a run sees few images, and a cache would decode all of them
 
 # Contestant -> how its config differs.
 OURS = {

@@ -31,7 +31,7 @@ def config_of(args: argparse.Namespace) -> Iterator[CfgNode]:
     """Make the config, with drawn photographs as its data and one process that loads and trains.
 
     Raises:
-        ValueError: it is no config of METHOD moco.
+        ValueError: METHOD is not moco.
     """
     cfg = get_cfg()
     with tempfile.TemporaryDirectory() as folder:
@@ -54,7 +54,7 @@ def config_of(args: argparse.Namespace) -> Iterator[CfgNode]:
 
 
 def plain_iterations(cfg: CfgNode, iterations: int) -> Callable[[], None]:
-    """Return what trains so many iterations as the original does, and goes on at the next call."""
+    """Return a function that trains ``iterations`` as the original does; each call continues."""
     device = resolve_device(cfg)
     dataset = PlainViews(ImageFolder(cfg.DATA.ROOT).paths, cfg.AUGMENTATION.CROP_SIZE)
     contrast = cfg.CONTRAST
@@ -80,7 +80,7 @@ def plain_iterations(cfg: CfgNode, iterations: int) -> Callable[[], None]:
 
 
 def our_iterations(trainer: PretrainTrainer, iterations: int) -> Callable[[], None]:
-    """Return what trains so many iterations with all hooks, as ``trainer.train`` does, and goes on at the next call."""
+    """Return a function that trains ``iterations`` with all hooks, like ``trainer.train``; each call continues."""
     trainer.storage = EventStorage()
     trainer.before_train()
 
