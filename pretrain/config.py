@@ -66,12 +66,16 @@ COMMON_KEYS = {
     "KNN.TRAIN_ROOT": Key("", "Reference images in class folders; VAL_ROOT: those to classify. Both '': no monitor."),
     "KNN.VAL_ROOT": Key("", "See TRAIN_ROOT."),
     "KNN.PERIOD": Key(0, "Iterations between two measurements. 0: one at the end of each epoch.", at_least(0)),
+    "KNN.SIZE": Key(
+        0, "Side of the central square of an image that is looked at. 0: AUGMENTATION.CROP_SIZE.", at_least(0)
+    ),
     "KNN.K": Key(200, "Neighbours (Wu et al., CVPR 2018).", at_least(1)),
     "KNN.TEMPERATURE": Key(0.07, "Temperature of their votes.", POSITIVE),
     "SOLVER.IMS_PER_BATCH": Key(256, "Images in a batch, over all processes.", at_least(1)),
     "SOLVER.MAX_EPOCHS": Key(200, "Length of the run.", at_least(1)),
     "SOLVER.MAX_ITER": Key(0, "Length of the run in iterations instead of epochs. 0: MAX_EPOCHS.", at_least(0)),
     "SOLVER.BASE_LR": Key(0.03, "Learning rate for this batch size.", at_least(0)),
+    "SOLVER.WARMUP_ITERS": Key(0, "Iterations in which the rate rises in a line to the schedule's.", at_least(0)),
     "SOLVER.LR_SCHEDULE": Key(
         "cosine",
         "'step': times GAMMA at STEPS; 'cosine': set at each epoch; 'decay': times GAMMA after every DECAY_PERIOD.",

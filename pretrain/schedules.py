@@ -14,13 +14,20 @@ def max_iterations(cfg: CfgNode, iterations_per_epoch: int) -> int:
 
 
 def lr_multiplier(cfg: CfgNode, iterations_per_epoch: int, iteration: int) -> float:
-    """Return what ``SOLVER.LR_SCHEDULE`` multiplies the base rate by in the given iteration (from 0).
+    """Return what the base rate is multiplied by in the given iteration (from 0), by ``SOLVER.LR_SCHEDULE``.
 
     ``step`` (MoCo v1): times ``GAMMA`` at the start of each of the epochs ``STEPS``.
     ``cosine`` (MoCo v2): (1 + cos(pi epoch / epochs)) / 2, half a cosine from 1 to 0 that holds still within an epoch.
     ``decay`` (MoCo on Instagram-1B, section 4): times ``GAMMA`` after every ``DECAY_PERIOD`` iterations.
+
+    In the first ``WARMUP_ITERS`` iterations it is that times 1, 2, 3 … of ``WARMUP_ITERS + 1`` parts.
     """
-    solver, epoch = cfg.SOLVER, iteration // iterations_per_epoch
+    warmup = min(1.0, (iteration + 1) / (cfg.SOLVER.WARMUP_ITERS + 1))
+    return warmup * _scheduled(cfg.SOLVER, iterations_per_epoch, iteration)
+
+
+def _scheduled(solver: CfgNode, iterations_per_epoch: int, iteration: int) -> float:
+    epoch = iteration // iterations_per_epoch
     if solver.LR_SCHEDULE == "step":
         return solver.GAMMA ** bisect_right(solver.STEPS, epoch)
     if solver.LR_SCHEDULE == "cosine":

@@ -183,6 +183,7 @@ class PretrainTrainer(TrainerBase):
             ValueError: an image cannot be read; the message names it.
             FloatingPointError: see `log`.
         """
+        self.method.begin_step(self.iter, self.max_iter)
         batch = self.delivery.next()
         data_time = self.delivery.waited
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):

@@ -139,7 +139,7 @@ class KNNMonitor(Evaluator):
         backbone = copy.deepcopy(self.trainer.method.encoder_to_transfer).eval()
         backbone.fc = nn.Identity()
         share_buffers(backbone)
-        size, num_workers = self.cfg.AUGMENTATION.CROP_SIZE, self.cfg.DATA.NUM_WORKERS
+        size, num_workers = self.cfg.KNN.SIZE or self.cfg.AUGMENTATION.CROP_SIZE, self.cfg.DATA.NUM_WORKERS
         settings = FeatureSettings(size, device=device, num_workers=num_workers, dtype=self.trainer.dtype)
         mine = slice(comm.get_rank(), None, comm.get_world_size())
         bank, queries = (

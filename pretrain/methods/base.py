@@ -78,6 +78,14 @@ class Method(nn.Module, ABC):
         """Return the bytes of state that every image of the data set adds."""
         return 0
 
+    def begin_step(self, iteration: int, max_iter: int) -> None:
+        """Set what changes during a run, as a function of these alone: a resumed run continues it exactly.
+
+        Args:
+            iteration: the one that begins, from 0.
+            max_iter: length of the run.
+        """
+
     @abstractmethod
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Make one step short of the optimizer's.

@@ -1,18 +1,21 @@
 """Momentum Contrast: a queue of keys and a momentum encoder (section 3.2, algorithm 1)."""
 
 import copy
+import math
 
 import torch
 import torch.nn.functional as F
 from fvcore.common.config import CfgNode
 from torch import nn
 
-from ..keys import SHARE, Key, at_least
+from ..keys import SHARE, Key, at_least, one_of
 from .base import DataFacts, Method
 from .encoding import embed, embed_shuffled
 from .heads import CONTRAST_KEYS, encoder_from_config
 from .losses import contrast_accuracy, queue_info_nce
 from .shuffle_bn import SHUFFLE_BN, BatchShuffle
+
+MOMENTUM_SCHEDULES = ("constant", "cosine")
 
 
 class MomentumContrast(Method, name="moco"):
@@ -26,7 +29,8 @@ class MomentumContrast(Method, name="moco"):
         shuffle: moves key images between devices or batch-norm groups (section 3.3).
         queue_size: K. The batch need not divide it: the queue wraps round and no key of a batch is lost.
         dim: C, the width of the encoder's output.
-        momentum: m of equation 2.
+        momentum: m of equation 2, at the start of a run.
+        momentum_schedule: ``"constant"``, or ``"cosine"``; see `begin_step`.
         temperature: tau of equation 1.
     """
 
@@ -37,6 +41,11 @@ class MomentumContrast(Method, name="moco"):
         "CONTRAST.SHUFFLE_BN": SHUFFLE_BN,
         "CONTRAST.QUEUE_SIZE": Key(65536, "K, the number of keys in the queue.", at_least(1)),
         "CONTRAST.MOMENTUM": Key(0.999, "m of the momentum update of the key encoder.", SHARE),
+        "CONTRAST.MOMENTUM_SCHEDULE": Key(
+            "constant",
+            "'constant' as in MoCo; 'cosine': m rises from MOMENTUM to 1 along half a cosine, as in BYOL.",
+            one_of(*MOMENTUM_SCHEDULES),
+        ),
     }
 
     def __init__(
@@ -47,6 +56,7 @@ class MomentumContrast(Method, name="moco"):
         queue_size: int = 65536,
         dim: int = 128,
         momentum: float = 0.999,
+        momentum_schedule: str = "constant",
         temperature: float = 0.07,
     ) -> None:
         super().__init__()
@@ -55,7 +65,8 @@ class MomentumContrast(Method, name="moco"):
         self.encoder_k.requires_grad_(False)
         self.shuffle = shuffle
         self.queue_size = queue_size
-        self.momentum = momentum
+        self.base_momentum = self.momentum = momentum
+        self.momentum_schedule = momentum_schedule
         self.temperature = temperature
         self.register_buffer("queue", F.normalize(torch.randn(dim, queue_size), dim=0))  # C x K
         self.register_buffer("queue_ptr", torch.zeros(1, dtype=torch.long))
@@ -69,12 +80,19 @@ class MomentumContrast(Method, name="moco"):
             queue_size=cfg.CONTRAST.QUEUE_SIZE,
             dim=cfg.MODEL.DIM,
             momentum=cfg.CONTRAST.MOMENTUM,
+            momentum_schedule=cfg.CONTRAST.MOMENTUM_SCHEDULE,
             temperature=cfg.CONTRAST.TEMPERATURE,
         )
 
     def extra_state(self) -> dict[str, BatchShuffle]:
         """Return the generator of Shuffling BN."""
         return {"shuffle": self.shuffle}
+
+    def begin_step(self, iteration: int, max_iter: int) -> None:
+        """Set m: 1 - (1 - m_0) (1 + cos(pi iteration / max_iter)) / 2 by the schedule "cosine" (BYOL, section 3.3)."""
+        if self.momentum_schedule == "cosine":
+            left = 0.5 * (1 + math.cos(math.pi * iteration / max_iter))
+            self.momentum = 1 - (1 - self.base_momentum) * left
 
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Make one step of algorithm 1 short of the optimizer's.
