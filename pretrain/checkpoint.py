@@ -1,5 +1,6 @@
 """Checkpoints of pre-training: saved and resumed whole, and taken encoders and classifiers from."""
 
+import re
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -12,13 +13,23 @@ from torch import nn
 
 from mocodet.common.checkpoint import AtomicSaveMixin, check_fits, errors_about, last_checkpoint, load_torch_file
 from mocodet.common.encoders.find import recorded_method
-from mocodet.common.encoders.reading import BATCH_COUNTER, DISTRIBUTED_PREFIX, STATE_KEYS, read_checkpoint, read_encoder
+from mocodet.common.encoders.reading import (
+    BATCH_COUNTER,
+    DISTRIBUTED_PREFIX,
+    STATE_KEYS,
+    Encoder,
+    read_checkpoint,
+    read_encoder,
+)
 from mocodet.common.text import first_few
 
 from .methods import Method
 
 # How views were made before checkpoints said it.
 VIEWS_BEFORE = {"augment": "pil", "cache_side": 0}
+
+# What a checkpoint may start of a ResNet; the rest is a head.
+BACKBONE = re.compile(r"(?:conv1|bn1|layer\d)\.")
 
 DIVERGED = (
     "Training diverged: lower SOLVER.BASE_LR or set SOLVER.PRECISION float32, and go on from the last checkpoint, in"
@@ -98,13 +109,16 @@ def set_rng_state(states: Sequence[dict[str, torch.Tensor]]) -> None:
         torch.cuda.set_rng_state(state["cuda"])
 
 
-def load_encoder(network: nn.Module, path: str | PathLike) -> None:
-    """Start the backbone of ``network`` from the encoder in a checkpoint; its classifier ``fc`` stays as it is.
+def load_encoder(network: nn.Module, path: str | PathLike) -> Encoder:
+    """Start the backbone of ``network`` from the encoder in a checkpoint; its head or classifier stays as it is.
 
     Args:
         network: a ResNet with torchvision's names; changed in place.
         path: any checkpoint that the converter reads: of pre-training (a MoCo checkpoint's query encoder), of
             supervised training, or torchvision's own.
+
+    Returns:
+        what was read.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -112,12 +126,13 @@ def load_encoder(network: nn.Module, path: str | PathLike) -> None:
     """
     with errors_about("MODEL.WEIGHTS"):
         encoder = read_encoder(path)
-    classifier = {name: tensor for name, tensor in network.state_dict().items() if name.startswith("fc.")}
-    if misfits := _fill(network, {**encoder.tensors, **classifier}):
+    head = {name: tensor for name, tensor in network.state_dict().items() if not BACKBONE.match(name)}
+    if misfits := _fill(network, {**encoder.tensors, **head}):
         raise ValueError(
             f"MODEL.WEIGHTS {path} holds a {encoder.arch}, which is not this config's network: {first_few(misfits)}"
             f" differ; set MODEL.ARCH {encoder.arch} MODEL.SMALL_STEM {encoder.small_stem}"
         )
+    return encoder
 
 
 def load_classifier(network: nn.Module, path: str | PathLike) -> int:

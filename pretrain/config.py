@@ -60,7 +60,9 @@ COMMON_KEYS = {
         "For images of 32 to 64 pixels: a first convolution of 3x3 and stride 1, and no max-pooling. detectron2's"
         " ResNet has no such stem: these weights do not convert.",
     ),
-    "MODEL.WEIGHTS": Key("", "With classes: checkpoint that the backbone starts from, any that converts; '': none."),
+    "MODEL.WEIGHTS": Key(
+        "", "Checkpoint that the encoder starts from, any that converts (docs/warm_start.md). '': random weights."
+    ),
     "MODEL.CHANNELS_LAST": Key(True, "Store images and weights with channels innermost: faster, on CUDA and CPU."),
     # The k-nearest-neighbours monitor: how well the features of the encoder that is trained tell classes apart.
     "KNN.TRAIN_ROOT": Key("", "Reference images in class folders; VAL_ROOT: those to classify. Both '': no monitor."),
@@ -75,7 +77,12 @@ COMMON_KEYS = {
     "SOLVER.MAX_EPOCHS": Key(200, "Length of the run.", at_least(1)),
     "SOLVER.MAX_ITER": Key(0, "Length of the run in iterations instead of epochs. 0: MAX_EPOCHS.", at_least(0)),
     "SOLVER.BASE_LR": Key(0.03, "Learning rate for this batch size.", at_least(0)),
-    "SOLVER.WARMUP_ITERS": Key(0, "Iterations in which the rate rises in a line to the schedule's.", at_least(0)),
+    "SOLVER.WARMUP_ITERS": Key(
+        -1,
+        "Iterations in which the rate rises in a line to the schedule's. -1: 200 where MODEL.WEIGHTS starts a METHOD"
+        " without classes, else 0.",
+        at_least(-1),
+    ),
     "SOLVER.LR_SCHEDULE": Key(
         "cosine",
         "'step': times GAMMA at STEPS; 'cosine': set at each epoch; 'decay': times GAMMA after every DECAY_PERIOD.",
@@ -163,10 +170,10 @@ def _check_data(cfg: CfgNode) -> None:
     check_value(not shards or cfg.DATA.CACHE == "none", "DATA.CACHE", cfg.DATA.CACHE, "'none' with DATA.SHARDS")
     streams = not (method.needs_index or method.classifies)
     check_value(not shards or streams, "DATA.SHARDS", shards, f"'': METHOD {cfg.METHOD!r} needs a folder, DATA.ROOT")
-    for name in ("DATA.ANNOTATIONS", "DATA.VAL_ROOT", "DATA.VAL_ANNOTATIONS", "MODEL.WEIGHTS"):
+    for name in ("DATA.ANNOTATIONS", "DATA.VAL_ROOT", "DATA.VAL_ANNOTATIONS"):
         found = value_of(cfg, name)
-        why = "" if name == "MODEL.WEIGHTS" else ", which uses no labels"
-        check_value(found == "" or method.classifies, name, found, f"'' with METHOD {cfg.METHOD!r}{why}")
+        unlabelled = f"'' with METHOD {cfg.METHOD!r}, which uses no labels"
+        check_value(found == "" or method.classifies, name, found, unlabelled)
     relative = "the folder that the file names in DATA.VAL_ANNOTATIONS are relative to"
     check_value(cfg.DATA.VAL_ROOT != "" or cfg.DATA.VAL_ANNOTATIONS == "", "DATA.VAL_ROOT", "", relative)
     both = "a folder of classes, as the other of the two is given"

@@ -19,6 +19,7 @@ from .build import choose_augment
 from .checkpoint import VIEWS_BEFORE
 from .config import check_config, get_cfg, unused
 from .interchange import check_method, export_file
+from .schedules import warmup_iterations
 from .trainer import PretrainTrainer
 
 CONFIG = "config.yaml"  # in OUTPUT_DIR: what the run there ran with
@@ -31,7 +32,7 @@ def read_config(args: argparse.Namespace) -> tuple[CfgNode, Path]:
 
 
 def start(cfg: CfgNode, *, resume: bool) -> None:
-    """Check the config, decide what it leaves open (SEED, DATA.AUGMENT), freeze it, and start logging.
+    """Check the config, decide what it leaves open (see `_decide`), freeze it, and start logging.
 
     Raises:
         ValueError: a value that no recipe can mean.
@@ -52,13 +53,15 @@ def start(cfg: CfgNode, *, resume: bool) -> None:
 
 
 def _decide(cfg: CfgNode, resume: bool) -> None:
-    """Put a drawn SEED for a negative one, and a way of making views for "auto": those of a run that is resumed."""
+    """Put values for a negative SEED or SOLVER.WARMUP_ITERS and DATA.AUGMENT "auto": those of a run that is resumed."""
     file = Path(cfg.OUTPUT_DIR, CONFIG)
     earlier = CfgNode.load_yaml_with_base(str(file)) if resume and file.is_file() else None
     if cfg.SEED < 0:
         cfg.SEED = earlier["SEED"] if earlier else comm.shared_random_seed()
     if cfg.DATA.AUGMENT == "auto":
         cfg.DATA.AUGMENT = earlier["DATA"].get("AUGMENT", VIEWS_BEFORE["augment"]) if earlier else choose_augment(cfg)
+    if cfg.SOLVER.WARMUP_ITERS < 0:
+        cfg.SOLVER.WARMUP_ITERS = earlier["SOLVER"].get("WARMUP_ITERS", 0) if earlier else warmup_iterations(cfg)
 
 
 def pretrain(cfg: CfgNode, *, resume: bool = False, original: str = "") -> Path:
@@ -76,6 +79,11 @@ def pretrain(cfg: CfgNode, *, resume: bool = False, original: str = "") -> Path:
         FileExistsError: not ``resume``, and OUTPUT_DIR holds the checkpoints of another run.
         FloatingPointError: training diverged.
     """
+    if original and cfg.MODEL.WEIGHTS:
+        raise ValueError(
+            f"--resume-from {original} with MODEL.WEIGHTS {cfg.MODEL.WEIGHTS!r}; expected one of the two: a whole run"
+            " that goes on, or an encoder that a new run starts from (docs/warm_start.md)"
+        )
     start(cfg, resume=resume)
     trainer = PretrainTrainer(cfg)
     trainer.resume_or_start(resume, original)

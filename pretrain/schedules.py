@@ -7,10 +7,26 @@ import torch
 from fvcore.common.config import CfgNode
 from torch.optim.lr_scheduler import LRScheduler
 
+from .methods import METHODS
+
+# Iterations for which the rate rises where a contrastive method starts from weights (docs/warm_start.md).
+WARM_START = 200
+
 
 def max_iterations(cfg: CfgNode, iterations_per_epoch: int) -> int:
     """Return the length of the run: ``SOLVER.MAX_ITER``, else ``SOLVER.MAX_EPOCHS`` in iterations."""
     return cfg.SOLVER.MAX_ITER or cfg.SOLVER.MAX_EPOCHS * iterations_per_epoch
+
+
+def warmup_iterations(cfg: CfgNode) -> int:
+    """Return ``SOLVER.WARMUP_ITERS``, or what its -1 means: `WARM_START` iterations, or none.
+
+    A backbone that starts from ``MODEL.WEIGHTS`` receives the gradients of a new contrastive head, which knows nothing
+    yet. A classifier is fine-tuned at the rate of its recipe (paper, appendix), from the first iteration.
+    """
+    if cfg.SOLVER.WARMUP_ITERS >= 0:
+        return cfg.SOLVER.WARMUP_ITERS
+    return WARM_START if cfg.MODEL.WEIGHTS and not METHODS[cfg.METHOD].classifies else 0
 
 
 def lr_multiplier(cfg: CfgNode, iterations_per_epoch: int, iteration: int) -> float:
@@ -20,9 +36,9 @@ def lr_multiplier(cfg: CfgNode, iterations_per_epoch: int, iteration: int) -> fl
     ``cosine`` (MoCo v2): (1 + cos(pi epoch / epochs)) / 2, half a cosine from 1 to 0 that holds still within an epoch.
     ``decay`` (MoCo on Instagram-1B, section 4): times ``GAMMA`` after every ``DECAY_PERIOD`` iterations.
 
-    In the first ``WARMUP_ITERS`` iterations it is that times 1, 2, 3 … of ``WARMUP_ITERS + 1`` parts.
+    In the first `warmup_iterations`, say N, it is that times 1, 2, 3 … of N + 1 parts.
     """
-    warmup = min(1.0, (iteration + 1) / (cfg.SOLVER.WARMUP_ITERS + 1))
+    warmup = min(1.0, (iteration + 1) / (warmup_iterations(cfg) + 1))
     return warmup * _scheduled(cfg.SOLVER, iterations_per_epoch, iteration)
 
 

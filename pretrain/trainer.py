@@ -2,6 +2,7 @@
 
 import logging
 import math
+import time
 import weakref
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from detectron2.utils.events import JSONWriter, TensorboardXWriter
 from fvcore.common.config import CfgNode
 
 from mocodet.common.launch import distribute
+from mocodet.common.progress import duration, progress
 
 from .build import build_data, build_optimizer
 from .checkpoint import DIVERGED, PretrainCheckpointer, load_encoder
@@ -58,6 +60,7 @@ class PretrainTrainer(TrainerBase):
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
 
         self.start_iter = 0
+        self.batches_to_fill = 0  # before the first iteration; see `start_from`
         self.max_iter = max_iterations(cfg, self.sampler.iterations_per_epoch)
         self.checkpointer = PretrainCheckpointer(
             self.method,
@@ -108,7 +111,7 @@ class PretrainTrainer(TrainerBase):
         return built
 
     def resume_or_start(self, resume: bool, original: str = "") -> None:
-        """Continue from the last checkpoint of OUTPUT_DIR, or begin at iteration 0, from MODEL.WEIGHTS where given.
+        """Continue from the last checkpoint of OUTPUT_DIR, or begin at iteration 0; see `start_from` for MODEL.WEIGHTS.
 
         The rates and decays of the optimizer are the config's, also where the checkpoint's were others.
 
@@ -132,16 +135,32 @@ class PretrainTrainer(TrainerBase):
             )
         if found[0]:
             self.checkpointer.resume()
-        else:
-            if self.cfg.MODEL.WEIGHTS:
-                load_encoder(self.method.encoder_to_transfer, self.cfg.MODEL.WEIGHTS)
-            if not original:
-                if resume:
-                    logger.warning(f"--resume, but {self.cfg.OUTPUT_DIR} holds no checkpoint: starting at iteration 0")
-                return
+        elif original:
             load_original(original, self.checkpointer, self.sampler.iterations_per_epoch)
+        else:
+            if resume:
+                logger.warning(f"--resume, but {self.cfg.OUTPUT_DIR} holds no checkpoint: starting at iteration 0")
+            if self.cfg.MODEL.WEIGHTS:
+                self.start_from(self.cfg.MODEL.WEIGHTS)
+            return
         self.start_iter = self.iter + 1  # the checkpoint holds the number of the iteration that just ended
         self._apply_config()
+
+    def start_from(self, path: str) -> None:
+        """Start the encoders, all alike, from the backbone in a checkpoint, any that the converter reads.
+
+        Heads stay as they were made from the seed. Queue or bank are filled with vectors of real images when training
+        begins, by the batches that lie before the first one in the stream.
+
+        Raises:
+            FileNotFoundError, ValueError: see `load_encoder`.
+        """
+        encoder = load_encoder(self.method.encoder_to_transfer, path)
+        self.method.copy_encoder()
+        entries = max(self.method.to_fill().values(), default=0)
+        self.batches_to_fill = -(-entries // self.cfg.SOLVER.IMS_PER_BATCH)
+        started = ", ".join((self.method.encoder_name, *self.method.encoder_copies))
+        logger.info(f"{started} started from {path} ({encoder.kind}); the head is new")
 
     def _apply_config(self) -> None:
         """Set what the optimizer and the schedule remember of the checkpoint's config to this config's values."""
@@ -163,8 +182,8 @@ class PretrainTrainer(TrainerBase):
         super().train(self.start_iter, self.max_iter)
 
     def before_train(self) -> None:
-        """Open the stream of batches at the first iteration of this run."""
-        self.sampler.start_iteration = self.start_iter
+        """Open the stream of batches at the first iteration of this run, or before it to fill a queue or bank."""
+        self.sampler.start_iteration = self.start_iter - self.batches_to_fill
         batches = load_batches(
             self.dataset,
             self.cfg.DATA.NUM_WORKERS,
@@ -174,7 +193,27 @@ class PretrainTrainer(TrainerBase):
         )
         self.delivery = Delivery(batches, self.device, memory_format(self.cfg))
         self.model.train()
+        if self.batches_to_fill:
+            self.fill()
         super().before_train()
+
+    @torch.no_grad()
+    def fill(self) -> None:
+        """Let the method put vectors of real images where noise is, from the batches before the first iteration."""
+        what = ", ".join(f"{name} ({entries} entries)" for name, entries in self.method.to_fill().items())
+        batches = range(self.batches_to_fill)
+        logger.info(f"filling with vectors of real images, {len(batches)} batches: {what}")
+        began = time.perf_counter()
+        for _ in progress(batches, "batch", len(batches)) if comm.is_main_process() else batches:
+            batch = self.delivery.next()
+            with self.autocast():
+                self.method.fill(batch)
+            self.delivery.fetch_ahead()
+        logger.info(f"filled in {duration(time.perf_counter() - began)}")
+
+    def autocast(self) -> torch.autocast:
+        """Return the context in which encoders compute."""
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
 
     def run_step(self) -> None:
         """Take one step: load, encode, compare, update.
@@ -186,7 +225,7 @@ class PretrainTrainer(TrainerBase):
         self.method.begin_step(self.iter, self.max_iter)
         batch = self.delivery.next()
         data_time = self.delivery.waited
-        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
+        with self.autocast():
             outputs = self.model(batch)
         self.optimizer.zero_grad()
         self.scaler.scale(outputs["loss"]).backward()

@@ -27,7 +27,8 @@ class GlobalBatches(Sampler[list[tuple[Any, int]]]):
         RESUME_WITH: what must be the same for the stream to be, for messages.
         iterations_per_epoch: whole batches in the data set.
         rows: images of a batch that are this process's.
-        start_iteration: the first one to yield.
+        start_iteration: the first one to yield. Below 0 it lies in the epochs before the first, whose batches are like
+            all others, and none of them is a batch of the training.
 
     Raises:
         ValueError: the batch is larger than the data set, or does not divide between the processes.

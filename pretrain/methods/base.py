@@ -40,8 +40,10 @@ class Method(nn.Module, ABC):
         keys: keys of the config that the method reads besides those of every run, by name. Methods may share a key.
         needs_index: whether a batch must hold ``"index"``, the place of each image in the data set; a stream has none.
         classifies: whether it learns classes: a batch holds ``"label"`` (N, int64), the data are class folders, the
-            encoder ends in a classifier that is evaluated on ``DATA.VAL_ROOT`` and may start from ``MODEL.WEIGHTS``.
+            encoder ends in a classifier that is evaluated on ``DATA.VAL_ROOT``.
         encoder_name: the child that is evaluated and converted, a ResNet with its head as ``fc``. Checkpoints say it.
+            ``MODEL.WEIGHTS`` starts its backbone.
+        encoder_copies: the children that start as exact copies of it, heads included.
 
     Raises:
         ValueError: a subclass takes the name of another.
@@ -53,6 +55,7 @@ class Method(nn.Module, ABC):
     needs_index: ClassVar[bool] = False
     classifies: ClassVar[bool] = False
     encoder_name: ClassVar[str] = "encoder_q"
+    encoder_copies: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, *, name: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -101,6 +104,26 @@ class Method(nn.Module, ABC):
     def encoder_to_transfer(self) -> nn.Module:
         """The encoder that is evaluated and converted."""
         return self.get_submodule(self.encoder_name)
+
+    def copy_encoder(self) -> None:
+        """Make ``encoder_copies`` equal to the encoder again, buffers too, once that has started from weights."""
+        for name in self.encoder_copies:
+            self.get_submodule(name).load_state_dict(self.encoder_to_transfer.state_dict())
+
+    def to_fill(self) -> Mapping[str, int]:
+        """Return which buffers `fill` fills with vectors of real images, such as a queue, and how many each holds.
+
+        They begin as noise. An encoder that begins as noise as well loses nothing by it; one that starts from weights
+        would learn in its first steps to tell images from noise.
+        """
+        return {}
+
+    def fill(self, batch: dict[str, torch.Tensor]) -> None:
+        """Put vectors of a batch's images into the buffers of `to_fill`; all processes call, in training mode.
+
+        Args:
+            batch: see `forward`, which is called for none of these.
+        """
 
     def extra_state(self) -> dict[str, Any]:
         """Return what a checkpoint must hold beside the state dict: name -> object with a state dict."""

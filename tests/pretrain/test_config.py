@@ -85,7 +85,6 @@ def test_every_pretraining_config__is_valid(path):
             "expected '': METHOD 'memory_bank' needs a folder",
         ),
         (("DATA.VAL_ROOT", "val"), "DATA.VAL_ROOT is 'val'; expected '' with METHOD 'moco', which uses no labels"),
-        (("MODEL.WEIGHTS", "x.pth"), "MODEL.WEIGHTS is 'x.pth'; expected '' with METHOD 'moco'"),
         (("KNN.VAL_ROOT", "val"), "KNN.TRAIN_ROOT is ''; expected a folder of classes"),
         (("SOLVER.MAX_ITER", 10), "SOLVER.MAX_ITER is 10; expected 0 with a schedule of epochs"),
         (("METHOD", "byol"), "METHOD is 'byol'; expected one of 'end_to_end', 'memory_bank', 'moco', 'supervised'"),
