@@ -24,15 +24,23 @@ def _fastest(run: Callable[[], object], device: torch.device) -> float:
 
 
 @cache
-def matmul_rate(device: torch.device, dtype: torch.dtype, side: int = 2048) -> float:
-    """Return the FLOP/s of a product of two matrices, ``side`` x ``side``; a multiply-add is two operations."""
+def matmul_rate(device: torch.device, dtype: torch.dtype, side: int = 0) -> float:
+    """Return the FLOP/s of a product of two matrices, ``side`` x ``side``; a multiply-add is two operations.
+
+    By default matrices are as large as it takes to fill the device.
+    """
+    side = side or (8192 if device.type == "cuda" else 2048)
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     return 2 * side**3 / _fastest(lambda: a @ b, device)
 
 
 @cache
-def conv_rate(device: torch.device, dtype: torch.dtype, channels: int = 256, side: int = 28, images: int = 16) -> float:
-    """Return the FLOP/s of a 3x3 convolution of ``images`` x ``channels`` x ``side`` x ``side``, channels_last."""
+def conv_rate(device: torch.device, dtype: torch.dtype, channels: int = 256, side: int = 28, images: int = 0) -> float:
+    """Return the FLOP/s of a 3x3 convolution of ``images`` x ``channels`` x ``side`` x ``side``, channels_last.
+
+    By default images are as many as it takes to fill the device.
+    """
+    images = images or (512 if device.type == "cuda" else 16)
     x = torch.randn(images, channels, side, side, device=device, dtype=dtype).to(memory_format=torch.channels_last)
     weight = torch.randn(channels, channels, 3, 3, device=device, dtype=dtype).to(memory_format=torch.channels_last)
     flops = 2 * images * side**2 * channels**2 * 9
@@ -46,8 +54,9 @@ def peak_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 
 @cache
-def copy_bandwidth(device: torch.device, nbytes: int = 2**28) -> float:
+def copy_bandwidth(device: torch.device, nbytes: int = 0) -> float:
     """Return the bytes/s that a copy of ``nbytes``, more than caches hold, reads and writes together."""
+    nbytes = nbytes or (2**31 if device.type == "cuda" else 2**28)
     source = torch.ones(nbytes, device=device, dtype=torch.uint8)
     target = torch.empty_like(source)
     return 2 * nbytes / _fastest(lambda: target.copy_(source), device)

@@ -98,6 +98,7 @@ STEP = (
         "instead: the trainer's step with queues of these lengths (without one: 256 65536 262144)",
         {"type": positive(int), "nargs": "*", "metavar": "K"},
     ),
+    Flag("profile", False, "instead: the ten longest operations of the trainer's step", {"action": "store_true"}),
     pairs(5),
     DEVICE,
 )
@@ -264,6 +265,8 @@ def _check_step(parser: argparse.ArgumentParser, run: argparse.Namespace) -> Non
                 f"--case {_shown(case)}: the batch is normalised in {GROUPS} groups of two or more images; give a"
                 f" multiple of {GROUPS} from {2 * GROUPS} on"
             )
+    if run.queue and run.profile:
+        parser.error("--queue and --profile are two measurements; give one of them")
     if run.queue and len(run.queue) < 2:
         parser.error(f"--queue {run.queue[0]}: queues are compared with the first; give two or more")
 

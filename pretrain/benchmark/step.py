@@ -28,6 +28,7 @@ from ..trainer import PretrainTrainer
 from .convolutions import ConvolutionsAlone, convolutions_of, count_flops
 from .photographs import SMALL, draw_photographs
 from .plain_moco import PlainMoCo, PlainStep
+from .profile import WHOLE, longest_operations
 
 REFERENCE = "the original's, float32"
 QUEUE_SIZE = 65536  # the paper's
@@ -176,8 +177,31 @@ def compare_queues(cfg: CfgNode, case: Case, sizes: list[int], pairs: int) -> li
     )
 
 
+def compare_operations(cfg: CfgNode, case: Case, steps: int) -> list[Row]:
+    """Compare the trainer's step, with eight groups, with the operations in it that take longest."""
+    device = resolve_device(cfg)
+    trainer = OneBatchTrainer(varied(cfg, "MODEL.BN_GROUPS", GROUPS), first_batch(cfg))
+    for _ in range(1 if device.type == "cpu" else 10):  # kernels are chosen, memory is taken
+        trainer.run_step()
+    seconds = longest_operations(trainer.run_step, device, steps)
+    whole = Spread.of(seconds[WHOLE]).median
+    return rows_of(
+        f"operations of a step, {case.arch}, {case.size} px, batch {case.batch}",
+        seconds,
+        reference=WHOLE,
+        clock=clock_of(device),
+        settings={**case._asdict(), "queue": QUEUE_SIZE, "device": device.type, "groups": GROUPS},
+        details={who: {"of the step": f"{values[0] / whole:.1%}"} for who, values in seconds.items() if who != WHOLE},
+    )
+
+
 def measure(args: argparse.Namespace) -> Iterator[list[Row]]:
-    """Yield the rows of each case, or with ``args.queue`` those of the queues."""
+    """Yield the rows of each case: with ``args.queue`` those of the queues, with ``args.profile`` of operations."""
     for case in args.case:
         with config_of(case, args.device) as cfg:
-            yield compare_queues(cfg, case, args.queue, args.pairs) if args.queue else compare(cfg, case, args.pairs)
+            if args.queue:
+                yield compare_queues(cfg, case, args.queue, args.pairs)
+            elif args.profile:
+                yield compare_operations(cfg, case, args.pairs)
+            else:
+                yield compare(cfg, case, args.pairs)

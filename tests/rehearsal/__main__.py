@@ -21,6 +21,8 @@ disk; --datasets names a folder with others (the toy configs have the toy set in
 here: the supervised variants read a ResNet-50 of random values in the Caffe2 layout of MSRA's R-50.pkl, the MoCo
 variants one in MoCo's layout after conversion.
 
+Further changes may be given as KEY VALUE pairs, such as MODEL.DEVICE cuda SOLVER.AMP.ENABLED True.
+
 Exit status 1 if any config fails: if it does not train, does not resume where it stopped, or if --eval-only gives other
 results than the evaluation at the end of the training.
 """
@@ -35,7 +37,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--only", default="", metavar="TEXT", help="run only the configs whose name contains TEXT")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="configs at a time")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="changes to every config")
     args = parser.parse_args(argv)
+    if len(args.opts) % 2:
+        parser.error(f"changes are KEY VALUE pairs, got {' '.join(args.opts)}")
+    changes = dict(zip(args.opts[::2], args.opts[1::2], strict=True))
     leaves = [path for path in leaf_configs() if args.only in path.stem]
     if not leaves:
         parser.error(f"no config has {args.only!r} in its name; there are {', '.join(p.stem for p in leaf_configs())}")
@@ -45,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise FileNotFoundError(f"--datasets {datasets}: there is no such folder")
         start = time.perf_counter()
         stand_ins = make_stand_ins(args.output / "weights")
-        outcomes = rehearse(leaves, datasets, stand_ins, args.output, jobs=args.jobs, announce=_announce)
+        outcomes = rehearse(leaves, datasets, stand_ins, args.output, changes, jobs=args.jobs, announce=_announce)
     print(table(outcomes))
     print(summary(outcomes, time.perf_counter() - start))
     sys.exit(any(outcome.outcome.startswith("FAILED") for outcome in outcomes))

@@ -84,6 +84,7 @@ def rehearse(
     datasets: Path,
     stand_ins: Mapping[str, StandIn],
     output: Path,
+    changes: Mapping[str, object] | None = None,
     *,
     jobs: int = 1,
     announce: Callable[[Outcome], None] = lambda outcome: None,
@@ -100,6 +101,7 @@ def rehearse(
         stand_ins: weights for each kind of variant.
         output: folder for the toy set and, below ``runs``, logs and results of each config; what an earlier rehearsal
             left there is replaced.
+        changes: overrides of every config beside those.
         jobs: configs at a time, each on one thread.
         announce: told of every outcome as soon as it is there.
     """
@@ -121,8 +123,8 @@ def rehearse(
                 outcomes[leaf] = Outcome(leaf.stem, stand_ins[variant(leaf)].description, outcome=NO_DENSEPOSE)
                 announce(outcomes[leaf])
             else:
-                data = toy_options(leaf, toy) if is_toy(leaf) else {}
-                running[pool.submit(run_config, leaf, stand_ins[variant(leaf)], data, runs)] = leaf
+                more = {**(toy_options(leaf, toy) if is_toy(leaf) else {}), **(changes or {})}
+                running[pool.submit(run_config, leaf, stand_ins[variant(leaf)], more, runs)] = leaf
         for future in as_completed(running):
             leaf = running[future]
             try:
@@ -152,13 +154,13 @@ def toy_options(leaf: Path, toy: Path) -> dict[str, object]:
     return {"MOCO.DATASETS": [{**entry, "ROOT": str((toy / "voc" / "VOC2007").resolve())} for entry in entries]}
 
 
-def run_config(leaf: Path, stand_in: StandIn, data: Mapping[str, object], runs: Path) -> Outcome:
+def run_config(leaf: Path, stand_in: StandIn, more: Mapping[str, object], runs: Path) -> Outcome:
     """Train, resume and evaluate with one config in this process; what it prints goes to ``runs/<config>.log``.
 
     Args:
         leaf: the config file.
         stand_in: what to start from.
-        data: further overrides.
+        more: further overrides.
         runs: folder for the run.
     """
     torch.set_num_threads(1)
@@ -166,7 +168,7 @@ def run_config(leaf: Path, stand_in: StandIn, data: Mapping[str, object], runs: 
     multiprocessing.set_start_method(None, force=True)
     outcome = Outcome(leaf.stem, stand_in.description)
     folder = runs / leaf.stem
-    options = {**SIZES_AND_SCHEDULE, **data, "OUTPUT_DIR": folder, "MODEL.WEIGHTS": stand_in.file}
+    options = {**SIZES_AND_SCHEDULE, **more, "OUTPUT_DIR": folder, "MODEL.WEIGHTS": stand_in.file}
     checkpoint = folder / "model_final.pth"
     try:
         _start_anew(folder)

@@ -79,6 +79,14 @@ def test_compare__has_a_row_for_each(cfg, monkeypatch):
     assert all(row.unit == "images/s" and row.value > 0 for row in rows)
 
 
+def test_compare_operations__names_the_longest_beside_the_whole_step(cfg):
+    first, *others = step.compare_operations(cfg, TINY, steps=1)
+    assert first.contestant == first.reference == step.WHOLE
+    assert len(others) == 10
+    assert [row.value for row in others] == sorted((row.value for row in others), reverse=True)
+    assert any("conv" in row.contestant for row in others)
+
+
 def test_compare_queues__the_first_is_the_reference(cfg, monkeypatch):
     run_once(monkeypatch, step)
     monkeypatch.setattr(step, "copy_bandwidth", lambda device: 1e6)

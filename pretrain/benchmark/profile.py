@@ -1,0 +1,57 @@
+"""``mocodet benchmark step --profile``: which operations take the trainer's step longest."""
+
+from collections.abc import Callable
+
+import torch
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
+
+from mocodet.common.benchmark.alternate import Seconds, clock_of
+
+WHOLE = "the whole step"
+LONGEST_NAME = 60  # characters; those of CUDA's kernels run to hundreds
+
+
+def longest_operations(step: Callable[[], object], device: torch.device, steps: int, count: int = 10) -> Seconds:
+    """Measure a step, and the operations that take longest in it, on CUDA its kernels.
+
+    Args:
+        step: what is measured; it has been run before.
+        device: on which its time is spent.
+        steps: how often it is run, first without the profiler, then with it.
+        count: how many operations are named.
+
+    Returns:
+        the seconds of each step under `WHOLE`, then those of each operation in a step, the mean over the steps, longest
+        first. An operation's are without those of the operations that it calls.
+    """
+    clock = clock_of(device)
+    whole = []
+    for _ in range(steps):
+        began = clock.now()
+        step()
+        whole.append(clock.now() - began)
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
+    with profile(activities=activities) as profiled:
+        for _ in range(steps):
+            step()
+        clock.now()  # which waits for the device
+    seconds: dict[str, float] = {}
+    for event in profiled.key_averages():
+        if device.type == "cpu":
+            spent = event.self_cpu_time_total
+        else:  # operators of the CPU carry the time of their kernels, too
+            spent = event.self_device_time_total if event.device_type == DeviceType.CUDA else 0
+        name = shortened(event.key)
+        seconds[name] = seconds.get(name, 0) + spent / 1e6 / steps
+    longest = sorted(seconds, key=seconds.__getitem__, reverse=True)[:count]
+    return {WHOLE: whole, **{name: [seconds[name]] * steps for name in longest}}
+
+
+def shortened(name: str) -> str:
+    """Return the beginning and the end of a long name, which tell kernels of one template apart."""
+    name = name.replace("|", "/")  # which ends a cell of a table
+    if len(name) <= LONGEST_NAME:
+        return name
+    half = LONGEST_NAME // 2
+    return f"{name[:half]}…{name[-half + 1 :]}"
