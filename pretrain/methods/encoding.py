@@ -26,3 +26,13 @@ def embed_shuffled(encoder: nn.Module, images: torch.Tensor, shuffle: BatchShuff
     """
     permutation = shuffle.draw(len(images))
     return shuffle.unshuffle_gathered(embed(encoder, shuffle.shuffle(images, permutation)), permutation)
+
+
+@torch.no_grad()
+def spread(vectors: torch.Tensor) -> torch.Tensor:
+    """Return how far unit vectors, N x C, differ: the standard deviation of a dimension, mean over all, times sqrt(C).
+
+    Near 1 where they lie all over the sphere, 0 where the encoder gives one vector to every image: collapse (SimSiam,
+    section 4.1 and figure 2).
+    """
+    return vectors.std(dim=0, correction=0).mean() * vectors.shape[1] ** 0.5

@@ -7,7 +7,7 @@ from fvcore.common.config import CfgNode
 from torch import nn
 
 from .base import DataFacts, Method
-from .encoding import embed, embed_shuffled
+from .encoding import embed, embed_shuffled, spread
 from .heads import CONTRAST_KEYS, encoder_from_config
 from .losses import contrast_accuracy, info_nce
 from .shuffle_bn import SHUFFLE_BN, BatchShuffle
@@ -52,14 +52,15 @@ class EndToEnd(Method, name="end_to_end"):
 
         Returns:
             ``"loss"``, InfoNCE (scalar, with gradient to both encoders; averaged over processes, as
-            ``DistributedDataParallel`` does, it is that of the mean over the global batch), and ``"accuracy"``, the
-            share of queries that find their key in the global batch.
+            ``DistributedDataParallel`` does, it is that of the mean over the global batch); ``"accuracy"``, the
+            share of queries that find their key in the global batch; and their ``"spread"``, see `spread`.
         """
         q = embed(self.encoder_q, batch["query"])  # N x C
         k = embed_shuffled(self.encoder_k, batch["key"], self.shuffle)  # WN x C
         logits = self.logits(q, k)
         own = torch.arange(len(q), device=q.device) + self.shuffle.first_row(len(q))
-        return {"loss": info_nce(logits, own), "accuracy": contrast_accuracy(logits.detach(), own)}
+        accuracy = contrast_accuracy(logits.detach(), own)
+        return {"loss": info_nce(logits, own), "accuracy": accuracy, "spread": spread(q)}
 
     def logits(self, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
         """Return similarities over tau, N x WN, of queries ``q`` (N x C) with the global batch's keys (WN x C)."""

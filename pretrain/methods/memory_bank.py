@@ -14,7 +14,7 @@ from ..device import resolve_device
 from ..host import send
 from ..keys import SHARE, Key, at_least
 from .base import DataFacts, Method
-from .encoding import embed
+from .encoding import embed, spread
 from .heads import CONTRAST_KEYS, encoder_from_config
 from .losses import contrast_accuracy, info_nce
 from .shuffle_bn import gather_rows
@@ -109,15 +109,15 @@ class MemoryBank(Method, name="memory_bank"):
             batch: ``"query"``, N x 3 x H x W, and ``"index"``, N, int64, the place of each image in the data set.
 
         Returns:
-            ``"loss"``, InfoNCE (scalar, with gradient to ``encoder_q``), and ``"accuracy"``, the share of queries
-            that find their entry among K+1.
+            ``"loss"``, InfoNCE (scalar, with gradient to ``encoder_q``); ``"accuracy"``, the share of queries that find
+            their entry among K+1; and their ``"spread"``, see `spread`.
         """
         index = batch["index"]  # N
         negatives = self.draw()  # before the encoder, so that the copy to a GPU is done when it is needed
         q = embed(self.encoder_q, batch["query"])  # N x C
         logits = self.logits(q, index, negatives)
         self.update(gather_rows(index), gather_rows(q.detach()))
-        return {"loss": info_nce(logits), "accuracy": contrast_accuracy(logits.detach())}
+        return {"loss": info_nce(logits), "accuracy": contrast_accuracy(logits.detach()), "spread": spread(q)}
 
     def draw(self) -> torch.Tensor:
         """Draw the entries that serve as negatives: K, int64, the same in all processes."""

@@ -10,7 +10,7 @@ from torch import nn
 
 from ..keys import SHARE, Key, at_least, one_of
 from .base import DataFacts, Method
-from .encoding import embed, embed_shuffled
+from .encoding import embed, embed_shuffled, spread
 from .heads import CONTRAST_KEYS, encoder_from_config
 from .losses import contrast_accuracy, queue_info_nce
 from .shuffle_bn import SHUFFLE_BN, BatchShuffle
@@ -104,7 +104,7 @@ class MomentumContrast(Method, name="moco"):
             ``"loss"``, InfoNCE (scalar, with gradient to ``encoder_q``); ``"accuracy"``, the share of queries that find
             their key among K+1; ``"accuracy_in_batch"``, the share that find it among the N of this process. Where
             encoders change fast, a key can be told from the queue's by its age alone: then the first is high and the
-            second, between keys of one age, at chance.
+            second, between keys of one age, at chance. ``"spread"`` of the queries, see `spread`.
         """
         q = embed(self.encoder_q, batch["query"])  # N x C
         with torch.no_grad():
@@ -112,7 +112,8 @@ class MomentumContrast(Method, name="moco"):
             k, all_keys = self.encode_keys(batch["key"])  # N x C, WN x C
         loss, accuracy = queue_info_nce(q, k, self.queue, self.temperature)
         self.dequeue_and_enqueue(all_keys)
-        return {"loss": loss, "accuracy": accuracy, "accuracy_in_batch": self.accuracy_in_batch(q.detach(), k)}
+        in_batch = self.accuracy_in_batch(q.detach(), k)
+        return {"loss": loss, "accuracy": accuracy, "accuracy_in_batch": in_batch, "spread": spread(q)}
 
     @staticmethod
     def accuracy_in_batch(q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
