@@ -26,6 +26,7 @@ class EndToEnd(Method, name="end_to_end"):
     """
 
     views = ("query", "key")
+    encoder_copies = ("encoder_k",)
     keys = CONTRAST_KEYS | {"CONTRAST.SHUFFLE_BN": SHUFFLE_BN}
 
     def __init__(self, encoder: nn.Module, shuffle: BatchShuffle, *, temperature: float = 0.07) -> None:

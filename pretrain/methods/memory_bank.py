@@ -102,6 +102,16 @@ class MemoryBank(Method, name="memory_bank"):
         """Return the bytes of an entry of the bank."""
         return cfg.MODEL.DIM * torch.float32.itemsize
 
+    def to_fill(self) -> dict[str, int]:
+        """Return the number of entries, of which those stay as they were whose images are left over in an epoch."""
+        return {"bank": len(self.bank)}
+
+    @torch.no_grad()
+    def fill(self, batch: dict[str, torch.Tensor]) -> None:
+        """Put queries in place of the entries of a batch."""
+        q = embed(self.encoder_q, batch["query"])
+        self.bank[gather_rows(batch["index"])] = gather_rows(q)
+
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Make one step short of the optimizer's, and update the entries of the global batch.
 

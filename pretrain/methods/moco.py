@@ -37,6 +37,7 @@ class MomentumContrast(Method, name="moco"):
     queue: torch.Tensor
     queue_ptr: torch.Tensor
     views = ("query", "key")
+    encoder_copies = ("encoder_k",)
     keys = CONTRAST_KEYS | {
         "CONTRAST.SHUFFLE_BN": SHUFFLE_BN,
         "CONTRAST.QUEUE_SIZE": Key(65536, "K, the number of keys in the queue.", at_least(1)),
@@ -87,6 +88,16 @@ class MomentumContrast(Method, name="moco"):
     def extra_state(self) -> dict[str, BatchShuffle]:
         """Return the generator of Shuffling BN."""
         return {"shuffle": self.shuffle}
+
+    def to_fill(self) -> dict[str, int]:
+        """Return the length of the queue."""
+        return {"queue": self.queue_size}
+
+    @torch.no_grad()
+    def fill(self, batch: dict[str, torch.Tensor]) -> None:
+        """Enqueue the keys of a batch."""
+        _, all_keys = self.encode_keys(batch["key"])
+        self.dequeue_and_enqueue(all_keys)
 
     def begin_step(self, iteration: int, max_iter: int) -> None:
         """Set m: 1 - (1 - m_0) (1 + cos(pi iteration / max_iter)) / 2 by the schedule "cosine" (BYOL, section 3.3)."""

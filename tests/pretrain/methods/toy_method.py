@@ -18,6 +18,7 @@ class Agreement(Method, name="toy_agreement"):
 
     views = ("query", "key")
     encoder_name = "online"
+    encoder_copies = ("target",)
     keys = {  # noqa: RUF012 (as methods declare it)
         "TOY.DIM": Key(8, "Width of the vectors.", at_least(2)),
         "TOY.INERTIA": Key(0.9, "How much of the target stays.", SHARE),
