@@ -1,8 +1,14 @@
-"""Count what a pre-training run costs, without data and without a GPU.
+"""Count what a pre-training run costs, without data and without a GPU, and measure it on this machine.
 
+how long it takes here, and how much memory, from ten steps:
+  mocodet costs --config-file configs/pretrain/toy_moco_v2_R_18.yaml --images 9469 --measure 10 DATA.ROOT my_images
+
+a run on machines that are elsewhere:
   mocodet costs --config-file configs/pretrain/moco_v2_R_50_200ep.yaml --world-size 8 --images 1281167
 
-Prints Markdown tables: FLOPs, time as a function of utilisation, bytes that processes exchange, memory, input.
+Prints Markdown tables: FLOPs, time as a function of utilisation, bytes that processes exchange, memory, input; with
+--measure first hours, images/s and peak memory. Steps are measured on images of DATA.ROOT or, where there is no such
+folder, on drawn photographs; a run with W processes by one process with its part of the batch.
 """
 
 import argparse
@@ -31,7 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--classes", type=count, default=1000, metavar="N", help='METHOD "supervised": classes')
     peak = "a GPU's peak; may be repeated (V100: 125)"
     add("--peak", type=parse_peak, action="append", metavar="NAME=TFLOPS", help=peak)
-    add("--hours", type=number, metavar="H", help="of the run; else what 30%% of the first peak takes")
+    steps = "time this many steps on this machine; with loader processes a few dozen"
+    add("--measure", type=count, metavar="STEPS", help=steps)
+    add("--hours", type=number, metavar="H", help="of the run; else as measured, or what 30%% of the first peak takes")
     add("--link", type=number, default=10.0, metavar="GBYTES", help="GB/s that each process can send (10)")
     add("--image-kbytes", type=number, default=110.0, metavar="KB", help="of an image file (110)")
     add_overrides(parser)

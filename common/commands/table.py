@@ -32,7 +32,7 @@ COMMANDS = (
     Command("linear", "mocodet.pretrain.evaluation.run:linear", "train linear classifiers on frozen features"),
     Command("classify", "mocodet.pretrain.classify:main", "train, fine-tune or evaluate a classifier"),
     Command("shards", "mocodet.pretrain.data.make_shards:main", "write images to WebDataset shards, or index shards"),
-    Command("costs", "mocodet.pretrain.costs.run:main", "count what a pre-training run costs, before it starts"),
+    Command("costs", "mocodet.pretrain.costs.run:main", "count or measure what a pre-training run costs"),
     Command("benchmark", "mocodet.common.benchmark.run:main", "measure every part beside a plain reference"),
     Command("prepare-data", "mocodet.common.prepare.run:main", "download, lay out and check data sets"),
 )

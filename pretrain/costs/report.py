@@ -1,46 +1,87 @@
-"""The costs of a run as Markdown tables."""
+"""The costs of a run, counted and measured, as Markdown tables."""
 
 import math
 from collections.abc import Mapping, Sequence
 
 from tabulate import tabulate
 
+from mocodet.common.progress import duration
+
 from .count import RunCosts, sent
+from .measure import Measured
 
 UTILISATIONS = (1.0, 0.5, 0.4, 0.3, 0.2, 0.1)
 
 
-def report(run: RunCosts, peaks: Mapping[str, float], hours: float | None, link: float, image_bytes: float) -> str:
+def report(
+    run: RunCosts,
+    peaks: Mapping[str, float],
+    hours: float | None,
+    link: float,
+    image_bytes: float,
+    measured: Measured | None = None,
+) -> str:
     """Return the tables, as Markdown, given what cannot be counted.
 
     Args:
         run: what `count_run` returned.
         peaks: FLOP/s of one GPU, by name, as its maker states them.
-        hours: of the run; None: at 30 % of the first of ``peaks``.
+        hours: of the run; None: as measured, or else at 30 % of the first of ``peaks``.
         link: bytes/s that each process can send.
         image_bytes: of an image file.
+        measured: what `measure_run` returned.
     """
     cfg, seen = run.config, run.iterations * run.rows * run.world
-    took = hours or _least_hours(run, next(iter(peaks.values()))) / 0.3
+    if hours:
+        took = hours
+    elif measured:
+        took = measured.seconds * run.iterations / 3600
+    else:
+        took = _least_hours(run, next(iter(peaks.values()))) / 0.3
     step_seconds = took * 3600 / run.iterations
     return "\n\n".join(
         [
             f"METHOD {cfg.METHOD}, {cfg.MODEL.ARCH}, crops of {cfg.AUGMENTATION.CROP_SIZE} pixels; {run.world}"
             f" processes with {run.rows} images each; {run.images:,} images, {run.iterations:,} iterations, {seen:,}"
             " images seen.",
+            *(_measured(run, measured) if measured else ()),
             "**Arithmetic** (a multiplication and an addition are two operations)",
             _arithmetic(run),
             "**Time**, in hours, by the share of the GPUs' peak that is reached",
             _time(run, peaks, hours),
-            f"**Communication** of a process in a step (at {took:.1f} h a step takes {1000 * step_seconds:.0f} ms)",
+            f"**Communication** of a process in a step (at {_hours(took)} a step takes {1000 * step_seconds:.0f} ms)",
             _communication(run, link, step_seconds) if run.world > 1 else "One process: none.",
             "**Memory** of a process",
             _table(["what", "bytes"], [(name, _size(count)) for name, count in _with_sum(run.memory)]),
             f"One image more in each process takes {_size(run.image_memory)}.",
-            f"**Input** at {took:.1f} h",
+            f"**Input** at {_hours(took)}",
             _input(seen / took / 3600, run.world, image_bytes),
         ]
     )
+
+
+def _measured(run: RunCosts, measured: Measured) -> list[str]:
+    """Tell what steps took on this machine, and what is not in that."""
+    step = f"{measured.seconds:.3g} s, of which {measured.waiting:.3g} s waiting for images"
+    rows = [
+        ("a step", step),
+        ("images/s", f"{run.rows * run.world / measured.seconds:,.0f}"),
+        (f"{run.iterations:,} steps", duration(measured.seconds * run.iterations)),
+        *((name, _size(count)) for name, count in measured.memory.items()),
+    ]
+    told = f"The mean of {measured.steps} steps on {measured.data}. Evaluations and checkpoints come on top."
+    if run.world > 1:
+        told += (
+            f" One process took the steps, alone on this machine, with the {run.rows} images that each of {run.world}"
+            " has: what they exchange, and what those of one machine take from each other, was not measured."
+        )
+    return [f"**On this machine** ({measured.device})", _table(["what", "measured"], rows), told]
+
+
+def _hours(hours: float) -> str:
+    """Write hours with one digit after the point, or minutes where that would be 0."""
+    text = f"{hours:.1f}"
+    return f"{60 * hours:.2g} min" if text == "0.0" else f"{text} h"
 
 
 def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -73,7 +114,8 @@ def _time(run: RunCosts, peaks: Mapping[str, float], hours: float | None) -> str
     rows = []
     for name, peak in peaks.items():
         least = _least_hours(run, peak)
-        row = [f"{name}, {peak / 1e12:g} TFLOP/s", *(f"{least / share:.1f}" for share in UTILISATIONS)]
+        times = [_hours(least / share).removesuffix(" h") for share in UTILISATIONS]
+        row = [f"{name}, {peak / 1e12:g} TFLOP/s", *times]
         rows.append([*row, f"{least / hours:.1%}"] if hours else row)
     return _table(headers, rows)
 
