@@ -4,6 +4,9 @@
       DATA.ROOT imagenet/train OUTPUT_DIR output/moco_v2
 
 The encoder is in OUTPUT_DIR/model_final.pth; rewrite it for detectron2 with mocodet convert.
+
+MODEL.WEIGHTS starts a new run's encoder from a checkpoint, --resume continues a run, --resume-from one of the original
+code: docs/warm_start.md has the difference.
 """
 
 import argparse
