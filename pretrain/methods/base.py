@@ -81,6 +81,11 @@ class Method(nn.Module, ABC):
         """Return the bytes of state that every image of the data set adds."""
         return 0
 
+    @classmethod
+    def chance(cls, cfg: CfgNode, data: DataFacts) -> dict[str, float]:
+        """Return what outputs of `forward` are where nothing is learned, by their names; not every one has a level."""
+        return {}
+
     def begin_step(self, iteration: int, max_iter: int) -> None:
         """Set what changes during a run, as a function of these alone: a resumed run continues it exactly.
 

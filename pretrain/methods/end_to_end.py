@@ -9,7 +9,7 @@ from torch import nn
 from .base import DataFacts, Method
 from .encoding import embed, embed_shuffled, spread
 from .heads import CONTRAST_KEYS, encoder_from_config
-from .losses import contrast_accuracy, info_nce
+from .losses import chance_among, contrast_accuracy, info_nce
 from .shuffle_bn import SHUFFLE_BN, BatchShuffle
 
 
@@ -40,6 +40,11 @@ class EndToEnd(Method, name="end_to_end"):
     def from_config(cls, cfg: CfgNode, data: DataFacts) -> "EndToEnd":
         """Build both encoders."""
         return cls(encoder_from_config(cfg), BatchShuffle.from_config(cfg), temperature=cfg.CONTRAST.TEMPERATURE)
+
+    @classmethod
+    def chance(cls, cfg: CfgNode, data: DataFacts) -> dict[str, float]:
+        """Return ln(WN) and 1/WN, of the keys in the global batch."""
+        return chance_among(cfg.SOLVER.IMS_PER_BATCH)
 
     def extra_state(self) -> dict[str, BatchShuffle]:
         """Return the generator of Shuffling BN."""

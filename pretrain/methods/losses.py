@@ -1,5 +1,6 @@
 """InfoNCE and the accuracy of the pretext task, the same for every way of keeping keys."""
 
+import math
 from typing import Any
 
 import torch
@@ -27,6 +28,11 @@ def info_nce(logits: torch.Tensor, positive: torch.Tensor | None = None) -> torc
 def contrast_accuracy(logits: torch.Tensor, positive: torch.Tensor | None = None) -> torch.Tensor:
     """Return the share, 0 to 1, of the rows that pick the positive key out of K+1; arguments as of `info_nce`."""
     return (logits.argmax(dim=1) == (0 if positive is None else positive)).float().mean()
+
+
+def chance_among(candidates: int) -> dict[str, float]:
+    """Return ``"loss"`` and ``"accuracy"`` of a guess among so many keys or classes: ln(n) and 1/n."""
+    return {"loss": math.log(candidates), "accuracy": 1 / candidates}
 
 
 def queue_info_nce(

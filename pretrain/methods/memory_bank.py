@@ -16,7 +16,7 @@ from ..keys import SHARE, Key, at_least
 from .base import DataFacts, Method
 from .encoding import embed, spread
 from .heads import CONTRAST_KEYS, encoder_from_config
-from .losses import contrast_accuracy, info_nce
+from .losses import chance_among, contrast_accuracy, info_nce
 from .shuffle_bn import gather_rows
 
 logger = logging.getLogger("mocodet.pretrain")
@@ -111,6 +111,11 @@ class MemoryBank(Method, name="memory_bank"):
         """Put queries in place of the entries of a batch."""
         q = embed(self.encoder_q, batch["query"])
         self.bank[gather_rows(batch["index"])] = gather_rows(q)
+
+    @classmethod
+    def chance(cls, cfg: CfgNode, data: DataFacts) -> dict[str, float]:
+        """Return ln(K+1) and 1/(K+1), of the negatives drawn; a query's own entry among them is rare."""
+        return chance_among(cfg.CONTRAST.NUM_NEGATIVES + 1)
 
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Make one step short of the optimizer's, and update the entries of the global batch.

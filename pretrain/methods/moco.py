@@ -5,6 +5,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from detectron2.utils import comm
 from fvcore.common.config import CfgNode
 from torch import nn
 
@@ -12,7 +13,7 @@ from ..keys import SHARE, Key, at_least, one_of
 from .base import DataFacts, Method
 from .encoding import embed, embed_shuffled, spread
 from .heads import CONTRAST_KEYS, encoder_from_config
-from .losses import contrast_accuracy, queue_info_nce
+from .losses import chance_among, contrast_accuracy, queue_info_nce
 from .shuffle_bn import SHUFFLE_BN, BatchShuffle
 
 MOMENTUM_SCHEDULES = ("constant", "cosine")
@@ -84,6 +85,12 @@ class MomentumContrast(Method, name="moco"):
             momentum_schedule=cfg.CONTRAST.MOMENTUM_SCHEDULE,
             temperature=cfg.CONTRAST.TEMPERATURE,
         )
+
+    @classmethod
+    def chance(cls, cfg: CfgNode, data: DataFacts) -> dict[str, float]:
+        """Return ln(K+1) and 1/(K+1), and 1/N of the keys in this process's batch."""
+        in_batch = comm.get_world_size() / cfg.SOLVER.IMS_PER_BATCH
+        return {**chance_among(cfg.CONTRAST.QUEUE_SIZE + 1), "accuracy_in_batch": in_batch}
 
     def extra_state(self) -> dict[str, BatchShuffle]:
         """Return the generator of Shuffling BN."""

@@ -8,6 +8,7 @@ from torch import nn
 from mocodet.common.encoders.resnet import build_resnet
 
 from .base import DataFacts, Method
+from .losses import chance_among
 
 
 class SupervisedClassifier(Method, name="supervised"):
@@ -33,6 +34,11 @@ class SupervisedClassifier(Method, name="supervised"):
         """Build a classifier of the data's classes."""
         model = cfg.MODEL
         return cls(build_resnet(model.ARCH, small_stem=model.SMALL_STEM, num_classes=len(data.classes)))
+
+    @classmethod
+    def chance(cls, cfg: CfgNode, data: DataFacts) -> dict[str, float]:
+        """Return ln(C) and 1/C."""
+        return chance_among(len(data.classes))
 
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Make one step short of the optimizer's.

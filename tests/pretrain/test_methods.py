@@ -1,12 +1,14 @@
 """Every METHOD through the command: what the config says reaches it, and a run continues where it stopped."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from fvcore.common.config import CfgNode
 from PIL import Image
 
 from mocodet.pretrain.config import get_cfg
@@ -116,6 +118,10 @@ def test_resume__refuses_other_images_of_the_same_number(run, folder, tmp_path):
 
 
 def built(method: str, *overrides: object) -> torch.nn.Module:
+    return METHODS[method].from_config(config(method, *overrides), DataFacts(size=9, classes=("a", "b")))
+
+
+def config(method: str, *overrides: object) -> CfgNode:
     cfg = get_cfg()
     small = [
         "METHOD",
@@ -130,7 +136,7 @@ def built(method: str, *overrides: object) -> torch.nn.Module:
         6,
     ]
     cfg.merge_from_list([*small, "CONTRAST.NUM_NEGATIVES", 5, "SOLVER.IMS_PER_BATCH", 16, *overrides])
-    return METHODS[method].from_config(cfg, DataFacts(size=9, classes=("a", "b")))
+    return cfg
 
 
 @pytest.mark.parametrize("method", ["moco", "end_to_end", "memory_bank"])
@@ -143,6 +149,25 @@ def test_from_config__contrast_keys_arrive(method):
     if method != "memory_bank":
         assert model.shuffle.enabled
         assert not built(method, "CONTRAST.SHUFFLE_BN", False).shuffle.enabled
+
+
+@pytest.mark.parametrize("method", [name for name, made in METHODS.items() if made.__module__.startswith("mocodet.")])
+def test_chance__is_what_scores_that_tell_nothing_give(method):
+    """A huge temperature, or a classifier of zeros, makes all scores equal; N is 16."""
+    changes = ("CONTRAST.TEMPERATURE", 1e9)
+    model, cfg, data = built(method, *changes), config(method, *changes), DataFacts(size=900, classes=("a", "b"))
+    if model.classifies:
+        torch.nn.init.zeros_(model.encoder.fc.weight)
+        torch.nn.init.zeros_(model.encoder.fc.bias)
+    batch = {name: torch.randn(16, 3, 32, 32) for name in model.views}
+    outputs = model({**batch, "index": torch.arange(16) % 9, "label": torch.arange(16) % 2})
+    chance = type(model).chance(cfg, data)
+    assert {"loss", "accuracy"} <= chance.keys() <= outputs.keys()
+    # In a bank of nine images a query's own entry is often drawn, and is no negative.
+    assert outputs["loss"].item() == pytest.approx(chance["loss"], abs=0.2 if method == "memory_bank" else 1e-5)
+    assert chance["accuracy"] == pytest.approx(math.exp(-chance["loss"]))
+    if method == "supervised":
+        assert outputs["accuracy"].item() == chance["accuracy"], "the first class wins, which half of the images have"
 
 
 def test_from_config__keys_of_one_method_arrive():
