@@ -141,14 +141,23 @@ def _resnets(keys: str, state: Mapping[str, Any]) -> list[StoredResNet]:
         stages.setdefault(match[1], set()).add(match[2])
     numbers = set("4567")
     numbered = {prefix: seen == numbers for prefix, seen in stages.items() if not seen < numbers}
-    entries: dict[str, dict[str, Any]] = {prefix: {} for prefix in numbered}
+    sources: dict[str, dict[str, str]] = {prefix: {} for prefix in numbered}  # by torchvision's names
     for name in names:
-        if prefixes := [prefix for prefix in entries if name.startswith(prefix)]:
+        if prefixes := [prefix for prefix in sources if name.startswith(prefix)]:
             prefix = max(prefixes, key=len)
             own = without_wrappers(name.removeprefix(prefix))
             own = rename_child(own, NUMBERED_CHILDREN) if numbered[prefix] else own
-            entries[prefix].setdefault(own, state[name])
-    return [StoredResNet(keys, prefix, numbered[prefix], own, len(state) - len(own)) for prefix, own in entries.items()]
+            sources[prefix].setdefault(own, name)
+    return [
+        StoredResNet(
+            keys,
+            prefix,
+            numbered[prefix],
+            entries={own: state[name] for own, name in source.items()},
+            outside=state.keys() - source.values(),
+        )
+        for prefix, source in sources.items()
+    ]
 
 
 def _no_resnet_message(states: Mapping[str, Mapping[str, Any]], prefix: str | None) -> str:

@@ -19,6 +19,7 @@ from ..skeleton import skeletons
 from ..text import first_few
 from .find import StoredResNet, find_encoder, labels
 from .resnet import build_resnet, recognise_resnet
+from .styles import without_wrappers
 
 # What DistributedDataParallel puts in front of every name; a checkpoint may or may not have it.
 DISTRIBUTED_PREFIX = "module."
@@ -27,6 +28,9 @@ DISTRIBUTED_PREFIX = "module."
 STATE_KEYS = ("state_dict", "model")
 
 BATCH_COUNTER = ".num_batches_tracked"  # nothing reads it
+
+# The heads that METHOD dense has beside its encoders, which give vectors to the cells of their last maps.
+DENSE_HEAD = re.compile(r"dense_head_[qk]\.")
 
 # Weights of these types are read as float32; float16 and bfloat16 lose nothing by it.
 FLOAT_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -102,10 +106,12 @@ def extract_encoder(checkpoint: Any, prefix: str | None = None) -> Encoder:
     tensors = {name: entries[name] for name in expected if not name.endswith(BATCH_COUNTER)}
     for name, tensor in tensors.items():
         check_tensor(resnet.own_name(name), tensor, FLOAT_TYPES, expected[name])
+    dense_heads = [name for name in resnet.outside if DENSE_HEAD.match(without_wrappers(name))]
     left_out = {
         "projection head or classifier (fc)": len(heads),
+        "dense heads (dense_head_q, dense_head_k)": len(dense_heads),
         "batch counters (num_batches_tracked), which nothing reads": len(entries) - len(heads) - len(tensors),
-        "outside the encoder (key encoder, queue, ...)": resnet.outside,
+        "outside the encoder (key encoder, queue, ...)": len(resnet.outside) - len(dense_heads),
     }
     notes = []
     if passed_over:

@@ -49,14 +49,14 @@ class StoredResNet:
         prefix: what stands before its names there: ``"module.encoder_q."``.
         numbered: whether its children are numbered.
         entries: torchvision name -> value, whatever it is.
-        outside: number of names in the same dict that are not its own.
+        outside: names in the same dict that are not its own.
     """
 
     keys: str
     prefix: str
     numbered: bool
     entries: Mapping[str, Any]
-    outside: int
+    outside: Collection[str]
 
     @property
     def address(self) -> str:
@@ -116,7 +116,7 @@ class Style:
 # public source of the names (repository: file) and, where a file holds two encoders, of the choice between them.
 STYLES: tuple[Style, ...] = (
     # facebookresearch/moco: main_moco.py (nesting), main_lincls.py and detection/convert-pretrain-to-detectron2.py take
-    # encoder_q. Ours: pretrain/methods.
+    # encoder_q. Ours: pretrain/methods (moco.py; dense.py has dense_head_q and dense_head_k beside the encoders).
     Style("MoCo query encoder, original format", r"state_dict\.encoder_q\.", r"state_dict\.encoder_k\."),
     Style("MoCo query encoder, mocodet format", r"model\.encoder_q\.", r"model\.encoder_k\."),
     Style("MoCo query encoder, bare state dict", r"encoder_q\.", r"encoder_k\."),
