@@ -282,7 +282,7 @@ def count_memory(cfg: CfgNode, method: nn.Module) -> dict[str, float]:
         "gradients": sum(p.grad.nbytes for p in method.parameters() if p.grad is not None),
         "state of the optimizer": sum(value.nbytes for value in state if isinstance(value, torch.Tensor)),
     }
-    buffers = {name: buffer.nbytes for name, buffer in method.named_buffers()}
-    memory.update({name: buffers.pop(name) for name in ("queue", "bank") if name in buffers})
-    memory["other buffers"] = sum(buffers.values())
+    # What the method itself keeps from step to step, a queue or a bank, apart from pointers into it.
+    memory |= {name: buffer.nbytes for name, buffer in method.named_buffers(recurse=False) if buffer.numel() > 1}
+    memory["other buffers"] = sum(buffer.nbytes for name, buffer in method.named_buffers() if name not in memory)
     return {name: count for name, count in memory.items() if count}
