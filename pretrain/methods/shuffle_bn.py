@@ -106,6 +106,15 @@ class BatchShuffle:
         shuffled[places] = received
         return shuffled
 
+    def unshuffle(self, rows: torch.Tensor, permutation: torch.Tensor) -> torch.Tensor:
+        """Return this process's rows of the global batch in its original order: what `shuffle` sent away comes back.
+
+        Args:
+            rows: N x ..., one for each row that `shuffle` returned; they get no gradient.
+            permutation: that of `shuffle`.
+        """
+        return self.shuffle(rows, torch.argsort(permutation))
+
     @staticmethod
     def first_row(rows_per_process: int) -> int:
         """Return where this process's rows begin in the global batch."""
