@@ -124,11 +124,15 @@ class Method(nn.Module, ABC):
         return {}
 
     def fill(self, batch: dict[str, torch.Tensor]) -> None:
-        """Put vectors of a batch's images into the buffers of `to_fill`; all processes call, in training mode.
+        """Put vectors of a batch's images into the buffers of `to_fill`, as a step does; no parameter changes.
+
+        All processes call, in training mode and without gradients. Encoders are still equal, so that an encoder which
+        follows another one stays where it is.
 
         Args:
-            batch: see `forward`, which is called for none of these.
+            batch: see `forward`.
         """
+        self(batch)
 
     def extra_state(self) -> dict[str, Any]:
         """Return what a checkpoint must hold beside the state dict: name -> object with a state dict."""

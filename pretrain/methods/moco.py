@@ -100,12 +100,6 @@ class MomentumContrast(Method, name="moco"):
         """Return the length of the queue."""
         return {"queue": self.queue_size}
 
-    @torch.no_grad()
-    def fill(self, batch: dict[str, torch.Tensor]) -> None:
-        """Enqueue the keys of a batch."""
-        _, all_keys = self.encode_keys(batch["key"])
-        self.dequeue_and_enqueue(all_keys)
-
     def begin_step(self, iteration: int, max_iter: int) -> None:
         """Set m: 1 - (1 - m_0) (1 + cos(pi iteration / max_iter)) / 2 by the schedule "cosine" (BYOL, section 3.3)."""
         if self.momentum_schedule == "cosine":

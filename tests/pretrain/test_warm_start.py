@@ -11,7 +11,6 @@ from detectron2.utils.events import EventStorage
 from fvcore.common.config import CfgNode
 from PIL import Image
 from torch import nn
-from torchvision.models.resnet import ResNet
 
 from mocodet.pretrain.build import build_data
 from mocodet.pretrain.checkpoint import load_encoder
@@ -96,7 +95,7 @@ def test_start__backbone_of_the_file_and_the_head_of_the_seed(method, layout, st
     load_encoder(started.encoder_to_transfer, tmp_path / "start.pth")
     started.copy_encoder()
     # Every ResNet of the method has the file's backbone; all else is as the seed made it.
-    networks = [name for name, child in started.named_children() if isinstance(child, ResNet)]
+    networks = [name.split(".")[0] for name in fresh if name.endswith(".layer1.0.conv1.weight")]
     backbone = {
         f"{network}.{name}": value
         for network in networks
