@@ -166,6 +166,7 @@ def wait_for(device: torch.device) -> None:
 def reset_peaks(device: torch.device) -> None:
     """Let `memory_of` see what is taken from now on; of main memory on Linux only."""
     if device.type == "cuda":
+        torch.cuda.init()  # without which there are no statistics to reset
         torch.cuda.reset_peak_memory_stats(device)
     if os.access("/proc/self/clear_refs", os.W_OK):
         Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets the peak of the resident set
