@@ -12,6 +12,7 @@ from mocodet.common.encoders.resnet import ARCHITECTURES
 from .data.augment.recipes import RECIPES
 from .keys import FRACTION, POSITIVE, RISING, Key, at_least, check_value, one_of, value_of
 from .methods import METHODS
+from .schedules import WARM_START
 
 COMMON_KEYS = {
     "METHOD": Key("moco", "What is learned: the name of a method (pretrain/methods/)."),
@@ -79,8 +80,8 @@ COMMON_KEYS = {
     "SOLVER.BASE_LR": Key(0.03, "Learning rate for this batch size.", at_least(0)),
     "SOLVER.WARMUP_ITERS": Key(
         -1,
-        "Iterations in which the rate rises in a line to the schedule's. -1: 200 where MODEL.WEIGHTS starts a METHOD"
-        " without classes, else 0.",
+        f"Iterations in which the rate rises in a line to the schedule's. -1: {WARM_START} where MODEL.WEIGHTS starts a"
+        " METHOD without classes, else 0.",
         at_least(-1),
     ),
     "SOLVER.LR_SCHEDULE": Key(

@@ -167,18 +167,6 @@ def test_fill__the_queue_holds_the_key_encoders_vectors(queue_filled):
     assert_equal_states(first_batch, batches(cfg, 0, 1)[0])
 
 
-def test_fill__images_of_other_epochs_than_those_of_the_training(queue_filled):
-    cfg, _ = queue_filled
-    sampler = build_data(cfg).sampler
-
-    def draws(first: int, count: int) -> list[int]:
-        sampler.start_iteration = first
-        return [draw for _, batch in zip(range(count), sampler, strict=False) for _, draw in batch]
-
-    assert draws(-3, 3) == list(range(-3 * BATCH, 0))
-    assert draws(-1, 2)[BATCH:] == draws(0, 1)
-
-
 def test_fill__two_processes_are_as_two_groups(queue_filled, tmp_path):
     cfg, (expected, _) = queue_filled
     cfg = cfg.clone()
@@ -249,6 +237,7 @@ def test_run__without_weights_is_the_plain_loop(images, tmp_path):
 def test_warm_up__of_a_contrastive_method_that_starts_from_weights(overrides, iterations, tmp_path):
     cfg = config("images", tmp_path, *overrides)
     assert warmup_iterations(cfg) == iterations
+    assert f"{WARM_START} iterations" in (Path(__file__).parents[2] / "docs" / "warm_start.md").read_text()
     rates = [lr_multiplier(cfg, 10**6, iteration) for iteration in range(WARM_START + 2)]
     expected = [min(1, (iteration + 1) / (iterations + 1)) for iteration in range(WARM_START + 2)]
     assert rates == pytest.approx(expected)

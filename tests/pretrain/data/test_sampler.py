@@ -21,11 +21,12 @@ def test_epoch_sampler__each_image_at_most_once_an_epoch_in_a_new_order():
     assert {index for order in epochs for index in order} == set(range(23)), "left-over images come in later epochs"
 
 
-def test_epoch_sampler__resumes_anywhere():
+def test_epoch_sampler__resumes_anywhere_and_begins_before_the_first_iteration():
     sampler = EpochSampler(dataset_size=23, batch_size=4, seed=1)
-    stream = take(sampler, 20)
-    for start in range(12):
-        assert take(sampler, 5, start) == stream[start : start + 5]
+    stream = take(sampler, 27, -7)
+    for start in range(-7, 12):
+        assert take(sampler, 5, start) == stream[start + 7 : start + 12]
+    assert [draw for batch in stream for _, draw in batch] == list(range(-7 * 4, 20 * 4))
 
 
 def test_epoch_sampler__draws_are_never_repeated():

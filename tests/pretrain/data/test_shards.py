@@ -125,16 +125,17 @@ def test_shard_sampler__left_over_images_come_in_later_epochs(tmp_path):
 
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize("buffer", [1, 4, 7, 1000])
-def test_shard_sampler__resumes_at_any_iteration(tmp_path, monkeypatch, rank, buffer):
+def test_shard_sampler__resumes_at_any_iteration_and_begins_before_the_first(tmp_path, monkeypatch, rank, buffer):
     as_rank(monkeypatch, rank, 2)
     index = write_shards(tmp_path, UNEVEN)
 
     def make():
         return ShardSampler(index, batch_size=8, seed=3, shuffle_buffer=buffer)
 
-    stream = take(make(), 20)
-    for start in range(16):
-        assert take(make(), 4, start) == stream[start : start + 4]
+    stream = take(make(), 30, -10)
+    for start in range(-10, 16):
+        assert take(make(), 4, start) == stream[start + 10 : start + 14]
+    assert len({draw for batch in stream for _, draw in batch}) == 30 * 4
 
 
 def test_shard_sampler__order_depends_on_the_seed(tmp_path):
