@@ -2,6 +2,7 @@
 
 import copy
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -76,15 +77,18 @@ class MomentumContrast(Method, name="moco"):
     @classmethod
     def from_config(cls, cfg: CfgNode, data: DataFacts) -> "MomentumContrast":
         """Build encoders and queue."""
-        return cls(
-            encoder_from_config(cfg),
-            BatchShuffle.from_config(cfg),
-            queue_size=cfg.CONTRAST.QUEUE_SIZE,
-            dim=cfg.MODEL.DIM,
-            momentum=cfg.CONTRAST.MOMENTUM,
-            momentum_schedule=cfg.CONTRAST.MOMENTUM_SCHEDULE,
-            temperature=cfg.CONTRAST.TEMPERATURE,
-        )
+        return cls(encoder_from_config(cfg), BatchShuffle.from_config(cfg), **cls.options(cfg))
+
+    @classmethod
+    def options(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Return the keyword arguments that the config gives."""
+        return {
+            "queue_size": cfg.CONTRAST.QUEUE_SIZE,
+            "dim": cfg.MODEL.DIM,
+            "momentum": cfg.CONTRAST.MOMENTUM,
+            "momentum_schedule": cfg.CONTRAST.MOMENTUM_SCHEDULE,
+            "temperature": cfg.CONTRAST.TEMPERATURE,
+        }
 
     @classmethod
     def chance(cls, cfg: CfgNode, data: DataFacts) -> dict[str, float]:
@@ -122,8 +126,12 @@ class MomentumContrast(Method, name="moco"):
         with torch.no_grad():
             self.momentum_update()
             k, all_keys = self.encode_keys(batch["key"])  # N x C, WN x C
+        return self.contrast(q, k, all_keys)
+
+    def contrast(self, q: torch.Tensor, k: torch.Tensor, all_keys: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Contrast queries (N x C) with their keys (N x C) and the queue; enqueue the global batch's keys (WN x C)."""
         loss, accuracy = queue_info_nce(q, k, self.queue, self.temperature)
-        self.dequeue_and_enqueue(all_keys)
+        self.dequeue_and_enqueue(all_keys, self.queue, self.queue_ptr)
         in_batch = self.accuracy_in_batch(q.detach(), k)
         return {"loss": loss, "accuracy": accuracy, "accuracy_in_batch": in_batch, "spread": spread(q)}
 
@@ -136,8 +144,7 @@ class MomentumContrast(Method, name="moco"):
     @torch.no_grad()
     def momentum_update(self) -> None:
         """Move f_k towards f_q: theta_k <- m theta_k + (1 - m) theta_q (equation 2); parameters only, not buffers."""
-        theta_k, theta_q = (tuple(encoder.parameters()) for encoder in (self.encoder_k, self.encoder_q))
-        torch._foreach_lerp_(theta_k, theta_q, 1 - self.momentum)  # few launches on CUDA, not one a parameter
+        move_towards(self.encoder_k, self.encoder_q, 1 - self.momentum)
 
     @torch.no_grad()
     def encode_keys(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -153,15 +160,28 @@ class MomentumContrast(Method, name="moco"):
         first = self.shuffle.first_row(len(images))
         return all_keys[first : first + len(images)], all_keys
 
+    @staticmethod
     @torch.no_grad()
-    def dequeue_and_enqueue(self, keys: torch.Tensor) -> None:
-        """Replace the oldest keys of the queue by ``keys`` (N x C), the global batch, wrapping at the end.
+    def dequeue_and_enqueue(keys: torch.Tensor, queue: torch.Tensor, queue_ptr: torch.Tensor) -> None:
+        """Replace the oldest keys of a queue (C x K) by ``keys`` (N x C), the global batch, wrapping at the end.
 
         Of a batch larger than the queue the last K keys stay.
+
+        Args:
+            keys, queue: see above.
+            queue_ptr: 1, the column of the oldest key; it moves on.
         """
-        newest = keys[-self.queue_size :]
+        queue_size = queue.shape[1]
+        newest = keys[-queue_size:]
         # Keys before these would be written over by the end of this batch. The pointer stays on its device: to read
         # it would make the CPU wait for the GPU.
         places = torch.arange(len(keys) - len(newest), len(keys), device=keys.device)
-        self.queue[:, (self.queue_ptr + places) % self.queue_size] = newest.T
-        self.queue_ptr.add_(len(keys)).remainder_(self.queue_size)
+        queue[:, (queue_ptr + places) % queue_size] = newest.T
+        queue_ptr.add_(len(keys)).remainder_(queue_size)
+
+
+@torch.no_grad()
+def move_towards(follower: nn.Module, leader: nn.Module, weight: float) -> None:
+    """Move each parameter of ``follower`` towards that of its copy ``leader`` by ``weight``, 0 to 1, of the way."""
+    theta_k, theta_q = (tuple(module.parameters()) for module in (follower, leader))
+    torch._foreach_lerp_(theta_k, theta_q, weight)  # few launches on CUDA, not one a parameter

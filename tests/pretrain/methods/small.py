@@ -40,8 +40,7 @@ def image_batches(views: Sequence[str], steps: int) -> list[dict[str, torch.Tens
 class Training:
     """What each step gave: of the package in one process, of the slow training on each device."""
 
-    losses: list = field(default_factory=list)
-    accuracies: list = field(default_factory=list)
+    outputs: list[dict] = field(default_factory=list)  # loss and accuracies
     states: list = field(default_factory=list)  # state dicts after the step
 
 
@@ -55,13 +54,13 @@ def train(method: nn.Module, batches: list[dict[str, torch.Tensor]]) -> Training
     rows = BATCH // comm.get_world_size()
     mine = slice(comm.get_rank() * rows, (comm.get_rank() + 1) * rows)
     training = Training()
-    for batch in batches:
+    for iteration, batch in enumerate(batches):
+        method.begin_step(iteration, len(batches))
         outputs = model({name: values[mine] for name, values in batch.items()})
         optimizer.zero_grad()
         outputs["loss"].backward()
         optimizer.step()
-        training.losses.append(outputs["loss"].item())
-        training.accuracies.append(outputs["accuracy"].item())
+        training.outputs.append({name: value.item() for name, value in outputs.items()})
         training.states.append({name: value.clone() for name, value in method.state_dict().items()})
     return training
 
@@ -87,16 +86,22 @@ def encode(encoders: list[nn.Module], images: torch.Tensor, order: Sequence[int]
     return vectors
 
 
+def contrast(scores: list[list[torch.Tensor]]) -> dict[str, list]:
+    """InfoNCE of each row of scores, its positive's first, and whether that is the highest."""
+    losses = [torch.logsumexp(torch.stack(row) / TEMPERATURE, 0) - row[0] / TEMPERATURE for row in scores]
+    return {"loss": losses, "accuracy": [float(all(row[0] > other for other in row[1:])) for row in scores]}
+
+
 def slow_training(
-    step: Callable[[dict], list[list[torch.Tensor]]],
+    step: Callable[[dict], dict[str, list]],
     encoders: dict[str, list[nn.Module]],
     batches: list[dict[str, torch.Tensor]],
     state: Callable[[], dict[str, torch.Tensor]] = dict,
 ) -> Training:
-    """Train by the definition: mean InfoNCE over the batch, and SGD with momentum and weight decay.
+    """Train by the definition: mean loss over the batch, and SGD with momentum and weight decay.
 
     Args:
-        step: from a batch to each image's scores, its positive's first; it may change what it keeps.
+        step: from a batch to each image's "loss", and what else is compared; it may change what it keeps.
         encoders: state name -> the encoder on each device; those with a gradient are trained.
         state: returns what is kept beside encoders.
     """
@@ -105,18 +110,17 @@ def slow_training(
     velocity = [torch.zeros_like(parameter) for parameter in trained]
     training = Training()
     for batch in batches:
-        scores = step(batch)
-        terms = [torch.logsumexp(torch.stack(row) / TEMPERATURE, 0) - row[0] / TEMPERATURE for row in scores]
-        found = [float(all(row[0] > other for other in row[1:])) for row in scores]
-        gradients = torch.autograd.grad(sum(terms) / BATCH, trained)
+        measured = step(batch)
+        gradients = torch.autograd.grad(sum(measured["loss"]) / BATCH, trained)
         with torch.no_grad():
             for parameter, gradient, speed in zip(trained, gradients, velocity, strict=True):
                 speed.mul_(SGD_MOMENTUM).add_(gradient + DECAY * parameter)
                 parameter.sub_(LR * speed)
         rows = BATCH // devices
         parts = [slice(device * rows, (device + 1) * rows) for device in range(devices)]
-        training.losses.append([sum(terms[part]).item() / rows for part in parts])
-        training.accuracies.append([sum(found[part]) / rows for part in parts])
+        training.outputs.append(
+            {name: [float(sum(values[part])) / rows for part in parts] for name, values in measured.items()}
+        )
         training.states.append(
             [
                 {f"{name}.{key}": v.clone() for name in encoders for key, v in encoders[name][d].state_dict().items()}
@@ -128,15 +132,15 @@ def slow_training(
 
 
 def assert_same_training(found: Training, expected: Training, devices: Sequence[int]) -> None:
-    """Compare each step of the package, in the process that stands for ``devices``: losses and the whole state.
+    """Compare each step of the package, in the process that stands for ``devices``: outputs and the whole state.
 
     Groups of a process share one set of running statistics, which follows the mean of what its devices saw.
     """
     assert len(found.states) == len(expected.states)
     for step, state in enumerate(found.states):
-        for name in ("losses", "accuracies"):
-            mean = sum(getattr(expected, name)[step][device] for device in devices) / len(devices)
-            assert getattr(found, name)[step] == pytest.approx(mean, abs=1e-5), f"{name} of step {step}"
+        for name, values in expected.outputs[step].items():
+            mean = sum(values[device] for device in devices) / len(devices)
+            assert found.outputs[step][name] == pytest.approx(mean, abs=1e-5), f"{name} of step {step}"
         theirs = [expected.states[step][device] for device in devices]
         assert state.keys() == theirs[0].keys()
         for name, value in state.items():

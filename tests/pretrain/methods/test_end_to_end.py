@@ -13,6 +13,7 @@ from tests.pretrain.methods.small import (
     TEMPERATURE,
     Training,
     assert_same_training,
+    contrast,
     encode,
     image_batches,
     on_devices,
@@ -51,7 +52,7 @@ def reference(devices: int, shuffled: bool = True) -> Training:
         order = torch.randperm(BATCH, generator=shuffling).tolist() if shuffled else range(BATCH)
         k = encode(f_k, batch["key"], order)
         others = [[other for other in range(BATCH) if other != image] for image in range(BATCH)]
-        return [[torch.dot(q[image], k[key]) for key in (image, *others[image])] for image in range(BATCH)]
+        return contrast([[torch.dot(q[image], k[key]) for key in (image, *others[image])] for image in range(BATCH)])
 
     return slow_training(step, {"encoder_q": f_q, "encoder_k": f_k}, batches())
 

@@ -14,6 +14,7 @@ from tests.pretrain.methods.small import (
     TEMPERATURE,
     Training,
     assert_same_training,
+    contrast,
     encode,
     image_batches,
     on_devices,
@@ -67,7 +68,7 @@ def reference(devices: int) -> Training:
         for key in k:
             queue[head] = key
             head = (head + 1) % QUEUE
-        return scores
+        return contrast(scores)
 
     def state():
         return {"queue": torch.stack(queue).T, "queue_ptr": torch.tensor([head])}
@@ -150,8 +151,8 @@ def test_forward__no_gradient_reaches_keys_or_queue():
 def test_dequeue_and_enqueue__batch_larger_than_queue_keeps_the_newest():
     moco = small_moco(1)
     keys = F.normalize(torch.randn(2 * QUEUE + 5, DIM), dim=1)
-    moco.dequeue_and_enqueue(keys[:4])
-    moco.dequeue_and_enqueue(keys[4:])
+    for part in (keys[:4], keys[4:]):
+        moco.dequeue_and_enqueue(part, moco.queue, moco.queue_ptr)
     ring = [None] * QUEUE
     for number, key in enumerate(keys):
         ring[number % QUEUE] = key
