@@ -2,10 +2,13 @@
 
 import datetime
 import logging
+from collections.abc import Mapping, Sequence
 
 import torch
 from detectron2.engine import HookBase, hooks
-from detectron2.utils.events import EventWriter, get_event_storage
+from detectron2.utils.events import EventWriter, TensorboardXWriter, get_event_storage
+
+from .evaluation.accuracy import Evaluator
 
 logger = logging.getLogger("mocodet.pretrain")
 
@@ -25,19 +28,60 @@ class Throughput(HookBase):
             self.trainer.storage.put_scalar("images_per_second", self.images_per_batch / latest.latest())
 
 
+def chance_name(name: str) -> str:
+    """Return under which name the chance level of an output is kept beside it."""
+    return f"{name}_chance"
+
+
 class LogWriter(hooks.PeriodicWriter):
-    """Writes every so many iterations, and whenever an evaluator measured: writers keep only the latest value."""
+    """Writes every so many iterations, and whenever an evaluator measured: writers keep only the latest value.
+
+    Args:
+        writers: see `detectron2.engine.hooks.PeriodicWriter`.
+        period: iterations between two writes.
+        evaluators: the trainer's.
+        chance: see `Method.chance`; written once, with the first values, for a chance level does not change.
+    """
+
+    def __init__(
+        self,
+        writers: Sequence[EventWriter],
+        period: int,
+        evaluators: Sequence[Evaluator] = (),
+        chance: Mapping[str, float] | None = None,
+    ) -> None:
+        super().__init__(writers, period)
+        self.evaluators = evaluators
+        self.unwritten = {chance_name(name): level for name, level in (chance or {}).items()}
 
     def after_step(self) -> None:
         """Write when the period, the run or an evaluation ends with this iteration."""
-        storage = self.trainer.storage
-        if any(
-            name.endswith("top1") and iteration == storage.iter for name, (_, iteration) in storage.latest().items()
-        ):
+        done = self.trainer.iter + 1
+        measured = any(evaluator.is_due() for evaluator in self.evaluators)
+        if measured or done % self._period == 0 or done == self.trainer.max_iter:
+            self.trainer.storage.put_scalars(smoothing_hint=False, **self.unwritten)
+            self.unwritten = {}
             for writer in self._writers:
                 writer.write()
-        else:
-            super().after_step()
+
+
+class TensorboardWriter(TensorboardXWriter):
+    """Writes scalars for TensorBoard, where a chance level is a line as long as the run.
+
+    The tab "Custom scalars" shows each curve with its line; among the scalars ``loss_chance`` comes next to ``loss``.
+
+    Args:
+        log_dir: folder of the events.
+        chance: see `Method.chance`.
+        max_iter: iterations of the whole run.
+    """
+
+    def __init__(self, log_dir: str, chance: Mapping[str, float], max_iter: int) -> None:
+        super().__init__(log_dir)
+        charts = {name: ["Multiline", [name, chance_name(name)]] for name in chance}
+        self._writer.add_custom_scalars({"beside chance": charts})
+        for name, level in chance.items():  # the line's other end comes with the first values
+            self._writer.add_scalar(chance_name(name), level, max_iter - 1)
 
 
 class PretrainPrinter(EventWriter):
@@ -46,11 +90,13 @@ class PretrainPrinter(EventWriter):
     Args:
         max_iter: iterations of the whole run.
         iterations_per_epoch: to show the epoch.
+        chance: levels to show beside outputs, see `Method.chance`.
     """
 
-    def __init__(self, max_iter: int, iterations_per_epoch: int) -> None:
+    def __init__(self, max_iter: int, iterations_per_epoch: int, chance: Mapping[str, float]) -> None:
         self.max_iter = max_iter
         self.iterations_per_epoch = iterations_per_epoch
+        self.chance = chance
 
     def write(self) -> None:
         """Log one line from the current `EventStorage`."""
@@ -62,9 +108,17 @@ class PretrainPrinter(EventWriter):
             left = values["time"] * max(0, self.max_iter - 1 - storage.iter)
             fields.append(f"eta {datetime.timedelta(seconds=int(left))}")
             fields.append(f"{values['images_per_second']:.1f} img/s")
-        fields += [f"{name} {values[name]:{form}}" for name, form in FORMATS.items() if name in values]
-        others = [name for name in values if name not in (*FORMATS, "time", "images_per_second")]
-        fields += [f"{name} {values[name]:.4g}" for name in others]
+        shown = [name for name in FORMATS if name in values]
+        apart = {*FORMATS, "time", "images_per_second", *map(chance_name, self.chance)}
+        shown += [name for name in values if name not in apart]
+        fields += [f"{name} {values[name]:{FORMATS.get(name, '.4g')}}{self._beside(name)}" for name in shown]
         if torch.cuda.is_available():
             fields.append(f"mem {torch.cuda.max_memory_allocated() / 2**20:.0f} MiB")
         logger.info("  ".join(fields))
+
+    def _beside(self, name: str) -> str:
+        """Return the chance level of an output, in brackets, where it has one; the word is said once, at the loss."""
+        if name not in self.chance:
+            return ""
+        level = self.chance[name]
+        return f" ({100 * level:.3g}%)" if FORMATS.get(name, "").endswith("%") else f" (chance {level:.2f})"

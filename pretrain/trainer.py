@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from detectron2.engine import HookBase, TrainerBase, hooks
 from detectron2.utils import comm
-from detectron2.utils.events import JSONWriter, TensorboardXWriter
+from detectron2.utils.events import JSONWriter
 from fvcore.common.config import CfgNode
 
 from mocodet.common.launch import distribute
@@ -22,12 +22,15 @@ from .data.delivery import Delivery
 from .data.loader import load_batches
 from .data.views import collate
 from .device import amp_dtype, memory_format, resolve_device
+from .evaluation.accuracy import Evaluator
 from .evaluation.classification import ClassificationEvaluator, open_validation
 from .evaluation.knn import KNNMonitor
 from .interchange import load_original
-from .log import LogWriter, PretrainPrinter, Throughput
+from .log import LogWriter, PretrainPrinter, TensorboardWriter, Throughput
 from .methods import METHODS
+from .methods.base import DataFacts
 from .schedules import RecipeLR, max_iterations
+from .signs import SignWatch, image_std
 
 logger = logging.getLogger("mocodet.pretrain")
 
@@ -46,6 +49,7 @@ class PretrainTrainer(TrainerBase):
         self.cfg = cfg
         self.device = resolve_device(cfg)
         data = build_data(cfg)
+        self.facts: DataFacts = data
         self.dataset, self.sampler, self.classes = data.dataset, data.sampler, data.classes
 
         # All processes build the same model: DDP would spread parameters, but not the queue.
@@ -83,24 +87,27 @@ class PretrainTrainer(TrainerBase):
     def build_hooks(self) -> list[HookBase]:
         """Make the hooks: timing, schedule, checkpoints, log; the order matters as in detectron2's trainer."""
         period = self.cfg.SOLVER.CHECKPOINT_PERIOD or self.sampler.iterations_per_epoch
+        evaluators = self.build_evaluators()
         built = [
             hooks.IterationTimer(),
             Throughput(self.cfg.SOLVER.IMS_PER_BATCH),
             hooks.LRScheduler(self.optimizer, self.scheduler),
             # Before the checkpoint of the same iteration: a run that is killed while it measures measures again.
-            *self.build_evaluators(),
+            *evaluators,
             hooks.PeriodicCheckpointer(self.checkpointer, period),
         ]
         if comm.is_main_process():
+            chance = type(self.method).chance(self.cfg, self.facts)
             writers = [
-                PretrainPrinter(self.max_iter, self.sampler.iterations_per_epoch),
+                PretrainPrinter(self.max_iter, self.sampler.iterations_per_epoch, chance),
                 JSONWriter(f"{self.cfg.OUTPUT_DIR}/metrics.json"),
-                TensorboardXWriter(self.cfg.OUTPUT_DIR),
+                TensorboardWriter(self.cfg.OUTPUT_DIR, chance, self.max_iter),
             ]
-            built.append(LogWriter(writers, period=self.cfg.LOG_PERIOD))
+            built.append(SignWatch(self.cfg, self.facts, chance))
+            built.append(LogWriter(writers, self.cfg.LOG_PERIOD, evaluators, chance))
         return built
 
-    def build_evaluators(self) -> list[HookBase]:
+    def build_evaluators(self) -> list[Evaluator]:
         """Make the hooks that measure the encoder on labelled images now and then."""
         cfg, epoch, built = self.cfg, self.sampler.iterations_per_epoch, []
         if cfg.KNN.TRAIN_ROOT:
@@ -235,16 +242,17 @@ class PretrainTrainer(TrainerBase):
         if self.iter + 1 < self.max_iter:
             self.delivery.fetch_ahead()  # before the log, which may wait for the step
 
-        self.log({name: value.detach() for name, value in outputs.items()}, data_time)
+        self.log({name: value.detach() for name, value in outputs.items()}, batch, data_time)
 
-    def log(self, outputs: dict[str, torch.Tensor], data_time: float) -> None:
-        """Store the step's outputs, means over all processes; refuse a loss that is not finite.
+    def log(self, outputs: dict[str, torch.Tensor], batch: dict[str, torch.Tensor], data_time: float) -> None:
+        """Store the step's outputs and `image_std`, means over all processes; refuse a loss that is not finite.
 
         Raises:
             FloatingPointError: the loss is NaN or infinite.
         """
         if self.device.type == "cuda" and not self.writes_log():
             return  # reading a value from the GPU would stall it at every step
+        outputs = {**outputs, "image_std": image_std(batch[self.method.views[0]])}
         means = torch.stack([value.float() for value in outputs.values()])
         if comm.get_world_size() > 1:
             dist.all_reduce(means)

@@ -65,10 +65,14 @@ class Evaluator(HookBase):
         )
         return found
 
+    def is_due(self) -> bool:
+        """Say whether the iteration that the trainer is at ends with an evaluation."""
+        done = self.trainer.iter + 1
+        return done % self.period == 0 or done == self.trainer.max_iter
+
     def after_step(self) -> None:
         """Evaluate after each period and after the last iteration."""
-        done = self.trainer.iter + 1
-        if done % self.period == 0 or done == self.trainer.max_iter:
-            found = self.evaluate(done)
+        if self.is_due():
+            found = self.evaluate(self.trainer.iter + 1)
             scores = {f"{self.prefix}{name}": found[name] for name in ("top1", "top5")}
             self.trainer.storage.put_scalars(smoothing_hint=False, **scores)

@@ -1,6 +1,7 @@
 """The pre-training loop through its command: logs, checkpoints, resume, errors."""
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mocodet.pretrain import run as cli
 from mocodet.pretrain.config import get_cfg
@@ -82,10 +84,18 @@ def test_run__leaves_checkpoints_and_logs(whole_run):
     assert list(whole_run.glob("events.out.tfevents.*"))
     lines = [json.loads(line) for line in (whole_run / "metrics.json").read_text().splitlines()]
     assert [line["iteration"] for line in lines] == list(range(8))
+    chance = {"loss_chance": math.log(21), "accuracy_chance": 1 / 21, "accuracy_in_batch_chance": 1 / BATCH}
+    assert {name: value for name, value in lines[0].items() if "chance" in name} == pytest.approx(chance)
+    assert not any("chance" in name for line in lines[1:] for name in line), "written once"
+    events = EventAccumulator(str(whole_run)).Reload()
+    for name, level in chance.items():
+        line = {event.step: event.value for event in events.Scalars(name)}
+        assert line == pytest.approx({0: level, 7: level}), "as long as the run"
     for line in lines[3:]:  # detectron2's timer lets three iterations pass
         assert {"loss", "accuracy", "lr", "images_per_second", "time", "data_time"} <= line.keys()
     progress = r"epoch 3\.50  iter 7/8  eta 0:00:00  [\d.]+ img/s"
-    values = r"loss \d\.\d{3}  accuracy [\d.]+%  accuracy_in_batch [\d.]+%  lr 0\.004393  data_time \d\.\d{3}"
+    loss, accuracy = rf"loss \d\.\d{{3}} \(chance {math.log(21):.2f}\)", r"accuracy [\d.]+% \(4\.76%\)"  # of 20 + 1
+    values = rf"{loss}  {accuracy}  accuracy_in_batch [\d.]+% \(12\.5%\)  lr 0\.004393  data_time \d\.\d{{3}}"
     assert re.search(f"{progress}  {values}", (whole_run / "log.txt").read_text())
 
 

@@ -1,0 +1,160 @@
+"""Signs that a run does not learn: each is named once, with what to change."""
+
+import logging
+import math
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+from detectron2.engine import HookBase
+from fvcore.common.config import CfgNode
+
+from .methods import METHODS
+from .methods.base import DataFacts
+
+logger = logging.getLogger("mocodet.pretrain")
+
+QUEUE_SIZE = "CONTRAST.QUEUE_SIZE"
+
+# Writes of the log whose medians are judged, at the least: one batch may be anything.
+LOOKS = 5
+
+# A grey level is 1/255, and normalisation divides by about 0.226. Images that differ by less than that within
+# themselves show nothing; photographs have 0.5 to 1, drawings on white 0.2.
+CONSTANT = 1 / 255 / 0.226
+
+# Of `spread`. Random weights begin at 0.3 to 0.5 on photographs (ResNet-18 and -50, 48 and 96 pixels). While the queue
+# is noise it falls, in runs that go on to learn to between 0.05 and 0.15; in one that collapsed (rate 1) it was 0.001.
+COLLAPSED = 0.005
+
+# Where the keys of the queue are like those of a batch, a query finds its own among the fewer keys of the batch at
+# least as often. With old keys (m 0, K 4096, N 64) it was 0.4 to 1 in the queue and 3 to 5 times chance in the batch;
+# runs that learn come to 0.4 in the queue for a hundred iterations, and then to less than in the batch.
+HIGH = 0.3
+NEAR_CHANCE = 5  # times the chance level; encoders of random weights have 1 to 6 times, with N of 32 and 64
+FEWER = 4  # times
+
+
+@dataclass(frozen=True)
+class Sign:
+    """What says that a run does not learn.
+
+    Attributes:
+        name: of the sign.
+        shows: whether it shows in the medians of the logged values and the chance levels.
+        iterations: over how many it must show; a run that learns may show it for a while.
+        remedy: what it means, and what to change.
+        needs_keys: whether it means nothing until the queue holds keys of images only.
+    """
+
+    name: str
+    shows: Callable[[Mapping[str, float], Mapping[str, float]], bool]
+    iterations: int
+    remedy: str
+    needs_keys: bool = True
+
+
+def _constant_images(seen: Mapping[str, float], chance: Mapping[str, float]) -> bool:
+    return seen["image_std"] < CONSTANT
+
+
+def _collapse(seen: Mapping[str, float], chance: Mapping[str, float]) -> bool:
+    return seen.get("spread", math.inf) < COLLAPSED
+
+
+def _old_keys(seen: Mapping[str, float], chance: Mapping[str, float]) -> bool:
+    if "accuracy_in_batch" not in seen or "accuracy_in_batch" not in chance:
+        return False
+    accuracy, in_batch = seen["accuracy"], seen["accuracy_in_batch"]
+    return accuracy >= HIGH and in_batch <= min(NEAR_CHANCE * chance["accuracy_in_batch"], accuracy / FEWER)
+
+
+# The first that shows is the cause of those after it: of constant images an encoder makes one vector, and of equal
+# vectors those of one age cannot be told apart.
+SIGNS = (
+    Sign(
+        "constant images",
+        _constant_images,
+        0,
+        "every image is of one colour, so there is nothing to learn. Look at the files of DATA.ROOT as the loader sees"
+        " them, 8 bits a channel: 16-bit images and masks come out black or white",
+        needs_keys=False,
+    ),
+    Sign(
+        "collapse",
+        _collapse,
+        100,
+        "the encoder gives every image the same vector. See that the images differ, lower SOLVER.BASE_LR or raise"
+        " SOLVER.WARMUP_ITERS, and start anew",
+    ),
+    Sign(
+        "old keys",
+        _old_keys,
+        200,
+        "queries find their key in the queue by its age, for in their batch they do not find it, and age is all that"
+        f" is learned. Raise CONTRAST.MOMENTUM, lower {QUEUE_SIZE} to a few batches, or lower SOLVER.BASE_LR",
+    ),
+)
+
+
+def image_std(images: torch.Tensor) -> torch.Tensor:
+    """Return the mean standard deviation of a channel within an image; of normalised images, N x 3 x H x W."""
+    return images.float().std(dim=(2, 3), correction=0).mean()
+
+
+class SignWatch(HookBase):
+    """Looks at what is logged, when the log is written, and warns of each sign once; it reads nothing from a device.
+
+    It belongs into the main process, where values are means over all.
+
+    Args:
+        cfg: of the run.
+        data: what the run learns from.
+        chance: see `Method.chance`.
+    """
+
+    def __init__(self, cfg: CfgNode, data: DataFacts, chance: Mapping[str, float]) -> None:
+        self.chance = chance
+        self.images, self.batch = data.size, cfg.SOLVER.IMS_PER_BATCH
+        self.queue_size = cfg.CONTRAST.QUEUE_SIZE if QUEUE_SIZE in METHODS[cfg.METHOD].keys else 0
+        # Once round for the noise that the queue starts as, once more for what was learned against noise.
+        self.settled = 2 * math.ceil(self.queue_size / self.batch)
+        # Iterations done, and the values of the last one.
+        self.seen: deque[tuple[int, Mapping[str, float]]] = deque(maxlen=max(LOOKS, *(s.iterations for s in SIGNS)))
+        self.told: set[str] = set()
+
+    def before_train(self) -> None:
+        """Warn of a queue that is longer than the data set."""
+        room = self.images - self.batch
+        if self.queue_size > room:
+            logger.warning(
+                f"queue longer than the data: {QUEUE_SIZE} {self.queue_size} and a batch of {self.batch} are more than"
+                f" the {self.images} images: among a query's negatives are up to"
+                f" {math.ceil(self.queue_size / self.images)} keys of its own image. Lower {QUEUE_SIZE} to at most"
+                f" {max(1, room)}; at a tenth of the images one query in 200 meets its own image"
+            )
+
+    def after_step(self) -> None:
+        """Look when the log is written."""
+        if not self.trainer.writes_log():
+            return
+        storage, done = self.trainer.storage, self.trainer.iter + 1
+        self.seen.append((done, {name: value for name, (value, at) in storage.latest().items() if at == storage.iter}))
+        for sign in SIGNS:
+            medians = self._medians(sign, done)
+            if medians and sign.shows(medians, self.chance):
+                if sign.name not in self.told:
+                    self.told.add(sign.name)
+                    logger.warning(f"{sign.name}: {sign.remedy} (docs/evaluation.md, Is it learning?)")
+                return
+
+    def _medians(self, sign: Sign, done: int) -> dict[str, float]:
+        """Return the medians of the values that a sign is judged by; none while there are too few."""
+        begin = max(self.trainer.start_iter, self.settled if sign.needs_keys else 0)
+        looks = [values for at, values in self.seen if at > begin]
+        if len(looks) < LOOKS or done - begin < sign.iterations:
+            return {}
+        looks = looks[-max(LOOKS, sum(at > done - sign.iterations for at, _ in self.seen)) :]
+        return {name: median(look[name] for look in looks) for name in set.intersection(*map(set, looks))}

@@ -1,0 +1,131 @@
+"""Each sign that a run does not learn, provoked by a short training, and what is said of it."""
+
+import logging
+import re
+
+import numpy as np
+import pytest
+import torch
+from detectron2.engine import TrainerBase
+from fvcore.common.config import CfgNode
+from PIL import Image
+
+from mocodet.pretrain import run as cli
+from mocodet.pretrain.config import get_cfg
+from mocodet.pretrain.methods import MomentumContrast
+from mocodet.pretrain.methods.base import DataFacts
+from mocodet.pretrain.methods.shuffle_bn import BatchShuffle
+from mocodet.pretrain.signs import SignWatch, image_std
+from tests.commands import parsed
+from tests.pretrain.methods.small import DIM, small_encoder
+from tests.processes import run_in_processes
+
+BATCH, IMAGES = 8, 4096
+
+
+class Trainer(TrainerBase):
+    """Trains MoCo with a small encoder on drawn images, and logs as a run on CUDA does."""
+
+    def __init__(self, cfg: CfgNode, rate: float, decay: float, noise: float) -> None:
+        super().__init__()
+        self.method = MomentumContrast(
+            small_encoder(2),
+            BatchShuffle(0),
+            queue_size=cfg.CONTRAST.QUEUE_SIZE,
+            momentum=cfg.CONTRAST.MOMENTUM,
+            dim=DIM,
+            temperature=0.2,
+        )
+        self.optimizer = torch.optim.SGD(self.method.encoder_q.parameters(), rate, 0.9, weight_decay=decay)
+        self.generator = torch.Generator().manual_seed(0)
+        self.images = torch.randn(256, 3, 6, 6, generator=self.generator)
+        self.noise = noise
+        facts = DataFacts(size=IMAGES)
+        self.register_hooks([SignWatch(cfg, facts, MomentumContrast.chance(cfg, facts))])
+
+    def run_step(self) -> None:
+        images = self.images[torch.randint(256, (BATCH,), generator=self.generator)]
+        noise = self.noise * torch.randn(2, *images.shape, generator=self.generator)
+        outputs = self.method({"query": images + noise[0], "key": images + noise[1]})
+        self.optimizer.zero_grad()
+        outputs["loss"].backward()
+        self.optimizer.step()
+        if self.writes_log():
+            values = {name: value.item() for name, value in outputs.items()}
+            self.storage.put_scalars(**values, image_std=image_std(images).item())
+
+    def writes_log(self) -> bool:
+        return (self.iter + 1) % 4 == 0
+
+
+def warnings_of(caplog, steps: int, queue_size: int, momentum: float, rate: float, decay=0.0, noise=0.3) -> list[str]:
+    cfg = get_cfg()
+    cfg.CONTRAST.QUEUE_SIZE, cfg.CONTRAST.MOMENTUM, cfg.SOLVER.IMS_PER_BATCH = queue_size, momentum, BATCH
+    logging.getLogger("mocodet.pretrain").propagate = True  # a run of the command before may have set it
+    with caplog.at_level(logging.WARNING, "mocodet.pretrain"):
+        Trainer(cfg, rate, decay, noise).train(0, steps)
+    return [record.message for record in caplog.records if record.name == "mocodet.pretrain"]
+
+
+def test_healthy__nothing_is_said(caplog):
+    assert warnings_of(caplog, 300, queue_size=64, momentum=0.99, rate=0.03) == []
+
+
+def test_old_keys__a_fast_encoder_and_a_long_queue(caplog):
+    (told,) = warnings_of(caplog, 464, queue_size=1024, momentum=0.5, rate=0.03, noise=2.0)
+    assert told.startswith("old keys: queries find their key in the queue by its age")
+    assert re.search(r"Raise CONTRAST\.MOMENTUM, lower CONTRAST\.QUEUE_SIZE .*, or lower SOLVER\.BASE_LR", told)
+
+
+def test_collapse__weights_that_decay_to_nothing(caplog):
+    (told,) = warnings_of(caplog, 150, queue_size=64, momentum=0.99, rate=0.1, decay=3.0)
+    assert told.startswith("collapse: the encoder gives every image the same vector")
+    assert "lower SOLVER.BASE_LR" in told
+
+
+def test_signs__nothing_is_said_before_a_run_can_tell(caplog):
+    """The queue is noise until 128 iterations are done, and a collapse must last for 100."""
+    assert warnings_of(caplog, 227, queue_size=512, momentum=0.99, rate=0.1, decay=3.0) == []
+
+
+def test_queue__at_most_the_images_less_a_batch(caplog):
+    assert warnings_of(caplog, 0, queue_size=IMAGES - BATCH, momentum=0.9, rate=0.1) == []
+    (told,) = warnings_of(caplog, 0, queue_size=IMAGES - BATCH + 1, momentum=0.9, rate=0.1)
+    assert told.startswith("queue longer than the data: CONTRAST.QUEUE_SIZE 4089 and a batch of 8 are more than")
+    assert "Lower CONTRAST.QUEUE_SIZE to at most 4088" in told
+
+
+def train_in_process(given: list[str]) -> None:
+    cli.run(parsed("pretrain", given))
+
+
+def test_run__of_two_processes_warns_once_in_all(tmp_path):
+    """Black images, fewer than the queue's keys: each is named, and nothing that follows from it."""
+    for number in range(12):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        Image.new("RGB", (36, 36)).save(tmp_path / "images" / f"{number:02}.png")
+    (tmp_path / "small.yaml").write_text(
+        f"""
+        OUTPUT_DIR: {tmp_path / "run"}
+        LOG_PERIOD: 1
+        AUGMENTATION: {{CROP_SIZE: 32}}
+        CONTRAST: {{QUEUE_SIZE: 50}}
+        DATA: {{ROOT: {tmp_path / "images"}, NUM_WORKERS: 0}}
+        MODEL: {{ARCH: resnet18, DEVICE: cpu}}
+        SOLVER: {{IMS_PER_BATCH: 4, MAX_EPOCHS: 3, PRECISION: float32}}
+        """
+    )
+    run_in_processes(train_in_process, ["--config-file", str(tmp_path / "small.yaml")])
+    told = [re.findall("WARNING.*?: (.*)", path.read_text()) for path in sorted((tmp_path / "run").glob("log.txt*"))]
+    assert len(told) == 2
+    assert told[1] == []
+    longer, constant = told[0]
+    assert longer.startswith("queue longer than the data: CONTRAST.QUEUE_SIZE 50 and a batch of 4 are more than the 12")
+    assert constant.startswith("constant images: every image is of one colour")
+
+
+def test_image_std__of_each_channel_within_each_image():
+    images = np.random.default_rng(0).normal(size=(2, 3, 4, 5))
+    images[1] = [[[1]], [[2]], [[3]]]  # one colour
+    expected = np.mean([np.std(channel) for image in images for channel in image])
+    assert image_std(torch.tensor(images)).item() == pytest.approx(expected)
