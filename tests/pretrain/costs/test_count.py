@@ -88,7 +88,7 @@ def config(method: str, batch: int = BATCH, **more: object) -> CfgNode:
         "DATA.ROOT": "images",
         "DATA.NUM_WORKERS": 0,
         "AUGMENTATION.NAME": "supervised" if method == "supervised" else "moco_v2",
-        "AUGMENTATION.CROP_SIZE": SIZE,
+        "AUGMENTATION.CROP_SIZE": 40 if method == "dense" else SIZE,  # 2 x 2 cells
         "MODEL.ARCH": "resnet18",
         "MODEL.DIM": DIM,
         "MODEL.DEVICE": "cpu",
@@ -121,14 +121,21 @@ class Counted(PretrainTrainer):
             super().run_step()
         self.handed = dict(counter.handed)
 
+    def log(self, outputs: dict[str, torch.Tensor], data_time: float) -> None:
+        self.logged = len(outputs)
+        super().log(outputs, data_time)
 
-def handed_in_training(cfgs: list[CfgNode]) -> list[dict[str, int]]:
-    """Return the bytes, by operation, of the last step of each run: the first ones set up DDP's buckets."""
+
+def handed_in_training(cfgs: list[CfgNode]) -> list[tuple[dict[str, int], int]]:
+    """Return the bytes, by operation, of the last step of each run, and how many numbers it logged.
+
+    The first steps set up DDP's buckets.
+    """
     handed = []
     for cfg in cfgs:
         trainer = Counted(cfg)
         trainer.train()
-        handed.append(trainer.handed)
+        handed.append((trainer.handed, trainer.logged))
     return handed
 
 
@@ -147,9 +154,9 @@ def test_count_run__collectives_of_real_processes(methods, world, images, tmp_pa
         Path(cfg.OUTPUT_DIR).mkdir()
     ranks = run_in_processes(handed_in_training, cfgs, world_size=world)
     for number, cfg in enumerate(cfgs):
-        logged = 3 if cfg.METHOD == "moco" else 2  # the loss and two accuracies, or one
-        counted = by_operation(count_run(cfg, world, IMAGES, CLASSES).handed, logged)
-        assert [handed[number] for handed in ranks] == [counted] * world
+        counted = count_run(cfg, world, IMAGES, CLASSES).handed
+        for handed, logged in (rank[number] for rank in ranks):
+            assert handed == by_operation(counted, logged)
 
 
 def test_count_run__collectives_by_hand():
@@ -160,6 +167,13 @@ def test_count_run__collectives_by_hand():
         ("forward", "all_to_all"): 4 * 4 * 3 * SIZE * SIZE,  # float32, 4 key images
         ("forward", "all_gather"): 4 * 4 * DIM,
         ("gradients", "all_reduce"): 4 * parameters,
+    }
+    cells = 2 * 2
+    dense = count_run(config("dense"), 3, IMAGES).handed
+    assert dense == {
+        ("forward", "all_to_all"): 4 * 4 * (3 * 40 * 40 + cells * (512 + DIM)),  # images; their maps and dense vectors
+        ("forward", "all_gather"): 4 * 4 * 2 * DIM,
+        ("gradients", "all_reduce"): 4 * (parameters + 512 * 512 + 512 + 512 * DIM + DIM),
     }
 
 
@@ -174,7 +188,7 @@ def test_extrapolate__equals_a_count_at_full_size(method):
     assert found.handed == full.handed
     assert found.memory["batch"] == full.memory["batch"]
     # Similarities within a batch (end-to-end's logits, MoCo's second accuracy) are what grows with the square.
-    squares = {"end_to_end": 6 * 12, "moco": 6 * 6}.get(method, 0)
+    squares = {"end_to_end": 6 * 12, "moco": 6 * 6, "dense": 6 * 6}.get(method, 0)
     assert found.flops == pytest.approx(full.flops, abs=2 * 3 * squares * DIM)
     kept = 4 * 4 * squares if method == "end_to_end" else 0
     assert found.memory["kept for backward"] == pytest.approx(full.memory["kept for backward"], abs=kept)
@@ -294,6 +308,7 @@ def test_main__tables(config_file, capsys):
     leaves = sum(sent(operation, handed, 2) for (_, operation), handed in run.handed.items())
     assert f"that is {leaves / 0.01e9 / (1800 / iterations):.1%} of the step" in printed
     assert float(cells["sum"][-1].split()[0]) == pytest.approx(sum(run.memory.values()) / 1e6, rel=0.005)
+    assert "On this machine" not in printed
     rate = iterations * BATCH / 1800
     assert cells["images/s"] == [f"{rate:,.0f}", f"{rate / 2:,.0f}"]
     assert cells["reading, at 110 kB an image"] == [f"{rate * 110:.3g} kB/s", f"{rate * 55:.3g} kB/s"]

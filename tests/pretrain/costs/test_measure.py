@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from mocodet.pretrain.costs import run as command
-from mocodet.pretrain.costs.count import count_run
+from mocodet.pretrain.costs.count import RunCosts, count_run
 from mocodet.pretrain.costs.measure import Measured, measure_run, peak_resident
 from mocodet.pretrain.costs.report import report
 from mocodet.pretrain.trainer import PretrainTrainer
@@ -50,10 +50,9 @@ def batches(monkeypatch) -> list[dict[str, torch.Tensor]]:
     return seen
 
 
-@pytest.mark.parametrize("method", ["moco", "supervised"])
-def test_measure__some_of_the_images_that_are_there(method, images, batches):
+def test_measure__some_of_the_images_that_are_there(images, batches):
     changes = {"DATA.ROOT": str(images), "DATA.CACHE": "ram", "DATA.NUM_WORKERS": 1, "SOLVER.CHECKPOINT_PERIOD": 1}
-    measured = measure_run(config(method, **changes), 2, 1000, 2)
+    measured = measure_run(config("supervised", **changes), 2, 1000, 2)
     assert measured.data == f"{4 * BATCH // 2} images of {images}"
     assert len(batches) == 2 + 2 + measured.steps  # what the loader had ready is not timed
     assert {len(batch["index"]) for batch in batches} == {BATCH // 2}
@@ -84,15 +83,19 @@ def test_measure__too_few_images_for_a_batch(images):
         measure_run(cfg, 1, 1000, 1)
 
 
+@pytest.fixture(scope="module")
+def counted() -> RunCosts:
+    return count_run(config("moco"), 2, 1200)
+
+
 @pytest.mark.parametrize(
     ("seconds", "step", "rate", "told"),
     [(0.5, "0.5 s, of which 0.125 s waiting", "24", "2 min"), (90.0, "90 s, of which 0.125 s", "0", "5:00 h")],
 )
-def test_report__hours_or_minutes_of_the_run(seconds, step, rate, told):
-    run = count_run(config("moco"), 2, 1200)
-    assert run.iterations == 200
+def test_report__hours_or_minutes_of_the_run(counted, seconds, step, rate, told):
+    assert counted.iterations == 200
     measured = Measured("CPU, 1 thread(s)", "12 drawn photographs", 10, seconds, 0.125, {"main memory": 3e9})
-    text = report(run, {"V100": 125e12}, None, 1e9, 1e5, measured)
+    text = report(counted, {"V100": 125e12}, None, 1e9, 1e5, measured)
     table = text.split("**On this machine** (CPU, 1 thread(s))")[1].split("**Arithmetic**")[0]
     cells = dict(re.findall(r"^\| (.+?) +\| (.+?) +\|$", table, flags=re.MULTILINE))
     assert cells["a step"].startswith(step)
@@ -117,9 +120,6 @@ def test_main__measures_on_request(tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert asked == [(1, 100, 7)]
     assert "**Input** at 0.0027 min" in printed  # 16 steps
-    run_costs(arguments)
-    assert "On this machine" not in capsys.readouterr().out
-    assert len(asked) == 1
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="without Linux there is no other source")
