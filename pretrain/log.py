@@ -16,6 +16,11 @@ logger = logging.getLogger("mocodet.pretrain")
 FORMATS = {"loss": ".3f", "accuracy": ".1%", "accuracy_in_batch": ".1%", "lr": ".4g", "data_time": ".3f"}
 
 
+def form_of(name: str) -> str:
+    """Return the format of a value: that of `FORMATS`, percent for another accuracy, or four digits."""
+    return FORMATS.get(name, ".1%" if name.startswith("accuracy") else ".4g")
+
+
 class Throughput(HookBase):
     """Logs ``images_per_second``, over all processes; it must come after detectron2's ``IterationTimer``."""
 
@@ -111,7 +116,7 @@ class PretrainPrinter(EventWriter):
         shown = [name for name in FORMATS if name in values]
         apart = {*FORMATS, "time", "images_per_second", *map(chance_name, self.chance)}
         shown += [name for name in values if name not in apart]
-        fields += [f"{name} {values[name]:{FORMATS.get(name, '.4g')}}{self._beside(name)}" for name in shown]
+        fields += [f"{name} {values[name]:{form_of(name)}}{self._beside(name)}" for name in shown]
         if torch.cuda.is_available():
             fields.append(f"mem {torch.cuda.max_memory_allocated() / 2**20:.0f} MiB")
         logger.info("  ".join(fields))
@@ -121,4 +126,4 @@ class PretrainPrinter(EventWriter):
         if name not in self.chance:
             return ""
         level = self.chance[name]
-        return f" ({100 * level:.3g}%)" if FORMATS.get(name, "").endswith("%") else f" (chance {level:.2f})"
+        return f" ({100 * level:.3g}%)" if form_of(name).endswith("%") else f" (chance {level:.2f})"

@@ -24,7 +24,7 @@ from .data.views import collate
 from .device import amp_dtype, memory_format, resolve_device
 from .evaluation.accuracy import Evaluator
 from .evaluation.classification import ClassificationEvaluator, open_validation
-from .evaluation.knn import KNNMonitor
+from .evaluation.monitor import KNNMonitor
 from .interchange import load_original
 from .log import LogWriter, PretrainPrinter, TensorboardWriter, Throughput
 from .methods import METHODS

@@ -22,6 +22,7 @@ from ..data.labelled import check_same_classes, open_labelled
 from .features import FeatureSettings, cached_features, random_backbone, state_digest
 from .knn import knn_accuracy
 from .linear import Protocol, evaluate_linear, published_steps
+from .neighbours import SplitPart, fixed_neighbours
 
 logger = logging.getLogger("mocodet.pretrain")
 
@@ -74,12 +75,15 @@ def open_frozen(
         warn_of_passed_over(split.images, root)
     if args.random:
         backbone, arch, source = random_backbone(args.random, args.seed, args.small_stem), args.random, "random"
+        progress = ""
     else:
         encoder = read_encoder(args.checkpoint, args.prefix)
         backbone, arch, source = encoder.build(), encoder.arch, args.checkpoint
+        progress = encoder.progress
     backbone = backbone.requires_grad_(False).to(device).to(memory_format=torch.channels_last)
     description = {
         "checkpoint": source,
+        "progress": progress,
         "arch": arch,
         "backbone_sha256": state_digest(backbone),
         "seed": args.seed,
@@ -110,7 +114,10 @@ def knn(args: argparse.Namespace) -> None:
     rows = [(row["k"], row["top1"], row["top5"]) for row in results]
     print(tabulate(rows, headers=["k", "top-1", "top-5"], floatfmt=".2f", tablefmt="github"))
     if args.output:
-        write_json(args.output, {**description, "temperature": args.temperature, "results": results})
+        parts = SplitPart(train, slice(None), bank), SplitPart(val, slice(None), queries)
+        neighbours = fixed_neighbours(*parts, settings.device)
+        found = {"temperature": args.temperature, "results": results, "neighbours": neighbours}
+        write_json(args.output, {**description, **found})
 
 
 @as_command()

@@ -45,6 +45,9 @@ def test_knn__table_and_json(data, checkpoint, tmp_path, capsys):
     results = json.loads(output.read_text())
     assert (results["checkpoint"], results["arch"], results["backbone_sha256"]) == (str(path), "resnet18", digest)
     assert results["results"] == [{"k": k, "top1": 100.0, "top5": 100.0} for k in (1, 5)]
+    assert results["progress"] == "iteration 3", "so that the results of several checkpoints make a curve"
+    assert len(results["neighbours"]) == 6
+    assert all(query["neighbours"][0]["class"] == query["class"] for query in results["neighbours"])
     assert capsys.readouterr().out.count("100.00") == 4
 
 

@@ -1,0 +1,78 @@
+"""A hook that measures nearest neighbours while an encoder is trained."""
+
+import copy
+from pathlib import Path
+
+from detectron2.utils import comm
+from fvcore.common.config import CfgNode
+from torch import nn
+
+from mocodet.common.checkpoint import errors_about
+from mocodet.common.files import write_json
+
+from ..data.folders import warn_of_passed_over
+from ..data.labelled import check_same_classes, read_class_folders
+from .accuracy import Evaluator
+from .features import FeatureSettings, extract_features, share_buffers
+from .knn import knn_accuracy
+from .neighbours import SplitPart, fixed_neighbours
+
+
+class KNNMonitor(Evaluator):
+    """Logs ``knn_top1`` and ``knn_top5``, in percent, of the encoder in training, on a labelled split.
+
+    It looks at a copy of ``trainer.method.encoder_to_transfer`` without its head, in evaluation mode and with the main
+    process's batch-norm statistics, which are those of the checkpoint. The processes share the work: each one makes the
+    features of its part of both splits. The nearest images of a few queries (`fixed_neighbours`) are kept in
+    ``OUTPUT_DIR/neighbours/``, a file for each evaluation, numbered as checkpoints are.
+
+    Args:
+        cfg: of the run.
+        iterations_per_epoch: of the training that is monitored.
+
+    Raises:
+        FileNotFoundError, ValueError: see `read_class_folders` and `check_same_classes`; fewer reference images than
+            ``KNN.K``.
+    """
+
+    prefix = "knn_"
+
+    def __init__(self, cfg: CfgNode, iterations_per_epoch: int) -> None:
+        self.cfg, knn = cfg, cfg.KNN
+        with errors_about(f"KNN.TRAIN_ROOT {knn.TRAIN_ROOT}, KNN.VAL_ROOT {knn.VAL_ROOT}"):
+            self.bank, self.queries = read_class_folders(knn.TRAIN_ROOT), read_class_folders(knn.VAL_ROOT)
+            check_same_classes(self.bank.classes, self.queries.classes)
+        for split, key in ((self.bank, "TRAIN_ROOT"), (self.queries, "VAL_ROOT")):
+            warn_of_passed_over(split.images, f"KNN.{key} {knn[key]}")
+        if len(self.bank.labels) < knn.K:
+            raise ValueError(
+                f"KNN.K is {knn.K}, but KNN.TRAIN_ROOT {knn.TRAIN_ROOT} has {len(self.bank.labels)} images; lower KNN.K"
+            )
+        self.period = knn.PERIOD or iterations_per_epoch
+        self.what = f"{knn.K}-NN"
+        self.images = len(self.queries.labels)
+
+    def measure(self) -> dict[str, float]:
+        """See `Evaluator.measure`."""
+        device = self.trainer.device
+        backbone = copy.deepcopy(self.trainer.method.encoder_to_transfer).eval()
+        backbone.fc = nn.Identity()
+        share_buffers(backbone)
+        size, num_workers = self.cfg.KNN.SIZE or self.cfg.AUGMENTATION.CROP_SIZE, self.cfg.DATA.NUM_WORKERS
+        settings = FeatureSettings(size, device=device, num_workers=num_workers, dtype=self.trainer.dtype)
+        mine = slice(comm.get_rank(), None, comm.get_world_size())
+        bank, queries = (
+            SplitPart(split, mine, extract_features(backbone, split, settings, range(len(split.labels))[mine]))
+            for split in (self.bank, self.queries)
+        )
+        self.neighbours = fixed_neighbours(bank, queries, device)
+        asked = bank.features, bank.labels, queries.features, queries.labels
+        return knn_accuracy(*asked, [self.cfg.KNN.K], self.cfg.KNN.TEMPERATURE, device)[0]
+
+    def evaluate(self, iterations: int) -> dict[str, float]:
+        """See `Evaluator.evaluate`; write the neighbours."""
+        found = super().evaluate(iterations)
+        if comm.is_main_process():
+            path = Path(self.cfg.OUTPUT_DIR, "neighbours", f"iter_{iterations - 1:07}.json")
+            write_json(path, {"iterations": iterations, "queries": self.neighbours})
+        return found
