@@ -12,6 +12,7 @@ import_torchvision()
 __all__ = [
     "METHODS",
     "BatchShuffle",
+    "DenseContrast",
     "EndToEnd",
     "Key",
     "MemoryBank",
@@ -27,12 +28,28 @@ __all__ = [
 if TYPE_CHECKING:
     from .config import check_config, get_cfg
     from .keys import Key
-    from .methods import METHODS, EndToEnd, MemoryBank, Method, MomentumContrast, SupervisedClassifier
+    from .methods import (
+        METHODS,
+        DenseContrast,
+        EndToEnd,
+        MemoryBank,
+        Method,
+        MomentumContrast,
+        SupervisedClassifier,
+    )
     from .methods.heads import build_encoder
     from .methods.shuffle_bn import BatchShuffle
     from .run import pretrain
 else:
-    _methods = ("METHODS", "EndToEnd", "MemoryBank", "Method", "MomentumContrast", "SupervisedClassifier")
+    _methods = (
+        "METHODS",
+        "DenseContrast",
+        "EndToEnd",
+        "MemoryBank",
+        "Method",
+        "MomentumContrast",
+        "SupervisedClassifier",
+    )
     __getattr__, __dir__ = lazy_exports(
         __name__,
         {

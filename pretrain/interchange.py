@@ -20,6 +20,7 @@ from detectron2.utils import comm
 from torch import Tensor
 
 from mocodet.common.checkpoint import check_fits, errors_about, load_torch_file
+from mocodet.common.encoders.find import recorded_method
 from mocodet.common.encoders.reading import BATCH_COUNTER, DISTRIBUTED_PREFIX, check_tensor, extract_encoder
 from mocodet.common.files import atomic_open
 from mocodet.common.text import first_few
@@ -51,6 +52,7 @@ def to_original(checkpoint: Mapping[str, Any], arch: str, iterations_per_epoch: 
     Raises:
         ValueError: another METHOD's checkpoint, or values that no run could go on from.
     """
+    check_method(recorded_method(checkpoint).get("name", "moco"))  # older files do not say it
     model = _model_state(checkpoint["model"], "")
     return {
         "epoch": (checkpoint["iteration"] + 1) // iterations_per_epoch,

@@ -13,7 +13,14 @@ from .evaluation.accuracy import Evaluator
 logger = logging.getLogger("mocodet.pretrain")
 
 # What a line shows beside progress and speed, where there is a value; then whatever else the step returned.
-FORMATS = {"loss": ".3f", "accuracy": ".1%", "accuracy_in_batch": ".1%", "lr": ".4g", "data_time": ".3f"}
+FORMATS = {
+    "loss": ".3f",
+    "accuracy": ".1%",
+    "accuracy_in_batch": ".1%",
+    "accuracy_dense": ".1%",
+    "lr": ".4g",
+    "data_time": ".3f",
+}
 
 
 def form_of(name: str) -> str:

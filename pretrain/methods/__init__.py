@@ -8,6 +8,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from .base import METHODS, Method
+from .dense import DenseContrast
 from .end_to_end import EndToEnd
 from .memory_bank import MemoryBank
 from .moco import MomentumContrast
@@ -16,4 +17,4 @@ from .supervised import SupervisedClassifier
 for _module in iter_modules(__path__):
     import_module(f".{_module.name}", __name__)
 
-__all__ = ["METHODS", "EndToEnd", "MemoryBank", "Method", "MomentumContrast", "SupervisedClassifier"]
+__all__ = ["METHODS", "DenseContrast", "EndToEnd", "MemoryBank", "Method", "MomentumContrast", "SupervisedClassifier"]

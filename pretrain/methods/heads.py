@@ -1,4 +1,4 @@
-"""Encoders f of the contrastive methods: a ResNet and its projection head (sections 3.3 and 4; MoCo v2)."""
+"""Encoders f of the contrastive methods: a ResNet and its projection head (sections 3.3, 4; MoCo v2); DenseCL's dense head."""
 
 from collections.abc import Callable
 from functools import partial
@@ -6,7 +6,7 @@ from functools import partial
 from fvcore.common.config import CfgNode
 from torch import nn
 
-from mocodet.common.encoders.resnet import build_resnet
+from mocodet.common.encoders.resnet import ARCHITECTURES, build_resnet
 
 from ..keys import POSITIVE, Key, at_least, one_of
 from .grouped_bn import GroupedBatchNorm2d
@@ -68,3 +68,14 @@ def encoder_from_config(cfg: CfgNode) -> nn.Module:
     groups = bn_groups(cfg)
     norm = nn.BatchNorm2d if groups == 1 else partial(GroupedBatchNorm2d, num_groups=groups)
     return build_encoder(cfg.MODEL.ARCH, cfg.MODEL.HEAD, cfg.MODEL.DIM, norm, cfg.MODEL.SMALL_STEM)
+
+
+def build_dense_head(width: int, dim: int = 128) -> nn.Module:
+    """Build DenseCL's dense head, MoCo v2's in each cell: maps N x ``width`` x S x S to N x ``dim`` x S x S."""
+    return nn.Sequential(nn.Conv2d(width, width, 1), nn.ReLU(), nn.Conv2d(width, dim, 1))
+
+
+def dense_head_from_config(cfg: CfgNode) -> nn.Module:
+    """Build the dense head that goes with the encoder of `encoder_from_config`."""
+    width = 8 * ARCHITECTURES[cfg.MODEL.ARCH].layer1_channels  # each later layer has twice as many as the one before
+    return build_dense_head(width, cfg.MODEL.DIM)

@@ -40,11 +40,14 @@ V2 = {
     "AUGMENTATION.NAME": "moco_v2",
     "SOLVER.LR_SCHEDULE": "cosine",
 }
+DENSE = {"METHOD": "dense", "CONTRAST.DENSE_WEIGHT": 0.5, "CONTRAST.DENSE_WARMUP_ITERS": 0}
 RECIPES = {
     "moco_v1_R_50_200ep": {**COMMON, **V1, "SOLVER.MAX_EPOCHS": 200},
     "moco_v2_R_50_200ep": {**COMMON, **V2, "SOLVER.MAX_EPOCHS": 200},
     "moco_v2_R_50_800ep": {**COMMON, **V2, "SOLVER.MAX_EPOCHS": 800},
     "moco_v1_R_50_IG1B": {**COMMON, **IG1B},
+    "dense_R_50_200ep": {**COMMON, **V2, **DENSE, "SOLVER.MAX_EPOCHS": 200},
+    "dense_R_50_coco_800ep": {**COMMON, **V2, **DENSE, "SOLVER.MAX_EPOCHS": 800, "SOLVER.BASE_LR": 0.3},
     "end_to_end_R_50_200ep": {**COMMON, **V1, "METHOD": "end_to_end", "SOLVER.MAX_EPOCHS": 200},
     "memory_bank_R_50_200ep": {
         **COMMON,
@@ -87,7 +90,7 @@ def test_every_pretraining_config__is_valid(path):
         (("DATA.VAL_ROOT", "val"), "DATA.VAL_ROOT is 'val'; expected '' with METHOD 'moco', which uses no labels"),
         (("KNN.VAL_ROOT", "val"), "KNN.TRAIN_ROOT is ''; expected a folder of classes"),
         (("SOLVER.MAX_ITER", 10), "SOLVER.MAX_ITER is 10; expected 0 with a schedule of epochs"),
-        (("METHOD", "byol"), "METHOD is 'byol'; expected one of 'end_to_end', 'memory_bank', 'moco', 'supervised'"),
+        (("METHOD", "byol"), "METHOD is 'byol'; expected one of 'moco', 'dense', 'end_to_end', 'memory_bank'"),
         (("CONTRAST.BANK_MOMENTUM", 1.5), r"CONTRAST.BANK_MOMENTUM is 1.5; expected a number within"),
     ],
 )

@@ -15,11 +15,29 @@ from mocodet.pretrain.data.augment.opencv import encode_steps
 from mocodet.pretrain.data.augment.parameters import draw_view
 from mocodet.pretrain.data.augment.recipes import RECIPES
 from mocodet.pretrain.host import send
-from mocodet.pretrain.methods import METHODS, EndToEnd, MemoryBank, Method, MomentumContrast, SupervisedClassifier
+from mocodet.pretrain.methods import (
+    METHODS,
+    DenseContrast,
+    EndToEnd,
+    MemoryBank,
+    Method,
+    MomentumContrast,
+    SupervisedClassifier,
+)
+from mocodet.pretrain.methods.heads import build_dense_head
 from mocodet.pretrain.methods.shuffle_bn import BatchShuffle
 from tests.pretrain.methods.small import BATCH, DIM, SEED, small_encoder
 
+
+def small_dense() -> DenseContrast:
+    encoder = nn.Sequential()
+    encoder.layer4, encoder.head = small_encoder(2)[:3], small_encoder(2)[3:]  # maps of 5 x 4 x 4
+    head = build_dense_head(5, DIM)
+    return DenseContrast(encoder, BatchShuffle(SEED), dense_head=head, queue_size=2 * BATCH, dim=DIM)
+
+
 MAKERS = {
+    "dense": small_dense,
     "moco": lambda: MomentumContrast(small_encoder(2), BatchShuffle(SEED), queue_size=2 * BATCH, dim=DIM),
     "end_to_end": lambda: EndToEnd(small_encoder(2), BatchShuffle(SEED)),
     "memory_bank": lambda: MemoryBank(small_encoder(2), dataset_size=20, num_negatives=9, dim=DIM, seed=SEED),
@@ -83,8 +101,10 @@ def test_forward_and_backward__nothing_makes_the_cpu_wait(name, world, monkeypat
         outputs = step_away_from_the_cpu(method, copies)
     assert all(value.device.type == "meta" for value in outputs.values())
     assert copies.waiting == []
-    shuffles = {"moco", "end_to_end"}
-    assert copies.count == (world + 1 if name in shuffles else name == "memory_bank")
+    exchanges = {"moco": 1, "end_to_end": 1, "dense": 3}.get(
+        name, 0
+    )  # images; with dense their maps and cells come back
+    assert copies.count == (world * exchanges + 1 if exchanges else name == "memory_bank")
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

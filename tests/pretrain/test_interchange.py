@@ -351,10 +351,12 @@ def test_export_flag__takes_the_last_checkpoint(config, run, tmp_path, monkeypat
     command = ["--config-file", str(config), "--export", str(tmp_path / "other")]
     with pytest.raises(FileNotFoundError, match="empty holds no checkpoint; give the OUTPUT_DIR of a run"):
         pretrain([*command, "OUTPUT_DIR", str(tmp_path / "empty")])
-    for method in ("end_to_end", "memory_bank", "supervised"):
+    for method in ("dense", "end_to_end", "memory_bank", "supervised"):
         with pytest.raises(ValueError, match=f"METHOD '{method}' has no original format.* read our own .pth"):
             pretrain([*command, "METHOD", method])
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
+    with pytest.raises(ValueError, match="METHOD 'dense' has no original format"):  # the file's, whatever the config's
+        to_original({"method": {"name": "dense", "encoder": "encoder_q"}}, "resnet18", 1)
 
 
 def query_features(run: Path, images: torch.Tensor) -> torch.Tensor:

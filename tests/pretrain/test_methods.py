@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision
 from fvcore.common.config import CfgNode
 from PIL import Image
 
+from mocodet.detection.weights.convert import convert_file
 from mocodet.pretrain.config import get_cfg
 from mocodet.pretrain.methods import METHODS
 from mocodet.pretrain.methods.base import DataFacts
@@ -43,12 +45,13 @@ def errors_as_raised(monkeypatch):
 def train(method: str, root: Path, output: Path, *overrides: object, flags: tuple[str, ...] = ()) -> None:
     config = output.parent / "small.yaml"
     output.parent.mkdir(parents=True, exist_ok=True)
+    size = 40 if method == "dense" else 32  # of 32 pixels the last map has a single cell
     config.write_text(
         f"""
         METHOD: {method}
         OUTPUT_DIR: {output}
         DATA: {{ROOT: {root}, NUM_WORKERS: 0}}
-        AUGMENTATION: {{NAME: {"supervised" if method == "supervised" else "moco_v1"}, CROP_SIZE: 32}}
+        AUGMENTATION: {{NAME: {"supervised" if method == "supervised" else "moco_v1"}, CROP_SIZE: {size}}}
         MODEL: {{ARCH: resnet18, DIM: 8, DEVICE: cpu, BN_GROUPS: 2}}
         CONTRAST: {{QUEUE_SIZE: 20, NUM_NEGATIVES: 20}}
         SOLVER: {{IMS_PER_BATCH: {BATCH}, MAX_EPOCHS: 2, PRECISION: float32, CHECKPOINT_PERIOD: 3}}
@@ -82,6 +85,22 @@ def test_resume__is_bit_identical(run, folder, tmp_path):
         torch.equal(momenta[0][number]["momentum_buffer"], state["momentum_buffer"])
         for number, state in momenta[1].items()
     )
+
+
+def test_checkpoint__converts_to_what_its_encoder_computes(run, tmp_path):
+    method, whole = run
+    conversion = convert_file(whole / "model_final.pth", tmp_path / "encoder.pkl")  # detectron2's stages beside ours
+    state = load(whole / "model_final.pth")["model"]
+    network = torchvision.models.resnet18()
+    prefix = f"{METHODS[method].encoder_name}."
+    own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    network.load_state_dict({n: v for n, v in own.items() if not n.startswith("fc.")}, strict=False)
+    network.fc = torch.nn.Identity()
+    images = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(conversion.encoder.build()(images), network.eval()(images))
+    dense = [name for name in state if name.startswith("dense_head_")]
+    assert conversion.encoder.left_out.get("dense heads (dense_head_q, dense_head_k)", 0) == len(dense)
+    assert bool(dense) == (method == "dense")
 
 
 def test_resume__refuses_a_checkpoint_without_a_state(run, folder, tmp_path):
@@ -181,8 +200,8 @@ def test_from_config__keys_of_one_method_arrive():
 @pytest.mark.parametrize(
     ("method", "overrides", "message"),
     [
-        ("memory_bank", ("CONTRAST.MOMENTUM", 0.5), "CONTRAST.MOMENTUM 0.5 (read by METHOD moco)"),
-        ("supervised", (), "MODEL.BN_GROUPS 2 (read by METHOD end_to_end, memory_bank, moco)"),
+        ("memory_bank", ("CONTRAST.MOMENTUM", 0.5), "CONTRAST.MOMENTUM 0.5 (read by METHOD moco, dense)"),
+        ("supervised", (), "MODEL.BN_GROUPS 2 (read by METHOD moco, dense, end_to_end, memory_bank)"),
         (
             "moco",
             ("SOLVER.LR_SCHEDULE", "step", "DATA.CACHE_SIDE", 9),
