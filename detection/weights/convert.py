@@ -63,6 +63,9 @@ TORCHVISION_AUTHORS = {AUTHOR, "MOCO", "torchvision"}
 # Largest relative difference that `compare_stages` accepts.
 TOLERANCE = 1e-5
 
+# What batch norm adds to a variance. Where most variances are below it, what it lets through is next to nothing.
+BATCH_NORM_EPSILON = 1e-5
+
 
 @dataclass(frozen=True)
 class Conversion:
@@ -84,7 +87,8 @@ def convert_file(
         output: name of the file to write; must end in ``.pkl``, by which detectron2 recognises the format.
         prefix: what stands in front of the encoder's names, where none of `mocodet.common.encoders.styles.STYLES` says
             which encoder to take, or another one is wanted.
-        check: prove by `compare_stages` that the bytes to be written compute what the encoder in ``source`` computes.
+        check: prove by `compare_stages` that the bytes to be written compute what the encoder in ``source`` computes,
+            and that this differs from image to image (see also `refuse_constant_statistics`).
 
     Raises:
         FileNotFoundError: there is no file ``source``.
@@ -101,6 +105,7 @@ def convert_file(
         content = pickle.dumps(to_detectron2(encoder), protocol=4)
         differences = {}
         if check:
+            refuse_constant_statistics(encoder)
             differences = compare_stages(detectron2_resnet(encoder.arch, pickle.loads(content)), encoder.build())
     with atomic_open(output, "wb") as handle:
         handle.write(content)
@@ -225,6 +230,24 @@ def detectron2_resnet(arch: str, checkpoint: dict[str, Any]) -> nn.Module:
     return backbone
 
 
+def refuse_constant_statistics(encoder: Encoder) -> None:
+    """Refuse an encoder in which a batch norm has hardly ever seen a difference between images.
+
+    So ends a training on black images, whose loss falls and whose features, of other images, are huge.
+
+    Raises:
+        ValueError: half of the variances of a layer are below `BATCH_NORM_EPSILON`.
+    """
+    norms = {name: tensor for name, tensor in encoder.tensors.items() if name.endswith(".running_var")}
+    if blind := [name for name, variances in norms.items() if variances.median() < BATCH_NORM_EPSILON]:
+        raise ValueError(
+            f"verification failed: in {len(blind)} of {len(norms)} batch norms, {first_few(blind)}, half of the"
+            f" variances are below {BATCH_NORM_EPSILON:g}: the encoder was trained on images that do not differ, or it"
+            " has collapsed; look at the images and at spread and image_std in the log of pre-training. --no-verify"
+            " converts it all the same"
+        )
+
+
 def compare_stages(written: nn.Module, source: nn.Module) -> dict[str, float]:
     """Compare what a ResNet of detectron2 and one of torchvision compute from the same random images.
 
@@ -237,7 +260,8 @@ def compare_stages(written: nn.Module, source: nn.Module) -> dict[str, float]:
         ``b`` being the source's.
 
     Raises:
-        ValueError: a difference exceeds `TOLERANCE`.
+        ValueError: a difference exceeds `TOLERANCE`; or the images do not differ by as much in the last stage of
+            ``source``, and so whatever gives every image the same would agree with it.
     """
     found, expected = _stages(written), _stages(source)
     differences = {stage: _relative_difference(found[stage], expected[stage]) for stage in STAGES.values()}
@@ -247,6 +271,12 @@ def compare_stages(written: nn.Module, source: nn.Module) -> dict[str, float]:
         raise ValueError(
             f"verification failed at {', '.join(wrong)}: the ResNet with the written weights differs from the source's"
             f" by {figures} (relative; at most {TOLERANCE:g} allowed)"
+        )
+    one, other = expected["res5"]
+    if _relative_difference(one, other) <= TOLERANCE:
+        raise ValueError(
+            "verification failed: the encoder gives all images the same features in res5: it has collapsed, and no"
+            " detector learns from it; look at spread in the log of pre-training. --no-verify converts it all the same"
         )
     return differences
 

@@ -380,6 +380,33 @@ def test_verify__changed_file(resnet18: nn.Module) -> None:
         convert.compare_stages(convert.detectron2_resnet(found.arch, deepcopy(content)), found.build())
 
 
+@pytest.mark.parametrize("value", [0.0, 0.3])
+def test_verify__encoder_that_gives_all_images_the_same(tmp_path: Path, resnet18: nn.Module, value: float) -> None:
+    """Every unit of the last block is constant: dead, or alive."""
+    collapsed = deepcopy(resnet18)
+    for norm in (collapsed.layer4[0].bn2, collapsed.layer4[0].downsample[1], collapsed.layer4[1].bn2):
+        nn.init.zeros_(norm.weight)
+        nn.init.constant_(norm.bias, value)
+    source = save(checkpoint_of(collapsed, "original"), tmp_path / "in.pth")
+    with pytest.raises(ValueError, match=r"all images the same features in res5: it has collapsed.* --no-verify conv"):
+        convert.convert_file(source, tmp_path / "out.pkl")
+    assert list(tmp_path.iterdir()) == [source]
+    assert convert.convert_file(source, tmp_path / "out.pkl", check=False).differences == {}
+
+
+def test_verify__encoder_trained_on_images_that_do_not_differ(tmp_path: Path) -> None:
+    """In training mode batch norm follows the statistics of black images until nothing of its start is left."""
+    network = encoder("resnet18").train()
+    with torch.no_grad():
+        for _ in range(120):
+            network(torch.full((2, 3, 32, 32), -2.0))
+    source = save(checkpoint_of(network, "original"), tmp_path / "in.pth")
+    with pytest.raises(
+        ValueError, match=r"in \d+ of 20 batch norms, layer4\.\S+, .* trained on images that do not differ"
+    ):
+        convert.convert_file(source, tmp_path / "out.pkl")
+
+
 def test_converted_file__plain_detectron2_checkpointer(tmp_path: Path, resnet18: nn.Module) -> None:
     """What is written needs nothing of mocodet to be read."""
     convert.convert_file(save(resnet18.state_dict(), tmp_path / "in.pth"), tmp_path / "out.pkl", check=False)
