@@ -19,7 +19,7 @@ def test_examples__run_as_they_stand(tmp_path, monkeypatch):
     for example in EXAMPLES:
         exec(compile(example, "docs/api.md", "exec"), names)
     assert names["moco"].queue_ptr.item() == 8
-    assert set(names["outputs"]) == {"loss", "accuracy", "accuracy_in_batch"}
+    assert set(names["outputs"]) == {"loss", "accuracy", "accuracy_in_batch", "spread"}
     saved = torch.load(names["checkpoint"], weights_only=True)
     assert saved["iteration"] == 1
     assert "res5.1.conv2.norm.running_var" in names["weights"]["model"]
