@@ -1,4 +1,4 @@
-"""Encoders f of the contrastive methods: a ResNet and its projection head (sections 3.3, 4; MoCo v2); DenseCL's dense head."""
+"""Encoders f of the contrastive methods: ResNet and projection head (sections 3.3, 4; MoCo v2); the dense head."""
 
 from collections.abc import Callable
 from functools import partial
