@@ -22,16 +22,16 @@ QUEUE_SIZE = "CONTRAST.QUEUE_SIZE"
 LOOKS = 5
 
 # A grey level is 1/255, and normalisation divides by about 0.226. Images that differ by less than that within
-# themselves show nothing; photographs have 0.5 to 1, drawings on white 0.2.
+# themselves show nothing; Imagenette's photographs have 0.8.
 CONSTANT = 1 / 255 / 0.226
 
 # Of `spread`. Random weights begin at 0.3 to 0.5 on photographs (ResNet-18 and -50, 48 and 96 pixels). While the queue
-# is noise it falls, in runs that go on to learn to between 0.05 and 0.15; in one that collapsed (rate 1) it was 0.001.
+# is noise it falls, in runs that go on to learn to between 0.06 and 0.14; in one that collapsed (rate 1) it was 0.001.
 COLLAPSED = 0.005
 
 # Where the keys of the queue are like those of a batch, a query finds its own among the fewer keys of the batch at
-# least as often. With old keys (m 0, K 4096, N 64) it was 0.4 to 1 in the queue and 3 to 5 times chance in the batch;
-# runs that learn come to 0.4 in the queue for a hundred iterations, and then to less than in the batch.
+# least as often. With old keys (m 0, K 4096, N 64) it found 0.3 to 0.6 in the queue, and in the batch 3 times what
+# chance gives, for 160 iterations after the queue was full. Runs that learn come to 0.4 in the queue for 40 iterations.
 HIGH = 0.3
 NEAR_CHANCE = 5  # times the chance level; encoders of random weights have 1 to 6 times, with N of 32 and 64
 FEWER = 4  # times
