@@ -49,6 +49,13 @@ def test_v2__cosine_set_once_an_epoch(recipe, epochs, iterations_per_epoch):
     assert rates(recipe, iterations_per_epoch) == pytest.approx(expected, rel=1e-9, abs=1e-15)
 
 
+def test_warmup__rises_in_a_line_to_the_schedule():
+    plain = rates("moco_v1_R_50_200ep", 1)
+    warm = rates("moco_v1_R_50_200ep", 1, "SOLVER.WARMUP_ITERS", 4)
+    assert warm[:5] == pytest.approx([0.2 * 0.03, 0.4 * 0.03, 0.6 * 0.03, 0.8 * 0.03, 0.03])
+    assert warm[4:] == plain[4:]
+
+
 def test_step__a_million_iterations_drop_on_the_iteration():
     cfg = config_of("moco_v1_R_50_200ep")
     for epoch, before, after in ((120, 1.0, 0.1), (160, 0.1, 0.01)):

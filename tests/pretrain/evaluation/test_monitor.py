@@ -112,7 +112,7 @@ def test_monitor__after_each_period_and_at_the_end(splits, period, expected):
         assert all(0 <= value <= 100 for value, _ in values)
 
 
-def measured_alone(splits, method):
+def measured_alone(splits, method, size):
     """The same measurement from its parts."""
     from torchvision import transforms
     from torchvision.datasets import ImageFolder
@@ -122,8 +122,8 @@ def measured_alone(splits, method):
     encoder.eval()
     view = transforms.Compose(
         [
-            transforms.Resize(37),  # round(32 * 256 / 224)
-            transforms.CenterCrop(32),
+            transforms.Resize({32: 37, 48: 55}[size]),  # 256 / 224 of it
+            transforms.CenterCrop(size),
             transforms.ToTensor(),
             transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
         ]
@@ -142,10 +142,11 @@ def measure(monitor, method):
     return monitor.measure()
 
 
-def test_monitor__measures_the_query_encoder_without_its_head(splits):
+@pytest.mark.parametrize(("size", "expected"), [(0, 32), (48, 48)])  # 0: that of the crops
+def test_monitor__measures_the_query_encoder_without_its_head(splits, size, expected):
     method = Method()
-    monitor = KNNMonitor(knn_config(splits), 1)
-    assert measure(monitor, method) == pytest.approx(measured_alone(splits, method))
+    monitor = KNNMonitor(knn_config(splits, SIZE=size), 1)
+    assert measure(monitor, method) == pytest.approx(measured_alone(splits, method, expected))
 
 
 def measure_in_process(splits, chunks):

@@ -124,6 +124,20 @@ def test_momentum_update__leaves_buffers_alone():
     assert moco.encoder_k[1].running_mean.eq(0).all()
 
 
+def test_begin_step__momentum_rises_along_half_a_cosine():
+    moco = MomentumContrast(small_encoder(1), BatchShuffle(1), momentum=0.99, momentum_schedule="cosine", queue_size=8)
+    rising = []
+    for iteration in range(101):
+        moco.begin_step(iteration, 100)
+        rising.append(moco.momentum)
+    # BYOL, section 3.3: 1 - (1 - base) (cos(pi k / K) + 1) / 2.
+    assert [rising[0], rising[50], rising[100]] == pytest.approx([0.99, 0.995, 1])
+    assert rising == sorted(rising)
+    constant = small_moco(1)
+    constant.begin_step(50, 100)
+    assert constant.momentum == MOMENTUM
+
+
 def test_forward__contrasts_with_the_queue_from_before_the_batch(monkeypatch):
     model = small_moco(1)
     before = model.queue.clone()
