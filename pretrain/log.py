@@ -90,10 +90,22 @@ class TensorboardWriter(TensorboardXWriter):
 
     def __init__(self, log_dir: str, chance: Mapping[str, float], max_iter: int) -> None:
         super().__init__(log_dir)
-        charts = {name: ["Multiline", [name, chance_name(name)]] for name in chance}
+        self.chance, self.last = chance, max_iter - 1
+        self.began = False
+
+    def write(self) -> None:
+        """Write the latest values; after the first ones, which begin the lines of `LogWriter`, their other ends.
+
+        TensorBoard takes steps that go back for a run that began again, and forgets those after them.
+        """
+        super().write()
+        if self.began:
+            return
+        self.began = True
+        charts = {name: ["Multiline", [name, chance_name(name)]] for name in self.chance}
         self._writer.add_custom_scalars({"beside chance": charts})
-        for name, level in chance.items():  # the line's other end comes with the first values
-            self._writer.add_scalar(chance_name(name), level, max_iter - 1)
+        for name, level in self.chance.items():
+            self._writer.add_scalar(chance_name(name), level, self.last)
 
 
 class PretrainPrinter(EventWriter):
