@@ -16,7 +16,8 @@ from ..densepose import is_densepose
 from ..evaluation.kinds import KINDS, EvaluationKind, kind_of
 from .trainer import AMP_DTYPES
 
-MAKE_WEIGHTS = """These two commands make MoCo weights (the first one pre-trains, give it your images as DATA.ROOT):
+MAKE_WEIGHTS = """These two commands make MoCo weights. The first one pre-trains: give it your images as DATA.ROOT. See
+docs/small_scale.md for how long and how large; moco_v2_R_50_200ep.yaml is the recipe for ImageNet:
 
     mocodet pretrain --config-file configs/pretrain/{recipe} \\
         DATA.ROOT path/to/images OUTPUT_DIR output/{name}
@@ -160,10 +161,15 @@ def check_weights(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
         return
     message = f"MODEL.WEIGHTS names {weights}, which does not exist."
     if path.suffix == ".pkl" and not eval_only:  # converted weights; anything else the user must have had
-        depth = cfg.MODEL.RESNETS.DEPTH
-        recipe = "moco_v2_R_50_200ep.yaml" if depth == 50 else f"moco_v2_R_50_200ep.yaml MODEL.ARCH resnet{depth}"
+        recipe = recipe_for(cfg.MODEL.RESNETS.DEPTH)
         message += "\n" + MAKE_WEIGHTS.format(weights=path, recipe=recipe, name=path.stem)
     raise FileNotFoundError(message)
+
+
+def recipe_for(depth: int) -> str:
+    """Return the recipe for somebody's own images (docs/small_scale.md) that makes a ResNet of ``depth`` layers."""
+    recipe = "own_images_R_18.yaml" if depth < 50 else "own_images_R_50.yaml"
+    return recipe if depth in (18, 50) else f"{recipe} MODEL.ARCH resnet{depth}"
 
 
 def check_datasets(cfg: CfgNode, *, training: bool) -> None:
