@@ -11,8 +11,15 @@ from detectron2.utils import comm
 from mocodet import configs
 from mocodet.detection.data import register_datasets
 from mocodet.detection.evaluation.kinds import KINDS
-from mocodet.detection.training.preflight import check_augmentation, check_datasets, check_resumed_scale, check_run
+from mocodet.detection.training.preflight import (
+    check_augmentation,
+    check_datasets,
+    check_resumed_scale,
+    check_run,
+    recipe_for,
+)
 from mocodet.detection.training.scaling import scale_to_processes
+from mocodet.pretrain.config import get_cfg
 from tests.detection.tiny import CLASSES, SEGMENTS, empty_config, make_coco, make_semseg, make_voc, new_name
 
 
@@ -33,6 +40,15 @@ def check(train: dict, test: dict, training: bool = True, **keys: object) -> Non
 @pytest.fixture
 def voc(tmp_path: Path) -> tuple[dict, dict]:
     return make_voc(tmp_path, 2, "train"), make_voc(tmp_path, 1, "test")
+
+
+@pytest.mark.parametrize("depth", [18, 34, 50, 101])
+def test_recipe_for__makes_a_network_of_that_depth(depth):
+    recipe, *changes = recipe_for(depth).split()
+    cfg = get_cfg()
+    cfg.merge_from_file(str(configs.path(f"pretrain/{recipe}")))
+    cfg.merge_from_list(changes)
+    assert cfg.MODEL.ARCH == f"resnet{depth}"
 
 
 def test_check_datasets__good(voc, tmp_path):

@@ -235,7 +235,7 @@ def test_setup__missing_weights_name_the_two_commands(data, tmp_path):
     opts = options(tmp_path, *data, MODEL__WEIGHTS="output/none.pkl")
     with pytest.raises(SystemExit, match=r"(?s)names output/none\.pkl.*mocodet pretrain .*mocodet convert "):
         train_net(["--config-file", CONFIG, *opts])
-    with pytest.raises(SystemExit, match=r"ARCH resnet18(?s:.*)mocodet convert .* output/none\.pkl\n"):
+    with pytest.raises(SystemExit, match=r"pretrain/own_images_R_18.yaml(?s:.*)mocodet convert .* output/none\.pkl\n"):
         train_net(["--config-file", CONFIG, "--resume", *opts])
     with pytest.raises(SystemExit, match=r"^error: MODEL.WEIGHTS names output/none.pkl, which does not exist\.$"):
         train_net(["--config-file", CONFIG, "--eval-only", *opts])
