@@ -71,6 +71,18 @@ def test_recipe__says_what_the_paper_says(name):
         assert found == expected, key
 
 
+@pytest.mark.parametrize("name", ["own_images_R_50", "own_images_R_18"])
+def test_own_images__follow_their_rule(name):
+    """That of docs/small_scale.md."""
+    cfg = get_cfg()
+    cfg.merge_from_file(str(configs.path(f"pretrain/{name}.yaml")))
+    batch = cfg.SOLVER.IMS_PER_BATCH
+    assert pytest.approx(0.015 * batch / 64) == cfg.SOLVER.BASE_LR
+    assert cfg.CONTRAST.QUEUE_SIZE == 8 * batch
+    assert min(8, batch // 16) == cfg.MODEL.BN_GROUPS
+    assert cfg.SOLVER.WARMUP_ITERS >= 2 * cfg.CONTRAST.QUEUE_SIZE // batch
+
+
 @pytest.mark.parametrize("path", sorted(configs.ROOT.glob("pretrain/*.yaml")), ids=lambda path: path.stem)
 def test_every_pretraining_config__is_valid(path):
     cfg = get_cfg()

@@ -48,7 +48,8 @@ def test_recipe_for__makes_a_network_of_that_depth(depth):
     cfg = get_cfg()
     cfg.merge_from_file(str(configs.path(f"pretrain/{recipe}")))
     cfg.merge_from_list(changes)
-    assert cfg.MODEL.ARCH == f"resnet{depth}"
+    found = cfg.MODEL.ARCH
+    assert found == f"resnet{depth}"
 
 
 def test_check_datasets__good(voc, tmp_path):
