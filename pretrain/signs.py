@@ -65,7 +65,7 @@ def _collapse(seen: Mapping[str, float], chance: Mapping[str, float]) -> bool:
 
 
 def _old_keys(seen: Mapping[str, float], chance: Mapping[str, float]) -> bool:
-    if "accuracy_in_batch" not in seen or "accuracy_in_batch" not in chance:
+    if not {"accuracy", "accuracy_in_batch"} <= seen.keys() or "accuracy_in_batch" not in chance:
         return False
     accuracy, in_batch = seen["accuracy"], seen["accuracy_in_batch"]
     return accuracy >= HIGH and in_batch <= min(NEAR_CHANCE * chance["accuracy_in_batch"], accuracy / FEWER)

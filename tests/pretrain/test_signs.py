@@ -15,7 +15,7 @@ from mocodet.pretrain.config import get_cfg
 from mocodet.pretrain.methods import MomentumContrast
 from mocodet.pretrain.methods.base import DataFacts
 from mocodet.pretrain.methods.shuffle_bn import BatchShuffle
-from mocodet.pretrain.signs import SignWatch, image_std
+from mocodet.pretrain.signs import SignWatch, _old_keys, image_std
 from tests.commands import parsed
 from tests.pretrain.methods.small import DIM, small_encoder
 from tests.processes import run_in_processes
@@ -75,6 +75,15 @@ def test_old_keys__a_fast_encoder_and_a_long_queue(caplog):
     (told,) = warnings_of(caplog, 464, queue_size=1024, momentum=0.5, rate=0.03, noise=2.0)
     assert told.startswith("old keys: queries find their key in the queue by its age")
     assert re.search(r"Raise CONTRAST\.MOMENTUM, lower CONTRAST\.QUEUE_SIZE .*, or lower SOLVER\.BASE_LR", told)
+
+
+def test_old_keys__not_judged_by_one_accuracy_alone():
+    """As of somebody's own METHOD."""
+    chance = {"accuracy_in_batch": 0.1}
+    assert _old_keys({"accuracy": 0.9, "accuracy_in_batch": 0.1}, chance)
+    assert not _old_keys({"accuracy_in_batch": 0.1}, chance)
+    assert not _old_keys({"accuracy": 0.9}, chance)
+    assert not _old_keys({"accuracy": 0.9, "accuracy_in_batch": 0.1}, {})
 
 
 def test_collapse__weights_that_decay_to_nothing(caplog):
