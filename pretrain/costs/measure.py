@@ -55,7 +55,8 @@ class Measured(NamedTuple):
 def measure_run(cfg: CfgNode, world: int, images: int, steps: int) -> Measured:
     """Time steps of the run of ``cfg`` in this process, which has the part of a batch that one of ``world`` has.
 
-    The images are some of ``DATA.ROOT``, where there is such a folder, else photographs of 224 pixels that are drawn.
+    The images are some of ``DATA.ROOT``, where there is such a folder and no list of files, else photographs of 224
+    pixels that are drawn.
     Logging is in the time; evaluations, checkpoints and the exchange with other processes are not.
 
     Args:
@@ -103,7 +104,9 @@ def small_run(cfg: CfgNode, world: int, images: int, folder: Path) -> tuple[CfgN
         data = f"{link_some(cfg.DATA.ROOT, photographs, rows)} images of {cfg.DATA.ROOT}"
     else:
         draw_photographs(photographs / "class", rows, SMALL)
-        data = f"{rows} drawn photographs of 224 pixels (there is no folder DATA.ROOT {cfg.DATA.ROOT!r} to read)"
+        unread = "DATA.SHARDS" if cfg.DATA.SHARDS else "DATA.ANNOTATIONS" if cfg.DATA.ANNOTATIONS else ""
+        why = f"--measure does not read {unread}" if unread else f"there is no folder DATA.ROOT {cfg.DATA.ROOT!r}"
+        data = f"{rows} drawn photographs of 224 pixels ({why})"
     output.mkdir()
     changes = {
         "DATA.ROOT": str(photographs),

@@ -9,9 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
+from mocodet.pretrain.config import check_config
 from mocodet.pretrain.costs import run as command
 from mocodet.pretrain.costs.count import RunCosts, count_run
-from mocodet.pretrain.costs.measure import Measured, measure_run, peak_resident
+from mocodet.pretrain.costs.measure import Measured, measure_run, peak_resident, small_run
 from mocodet.pretrain.costs.report import report
 from mocodet.pretrain.trainer import PretrainTrainer
 from tests.commands import costs as run_costs
@@ -75,6 +76,19 @@ def test_measure__drawn_photographs_and_a_bank_that_grows(batches):
     more = 10**9 - BATCH
     assert measured.memory[f"what {more:,} images more add to the method's state"] == 4 * DIM * more
     assert cfg.dump() == before
+
+
+@pytest.mark.parametrize(
+    ("method", "key", "changes"),
+    [
+        ("supervised", "DATA.ANNOTATIONS", {"DATA.ANNOTATIONS": "train.txt"}),
+        ("moco", "DATA.SHARDS", {"DATA.SHARDS": "index.json", "DATA.ROOT": ""}),
+    ],
+)
+def test_small_run__says_what_it_does_not_read(method, key, changes, images, tmp_path):
+    small, data = small_run(config(method, **{"DATA.ROOT": str(images), **changes}), 1, 1000, tmp_path)
+    assert data == f"{BATCH} drawn photographs of 224 pixels (--measure does not read {key})"
+    check_config(small)
 
 
 def test_measure__too_few_images_for_a_batch(images):
