@@ -231,9 +231,10 @@ def detectron2_resnet(arch: str, checkpoint: dict[str, Any]) -> nn.Module:
 
 
 def refuse_constant_statistics(encoder: Encoder) -> None:
-    """Refuse an encoder in which a batch norm has hardly ever seen a difference between images.
+    """Refuse an encoder with a layer whose features hardly varied in training.
 
-    So ends a training on black images, whose loss falls and whose features, of other images, are huge.
+    So ends a training on black images where a last map has a single cell (crops of 32 pixels). On larger maps zero
+    padding makes even those vary, and such an encoder passes: the log of its training is what warns of it.
 
     Raises:
         ValueError: half of the variances of a layer are below `BATCH_NORM_EPSILON`.

@@ -395,7 +395,7 @@ def test_verify__encoder_that_gives_all_images_the_same(tmp_path: Path, resnet18
 
 
 def test_verify__encoder_trained_on_images_that_do_not_differ(tmp_path: Path) -> None:
-    """In training mode batch norm follows the statistics of black images until nothing of its start is left."""
+    """Batch norm follows the statistics of black images until its start is gone; the last map is one cell."""
     network = encoder("resnet18").train()
     with torch.no_grad():
         for _ in range(120):
