@@ -29,7 +29,7 @@ from .interchange import load_original
 from .log import LogWriter, PretrainPrinter, TensorboardWriter, Throughput
 from .methods import METHODS
 from .methods.base import DataFacts
-from .schedules import RecipeLR, max_iterations
+from .schedules import RecipeLR, max_iterations, warmup_iterations
 from .signs import SignWatch, image_std
 
 logger = logging.getLogger("mocodet.pretrain")
@@ -66,6 +66,11 @@ class PretrainTrainer(TrainerBase):
         self.start_iter = 0
         self.batches_to_fill = 0  # before the first iteration; see `start_from`
         self.max_iter = max_iterations(cfg, self.sampler.iterations_per_epoch)
+        if (warmup := warmup_iterations(cfg)) >= self.max_iter:
+            logger.warning(
+                f"the rate rises for {warmup} iterations and the run has {self.max_iter}, so it never reaches"
+                f" SOLVER.BASE_LR {cfg.SOLVER.BASE_LR:g}: lower SOLVER.WARMUP_ITERS or train longer"
+            )
         self.checkpointer = PretrainCheckpointer(
             self.method,
             cfg.OUTPUT_DIR,
@@ -160,8 +165,9 @@ class PretrainTrainer(TrainerBase):
         begins, by the batches that lie before the first one in the stream.
 
         Raises:
-            FileNotFoundError, ValueError: see `load_encoder`.
+            FileNotFoundError, ValueError: see `load_encoder` and `Method.check_copies`.
         """
+        self.method.check_copies()
         encoder = load_encoder(self.method.encoder_to_transfer, path)
         self.method.copy_encoder()
         entries = max(self.method.to_fill().values(), default=0)

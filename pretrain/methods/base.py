@@ -110,6 +110,22 @@ class Method(nn.Module, ABC):
         """The encoder that is evaluated and converted."""
         return self.get_submodule(self.encoder_name)
 
+    def check_copies(self) -> None:
+        """Refuse a method that has a copy of the encoder and does not name it; call before the encoder changes.
+
+        Raises:
+            ValueError: a child equals the encoder and is not in ``encoder_copies``.
+        """
+        encoder = self.encoder_to_transfer.state_dict()
+        for name, child in self.named_children():
+            own = child.state_dict()
+            known = name in (self.encoder_name, *self.encoder_copies)
+            if not known and own.keys() == encoder.keys() and all(map(torch.equal, own.values(), encoder.values())):
+                raise ValueError(
+                    f"MODEL.WEIGHTS starts {self.encoder_name}, and would leave {name}, its copy, random: add {name!r}"
+                    f" to encoder_copies of {type(self).__name__}"
+                )
+
     def copy_encoder(self) -> None:
         """Make ``encoder_copies`` equal to the encoder again, buffers too, once that has started from weights."""
         for name in self.encoder_copies:

@@ -139,3 +139,14 @@ def test_all_keys__a_key_means_one_thing():
             all_keys()
     finally:
         del METHODS[other.name]
+
+
+def test_check_copies__one_that_the_method_does_not_name(monkeypatch):
+    """A warm start would leave it random without a word."""
+    method = toy_method.Agreement(build_resnet("resnet18", num_classes=8), 0.5, 0)
+    method.check_copies()
+    monkeypatch.setattr(toy_method.Agreement, "encoder_copies", ())
+    with pytest.raises(ValueError, match=r"would leave target, its copy, random: add 'target' to encoder_copies"):
+        method.check_copies()
+    method.target.fc.weight.data.mul_(2)
+    method.check_copies()
