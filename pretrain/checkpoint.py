@@ -28,6 +28,9 @@ from .methods import Method
 # How views were made before checkpoints said it.
 VIEWS_BEFORE = {"augment": "pil", "cache_side": 0}
 
+# Of checkpoints that do not say which signs their run warned of.
+SIGNS_BEFORE: dict[str, list[str]] = {"told": []}
+
 # What a checkpoint may start of a ResNet; the rest is a head.
 BACKBONE = re.compile(r"(?:conv1|bn1|layer\d)\.")
 
@@ -80,6 +83,7 @@ class PretrainCheckpointer(AtomicSaveMixin, Checkpointer):
         if name != self.model.name:
             raise ValueError(f"the checkpoint is of METHOD {name!r}, this run is of {self.model.name!r}")
         checkpoint.setdefault("views", VIEWS_BEFORE)
+        checkpoint.setdefault("signs", SIGNS_BEFORE)
         # A scaler is in the checkpoint of a float16 run only, which may be continued in another precision.
         expected = ("model", *self.checkpointables, "rng")
         if absent := [name for name in expected if name not in checkpoint and name != "scaler"]:

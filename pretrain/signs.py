@@ -11,12 +11,17 @@ import torch
 from detectron2.engine import HookBase
 from fvcore.common.config import CfgNode
 
+from mocodet.common.encoders.find import COLLAPSE, CONSTANT_IMAGES, OLD_KEYS
+from mocodet.common.encoders.reading import ABOUT_SIGNS
+
 from .methods import METHODS
 from .methods.base import DataFacts
 
 logger = logging.getLogger("mocodet.pretrain")
 
 QUEUE_SIZE = "CONTRAST.QUEUE_SIZE"
+
+LONG_QUEUE = "queue longer than the data"
 
 # Writes of the log whose medians are judged, at the least: one batch may be anything.
 LOOKS = 5
@@ -75,7 +80,7 @@ def _old_keys(seen: Mapping[str, float], chance: Mapping[str, float]) -> bool:
 # vectors those of one age cannot be told apart.
 SIGNS = (
     Sign(
-        "constant images",
+        CONSTANT_IMAGES,
         _constant_images,
         0,
         "every image is of one colour, so there is nothing to learn. Look at the files of DATA.ROOT as the loader sees"
@@ -83,14 +88,14 @@ SIGNS = (
         needs_keys=False,
     ),
     Sign(
-        "collapse",
+        COLLAPSE,
         _collapse,
         100,
         "the encoder gives every image the same vector. See that the images differ, lower SOLVER.BASE_LR or raise"
         " SOLVER.WARMUP_ITERS, and start anew",
     ),
     Sign(
-        "old keys",
+        OLD_KEYS,
         _old_keys,
         200,
         "queries find their key in the queue by its age, for in their batch they do not find it, and age is all that"
@@ -104,36 +109,57 @@ def image_std(images: torch.Tensor) -> torch.Tensor:
     return images.float().std(dim=(2, 3), correction=0).mean()
 
 
+class SignRecord:
+    """The names of the signs that a run has warned of, ``told``; a part of its checkpoints.
+
+    A resumed run does not warn of them again, and the converter learns from them what the weights are worth. It is not
+    the state of `SignWatch`, for all processes load a checkpoint, and one watches.
+    """
+
+    def __init__(self) -> None:
+        self.told: set[str] = set()
+
+    def state_dict(self) -> dict[str, list[str]]:
+        """Return the names in an order that does not depend on when they were told."""
+        return {"told": sorted(self.told)}
+
+    def load_state_dict(self, state: Mapping[str, list[str]]) -> None:
+        """Go on from what `state_dict` returned."""
+        self.told = set(state["told"])
+
+
 class SignWatch(HookBase):
     """Looks at what is logged, when the log is written, and warns of each sign once; it reads nothing from a device.
 
-    It belongs into the main process, where values are means over all.
+    It belongs into the main process, where values are means over all, and before the hook that writes checkpoints, so
+    that a sign is in the checkpoint of its iteration.
 
     Args:
         cfg: of the run.
         data: what the run learns from.
         chance: see `Method.chance`.
+        record: of the signs that the run has warned of.
     """
 
-    def __init__(self, cfg: CfgNode, data: DataFacts, chance: Mapping[str, float]) -> None:
-        self.chance = chance
+    def __init__(self, cfg: CfgNode, data: DataFacts, chance: Mapping[str, float], record: SignRecord) -> None:
+        self.chance, self.record = chance, record
         self.images, self.batch = data.size, cfg.SOLVER.IMS_PER_BATCH
         self.queue_size = cfg.CONTRAST.QUEUE_SIZE if QUEUE_SIZE in METHODS[cfg.METHOD].keys else 0
         # Once round for the noise that the queue starts as, once more for what was learned against noise.
         self.settled = 2 * math.ceil(self.queue_size / self.batch)
         # Iterations done, and the values of the last one.
         self.seen: deque[tuple[int, Mapping[str, float]]] = deque(maxlen=max(LOOKS, *(s.iterations for s in SIGNS)))
-        self.told: set[str] = set()
 
     def before_train(self) -> None:
         """Warn of a queue that is longer than the data set."""
         room = self.images - self.batch
         if self.queue_size > room:
-            logger.warning(
-                f"queue longer than the data: {QUEUE_SIZE} {self.queue_size} and a batch of {self.batch} are more than"
+            self._warn(
+                LONG_QUEUE,
+                f"{QUEUE_SIZE} {self.queue_size} and a batch of {self.batch} are more than"
                 f" the {self.images} images: among a query's negatives are up to"
                 f" {math.ceil(self.queue_size / self.images)} keys of its own image. Lower {QUEUE_SIZE} to at most"
-                f" {max(1, room)}; at a tenth of the images one query in 200 meets its own image"
+                f" {max(1, room)}; at a tenth of the images one query in 200 meets its own image",
             )
 
     def after_step(self) -> None:
@@ -145,10 +171,14 @@ class SignWatch(HookBase):
         for sign in SIGNS:
             medians = self._medians(sign, done)
             if medians and sign.shows(medians, self.chance):
-                if sign.name not in self.told:
-                    self.told.add(sign.name)
-                    logger.warning(f"{sign.name}: {sign.remedy} (docs/evaluation.md, Is it learning?)")
+                self._warn(sign.name, f"{sign.remedy} ({ABOUT_SIGNS})")
                 return
+
+    def _warn(self, name: str, remedy: str) -> None:
+        """Warn of a sign, unless this run or the one that it resumes has."""
+        if name not in self.record.told:
+            self.record.told.add(name)
+            logger.warning(f"{name}: {remedy}")
 
     def _medians(self, sign: Sign, done: int) -> dict[str, float]:
         """Return the medians of the values that a sign is judged by; none while there are too few."""

@@ -30,7 +30,7 @@ from .log import LogWriter, PretrainPrinter, TensorboardWriter, Throughput
 from .methods import METHODS
 from .methods.base import DataFacts
 from .schedules import RecipeLR, max_iterations, warmup_iterations
-from .signs import SignWatch, image_std
+from .signs import SignRecord, SignWatch, image_std
 
 logger = logging.getLogger("mocodet.pretrain")
 
@@ -71,6 +71,7 @@ class PretrainTrainer(TrainerBase):
                 f"the rate rises for {warmup} iterations and the run has {self.max_iter}, so it never reaches"
                 f" SOLVER.BASE_LR {cfg.SOLVER.BASE_LR:g}: lower SOLVER.WARMUP_ITERS or train longer"
             )
+        self.signs = SignRecord()
         self.checkpointer = PretrainCheckpointer(
             self.method,
             cfg.OUTPUT_DIR,
@@ -78,6 +79,7 @@ class PretrainTrainer(TrainerBase):
             optimizer=self.optimizer,
             sampler=self.sampler,
             views=self.dataset,
+            signs=self.signs,
             trainer=weakref.proxy(self),
             **self.method.extra_state(),
             # Absent otherwise, so that a run may be continued in another precision.
@@ -99,16 +101,17 @@ class PretrainTrainer(TrainerBase):
             hooks.LRScheduler(self.optimizer, self.scheduler),
             # Before the checkpoint of the same iteration: a run that is killed while it measures measures again.
             *evaluators,
-            hooks.PeriodicCheckpointer(self.checkpointer, period),
         ]
+        chance = type(self.method).chance(self.cfg, self.facts)
         if comm.is_main_process():
-            chance = type(self.method).chance(self.cfg, self.facts)
+            built.append(SignWatch(self.cfg, self.facts, chance, self.signs))
+        built.append(hooks.PeriodicCheckpointer(self.checkpointer, period))
+        if comm.is_main_process():
             writers = [
                 PretrainPrinter(self.max_iter, self.sampler.iterations_per_epoch, chance),
                 JSONWriter(f"{self.cfg.OUTPUT_DIR}/metrics.json"),
                 TensorboardWriter(self.cfg.OUTPUT_DIR, chance, self.max_iter),
             ]
-            built.append(SignWatch(self.cfg, self.facts, chance))
             built.append(LogWriter(writers, self.cfg.LOG_PERIOD, evaluators, chance))
         return built
 

@@ -25,6 +25,9 @@ MAX_DEPTH = 8
 # mocodet knn and linear have the option too; what else reads encoders takes no choice.
 HOW_TO_CHOOSE = "choose one with --prefix of mocodet convert"
 
+# Signs that a run does not learn, by the names under which its checkpoints keep them.
+CONSTANT_IMAGES, COLLAPSE, OLD_KEYS = "constant images", "collapse", "old keys"
+
 # A name in a block of a ResNet: what stands before it, and its stage by name or by number.
 _WRAPPED = rf"(?:(?:{'|'.join(WRAPPERS)})\.)*"
 BLOCK = re.compile(rf"((?:.*?\.)??)(layer[1-4]|[4-7])\.{_WRAPPED}\d+\.{_WRAPPED}conv[1-3]\.")
@@ -75,6 +78,14 @@ def recorded_method(checkpoint: Mapping) -> dict[str, str]:
         case {"name": str(name), "encoder": str(encoder)}:
             return {"name": name, "encoder": encoder}
     return {}
+
+
+def recorded_signs(checkpoint: Mapping) -> tuple[str, ...]:
+    """Return the signs of not learning that a run of mocodet warned of until it wrote the checkpoint."""
+    match checkpoint.get("signs"):
+        case {"told": [*names]}:
+            return tuple(name for name in names if isinstance(name, str))
+    return ()
 
 
 def _recorded(checkpoint: Mapping) -> Iterator[Style]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..checkpoint import errors_about, load_torch_file
 from ..skeleton import skeletons
 from ..text import first_few
-from .find import StoredResNet, find_encoder, labels
+from .find import StoredResNet, find_encoder, labels, recorded_signs
 from .resnet import build_resnet, recognise_resnet
 from .styles import without_wrappers
 
@@ -31,6 +31,8 @@ BATCH_COUNTER = ".num_batches_tracked"  # nothing reads it
 
 # The heads that METHOD dense has beside its encoders, which give vectors to the cells of their last maps.
 DENSE_HEAD = re.compile(r"dense_head_[qk]\.")
+
+ABOUT_SIGNS = "docs/evaluation.md, Is it learning?"
 
 # Weights of these types are read as float32; float16 and bfloat16 lose nothing by it.
 FLOAT_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -56,7 +58,9 @@ class Encoder:
         tensors: torchvision name -> float32 tensor; without the head (``fc``) and the batch counters.
         left_out: reason -> number of the checkpoint's tensors that are not in ``tensors`` for that reason.
         progress: how far the pre-training had come, where the checkpoint says so, such as ``"epoch 200"``.
-        notes: what else is to be told of it: encoders that were passed over, weights that were of another type.
+        notes: what else is to be told of it: encoders that were passed over, weights that were of another type,
+            ``signs``.
+        signs: of not learning, that the checkpoint's run warned of (docs/evaluation.md, Is it learning?).
     """
 
     kind: str
@@ -67,6 +71,7 @@ class Encoder:
     left_out: dict[str, int]
     progress: str
     notes: tuple[str, ...] = ()
+    signs: tuple[str, ...] = ()
 
     def build(self) -> nn.Module:
         """Return the network with a copy of the weights: images N x 3 x H x W to pooled features N x D.
@@ -118,6 +123,8 @@ def extract_encoder(checkpoint: Any, prefix: str | None = None) -> Encoder:
         notes.append(f"passed over: {labels(passed_over)} (the converter's --prefix would take it instead)")
     if types := sorted({str(tensor.dtype) for tensor in tensors.values()} - {str(torch.float32)}):
         notes.append(f"weights of type {', '.join(types)} become torch.float32")
+    if signs := recorded_signs(checkpoint):
+        notes.append(f"warning: its training showed signs of not learning: {first_few(signs)} ({ABOUT_SIGNS})")
     told = ((key, checkpoint.get(key)) for key in ("arch", "epoch", "iteration"))
     return Encoder(
         kind=style.name,
@@ -128,6 +135,7 @@ def extract_encoder(checkpoint: Any, prefix: str | None = None) -> Encoder:
         left_out={reason: count for reason, count in left_out.items() if count},
         progress=", ".join(f"{key} {value}" for key, value in told if isinstance(value, str | int)),
         notes=tuple(notes),
+        signs=signs,
     )
 
 

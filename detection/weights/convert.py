@@ -22,7 +22,8 @@ from torchvision.models import ResNet
 
 from mocodet.common.checkpoint import errors_about, load_torch_file
 from mocodet.common.compiler import eager_convolutions
-from mocodet.common.encoders.reading import Encoder, extract_encoder
+from mocodet.common.encoders.find import COLLAPSE, CONSTANT_IMAGES
+from mocodet.common.encoders.reading import ABOUT_SIGNS, Encoder, extract_encoder
 from mocodet.common.encoders.resnet import ARCHITECTURES
 from mocodet.common.files import atomic_open
 from mocodet.common.skeleton import NoDraws
@@ -66,6 +67,12 @@ TOLERANCE = 1e-5
 # What batch norm adds to a variance. Where most variances are below it, what it lets through is next to nothing.
 BATCH_NORM_EPSILON = 1e-5
 
+# Signs after which an encoder is worth nothing, and what to change.
+NOTHING_LEARNED = {
+    CONSTANT_IMAGES: "images were of one colour. Look at the files: 16-bit images and masks come out black or white",
+    COLLAPSE: "the encoder gave every image the same vector. Lower SOLVER.BASE_LR or raise SOLVER.WARMUP_ITERS",
+}
+
 
 @dataclass(frozen=True)
 class Conversion:
@@ -88,7 +95,7 @@ def convert_file(
         prefix: what stands in front of the encoder's names, where none of `mocodet.common.encoders.styles.STYLES` says
             which encoder to take, or another one is wanted.
         check: prove by `compare_stages` that the bytes to be written compute what the encoder in ``source`` computes,
-            and that this differs from image to image (see also `refuse_constant_statistics`).
+            and that this differs from image to image (see also `refuse_signs` and `refuse_constant_statistics`).
 
     Raises:
         FileNotFoundError: there is no file ``source``.
@@ -105,6 +112,7 @@ def convert_file(
         content = pickle.dumps(to_detectron2(encoder), protocol=4)
         differences = {}
         if check:
+            refuse_signs(encoder)
             refuse_constant_statistics(encoder)
             differences = compare_stages(detectron2_resnet(encoder.arch, pickle.loads(content)), encoder.build())
     with atomic_open(output, "wb") as handle:
@@ -230,11 +238,25 @@ def detectron2_resnet(arch: str, checkpoint: dict[str, Any]) -> nn.Module:
     return backbone
 
 
+def refuse_signs(encoder: Encoder) -> None:
+    """Refuse an encoder whose own run warned that it learns nothing (docs/evaluation.md, Is it learning?).
+
+    Raises:
+        ValueError: the checkpoint records a sign of `NOTHING_LEARNED`.
+    """
+    if told := [sign for sign in NOTHING_LEARNED if sign in encoder.signs]:
+        reasons = "; ".join(f"{sign}: {NOTHING_LEARNED[sign]}" for sign in told)
+        raise ValueError(
+            f"verification failed: its training warned of {reasons}; pre-train anew ({ABOUT_SIGNS}). --no-verify"
+            " converts it all the same"
+        )
+
+
 def refuse_constant_statistics(encoder: Encoder) -> None:
     """Refuse an encoder with a layer whose features hardly varied in training.
 
     So ends a training on black images where a last map has a single cell (crops of 32 pixels). On larger maps zero
-    padding makes even those vary, and such an encoder passes: the log of its training is what warns of it.
+    padding makes even those vary, and only what a checkpoint records tells of it (`refuse_signs`).
 
     Raises:
         ValueError: half of the variances of a layer are below `BATCH_NORM_EPSILON`.

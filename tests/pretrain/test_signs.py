@@ -15,7 +15,7 @@ from mocodet.pretrain.config import get_cfg
 from mocodet.pretrain.methods import MomentumContrast
 from mocodet.pretrain.methods.base import DataFacts
 from mocodet.pretrain.methods.shuffle_bn import BatchShuffle
-from mocodet.pretrain.signs import SignWatch, _old_keys, image_std
+from mocodet.pretrain.signs import SignRecord, SignWatch, _old_keys, image_std
 from tests.commands import parsed
 from tests.pretrain.methods.small import DIM, small_encoder
 from tests.processes import run_in_processes
@@ -41,7 +41,7 @@ class Trainer(TrainerBase):
         self.images = torch.randn(256, 3, 6, 6, generator=self.generator)
         self.noise = noise
         facts = DataFacts(size=IMAGES)
-        self.register_hooks([SignWatch(cfg, facts, MomentumContrast.chance(cfg, facts))])
+        self.register_hooks([SignWatch(cfg, facts, MomentumContrast.chance(cfg, facts), SignRecord())])
 
     def run_step(self) -> None:
         images = self.images[torch.randint(256, (BATCH,), generator=self.generator)]

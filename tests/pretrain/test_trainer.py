@@ -17,7 +17,7 @@ from mocodet.pretrain.device import amp_dtype
 from mocodet.pretrain.methods.shuffle_bn import bn_groups
 from mocodet.pretrain.trainer import PretrainTrainer
 from tests.checkpoints import assert_equal_states, copy_checkpoint
-from tests.commands import parsed
+from tests.commands import convert, parsed
 from tests.commands import pretrain as run_pretrain
 from tests.processes import run_in_processes
 
@@ -127,6 +127,8 @@ def test_resume__is_bit_identical(images, whole_run, tmp_path, checkpoint):
     assert_equal_states(found, expected)
     assert (output / "log.txt").read_text().count("iter 7/8") == 1
     assert (whole_run / "log.txt").read_text() == log_before  # of another run, which is over
+    assert "WARNING" in log_before
+    assert "WARNING" not in (output / "log.txt").read_text(), "the run has been warned of its queue"
 
 
 @pytest.mark.parametrize("views", [("DATA.AUGMENT", "pil"), ("DATA.AUGMENT", "device", "DATA.CACHE", "ram")])
@@ -146,11 +148,30 @@ def test_resume__of_a_run_from_before_there_was_a_choice_goes_on_with_pillow(ima
     pretrain(images, output, "DATA.AUGMENT", "pil", "SOLVER.MAX_EPOCHS", 1)
     checkpoint = torch.load(output / "model_final.pth", weights_only=True)
     assert checkpoint.pop("views") == {"augment": "pil", "cache_side": 0}
+    assert checkpoint.pop("signs") == {"told": ["queue longer than the data"]}
     torch.save(checkpoint, output / "model_final.pth")
     config = (output / "config.yaml").read_text()
     (output / "config.yaml").write_text("".join(re.split(r"^  AUGMENT: pil\n", config, flags=re.MULTILINE)))
     pretrain(images, output, "SOLVER.MAX_EPOCHS", 2, flags=("--resume",))
     assert torch.load(output / "model_final.pth", weights_only=True)["views"]["augment"] == "pil"
+
+
+def test_signs__are_in_the_checkpoint_for_the_converter(tmp_path):
+    """Black images, which show in the fifth line of the log: in the iteration of the last checkpoint."""
+    (tmp_path / "black").mkdir()
+    for number in range(20):
+        Image.new("RGB", (16, 16)).save(tmp_path / "black" / f"{number:02}.png")
+    output = tmp_path / "run"
+    smaller = ("SOLVER.IMS_PER_BATCH", 4, "CONTRAST.QUEUE_SIZE", 16, "AUGMENTATION.CROP_SIZE", 16)
+    smaller += ("SOLVER.CHECKPOINT_PERIOD", 100)
+    pretrain(tmp_path / "black", output, *smaller, "SOLVER.MAX_EPOCHS", 1)
+    saved = torch.load(output / "model_final.pth", weights_only=True)
+    assert saved["signs"] == {"told": ["constant images"]}
+    weights = tmp_path / "weights.pkl"
+    refusal = r"model_final\.pth: verification failed: its training warned of constant images: .* Look at the files.*"
+    with pytest.raises(ValueError, match=refusal + r"pre-train anew .*--no-verify converts"):
+        convert([str(output / "model_final.pth"), str(weights)])
+    assert not weights.exists()
 
 
 def test_resume__two_processes_are_bit_identical(images, tmp_path):

@@ -131,6 +131,22 @@ def test_tool__exit_status(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [bad]
 
 
+@pytest.mark.parametrize("sign", ["old keys", "collapse"])
+def test_main__signs_in_the_checkpoint(sign: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Old keys may leave an encoder that is worth something; after collapse there is none."""
+    path, output = tmp_path / "in.pth", tmp_path / "out.pkl"
+    torch.save({**checkpoint_of(encoder("resnet18"), "ours"), "signs": {"told": [sign]}}, path)
+    flags = [] if sign == "old keys" else ["--no-verify"]
+    if flags:
+        with pytest.raises(SystemExit, match=rf"in\.pth: verification failed: its training warned of {sign}: .*anew"):
+            convert([str(path), str(output)])
+        assert not output.exists()
+    convert([str(path), str(output), *flags])
+    told = capsys.readouterr().out
+    assert f"\n  warning: its training showed signs of not learning: {sign} (docs/evaluation.md" in told
+    assert ("\nVerified: " in told) == (sign == "old keys")
+
+
 def test_main__a_name_is_no_file(tmp_path, capsys):
     with pytest.raises(SystemExit):
         convert(["moco://v2_200ep", str(tmp_path / "out.pkl")])

@@ -68,6 +68,7 @@ def test_toy_method__trains_and_logs_what_it_returns(run):
     assert re.search(r"  loss -?[\d.]+  lr [\d.]+ .*  agreement -?[\d.]+", (run / "log.txt").read_text())
     assert any(name.startswith("online.") for name in saved["model"])
     assert saved["method"] == {"name": "toy_agreement", "encoder": "online"}
+    assert saved["signs"] == {"told": []}
 
 
 def test_toy_method__resumes_bit_identically(run, folder, tmp_path):
@@ -88,6 +89,7 @@ def test_toy_method__its_encoder_is_taken_and_the_other_named(run, tmp_path, cap
     assert "resnet18, encoder of METHOD toy_agreement, mocodet format" in told
     assert "passed over: 'target.'" in told
     assert "Verified" in told
+    assert "warning" not in told
 
 
 def test_toy_method__is_evaluated(run, folder, tmp_path):
