@@ -16,7 +16,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from detectron2.utils import comm
 
-PRELOADED = ["mocodet.pretrain.trainer", "mocodet.detection.training.trainer", "pytest"]
+# torch imports the last with the first optimizer.
+PRELOADED = ["mocodet.pretrain.trainer", "mocodet.detection.training.trainer", "pytest", "torch._dynamo"]
 
 
 def run_in_processes(function: Callable[..., Any], *args: Any, world_size: int = 2) -> list[Any]:
