@@ -8,17 +8,13 @@ import pytest
 import torch
 from detectron2.engine import TrainerBase
 from fvcore.common.config import CfgNode
-from PIL import Image
 
-from mocodet.pretrain import run as cli
 from mocodet.pretrain.config import get_cfg
 from mocodet.pretrain.methods import MomentumContrast
 from mocodet.pretrain.methods.base import DataFacts
 from mocodet.pretrain.methods.shuffle_bn import BatchShuffle
 from mocodet.pretrain.signs import SignRecord, SignWatch, _old_keys, image_std
-from tests.commands import parsed
 from tests.pretrain.methods.small import DIM, small_encoder
-from tests.processes import run_in_processes
 
 BATCH, IMAGES = 8, 4096
 
@@ -102,35 +98,6 @@ def test_queue__at_most_the_images_less_a_batch(caplog):
     (told,) = warnings_of(caplog, 0, queue_size=IMAGES - BATCH + 1, momentum=0.9, rate=0.1)
     assert told.startswith("queue longer than the data: CONTRAST.QUEUE_SIZE 4089 and a batch of 8 are more than")
     assert "Lower CONTRAST.QUEUE_SIZE to at most 4088" in told
-
-
-def train_in_process(given: list[str]) -> None:
-    cli.run(parsed("pretrain", given))
-
-
-def test_run__of_two_processes_warns_once_in_all(tmp_path):
-    """Black images, fewer than the queue's keys: each is named, and nothing that follows from it."""
-    for number in range(12):
-        (tmp_path / "images").mkdir(exist_ok=True)
-        Image.new("RGB", (36, 36)).save(tmp_path / "images" / f"{number:02}.png")
-    (tmp_path / "small.yaml").write_text(
-        f"""
-        OUTPUT_DIR: {tmp_path / "run"}
-        LOG_PERIOD: 1
-        AUGMENTATION: {{CROP_SIZE: 32}}
-        CONTRAST: {{QUEUE_SIZE: 50}}
-        DATA: {{ROOT: {tmp_path / "images"}, NUM_WORKERS: 0}}
-        MODEL: {{ARCH: resnet18, DEVICE: cpu}}
-        SOLVER: {{IMS_PER_BATCH: 4, MAX_EPOCHS: 3, PRECISION: float32}}
-        """
-    )
-    run_in_processes(train_in_process, ["--config-file", str(tmp_path / "small.yaml")])
-    told = [re.findall("WARNING.*?: (.*)", path.read_text()) for path in sorted((tmp_path / "run").glob("log.txt*"))]
-    assert len(told) == 2
-    assert told[1] == []
-    longer, constant = told[0]
-    assert longer.startswith("queue longer than the data: CONTRAST.QUEUE_SIZE 50 and a batch of 4 are more than the 12")
-    assert constant.startswith("constant images: every image is of one colour")
 
 
 def test_image_std__of_each_channel_within_each_image():

@@ -178,6 +178,8 @@ def test_resume__two_processes_are_bit_identical(images, tmp_path):
     run_in_processes(pretrain_in_process, arguments(images, tmp_path / "whole"))
     expected = torch.load(tmp_path / "whole" / "model_final.pth", weights_only=True)
     assert len(expected["rng"]) == 2
+    logs = [(tmp_path / "whole" / name).read_text() for name in ("log.txt", "log.txt.rank1")]
+    assert [log.count("WARNING") for log in logs] == [1, 0], "of the queue, once in all"
     copy_checkpoint(tmp_path / "whole", tmp_path / "run", "model_0000002.pth")
     run_in_processes(pretrain_in_process, arguments(images, tmp_path / "run", flags=("--resume",)))
     assert_equal_states(torch.load(tmp_path / "run" / "model_final.pth", weights_only=True), expected)

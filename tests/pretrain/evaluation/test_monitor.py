@@ -88,7 +88,7 @@ def train(*hooks):
 def test_monitor__run_is_bit_identical_to_one_without(splits):
     alone = train()
     state = torch.get_rng_state()
-    monitored = train(KNNMonitor(knn_config(splits, num_workers=1), 2))
+    monitored = train(KNNMonitor(knn_config(splits, num_workers=1, PERIOD=3), 2))
     assert monitored.losses == alone.losses
     assert state_digest(monitored.method) == state_digest(alone.method)
     assert torch.equal(torch.get_rng_state(), state)
@@ -96,7 +96,7 @@ def test_monitor__run_is_bit_identical_to_one_without(splits):
     assert all(parameter.grad is not None for parameter in monitored.method.parameters())
 
 
-@pytest.mark.parametrize(("period", "expected"), [(0, [1, 3, 4]), (4, [3, 4]), (9, [4])])
+@pytest.mark.parametrize(("period", "expected"), [(0, [1, 3, 4]), (4, [3, 4])])
 def test_monitor__after_each_period_and_at_the_end(splits, period, expected):
     shutil.rmtree(splits / "output", ignore_errors=True)
     trainer = train(KNNMonitor(knn_config(splits, PERIOD=period), 2))
