@@ -53,9 +53,12 @@ def start(cfg: CfgNode, *, resume: bool) -> None:
 
 
 def _decide(cfg: CfgNode, resume: bool) -> None:
-    """Put values for a negative SEED or SOLVER.WARMUP_ITERS and DATA.AUGMENT "auto": those of a run that is resumed."""
-    file = Path(cfg.OUTPUT_DIR, CONFIG)
-    earlier = CfgNode.load_yaml_with_base(str(file)) if resume and file.is_file() else None
+    """Put values for a negative SEED or SOLVER.WARMUP_ITERS and DATA.AUGMENT "auto": those of a run that is resumed.
+
+    An attempt that left its config and no checkpoint is not resumed.
+    """
+    file, tag = Path(cfg.OUTPUT_DIR, CONFIG), Path(cfg.OUTPUT_DIR, "last_checkpoint")
+    earlier = CfgNode.load_yaml_with_base(str(file)) if resume and tag.is_file() and file.is_file() else None
     if cfg.SEED < 0:
         cfg.SEED = earlier["SEED"] if earlier else comm.shared_random_seed()
     if cfg.DATA.AUGMENT == "auto":

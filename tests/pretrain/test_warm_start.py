@@ -19,6 +19,7 @@ from mocodet.pretrain.data.views import collate, normalize
 from mocodet.pretrain.methods import METHODS
 from mocodet.pretrain.methods.base import DataFacts
 from mocodet.pretrain.methods.shuffle_bn import BatchShuffle
+from mocodet.pretrain.run import start as start_run
 from mocodet.pretrain.schedules import WARM_START, lr_multiplier, warmup_iterations
 from mocodet.pretrain.trainer import PretrainTrainer
 from tests.checkpoints import assert_equal_states, copy_checkpoint
@@ -208,6 +209,20 @@ def test_resume__after_a_warm_start_is_bit_identical_and_fills_nothing(images, w
     lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.json").read_text().splitlines()]
     rising = [0.03 * (1 + (iteration < 2)) / 2 * (iteration + 1) / (WARM_START + 1) for iteration in range(4)]
     assert [line["lr"] for line in lines] == pytest.approx(rising)
+
+
+@pytest.mark.parametrize(("left", "iterations"), [((), WARM_START), (("last_checkpoint",), 0)])
+def test_resume__decides_as_an_earlier_attempt_only_where_that_left_a_checkpoint(images, tmp_path, left, iterations):
+    """The first one began without weights."""
+    cfg = config(images, tmp_path, "SEED", 5)
+    cfg.SOLVER.WARMUP_ITERS = 0
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    for name in left:
+        (tmp_path / name).write_text("model_0000000.pth")
+    again = config(images, tmp_path, "SEED", -1, "MODEL.WEIGHTS", "x.pth")
+    start_run(again, resume=True)
+    assert iterations == again.SOLVER.WARMUP_ITERS
+    assert (again.SEED == 5) == bool(left)
 
 
 def test_run__without_weights_is_the_plain_loop(images, tmp_path):
