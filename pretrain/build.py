@@ -23,6 +23,7 @@ from .data.views import Views
 from .device import resolve_device
 from .methods import METHODS
 from .methods.base import DataFacts
+from .schedules import max_iterations
 
 
 @dataclass(kw_only=True)
@@ -42,12 +43,14 @@ def build_data(cfg: CfgNode) -> TrainingData:
     """Open the images of ``cfg.DATA``, with the views that ``cfg.METHOD`` looks at.
 
     Raises:
-        FileNotFoundError, ValueError: no images, or too few; labels that do not fit them.
+        FileNotFoundError, ValueError: no images, or too few; labels that do not fit them; a run that is too short for
+            its method. Nothing is cached then.
     """
     make, method = build_views(cfg), METHODS[cfg.METHOD]
     batch, seed = cfg.SOLVER.IMS_PER_BATCH, cfg.SEED
     if cfg.DATA.SHARDS:
         stream = ShardSampler(cfg.DATA.SHARDS, batch, seed, cfg.DATA.SHUFFLE_BUFFER)
+        method.check_length(cfg, max_iterations(cfg, stream.iterations_per_epoch))
         dataset = Views(ShardImages(), make, seed, method.views)
         return TrainingData(dataset=dataset, sampler=stream, size=stream.dataset_size)
     if method.classifies:
@@ -56,6 +59,7 @@ def build_data(cfg: CfgNode) -> TrainingData:
         images, labels, classes = ImageFolder(cfg.DATA.ROOT), None, []
     warn_of_passed_over(images, cfg.DATA.ROOT)
     sampler = EpochSampler(len(images), batch, seed, identity=identify(images.paths, cfg.DATA.ROOT, labels))
+    method.check_length(cfg, max_iterations(cfg, sampler.iterations_per_epoch))
     found: Images = images
     side = 0
     if cfg.DATA.CACHE != "none":

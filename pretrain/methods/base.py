@@ -77,6 +77,10 @@ class Method(nn.Module, ABC):
         """Refuse (``ValueError``) values of the config that do not go together; each alone is checked already."""
 
     @classmethod
+    def check_length(cls, cfg: CfgNode, max_iter: int) -> None:
+        """Refuse (``ValueError``) values of the config that a run of ``max_iter`` iterations is too short for."""
+
+    @classmethod
     def bytes_per_image(cls, cfg: CfgNode) -> int:
         """Return the bytes of state that every image of the data set adds."""
         return 0

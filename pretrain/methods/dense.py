@@ -105,6 +105,18 @@ class DenseContrast(MomentumContrast, name="dense"):
         check_value(size > stride, "AUGMENTATION.CROP_SIZE", size, more_than_one_cell)
 
     @classmethod
+    def check_length(cls, cfg: CfgNode, max_iter: int) -> None:
+        """Refuse a run that would end before lambda is anything but 0.
+
+        Raises:
+            ValueError: see above.
+        """
+        super().check_length(cfg, max_iter)
+        warmup = cfg.CONTRAST.DENSE_WARMUP_ITERS
+        fewer = f"fewer than the {max_iter} iterations of the run, in which METHOD 'dense' would be MoCo"
+        check_value(warmup < max_iter, "CONTRAST.DENSE_WARMUP_ITERS", warmup, fewer)
+
+    @classmethod
     def options(cls, cfg: CfgNode) -> dict[str, Any]:
         """Return the keyword arguments that the config gives, the dense head among them."""
         return super().options(cfg) | {
@@ -121,16 +133,9 @@ class DenseContrast(MomentumContrast, name="dense"):
         return {**levels, **parts, "accuracy_dense": levels["accuracy"]}
 
     def begin_step(self, iteration: int, max_iter: int) -> None:
-        """Set lambda, and m as MoCo does.
-
-        Raises:
-            ValueError: the run would end before lambda is anything but 0.
-        """
+        """Set lambda, and m as MoCo does."""
         super().begin_step(iteration, max_iter)
-        warmup = self.dense_warmup_iters
-        fewer = f"fewer than the {max_iter} iterations of the run, in which METHOD 'dense' would be MoCo"
-        check_value(warmup < max_iter, "CONTRAST.DENSE_WARMUP_ITERS", warmup, fewer)
-        self.dense_weight = 0.0 if iteration < warmup else self.base_dense_weight
+        self.dense_weight = 0.0 if iteration < self.dense_warmup_iters else self.base_dense_weight
 
     def to_fill(self) -> dict[str, int]:
         """Return the lengths of both queues."""

@@ -6,9 +6,11 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from mocodet.common.encoders.resnet import build_resnet
+from mocodet.pretrain.build import build_data
 from mocodet.pretrain.config import check_config, get_cfg
 from mocodet.pretrain.methods import DenseContrast, MomentumContrast
 from mocodet.pretrain.methods.base import DataFacts
@@ -187,8 +189,19 @@ def test_begin_step__is_a_function_of_progress():
     assert seen == [0, 0, WEIGHT, 0, WEIGHT]
     assert model.momentum > MOMENTUM, "MoCo's schedule is kept"
     assert small_dense(1, dense_warmup_iters=0).dense_weight == WEIGHT
-    with pytest.raises(ValueError, match=r"DENSE_WARMUP_ITERS is 2; expected fewer than the 2 iterations of the run"):
-        model.begin_step(0, 2)
+
+
+def test_check_length__a_run_that_is_all_warm_up_is_refused_before_its_images_are_cached(tmp_path):
+    for name in "abcdefgh":
+        Image.new("RGB", (40, 40)).save(tmp_path / f"{name}.png")
+    cfg = get_cfg()
+    cfg.merge_from_list(["METHOD", "dense", "DATA.ROOT", str(tmp_path), "DATA.CACHE", "disk"])
+    cfg.merge_from_list(["DATA.CACHE_DIR", str(tmp_path / "cache"), "SOLVER.IMS_PER_BATCH", 4, "SOLVER.MAX_EPOCHS", 2])
+    cfg.CONTRAST.DENSE_WARMUP_ITERS = 4
+    with pytest.raises(ValueError, match=r"DENSE_WARMUP_ITERS is 4; expected fewer than the 4 iterations of the run"):
+        build_data(cfg)
+    assert not (tmp_path / "cache").exists()
+    DenseContrast.check_length(cfg, 5)
 
 
 def test_forward__gradient_reaches_the_query_side_alone():
