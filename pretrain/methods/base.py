@@ -144,10 +144,10 @@ class Method(nn.Module, ABC):
         return {}
 
     def fill(self, batch: dict[str, torch.Tensor]) -> None:
-        """Put vectors of a batch's images into the buffers of `to_fill`, as a step does; no parameter changes.
+        """Put vectors of a batch's images into the buffers of `to_fill`; no parameter changes.
 
-        All processes call, in training mode and without gradients. Encoders are still equal, so that an encoder which
-        follows another one stays where it is.
+        All processes call, in training mode and without gradients. By default it is a whole step: encoders are still
+        equal, so that one which follows another stays where it is, but the running statistics of all that encode move.
 
         Args:
             batch: see `forward`.

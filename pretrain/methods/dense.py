@@ -141,6 +141,13 @@ class DenseContrast(MomentumContrast, name="dense"):
         """Return the lengths of both queues."""
         return {**super().to_fill(), "dense_queue": self.queue_size}
 
+    @torch.no_grad()
+    def fill(self, batch: dict[str, torch.Tensor]) -> None:
+        """Enqueue what the key side makes of a batch, in both queues; the query side computes nothing."""
+        keys = self.encode_dense_keys(batch["key"])
+        self.dequeue_and_enqueue(keys.all_vectors, self.queue, self.queue_ptr)
+        self.dequeue_and_enqueue(keys.all_pooled, self.dense_queue, self.dense_queue_ptr)
+
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Make one step short of the optimizer's, in the order of MoCo's.
 

@@ -104,6 +104,12 @@ class MomentumContrast(Method, name="moco"):
         """Return the length of the queue."""
         return {"queue": self.queue_size}
 
+    @torch.no_grad()
+    def fill(self, batch: dict[str, torch.Tensor]) -> None:
+        """Enqueue the keys of a batch. The query encoder computes nothing, so its statistics stay as they are."""
+        _, all_keys = self.encode_keys(batch["key"])
+        self.dequeue_and_enqueue(all_keys, self.queue, self.queue_ptr)
+
     def begin_step(self, iteration: int, max_iter: int) -> None:
         """Set m: 1 - (1 - m_0) (1 + cos(pi iteration / max_iter)) / 2 by the schedule "cosine" (BYOL, section 3.3)."""
         if self.momentum_schedule == "cosine":

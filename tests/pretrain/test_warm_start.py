@@ -164,6 +164,10 @@ def test_fill__the_queue_holds_the_key_encoders_vectors(queue_filled):
     assert state["queue_ptr"].item() == 3 * BATCH - QUEUE
     for number, key in list(enumerate(keys))[-QUEUE:]:
         torch.testing.assert_close(state["queue"][:, number % QUEUE], key, atol=1e-5, rtol=0)
+    file = torch.load(cfg.MODEL.WEIGHTS, weights_only=True)
+    statistics = [name for name in file if "running_" in name]
+    assert all(torch.equal(state[f"encoder_q.{name}"], file[name]) for name in statistics)
+    assert not any(torch.equal(state[f"encoder_k.{name}"], file[name]) for name in statistics)
     # Training sees what it would have seen.
     assert_equal_states(first_batch, batches(cfg, 0, 1)[0])
 

@@ -204,6 +204,22 @@ def test_check_length__a_run_that_is_all_warm_up_is_refused_before_its_images_ar
     DenseContrast.check_length(cfg, 5)
 
 
+def test_fill__is_the_key_side_of_a_step():
+    """Encoders are equal, so that the momentum update of a step changes nothing."""
+    filled, stepped = small_dense(2), small_dense(2)
+    stepped.load_state_dict(filled.state_dict())
+    start = {name: value.clone() for name, value in filled.state_dict().items()}
+    for batch in batches()[:2]:
+        filled.fill(batch)
+        stepped(batch)
+    found, expected = filled.state_dict(), stepped.state_dict()
+    for name, value in found.items():
+        query_side = name.startswith(("encoder_q.", "dense_head_q."))
+        torch.testing.assert_close(value, start[name] if query_side else expected[name], atol=1e-6, rtol=0)
+    assert not torch.equal(found["encoder_k.layer4.1.running_mean"], start["encoder_k.layer4.1.running_mean"])
+    assert found["dense_queue_ptr"].item() == found["queue_ptr"].item() == 2 * BATCH % QUEUE
+
+
 def test_forward__gradient_reaches_the_query_side_alone():
     model = small_dense(2, dense_weight=1.0, dense_warmup_iters=0)
     model(batches()[0])["loss"].backward()
