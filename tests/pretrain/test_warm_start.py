@@ -172,15 +172,19 @@ def test_fill__the_queue_holds_the_key_encoders_vectors(queue_filled):
     assert_equal_states(first_batch, batches(cfg, 0, 1)[0])
 
 
-def test_fill__two_processes_are_as_two_groups(queue_filled, tmp_path):
+def fill_in_process(cfg: CfgNode) -> tuple[torch.Tensor, torch.Tensor]:
+    state, first_batch = filled(cfg)
+    return state["queue"], first_batch["index"]
+
+
+def test_fill__two_processes_are_as_two_groups(queue_filled):
     cfg, (expected, _) = queue_filled
     cfg = cfg.clone()
     cfg.MODEL.BN_GROUPS = 1
-    ranks = run_in_processes(filled, cfg)
-    for state, _ in ranks:
-        assert torch.equal(state["queue"], ranks[0][0]["queue"])
-        torch.testing.assert_close(state["queue"], expected["queue"], atol=1e-5, rtol=0)
-    assert torch.equal(torch.cat([batch["index"] for _, batch in ranks]), batches(cfg, 0, 1)[0]["index"])
+    queues, places = zip(*run_in_processes(fill_in_process, cfg), strict=True)
+    assert torch.equal(*queues)
+    torch.testing.assert_close(queues[0], expected["queue"], atol=1e-5, rtol=0)
+    assert torch.equal(torch.cat(places), batches(cfg, 0, 1)[0]["index"])
 
 
 def test_fill__the_bank_holds_queries_of_all_images_that_an_epoch_has(images, weights, tmp_path):
@@ -198,9 +202,9 @@ def test_fill__the_bank_holds_queries_of_all_images_that_an_epoch_has(images, we
 
 
 def test_resume__after_a_warm_start_is_bit_identical_and_fills_nothing(images, weights, tmp_path):
-    changes = ("SOLVER.MAX_EPOCHS", 2, "SOLVER.CHECKPOINT_PERIOD", 3, "LOG_PERIOD", 1)
+    changes = ("SOLVER.CHECKPOINT_PERIOD", 1, "LOG_PERIOD", 1)
     run(images, tmp_path / "whole", *changes, "MODEL.WEIGHTS", weights)
-    copy_checkpoint(tmp_path / "whole", tmp_path / "part", "model_0000002.pth")
+    copy_checkpoint(tmp_path / "whole", tmp_path / "part", "model_0000000.pth")
     (tmp_path / "part" / "config.yaml").write_text((tmp_path / "whole" / "config.yaml").read_text())
     run(images, tmp_path / "part", *changes, flags=("--resume",))  # without the weights, which it needs no more
     found, whole = (torch.load(tmp_path / name / "model_final.pth", weights_only=True) for name in ("part", "whole"))
@@ -209,10 +213,18 @@ def test_resume__after_a_warm_start_is_bit_identical_and_fills_nothing(images, w
     assert "encoder_q, encoder_k started from" in logs["whole"]
     assert f"3 batches: queue ({QUEUE} entries)" in logs["whole"]
     assert "filled" not in logs["part"]
-    assert f"the rate rises for {WARM_START} iterations and the run has 4" in logs["whole"]
+    assert f"the rate rises for {WARM_START} iterations and the run has 2" in logs["whole"]
     lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.json").read_text().splitlines()]
-    rising = [0.03 * (1 + (iteration < 2)) / 2 * (iteration + 1) / (WARM_START + 1) for iteration in range(4)]
+    rising = [0.03 * (iteration + 1) / (WARM_START + 1) for iteration in range(2)]
     assert [line["lr"] for line in lines] == pytest.approx(rising)
+
+
+def test_resume__neither_needs_the_weights_nor_fills(images, tmp_path):
+    cfg = config(images, tmp_path, "MODEL.WEIGHTS", tmp_path / "gone.pth")
+    trainer = PretrainTrainer(cfg)
+    trainer.checkpointer.save("model_0000000", iteration=0)
+    trainer.resume_or_start(True)
+    assert (trainer.start_iter, trainer.batches_to_fill) == (1, 0)
 
 
 @pytest.mark.parametrize(("left", "iterations"), [((), WARM_START), (("last_checkpoint",), 0)])

@@ -35,8 +35,8 @@ from tests.pretrain.methods.small import (
 )
 from tests.processes import run_in_processes
 
-WIDTH, QUEUE, MOMENTUM, WEIGHT, WARMUP = 5, 21, 0.9, 0.4, 3
-STEPS = 10  # 10 x 8 keys go round queues of 21, which 8 does not divide, three times
+WIDTH, QUEUE, MOMENTUM, WEIGHT, WARMUP = 5, 11, 0.9, 0.4, 3
+STEPS = 6  # 6 x 8 keys go round queues of 11, which 8 does not divide, four times
 
 
 def mapping_encoder(groups: int) -> nn.Module:
@@ -152,7 +152,7 @@ def reference(devices: int) -> Training:
     return slow_training(step, kept, batches(), state)
 
 
-@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("groups", [1, 2])
 def test_dense__agrees_with_the_definition_in_one_process(groups):
     assert_same_training(train(small_dense(groups), batches()), reference(groups), range(groups))
 
@@ -177,7 +177,7 @@ def test_warmup__is_moco_to_the_last_bit():
         same = [torch.equal(found[step][name], value) for name, value in expected[step].items()]
         assert all(same) == (step < STEPS - 1)
     filled = [state["dense_queue_ptr"].item() for state in found]
-    assert filled[:2] == [BATCH, 2 * BATCH], "the dense queue fills meanwhile"
+    assert filled[:2] == [BATCH, 2 * BATCH % QUEUE], "the dense queue fills meanwhile"
 
 
 def test_begin_step__is_a_function_of_progress():
