@@ -36,7 +36,7 @@ from tests.pretrain.methods.small import (
 from tests.processes import run_in_processes
 
 WIDTH, QUEUE, MOMENTUM, WEIGHT, WARMUP = 5, 11, 0.9, 0.4, 3
-STEPS = 6  # 6 x 8 keys go round queues of 11, which 8 does not divide, four times
+STEPS = 10  # 10 x 8 keys go round queues of 11, which 8 does not divide, seven times
 
 
 def mapping_encoder(groups: int) -> nn.Module:
