@@ -22,8 +22,8 @@ def longest_operations(step: Callable[[], object], device: torch.device, steps: 
         count: how many operations are named.
 
     Returns:
-        the seconds of each step under `WHOLE`, then those of each operation in a step, the mean over the steps, longest
-        first. An operation's are without those of the operations that it calls.
+        the seconds of each step under `WHOLE`, then those of the operations of all profiled steps, in each of these, the
+        longest in sum first. An operation's are without those of the operations that it calls.
     """
     clock = clock_of(device)
     whole = []
@@ -31,11 +31,19 @@ def longest_operations(step: Callable[[], object], device: torch.device, steps: 
         began = clock.now()
         step()
         whole.append(clock.now() - began)
+    profiled = [operations_of(step, device) for _ in range(steps)]
+    names = set.intersection(*map(set, profiled))
+    by_name = {name: [seconds[name] for seconds in profiled] for name in names}
+    longest = sorted(names, key=lambda name: sum(by_name[name]), reverse=True)[:count]
+    return {WHOLE: whole, **{name: by_name[name] for name in longest}}
+
+
+def operations_of(step: Callable[[], object], device: torch.device) -> dict[str, float]:
+    """Run a step once and return the seconds of each of its operations on ``device``, by their shortened names."""
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
     with profile(activities=activities) as profiled:
-        for _ in range(steps):
-            step()
-        clock.now()  # which waits for the device
+        step()
+        clock_of(device).now()  # which waits for the device
     seconds: dict[str, float] = {}
     for event in profiled.key_averages():
         if device.type == "cpu":
@@ -43,9 +51,8 @@ def longest_operations(step: Callable[[], object], device: torch.device, steps: 
         else:  # operators of the CPU carry the time of their kernels, too
             spent = event.self_device_time_total if event.device_type == DeviceType.CUDA else 0
         name = shortened(event.key)
-        seconds[name] = seconds.get(name, 0) + spent / 1e6 / steps
-    longest = sorted(seconds, key=seconds.__getitem__, reverse=True)[:count]
-    return {WHOLE: whole, **{name: [seconds[name]] * steps for name in longest}}
+        seconds[name] = seconds.get(name, 0.0) + spent / 1e6
+    return seconds
 
 
 def shortened(name: str) -> str:

@@ -191,7 +191,11 @@ def compare_operations(cfg: CfgNode, case: Case, steps: int) -> list[Row]:
         reference=WHOLE,
         clock=clock_of(device),
         settings={**case._asdict(), "queue": QUEUE_SIZE, "device": device.type, "groups": GROUPS},
-        details={who: {"of the step": f"{values[0] / whole:.1%}"} for who, values in seconds.items() if who != WHOLE},
+        details={
+            who: {"of the step": f"{Spread.of(values).median / whole:.1%}"}
+            for who, values in seconds.items()
+            if who != WHOLE
+        },
     )
 
 

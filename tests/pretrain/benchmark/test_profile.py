@@ -12,7 +12,7 @@ def test_longest_operations__the_large_product_comes_before_the_small_sum():
     seconds = longest_operations(lambda: (large @ large, small + small), CPU, steps=3, count=1)
     assert list(seconds) == [WHOLE, "aten::mm"]
     assert [len(values) for values in seconds.values()] == [3, 3]
-    assert len(set(seconds["aten::mm"])) == 1  # the mean
+    assert min(seconds["aten::mm"]) > 0
 
 
 def test_shortened__keeps_both_ends():
