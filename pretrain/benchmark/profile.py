@@ -22,8 +22,8 @@ def longest_operations(step: Callable[[], object], device: torch.device, steps: 
         count: how many operations are named.
 
     Returns:
-        the seconds of each step under `WHOLE`, then those of the operations of all profiled steps, in each of these, the
-        longest in sum first. An operation's are without those of the operations that it calls.
+        the seconds of each step under `WHOLE`; then those that each operation takes in each profiled step, the longest
+        in sum first. An operation's are without those of the operations that it calls.
     """
     clock = clock_of(device)
     whole = []
