@@ -173,10 +173,11 @@ def test_run_trials__what_was_trained_before_tells_nothing_of_the_time_left(stud
 
 def test_run_trials__jobs_divide_the_time_left(study, clock):
     study["seeds"] = [0, 1, 2, 3]
-    left = [line.partition("; ")[2] for line in announced(study, jobs=2)]
-    for number, text in enumerate(left, 1):
-        # The trial before this one is running still, or has ended; one that just ended may not be counted yet.
-        allowed = {f"about {5 * max(2, 8 - ended)} min left" for ended in (number - 3, number - 2, number - 1)}
+    left = {int(line.split()[1]): line.partition("; ")[2] for line in announced(study, jobs=2)}
+    assert sorted(left) == list(range(1, 9))  # two jobs may announce theirs in either order
+    for number, text in left.items():
+        # The trial before this one is running still, or has ended.
+        allowed = {f"about {5 * max(2, 8 - ended)} min left" for ended in (number - 2, number - 1)}
         assert text in (allowed if number > 2 else {""} | allowed), number
 
 
