@@ -146,3 +146,10 @@ def assert_same_training(found: Training, expected: Training, devices: Sequence[
         for name, value in state.items():
             mean = torch.stack([each[name].double() for each in theirs]).mean(dim=0).to(value.dtype)
             torch.testing.assert_close(value, mean, atol=1e-5, rtol=0, msg=lambda m, at=(step, name): f"{at}: {m}")
+
+
+def assert_same_in_processes(found: Sequence[Training], expected: Training) -> None:
+    """Compare each process's training; together they stand for the devices of ``expected``, in order."""
+    devices = len(expected.states[0]) // len(found)
+    for rank, training in enumerate(found):
+        assert_same_training(training, expected, range(rank * devices, (rank + 1) * devices))

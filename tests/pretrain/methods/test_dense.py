@@ -24,6 +24,7 @@ from tests.pretrain.methods.small import (
     SEED,
     TEMPERATURE,
     Training,
+    assert_same_in_processes,
     assert_same_training,
     contrast,
     image_batches,
@@ -161,9 +162,7 @@ def test_dense__agrees_with_the_definition_in_two_processes():
     # Two processes of two groups each normalise as four devices do.
     trainings = run_in_processes(train_both_ways)
     for groups in (1, 2):
-        expected = reference(2 * groups)
-        for rank, found in enumerate(trainings):
-            assert_same_training(found[groups], expected, range(rank * groups, (rank + 1) * groups))
+        assert_same_in_processes([found[groups] for found in trainings], reference(2 * groups))
 
 
 def test_warmup__is_moco_to_the_last_bit():

@@ -17,6 +17,7 @@ from tests.pretrain.methods.small import (
     SEED,
     TEMPERATURE,
     Training,
+    assert_same_in_processes,
     assert_same_training,
     contrast,
     encode,
@@ -89,9 +90,7 @@ def test_memory_bank__agrees_with_the_definition_in_one_process(groups):
 def test_memory_bank__agrees_with_the_definition_in_two_processes():
     trainings = run_in_processes(train_both_ways)
     for groups in (1, 2):
-        expected = reference(2 * groups)
-        for rank, found in enumerate(trainings):
-            assert_same_training(found[groups], expected, range(rank * groups, (rank + 1) * groups))
+        assert_same_in_processes([found[groups] for found in trainings], reference(2 * groups))
         banks = [found[groups].states[-1]["bank"] for found in trainings]
         assert torch.equal(*banks)
 
