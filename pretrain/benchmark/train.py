@@ -25,6 +25,9 @@ from .plain_views import PlainViews
 
 REFERENCE = "the original's loop, float32"
 
+# Changes by which a run neither ends while it is measured nor saves anything.
+ENDLESS = {"SOLVER.MAX_EPOCHS": 10**6, "SOLVER.CHECKPOINT_PERIOD": 10**9}
+
 
 @contextmanager
 def config_of(args: argparse.Namespace) -> Iterator[CfgNode]:
@@ -40,8 +43,7 @@ def config_of(args: argparse.Namespace) -> Iterator[CfgNode]:
             "DATA.ROOT": images,
             "DATA.NUM_WORKERS": 0,
             "MODEL.DEVICE": args.device,
-            "SOLVER.MAX_EPOCHS": 10**6,  # so long that the run does not end while it is measured
-            "SOLVER.CHECKPOINT_PERIOD": 10**6,
+            **ENDLESS,
             "OUTPUT_DIR": output,
         }
         merge_changes(cfg, args.config_file, changes)

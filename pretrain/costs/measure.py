@@ -1,24 +1,24 @@
 """What a run costs on this machine: some steps of the real trainer, timed, and the memory that they took."""
 
-import logging
 import multiprocessing
 import os
 import resource
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from fvcore.common.config import CfgNode
 
+from mocodet.common.benchmark.run import quiet
 from mocodet.common.progress import progress
 
 from ..benchmark.photographs import SMALL, draw_photographs
-from ..benchmark.train import our_iterations
+from ..benchmark.train import ENDLESS, our_iterations
 from ..data.cache import CachedImages
 from ..data.folders import ImageFolder
 from ..data.sampler import EpochSampler
@@ -69,7 +69,7 @@ def measure_run(cfg: CfgNode, world: int, images: int, steps: int) -> Measured:
         ValueError: a batch that does not divide between the processes, or is larger than the data set; an image that
             cannot be read.
     """
-    with tempfile.TemporaryDirectory() as folder, silence():
+    with tempfile.TemporaryDirectory() as folder, quiet():  # warnings would be about the small run
         small, data = small_run(cfg, world, images, Path(folder))
         device = resolve_device(small)
         reset_peaks(device)
@@ -114,9 +114,8 @@ def small_run(cfg: CfgNode, world: int, images: int, folder: Path) -> tuple[CfgN
         "OUTPUT_DIR": str(output),
         "SEED": 0,
         "SOLVER.IMS_PER_BATCH": rows,
-        "SOLVER.MAX_EPOCHS": 10**6,  # the run does not end while it is measured, nor does it save anything
         "SOLVER.MAX_ITER": 0,
-        "SOLVER.CHECKPOINT_PERIOD": 10**9,
+        **ENDLESS,
     }
     nothing = ("DATA.SHARDS", "DATA.ANNOTATIONS", "DATA.VAL_ROOT", "DATA.VAL_ANNOTATIONS", "MODEL.WEIGHTS")
     changes |= dict.fromkeys((*nothing, "KNN.TRAIN_ROOT", "KNN.VAL_ROOT"), "")
@@ -140,18 +139,6 @@ def link_some(root: str, folder: Path, batch: int) -> int:
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(path.resolve())
     return count
-
-
-@contextmanager
-def silence() -> Iterator[None]:
-    """Keep warnings back that are about the small run, and not about the user's."""
-    logger = logging.getLogger("mocodet.pretrain")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def describe(cfg: CfgNode, device: torch.device) -> str:
@@ -199,7 +186,7 @@ def memory_of(trainer: PretrainTrainer, images: int) -> dict[str, float]:
 
 
 def peak_resident(process: int) -> float:
-    """Return the largest resident set that a process has had, in bytes; without Linux this process's, whichever."""
+    """Return the largest resident set that a process has had, in bytes; without Linux that of this process."""
     status = Path(f"/proc/{process}/status")
     if status.is_file():
         fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
