@@ -12,7 +12,7 @@ from .knn import nearest
 
 QUERIES, NEIGHBOURS = 20, 8
 
-# Neighbours whose similarities are equal to so many digits stand in the order of the files: the digits after these
+# Neighbours whose similarities are equal to this many digits stand in the order of the files: the digits after these
 # differ between devices and batch sizes.
 DIGITS = 4
 

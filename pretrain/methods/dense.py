@@ -51,7 +51,7 @@ class DenseContrast(MomentumContrast, name="dense"):
         shuffle: moves key images between devices or batch-norm groups, and what was made of them back.
         dense_head: maps, N x D x S x S, to N x C x S x S. The key's starts as its exact copy and follows it like f_k.
         dense_weight: lambda.
-        dense_warmup_iters: for so many iterations lambda is 0; the dense queue fills meanwhile.
+        dense_warmup_iters: iterations at the start in which lambda is 0; the dense queue fills meanwhile.
         options: see `MomentumContrast`. Both queues are of its ``queue_size``, both losses of its ``temperature``.
 
     Raises:

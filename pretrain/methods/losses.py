@@ -31,7 +31,7 @@ def contrast_accuracy(logits: torch.Tensor, positive: torch.Tensor | None = None
 
 
 def chance_among(candidates: int) -> dict[str, float]:
-    """Return ``"loss"`` and ``"accuracy"`` of a guess among so many keys or classes: ln(n) and 1/n."""
+    """Return ``"loss"`` and ``"accuracy"`` of a guess among n keys or classes: ln(n) and 1/n."""
     return {"loss": math.log(candidates), "accuracy": 1 / candidates}
 
 
