@@ -1,7 +1,12 @@
 """One process at a time, on one machine or on a shared disk."""
 
+import errno
+import fcntl
+import json
 import logging
 import os
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +15,23 @@ from iopath.common.file_io import file_lock
 from portalocker.exceptions import LockException
 
 PATIENCE = 3600.0  # seconds
+
+CLAIM = "in_use.lock"  # in a folder that a process works in
+
+logger = logging.getLogger(__name__)
+
+# Open files of this process's claims. A lock of flock belongs to the open file, which a forked child shares: a loader
+# that outlives its killed parent would keep the parent's lock. So a child closes them; this frees nothing.
+_claims: set[int] = set()
+
+
+def _leave_claims_to_parent() -> None:
+    for descriptor in _claims:
+        os.close(descriptor)
+    _claims.clear()
+
+
+os.register_at_fork(after_in_child=_leave_claims_to_parent)
 
 
 @contextmanager
@@ -33,7 +55,7 @@ def exclusive(path: str | os.PathLike, patience: float = PATIENCE) -> Iterator[N
         try:
             lock.acquire(timeout=0)
         except LockException:
-            logging.getLogger(__name__).warning("waiting for another process, which holds %s.lock", path)
+            logger.warning("waiting for another process, which holds %s.lock", path)
             lock.acquire(timeout=patience)
     except LockException as error:
         raise OSError(
@@ -42,3 +64,72 @@ def exclusive(path: str | os.PathLike, patience: float = PATIENCE) -> Iterator[N
         ) from error
     with lock:  # it is held already; leaving the block gives it back
         yield
+
+
+@contextmanager
+def claim(folder: str | os.PathLike, *, work: str = "trains", instead: str = "choose another folder") -> Iterator[None]:
+    """Hold ``folder`` for this process while the block runs; refuse at once where another process holds it.
+
+    The lock is on the file `CLAIM` in it, which says who holds it and is removed when the block ends. A process that
+    ends, in whatever way, gives its claim back: what a killed one left is taken over. Children have no part in it.
+    Where the disk knows no locks, a warning is all. Parent folders are made.
+
+    Args:
+        folder: what one process at a time may write to.
+        work: what this process does there, for the message of the one that is refused.
+        instead: what else that one can do.
+
+    Raises:
+        BlockingIOError: another process holds it; the message has its id, its machine and since when.
+        OSError: the folder or the file cannot be made.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / CLAIM
+    descriptor = _lock(path)
+    if descriptor is None:
+        raise BlockingIOError(f"{_holder(path)} {folder}; wait for it, end it, or {instead}")
+    _claims.add(descriptor)
+    try:
+        holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%F %T"), "work": work}
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+        yield
+    finally:
+        if descriptor in _claims:  # else this is a forked child
+            _claims.remove(descriptor)
+            path.unlink(missing_ok=True)  # while it is locked: see `_lock`
+            os.close(descriptor)
+
+
+def _lock(path: Path) -> int | None:
+    """Lock the file at ``path``, made if need be, and return its descriptor; None where another process has it."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Between opening and locking, its holder may have ended and removed it; what is locked must be what
+            # others will find.
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                return descriptor
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        except FileNotFoundError:
+            pass  # removed just now
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                os.close(descriptor)
+                raise
+            logger.warning("%s cannot be locked on this disk (%s): see that one process alone uses it", path, error)
+            return descriptor
+        os.close(descriptor)
+
+
+def _holder(path: Path) -> str:
+    """Say who holds the claim at ``path``, and what it does, as the beginning of a sentence."""
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        return f"another process (pid {held['pid']} on {held['host']}, since {held['since']}) {held['work']} in"
+    except (OSError, ValueError, KeyError, TypeError):  # it ends or begins just now
+        return "another process works in"
