@@ -12,6 +12,7 @@ from fvcore.common.checkpoint import Checkpointer
 from torch import nn
 
 from mocodet.common.checkpoint import AtomicSaveMixin, check_fits, errors_about, last_checkpoint, load_torch_file
+from mocodet.common.divergence import check_state
 from mocodet.common.encoders.find import recorded_method
 from mocodet.common.encoders.reading import (
     BATCH_COUNTER,
@@ -35,8 +36,8 @@ SIGNS_BEFORE: dict[str, list[str]] = {"told": []}
 BACKBONE = re.compile(r"(?:conv1|bn1|layer\d)\.")
 
 DIVERGED = (
-    "Training diverged: lower SOLVER.BASE_LR or set SOLVER.PRECISION float32, and go on from the last checkpoint, in"
-    " which all numbers are finite, with --resume"
+    "Lower SOLVER.BASE_LR or set SOLVER.PRECISION float32, and go on from the last checkpoint, in which all numbers are"
+    " finite, with --resume"
 )
 
 
@@ -57,9 +58,7 @@ class PretrainCheckpointer(AtomicSaveMixin, Checkpointer):
         Raises:
             FloatingPointError: a parameter or buffer is not finite. Nothing is written.
         """
-        state = self.model.state_dict().items()
-        if faulty := [key for key, tensor in state if tensor.is_floating_point() and not tensor.isfinite().all()]:
-            raise FloatingPointError(f"{faulty[0]} and {len(faulty) - 1} more tensors are not finite. {DIVERGED}")
+        check_state(self.model.state_dict(), kwargs.get("iteration"), DIVERGED)
         method = {"name": self.model.name, "encoder": self.model.encoder_name}  # by which others find the encoder
         super().save(name, rng=comm.all_gather(rng_state()), method=method, **kwargs)
         if self.save_to_disk:

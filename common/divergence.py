@@ -1,0 +1,49 @@
+"""Numbers that are not finite: found where losses are logged, and before a checkpoint is written."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+
+from .text import first_few
+
+
+def check_losses(losses: Mapping[str, float], iteration: int, remedy: str) -> None:
+    """Refuse losses, and what is logged with them, that are not finite.
+
+    Args:
+        losses: by name.
+        iteration: that they are of, from 0 on.
+        remedy: what to do, as sentences.
+
+    Raises:
+        FloatingPointError: a value is NaN or infinite; the message has all of them.
+    """
+    if not all(map(math.isfinite, losses.values())):
+        values = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
+        raise FloatingPointError(f"training diverged at iteration {iteration}: {values}. {remedy}")
+
+
+def check_state(state: Mapping[str, torch.Tensor], iteration: int | None, remedy: str) -> None:
+    """Refuse a model that is not to become a checkpoint: with parameters or buffers that are not finite.
+
+    The device is waited for once, whatever the number of tensors.
+
+    Args:
+        state: of the model.
+        iteration: after which it is to be written, from 0 on; None where that is not known.
+        remedy: what to do, as sentences.
+
+    Raises:
+        FloatingPointError: a value is NaN or infinite; the message names the first tensors with such values.
+    """
+    names = [name for name, tensor in state.items() if tensor.is_floating_point()]
+    if not names:
+        return
+    finite = torch.stack([state[name].isfinite().all() for name in names]).tolist()
+    if faulty := [name for name, is_finite in zip(names, finite, strict=True) if not is_finite]:
+        when = "" if iteration is None else f" by iteration {iteration}"
+        raise FloatingPointError(
+            f"training diverged{when}: {len(faulty)} of {len(names)} tensors of the model are not"
+            f" finite ({first_few(faulty, 3)}), so no checkpoint is written. {remedy}"
+        )
