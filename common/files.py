@@ -1,12 +1,17 @@
 """Files that matter appear whole or not at all."""
 
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+logger = logging.getLogger(__name__)
+
+BLOCK = 1 << 16  # bytes read at a time
 
 
 @contextmanager
@@ -45,3 +50,25 @@ def write_json(path: str | os.PathLike, content: Any) -> None:
     with atomic_open(path, "w", encoding="utf-8") as handle:
         json.dump(content, handle, indent=2, allow_nan=False)
         handle.write("\n")
+
+
+def drop_half_line(path: str | os.PathLike) -> None:
+    """Cut a file of lines after its last whole one, and say so: a full disk or a killed process leaves half of one.
+
+    The file is shortened in place, which takes no room: there may be none on the disk. What is not there is left so.
+    """
+    path = Path(path)
+    if not path.is_file():
+        return
+    with path.open("r+b") as handle:
+        end = length = handle.seek(0, os.SEEK_END)
+        newline = -1
+        while newline < 0 < end:
+            start = max(0, end - BLOCK)
+            handle.seek(start)
+            newline = handle.read(end - start).rfind(b"\n")
+            end = start + newline + 1
+        if end < length:
+            handle.truncate(end)
+            os.fsync(handle.fileno())
+            logger.warning("%s ended in half a line of %d bytes, which was dropped", path, length - end)

@@ -1,7 +1,6 @@
 """The pre-training loop, on detectron2's engine: `TrainerBase`, its hooks, `EventStorage` and writers."""
 
 import logging
-import math
 import time
 import weakref
 from pathlib import Path
@@ -13,6 +12,8 @@ from detectron2.utils import comm
 from detectron2.utils.events import JSONWriter
 from fvcore.common.config import CfgNode
 
+from mocodet.common.divergence import check_losses
+from mocodet.common.files import drop_half_line
 from mocodet.common.launch import distribute
 from mocodet.common.progress import duration, progress
 
@@ -107,9 +108,11 @@ class PretrainTrainer(TrainerBase):
             built.append(SignWatch(self.cfg, self.facts, chance, self.signs))
         built.append(hooks.PeriodicCheckpointer(self.checkpointer, period))
         if comm.is_main_process():
+            metrics = Path(self.cfg.OUTPUT_DIR, "metrics.json")
+            drop_half_line(metrics)
             writers = [
                 PretrainPrinter(self.max_iter, self.sampler.iterations_per_epoch, chance),
-                JSONWriter(f"{self.cfg.OUTPUT_DIR}/metrics.json"),
+                JSONWriter(str(metrics)),
                 TensorboardWriter(self.cfg.OUTPUT_DIR, chance, self.max_iter),
             ]
             built.append(LogWriter(writers, self.cfg.LOG_PERIOD, evaluators, chance))
@@ -267,8 +270,7 @@ class PretrainTrainer(TrainerBase):
             dist.all_reduce(means)
             means /= comm.get_world_size()
         values = dict(zip(outputs, means.tolist(), strict=True))
-        if not all(map(math.isfinite, values.values())):
-            raise FloatingPointError(f"iteration {self.iter}: {values}. {DIVERGED}")
+        check_losses(values, self.iter, DIVERGED)
         self.storage.put_scalars(data_time=data_time, **values)
 
     def writes_log(self) -> bool:

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from mocodet.common.files import atomic_open, write_json
+from mocodet.common import files
+from mocodet.common.files import atomic_open, drop_half_line, write_json
 
 
 def names(folder: Path) -> list[str]:
@@ -50,3 +51,27 @@ def test_write_json__whole_or_not_at_all(tmp_path):
         write_json(path, {"top1": 2.5, "top5": float("nan")})
     assert json.loads(path.read_text()) == {"top1": 1.5}
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("content", "kept"),
+    [
+        (b"", b""),
+        (b"half", b""),
+        (b"\n", b"\n"),
+        (b'{"a": 1}\n{"b": 2}\n', b'{"a": 1}\n{"b": 2}\n'),
+        (b'{"a": 1}\n{"b"', b'{"a": 1}\n'),
+        (b'{"a": 1}\n{"b": 2}', b'{"a": 1}\n'),  # whether it is whole, nobody can know
+        (b"long line\n" + b"x" * 20, b"long line\n"),
+    ],
+)
+def test_drop_half_line__leaves_whole_lines(tmp_path, monkeypatch, caplog, content, kept):
+    monkeypatch.setattr(files, "BLOCK", 7)
+    path = tmp_path / "metrics.json"
+    drop_half_line(path)
+    assert names(tmp_path) == []
+    path.write_bytes(content)
+    drop_half_line(path)
+    assert path.read_bytes() == kept
+    dropped = [f"{path} ended in half a line of {len(content) - len(kept)} bytes, which was dropped"]
+    assert caplog.messages == (dropped if kept != content else [])
