@@ -5,7 +5,8 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -27,6 +28,7 @@ from mocodet import configs
 from .allocator import keep_freed_memory
 from .cores import threads_for_each
 from .errors import USER_ERRORS, errors_in_one_line
+from .locks import claim
 
 
 def merge_config(cfg: CfgNode, config_file: str, opts: Sequence[str]) -> Path:
@@ -188,6 +190,29 @@ def fresh_store(store: dist.Store, rank: int, world_size: int) -> dist.Store:
                 store.set(f"mocodet/answer/{store.get(f'mocodet/question/{other}').decode()}", mine)
         time.sleep(0.01)
     return dist.PrefixStore(f"mocodet/{mine}", store)
+
+
+@contextmanager
+def claim_output(folder: str) -> Iterator[None]:
+    """Hold ``OUTPUT_DIR`` for the processes of this run while the block runs; all of them must call it.
+
+    The main process has the lock; the others wait for it, so that none writes anything before.
+
+    Raises:
+        BlockingIOError: in all processes: another run trains in ``folder``; see `mocodet.common.locks.claim`.
+        OSError: in all processes: the folder cannot be made or written to.
+    """
+    with ExitStack() as held:
+        refusal: OSError | None = None
+        if comm.is_main_process():
+            try:
+                held.enter_context(claim(folder, instead="choose another OUTPUT_DIR"))
+            except OSError as error:
+                refusal = error
+        refusal = comm.all_gather(refusal)[0]
+        if refusal is not None:
+            raise refusal
+        yield
 
 
 def _divide_cores(processes: int) -> None:

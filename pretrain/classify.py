@@ -9,6 +9,7 @@ from mocodet.common.checkpoint import last_checkpoint
 from mocodet.common.launch import launch
 
 from .checkpoint import load_classifier
+from .config import check_config
 from .device import memory_format, resolve_device
 from .evaluation.classification import ClassificationEvaluator, open_validation
 from .methods import METHODS
@@ -48,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
     """Do, in one process of the launched ones, what the command line asks for.
 
     Raises:
-        FileNotFoundError, ValueError: METHOD is not one that classifies; see `read_config`, `start` and what follows.
+        FileNotFoundError, ValueError: METHOD is not one that classifies; see `read_config` and what follows.
     """
     cfg, path = read_config(args)
     if cfg.METHOD in METHODS and not METHODS[cfg.METHOD].classifies:
@@ -56,6 +57,7 @@ def run(args: argparse.Namespace) -> None:
             f"{path} has METHOD {cfg.METHOD!r}; expected 'supervised': pre-train by contrast with mocodet pretrain"
         )
     if args.eval_only:
+        check_config(cfg)
         start(cfg, resume=args.resume)
         evaluate(cfg, resume=args.resume)
     else:

@@ -13,7 +13,7 @@ from fvcore.common.config import CfgNode
 from mocodet.common.checkpoint import last_checkpoint
 from mocodet.common.errors import errors_in_one_line
 from mocodet.common.files import atomic_open
-from mocodet.common.launch import launch, merge_config
+from mocodet.common.launch import claim_output, launch, merge_config
 
 from .build import choose_augment
 from .checkpoint import VIEWS_BEFORE
@@ -32,12 +32,7 @@ def read_config(args: argparse.Namespace) -> tuple[CfgNode, Path]:
 
 
 def start(cfg: CfgNode, *, resume: bool) -> None:
-    """Check the config, decide what it leaves open (see `_decide`), freeze it, and start logging.
-
-    Raises:
-        ValueError: a value that no recipe can mean.
-    """
-    check_config(cfg)
+    """Decide what a checked config leaves open (see `_decide`), freeze it, and start logging."""
     _decide(cfg, resume)
     cfg.freeze()
 
@@ -78,7 +73,8 @@ def pretrain(cfg: CfgNode, *, resume: bool = False, original: str = "") -> Path:
         the checkpoint of the end, ``OUTPUT_DIR/model_final.pth``.
 
     Raises:
-        FileNotFoundError, ValueError: see `start` and `PretrainTrainer`.
+        FileNotFoundError, ValueError: see `check_config` and `PretrainTrainer`.
+        BlockingIOError: another process trains in OUTPUT_DIR.
         FileExistsError: not ``resume``, and OUTPUT_DIR holds the checkpoints of another run.
         FloatingPointError: training diverged.
     """
@@ -87,14 +83,16 @@ def pretrain(cfg: CfgNode, *, resume: bool = False, original: str = "") -> Path:
             f"--resume-from {original} with MODEL.WEIGHTS {cfg.MODEL.WEIGHTS!r}; expected one of the two: a whole run"
             " that goes on, or an encoder that a new run starts from (docs/warm_start.md)"
         )
-    start(cfg, resume=resume)
-    trainer = PretrainTrainer(cfg)
-    trainer.resume_or_start(resume, original)
-    # Not before: a run that was refused must not overwrite the config of the one that stands there.
-    if comm.is_main_process():
-        with atomic_open(Path(cfg.OUTPUT_DIR, CONFIG), "w") as handle:
-            handle.write(cfg.dump())
-    trainer.train()
+    check_config(cfg)
+    with claim_output(cfg.OUTPUT_DIR):
+        start(cfg, resume=resume)
+        trainer = PretrainTrainer(cfg)
+        trainer.resume_or_start(resume, original)
+        # Not before: a run that was refused must not overwrite the config of the one that stands there.
+        if comm.is_main_process():
+            with atomic_open(Path(cfg.OUTPUT_DIR, CONFIG), "w") as handle:
+                handle.write(cfg.dump())
+        trainer.train()
     return Path(cfg.OUTPUT_DIR, "model_final.pth")
 
 

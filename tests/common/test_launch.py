@@ -19,7 +19,8 @@ from torch import nn
 from torch.multiprocessing import ProcessRaisedException
 from torch.nn.parallel import DistributedDataParallel
 
-from mocodet.common.launch import distribute, fresh_store, launch, merge_config
+from mocodet.common.launch import claim_output, distribute, fresh_store, launch, merge_config
+from mocodet.common.locks import CLAIM, claim
 from mocodet.pretrain.config import get_cfg
 from tests.commands import parsed, pretrain
 from tests.processes import run_in_processes
@@ -284,3 +285,25 @@ def test_distribute__averages_gradients_on_cpu():
     for wrapped, gradient in run_in_processes(averaged_gradient):
         assert wrapped
         torch.testing.assert_close(gradient, torch.full((1, 3), 1.5))
+
+
+def claims(free: Path, held: Path) -> tuple[bool, int, str]:
+    """Whether the lock is there once this process may go on, the process that has it, and what becomes of the other."""
+    with claim_output(str(free)):
+        there, holder = (free / CLAIM).is_file(), json.loads((free / CLAIM).read_text())["pid"]
+        comm.synchronize()
+    try:
+        with claim_output(str(held)):
+            return there, holder, "may go on"
+    except BlockingIOError as error:
+        return there, holder, str(error)
+
+
+def test_claim_output__no_process_goes_on_before_the_main_one_has_it(tmp_path):
+    with claim(tmp_path / "held"):
+        first, second = run_in_processes(claims, tmp_path / "free", tmp_path / "held")
+    assert first == second
+    assert first[0]
+    assert first[2].startswith(f"another process (pid {os.getpid()} on ")
+    assert first[2].endswith("choose another OUTPUT_DIR")
+    assert not (tmp_path / "free" / CLAIM).exists()

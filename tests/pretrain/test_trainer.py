@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from mocodet.common.locks import claim
 from mocodet.pretrain import run as cli
 from mocodet.pretrain.config import get_cfg
 from mocodet.pretrain.device import amp_dtype
@@ -190,7 +191,9 @@ def test_resume__two_processes_are_bit_identical(images, tmp_path):
 def test_resume__obeys_a_changed_rate_and_length(images, whole_run, tmp_path):
     copy_checkpoint(whole_run, tmp_path / "run", "model_final.pth")
     changes = ("SOLVER.BASE_LR", 0.002, "SOLVER.LR_SCHEDULE", "step", "SOLVER.STEPS", "(5,)", "SOLVER.MAX_EPOCHS", 6)
+    (tmp_path / "run" / "metrics.json").write_text('{"iteration": 7}\n{"iteration": 8, "lo')  # killed, or a full disk
     pretrain(images, tmp_path / "run", *changes, "SOLVER.WEIGHT_DECAY", 0.0, flags=("--resume",))
+    assert "half a line of 20 bytes, which was dropped" in (tmp_path / "run" / "log.txt").read_text()
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.json").read_text().splitlines()]
     assert [line["lr"] for line in lines if "loss" in line] == pytest.approx([0.002, 0.002, 0.0002, 0.0002])
     state = torch.load(tmp_path / "run" / "model_final.pth", weights_only=True)["optimizer"]
@@ -272,6 +275,15 @@ def test_start__refuses_the_folder_of_another_run(images, whole_run):
     assert contents() == before
 
 
+def test_start__refuses_the_folder_in_which_another_process_trains(images, tmp_path):
+    with (
+        claim(tmp_path / "run"),
+        pytest.raises(BlockingIOError, match=r"^another process \(pid .*\) trains in .*; .*choose another OUTPUT_DIR$"),
+    ):
+        pretrain(images, tmp_path / "run")
+    assert list((tmp_path / "run").iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -300,7 +312,7 @@ def test_resume__damaged_checkpoint_is_named(images, whole_run, tmp_path):
 
 
 def test_run__diverging_loss_is_an_error(images, tmp_path):
-    with pytest.raises(FloatingPointError, match="Training diverged"):
+    with pytest.raises(FloatingPointError, match=r"training diverged by iteration 0: .*no checkpoint is written"):
         pretrain(images, tmp_path / "run", "SOLVER.BASE_LR", 1e38, "SOLVER.CHECKPOINT_PERIOD", 1)
     assert not list((tmp_path / "run").glob("*.pth")), "weights that are not finite must not become a checkpoint"
 
