@@ -38,10 +38,18 @@ class Detections:
         return len(self.scores)
 
 
-def average_precisions(
-    detections: Detections, objects: Objects, thresholds: Sequence[float], *, use_07_metric: bool
-) -> np.ndarray:
-    """Compute the AP of one class at each IoU threshold (Everingham et al., IJCV 2010, section 4.2).
+@dataclass(frozen=True)
+class Judgement:
+    """What became of the N detections of one class, in the order of their falling scores, at each of T thresholds."""
+
+    scores: np.ndarray  # N
+    image: np.ndarray  # N, place of the image in the split
+    right: np.ndarray  # T x N, bool
+    wrong: np.ndarray  # T x N, bool; neither right nor wrong: of a difficult object
+
+
+def judge(detections: Detections, objects: Objects, thresholds: Sequence[float]) -> Judgement:
+    """Tell the right detections of one class from the wrong ones (Everingham et al., IJCV 2010, section 4.2).
 
     A detection belongs to the object of its image that it overlaps most. It is right if their IoU is above the
     threshold and no detection of a higher score has taken the object, left out if the object is difficult, and wrong
@@ -51,22 +59,34 @@ def average_precisions(
         detections: of one class.
         objects: of the same class and split.
         thresholds: T of IoU, from 0 to 1.
+    """
+    order = np.argsort(-detections.scores)  # ties as numpy's default sort leaves them, as in detectron2
+    detections = Detections(detections.image[order], detections.boxes[order], detections.scores[order])
+    overlap, place = _most_overlapped(detections, objects)
+    judged = [_judge(overlap > threshold, place, objects.difficult) for threshold in thresholds]
+    right, wrong = (np.array([pair[part] for pair in judged]) for part in (0, 1))
+    return Judgement(detections.scores, detections.image, right, wrong)
+
+
+def average_precisions(judgement: Judgement, num_positives: int, *, use_07_metric: bool) -> np.ndarray:
+    """Compute the AP of one class at each threshold.
+
+    Args:
+        judgement: of the class's detections.
+        num_positives: how many objects there are to find.
         use_07_metric: precision averaged over eleven recalls (2007) rather than the area under the curve (2012).
 
     Returns:
         T values from 0 to 1. Without objects to find they are what detectron2 makes of it: nan where there are
         detections and the metric is 2012's, else 0.
     """
-    if not objects.num_positives:
-        return np.full(len(thresholds), np.nan if len(detections) and not use_07_metric else 0.0)
-    order = np.argsort(-detections.scores)  # ties as numpy's default sort leaves them, as in detectron2
-    detections = Detections(detections.image[order], detections.boxes[order], detections.scores[order])
-    overlap, place = _most_overlapped(detections, objects)
+    if not num_positives:
+        undefined = len(judgement.scores) and not use_07_metric
+        return np.full(len(judgement.right), np.nan if undefined else 0.0)
     aps = []
-    for threshold in thresholds:
-        right, wrong = _judge(overlap > threshold, place, objects.difficult)
+    for right, wrong in zip(judgement.right, judgement.wrong, strict=True):
         true_positives, false_positives = np.cumsum(right, dtype=float), np.cumsum(wrong, dtype=float)
-        recall = true_positives / float(objects.num_positives)
+        recall = true_positives / float(num_positives)
         # The first detections may all belong to difficult objects: neither right nor wrong.
         precision = true_positives / np.maximum(true_positives + false_positives, np.finfo(np.float64).eps)
         # Precision only falls where a detection is wrong: the curve's steps, which alone count, are where one is right.

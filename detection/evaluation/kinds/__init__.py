@@ -16,6 +16,8 @@ from detectron2.config import CfgNode
 from detectron2.data import Metadata, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 
+from mocodet.common.matches import Matches
+
 from ..things import Thing
 
 Results = OrderedDict[str, dict[str, float]]  # task: metric: value
@@ -36,6 +38,8 @@ class EvaluationKind:
         evaluate_saved: (evaluator, file or folder) -> the results of what a run has left there, instead of what the
             evaluator has processed, and the number of predictions; None: runs keep none. Raises FileNotFoundError, or
             ValueError: the predictions are malformed, of another data set, or lack what a task needs.
+        matches: (evaluator) -> what its last evaluation found right and wrong, by task, on the main process; None: it
+            cannot be told, as where pixels are counted.
         read: (file or folder, metadata, records) -> what a run has left there, as things to draw, by the keys of the
             images (`image_key`); None: likewise. Raises like ``evaluate_saved``.
         tasks: those that ``mocodet evaluate --tasks`` can choose from.
@@ -49,6 +53,7 @@ class EvaluationKind:
     check: Callable[[CfgNode, str], object] = lambda cfg, dataset_name: None
     check_files: Callable[[str], object] = lambda dataset_name: None
     evaluate_saved: Callable[[Any, Path], tuple[Results, int]] | None = None
+    matches: Callable[[Any], Mapping[str, Matches]] | None = None
     read: Callable[[Path, Metadata, Sequence[Mapping[str, Any]]], Mapping[str, list[Thing]]] | None = None
     tasks: tuple[str, ...] = ()
     has_label_images: bool = False

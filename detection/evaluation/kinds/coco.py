@@ -18,14 +18,15 @@ from detectron2.utils.file_io import PathManager
 from faster_coco_eval import COCO, COCOeval_faster
 
 from mocodet.common.files import atomic_open
+from mocodet.common.matches import Matches
 
 from ...data.coco import check_not_lvis
+from ..coco_matches import Rows, coco_matches
 from ..coco_results import RESULTS, SHAPES, choose_tasks, predicted_tasks, read_json, read_results, read_things
 from . import EvaluationKind, Results, register_kind
 
 logger = logging.getLogger(__name__)
 
-Rows = Sequence[Mapping[str, Any]]  # annotations or predictions in COCO's formats
 COCO_KEYPOINTS = 17  # how many spreads the metric's definition gives, for a person's keypoints
 
 
@@ -63,6 +64,15 @@ class FasterCOCOEvaluator(COCOEvaluator):
             raise ValueError(f"{file} is no file of annotations in COCO's format: {error!r}") from error
         self._dataset_name = dataset_name
         self.reset()
+
+    def reset(self) -> None:
+        """Forget the predictions seen, and the last evaluation of them."""
+        super().reset()
+        self._evaluations: dict[str, COCOeval_faster] = {}  # by task
+
+    def matches(self) -> dict[str, Matches]:
+        """Return what the last evaluation, on this process, found right and wrong; see `EvaluationKind`."""
+        return {task: coco_matches(evaluation) for task, evaluation in self._evaluations.items()}
 
     def evaluate_saved(self, path: str | Path) -> tuple[Results, int]:
         """Evaluate a file of COCO's results or ``instances_predictions.pth``; see `EvaluationKind`.
@@ -104,6 +114,7 @@ class FasterCOCOEvaluator(COCOEvaluator):
         for task in sorted(tasks):
             check_annotations(self._metadata.json_file, self._coco_api.dataset, task, sigmas, results)
             evaluation = evaluate_task(self._ground_truth, results, task, sigmas, self._max_dets_per_image, img_ids)
+            self._evaluations[task] = evaluation
             self._results[task] = self._derive_coco_results(evaluation, task, class_names=self._class_names)
 
     @property
@@ -232,6 +243,7 @@ register_kind(
         ),
         check=check_coco_ground_truth,
         evaluate_saved=FasterCOCOEvaluator.evaluate_saved,
+        matches=FasterCOCOEvaluator.matches,
         read=lambda path, metadata, records: read_things(path, read_json(metadata.json_file)),
         tasks=tuple(SHAPES),
     )

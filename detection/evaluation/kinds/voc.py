@@ -17,10 +17,12 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Instances
 from detectron2.utils import comm
 
+from mocodet.common.matches import Matches
+
 from ...data.voc import read_split
 from ..complete import format_results
 from ..things import Thing
-from ..voc_ap import Detections, Objects, average_precisions
+from ..voc_ap import Detections, Judgement, Objects, average_precisions, judge
 from ..voc_files import read_detections, write_detections
 from . import EvaluationKind, Results, register_kind
 
@@ -74,6 +76,7 @@ class VOCEvaluator(DatasetEvaluator):
     def reset(self) -> None:
         """Forget the detections seen."""
         self._tables: list[np.ndarray] = []  # one for each image, see `_table`
+        self._judgements: dict[str, Judgement] = {}  # of the last evaluation, by class
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
         """Note the detections of a batch, rounded as detectron2 rounds them when it writes them to text.
@@ -119,6 +122,26 @@ class VOCEvaluator(DatasetEvaluator):
         detections = read_detections(folder, self._ground_truth.images, self._class_names)
         return self._evaluate(detections), sum(map(len, detections.values()))
 
+    def matches(self) -> dict[str, Matches]:
+        """Return what the last evaluation, on this process, found right and wrong; see `EvaluationKind`."""
+        judged, truth = list(self._judgements.values()), self._ground_truth
+        places = [objects.image[~objects.difficult] for objects in truth.objects.values()]
+        right = np.concatenate([of.right for of in judged], axis=1)
+        found = Matches(
+            metric=f"voc{self._metadata.year}",
+            thresholds=np.array(IOU_THRESHOLDS) / 100,
+            classes=np.array(self._class_names),
+            images=np.array(truth.images),
+            begin=np.cumsum([0, *(len(of.scores) for of in judged)]),
+            score=np.concatenate([of.scores for of in judged]),
+            image=np.concatenate([of.image for of in judged]),
+            right=right,
+            ignored=~(right | np.concatenate([of.wrong for of in judged], axis=1)),
+            objects_begin=np.cumsum([0, *map(len, places)]),
+            object_image=np.concatenate(places),
+        )
+        return {"bbox": found}
+
     @cached_property
     def _ground_truth(self) -> GroundTruth:
         return read_ground_truth(self._metadata.dirname, self._metadata.split, self._class_names)
@@ -134,9 +157,10 @@ class VOCEvaluator(DatasetEvaluator):
                 f"{self._dataset_name} has no ground truth to evaluate on in its {len(truth.images)} images"
             )
         thresholds = [iou / 100 for iou in IOU_THRESHOLDS]
+        self._judgements = {name: judge(found, truth.objects[name], thresholds) for name, found in detections.items()}
         aps = {  # of each class: at each threshold, per cent
-            name: average_precisions(found, truth.objects[name], thresholds, use_07_metric=is_2007) * 100
-            for name, found in detections.items()
+            name: average_precisions(judged, truth.objects[name].num_positives, use_07_metric=is_2007) * 100
+            for name, judged in self._judgements.items()
         }
         bbox = _means(list(aps.values()))
         for name, values in aps.items():
@@ -250,6 +274,7 @@ register_kind(
         build=lambda cfg, name, tasks, output: VOCEvaluator(name, output),
         check=check_voc_ground_truth,
         evaluate_saved=VOCEvaluator.evaluate_saved,
+        matches=VOCEvaluator.matches,
         read=_read,
     )
 )

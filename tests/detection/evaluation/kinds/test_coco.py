@@ -17,6 +17,8 @@ from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from mocodet.common.matches import Matches
+from mocodet.detection.evaluation.coco_matches import coco_matches
 from mocodet.detection.evaluation.coco_results import mask_fault
 from mocodet.detection.evaluation.kinds.coco import FasterCOCOEvaluator, check_coco_ground_truth, evaluate_task
 from tests.detection.tiny import empty_config, new_name
@@ -104,13 +106,26 @@ def pycocotools(dataset: dict, results: list[dict], task: str, max_dets: tuple[i
     return evaluation
 
 
-@pytest.mark.parametrize("task", ["bbox", "segm", "keypoints"])
-@settings(deadline=None, max_examples=60)
-@given(data=evaluations(), max_dets=st.sampled_from([(1, 10, 100), (1, 2, 3)]))
-def test_evaluate_task__equals_pycocotools(task, data, max_dets):
-    dataset, results = data
-    if not results:  # pycocotools fails
-        return
+def check_matches(found: Matches, theirs: COCOeval) -> None:
+    """Compare each detection with what pycocotools tells of it."""
+    of_all_areas = [image for image in theirs.evalImgs if image and image["aRng"] == theirs.params.areaRng[0]]
+    for place, category in enumerate(sorted(CATEGORIES)):
+        images = [image for image in of_all_areas if image["category_id"] == category]
+        own = slice(found.begin[place], found.begin[place + 1])
+        scores = np.concatenate([[], *(image["dtScores"] for image in images)])
+        order = np.argsort(-scores, kind="mergesort")
+        matched, ignored = (
+            np.concatenate([np.empty((10, 0)), *(image[key] for image in images)], axis=1)[:, order].astype(bool)
+            for key in ("dtMatches", "dtIgnore")
+        )
+        np.testing.assert_allclose(found.score[own], scores[order])
+        np.testing.assert_array_equal(found.right[:, own], matched & ~ignored)
+        np.testing.assert_array_equal(found.ignored[:, own], ignored)
+        where = np.concatenate([[], *([image["image_id"]] * len(image["dtScores"]) for image in images)])[order]
+        np.testing.assert_array_equal(found.images[found.image[own]], [f"{number:.0f}" for number in where])
+
+
+def compare(task: str, dataset: dict, results: list[dict], max_dets: tuple[int, ...] = (1, 10, 100)) -> None:
     theirs = pycocotools(dataset, results, task, max_dets)
     before = json.dumps(results)
     truth = faster_coco_eval.COCO(json.loads(json.dumps(dataset)))
@@ -120,6 +135,18 @@ def test_evaluate_task__equals_pycocotools(task, data, max_dets):
     np.testing.assert_allclose(ours.eval["recall"], theirs.eval["recall"], rtol=0, atol=1e-12)
     if len(theirs.stats):
         np.testing.assert_allclose(ours.stats[: len(theirs.stats)], theirs.stats, rtol=0, atol=1e-12)
+    precision = theirs.eval["precision"][:, :, :, 0, -1]  # thresholds x recalls x classes, of all areas
+    expected = np.where(precision[:, 0] < 0, np.nan, precision.mean(axis=1)).T
+    np.testing.assert_allclose(coco_matches(ours).average_precisions()[:, :, 0], expected, rtol=0, atol=1e-12)
+    check_matches(coco_matches(ours), theirs)
+
+
+@pytest.mark.parametrize("task", ["bbox", "segm", "keypoints"])
+@settings(deadline=None, max_examples=60)
+@given(data=evaluations(), max_dets=st.sampled_from([(1, 10, 100), (1, 2, 3)]))
+def test_evaluate_task__equals_pycocotools(task, data, max_dets):
+    if data[1]:  # without predictions pycocotools fails
+        compare(task, *data, max_dets)
 
 
 def person(**keys: object) -> dict:
@@ -142,6 +169,24 @@ def annotations_of(*annotations: dict, categories: tuple[int, ...] = CATEGORIES,
         "annotations": list(annotations),
         "categories": [{"id": number, "name": f"category {number}"} for number in categories],
     }
+
+
+SQUARE, BESIDE, BETWEEN = [0, 0, 32, 32], [16, 0, 32, 32], [8, 0, 32, 32]
+
+
+@pytest.mark.parametrize(
+    ("objects", "found"),
+    [
+        ([(SQUARE, 0), (BESIDE, 0)], [BETWEEN, SQUARE]),  # overlaps both alike, and leaves the first to the next
+        ([(SQUARE, 1), ([0, 0, 32, 24], 0)], [SQUARE]),  # is like the crowd, and belongs to the object all the same
+        ([(SQUARE, 1), ([0, 0, 32, 14], 0)], [SQUARE]),  # and here to the crowd
+        ([(SQUARE, 0)], [[0, 0, 16, 32]]),  # at the lowest threshold
+    ],
+)
+def test_evaluate_task__equals_pycocotools_in_what_is_matched(objects, found):
+    annotations = [person(id=n, bbox=box, iscrowd=crowd) for n, (box, crowd) in enumerate(objects, 1)]
+    rows = [{"image_id": 1, "category_id": 2, "bbox": box, "score": 0.9 - n / 10} for n, box in enumerate(found)]
+    compare("bbox", annotations_of(*annotations), rows)
 
 
 def write(folder: Path, dataset: object) -> str:
