@@ -10,6 +10,7 @@ from importlib import import_module
 from pkgutil import resolve_name
 from types import ModuleType
 
+from .. import tether
 from ..allocator import keep_freed_memory
 from .table import COMMANDS, PROGRAM, Command
 
@@ -35,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> object:
     Raises:
         SystemExit: help was asked for, the arguments are refused, or the command failed.
     """
+    tether.install()
     words = list(sys.argv[1:] if argv is None else argv)
     for command in COMMANDS:
         if words[:1] == [command.name]:
