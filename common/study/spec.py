@@ -1,0 +1,313 @@
+"""What a study compares: detectors, initialisations, label fractions and seeds, from a YAML file or from flags."""
+
+import json
+import re
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mocodet import configs
+from mocodet.common.files import write_json
+from mocodet.common.text import repeated
+
+VARIANTS = ("moco", "supervised", "random", "coco")  # X_moco.yaml, X.yaml, X_random.yaml and X_coco.yaml
+OWN_KEYS = ("OUTPUT_DIR", "SEED", "MOCO.TRAIN_FRACTION", "MOCO.FRACTION_SEED", "MOCO.PASSES", "MOCO.MIN_ITERS")
+WEIGHTS_KEY = "MODEL.WEIGHTS"
+DEFAULT_SEEDS = 5
+STUDY_FILE = "study.json"  # in the folder of a study
+NAME = re.compile(r"[A-Za-z0-9_+][A-Za-z0-9_.+-]*")
+CONFIG_KEY = re.compile(r"[A-Za-z]\w*(\.\w+)*")
+
+STUDY_KEYS = ("NAME", "DETECTORS", "INITS", "REFERENCE", "FRACTIONS", "SEEDS", "PASSES", "MIN_ITERS", "OPTS")
+DETECTOR_KEYS = ("CONFIG", "OPTS")
+INIT_KEYS = ("VARIANT", "CONFIG", "WEIGHTS", "OPTS")
+
+Opts = Mapping[str, str]  # config key -> value, as on the command line
+
+
+@dataclass(frozen=True)
+class Detector:
+    """A detector: the config of its supervised variant, and overrides of its own.
+
+    ``config`` is None where every initialisation names its config itself.
+    """
+
+    config: str | None = None
+    opts: Opts = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Init:
+    """Where detectors start from: a variant of their configs or one config for all, weights, overrides of its own."""
+
+    variant: str | None = None  # one of VARIANTS
+    config: str | None = None
+    weights: str | None = None  # None: those of the config
+    opts: Opts = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Study:
+    """Detectors x initialisations x label fractions x seeds, and what their trainings have in common.
+
+    Attributes:
+        name: what reports call it.
+        detectors, inits: by name; the names are those of folders.
+        reference: the initialisation that gaps are measured from.
+        fractions: parts of the training images, 0 < fraction <= 1.
+        seeds: of fine-tuning; with each, every initialisation is trained on the same images.
+        passes: length of a schedule in passes over the part of the images; None: the config's iterations.
+        min_iters: iterations that a schedule of ``passes`` has at least.
+        opts: overrides that all trials share. A detector's go before them, an initialisation's before both.
+
+    Raises:
+        ValueError: nothing to compare, a bad name, an unknown reference or variant, a number out of range, or an
+            override of what the study sets itself.
+    """
+
+    name: str
+    detectors: Mapping[str, Detector]
+    inits: Mapping[str, Init]
+    reference: str
+    fractions: Sequence[float] = (1.0,)
+    seeds: Sequence[int] = (0,)
+    passes: float | None = None
+    min_iters: int | None = None
+    opts: Opts = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for what, named in (("detector", self.detectors), ("initialisation", self.inits)):
+            if not named:
+                raise ValueError(f"a study needs at least one {what}")
+            for name in named:
+                if not NAME.fullmatch(name):
+                    raise ValueError(f"{name!r} cannot name a {what}: use letters, digits and _ . + - only")
+        if self.reference not in self.inits:
+            raise ValueError(
+                f"the reference {self.reference!r} is not among the initialisations {', '.join(self.inits)}"
+                + did_you_mean(self.reference, self.inits)
+            )
+        _check_numbers(self)
+        for name, init in self.inits.items():
+            _check_init(name, init, self.detectors)
+        for owner, opts in _owners(self).items():
+            _check_opts(owner, opts)
+
+    def overridden(self, opts: Opts, **changes: Any) -> "Study":
+        """Return the study with other attributes, and overrides that win over all of its own.
+
+        So does the command line over a file.
+        """
+
+        def without(own: Opts) -> dict[str, str]:
+            return {key: value for key, value in own.items() if key not in opts}
+
+        detectors = {name: replace(detector, opts=without(detector.opts)) for name, detector in self.detectors.items()}
+        inits = {
+            name: replace(init, opts=without(init.opts), weights=None if WEIGHTS_KEY in opts else init.weights)
+            for name, init in self.inits.items()
+        }
+        return replace(self, detectors=detectors, inits=inits, opts={**self.opts, **opts}, **changes)
+
+
+def _check_numbers(study: Study) -> None:
+    """Check seeds, fractions and schedule."""
+    for what, values in (("seed", study.seeds), ("label fraction", study.fractions)):
+        if not values:
+            raise ValueError(f"a study needs at least one {what}")
+        if repeated(values):
+            raise ValueError(f"each {what} must be given once, got {list(values)}")
+    if min(study.seeds) < 0:
+        raise ValueError(f"seeds must not be negative, got {list(study.seeds)}")
+    if not all(0 < fraction <= 1 for fraction in study.fractions):
+        raise ValueError(f"label fractions must be above 0 and at most 1 (all labels), got {list(study.fractions)}")
+    if study.passes is not None and study.passes <= 0:
+        raise ValueError(f"PASSES must be a positive number of passes over the training images, got {study.passes}")
+    if study.min_iters is not None and (study.passes is None or study.min_iters < 0):
+        raise ValueError(f"MIN_ITERS {study.min_iters} is the least length of a schedule that PASSES gives; set both")
+
+
+def _check_init(name: str, init: Init, detectors: Mapping[str, Detector]) -> None:
+    """Check that the initialisation says in one way which config it means, and which weights."""
+    if init.variant is not None and init.variant not in VARIANTS:
+        raise ValueError(
+            f"initialisation {name!r}: VARIANT {init.variant!r}; expected one of {', '.join(VARIANTS)}"
+            + did_you_mean(init.variant, VARIANTS)
+        )
+    if (init.variant is None) == (init.config is None):
+        raise ValueError(
+            f"initialisation {name!r} needs either VARIANT (one of {', '.join(VARIANTS)}) or CONFIG, a file; got"
+            f" {'both' if init.variant else 'neither'}"
+        )
+    if init.config is None and (lacking := [key for key, detector in detectors.items() if detector.config is None]):
+        raise ValueError(f"initialisation {name!r} has no CONFIG, and neither has the detector {', '.join(lacking)}")
+    if init.weights is not None and WEIGHTS_KEY in init.opts:
+        raise ValueError(f"initialisation {name!r} has WEIGHTS and {WEIGHTS_KEY} in OPTS; leave one out")
+
+
+def _owners(study: Study) -> dict[str, Opts]:
+    """Return all overrides, by what messages call those that they belong to."""
+    return {
+        "OPTS": study.opts,
+        **{f"detector {name!r}": detector.opts for name, detector in study.detectors.items()},
+        **{f"initialisation {name!r}": init.opts for name, init in study.inits.items()},
+    }
+
+
+def _check_opts(owner: str, opts: Opts) -> None:
+    for key in opts:
+        if not CONFIG_KEY.fullmatch(key):
+            raise ValueError(f"{owner}: {key!r} is no config key such as SOLVER.MAX_ITER")
+        if key in OWN_KEYS:
+            raise ValueError(
+                f"{owner}: {key} is set by the study, for it differs from trial to trial; leave it out"
+                + (" (PASSES and MIN_ITERS of a STUDY.yaml)" if key in OWN_KEYS[-2:] else "")
+            )
+
+
+def did_you_mean(word: str, known: Collection[str]) -> str:
+    """Return the end of a message that suggests the word of ``known`` that was meant, if one is close."""
+    close = get_close_matches(word, known, 1) or get_close_matches(word.upper(), known, 1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def paired(words: Sequence[str]) -> dict[str, str]:
+    """Turn ``KEY, VALUE, KEY, VALUE, ...`` into a mapping.
+
+    Raises:
+        ValueError: a KEY without a VALUE, or a key twice.
+    """
+    if len(words) % 2:
+        raise ValueError(f"overrides must come in pairs KEY VALUE, got {' '.join(words)}")
+    if twice := repeated(words[::2]):
+        raise ValueError(f"{', '.join(twice)} is overridden twice")
+    return dict(zip(words[::2], words[1::2], strict=True))
+
+
+def read_study(file: str | Path) -> Study:
+    """Read a STUDY.yaml, by its path or by the name that mocodet has it under, such as ``studies/table_4.yaml``.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no YAML mapping, has a key twice or one that no study has, or see `Study`.
+    """
+    path = configs.locate(str(file))
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        return _parse(content, default_name=path.stem)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def keep_study(study: Study, folder: Path) -> None:
+    """Write the study into its folder, so that the folder alone says what was compared."""
+    write_json(folder / STUDY_FILE, asdict(study))
+
+
+def kept_study(folder: Path) -> Study:
+    """Read what `keep_study` wrote.
+
+    Raises:
+        FileNotFoundError: the folder is not that of a study.
+        ValueError: the file is damaged.
+    """
+    path = folder / STUDY_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} has no {STUDY_FILE}, so it is no study's folder; give the STUDY.yaml")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        parts: dict[str, Any] = {
+            "detectors": {name: Detector(**value) for name, value in content.pop("detectors").items()},
+            "inits": {name: Init(**value) for name, value in content.pop("inits").items()},
+        }
+        return Study(**parts, **content)
+    except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not what a study writes there: {error}") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a mapping that has a key twice, of which YAML would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [key.value for key, _ in node.value]
+        if twice := repeated(keys):
+            raise ValueError(f"line {node.start_mark.line + 1}: {', '.join(twice)} stands there twice")
+        return super().construct_mapping(node, deep)
+
+
+def _parse(content: object, default_name: str) -> Study:
+    given = _mapping(content, "the study", STUDY_KEYS)
+    if missing := [key for key in ("DETECTORS", "INITS", "REFERENCE") if key not in given]:
+        raise ValueError(f"{', '.join(missing)} is missing; a study needs DETECTORS, INITS and REFERENCE")
+    detectors = {}
+    for name, value in _mapping(given["DETECTORS"], "DETECTORS").items():
+        parts = _mapping(value, f"detector {name!r}", DETECTOR_KEYS)
+        where = f"detector {name!r}: "
+        detectors[name] = Detector(_text(parts, "CONFIG", where), _opts(parts, where))
+    inits = {}
+    for name, value in _mapping(given["INITS"], "INITS").items():
+        parts = _mapping({} if value is None else value, f"initialisation {name!r}", INIT_KEYS)
+        where = f"initialisation {name!r}: "
+        variant, config = _text(parts, "VARIANT", where), _text(parts, "CONFIG", where)
+        if variant is None and config is None and name in VARIANTS:
+            variant = name
+        inits[name] = Init(variant, config, _text(parts, "WEIGHTS", where), _opts(parts, where))
+    return Study(
+        name=_text(given, "NAME") or default_name,
+        detectors=detectors,
+        inits=inits,
+        reference=_text(given, "REFERENCE") or "",
+        fractions=_numbers(given.get("FRACTIONS", [1.0]), "FRACTIONS", float),
+        seeds=_seeds(given.get("SEEDS", DEFAULT_SEEDS)),
+        passes=_number(given, "PASSES", float),
+        min_iters=_number(given, "MIN_ITERS", int),
+        opts=_opts(given),
+    )
+
+
+def _mapping(value: object, what: str, known: Collection[str] | None = None) -> dict[str, Any]:
+    """Return ``value`` if it is a mapping by names, with keys of ``known`` alone (None: any)."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{what} must be a mapping, KEY: VALUE, got {value!r}")
+    named = {str(key): item for key, item in value.items()}
+    for key in named:
+        if known is not None and key not in known:
+            raise ValueError(f"{what} has no {key!r}; expected {', '.join(known)}{did_you_mean(key, known)}")
+    return named
+
+
+def _text(parts: Mapping[str, Any], key: str, where: str = "") -> str | None:
+    value = parts.get(key)
+    if value is not None and not isinstance(value, (str, int, float)):
+        raise ValueError(f"{where}{key} must be a text, got {value!r}")
+    return None if value is None else str(value)
+
+
+def _opts(parts: Mapping[str, Any], where: str = "") -> dict[str, str]:
+    return {key: str(value) for key, value in _mapping(parts.get("OPTS", {}), f"{where}OPTS").items()}
+
+
+def _number(parts: Mapping[str, Any], key: str, kind: type) -> Any:
+    return None if parts.get(key) is None else _numbers([parts[key]], key, kind)[0]
+
+
+def _numbers(values: object, what: str, kind: type) -> tuple[Any, ...]:
+    allowed = (int, float) if kind is float else int
+    if not isinstance(values, list) or not all(isinstance(n, allowed) and not isinstance(n, bool) for n in values):
+        raise ValueError(f"{what} must be {'numbers' if kind is float else 'whole numbers'}, got {values!r}")
+    return tuple(kind(value) for value in values)
+
+
+def _seeds(value: object) -> tuple[int, ...]:
+    """Read a list of seeds, or the number N of seeds 0 to N - 1."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        if value < 1:
+            raise ValueError(f"SEEDS must be a positive number or a list of seeds, got {value}")
+        return tuple(range(value))
+    return _numbers(value, "SEEDS", int)

@@ -1,0 +1,162 @@
+import pytest
+
+from mocodet.common.commands.study import parse_init
+from mocodet.common.study.spec import Detector, Init, Study, keep_study, kept_study, paired, read_study
+
+FULL = """
+NAME: fashion
+DETECTORS:
+  FPN: {CONFIG: coco_R_50_FPN_1x.yaml, OPTS: {SOLVER.MAX_ITER: 600, SOLVER.STEPS: [400, 500]}}
+INITS:
+  mine: {VARIANT: moco, WEIGHTS: output/mine.pkl}
+  own: {CONFIG: own.yaml, OPTS: {SOLVER.AMP.ENABLED: true}}
+  random:
+REFERENCE: random
+FRACTIONS: [0.1, 1]
+SEEDS: [3, 1]
+PASSES: 20
+MIN_ITERS: 200
+OPTS: {INPUT.MIN_SIZE_TEST: 160, SOLVER.BASE_LR: 1e-4}
+"""
+EXPECTED = Study(
+    name="fashion",
+    detectors={
+        "FPN": Detector("coco_R_50_FPN_1x.yaml", {"SOLVER.MAX_ITER": "600", "SOLVER.STEPS": "[400, 500]"}),
+    },
+    inits={
+        "mine": Init("moco", weights="output/mine.pkl"),
+        "own": Init(config="own.yaml", opts={"SOLVER.AMP.ENABLED": "True"}),
+        "random": Init("random"),
+    },
+    reference="random",
+    fractions=(0.1, 1.0),
+    seeds=(3, 1),
+    passes=20.0,
+    min_iters=200,
+    opts={"INPUT.MIN_SIZE_TEST": "160", "SOLVER.BASE_LR": "1e-4"},
+)
+SHORT = "DETECTORS: {a: {CONFIG: x.yaml}}\nINITS: {random: {}}\nREFERENCE: random\n"
+
+
+def read(tmp_path, text):
+    (tmp_path / "mine.yaml").write_text(text)
+    return read_study(tmp_path / "mine.yaml")
+
+
+def test_read_study__every_key(tmp_path):
+    assert read(tmp_path, FULL) == EXPECTED
+
+
+def test_read_study__defaults(tmp_path):
+    assert read(tmp_path, SHORT) == Study(
+        "mine", {"a": Detector("x.yaml")}, {"random": Init("random")}, "random", (1.0,), (0, 1, 2, 3, 4)
+    )
+    assert read(tmp_path, SHORT + "SEEDS: 2").seeds == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- a", r"mine.yaml: the study must be a mapping, KEY: VALUE, got \['a'\]"),
+        ("A: [", "is no YAML: "),
+        (SHORT + "SEED: 3", "the study has no 'SEED'; expected NAME, .*, OPTS; did you mean SEEDS?"),
+        (SHORT + "reference: x", "did you mean REFERENCE"),
+        (SHORT + "REFERENCE: x", "line 1: REFERENCE stands there twice"),
+        (SHORT.replace("{}", "{A: 1, A: 1}"), "line 2: A stands there twice"),
+        (SHORT.replace("{}", "{WEIGTHS: x}"), "initialisation 'random' has no 'WEIGTHS'.*; did you mean WEIGHTS?"),
+        (SHORT.replace("CONFIG", "Config"), "detector 'a' has no 'Config'; .*; did you mean CONFIG?"),
+        ("INITS: {random: {}}\nREFERENCE: random", "DETECTORS is missing"),
+        (
+            SHORT.replace("REFERENCE: random", "REFERENCE: randon"),
+            "'randon' is not among .* random; did you mean random",
+        ),
+        (SHORT.replace("{}", "{VARIANT: Moco}"), "VARIANT 'Moco'; expected one of moco, .*; did you mean moco?"),
+        (SHORT.replace("random", "mine"), "'mine' needs either VARIANT .* or CONFIG, a file; got neither"),
+        (SHORT.replace("{}", "{VARIANT: moco, CONFIG: y.yaml}"), "got both"),
+        (SHORT.replace("{CONFIG: x.yaml}", "{}"), "'random' has no CONFIG, and neither has the detector a"),
+        (SHORT.replace("{}", "{WEIGHTS: x, OPTS: {MODEL.WEIGHTS: y}}"), "WEIGHTS and MODEL.WEIGHTS in OPTS"),
+        (SHORT + "SEEDS: 0", "SEEDS must be a positive number or a list of seeds, got 0"),
+        (SHORT + "SEEDS: [1, 1]", r"each seed must be given once, got \[1, 1\]"),
+        (SHORT + "SEEDS: [-1]", "not be negative"),
+        (SHORT + "SEEDS: []", "at least one seed"),
+        (SHORT + "SEEDS: [0.5]", r"SEEDS must be whole numbers, got \[0.5\]"),
+        (SHORT + "FRACTIONS: [10]", r"above 0 and at most 1 \(all labels\), got \[10.0\]"),
+        (SHORT + "FRACTIONS: 0.1", "FRACTIONS must be numbers, got 0.1"),
+        (SHORT + "PASSES: 0", "PASSES must be a positive number"),
+        (SHORT + "MIN_ITERS: 20", "MIN_ITERS 20 is the least length of a schedule that PASSES gives; set both"),
+        (SHORT + "OPTS: {SEED: 1}", "OPTS: SEED is set by the study"),
+        (SHORT + "OPTS: {MOCO.PASSES: 1}", "MOCO.PASSES is set by the study, .*PASSES and MIN_ITERS of a STUDY.yaml"),
+        (SHORT + "OPTS: {'a b': 1}", "'a b' is no config key"),
+        (SHORT + "OPTS: [a]", "OPTS must be a mapping"),
+        (SHORT + "NAME: [a]", r"NAME must be a text, got \['a'\]"),
+        (SHORT.replace("a:", "../a:"), "'../a' cannot name a detector"),
+    ],
+)
+def test_read_study__refuses(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path, text)
+
+
+def test_read_study__none_there_lists_those_that_are():
+    with pytest.raises(FileNotFoundError, match=r"no config named 'none.yaml'; there are: "):
+        read_study("none.yaml")
+
+
+def test_overridden__the_command_line_wins():
+    changed = EXPECTED.overridden(
+        {"SOLVER.MAX_ITER": "5", "MODEL.WEIGHTS": "x.pkl", "SOLVER.AMP.ENABLED": "False"}, seeds=(7,)
+    )
+    assert changed.seeds == (7,)
+    assert changed.detectors["FPN"].opts == {"SOLVER.STEPS": "[400, 500]"}
+    assert changed.inits["mine"].weights is None
+    assert changed.inits["own"].opts == {}
+    assert changed.opts == {
+        **EXPECTED.opts,
+        "SOLVER.MAX_ITER": "5",
+        "MODEL.WEIGHTS": "x.pkl",
+        "SOLVER.AMP.ENABLED": "False",
+    }
+
+
+def test_kept_study__is_the_study(tmp_path):
+    keep_study(EXPECTED, tmp_path)
+    kept = kept_study(tmp_path)
+    assert (kept.name, kept.detectors, kept.inits, kept.opts) == (
+        EXPECTED.name,
+        EXPECTED.detectors,
+        EXPECTED.inits,
+        EXPECTED.opts,
+    )
+    assert tuple(kept.seeds) == EXPECTED.seeds
+    (tmp_path / "study.json").write_text('{"name": "x"}')
+    with pytest.raises(ValueError, match=r"study.json is not what a study writes there"):
+        kept_study(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"has no study.json, .* give the STUDY.yaml"):
+        kept_study(tmp_path / "none")
+
+
+def test_paired():
+    assert paired(["A", "1", "B", "2"]) == {"A": "1", "B": "2"}
+    with pytest.raises(ValueError, match="pairs KEY VALUE, got A"):
+        paired(["A"])
+    with pytest.raises(ValueError, match="A is overridden twice"):
+        paired(["A", "1", "A", "2"])
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("moco=a.yaml", ("moco", "a.yaml", ())),
+        ("v2=a.yaml,MODEL.WEIGHTS=b=c.pkl,SEED=1", ("v2", "a.yaml", ("MODEL.WEIGHTS", "b=c.pkl", "SEED", "1"))),
+        (
+            "x=a,b.yaml,SOLVER.STEPS=(1,2),MODEL.WEIGHTS=runs/lr=0.1,wd=0/x.pkl",
+            ("x", "a,b.yaml", ("SOLVER.STEPS", "(1,2)", "MODEL.WEIGHTS", "runs/lr=0.1,wd=0/x.pkl")),
+        ),
+        (
+            "x=a.yaml,MOCO.DATASETS=[{'NAME':'a','ROOT':'b'},{'NAME':'c'}],DATASETS.TRAIN=('a','c')",
+            ("x", "a.yaml", ("MOCO.DATASETS", "[{'NAME':'a','ROOT':'b'},{'NAME':'c'}]", "DATASETS.TRAIN", "('a','c')")),
+        ),
+    ],
+)
+def test_parse_init__values_may_hold_commas(argument, expected):
+    assert parse_init(argument) == expected
