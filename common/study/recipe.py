@@ -1,0 +1,153 @@
+"""What a trial does, as far as its result depends on it, and in words how two such recipes differ."""
+
+import ast
+import hashlib
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from fvcore.common.config import CfgNode
+
+Recipe = dict[str, Any]  # {"config": file, "settings": {key: value}, "weights": {"path", "sha256"} or None}
+
+WIDTH = 60  # characters of a value in a message
+ABSENT = object()
+
+# What a training itself sets by the machine, before it saves its config.
+BY_MACHINE = ("OUTPUT_DIR", "MODEL.DEVICE")
+# What it computes from these: a schedule from passes over the images or from the number of processes.
+SCHEDULED_BY = ("MOCO.PASSES", "SOLVER.REFERENCE_WORLD_SIZE")
+SCHEDULE = (
+    *("SOLVER.MAX_ITER", "SOLVER.STEPS", "SOLVER.WARMUP_ITERS", "SOLVER.CHECKPOINT_PERIOD", "TEST.EVAL_PERIOD"),
+    *("SOLVER.IMS_PER_BATCH", "SOLVER.BASE_LR", "SOLVER.REFERENCE_WORLD_SIZE"),
+)
+
+
+class RecipeBook:
+    """Makes the recipes of trials that share configs and weights; each file is read once."""
+
+    def __init__(self) -> None:
+        self._settings = cache(_config_settings)
+        self._digest = cache(_sha256)
+
+    def recipe(self, config: Path, opts: Mapping[str, str]) -> Recipe:
+        """Return the settings of a training, without its folder, and the digest of its weights.
+
+        Args:
+            config: its config file; settings that it and its bases leave out are not looked at.
+            opts: the overrides, as text.
+
+        Raises:
+            ValueError: the config, or a base of it, is no YAML mapping.
+            FileNotFoundError: a base of the config does not exist.
+        """
+        settings = {**self._settings(config), **{key: plain(value) for key, value in opts.items()}}
+        settings.pop("OUTPUT_DIR", None)
+        weights = str(settings.get("MODEL.WEIGHTS") or "")
+        file = weights_file(weights)
+        digest = self._digest(file) if file and file.is_file() else None
+        return {
+            "config": str(config),
+            "settings": settings,
+            "weights": {"path": weights, "sha256": digest} if weights else None,
+        }
+
+
+def weights_file(weights: str) -> Path | None:
+    """Return the file that ``MODEL.WEIGHTS`` names; None if it is empty or the name of something to be downloaded."""
+    path = Path(weights.removeprefix("moco://").partition("?")[0])  # moco:// may name a file, too
+    return path if weights and ("://" not in weights or path.is_file()) else None
+
+
+def differences(found: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Say in words how the recipe that was ``found`` differs from that of ``now``; empty if they are one.
+
+    Weights are compared by their contents where both are known: a file may have been moved, or since removed.
+    """
+    changes = _different_settings(found["settings"], now["settings"])
+    old, new = (recipe["weights"] or {} for recipe in (found, now))
+    if old.get("sha256") and new.get("sha256"):
+        renamed = changes.pop("MODEL.WEIGHTS", None)
+        if old["sha256"] != new["sha256"]:
+            changes["MODEL.WEIGHTS"] = renamed or f"the contents of {new['path']} changed"
+    return list(changes.values())
+
+
+def differences_from_config(folder: Path, now: Mapping[str, Any], seed: int) -> list[str]:
+    """Say how the training whose ``config.yaml`` is in ``folder`` differs from a recipe; empty if it is that one.
+
+    For trainings that no study started here. The contents of their weights are not known.
+
+    Raises:
+        ValueError: the file is no YAML mapping.
+    """
+    path = folder / "config.yaml"
+    try:
+        saved = _flat(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, AttributeError) as error:
+        raise ValueError(f"{path} is no config: {error}") from error
+    wanted = {**now["settings"], "SEED": seed}
+    computed = SCHEDULE if any(wanted.get(key) for key in SCHEDULED_BY) else ()
+    keys = [key for key in wanted if key not in (*BY_MACHINE, *computed)]
+    missing = {key: saved[key] for key in keys if key in saved}
+    return list(_different_settings(missing, {key: wanted[key] for key in keys}).values())
+
+
+def plain(value: Any) -> Any:
+    """Return a value as yacs reads it, in types that JSON has: text of a Python literal is that, a tuple is a list."""
+    if isinstance(value, str):
+        try:
+            return plain(ast.literal_eval(value)) if value else value
+        except (ValueError, SyntaxError):
+            return value
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _config_settings(config: Path) -> dict[str, Any]:
+    try:
+        return _flat(CfgNode.load_yaml_with_base(str(config)))
+    except (yaml.YAMLError, AttributeError, TypeError, AssertionError) as error:
+        raise ValueError(f"{config} is no YAML config: {' '.join(str(error).split())}") from error
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the settings of a nested config by their full keys."""
+    settings: dict[str, Any] = {}
+    for key, value in config.items():
+        settings |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": plain(value)}
+    return settings
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as handle:
+        while block := handle.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _different_settings(found: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
+    """Return the keys that differ, with words for each."""
+    words = {}
+    for key in dict.fromkeys([*now, *found]):
+        there, here = found.get(key, ABSENT), now.get(key, ABSENT)
+        if there != here:
+            words[key] = f"{key}: {_shown(there, here)} there, {_shown(here, there)} now"
+    return words
+
+
+def _shown(value: object, other: object) -> str:
+    """Write a value; of a long one the part that differs from the other."""
+    if value is ABSENT:
+        return "not set"
+    text, beside = str(value), str(other)
+    if len(text) <= WIDTH:
+        return text or "''"
+    same = next((n for n, (a, b) in enumerate(zip(text, beside, strict=False)) if a != b), min(len(text), len(beside)))
+    start = min(max(0, same - WIDTH // 3), len(text) - WIDTH)
+    end = start + WIDTH
+    return f"{'…' * (start > 0)}{text[start:end]}{'…' * (end < len(text))}"

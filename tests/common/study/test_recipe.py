@@ -1,0 +1,117 @@
+import json
+
+import pytest
+
+from mocodet.common.study.recipe import RecipeBook, differences, differences_from_config, plain, weights_file
+
+
+@pytest.fixture
+def files(tmp_path):
+    (tmp_path / "base.yaml").write_text("SOLVER: {MAX_ITER: 10, STEPS: '(5, 8)'}\nOUTPUT_DIR: x\n")
+    (tmp_path / "a.pkl").write_bytes(b"first")
+    (tmp_path / "b.pkl").write_bytes(b"first")
+    (tmp_path / "moco.yaml").write_text(f"_BASE_: base.yaml\nMODEL: {{WEIGHTS: {tmp_path / 'a.pkl'}}}\n")
+    return tmp_path
+
+
+def recipe(files, name="moco.yaml", **opts):
+    # As it comes back from trial.json.
+    made = RecipeBook().recipe(files / name, {key.replace("__", "."): value for key, value in opts.items()})
+    return json.loads(json.dumps(made))
+
+
+def test_recipe__settings_and_weights(files):
+    made = recipe(files, SOLVER__MAX_ITER="20", MOCO__DATASETS="[{'NAME': 'a'}]")
+    assert made["settings"] == {
+        "SOLVER.MAX_ITER": 20,
+        "SOLVER.STEPS": [5, 8],
+        "MODEL.WEIGHTS": str(files / "a.pkl"),
+        "MOCO.DATASETS": [{"NAME": "a"}],
+    }
+    # of b"first", by sha256sum
+    digest = "a7937b64b8caa58f03721bb6bacf5c78cb235febe0e70b1b84cd99541461a08e"
+    assert made["weights"] == {"path": str(files / "a.pkl"), "sha256": digest}
+    assert recipe(files, MODEL__WEIGHTS="moco://v2_200ep")["weights"] == {"path": "moco://v2_200ep", "sha256": None}
+    assert recipe(files, MODEL__WEIGHTS="")["weights"] is None
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, []),
+        ({"SOLVER__MAX_ITER": "10", "SOLVER__STEPS": "[5,8]"}, []),  # says what the config says
+        ({"SOLVER__MAX_ITER": "20"}, ["SOLVER.MAX_ITER: 10 there, 20 now"]),
+        ({"SOLVER__BASE_LR": "0.1"}, ["SOLVER.BASE_LR: not set there, 0.1 now"]),
+        ({"MODEL__WEIGHTS": "b.pkl"}, []),  # another name of the same contents
+        ({"MODEL__WEIGHTS": "none.pkl"}, ["MODEL.WEIGHTS: a.pkl there, none.pkl now"]),
+    ],
+)
+def test_differences__in_words(files, change, expected, monkeypatch):
+    monkeypatch.chdir(files)
+    (files / "moco.yaml").write_text("_BASE_: base.yaml\nMODEL: {WEIGHTS: a.pkl}\n")
+    assert differences(recipe(files), recipe(files, **change)) == expected
+
+
+def test_differences__of_changed_files(files):
+    before = recipe(files)
+    (files / "base.yaml").write_text("SOLVER: {MAX_ITER: 30, STEPS: '(5, 9)'}\n")
+    (files / "a.pkl").write_bytes(b"second")
+    assert differences(before, recipe(files)) == [
+        "SOLVER.MAX_ITER: 10 there, 30 now",
+        "SOLVER.STEPS: [5, 8] there, [5, 9] now",
+        f"the contents of {files / 'a.pkl'} changed",
+    ]
+    (files / "base.yaml").write_text("SOLVER: {MAX_ITER: 10, STEPS: '(5, 8)'}\n")
+    (files / "a.pkl").unlink()
+    assert differences(before, recipe(files)) == []  # nothing is known against it
+
+
+def test_differences__of_long_values_shows_where_they_differ():
+    classes = [f"class_{number}" for number in range(40)]
+    found, now = ({"settings": {"K": [*classes, last]}, "weights": None} for last in ("cat", "dog"))
+    (line,) = differences(found, now)
+    assert "cat'] there" in line
+    assert "dog'] now" in line
+    assert len(line) < 200
+
+
+def test_differences_from_config(files):
+    now = recipe(files, SOLVER__BASE_LR="0.1")
+    saved = {
+        "SOLVER": {"MAX_ITER": 10, "STEPS": [5, 8], "BASE_LR": 0.1, "GAMMA": 0.1},
+        "MODEL": {"WEIGHTS": str(files / "a.pkl"), "DEVICE": "cpu"},
+        "SEED": 3,
+        "OUTPUT_DIR": "elsewhere",
+    }
+
+    def compared(**changes):
+        (files / "config.yaml").write_text(json.dumps({**saved, **changes}))
+        return differences_from_config(files, now, seed=3)
+
+    assert compared() == []
+    assert compared(SEED=4) == ["SEED: 4 there, 3 now"]
+    assert compared(SOLVER={"MAX_ITER": 20}) == [
+        "SOLVER.MAX_ITER: 20 there, 10 now",
+        "SOLVER.STEPS: not set there, [5, 8] now",
+        "SOLVER.BASE_LR: not set there, 0.1 now",
+    ]
+    now["settings"]["MOCO.PASSES"] = 20  # by which the training computes its schedule
+    saved["MOCO"] = {"PASSES": 20}
+    assert compared(SOLVER={"MAX_ITER": 700, "STEPS": [350, 560], "BASE_LR": 0.1}) == []
+    (files / "config.yaml").write_text("a")
+    with pytest.raises(ValueError, match=r"config.yaml is no config"):
+        differences_from_config(files, now, seed=3)
+
+
+def test_plain():
+    assert plain("(1, 2)") == [1, 2]
+    assert plain({"a": ("b", "1e-3")}) == {"a": ["b", 1e-3]}
+    assert [plain(text) for text in ("x", "", "True", "[1", None)] == ["x", "", True, "[1", None]
+
+
+def test_weights_file(tmp_path):
+    (tmp_path / "x.pkl").touch()
+    assert weights_file("a/x.pkl?matching_heuristics=True").as_posix() == "a/x.pkl"
+    assert weights_file(f"moco://{tmp_path}/x.pkl") == tmp_path / "x.pkl"
+    for name in ("", "moco://v2_200ep", "detectron2://ImageNetPretrained/MSRA/R-50.pkl"):
+        assert weights_file(name) is None
