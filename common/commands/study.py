@@ -1,49 +1,92 @@
-"""Fine-tune the same detector from several initialisations with several seeds and compare them.
+"""Fine-tune detectors from several initialisations with several seeds and compare them.
 
+  mocodet study studies/table_4.yaml --output output/table_4
   mocodet study --init moco=configs/pascal_voc_R_50_C4_24k_moco.yaml \\
       --init supervised=configs/pascal_voc_R_50_C4_24k.yaml --reference supervised --seeds 5 --output output/voc_study
 
-Run it again to go on after an interruption.
+Run it again to go on after an interruption. On a cluster, let --print-commands print what is to be trained, and
+tabulate it afterwards by  mocodet study collect STUDY.yaml. docs/studies.md says what a STUDY.yaml holds.
 """
 
 import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
 
-from .arguments import add_overrides, check_config, positive
+from .arguments import check_config, positive
+
+# A comma ends a value only before the next KEY=; keys are in capitals.
+SEPARATOR = re.compile(r",(?=[A-Z][A-Z0-9_]*(?:\.[A-Z0-9_]+)*=)")
 
 
 def parse_init(argument: str) -> tuple[str, str, tuple[str, ...]]:
-    """Split ``NAME=CONFIG[,KEY=VALUE...]`` into name, config and KEY, VALUE, ...; a VALUE ends at the next comma."""
-    pairs = [part.partition("=") for part in argument.split(",")]
-    if not all(name and separator for name, separator, _ in pairs) or not pairs[0][2]:
+    """Split ``NAME=CONFIG[,KEY=VALUE...]`` into name, config and KEY, VALUE, ...; a VALUE may hold commas."""
+    first, *others = SEPARATOR.split(argument)
+    name, _, config = first.partition("=")
+    if not (name and config):
         raise argparse.ArgumentTypeError(f"expected NAME=CONFIG[,KEY=VALUE...], got {argument!r}")
-    return pairs[0][0], pairs[0][2], tuple(word for key, _, value in pairs[1:] for word in (key, value))
+    pairs = [other.partition("=") for other in others]
+    return name, config, tuple(word for key, _, value in pairs for word in (key, value))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the initialisations, the seeds and the folder of the study."""
+    """Add the study, or the flags that describe one, the places of its trials and its folder."""
     add, count, seed = parser.add_argument, positive(int), positive(int, or_zero=True)
+    add(
+        "words",
+        nargs="*",
+        metavar="[collect] [STUDY.yaml] [KEY VALUE ...]",
+        help="a STUDY.yaml or a study's folder, with 'collect' before it to tabulate what was trained elsewhere; then"
+        " config keys to override, given in pairs, which win over the file's",
+    )
     add(
         "--init",
         action="append",
-        required=True,
+        default=[],
         type=parse_init,
         metavar="NAME=CONFIG[,KEY=VALUE...]",
-        help="an initialisation's name, its config file and overrides that are its own, such as MODEL.WEIGHTS; "
-        "give --init once for each",
+        help="without a STUDY.yaml: an initialisation's name, its config file and overrides that are its own, such as "
+        "MODEL.WEIGHTS; a VALUE ends at a comma that KEY= follows; give --init once for each",
     )
-    add("--reference", required=True, metavar="NAME", help="the initialisation gaps are measured from")
-    add("--seeds", type=count, default=5, metavar="N", help="trials of each initialisation (default: 5)")
-    add("--first-seed", type=seed, default=0, metavar="S", help="seeds are S, S+1, ... (default: 0)")
-    add("--jobs", type=count, default=1, metavar="N", help="trials at a time (default: 1)")
-    add("--output", required=True, metavar="DIR", help="folder for the trials and the report")
-    add_overrides(parser)
+    add("--reference", metavar="NAME", help="the initialisation gaps are measured from (default: the STUDY.yaml's)")
+    add("--seeds", type=count, metavar="N", help="trials of each (default: the STUDY.yaml's, or 5)")
+    add("--first-seed", type=seed, metavar="S", help="seeds are S, S+1, ... (default: the STUDY.yaml's, or 0)")
+    add("--jobs", type=count, metavar="N", help="trials at a time (default: as the GPUs allow; on a CPU 1)")
+    what = "GPUs of each trial (default: 1 if there is one; 0: train on the CPU); no two trials share a GPU"
+    add("--gpus-per-trial", type=seed, metavar="N", help=what)
+    what = "train nothing; print the commands of all trials that have not finished, one a line, for a cluster"
+    add("--print-commands", action="store_true", help=what)
+    what = "folder for the trials and the tables (default: output/NAME, for a STUDY.yaml)"
+    add("--output", metavar="DIR", help=what)
+
+
+def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
+    """Parse flags and words in any order; set ``action``, ``study`` and ``opts`` from the words."""
+    args = parser.parse_intermixed_args(words)
+    rest = list(args.words)
+    args.action = rest.pop(0) if rest[:1] == ["collect"] else "run"
+    named = rest and not args.init
+    args.study = rest.pop(0) if named else None
+    args.opts = rest
+    return args
 
 
 def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Refuse two initialisations of one name, a reference that is none of them, and configs that do not exist."""
-    check_config(parser, args, {f"--init {name}": config for name, config, _ in args.init})
-    names = [name for name, _, _ in args.init]
-    if len(set(names)) != len(names):
-        parser.error(f"--init names must differ, got {', '.join(names)}")
-    if args.reference not in names:
-        parser.error(f"the reference {args.reference!r} is not among the initialisations {', '.join(names)}")
+    """Refuse flags that do not describe one study, files that do not exist, and a KEY without a VALUE."""
+    if args.study is None and not args.init:
+        parser.error("expected a STUDY.yaml, or --init NAME=CONFIG for each initialisation")
+    files = {f"--init {name}": config for name, config, _ in args.init}
+    if args.study is not None and not Path(args.study).is_dir():
+        files["STUDY.yaml"] = args.study
+    if files:
+        check_config(parser, args, files)
+    if args.study is None:
+        names = [name for name, _, _ in args.init]
+        if len(set(names)) != len(names):
+            parser.error(f"--init names must differ, got {', '.join(names)}")
+        if missing := [flag for flag in ("reference", "output") if getattr(args, flag) is None]:
+            parser.error(f"--init needs --{' and --'.join(missing)}")
+        if args.reference not in names:
+            parser.error(f"the reference {args.reference!r} is not among the initialisations {', '.join(names)}")
+    if args.action == "collect" and args.print_commands:
+        parser.error("--print-commands prints what is to be trained; leave it out with collect")

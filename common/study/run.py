@@ -1,53 +1,246 @@
-"""The command ``mocodet study``: trials, statistics and table in one go."""
+"""The command ``mocodet study``: check every trial, train what is to be trained, tabulate what has finished."""
 
 import argparse
+import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mocodet import configs
+from mocodet.common.commands.table import PROGRAM
 from mocodet.common.errors import errors_in_one_line
-from mocodet.common.files import atomic_open, write_json
+from mocodet.common.files import atomic_open
+from mocodet.common.locks import claim
 
 from .aggregate import aggregate
+from .engine import Engine, Interruption, failures
+from .live import View
+from .placement import Slot, slots, visible_gpus
+from .recipe import Recipe, RecipeBook, weights_file
 from .report import format_table
-from .trials import Init, plan_trials, run_trials
+from .results import RESULTS_FILE, results, write_results
+from .spec import (
+    DEFAULT_SEEDS,
+    WEIGHTS_KEY,
+    Detector,
+    Init,
+    Study,
+    did_you_mean,
+    keep_study,
+    kept_study,
+    paired,
+    read_study,
+)
+from .state import State, look
+from .trials import Trial, percent, plan
 
 TRAIN_COMMAND = (sys.executable, "-m", "mocodet", "train")
+ONLY_DETECTOR = "detector"  # its name where flags describe the study
 
-
-def run_study(
-    inits: Mapping[str, Init],
-    reference: str,
-    seeds: Sequence[int],
-    output: str | Path,
-    train_command: Sequence[str],
-    opts: Sequence[str] = (),
-    jobs: int = 1,
-) -> str:
-    """Run all trials, write ``report.md``, ``report.txt`` and ``results.json`` into ``output``; return the text table.
-
-    ``reference`` must be one of ``inits``.
-
-    Raises:
-        ValueError, FileNotFoundError, RuntimeError: see :mod:`.trials` and :mod:`.aggregate`.
-    """
-    trials = plan_trials(inits, seeds, output)
-    results = run_trials(trials, train_command, opts, lambda line: print(f"\n=== {line}", flush=True), jobs)
-    by_init = {init: [metrics for trial, metrics in results.items() if trial.name == init] for init in inits}
-    rows = aggregate(by_init, reference)
-    table = format_table(rows)
-    for name, content in (("report.txt", table), ("report.md", format_table(rows, markdown=True))):
-        with atomic_open(Path(output) / name, "w", encoding="utf-8") as handle:
-            handle.write(f"{content}\n")
-    write_json(Path(output) / "results.json", {"seeds": list(seeds), "reference": reference, "results": by_init})
-    return table
+Checked = dict[Trial, tuple[Recipe, State]]
+Announce = Callable[[str], None]
 
 
 def main(args: argparse.Namespace) -> None:
-    """Run the study that the command line asks for, print the table and where the files are."""
-    seeds = range(args.first_seed, args.first_seed + args.seeds)
-    with errors_in_one_line(RuntimeError):
-        inits = {name: Init(configs.locate(config), opts) for name, config, opts in args.init}
-        table = run_study(inits, args.reference, seeds, args.output, TRAIN_COMMAND, args.opts, args.jobs)
-    print(f"\n{table}\n\nTable and all values: {Path(args.output) / 'report.md'}, report.txt, results.json")
+    """Do what the command line asks for: train, print the commands that would, or collect what was trained elsewhere.
+
+    Raises:
+        SystemExit: the study is refused or interrupted, or a trial failed.
+    """
+    with errors_in_one_line():
+        study, output = asked_for(args)
+        if args.print_commands:
+            print_commands(study, output, ["--num-gpus", str(args.gpus_per_trial)] if args.gpus_per_trial else [])
+            return
+        with claim(output, work="runs a study", instead="give another --output"):
+            if args.action == "collect":
+                collect(study, output)
+                return
+            places = slots(visible_gpus(), args.gpus_per_trial, args.jobs)
+            try:
+                run_study(study, output, places, TRAIN_COMMAND)
+            except Interruption as stop:
+                print("interrupted; the same command goes on from the last checkpoints", file=sys.stderr)
+                sys.exit(128 + stop.args[0])
+
+
+def asked_for(args: argparse.Namespace) -> tuple[Study, Path]:
+    """Return the study that the command line describes, by a file, a study's folder or flags, and its folder.
+
+    Raises:
+        FileNotFoundError, ValueError: see `read_study`, `kept_study` and `Study`.
+    """
+    opts = paired(args.opts)
+    changes: dict[str, Any] = {}
+    if args.seeds or args.first_seed is not None:
+        first = args.first_seed or 0
+        changes["seeds"] = tuple(range(first, first + (args.seeds or DEFAULT_SEEDS)))
+    if args.study is None:
+        output = Path(args.output)
+        study = Study(
+            name=output.name,
+            detectors={ONLY_DETECTOR: Detector()},
+            inits={name: Init(config=config, opts=paired(words)) for name, config, words in args.init},
+            reference=args.reference,
+            seeds=changes.get("seeds", tuple(range(DEFAULT_SEEDS))),
+            opts=opts,
+        )
+        return study, output
+    folder = Path(args.study)
+    study = kept_study(folder) if folder.is_dir() else read_study(args.study)
+    if args.reference:
+        changes["reference"] = args.reference
+    default = folder if folder.is_dir() else Path("output", study.name)
+    return study.overridden(opts, **changes), Path(args.output or default)
+
+
+def check(study: Study, output: Path, announce: Announce) -> Checked:
+    """Look at every trial before any is trained, and announce it in a line each.
+
+    Raises:
+        ValueError: trials that cannot be trained, or were by another recipe. All of them have been announced.
+        TimeoutError: a trial of a killed study does not end.
+    """
+    book, faults, checked = RecipeBook(), 0, {}
+    trials = plan(study, output)
+    announce(f"{study.name}: {len(trials)} trials in {output}")
+    for trial in trials:
+        try:
+            recipe = book.recipe(_existing(trial.config), trial.opts)
+            state = look(trial, recipe)
+            fault = state.fault or _missing_weights(recipe, state)
+        except (FileNotFoundError, ValueError) as error:
+            fault = str(error)
+        announce(f"  {trial}: {fault or state.note}")
+        if fault:
+            faults += 1
+        else:
+            checked[trial] = recipe, state
+    if faults:
+        raise ValueError(f"{faults} of {len(trials)} trials cannot be trained as they are, see above; none was started")
+    return checked
+
+
+def run_study(
+    study: Study, output: Path, places: Sequence[Slot], train_command: Sequence[str], announce: Announce = print
+) -> str:
+    """Train what is left to train of a study, and write ``results.json`` and the tables; return the table.
+
+    Args:
+        study: what is compared.
+        output: its folder; nobody else may use it meanwhile.
+        places: where trials run.
+        train_command: the training command, to which ``--config-file FILE KEY VALUE ...`` is appended.
+        announce: called with each line of the check.
+
+    Raises:
+        ValueError, TimeoutError: see `check`.
+        Interruption: a signal came; trials keep their checkpoints.
+        SystemExit: trials failed; the message names them. The others are tabulated.
+    """
+    checked = check(study, output, announce)
+    keep_study(study, output)
+    recipes = {trial: recipe for trial, (recipe, _) in checked.items()}
+    states = {trial: state for trial, (_, state) in checked.items()}
+
+    def note() -> None:
+        write_results(output, results(study, output, recipes, engine.outcomes, engine.running))
+
+    view = View(study.name, len(checked), len(places), sys.stdout)
+    engine = Engine(recipes, states, places, train_command, view, note)
+    note()
+    try:
+        engine.run()
+    finally:
+        note()
+    table = report(output, results(study, output, recipes, engine.outcomes))
+    failed = failures(engine.outcomes)
+    if failed:
+        lines = "\n".join(f"  {line}" for line in failed)
+        sys.exit(f"error: {len(failed)} of {len(checked)} trials failed; the same command tries them again\n{lines}")
+    return table
+
+
+def collect(study: Study, output: Path) -> None:
+    """Note the trials that were trained elsewhere, whose folders are in place, and tabulate what has finished.
+
+    Raises:
+        ValueError: folders hold trainings of another recipe.
+        SystemExit: not all have finished; the message says how many.
+    """
+    checked = check(study, output, print)
+    keep_study(study, output)
+    recipes = {trial: recipe for trial, (recipe, _) in checked.items()}
+    outcomes = {trial: state.outcome for trial, (_, state) in checked.items() if state.outcome}
+    content = results(study, output, recipes, outcomes)
+    write_results(output, content)
+    report(output, content)
+    finished = sum(outcome.status == "finished" for outcome in outcomes.values())
+    if finished < len(checked):
+        sys.exit(f"error: {finished} of {len(checked)} trials have finished; see the lines above for the others")
+
+
+def print_commands(study: Study, output: Path, flags: Sequence[str]) -> None:
+    """Print the commands of all trials that have not finished, one a line, for machines that this one does not reach.
+
+    A command that is given again goes on from its last checkpoint. Nothing is written but the study's ``study.json``.
+
+    Raises:
+        ValueError: see `check`; or a folder holds another recipe's training, which the command would go on with.
+    """
+    checked = check(study, output, lambda line: print(line, file=sys.stderr))
+    if others := [str(trial.folder) for trial, (_, state) in checked.items() if state.clear]:
+        raise ValueError(f"trainings of another recipe lie in {', '.join(others)}; remove these folders")
+    keep_study(study, output)
+    for trial, (_, state) in checked.items():
+        if state.status != "finished":
+            print(shlex.join([PROGRAM, "train", *flags, "--resume", *trial.words()]))
+
+
+def report(output: Path, content: Mapping[str, Any]) -> str:
+    """Tabulate the trials that have finished, in ``report.txt`` and ``report.md``; print and return the table."""
+    if not any(trial["status"] == "finished" for trial in content["trials"]):
+        return ""
+    text, markdown = _tables(content)
+    for name, table in (("report.txt", text), ("report.md", markdown)):
+        with atomic_open(output / name, "w", encoding="utf-8") as handle:
+            handle.write(f"{table}\n")
+    print(f"\n{text}\n\nTable and all values: {output / 'report.md'}, report.txt, {RESULTS_FILE}", flush=True)
+    return text
+
+
+def _tables(content: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the tables of each detector and fraction, over the seeds that all initialisations have finished with."""
+    texts, markdowns = [], []
+    for detector in content["detectors"]:
+        for fraction in content["fractions"]:
+            found = {
+                (trial["init"], trial["seed"]): trial["metrics"]
+                for trial in content["trials"]
+                if (trial["detector"], trial["fraction"], trial["status"]) == (detector, fraction, "finished")
+            }
+            seeds = [seed for seed in content["seeds"] if all((init, seed) in found for init in content["inits"])]
+            if not seeds:
+                continue
+            by_init = {init: [found[init, seed] for seed in seeds] for init in content["inits"]}
+            rows = aggregate(by_init, content["reference"])
+            title = f"{detector}, {percent(fraction)} % of the labels\n\n"
+            texts.append(title + format_table(rows))
+            markdowns.append(title + format_table(rows, markdown=True))
+    return "\n\n".join(texts), "\n\n".join(markdowns)
+
+
+def _existing(config: Path) -> Path:
+    if not config.is_file():
+        known = [str(path.relative_to(configs.ROOT)) for path in configs.ROOT.rglob("*.yaml")]
+        raise FileNotFoundError(f"there is no config {config}{did_you_mean(config.name, known)}")
+    return config
+
+
+def _missing_weights(recipe: Mapping[str, Any], state: State) -> str | None:
+    """Return a message if a training would look for weights that are not there."""
+    file = weights_file(recipe["weights"]["path"]) if recipe["weights"] else None
+    if file is None or file.is_file() or state.resume or state.status == "finished":
+        return None
+    return f"{WEIGHTS_KEY} names {file}, which does not exist"

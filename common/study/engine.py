@@ -1,0 +1,147 @@
+"""Trains the trials of a study, as many at a time as there are places for them."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType
+
+from .live import Running, View, read_progress
+from .placement import Slot
+from .process import LOG_FILE, Tether, TrialProcess
+from .recipe import Recipe
+from .state import Outcome, State, conclude, prepare
+from .trials import Trial
+
+POLL = 0.1  # seconds
+
+
+class Interruption(KeyboardInterrupt):
+    """A signal asked the study to end; ``args[0]`` is its number."""
+
+
+class Engine:
+    """Runs trials, each once and in a process of its own, in places that no two of them share.
+
+    Args:
+        recipes: of the trials, in the order in which they are trained.
+        states: what is to be done about each; finished ones are left alone.
+        places: where trials run, each one at a time.
+        command: the training command, before ``--config-file``.
+        view: shows how far the study is.
+        ended: called after each trial that ended.
+
+    Attributes:
+        outcomes: of the trials that have ended, those that had finished before included.
+    """
+
+    def __init__(
+        self,
+        recipes: Mapping[Trial, Recipe],
+        states: Mapping[Trial, State],
+        places: Sequence[Slot],
+        command: Sequence[str],
+        view: View,
+        ended: Callable[[], None],
+    ):
+        self._recipes, self._states, self._command, self._view, self._ended = recipes, states, command, view, ended
+        self._free = list(places)
+        self._waiting = [trial for trial, state in states.items() if state.status != "finished"]
+        self._running: dict[Trial, tuple[TrialProcess, Slot, float]] = {}
+        self._tether = Tether()
+        self.outcomes: dict[Trial, Outcome] = {
+            trial: state.outcome for trial, state in states.items() if state.status == "finished" and state.outcome
+        }
+
+    @property
+    def running(self) -> list[Trial]:
+        """The trials that run now."""
+        return list(self._running)
+
+    def run(self) -> None:
+        """Train all that is to be trained; a trial that fails does not stop the others.
+
+        On SIGINT, SIGTERM and SIGHUP, and on any error, the running trials are ended; they keep their checkpoints.
+
+        Raises:
+            Interruption: one of these signals came.
+        """
+        try:
+            with _signals_raise():
+                while self._waiting or self._running:
+                    while self._waiting and self._free:
+                        self._start(self._waiting.pop(0), self._free.pop(0))
+                    self._look_after()
+                    if self._view.due():
+                        self._view.show(self._waiting, self._progress(), self.outcomes)
+                    time.sleep(POLL)
+        finally:
+            self._view.close()
+            for process, _, _ in self._running.values():
+                process.ask_to_end()
+            for process, _, _ in self._running.values():
+                process.end()
+            self._running.clear()
+            self._tether.close()
+
+    def _start(self, trial: Trial, place: Slot) -> None:
+        state = self._states[trial]
+        prepare(trial, self._recipes[trial], state)
+        command = [*self._command, *place.flags(), *(["--resume"] if state.resume else []), *trial.words()]
+        process = TrialProcess(command, trial.folder, place.environment(os.environ), self._tether)
+        self._running[trial] = process, place, time.time()
+        where = f" on GPU {', '.join(place.gpus)}" if place.gpus else ""
+        self._view.say(f"{trial}: {'goes on' if state.resume else 'training'}{where} in {trial.folder}")
+
+    def _look_after(self) -> None:
+        """Note which trials have ended."""
+        for trial, (process, place, _) in list(self._running.items()):
+            status = process.poll()
+            if status is None:
+                continue
+            del self._running[trial]
+            self._free.append(place)
+            reason = process.reason() if status else ""
+            whole = not self._states[trial].resume
+            outcome = self.outcomes[trial] = conclude(trial.folder, status, reason, process.seconds, whole)
+            self._ended()
+            self._view.say(f"{trial}: {outcome.status}" + (f", {outcome.reason}" if outcome.reason else ""))
+
+    def _progress(self) -> list[Running]:
+        return [
+            Running(trial, process.seconds, read_progress(trial.folder, since), not self._states[trial].resume)
+            for trial, (process, _, since) in self._running.items()
+        ]
+
+
+def failures(output_of: Mapping[Trial, Outcome]) -> list[str]:
+    """Describe the trials that failed, a line each."""
+    return [
+        f"{trial} failed: {outcome.reason} (its output: {trial.folder / LOG_FILE})"
+        for trial, outcome in output_of.items()
+        if outcome.status == "failed"
+    ]
+
+
+@contextmanager
+def _signals_raise() -> Iterator[None]:
+    """Raise `Interruption` in the block on a signal that would end this process at once."""
+    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
+        yield
+        return
+
+    def raise_it(number: int, frame: FrameType | None) -> None:
+        raise Interruption(number)
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    # One that is ignored, as SIGHUP under nohup, stays so.
+    before = {
+        number: signal.signal(number, raise_it) for number in numbers if signal.getsignal(number) != signal.SIG_IGN
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

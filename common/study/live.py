@@ -1,0 +1,180 @@
+"""How far a study is: which trials run, how many have ended, how long the rest will take."""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from statistics import fmean
+from typing import IO, NamedTuple
+
+import yaml
+
+from mocodet.common.progress import duration
+
+from .state import Outcome
+from .trials import Trial
+
+BETWEEN_LINES = 60.0  # seconds, where the output is no terminal
+BETWEEN_DRAWINGS = 1.0  # seconds, on one
+TAIL = 65536  # bytes at the end of metrics.json in which its last line is looked for
+
+
+class Progress(NamedTuple):
+    """How far a training is: iterations done, of how many (None: not known), and the seconds that it still takes."""
+
+    iteration: int
+    total: int | None
+    left: float | None
+
+
+class Running(NamedTuple):
+    """A running trial: since when, in seconds; how far it is, if it has logged that; whether it began anew."""
+
+    trial: Trial
+    seconds: float
+    progress: Progress | None
+    whole: bool = True
+
+
+def read_progress(folder: Path, since: float) -> Progress | None:
+    """Read how far a training is from what it logs; None if it has logged nothing since it was started.
+
+    Args:
+        folder: its ``OUTPUT_DIR``.
+        since: when it was started, in seconds since the epoch.
+    """
+    log, config = folder / "metrics.json", folder / "config.yaml"
+    try:
+        logged = log.stat().st_mtime
+        if logged < since:
+            return None
+        record = _last_record(log)
+        total = _iterations(config, config.stat().st_mtime_ns)
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):  # it is being written
+        return None
+    if record is None:
+        return None
+    left = record.get("eta_seconds")
+    return Progress(record["iteration"] + 1, total, None if left is None else max(0.0, left - (time.time() - logged)))
+
+
+@lru_cache(maxsize=64)
+def _iterations(config: Path, changed: int) -> int:
+    """Read the length of a schedule; ``changed`` tells one content of the file from the next."""
+    return yaml.safe_load(config.read_text(encoding="utf-8"))["SOLVER"]["MAX_ITER"]
+
+
+def _last_record(log: Path) -> dict | None:
+    """Return the last line of a ``metrics.json`` that is whole and says of which iteration it is."""
+    with log.open("rb") as handle:
+        handle.seek(max(0, handle.seek(0, os.SEEK_END) - TAIL))
+        lines = handle.read().decode(errors="replace").splitlines()
+    for line in reversed(lines):
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(record, dict) and "iteration" in record:
+            return record
+    return None
+
+
+def time_left(
+    waiting: Sequence[Trial], running: Sequence[Running], outcomes: Mapping[Trial, Outcome], slots: int
+) -> float | None:
+    """Estimate how long a study still takes, in seconds; None while no trial tells how long one takes.
+
+    A trial takes as long as those of the same detector and fraction took that were trained from beginning to end, else
+    as long as all of those did.
+    """
+    known = {trial: end.seconds for trial, end in outcomes.items() if end.status == "finished" and end.whole}
+    for trial, seconds, progress, whole in running:
+        if whole and progress and progress.left is not None:
+            known[trial] = seconds + progress.left
+    took = {trial: seconds for trial, seconds in known.items() if seconds is not None}
+
+    def expected(trial: Trial) -> float | None:
+        like = [took[other] for other in took if (other.detector, other.fraction) == (trial.detector, trial.fraction)]
+        return fmean(like or took.values()) if took else None
+
+    def rest(each: Running) -> float | None:
+        if each.progress and each.progress.left is not None:
+            return each.progress.left
+        whole = expected(each.trial)
+        return None if whole is None else max(0.0, whole - each.seconds)
+
+    still = [rest(each) for each in running]
+    work = [*still, *map(expected, waiting)]
+    if None in work:
+        return None
+    return max([sum(filter(None, work)) / slots, *filter(None, still)])
+
+
+class View:
+    """Shows a running study: a block that is redrawn on a terminal, a line now and then anywhere else.
+
+    Args:
+        name: of the study.
+        total: its trials.
+        slots: trials that run at a time.
+        stream: where it writes.
+        clock: returns seconds.
+    """
+
+    def __init__(self, name: str, total: int, slots: int, stream: IO[str], clock: Callable[[], float] = time.monotonic):
+        self._name, self._total, self._slots, self._stream, self._clock = name, total, slots, stream, clock
+        self._terminal = stream.isatty()
+        self._drawn = 0  # lines of the block that stands there
+        self._next = clock() + (0 if self._terminal else BETWEEN_LINES)
+
+    def say(self, line: str) -> None:
+        """Write a line that stays."""
+        self._erase()
+        print(line, file=self._stream, flush=True)
+        if self._terminal:
+            self._next = self._clock()  # the block returns at once
+
+    def due(self) -> bool:
+        """Whether it is time to show how far the study is."""
+        return self._clock() >= self._next
+
+    def show(self, waiting: Sequence[Trial], running: Sequence[Running], outcomes: Mapping[Trial, Outcome]) -> None:
+        """Show how far the study is."""
+        failed = sum(outcome.status == "failed" for outcome in outcomes.values())
+        counts = [f"{len(outcomes) - failed} of {self._total} finished"]
+        counts += [f"{failed} failed"] if failed else []
+        counts += [f"{len(running)} running", f"{len(waiting)} waiting"]
+        left = time_left(waiting, running, outcomes, self._slots)
+        counts += [f"about {duration(left)} left"] if left is not None else []
+        head, trials = f"{self._name}: {', '.join(counts)}", [_line(each) for each in running]
+        self._erase()
+        if self._terminal:
+            columns, rows = shutil.get_terminal_size()
+            lines = [head, *(f"  {line}" for line in trials)][: max(1, rows - 1)]
+            self._stream.write("".join(f"{line[: columns - 1]}\n" for line in lines))
+            self._drawn = len(lines)
+        else:
+            self._stream.write("; ".join([head, *trials]) + "\n")
+        self._stream.flush()
+        self._next = self._clock() + (BETWEEN_DRAWINGS if self._terminal else BETWEEN_LINES)
+
+    def close(self) -> None:
+        """Take the block away."""
+        self._erase()
+        self._stream.flush()
+
+    def _erase(self) -> None:
+        if self._drawn:
+            self._stream.write(f"\x1b[{self._drawn}A\x1b[J")
+            self._drawn = 0
+
+
+def _line(running: Running) -> str:
+    if running.progress is None:
+        return f"{running.trial}: started {duration(running.seconds)} ago"
+    iteration, total, left = running.progress
+    of = "" if total is None else f" of {total}"
+    return f"{running.trial}: iteration {iteration}{of}" + (f", about {duration(left)} left" if left else "")

@@ -1,0 +1,156 @@
+"""How far a trial is, by what its folder holds: waiting, finished or failed."""
+
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mocodet.common.files import write_json
+from mocodet.common.locks import CLAIM
+
+from .aggregate import Results, read_metrics
+from .process import LOCK_FILE, LOG_FILE, undisturbed
+from .recipe import Recipe, differences, differences_from_config
+from .trials import Trial
+
+RECIPE_FILE = "trial.json"
+OUTCOME_FILE = "outcome.json"
+CHECKPOINT_FILE = "last_checkpoint"
+OURS = (RECIPE_FILE, OUTCOME_FILE, LOG_FILE, LOCK_FILE, CLAIM)  # files of a folder in which nothing was trained
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended.
+
+    Attributes:
+        status: ``finished`` or ``failed``.
+        reason: why it failed; None if it finished.
+        metrics: of the last evaluation, in per cent; empty if it failed.
+        seconds: that its last start took; None where it was not started here.
+        whole: whether that start trained it from beginning to end.
+    """
+
+    status: str
+    reason: str | None = None
+    metrics: Results = field(default_factory=dict)
+    seconds: float | None = None
+    whole: bool = False
+
+
+@dataclass(frozen=True)
+class State:
+    """What is to be done about a trial.
+
+    Attributes:
+        status: ``waiting``, ``finished`` or ``failed``. A failed trial is trained again.
+        note: the state in words, for a line of the study's beginning.
+        outcome: how it ended, if it did.
+        clear: whether its folder holds another recipe's unfinished training, which is to be replaced.
+        resume: whether it goes on from a checkpoint.
+        fault: why the study cannot use this folder; None if it can.
+    """
+
+    status: str
+    note: str
+    outcome: Outcome | None = None
+    clear: bool = False
+    resume: bool = False
+    fault: str | None = None
+
+
+def look(trial: Trial, recipe: Recipe) -> State:
+    """Find out how far a trial is. A finished one, or one that nobody here started, of another recipe is a fault.
+
+    Nothing is changed, but that a training which ended with its metrics, and was killed before the study noted it, is
+    noted now.
+
+    Raises:
+        TimeoutError: a process that an earlier study started does not end.
+    """
+    folder = trial.folder
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return State("waiting", "to be trained")
+    with undisturbed(folder):
+        outcome, found = read_outcome(folder), _read(folder / RECIPE_FILE)
+        empty = all(path.name in OURS for path in folder.iterdir())
+        if found is None and not empty and not (folder / "config.yaml").is_file():
+            return State("waiting", "", fault=f"{folder} is not empty, but holds no training of a study; move it")
+        if found is None:
+            changes = [] if empty else differences_from_config(folder, recipe, trial.seed)
+        else:
+            changes = differences(found, recipe)
+        if outcome is None and (metrics := _metrics(folder)):
+            outcome = Outcome("finished", metrics=metrics)
+        finished = outcome is not None and outcome.status == "finished"
+        if changes and (finished or found is None):
+            whose = "finished trial" if finished else "training"
+            return State("waiting", "", fault=f"{folder} holds a {whose} of another recipe: {'; '.join(changes)}")
+        if outcome and finished:
+            _write_outcome(folder, outcome)
+            return State("finished", "finished", outcome)
+    if changes:
+        what = "failed" if outcome else "empty" if empty else "unfinished"
+        return State("waiting", f"replaces an {what} trial: {'; '.join(changes)}".replace("an f", "a f"), clear=True)
+    resume = (folder / CHECKPOINT_FILE).is_file()
+    again = "goes on from its last checkpoint" if resume else "to be trained"
+    if outcome:
+        return State("failed", f"{again}; it failed before ({outcome.reason})", outcome, resume=resume)
+    return State("waiting", again, resume=resume)
+
+
+def prepare(trial: Trial, recipe: Recipe, state: State) -> None:
+    """Make the folder ready for a start: without another recipe's training, without an old outcome, with the recipe."""
+    trial.folder.mkdir(parents=True, exist_ok=True)
+    with undisturbed(trial.folder):
+        if state.clear:
+            for path in trial.folder.iterdir():
+                if path.name == LOCK_FILE:
+                    continue
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        (trial.folder / OUTCOME_FILE).unlink(missing_ok=True)
+        write_json(trial.folder / RECIPE_FILE, recipe)
+
+
+def conclude(folder: Path, status: int, reason: str, seconds: float, whole: bool) -> Outcome:
+    """Judge a training that has ended and note it in its folder.
+
+    Args:
+        folder: of the trial.
+        status: exit status of its process.
+        reason: why it failed, if the status says so.
+        seconds: that it took.
+        whole: whether it began anew.
+    """
+    if status:
+        outcome = Outcome("failed", reason, seconds=seconds, whole=whole)
+    else:
+        try:
+            outcome = Outcome("finished", metrics=read_metrics(folder), seconds=seconds, whole=whole)
+        except (OSError, ValueError) as error:
+            outcome = Outcome("failed", f"it ended without a usable result: {error}", seconds=seconds, whole=whole)
+    _write_outcome(folder, outcome)
+    return outcome
+
+
+def read_outcome(folder: Path) -> Outcome | None:
+    """Read how the trial in a folder ended; None if it did not, or nobody noted it."""
+    content = _read(folder / OUTCOME_FILE)
+    return None if content is None else Outcome(**content)
+
+
+def _write_outcome(folder: Path, outcome: Outcome) -> None:
+    write_json(folder / OUTCOME_FILE, vars(outcome))
+
+
+def _metrics(folder: Path) -> Results | None:
+    try:
+        return read_metrics(folder)
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """Read a JSON file that was written whole; None if there is none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
