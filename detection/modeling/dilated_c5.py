@@ -7,6 +7,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from detectron2.modeling.backbone import build_resnet_backbone
 from detectron2.modeling.backbone.resnet import ResNet
 
+from .basic import DEPTHS, build_dilated_basic_resnet
 from .conv import conv3x3_norm_relu
 
 
@@ -49,5 +50,6 @@ def build_resnet_dilated_c5_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Di
             "build_resnet_dilated_c5_backbone needs res5: MODEL.RESNETS.OUT_FEATURES must be ['res5'], found"
             f" {cfg.MODEL.RESNETS.OUT_FEATURES}"
         )
-    bottom_up = build_resnet_backbone(cfg, input_shape)
+    basic = cfg.MODEL.RESNETS.DEPTH in DEPTHS and cfg.MODEL.RESNETS.RES5_DILATION == 2
+    bottom_up = (build_dilated_basic_resnet if basic else build_resnet_backbone)(cfg, input_shape)
     return DilatedC5(bottom_up, cfg.MODEL.DILATED_C5.OUT_CHANNELS, cfg.MODEL.RESNETS.NORM)

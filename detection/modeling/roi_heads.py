@@ -6,6 +6,8 @@ from detectron2.modeling import ROI_HEADS_REGISTRY
 from detectron2.modeling.roi_heads import Res5ROIHeads
 from torch import nn
 
+from .basic import DEPTHS, build_basic_res5
+
 
 @ROI_HEADS_REGISTRY.register()
 class Res5ROIHeadsExtraNorm(Res5ROIHeads):
@@ -23,7 +25,8 @@ class Res5ROIHeadsExtraNorm(Res5ROIHeads):
         Raises:
             ValueError: ``MODEL.RESNETS.NORM`` names no norm.
         """
-        res5, out_channels = super()._build_res5_block(cfg)
+        basic = cfg.MODEL.RESNETS.DEPTH in DEPTHS
+        res5, out_channels = build_basic_res5(cfg) if basic else super()._build_res5_block(cfg)
         norm = get_norm(cfg.MODEL.RESNETS.NORM, out_channels)
         if norm is None:
             raise ValueError(
