@@ -49,7 +49,7 @@ setup(
     package_data={
         "mocodet": ["py.typed"],
         **{f"mocodet.{room}": ["py.typed"] for room in ROOMS},
-        "mocodet.configs": ["py.typed", "*.yaml", "pretrain/*.yaml", "classification/*.yaml"],
+        "mocodet.configs": ["py.typed", "*.yaml", "pretrain/*.yaml", "classification/*.yaml", "studies/*.yaml"],
     },
     # detectron2 itself is not on PyPI under its own name; `make setup` and the README install it.
     # The lines from cloudpickle to tqdm are what detectron2 imports and its wheel is installed without.

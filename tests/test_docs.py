@@ -20,6 +20,7 @@ from mocodet import configs
 from mocodet.common.commands.main import parse, parser_of
 from mocodet.common.commands.table import COMMANDS, PROGRAM, Command
 from mocodet.common.launch import merge_config
+from mocodet.common.study.spec import read_study
 from mocodet.detection import add_moco_config
 from mocodet.pretrain.config import get_cfg as pretrain_cfg
 
@@ -154,6 +155,8 @@ def test_commands__the_parser_takes_it(page, command, monkeypatch):
     given = [(args.config_file, args.opts)] if getattr(args, "config_file", None) and "opts" in args else []
     if "init" in args:
         given = [(file, [*opts, *args.opts]) for _, file, opts in args.init]
+        if args.study and not args.study.startswith("output/"):
+            read_study(args.study)
     for file, opts in given:
         assert not [word for word in opts if word.startswith("--")], "flags after KEY VALUE are not seen as such"
         assert file.startswith("output/") or configs.locate(file).is_file(), f"{page} names {file}"
@@ -207,7 +210,7 @@ def test_pages__configs_they_name_exist(page):
     assert named <= known
     if page == "README.md":  # its tables leave out no recipe
         variants = {name + variant for name in named for variant in ("_moco", "_random")}
-        paths = [path for path in configs.ROOT.rglob("*.yaml") if path.parent.name != "classification"]
+        paths = [p for p in configs.ROOT.rglob("*.yaml") if p.parent.name not in ("classification", "studies")]
         leaves = {path.stem for path in paths if not path.name.startswith(("Base-", "toy_R"))}
         assert leaves <= named | variants
 

@@ -113,10 +113,10 @@ def test_wheel__runs_a_study_in_an_empty_folder(wheel, tmp_path):
     output = ["--reference", "random", "--seeds", "1", "--output", "study"]
     printed = run(site / "bin" / "mocodet", "study", *inits, *output, *options)
     assert "Table and all values: study/report.md" in printed
-    results = json.loads((here / "study" / "results.json").read_text())["results"]
-    assert list(results) == ["slow", "random"]
-    for trials in results.values():
-        assert [set(trial) for trial in trials] == [{"bbox/AP50", "bbox/AP", "bbox/AP75"}]
+    trials = json.loads((here / "study" / "results.json").read_text())["trials"]
+    assert [(trial["init"], trial["status"]) for trial in trials] == [("slow", "finished"), ("random", "finished")]
+    for trial in trials:
+        assert set(trial["metrics"]) == {"bbox/AP50", "bbox/AP", "bbox/AP75"}
 
 
 def test_configs_path__unknown_lists_the_known():

@@ -97,7 +97,7 @@ def _opts_of(study: Study, detector: str, init: str, fraction: float, seed: int)
     if fraction < 1:  # of all images every seed has the same subset
         opts |= {"MOCO.TRAIN_FRACTION": str(fraction), "MOCO.FRACTION_SEED": str(seed)}
     if study.passes is not None:
-        opts["MOCO.PASSES"] = str(study.passes)
+        opts["MOCO.PASSES"] = f"{study.passes:.12g}"  # the key is a whole number; 20.0 would be none
         if study.min_iters is not None:
             opts["MOCO.MIN_ITERS"] = str(study.min_iters)
     return opts

@@ -72,7 +72,7 @@ def test_plan__a_file_of_ones_own_comes_before_mocodets(tmp_path, monkeypatch):
                 **{
                     "MOCO.TRAIN_FRACTION": "0.25",
                     "MOCO.FRACTION_SEED": "4",
-                    "MOCO.PASSES": "20.0",
+                    "MOCO.PASSES": "20",
                     "MOCO.MIN_ITERS": "9",
                 },
             },
