@@ -1,0 +1,160 @@
+"""Means of trials, gaps between initialisations, and how sure of these one may be.
+
+Two initialisations are trained with the same seeds, and each seed gives a pair: the same order of the images, the same
+choice of labels. A gap is the mean difference of the pairs; its interval is that of the paired t test (Student, "The
+probable error of a mean", Biometrika 1908). It takes the differences for draws from one normal distribution, and says
+within what the mean over ever more seeds would be. All values are in the metrics' points.
+"""
+
+import math
+import statistics
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+CONFIDENCE = 0.95
+POINTS = 0.5  # half a point: the gap that the paper's tables mark
+POWER = 0.8  # how often a study is to find it
+
+
+@dataclass(frozen=True)
+class Gap:
+    """How much better an initialisation is than the reference.
+
+    Attributes:
+        mean: of the differences of the pairs.
+        deviation: their sample standard deviation (n - 1); None for one pair.
+        low, high: 95 % interval of the mean over seeds of fine-tuning, for these weights; None for one pair.
+        n: number of pairs.
+        image_low, image_high: 95 % interval over other test images of this kind, for these trained models; None where
+            what they found has not been kept.
+    """
+
+    mean: float
+    deviation: float | None
+    low: float | None
+    high: float | None
+    n: int
+    image_low: float | None = None
+    image_high: float | None = None
+
+    @property
+    def is_told(self) -> bool:
+        """Whether the interval over seeds excludes 0."""
+        return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
+
+
+def deviation(values: Sequence[float]) -> float | None:
+    """Return the sample standard deviation (n - 1); None for a single value."""
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+def interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """Return the 95 % interval of the mean by Student's t; None for a single value, of which no spread is known."""
+    spread = deviation(values)
+    if spread is None:
+        return None
+    mean, half = statistics.fmean(values), half_width(spread, len(values))
+    return mean - half, mean + half
+
+
+def half_width(spread: float, n: int) -> float:
+    """Return by how much the 95 % interval of a mean of ``n`` values extends to either side.
+
+    Args:
+        spread: the sample standard deviation of the values.
+        n: at least 2.
+    """
+    return _quantile(n - 1) * spread / math.sqrt(n)
+
+
+def paired_gap(values: Sequence[float], reference: Sequence[float]) -> Gap:
+    """Compare trials with those of the reference that have the same seeds, in the same order.
+
+    Raises:
+        ValueError: there is no pair, or something has no partner.
+    """
+    if len(values) != len(reference) or not values:
+        raise ValueError(f"pairs of trials are compared, found {len(values)} and {len(reference)}")
+    differences = [own - other for own, other in zip(values, reference, strict=True)]
+    low, high = interval(differences) or (None, None)
+    return Gap(statistics.fmean(differences), deviation(differences), low, high, len(differences))
+
+
+def seeds_to_show(deviation: float, points: float = POINTS) -> int:
+    """Return the least number of seeds for which the 95 % interval reaches no further than ``points`` to either side.
+
+    A gap that is measured as ``points`` is then told from 0. See `seeds_to_find` for one that is so in truth.
+
+    Args:
+        deviation: the standard deviation of the differences of pairs, as seen so far.
+        points: half the width of the interval.
+
+    Raises:
+        ValueError: a deviation that is negative or no number, or points that are not above 0.
+    """
+    _check(deviation, points)
+    # The interval is wider than by the normal distribution, which so gives where to begin.
+    n = max(2, math.ceil((statistics.NormalDist().inv_cdf((1 + CONFIDENCE) / 2) * deviation / points) ** 2))
+    while half_width(deviation, n) > points:
+        n += 1
+    return n
+
+
+def seeds_to_find(deviation: float, points: float = POINTS) -> int:
+    """Return the least number of seeds with which a true gap of ``points`` is told from 0 in 80 % of studies.
+
+    That is the power of the paired t test, from the noncentral t distribution (Cohen, Statistical Power Analysis for
+    the Behavioral Sciences, 1988, chapter 2). Arguments and errors as those of `seeds_to_show`.
+    """
+    _check(deviation, points)
+    if deviation == 0:
+        return 2
+    from scipy.stats import nct
+
+    def power(n: int) -> float:
+        far, limit = points / deviation * math.sqrt(n), _quantile(n - 1)
+        return float(nct.sf(limit, n - 1, far) + nct.cdf(-limit, n - 1, far))
+
+    least = seeds_to_show(deviation, points)  # with fewer, far less than 80 % of studies find it
+    most = least
+    while power(most) < POWER:
+        most *= 2
+    return bisect_left(range(most), POWER, lo=least, key=power)
+
+
+def in_words(gap: Gap, name: str, reference: str) -> str:
+    """Say in a few words what a gap means: whether ``name`` is better than ``reference``, or cannot be told from it."""
+    if gap.low is None or gap.high is None:
+        return "one pair of trials: no interval"
+    if not gap.is_told:
+        return "cannot be told apart"
+    better, low, high = (name, gap.low, gap.high) if gap.mean > 0 else (reference, -gap.high, -gap.low)
+    if gap.deviation == 0:
+        return f"{better} is better by {bound(low)} points, in all {gap.n} pairs alike"
+    return f"{better} is better by {bound(low)} to {bound(high)} points"
+
+
+def bound(value: float, sign: str = "") -> str:
+    """Write the end of an interval with one decimal, or with more where it would look like 0 and is not.
+
+    Args:
+        value: in points.
+        sign: ``"+"`` writes it before positive numbers.
+    """
+    digits = next((digits for digits in (1, 2, 3) if round(value, digits)), 1)
+    return f"{round(value, digits) + 0.0:{sign}.{digits}f}"  # -0.0 becomes 0.0
+
+
+def _check(deviation: float, points: float) -> None:
+    if not (math.isfinite(deviation) and deviation >= 0 and math.isfinite(points) and points > 0):
+        raise ValueError(f"expected a standard deviation of 0 or more and points above 0, got {deviation} and {points}")
+
+
+@cache
+def _quantile(degrees: int) -> float:
+    """Return how many standard errors the interval extends to either side."""
+    from scipy.stats import t  # takes a second, which whoever only starts a study need not wait for
+
+    return float(t.ppf((1 + CONFIDENCE) / 2, degrees))
