@@ -1,13 +1,16 @@
-"""From the logs of single trials to means, spreads and gaps."""
+"""From single trials to a study's rows: means, spreads and gaps."""
 
 import json
 import math
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import yaml
+
+from .statistics import Gap, deviation, paired_gap
 
 Results = dict[str, float]  # for example {"bbox/AP": 54.6, "bbox/AP50": 81.1, "bbox/AP75": 59.9}
 
@@ -27,7 +30,8 @@ def read_metrics(folder: str | Path) -> Results:
     """Read the metrics of a finished training run from the ``metrics.json`` that detectron2 writes.
 
     A metric's value is that of the last line which has it. The line must have been written at the end of training:
-    scores of an evaluation on the way are not results.
+    scores of an evaluation on the way are not results. A last line that breaks off is passed over: writing it was
+    interrupted.
 
     Args:
         folder: the run's ``OUTPUT_DIR``, with ``metrics.json`` and the run's ``config.yaml``.
@@ -43,11 +47,7 @@ def read_metrics(folder: str | Path) -> Results:
     max_iter = yaml.safe_load(Path(folder, "config.yaml").read_text(encoding="utf-8"))["SOLVER"]["MAX_ITER"]
     path = Path(folder, "metrics.json")
     last: dict[str, tuple[int, float]] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number} is not JSON: {line[:80]!r}") from error
+    for record in _records(path):
         last.update({key: (record["iteration"], record[key]) for key in KEYS if key in record})
 
     results: Results = {}
@@ -69,56 +69,152 @@ def read_metrics(folder: str | Path) -> Results:
     return results
 
 
+def _records(path: Path) -> Iterable[dict[str, Any]]:
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            yield json.loads(line)
+        except ValueError as error:  # UnicodeDecodeError is one
+            if number == len(lines):  # it has no end
+                return
+            raise ValueError(f"{path}, line {number} is not JSON: {line[:80].decode(errors='replace')!r}") from error
+
+
 @dataclass(frozen=True)
-class Statistic:
+class Cell:
     """A metric over the trials of one initialisation."""
 
     mean: float
     deviation: float | None  # sample standard deviation (n - 1); None for a single trial
-    gap: float | None  # mean minus the reference's mean; None for the reference itself
+    gap: Gap | None  # to the reference; None for the reference itself, and without a pair
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a study's table."""
+    """One line of a study's table.
 
+    Attributes:
+        detector, init, fraction: of which trials.
+        reference: the initialisation that gaps are measured from.
+        n_trials: how many have finished.
+        n_failed: how many have failed, and n_left, how many have not ended. Both are left out of means and pairs.
+        metrics: those that the finished trials have, in the order of `KEYS`; none where no trial has finished.
+    """
+
+    detector: str
     init: str
+    fraction: float
+    reference: str
     n_trials: int
-    metrics: dict[str, Statistic]
+    n_failed: int
+    n_left: int
+    metrics: dict[str, Cell]
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether gaps are measured from this row."""
+        return self.init == self.reference
 
 
-def aggregate(results: Mapping[str, Sequence[Results]], reference: str) -> list[Row]:
-    """Summarise the trials of every initialisation and compare them with the reference, which comes first.
+def aggregate(
+    results: Mapping[str, Any], keys: Sequence[str] | None = None, folder: str | Path | None = None
+) -> list[Row]:
+    """Summarise the trials of every detector, label fraction and initialisation, and compare them with the reference.
+
+    Trials are paired by their seeds. What has failed or not ended is left out and counted.
 
     Args:
-        results: for each initialisation, the metrics of its trials.
-        reference: the initialisation that gaps are measured from.
+        results: the content of the study's ``results.json``, version 2.
+        keys: the metrics to summarise; None: those of `KEYS` that any finished trial has.
+        folder: the study's. Where the trials of each pair have kept what they found, gaps get their intervals over test
+            images too; that takes seconds for each trial. None: they do not.
+
+    Returns:
+        the detectors and fractions of which any trial has finished, in the order of the study; in each of them the
+        initialisations, the reference first.
 
     Raises:
-        ValueError: unknown reference, no trials, trials with different metrics or of different number, NaN.
+        ValueError: unknown reference, a key that no trial has, trials of a detector with different metrics or with
+            values that are not finite; or what a trial has kept is damaged, or not of its metrics.
     """
-    if reference not in results:
-        raise ValueError(f"the reference {reference!r} is not among the initialisations {', '.join(results)}")
-    counts = {init: len(trials) for init, trials in results.items()}
-    if 0 in counts.values() or len(set(counts.values())) != 1:
-        raise ValueError(f"every initialisation needs the same number of trials, at least one; got {counts}")
-    keys = list(results[reference][0])
-    for init, trials in results.items():
-        for number, trial in enumerate(trials):
-            if set(trial) != set(keys):
-                raise ValueError(f"{init}, trial {number} has the metrics {sorted(trial)}; expected {sorted(keys)}")
-            if broken := [key for key in keys if not math.isfinite(trial[key])]:
-                raise ValueError(f"{init}, trial {number}: {', '.join(broken)} is not a finite number")
-
+    inits, reference = list(results["inits"]), results["reference"]
+    if reference not in inits:
+        raise ValueError(f"the reference {reference!r} is not among the initialisations {', '.join(inits)}")
+    inits.sort(key=lambda name: name != reference)  # stable: the rest keeps its order
+    finished = [trial for trial in results["trials"] if trial["status"] == "finished"]
+    present = [key for key in KEYS if any(key in trial["metrics"] for trial in finished)]
+    if unknown := [key for key in keys or () if key not in present]:
+        raise ValueError(f"no finished trial has {', '.join(unknown)}; they have {', '.join(present)}")
     rows = []
-    for init in sorted(results, key=lambda name: name != reference):  # a stable sort: the rest keeps its order
-        metrics = {}
-        for key in keys:
-            values, base = ([trial[key] for trial in results[name]] for name in (init, reference))
-            metrics[key] = Statistic(
-                mean=statistics.fmean(values),
-                deviation=statistics.stdev(values) if len(values) > 1 else None,
-                gap=None if init == reference else statistics.fmean(values) - statistics.fmean(base),
-            )
-        rows.append(Row(init, len(results[init]), metrics))
-    return rows
+    for detector in results["detectors"]:
+        found = [trial for trial in finished if trial["detector"] == detector]
+        own_keys = _shared_keys(found, keys or present)
+        for fraction in results["fractions"]:
+            if not any(trial["fraction"] == fraction for trial in found):
+                continue
+            planned = {
+                init: [
+                    trial
+                    for trial in results["trials"]
+                    if (trial["detector"], trial["init"], trial["fraction"]) == (detector, init, fraction)
+                ]
+                for init in inits
+            }
+            rows += [_row(detector, init, fraction, reference, planned, own_keys) for init in inits]
+    return rows if folder is None else _with_image_intervals(rows, finished, reference, Path(folder))
+
+
+def _shared_keys(trials: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[str]:
+    """Return which of ``keys`` the trials of a detector have: all of them the same."""
+    shared = [key for key in keys if any(key in trial["metrics"] for trial in trials)]
+    for trial in trials:
+        found = [key for key in shared if key in trial["metrics"]]
+        if found != shared:
+            raise ValueError(f"{_name(trial)} has the metrics {found}; expected {shared}, as the others have")
+        if broken := [key for key in shared if not math.isfinite(trial["metrics"][key])]:
+            raise ValueError(f"{_name(trial)}: {', '.join(broken)} is not a finite number")
+    return shared
+
+
+def _row(
+    detector: str,
+    init: str,
+    fraction: float,
+    reference: str,
+    planned: Mapping[str, Sequence[Mapping[str, Any]]],
+    keys: Sequence[str],
+) -> Row:
+    by_seed = {
+        name: {trial["seed"]: trial["metrics"] for trial in planned[name] if trial["status"] == "finished"}
+        for name in (init, reference)
+    }
+    own, base = by_seed[init], by_seed[reference]
+    pairs = [(own[seed], base[seed]) for seed in own if seed in base and init != reference]
+    metrics = {}
+    for key in keys if own else ():
+        values = [found[key] for found in own.values()]
+        gap = paired_gap([one[key] for one, _ in pairs], [other[key] for _, other in pairs]) if pairs else None
+        metrics[key] = Cell(statistics.fmean(values), deviation(values), gap)
+    failed = sum(trial["status"] == "failed" for trial in planned[init])
+    return Row(detector, init, fraction, reference, len(own), failed, len(planned[init]) - len(own) - failed, metrics)
+
+
+def _with_image_intervals(
+    rows: Sequence[Row], finished: Sequence[Mapping[str, Any]], reference: str, folder: Path
+) -> list[Row]:
+    from .bootstrap import image_intervals  # needs NumPy, for which nobody who only starts a study should wait
+
+    found, filled = image_intervals(finished, reference, folder), []
+    for row in rows:
+        cells = dict(row.metrics)
+        for key, (low, high) in found.get((row.detector, row.fraction, row.init), {}).items():
+            if key in cells and (gap := cells[key].gap):
+                cells[key] = replace(cells[key], gap=replace(gap, image_low=low, image_high=high))
+        filled.append(replace(row, metrics=cells))
+    return filled
+
+
+def _name(trial: Mapping[str, Any]) -> str:
+    return f"{trial['detector']}, {trial['init']}, {100 * trial['fraction']:g} % of the labels, seed {trial['seed']}"

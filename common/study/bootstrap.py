@@ -1,0 +1,115 @@
+"""How a gap would vary over other test images of this kind, with the trained models as they are.
+
+A bootstrap (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13): as many images as the test set
+has are drawn from it with replacement, AP is computed of what each model found in these, and again; the interval holds
+the middle 95 % of the gaps. Both models of a pair see the same images.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mocodet.common.matches import MATCHES_FILE, Matches, read_matches
+from mocodet.common.progress import progress
+
+from .statistics import CONFIDENCE
+
+RESAMPLES = 1000
+SEED = 0
+AT_ONCE = 100  # resamples; what is computed of so many stays in the processor's cache
+SAME = 1e-3  # points by which metrics may differ from what was logged, for other reasons than another model
+
+Trial = Mapping[str, Any]  # as in results.json
+Metrics = dict[str, np.ndarray]  # for example {"bbox/AP": B values in per cent}
+
+
+def draw_weights(num_images: int, resamples: int = RESAMPLES, seed: int = SEED) -> Iterator[np.ndarray]:
+    """Yield how often each image occurs in each resample: num_images x at most AT_ONCE, int32, ``resamples`` in all."""
+    rng, even = np.random.default_rng(seed), np.full(num_images, 1 / num_images)
+    for begin in range(0, resamples, AT_ONCE):
+        weights = rng.multinomial(num_images, even, size=min(AT_ONCE, resamples - begin))
+        yield np.ascontiguousarray(weights.T, dtype=np.int32)
+
+
+def resample(found: Mapping[str, Matches], resamples: int = RESAMPLES, seed: int = SEED) -> Metrics:
+    """Return the metrics of one trial on each resample; the same seed draws the same images for every trial."""
+    metrics: Metrics = {}
+    for task, matches in found.items():
+        parts = [matches.metrics(weights) for weights in draw_weights(len(matches.images), resamples, seed)]
+        metrics |= {f"{task}/{name}": np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return metrics
+
+
+def percentiles(gaps: np.ndarray) -> tuple[float, float]:
+    """Return the 95 % interval of B gaps; resamples without any object, which have no AP, are passed over."""
+    low, high = np.nanquantile(gaps, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(low), float(high)
+
+
+def image_intervals(
+    trials: Sequence[Trial], reference: str, folder: Path
+) -> dict[tuple[str, float, str], dict[str, tuple[float, float]]]:
+    """Return the intervals of all gaps to the reference, each the mean over its pairs of trials.
+
+    Args:
+        trials: those that have finished, as in ``results.json``.
+        reference: the initialisation that gaps are measured from.
+        folder: the study's.
+
+    Returns:
+        ``{(detector, fraction, init): {"bbox/AP": (low, high)}}``; what has a pair without ``matches.npz`` is left out.
+
+    Raises:
+        ValueError: such a file is damaged, not of the trial's metrics, or of other images than those of its partner.
+    """
+    by_key = {_key(trial): trial for trial in trials}
+    pairs: dict[tuple[str, float, str], list[tuple[Trial, Trial]]] = {}
+    for (detector, init, fraction, seed), trial in by_key.items():
+        partner = by_key.get((detector, reference, fraction, seed))
+        if partner and init != reference:
+            pairs.setdefault((detector, fraction, init), []).append((trial, partner))
+    kept = {key: (folder / trial["folder"] / MATCHES_FILE).is_file() for key, trial in by_key.items()}
+    pairs = {group: own for group, own in pairs.items() if all(kept[_key(trial)] for pair in own for trial in pair)}
+    needed = {_key(trial): trial for own in pairs.values() for pair in own for trial in pair}
+    found, images = {}, {}
+    for key, trial in progress(needed.items(), "resampling trial", len(needed)):
+        matches = _read(trial, folder)
+        found[key], images[key] = resample(matches), {task: of.images for task, of in matches.items()}
+    intervals: dict[tuple[str, float, str], dict[str, tuple[float, float]]] = {}
+    for group, own in pairs.items():
+        for pair in own:
+            _check_same_images(pair, *(images[_key(trial)] for trial in pair))
+        gaps: dict[str, list[np.ndarray]] = {}
+        for trial, partner in own:
+            for name, values in found[_key(trial)].items():
+                gaps.setdefault(name, []).append(values - found[_key(partner)][name])
+        intervals[group] = {name: percentiles(np.mean(of_pairs, axis=0)) for name, of_pairs in gaps.items()}
+    return intervals
+
+
+def _read(trial: Trial, folder: Path) -> dict[str, Matches]:
+    """Read what a trial has kept, if that gives the metrics which were logged."""
+    path = folder / trial["folder"] / MATCHES_FILE
+    found = read_matches(path)
+    for task, matches in found.items():
+        for name, (value,) in matches.metrics().items():
+            logged = trial["metrics"].get(f"{task}/{name}")
+            if logged is not None and not abs(value - logged) <= SAME:
+                raise ValueError(
+                    f"{path} is of another evaluation than the trial's metrics: {task}/{name} is {value:.3f} there and"
+                    f" {logged:.3f} in the results; evaluate the trial again: mocodet train --eval-only --resume"
+                )
+    return found
+
+
+def _check_same_images(pair: Sequence[Trial], *images: Mapping[str, np.ndarray]) -> None:
+    first, second = images
+    if first.keys() != second.keys() or any(not np.array_equal(first[task], second[task]) for task in first):
+        names = " and ".join(trial["folder"] for trial in pair)
+        raise ValueError(f"{names} were evaluated on other images or tasks, so their detections cannot be compared")
+
+
+def _key(trial: Trial) -> tuple[str, str, float, int]:
+    return trial["detector"], trial["init"], trial["fraction"], trial["seed"]
