@@ -1,0 +1,328 @@
+"""Charts as inline SVG: lines with bands, and gaps with their intervals.
+
+A chart is as wide as a phone; the page lays several side by side. Its colours are variables of the page's style sheet,
+so that it follows light, dark and print. Shapes carry names as well as colours: each line ends in its own.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from xml.etree import ElementTree
+
+from markupsafe import Markup
+
+from .numbers import signed
+
+Point = tuple[float, float]
+
+WIDTH, HEIGHT = 360, 236
+TOP, BOTTOM = 10, 36
+ABOVE = 18  # for the name of the vertical axis, where it has one
+CHARACTER = 6.0  # width of one at 11 px, on the broad side
+MAX_NAME = 20  # characters of a name before it is cut
+LINE_HEIGHT = 14  # of labels that must not touch
+ROW_HEIGHT, DOT = 22, 4.5
+TONES = 6  # colours of the style sheet beside the reference's, which is tone 0
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What one direction of a chart shows.
+
+    Attributes:
+        label: the quantity, with its unit.
+        ticks: values that are marked, with their text; by default round numbers.
+        logarithmic: whether equal factors are equally far apart.
+        limits: the least and the greatest value that are shown; by default those of the data, rounded outwards.
+    """
+
+    label: str
+    ticks: Sequence[tuple[float, str]] | None = None
+    logarithmic: bool = False
+    limits: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line.
+
+    Attributes:
+        name: written at its end; nothing, where a chart has one line only.
+        points: (x, y), with x rising.
+        tone: number of its colour; 0 is the reference's grey.
+        band: (low, high) around each point.
+        marked: whether points are shown, as where they are few.
+    """
+
+    name: str
+    points: Sequence[Point]
+    tone: int = 1
+    band: Sequence[Point] | None = None
+    marked: bool = False
+
+
+@dataclass(frozen=True)
+class Level:
+    """A horizontal line, such as what chance would reach."""
+
+    name: str
+    value: float
+
+
+@dataclass(frozen=True)
+class Gap:
+    """One row of `gap_chart`: a difference, and the interval that it lies in."""
+
+    name: str
+    value: float
+    low: float | None
+    high: float | None
+    tone: int = 1
+    group: str = ""
+
+
+def round_ticks(low: float, high: float, count: int = 4) -> list[float]:
+    """Return about ``count`` round numbers that enclose ``low`` to ``high``."""
+    if not low < high:
+        room = abs(low) / 10 or 1.0
+        low, high = low - room, high + room
+    raw = (high - low) / count
+    magnitude = 10 ** math.floor(math.log10(raw))
+    step = next(factor * magnitude for factor in (1, 2, 5, 10) if factor * magnitude >= raw * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [number * step for number in range(first, last + 1)]
+
+
+def line_chart(title: str, series: Sequence[Series], x: Axis, y: Axis, levels: Sequence[Level] = ()) -> Markup:
+    """Draw lines over each other.
+
+    Args:
+        title: what the chart shows, for those who cannot see it; the page prints its own.
+        series: at least one point in all.
+        x, y: the axes.
+        levels: horizontal lines.
+
+    Raises:
+        ValueError: there is no point, or one is not finite.
+    """
+    points = [point for line in series for point in line.points]
+    if not points or not all(math.isfinite(value) for point in points for value in point):
+        raise ValueError(f"the chart {title!r} has no points, or some that are not finite")
+    heights = [value for _, value in points] + [level.value for level in levels]
+    heights += [value for line in series for pair in line.band or () for value in pair]
+    named = [line for line in series if line.points and line.name]
+    labels = [*(line.name for line in named), *(level.name for level in levels)]
+    room = 10 + CHARACTER * max((len(_cut(label)) for label in labels), default=0)
+    top = TOP + (ABOVE if y.label else 0)
+    upwards = _Scale(y, heights, HEIGHT - BOTTOM, top)
+    left = 10 + CHARACTER * max(len(text) for _, text in upwards.ticks)
+    across = _Scale(x, [value for value, _ in points], left, WIDTH - room)
+
+    svg = _svg(title, _summary(series), HEIGHT)
+    _grid(svg, across, upwards, left, WIDTH - room)
+    for level in levels:
+        height = upwards(level.value)
+        _add(svg, "line", class_="level", x1=left, x2=WIDTH - room, y1=height, y2=height)
+    for line in series:
+        _line(svg, line, across, upwards)
+    ends = [(upwards(line.points[-1][1]), line.name, line.tone) for line in named]
+    ends += [(upwards(level.value), level.name, -1) for level in levels]
+    _labels(svg, ends, top, WIDTH - room)
+    return _markup(svg)
+
+
+def gap_chart(title: str, gaps: Sequence[Gap], axis: Axis) -> Markup:
+    """Draw differences as dots with intervals, a row each, beside the line of no difference.
+
+    A dot is filled where the interval excludes 0. Rows of one ``group`` follow each other under its name.
+
+    Raises:
+        ValueError: there is no row.
+    """
+    if not gaps:
+        raise ValueError(f"the chart {title!r} has no rows")
+    ends = [value for gap in gaps for value in (gap.value, gap.low, gap.high) if value is not None]
+    left = 12 + CHARACTER * max(len(_cut(gap.name)) for gap in gaps)
+    right = WIDTH - 44
+    low, high = axis.limits or (min(0.0, *ends), max(0.0, *ends))
+    room = (high - low or 1.0) / 25
+    across = _Scale(replace(axis, limits=(low - room, high + room)), [], left, right)
+    heading = [bool(gap.group) and (n == 0 or gaps[n - 1].group != gap.group) for n, gap in enumerate(gaps)]
+    height = 8 + ROW_HEIGHT * (len(gaps) + sum(heading)) + BOTTOM
+    bottom = height - BOTTOM
+
+    svg = _svg(title, "; ".join(_gap_in_words(gap) for gap in gaps), height)
+    for value, text in across.ticks:
+        place = across(value)
+        _add(svg, "line", class_="grid" if value else "zero", x1=place, x2=place, y1=8, y2=bottom)
+        _add(svg, "text", text, class_="tick", x=place, y=bottom + 14, text_anchor="middle")
+    _add(svg, "text", axis.label, class_="axis", x=(left + right) / 2, y=height - 6, text_anchor="middle")
+    row = 8 - ROW_HEIGHT / 2
+    for gap, begins in zip(gaps, heading, strict=True):
+        if begins:
+            row += ROW_HEIGHT
+            _add(svg, "text", gap.group, class_="group", x=4, y=row + 5)
+        row += ROW_HEIGHT
+        _add(svg, "text", _cut(gap.name), class_="label", x=left - 8, y=row + 4, text_anchor="end")
+        mark = _add(svg, "g", class_=_tone(gap.tone))
+        certain = gap.low is not None and gap.high is not None and not gap.low <= 0 <= gap.high
+        if gap.low is not None and gap.high is not None:
+            _add(mark, "line", class_="interval", x1=across(gap.low), x2=across(gap.high), y1=row, y2=row)
+        dot = _add(mark, "circle", class_="dot" if certain else "dot open", cx=across(gap.value), cy=row, r=DOT)
+        _add(dot, "title", _gap_in_words(gap))
+        _add(svg, "text", signed(gap.value), class_="value", x=WIDTH - 2, y=row + 4, text_anchor="end")
+    return _markup(svg)
+
+
+class _Scale:
+    """From values to pixels."""
+
+    def __init__(self, axis: Axis, values: Sequence[float], start: float, end: float) -> None:
+        self.axis, self.start, self.end = axis, start, end
+        low, high = axis.limits or (min(values), max(values))
+        if axis.ticks is None:
+            found = round_ticks(low, high, 5)
+            digits = max(0, -math.floor(math.log10(found[1] - found[0]) + 1e-9))
+            self.ticks = [(value + 0.0, f"{value + 0.0:,.{digits}f}".replace("-", "−")) for value in found]
+            if axis.limits is None:
+                low, high = found[0], found[-1]
+        else:
+            self.ticks = list(axis.ticks)
+        self.ticks = [(value, text) for value, text in self.ticks if low <= value <= high]
+        self.low, self.high = self._along(low), self._along(high)
+        if self.low == self.high:
+            self.low, self.high = self.low - 1, self.high + 1
+
+    def __call__(self, value: float) -> float:
+        share = (self._along(value) - self.low) / (self.high - self.low)
+        return self.start + share * (self.end - self.start)
+
+    def _along(self, value: float) -> float:
+        return math.log(value) if self.axis.logarithmic else value
+
+
+def _grid(svg: ElementTree.Element, across: _Scale, upwards: _Scale, left: float, right: float) -> None:
+    for value, text in upwards.ticks:
+        height = upwards(value)
+        _add(svg, "line", class_="grid", x1=left, x2=right, y1=height, y2=height)
+        _add(svg, "text", text, class_="tick y", x=left - 6, y=height + 4, text_anchor="end")
+    free = -math.inf  # where the last label ends: ticks that stand close do not write over each other
+    for value, text in across.ticks:
+        place, half = across(value), CHARACTER * len(text) / 2
+        _add(svg, "line", class_="notch", x1=place, x2=place, y1=HEIGHT - BOTTOM, y2=HEIGHT - BOTTOM + 4)
+        if place - half > free + 4:
+            _add(svg, "text", text, class_="tick x", x=place, y=HEIGHT - BOTTOM + 16, text_anchor="middle")
+            free = place + half
+    _add(svg, "text", across.axis.label, class_="axis", x=(left + right) / 2, y=HEIGHT - 4, text_anchor="middle")
+    if upwards.axis.label:
+        _add(svg, "text", upwards.axis.label, class_="axis", x=2, y=12)
+
+
+def _line(svg: ElementTree.Element, line: Series, across: _Scale, upwards: _Scale) -> None:
+    group = _add(svg, "g", class_=_tone(line.tone))
+    places = [across(x) for x, _ in line.points]
+    if line.band:
+        lows, highs = zip(*line.band, strict=True)
+        there = [*zip(places, map(upwards, highs), strict=True)]
+        back = [*zip(places, map(upwards, lows), strict=True)][::-1]
+        _add(group, "path", class_="band", d=f"{_path([*there, *back])}Z")
+    drawn = [(place, upwards(y)) for place, (_, y) in zip(places, line.points, strict=True)]
+    _add(group, "path", class_="line", d=_path(drawn))
+    if line.marked or len(drawn) == 1:
+        for (place, height), (_, y) in zip(drawn, line.points, strict=True):
+            dot = _add(group, "circle", class_="dot", cx=place, cy=height, r=3)
+            _add(dot, "title", f"{line.name} {y:.4g}".strip())
+
+
+def _labels(svg: ElementTree.Element, ends: Sequence[tuple[float, str, int]], top: float, right: float) -> None:
+    """Write names beside the ends of lines, moved apart where they would touch; ``ends``: (height, name, tone)."""
+    places = spread([height for height, _, _ in ends], LINE_HEIGHT, top, HEIGHT - BOTTOM)
+    for place, (_, name, tone) in zip(places, ends, strict=True):
+        group = _add(svg, "g", class_=_tone(tone) if tone >= 0 else "chance")
+        label = _add(group, "text", _cut(name), class_="end", x=right + 6, y=place + 4)
+        if label.text != name:
+            _add(label, "title", name)
+
+
+def spread(heights: Sequence[float], room: float, low: float, high: float) -> list[float]:
+    """Move ``heights`` as little as keeps their order, ``room`` between them and all within ``low`` to ``high``.
+
+    Where they do not all fit they are evenly apart.
+    """
+    order = sorted(range(len(heights)), key=lambda n: heights[n])
+    room = min(room, (high - low) / max(1, len(heights) - 1))
+    # Labels that touch form a block, which stands where their mean wants to be.
+    blocks: list[list[int]] = []
+    for n in order:
+        blocks.append([n])
+        while len(blocks) > 1 and _begin(blocks[-1], heights, room, low, high) < (
+            _begin(blocks[-2], heights, room, low, high) + room * len(blocks[-2])
+        ):
+            last = blocks.pop()
+            blocks[-1] += last
+    places = [0.0] * len(heights)
+    for block in blocks:
+        begin = _begin(block, heights, room, low, high)
+        for k, n in enumerate(block):
+            places[n] = begin + k * room
+    return places
+
+
+def _begin(block: Sequence[int], heights: Sequence[float], room: float, low: float, high: float) -> float:
+    """Return where the first label of a block stands."""
+    wanted = sum(heights[n] - k * room for k, n in enumerate(block)) / len(block)
+    return min(max(wanted, low), high - room * (len(block) - 1))
+
+
+def _path(points: Sequence[Point]) -> str:
+    return "M" + "L".join(f"{_number(x)} {_number(y)}" for x, y in points)
+
+
+def _number(value: float) -> str:
+    return f"{value:.1f}".removesuffix(".0")
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…"
+
+
+def _tone(tone: int) -> str:
+    """Return the classes of a tone; past the last colour they come again, dashed."""
+    if tone <= TONES:
+        return f"tone-{tone}"
+    return f"tone-{(tone - 1) % TONES + 1} dashed"
+
+
+def _summary(series: Sequence[Series]) -> str:
+    drawn = [line for line in series if line.points]
+    return "; ".join(f"{line.name} from {line.points[0][1]:.4g} to {line.points[-1][1]:.4g}".strip() for line in drawn)
+
+
+def _gap_in_words(gap: Gap) -> str:
+    name = f"{gap.group}, {gap.name}" if gap.group else gap.name
+    between = "" if gap.low is None or gap.high is None else f", interval {signed(gap.low)} to {signed(gap.high)}"
+    return f"{name}: {signed(gap.value)}{between}"
+
+
+def _svg(title: str, description: str, height: float) -> ElementTree.Element:
+    svg = ElementTree.Element("svg", {"class": "chart", "viewBox": f"0 0 {WIDTH} {_number(height)}", "role": "img"})
+    svg.set("aria-label", title)
+    _add(svg, "desc", description)
+    return svg
+
+
+def _add(
+    parent: ElementTree.Element, tag: str, text: str | None = None, **attributes: str | float
+) -> ElementTree.Element:
+    named = {
+        name.rstrip("_").replace("_", "-"): value if isinstance(value, str) else _number(value)
+        for name, value in attributes.items()
+    }
+    child = ElementTree.SubElement(parent, tag, named)
+    child.text = text
+    return child
+
+
+def _markup(svg: ElementTree.Element) -> Markup:
+    """Return what stands in a page as it is: everything in it was escaped when it was written out."""
+    return Markup(ElementTree.tostring(svg, encoding="unicode"))
