@@ -1,0 +1,93 @@
+"""Published results of the tasks that mocodet has configs of, and whether a trial is of such a task."""
+
+import ast
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from fvcore.common.config import CfgNode
+
+from mocodet import configs
+
+FILE = Path(__file__).with_name("published.yaml")
+BATCH = 16  # detectron2's, where a config names none
+
+
+@dataclass(frozen=True)
+class PublishedRow:
+    """What others report of one initialisation.
+
+    Attributes:
+        init: the initialisation, with its data.
+        place: where in the source, or which, in a word or two.
+        values: by metric, in per cent; only those that are published.
+    """
+
+    init: str
+    place: str
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Published:
+    """What is published of a trial's task: rows, and a note that names the sources or says why there are none."""
+
+    rows: Sequence[PublishedRow] = ()
+    note: str = ""
+
+
+def published(config_file: str, trained_with: Mapping[str, Any]) -> Published:
+    """Return the published results that a trial may stand beside.
+
+    Args:
+        config_file: of the trial, whichever variant it is.
+        trained_with: the whole config, as the training saved it.
+    """
+    content = _content()
+    name = Path(config_file).name.removesuffix(".yaml")
+    for task in content["TASKS"]:
+        if name == task["CONFIG"] or name.startswith(f"{task['CONFIG']}_"):
+            break
+    else:
+        return Published()
+    paper = CfgNode.load_yaml_with_base(str(configs.path(f"{task['CONFIG']}.yaml")))
+    if different := _differences(paper, trained_with):
+        return Published(note=f"The published figures of {task['CONFIG']} are left out: {'; '.join(different)}.")
+    if not task["ROWS"]:
+        return Published(note=f"{task['CONFIG']} is in table 6 of the paper, whose figures mocodet does not have.")
+    rows = []
+    for row in task["ROWS"]:
+        pairs = zip(task["KEYS"], row["VALUES"], strict=True)
+        rows.append(PublishedRow(row["INIT"], row["PLACE"], {key: value for key, value in pairs if value is not None}))
+    sources = dict.fromkeys(content["SOURCES"][row["SOURCE"]] for row in task["ROWS"])
+    return Published(rows, f"Published figures are those of: {'; '.join(sources)}.")
+
+
+def _differences(paper: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    """Say in words what separates a trial from the published setting: its data, or how much of it is seen."""
+    different = []
+    for split, what in (("TRAIN", "trained on"), ("TEST", "tested on")):
+        theirs, own = (_names(config["DATASETS"][split]) for config in (paper, found))
+        if theirs != own:
+            different.append(f"they are {what} {', '.join(theirs)}, these trials {', '.join(own)}")
+    theirs, own = (
+        config["SOLVER"]["MAX_ITER"] * config["SOLVER"].get("IMS_PER_BATCH", BATCH) for config in (paper, found)
+    )
+    if theirs != own:
+        different.append(f"their schedule sees {theirs:,} images, that of these trials {own:,}")
+    if (fraction := found.get("MOCO", {}).get("TRAIN_FRACTION", 1.0)) != 1.0:
+        different.append(f"these trials have {fraction:.3g} of the labels")
+    return different
+
+
+def _names(value: str | Sequence[str]) -> list[str]:
+    """Return the names of data sets, which a config file may hold as the text of a tuple."""
+    return list(ast.literal_eval(value) if isinstance(value, str) else value)
+
+
+@cache
+def _content() -> dict[str, Any]:
+    return yaml.safe_load(FILE.read_text(encoding="utf-8"))
