@@ -49,6 +49,7 @@ setup(
     package_data={
         "mocodet": ["py.typed"],
         **{f"mocodet.{room}": ["py.typed"] for room in ROOMS},
+        "mocodet.common.report": ["published.yaml", "templates/*"],
         "mocodet.configs": ["py.typed", "*.yaml", "pretrain/*.yaml", "classification/*.yaml", "studies/*.yaml"],
     },
     # detectron2 itself is not on PyPI under its own name; `make setup` and the README install it.
@@ -69,6 +70,7 @@ setup(
         "safetensors>=0.4",
         "fsspec>=2023.1",
         "requests>=2.28",
+        "jinja2>=3.0",  # fills the pages of mocodet report
         "cloudpickle",
         "hydra-core>=1.1",
         "matplotlib",

@@ -39,7 +39,12 @@ def test_wheel__one_top_level_package_with_every_config(wheel):
     names = [name for name in wheel.namelist() if ".dist-info/" not in name]
     assert {name.split("/")[0] for name in names} == {"mocodet"}
     yaml = {str(path.relative_to(configs.ROOT)) for path in configs.ROOT.rglob("*.yaml")}
-    assert {name.removeprefix("mocodet/configs/") for name in names if name.endswith(".yaml")} == yaml
+    packed = [name for name in names if name.startswith("mocodet/configs/") and name.endswith(".yaml")]
+    assert {name.removeprefix("mocodet/configs/") for name in packed} == yaml
+    page = {
+        f"mocodet/{path.relative_to(ROOT)}" for path in (ROOT / "common/report").rglob("*.*") if path.suffix != ".pyc"
+    }
+    assert {name for name in names if name.startswith("mocodet/common/report/")} == page
     modules = {
         str(path.relative_to(ROOT)).removeprefix("common/package/")
         for room in ("common", "configs", "pretrain", "detection")
@@ -113,6 +118,8 @@ def test_wheel__runs_a_study_in_an_empty_folder(wheel, tmp_path):
     output = ["--reference", "random", "--seeds", "1", "--output", "study"]
     printed = run(site / "bin" / "mocodet", "study", *inits, *output, *options)
     assert "Table and all values: study/report.md" in printed
+    assert run(site / "bin" / "mocodet", "report", "study").splitlines()[0] == "study/report.html"
+    assert "slow" in (here / "study" / "report.html").read_text(encoding="utf-8")
     trials = json.loads((here / "study" / "results.json").read_text())["trials"]
     assert [(trial["init"], trial["status"]) for trial in trials] == [("slow", "finished"), ("random", "finished")]
     for trial in trials:

@@ -26,6 +26,7 @@ COMMANDS = (
     Command("evaluate", "mocodet.detection.evaluation.run:main", "compute the metrics of saved predictions"),
     Command("visualize", "mocodet.detection.visualize.run:main", "draw ground truth beside predictions"),
     Command("study", "mocodet.common.study.run:main", "compare initialisations over several trials, in a table"),
+    Command("report", "mocodet.common.report.run:main", "show what a study or a pre-training run found, on one page"),
     Command(
         "knn", "mocodet.pretrain.evaluation.run:knn", "classify images by the nearest neighbours of their features"
     ),

@@ -1,0 +1,136 @@
+"""The same test images with what the detectors of each initialisation found in them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .read import Study, Trial, labels
+
+EXAMPLES_FILE = "examples.json"
+FOUND_AT = 0.5  # IoU
+LETTER, LINE = 5.8, 11  # width and height of a label's letters, in pixels of the picture
+
+Box = Sequence[float]  # x0, y0, x1, y1, in pixels of the thumbnail
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A box in a picture.
+
+    Attributes:
+        x, y, width, height: in pixels of the picture.
+        label: what stands at it, at (label_x, label_y).
+        kind: ``truth``, ``right`` or ``wrong``.
+    """
+
+    x: float
+    y: float
+    width: float
+    height: float
+    label: str
+    label_x: float
+    label_y: float
+    kind: str
+
+
+def pictures(study: Study) -> dict[str, Any] | None:
+    """Collect images, ground truth and detections for the page; nothing where no trial kept any.
+
+    Of each detector one seed is shown, the first that all initialisations have, with the most labels.
+    """
+    store: dict[str, dict[str, Any]] = {}
+    groups = []
+    for detector in study.content["detectors"]:
+        chosen = _chosen(study, detector)
+        if not chosen:
+            continue
+        by_init = {init: _examples(trial) for init, trial in chosen.items()}
+        first = next(iter(by_init.values()))
+        shown = []
+        for name, image in first.items():
+            place = store.setdefault(image["jpeg"], {**image, "anchor": f"image-{len(store) + 1}"})
+            panels = [{"name": "ground truth", "boxes": _truth(image), "words": _counted(image["truth"])}]
+            for init, examples in by_init.items():
+                if name in examples:
+                    panels.append({"name": init, **_detected(examples[name])})
+            shown.append({"name": name, "place": place, "panels": panels})
+        trial = next(iter(chosen.values()))
+        title = f"{detector}, {labels(trial.fraction)}, seed {trial.seed}"
+        groups.append({"name": title, "images": shown})
+    return {"groups": groups, "store": list(store.values())} if groups else None
+
+
+def matched(truth: Sequence[Mapping[str, Any]], detections: Sequence[Mapping[str, Any]]) -> list[bool]:
+    """Say of each detection whether it found an object: of its class, not found by a higher score, IoU of 0.5."""
+    left = list(range(len(truth)))
+    right = [False] * len(detections)
+    for place in sorted(range(len(detections)), key=lambda n: -detections[n]["score"]):
+        own = detections[place]
+        overlaps = [(iou(truth[n]["box"], own["box"]), n) for n in left if truth[n]["class"] == own["class"]]
+        best, n = max(overlaps, default=(0.0, -1))
+        if best >= FOUND_AT:
+            left.remove(n)
+            right[place] = True
+    return right
+
+
+def iou(one: Box, other: Box) -> float:
+    """Return the intersection of two boxes over their union."""
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    shared = max(0.0, width) * max(0.0, height)
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
+    return shared / (sum(areas) - shared) if shared else 0.0
+
+
+def _chosen(study: Study, detector: str) -> dict[str, Trial]:
+    """Return a trial of each initialisation with one seed: the first that most of them have examples of."""
+    fractions = [fraction for of, fraction in study.groups if of == detector]
+    if not fractions:
+        return {}
+    kept = {
+        (trial.seed, init): trial
+        for init in study.inits
+        for trial in study.finished(detector, max(fractions), init)
+        if (trial.folder / EXAMPLES_FILE).is_file()
+    }
+    seeds = sorted({seed for seed, _ in kept})
+    if not seeds:
+        return {}
+    seed = max(seeds, key=lambda seed: (sum(own == seed for own, _ in kept), -seed))
+    return {init: kept[seed, init] for init in study.inits if (seed, init) in kept}
+
+
+def _examples(trial: Trial) -> dict[str, dict[str, Any]]:
+    content = json.loads((trial.folder / EXAMPLES_FILE).read_text(encoding="utf-8"))
+    return {image["name"]: image for image in content["images"]}
+
+
+def _truth(image: Mapping[str, Any]) -> list[Drawn]:
+    return [_drawn(image, box["box"], box["class"], "truth") for box in image["truth"]]
+
+
+def _detected(image: Mapping[str, Any]) -> dict[str, Any]:
+    right = matched(image["truth"], image["detections"])
+    boxes = [
+        _drawn(image, box["box"], f"{box['class']} {box['score']:.2f}", "right" if found else "wrong")
+        for box, found in zip(image["detections"], right, strict=True)
+    ]
+    words = f"{sum(right)} of {len(image['truth'])} found"
+    if wrong := len(right) - sum(right):
+        words += f", {wrong} false"
+    # Right ones last, over the others.
+    return {"boxes": sorted(boxes, key=lambda box: box.kind == "right"), "words": words}
+
+
+def _counted(truth: Sequence[Any]) -> str:
+    return f"{len(truth)} object{'' if len(truth) == 1 else 's'}"
+
+
+def _drawn(image: Mapping[str, Any], box: Box, label: str, kind: str) -> Drawn:
+    x0, y0, x1, y1 = (round(value, 1) for value in box)
+    label_x = max(1.0, min(x0 + 1, image["width"] - LETTER * len(label)))
+    label_y = y0 - 3 if y0 > LINE + 3 else min(y0 + LINE, image["height"] - 2)
+    width, height = round(x1 - x0, 1), round(y1 - y0, 1)
+    return Drawn(x0, y0, width, height, label, round(label_x, 1), round(label_y, 1), kind)

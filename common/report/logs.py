@@ -1,0 +1,71 @@
+"""Curves from the ``metrics.json`` that detectron2 writes while it trains."""
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from .charts import Point
+
+LOG_FILE = "metrics.json"
+MOST_POINTS = 120  # of a curve on a page: a pixel or two each
+
+
+def read_log(folder: str | Path) -> list[dict[str, Any]]:
+    """Read the lines of ``folder/metrics.json``; a last line that was cut off is left out.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: another line is not JSON.
+    """
+    path = Path(folder, LOG_FILE)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number < len(lines):
+                raise ValueError(f"{path}, line {number} is not JSON: {line[:80]!r}") from error
+    return records
+
+
+def curve(records: Iterable[dict[str, Any]], key: str) -> list[Point]:
+    """Return (iterations done, value) of each line that has a finite ``key``; of repeated iterations the last.
+
+    A resumed run writes the iterations after its checkpoint again. What is evaluated after the last step is logged as
+    of an iteration more.
+    """
+    found, steps = {}, 0
+    for record in records:
+        if "lr" in record:
+            steps = max(steps, record["iteration"] + 1)
+        if key in record and math.isfinite(record[key]):
+            found[record["iteration"] + 1] = float(record[key])
+    return sorted({min(done, steps or done): value for done, value in sorted(found.items())}.items())
+
+
+def thin(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
+    """Return at most ``most`` points: the means of as many neighbours as that takes. The last point stays as it is."""
+    size = math.ceil(len(points) / most)
+    if size <= 1:
+        return list(points)
+    groups = [points[begin : begin + size] for begin in range(0, len(points), size)]
+    thinned = [(fmean(x for x, _ in group), fmean(y for _, y in group)) for group in groups]
+    return [*thinned[:-1], (points[-1][0], thinned[-1][1])]
+
+
+def over_seeds(curves: Sequence[Sequence[Point]]) -> tuple[list[Point], list[Point] | None]:
+    """Return the mean over curves where all have a point, and the band of one sample standard deviation around it.
+
+    There is no band around a single curve.
+    """
+    tables = [dict(points) for points in curves]
+    shared = sorted(set.intersection(*map(set, tables))) if tables else []
+    means = [(x, fmean(table[x] for table in tables)) for x in shared]
+    if len(tables) < 2:
+        return means, None
+    spreads = [stdev(table[x] for table in tables) for x in shared]
+    return means, [(mean - spread, mean + spread) for (_, mean), spread in zip(means, spreads, strict=True)]

@@ -1,0 +1,92 @@
+"""A page: its sections in order, put into the templates of this folder. Templates escape what they are given."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from mocodet.common.study.tables import is_marked
+
+from .numbers import fixed, signed
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart and what it shows.
+
+    Attributes:
+        title: set off at the beginning of its caption.
+        svg: of :mod:`.charts`.
+        caption: the rest; what bands and dots are.
+    """
+
+    title: str
+    svg: Markup
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Figures side by side under a heading; ``note`` is about all of them; ``folded``: shown when asked for."""
+
+    title: str
+    figures: Sequence[Figure]
+    note: str = ""
+    folded: bool = False
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page with a heading.
+
+    Attributes:
+        title: the heading.
+        template: of ``templates/``; it is given ``content``.
+        content: what that template shows.
+    """
+
+    title: str
+    template: str
+    content: Any
+
+    @property
+    def anchor(self) -> str:
+        """The name by which the page's contents lead here."""
+        return "-".join("".join(letter if letter.isalnum() else " " for letter in self.title.lower()).split())
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a report says.
+
+    Attributes:
+        kind: of what it is, such as "Study".
+        title: its name.
+        summary: one sentence under it.
+        sections: in the order of reading.
+        footer: how the page was made.
+    """
+
+    kind: str
+    title: str
+    summary: str
+    sections: Sequence[Section]
+    footer: str
+
+
+def render(page: Page) -> str:
+    """Return the page as HTML that refers to no other file."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"signed": signed, "fixed": fixed}
+    environment.tests["marked"] = is_marked
+    return environment.get_template("page.html").render(page=page)

@@ -1,0 +1,155 @@
+"""A study as its ``results.json`` tells it, and what its trials left in their folders."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .logs import LOG_FILE, read_log
+
+RESULTS_FILE = "results.json"
+VERSION = 2
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One fine-tuning.
+
+    Attributes:
+        detector, init, fraction, seed: which one.
+        status: finished, failed, running or waiting.
+        reason: why it failed.
+        metrics: of a finished one, in per cent.
+        seconds: how long it took, if it ended.
+        command: by which it ran.
+        folder: where it left its files.
+    """
+
+    detector: str
+    init: str
+    fraction: float
+    seed: int
+    status: str
+    reason: str | None
+    metrics: Mapping[str, float]
+    seconds: float | None
+    command: Sequence[str]
+    folder: Path
+
+    def log(self) -> list[dict[str, Any]]:
+        """Return the lines of its log, or nothing if there is none."""
+        return read_log(self.folder) if (self.folder / LOG_FILE).is_file() else []
+
+    def config(self) -> dict[str, Any]:
+        """Return the config that it was trained with, or nothing if it saved none."""
+        path = self.folder / "config.yaml"
+        return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.is_file() else {}
+
+    def config_file(self) -> str:
+        """Return the config file that its command names."""
+        words = list(self.command)
+        return words[words.index("--config-file") + 1] if "--config-file" in words[:-1] else ""
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study, whether or not it has ended.
+
+    Attributes:
+        folder: of the study.
+        content: of its ``results.json``.
+        trials: all that were planned.
+    """
+
+    folder: Path
+    content: Mapping[str, Any]
+    trials: Sequence[Trial]
+
+    @property
+    def name(self) -> str:
+        """What the study is called."""
+        return self.content["name"]
+
+    @property
+    def reference(self) -> str:
+        """The initialisation that gaps are measured from."""
+        return self.content["reference"]
+
+    @property
+    def inits(self) -> list[str]:
+        """The initialisations, the reference first."""
+        return sorted(self.content["inits"], key=lambda name: name != self.reference)
+
+    @cached_property
+    def groups(self) -> list[tuple[str, float]]:
+        """Detectors and label fractions of which a trial has finished: what is compared with each other."""
+        pairs = [(detector, fraction) for detector in self.content["detectors"] for fraction in self.fractions]
+        ended = {(trial.detector, trial.fraction) for trial in self.trials if trial.status == "finished"}
+        return [pair for pair in pairs if pair in ended]
+
+    @property
+    def fractions(self) -> list[float]:
+        """The label fractions, all labels first."""
+        return sorted(self.content["fractions"], reverse=True)
+
+    def finished(self, detector: str, fraction: float, init: str) -> list[Trial]:
+        """Return the trials that have a result, by seed."""
+        asked = (detector, fraction, init, "finished")
+        found = [t for t in self.trials if (t.detector, t.fraction, t.init, t.status) == asked]
+        return sorted(found, key=lambda trial: trial.seed)
+
+    def metrics(self, detector: str, fraction: float) -> list[str]:
+        """Return the metrics that finished trials of a detector have."""
+        return list(
+            dict.fromkeys(
+                key for init in self.inits for t in self.finished(detector, fraction, init) for key in t.metrics
+            )
+        )
+
+    def tone(self, init: str) -> int:
+        """Return the number of an initialisation's colour; 0 is the reference's."""
+        return self.inits.index(init)
+
+
+def is_study(folder: Path) -> bool:
+    """Say whether ``folder`` is that of a study."""
+    return (folder / RESULTS_FILE).is_file() and isinstance(_content(folder), dict) and "reference" in _content(folder)
+
+
+def read_study(folder: Path) -> Study:
+    """Read the study in ``folder``.
+
+    Raises:
+        ValueError: its ``results.json`` is of another version, or lacks something.
+    """
+    content, path = _content(folder), folder / RESULTS_FILE
+    if content.get("version") != VERSION:
+        raise ValueError(
+            f"{path} is of version {content.get('version')}, this mocodet reads {VERSION}; run the study's command"
+            " again, which writes it anew from the trials that are there"
+        )
+    try:
+        trials = [
+            Trial(**{**{name: trial[name] for name in Trial.__dataclass_fields__}, "folder": folder / trial["folder"]})
+            for trial in content["trials"]
+        ]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: a trial without {error}") from error
+    return Study(folder, content, trials)
+
+
+def labels(fraction: float) -> str:
+    """Name a label fraction."""
+    return "all labels" if fraction == 1 else f"{100 * fraction:g} % of the labels"
+
+
+def _content(folder: Path) -> Any:
+    path = folder / RESULTS_FILE
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error

@@ -1,0 +1,72 @@
+"""The command ``mocodet report``."""
+
+import argparse
+from pathlib import Path
+
+from mocodet.common.errors import errors_in_one_line
+from mocodet.common.files import atomic_open
+from mocodet.common.study.aggregate import aggregate
+from mocodet.common.study.tables import format_table
+
+from .page import render
+from .pretrain import is_run, pretrain_page
+from .read import is_study, read_study
+from .study import study_page
+
+PAGE = "report.html"
+TABLES = {
+    "report.md": "markdown",
+    "report.csv": "csv",
+    "report.tex": "latex",
+    "report.json": "json",
+}  # and their styles
+
+
+def report(folder: str | Path, output: str | Path | None = None) -> list[Path]:
+    """Write the report of a study or of a pre-training run.
+
+    Args:
+        folder: of the study, or OUTPUT_DIR of the run.
+        output: folder for the report; by default ``folder``.
+
+    Returns:
+        the files that were written, the page first.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: it holds neither, or nothing to report yet, or a damaged file.
+    """
+    folder = Path(folder)
+    written = []
+    for name, content in _contents(folder).items():
+        path = Path(output or folder) / name
+        with atomic_open(path, "w", encoding="utf-8") as handle:
+            handle.write(content)
+        written.append(path)
+    return written
+
+
+def main(args: argparse.Namespace) -> None:
+    """Write the report and print where it is."""
+    with errors_in_one_line():
+        for path in report(args.folder, args.output):
+            print(path)
+
+
+def _contents(folder: Path) -> dict[str, str]:
+    """Return what the files of the report hold, by name."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}; expected that of a study or of a pre-training run")
+    if is_study(folder):
+        study = read_study(folder)
+        if not study.groups:
+            raise ValueError(f"no trial of the study {folder} has finished yet, so there is nothing to report")
+        rows = aggregate(study.content, folder=folder)
+        tables = {name: f"{format_table(rows, style).rstrip()}\n" for name, style in TABLES.items()}
+        return {PAGE: render(study_page(study, rows)), **tables}
+    if is_run(folder):
+        return {PAGE: render(pretrain_page(folder))}
+    raise ValueError(
+        f"{folder} holds neither a study (results.json with its trials) nor a pre-training run (metrics.json, and"
+        " config.yaml with a METHOD); give the --output of mocodet study or the OUTPUT_DIR of mocodet pretrain"
+    )

@@ -1,0 +1,217 @@
+"""The page of a study: what it found, first in sentences, then in tables, charts and pictures."""
+
+from collections.abc import Sequence
+from shlex import join
+from typing import Any
+
+from mocodet.common.progress import duration
+from mocodet.common.study.aggregate import Row, aggregate
+from mocodet.common.study.statistics import seeds_to_show
+
+from . import study_charts as charts
+from .detections import pictures
+from .findings import compare, compare_others, metric_names
+from .page import Page, Section
+from .precision_recall import precision_recall
+from .published import Published, published
+from .read import RESULTS_FILE, Study, labels
+
+COVERS = (
+    "An interval holds the gap's true mean with 95 % confidence, by a paired t test over the seeds of fine-tuning, for"
+    " these weights: it says nothing about another pre-training. Intervals of test images come from a bootstrap over"
+    " the images with the trained detectors fixed."
+)
+
+
+def study_page(study: Study, rows: Sequence[Row]) -> Page:
+    """Describe a study.
+
+    Args:
+        study: of which at least one trial has finished.
+        rows: what `aggregate` makes of it.
+    """
+    candidates = [
+        Section("Finding", "findings.html", _findings(study, rows)),
+        Section("Results", "results.html", _results(study, rows)),
+        Section("Fewer labels", "charts.html", charts.label_fractions(study, rows)),
+        Section("Classes", "charts.html", charts.classes(study)),
+        Section("Precision and recall", "charts.html", precision_recall(study)),
+        Section("The same images", "pictures.html", pictures(study)),
+        Section("Training", "charts.html", charts.training(study)),
+        Section("Trials", "trials.html", _trials(study)),
+        Section("How it was made", "facts.html", _facts(study)),
+    ]
+    sections = [section for section in candidates if section.content]
+    footer = f"Made by mocodet report from {RESULTS_FILE} and the trials' folders."
+    return Page("Study", study.name, _summary(study), sections, footer)
+
+
+def _summary(study: Study) -> str:
+    content = study.content
+    counts = [
+        (content["detectors"], "detector"),
+        (study.inits, "initialisation"),
+        (content["fractions"], "label fraction"),
+        (content["seeds"], "seed"),
+    ]
+    product = " × ".join(f"{len(some)} {name}{'s' if len(some) > 1 else ''}" for some, name in counts)
+    by_status = dict.fromkeys(("finished", "failed", "running", "waiting"), 0)
+    for trial in study.trials:
+        by_status[trial.status] += 1
+    ended = ", ".join(f"{count} {status}" for status, count in by_status.items() if count)
+    return f"{product}: {len(study.trials)} trials, {ended}."
+
+
+def _findings(study: Study, rows: Sequence[Row]) -> dict[str, Any]:
+    among_others = _among_others(study)
+    groups = []
+    for detector, fraction in study.groups:
+        own = [row for row in rows if (row.detector, row.fraction) == (detector, fraction)]
+        groups.append(
+            {
+                "name": charts.group_name(study, detector, fraction),
+                "sentences": [compare(row, study.reference) for row in own if row.init != study.reference],
+                "others": compare_others(
+                    [
+                        (other, row)
+                        for other, row in among_others
+                        if (row.detector, row.fraction) == (detector, fraction)
+                    ]
+                ),
+            }
+        )
+    return {
+        "groups": groups,
+        "figures": charts.gaps(study, rows),
+        "covers": COVERS,
+        "seeds": _seeds_needed(study, rows),
+    }
+
+
+def _among_others(study: Study) -> list[tuple[str, Row]]:
+    """Compare the initialisations beside the reference with each other: (the one compared with, row of the other)."""
+    found = []
+    for place, other in enumerate(study.inits[1:], start=1):
+        later = study.inits[place + 1 :]
+        if later:
+            found += [(other, row) for row in aggregate({**study.content, "reference": other}) if row.init in later]
+    return found
+
+
+def _seeds_needed(study: Study, rows: Sequence[Row]) -> str:
+    """Say how many seeds would show half a point, by the largest and the smallest spread of the gaps seen."""
+    key, name = next(iter(metric_names(charts.shared_keys(rows)).items()))
+    gaps = [row.metrics[key].gap for row in rows if key in row.metrics]
+    spreads = [gap.deviation for gap in gaps if gap is not None and gap.deviation is not None]
+    if not spreads:
+        return ""
+    least, most = (seeds_to_show(spread) for spread in (min(spreads), max(spreads)))
+    seeds = f"{least}" if least == most else f"{least} to {most}"
+    return f"By the spread seen here, {seeds} seeds would show a gap of half a point {name}."
+
+
+def _results(study: Study, rows: Sequence[Row]) -> dict[str, Any]:
+    tables: list[dict[str, Any]] = []
+    for detector in dict.fromkeys(row.detector for row in rows):
+        own = [row for row in rows if row.detector == detector]
+        keys = charts.shared_keys(own)
+        parts = [
+            {
+                "name": labels(fraction),
+                "rows": [_table_row(study, row, keys) for row in own if row.fraction == fraction],
+            }
+            for fraction in sorted({row.fraction for row in own}, reverse=True)
+        ]
+        beside = _published(study, detector)
+        tables.append(
+            {
+                "name": detector,
+                "reference": study.reference,
+                "anchor": f"table-{len(tables) + 1}",
+                "keys": list(metric_names(keys).values()),
+                "parts": parts,
+                "published": [
+                    {"init": row.init, "place": row.place, "values": [row.values.get(key) for key in keys]}
+                    for row in beside.rows
+                ],
+                "note": beside.note,
+            }
+        )
+    keys = charts.shared_keys(rows)
+    pairs = [
+        {
+            "group": charts.group_name(study, row.detector, row.fraction),
+            "name": f"{row.init} − {other}",
+            "gaps": [row.metrics[key].gap if key in row.metrics else None for key in keys],
+        }
+        for other, row in sorted(
+            _among_others(study), key=lambda pair: study.groups.index((pair[1].detector, pair[1].fraction))
+        )
+    ]
+    return {
+        "tables": tables,
+        "reference": study.reference,
+        "pairs": pairs,
+        "pair_keys": list(metric_names(keys).values()),
+    }
+
+
+def _table_row(study: Study, row: Row, keys: Sequence[str]) -> dict[str, Any]:
+    planned = len(study.content["seeds"])
+    count = f"{row.n_trials}" if row.n_trials == planned else f"{row.n_trials} of {planned}"
+    return {
+        "init": row.init,
+        "tone": study.tone(row.init),
+        "trials": count,
+        "cells": [row.metrics.get(key) for key in keys],
+    }
+
+
+def _published(study: Study, detector: str) -> Published:
+    """Return what is published of a detector's task, judged by a trial with all labels."""
+    for trial in study.trials:
+        if (trial.detector, trial.fraction, trial.status) == (detector, 1.0, "finished"):
+            config = trial.config()
+            return published(trial.config_file(), config) if config else Published()
+    return Published()
+
+
+def _trials(study: Study) -> dict[str, Any]:
+    keys = list(dict.fromkeys(key for trial in study.trials for key in trial.metrics))
+    rows = [
+        {
+            "detector": trial.detector,
+            "init": trial.init,
+            "labels": f"{100 * trial.fraction:g} %",
+            "seed": trial.seed,
+            "status": trial.status,
+            "values": [trial.metrics.get(key) for key in keys],
+            "time": "" if trial.seconds is None else duration(trial.seconds),
+        }
+        for trial in study.trials
+    ]
+    failed = [
+        {"name": f"{trial.detector}, {trial.init}, {labels(trial.fraction)}, seed {trial.seed}", "reason": trial.reason}
+        for trial in study.trials
+        if trial.status == "failed"
+    ]
+    return {"keys": list(metric_names(keys).values()), "rows": rows, "failed": failed}
+
+
+def _facts(study: Study) -> dict[str, Any]:
+    content = study.content
+    facts = [(name, str(version)) for name, version in content["versions"].items() if version]
+    facts += [
+        (
+            f"weights of {name}",
+            f"{weights['path']}, SHA-256 {weights['sha256']}" if weights.get("sha256") else weights["path"],
+        )
+        for name, weights in content["weights"].items()
+    ]
+    commands = []
+    for detector in content["detectors"]:
+        for init in study.inits:
+            own = next(trial for trial in study.trials if (trial.detector, trial.init) == (detector, init))
+            commands.append(f"# {detector} from {init}, {labels(own.fraction)}, seed {own.seed}\n{join(own.command)}")
+    listings = [("Commands, of the first trial of each detector and initialisation", "\n\n".join(commands))]
+    return {"facts": facts, "listings": listings, "first_open": False}

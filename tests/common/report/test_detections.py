@@ -1,0 +1,20 @@
+import pytest
+
+from mocodet.common.report.detections import iou, matched
+
+
+def test_iou():
+    assert iou([0, 0, 10, 10], [5, 0, 15, 10]) == pytest.approx(50 / 150)
+    assert iou([0, 0, 10, 10], [10, 0, 20, 10]) == 0
+    assert iou([2, 3, 7, 9], [2, 3, 7, 9]) == 1
+
+
+def test_matched__an_object_is_found_once_by_the_highest_score_of_its_class():
+    truth = [{"class": "cat", "box": [0, 0, 10, 10]}, {"class": "dog", "box": [20, 0, 30, 10]}]
+    detections = [
+        {"class": "cat", "box": [1, 0, 10, 10], "score": 0.5},
+        {"class": "cat", "box": [2, 0, 10, 10], "score": 0.9},
+        {"class": "cat", "box": [20, 0, 30, 10], "score": 0.8},
+        {"class": "dog", "box": [25, 0, 35, 10], "score": 0.7},
+    ]
+    assert matched(truth, detections) == [False, True, False, False]
