@@ -18,7 +18,6 @@ from .engine import Engine, Interruption, failures
 from .live import View
 from .placement import Slot, slots, visible_gpus
 from .recipe import Recipe, RecipeBook, weights_file
-from .report import format_table
 from .results import RESULTS_FILE, results, write_results
 from .spec import (
     DEFAULT_SEEDS,
@@ -33,9 +32,13 @@ from .spec import (
     read_study,
 )
 from .state import State, look
-from .trials import Trial, percent, plan
+from .tables import format_table
+from .trials import Trial, plan
 
 TRAIN_COMMAND = (sys.executable, "-m", "mocodet", "train")
+# How the tables are written: style -> file.
+TABLES = {style: f"report.{end}" for style, end in (("text", "txt"), ("markdown", "md"), ("latex", "tex"))}
+TABLES |= {style: f"report.{style}" for style in ("csv", "json")}
 ONLY_DETECTOR = "detector"  # its name where flags describe the study
 
 Checked = dict[Trial, tuple[Recipe, State]]
@@ -199,36 +202,17 @@ def print_commands(study: Study, output: Path, flags: Sequence[str]) -> None:
 
 
 def report(output: Path, content: Mapping[str, Any]) -> str:
-    """Tabulate the trials that have finished, in ``report.txt`` and ``report.md``; print and return the table."""
+    """Tabulate the trials that have finished, print the table and write it in every style; return what was printed."""
     if not any(trial["status"] == "finished" for trial in content["trials"]):
         return ""
-    text, markdown = _tables(content)
-    for name, table in (("report.txt", text), ("report.md", markdown)):
+    rows = aggregate(content, folder=output)
+    for style, name in TABLES.items():
         with atomic_open(output / name, "w", encoding="utf-8") as handle:
-            handle.write(f"{table}\n")
-    print(f"\n{text}\n\nTable and all values: {output / 'report.md'}, report.txt, {RESULTS_FILE}", flush=True)
+            handle.write(f"{format_table(rows, style)}\n")
+    text = format_table(rows)
+    others = ", ".join([*(name for name in TABLES.values() if name != "report.md"), RESULTS_FILE])
+    print(f"\n{text}\n\nTable and all values: {output / 'report.md'}, {others}", flush=True)
     return text
-
-
-def _tables(content: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the tables of each detector and fraction, over the seeds that all initialisations have finished with."""
-    texts, markdowns = [], []
-    for detector in content["detectors"]:
-        for fraction in content["fractions"]:
-            found = {
-                (trial["init"], trial["seed"]): trial["metrics"]
-                for trial in content["trials"]
-                if (trial["detector"], trial["fraction"], trial["status"]) == (detector, fraction, "finished")
-            }
-            seeds = [seed for seed in content["seeds"] if all((init, seed) in found for init in content["inits"])]
-            if not seeds:
-                continue
-            by_init = {init: [found[init, seed] for seed in seeds] for init in content["inits"]}
-            rows = aggregate(by_init, content["reference"])
-            title = f"{detector}, {percent(fraction)} % of the labels\n\n"
-            texts.append(title + format_table(rows))
-            markdowns.append(title + format_table(rows, markdown=True))
-    return "\n\n".join(texts), "\n\n".join(markdowns)
 
 
 def _existing(config: Path) -> Path:

@@ -5,7 +5,7 @@ the study it notes when it begins (``begin``) and when it is trained to its end 
 meanwhile, so that two at a time in one folder would show (``twice``). Keys of its own:
 
 * ``AP``: its AP is that plus the seed; * ``SLEEP``: seconds of an iteration; * ``FAIL``: ``nan`` raises the error of a
-diverged training half-way, ``file`` that of a missing file, a number is an exit status.
+diverged training half-way, ``file`` that of a missing file, a number is an exit status; ``nan@0`` with seed 0 alone.
 """
 
 import fcntl
@@ -46,7 +46,9 @@ def main() -> None:
         checkpoint = folder / "last_checkpoint"
         done = int(checkpoint.read_text()) if resume else 0
         note(folder, f"begin:{done}")
-        fail = opts.get("FAIL")
+        fail, _, only = opts.get("FAIL", "").partition("@")
+        if only not in ("", str(seed)):
+            fail = ""
         if fail == "file":
             raise FileNotFoundError(2, "No such file or directory", "images/0001.jpg")
         for iteration in range(done, iterations):
