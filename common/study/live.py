@@ -23,10 +23,10 @@ TAIL = 65536  # bytes at the end of metrics.json in which its last line is looke
 
 
 class Progress(NamedTuple):
-    """How far a training is: iterations done, of how many (None: not known), and the seconds that it still takes."""
+    """How far a training is: iterations done, of how many, and the seconds that it still takes, if known."""
 
     iteration: int
-    total: int | None
+    total: int
     left: float | None
 
 
@@ -58,7 +58,8 @@ def read_progress(folder: Path, since: float) -> Progress | None:
     if record is None:
         return None
     left = record.get("eta_seconds")
-    return Progress(record["iteration"] + 1, total, None if left is None else max(0.0, left - (time.time() - logged)))
+    done = min(record["iteration"] + 1, total)  # hooks after the last step log under the iteration that would follow
+    return Progress(done, total, None if left is None else max(0.0, left - (time.time() - logged)))
 
 
 @lru_cache(maxsize=64)
@@ -176,5 +177,4 @@ def _line(running: Running) -> str:
     if running.progress is None:
         return f"{running.trial}: started {duration(running.seconds)} ago"
     iteration, total, left = running.progress
-    of = "" if total is None else f" of {total}"
-    return f"{running.trial}: iteration {iteration}{of}" + (f", about {duration(left)} left" if left else "")
+    return f"{running.trial}: iteration {iteration} of {total}" + (f", about {duration(left)} left" if left else "")

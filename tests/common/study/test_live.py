@@ -66,7 +66,7 @@ def test_read_progress(tmp_path):
     assert 60 < progress.left <= 80
     log.write_text("{}\n")
     assert read_progress(tmp_path, now - 1) is None
-    log.write_text(json.dumps({"iteration": 599}) + "\n")
+    log.write_text(json.dumps({"iteration": 600}) + "\n")
     assert read_progress(tmp_path, now - 1) == (600, 600, None)
 
 
