@@ -14,6 +14,7 @@ from mocodet.common.checkpoint import last_checkpoint
 from mocodet.common.errors import errors_in_one_line
 from mocodet.common.files import atomic_open
 from mocodet.common.launch import claim_output, launch, merge_config
+from mocodet.common.record import write_record
 
 from .build import choose_augment
 from .checkpoint import VIEWS_BEFORE
@@ -62,12 +63,13 @@ def _decide(cfg: CfgNode, resume: bool) -> None:
         cfg.SOLVER.WARMUP_ITERS = earlier["SOLVER"].get("WARMUP_ITERS", 0) if earlier else warmup_iterations(cfg)
 
 
-def pretrain(cfg: CfgNode, *, resume: bool = False, original: str = "") -> Path:
+def pretrain(cfg: CfgNode, *, resume: bool = False, original: str = "", record: bool = False) -> Path:
     """Pre-train as ``cfg`` asks, in this process, which may be one of a process group; every one of it must call.
 
     Args:
         cfg: of `get_cfg`; it is checked and frozen.
         resume, original: see `PretrainTrainer.resume_or_start`.
+        record: whether to keep this process's command line beside the config, as that of the run.
 
     Returns:
         the checkpoint of the end, ``OUTPUT_DIR/model_final.pth``.
@@ -92,6 +94,8 @@ def pretrain(cfg: CfgNode, *, resume: bool = False, original: str = "") -> Path:
         if comm.is_main_process():
             with atomic_open(Path(cfg.OUTPUT_DIR, CONFIG), "w") as handle:
                 handle.write(cfg.dump())
+            if record:
+                write_record(cfg.OUTPUT_DIR)
         trainer.train()
     return Path(cfg.OUTPUT_DIR, "model_final.pth")
 
@@ -99,7 +103,7 @@ def pretrain(cfg: CfgNode, *, resume: bool = False, original: str = "") -> Path:
 def run(args: argparse.Namespace) -> None:
     """Train, in one process of the launched ones, as the command line asks."""
     cfg, _ = read_config(args)
-    pretrain(cfg, resume=args.resume, original=args.resume_from)
+    pretrain(cfg, resume=args.resume, original=args.resume_from, record=True)
 
 
 def export(args: argparse.Namespace) -> None:

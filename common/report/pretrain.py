@@ -5,9 +5,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import join
 from typing import Any
 
 import yaml
+
+from mocodet.common.record import RECORD_FILE
 
 from .charts import Axis, Level, Point, Series, line_chart
 from .logs import LOG_FILE, curve, read_log, thin
@@ -15,7 +18,7 @@ from .numbers import fixed
 from .page import Figure, Group, Page, Section
 from .thumbnails import thumbnail
 
-CONFIG_FILE, PRINTED, RECORD = "config.yaml", "log.txt", "run.json"
+CONFIG_FILE, PRINTED = "config.yaml", "log.txt"
 CHANCE = "_chance"
 NEIGHBOURS = "neighbours"
 SIDE = 88  # of a neighbour's picture, in pixels
@@ -215,14 +218,14 @@ def _summary(config: Mapping[str, Any], done: int, total: int | None, per_epoch:
 
 
 def _facts(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    path = folder / RECORD
+    path = folder / RECORD_FILE
     record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     facts = [("folder", str(folder)), ("images", str(config["DATA"]["ROOT"] or config["DATA"]["SHARDS"]))]
     facts.append(("seed", str(config["SEED"])))
-    facts += [(name, str(version)) for name, version in record.get("versions", {}).items()]
+    facts += [(name, str(version)) for name, version in record.get("versions", {}).items() if version]
     listings = [("Config", yaml.safe_dump(dict(config), sort_keys=True))]
     if command := record.get("command"):
-        listings.insert(0, ("Command", " ".join(command)))
+        listings.insert(0, ("Command", join(command)))
     return {"facts": facts, "listings": listings, "first_open": bool(command)}
 
 

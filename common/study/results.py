@@ -1,12 +1,12 @@
 """``results.json`` of a study: every trial, how it ended, and what it was trained with."""
 
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from mocodet.common.commands.table import PROGRAM
 from mocodet.common.files import write_json
+from mocodet.common.record import versions
 
 from .recipe import Recipe
 from .spec import Study
@@ -15,7 +15,6 @@ from .trials import Trial
 
 RESULTS_FILE = "results.json"
 VERSION = 2
-PACKAGES = ("mocodet", "torch", "torchvision", "detectron2", "numpy")
 
 
 def results(
@@ -75,17 +74,6 @@ def results(
 def write_results(output: Path, content: Mapping[str, Any]) -> None:
     """Write ``results.json`` into the folder of a study."""
     write_json(output / RESULTS_FILE, content)
-
-
-def versions() -> dict[str, str | None]:
-    """Return the versions of what a training depends on most; None for what is not installed as a distribution."""
-    found: dict[str, str | None] = dict.fromkeys(PACKAGES)
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def _weights(recipes: Mapping[Trial, Recipe]) -> dict[str, dict[str, str | None]]:

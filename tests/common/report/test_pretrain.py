@@ -33,6 +33,8 @@ def write_run(folder):
         line["knn_top1"] = top1
     (folder / "metrics.json").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"iter')
     (folder / "log.txt").write_text(PRINTED)
+    record = {"command": ["mocodet", "pretrain", "DATA.ROOT", "photos <&>"], "versions": {"torch": "2.10", "x": None}}
+    (folder / "run.json").write_text(json.dumps(record))
     Image.new("RGB", (60, 40), "red").save(folder / "query.png")
     near = [{"path": str(folder / "query.png"), "class": "cat", "similarity": 0.9}]
     near.append({"path": str(folder / "gone <b>.png"), "class": "a <dog>", "similarity": 0.8})
@@ -60,12 +62,13 @@ def test_page_of_a_run(tmp_path):
     assert [image["alt"] for image in page.all("img")] == ["query, cat", "neighbour 1, cat"]
     assert "0.80 a <dog> (gone <b>.png)" in page.text
     assert "1 images are no longer where they were" in page.text
-    assert "photos <&>" in page.text
+    assert "mocodet pretrain DATA.ROOT 'photos <&>'" in page.text
+    assert "torch 2.10" in page.text
 
 
 def test_page_of_a_run__log_alone(tmp_path):
     folder = write_run(tmp_path / "run")
-    for name in ("log.txt", "neighbours/iter_0000009.json", "neighbours/iter_0000039.json"):
+    for name in ("log.txt", "run.json", "neighbours/iter_0000009.json", "neighbours/iter_0000039.json"):
         (folder / name).unlink()
     page = check_page(report(folder)[0].read_text())
     assert "batches of 64: 40 iterations." in page.text
