@@ -8,20 +8,32 @@ import torch
 from .text import first_few
 
 
+class DivergenceError(FloatingPointError):
+    """A training whose numbers are not finite any more.
+
+    Args:
+        what: was found.
+        iteration: in which or after which it was, from 0 on; None where that is not known.
+        remedy: what to do, as sentences.
+    """
+
+    def __init__(self, what: str, iteration: int | None, remedy: str) -> None:
+        when = "" if iteration is None else f" at iteration {iteration}"
+        super().__init__(f"training diverged{when}: {what}. {remedy}")
+
+
 def check_losses(losses: Mapping[str, float], iteration: int, remedy: str) -> None:
     """Refuse losses, and what is logged with them, that are not finite.
 
     Args:
         losses: by name.
-        iteration: that they are of, from 0 on.
-        remedy: what to do, as sentences.
+        iteration, remedy: see `DivergenceError`.
 
     Raises:
-        FloatingPointError: a value is NaN or infinite; the message has all of them.
+        DivergenceError: a value is NaN or infinite; the message has all of them.
     """
     if not all(map(math.isfinite, losses.values())):
-        values = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
-        raise FloatingPointError(f"training diverged at iteration {iteration}: {values}. {remedy}")
+        raise DivergenceError(", ".join(f"{name} {value:.4g}" for name, value in losses.items()), iteration, remedy)
 
 
 def check_state(state: Mapping[str, torch.Tensor], iteration: int | None, remedy: str) -> None:
@@ -31,19 +43,19 @@ def check_state(state: Mapping[str, torch.Tensor], iteration: int | None, remedy
 
     Args:
         state: of the model.
-        iteration: after which it is to be written, from 0 on; None where that is not known.
-        remedy: what to do, as sentences.
+        iteration, remedy: see `DivergenceError`.
 
     Raises:
-        FloatingPointError: a value is NaN or infinite; the message names the first tensors with such values.
+        DivergenceError: a value is NaN or infinite; the message names the first tensors with such values.
     """
     names = [name for name, tensor in state.items() if tensor.is_floating_point()]
     if not names:
         return
     finite = torch.stack([state[name].isfinite().all() for name in names]).tolist()
     if faulty := [name for name, is_finite in zip(names, finite, strict=True) if not is_finite]:
-        when = "" if iteration is None else f" by iteration {iteration}"
-        raise FloatingPointError(
-            f"training diverged{when}: {len(faulty)} of {len(names)} tensors of the model are not"
-            f" finite ({first_few(faulty, 3)}), so no checkpoint is written. {remedy}"
+        raise DivergenceError(
+            f"{len(faulty)} of {len(names)} tensors of the model are not finite ({first_few(faulty, 3)}), so no"
+            " checkpoint is written",
+            iteration,
+            remedy,
         )

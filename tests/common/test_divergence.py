@@ -23,7 +23,7 @@ def test_check_state__finds_one_number(name):
     check_state(state, 7, REMEDY)
     state[name].view(-1)[-1] = math.inf
     with pytest.raises(
-        FloatingPointError, match=rf"diverged by iteration 7: 1 of 10 tensors .* \({name}\), so no checkpoint .*Lower"
+        FloatingPointError, match=rf"diverged at iteration 7: 1 of 10 tensors .* \({name}\), so no checkpoint .*Lower"
     ):
         check_state(state, 7, REMEDY)
     state["2.weight"][0] = math.nan

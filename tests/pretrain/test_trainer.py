@@ -312,7 +312,7 @@ def test_resume__damaged_checkpoint_is_named(images, whole_run, tmp_path):
 
 
 def test_run__diverging_loss_is_an_error(images, tmp_path):
-    with pytest.raises(FloatingPointError, match=r"training diverged by iteration 0: .*no checkpoint is written"):
+    with pytest.raises(FloatingPointError, match=r"training diverged at iteration 0: .*no checkpoint is written"):
         pretrain(images, tmp_path / "run", "SOLVER.BASE_LR", 1e38, "SOLVER.CHECKPOINT_PERIOD", 1)
     assert not list((tmp_path / "run").glob("*.pth")), "weights that are not finite must not become a checkpoint"
 
