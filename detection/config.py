@@ -34,3 +34,13 @@ def add_moco_config(cfg: CfgNode) -> None:
     # Micro-batches whose gradients make one update: SOLVER.IMS_PER_BATCH / ACCUMULATION images are in memory at a time,
     # divided among the processes. Batch norm sees the images of one micro-batch.
     cfg.MOCO.ACCUMULATION = 1
+
+    # Few labels: the part of the images of DATASETS.TRAIN to train on, above 0 and up to 1, and which one: images are
+    # drawn by this seed alone, so that every initialisation has the same. Smaller parts are within larger ones, and
+    # every class that occurs in the whole has an image in each.
+    cfg.MOCO.TRAIN_FRACTION = 1.0
+    cfg.MOCO.FRACTION_SEED = 0
+    # A schedule in passes over the images: SOLVER.MAX_ITER becomes as many iterations as PASSES takes, at least
+    # MIN_ITERS, and steps, warm-up and periods change in proportion. 0: SOLVER.MAX_ITER as it stands.
+    cfg.MOCO.PASSES = 0
+    cfg.MOCO.MIN_ITERS = 0
