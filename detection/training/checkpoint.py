@@ -11,6 +11,7 @@ from detectron2.utils.file_io import Detectron2Handler
 from torch import nn
 
 from mocodet.common.checkpoint import AtomicSaveMixin, errors_about, load_torch_file
+from mocodet.common.divergence import check_state
 from mocodet.common.encoders.find import holds_encoder
 from mocodet.common.encoders.reading import BATCH_COUNTER, DISTRIBUTED_PREFIX, extract_encoder
 from mocodet.common.text import first_few
@@ -23,6 +24,9 @@ from ..weights.convert import ENCODER_PART, REQUIRED_CONFIG, TORCHVISION_AUTHORS
 CAFFE_SURPLUS = {"stem.conv1.bias"}
 
 REQUIRED_SETTINGS = ", ".join(f"{key} {value}" for key, value in REQUIRED_CONFIG.items())
+
+# Not by --resume: the optimizer and its rates are those of the checkpoint.
+DIVERGED = "Start it anew with a lower SOLVER.BASE_LR or a longer warm-up (SOLVER.WARMUP_ITERS)"
 
 # Where a checkpoint that was converted while loading says which ResNet it holds.
 ARCH_KEY = "__arch__"
@@ -53,6 +57,16 @@ class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
     def __init__(self, model: nn.Module, save_dir: str = "", *, whole_detector: bool = False, **checkpointables: Any):
         super().__init__(model, save_dir, **checkpointables)
         self._whole_detector = whole_detector
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Write ``<save_dir>/<name>.pth`` from the main process.
+
+        Raises:
+            DivergenceError: a parameter or buffer is not finite. Nothing is written.
+        """
+        if self.save_to_disk:
+            check_state(self.model.state_dict(), kwargs.get("iteration"), DIVERGED)
+        super().save(name, **kwargs)
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load ``path`` (a file, an URL that detectron2 knows, or ``""`` for nothing) into the model.

@@ -33,7 +33,8 @@ def check_run(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
     In this order, the quick before the slow:
 
     1. the settings of this trainer, and how the processes are connected (`check_config`);
-    2. unless ``eval_only``, the augmentation, the batch and, with ``resume``, the scale of the run that goes on;
+    2. unless ``eval_only``, the augmentation, the batch, the part of the labels and, with ``resume``, the scale and the
+       labels of the run that goes on;
     3. ``MODEL.WEIGHTS``;
     4. the data sets (`check_datasets`);
     5. for each of ``DATASETS.TEST`` whether it can be evaluated: ``check`` of its `EvaluationKind`.
@@ -51,8 +52,10 @@ def check_run(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
     if not eval_only:
         check_augmentation(cfg)
         check_batch(cfg)
+        check_labels(cfg)
         if resume:
             check_resumed_scale(cfg)
+            check_resumed_labels(cfg)
     check_weights(cfg, resume=resume, eval_only=eval_only)
     check_datasets(cfg, training=not eval_only)
     for name in cfg.DATASETS.TEST:
@@ -124,6 +127,35 @@ def check_batch(cfg: CfgNode) -> None:
         )
 
 
+def check_labels(cfg: CfgNode) -> None:
+    """Check the part of the labels to learn from, and the schedule in passes over it.
+
+    Raises:
+        ValueError: a number that means nothing, or one that the run would not heed.
+    """
+    moco = cfg.MOCO
+    if not 0 < moco.TRAIN_FRACTION <= 1:
+        raise ValueError(f"MOCO.TRAIN_FRACTION must be above 0 and up to 1 (all labels), got {moco.TRAIN_FRACTION}")
+    for key in ("FRACTION_SEED", "PASSES", "MIN_ITERS"):
+        if moco[key] < 0:
+            raise ValueError(f"MOCO.{key} must be 0 or more, got {moco[key]}")
+    if moco.MIN_ITERS and not moco.PASSES:
+        raise ValueError(
+            f"MOCO.MIN_ITERS {moco.MIN_ITERS} is the least length of a schedule in passes, but MOCO.PASSES is 0; set"
+            " that, or SOLVER.MAX_ITER and no MOCO.MIN_ITERS"
+        )
+    if moco.PASSES and cfg.SOLVER.MAX_ITER < 1:
+        raise ValueError(f"MOCO.PASSES changes the length of a schedule, but SOLVER.MAX_ITER is {cfg.SOLVER.MAX_ITER}")
+    if (moco.PASSES or moco.TRAIN_FRACTION < 1) and is_densepose(cfg):
+        raise ValueError("MOCO.TRAIN_FRACTION and MOCO.PASSES do not reach DensePose's own loader; leave them out")
+    sampler = cfg.DATALOADER.SAMPLER_TRAIN
+    if moco.TRAIN_FRACTION < 1 and sampler.startswith("Weighted"):
+        raise ValueError(
+            f"MOCO.TRAIN_FRACTION {moco.TRAIN_FRACTION:g} with DATALOADER.SAMPLER_TRAIN {sampler}, which weights whole"
+            " data sets; use TrainingSampler or RepeatFactorTrainingSampler"
+        )
+
+
 def check_resumed_scale(cfg: CfgNode) -> None:
     """Check that the run to go on with has batches of the same size, if its schedule or this command's was scaled.
 
@@ -132,19 +164,47 @@ def check_resumed_scale(cfg: CfgNode) -> None:
     Raises:
         ValueError: the message says how the run can be continued.
     """
-    saved = Path(cfg.OUTPUT_DIR) / "config.yaml"
-    # On the main process alone: it is about to overwrite the file.
-    if not (comm.is_main_process() and saved.is_file() and saved.with_name("last_checkpoint").is_file()):
+    saved = _resumed_config(cfg)
+    if saved is None:
         return
-    solver = CfgNode.load_yaml_with_base(str(saved)).get("SOLVER", {})
+    solver = saved.get("SOLVER", {})
     batch, processes = solver.get("IMS_PER_BATCH"), solver.get("REFERENCE_WORLD_SIZE", 0)
     if batch == cfg.SOLVER.IMS_PER_BATCH or not (processes or cfg.SOLVER.REFERENCE_WORLD_SIZE):
         return
     remedy = f"with {processes} processes and --scale-to-gpus" if processes else "without --scale-to-gpus"
     raise ValueError(
-        f"--resume: the run in {saved.parent} has a schedule for batches of {batch} images, but this command's is for"
+        f"--resume: the run in {cfg.OUTPUT_DIR} has a schedule for batches of {batch} images, but this command's is for"
         f" batches of {cfg.SOLVER.IMS_PER_BATCH}; resume it {remedy}, or choose another OUTPUT_DIR"
     )
+
+
+def check_resumed_labels(cfg: CfgNode) -> None:
+    """Check that the run to go on with learned from the same part of the labels.
+
+    Raises:
+        ValueError: the message says which part that is.
+    """
+    saved = _resumed_config(cfg)
+    if saved is None:
+        return
+    moco = saved.get("MOCO", {})  # of older runs, without these keys
+    theirs, ours = ((part.get("TRAIN_FRACTION", 1.0), part.get("FRACTION_SEED", 0)) for part in (moco, cfg.MOCO))
+    if theirs != ours and min(theirs[0], ours[0]) < 1:
+        raise ValueError(
+            f"--resume: the run in {cfg.OUTPUT_DIR} learns from another part of the labels; resume it with"
+            f" MOCO.TRAIN_FRACTION {theirs[0]} MOCO.FRACTION_SEED {theirs[1]}, or choose another OUTPUT_DIR"
+        )
+
+
+def _resumed_config(cfg: CfgNode) -> Mapping[str, Any] | None:
+    """Return what the run to go on with was started with; None on other processes, or where there is no checkpoint.
+
+    On the main process alone: it is about to overwrite the file.
+    """
+    saved = Path(cfg.OUTPUT_DIR) / "config.yaml"
+    if comm.is_main_process() and saved.is_file() and saved.with_name("last_checkpoint").is_file():
+        return CfgNode.load_yaml_with_base(str(saved))
+    return None
 
 
 def check_weights(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:

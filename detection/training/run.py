@@ -14,24 +14,25 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
 from mocodet.common.files import atomic_open
-from mocodet.common.launch import launch, merge_config
+from mocodet.common.launch import claim_output, launch, merge_config
 
 from ..config import add_moco_config
 from ..data import register_datasets
+from ..data.fraction import training_records
 from ..densepose import add_densepose_keys
 from .checkpoint import MocoDetCheckpointer
 from .preflight import check_run
-from .scaling import PAPERS_PROCESSES, scale_to_processes
+from .scaling import PAPERS_PROCESSES, scale_to_processes, schedule_in_passes
 from .trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
 
-def setup(args: argparse.Namespace) -> CfgNode:
-    """Make the frozen config from file and command line, start the log, register the data sets and check the run.
+def read_config(args: argparse.Namespace) -> CfgNode:
+    """Return the config of file and command line; it is not frozen.
 
     Raises:
-        FileNotFoundError, ValueError: there is no such config, it is malformed, or see `check_run`.
+        FileNotFoundError, ValueError: there is no such config, or it is malformed.
     """
     cfg = get_cfg()
     add_moco_config(cfg)
@@ -39,22 +40,35 @@ def setup(args: argparse.Namespace) -> CfgNode:
     args.config_file = str(merge_config(cfg, args.config_file, args.opts))
     if args.scale_to_gpus and cfg.SOLVER.REFERENCE_WORLD_SIZE == 0:
         cfg.SOLVER.REFERENCE_WORLD_SIZE = PAPERS_PROCESSES
+    return cfg
+
+
+def setup(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Complete and freeze a config of `read_config`, start the log, register the data sets and check the run.
+
+    Raises:
+        FileNotFoundError, ValueError: see `check_run`.
+    """
     # Before the config is frozen, so that whatever reads it later has the scaled values, the saved copy too.
     scaled = "" if args.eval_only else scale_to_processes(cfg, comm.get_world_size())
     asked_for = cfg.MODEL.DEVICE
     if asked_for.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
-    cfg.freeze()
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="mocodet")
     register_datasets(cfg)
     # First of all what may refuse the run: starting it replaces the config that an earlier run left in the folder.
     check_run(cfg, resume=args.resume, eval_only=args.eval_only)
+    in_passes = ""
+    if cfg.MOCO.PASSES and not args.eval_only:
+        in_passes = schedule_in_passes(cfg, len(training_records(cfg)))
+    cfg.freeze()
     start_run(cfg, args)
     if scaled:
         logger.info(f"Scaled the schedule to {comm.get_world_size()} processes by the linear rule:\n\n{scaled}\n")
+    if in_passes:
+        logger.info(f"The schedule, in proportion to the length of the run:\n\n{in_passes}\n")
     if asked_for != cfg.MODEL.DEVICE:
         logger.warning(f"MODEL.DEVICE is {asked_for}, but CUDA is not available: running on the CPU")
-    return cfg
 
 
 def start_run(cfg: CfgNode, args: argparse.Namespace) -> None:
@@ -101,12 +115,15 @@ def evaluate(cfg: CfgNode, *, resume: bool) -> dict[str, Any]:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Do, in one process of the launched ones, what the command line asks for; return the evaluation's results."""
-    cfg = setup(args)
+    cfg = read_config(args)
     if args.eval_only:
+        setup(cfg, args)
         return evaluate(cfg, resume=args.resume)
-    trainer = Trainer(cfg)
-    trainer.resume_or_load(resume=args.resume)
-    return trainer.train()
+    with claim_output(cfg.OUTPUT_DIR):
+        setup(cfg, args)
+        trainer = Trainer(cfg)
+        trainer.resume_or_load(resume=args.resume)
+        return trainer.train()
 
 
 def main(args: argparse.Namespace) -> None:

@@ -1,5 +1,6 @@
-"""A schedule made for another number of processes, scaled by the linear rule (Goyal et al., 2017, section 2.1)."""
+"""Schedules for another number of processes, by the linear rule (Goyal et al., 2017, section 2.1), or of images."""
 
+from collections.abc import Sequence
 from functools import reduce
 
 from detectron2.config import CfgNode
@@ -19,6 +20,15 @@ SCALED_KEYS = (
     "SOLVER.CHECKPOINT_PERIOD",
     "TEST.EVAL_PERIOD",
     "TEST.PRECISE_BN.NUM_ITER",
+)
+
+# What is counted in iterations. PreciseBN counts the batches that it needs, however long a run is.
+TIMED_KEYS = (
+    "SOLVER.MAX_ITER",
+    "SOLVER.STEPS",
+    "SOLVER.WARMUP_ITERS",
+    "SOLVER.CHECKPOINT_PERIOD",
+    "TEST.EVAL_PERIOD",
 )
 
 
@@ -47,11 +57,45 @@ def scale_to_processes(cfg: CfgNode, processes: int) -> str:
         return ""
     precise_bn = scaled.TEST.PRECISE_BN
     precise_bn.NUM_ITER = max(1, round(precise_bn.NUM_ITER * reference / processes))
-    before = _values(cfg)
+    before = _values(cfg, SCALED_KEYS)
     cfg.SOLVER, cfg.TEST = scaled.SOLVER, scaled.TEST
-    rows = [(key, before[key], value) for key, value in _values(cfg).items()]
-    return tabulate(rows, ("key", f"for {reference}", f"for {processes}"), tablefmt="pipe", disable_numparse=True)
+    return _table(cfg, before, f"for {reference}", f"for {processes}")
 
 
-def _values(cfg: CfgNode) -> dict[str, object]:
-    return {name: reduce(CfgNode.__getitem__, name.split("."), cfg) for name in SCALED_KEYS}
+def schedule_in_passes(cfg: CfgNode, images: int) -> str:
+    """Make a schedule as long as ``MOCO.PASSES`` over the images take, in its own proportions (in place).
+
+    ``SOLVER.MAX_ITER`` becomes the iterations in which so many passes are done, at least ``MOCO.MIN_ITERS``; steps,
+    warm-up and periods change as it does. The batch counts as it stands, so `scale_to_processes` comes before. Does
+    nothing where ``MOCO.PASSES`` is 0 or the schedule has that length already.
+
+    Args:
+        cfg: of the run.
+        images: in the training data.
+
+    Returns:
+        A table of what changed, or an empty string where nothing did.
+    """
+    wanted = max(cfg.MOCO.MIN_ITERS, -(-cfg.MOCO.PASSES * images // cfg.SOLVER.IMS_PER_BATCH))
+    if not cfg.MOCO.PASSES or wanted == cfg.SOLVER.MAX_ITER:
+        return ""
+    before, ratio = _values(cfg, TIMED_KEYS), wanted / cfg.SOLVER.MAX_ITER
+    cfg.SOLVER.MAX_ITER = wanted
+    # Of a very short run, steps may fall together or on its ends.
+    cfg.SOLVER.STEPS = tuple(sorted({round(step * ratio) for step in cfg.SOLVER.STEPS} - {0, wanted}))
+    cfg.SOLVER.WARMUP_ITERS = round(cfg.SOLVER.WARMUP_ITERS * ratio)
+    cfg.SOLVER.CHECKPOINT_PERIOD = max(1, round(cfg.SOLVER.CHECKPOINT_PERIOD * ratio))
+    if cfg.TEST.EVAL_PERIOD:
+        cfg.TEST.EVAL_PERIOD = max(1, round(cfg.TEST.EVAL_PERIOD * ratio))
+    passes = wanted * cfg.SOLVER.IMS_PER_BATCH / images
+    return _table(cfg, before, "the config's", f"{passes:.4g} passes over {images} images")
+
+
+def _table(cfg: CfgNode, before: dict[str, object], old: str, new: str) -> str:
+    """Show keys with what they were and what they are."""
+    rows = [(key, before[key], value) for key, value in _values(cfg, tuple(before)).items()]
+    return tabulate(rows, ("key", old, new), tablefmt="pipe", disable_numparse=True)
+
+
+def _values(cfg: CfgNode, keys: Sequence[str]) -> dict[str, object]:
+    return {key: reduce(CfgNode.__getitem__, key.split("."), cfg) for key in keys}

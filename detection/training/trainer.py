@@ -13,25 +13,29 @@ import torch.distributed as dist
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader, build_detection_train_loader
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase
-from detectron2.engine.hooks import PreciseBN
+from detectron2.engine.hooks import EvalHook, PreciseBN
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
+from detectron2.utils.events import EventWriter
 from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 from torch.utils.data import DataLoader, Sampler
 
+from mocodet.common.divergence import DivergenceError
+from mocodet.common.files import drop_half_line
 from mocodet.common.launch import distribute
 
 from .. import densepose
+from ..data.fraction import Record, training_records
 from ..data.mapper import semseg_mapper
 from ..evaluation.build import build_evaluator
 from ..evaluation.complete import write_results
 from ..modeling.norm import adapt_norms_to_device
 from ..modeling.pooling import pool_in_float32
-from .checkpoint import MocoDetCheckpointer
-from .scaling import scale_to_processes
+from .checkpoint import DIVERGED, MocoDetCheckpointer
+from .scaling import scale_to_processes, schedule_in_passes
 from .step import AccumulatingTrainer
 
 logger = logging.getLogger(__name__)
@@ -70,14 +74,27 @@ class SharedPreciseBN(PreciseBN):
                 dist.broadcast(norm.running_var, src=0)
 
 
+class EvalAfterGoodEnd(EvalHook):
+    """``EvalHook`` that evaluates at the end of a training that came to it.
+
+    detectron2's also evaluates where the last iteration failed, as when its weights are not finite.
+    """
+
+    def after_train(self) -> None:
+        """Evaluate, unless an error ended the training."""
+        if self.trainer.iter >= self.trainer.max_iter:
+            super().after_train()
+
+
 class Trainer(DefaultTrainer):
     """detectron2's ``DefaultTrainer`` for this plugin's models and data sets.
 
     It differs in these points: it runs in several CPU processes; mixed precision works on a CPU and in bfloat16; an
-    update may gather the gradients of ``MOCO.ACCUMULATION`` micro-batches; training images come as the task wants them
-    (:mod:`.data.mapper`); norms that say ``SyncBN`` are synchronised on any device; checkpoints are written atomically,
-    and pre-trained weights that do not fit are refused; each data set chooses its evaluator; the results of the last
-    evaluation are in ``OUTPUT_DIR/results.json``.
+    update may gather the gradients of ``MOCO.ACCUMULATION`` micro-batches; it learns from ``MOCO.TRAIN_FRACTION`` of
+    the labels, for ``MOCO.PASSES`` if that is set; training images come as the task wants them (:mod:`.data.mapper`);
+    norms that say ``SyncBN`` are synchronised on any device; checkpoints are written atomically, and none with numbers
+    that are not finite; pre-trained weights that do not fit are refused; each data set chooses its evaluator; the
+    results of the last evaluation are in ``OUTPUT_DIR/results.json``.
     """
 
     def __init__(self, cfg: CfgNode):
@@ -85,11 +102,15 @@ class Trainer(DefaultTrainer):
         TrainerBase.__init__(self)
         cfg = cfg.clone()
         cfg.defrost()
-        scale_to_processes(cfg, comm.get_world_size())  # nothing more to do where the command has done it
+        # Nothing more to do in these where the command has done it.
+        scale_to_processes(cfg, comm.get_world_size())
+        records = None if densepose.is_densepose(cfg) else training_records(cfg, announce=True)
+        if records is not None:
+            schedule_in_passes(cfg, len(records))
         cfg.freeze()
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
-        self._sampler, data_loader = self._build_resumable_loader(cfg)
+        self._sampler, data_loader = self._build_resumable_loader(cfg, records)
         model = distribute(model)
         self._trainer = AccumulatingTrainer(
             model,
@@ -144,8 +165,13 @@ class Trainer(DefaultTrainer):
         return build_detection_test_loader(cfg, dataset_name, mapper=semseg_mapper(cfg, training=False))
 
     @classmethod
-    def _build_resumable_loader(cls, cfg: CfgNode) -> tuple[StartingSampler | None, DataLoader]:
-        """Build the loader, and the sampler in it by which a resumed run is told where to go on."""
+    def _build_resumable_loader(
+        cls, cfg: CfgNode, records: list[Record] | None = None
+    ) -> tuple[StartingSampler | None, DataLoader]:
+        """Build the loader, and the sampler in it by which a resumed run is told where to go on.
+
+        ``records``, of `training_records`, are loaded where they are not given.
+        """
         cfg = cfg.clone()
         cfg.defrost()
         cfg.SOLVER.IMS_PER_BATCH //= cfg.MOCO.ACCUMULATION
@@ -154,26 +180,44 @@ class Trainer(DefaultTrainer):
         if cfg.DATALOADER.SAMPLER_TRAIN == "RepeatFactorTrainingSampler":
             # detectron2 gives this one SEED itself, and so one order of images to all runs where that is -1.
             cfg.SEED = comm.shared_random_seed()
-        parts = build_detection_train_loader.from_config(cfg, mapper=semseg_mapper(cfg, training=True))
+        records = records or training_records(cfg)
+        parts = build_detection_train_loader.from_config(cfg, mapper=semseg_mapper(cfg, training=True), dataset=records)
         sampler = StartingSampler(parts.pop("sampler"))
         return sampler, build_detection_train_loader(**parts, sampler=sampler)
 
     def train(self) -> OrderedDict[str, Any]:
-        """Train, and return the results of the last evaluation (empty on other processes than the main one)."""
-        super().train()
+        """Train, and return the results of the last evaluation (empty on other processes than the main one).
+
+        Raises:
+            DivergenceError: losses, proposals, parameters or buffers are not finite. No checkpoint has such weights.
+        """
+        try:
+            super().train()
+        except DivergenceError:
+            raise
+        except FloatingPointError as error:  # of detectron2, which names neither the iteration always nor a remedy
+            raise DivergenceError(" ".join(str(error).split()).removesuffix("."), self.iter, DIVERGED) from error
         return self._last_eval_results
 
     def build_hooks(self) -> list[HookBase | None]:
         """Make detectron2's hooks, with a PreciseBN by which all processes evaluate the same model.
 
-        Its loader yields micro-batches too, since whole batches may not fit; it takes so many more of them that it sees
-        as many images.
+        PreciseBN's loader yields micro-batches too, since whole batches may not fit; it takes so many more of them that
+        it sees as many images.
         """
-        period, iterations = self.cfg.TEST.EVAL_PERIOD, self.cfg.TEST.PRECISE_BN.NUM_ITER * self.cfg.MOCO.ACCUMULATION
-        return [
-            SharedPreciseBN(period, self.model, hook._data_loader, iterations) if isinstance(hook, PreciseBN) else hook
-            for hook in super().build_hooks()
-        ]
+        iterations = self.cfg.TEST.PRECISE_BN.NUM_ITER * self.cfg.MOCO.ACCUMULATION
+        built = super().build_hooks()
+        for place, hook in enumerate(built):
+            if isinstance(hook, PreciseBN):
+                built[place] = SharedPreciseBN(hook._period, self.model, hook._data_loader, iterations)
+            elif isinstance(hook, EvalHook):
+                built[place] = EvalAfterGoodEnd(hook._period, hook._func)
+        return built
+
+    def build_writers(self) -> list[EventWriter]:
+        """Make detectron2's writers, after half a line at the end of ``metrics.json`` has been dropped."""
+        drop_half_line(Path(self.cfg.OUTPUT_DIR, "metrics.json"))
+        return super().build_writers()
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:

@@ -14,6 +14,8 @@ from mocodet.detection.evaluation.kinds import KINDS
 from mocodet.detection.training.preflight import (
     check_augmentation,
     check_datasets,
+    check_labels,
+    check_resumed_labels,
     check_resumed_scale,
     check_run,
     recipe_for,
@@ -400,6 +402,58 @@ def test_check_resumed_scale__without_a_checkpoint_there_is_nothing_to_resume(tm
     check_resumed_scale(scaled(tmp_path, reference=8, processes=2))
 
 
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"MOCO__TRAIN_FRACTION": 0.0}, r"TRAIN_FRACTION must be above 0 and up to 1 \(all labels\), got 0\.0"),
+        ({"MOCO__TRAIN_FRACTION": 1.5}, r"TRAIN_FRACTION must be above 0 .* got 1\.5"),
+        ({"MOCO__TRAIN_FRACTION": float("nan")}, "TRAIN_FRACTION must be above 0 .* got nan"),
+        ({"MOCO__FRACTION_SEED": -1}, "FRACTION_SEED must be 0 or more, got -1"),
+        ({"MOCO__PASSES": -1}, "PASSES must be 0 or more, got -1"),
+        ({"MOCO__PASSES": 1, "MOCO__MIN_ITERS": -5}, "MIN_ITERS must be 0 or more, got -5"),
+        ({"MOCO__MIN_ITERS": 5}, r"MIN_ITERS 5 is the least length .* MOCO\.PASSES is 0; set that, or"),
+        ({"MOCO__PASSES": 1, "SOLVER__MAX_ITER": 0}, "SOLVER.MAX_ITER is 0"),
+        (
+            {"MOCO__TRAIN_FRACTION": 0.5, "DATALOADER__SAMPLER_TRAIN": "WeightedTrainingSampler"},
+            "TRAIN_FRACTION 0.5 with .*WeightedTrainingSampler, .*; use TrainingSampler or RepeatFactor",
+        ),
+    ],
+)
+def test_check_labels__refuses(keys, message):
+    with pytest.raises(ValueError, match=message):
+        check_labels(empty_config(**keys))
+
+
+def test_check_labels__densepose_has_its_own_loader():
+    cfg = empty_config(MOCO__TRAIN_FRACTION=0.5)
+    check_labels(cfg)
+    cfg.MODEL.DENSEPOSE_ON = True
+    with pytest.raises(ValueError, match=r"do not reach DensePose's own loader"):
+        check_labels(cfg)
+
+
+def test_check_resumed_labels(tmp_path):
+    def run(fraction: float, seed: int, saved: bool = False) -> CfgNode:
+        cfg = empty_config(MOCO__TRAIN_FRACTION=fraction, MOCO__FRACTION_SEED=seed, OUTPUT_DIR=str(tmp_path))
+        if saved:
+            (tmp_path / "config.yaml").write_text(cfg.dump())
+            (tmp_path / "last_checkpoint").write_text("model_0000000.pth")
+        return cfg
+
+    check_resumed_labels(run(0.5, 0))  # no run before
+    run(0.25, 3, saved=True)
+    check_resumed_labels(run(0.25, 3))
+    for other in ((0.5, 3), (0.25, 4), (1.0, 3)):
+        with pytest.raises(ValueError, match=r"resume it with MOCO\.TRAIN_FRACTION 0\.25 MOCO\.FRACTION_SEED 3, or"):
+            check_resumed_labels(run(*other))
+    run(1.0, 0, saved=True)
+    check_resumed_labels(run(1.0, 4))  # of all labels there is one part
+    (tmp_path / "config.yaml").write_text("SOLVER: {}\n")  # of a run from before there were such keys
+    check_resumed_labels(run(1.0, 0))
+    with pytest.raises(ValueError, match=r"TRAIN_FRACTION 1\.0"):
+        check_resumed_labels(run(0.5, 0))
+
+
 def test_check_run__the_quick_checks_come_before_the_slow(tmp_path):
     """Each fault hides those after it: mend them one by one, in the order that the docstring tells."""
     voc = make_voc(tmp_path / "data", 2) | {"YEAR": 2012, "CLASSES": [*CLASSES, "unicorn"]}
@@ -408,6 +462,7 @@ def test_check_run__the_quick_checks_come_before_the_slow(tmp_path):
         MOCO__AMP_DTYPE="int8",
         INPUT__SCALE_RANGE=(2.0, 1.0),
         SOLVER__IMS_PER_BATCH=0,
+        MOCO__PASSES=-1,
         MODEL__WEIGHTS="none.pth",
         DATASETS__TRAIN=(voc["NAME"],),
         DATASETS__TEST=(voc["NAME"],),
@@ -418,6 +473,7 @@ def test_check_run__the_quick_checks_come_before_the_slow(tmp_path):
         ("AMP_DTYPE must be one of", {"MOCO.AMP_DTYPE": "bfloat16"}),
         ("SCALE_RANGE scales images of", {"INPUT.SCALE_RANGE": ()}),
         ("IMS_PER_BATCH 0 does not divide", {"SOLVER.IMS_PER_BATCH": 2}),
+        ("PASSES must be 0 or more", {"MOCO.PASSES": 0}),
         ("MODEL.WEIGHTS names none", {"MODEL.WEIGHTS": ""}),
         ("has 3 classes, but", {"MODEL.ROI_HEADS.NUM_CLASSES": 3}),
         ("no ground truth for unicorn", {"DATASETS.TEST": ()}),

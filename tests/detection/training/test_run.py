@@ -1,5 +1,6 @@
 """The real command on a tiny data set: train in two processes, evaluate, resume; and what it refuses."""
 
+import argparse
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import torch
 from detectron2.config import CfgNode
 
 from mocodet.common.launch import launch
+from mocodet.common.locks import claim
 from mocodet.detection.training import run as cli
 from tests.commands import parsed
 from tests.commands import train as train_net
@@ -42,6 +44,12 @@ def trained(data, tmp_path_factory) -> tuple[Path, str]:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return output, done.stdout
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    cfg = cli.read_config(args)
+    cli.setup(cfg, args)
+    return cfg
 
 
 def metrics(output: Path) -> list[dict]:
@@ -165,8 +173,49 @@ def test_eval_only__leaves_the_scale_of_the_training_to_be_resumed(data, tmp_pat
 @pytest.mark.parametrize(("flags", "keys"), [(["--scale-to-gpus"], {}), ([], {"SOLVER__REFERENCE_WORLD_SIZE": 8})])
 def test_scale_to_gpus__the_papers_reference_or_the_configs(data, tmp_path, flags, keys):
     given = options(tmp_path, *data, SOLVER__IMS_PER_BATCH=16, **keys)
-    solver = cli.setup(parsed("train", ["--config-file", CONFIG, *flags, *given])).SOLVER
+    solver = setup(parsed("train", ["--config-file", CONFIG, *flags, *given])).SOLVER
     assert (solver.IMS_PER_BATCH, solver.BASE_LR, solver.MAX_ITER) == (2, 0.02 / 8, 16)
+
+
+def test_setup__a_schedule_in_passes_over_a_part_of_the_labels(data, tmp_path):
+    """Scaled first: batches of 2, not 16; half of the four images, five times, is five of them."""
+    keys = {"MOCO__TRAIN_FRACTION": 0.5, "MOCO__PASSES": 5, "SOLVER__IMS_PER_BATCH": 16, "SOLVER__STEPS": (1,)}
+    setup(parsed("train", ["--config-file", CONFIG, "--scale-to-gpus", *options(tmp_path, *data, **keys)]))
+    solver = CfgNode.load_yaml_with_base(str(tmp_path / "config.yaml"))["SOLVER"]
+    assert (solver["IMS_PER_BATCH"], solver["MAX_ITER"], solver["STEPS"]) == (2, 5, [2])
+    assert re.search(r"MAX_ITER +\| 16 +\| 5 +\|", (tmp_path / "log.txt").read_text())
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (
+            {"SOLVER__MAX_ITER": 1},
+            r"diverged at iteration 0: \d+ of \d+ tensors .*no checkpoint is written\. Start it ane",
+        ),
+        (
+            {"SOLVER__MAX_ITER": 1, "TEST__PRECISE_BN__ENABLED": True},
+            "diverged at iteration 0: .* Start it",
+        ),
+        (
+            {"SOLVER__MAX_ITER": 2, "SOLVER__CHECKPOINT_PERIOD": 2},
+            "diverged at iteration 1: .* Start it anew with a low",
+        ),
+    ],
+)
+def test_train__a_divergence_fails_before_its_weights_are_saved(data, tmp_path, keys, message):
+    rates = {"SOLVER__BASE_LR": 1e38, "SOLVER__WEIGHT_DECAY": 1e9}
+    keys = {"TEST__PRECISE_BN__ENABLED": False, "SOLVER__WARMUP_ITERS": 0} | rates | keys
+    with pytest.raises(SystemExit, match=f"^error: training {message}"):
+        train_net(["--config-file", CONFIG, *options(tmp_path, *data, **keys)])
+    assert not list(tmp_path.glob("*.pth"))
+    assert not (tmp_path / "results.json").exists(), "evaluated nevertheless"
+
+
+def test_train__one_process_at_a_time_in_a_folder(data, tmp_path):
+    with claim(tmp_path), pytest.raises(SystemExit, match=r"^error: another process .* choose another OUTPUT_DIR$"):
+        train_net(["--config-file", CONFIG, *options(tmp_path, *data)])
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -191,7 +240,8 @@ def test_scale_to_gpus__an_evaluation_has_no_schedule(data, tmp_path, capsys):
 def test_eval_only__gives_the_training_runs_results(trained, data, tmp_path):
     output, _ = trained
     weights = str(output / "model_final.pth")
-    train_net(["--config-file", CONFIG, "--eval-only", *options(tmp_path, *data, MODEL__WEIGHTS=weights)])
+    with claim(tmp_path):  # a training beside it; this one only looks
+        train_net(["--config-file", CONFIG, "--eval-only", *options(tmp_path, *data, MODEL__WEIGHTS=weights)])
     assert results(tmp_path) == results(output)
     # After two iterations most scores are 0 whatever the weights are; the detections are not.
     found, expected = (detections(folder) for folder in (tmp_path, output))
@@ -214,6 +264,8 @@ def test_resume__continues_where_the_run_stopped(data, tmp_path):
 
     train(SOLVER__MAX_ITER=2)
     stopped = torch.load(tmp_path / "model_final.pth", weights_only=True)
+    with (tmp_path / "metrics.json").open("a") as handle:
+        handle.write('{"iteration": 2, "total_lo')  # the disk was full
     # The weights it began with are gone: a resumed run needs its own checkpoint only.
     train("--resume", SOLVER__MAX_ITER=3, MODEL__WEIGHTS="gone.pkl")
     resumed = torch.load(tmp_path / "model_final.pth", weights_only=True)
@@ -261,6 +313,6 @@ def test_setup__falls_back_to_the_cpu(data, tmp_path):
     args = parsed("train", ["--config-file", CONFIG, *options(tmp_path, *data, MODEL__DEVICE="cuda")])
     configs_made = []
     args.num_gpus = 1
-    launch(lambda parsed: configs_made.append(cli.setup(parsed)), args)
+    launch(lambda parsed: configs_made.append(setup(parsed)), args)
     assert configs_made[0].MODEL.DEVICE == "cpu"
     assert "CUDA is not available: running on the CPU" in (tmp_path / "log.txt").read_text()

@@ -3,7 +3,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer
 
 from mocodet import configs
-from mocodet.detection.training.scaling import SCALED_KEYS, scale_to_processes
+from mocodet.detection.training.scaling import SCALED_KEYS, TIMED_KEYS, scale_to_processes, schedule_in_passes
 from tests.detection.tiny import empty_config
 
 
@@ -79,3 +79,45 @@ def test_scale_to_processes__batch_that_the_reference_cannot_divide(reference):
     cfg = voc(SOLVER__REFERENCE_WORLD_SIZE=reference)
     with pytest.raises(ValueError, match=rf"IMS_PER_BATCH 16 does not divide among the {reference} processes"):
         scale_to_processes(cfg, 1)
+
+
+@pytest.mark.parametrize(
+    ("passes", "images", "least", "iterations", "steps", "warmup", "checkpoints", "evaluations"),
+    [
+        # 20 x 501 images are 626.25 batches of 16; of 24,000 iterations 18,000 and 22,000 were at the first steps
+        (20, 501, 0, 627, (470, 575), 3, 131, 26),
+        (20, 501, 600, 627, (470, 575), 3, 131, 26),
+        (20, 501, 1200, 1200, (900, 1100), 5, 250, 50),
+        (1000, 1600, 7, 100_000, (75_000, 91_667), 417, 20_833, 4167),
+        (1, 8, 0, 1, (), 0, 1, 1),
+        (1, 40, 0, 3, (2,), 0, 1, 1),
+    ],
+)
+def test_schedule_in_passes__proportions(passes, images, least, iterations, steps, warmup, checkpoints, evaluations):
+    cfg = voc(MOCO__PASSES=passes, MOCO__MIN_ITERS=least, TEST__EVAL_PERIOD=1000)
+    before = flat(cfg)
+    table = schedule_in_passes(cfg, images)
+    after = flat(cfg)
+    wanted = (iterations, steps, warmup, checkpoints, evaluations)
+    assert tuple(after[key] for key in TIMED_KEYS) == wanted
+    assert {key for key in after if after[key] != before[key]} <= set(TIMED_KEYS)
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    assert rows[0] == ["key", "the config's", f"{iterations * 16 / images:.4g} passes over {images} images"]
+    assert rows[2:] == [[key, str(before[key]), str(after[key])] for key in TIMED_KEYS]
+    assert schedule_in_passes(cfg, images) == "", "once is enough"
+    assert flat(cfg) == after
+
+
+def test_schedule_in_passes__nothing_asked():
+    cfg = voc()
+    assert schedule_in_passes(cfg, 10) == ""
+    assert cfg == voc()
+
+
+@pytest.mark.parametrize("processes", [1, 4])
+def test_schedule_in_passes__shows_as_many_images_after_scaling(processes):
+    cfg = voc(SOLVER__REFERENCE_WORLD_SIZE=8, MOCO__PASSES=12)
+    scale_to_processes(cfg, processes)
+    schedule_in_passes(cfg, 400)
+    assert cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH == 12 * 400
+    assert cfg.TEST.EVAL_PERIOD == 0

@@ -13,6 +13,7 @@ from torch import nn
 
 from mocodet import configs
 from mocodet.detection.data import register_datasets
+from mocodet.detection.data.fraction import load_part
 from mocodet.detection.modeling.norm import CPUSyncBatchNorm
 from mocodet.detection.training.trainer import Trainer
 from tests.detection import fake_densepose
@@ -65,6 +66,7 @@ def test_trainer__accumulates_micro_batches(tmp_path, caplog):
     assert list(itertools.chain(*seen[3])) == list(itertools.chain(*seen[1]))
 
 
+HALF = ("MOCO.TRAIN_FRACTION", "0.5")
 REPEATED = ("DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler", "DATALOADER.REPEAT_THRESHOLD", "2.0")
 
 
@@ -74,6 +76,7 @@ def two_iterations(output: Path, train: dict, test: dict) -> dict:
     cfg = trainer.cfg.clone()
     cfg.merge_from_list(REPEATED)
     orders = [list(itertools.islice(Trainer._build_resumable_loader(cfg)[0], 6)) for _ in range(2)]
+    cfg.merge_from_list(HALF)
     norms = [m for m in trainer.model.modules() if isinstance(m, CPUSyncBatchNorm)]
     return {
         "rank": comm.get_rank(),
@@ -83,6 +86,7 @@ def two_iterations(output: Path, train: dict, test: dict) -> dict:
         "seen": [
             [record["file_name"] for record in batch] for batch, _ in zip(trainer.data_loader, range(2), strict=False)
         ],
+        "part": load_part(cfg).images,
         "repeated": orders[0],
         "repeated by another loader": orders[1],
     }
@@ -92,6 +96,7 @@ def test_trainer__two_processes_share_statistics_and_parameters(tmp_path):
     train, test = make_voc(tmp_path / "data", 6), make_voc(tmp_path / "data", 1, "test")
     first, second = run_in_processes(two_iterations, tmp_path, train, test)
     assert (first["rank"], second["rank"]) == (0, 1)
+    assert first["part"] == second["part"]
     assert first["norms"] == 21  # 20 of a ResNet-18, one after the added convolution
     assert first["plain norms"] == 0
     assert first["seen"] != second["seen"]  # so equal statistics are no accident
@@ -104,7 +109,7 @@ def test_trainer__two_processes_share_statistics_and_parameters(tmp_path):
     assert first["repeated"] != first["repeated by another loader"]  # as for PreciseBN: SEED does not fix the order
 
 
-@pytest.mark.parametrize("more", [(), (*REPEATED, "MOCO.ACCUMULATION", "2")])
+@pytest.mark.parametrize("more", [(), (*REPEATED, *HALF, "MOCO.ACCUMULATION", "2")])
 def test_trainer__a_resumed_run_goes_on_with_the_next_images(tmp_path, more):
     train, test = make_voc(tmp_path / "data", 10), make_voc(tmp_path / "data", 1, "test")
     seen = {}
@@ -120,6 +125,12 @@ def test_trainer__a_resumed_run_goes_on_with_the_next_images(tmp_path, more):
     assert sum(map(len, seen["whole"])) == 8
     assert len(seen["whole"]) == (8 if more else 4)
     assert seen["stopped"] + seen["resumed"] == seen["whole"]
+    listed = tmp_path / "run" / "labelled_images.json"
+    assert listed.is_file() == bool(more)
+    if more:
+        (images,) = json.loads(listed.read_text())["images"].values()
+        assert len(images) == 5
+        assert {Path(file).stem for batch in seen["whole"] for file in batch} <= set(images)
 
 
 def spy_on_images(preprocess: Callable) -> tuple[Callable, list]:
