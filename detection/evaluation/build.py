@@ -5,21 +5,22 @@ from pathlib import Path
 from detectron2.config import CfgNode
 
 from .coco_results import predicted_tasks
-from .complete import CompleteEvaluator
+from .keep import KeepingEvaluator
 from .kinds import kind_of
 
 
-def build_evaluator(cfg: CfgNode, dataset_name: str) -> CompleteEvaluator:
+def build_evaluator(cfg: CfgNode, dataset_name: str) -> KeepingEvaluator:
     """Build the evaluator that the metadata ``evaluator_type`` of the data set asks for.
 
-    Predictions are left in ``<OUTPUT_DIR>/inference/<dataset_name>/``.
+    Predictions are left in ``<OUTPUT_DIR>/inference/<dataset_name>/``; what a study needs of them in ``OUTPUT_DIR``, or
+    in that folder too where the run is evaluated on several data sets.
 
     Raises:
         ValueError: there is no evaluator of that type.
     """
     output_dir = str(Path(cfg.OUTPUT_DIR) / "inference" / dataset_name)
     evaluator = kind_of(dataset_name).build(cfg, dataset_name, predicted_tasks(cfg), output_dir)
-    return CompleteEvaluator(evaluator, dataset_name)
+    return KeepingEvaluator(evaluator, dataset_name, output_dir if len(cfg.DATASETS.TEST) > 1 else cfg.OUTPUT_DIR)
 
 
 def predictions_folder(path: str | Path, dataset_name: str) -> Path:

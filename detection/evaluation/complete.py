@@ -40,6 +40,7 @@ class CompleteEvaluator(DatasetEvaluator):
     def reset(self) -> None:
         """Forget the images seen."""
         self._images: list[int | str] = []
+        self._records: list[dict[str, Any]] = []  # of the data set, on the main process once it has evaluated
         self._num_predictions = 0
         self.evaluator.reset()
 
@@ -66,7 +67,8 @@ class CompleteEvaluator(DatasetEvaluator):
         return check_metrics(results, self._dataset_name, num_predictions=sum(count for _, count in gathered))
 
     def _check_images(self, seen: list[int | str]) -> None:
-        expected = {_identity(record) for record in DatasetCatalog.get(self._dataset_name)}
+        self._records = DatasetCatalog.get(self._dataset_name)
+        expected = {_identity(record) for record in self._records}
         missing, repeated = expected - set(seen), len(seen) - len(set(seen))
         if not expected or missing or repeated:
             raise RuntimeError(

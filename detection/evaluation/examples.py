@@ -1,0 +1,117 @@
+"""A few test images with what is in them and what a detector found, for the page of a study: ``examples.json``."""
+
+import base64
+import hashlib
+import io
+from bisect import insort
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from detectron2.data.detection_utils import read_image
+from detectron2.structures import BoxMode, Instances
+from PIL import Image
+
+from mocodet.common.files import write_json
+
+from .things import image_key
+
+EXAMPLES_FILE = "examples.json"
+VERSION = 1
+CHOSEN = 8  # images
+CANDIDATES = 4 * CHOSEN  # of which those with objects are chosen first
+MIN_SCORE = 0.3
+SIDE = 240  # pixels of a thumbnail's longer side, at most
+QUALITY = 80  # of the JPEG
+
+
+@dataclass(order=True)
+class Candidate:
+    """An image that may be chosen, by the hash of its file's name, and what was found in it."""
+
+    rank: str
+    image: str  # as `image_key` has it
+    found: list[tuple[int, float, list[float]]] = field(compare=False)  # class, score, x0 y0 x1 y1 in pixels each
+
+
+class Candidates:
+    """Keeps the images with the lowest hashes and their detections: the same images whatever their order.
+
+    So every trial of a data set shows the same ones, and processes need not know of each other's images.
+    """
+
+    def __init__(self) -> None:
+        self.kept: list[Candidate] = []
+
+    def see(self, record: Mapping[str, Any], instances: Instances) -> None:
+        """Consider an image.
+
+        Args:
+            record: as in the data set, with ``file_name``.
+            instances: what was found, with ``pred_boxes``, ``scores`` and ``pred_classes``.
+        """
+        rank = hashlib.sha256(Path(record["file_name"]).name.encode()).hexdigest()
+        if len(self.kept) == CANDIDATES and rank > self.kept[-1].rank:
+            return
+        sure = instances[instances.scores > MIN_SCORE]
+        columns = (sure.pred_classes.tolist(), sure.scores.tolist(), sure.pred_boxes.tensor.tolist())
+        insort(self.kept, Candidate(rank, image_key(record), list(zip(*columns, strict=True))))
+        del self.kept[CANDIDATES:]
+
+
+def choose(kept: Iterable[Candidate], records: Mapping[str, Mapping[str, Any]]) -> list[Candidate]:
+    """Choose the images to show, those with objects first.
+
+    Args:
+        kept: candidates of all processes.
+        records: of the data set, by `image_key`.
+    """
+    lowest = sorted(kept)[:CANDIDATES]
+    return sorted(lowest, key=lambda candidate: not records[candidate.image].get("annotations"))[:CHOSEN]
+
+
+def write_examples(
+    path: str | Path, chosen: Sequence[Candidate], records: Mapping[str, Mapping[str, Any]], classes: Sequence[str]
+) -> None:
+    """Write the chosen images, whole or not at all.
+
+    The file has ``version``, ``min_score`` and ``images``, each of these with ``name``, ``width`` and ``height`` of the
+    thumbnail, ``jpeg`` in base64, ``truth`` (``class``, ``box``, ``crowd``) and ``detections`` (``class``, ``box``,
+    ``score``, by falling scores). A box is x0, y0, x1, y1 in pixels of the thumbnail.
+    """
+    images = [_example(candidate, records[candidate.image], classes) for candidate in chosen]
+    write_json(path, {"version": VERSION, "min_score": MIN_SCORE, "images": images})
+
+
+def _example(candidate: Candidate, record: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
+    picture = Image.fromarray(read_image(record["file_name"], "RGB"))
+    width = picture.width
+    picture.thumbnail((SIDE, SIDE))
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=QUALITY, optimize=True)
+
+    def scaled(box: Sequence[float]) -> list[float]:
+        return [round(side * picture.width / width, 1) for side in box]
+
+    truth = [
+        {
+            "class": classes[annotation["category_id"]],
+            "box": scaled(BoxMode.convert(list(annotation["bbox"]), annotation["bbox_mode"], BoxMode.XYXY_ABS)),
+            "crowd": bool(annotation.get("iscrowd", 0)),
+        }
+        for annotation in record.get("annotations", ())
+        if "bbox" in annotation
+    ]
+    detections = [
+        {"class": classes[category], "box": scaled(box), "score": round(score, 3)}
+        for category, score, box in sorted(candidate.found, key=lambda found: -found[1])
+    ]
+    return {
+        "name": candidate.image,
+        "width": picture.width,
+        "height": picture.height,
+        "jpeg": base64.b64encode(buffer.getvalue()).decode("ascii"),
+        "truth": truth,
+        "detections": detections,
+    }

@@ -1,0 +1,60 @@
+"""What a study needs of an evaluation beyond its metrics, left in the run's folder."""
+
+import itertools
+from collections import OrderedDict
+from pathlib import Path
+
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+
+from mocodet.common.matches import MATCHES_FILE, write_matches
+
+from .complete import CompleteEvaluator
+from .examples import EXAMPLES_FILE, Candidates, choose, write_examples
+from .kinds import kind_of
+from .things import image_key
+
+
+class KeepingEvaluator(CompleteEvaluator):
+    """Leaves two files beside the metrics, on the main process; those of the last evaluation remain.
+
+    * ``matches.npz``: which detections were right; where the kind of evaluation can tell.
+    * ``examples.json``: what was found in a few images, the same ones in every run; where there are boxes.
+
+    Args:
+        evaluator: of the data set's kind.
+        dataset_name: what is evaluated on.
+        folder: where to leave them.
+    """
+
+    def __init__(self, evaluator: DatasetEvaluator, dataset_name: str, folder: str | Path):
+        self._folder = Path(folder)
+        super().__init__(evaluator, dataset_name)
+
+    def reset(self) -> None:
+        """Forget the images seen."""
+        self._candidates = Candidates()
+        super().reset()
+
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+        """Hand a batch on, and look for images to keep."""
+        super().process(inputs, outputs)
+        for record, output in zip(inputs, outputs, strict=True):
+            if "instances" in output and output["instances"].has("pred_boxes"):
+                self._candidates.see(record, output["instances"])
+
+    def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
+        """Return what `CompleteEvaluator` does, which raises likewise, and write the files."""
+        gathered = comm.gather(self._candidates.kept, dst=0)
+        results = super().evaluate()
+        if results is None:
+            return None
+        kind, metadata = kind_of(self._dataset_name), MetadataCatalog.get(self._dataset_name)
+        if kind.matches:
+            write_matches(self._folder / MATCHES_FILE, kind.matches(self.evaluator))
+        kept, classes = list(itertools.chain.from_iterable(gathered)), metadata.get("thing_classes")
+        if kept and classes:
+            records = {image_key(record): record for record in self._records}
+            write_examples(self._folder / EXAMPLES_FILE, choose(kept, records), records, classes)
+        return results
