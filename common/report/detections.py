@@ -8,6 +8,7 @@ from typing import Any
 from .read import Study, Trial, labels
 
 EXAMPLES_FILE = "examples.json"
+VERSION = 1
 FOUND_AT = 0.5  # IoU
 LETTER, LINE = 5.8, 11  # width and height of a label's letters, in pixels of the picture
 
@@ -21,7 +22,7 @@ class Drawn:
     Attributes:
         x, y, width, height: in pixels of the picture.
         label: what stands at it, at (label_x, label_y).
-        kind: ``truth``, ``right`` or ``wrong``.
+        kind: ``truth``, ``crowd``, ``right``, ``wrong`` or ``ignored``.
     """
 
     x: float
@@ -50,7 +51,7 @@ def pictures(study: Study) -> dict[str, Any] | None:
         shown = []
         for name, image in first.items():
             place = store.setdefault(image["jpeg"], {**image, "anchor": f"image-{len(store) + 1}"})
-            panels = [{"name": "ground truth", "boxes": _truth(image), "words": _counted(image["truth"])}]
+            panels = [{"name": "ground truth", **_truth(image)}]
             for init, examples in by_init.items():
                 if name in examples:
                     panels.append({"name": init, **_detected(examples[name])})
@@ -61,27 +62,53 @@ def pictures(study: Study) -> dict[str, Any] | None:
     return {"groups": groups, "store": list(store.values())} if groups else None
 
 
-def matched(truth: Sequence[Mapping[str, Any]], detections: Sequence[Mapping[str, Any]]) -> list[bool]:
-    """Say of each detection whether it found an object: of its class, not found by a higher score, IoU of 0.5."""
-    left = list(range(len(truth)))
-    right = [False] * len(detections)
+def matched(truth: Sequence[Mapping[str, Any]], detections: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say of each detection whether it is ``right``, ``wrong`` or ``ignored``.
+
+    A right one overlaps an object of its class, which no detection of a higher score has found, with an IoU of 0.5. One
+    that lies in a crowd of its class, by half of its area, is ignored.
+
+    Args:
+        truth: objects with ``class``, ``box`` and ``crowd``.
+        detections: with ``class``, ``box`` and ``score``.
+    """
+    left = [thing for thing in truth if not thing["crowd"]]
+    verdicts = ["wrong"] * len(detections)
     for place in sorted(range(len(detections)), key=lambda n: -detections[n]["score"]):
         own = detections[place]
-        overlaps = [(iou(truth[n]["box"], own["box"]), n) for n in left if truth[n]["class"] == own["class"]]
+        overlaps = [
+            (iou(thing["box"], own["box"]), n) for n, thing in enumerate(left) if thing["class"] == own["class"]
+        ]
         best, n = max(overlaps, default=(0.0, -1))
         if best >= FOUND_AT:
-            left.remove(n)
-            right[place] = True
-    return right
+            left.pop(n)
+            verdicts[place] = "right"
+        elif any(
+            thing["crowd"]
+            and thing["class"] == own["class"]
+            and _shared(thing["box"], own["box"]) >= area(own["box"]) / 2
+            for thing in truth
+        ):
+            verdicts[place] = "ignored"
+    return verdicts
 
 
 def iou(one: Box, other: Box) -> float:
     """Return the intersection of two boxes over their union."""
+    shared = _shared(one, other)
+    return shared / (area(one) + area(other) - shared) if shared else 0.0
+
+
+def area(box: Box) -> float:
+    """Return the area of a box."""
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
+def _shared(one: Box, other: Box) -> float:
+    """Return the area of the intersection of two boxes."""
     width = min(one[2], other[2]) - max(one[0], other[0])
     height = min(one[3], other[3]) - max(one[1], other[1])
-    shared = max(0.0, width) * max(0.0, height)
-    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
-    return shared / (sum(areas) - shared) if shared else 0.0
+    return max(0.0, width) * max(0.0, height)
 
 
 def _chosen(study: Study, detector: str) -> dict[str, Trial]:
@@ -103,29 +130,40 @@ def _chosen(study: Study, detector: str) -> dict[str, Trial]:
 
 
 def _examples(trial: Trial) -> dict[str, dict[str, Any]]:
-    content = json.loads((trial.folder / EXAMPLES_FILE).read_text(encoding="utf-8"))
+    """Return the images that a trial kept, by name.
+
+    Raises:
+        ValueError: the file is of another version.
+    """
+    path = trial.folder / EXAMPLES_FILE
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if content["version"] != VERSION:
+        raise ValueError(f"{path} is of version {content['version']}, this mocodet reads {VERSION}")
     return {image["name"]: image for image in content["images"]}
 
 
-def _truth(image: Mapping[str, Any]) -> list[Drawn]:
-    return [_drawn(image, box["box"], box["class"], "truth") for box in image["truth"]]
+def _truth(image: Mapping[str, Any]) -> dict[str, Any]:
+    boxes = [
+        _drawn(image, thing["box"], thing["class"], "crowd" if thing["crowd"] else "truth") for thing in image["truth"]
+    ]
+    return {"boxes": boxes, "words": f"{(count := _objects(image))} object{'' if count == 1 else 's'}"}
 
 
 def _detected(image: Mapping[str, Any]) -> dict[str, Any]:
-    right = matched(image["truth"], image["detections"])
+    verdicts = matched(image["truth"], image["detections"])
     boxes = [
-        _drawn(image, box["box"], f"{box['class']} {box['score']:.2f}", "right" if found else "wrong")
-        for box, found in zip(image["detections"], right, strict=True)
+        _drawn(image, box["box"], f"{box['class']} {box['score']:.2f}", verdict)
+        for box, verdict in zip(image["detections"], verdicts, strict=True)
     ]
-    words = f"{sum(right)} of {len(image['truth'])} found"
-    if wrong := len(right) - sum(right):
+    words = f"{verdicts.count('right')} of {_objects(image)} found"
+    if wrong := verdicts.count("wrong"):
         words += f", {wrong} false"
     # Right ones last, over the others.
     return {"boxes": sorted(boxes, key=lambda box: box.kind == "right"), "words": words}
 
 
-def _counted(truth: Sequence[Any]) -> str:
-    return f"{len(truth)} object{'' if len(truth) == 1 else 's'}"
+def _objects(image: Mapping[str, Any]) -> int:
+    return sum(not thing["crowd"] for thing in image["truth"])
 
 
 def _drawn(image: Mapping[str, Any], box: Box, label: str, kind: str) -> Drawn:

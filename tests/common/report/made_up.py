@@ -121,7 +121,8 @@ def examples(draw: random.Random, count: int = 2) -> dict:
     for number in range(count):
         buffer = io.BytesIO()
         Image.new("RGB", (240, 160), (40 * number, 90, 120)).save(buffer, "JPEG")
-        truth = [{"class": CLASSES[0], "box": [20, 20, 100, 90]}, {"class": CLASSES[1], "box": [130, 60, 230, 150]}]
+        boxes = [[20, 20, 100, 90], [130, 60, 230, 150]]
+        truth = [{"class": CLASSES[n], "box": box, "crowd": False} for n, box in enumerate(boxes)]
         near = [20 + draw.random(), 21, 101, 91]
         images.append(
             {
@@ -136,4 +137,4 @@ def examples(draw: random.Random, count: int = 2) -> dict:
                 ],
             }
         )
-    return {"images": images}
+    return {"version": 1, "min_score": 0.3, "images": images}

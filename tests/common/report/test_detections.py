@@ -10,11 +10,15 @@ def test_iou():
 
 
 def test_matched__an_object_is_found_once_by_the_highest_score_of_its_class():
-    truth = [{"class": "cat", "box": [0, 0, 10, 10]}, {"class": "dog", "box": [20, 0, 30, 10]}]
+    truth = [{"class": "cat", "box": [0, 0, 10, 10], "crowd": False}]
+    truth.append({"class": "dog", "box": [20, 0, 30, 10], "crowd": False})
+    truth.append({"class": "dog", "box": [50, 0, 90, 40], "crowd": True})
     detections = [
         {"class": "cat", "box": [1, 0, 10, 10], "score": 0.5},
         {"class": "cat", "box": [2, 0, 10, 10], "score": 0.9},
         {"class": "cat", "box": [20, 0, 30, 10], "score": 0.8},
         {"class": "dog", "box": [25, 0, 35, 10], "score": 0.7},
+        {"class": "dog", "box": [60, 0, 70, 10], "score": 0.6},
+        {"class": "cat", "box": [60, 0, 70, 10], "score": 0.6},
     ]
-    assert matched(truth, detections) == [False, True, False, False]
+    assert matched(truth, detections) == ["wrong", "right", "wrong", "wrong", "ignored", "wrong"]
