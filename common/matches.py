@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -135,7 +136,7 @@ class Matches:
 
 def write_matches(path: str | Path, matches: Mapping[str, Matches]) -> None:
     """Write what was found of each task, whole or not at all."""
-    arrays: dict[str, np.ndarray] = {"version": np.array(VERSION), "tasks": np.array(list(matches), dtype=str)}
+    arrays: dict[str, Any] = {"version": np.array(VERSION), "tasks": np.array(list(matches), dtype=str)}
     for task, found in matches.items():
         parts = {
             **vars(found),
