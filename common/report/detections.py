@@ -1,7 +1,7 @@
 """The same test images with what the detectors of each initialisation found in them."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -143,32 +143,41 @@ def _examples(trial: Trial) -> dict[str, dict[str, Any]]:
 
 
 def _truth(image: Mapping[str, Any]) -> dict[str, Any]:
-    boxes = [
-        _drawn(image, thing["box"], thing["class"], "crowd" if thing["crowd"] else "truth") for thing in image["truth"]
-    ]
-    return {"boxes": boxes, "words": f"{(count := _objects(image))} object{'' if count == 1 else 's'}"}
+    boxes = [(thing["box"], thing["class"], "crowd" if thing["crowd"] else "truth") for thing in image["truth"]]
+    count = _objects(image)
+    return {"boxes": _drawn(image, boxes), "words": f"{count} object{'' if count == 1 else 's'}"}
 
 
 def _detected(image: Mapping[str, Any]) -> dict[str, Any]:
     verdicts = matched(image["truth"], image["detections"])
-    boxes = [
-        _drawn(image, box["box"], f"{box['class']} {box['score']:.2f}", verdict)
-        for box, verdict in zip(image["detections"], verdicts, strict=True)
-    ]
+    labels = [f"{found['class']} {found['score']:.2f}" for found in image["detections"]]
+    boxes = zip((found["box"] for found in image["detections"]), labels, verdicts, strict=True)
     words = f"{verdicts.count('right')} of {_objects(image)} found"
     if wrong := verdicts.count("wrong"):
         words += f", {wrong} false"
     # Right ones last, over the others.
-    return {"boxes": sorted(boxes, key=lambda box: box.kind == "right"), "words": words}
+    return {"boxes": sorted(_drawn(image, boxes), key=lambda box: box.kind == "right"), "words": words}
 
 
 def _objects(image: Mapping[str, Any]) -> int:
     return sum(not thing["crowd"] for thing in image["truth"])
 
 
-def _drawn(image: Mapping[str, Any], box: Box, label: str, kind: str) -> Drawn:
-    x0, y0, x1, y1 = (round(value, 1) for value in box)
-    label_x = max(1.0, min(x0 + 1, image["width"] - LETTER * len(label)))
-    label_y = y0 - 3 if y0 > LINE + 3 else min(y0 + LINE, image["height"] - 2)
-    width, height = round(x1 - x0, 1), round(y1 - y0, 1)
-    return Drawn(x0, y0, width, height, label, round(label_x, 1), round(label_y, 1), kind)
+def _drawn(image: Mapping[str, Any], boxes: Iterable[tuple[Box, str, str]]) -> list[Drawn]:
+    """Place boxes, given with label and kind, and their labels: above the box, or lower where that is taken."""
+    drawn: list[Drawn] = []
+    for box, label, kind in boxes:
+        x0, y0, x1, y1 = (round(value, 1) for value in box)
+        label_x = max(1.0, min(x0 + 1, image["width"] - LETTER * len(label)))
+        label_y = max(y0 - 3, LINE)
+        end = label_x + LETTER * len(label)
+        while label_y < image["height"] - LINE and any(
+            abs(label_y - other.label_y) < LINE
+            and label_x < other.label_x + LETTER * len(other.label)
+            and other.label_x < end
+            for other in drawn
+        ):
+            label_y += 1
+        width, height = round(x1 - x0, 1), round(y1 - y0, 1)
+        drawn.append(Drawn(x0, y0, width, height, label, round(label_x, 1), round(label_y, 1), kind))
+    return drawn

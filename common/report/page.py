@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from mocodet.common.study.tables import is_marked
 
-from .numbers import fixed, signed
+from .numbers import between, fixed, signed
 
 
 @dataclass(frozen=True)
@@ -88,5 +88,6 @@ def render(page: Page) -> str:
         keep_trailing_newline=True,
     )
     environment.filters |= {"signed": signed, "fixed": fixed}
+    environment.globals["between"] = between
     environment.tests["marked"] = is_marked
     return environment.get_template("page.html").render(page=page)

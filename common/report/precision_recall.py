@@ -38,7 +38,7 @@ def precision_recall(study: Study) -> list[Group]:
                     _pr_figure(study, here, [index], IOUS[:1], str(_first(here).classes[index]), f"{name}, class")
                     for index in known
                 ]
-                groups.append(Group(f"Each class of {title}, IoU {IOUS[0]}", single, folded=True))
+                groups.append(Group(f"{title}: each class at IoU {IOUS[0]}", single, folded=True))
     return groups
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from mocodet.common.study.aggregate import KEYS
+
 from .logs import LOG_FILE, read_log
 
 RESULTS_FILE = "results.json"
@@ -103,12 +105,9 @@ class Study:
         return sorted(found, key=lambda trial: trial.seed)
 
     def metrics(self, detector: str, fraction: float) -> list[str]:
-        """Return the metrics that finished trials of a detector have."""
-        return list(
-            dict.fromkeys(
-                key for init in self.inits for t in self.finished(detector, fraction, init) for key in t.metrics
-            )
-        )
+        """Return the metrics that finished trials of a detector have, in the order of tables."""
+        found = {key for init in self.inits for t in self.finished(detector, fraction, init) for key in t.metrics}
+        return sorted(found, key=KEYS.index)
 
     def tone(self, init: str) -> int:
         """Return the number of an initialisation's colour; 0 is the reference's."""

@@ -5,7 +5,7 @@ from shlex import join
 from typing import Any
 
 from mocodet.common.progress import duration
-from mocodet.common.study.aggregate import Row, aggregate
+from mocodet.common.study.aggregate import KEYS, Row, aggregate
 from mocodet.common.study.statistics import seeds_to_show
 
 from . import study_charts as charts
@@ -31,7 +31,7 @@ def study_page(study: Study, rows: Sequence[Row]) -> Page:
         rows: what `aggregate` makes of it.
     """
     candidates = [
-        Section("Finding", "findings.html", _findings(study, rows)),
+        Section("Findings", "findings.html", _findings(study, rows)),
         Section("Results", "results.html", _results(study, rows)),
         Section("Fewer labels", "charts.html", charts.label_fractions(study, rows)),
         Section("Classes", "charts.html", charts.classes(study)),
@@ -107,7 +107,7 @@ def _seeds_needed(study: Study, rows: Sequence[Row]) -> str:
         return ""
     least, most = (seeds_to_show(spread) for spread in (min(spreads), max(spreads)))
     seeds = f"{least}" if least == most else f"{least} to {most}"
-    return f"By the spread seen here, {seeds} seeds would show a gap of half a point {name}."
+    return f"By the spread seen here, an interval of half a point {name} to either side takes {seeds} seeds."
 
 
 def _results(study: Study, rows: Sequence[Row]) -> dict[str, Any]:
@@ -177,7 +177,7 @@ def _published(study: Study, detector: str) -> Published:
 
 
 def _trials(study: Study) -> dict[str, Any]:
-    keys = list(dict.fromkeys(key for trial in study.trials for key in trial.metrics))
+    keys = sorted({key for trial in study.trials for key in trial.metrics}, key=KEYS.index)
     rows = [
         {
             "detector": trial.detector,

@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from mocodet.common.matches import read_matches
-from mocodet.common.report.numbers import fixed, signed
+from mocodet.common.report.numbers import between, fixed, signed
 from mocodet.common.report.precision_recall import RECALLS, precision_at
 from mocodet.common.report.run import report
 
@@ -50,7 +50,7 @@ def test_page_of_a_study__every_number_of_the_results(study):
                     if len(gaps) > 1:
                         interval = stats.ttest_rel([own[s] for s in shared], [base[s] for s in shared])
                         low, high = interval.confidence_interval(0.95)
-                        expected += f" [{signed(low)}, {signed(high)}]images ["
+                        expected += f" {between(low, high)}images ["
                 assert cells[row + 2 + place].startswith(expected), (init, fraction, key)
     for trial in content["trials"]:
         for value in trial["metrics"].values():
