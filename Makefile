@@ -18,7 +18,7 @@ $(READY): setup.py requirements/no_deps.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "mocodet needs Python >= 3.10, found " + sys.version.split()[0] + "; try: make setup PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet 'setuptools>=68' wheel
-	$(BIN)/python -m pip install --quiet -e '.[dev,cityscapes,data,jpeg]'
+	$(BIN)/python -m pip install --quiet -e '.[dev,cityscapes,jpeg]'
 	$(BIN)/python -c 'import detectron2, lvis' 2>/dev/null || $(BIN)/python -m pip install --quiet \
 	    --no-deps --only-binary=:all: --python-version 3.10 --require-hashes -r requirements/no_deps.txt \
 	    --target "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"

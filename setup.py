@@ -65,6 +65,7 @@ setup(
         "pycocotools>=2.0.7",
         "yacs>=0.1.8",
         "webdataset>=1.0",
+        "scipy>=1.8",  # a study's intervals; the masks of SBD and ImageNet's development kit are MATLAB files
         "braceexpand",
         "faster-coco-eval>=1.6",
         "safetensors>=0.4",
@@ -86,8 +87,6 @@ setup(
         "jpeg": ["simplejpeg"],
         # What detectron2 reads and evaluates Cityscapes instances with.
         "cityscapes": ["cityscapesscripts>=2.2", "shapely"],
-        # The masks of SBD and ImageNet's development kit, which mocodet prepare-data reads, are MATLAB files.
-        "data": ["scipy"],
         "dev": ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6", "ruff>=0.14", "mypy>=1.18", "build"],
     },
     entry_points={"console_scripts": [f"{PROGRAM}=mocodet.__main__:main"]},

@@ -49,7 +49,6 @@ VOC = (
         unpacked=100_000_000,  # the masks alone; its images are VOC's
         url="https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz",
         md5="82b4d87ceb2ed10f6038a1cba92111cb",
-        read_with="scipy",
         products=(f"VOC2012/{TRAINAUG_MASKS}", "VOC2012/ImageSets/Segmentation/trainaug.txt"),
         needs="VOC2012/ImageSets/Segmentation/train.txt",
         otherwise="prepare VOC 2012 too: --only 2012 trainaug",
@@ -197,7 +196,6 @@ def _image_net(root: Path) -> tuple[Archive, ...]:
             exact=False,
             unpacked=4_000_000,
             md5="fa75699e90414af021442c21a62c3abf",
-            read_with="scipy",
             products=("imagenet/val",),
         ),
         Archive(

@@ -8,15 +8,10 @@ def load_mat(path: Path) -> dict[str, Any]:
     """Read a MATLAB file, structures as numpy records.
 
     Raises:
-        ImportError: SciPy, which reads them, is not installed.
         ValueError: the file is damaged.
     """
-    try:
-        from scipy.io import loadmat
-    except ImportError as error:
-        raise ImportError(
-            f"{path} is a MATLAB file, which SciPy reads: pip install scipy, and run this again"
-        ) from error
+    from scipy.io import loadmat  # long to import
+
     try:
         return loadmat(path, squeeze_me=True, struct_as_record=False)
     except MemoryError:
