@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 
 from mocodet.common.study.aggregate import Row
-from mocodet.common.study.statistics import Gap, bound
+from mocodet.common.study.statistics import bound
 from mocodet.common.study.tables import metric_name
 
-from .numbers import fixed
+from .numbers import signed
 
 
 def metric_names(keys: Sequence[str]) -> dict[str, str]:
@@ -28,8 +28,8 @@ def compare(row: Row, reference: str) -> str:
         return f"{row.init} has no finished trial of a seed that {reference} has finished too."
     known = {name: (gap.low, gap.high) for name, gap in gaps.items() if gap.low is not None and gap.high is not None}
     if not known:
-        differences = _listed([_difference(name, gap) for name, gap in gaps.items()])
-        return f"One pair of trials tells nothing of chance; in it {row.init} has {differences} than {reference}."
+        differences = _listed([f"{signed(gap.mean)} {name}" for name, gap in gaps.items()])
+        return f"{row.init} differs from {reference} by {differences} in one pair of trials, which may be luck."
     better = {name: bounds for name, bounds in known.items() if bounds[0] > 0}
     worse = {name: (-bounds[1], -bounds[0]) for name, bounds in known.items() if bounds[1] < 0}
     alike = {name: bounds for name, bounds in known.items() if bounds[0] <= 0 <= bounds[1]}
@@ -67,10 +67,6 @@ def compare_others(pairs: Sequence[tuple[str, Row]]) -> list[str]:
 
 def _told_apart(row: Row) -> bool:
     return any(cell.gap is not None and cell.gap.is_told for cell in row.metrics.values())
-
-
-def _difference(name: str, gap: Gap) -> str:
-    return f"{fixed(abs(gap.mean))} {name} {'more' if gap.mean >= 0 else 'less'}"
 
 
 def _ranges(bounds: Mapping[str, tuple[float, float]]) -> str:
