@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""The whole path on the built-in data set: images, MoCo pre-training, conversion, detectors from MoCo and from nothing.
+"""The whole path on the built-in data set: images, MoCo pre-training, conversion, detectors from MoCo and from nothing,
+and what the comparison shows.
 
 Every stage is a command, shown before it runs. Stages that are done are not done again: after an interruption, run the
 demo again and it goes on; remove the output folder to begin anew. `make demo` sets what makes it quick on a CPU.
 """
 
 import argparse
+import json
 import os
 import shlex
 import subprocess
@@ -15,7 +17,12 @@ from pathlib import Path
 
 import torch
 
+from mocodet.common.cores import available_cores
+from mocodet.common.report.findings import compare
+from mocodet.common.study.aggregate import aggregate
 from mocodet.detection.data.toy import TOY_CLASSES
+
+BN_GROUPS = 4  # of 16 images each, over all processes
 
 
 def stage(title: str, done: Path | None, *command: object) -> tuple[str, float]:
@@ -33,10 +40,11 @@ def stage(title: str, done: Path | None, *command: object) -> tuple[str, float]:
 
 
 def main() -> None:
-    """Run the stages one after another, then say how long each took and what they left."""
+    """Run the stages one after another, then say how long each took, what they left and what it shows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("output/demo"), metavar="DIR", help="default: output/demo")
-    parser.add_argument("--seeds", type=int, default=2, metavar="N", help="trials from each start (default: 2)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of data and pre-training (default: 0)")
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="trials from each start (default: 3)")
     args = parser.parse_args()
     output = args.output.resolve()  # part of each trial's recipe
     data, pretrain, study = output / "data", output / "pretrain", output / "study"
@@ -46,14 +54,17 @@ def main() -> None:
         {"NAME": f"toy_{split}", "KIND": "voc", "ROOT": root, "SPLIT": split, "CLASSES": classes}
         for split in ("trainval", "test")
     ]
+    # On a CPU two small processes of one thread each are quicker than one of two threads.
+    processes = 1 if torch.cuda.is_available() else min(2, available_cores())
     start = time.monotonic()
     times = [
-        stage("1. Draw the data", images, Path(__file__).with_name("make_toy_data.py"), data),
+        stage("1. Draw the data", images, Path(__file__).with_name("make_toy_data.py"), data, "--seed", args.seed),
         stage(
             "2. Pre-train with MoCo on the unlabelled images",
             checkpoint,
-            *("mocodet", "pretrain", "--config-file", "pretrain/toy_moco_v2_R_18.yaml", "--resume"),
-            *("DATA.ROOT", images, "OUTPUT_DIR", pretrain),
+            *("mocodet", "pretrain", "--config-file", "pretrain/demo_moco_v2_R_18.yaml", "--resume"),
+            *("--num-gpus", processes, "MODEL.BN_GROUPS", BN_GROUPS // processes),
+            *("DATA.ROOT", images, "OUTPUT_DIR", pretrain, "SEED", args.seed),
             *(() if hasattr(os, "memfd_create") else ("DATA.CACHE", "none")),  # which needs Linux
         ),
         stage(
@@ -64,11 +75,10 @@ def main() -> None:
             None,  # a study knows itself what is done
             *("mocodet", "study", "--init", f"moco=toy_R_18_FPN_moco.yaml,MODEL.WEIGHTS={weights}"),
             *("--init", "random=toy_R_18_FPN_random.yaml", "--reference", "random"),
-            *("--seeds", args.seeds, "--output", study),
-            # On a CPU two small trials of one thread each are quicker than one after the other on two threads.
-            *("--jobs", 1 if torch.cuda.is_available() else 2),
+            *("--seeds", args.seeds, "--output", study, "--jobs", processes),
             *("MOCO.DATASETS", datasets),
         ),
+        stage("5. Write the report", None, "mocodet", "report", study),
     ]
 
     print("\n##### Done")
@@ -81,11 +91,19 @@ def main() -> None:
         (data, "the images: voc/, coco/ and unlabelled/"),
         (checkpoint, "the pre-trained encoder; its log is metrics.json beside it"),
         (weights, "the same for detectron2"),
-        (study / "moco", "the detectors that started from it, a folder for each seed"),
-        (study / "random", "the detectors that started from random weights"),
-        (study / "report.md", "the table above; all values are in results.json beside it"),
+        (study, "the detectors, a folder for each start and seed; all values are in results.json"),
+        (study / "report.html", "tables, curves and what the detectors find, on one page for a browser"),
     ):
         print(f"  {path}  {what}")
+    print(f"\n{finding(study)}")
+
+
+def finding(study: Path) -> str:
+    """Say in a sentence what the study of the demo shows."""
+    content = json.loads((study / "results.json").read_text(encoding="utf-8"))
+    (moco,) = (row for row in aggregate(content) if not row.is_reference)
+    pairs = f"{moco.n_trials} pairs of trials" if moco.n_trials > 1 else "one pair of trials"
+    return f"What it shows, by {pairs}: {compare(moco, moco.reference)}"
 
 
 if __name__ == "__main__":

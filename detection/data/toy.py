@@ -1,12 +1,13 @@
-"""The built-in data set: cluttered scenes of textured objects, drawn from a seed, with exact boxes and masks.
+"""The built-in data set: scenes of textured things, drawn from a seed, with exact boxes and masks.
 
-A class is a texture on an outline (``dotted_square``); every texture comes on every outline and colours are drawn
-independently of both, so neither outline, texture nor colour alone gives the class away. Distractors carry a class's
-texture on a foreign outline or a class's outline with a foreign texture, and plain bars lie over everything.
+A thing is a texture on an outline, six of each. Four textures on two outlines are the classes of objects
+(``dotted_square``); colours are drawn independently of both, so neither outline, texture nor colour alone gives a class
+away. The other 28 kinds are distractors: they carry a class's texture on a foreign outline or the other way round.
 
-Two choices make contrastive pre-training, which learns whatever tells one scene's crops from another's, learn texture
-and outline. The objects of a scene come from at most two classes, as photographs tend to show several of one kind. And
-colours are close to grey and backgrounds alike: else mean colour alone would tell the scenes apart.
+An unlabelled image is a portrait: one thing of any of the 36 kinds, at the scale of the scenes. Contrastive
+pre-training learns what the crops of an image share and what tells them from other images. For that to be outline and
+texture, as it is shape and texture in photographs, a portrait shows one thing and not a scene; things stand upright, as
+most things do that are photographed; and colours are pale, else they alone would tell the portraits apart.
 """
 
 import colorsys
@@ -27,29 +28,40 @@ from PIL import Image
 Array = np.ndarray
 Run = tuple[int, int]  # first row, row after the last
 
-# Each gives a signed distance to the outline, negative inside, in units of the object's radius.
+# Each gives a signed distance to the outline, negative inside, in units of the thing's radius.
 OUTLINES: dict[str, Callable[[Array, Array], Array]] = {
     "disc": lambda u, v: np.hypot(u, v) - 1.0,
     "square": lambda u, v: np.maximum(abs(u), abs(v)) - 0.86,
+    "cross": lambda u, v: np.maximum(np.minimum(abs(u), abs(v)) - 0.33, np.maximum(abs(u), abs(v)) - 1.0),
+    "triangle": lambda u, v: np.maximum(abs(u) * 0.87 + v * 0.5, -v) - 0.5,
+    "star": lambda u, v: np.hypot(u, v) - 0.72 - 0.28 * np.cos(5 * np.arctan2(v, u)),
+    "ring": lambda u, v: abs(np.hypot(u, v) - 0.72) - 0.28,
 }
-FOREIGN_OUTLINES: tuple[Callable[[Array, Array], Array], ...] = (
-    lambda u, v: np.maximum(np.minimum(abs(u), abs(v)) - 0.33, np.maximum(abs(u), abs(v)) - 1.0),  # a cross
-    lambda u, v: np.maximum(abs(u) * 0.87 + v * 0.5, -v) - 0.5,  # a triangle
-)
-# Each gives a height in [-1, 1] from coordinates measured in periods; its sign chooses between two colours.
+# Each gives a height in about [-1, 1] from coordinates measured in periods; its sign chooses between two colours.
 TEXTURES: dict[str, Callable[[Array, Array], Array]] = {
-    "striped": lambda x, y: np.sin(2 * np.pi * x),
+    "striped": lambda x, y: np.sin(2 * np.pi * y),
     "checked": lambda x, y: 1.4 * np.sin(2 * np.pi * x * 0.7) * np.sin(2 * np.pi * y * 0.7),
     "dotted": lambda x, y: 1.2 * (np.cos(2 * np.pi * x) + np.cos(2 * np.pi * y)) / 2 - 0.35,
-    "wavy": lambda x, y: np.sin(2 * np.pi * (x + 0.3 * np.sin(2 * np.pi * y * 0.6))),
+    "wavy": lambda x, y: np.sin(2 * np.pi * (y + 0.3 * np.sin(2 * np.pi * x * 0.6))),
+    "barred": lambda x, y: 1.2 * np.maximum(np.sin(2 * np.pi * x * 0.8), np.sin(2 * np.pi * y * 0.8)) - 0.75,
+    "ringed": lambda x, y: np.sin(2 * np.pi * np.hypot(x, y) * 0.8),
 }
-TOY_CLASSES: tuple[str, ...] = tuple(f"{texture}_{outline}" for outline in OUTLINES for texture in TEXTURES)
+CLASS_OUTLINES = ("disc", "square")
+CLASS_TEXTURES = ("striped", "checked", "dotted", "wavy")
+_CLASS_KINDS = tuple((texture, outline) for outline in CLASS_OUTLINES for texture in CLASS_TEXTURES)
+_ALL_KINDS = tuple((texture, outline) for outline in OUTLINES for texture in TEXTURES)
+KINDS = _CLASS_KINDS + tuple(kind for kind in _ALL_KINDS if kind not in _CLASS_KINDS)  # the classes come first
+TOY_CLASSES: tuple[str, ...] = tuple(f"{texture}_{outline}" for texture, outline in _CLASS_KINDS)
 
-DISTRACTOR = -1  # in place of a class
-MIN_VISIBLE_FRACTION = 0.4  # a scene in which an object is hidden further than this is drawn anew
+MAX_TILT = np.deg2rad(12)
+MAX_SATURATION = 0.15
+MIN_VISIBLE_FRACTION = 0.6  # a scene in which an object is hidden further than this is drawn anew
 MIN_VISIBLE_PIXELS = 24
-MAX_SATURATION = 0.12
 JPEG_QUALITY = 92
+# Fractions of a scene's side.
+RADIUS = (0.125, 0.23)
+PERIOD = (0.057, 0.094)
+PORTRAIT = 7 / 12  # the side of a portrait
 
 
 @dataclass
@@ -62,7 +74,7 @@ class Scene:
 
 
 def draw_scene(rng: np.random.Generator, size: int, required_class: int | None = None) -> Scene:
-    """Draw one scene of ``size`` x ``size`` pixels.
+    """Draw one scene of ``size`` x ``size`` pixels: one to four objects, and up to two distractors.
 
     It is drawn anew while an object is so hidden that it is fair neither to label it nor to leave it out.
 
@@ -71,28 +83,49 @@ def draw_scene(rng: np.random.Generator, size: int, required_class: int | None =
         size: side of the image in pixels.
         required_class: index into ``TOY_CLASSES`` of a class that must occur; None leaves the choice to ``rng``.
     """
+    n_classes = len(TOY_CLASSES)
     fair = False
     while not fair:
         canvas = _background(rng, size)  # H x W x 3, float32 in [0, 1]
-        first = int(rng.integers(len(TOY_CLASSES))) if required_class is None else required_class
-        theme = (first, int(rng.integers(len(TOY_CLASSES))))
-        n_objects, n_distractors = int(rng.integers(1, 5)), int(rng.integers(1, 4))
-        kinds = [first] + [theme[int(rng.random() < 0.4)] for _ in range(n_objects - 1)] + [DISTRACTOR] * n_distractors
+        first = int(rng.integers(n_classes)) if required_class is None else required_class
+        kinds = [first, *rng.integers(n_classes, size=rng.integers(0, 4))]
+        kinds = [int(kind) for kind in (*kinds, *rng.integers(n_classes, len(KINDS), size=rng.integers(0, 3)))]
         rng.shuffle(kinds)
-        covered = [_draw_object(rng, canvas, kind) >= 0.5 for kind in kinds]
-        covered += [_draw_bar(rng, canvas) >= 0.5 for _ in range(int(rng.integers(0, 3)))]
-        places = [place for place, kind in enumerate(kinds) if kind != DISTRACTOR]
+        covered = []
+        for kind in kinds:
+            radius = size * rng.uniform(*RADIUS)
+            centre = rng.uniform(radius * 0.8, size - radius * 0.8, 2)
+            covered.append(_draw_thing(rng, canvas, kind, centre, radius, size * rng.uniform(*PERIOD)) >= 0.5)
+        places = [place for place, kind in enumerate(kinds) if kind < n_classes]
         # An object shows where nothing that was painted later covers it.
         masks = [covered[place] & ~np.any(covered[place + 1 :], axis=0) for place in places]
         least = [max(MIN_VISIBLE_PIXELS, MIN_VISIBLE_FRACTION * covered[place].sum()) for place in places]
         fair = all(mask.sum() >= pixels for mask, pixels in zip(masks, least, strict=True))
+    return Scene(_expose(rng, canvas), [kinds[place] for place in places], masks)
 
+
+def draw_portrait(rng: np.random.Generator, size: int) -> Array:
+    """Draw one thing of any kind as it would look, large, in a scene of ``size`` pixels.
+
+    Returns:
+        A square image of ``PORTRAIT * size`` pixels (H x W x 3, uint8).
+    """
+    side = round(PORTRAIT * size)
+    canvas = _background(rng, side)
+    kind = int(rng.integers(len(KINDS)))
+    centre = side * rng.uniform(0.41, 0.59, 2)
+    _draw_thing(rng, canvas, kind, centre, side * rng.uniform(0.27, 0.41), size * rng.uniform(*PERIOD))
+    return _expose(rng, canvas)
+
+
+def _expose(rng: np.random.Generator, canvas: Array) -> Array:
+    """Light a canvas (H x W x 3, float32 in [0, 1]) from one side, add a camera's noise, return it as uint8."""
+    size = canvas.shape[0]
     ramp = np.linspace(-1.0, 1.0, size)
     slope, _ = _turn(ramp[None, :], ramp[:, None], rng.uniform(0, 2 * np.pi))
-    canvas *= (1 + rng.uniform(0, 0.25) * slope).astype(np.float32)[..., None]  # light from one side
+    canvas = canvas * (1 + rng.uniform(0, 0.25) * slope).astype(np.float32)[..., None]
     canvas += 0.025 * rng.standard_normal((size, size, 1), dtype=np.float32)
-    image = (np.clip(canvas, 0, 1) * 255).round().astype(np.uint8)
-    return Scene(image, [kinds[place] for place in places], masks)
+    return (np.clip(canvas, 0, 1) * 255).round().astype(np.uint8)
 
 
 def _colour(rng: np.random.Generator, lightness: float) -> Array:
@@ -119,56 +152,41 @@ def _mix(first: Array, second: Array, height: Array, sharpness: float) -> Array:
 
 
 def _background(rng: np.random.Generator, size: int) -> Array:
-    height = np.zeros((size, size), dtype=np.float32)
-    for cells, gain in ((4, 0.5), (int(rng.integers(8, 16)), rng.uniform(0, 0.6)), (size // 3, rng.uniform(0, 0.6))):
-        height += gain * _smooth_noise(rng, size, cells)
-    return _mix(*_two_colours(rng, rng.uniform(0.2, 0.3), middle=0.5), height, 0.6)
+    height = 0.5 * _smooth_noise(rng, size, 3)
+    height += rng.uniform(0, 0.4) * _smooth_noise(rng, size, int(rng.integers(6, 12)))
+    return _mix(*_two_colours(rng, rng.uniform(0.1, 0.25), middle=rng.uniform(0.4, 0.6)), height, 0.6)
 
 
-def _draw_object(rng: np.random.Generator, canvas: Array, kind: int) -> Array:
-    """Paint one object of class ``kind``, or a ``DISTRACTOR``, onto ``canvas``; return its H x W coverage."""
+def _draw_thing(
+    rng: np.random.Generator, canvas: Array, kind: int, centre: Array, radius: float, period: float
+) -> Array:
+    """Paint one thing onto ``canvas``; return its H x W coverage.
+
+    Args:
+        rng: source of tilt, aspect, colours and the texture's phase.
+        canvas: H x W x 3.
+        kind: index into ``KINDS``.
+        centre: x, y in pixels.
+        radius: of the outline, in pixels.
+        period: of the texture, in pixels.
+    """
     size = canvas.shape[0]
-    radius = size * rng.uniform(0.12, 0.27)
-    aspect = rng.uniform(0.8, 1.25)
-    centre = rng.uniform(radius * 0.7, size - radius * 0.7, 2)
-    reach = 1.8 * radius  # farther than any outline extends: corners and aspect included
+    aspect = rng.uniform(0.85, 1.18)
+    reach = 1.5 * radius  # farther than any outline extends: corners and aspect included
     left, top = (max(0, int(centre[axis] - reach)) for axis in (0, 1))
     right, bottom = (min(size, int(centre[axis] + reach) + 1) for axis in (0, 1))
     y, x = np.mgrid[top:bottom, left:right].astype(np.float32) + 0.5
-    along, across = _turn(x - centre[0], y - centre[1], rng.uniform(0, 2 * np.pi))
+    along, across = _turn(x - centre[0], y - centre[1], rng.uniform(-MAX_TILT, MAX_TILT))
 
-    textures, outlines = tuple(TEXTURES.values()), tuple(OUTLINES.values())
-    period = size * rng.uniform(0.055, 0.10)
-    tx, ty = _turn(along, across, rng.uniform(0, 2 * np.pi))
+    texture, outline = KINDS[kind]
     phase = rng.random(2)
-    tx, ty = tx / period + phase[0], ty / period + phase[1]
-    if kind != DISTRACTOR:
-        outline = outlines[kind // len(textures)]
-        height = textures[kind % len(textures)](tx, ty)
-    elif rng.random() < 0.5:
-        outline = FOREIGN_OUTLINES[int(rng.integers(len(FOREIGN_OUTLINES)))]
-        height = textures[int(rng.integers(len(textures)))](tx, ty)
-    else:
-        outline = outlines[int(rng.integers(len(outlines)))]
-        height = _smooth_noise(rng, size, max(2, int(size / period)))[top:bottom, left:right]
-    paint = _mix(*_two_colours(rng, rng.uniform(0.25, 0.55)), height, 1.5)
-    distance = outline(along / (radius * aspect), across * aspect / radius) * radius
+    height = TEXTURES[texture](along / period + phase[0], across / period + phase[1])
+    paint = _mix(*_two_colours(rng, rng.uniform(0.3, 0.6)), height, 1.5)
+    distance = OUTLINES[outline](along / (radius * aspect), across * aspect / radius) * radius
     alpha = np.zeros(canvas.shape[:2], dtype=np.float32)
     patch = alpha[top:bottom, left:right]
     patch += np.clip(0.5 - distance, 0, 1)  # one pixel of anti-aliasing
     canvas[top:bottom, left:right] += patch[..., None] * (paint - canvas[top:bottom, left:right])
-    return alpha
-
-
-def _draw_bar(rng: np.random.Generator, canvas: Array) -> Array:
-    """Paint a plain bar across the whole canvas; return its H x W coverage."""
-    size = canvas.shape[0]
-    angle = rng.uniform(0, 2 * np.pi)
-    through = rng.uniform(0, size, 2)
-    y, x = np.mgrid[0:size, 0:size].astype(np.float32) + 0.5
-    distance, _ = _turn(x - through[0], y - through[1], angle)
-    alpha = np.clip(0.5 + size * rng.uniform(0.01, 0.03) - abs(distance), 0, 1)
-    canvas += alpha[..., None] * (_colour(rng, rng.uniform(0.1, 0.9)) - canvas)
     return alpha
 
 
@@ -226,9 +244,9 @@ def make_toy_data(
     root: str | Path,
     *,
     seed: int = 0,
-    train: int = 200,
+    train: int = 100,
     test: int = 200,
-    unlabelled: int = 6000,
+    unlabelled: int = 10000,
     size: int = 96,
     workers: int = 1,
 ) -> dict[str, int]:
@@ -245,7 +263,7 @@ def make_toy_data(
         train: number of labelled training images.
         test: number of labelled test images.
         unlabelled: number of images for pre-training.
-        size: side of all images in pixels.
+        size: side of the labelled images in pixels; the unlabelled ones have seven twelfths of it.
         workers: number of processes that draw the unlabelled images; the result does not depend on it.
 
     Raises:
@@ -291,8 +309,8 @@ def make_toy_data(
 
 
 def _write_unlabelled(folder: Path, stream: tuple[int, ...], size: int, index: int) -> None:
-    scene = draw_scene(np.random.default_rng([*stream, index]), size)
-    Image.fromarray(scene.image).save(folder / f"{index + 1:06d}.jpg", quality=JPEG_QUALITY)
+    portrait = draw_portrait(np.random.default_rng([*stream, index]), size)
+    Image.fromarray(portrait).save(folder / f"{index + 1:06d}.jpg", quality=JPEG_QUALITY)
 
 
 def _write_split(root: Path, split: str, first_id: int, scenes: Iterator[Scene]) -> int:

@@ -10,7 +10,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from mocodet.detection.data import toy
-from mocodet.detection.data.toy import TOY_CLASSES, make_toy_data, mask_to_polygons
+from mocodet.detection.data.toy import KINDS, OUTLINES, TEXTURES, TOY_CLASSES, make_toy_data, mask_to_polygons
 
 SMALL = {"train": 10, "test": 9, "unlabelled": 5, "size": 64}
 
@@ -105,6 +105,15 @@ def test_make_toy_data__every_class_occurs_in_both_splits(data):
         coco = COCO(data / "coco" / "annotations" / f"instances_{split}.json")
         assert [category["name"] for category in coco.loadCats(coco.getCatIds())] == list(TOY_CLASSES)
         assert all(coco.getAnnIds(catIds=category) for category in coco.getCatIds())
+
+
+def test_make_toy_data__unlabelled_images_are_portraits_at_the_scale_of_the_scenes(data):
+    assert {Image.open(path).size for path in (data / "unlabelled").iterdir()} == {(37, 37)}  # 7/12 of 64
+
+
+def test_kinds__are_every_texture_on_every_outline_and_the_classes_come_first():
+    assert sorted(KINDS) == sorted((texture, outline) for texture in TEXTURES for outline in OUTLINES)
+    assert [f"{texture}_{outline}" for texture, outline in KINDS[: len(TOY_CLASSES)]] == list(TOY_CLASSES)
 
 
 def test_make_toy_data__refuses_a_folder_that_is_not_empty(tmp_path):
