@@ -1,0 +1,70 @@
+"""``python -m tests.rehearsal.demo_seeds OUTPUT``: is what the demo shows luck? The demo with ten seeds, as a table.
+
+Each seed has its own data, pre-training and fine-tunings, in ``OUTPUT/seed_S``, and is one pair: the interval covers
+all of these, where the demo's own covers the fine-tuning alone. What is done is not done again, so the command goes on
+after an interruption.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tabulate import tabulate
+
+from mocodet.common.study.aggregate import aggregate
+from mocodet.common.study.statistics import in_words, paired_gap
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+METRICS = {"AP50": "bbox/AP50", "AP": "bbox/AP", "AP75": "bbox/AP75"}
+
+
+def main() -> None:
+    """Run the demo with each seed, then print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--seeds", type=int, default=10, metavar="N", help="seeds 0 to N - 1 (default: 10)")
+    parser.add_argument("--trials", type=int, default=1, metavar="N", help="fine-tunings of each start (default: 1)")
+    args = parser.parse_args()
+    studies = {}
+    for seed in range(args.seeds):
+        folder = args.output / f"seed_{seed}"
+        demo = [sys.executable, "tools/demo.py", "--output", folder.resolve(), "--seed", seed, "--seeds", args.trials]
+        subprocess.run([str(word) for word in demo], cwd=REPOSITORY, check=True)
+        studies[seed] = json.loads((folder / "study" / "results.json").read_text(encoding="utf-8"))
+    print(f"\n{table(studies)}")
+
+
+def table(studies: Mapping[int, Mapping[str, Any]]) -> str:
+    """Return a line for each seed, their means, and what the gaps say, in Markdown.
+
+    Args:
+        studies: the ``results.json`` of each seed's study.
+    """
+    values = np.array([_means(results) for results in studies.values()])  # seeds x (random, MoCo) x metrics
+    lines = [
+        [name, *map("{:.1f}".format, numbers.ravel())]
+        for name, numbers in zip([*studies, "mean"], [*values, values.mean(0)], strict=True)
+    ]
+    titles = ["seed", *(f"{init} {name}" for init in ("random", "MoCo") for name in METRICS)]
+    gaps = []
+    for name, (random, moco) in zip(METRICS, values.transpose(2, 1, 0).tolist(), strict=True):
+        gap = paired_gap(moco, random)
+        interval = "" if gap.low is None else f"[{gap.low:+.1f}, {gap.high:+.1f}]"
+        gaps.append([name, f"{gap.mean:+.1f}", interval, gap.n, in_words(gap, "MoCo", "random")])
+    of_gaps = tabulate(gaps, ["metric", "gap", "95 % interval", "pairs", "in words"], tablefmt="github")
+    return f"{tabulate(lines, titles, tablefmt='github', disable_numparse=True)}\n\n{of_gaps}"
+
+
+def _means(results: Mapping[str, Any]) -> list[list[float]]:
+    """Return the metrics from random and from MoCo's weights, means over the trials of a study."""
+    rows = {row.init: row for row in aggregate(results)}
+    return [[rows[init].metrics[key].mean for key in METRICS.values()] for init in ("random", "moco")]
+
+
+if __name__ == "__main__":
+    main()
