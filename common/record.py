@@ -1,7 +1,9 @@
 """How a run was made: its command and the versions of what it ran with."""
 
 import sys
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 
 from .commands.table import PROGRAM
@@ -13,13 +15,21 @@ PACKAGES = ("mocodet", "torch", "torchvision", "detectron2", "numpy")
 
 def versions() -> dict[str, str | None]:
     """Return the versions of what a training depends on most; None for what is not installed as a distribution."""
-    found: dict[str, str | None] = dict.fromkeys(PACKAGES)
-    for name in PACKAGES:
+    return {name: _version(name) for name in PACKAGES}
+
+
+def _version(package: str) -> str | None:
+    for name in (package, *_distributions().get(package, ())):  # detectron2 comes in distributions of other names
         try:
-            found[name] = version(name)
+            return version(name) if name == package else f"{name} {version(name)}"
         except PackageNotFoundError:
             continue
-    return found
+    return None
+
+
+@cache
+def _distributions() -> Mapping[str, list[str]]:
+    return packages_distributions()
 
 
 def write_record(folder: str | Path) -> None:

@@ -11,6 +11,7 @@ from mocodet.common.record import versions, write_record
 def test_versions(monkeypatch):
     found = versions()
     assert (found["torch"], found["numpy"]) == (torch.__version__.split("+")[0], np.__version__)
+    assert found["detectron2"]  # whatever its distribution is called
 
     def missing(name):
         raise importlib.metadata.PackageNotFoundError(name)
