@@ -10,11 +10,9 @@ from typing import Any
 import yaml
 
 from mocodet.common.study.aggregate import KEYS
+from mocodet.common.study.results import RESULTS_FILE, VERSION
 
 from .logs import LOG_FILE, read_log
-
-RESULTS_FILE = "results.json"
-VERSION = 2
 
 
 @dataclass(frozen=True)

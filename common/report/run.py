@@ -6,6 +6,7 @@ from pathlib import Path
 from mocodet.common.errors import errors_in_one_line
 from mocodet.common.files import atomic_open
 from mocodet.common.study.aggregate import aggregate
+from mocodet.common.study.run import TABLES
 from mocodet.common.study.tables import format_table
 
 from .page import render
@@ -14,12 +15,6 @@ from .read import is_study, read_study
 from .study import study_page
 
 PAGE = "report.html"
-TABLES = {
-    "report.md": "markdown",
-    "report.csv": "csv",
-    "report.tex": "latex",
-    "report.json": "json",
-}  # and their styles
 
 
 def report(folder: str | Path, output: str | Path | None = None) -> list[Path]:
@@ -62,7 +57,7 @@ def _contents(folder: Path) -> dict[str, str]:
         if not study.groups:
             raise ValueError(f"no trial of the study {folder} has finished yet, so there is nothing to report")
         rows = aggregate(study.content, folder=folder)
-        tables = {name: f"{format_table(rows, style).rstrip()}\n" for name, style in TABLES.items()}
+        tables = {name: f"{format_table(rows, style).rstrip()}\n" for style, name in TABLES.items()}
         return {PAGE: render(study_page(study, rows)), **tables}
     if is_run(folder):
         return {PAGE: render(pretrain_page(folder))}

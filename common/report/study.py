@@ -6,6 +6,7 @@ from typing import Any
 
 from mocodet.common.progress import duration
 from mocodet.common.study.aggregate import KEYS, Row, aggregate
+from mocodet.common.study.results import RESULTS_FILE
 from mocodet.common.study.statistics import seeds_to_show
 
 from . import study_charts as charts
@@ -14,7 +15,7 @@ from .findings import compare, compare_others, metric_names
 from .page import Page, Section
 from .precision_recall import precision_recall
 from .published import Published, published
-from .read import RESULTS_FILE, Study, labels
+from .read import Study, labels
 
 COVERS = (
     "An interval holds the gap's true mean with 95 % confidence, by a paired t test over the seeds of fine-tuning, for"

@@ -109,7 +109,7 @@ def test_page_of_a_study__the_same_images(study):
 
 def test_report__tables_beside_the_page(study):
     _, content, files = study
-    assert list(files) == ["report.html", "report.md", "report.csv", "report.tex", "report.json"]
+    assert list(files) == ["report.html", "report.txt", "report.md", "report.tex", "report.csv", "report.json"]
     mean = statistics.fmean(values_of(content, "moco", 1.0, "bbox/AP50").values())
     assert all(f"{mean:.1f}" in files[name] for name in ("report.md", "report.tex"))
     json.loads(files["report.json"])
