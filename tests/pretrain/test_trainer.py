@@ -269,7 +269,7 @@ def test_start__refuses_the_folder_of_another_run(images, whole_run):
         return {path.name: path.read_bytes() for path in kept}
 
     before = contents()
-    assert {"config.yaml", "metrics.json", "last_checkpoint"} <= before.keys()
+    assert {"config.yaml", "run.json", "metrics.json", "last_checkpoint"} <= before.keys()
     with pytest.raises(FileExistsError, match="already holds a run's checkpoints"):
         pretrain(images, whole_run, "SOLVER.BASE_LR", 0.7)
     assert contents() == before
