@@ -1,5 +1,7 @@
 """The checkpointer of fine-tuning: reads unconverted encoders too, runs no code from a file, lets nothing slip."""
 
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -23,17 +25,19 @@ from ..weights.convert import ENCODER_PART, REQUIRED_CONFIG, TORCHVISION_AUTHORS
 # none and has always left it out; the batch norm that follows it is the file's own.
 CAFFE_SURPLUS = {"stem.conv1.bias"}
 
-REQUIRED_SETTINGS = ", ".join(f"{key} {value}" for key, value in REQUIRED_CONFIG.items())
-
 # Not by --resume: the optimizer and its rates are those of the checkpoint.
 DIVERGED = "Start it anew with a lower SOLVER.BASE_LR or a longer warm-up (SOLVER.WARMUP_ITERS)"
+
+# Where a checkpoint says for which images and strides its detector was trained.
+SETTINGS_KEY = "settings"
+STRIDE_KEY = "MODEL.RESNETS.STRIDE_IN_1X1"
 
 # Where a checkpoint that was converted while loading says which ResNet it holds.
 ARCH_KEY = "__arch__"
 
 
 class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
-    """detectron2's checkpointer with four differences.
+    """detectron2's checkpointer with six differences.
 
     * ``MODEL.WEIGHTS`` may name an unconverted pre-training checkpoint; it is recognised by its contents and converted
       while loading (`extract_encoder` says what is accepted). detectron2's own files are read as ever, and so is a file
@@ -43,9 +47,13 @@ class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
     * A ResNet parameter of the model that the file does not give, or one of the file that the model does not take, is
       an error. The rest of a detector (heads, FPN, added norms) starts anew and may be missing, unless the file is to
       give the whole detector.
-    * Weights of torchvision's networks are refused by a model whose bottlenecks have the stride in their first
-      convolution, as detectron2's default has it: all would fit, and compute something else. A model that wants BGR
-      images or other means is warned of.
+    * A detector of other classes, or of another head, gives what fits: the ResNet wherever it stands (a C4 detector has
+      its last stage in the region head), and the rest by name and shape. What starts anew and what is left over is
+      logged.
+    * Weights are refused by a model whose bottlenecks have the stride in the other convolution, as detectron2's default
+      and torchvision's networks have: all would fit, and compute something else. A model that wants other images is
+      warned of. Our checkpoints say what theirs were; of torchvision's networks it is known.
+    * Weights that are not finite are not saved.
 
     Args:
         model, save_dir, checkpointables: as detectron2's.
@@ -66,7 +74,7 @@ class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
         """
         if self.save_to_disk:
             check_state(self.model.state_dict(), kwargs.get("iteration"), DIVERGED)
-        super().save(name, **kwargs)
+        super().save(name, **{SETTINGS_KEY: _settings(self.model)}, **kwargs)
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load ``path`` (a file, an URL that detectron2 knows, or ``""`` for nothing) into the model.
@@ -139,16 +147,18 @@ class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         author, arch = checkpoint.get("__author__"), checkpoint.pop(ARCH_KEY, None)
-        if author in TORCHVISION_AUTHORS:
-            _check_stride(self.model)
-            if found := _other_input(self.model):
-                self.logger.warning(
-                    f"The weights are of a network that was trained on images of another kind than the model has:"
-                    f" {', '.join(found)}. Unless that is meant, set {REQUIRED_SETTINGS}"
-                )
+        settings = checkpoint.pop(SETTINGS_KEY, REQUIRED_CONFIG if author in TORCHVISION_AUTHORS else {})
+        self._check_settings(settings)
+        if not checkpoint.get("matching_heuristics"):
+            checkpoint["model"] = self._in_place(checkpoint["model"])
         incompatible = super()._load_model(checkpoint)
         lacking = {*incompatible.missing_keys, *(name for name, *_ in incompatible.incorrect_shapes)}
-        missing = sorted(name for name in lacking if not name.endswith(BATCH_COUNTER))  # which nothing reads
+        mine = [name for name in self.model.state_dict() if not name.endswith(BATCH_COUNTER)]  # which nothing reads
+        self.logger.info(
+            f"Of the model's {len(mine)} parameters and buffers the file gives {sum(n not in lacking for n in mine)};"
+            f" {len(incompatible.unexpected_keys)} of the file are left over"
+        )
+        missing = sorted(lacking.intersection(mine))
         if missing and self._whole_detector:
             raise ValueError(
                 f"the file does not hold this whole detector: left without a fitting value: {first_few(missing, 10)}."
@@ -173,22 +183,69 @@ class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
             )
         return incompatible
 
+    def _check_settings(self, theirs: Mapping[str, Any]) -> None:
+        """Compare what the weights were trained with, as far as it is known, with this model.
 
-def _check_stride(model: nn.Module) -> None:
-    """Refuse a model that has a bottleneck with the stride in its 1x1 convolution, before anything is loaded."""
+        Raises:
+            ValueError: the strides are in other convolutions; nothing has been loaded.
+        """
+        ours = _settings(self.model)
+        different = [key for key, value in ours.items() if theirs.get(key) not in (None, value)]
+        remedy = ", ".join(f"{key} {value}" for key, value in theirs.items() if value is not None)
+        if STRIDE_KEY in different:
+            theirs_in, ours_in = ("1x1", "3x3") if theirs[STRIDE_KEY] else ("3x3", "1x1")
+            raise ValueError(
+                f"the weights are of a ResNet with the stride in the {theirs_in} convolutions, the model has it in the"
+                f" {ours_in} convolutions ({first_few(_strided_blocks(self.model))}) and would compute something else;"
+                f" set {remedy}"
+            )
+        if different:
+            self.logger.warning(
+                f"The weights are of a network that was trained on images of another kind than the model has:"
+                f" {', '.join(f'{key} {ours[key]}' for key in different)}. Unless that is meant, set {remedy}"
+            )
+
+    def _in_place(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a file's tensors, those of a detector's ResNet under the names that this model has for them.
+
+        A detector without FPN has its ResNet in ``backbone``, or with C4 the last stage in ``roi_heads``; others have
+        it in ``backbone.bottom_up``. A part that the file has twice, as of a teacher and a student, stays where it is,
+        and so does a ResNet that is not in a detector.
+        """
+        mine = self.model.state_dict().keys()
+        place = {match[1]: name for name in mine if (match := ENCODER_PART.search(name))}
+        names = {name: name.removeprefix(DISTRIBUTED_PREFIX) for name in state}
+        part_of = {name: match[1] for name in state if (match := ENCODER_PART.search(names[name])) and match.start(1)}
+        once = {part for part, times in Counter(part_of.values()).items() if times == 1}
+        moved = {
+            name: place[part]
+            for name, part in part_of.items()
+            if part in once and part in place and names[name] not in mine
+        }
+        if moved:
+            one, there = next(iter(moved.items()))
+            self.logger.info(
+                f"{len(moved)} tensors of the file's ResNet stand elsewhere in the model: {one} is {there}"
+            )
+        return {moved.get(name, name): value for name, value in state.items()}
+
+
+def _strided_blocks(model: nn.Module) -> list[str]:
+    """Return the names of a model's bottlenecks that have a stride, in whichever convolution."""
     bottlenecks = (BottleneckBlock, DeformBottleneckBlock)
     blocks = ((name, module) for name, module in model.named_modules() if isinstance(module, bottlenecks))
-    if found := [name for name, block in blocks if tuple(block.conv1.stride) != (1, 1)]:
-        raise ValueError(
-            "the weights are of a ResNet with the stride in the 3x3 convolutions, the model has it in the 1x1"
-            f" convolutions before them ({first_few(found)}) and would compute something else; set {REQUIRED_SETTINGS}"
-        )
+    return [name for name, block in blocks if {tuple(block.conv1.stride), tuple(block.conv2.stride)} != {(1, 1)}]
 
 
-def _other_input(model: nn.Module) -> list[str]:
-    """List the settings of a detectron2 model's input that are not those of `REQUIRED_CONFIG`, with their values."""
-    found = {"INPUT.FORMAT": getattr(model, "input_format", None)}
+def _settings(model: nn.Module) -> dict[str, Any]:
+    """Return the settings of a detectron2 model, of those in `REQUIRED_CONFIG`, that its weights are made for.
+
+    A ResNet without bottlenecks has its strides in no 1x1 convolution.
+    """
+    found: dict[str, Any] = {"INPUT.FORMAT": getattr(model, "input_format", None)}
     for name in ("pixel_mean", "pixel_std"):
         if (per_channel := getattr(model, name, None)) is not None:
             found[f"MODEL.{name.upper()}"] = [round(value, 3) for value in per_channel.flatten().tolist()]
-    return [f"{key} {value}" for key, value in found.items() if value not in (None, REQUIRED_CONFIG[key])]
+    if blocks := _strided_blocks(model):
+        found[STRIDE_KEY] = tuple(model.get_submodule(blocks[0]).conv1.stride) != (1, 1)
+    return {key: value for key, value in found.items() if value is not None}
