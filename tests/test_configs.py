@@ -32,10 +32,10 @@ def test_unique_key_loader__refuses():
         yaml.load("MODEL:\n  A: 1\n  B: 2\n  A: 3\n", UniqueKeyLoader)
 
 
-def test_configs__pixel_mean_stands_once():
+def test_configs__pixel_means_stand_with_the_initialisations_alone():
     texts = {name: path.read_text(encoding="utf-8") for name, path in FILES.items()}
     for word in ("PIXEL_MEAN", "123.675"):
-        assert [name for name, text in texts.items() if word in text] == ["Base-Init-MoCo.yaml"]
+        assert [name for name, text in texts.items() if word in text] == ["Base-Init-COCO.yaml", "Base-Init-MoCo.yaml"]
 
 
 def test_configs__no_two_leaves_share_an_output_dir():

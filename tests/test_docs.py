@@ -209,7 +209,7 @@ def test_pages__configs_they_name_exist(page):
     named = set(re.findall(r"`(?:\w+/)*([\w.]+_R_\d+\w*)(?:\.yaml)?`", PAGES[page]))
     assert named <= known
     if page == "README.md":  # its tables leave out no recipe
-        variants = {name + variant for name in named for variant in ("_moco", "_random")}
+        variants = {name + variant for name in named for variant in ("_coco", "_moco", "_random")}
         paths = [p for p in configs.ROOT.rglob("*.yaml") if p.parent.name not in ("classification", "studies")]
         leaves = {path.stem for path in paths if not path.name.startswith(("Base-", "toy_R"))}
         assert leaves <= named | variants

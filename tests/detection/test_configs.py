@@ -1,3 +1,7 @@
+import re
+from pathlib import Path
+
+import detectron2
 import pytest
 from detectron2.config import CfgNode, get_cfg
 
@@ -124,12 +128,20 @@ MAY_DIFFER = {
     "OUTPUT_DIR",
 }
 VARIANTS = ("", "_moco", "_random")  # supervised, MoCo, random
-DETECTORS = [f"{leaf}{variant}" for leaf in RECIPES for variant in VARIANTS]
+# Tasks other than COCO that a detector of detectron2's zoo can start, by its name there: those with an _coco, too.
+ZOO = {
+    "pascal_voc_R_50_C4_24k": "COCO-Detection/faster_rcnn_R_50_C4_3x",
+    "pascal_voc_R_50_DC5_24k": "COCO-Detection/faster_rcnn_R_50_DC5_3x",
+    "pascal_voc07_R_50_C4_9k": "COCO-Detection/faster_rcnn_R_50_C4_3x",
+    "lvis_v0.5_R_50_FPN_2x": "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x",
+    "cityscapes_R_50_FPN_24k": "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x",
+}
+DETECTORS = [*(f"{leaf}{variant}" for leaf in RECIPES for variant in VARIANTS), *(f"{leaf}_coco" for leaf in ZOO)]
 FROZEN_BN = "lvis_v0.5_R_50_FPN_2x_frozen_bn"  # supervised only
 TOYS = ["toy_R_18_FPN_moco", "toy_R_18_FPN_random"]
 # All leaves but the toy set's; the FCN's, whose settings tests/detection/test_fcn_configs.py has, among them.
 LEAVES = sorted(path.stem for path in configs.ROOT.glob("*.yaml") if not path.stem.startswith(("Base-", "toy_")))
-TRIOS = [leaf for leaf in LEAVES if not leaf.endswith(("_moco", "_random")) and leaf != FROZEN_BN]
+TRIOS = [leaf for leaf in LEAVES if not leaf.endswith(("_coco", "_moco", "_random")) and leaf != FROZEN_BN]
 
 
 def resolve(leaf: str) -> CfgNode:
@@ -149,12 +161,13 @@ def flat(cfg: CfgNode, prefix: str = "") -> dict[str, object]:
 
 
 def test_configs__every_task_has_three_variants():
-    assert [f"{leaf}{variant}" for leaf in TRIOS for variant in VARIANTS] == [
-        leaf for leaf in LEAVES if leaf != FROZEN_BN
-    ]
+    assert sorted(
+        [*(f"{leaf}{variant}" for leaf in TRIOS for variant in VARIANTS), *(f"{leaf}_coco" for leaf in ZOO)]
+    ) == [leaf for leaf in LEAVES if leaf != FROZEN_BN]
+    assert ZOO.keys() == {leaf for leaf in TRIOS if not leaf.startswith("coco_") and "_FCN_" not in leaf}
     detectors = {leaf for leaf in LEAVES if "_FCN_" not in leaf}
     assert detectors == {*DETECTORS, FROZEN_BN}
-    assert len(detectors) == 34
+    assert len(detectors) == 39
 
 
 @pytest.mark.parametrize("leaf", TRIOS)
@@ -163,6 +176,20 @@ def test_configs__variants_differ_only_in_what_weights_require(leaf):
     assert supervised.keys() == moco.keys() == random.keys()
     assert {key for key in supervised if supervised[key] != moco[key]} == MAY_DIFFER
     assert {key for key in supervised if supervised[key] != random[key]} == MAY_DIFFER
+
+
+@pytest.mark.parametrize("leaf", ZOO)
+def test_configs__start_from_a_detector_of_the_zoo_with_its_settings(leaf):
+    supervised, coco = flat(resolve(leaf)), flat(resolve(f"{leaf}_coco"))
+    assert {key for key in supervised if supervised[key] != coco[key]} == {"MODEL.WEIGHTS", "OUTPUT_DIR"}
+    # Its model_zoo cannot be imported without pkg_resources.
+    zoo = Path(detectron2.__file__).with_name("model_zoo")
+    (file,) = re.findall(rf'"{ZOO[leaf]}": "(\S+)"', (zoo / "model_zoo.py").read_text())
+    assert coco["MODEL.WEIGHTS"] == f"detectron2://{ZOO[leaf]}/{file}"
+    theirs = get_cfg()
+    theirs.merge_from_file(str(zoo / "configs" / f"{ZOO[leaf]}.yaml"))
+    settings = MAY_DIFFER - {"MODEL.WEIGHTS", "OUTPUT_DIR"}
+    assert {key: coco[key] for key in settings} == {key: flat(theirs)[key] for key in settings}
 
 
 def test_configs__frozen_bn_differs_in_the_norms_of_the_backbone():
@@ -190,7 +217,8 @@ def test_configs__weights_and_what_they_require(leaf):
         assert cfg.MODEL.PIXEL_STD == [58.395, 57.120, 57.375]
         assert cfg.MODEL.RESNETS.STRIDE_IN_1X1 is False
     else:
-        assert cfg.MODEL.WEIGHTS == "detectron2://ImageNetPretrained/MSRA/R-50.pkl"
+        if not leaf.endswith("_coco"):
+            assert cfg.MODEL.WEIGHTS == "detectron2://ImageNetPretrained/MSRA/R-50.pkl"
         assert cfg.INPUT.FORMAT == "BGR"
         assert cfg.MODEL.PIXEL_MEAN == [103.530, 116.280, 123.675]
         assert cfg.MODEL.PIXEL_STD == [1.0, 1.0, 1.0]
@@ -201,7 +229,7 @@ def test_configs__weights_and_what_they_require(leaf):
 @pytest.mark.parametrize("leaf", DETECTORS)
 def test_configs__follow_the_recipe(leaf):
     cfg = resolve(leaf)
-    task = leaf.removesuffix("_moco").removesuffix("_random")
+    task = re.sub("_(coco|moco|random)$", "", leaf)
     iterations, steps, warmup, train, test, scales, classes, masks, model = RECIPES[task]
     assert (iterations, steps, warmup) == (cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS, cfg.SOLVER.WARMUP_ITERS)
     assert (train, test) == (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST)

@@ -19,7 +19,7 @@ Only sizes, schedules, the score threshold and MODEL.WEIGHTS are overridden; eve
 included, is the config's own. The images are generated, in the layouts that VOC, COCO, LVIS and Cityscapes have on
 disk; --datasets names a folder with others (the toy configs have the toy set in any case). There are no real weights
 here: the supervised variants read a ResNet-50 of random values in the Caffe2 layout of MSRA's R-50.pkl, the MoCo
-variants one in MoCo's layout after conversion.
+variants one in MoCo's layout after conversion, and those of COCO detectors one with the names of detectron2's zoo.
 
 Further changes may be given as KEY VALUE pairs, such as MODEL.DEVICE cuda SOLVER.AMP.ENABLED True.
 

@@ -140,7 +140,7 @@ def variant(leaf: Path) -> str:
     """Tell which of the stand-ins a config starts from, by its name."""
     if leaf.stem.endswith("_moco"):
         return "toy_moco" if is_toy(leaf) else "moco"
-    return "random" if leaf.stem.endswith("_random") else "supervised"
+    return next((kind for kind in ("random", "coco") if leaf.stem.endswith(f"_{kind}")), "supervised")
 
 
 def is_toy(leaf: Path) -> bool:

@@ -25,16 +25,19 @@ class StandIn:
 def make_stand_ins(folder: Path) -> dict[str, StandIn]:
     """Write ResNets of random values into ``folder``: for supervised and moco variants a ResNet-50, and a ResNet-18.
 
-    The supervised one has the Caffe2 layout of MSRA's R-50.pkl, those of MoCo have gone through the converter.
+    The supervised one has the Caffe2 layout of MSRA's R-50.pkl, those of MoCo have gone through the converter, and that
+    of COCO is a detector of detectron2's model zoo of which the ResNet alone is left.
 
     Returns:
-        the stand-ins by the name of the variant: ``"supervised"``, ``"moco"``, ``"random"``, and ``"toy_moco"``.
+        the stand-ins by the name of the variant: ``"supervised"``, ``"coco"``, ``"moco"``, ``"random"``, and
+        ``"toy_moco"``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     encoder = resnet50().state_dict()
     return {
         "supervised": StandIn(_write_caffe2(encoder, folder / "msra.pkl"), "stand-in, Caffe2 layout"),
+        "coco": StandIn(_write_zoo(encoder, folder / "zoo.pkl"), "stand-in, detectron2's zoo"),
         "moco": StandIn(_write_moco(encoder, folder / "moco.pkl"), "stand-in, converted"),
         "random": StandIn("", "none"),
         "toy_moco": StandIn(_write_moco(resnet18().state_dict(), folder / "toy_moco.pkl"), "stand-in, converted"),
@@ -47,6 +50,13 @@ def _write_moco(encoder: Mapping[str, Tensor], path: Path) -> str:
     with atomic_open(original) as handle:
         torch.save({"epoch": 0, "state_dict": state}, handle)
     convert_file(original, path)
+    return str(path.resolve())
+
+
+def _write_zoo(encoder: Mapping[str, Tensor], path: Path) -> str:
+    arrays = {f"backbone.{detectron2_name(n)}": v.numpy() for n, v in encoder.items() if is_in_caffe2(n)}
+    with atomic_open(path) as handle:
+        pickle.dump({"model": arrays, "__author__": "Detectron2 Model Zoo"}, handle)
     return str(path.resolve())
 
 

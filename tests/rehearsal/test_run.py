@@ -17,7 +17,7 @@ SHORT = (
     "lvis_v0.5_R_50_FPN_2x_frozen_bn",
     "lvis_v0.5_R_50_FPN_2x_moco",
     "pascal_voc_R_50_C4_24k_moco",
-    "pascal_voc_R_50_DC5_24k",
+    "pascal_voc_R_50_DC5_24k_coco",
     "pascal_voc_R_50_FCN_30k_moco",
     "toy_R_18_FPN_moco",
 )
@@ -37,7 +37,7 @@ def stand_ins(folder):
 
 def test_short__has_every_kind_of_task():
     def task(name: str) -> str:
-        for ending in ("_moco", "_random", "_1x", "_2x"):
+        for ending in ("_coco", "_moco", "_random", "_1x", "_2x"):
             name = name.removesuffix(ending)
         return name
 

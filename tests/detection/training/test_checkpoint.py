@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from urllib.error import URLError
 
+import detectron2
 import numpy as np
 import pytest
 import torch
@@ -16,7 +17,9 @@ from detectron2.modeling import build_model
 from detectron2.utils.file_io import Detectron2Handler
 from torch import nn
 
+from mocodet import configs
 from mocodet.common.encoders.resnet import build_resnet
+from mocodet.detection import add_moco_config
 from mocodet.detection.training.checkpoint import MocoDetCheckpointer
 from mocodet.detection.weights.convert import REQUIRED_CONFIG, convert_file
 from tests.detection.tiny import resnet_config
@@ -389,6 +392,102 @@ def test_load__other_number_of_classes(tmp_path: Path) -> None:
     MocoDetCheckpointer(target).load(save({"model": source.state_dict()}, tmp_path / "coco.pth"))
     assert (target.roi_heads.box_predictor.cls_score.weight == -7).all()
     assert torch.equal(target.backbone.fpn_lateral5.weight, source.backbone.fpn_lateral5.weight)
+
+
+# What makes a ResNet-50 detector small, and leaves every name and every difference of shape.
+SMALL = [
+    *("MODEL.DEVICE", "cpu", "MODEL.RESNETS.STEM_OUT_CHANNELS", 8, "MODEL.RESNETS.WIDTH_PER_GROUP", 4),
+    *("MODEL.RESNETS.RES2_OUT_CHANNELS", 16, "MODEL.FPN.OUT_CHANNELS", 8, "MODEL.ROI_BOX_HEAD.FC_DIM", 8),
+    *("MODEL.ROI_MASK_HEAD.CONV_DIM", 8),
+]
+PREDICTOR = r"roi_heads\.box_predictor\.(cls_score|bbox_pred)\.(weight|bias)"
+NORM = r"norm\.(weight|bias|running_mean|running_var)"
+RPN = r"proposal_generator\.rpn_head\.(conv\.(weight|bias)|(objectness_logits|anchor_deltas)\.weight)"
+# What a detector of the zoo leaves without a value: how many tensors, and their names.
+ANEW = {
+    "pascal_voc_R_50_C4_24k_coco": (4 + 4, rf"{PREDICTOR}|roi_heads\.res5\.{NORM}"),
+    # The zoo's has no layer after res5, whose 2,048 channels its RPN and its first hidden layer take.
+    "pascal_voc_R_50_DC5_24k_coco": (
+        4 + 5 + 4 + 1,
+        rf"{PREDICTOR}|backbone\.conv\.(weight|{NORM})|{RPN}|roi_heads\.box_head\.fc1\.weight",
+    ),
+    "cityscapes_R_50_FPN_24k_coco": (
+        4 + 2 + 8 * 4,
+        rf"{PREDICTOR}|roi_heads\.mask_head\.predictor\.(weight|bias)|backbone\.fpn_(lateral|output)[2-5]\.{NORM}",
+    ),
+}
+
+
+@pytest.mark.parametrize("leaf", ANEW)
+def test_load__a_detector_of_the_zoo_gives_all_that_fits(tmp_path: Path, caplog, leaf: str) -> None:
+    cfg = leaf_config(leaf)
+    zoo = re.search(r"//([\w-]+/\w+)/", cfg.MODEL.WEIGHTS)[1]
+    theirs = get_cfg()
+    theirs.merge_from_file(str(Path(detectron2.__file__).parent / "model_zoo" / "configs" / f"{zoo}.yaml"))
+    theirs.merge_from_list(SMALL)
+    content = {name: value.numpy() for name, value in build_model(theirs).state_dict().items()}
+    file = dump({"model": content, "__author__": "Detectron2 Model Zoo"}, tmp_path / "zoo.pkl")
+
+    model = build_model(cfg)
+    state = {name: value for name, value in wipe(model).items() if not name.endswith("num_batches_tracked")}
+    with caplog.at_level("INFO"):
+        MocoDetCheckpointer(model).load(file)
+    anew = {name for name, value in state.items() if (value == -7).all()}
+    count, names = ANEW[leaf]
+    assert [name for name in anew if not re.fullmatch(names, name)] == []
+    assert len(anew) == count
+    for name in state.keys() - anew:
+        found = content.get(name, content.get(name.replace("backbone.bottom_up.", "backbone.")))
+        assert torch.equal(state[name], torch.from_numpy(found)), name
+    # What starts anew, and what is left over, is in the log; detectron2 writes the names of a module as one.
+    for name in anew:
+        module, _, last = name.rpartition(".")
+        assert re.search(rf"{re.escape(module)}\.(\S*{{.*)?{last}", caplog.text), name
+    assert f"the file gives {len(state) - len(anew)};" in caplog.text
+    if "FPN" in leaf:  # with a norm, a convolution has no bias
+        assert re.search(r"not used by the model:\s.*fpn_lateral2", caplog.text, flags=re.DOTALL)
+
+
+def leaf_config(leaf: str, *opts: object) -> CfgNode:
+    cfg = get_cfg()
+    add_moco_config(cfg)
+    cfg.merge_from_file(str(configs.path(f"{leaf}.yaml")))
+    cfg.merge_from_list([*SMALL, "MODEL.DILATED_C5.OUT_CHANNELS", 8, *opts])
+    return cfg
+
+
+def test_load__our_detector_of_other_classes_and_of_another_model(tmp_path: Path, caplog) -> None:
+    """From a C4 detector to an FPN detector with 80 classes: its ResNet, whose stage 5 is in its region head."""
+    trained = build_model(leaf_config("pascal_voc_R_50_C4_24k"))
+    with torch.no_grad():
+        for value in trained.parameters():
+            value.uniform_()
+    MocoDetCheckpointer(trained, str(tmp_path)).save("model_final", iteration=3)
+    source, file = trained.state_dict(), str(tmp_path / "model_final.pth")
+
+    model = build_model(leaf_config("pascal_voc_R_50_C4_24k", "MODEL.ROI_HEADS.NUM_CLASSES", 7))
+    state = wipe(model)
+    MocoDetCheckpointer(model).resume_or_load(file, resume=False)
+    assert {name for name in state if not torch.equal(state[name], source[name])} == {
+        f"roi_heads.box_predictor.{layer}.{kind}" for layer in ("cls_score", "bbox_pred") for kind in ("weight", "bias")
+    }
+    model = build_model(leaf_config("coco_R_50_FPN_1x"))
+    state = wipe(model)
+    MocoDetCheckpointer(model).load(file)
+    resnet = [name for name in state if name.startswith("backbone.bottom_up.")]
+    assert len(resnet) == 318  # 53 convolutions, and five tensors of the norm of each
+    for name in resnet:
+        place = "roi_heads." if ".res5." in name else "backbone."
+        assert torch.equal(state[name], source[name.replace("backbone.bottom_up.", place)]), name
+
+    # It says what its images were, and where its strides are.
+    caplog.clear()
+    MocoDetCheckpointer(build_model(leaf_config("pascal_voc_R_50_C4_24k", "INPUT.FORMAT", "RGB"))).load(file)
+    assert (
+        "another kind than the model has: INPUT.FORMAT RGB. Unless that is meant, set INPUT.FORMAT BGR" in caplog.text
+    )
+    with pytest.raises(ValueError, match=r"the stride in the 1x1 convolutions, .* in the 3x3 .*STRIDE_IN_1X1 True$"):
+        MocoDetCheckpointer(build_model(leaf_config("pascal_voc_R_50_C4_24k_moco"))).load(file)
 
 
 def test_load__query(tmp_path: Path) -> None:
