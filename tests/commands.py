@@ -18,6 +18,19 @@ def parsed(name: str, arguments: Sequence[str]) -> argparse.Namespace:
     return parse(next(command for command in COMMANDS if command.name == name), arguments)
 
 
-pretrain, convert, train, evaluate, visualize, study, knn, linear, classify, shards, costs, benchmark, prepare_data = (
-    partial(run, command.name) for command in COMMANDS
-)
+(
+    pretrain,
+    convert,
+    train,
+    evaluate,
+    visualize,
+    study,
+    report,
+    knn,
+    linear,
+    classify,
+    shards,
+    costs,
+    benchmark,
+    prepare_data,
+) = (partial(run, command.name) for command in COMMANDS)
