@@ -112,11 +112,6 @@ class Row:
     n_left: int
     metrics: dict[str, Cell]
 
-    @property
-    def is_reference(self) -> bool:
-        """Whether gaps are measured from this row."""
-        return self.init == self.reference
-
 
 def aggregate(
     results: Mapping[str, Any], keys: Sequence[str] | None = None, folder: str | Path | None = None

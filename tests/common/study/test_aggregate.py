@@ -109,8 +109,8 @@ def test_aggregate__by_hand():
     moco = [result(10.0, 4.0, 1.0), result(12.0, 6.0, 1.0), result(14.0, 8.0, 4.0)]
     random = [result(9.0, 5.0, 1.0), result(9.0, 6.0, 3.0), result(12.0, 7.0, 5.0)]
     reference, other = aggregate(content_of({"moco": moco, "random": random}))
-    assert (reference.init, reference.n_trials, reference.is_reference) == ("random", 3, True)
-    assert (other.init, other.n_trials, other.is_reference) == ("moco", 3, False)
+    assert (reference.init, reference.n_trials) == ("random", 3)
+    assert (other.init, other.reference, other.n_trials) == ("moco", "random", 3)
     # means 10, 6, 3; squared deviations 6, 2, 8, divided by n - 1 = 2
     assert [reference.metrics[key].mean for key in moco[0]] == pytest.approx([10.0, 6.0, 3.0])
     assert [reference.metrics[key].deviation for key in moco[0]] == pytest.approx([3**0.5, 1.0, 2.0])
