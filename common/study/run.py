@@ -193,7 +193,7 @@ def print_commands(study: Study, output: Path, flags: Sequence[str]) -> None:
         ValueError: see `check`; or a folder holds another recipe's training, which the command would go on with.
     """
     checked = check(study, output, lambda line: print(line, file=sys.stderr))
-    if others := [str(trial.folder) for trial, (_, state) in checked.items() if state.clear]:
+    if others := [str(trial.folder) for trial, (_, state) in checked.items() if state.clear or state.aside]:
         raise ValueError(f"trainings of another recipe lie in {', '.join(others)}; remove these folders")
     keep_study(study, output)
     for trial, (_, state) in checked.items():

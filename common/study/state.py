@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,8 @@ class State:
         status: ``waiting``, ``finished`` or ``failed``. A failed trial is trained again.
         note: the state in words, for a line of the study's beginning.
         outcome: how it ended, if it did.
-        clear: whether its folder holds another recipe's unfinished training, which is to be replaced.
+        clear: whether its folder holds another recipe's training that failed or hardly began, and is to be emptied.
+        aside: whether it holds another recipe's training that can still go on, and is to be renamed.
         resume: whether it goes on from a checkpoint.
         fault: why the study cannot use this folder; None if it can.
     """
@@ -56,6 +58,7 @@ class State:
     note: str
     outcome: Outcome | None = None
     clear: bool = False
+    aside: bool = False
     resume: bool = False
     fault: str | None = None
 
@@ -73,7 +76,7 @@ def look(trial: Trial, recipe: Recipe) -> State:
     if not folder.is_dir() or not any(folder.iterdir()):
         return State("waiting", "to be trained")
     with undisturbed(folder):
-        outcome, found = read_outcome(folder), _read(folder / RECIPE_FILE)
+        noted, found = read_outcome(folder), _read(folder / RECIPE_FILE)
         empty = all(path.name in OURS for path in folder.iterdir())
         if found is None and not empty and not (folder / "config.yaml").is_file():
             return State("waiting", "", fault=f"{folder} is not empty, but holds no training of a study; move it")
@@ -81,19 +84,23 @@ def look(trial: Trial, recipe: Recipe) -> State:
             changes = [] if empty else differences_from_config(folder, recipe, trial.seed)
         else:
             changes = differences(found, recipe)
-        if outcome is None and (metrics := _metrics(folder)):
+        outcome = noted
+        if noted is None and (metrics := _metrics(folder)):
             outcome = Outcome("finished", metrics=metrics)
         finished = outcome is not None and outcome.status == "finished"
         if changes and (finished or found is None):
             whose = "finished trial" if finished else "training"
             return State("waiting", "", fault=f"{folder} holds a {whose} of another recipe: {'; '.join(changes)}")
         if outcome and finished:
-            _write_outcome(folder, outcome)
+            if noted is None:
+                _write_outcome(folder, outcome)
             return State("finished", "finished", outcome)
-    if changes:
-        what = "failed" if outcome else "empty" if empty else "unfinished"
-        return State("waiting", f"replaces an {what} trial: {'; '.join(changes)}".replace("an f", "a f"), clear=True)
     resume = (folder / CHECKPOINT_FILE).is_file()
+    if changes:
+        other = f"of another recipe: {'; '.join(changes)}"
+        if resume and not outcome:
+            return State("waiting", f"replaces an unfinished trial, which is kept beside it, {other}", aside=True)
+        return State("waiting", f"replaces {'a failed' if outcome else 'an empty'} trial {other}", clear=True)
     again = "goes on from its last checkpoint" if resume else "to be trained"
     if outcome:
         return State("failed", f"{again}; it failed before ({outcome.reason})", outcome, resume=resume)
@@ -102,6 +109,8 @@ def look(trial: Trial, recipe: Recipe) -> State:
 
 def prepare(trial: Trial, recipe: Recipe, state: State) -> None:
     """Make the folder ready for a start: without another recipe's training, without an old outcome, with the recipe."""
+    if state.aside:
+        trial.folder.rename(_free_name(trial.folder))
     trial.folder.mkdir(parents=True, exist_ok=True)
     with undisturbed(trial.folder):
         if state.clear:
@@ -111,6 +120,12 @@ def prepare(trial: Trial, recipe: Recipe, state: State) -> None:
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         (trial.folder / OUTCOME_FILE).unlink(missing_ok=True)
         write_json(trial.folder / RECIPE_FILE, recipe)
+
+
+def _free_name(folder: Path) -> Path:
+    """Return a name beside a trial's folder that is not taken: ``seed_0.replaced``, ``seed_0.replaced_2`` and so on."""
+    names = (folder.with_name(f"{folder.name}.replaced{'' if n == 1 else f'_{n}'}") for n in count(1))
+    return next(name for name in names if not name.exists())
 
 
 def conclude(folder: Path, status: int, reason: str, seconds: float, whole: bool) -> Outcome:

@@ -3,6 +3,7 @@ import json
 import random
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -106,6 +107,24 @@ def test_study__a_failed_trial_stops_no_other_and_is_tried_again(here):
         *("moco 0 begin:0", "random 0 begin:0"),
         *("moco 0 begin:0", "moco 0 end", "random 0 begin:0", "random 0 end"),
     ], "another recipe's checkpoints are not gone on from"
+
+
+def test_study__an_unfinished_trial_of_another_recipe_is_kept_beside(here, capsys):
+    for _ in range(2):
+        with pytest.raises(SystemExit):
+            study("--seeds", 1, "FAIL", 3)
+        Path("study/A/moco/labels_100/seed_0/outcome.json").unlink()  # as if its study had been killed
+        capsys.readouterr()
+        study("--seeds", 1)
+        assert (
+            "  moco, seed 0: replaces an unfinished trial, which is kept beside it, of another recipe: FAIL: 3 there,"
+            " not set now\n" in capsys.readouterr().out
+        )
+        shutil.rmtree("study/A/random")
+        shutil.rmtree("study/A/moco/labels_100/seed_0")
+    kept = sorted(Path("study/A/moco/labels_100").iterdir())
+    assert [path.name for path in kept] == ["seed_0.replaced", "seed_0.replaced_2"]
+    assert all((path / "last_checkpoint").read_text() == "2" for path in kept)
 
 
 def test_study__same_recipe_resumes(here, capsys):
