@@ -94,7 +94,7 @@ def pretrain_page(folder: Path) -> Page:
     done = round(max(points[-1][0] for points in curves.values()))
 
     levels = {
-        "caption": "Logged values are of single batches; first and last are means of a tenth of the run.",
+        "note": "Logged values are of single batches. First and last are means over a tenth of what was logged.",
         "rows": [_level(key, points, chance) for key, points in curves.items() if key not in (*ASIDE, "lr")],
         "warnings": list(dict.fromkeys(WARNING.findall(text))),
         "no_warnings": "" if text else f"Which warnings there were is not known: there is no {PRINTED}.",
