@@ -196,8 +196,8 @@ class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
             theirs_in, ours_in = ("1x1", "3x3") if theirs[STRIDE_KEY] else ("3x3", "1x1")
             raise ValueError(
                 f"the weights are of a ResNet with the stride in the {theirs_in} convolutions, the model has it in the"
-                f" {ours_in} convolutions ({first_few(_strided_blocks(self.model))}) and would compute something else;"
-                f" set {remedy}"
+                f" {ours_in} convolutions ({first_few([*_strided_blocks(self.model)])}) and would compute something"
+                f" else; set {remedy}"
             )
         if different:
             self.logger.warning(
@@ -230,11 +230,11 @@ class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
         return {moved.get(name, name): value for name, value in state.items()}
 
 
-def _strided_blocks(model: nn.Module) -> list[str]:
-    """Return the names of a model's bottlenecks that have a stride, in whichever convolution."""
+def _strided_blocks(model: nn.Module) -> dict[str, BottleneckBlock | DeformBottleneckBlock]:
+    """Return a model's bottlenecks that have a stride, in whichever convolution, by name."""
     bottlenecks = (BottleneckBlock, DeformBottleneckBlock)
-    blocks = ((name, module) for name, module in model.named_modules() if isinstance(module, bottlenecks))
-    return [name for name, block in blocks if {tuple(block.conv1.stride), tuple(block.conv2.stride)} != {(1, 1)}]
+    blocks = {name: module for name, module in model.named_modules() if isinstance(module, bottlenecks)}
+    return {name: block for name, block in blocks.items() if {*block.conv1.stride, *block.conv2.stride} != {1}}
 
 
 def _settings(model: nn.Module) -> dict[str, Any]:
@@ -246,6 +246,6 @@ def _settings(model: nn.Module) -> dict[str, Any]:
     for name in ("pixel_mean", "pixel_std"):
         if (per_channel := getattr(model, name, None)) is not None:
             found[f"MODEL.{name.upper()}"] = [round(value, 3) for value in per_channel.flatten().tolist()]
-    if blocks := _strided_blocks(model):
-        found[STRIDE_KEY] = tuple(model.get_submodule(blocks[0]).conv1.stride) != (1, 1)
+    for block in _strided_blocks(model).values():  # all alike
+        found[STRIDE_KEY] = tuple(block.conv1.stride) != (1, 1)
     return {key: value for key, value in found.items() if value is not None}
