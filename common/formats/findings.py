@@ -1,0 +1,68 @@
+"""What a reader finds in a file besides its records: errors, what was repaired, and what is worth a note."""
+
+import logging
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+# error: a run refuses; repaired: the meaning is certain, the log counts it; note: worth knowing, nothing is lost.
+Severity = Literal["error", "repaired", "note"]
+
+FIRST = 3  # errors that a refusal shows
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that a reader noticed in a file.
+
+    Attributes:
+        severity: see `Severity`.
+        file: which one.
+        record: what messages call the part of it, ``object 2 (cat)`` say; empty: the file as a whole.
+        what: what was found, and what was expected.
+        remedy: what to do, or for what was repaired, what was done.
+    """
+
+    severity: Severity
+    file: Path
+    record: str
+    what: str
+    remedy: str
+
+    def __str__(self) -> str:
+        """Tell it on one line that any terminal can show."""
+        line = f"{self.file}: {self.record + ' ' if self.record else ''}{self.what}"
+        line += f"; {self.remedy}" if self.remedy else ""
+        return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
+
+
+def refuse_errors(name: str, findings: Iterable[Finding]) -> None:
+    """Refuse a data set in which a reader found errors.
+
+    Args:
+        name: of the data set, for messages.
+        findings: of any severity.
+
+    Raises:
+        ValueError: there are errors; the message, one line, has the first of them and their number.
+    """
+    errors = list(dict.fromkeys(str(finding) for finding in findings if finding.severity == "error"))
+    if not errors:
+        return
+    number = "" if len(errors) == 1 else f"{len(errors):,} faults, such as "
+    more = "" if len(errors) <= FIRST else f" | and {len(errors) - FIRST:,} more, which prepare-data --check lists"
+    raise ValueError(f"data set {name}: {number}{' | '.join(errors[:FIRST])}{more}")
+
+
+def log_repairs(name: str, findings: Iterable[Finding], logger: logging.Logger) -> None:
+    """Log what was repaired in a data set called ``name``, one line for each kind: how many, and the first of them."""
+    counts: Counter[str] = Counter()
+    first: dict[str, Finding] = {}
+    for finding in findings:
+        if finding.severity == "repaired":
+            counts[finding.remedy] += 1
+            first.setdefault(finding.remedy, finding)
+    for remedy, count in counts.items():
+        logger.warning(f"data set {name}: {count:,} repaired, such as {first[remedy]}")
