@@ -101,7 +101,7 @@ def main() -> None:
 def finding(study: Path) -> str:
     """Say in a sentence what the study of the demo shows."""
     content = json.loads((study / "results.json").read_text(encoding="utf-8"))
-    (moco,) = (row for row in aggregate(content) if not row.is_reference)
+    (moco,) = (row for row in aggregate(content) if row.init != row.reference)
     pairs = f"{moco.n_trials} pairs of trials" if moco.n_trials > 1 else "one pair of trials"
     return f"What it shows, by {pairs}: {compare(moco, moco.reference)}"
 
