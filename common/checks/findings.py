@@ -1,21 +1,19 @@
-"""What a check finds: faults, each told on one line, and what it has looked at."""
+"""What a check finds beside what a reader does, and what it has looked at."""
 
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mocodet.common.formats.findings import Finding
 
-@dataclass(frozen=True)
-class Fault:
-    """Something wrong: the file, and what is wrong with it and what to do, on one line that any terminal can show."""
 
-    file: Path
-    what: str
+@dataclass(frozen=True, init=False)
+class Fault(Finding):
+    """Something wrong with a file: an error of the file as a whole, whose ``what`` says what to do as well."""
 
-    def __str__(self) -> str:
-        line = f"{self.file}: {self.what}"  # names in it may hold anything
-        return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
+    def __init__(self, file: Path, what: str) -> None:
+        super().__init__("error", file, "", what, "")
 
 
 @dataclass

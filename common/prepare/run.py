@@ -9,8 +9,9 @@ from importlib import import_module
 from pathlib import Path
 
 from mocodet.common.checks import coco_json, voc
-from mocodet.common.checks.findings import Fault, Tally
+from mocodet.common.checks.findings import Tally
 from mocodet.common.errors import errors_in_one_line
+from mocodet.common.formats.findings import Finding
 
 from .datasets import plan_of
 from .steps import only_parts, prepare
@@ -31,24 +32,30 @@ def main(args: argparse.Namespace) -> None:
 
 
 def _check(args: argparse.Namespace, root: Path) -> int:
-    """Print every fault as it is found, then the notes and the summary; return the exit status, 1 if there is a fault.
+    """Print every finding as it is made, then notes and summary; return the exit status, 1 if there is an error.
 
     ``root`` is the folder of the data sets, or the data set itself if ``--classes`` says that it is one's own.
     """
     tally = Tally()
     faults: Counter[Path] = Counter()
-    for fault in _faults(args, root, tally):
-        print(fault, flush=True)
-        faults[fault.file] += 1
+    repaired = 0
+    for finding in _findings(args, root, tally):
+        if finding.severity == "error":
+            print(finding, flush=True)
+            faults[finding.file] += 1
+        else:
+            print(f"{finding.severity}: {finding}", flush=True)
+            repaired += finding.severity == "repaired"
     for note in tally.notes:
         print(f"note: {note}")
     looked_at = ", ".join(f"{count:,} {what}" for what, count in tally.counts.items() if count) or "nothing"
     found = f"faults: {faults.total():,}, in {len(faults):,} files" if faults else "no fault"
+    found += f"; {repaired:,} repaired, which a run repairs as well" if repaired else ""
     print(f"{args.dataset}: {found}; looked at {looked_at}")
     return 1 if faults else 0
 
 
-def _faults(args: argparse.Namespace, root: Path, tally: Tally) -> Iterator[Fault]:
+def _findings(args: argparse.Namespace, root: Path, tally: Tally) -> Iterator[Finding]:
     workers = os.cpu_count() or 1 if args.workers is None else args.workers
     if getattr(args, "classes", None):
         return voc.check_layout(root, args.classes, tally, workers=workers)
