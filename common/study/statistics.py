@@ -105,17 +105,17 @@ def seeds_to_show(deviation: float, points: float = POINTS) -> int:
 def seeds_to_find(deviation: float, points: float = POINTS) -> int:
     """Return the least number of seeds with which a true gap of ``points`` is told from 0 in 80 % of studies.
 
-    That is the power of the paired t test, from the noncentral t distribution (Cohen, Statistical Power Analysis for
-    the Behavioral Sciences, 1988, chapter 2). Arguments and errors as those of `seeds_to_show`.
+    That is the power of the paired t test (Cohen, Statistical Power Analysis for the Behavioral Sciences, 1988, chapter
+    2), by the distribution of t squared, a noncentral F: SciPy's noncentral t is not a number for some gaps. Arguments
+    and errors as those of `seeds_to_show`.
     """
     _check(deviation, points)
     if deviation == 0:
         return 2
-    from scipy.stats import nct
+    from scipy.stats import ncf
 
     def power(n: int) -> float:
-        far, limit = points / deviation * math.sqrt(n), _quantile(n - 1)
-        return float(nct.sf(limit, n - 1, far) + nct.cdf(-limit, n - 1, far))
+        return float(ncf.sf(_quantile(n - 1) ** 2, 1, n - 1, n * (points / deviation) ** 2))
 
     least = seeds_to_show(deviation, points)  # with fewer, far less than 80 % of studies find it
     most = least

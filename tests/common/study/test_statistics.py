@@ -73,7 +73,8 @@ def test_seeds_to_show__no_spread_and_nonsense():
             seeds_to_show(spread, points)
 
 
-@pytest.mark.parametrize("spread", [0.2, 0.6, 1.0])
+# With 0.055 and two seeds SciPy's noncentral t is not a number.
+@pytest.mark.parametrize("spread", [0.055, 0.2, 0.6, 1.0])
 def test_seeds_to_find__finds_the_gap_in_four_of_five_simulated_studies(spread):
     n, rng = seeds_to_find(spread, 0.5), np.random.default_rng(0)
 
