@@ -47,11 +47,16 @@ def compare(row: Row, reference: str) -> str:
 
 
 def compare_others(pairs: Sequence[tuple[str, Row]]) -> list[str]:
-    """Say how the initialisations beside the reference compare with each other.
+    """Say how the initialisations beside the reference compare with each other, where their gaps have intervals.
 
     Args:
         pairs: one for each two of them: the name of one, and the row of the other with its gaps to that one.
     """
+    pairs = [
+        (other, row)
+        for other, row in pairs
+        if any(cell.gap and cell.gap.low is not None for cell in row.metrics.values())
+    ]
     alike = [(other, row) for other, row in pairs if not _told_apart(row)]
     sentences = [compare(row, other) for other, row in pairs if _told_apart(row)]
     names = list(dict.fromkeys([other for other, _ in pairs] + [row.init for _, row in pairs]))

@@ -56,6 +56,15 @@ def test_compare_others():
     assert compare_others([]) == []
 
 
+def test_compare_others__says_nothing_without_intervals():
+    one = {"bbox/AP": Cell(3.0, None, Gap(-1.5, None, None, None, 1))}
+    unknown = [("moco", Row("FPN", init, 1.0, "moco", 1, 0, 0, metrics)) for init, metrics in (("a", one), ("b", {}))]
+    assert compare_others(unknown) == []
+    assert compare_others([*unknown, ("a", row("b", AP=(-1, 2)))]) == [
+        "b cannot be told apart from a (AP −1.0 to 2.0)."
+    ]
+
+
 def test_metric_names():
     assert metric_names(["bbox/AP50", "bbox/AP"]) == {"bbox/AP50": "AP50", "bbox/AP": "AP"}
     assert metric_names(["bbox/AP", "segm/AP"]) == {"bbox/AP": "AP box", "segm/AP": "AP mask"}
