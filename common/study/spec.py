@@ -75,7 +75,7 @@ class Study:
     reference: str
     fractions: Sequence[float] = (1.0,)
     seeds: Sequence[int] = (0,)
-    passes: float | None = None
+    passes: int | None = None
     min_iters: int | None = None
     opts: Opts = field(default_factory=dict)
 
@@ -265,8 +265,8 @@ def _parse(content: object, default_name: str) -> Study:
         reference=_text(given, "REFERENCE") or "",
         fractions=_numbers(given.get("FRACTIONS", [1.0]), "FRACTIONS", float),
         seeds=_seeds(given.get("SEEDS", DEFAULT_SEEDS)),
-        passes=_number(given, "PASSES", float),
-        min_iters=_number(given, "MIN_ITERS", int),
+        passes=_whole_number(given, "PASSES"),
+        min_iters=_whole_number(given, "MIN_ITERS"),
         opts=_opts(given),
     )
 
@@ -293,8 +293,11 @@ def _opts(parts: Mapping[str, Any], where: str = "") -> dict[str, str]:
     return {key: str(value) for key, value in _mapping(parts.get("OPTS", {}), f"{where}OPTS").items()}
 
 
-def _number(parts: Mapping[str, Any], key: str, kind: type) -> Any:
-    return None if parts.get(key) is None else _numbers([parts[key]], key, kind)[0]
+def _whole_number(parts: Mapping[str, Any], key: str) -> int | None:
+    value = parts.get(key)
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+        raise ValueError(f"{key} must be a whole number, got {value!r}")
+    return value
 
 
 def _numbers(values: object, what: str, kind: type) -> tuple[Any, ...]:

@@ -31,7 +31,7 @@ EXPECTED = Study(
     reference="random",
     fractions=(0.1, 1.0),
     seeds=(3, 1),
-    passes=20.0,
+    passes=20,
     min_iters=200,
     opts={"INPUT.MIN_SIZE_TEST": "160", "SOLVER.BASE_LR": "1e-4"},
 )
@@ -82,6 +82,7 @@ def test_read_study__defaults(tmp_path):
         (SHORT + "SEEDS: [0.5]", r"SEEDS must be whole numbers, got \[0.5\]"),
         (SHORT + "FRACTIONS: [10]", r"above 0 and at most 1 \(all labels\), got \[10.0\]"),
         (SHORT + "FRACTIONS: 0.1", "FRACTIONS must be numbers, got 0.1"),
+        (SHORT + "PASSES: 0.5", "PASSES must be a whole number, got 0.5"),
         (SHORT + "PASSES: 0", "PASSES must be a positive number"),
         (SHORT + "MIN_ITERS: 20", "MIN_ITERS 20 is the least length of a schedule that PASSES gives; set both"),
         (SHORT + "OPTS: {SEED: 1}", "OPTS: SEED is set by the study"),
