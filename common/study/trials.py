@@ -40,9 +40,14 @@ class Trial:
         return hash(self.folder)
 
     def words(self) -> list[str]:
-        """Return what follows ``mocodet train`` to train it, without ``--resume`` and flags of a machine."""
+        """Return what follows ``mocodet train`` to train it, without ``--resume`` and flags of a machine.
+
+        A config of mocodet's own goes by its name: other machines have it elsewhere.
+        """
+        packaged = self.config.is_relative_to(configs.ROOT)
+        config = self.config.relative_to(configs.ROOT) if packaged else self.config
         pairs = [word for pair in self.opts.items() for word in pair]
-        return ["--config-file", str(self.config), *pairs, "OUTPUT_DIR", str(self.folder), "SEED", str(self.seed)]
+        return ["--config-file", str(config), *pairs, "OUTPUT_DIR", str(self.folder), "SEED", str(self.seed)]
 
 
 def plan(study: Study, output: Path) -> list[Trial]:
@@ -97,7 +102,7 @@ def _opts_of(study: Study, detector: str, init: str, fraction: float, seed: int)
     if fraction < 1:  # of all images every seed has the same subset
         opts |= {"MOCO.TRAIN_FRACTION": str(fraction), "MOCO.FRACTION_SEED": str(seed)}
     if study.passes is not None:
-        opts["MOCO.PASSES"] = f"{study.passes:.12g}"  # the key is a whole number; 20.0 would be none
+        opts["MOCO.PASSES"] = str(study.passes)
         if study.min_iters is not None:
             opts["MOCO.MIN_ITERS"] = str(study.min_iters)
     return opts

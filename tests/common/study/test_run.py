@@ -15,6 +15,7 @@ import pytest
 import yaml
 from fvcore.common.config import CfgNode
 
+from mocodet import configs
 from tests.common.study import toy_study
 from tests.common.study.killing import harass, records, start
 
@@ -197,7 +198,7 @@ def run_elsewhere(words):
     """Train by the toy command, and write the ``config.yaml`` that ``mocodet train`` would."""
     subprocess.run([sys.executable, toy_study.COMMAND[1], *words], check=True)
     config, *pairs = words[words.index("--config-file") + 1 :]
-    full = CfgNode.load_yaml_with_base(config)
+    full = CfgNode.load_yaml_with_base(str(configs.locate(config)))
     for key, value in zip(pairs[::2], pairs[1::2], strict=True):
         *parents, last = key.split(".")
         node = full
