@@ -49,8 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "MODEL.WEIGHTS; a VALUE ends at a comma that KEY= follows; give --init once for each",
     )
     add("--reference", metavar="NAME", help="the initialisation gaps are measured from (default: the STUDY.yaml's)")
-    add("--seeds", type=count, metavar="N", help="trials of each (default: the STUDY.yaml's, or 5)")
-    add("--first-seed", type=seed, metavar="S", help="seeds are S, S+1, ... (default: the STUDY.yaml's, or 0)")
+    add("--seeds", type=count, metavar="N", help="trials of each (default: as many as the STUDY.yaml has, or 5)")
+    what = "seeds are S, S+1, ... (default: the STUDY.yaml's; with --seeds the least of them, or 0)"
+    add("--first-seed", type=seed, metavar="S", help=what)
     add("--jobs", type=count, metavar="N", help="trials at a time (default: as the GPUs allow; on a CPU 1)")
     what = "GPUs of each trial (default: 1 if there is one; 0: train on the CPU); no two trials share a GPU"
     add("--gpus-per-trial", type=seed, metavar="N", help=what)
@@ -88,5 +89,12 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
             parser.error(f"--init needs --{' and --'.join(missing)}")
         if args.reference not in names:
             parser.error(f"the reference {args.reference!r} is not among the initialisations {', '.join(names)}")
-    if args.action == "collect" and args.print_commands:
-        parser.error("--print-commands prints what is to be trained; leave it out with collect")
+    collects = args.action == "collect"
+    trains = not (collects or args.print_commands)
+    for flag, idle in (
+        ("--print-commands", collects and args.print_commands),
+        ("--jobs", not trains and args.jobs is not None),
+        ("--gpus-per-trial", collects and args.gpus_per_trial is not None),
+    ):
+        if idle:
+            parser.error(f"{'collect' if collects else '--print-commands'} trains nothing; leave out {flag}")

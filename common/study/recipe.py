@@ -24,6 +24,9 @@ SCHEDULE = (
     *("SOLVER.IMS_PER_BATCH", "SOLVER.BASE_LR", "SOLVER.REFERENCE_WORLD_SIZE"),
 )
 
+# What a study leaves out where it has one fraction, all labels, and the schedule of the config.
+ALL_LABELS = {"MOCO.TRAIN_FRACTION": 1.0, "MOCO.PASSES": 0}
+
 
 class RecipeBook:
     """Makes the recipes of trials that share configs and weights; each file is read once."""
@@ -78,7 +81,8 @@ def differences(found: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 def differences_from_config(folder: Path, now: Mapping[str, Any], seed: int) -> list[str]:
     """Say how the training whose ``config.yaml`` is in ``folder`` differs from a recipe; empty if it is that one.
 
-    For trainings that no study started here. The contents of their weights are not known.
+    For trainings that no study started here. The contents of their weights are not known. Of what the recipe leaves
+    open, the part of the labels alone is looked at: all of them are wanted, and no other schedule.
 
     Raises:
         ValueError: the file is no YAML mapping.
@@ -88,7 +92,8 @@ def differences_from_config(folder: Path, now: Mapping[str, Any], seed: int) -> 
         saved = _flat(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (yaml.YAMLError, AttributeError) as error:
         raise ValueError(f"{path} is no config: {error}") from error
-    wanted = {**now["settings"], "SEED": seed}
+    defaults = {key: value for key, value in ALL_LABELS.items() if key in saved}  # older runs have no such keys
+    wanted = {**defaults, **now["settings"], "SEED": seed}
     computed = SCHEDULE if any(wanted.get(key) for key in SCHEDULED_BY) else ()
     keys = [key for key in wanted if key not in (*BY_MACHINE, *computed)]
     missing = {key: saved[key] for key in keys if key in saved}

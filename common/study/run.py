@@ -75,10 +75,6 @@ def asked_for(args: argparse.Namespace) -> tuple[Study, Path]:
         FileNotFoundError, ValueError: see `read_study`, `kept_study` and `Study`.
     """
     opts = paired(args.opts)
-    changes: dict[str, Any] = {}
-    if args.seeds or args.first_seed is not None:
-        first = args.first_seed or 0
-        changes["seeds"] = tuple(range(first, first + (args.seeds or DEFAULT_SEEDS)))
     if args.study is None:
         output = Path(args.output)
         study = Study(
@@ -86,20 +82,28 @@ def asked_for(args: argparse.Namespace) -> tuple[Study, Path]:
             detectors={ONLY_DETECTOR: Detector()},
             inits={name: Init(config=config, opts=paired(words)) for name, config, words in args.init},
             reference=args.reference,
-            seeds=changes.get("seeds", tuple(range(DEFAULT_SEEDS))),
+            seeds=_seeds(args, range(DEFAULT_SEEDS)),
             opts=opts,
         )
         return study, output
     folder = Path(args.study)
     study = kept_study(folder) if folder.is_dir() else read_study(args.study)
-    if args.reference:
-        changes["reference"] = args.reference
-    default = folder if folder.is_dir() else Path("output", study.name)
-    return study.overridden(opts, **changes), Path(args.output or default)
+    study = study.overridden(opts, seeds=_seeds(args, study.seeds), reference=args.reference or study.reference)
+    return study, Path(args.output or (folder if folder.is_dir() else Path("output", study.name)))
 
 
-def check(study: Study, output: Path, announce: Announce) -> Checked:
+def _seeds(args: argparse.Namespace, given: Sequence[int]) -> tuple[int, ...]:
+    """Return the seeds that the command line asks for: as many as given, and from the least of them, if it says no."""
+    if args.seeds is None and args.first_seed is None:
+        return tuple(given)
+    first = min(given) if args.first_seed is None else args.first_seed
+    return tuple(range(first, first + (args.seeds or len(given))))
+
+
+def check(study: Study, output: Path, announce: Announce, *, training: bool = True) -> Checked:
     """Look at every trial before any is trained, and announce it in a line each.
+
+    ``training``: whether those that have not finished are to be trained, so that they need weights and a test set.
 
     Raises:
         ValueError: trials that cannot be trained, or were by another recipe. All of them have been announced.
@@ -112,7 +116,9 @@ def check(study: Study, output: Path, announce: Announce) -> Checked:
         try:
             recipe = book.recipe(_existing(trial.config), trial.opts)
             state = look(trial, recipe)
-            fault = state.fault or _missing_weights(recipe, state)
+            fault = state.fault
+            if training and state.status != "finished":
+                fault = fault or _missing_weights(recipe, state) or _no_single_test_set(recipe)
         except (FileNotFoundError, ValueError) as error:
             fault = str(error)
         announce(f"  {trial}: {fault or state.note}")
@@ -121,7 +127,8 @@ def check(study: Study, output: Path, announce: Announce) -> Checked:
         else:
             checked[trial] = recipe, state
     if faults:
-        raise ValueError(f"{faults} of {len(trials)} trials cannot be trained as they are, see above; none was started")
+        what = "trained as they are, see above; none was started" if training else "collected as they are, see above"
+        raise ValueError(f"{faults} of {len(trials)} trials cannot be {what}")
     return checked
 
 
@@ -172,7 +179,7 @@ def collect(study: Study, output: Path) -> None:
         ValueError: folders hold trainings of another recipe.
         SystemExit: not all have finished; the message says how many.
     """
-    checked = check(study, output, print)
+    checked = check(study, output, print, training=False)
     keep_study(study, output)
     recipes = {trial: recipe for trial, (recipe, _) in checked.items()}
     outcomes = {trial: state.outcome for trial, (_, state) in checked.items() if state.outcome}
@@ -225,6 +232,14 @@ def _existing(config: Path) -> Path:
 def _missing_weights(recipe: Mapping[str, Any], state: State) -> str | None:
     """Return a message if a training would look for weights that are not there."""
     file = weights_file(recipe["weights"]["path"]) if recipe["weights"] else None
-    if file is None or file.is_file() or state.resume or state.status == "finished":
+    if file is None or file.is_file() or state.resume:
         return None
     return f"{WEIGHTS_KEY} names {file}, which does not exist"
+
+
+def _no_single_test_set(recipe: Mapping[str, Any]) -> str | None:
+    """Return a message if a training would end without the metrics that are compared, or with those of several sets."""
+    names = recipe["settings"].get("DATASETS.TEST")
+    if not isinstance(names, list) or len(names) == 1:
+        return None
+    return f"DATASETS.TEST names {len(names)} data sets ({', '.join(names)}); a study compares the results on one"

@@ -18,7 +18,9 @@ from .trials import Trial
 RECIPE_FILE = "trial.json"
 OUTCOME_FILE = "outcome.json"
 CHECKPOINT_FILE = "last_checkpoint"
-OURS = (RECIPE_FILE, OUTCOME_FILE, LOG_FILE, LOCK_FILE, CLAIM)  # files of a folder in which nothing was trained
+# Files of a folder in which nothing was trained: ours, the log of a training that was refused, and what was being
+# written when its writer was killed.
+NO_TRAINING = (RECIPE_FILE, OUTCOME_FILE, LOG_FILE, LOCK_FILE, CLAIM, "log.txt*", ".*.tmp")
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,7 @@ class State:
 def look(trial: Trial, recipe: Recipe) -> State:
     """Find out how far a trial is. A finished one, or one that nobody here started, of another recipe is a fault.
 
-    Nothing is changed, but that a training which ended with its metrics, and was killed before the study noted it, is
-    noted now.
+    Nothing is changed, but that a training which ended with its metrics, unseen by a study, is noted now.
 
     Raises:
         TimeoutError: a process that an earlier study started does not end.
@@ -77,7 +78,7 @@ def look(trial: Trial, recipe: Recipe) -> State:
         return State("waiting", "to be trained")
     with undisturbed(folder):
         noted, found = read_outcome(folder), _read(folder / RECIPE_FILE)
-        empty = all(path.name in OURS for path in folder.iterdir())
+        empty = all(any(map(path.match, NO_TRAINING)) for path in folder.iterdir())
         if found is None and not empty and not (folder / "config.yaml").is_file():
             return State("waiting", "", fault=f"{folder} is not empty, but holds no training of a study; move it")
         if found is None:
@@ -85,14 +86,15 @@ def look(trial: Trial, recipe: Recipe) -> State:
         else:
             changes = differences(found, recipe)
         outcome = noted
-        if noted is None and (metrics := _metrics(folder)):
+        # One that had failed may since have been trained elsewhere.
+        if (noted is None or noted.status == "failed") and (metrics := _metrics(folder)):
             outcome = Outcome("finished", metrics=metrics)
         finished = outcome is not None and outcome.status == "finished"
         if changes and (finished or found is None):
             whose = "finished trial" if finished else "training"
             return State("waiting", "", fault=f"{folder} holds a {whose} of another recipe: {'; '.join(changes)}")
         if outcome and finished:
-            if noted is None:
+            if outcome is not noted:
                 _write_outcome(folder, outcome)
             return State("finished", "finished", outcome)
     resume = (folder / CHECKPOINT_FILE).is_file()

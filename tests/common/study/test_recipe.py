@@ -95,6 +95,12 @@ def test_differences_from_config(files):
         "SOLVER.STEPS: not set there, [5, 8] now",
         "SOLVER.BASE_LR: not set there, 0.1 now",
     ]
+    for part, words in (
+        ({"TRAIN_FRACTION": 0.1}, "TRAIN_FRACTION: 0.1 there, 1.0 now"),
+        ({"PASSES": 9}, "PASSES: 9 there, 0 now"),
+    ):
+        assert compared(MOCO=part) == [f"MOCO.{words}"]  # what the study leaves out means all labels
+    assert compared(MOCO={"TRAIN_FRACTION": 1.0, "PASSES": 0}) == []
     now["settings"]["MOCO.PASSES"] = 20  # by which the training computes its schedule
     saved["MOCO"] = {"PASSES": 20}
     assert compared(SOLVER={"MAX_ITER": 700, "STEPS": [350, 560], "BASE_LR": 0.1}) == []

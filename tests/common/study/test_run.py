@@ -78,8 +78,10 @@ def test_study__trains_each_trial_once_and_tabulates(here, capsys):
     study()
     assert noted(here) == once, "nothing is trained again"
     assert "  moco, seed 0: finished\n" in capsys.readouterr().out
-    study("--seeds", "1", "--first-seed", "1")
+    study("--first-seed", "1")  # as many as the file has: 1 and 2
     assert noted(here)[len(once) :] == ["moco 1 begin:0", "moco 1 end", "random 1 begin:0", "random 1 end"]
+    study("--seeds", "1")  # the least of the file's
+    assert [trial["seed"] for trial in results()["trials"]] == [0, 0]
 
 
 def test_study__flags_describe_one(here, capsys):
@@ -169,6 +171,10 @@ def test_study__a_trial_without_result_has_failed(here):
             "there is no config toy_R_18_FPM_moco.yaml; did you mean toy_R_18_FPN_",
         ),
         ({"WEIGHTS: ''": "WEIGHTS: none.pkl"}, "moco, seed 2: MODEL.WEIGHTS names none.pkl, which does not exist"),
+        (
+            {"SOLVER.MAX_ITER: 2": "DATASETS.TEST: [a, b]"},
+            r"DATASETS.TEST names 2 data sets \(a, b\); a study compares the results on one",
+        ),
         ({"toy_R_18_FPN.yaml": "bad.yaml"}, "there is no config bad.yaml|bad_moco.yaml is no YAML config"),
     ],
 )
@@ -192,6 +198,41 @@ def test_study__a_strange_folder_is_refused(here, capsys):
         study()
     assert f"{folder} is not empty, but holds no training of a study; move it" in capsys.readouterr().out
     assert [path.name for path in folder.iterdir()] == ["thesis.tex"]
+
+
+def test_study__what_a_killed_or_refused_start_left_is_no_training(here):
+    folders = [Path(f"study/A/{init}/labels_100/seed_0") for init in ("moco", "random")]
+    for folder, name in zip(folders, (".trial.json.x1.tmp", "log.txt"), strict=True):
+        folder.mkdir(parents=True)
+        (folder / name).touch()
+    study("--seeds", 1)
+    assert states() == {("moco", 0): "finished", ("random", 0): "finished"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--jobs", 2, "--print-commands"), "--print-commands trains nothing; leave out --jobs"),
+        (("collect", "--gpus-per-trial", 0), "collect trains nothing; leave out --gpus-per-trial"),
+        (("collect", "--print-commands"), "collect trains nothing; leave out --print-commands"),
+    ],
+)
+def test_study__flags_without_effect_are_refused(here, capsys, words, message):
+    with pytest.raises(SystemExit):
+        toy_study.study(*words, "toy.yaml")
+    assert message in capsys.readouterr().err
+
+
+def test_collect__a_failed_trial_may_be_trained_elsewhere_with_weights_that_are_not_here(here, capsys):
+    with pytest.raises(SystemExit, match="2 of 2 trials failed"):
+        study("--seeds", 1, "FAIL", "file")
+    study("--seeds", 1, "--print-commands", "FAIL", "file")
+    words = shlex.split(capsys.readouterr().out.splitlines()[-1])[3:]  # random's
+    run_elsewhere(["" if word == "file" else word for word in words])
+    Path("toy.yaml").write_text(YAML.replace("WEIGHTS: ''", "WEIGHTS: none.pkl"))
+    with pytest.raises(SystemExit, match=r"^error: 1 of 2 trials have finished"):
+        toy_study.study("collect", "toy.yaml", "--output", "study", "--seeds", 1, "FAIL", "file")
+    assert states() == {("moco", 0): "waiting", ("random", 0): "finished"}
 
 
 def run_elsewhere(words):
