@@ -31,7 +31,7 @@ class Engine:
         places: where trials run, each one at a time.
         command: the training command, before ``--config-file``.
         view: shows how far the study is.
-        ended: called after each trial that ended.
+        changed: called whenever a trial has started or ended.
 
     Attributes:
         outcomes: of the trials that have ended, those that had finished before included.
@@ -44,9 +44,9 @@ class Engine:
         places: Sequence[Slot],
         command: Sequence[str],
         view: View,
-        ended: Callable[[], None],
+        changed: Callable[[], None],
     ):
-        self._recipes, self._states, self._command, self._view, self._ended = recipes, states, command, view, ended
+        self._recipes, self._states, self._command, self._view, self._changed = recipes, states, command, view, changed
         self._free = list(places)
         self._waiting = [trial for trial, state in states.items() if state.status != "finished"]
         self._running: dict[Trial, tuple[TrialProcess, Slot, float]] = {}
@@ -92,6 +92,7 @@ class Engine:
         command = [*self._command, *place.flags(), *(["--resume"] if state.resume else []), *trial.words()]
         process = TrialProcess(command, trial.folder, place.environment(os.environ), self._tether)
         self._running[trial] = process, place, time.time()
+        self._changed()
         where = f" on GPU {', '.join(place.gpus)}" if place.gpus else ""
         self._view.say(f"{trial}: {'goes on' if state.resume else 'training'}{where} in {trial.folder}")
 
@@ -106,7 +107,7 @@ class Engine:
             reason = process.reason() if status else ""
             whole = not self._states[trial].resume
             outcome = self.outcomes[trial] = conclude(trial.folder, status, reason, process.seconds, whole)
-            self._ended()
+            self._changed()
             self._view.say(f"{trial}: {outcome.status}" + (f", {outcome.reason}" if outcome.reason else ""))
 
     def _progress(self) -> list[Running]:

@@ -54,7 +54,6 @@ def results(
                 "metrics": outcome.metrics if outcome else {},
                 "seconds": outcome.seconds if outcome else None,
                 "command": [PROGRAM, "train", *trial.words()],
-                "weights": recipe["weights"],
             }
         )
     return {

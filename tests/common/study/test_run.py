@@ -306,6 +306,8 @@ def test_study__its_end_is_that_of_its_trials(tmp_path, number):
         second = subprocess.run(process.args, cwd=tmp_path, capture_output=True, text=True)
         assert second.returncode == 1
         assert re.match(r"error: another process \(pid .*\) runs a study in study; wait for it", second.stderr)
+        content = json.loads((tmp_path / "study" / "results.json").read_text())
+        assert [trial["status"] for trial in content["trials"]] == [*["running"] * 2, *["waiting"] * 2]
     process.send_signal(number)
     status = process.wait(timeout=30)
     assert status == (-number if number == signal.SIGKILL else 128 + number)
