@@ -23,6 +23,7 @@ class Finding:
         record: what messages call the part of it, ``object 2 (cat)`` say; empty: the file as a whole.
         what: what was found, and what was expected.
         remedy: what to do, or for what was repaired, what was done.
+        count: of how many records this is true; ``record`` is the first of them.
     """
 
     severity: Severity
@@ -30,11 +31,13 @@ class Finding:
     record: str
     what: str
     remedy: str
+    count: int = 1
 
     def __str__(self) -> str:
         """Tell it on one line that any terminal can show."""
-        line = f"{self.file}: {self.record + ' ' if self.record else ''}{self.what}"
-        line += f"; {self.remedy}" if self.remedy else ""
+        record = f"{self.record} " if self.record else ""
+        record += f"(and {self.count - 1:,} more) " if self.count > 1 else ""
+        line = f"{self.file}: {record}{self.what}" + (f"; {self.remedy}" if self.remedy else "")
         return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
 
 
@@ -62,7 +65,7 @@ def log_repairs(name: str, findings: Iterable[Finding], logger: logging.Logger) 
     first: dict[str, Finding] = {}
     for finding in findings:
         if finding.severity == "repaired":
-            counts[finding.remedy] += 1
+            counts[finding.remedy] += finding.count
             first.setdefault(finding.remedy, finding)
     for remedy, count in counts.items():
         logger.warning(f"data set {name}: {count:,} repaired, such as {first[remedy]}")

@@ -45,7 +45,7 @@ def _check(args: argparse.Namespace, root: Path) -> int:
             faults[finding.file] += 1
         else:
             print(f"{finding.severity}: {finding}", flush=True)
-            repaired += finding.severity == "repaired"
+            repaired += finding.count * (finding.severity == "repaired")
     for note in tally.notes:
         print(f"note: {note}")
     looked_at = ", ".join(f"{count:,} {what}" for what, count in tally.counts.items() if count) or "nothing"
