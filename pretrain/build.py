@@ -51,13 +51,16 @@ def build_data(cfg: CfgNode) -> TrainingData:
     if cfg.DATA.SHARDS:
         stream = ShardSampler(cfg.DATA.SHARDS, batch, seed, cfg.DATA.SHUFFLE_BUFFER)
         method.check_length(cfg, max_iterations(cfg, stream.iterations_per_epoch))
-        dataset = Views(ShardImages(), make, seed, method.views)
+        encoded = ShardImages()
+        encoded.max_pixels = cfg.DATA.MAX_PIXELS
+        dataset = Views(encoded, make, seed, method.views)
         return TrainingData(dataset=dataset, sampler=stream, size=stream.dataset_size)
     if method.classifies:
         images, labels, classes = open_labelled(cfg.DATA.ROOT, cfg.DATA.ANNOTATIONS)
     else:
         images, labels, classes = ImageFolder(cfg.DATA.ROOT), None, []
     warn_of_passed_over(images, cfg.DATA.ROOT)
+    images.max_pixels = cfg.DATA.MAX_PIXELS
     sampler = EpochSampler(len(images), batch, seed, identity=identify(images.paths, cfg.DATA.ROOT, labels))
     method.check_length(cfg, max_iterations(cfg, sampler.iterations_per_epoch))
     found: Images = images

@@ -8,6 +8,7 @@ from functools import reduce
 from fvcore.common.config import CfgNode
 
 from mocodet.common.encoders.resnet import ARCHITECTURES
+from mocodet.common.formats import MAX_PIXELS
 
 from .data.augment.recipes import RECIPES
 from .keys import FRACTION, POSITIVE, RISING, Key, at_least, check_value, one_of, value_of
@@ -29,6 +30,9 @@ COMMON_KEYS = {
     ),
     "DATA.VAL_ROOT": Key("", "With classes: validation split, a folder, or folder and JSON likewise; '': none."),
     "DATA.VAL_ANNOTATIONS": Key("", "See VAL_ROOT."),
+    "DATA.MAX_PIXELS": Key(
+        MAX_PIXELS, "Larger images are refused: Pillow's limit against files made to fill memory. 0: none.", at_least(0)
+    ),
     "DATA.NUM_WORKERS": Key(4, "Loader processes for each process. 0: it decodes and augments itself.", at_least(0)),
     "DATA.AUGMENT": Key(
         "auto",

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mocodet import configs
+from mocodet.common.formats import MAX_PIXELS
 
 # The flags that describe the processes, with the values that leave it to `mocodet.common.launch`.
 LAUNCH_FLAGS = {"num_gpus": 1, "num_machines": 1, "machine_rank": 0, "dist_url": "auto"}
@@ -34,6 +35,12 @@ def pair(form: str) -> Callable[[str], tuple[str, str]]:
         return name, value
 
     return parse
+
+
+def add_max_pixels(add: Callable[..., Any]) -> None:
+    """Add ``--max-pixels`` of commands without a config by the ``add_argument`` that is given."""
+    limit = "refuse images of more pixels, which may be made to fill the memory; 0: none (default: Pillow's limit)"
+    add("--max-pixels", type=positive(int, or_zero=True), default=MAX_PIXELS, metavar="N", help=limit)
 
 
 def add_overrides(parser: argparse.ArgumentParser, nargs: str = argparse.REMAINDER, keys: str = "config keys") -> None:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from .arguments import positive
+from .arguments import add_max_pixels, positive
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 
@@ -28,6 +28,7 @@ def add_feature_arguments(parser: argparse.ArgumentParser, batch_help: str) -> N
         add(f"--{split}-annotations", default="", metavar="JSON", help=relative)
     side = "side of the crop (224); images are resized to 256/224 of it"
     add("--size", type=positive(int), default=224, metavar="PIXELS", help=side)
+    add_max_pixels(add)
 
     add = parser.add_argument_group("how it is computed").add_argument
     add("--batch-size", type=positive(int), default=256, metavar="N", help=batch_help)

@@ -20,7 +20,7 @@ import argparse
 import os
 import re
 
-from .arguments import positive
+from .arguments import add_max_pixels, positive
 
 
 def parse_size(text: str) -> int:
@@ -44,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--resize", type=count, default=0, metavar="PX", help=shrink)
     add("--shuffle", action=argparse.BooleanOptionalAction, default=True, help="write in a random order (default)")
     add("--seed", type=int, default=0, help="seed of that order (default: 0)")
+    add_max_pixels(add)
     add("--skip-damaged", action="store_true", help="leave out images that cannot be decoded, name each; else an error")
     add("--workers", type=count, default=os.cpu_count() or 1, metavar="N", help="default: one per core")
 

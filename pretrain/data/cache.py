@@ -18,11 +18,11 @@ from detectron2.utils import comm
 from PIL import Image
 from torch.utils.data import Dataset
 
+from mocodet.common.formats.image import image_size, unreadable
 from mocodet.common.memory import available_bytes
 from mocodet.common.progress import progress
 
 from .augment.opencv import resize
-from .decoding import unreadable
 from .folders import ImageFiles
 from .loader import load_batches
 
@@ -218,9 +218,8 @@ class _Sizes(Dataset[tuple[int, int]]):
     def __getitem__(self, item: int) -> tuple[int, int]:
         path = self.images.paths[item]
         try:
-            with Image.open(path) as image:
-                width, height = image.size
-        except Exception as error:  # damaged bytes make Pillow raise almost anything
+            width, height = image_size(path)
+        except OSError as error:
             raise ValueError(unreadable(path, error)) from error
         scale = min(1.0, self.side / min(height, width))
         return round(height * scale), round(width * scale)
@@ -269,7 +268,7 @@ def _identify(images: ImageFiles, side: int) -> str:
     digests = {begin: _digest(images.paths[begin : begin + BLOCK]) for begin in shown}
     for others in comm.all_gather(digests):
         digests |= others
-    content = " ".join(["1", str(side), *(digests[begin] for begin in blocks)])  # 1: version of the file's layout
+    content = " ".join(["2", str(side), *(digests[begin] for begin in blocks)])  # 2: version of the file's layout
     return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 

@@ -1,19 +1,15 @@
-"""From the bytes of a file to an 8-bit RGB image."""
+"""Images by what a sampler draws, decoded when they are asked for."""
 
 import io
-import math
-import os
 from abc import ABC, abstractmethod
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch.utils.data import Dataset
 
-try:
-    import simplejpeg
-except ImportError:
-    simplejpeg = None
+from mocodet.common.formats import MAX_PIXELS
+from mocodet.common.formats.image import decode_pixels, decode_rgb
 
 
 class Images(Protocol):
@@ -29,9 +25,14 @@ class Images(Protocol):
 class EncodedImages(Dataset[Image.Image], ABC):
     """Images that are decoded when they are asked for.
 
+    Attributes:
+        max_pixels: how large an image may be; 0: of any size.
+
     Raises:
         ValueError: one cannot be read or decoded; the message names it. It is not skipped: an epoch has every image.
     """
+
+    max_pixels = MAX_PIXELS
 
     @abstractmethod
     def encoded(self, item: Any) -> tuple[str, bytes]:
@@ -39,74 +40,9 @@ class EncodedImages(Dataset[Image.Image], ABC):
 
     def __getitem__(self, item: Any) -> Image.Image:
         name, data = self.encoded(item)
-        return decode_rgb(io.BytesIO(data), name)
+        return decode_rgb(io.BytesIO(data), name, self.max_pixels)
 
     def pixels(self, item: Any) -> np.ndarray:
         """Return an image as an array, H x W x 3, uint8."""
         name, data = self.encoded(item)
-        return decode_pixels(data, name)
-
-
-def decode_rgb(file: str | os.PathLike | IO[bytes], name: str = "") -> Image.Image:
-    """Read an image of any mode (grey of 8 or 16 bits, CMYK, palette, with alpha) as 8-bit RGB.
-
-    Args:
-        file: path, or an open file.
-        name: its name in messages, if ``file`` is not a path.
-
-    Raises:
-        ValueError: it cannot be decoded; the message names it. It is not skipped: an epoch has every image.
-    """
-    try:
-        with Image.open(file) as image:
-            if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
-                # Pillow clips 16-bit grey to 255 on conversion; keep the upper byte instead.
-                image = image.convert("I").point(lambda grey: grey / 256).convert("L")
-            elif image.mode in ("I", "F"):
-                raise ValueError(f"mode {image.mode}: 32 bits a pixel, of which nothing says what is white")
-            elif image.mode == "P" and "transparency" in image.info:
-                image = image.convert("RGBA")
-            return image.convert("RGB")
-    except MemoryError:
-        raise
-    except Exception as error:  # damaged bytes make decoders raise almost anything
-        raise ValueError(unreadable(name or file, error)) from error
-
-
-def unreadable(name: object, error: Exception) -> str:
-    """Return the message about an image that cannot be read, and why."""
-    reason = "of no known format" if isinstance(error, UnidentifiedImageError) else error
-    return f"{name} cannot be read as an image ({reason}); replace or remove it"
-
-
-def decode_pixels(data: bytes, name: str) -> np.ndarray:
-    """Decode the bytes of an image file to H x W x 3, uint8, RGB: the pixels that `decode_rgb` gives.
-
-    An ordinary JPEG is decoded to the same bytes as by Pillow, in less time, where simplejpeg is installed. All else is
-    left to Pillow, and so is the verdict on a JPEG in which simplejpeg finds any fault.
-
-    Args:
-        data: the file's.
-        name: what messages call it.
-
-    Raises:
-        ValueError: see `decode_rgb`.
-    """
-    pixels = None if simplejpeg is None else _decode_jpeg(data)
-    return np.asarray(decode_rgb(io.BytesIO(data), name)) if pixels is None else pixels
-
-
-def _decode_jpeg(data: bytes) -> np.ndarray | None:
-    """Decode a JPEG of no more pixels than Pillow takes without a warning, grey or of three colours; else return None.
-
-    OpenCV does not serve here: of a damaged file it returns a partly decoded image and reports no error.
-    """
-    if not data.startswith(b"\xff\xd8"):
-        return None
-    try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-        if colours not in ("Gray", "YCbCr", "RGB") or height * width > (Image.MAX_IMAGE_PIXELS or math.inf):
-            return None
-        return simplejpeg.decode_jpeg(data, colorspace="RGB")
-    except ValueError:
-        return None
+        return decode_pixels(data, name, self.max_pixels)

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from .decoding import EncodedImages, unreadable
+from mocodet.common.formats.image import unreadable
+
+from .decoding import EncodedImages
 from .listing_cache import list_images
 
 logger = logging.getLogger("mocodet.pretrain")
@@ -59,7 +60,8 @@ class ImageFolder(ImageFiles):
     ``passed_over`` counts the other files; hidden files and folders count as absent.
 
     Args:
-        root: searched to any depth, links to folders included, for the file names that torchvision takes for images.
+        root: searched to any depth, links to folders included, for files whose suffix is of a format that Pillow
+            decodes.
 
     Raises:
         FileNotFoundError: ``root`` is not a folder, or holds no image.
@@ -72,7 +74,9 @@ class ImageFolder(ImageFiles):
         found = list_images(root)
         paths = sorted(path for listing in found for path in listing.paths(root))
         if not paths:
-            raise FileNotFoundError(f"{root} holds no image; looked at any depth for {', '.join(IMG_EXTENSIONS)}")
+            raise FileNotFoundError(
+                f"{root} holds no image; looked at any depth for .jpg, .png and what else Pillow reads, in either case"
+            )
         super().__init__(paths, sum(listing.others for listing in found))
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from torchvision.datasets.folder import IMG_EXTENSIONS
+from mocodet.common.formats.image import image_suffixes
 
 
 class Listing(NamedTuple):
@@ -15,7 +15,7 @@ class Listing(NamedTuple):
         folder: its path, relative to the one that was searched; ``""`` for that one itself.
         stamp: device, inode, times of the last change (of the entries, of anything; nanoseconds), taken before it was
             searched.
-        images: names of the files that torchvision takes for images.
+        images: names of the files whose suffix is of a format that Pillow decodes.
         others: how many other files there are.
         lasting: whether they stay the same as long as the stamp does; a link that leads nowhere today may lead to a
             folder tomorrow, and a folder without a time does not say that it changes.
@@ -39,6 +39,7 @@ def search(root: str | os.PathLike) -> Iterator[Listing]:
     Raises:
         OSError: a folder cannot be searched.
     """
+    suffixes = image_suffixes()
     entered = set()  # a link may lead back to a folder that was searched already
     ahead = [""]
     while ahead:
@@ -57,7 +58,7 @@ def search(root: str | os.PathLike) -> Iterator[Listing]:
                     below.append(name)
                     continue
                 lasting &= not entry.is_symlink() or _is_file(entry)
-                if name.lower().endswith(IMG_EXTENSIONS):
+                if name.lower().endswith(suffixes):
                     images.append(name)
                 else:
                     others += 1

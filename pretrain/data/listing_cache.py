@@ -14,10 +14,9 @@ from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from torchvision.datasets.folder import IMG_EXTENSIONS
-
 from mocodet.common.cache_folder import cache_folder
 from mocodet.common.files import atomic_open
+from mocodet.common.formats.image import image_suffixes
 from mocodet.common.locks import exclusive
 
 from .listing import Listing, search, stamp_of
@@ -71,7 +70,7 @@ def list_images(root: str | os.PathLike) -> list[Listing]:
 def _write(file: Path, found: Iterable[Listing]) -> None:
     """Write JSON, after a line with its checksum; names are joined by what no name has."""
     folders = [(one.folder, one.stamp, "/".join(one.images), one.others) for one in found]
-    content = json.dumps({"format": FORMAT, "extensions": IMG_EXTENSIONS, "folders": folders}).encode()
+    content = json.dumps({"format": FORMAT, "extensions": image_suffixes(), "folders": folders}).encode()
     with atomic_open(file) as handle:
         handle.write(b"%08x\n" % zlib.crc32(content))
         handle.write(content)
@@ -84,7 +83,7 @@ def _read(file: Path, root: str | os.PathLike) -> list[Listing] | None:
         if int(checksum, 16) != zlib.crc32(content):
             return None
         kept = json.loads(content)
-        if (kept["format"], kept["extensions"]) != (FORMAT, list(IMG_EXTENSIONS)):
+        if (kept["format"], kept["extensions"]) != (FORMAT, list(image_suffixes())):
             return None
         found = [
             Listing(folder, tuple(stamp), images.split("/") if images else [], others)

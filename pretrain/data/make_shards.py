@@ -18,9 +18,10 @@ from PIL import Image
 from webdataset import TarWriter
 
 from mocodet.common.errors import errors_in_one_line
+from mocodet.common.formats import MAX_PIXELS
+from mocodet.common.formats.image import decode_rgb
 from mocodet.common.progress import progress
 
-from .decoding import decode_rgb
 from .folders import ImageFolder
 from .shards import image_sizes, is_url, write_index
 from .views import mix
@@ -60,6 +61,7 @@ def make_shards(
     shuffle: bool = True,
     seed: int = 0,
     skip_damaged: bool = False,
+    max_pixels: int = MAX_PIXELS,
     workers: int = 1,
 ) -> Summary:
     """Write the images below ``root`` to shards in the folder ``output``, and their index.
@@ -76,6 +78,7 @@ def make_shards(
         shuffle: write in a random order, else in the order of the paths.
         seed: of that order.
         skip_damaged: leave images that cannot be decoded out instead of raising.
+        max_pixels: how large an image may be; 0: of any size.
         workers: threads that read, decode and shrink.
 
     Raises:
@@ -96,7 +99,7 @@ def make_shards(
 
     def load(place: int) -> tuple[str, str, bytes]:
         path = paths[int(place)]
-        return os.path.relpath(path, root), *_load(path, resize)
+        return os.path.relpath(path, root), *_load(path, resize, max_pixels)
 
     def intact() -> Iterator[tuple[str, str, bytes]]:
         for loading in progress(_map_ahead(load, places, workers), "image", len(paths)):
@@ -123,13 +126,13 @@ def make_shards(
     return _summary(entries, damaged, folder.passed_over)
 
 
-def _load(path: str, resize: int) -> tuple[str, bytes]:
+def _load(path: str, resize: int, max_pixels: int) -> tuple[str, bytes]:
     """Return an image's extension, without the dot, and its file's bytes, shrunk if it is too large."""
     try:
         data = Path(path).read_bytes()
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror}); replace or remove it") from error
-    image = decode_rgb(io.BytesIO(data), path)
+    image = decode_rgb(io.BytesIO(data), path, max_pixels)
     shorter = min(image.size)
     if not 0 < resize < shorter:
         return path.rpartition(".")[2].lower(), data

@@ -22,11 +22,11 @@ import fsspec
 import numpy as np
 import torch
 from detectron2.utils import comm
-from torchvision.datasets.folder import IMG_EXTENSIONS
 from webdataset import utils
 from webdataset.gopen import Pipe
 
 from mocodet.common.files import atomic_open
+from mocodet.common.formats.image import image_suffixes
 
 from .decoding import EncodedImages
 from .sampler import GlobalBatches
@@ -424,7 +424,7 @@ def _is_image(member: tarfile.TarInfo) -> bool:
     """Say whether a file, or a link, has an image's name and is not hidden, nor in a hidden folder."""
     hidden = any(part.startswith(".") and part not in (".", "..") for part in member.name.split("/"))
     file = member.isreg() or member.issym() or member.islnk()
-    return file and member.name.lower().endswith(IMG_EXTENSIONS) and not hidden
+    return file and member.name.lower().endswith(image_suffixes()) and not hidden
 
 
 def _reason(error: Exception) -> str:

@@ -65,6 +65,7 @@ def open_validation(cfg: CfgNode, classes: Sequence[str] | None = None) -> Label
     if classes is not None:
         check_same_classes(classes, split.classes)
     warn_of_passed_over(split.images, split_name(cfg))
+    split.images.max_pixels = cfg.DATA.MAX_PIXELS
     return split
 
 

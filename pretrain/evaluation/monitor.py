@@ -44,6 +44,7 @@ class KNNMonitor(Evaluator):
             check_same_classes(self.bank.classes, self.queries.classes)
         for split, key in ((self.bank, "TRAIN_ROOT"), (self.queries, "VAL_ROOT")):
             warn_of_passed_over(split.images, f"KNN.{key} {knn[key]}")
+            split.images.max_pixels = cfg.DATA.MAX_PIXELS
         if len(self.bank.labels) < knn.K:
             raise ValueError(
                 f"KNN.K is {knn.K}, but KNN.TRAIN_ROOT {knn.TRAIN_ROOT} has {len(self.bank.labels)} images; lower KNN.K"

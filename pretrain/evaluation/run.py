@@ -73,6 +73,7 @@ def open_frozen(
     check_same_classes(train.classes, val.classes)
     for split, root in ((train, args.train), (val, args.val)):
         warn_of_passed_over(split.images, root)
+        split.images.max_pixels = args.max_pixels
     if args.random:
         backbone, arch, source = random_backbone(args.random, args.seed, args.small_stem), args.random, "random"
         progress = ""

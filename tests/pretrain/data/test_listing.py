@@ -2,8 +2,8 @@ import os
 from pathlib import Path
 
 import pytest
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from mocodet.common.formats.image import image_suffixes
 from mocodet.pretrain.data.folders import ImageFolder
 from mocodet.pretrain.data.listing import search
 
@@ -17,7 +17,7 @@ def walked(root: Path) -> tuple[list[str], int]:
         for name in [] if here in entered else names:
             if name.startswith("."):
                 continue
-            if name.lower().endswith(IMG_EXTENSIONS):
+            if name.lower().endswith(image_suffixes()):
                 images.append(str(Path(folder, name)))
             else:
                 others += 1

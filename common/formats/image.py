@@ -1,0 +1,221 @@
+"""Image files of any format that Pillow reads, as 8-bit RGB: the same pixels for whoever asks."""
+
+import io
+import math
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import IO
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from . import MAX_PIXELS
+
+try:
+    import simplejpeg
+except ImportError:
+    simplejpeg = None
+
+Size = tuple[int, int]  # width, height, pixels
+
+# Formats that Pillow recognises but leaves to others to decode (Ghostscript, Windows, plugins of one's own).
+NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "PDF", "WMF"})
+
+ORIENTATION = 0x0112  # tag of EXIF
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# What stands for white in grey of more than 16 bits: the first of these that no pixel exceeds. Pixels of whole numbers
+# are not fractions of 1.
+WHITES = {"F": (1.0, 255.0, 65_535.0), "I": (255.0, 65_535.0)}
+
+_lock = threading.Lock()
+_readers = 0  # for which Pillow's limit is lifted
+_pillows_limit = Image.MAX_IMAGE_PIXELS
+
+
+class ImageTooLargeError(ValueError):
+    """An image has more pixels than may be decoded."""
+
+
+@cache
+def image_suffixes() -> tuple[str, ...]:
+    """Return the endings of file names, dot included and in lower case, of the formats that Pillow decodes."""
+    Image.init()
+    formats = Image.registered_extensions().items()
+    return tuple(sorted(end for end, kind in formats if kind in Image.OPEN and kind not in NOT_DECODED))
+
+
+def stem_of(file_name: str) -> str:
+    """Return a file's name without its image suffix: ``site.2021.jpg`` and ``site.2021`` are both ``site.2021``."""
+    stem, dot, suffix = file_name.rpartition(".")
+    return stem if f"{dot}{suffix.lower()}" in image_suffixes() else file_name
+
+
+def decode_rgb(file: str | os.PathLike | IO[bytes], name: str = "", max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Read an image of any mode (grey of 8 to 32 bits, CMYK, palette, with alpha) as 8-bit RGB.
+
+    It is turned as its EXIF data say. Of several frames or pages it is the first. Of 16-bit grey the upper byte is
+    kept. In grey of 32 bits, whole numbers or not, nothing says what is white: it is 1, 255 or 65,535, the first that
+    no pixel exceeds; where a pixel exceeds all or is negative, the least becomes black and the greatest white. What is
+    not a number is black. Alpha is dropped.
+
+    Args:
+        file: path, or an open file.
+        name: its name in messages, if ``file`` is not a path.
+        max_pixels: how large an image may be; 0: of any size. Nothing is decoded of a larger one.
+
+    Raises:
+        ImageTooLargeError: it is; the message names it and the key that lifts the limit.
+        ValueError: it cannot be decoded; the message names it.
+    """
+    try:
+        with _without_pillows_limit(), Image.open(file) as image:
+            pixels = math.prod(image.size)
+            if max_pixels and pixels > max_pixels:
+                raise ImageTooLargeError(too_large(name or file, pixels, max_pixels))
+            rgb = _to_rgb(image)
+            turn = TURNS.get(_orientation(image))  # after the pixels are loaded: Pillow itself turns a TIFF then
+    except (MemoryError, ImageTooLargeError):
+        raise
+    except Exception as error:  # damaged bytes make decoders raise almost anything
+        raise ValueError(unreadable(name or file, error)) from error
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def decode_pixels(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Decode the bytes of an image file to H x W x 3, uint8, RGB: the pixels that `decode_rgb` gives.
+
+    An ordinary JPEG is decoded to the same bytes as by Pillow, in less time, where simplejpeg is installed. All else is
+    left to Pillow, and so is the verdict on a JPEG in which simplejpeg finds any fault.
+
+    Args:
+        data: the file's.
+        name: what messages call it.
+        max_pixels: see `decode_rgb`.
+
+    Returns:
+        it may be read only.
+
+    Raises:
+        ValueError: see `decode_rgb`.
+    """
+    pixels = None if simplejpeg is None else _decode_jpeg(data, max_pixels)
+    return np.asarray(decode_rgb(io.BytesIO(data), name, max_pixels)) if pixels is None else pixels
+
+
+def image_size(file: str | os.PathLike | IO[bytes], name: str = "") -> Size:
+    """Read width and height, pixels, of an image as it is turned by `decode_rgb`, without decoding it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no image, or its head is damaged.
+    """
+    try:
+        with _without_pillows_limit(), Image.open(file) as image:
+            # Of a TIFF Pillow gives the size as turned.
+            turned = image.format != "TIFF" and _orientation(image) >= 5
+            return image.size[::-1] if turned else image.size
+    except (MemoryError, FileNotFoundError):
+        raise
+    except Exception as error:
+        raise ValueError(unreadable(name or file, error)) from error
+
+
+def unreadable(name: object, error: Exception) -> str:
+    """Return the message about an image that cannot be read, and why."""
+    reason = "of no known format" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
+    return f"{name} cannot be read as an image ({' '.join(reason.split())}); replace or remove it"
+
+
+def too_large(name: object, pixels: int, limit: int) -> str:
+    """Return the message about an image of more ``pixels`` than the ``limit``, which names the key that lifts it."""
+    return (
+        f"{name} has {pixels:,} pixels, more than the limit of {limit:,}; if it is sound, set DATA.MAX_PIXELS"
+        f" (pre-training), INPUT.MAX_PIXELS (detection) or --max-pixels (other commands) to {pixels}, or remove it"
+    )
+
+
+@contextmanager
+def _without_pillows_limit() -> Iterator[None]:
+    """Lift Pillow's limit, which is the process's: the size is checked here, and against a limit of the caller's."""
+    global _readers, _pillows_limit
+    with _lock:
+        if not _readers:
+            _pillows_limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        _readers += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _readers -= 1
+            if not _readers:
+                Image.MAX_IMAGE_PIXELS = _pillows_limit
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    # 16-bit grey is mode I in some formats and some versions of Pillow.
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        # Pillow clips 16-bit grey to 255 on conversion; keep the upper byte instead.
+        image = image.convert("I").point(lambda grey: grey / 256).convert("L")
+    elif image.mode in WHITES:
+        image = Image.fromarray(_scaled(np.asarray(image, dtype=np.float64), WHITES[image.mode]))
+    elif image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def _scaled(grey: np.ndarray, whites: tuple[float, ...]) -> np.ndarray:
+    """Scale H x W, float64, to uint8; see `decode_rgb`."""
+    known = np.isfinite(grey)
+    if not known.any():
+        raise ValueError("none of its pixels is a number")
+    least, most = grey[known].min(), grey[known].max()
+    white = next((white for white in whites if most <= white), None)
+    if least < 0 or white is None:
+        grey, white = grey - least, max(most - least, np.finfo(np.float64).tiny)
+    return np.rint(np.where(known, grey, 0) / white * 255).astype(np.uint8)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(ORIENTATION, 1)
+    except Exception:  # damaged EXIF data say nothing, and the pixels may be sound
+        return 1
+
+
+def _decode_jpeg(data: bytes, max_pixels: int) -> np.ndarray | None:
+    """Decode an upright JPEG of no more than ``max_pixels``, grey or of three colours; else return None.
+
+    OpenCV does not serve here: of a damaged file it returns a partly decoded image and reports no error.
+    """
+    if not data.startswith(b"\xff\xd8") or _may_be_turned(data):
+        return None
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        if colours not in ("Gray", "YCbCr", "RGB") or height * width > (max_pixels or math.inf):
+            return None
+        return simplejpeg.decode_jpeg(data, colorspace="RGB")
+    except ValueError:
+        return None
+
+
+def _may_be_turned(data: bytes) -> bool:
+    """Tell whether a JPEG has EXIF data, or XMP, by which it is turned."""
+    if b"Exif\0\0" not in data and b"tiff:Orientation" not in data:
+        return False
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return _orientation(image) in TURNS
+    except Exception:
+        return True
