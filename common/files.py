@@ -52,6 +52,26 @@ def write_json(path: str | os.PathLike, content: Any) -> None:
         handle.write("\n")
 
 
+def read_json_lines(path: str | os.PathLike) -> list[dict[str, Any]]:
+    """Read a file of a JSON object a line, such as ``metrics.json``; half a line at its end is left out.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: another line is not JSON.
+    """
+    records = []
+    lines = Path(path).read_bytes().split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        try:
+            records += [json.loads(line)] if line.strip() else []
+        except ValueError as error:  # UnicodeDecodeError is one
+            if number < len(lines):  # else it has no end: writing it was interrupted
+                raise ValueError(
+                    f"{path}, line {number} is not JSON: {line[:80].decode(errors='replace')!r}"
+                ) from error
+    return records
+
+
 def drop_half_line(path: str | os.PathLike) -> None:
     """Cut a file of lines after its last whole one, and say so: a full disk or a killed process leaves half of one.
 

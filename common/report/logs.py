@@ -1,9 +1,7 @@
 """Curves from the ``metrics.json`` that detectron2 writes while it trains."""
 
-import json
 import math
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
@@ -11,25 +9,6 @@ from .charts import Point
 
 LOG_FILE = "metrics.json"
 MOST_POINTS = 120  # of a curve on a page: a pixel or two each
-
-
-def read_log(folder: str | Path) -> list[dict[str, Any]]:
-    """Read the lines of ``folder/metrics.json``; a last line that was cut off is left out.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: another line is not JSON.
-    """
-    path = Path(folder, LOG_FILE)
-    lines = path.read_text(encoding="utf-8").splitlines()
-    records = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            if number < len(lines):
-                raise ValueError(f"{path}, line {number} is not JSON: {line[:80]!r}") from error
-    return records
 
 
 def curve(records: Iterable[dict[str, Any]], key: str) -> list[Point]:

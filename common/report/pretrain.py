@@ -10,10 +10,11 @@ from typing import Any
 
 import yaml
 
+from mocodet.common.files import read_json_lines
 from mocodet.common.record import RECORD_FILE
 
 from .charts import Axis, Level, Point, Series, line_chart
-from .logs import LOG_FILE, curve, read_log, thin
+from .logs import LOG_FILE, curve, thin
 from .numbers import fixed
 from .page import Figure, Group, Page, Section
 from .thumbnails import thumbnail
@@ -81,7 +82,7 @@ def pretrain_page(folder: Path) -> Page:
         FileNotFoundError: it has no log.
         ValueError: a damaged log, or one without a value.
     """
-    records, config = read_log(folder), _config(folder)
+    records, config = read_json_lines(folder / LOG_FILE), _config(folder)
     chance = {key: value for record in records for key, value in record.items() if key.endswith(CHANCE)}
     keys = _keys(records)
     curves = {key: curve(records, key) for key in keys}

@@ -9,10 +9,11 @@ from typing import Any
 
 import yaml
 
+from mocodet.common.files import read_json_lines
 from mocodet.common.study.aggregate import KEYS
 from mocodet.common.study.results import RESULTS_FILE, VERSION
 
-from .logs import LOG_FILE, read_log
+from .logs import LOG_FILE
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class Trial:
 
     def log(self) -> list[dict[str, Any]]:
         """Return the lines of its log, or nothing if there is none."""
-        return read_log(self.folder) if (self.folder / LOG_FILE).is_file() else []
+        path = self.folder / LOG_FILE
+        return read_json_lines(path) if path.is_file() else []
 
     def config(self) -> dict[str, Any]:
         """Return the config that it was trained with, or nothing if it saved none."""

@@ -6,8 +6,7 @@ from pathlib import Path
 from mocodet.common.errors import errors_in_one_line
 from mocodet.common.files import atomic_open
 from mocodet.common.study.aggregate import aggregate
-from mocodet.common.study.run import TABLES
-from mocodet.common.study.tables import format_table
+from mocodet.common.study.tables import tables
 
 from .page import render
 from .pretrain import is_run, pretrain_page
@@ -57,8 +56,7 @@ def _contents(folder: Path) -> dict[str, str]:
         if not study.groups:
             raise ValueError(f"no trial of the study {folder} has finished yet, so there is nothing to report")
         rows = aggregate(study.content, folder=folder)
-        tables = {name: f"{format_table(rows, style).rstrip()}\n" for style, name in TABLES.items()}
-        return {PAGE: render(study_page(study, rows)), **tables}
+        return {PAGE: render(study_page(study, rows)), **tables(rows)}
     if is_run(folder):
         return {PAGE: render(pretrain_page(folder))}
     raise ValueError(

@@ -1,14 +1,15 @@
 """From single trials to a study's rows: means, spreads and gaps."""
 
-import json
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from mocodet.common.files import read_json_lines
 
 from .statistics import Gap, deviation, paired_gap
 
@@ -47,7 +48,7 @@ def read_metrics(folder: str | Path) -> Results:
     max_iter = yaml.safe_load(Path(folder, "config.yaml").read_text(encoding="utf-8"))["SOLVER"]["MAX_ITER"]
     path = Path(folder, "metrics.json")
     last: dict[str, tuple[int, float]] = {}
-    for record in _records(path):
+    for record in read_json_lines(path):
         last.update({key: (record["iteration"], record[key]) for key in KEYS if key in record})
 
     results: Results = {}
@@ -67,19 +68,6 @@ def read_metrics(folder: str | Path) -> Results:
     if not results:
         raise ValueError(f"{path} has the metrics of no task; expected those of one of {', '.join(TASKS)}")
     return results
-
-
-def _records(path: Path) -> Iterable[dict[str, Any]]:
-    lines = path.read_bytes().split(b"\n")
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            yield json.loads(line)
-        except ValueError as error:  # UnicodeDecodeError is one
-            if number == len(lines):  # it has no end
-                return
-            raise ValueError(f"{path}, line {number} is not JSON: {line[:80].decode(errors='replace')!r}") from error
 
 
 @dataclass(frozen=True)
@@ -113,16 +101,13 @@ class Row:
     metrics: dict[str, Cell]
 
 
-def aggregate(
-    results: Mapping[str, Any], keys: Sequence[str] | None = None, folder: str | Path | None = None
-) -> list[Row]:
+def aggregate(results: Mapping[str, Any], folder: str | Path | None = None) -> list[Row]:
     """Summarise the trials of every detector, label fraction and initialisation, and compare them with the reference.
 
     Trials are paired by their seeds. What has failed or not ended is left out and counted.
 
     Args:
         results: the content of the study's ``results.json``, version 2.
-        keys: the metrics to summarise; None: those of `KEYS` that any finished trial has.
         folder: the study's. Where the trials of each pair have kept what they found, gaps get their intervals over test
             images too; that takes seconds for each trial. None: they do not.
 
@@ -131,21 +116,18 @@ def aggregate(
         initialisations, the reference first.
 
     Raises:
-        ValueError: unknown reference, a key that no trial has, trials of a detector with different metrics or with
-            values that are not finite; or what a trial has kept is damaged, or not of its metrics.
+        ValueError: unknown reference, trials of a detector with different metrics or with values that are not finite;
+            or what a trial has kept is damaged, or not of its metrics.
     """
     inits, reference = list(results["inits"]), results["reference"]
     if reference not in inits:
         raise ValueError(f"the reference {reference!r} is not among the initialisations {', '.join(inits)}")
     inits.sort(key=lambda name: name != reference)  # stable: the rest keeps its order
     finished = [trial for trial in results["trials"] if trial["status"] == "finished"]
-    present = [key for key in KEYS if any(key in trial["metrics"] for trial in finished)]
-    if unknown := [key for key in keys or () if key not in present]:
-        raise ValueError(f"no finished trial has {', '.join(unknown)}; they have {', '.join(present)}")
     rows = []
     for detector in results["detectors"]:
         found = [trial for trial in finished if trial["detector"] == detector]
-        own_keys = _shared_keys(found, keys or present)
+        keys = _shared_keys(found)
         for fraction in results["fractions"]:
             if not any(trial["fraction"] == fraction for trial in found):
                 continue
@@ -157,13 +139,13 @@ def aggregate(
                 ]
                 for init in inits
             }
-            rows += [_row(detector, init, fraction, reference, planned, own_keys) for init in inits]
+            rows += [_row(detector, init, fraction, reference, planned, keys) for init in inits]
     return rows if folder is None else _with_image_intervals(rows, finished, reference, Path(folder))
 
 
-def _shared_keys(trials: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[str]:
-    """Return which of ``keys`` the trials of a detector have: all of them the same."""
-    shared = [key for key in keys if any(key in trial["metrics"] for trial in trials)]
+def _shared_keys(trials: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return which of `KEYS` the trials of a detector have: all of them the same."""
+    shared = [key for key in KEYS if any(key in trial["metrics"] for trial in trials)]
     for trial in trials:
         found = [key for key in shared if key in trial["metrics"]]
         if found != shared:

@@ -39,7 +39,7 @@ def results(
         detectors start from different weights.
     """
     rows = []
-    for trial, recipe in recipes.items():
+    for trial in recipes:
         outcome = outcomes.get(trial)
         status = outcome.status if outcome else "running" if trial in running else "waiting"
         rows.append(

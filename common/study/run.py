@@ -32,13 +32,10 @@ from .spec import (
     read_study,
 )
 from .state import State, look
-from .tables import format_table
+from .tables import FILES, tables
 from .trials import Trial, plan
 
 TRAIN_COMMAND = (sys.executable, "-m", "mocodet", "train")
-# How the tables are written: style -> file.
-TABLES = {style: f"report.{end}" for style, end in (("text", "txt"), ("markdown", "md"), ("latex", "tex"))}
-TABLES |= {style: f"report.{style}" for style in ("csv", "json")}
 ONLY_DETECTOR = "detector"  # its name where flags describe the study
 
 Checked = dict[Trial, tuple[Recipe, State]]
@@ -132,24 +129,21 @@ def check(study: Study, output: Path, announce: Announce, *, training: bool = Tr
     return checked
 
 
-def run_study(
-    study: Study, output: Path, places: Sequence[Slot], train_command: Sequence[str], announce: Announce = print
-) -> str:
-    """Train what is left to train of a study, and write ``results.json`` and the tables; return the table.
+def run_study(study: Study, output: Path, places: Sequence[Slot], train_command: Sequence[str]) -> None:
+    """Train what is left to train of a study, and write ``results.json`` and the tables.
 
     Args:
         study: what is compared.
         output: its folder; nobody else may use it meanwhile.
         places: where trials run.
         train_command: the training command, to which ``--config-file FILE KEY VALUE ...`` is appended.
-        announce: called with each line of the check.
 
     Raises:
         ValueError, TimeoutError: see `check`.
         Interruption: a signal came; trials keep their checkpoints.
         SystemExit: trials failed; the message names them. The others are tabulated.
     """
-    checked = check(study, output, announce)
+    checked = check(study, output, print)
     keep_study(study, output)
     recipes = {trial: recipe for trial, (recipe, _) in checked.items()}
     states = {trial: state for trial, (_, state) in checked.items()}
@@ -164,12 +158,10 @@ def run_study(
         engine.run()
     finally:
         note()
-    table = report(output, results(study, output, recipes, engine.outcomes))
-    failed = failures(engine.outcomes)
-    if failed:
+    report(output, results(study, output, recipes, engine.outcomes))
+    if failed := failures(engine.outcomes):
         lines = "\n".join(f"  {line}" for line in failed)
         sys.exit(f"error: {len(failed)} of {len(checked)} trials failed; the same command tries them again\n{lines}")
-    return table
 
 
 def collect(study: Study, output: Path) -> None:
@@ -208,18 +200,16 @@ def print_commands(study: Study, output: Path, flags: Sequence[str]) -> None:
             print(shlex.join([PROGRAM, "train", *flags, "--resume", *trial.words()]))
 
 
-def report(output: Path, content: Mapping[str, Any]) -> str:
-    """Tabulate the trials that have finished, print the table and write it in every style; return what was printed."""
+def report(output: Path, content: Mapping[str, Any]) -> None:
+    """Tabulate the trials that have finished, print the table and write it in every style."""
     if not any(trial["status"] == "finished" for trial in content["trials"]):
-        return ""
-    rows = aggregate(content, folder=output)
-    for style, name in TABLES.items():
+        return
+    written = tables(aggregate(content, folder=output))
+    for name, table in written.items():
         with atomic_open(output / name, "w", encoding="utf-8") as handle:
-            handle.write(f"{format_table(rows, style)}\n")
-    text = format_table(rows)
-    others = ", ".join([*(name for name in TABLES.values() if name != "report.md"), RESULTS_FILE])
-    print(f"\n{text}\n\nTable and all values: {output / 'report.md'}, {others}", flush=True)
-    return text
+            handle.write(table)
+    others = ", ".join([*written, RESULTS_FILE])
+    print(f"\n{written[FILES['text']]}\nTable and all values, in {output}: {others}", flush=True)
 
 
 def _existing(config: Path) -> Path:

@@ -12,6 +12,14 @@ from tabulate import tabulate
 from .aggregate import KEYS, Cell, Row
 from .statistics import POINTS, POWER, Gap, bound, in_words, seeds_to_find, seeds_to_show
 
+# In which file each style stands.
+FILES = {
+    "text": "report.txt",
+    "markdown": "report.md",
+    "latex": "report.tex",
+    "csv": "report.csv",
+    "json": "report.json",
+}
 MARKED_GAP = POINTS  # the paper's tables mark gaps of at least +0.5 points
 # sem_seg's mIoU says by itself of what it is.
 TASK_NAMES = {"bbox": "box", "segm": "mask", "keypoints": "keypoint", "densepose_gps": "GPS", "sem_seg": ""}
@@ -40,6 +48,11 @@ def format_table(rows: Sequence[Row], style: str = "text") -> str:
     if style not in STYLES:
         raise ValueError(f"tables are written as {', '.join(STYLES)}, csv or json, not as {style!r}")
     return _document(rows, STYLES[style])
+
+
+def tables(rows: Sequence[Row]) -> dict[str, str]:
+    """Write what a study found in every style, by the names of the files; rows and errors as of `format_table`."""
+    return {name: f"{format_table(rows, style)}\n" for style, name in FILES.items()}
 
 
 def notes(rows: Sequence[Row]) -> list[str]:

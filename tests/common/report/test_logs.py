@@ -4,18 +4,7 @@ from statistics import fmean
 
 import pytest
 
-from mocodet.common.report.logs import curve, over_seeds, read_log, thin
-
-
-def test_read_log__half_a_line_at_the_end(tmp_path):
-    (tmp_path / "metrics.json").write_text('{"iteration": 0}\n{"iteration": 1}\n{"itera')
-    assert read_log(tmp_path) == [{"iteration": 0}, {"iteration": 1}]
-
-
-def test_read_log__damaged(tmp_path):
-    (tmp_path / "metrics.json").write_text('{"itera\n{"iteration": 1}\n')
-    with pytest.raises(ValueError, match=r"metrics.json, line 1 is not JSON"):
-        read_log(tmp_path)
+from mocodet.common.report.logs import curve, over_seeds, thin
 
 
 def test_curve__resumed_run_and_last_evaluation():
