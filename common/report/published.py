@@ -14,6 +14,8 @@ from mocodet import configs
 
 FILE = Path(__file__).with_name("published.yaml")
 BATCH = 16  # detectron2's, where a config names none
+# What else makes another task: key -> detectron2's default, and words for a value.
+OTHERWISE = {"MODEL.RESNETS.DEPTH": (50, "a ResNet-{}"), "INPUT.MIN_SIZE_TEST": (800, "test images of {} pixels")}
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def published(config_file: str, trained_with: Mapping[str, Any]) -> Published:
 
 
 def _differences(paper: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """Say in words what separates a trial from the published setting: its data, or how much of it is seen."""
+    """Say in words what separates a trial from the published setting: data, how much of it is seen, network, size."""
     different = []
     for split, what in (("TRAIN", "trained on"), ("TEST", "tested on")):
         theirs, own = (_names(config["DATASETS"][split]) for config in (paper, found))
@@ -78,9 +80,19 @@ def _differences(paper: Mapping[str, Any], found: Mapping[str, Any]) -> list[str
     )
     if theirs != own:
         different.append(f"their schedule sees {theirs:,} images, that of these trials {own:,}")
+    for key, (default, words) in OTHERWISE.items():
+        theirs, own = (_value(config, key, default) for config in (paper, found))
+        if theirs != own:
+            different.append(f"they are of {words.format(theirs)}, these trials of {words.format(own)}")
     if (fraction := found.get("MOCO", {}).get("TRAIN_FRACTION", 1.0)) != 1.0:
         different.append(f"these trials have {fraction:.3g} of the labels")
     return different
+
+
+def _value(config: Mapping[str, Any], key: str, default: Any) -> Any:
+    for part in key.split("."):
+        config = config.get(part, {})
+    return config or default
 
 
 def _names(value: str | Sequence[str]) -> list[str]:

@@ -41,6 +41,11 @@ def test_published__the_same_images_seen_by_fewer_gpus():
             trained(train=["fashion_trainval"]),
             r"trained on voc_2007_trainval, voc_2012_trainval, these trials fashion_",
         ),
+        (trained() | {"MODEL": {"RESNETS": {"DEPTH": 18}}}, r"they are of a ResNet-50, these trials of a ResNet-18"),
+        (
+            trained() | {"INPUT": {"MIN_SIZE_TEST": 160}},
+            r"test images of 800 pixels, these trials of test images of 160",
+        ),
         (trained(TRAIN_FRACTION=0.1), r"these trials have 0\.1 of the labels"),
     ],
 )
