@@ -1,4 +1,6 @@
+import json
 import re
+import runpy
 
 import numpy as np
 import pytest
@@ -38,3 +40,10 @@ def test_table__interval_is_the_paired_t_tests_over_the_means_of_each_seed():
         [*random.mean((0, 1)), *moco.mean((0, 1))],
         abs=0.05,
     )
+
+
+def test_demo__says_at_its_end_what_its_study_shows(tmp_path):
+    content = study({"random": np.array([[5.0, 5.0, 5.0]] * 2), "moco": np.array([[7.0, 6.0, 5.0]] * 2)})
+    (tmp_path / "results.json").write_text(json.dumps(content))
+    finding = runpy.run_path("tools/demo.py")["finding"](tmp_path)
+    assert finding.startswith("What it shows, by 2 pairs of trials: moco is better than random by 2.0 ")
