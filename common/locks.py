@@ -16,6 +16,7 @@ from portalocker.exceptions import LockException
 
 PATIENCE = 3600.0  # seconds
 
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what disks say that cannot lock
 CLAIM = "in_use.lock"  # in a folder that a process works in
 
 logger = logging.getLogger(__name__)
@@ -118,7 +119,7 @@ def _lock(path: Path) -> int | None:
         except FileNotFoundError:
             pass  # removed just now
         except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            if error.errno not in NO_LOCKS:
                 os.close(descriptor)
                 raise
             logger.warning("%s cannot be locked on this disk (%s): see that one process alone uses it", path, error)

@@ -1,7 +1,6 @@
 """The process of a trial: it ends with its study, and leaves its output and the reason of a failure in its folder."""
 
 import contextlib
-import errno
 import fcntl
 import os
 import re
@@ -12,13 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from mocodet.common.locks import NO_LOCKS
 from mocodet.common.tether import VARIABLE as TETHER_VARIABLE
 
 LOG_FILE = "study.log"
 LOCK_FILE = "trial.lock"
 GRACE = 10.0  # seconds between asking a trial to end and making it
 PATIENCE = 60.0  # seconds for the trial of a killed study to end
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what disks say that cannot lock
 TAIL = 65536  # bytes at the end of a log in which its last error is looked for
 
 ERROR = re.compile(r"error: .*|(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Exit)(?:: .*)?")
