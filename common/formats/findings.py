@@ -3,7 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -39,6 +39,31 @@ class Finding:
         record += f"(and {self.count - 1:,} more) " if self.count > 1 else ""
         line = f"{self.file}: {record}{self.what}" + (f"; {self.remedy}" if self.remedy else "")
         return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
+
+
+class Ledger:
+    """Findings in one file: each error, and of each repair and note the first record and how many more there are."""
+
+    def __init__(self, file: Path):
+        self.file = file
+        self.errors: list[Finding] = []
+        self._counted: dict[tuple[Severity, str, str], Finding] = {}
+
+    def error(self, record: str, what: str, remedy: str) -> None:
+        """Enter an error; arguments as in `Finding`."""
+        self.errors.append(Finding("error", self.file, record, what, remedy))
+
+    def count(self, severity: Severity, record: str, what: str, remedy: str) -> None:
+        """Enter a repair or a note, which may be true of many records; arguments as in `Finding`."""
+        key = (severity, what, remedy)
+        known = self._counted.get(key)
+        self._counted[key] = (
+            replace(known, count=known.count + 1) if known else Finding(severity, self.file, record, what, remedy)
+        )
+
+    def findings(self) -> list[Finding]:
+        """Return all, errors first."""
+        return [*self.errors, *self._counted.values()]
 
 
 def refuse_errors(name: str, findings: Iterable[Finding]) -> None:

@@ -1,0 +1,305 @@
+"""COCO's JSON of objects (cocodataset.org/#format-data): boxes, masks and keypoints; one reader for all who need it.
+
+What tools leave out (sizes of images, ``iscrowd``, ``area``, ``num_keypoints``, ids of annotations) is filled in, and
+what they write otherwise than COCO does is rewritten where it can mean one thing only.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from pathlib import Path
+from reprlib import repr as brief
+from typing import Any
+
+from mocodet.common.text import first_few, repeated
+
+from .coco_objects import ObjectReader
+from .coco_values import Id, Record, as_id, as_side, order, short
+from .findings import Finding, Ledger
+from .image import image_size
+
+LISTS = ("images", "annotations", "categories")
+# What a file may begin with that is called JSON and is none, and what to do.
+BEGINNINGS = {
+    b"version https://git-lfs": ("is a pointer of Git LFS, not the file itself", "run git lfs pull"),
+    b"<": ("is a page of HTML or XML", "export or fetch it again, as JSON"),
+    b"PK": ("is a zip archive", "unpack it"),
+    b"\x1f\x8b": ("is compressed by gzip", "unpack it"),
+}
+LEFT, RIGHT = "left_", "right_"
+
+
+@dataclass(frozen=True)
+class Coco:
+    """What a file in COCO's format holds, of what is sound, repaired.
+
+    Attributes:
+        path: the file.
+        images: by their ids, ascending. ``id`` is the file's own, a whole number or text; ``width`` and ``height`` are
+            whole numbers above 0, or both absent.
+        categories: in the order of the classes: by their ids, ascending, or as chosen. ``name`` is text.
+        annotations: in the file's order. All have ``id``, ``image_id``, ``category_id``, ``bbox`` (x, y, width, height
+            in pixels), ``iscrowd`` (0 or 1) and ``area`` (square pixels); those with a mask ``segmentation``, polygons
+            or run lengths; those with keypoints ``keypoints`` and ``num_keypoints``.
+        keypoint_names: of the categories; empty where no annotation has keypoints.
+        findings: at least one error for each annotation of the file that is not among ``annotations``; repairs, notes.
+        left_out: the categories that were not chosen.
+        is_annotated: the file has a list of annotations; those of COCO's test images have none.
+    """
+
+    path: Path
+    images: list[Record] = field(default_factory=list)
+    categories: list[Record] = field(default_factory=list)
+    annotations: list[Record] = field(default_factory=list)
+    keypoint_names: tuple[str, ...] = ()
+    findings: list[Finding] = field(default_factory=list)
+    left_out: list[Record] = field(default_factory=list)
+    is_annotated: bool = True
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the categories, in the order of a model's indices."""
+        return tuple(category["name"] for category in self.categories)
+
+    def numbered(self) -> dict[str, list[Record]]:
+        """Return copies of the records whose ids are whole numbers, as pycocotools wants them.
+
+        Images and annotations are numbered from 1 in their order here, categories from 1 in the order of the classes.
+        """
+        images = {image["id"]: number for number, image in enumerate(self.images, 1)}
+        categories = {category["id"]: number for number, category in enumerate(self.categories, 1)}
+        annotations = []
+        for number, annotation in enumerate(self.annotations, 1):
+            image, category = images[annotation["image_id"]], categories[annotation["category_id"]]
+            annotations.append({**annotation, "id": number, "image_id": image, "category_id": category})
+        return {
+            "images": [{**image, "id": number} for number, image in enumerate(self.images, 1)],
+            "annotations": annotations,
+            "categories": [{**category, "id": number} for number, category in enumerate(self.categories, 1)],
+        }
+
+
+def read_coco(path: Path, folder: Path | None = None, *, lvis: bool = False) -> Coco:
+    """Read a file of annotations; what is wrong with it, and what was repaired, is among the findings.
+
+    Args:
+        path: the JSON file, in UTF-8, UTF-16 or UTF-32, with or without a byte-order mark.
+        folder: where its images are. An image whose size the file does not give is asked for it.
+        lvis: the annotations may be LVIS's, which are of some categories in each image.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    ledger = Ledger(path)
+    content = _parse(path, ledger)
+    entries = {} if ledger.errors else _lists(content, ledger)
+    if not {"images", "categories"} <= entries.keys():
+        return Coco(path, findings=ledger.findings())
+    images = _by_id("image", entries["images"], ledger, lambda *image: _image_fault(*image, folder, ledger))
+    categories = _by_id("category", entries["categories"], ledger, lambda *found: _category_fault(*found, ledger))
+    _look_at_all(images, categories, ledger, lvis)
+    names = _keypoint_names(categories, entries.get("annotations", []), ledger)
+    annotations = ObjectReader(images, categories, len(names), ledger).read(entries.get("annotations", []))
+    by_id = [sorted(records.values(), key=lambda record: order(record["id"])) for records in (images, categories)]
+    return Coco(path, *by_id, annotations, names, ledger.findings(), is_annotated="annotations" in entries)
+
+
+def choose_classes(coco: Coco, classes: Sequence[str] = ()) -> Coco:
+    """Keep some categories, in this order, and their annotations; a note counts what is left out.
+
+    Args:
+        coco: as from `read_coco`.
+        classes: names of categories. Empty: all, but for the empty one that Roboflow writes above the others.
+
+    Raises:
+        ValueError: a name is of no category.
+    """
+    if not classes:
+        parent = _empty_parent(coco)
+        if parent is None:
+            return coco
+        what = "is the supercategory of all others and has no annotation"
+        record, remedy = f"category {short(parent['id'])} ({parent['name']})", "it is no class, unless CLASSES names it"
+        note = Finding("note", coco.path, record, what, remedy)
+        return _keep(coco, [category for category in coco.categories if category is not parent], note)
+    by_name = {category["name"]: category for category in coco.categories}
+    if unknown := [name for name in classes if name not in by_name]:
+        close = get_close_matches(unknown[0], by_name, 1)
+        meant = f"; did you mean {close[0]}?" if close else ""
+        raise ValueError(
+            f"{coco.path}: CLASSES names {first_few(unknown)}, but the categories are"
+            f" {first_few(coco.classes, 20)}{meant}"
+        )
+    chosen = [by_name[name] for name in classes]
+    left_out = [category for category in coco.categories if category["name"] not in classes]
+    counts = Counter(annotation["category_id"] for annotation in coco.annotations)
+    lost = [counts[category["id"]] for category in left_out]
+    listed = [f"{category['name']} ({count:,})" for category, count in zip(left_out, lost, strict=True)]
+    what = f"has {len(left_out):,} categories, with {sum(lost):,} annotations, that CLASSES leaves out"
+    return _keep(coco, chosen, Finding("note", coco.path, "", what, first_few(listed)))
+
+
+def _keep(coco: Coco, categories: list[Record], note: Finding) -> Coco:
+    kept = {category["id"] for category in categories}
+    left_out = [category for category in coco.categories if category["id"] not in kept]
+    if not left_out:
+        return replace(coco, categories=categories)
+    annotations = [annotation for annotation in coco.annotations if annotation["category_id"] in kept]
+    found = [*coco.findings, note]
+    return replace(coco, categories=categories, annotations=annotations, findings=found, left_out=left_out)
+
+
+def _empty_parent(coco: Coco) -> Record | None:
+    """Find the category without an annotation that is the supercategory of all others and has none itself."""
+    below = Counter(str(category.get("supercategory")) for category in coco.categories)
+    for category in coco.categories:
+        above = str(category.get("supercategory") or "none")
+        if above == "none" and 0 < below[category["name"]] == len(coco.categories) - 1:
+            used = any(annotation["category_id"] == category["id"] for annotation in coco.annotations)
+            return None if used else category
+    return None
+
+
+def _parse(path: Path, ledger: Ledger) -> Any:
+    """Parse a JSON file; enter an error if it is none."""
+    data = path.read_bytes()
+    beginning = data[:64].lstrip()
+    known = next((told for start, told in BEGINNINGS.items() if beginning.startswith(start)), None)
+    try:
+        if known:
+            ledger.error("", *known)
+        elif not beginning and len(data) <= 64:
+            ledger.error("", "is empty", "export or fetch it again")
+        else:
+            return json.loads(data)
+    except UnicodeDecodeError as error:
+        ledger.error("", f"is no text in UTF-8, -16 or -32: byte {error.start:,} does not fit", "save it as UTF-8")
+    except (ValueError, RecursionError) as error:
+        ledger.error("", f"is not JSON ({error})", "it may be cut off: export or fetch it again")
+    return None
+
+
+def _lists(content: Any, ledger: Ledger) -> dict[str, list]:
+    """Return those of the three lists that the content of a file has; enter an error if it lacks one."""
+    lists = {name: content[name] for name in LISTS if isinstance(content, dict) and isinstance(content.get(name), list)}
+    lacking = [name for name in LISTS if name not in lists]
+    if lacking and isinstance(content, dict):
+        found = first_few([short(key) for key in content])
+        ledger.error(
+            "", f"lacks the list {', '.join(lacking)}, found {found}", "export it in COCO's format, of instances"
+        )
+    elif lacking:
+        what = f"lacks the list {', '.join(lacking)}: it holds a {type(content).__name__}"
+        ledger.error("", what, "name a file of annotations in COCO's format, not one of predictions")
+    return lists
+
+
+def _by_id(
+    kind: str, entries: list, ledger: Ledger, fault_of: Callable[[Record, str], tuple[str, str] | None]
+) -> dict[Id, Record]:
+    """Index the sound entries of a list by id, the first of each; the id becomes a whole number or text."""
+    found: dict[Id, Record] = {}
+    repetitions: Counter[Id] = Counter()
+    for place, entry in enumerate(entries):
+        identity = as_id(entry.get("id")) if type(entry) is dict else None
+        if identity is None:
+            given = f"the id {brief(entry.get('id'))}" if type(entry) is dict else "no keys"
+            ledger.error(f"{kind} number {place} of the list", f"has {given}", "give it a whole number or text as id")
+        elif identity in found:
+            repetitions[identity] += 1
+        elif fault := fault_of(entry, f"{kind} {short(identity)}"):
+            ledger.error(f"{kind} {short(identity)}", *fault)
+        else:
+            entry["id"] = identity
+            found[identity] = entry
+    for identity, count in repetitions.items():
+        remedy = "ids must differ: renumber the files before joining them"
+        ledger.error(f"the {kind} id {short(identity)}", f"occurs {count + 1} times", remedy)
+    return found
+
+
+def _image_fault(image: Record, name: str, folder: Path | None, ledger: Ledger) -> tuple[str, str] | None:
+    """Make sure of an image's file name and size; return what is wrong, and what to do."""
+    file_name = image.get("file_name")
+    if type(file_name) is not str or not file_name or "\0" in file_name:
+        return f"has the file_name {brief(file_name)}", "name its file"
+    width, height = image.get("width"), image.get("height")
+    if type(width) is int and type(height) is int and width > 0 and height > 0:
+        return None
+    sides = as_side(width), as_side(height)
+    if None not in sides:
+        ledger.count("repaired", name, "has a width or height that is no whole number", "read as numbers")
+    elif folder is not None:
+        try:
+            sides = image_size(folder / file_name)
+        except (OSError, ValueError):
+            return f"({file_name}) lacks a width and a height above 0", "write its size, or bring its file"
+        ledger.count("repaired", name, "lacks a width and a height above 0", "its size is taken from its file")
+    image["width"], image["height"] = sides
+    if None in sides:
+        del image["width"], image["height"]
+    return None
+
+
+def _category_fault(category: Record, name: str, ledger: Ledger) -> tuple[str, str] | None:
+    """Make the name of a category text; return what is wrong, and what to do."""
+    given = category.get("name")
+    if type(given) not in (str, int, float) or not str(given).strip():
+        return f"has the name {brief(given)}", "give it a name"
+    category["name"] = str(given).strip()
+    if category["name"] != given:
+        ledger.count("repaired", name, "has a name that is a number, or with blanks around it", "read as text")
+    return None
+
+
+def _look_at_all(images: Mapping[Id, Record], categories: Mapping[Id, Record], ledger: Ledger, lvis: bool) -> None:
+    """Find what is wrong with images or categories, each of which is sound, together."""
+    if not images:
+        ledger.error("", "names no image: the data set is empty", "list the images")
+    if not categories:
+        ledger.error("", "has no category", "list the categories")
+    for kind, what, records, key in (
+        ("images", "file", images, "file_name"),
+        ("categories", "name", categories, "name"),
+    ):
+        for value in repeated(record[key] for record in records.values()):
+            ids = [short(identity) for identity, record in records.items() if record[key] == value]
+            ledger.error(f"{kind} {first_few(ids)}", f"share the {what} {value}", "keep one of them")
+    if not lvis and any("neg_category_ids" in image for image in images.values()):
+        what = "holds annotations of LVIS (neg_category_ids), which COCO's metrics would misjudge"
+        sets = "DATASETS.TEST \"('lvis_v0.5_val',)\" or --dataset lvis_v0.5_val"
+        ledger.error("", what, f"use one of detectron2's data sets lvis_..., as {sets}")
+
+
+def _keypoint_names(categories: Mapping[Id, Record], entries: list, ledger: Ledger) -> tuple[str, ...]:
+    """Return what categories call their keypoints, if annotations have any; () too if the names cannot be used."""
+    if not any(type(entry) is dict and entry.get("keypoints") for entry in entries):
+        return ()
+    named = [category for category in categories.values() if category.get("keypoints")]
+    if not named:
+        what = "has objects with keypoints, but no category names them"
+        ledger.error("", what, 'a category needs "keypoints": ["nose", "left_eye", "right_eye", ...]')
+        return ()
+    names = named[0]["keypoints"]
+    first = f"category {short(named[0]['id'])} ({named[0]['name']})"
+    if other := next((category["name"] for category in named if category["keypoints"] != names), None):
+        what = f"has other keypoints than {other}, but a detector predicts the same for all"
+        ledger.error(first, what, "split them into two files")
+    elif type(names) is not list or any(type(word) is not str for word in names) or repeated(names):
+        ledger.error(first, f"has the keypoints {brief(names)}", "it must be the list of their names, which differ")
+    elif alone := [word for word in names if mirrored(word) not in names]:
+        what = f"has the keypoints {first_few(alone)} without a counterpart {LEFT}… or {RIGHT}…"
+        ledger.error(first, what, "name both sides, or mirrored images would teach wrong ones")
+    else:
+        return tuple(names)
+    return ()
+
+
+def mirrored(word: str) -> str:
+    """Return what a keypoint is called in a mirrored image: of ``left_eye`` it is ``right_eye``."""
+    for side, other in ((LEFT, RIGHT), (RIGHT, LEFT)):
+        if word.startswith(side):
+            return other + word.removeprefix(side)
+    return word

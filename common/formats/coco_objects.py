@@ -1,0 +1,309 @@
+"""The objects in a file of COCO's format: what each annotation must hold, and what is rewritten in it."""
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import chain, pairwise
+from reprlib import repr as brief
+from typing import Any
+
+from .coco_values import Id, Record, are_numbers, as_id, as_side, other_form, short
+from .findings import Ledger, Severity
+from .runs import measure_runs
+
+# Conventions differ by a pixel, half-open or closed, from 0 or from 1; detectron2 clips what is that little outside.
+TOLERANCE = 1.0
+LEAST = 6  # numbers of a polygon: three points
+# Their boxes have no height in COCO 2017 as published: cocodataset/cocoapi issue 355. detectron2 drops such boxes.
+KNOWN_EMPTY_BOXES = frozenset({918, 2_206_849})
+
+CORRECT = "correct it or remove the annotation"
+CROWDS = {0: 0, 1: 1, "0": 0, "1": 1, None: 0}  # False, True and 0.0, 1.0 are equal to 0 and 1
+Fault = tuple[str, str] | None  # what was found, and what to do
+UNKNOWN = (math.inf, math.inf)  # width and height of an image
+
+
+class ObjectReader:
+    """Reads the annotations of one file.
+
+    Args:
+        images: by their ids.
+        categories: likewise.
+        num_keypoints: how many keypoints an object has, if it has any; 0: nothing says.
+        ledger: gets the findings.
+    """
+
+    def __init__(
+        self, images: Mapping[Id, Record], categories: Mapping[Id, Record], num_keypoints: int, ledger: Ledger
+    ):
+        self.images, self.categories, self.num_keypoints, self.ledger = images, categories, num_keypoints, ledger
+        self._compressed: list[tuple[int, Record]] = []  # masks that are measured together, and their places
+
+    def read(self, entries: Sequence[Any]) -> list[Record]:
+        """Return the annotations without an error, repaired in place."""
+        sound: list[Record | None] = []
+        seen: set[Id] = set()
+        # detectron2 lets ids repeat in the parts of COCO 2014's val that are called so.
+        may_repeat = "minival" in self.ledger.file.name
+        errors = self.ledger.errors
+        for place, entry in enumerate(entries):
+            if type(entry) is not dict:
+                self.ledger.error(f"annotation number {place} of the list", f"is {brief(entry)}", "remove it")
+                sound.append(None)
+                continue
+            before = len(errors)
+            self._look_at_id(entry, place, seen, may_repeat)
+            self._look_at(entry, place)
+            sound.append(entry if len(errors) == before else None)
+        self._measure_compressed(sound)
+        found = [entry for entry in sound if entry is not None]
+        self._note_masks(found)
+        return found
+
+    def _look_at_id(self, entry: Record, place: int, seen: set[Id], may_repeat: bool) -> None:
+        """Make sure that no other annotation has the id; give one to an annotation that has none."""
+        identity = as_id(entry.get("id"))
+        if identity is None:
+            name = f"number {place} of the list"
+            if entry.get("id") is None:
+                self.ledger.count("repaired", f"annotation {name}", "has no id", "it is called by its place")
+            else:
+                what = f"has the id {brief(entry['id'])}"
+                self.ledger.error(f"annotation {name}", what, "give it a whole number or text")
+            identity = name
+        if identity in seen and not may_repeat:
+            record = f"annotation {short(identity)} (number {place} of the list)"
+            remedy = "ids must differ: renumber the files before joining them"
+            self.ledger.error(record, "has the id of another annotation", remedy)
+        seen.add(identity)
+        entry["id"] = identity
+
+    def _look_at(self, entry: Record, place: int) -> None:
+        """Look at all but the id; enter every error."""
+        image = self._linked(entry, "image_id", self.images)
+        category = self._linked(entry, "category_id", self.categories)
+        size = (image["width"], image["height"]) if image and "width" in image else UNKNOWN
+        faults = [
+            None if image else (f"is of image {_value(entry, 'image_id')}, which is not in the file", CORRECT),
+            None if category else (f"is of category {_value(entry, 'category_id')}, which is not in the file", CORRECT),
+            self._box_fault(entry, size),
+            self._mask_fault(entry, size, place),
+            self._crowd_fault(entry),
+            self._keypoints_fault(entry, size),
+            ("has ignore, which detectron2 does not know", "write iscrowd 1 instead") if entry.get("ignore") else None,
+        ]
+        if entry.get("area") is not None:
+            faults.append(_area_fault(entry["area"]))
+        elif not any(faults):
+            self._count("repaired", entry, "has no area", "computed from its mask or, without one, its box")
+            entry["area"] = _area(entry)
+        for fault in filter(None, faults):
+            self.ledger.error(name_of(entry), *fault)
+
+    def _count(self, severity: Severity, entry: Record, what: str, remedy: str) -> None:
+        self.ledger.count(severity, name_of(entry), what, remedy)
+
+    def _linked(self, entry: Record, key: str, records: Mapping[Id, Record]) -> Record | None:
+        """Find the image or the category that an annotation is of, also by its id as text or as a number."""
+        given = entry.get(key)
+        identity = given if type(given) is int or type(given) is str else as_id(given)
+        if identity is None:
+            return None
+        record = records.get(identity)
+        if record is None and (record := records.get(other_form(identity))) is not None:
+            self._count(
+                "repaired", entry, f"has an {key} as text for a number, or a number for text", "taken for the same"
+            )
+        if record is not None:
+            entry[key] = record["id"]
+        return record
+
+    def _box_fault(self, entry: Record, size: tuple[float, float]) -> Fault:
+        bbox = entry.get("bbox")
+        if not are_numbers(bbox) or len(bbox) != 4:
+            return f"has the bbox {brief(bbox)}; it must be four numbers: x, y, width, height", CORRECT
+        x, y, width, height = bbox
+        if width < 0 or height < 0:
+            return f"has the bbox {brief(bbox)}, which is inside out: its width or height is negative", CORRECT
+        if width == 0 or height == 0:
+            if entry["id"] not in KNOWN_EMPTY_BOXES or height:
+                return f"has the bbox {brief(bbox)}, which is empty", CORRECT
+            self._count("note", entry, "has an empty box, as published", "detectron2 drops it")
+        if x >= size[0] or y >= size[1] or x + width <= 0 or y + height <= 0:
+            return f"has the bbox {brief(bbox)} outside its image, which is {size[0]} x {size[1]}", CORRECT
+        if x < -TOLERANCE or y < -TOLERANCE or x + width > size[0] + TOLERANCE or y + height > size[1] + TOLERANCE:
+            self._count("note", entry, "has a box that is not inside its image", "training clips it")
+        return None
+
+    def _mask_fault(self, entry: Record, size: tuple[float, float], place: int) -> Fault:
+        mask = entry.get("segmentation")
+        if not mask:
+            entry.pop("segmentation", None)
+            return None
+        if type(mask) is list and type(mask[0]) is dict:
+            if len(mask) > 1:
+                return f"has {len(mask)} masks of run lengths", "join them, or write an annotation for each"
+            self._count("repaired", entry, "has run lengths in a list", "taken out of it")
+            mask = entry["segmentation"] = mask[0]
+        if type(mask) is dict:
+            return self._runs_fault(entry, mask, size, place)
+        if type(mask) is not list:
+            return f"has the segmentation {brief(mask)}", "write polygons or run lengths, or leave it out"
+        if type(mask[0]) in (int, float):
+            self._count("repaired", entry, "has a polygon that is not in a list of polygons", "put into one")
+            mask = entry["segmentation"] = [mask]
+        return self._polygons_fault(entry, mask, size)
+
+    def _polygons_fault(self, entry: Record, mask: list, size: tuple[float, float]) -> Fault:
+        """Look at polygons ``[[x, y, x, y, ...], ...]``; see that none is too short to cover anything."""
+        if not all(type(polygon) is list and len(polygon) >= LEAST and are_numbers(polygon) for polygon in mask):
+            mask = self._rewritten(entry, mask)
+            if not mask:
+                del entry["segmentation"]
+                return None
+            if not all(are_numbers(polygon) for polygon in mask):
+                return "has a polygon that is not a list of numbers x, y, x, y, ...", CORRECT
+            long = [polygon for polygon in mask if len(polygon) >= LEAST]
+            if not long:
+                return f"has a polygon of {len(mask[0]) // 2} points; three are the least", CORRECT
+            if len(long) < len(mask):
+                self._count("repaired", entry, "has a polygon of less than three points", "it covers nothing: left out")
+            mask = entry["segmentation"] = long
+        if any(len(polygon) % 2 for polygon in mask):
+            return "has a polygon of an odd number of numbers x, y, x, y, ...", CORRECT
+        if any(
+            min(polygon) < -TOLERANCE
+            or max(polygon[0::2]) > size[0] + TOLERANCE
+            or max(polygon[1::2]) > size[1] + TOLERANCE
+            for polygon in mask
+        ):
+            self._count("note", entry, "has a mask that is not inside its image", "training clips it")
+        return None
+
+    def _rewritten(self, entry: Record, mask: list) -> list:
+        """Return polygons of points ``[x, y]`` as polygons of numbers, and leave out what is empty."""
+        if len(mask) >= LEAST // 2 and all(map(_is_point, mask)):
+            mask = [mask]
+        found = [
+            [*chain.from_iterable(polygon)] if type(polygon) is list and all(map(_is_point, polygon)) else polygon
+            for polygon in mask
+            if polygon != []
+        ]
+        if found != entry["segmentation"]:
+            self._count("repaired", entry, "has polygons of points, or empty ones", "written as x, y, x, y, ...")
+        return found
+
+    def _runs_fault(self, entry: Record, mask: Record, size: tuple[float, float], place: int) -> Fault:
+        """Look at run lengths; those that are compressed are measured later."""
+        sides = mask.get("size")
+        found = [as_side(side) for side in sides] if type(sides) is list else []
+        if len(found) != 2 or None in found:
+            return f"has an RLE of size {brief(sides)}; it must be [height, width]", CORRECT
+        height, width = found
+        if size != UNKNOWN and size != (width, height):
+            return f"has an RLE of {width} x {height} pixels, but its image is {size[0]} x {size[1]}", CORRECT
+        mask["size"], counts = found, mask.get("counts")
+        if type(counts) is str and counts:
+            self._compressed.append((place, entry))
+            return None
+        if not are_numbers(counts) or any(type(run) is not int or run < 0 for run in counts):
+            return "has an RLE without counts", CORRECT
+        if sum(counts) != width * height:
+            return f"has an RLE whose counts make {sum(counts)} pixels instead of {height} x {width}", CORRECT
+        return None
+
+    def _measure_compressed(self, sound: list[Record | None]) -> None:
+        """Refuse compressed run lengths that do not make up their image, and fill in areas that wait for them."""
+        texts = [entry["segmentation"]["counts"] for _, entry in self._compressed]
+        for (place, entry), (pixels, inside) in zip(self._compressed, measure_runs(texts), strict=True):
+            height, width = entry["segmentation"]["size"]
+            if pixels != height * width:
+                found = "cannot be read" if pixels < 0 else f"make {pixels} pixels instead of {height} x {width}"
+                self.ledger.error(name_of(entry), f"has an RLE whose counts {found}", CORRECT)
+                sound[place] = None
+            elif entry.get("area") is None:
+                entry["area"] = float(inside)
+
+    def _crowd_fault(self, entry: Record) -> Fault:
+        given = entry.get("iscrowd", 0)
+        if type(given) is int and 0 <= given <= 1:
+            entry["iscrowd"] = given
+            return None
+        try:
+            entry["iscrowd"] = CROWDS[given]
+        except (KeyError, TypeError):
+            return f"has iscrowd {brief(given)}; it must be 0 or 1", CORRECT
+        self._count("repaired", entry, f"has iscrowd {given!r}", f"read as {entry['iscrowd']}")
+        return None
+
+    def _keypoints_fault(self, entry: Record, size: tuple[float, float]) -> Fault:
+        values = entry.get("keypoints")
+        if not values:
+            entry.pop("keypoints", None)
+            entry.pop("num_keypoints", None)
+            return None
+        wanted = 3 * self.num_keypoints
+        if not are_numbers(values) or len(values) % 3 or len(values) != (wanted or len(values)):
+            found = f"{len(values)} numbers" if are_numbers(values) else brief(values)
+            each = self.num_keypoints or "the keypoints"
+            return f"has {found} as keypoints; expected x, y and visibility of each of {each}", CORRECT
+        visible = values[2::3]
+        if not set(visible) <= {0, 1, 2}:
+            return "has a keypoint whose visibility is not 0, 1 or 2", CORRECT
+        labelled = sum(value > 0 for value in visible)
+        if entry.get("num_keypoints", labelled) != labelled:
+            what = "has another num_keypoints than it has keypoints of visibility above 0"
+            self._count("repaired", entry, what, "counted")
+        entry["num_keypoints"] = labelled
+        points = [(x, y) for x, y, seen in zip(values[0::3], values[1::3], visible, strict=True) if seen]
+        if any(
+            not -TOLERANCE <= place <= side + TOLERANCE for xy in points for place, side in zip(xy, size, strict=True)
+        ):
+            self._count(
+                "note", entry, "has a keypoint that is not inside its image", "training takes it as not labelled"
+            )
+        return None
+
+    def _note_masks(self, annotations: Sequence[Record]) -> None:
+        """Note what a model of masks would be refused for."""
+        bare = [entry for entry in annotations if "segmentation" not in entry]
+        for entry in bare if len(bare) < len(annotations) else ():
+            self._count("note", entry, "has no mask, where others have one", "it serves with MODEL.MASK_ON False")
+        for entry in annotations:
+            if type(entry.get("segmentation")) is dict and not entry["iscrowd"]:
+                self._count("note", entry, "has a mask of run lengths", "it serves with INPUT.MASK_FORMAT bitmask")
+
+
+def name_of(entry: Record) -> str:
+    """Return what messages call an annotation."""
+    return f"annotation {short(entry['id'])} (image {_value(entry, 'image_id')})"
+
+
+def _value(entry: Record, key: str) -> str:
+    return short(entry.get(key))
+
+
+def _is_point(value: Any) -> bool:
+    return type(value) is list and len(value) == 2 and are_numbers(value)
+
+
+def _area_fault(area: Any) -> Fault:
+    if are_numbers([area]) and area >= 0:
+        return None
+    return f"has the area {brief(area)}; it must be a number of square pixels", "correct it or leave it out"
+
+
+def _area(entry: Record) -> float | None:
+    """Return the area of a mask or, without one, of the box; None if the mask is yet to be measured."""
+    mask = entry.get("segmentation")
+    if type(mask) is list:
+        return float(sum(map(_polygon_area, mask)))
+    if type(mask) is dict:
+        counts = mask.get("counts")
+        return float(sum(counts[1::2])) if type(counts) is list else None
+    return float(entry["bbox"][2] * entry["bbox"][3])
+
+
+def _polygon_area(polygon: Sequence[float]) -> float:
+    """Return the area inside x, y, x, y, ... by the shoelace formula."""
+    points = [*zip(polygon[0::2], polygon[1::2], strict=True)]
+    return abs(sum(x0 * y1 - x1 * y0 for (x0, y0), (x1, y1) in pairwise([*points, points[0]]))) / 2

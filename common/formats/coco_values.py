@@ -1,0 +1,55 @@
+"""Single values in COCO's JSON, and what they may be written as."""
+
+import re
+from math import isfinite
+from reprlib import repr as brief
+from typing import Any, TypeGuard
+
+Id = int | str
+Record = dict[str, Any]
+
+FAR = 1e12  # no pixel has such a place, no object so many pixels
+DIGITS = re.compile(r"0|[1-9][0-9]{0,17}")  # as a program writes a whole number
+
+
+def as_id(value: Any) -> Id | None:
+    """Return an id as a whole number or text, None if it is neither."""
+    if type(value) is int or (type(value) is str and value):
+        return value
+    return int(value) if type(value) is float and value.is_integer() else None
+
+
+def other_form(value: Id) -> Id | None:
+    """Return the same id as text if it is a number, and as a number if it is text of digits."""
+    if type(value) is int:
+        return str(value)
+    return int(value) if DIGITS.fullmatch(value) else None
+
+
+def order(identity: Id) -> tuple[int, int, str]:
+    """Return what sorts ids: numbers, also as text, before text."""
+    if type(identity) is str and not DIGITS.fullmatch(identity):
+        return 1, 0, identity
+    return 0, int(identity), str(identity)
+
+
+def as_side(value: Any) -> int | None:
+    """Return the side of an image, pixels: a whole number above 0, also if it is written as text or with a point."""
+    if type(value) is str:
+        value = int(value) if DIGITS.fullmatch(value) else None
+    side = as_id(value)
+    return side if type(side) is int and side > 0 else None
+
+
+def are_numbers(values: Any) -> TypeGuard[list[float]]:
+    """Tell whether this is a list of finite numbers of a size that pixels can have, not empty."""
+    # The sum shows what is no number, infinite or nan; the extremes what it hides of numbers beyond all pixels.
+    try:
+        return type(values) is list and isfinite(sum(values)) and min(values) > -FAR and max(values) < FAR
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
+def short(value: Any) -> str:
+    """Write a value for a message: text of little length as it is."""
+    return value if type(value) is str and len(value) <= 60 else brief(value)
