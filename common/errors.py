@@ -1,12 +1,24 @@
 """What a user or the machine did is told in one line; only a fault of the program is worth a traceback."""
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 # What bad input raises, and what the system refuses: no such file, no permission, a full disk.
 USER_ERRORS: tuple[type[Exception], ...] = (OSError, ValueError, FloatingPointError)
+
+
+def message_of(error: BaseException) -> str:
+    """Return what an error says: of one that a loader process raised, not the traceback that PyTorch makes of it."""
+    text = str(error)
+    if not re.match(r"Caught \w+ in DataLoader worker process \d+\.\n", text):
+        return text
+    lines = text.splitlines()
+    last_frame = max(place for place, line in enumerate(lines) if line.startswith("  "))
+    said = " ".join(" ".join(lines[last_frame + 1 :]).split())
+    return re.sub(r"^[\w.]+: ", "", said)  # the error's type
 
 
 @contextmanager
@@ -23,4 +35,4 @@ def errors_in_one_line(*more: type[Exception]) -> Iterator[None]:
     except (*USER_ERRORS, *more) as error:
         if os.environ.get("MOCODET_TRACEBACK"):
             raise
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {message_of(error)}")

@@ -27,7 +27,7 @@ from mocodet import configs
 
 from .allocator import keep_freed_memory
 from .cores import threads_for_each
-from .errors import USER_ERRORS, errors_in_one_line
+from .errors import USER_ERRORS, errors_in_one_line, message_of
 from .locks import claim
 
 
@@ -107,7 +107,7 @@ def _run_in_process(main: Callable[[argparse.Namespace], object], args: argparse
     except USER_ERRORS as error:
         if comm.get_world_size() == 1 or os.environ.get("MOCODET_TRACEBACK"):
             raise
-        raise ReportedError(str(error)) from error
+        raise ReportedError(message_of(error)) from error
     if args.num_gpus * args.num_machines > 1:  # a thread of a group that is left may abort the process at its exit
         dist.destroy_process_group()
 

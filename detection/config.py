@@ -2,6 +2,8 @@
 
 from detectron2.config import CfgNode
 
+from mocodet.common.formats import MAX_PIXELS
+
 
 def add_moco_config(cfg: CfgNode) -> None:
     """Add the plugin's keys, with their defaults, to a detectron2 config (in place)."""
@@ -15,6 +17,9 @@ def add_moco_config(cfg: CfgNode) -> None:
     # Semantic segmentation: training images are scaled by a random ratio between these two, as (0.5, 2.0), before they
     # are cropped (INPUT.CROP). Empty: they are resized by INPUT.MIN_SIZE_TRAIN, as for detectors.
     cfg.INPUT.SCALE_RANGE = ()
+
+    # Images of more pixels are refused: Pillow's limit against files that are made to fill the memory. 0: none.
+    cfg.INPUT.MAX_PIXELS = MAX_PIXELS
 
     cfg.MOCO = CfgNode()
     # Data sets to register, a list of mappings. Pascal VOC layout:

@@ -1,36 +1,45 @@
-"""From a record to what the model is given: the augmentation of semantic segmentation (MoCo, Appendix)."""
+"""From a record to what the model is given, and the augmentation of semantic segmentation (MoCo, Appendix)."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from detectron2.config import CfgNode
-from detectron2.data import detection_utils
+from detectron2.config import CfgNode, configurable
+from detectron2.data import DatasetMapper, detection_utils
 from detectron2.data import transforms as T
 
+from mocodet.common.formats import MAX_PIXELS
+
+from .images import read_image
 from .semseg import check_same_size, read_labels
 
 
-def semseg_mapper(cfg: CfgNode, *, training: bool) -> "SemSegMapper | None":
-    """Return what maps records for a ``SemanticSegmentor``, or None where detectron2's own ``DatasetMapper`` does.
+def build_mapper(cfg: CfgNode, *, training: bool) -> "SemSegMapper | InstanceMapper":
+    """Return what maps records: for detectors as detectron2's ``DatasetMapper`` does.
 
-    In training: a random scale (``INPUT.SCALE_RANGE``; without it ``INPUT.MIN_SIZE_TRAIN``), a crop (``INPUT.CROP``; of
-    ``TYPE`` absolute it always has its full size, for what is smaller is padded) and a flip (``INPUT.RANDOM_FLIP``).
+    For a ``SemanticSegmentor``, in training: a random scale (``INPUT.SCALE_RANGE``; without it
+    ``INPUT.MIN_SIZE_TRAIN``), a crop (``INPUT.CROP``; of ``TYPE`` absolute it always has its full size, for what is
+    smaller is padded) and a flip (``INPUT.RANDOM_FLIP``).
 
     To evaluate, labels are left to the evaluator: ``DatasetMapper`` would read them as grey images.
     ``INPUT.MIN_SIZE_TEST`` 0 keeps the size of the images.
     """
     if cfg.MODEL.META_ARCHITECTURE != "SemanticSegmentor":
-        return None
+        return InstanceMapper(cfg, training)
     if not training:
-        return SemSegMapper(detection_utils.build_augmentation(cfg, is_train=False), cfg.INPUT.FORMAT)
-    head = cfg.MODEL.SEM_SEG_HEAD
-    return SemSegMapper(semseg_augmentations(cfg), cfg.INPUT.FORMAT, head.NUM_CLASSES, head.IGNORE_VALUE)
+        augmentations = detection_utils.build_augmentation(cfg, is_train=False)
+        return SemSegMapper(augmentations, cfg.INPUT.FORMAT, max_pixels=cfg.INPUT.MAX_PIXELS)
+    head, augmentations = cfg.MODEL.SEM_SEG_HEAD, semseg_augmentations(cfg)
+    return SemSegMapper(
+        augmentations, cfg.INPUT.FORMAT, head.NUM_CLASSES, head.IGNORE_VALUE, max_pixels=cfg.INPUT.MAX_PIXELS
+    )
 
 
 def semseg_augmentations(cfg: CfgNode) -> list[T.Augmentation]:
-    """List the augmentations that `semseg_mapper` describes, in their order."""
+    """List the augmentations that `build_mapper` describes, in their order."""
     resize, *flip = detection_utils.build_augmentation(cfg, is_train=True)
     found = [RandomScale(*cfg.INPUT.SCALE_RANGE) if cfg.INPUT.SCALE_RANGE else resize]
     if cfg.INPUT.CROP.ENABLED:
@@ -42,6 +51,51 @@ def semseg_augmentations(cfg: CfgNode) -> list[T.Augmentation]:
     return found + flip
 
 
+class InstanceMapper(DatasetMapper):
+    """detectron2's mapper of images with objects, with images as this plugin reads them.
+
+    Args:
+        max_pixels: how large an image may be; 0: of any size.
+        more: as of ``DatasetMapper``.
+    """
+
+    @configurable
+    def __init__(self, *, max_pixels: int, **more: Any) -> None:
+        super().__init__(**more)
+        self.max_pixels = max_pixels
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
+        """Return the arguments that the config stands for."""
+        return {**super().from_config(cfg, is_train), "max_pixels": cfg.INPUT.MAX_PIXELS}
+
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
+        """Return the record with ``image``, 3 x H x W, and in training ``instances``.
+
+        Raises:
+            ValueError: the image cannot be read, or has another size than the record says.
+        """
+        record = copy.deepcopy(dataset_dict)
+        image = read_image(record["file_name"], self.image_format, self.max_pixels)
+        detection_utils.check_image_size(record, image)
+        labels = None
+        if "sem_seg_file_name" in record:  # of a panoptic data set
+            labels = detection_utils.read_image(record.pop("sem_seg_file_name"), "L").squeeze(2)
+        augmented = T.AugInput(image, sem_seg=labels)
+        transforms = self.augmentations(augmented)
+        size = augmented.image.shape[:2]
+        record["image"] = torch.as_tensor(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
+        if augmented.sem_seg is not None:
+            record["sem_seg"] = torch.as_tensor(augmented.sem_seg.astype(np.int64))
+        if self.proposal_topk is not None:
+            detection_utils.transform_proposals(record, size, transforms, proposal_topk=self.proposal_topk)
+        if not self.is_train:
+            record.pop("annotations", None)
+        elif "annotations" in record:
+            self._transform_annotations(record, transforms, size)
+        return record
+
+
 @dataclass
 class SemSegMapper:
     """Reads an image, in training with its labels, and augments both alike."""
@@ -50,6 +104,7 @@ class SemSegMapper:
     image_format: str  # as INPUT.FORMAT
     num_classes: int | None = None  # what labels must be below; None for evaluation, which reads no labels here
     ignore_label: int = 255  # the one label besides that may occur
+    max_pixels: int = MAX_PIXELS  # how large an image may be; 0: of any size
 
     def __call__(self, record: dict) -> dict:
         """Return the record with ``image``, 3 x H x W, uint8, and in training ``sem_seg``, H x W, int64.
@@ -57,12 +112,13 @@ class SemSegMapper:
         ``height`` and ``width`` are those of the file, to which ``SemanticSegmentor`` resizes its prediction.
 
         Raises:
-            FileNotFoundError: the image or its labels do not exist.
-            ValueError: the labels cannot be read, have another size than the image, or hold a value that is no class.
+            FileNotFoundError: the labels do not exist.
+            ValueError: the image cannot be read; the labels cannot be read, have another size than it, or hold a value
+                that is no class.
         """
         record = dict(record)
         label_file = record.pop("sem_seg_file_name")
-        image = detection_utils.read_image(record["file_name"], format=self.image_format)
+        image = read_image(record["file_name"], self.image_format, self.max_pixels)
         detection_utils.check_image_size(record, image)
         labels = None
         if self.num_classes is not None:

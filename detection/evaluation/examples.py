@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from detectron2.data.detection_utils import read_image
 from detectron2.structures import BoxMode, Instances
 from PIL import Image
 
 from mocodet.common.files import write_json
 
+from ..data.images import read_image
 from .things import image_key
 
 EXAMPLES_FILE = "examples.json"
@@ -85,7 +85,7 @@ def write_examples(
 
 
 def _example(candidate: Candidate, record: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
-    picture = Image.fromarray(read_image(record["file_name"], "RGB"))
+    picture = Image.fromarray(read_image(record["file_name"], "RGB", max_pixels=0))
     width = picture.width
     picture.thumbnail((SIDE, SIDE))
     buffer = io.BytesIO()

@@ -29,7 +29,7 @@ from mocodet.common.launch import distribute
 
 from .. import densepose
 from ..data.fraction import Record, training_records
-from ..data.mapper import semseg_mapper
+from ..data.mapper import build_mapper
 from ..evaluation.build import build_evaluator
 from ..evaluation.complete import write_results
 from ..modeling.norm import adapt_norms_to_device
@@ -162,7 +162,7 @@ class Trainer(DefaultTrainer):
         """Build the loader that evaluates each image of a data set once, in one of the processes."""
         if densepose.is_densepose(cfg):
             return densepose.trainer().build_test_loader(cfg, dataset_name)
-        return build_detection_test_loader(cfg, dataset_name, mapper=semseg_mapper(cfg, training=False))
+        return build_detection_test_loader(cfg, dataset_name, mapper=build_mapper(cfg, training=False))
 
     @classmethod
     def _build_resumable_loader(
@@ -181,7 +181,7 @@ class Trainer(DefaultTrainer):
             # detectron2 gives this one SEED itself, and so one order of images to all runs where that is -1.
             cfg.SEED = comm.shared_random_seed()
         records = records or training_records(cfg)
-        parts = build_detection_train_loader.from_config(cfg, mapper=semseg_mapper(cfg, training=True), dataset=records)
+        parts = build_detection_train_loader.from_config(cfg, mapper=build_mapper(cfg, training=True), dataset=records)
         sampler = StartingSampler(parts.pop("sampler"))
         return sampler, build_detection_train_loader(**parts, sampler=sampler)
 

@@ -8,7 +8,6 @@ from urllib.parse import quote
 
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.detection_utils import read_image
 from detectron2.utils.logger import setup_logger
 from PIL import Image
 
@@ -19,6 +18,7 @@ from mocodet.common.text import first_few
 
 from ..config import add_moco_config
 from ..data import register_datasets
+from ..data.images import read_image
 from ..training.preflight import check_datasets
 from .draw import draw_columns
 from .predictions import class_names, ground_truth, index_records, read_run
@@ -69,7 +69,7 @@ def visualize(
             # The pixels of a class have no score.
             has_scores = any(thing.score is not None for in_image in things.values() for thing in in_image)
             columns.append((f"{name}: {len(seen)}{f' of {len(found)}, score ≥ {threshold:g}' * has_scores}", seen))
-        image = read_image(records[key]["file_name"], format="RGB")
+        image = read_image(records[key]["file_name"], "RGB", max_pixels=0)
         page = draw_columns(image, columns, class_names(dataset_name), MetadataCatalog.get(dataset_name))
         path = Path(output, f"{quote(key, safe=' ')}.png")
         with atomic_open(path) as handle:

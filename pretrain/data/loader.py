@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from mocodet.common.allocator import return_freed_memory
+from mocodet.common.errors import message_of
 
 
 def load_batches(dataset: Dataset, num_workers: int, **how: Any) -> Iterator[Any]:
@@ -30,8 +31,8 @@ def load_batches(dataset: Dataset, num_workers: int, **how: Any) -> Iterator[Any
     )
     try:
         yield from loader
-    except ValueError as error:  # a loader process hands on its traceback as the message
-        raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from error
+    except ValueError as error:
+        raise ValueError(message_of(error)) from error
 
 
 def _begin(_: int) -> None:

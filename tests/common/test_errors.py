@@ -1,6 +1,7 @@
 import pytest
+from torch._utils import ExceptionWrapper
 
-from mocodet.common.errors import errors_in_one_line
+from mocodet.common.errors import errors_in_one_line, message_of
 
 
 @pytest.mark.parametrize(
@@ -28,3 +29,18 @@ def test_errors_in_one_line__faults_of_the_program_keep_their_traceback(monkeypa
         raise RuntimeError("a fault")
     with pytest.raises(SystemExit, match=r"^error: a trial failed$"), errors_in_one_line(RuntimeError):
         raise RuntimeError("a trial failed")
+
+
+def test_message_of__an_error_of_a_loader_process():
+    for error in (ValueError("a: b\nand  c"), FileNotFoundError(2, "No such file", "a"), KeyError("a")):
+        try:
+            try:
+                raise TypeError("the cause: of it")
+            except TypeError as cause:
+                raise error from cause
+        except Exception:
+            wrapped = ExceptionWrapper(where="in DataLoader worker process 3")
+        with pytest.raises(type(error)) as raised:
+            wrapped.reraise()
+        assert message_of(raised.value) == " ".join(str(error).split())
+    assert message_of(ValueError("two\nlines")) == "two\nlines"

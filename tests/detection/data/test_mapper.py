@@ -3,16 +3,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from detectron2.data import DatasetMapper, MapDataset
 from detectron2.data import transforms as T
+from detectron2.structures import BoxMode
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from mocodet import configs
+from mocodet.common.errors import errors_in_one_line
 from mocodet.detection.data.mapper import (
     PadToSize,
     RandomScale,
     SemSegMapper,
+    build_mapper,
     semseg_augmentations,
-    semseg_mapper,
 )
 from tests.detection.tiny import empty_config
 
@@ -43,9 +47,9 @@ def quadrants(image: np.ndarray) -> np.ndarray:
     return 2 * (image[0] >= 6 * SIZE[0] / 2 - 3) + (image[2] >= 4 * SIZE[1] / 2 - 2)
 
 
-def test_semseg_mapper__crop_of_fixed_size_with_labels_that_follow(tmp_path):
+def test_build_mapper__crop_of_fixed_size_with_labels_that_follow(tmp_path):
     record = make_record(tmp_path)
-    mapper = semseg_mapper(voc_config(INPUT__CROP__SIZE=[49, 49], MODEL__SEM_SEG_HEAD__NUM_CLASSES=4), training=True)
+    mapper = build_mapper(voc_config(INPUT__CROP__SIZE=[49, 49], MODEL__SEM_SEG_HEAD__NUM_CLASSES=4), training=True)
     np.random.seed(0)
     padded = flipped = wrong = seen = 0
     for _ in range(40):
@@ -70,17 +74,54 @@ def test_semseg_mapper__crop_of_fixed_size_with_labels_that_follow(tmp_path):
     assert 8 < flipped < 32
 
 
-def test_semseg_mapper__does_not_change_the_record(tmp_path):
+def test_build_mapper__does_not_change_the_record(tmp_path):
     record = make_record(tmp_path)
     before = dict(record)
-    semseg_mapper(voc_config(MODEL__SEM_SEG_HEAD__NUM_CLASSES=4), training=True)(record)
+    build_mapper(voc_config(MODEL__SEM_SEG_HEAD__NUM_CLASSES=4), training=True)(record)
     assert record == before
 
 
-def test_semseg_mapper__detectors_keep_detectron2s():
+@pytest.mark.parametrize("image_format", ["BGR", "RGB", "L", "YUV-BT.601"])
+@pytest.mark.parametrize("training", [True, False])
+def test_build_mapper__of_detectors_maps_as_detectron2s(image_format, training, tmp_path):
+    annotation = {"bbox": [4, 5, 30, 30], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 1}
+    record = {**make_record(tmp_path), "height": SIZE[0], "width": SIZE[1], "annotations": [annotation]}
     cfg = empty_config()
-    assert semseg_mapper(cfg, training=True) is None
-    assert semseg_mapper(cfg, training=False) is None
+    cfg.merge_from_list(["INPUT.FORMAT", image_format, "INPUT.CROP.ENABLED", True])
+    mapped = []
+    for mapper in (DatasetMapper(cfg, training), build_mapper(cfg, training=training)):
+        np.random.seed(3)
+        mapped.append(mapper(record))
+    expected, found = mapped
+    assert found.keys() == expected.keys()
+    assert torch.equal(found["image"], expected["image"])
+    assert torch.equal(found["sem_seg"], expected["sem_seg"])
+    if training:
+        assert torch.equal(found["instances"].gt_boxes.tensor, expected["instances"].gt_boxes.tensor)
+    assert record["annotations"] == [annotation]
+
+
+def test_build_mapper__a_refusal_in_a_loader_process_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.delenv("MOCODET_TRACEBACK", raising=False)
+    record = {**make_record(tmp_path), "height": SIZE[0], "width": SIZE[1]}
+    path = tmp_path / "a.png"
+    cfg = empty_config()
+    spoilt = {
+        "2,240 pixels, more than the limit of 2,000": lambda: None,
+        "truncated": lambda: path.write_bytes(path.read_bytes()[:-90]),
+        "No such file": path.unlink,
+    }
+    for words, spoil in spoilt.items():
+        spoil()
+        cfg.INPUT.MAX_PIXELS = 2000 if "limit" in words else 0
+        for kind in ("GeneralizedRCNN", "SemanticSegmentor"):
+            cfg.MODEL.META_ARCHITECTURE = kind
+            dataset = MapDataset([record], build_mapper(cfg, training=False))
+            with pytest.raises(SystemExit) as ended, errors_in_one_line():
+                next(iter(DataLoader(dataset, num_workers=1, collate_fn=list)))
+            assert str(ended.value.code).startswith(f"error: {path} ")
+            assert words in ended.value.code
+            assert "\n" not in ended.value.code
 
 
 def test_augmentations__without_scale_range_or_crop():
@@ -135,18 +176,18 @@ def test_pad_to_size__floats_are_exact_and_large_images_stay():
     assert augmented.image[2, 0].tolist() == [0.25, 0.5, 0.75]
 
 
-def test_semseg_mapper__evaluation_original_size_and_no_labels(tmp_path):
+def test_build_mapper__evaluation_original_size_and_no_labels(tmp_path):
     record = make_record(tmp_path)
-    mapped = semseg_mapper(voc_config(), training=False)(record | {"sem_seg_file_name": "not read"})
+    mapped = build_mapper(voc_config(), training=False)(record | {"sem_seg_file_name": "not read"})
     assert mapped.keys() == {"file_name", "image_id", "height", "width", "image"}
     assert mapped["image"].permute(1, 2, 0).numpy().tolist() == np.asarray(Image.open(tmp_path / "a.png")).tolist()
     assert (mapped["height"], mapped["width"]) == SIZE
 
 
-def test_semseg_mapper__evaluation_channels_of_the_supervised_variant(tmp_path):
+def test_build_mapper__evaluation_channels_of_the_supervised_variant(tmp_path):
     record = make_record(tmp_path)
     rgb, bgr = (
-        semseg_mapper(voc_config(INPUT__FORMAT=order), training=False)(record)["image"] for order in ("RGB", "BGR")
+        build_mapper(voc_config(INPUT__FORMAT=order), training=False)(record)["image"] for order in ("RGB", "BGR")
     )
     assert torch.equal(rgb.flip(0), bgr)
 

@@ -1,0 +1,34 @@
+"""Images as ``INPUT.FORMAT`` wants them."""
+
+import numpy as np
+from detectron2.data.detection_utils import convert_PIL_to_numpy
+from detectron2.utils.file_io import PathManager
+from PIL import Image
+
+from mocodet.common.formats import MAX_PIXELS
+from mocodet.common.formats.image import decode_pixels, unreadable
+
+
+def read_image(path: str, image_format: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Read an image as detectron2's ``read_image``, by the rules of :func:`mocodet.common.formats.image.decode_rgb`.
+
+    Args:
+        path: of the file, or what else detectron2's ``PathManager`` opens.
+        image_format: as ``INPUT.FORMAT``: BGR, RGB, L (grey) or another of detectron2's.
+        max_pixels: how large the image may be; 0: of any size.
+
+    Returns:
+        H x W x C, uint8 in RGB, BGR and L; it may be read only.
+
+    Raises:
+        ValueError: it cannot be read, or is too large; the message names it.
+    """
+    try:
+        with PathManager.open(path, "rb") as handle:
+            data = handle.read()
+    except OSError as error:
+        raise ValueError(unreadable(path, error)) from error
+    pixels = decode_pixels(data, path, max_pixels)
+    if image_format in ("RGB", "BGR"):
+        return pixels if image_format == "RGB" else pixels[:, :, ::-1]
+    return convert_PIL_to_numpy(Image.fromarray(pixels), image_format)
