@@ -15,12 +15,12 @@ Recipe = dict[str, Any]  # {"config": file, "settings": {key: value}, "weights":
 WIDTH = 60  # characters of a value in a message
 ABSENT = object()
 
-# What a training itself sets by the machine, before it saves its config.
-BY_MACHINE = ("OUTPUT_DIR", "MODEL.DEVICE")
-# What it computes from these: a schedule from passes over the images or from the number of processes.
+# On which no result depends, so that one may correct them and go on.
+WITHOUT_EFFECT = ("OUTPUT_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS", "SOLVER.CHECKPOINT_PERIOD", "VIS_PERIOD")
+# What a training computes before it saves its config, from passes over the images or the number of processes.
 SCHEDULED_BY = ("MOCO.PASSES", "SOLVER.REFERENCE_WORLD_SIZE")
 SCHEDULE = (
-    *("SOLVER.MAX_ITER", "SOLVER.STEPS", "SOLVER.WARMUP_ITERS", "SOLVER.CHECKPOINT_PERIOD", "TEST.EVAL_PERIOD"),
+    *("SOLVER.MAX_ITER", "SOLVER.STEPS", "SOLVER.WARMUP_ITERS", "TEST.EVAL_PERIOD"),
     *("SOLVER.IMS_PER_BATCH", "SOLVER.BASE_LR", "SOLVER.REFERENCE_WORLD_SIZE"),
 )
 
@@ -95,7 +95,7 @@ def differences_from_config(folder: Path, now: Mapping[str, Any], seed: int) -> 
     defaults = {key: value for key, value in ALL_LABELS.items() if key in saved}  # older runs have no such keys
     wanted = {**defaults, **now["settings"], "SEED": seed}
     computed = SCHEDULE if any(wanted.get(key) for key in SCHEDULED_BY) else ()
-    keys = [key for key in wanted if key not in (*BY_MACHINE, *computed)]
+    keys = [key for key in wanted if key not in computed]
     missing = {key: saved[key] for key in keys if key in saved}
     return list(_different_settings(missing, {key: wanted[key] for key in keys}).values())
 
@@ -136,11 +136,11 @@ def _sha256(file: Path) -> str:
 
 
 def _different_settings(found: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
-    """Return the keys that differ, with words for each."""
+    """Return the keys that differ, with words for each, but for those without effect."""
     words = {}
     for key in dict.fromkeys([*now, *found]):
         there, here = found.get(key, ABSENT), now.get(key, ABSENT)
-        if there != here:
+        if there != here and key not in WITHOUT_EFFECT:
             words[key] = f"{key}: {_shown(there, here)} there, {_shown(here, there)} now"
     return words
 

@@ -40,6 +40,7 @@ def test_recipe__settings_and_weights(files):
     [
         ({}, []),
         ({"SOLVER__MAX_ITER": "10", "SOLVER__STEPS": "[5,8]"}, []),  # says what the config says
+        ({"DATALOADER__NUM_WORKERS": "0", "SOLVER__CHECKPOINT_PERIOD": "50"}, []),  # the result is the same
         ({"SOLVER__MAX_ITER": "20"}, ["SOLVER.MAX_ITER: 10 there, 20 now"]),
         ({"SOLVER__BASE_LR": "0.1"}, ["SOLVER.BASE_LR: not set there, 0.1 now"]),
         ({"MODEL__WEIGHTS": "b.pkl"}, []),  # another name of the same contents
