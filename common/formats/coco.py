@@ -29,6 +29,7 @@ BEGINNINGS = {
     b"\x1f\x8b": ("is compressed by gzip", "unpack it"),
 }
 LEFT, RIGHT = "left_", "right_"
+KEYPOINTS = "of no use for MODEL.KEYPOINT_ON"
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class Coco:
         annotations: in the file's order. All have ``id``, ``image_id``, ``category_id``, ``bbox`` (x, y, width, height
             in pixels), ``iscrowd`` (0 or 1) and ``area`` (square pixels); those with a mask ``segmentation``, polygons
             or run lengths; those with keypoints ``keypoints`` and ``num_keypoints``.
-        keypoint_names: of the categories; empty where no annotation has keypoints.
+        keypoint_names: of the categories; empty where no annotation has keypoints, or a note says why they cannot be
+            learned.
         findings: at least one error for each annotation of the file that is not among ``annotations``; repairs, notes.
         left_out: the categories that were not chosen.
         is_annotated: the file has a list of annotations; those of COCO's test images have none.
@@ -62,6 +64,10 @@ class Coco:
     def classes(self) -> tuple[str, ...]:
         """Names of the categories, in the order of a model's indices."""
         return tuple(category["name"] for category in self.categories)
+
+    def content(self) -> dict[str, list[Record]]:
+        """Return the records as in a file of COCO's format."""
+        return {"images": self.images, "annotations": self.annotations, "categories": self.categories}
 
     def numbered(self) -> dict[str, list[Record]]:
         """Return copies of the records whose ids are whole numbers, as pycocotools wants them.
@@ -139,6 +145,19 @@ def choose_classes(coco: Coco, classes: Sequence[str] = ()) -> Coco:
     listed = [f"{category['name']} ({count:,})" for category, count in zip(left_out, lost, strict=True)]
     what = f"has {len(left_out):,} categories, with {sum(lost):,} annotations, that CLASSES leaves out"
     return _keep(coco, chosen, Finding("note", coco.path, "", what, first_few(listed)))
+
+
+def order_categories(coco: Coco, ids: Sequence[Id]) -> Coco:
+    """Keep the categories of some ids, in this order, and their annotations.
+
+    Raises:
+        ValueError: an id is of no category.
+    """
+    by_id = {category["id"]: category for category in coco.categories}
+    if unknown := [short(identity) for identity in ids if identity not in by_id]:
+        raise ValueError(f"{coco.path} has no category {first_few(unknown)}, which the data set's metadata name")
+    what = f"has {len(by_id) - len(ids):,} categories that the data set's metadata do not name"
+    return _keep(coco, [by_id[identity] for identity in ids], Finding("note", coco.path, "", what, ""))
 
 
 def _keep(coco: Coco, categories: list[Record], note: Finding) -> Coco:
@@ -234,11 +253,14 @@ def _image_fault(image: Record, name: str, folder: Path | None, ledger: Ledger) 
     elif folder is not None:
         try:
             sides = image_size(folder / file_name)
+        except FileNotFoundError:
+            pass  # who needs the file, says so
         except (OSError, ValueError):
             return f"({file_name}) lacks a width and a height above 0", "write its size, or bring its file"
-        ledger.count("repaired", name, "lacks a width and a height above 0", "its size is taken from its file")
+        else:
+            ledger.count("repaired", name, "lacks a width and a height above 0", "its size is taken from its file")
     image["width"], image["height"] = sides
-    if None in sides:
+    if None in sides:  # nobody knows
         del image["width"], image["height"]
     return None
 
@@ -274,24 +296,25 @@ def _look_at_all(images: Mapping[Id, Record], categories: Mapping[Id, Record], l
 
 
 def _keypoint_names(categories: Mapping[Id, Record], entries: list, ledger: Ledger) -> tuple[str, ...]:
-    """Return what categories call their keypoints, if annotations have any; () too if the names cannot be used."""
+    """Return what categories call their keypoints, if annotations have any; (), with a note why, if it is of no use."""
     if not any(type(entry) is dict and entry.get("keypoints") for entry in entries):
         return ()
     named = [category for category in categories.values() if category.get("keypoints")]
     if not named:
         what = "has objects with keypoints, but no category names them"
-        ledger.error("", what, 'a category needs "keypoints": ["nose", "left_eye", "right_eye", ...]')
+        ledger.count("note", "", what, f'{KEYPOINTS}: a category needs "keypoints": ["nose", "left_eye", ...]')
         return ()
     names = named[0]["keypoints"]
     first = f"category {short(named[0]['id'])} ({named[0]['name']})"
     if other := next((category["name"] for category in named if category["keypoints"] != names), None):
         what = f"has other keypoints than {other}, but a detector predicts the same for all"
-        ledger.error(first, what, "split them into two files")
+        ledger.count("note", first, what, f"{KEYPOINTS}: split them into two files")
     elif type(names) is not list or any(type(word) is not str for word in names) or repeated(names):
-        ledger.error(first, f"has the keypoints {brief(names)}", "it must be the list of their names, which differ")
+        what = f"has the keypoints {brief(names)}"
+        ledger.count("note", first, what, f"{KEYPOINTS}: it must be the list of their names, which differ")
     elif alone := [word for word in names if mirrored(word) not in names]:
         what = f"has the keypoints {first_few(alone)} without a counterpart {LEFT}… or {RIGHT}…"
-        ledger.error(first, what, "name both sides, or mirrored images would teach wrong ones")
+        ledger.count("note", first, what, f"{KEYPOINTS}: mirrored images would teach wrong sides")
     else:
         return tuple(names)
     return ()

@@ -250,10 +250,13 @@ class ObjectReader:
         if not set(visible) <= {0, 1, 2}:
             return "has a keypoint whose visibility is not 0, 1 or 2", CORRECT
         labelled = sum(value > 0 for value in visible)
-        if entry.get("num_keypoints", labelled) != labelled:
+        given = entry.setdefault("num_keypoints", labelled)
+        if type(given) is not int or given < 0:
+            entry["num_keypoints"] = labelled
+            self._count("repaired", entry, f"has num_keypoints {brief(given)}", "counted")
+        elif given != labelled:
             what = "has another num_keypoints than it has keypoints of visibility above 0"
-            self._count("repaired", entry, what, "counted")
-        entry["num_keypoints"] = labelled
+            self._count("note", entry, what, "COCO's metrics pass over objects where it is 0")
         points = [(x, y) for x, y, seen in zip(values[0::3], values[1::3], visible, strict=True) if seen]
         if any(
             not -TOLERANCE <= place <= side + TOLERANCE for xy in points for place, side in zip(xy, size, strict=True)

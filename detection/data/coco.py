@@ -1,133 +1,120 @@
 """Data sets given as a COCO JSON file and a folder of images, read with errors that say what is wrong."""
 
-from collections.abc import Mapping, Sequence
-from json import JSONDecodeError, loads
+import logging
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
+import pycocotools.mask as mask_util
 from detectron2.data import MetadataCatalog
-from detectron2.data.datasets import load_coco_json
+from detectron2.structures import BoxMode
 
-LEFT, RIGHT = "left_", "right_"
+from mocodet.common.formats.coco import KEYPOINTS, LEFT, Coco, choose_classes, mirrored, read_coco
+from mocodet.common.formats.coco_values import Record
+from mocodet.common.formats.findings import Finding, log_repairs, refuse_errors
+from mocodet.common.formats.image import image_size
+
+logger = logging.getLogger(__name__)
+
+READERS = 8  # threads that wait for files
+TOGETHER = 500  # files that each asks for
 
 
 def load_coco(name: str, json: str, images: str, classes: Sequence[str] = ()) -> list[dict]:
-    """Read a COCO JSON file with detectron2's ``load_coco_json`` and check it against the folder and ``classes``.
+    """Read a COCO JSON file as detectron2's ``load_coco_json`` does, repaired, and check it against its images.
 
     Sets ``thing_classes`` and the category mapping in the metadata of ``name``, as detectron2 does, and where objects
     have keypoints ``keypoint_names`` and ``keypoint_flip_map``.
 
+    Args:
+        name: of the data set.
+        json: the file.
+        images: the folder that its file names are relative to.
+        classes: the categories to learn, in the order of their indices; empty: all (`choose_classes`).
+
     Raises:
         FileNotFoundError: the file, the folder or an image is missing.
-        ValueError: the file is no COCO JSON or is LVIS's, names no image, its categories are not ``classes``, or its
-            keypoints do not fit their names.
+        ValueError: there is an error in the file (`read_coco`), a class is none of its categories, or an image has
+            another size than the file says.
     """
     if not Path(json).is_file():
         raise FileNotFoundError(f"data set {name}: there is no annotation file {json}")
     if not Path(images).is_dir():
         raise FileNotFoundError(f"data set {name}: there is no image folder {images}")
-    try:
-        content = Path(json).read_text(encoding="utf-8")
-        if '"neg_category_ids"' in content:  # to parse a large file a second time is slow
-            check_not_lvis(json, loads(content)["images"])
-        records = load_coco_json(json, images, name)
-    except (AssertionError, JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"data set {name}: {json} is not a COCO JSON of instances: {error!r}") from error
-    if not records:
-        raise ValueError(f"data set {name}: {json} names no image: the data set is empty")
-    found = tuple(MetadataCatalog.get(name).thing_classes)
-    if classes and tuple(classes) != found:
-        raise ValueError(
-            f"data set {name}: CLASSES is {', '.join(classes)}, but the categories of {json}, in the order of their"
-            f" ids, are {', '.join(found)}"
-        )
-    missing = [record["file_name"] for record in records if not Path(record["file_name"]).is_file()]
+    coco = read_coco(Path(json), Path(images))
+    refuse_errors(name, coco.findings)
+    missing = [image["file_name"] for image in coco.images if not Path(images, image["file_name"]).is_file()]
     if missing:
         raise FileNotFoundError(
-            f"data set {name}: {len(missing)} of the {len(records)} images that {json} names do not exist,"
-            f" the first is {missing[0]}"
+            f"data set {name}: {len(missing)} of the {len(coco.images)} images that {json} names do not exist,"
+            f" the first is {Path(images, missing[0])}"
         )
-    if any("keypoints" in annotation for record in records for annotation in record["annotations"]):
-        _set_keypoint_metadata(name, json, records)
-    return records
+    refuse_errors(name, _size_errors(coco, Path(images)))
+    coco = choose_classes(coco, classes)
+    log_repairs(name, coco.findings, logger)
+    for finding in coco.findings:
+        if finding.severity == "note":
+            logger.info(f"data set {name}: {finding}")
+    ids = {category["id"]: index for index, category in enumerate(coco.categories)}
+    metadata = MetadataCatalog.get(name)
+    metadata.set(thing_classes=list(coco.classes), thing_dataset_id_to_contiguous_id=ids)
+    if coco.keypoint_names:
+        pairs = [(word, mirrored(word)) for word in coco.keypoint_names if word.startswith(LEFT)]
+        metadata.set(keypoint_names=list(coco.keypoint_names), keypoint_flip_map=pairs)
+    elif faults := [str(finding) for finding in coco.findings if finding.remedy.startswith(KEYPOINTS)]:
+        metadata.set(keypoint_fault=faults[0])
+    annotations = defaultdict(list)
+    for annotation in coco.annotations:
+        annotations[annotation["image_id"]].append(_object(annotation, ids[annotation["category_id"]]))
+    return [
+        {
+            "file_name": str(Path(images, image["file_name"])),
+            "height": image["height"],
+            "width": image["width"],
+            "image_id": image["id"],
+            "annotations": annotations[image["id"]],
+        }
+        for image in coco.images
+    ]
 
 
-def check_not_lvis(json: str, images: Sequence[Mapping[str, Any]]) -> None:
-    """Check that the ``images`` of a file ``json`` are not LVIS's, which have annotations of some categories each.
-
-    COCO's metrics would count what is found of the other categories as wrong (Gupta et al., CVPR 2019, section 3).
-
-    Raises:
-        ValueError: an image has ``neg_category_ids``.
-    """
-    if any("neg_category_ids" in image for image in images):
-        raise ValueError(
-            f"{json} holds annotations of LVIS (neg_category_ids), which COCO's metrics would misjudge; use one of"
-            " detectron2's data sets lvis_..., as DATASETS.TEST \"('lvis_v0.5_val',)\" or --dataset lvis_v0.5_val"
-        )
-
-
-def _set_keypoint_metadata(name: str, json: str, records: list[dict]) -> None:
-    metadata = _keypoint_metadata(name, loads(Path(json).read_text(encoding="utf-8"))["categories"])
-    if not metadata:
-        raise ValueError(
-            f"data set {name}: objects in {json} have keypoints, but no category names them; a category needs"
-            ' "keypoints": ["nose", "left_eye", "right_eye", ...]'
-        )
-    names = metadata["keypoint_names"]
-    for record in records:
-        for annotation in record["annotations"]:
-            values = annotation.get("keypoints", [])
-            if values and len(values) != 3 * len(names):
-                raise ValueError(
-                    f"data set {name}: an object in {record['file_name']} has {len(values)} numbers as keypoints;"
-                    f" expected x, y and visibility of each of {len(names)}"
-                )
-    MetadataCatalog.get(name).set(**metadata)
-
-
-def _keypoint_metadata(name: str, categories: Sequence[Mapping[str, Any]]) -> dict[str, list]:
-    """Return detectron2's metadata of keypoints, from the categories of a COCO JSON.
-
-    Args:
-        name: name of the data set, for messages.
-        categories: as in the file; those with keypoints have the list ``keypoints`` of their names.
-
-    Returns:
-        ``keypoint_names``, and ``keypoint_flip_map``: pairs ``(left_x, right_x)``, which change places in a mirrored
-        image. Empty when no category has keypoints.
-
-    Raises:
-        ValueError: names are no list of different words, those of two categories differ, or a side lacks the other.
-    """
-    lists = {category["name"]: category["keypoints"] for category in categories if category.get("keypoints")}
-    if not lists:
-        return {}
-    first, names = next(iter(lists.items()))
-    for other, found in lists.items():
-        if found != names:
-            raise ValueError(
-                f"data set {name}: the categories {first} and {other} have different keypoints, but a detector predicts"
-                " the same for all; split them into two files"
-            )
-    if not isinstance(names, list) or not all(isinstance(word, str) for word in names) or len(set(names)) < len(names):
-        raise ValueError(
-            f"data set {name}: the keypoints of {first} must be a list of different names, found {names!r}"
-        )
-    mirrored = {word: _mirror(word) for word in names}
-    if alone := [word for word, other in mirrored.items() if other not in mirrored]:
-        raise ValueError(
-            f"data set {name}: the keypoints {', '.join(alone)} of {first} have no counterpart {LEFT}… or {RIGHT}…, so"
-            " mirrored images would teach wrong sides"
-        )
-    return {
-        "keypoint_names": names,
-        "keypoint_flip_map": [(word, mirrored[word]) for word in names if word.startswith(LEFT)],
+def _object(annotation: Record, category: int) -> Record:
+    """Turn an annotation into what detectron2's mapper takes."""
+    found = {
+        "iscrowd": annotation["iscrowd"],
+        "bbox": annotation["bbox"],
+        "category_id": category,
+        "bbox_mode": BoxMode.XYWH_ABS,
     }
+    mask = annotation.get("segmentation")
+    if isinstance(mask, dict) and isinstance(mask["counts"], list):
+        mask = mask_util.frPyObjects(mask, *mask["size"])
+    if mask:
+        found["segmentation"] = mask
+    if "keypoints" in annotation:
+        # COCO's are indices of pixels, detectron2's are points.
+        points = annotation["keypoints"]
+        found["keypoints"] = [value if place % 3 == 2 else value + 0.5 for place, value in enumerate(points)]
+    return found
 
 
-def _mirror(word: str) -> str:
-    for side, other in ((LEFT, RIGHT), (RIGHT, LEFT)):
-        if word.startswith(side):
-            return other + word.removeprefix(side)
-    return word
+def _size_errors(coco: Coco, folder: Path) -> list[Finding]:
+    """Ask every image for its size: detectron2 would stop the training at the first that has another one."""
+
+    def look(images: Sequence[Record]) -> Iterator[Finding]:
+        for image in images:
+            path, said = folder / image["file_name"], (image["width"], image["height"])
+            try:
+                found = image_size(path)
+            except ValueError as error:
+                yield Finding("error", coco.path, f"image {image['id']}:", str(error), "")
+                continue
+            if found != said:
+                what = f"is {found[0]} x {found[1]}, but {coco.path.name} says {said[0]} x {said[1]}"
+                yield Finding("error", path, "", what, "correct the size, or bring the image that was annotated")
+
+    parts = [coco.images[begin : begin + TOGETHER] for begin in range(0, len(coco.images), TOGETHER)]
+    with ThreadPoolExecutor(READERS) as pool:
+        return [*chain.from_iterable(pool.map(lambda part: list(look(part)), parts))]

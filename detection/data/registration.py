@@ -47,7 +47,7 @@ class CocoDataset:
     name: str
     json: str
     images: str  # the folder that the file names in the JSON are relative to
-    classes: tuple[str, ...] = ()  # empty: take the categories of the JSON
+    classes: tuple[str, ...] = ()  # of the categories of the JSON, in the order of their indices; empty: all
 
     def __post_init__(self) -> None:
         if self.classes:
@@ -57,7 +57,8 @@ class CocoDataset:
         """Enter the data set into detectron2's catalogs; ``thing_classes`` is known once it has been loaded."""
         json, images = _expand(self.json), _expand(self.images)
         DatasetCatalog.register(self.name, lambda: load_coco(self.name, json, images, self.classes))
-        MetadataCatalog.get(self.name).set(json_file=json, image_root=images, evaluator_type="coco")
+        metadata = MetadataCatalog.get(self.name).set(json_file=json, image_root=images, evaluator_type="coco")
+        metadata.set(chosen_classes=self.classes)
 
 
 @dataclass(frozen=True)

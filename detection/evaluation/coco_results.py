@@ -5,7 +5,7 @@ import logging
 import math
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from detectron2.structures import BoxMode
 from faster_coco_eval.mask_api_new_cpp import toUncompressedRLE
 
 from mocodet.common.checkpoint import load_torch_file
+from mocodet.common.formats.coco_values import Id
 from mocodet.common.text import first_few
 
 from .things import Thing
@@ -34,13 +35,16 @@ def predicted_tasks(cfg: CfgNode) -> tuple[str, ...]:
     return "bbox", *(["segm"] if cfg.MODEL.MASK_ON else []), *(["keypoints"] if cfg.MODEL.KEYPOINT_ON else [])
 
 
-def read_results(path: str | Path, dataset: Mapping[str, Any], names: Sequence[str] = FILES) -> list[dict[str, Any]]:
+def read_results(
+    path: str | Path, dataset: Mapping[str, Any], names: Sequence[str] = FILES, left_out: Collection[Id] = ()
+) -> list[dict[str, Any]]:
     """Read predictions and check each against the data set.
 
     Args:
         path: a JSON file of COCO's result format, ``instances_predictions.pth``, or the folder that holds one of them.
-        dataset: the content of the JSON file of annotations.
+        dataset: the content of the JSON file of annotations, its categories in the order of the model's classes.
         names: what to look for in a folder.
+        left_out: ids of categories that are not evaluated; their predictions are passed over.
 
     Returns:
         the predictions, with the data set's category ids.
@@ -53,11 +57,14 @@ def read_results(path: str | Path, dataset: Mapping[str, Any], names: Sequence[s
     path = find_file(path, *names)
     results = _read_pth(path, dataset) if path.suffix == ".pth" else read_json(path, list_of="predictions")
     images = {image["id"]: image for image in dataset["images"]}
-    categories = {category["id"] for category in dataset["categories"]}
+    categories = {category["id"] for category in dataset["categories"]}.union(left_out)
     kinds = [kind for kind in SHAPES.values() if any(isinstance(result, dict) and kind in result for result in results)]
     for place, result in enumerate(results):
         if fault := _fault(result, kinds, images, categories):
             raise ValueError(f"{path}: prediction {place} {fault}")
+    if passed_over := sum(result["category_id"] in left_out for result in results):
+        logger.info(f"{path}: {passed_over:,} predictions are of classes that CLASSES leaves out, and passed over")
+        results = [result for result in results if result["category_id"] not in left_out]
     seen = {result["image_id"] for result in results}
     logger.info(f"{path} holds {len(results)} predictions, for {len(seen)} of the {len(images)} images")
     return results
@@ -65,8 +72,7 @@ def read_results(path: str | Path, dataset: Mapping[str, Any], names: Sequence[s
 
 def read_things(path: Path, dataset: Mapping[str, Any], names: Sequence[str] = FILES) -> dict[str, list[Thing]]:
     """Read predictions as things to draw, by the images' ids; arguments and errors as those of `read_results`."""
-    # In the order of their ids, as detectron2 numbers the categories of COCO and of LVIS.
-    indices = {id_: index for index, id_ in enumerate(sorted(category["id"] for category in dataset["categories"]))}
+    indices = {category["id"]: index for index, category in enumerate(dataset["categories"])}
     things = defaultdict(list)
     for result in read_results(path, dataset, names):
         keypoints = np.reshape(result["keypoints"], (-1, 3)).astype(float) if "keypoints" in result else None
@@ -160,7 +166,7 @@ def _read_pth(path: Path, dataset: Mapping[str, Any]) -> list[Any]:
             f"{path} is not complete: {len(missing)} of the {len(dataset['images'])} images were not evaluated, such as"
             f" {first_few(sorted(map(str, missing)))}"
         )
-    ids = sorted(category["id"] for category in dataset["categories"])
+    ids = [category["id"] for category in dataset["categories"]]
     results = [dict(result) for image in images for result in image["instances"]]
     for result in results:
         if not 0 <= result["category_id"] < len(ids):
@@ -169,7 +175,7 @@ def _read_pth(path: Path, dataset: Mapping[str, Any]) -> list[Any]:
     return results
 
 
-def _fault(result: Any, kinds: Sequence[str], images: Mapping[Any, Any], categories: set[int]) -> str | None:
+def _fault(result: Any, kinds: Sequence[str], images: Mapping[Any, Any], categories: set[Id]) -> str | None:
     """Say what is wrong with one prediction; ``kinds`` are the shapes that any of them has, and so all must have."""
     if not isinstance(result, dict):
         return f"must be a mapping, found {result!r}"
@@ -178,7 +184,7 @@ def _fault(result: Any, kinds: Sequence[str], images: Mapping[Any, Any], categor
         return f"lacks {', '.join(missing) or 'a shape: ' + ' or '.join(SHAPES.values())}"
     if not isinstance(result["image_id"], (int, str)) or result["image_id"] not in images:
         return f"is of image {result['image_id']!r}, which the data set does not have"
-    if not isinstance(result["category_id"], int) or result["category_id"] not in categories:
+    if not isinstance(result["category_id"], (int, str)) or result["category_id"] not in categories:
         return f"is of category {result['category_id']!r}, which the data set does not have"
     if not _is_finite(result["score"]):
         return f"has the score {result['score']!r}, which is no finite number"

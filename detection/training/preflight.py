@@ -326,13 +326,21 @@ def _check_objects(cfg: CfgNode, name: str, records: Sequence[Mapping[str, Any]]
                 f"MODEL.{switch}, but {bare} of the {len(annotations)} annotations of data set {name} have no {what};"
                 f" {remedy}set MODEL.{switch} False"
             )
+    # Crowds, of which COCO's masks are run lengths, are not learned.
+    runs = sum(isinstance(a.get("segmentation"), dict) and not a.get("iscrowd", 0) for a in annotations)
+    if cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT == "polygon" and runs:
+        raise ValueError(
+            f"data set {name}: {runs} of the {len(annotations)} annotations have masks of run lengths, which"
+            " INPUT.MASK_FORMAT polygon does not take; add  INPUT.MASK_FORMAT bitmask"
+        )
 
 
 def _check_keypoints(cfg: CfgNode, name: str) -> None:
     metadata, wanted = MetadataCatalog.get(name), cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS
     keypoints, classes = metadata.get("keypoint_names", ()), metadata.get("thing_classes", ())
     if not keypoints:
-        raise ValueError(f"MODEL.KEYPOINT_ON, but data set {name} has no keypoints; set MODEL.KEYPOINT_ON False")
+        fault = metadata.get("keypoint_fault", f"data set {name} has no keypoints")
+        raise ValueError(f"MODEL.KEYPOINT_ON, but {fault}; set MODEL.KEYPOINT_ON False")
     if len(classes) != 1:
         raise ValueError(
             f"MODEL.KEYPOINT_ON, but data set {name} has {len(classes)} classes ({first_few(classes)}); a keypoint"

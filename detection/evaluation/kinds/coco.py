@@ -5,24 +5,28 @@ import json
 import logging
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
-from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
+import pycocotools.coco
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
-from detectron2.evaluation import COCOEvaluator
+from detectron2.data import Metadata, MetadataCatalog
+from detectron2.evaluation import COCOEvaluator, coco_evaluation
 from detectron2.utils.file_io import PathManager
 from faster_coco_eval import COCO, COCOeval_faster
 
 from mocodet.common.files import atomic_open
+from mocodet.common.formats.coco import Coco, choose_classes, order_categories, read_coco
+from mocodet.common.formats.coco_objects import name_of
+from mocodet.common.formats.findings import refuse_errors
 from mocodet.common.matches import Matches
 
-from ...data.coco import check_not_lvis
 from ..coco_matches import Rows, coco_matches
-from ..coco_results import RESULTS, SHAPES, choose_tasks, predicted_tasks, read_json, read_results, read_things
+from ..coco_results import RESULTS, SHAPES, choose_tasks, predicted_tasks, read_results, read_things
 from . import EvaluationKind, Results, register_kind
 
 logger = logging.getLogger(__name__)
@@ -35,7 +39,8 @@ class FasterCOCOEvaluator(COCOEvaluator):
 
     Results are those of pycocotools but for two cases: an object whose annotation has the id 0 can be found like any
     other (pycocotools also marks what was not found by 0), and a model that finds nothing gets the metrics of no
-    detection (pycocotools fails).
+    detection (pycocotools fails). The annotations are read as the training reads them (`read_truth`). Predictions are
+    left with the ids that the file gives its images and categories, also where these are text.
 
     Args:
         dataset_name: a data set whose metadata has ``json_file``.
@@ -52,18 +57,29 @@ class FasterCOCOEvaluator(COCOEvaluator):
     def __init__(
         self, dataset_name: str, tasks: Sequence[str] | None = None, output_dir: str | None = None, **options: Any
     ):
+        self._truth: Coco
         try:
-            super().__init__(dataset_name, tasks=tasks, output_dir=output_dir, **options)
+            with mock.patch.object(coco_evaluation, "COCO", self._read):
+                super().__init__(dataset_name, tasks=tasks, output_dir=output_dir, **options)
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 f"data set {dataset_name}: there is no annotation file {error.filename}; detectron2's own data sets are"
                 " looked for in the folder that the environment variable DETECTRON2_DATASETS names"
             ) from error
-        except (AssertionError, KeyError, TypeError, JSONDecodeError, UnicodeDecodeError) as error:
-            file = MetadataCatalog.get(dataset_name).json_file
-            raise ValueError(f"{file} is no file of annotations in COCO's format: {error!r}") from error
         self._dataset_name = dataset_name
         self.reset()
+
+    def _read(self, json_file: str) -> pycocotools.coco.COCO:
+        """Read the annotations in place of pycocotools."""
+        self._truth = read_truth(self._metadata)
+        if self._truth.is_annotated:
+            refuse_errors(self._metadata.name, self._truth.findings)
+        api = pycocotools.coco.COCO()
+        api.dataset = self._truth.content()
+        if not self._truth.is_annotated:
+            del api.dataset["annotations"]
+        api.createIndex()
+        return api
 
     def reset(self) -> None:
         """Forget the predictions seen, and the last evaluation of them."""
@@ -72,7 +88,11 @@ class FasterCOCOEvaluator(COCOEvaluator):
 
     def matches(self) -> dict[str, Matches]:
         """Return what the last evaluation, on this process, found right and wrong; see `EvaluationKind`."""
-        return {task: coco_matches(evaluation) for task, evaluation in self._evaluations.items()}
+        found = {}
+        for task, evaluation in self._evaluations.items():
+            images = [str(self._truth.images[number - 1]["id"]) for number in evaluation.params.imgIds]
+            found[task] = replace(coco_matches(evaluation), images=np.array(images, dtype=str))
+        return found
 
     def evaluate_saved(self, path: str | Path) -> tuple[Results, int]:
         """Evaluate a file of COCO's results or ``instances_predictions.pth``; see `EvaluationKind`.
@@ -80,7 +100,7 @@ class FasterCOCOEvaluator(COCOEvaluator):
         Raises:
             ValueError: besides, the data set has no annotations.
         """
-        results = read_results(path, self._coco_api.dataset)
+        results = read_results(path, self._coco_api.dataset, left_out=[row["id"] for row in self._truth.left_out])
         self._results: Results = OrderedDict()
         self._evaluate_results(results, choose_tasks(path, results, self._tasks))
         return self._results, len(results)
@@ -99,10 +119,9 @@ class FasterCOCOEvaluator(COCOEvaluator):
 
     def _restore_category_ids(self, results: Sequence[dict[str, Any]]) -> None:
         """Put the ids that the JSON gives its categories in place of the model's indices."""
-        mapping = self._metadata.get("thing_dataset_id_to_contiguous_id", {})
-        ids = {index: category for category, index in mapping.items()}
-        for result in results if ids else ():
-            if result["category_id"] not in ids:
+        ids = [category["id"] for category in self._truth.categories]
+        for result in results:
+            if not 0 <= result["category_id"] < len(ids):
                 raise ValueError(
                     f"the model predicts class {result['category_id']}, but {self._dataset_name} has only {len(ids)}"
                     " classes, counted from 0"
@@ -110,25 +129,48 @@ class FasterCOCOEvaluator(COCOEvaluator):
             result["category_id"] = ids[result["category_id"]]
 
     def _evaluate_results(self, results: Rows, tasks: Sequence[str], img_ids: Sequence[int] | None = None) -> None:
-        sigmas = self._kpt_oks_sigmas
+        sigmas, most = self._kpt_oks_sigmas, self._max_dets_per_image
+        images, categories = (
+            {row["id"]: number for number, row in enumerate(rows, 1)}
+            for rows in (self._truth.images, self._truth.categories)
+        )
+        numbered = [
+            {**result, "image_id": images[result["image_id"]], "category_id": categories[result["category_id"]]}
+            for result in results
+        ]
+        chosen = None if img_ids is None else [images[identity] for identity in img_ids]
         for task in sorted(tasks):
-            check_annotations(self._metadata.json_file, self._coco_api.dataset, task, sigmas, results)
-            evaluation = evaluate_task(self._ground_truth, results, task, sigmas, self._max_dets_per_image, img_ids)
+            check_annotations(self._truth, task, sigmas, results)
+            evaluation = evaluate_task(self._ground_truth, numbered, task, sigmas, most, chosen)
             self._evaluations[task] = evaluation
             self._results[task] = self._derive_coco_results(evaluation, task, class_names=self._class_names)
 
     @property
     def _class_names(self) -> Sequence[str]:
-        # A data set of the user's has them in its metadata once its images have been looked for.
-        categories = self._coco_api.loadCats(sorted(self._coco_api.getCatIds()))
-        return self._metadata.get("thing_classes") or [category["name"] for category in categories]
+        return self._metadata.get("thing_classes") or self._truth.classes
 
     @cached_property
     def _ground_truth(self) -> COCO:
         """The annotations, in copies since the library writes into them, numbered from 1: it reads 0 as no object."""
-        dataset = self._coco_api.dataset
-        annotations = [{**annotation, "id": place} for place, annotation in enumerate(dataset["annotations"], 1)]
-        return COCO({**dataset, "annotations": annotations})
+        return COCO(self._truth.numbered())
+
+
+def read_truth(metadata: Metadata) -> Coco:
+    """Read the annotations of a data set, of the classes that a model of it has, in their order.
+
+    Args:
+        metadata: of the data set, with ``json_file``.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the metadata name a category or a class that the file lacks.
+    """
+    images = metadata.get("image_root")
+    coco = read_coco(Path(PathManager.get_local_path(metadata.json_file)), Path(images) if images else None)
+    indices = metadata.get("thing_dataset_id_to_contiguous_id")
+    if indices:  # known once the images have been looked for, and always of detectron2's own data sets
+        return order_categories(coco, sorted(indices, key=indices.get))
+    return choose_classes(coco, metadata.get("chosen_classes", ()))
 
 
 def evaluate_task(
@@ -175,50 +217,46 @@ def check_coco_ground_truth(cfg: CfgNode, dataset_name: str) -> None:
         FileNotFoundError: there is no such file.
         ValueError: it is no JSON of annotations, or see `check_annotations`.
     """
-    json_file = MetadataCatalog.get(dataset_name).get("json_file")
-    if not json_file:  # detectron2 makes one for a data set that has none
+    metadata = MetadataCatalog.get(dataset_name)
+    if not metadata.get("json_file"):  # detectron2 makes one for a data set that has none
         return
-    json_file = PathManager.get_local_path(json_file)
-    dataset = read_json(json_file)
+    coco = read_truth(metadata)
+    refuse_errors(dataset_name, coco.findings)
+    if cfg.MODEL.META_ARCHITECTURE == "ProposalNetwork" and any(type(image["id"]) is str for image in coco.images):
+        raise ValueError(
+            f"{coco.path}: detectron2 evaluates proposals by ids that are whole numbers; renumber the images"
+        )
     for task in predicted_tasks(cfg):
-        check_annotations(json_file, dataset, task, cfg.TEST.KEYPOINT_OKS_SIGMAS)
+        check_annotations(coco, task, cfg.TEST.KEYPOINT_OKS_SIGMAS)
 
 
-def check_annotations(
-    json_file: str, dataset: Mapping[str, Any], task: str, sigmas: Sequence[float], predictions: Rows = ()
-) -> None:
-    """Check that annotations in COCO's format have what a task needs, and that there is a spread for each keypoint.
+def check_annotations(coco: Coco, task: str, sigmas: Sequence[float], predictions: Rows = ()) -> None:
+    """Check that annotations have what a task needs, and that there is a spread for each keypoint.
 
     Args:
-        json_file: where they are from, for messages.
-        dataset: the content of the JSON file.
+        coco: what was read.
         task: ``bbox``, ``segm`` or ``keypoints``.
         sigmas: ``TEST.KEYPOINT_OKS_SIGMAS``; empty means COCO's 17.
         predictions: in COCO's result format; their keypoints are counted like those of the annotations.
 
     Raises:
-        ValueError: an image's id is not a whole number, an annotation lacks something, there is nothing to find, or
-            the annotations are LVIS's.
+        ValueError: an annotation lacks something, or there is nothing to find.
     """
-    if not isinstance(dataset, dict) or not {"images", "annotations", "categories"} <= dataset.keys():
-        raise ValueError(f"{json_file} lacks images, annotations or categories: predictions cannot be compared with it")
-    check_not_lvis(json_file, dataset["images"])
-    for image in dataset["images"]:
-        if type(image["id"]) is not int:
-            raise ValueError(f"{json_file}: the id of an image must be a whole number, found {image['id']!r}")
-    wanted = {"bbox": {"bbox"}, "segm": {"segmentation"}, "keypoints": {"bbox", "keypoints", "num_keypoints"}}[task]
-    for annotation in dataset["annotations"]:
-        if missing := (wanted | {"area"}) - annotation.keys():
-            raise ValueError(
-                f"{json_file}: annotation {annotation.get('id')} of image {annotation.get('image_id')} lacks"
-                f" {', '.join(sorted(missing))}, which the metrics for {task} need"
-            )
+    wanted = SHAPES[task]
+    lacking = [annotation for annotation in coco.annotations if wanted not in annotation]
+    if lacking:
+        raise ValueError(
+            f"{coco.path}: {len(lacking)} of {len(coco.annotations)} annotations, such as {name_of(lacking[0])}, have"
+            f" no {wanted}, which the metrics for {task} need"
+        )
+    if task == "segm" and (bare := [image["id"] for image in coco.images if "width" not in image]):
+        raise ValueError(f"{coco.path}: {len(bare)} images, such as {bare[0]}, lack width and height, which masks need")
     if task == "keypoints":
-        _check_sigmas(sigmas, {"annotation": dataset["annotations"], "prediction": predictions})
-    single = [annotation for annotation in dataset["annotations"] if not annotation.get("iscrowd", 0)]
+        _check_sigmas(sigmas, {"annotation": coco.annotations, "prediction": predictions})
+    single = [annotation for annotation in coco.annotations if not annotation["iscrowd"]]
     if not any(task != "keypoints" or annotation["num_keypoints"] > 0 for annotation in single):
         raise ValueError(
-            f"{json_file} has no ground truth for {task} to evaluate on: none of its {len(dataset['annotations'])}"
+            f"{coco.path} has no ground truth for {task} to evaluate on: none of its {len(coco.annotations)}"
             f" annotations is {'a single object with keypoints' if task == 'keypoints' else 'a single object'}"
         )
 
@@ -244,7 +282,7 @@ register_kind(
         check=check_coco_ground_truth,
         evaluate_saved=FasterCOCOEvaluator.evaluate_saved,
         matches=FasterCOCOEvaluator.matches,
-        read=lambda path, metadata, records: read_things(path, read_json(metadata.json_file)),
+        read=lambda path, metadata, records: read_things(path, read_truth(metadata).content()),
         tasks=tuple(SHAPES),
     )
 )

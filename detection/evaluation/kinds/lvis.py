@@ -5,6 +5,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 from detectron2.evaluation import LVISEvaluator as Detectron2LVISEvaluator
@@ -57,7 +58,7 @@ class LVISEvaluator(Detectron2LVISEvaluator):
         Raises:
             ValueError: besides, a task is not of LVIS's metrics.
         """
-        results = read_results(path, self._lvis_api.dataset, [RESULTS])
+        results = read_results(path, _in_order(self._lvis_api.dataset), [RESULTS])
         self._tasks: Sequence[str] | None = choose_tasks(path, results, self._tasks, TASKS)
         # `evaluate` makes the data set's category ids of detectron2's indices again.
         indices = self._metadata.get("thing_dataset_id_to_contiguous_id")
@@ -67,12 +68,17 @@ class LVISEvaluator(Detectron2LVISEvaluator):
         return self.evaluate() or OrderedDict(), len(results)
 
 
+def _in_order(dataset: dict[str, Any]) -> dict[str, Any]:
+    """Order the categories by their ids, as detectron2 numbers the classes."""
+    return {**dataset, "categories": sorted(dataset["categories"], key=lambda category: category["id"])}
+
+
 register_kind(
     EvaluationKind(
         "lvis",
         build=lambda cfg, name, tasks, output: LVISEvaluator(name, tasks, output),
         evaluate_saved=LVISEvaluator.evaluate_saved,
-        read=lambda path, metadata, records: read_things(path, read_json(metadata.json_file), [RESULTS]),
+        read=lambda path, metadata, records: read_things(path, _in_order(read_json(metadata.json_file)), [RESULTS]),
         tasks=TASKS,
         packages=("lvis",),
         # Its dependencies name opencv-python, which would overwrite opencv-python-headless.

@@ -1,12 +1,15 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
 from detectron2.data import MetadataCatalog
+from detectron2.data.datasets import load_coco_json
 from detectron2.data.detection_utils import create_keypoint_hflip_indices
+from PIL import Image
 
 from mocodet.detection.data.coco import load_coco
-from tests.detection.tiny import CLASSES, make_coco
+from tests.detection.tiny import SIZE, make_coco, new_name
 
 
 @pytest.fixture
@@ -23,13 +26,59 @@ def edit(entry: dict, **changes: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def test_load_coco__classes_that_agree(entry):
-    assert len(load(entry, CLASSES)) == 4
+def test_load_coco__equals_detectron2(entry):
+    content = json.loads(Path(entry["JSON"]).read_text())
+    content["annotations"][1].update(iscrowd=1, segmentation={"size": [SIZE, SIZE], "counts": [9, SIZE**2 - 9]})
+    content["annotations"][2].update(keypoints=[10, 10, 2] * 3)
+    content["categories"][0].update(keypoints=EYES)
+    content["images"].reverse()
+    edit(entry, **content)
+    expected = load_coco_json(entry["JSON"], entry["IMAGES"], theirs := new_name())
+    assert load(entry) == expected
+    for key in ("thing_classes", "thing_dataset_id_to_contiguous_id"):
+        assert MetadataCatalog.get(entry["NAME"]).get(key) == MetadataCatalog.get(theirs).get(key)
 
 
-def test_load_coco__classes_that_do_not(entry):
-    with pytest.raises(ValueError, match=r"CLASSES is dog, cat, but the categories .* are cat, dog"):
-        load(entry, ("dog", "cat"))
+def test_load_coco__classes_choose_and_order(entry, caplog):
+    everything = load(entry)
+    chosen = entry | {"NAME": new_name()}
+    with caplog.at_level("INFO"):
+        records = load(chosen, ("dog",))
+    metadata = MetadataCatalog.get(chosen["NAME"])
+    assert (metadata.thing_classes, metadata.thing_dataset_id_to_contiguous_id) == (["dog"], {5: 0})
+    for record, known in zip(records, everything, strict=True):  # images without a dog stay, as negatives
+        assert len(record["annotations"]) == sum(found["category_id"] == 1 for found in known["annotations"])
+    assert "has 1 categories, with 2 annotations, that CLASSES leaves out; cat (2)" in caplog.text
+    turned = load(entry | {"NAME": new_name()}, ("dog", "cat"))
+    for record, known in zip(turned, everything, strict=True):
+        assert [1 - o["category_id"] for o in record["annotations"]] == [o["category_id"] for o in known["annotations"]]
+
+
+def test_load_coco__class_that_there_is_not(entry):
+    with pytest.raises(ValueError, match=r"CLASSES names dogs, but the categories are cat, dog; did you mean dog\?"):
+        load(entry, ("cat", "dogs"))
+
+
+def test_load_coco__roboflows_parent_is_no_class(entry, caplog):
+    content = json.loads(Path(entry["JSON"]).read_text())
+    children = [{**category, "supercategory": "pets"} for category in content["categories"]]
+    edit(entry, categories=[{"id": 0, "name": "pets", "supercategory": "none"}, *children])
+    with caplog.at_level("INFO"):
+        load(entry)
+    assert MetadataCatalog.get(entry["NAME"]).thing_dataset_id_to_contiguous_id == {3: 0, 5: 1}
+    assert "category 0 (pets) is the supercategory of all others and has no annotation" in caplog.text
+    named = new_name()
+    load(entry | {"NAME": named}, ("pets", "cat"))
+    assert MetadataCatalog.get(named).thing_dataset_id_to_contiguous_id == {0: 0, 3: 1}
+
+
+def test_load_coco__image_of_another_size(entry):
+    Image.new("RGB", (9, 7)).save(Path(entry["IMAGES"], "1.jpg"))
+    Path(entry["IMAGES"], "2.jpg").write_bytes(b"")
+    with pytest.raises(
+        ValueError, match=rf"2 faults, .*1\.jpg: is 9 x 7, but .* {SIZE} x {SIZE}.*2\.jpg cannot be read"
+    ):
+        load(entry)
 
 
 @pytest.mark.parametrize("missing", ["JSON", "IMAGES"])
@@ -52,13 +101,13 @@ def test_load_coco__no_image(entry):
 
 def test_load_coco__unknown_category(entry):
     edit(entry, categories=[{"id": 3, "name": "cat"}])
-    with pytest.raises(ValueError, match=r"is not a COCO JSON of instances.*category_id=5"):
+    with pytest.raises(ValueError, match=r"annotation 2 \(image 1\) is of category 5, which is not in the file"):
         load(entry)
 
 
 def test_load_coco__not_json(entry):
     Path(entry["JSON"]).write_text("{")
-    with pytest.raises(ValueError, match="is not a COCO JSON"):
+    with pytest.raises(ValueError, match=r"instances\.json: is not JSON .*cut off"):
         load(entry)
 
 
@@ -72,7 +121,7 @@ def add_keypoints(entry: dict, names: object = EYES, numbers: int = 9, of: tuple
             category["keypoints"] = names
     for annotation in content["annotations"]:
         if annotation["category_id"] == 3:
-            annotation["keypoints"] = [10] * numbers
+            annotation["keypoints"] = [10, 10, 2] * (numbers // 3)
     edit(entry, **content)
 
 
@@ -84,7 +133,7 @@ def test_load_coco__keypoints(entry):
     assert metadata.keypoint_flip_map == [("left_eye", "right_eye")]
     # What a mirrored image does with them, by detectron2: nose stays, the eyes change places.
     assert create_keypoint_hflip_indices([entry["NAME"]]) == [0, 2, 1]
-    assert records[0]["annotations"][0]["keypoints"] == [10.5, 10.5, 10] * 3  # the middle of the pixel
+    assert records[0]["annotations"][0]["keypoints"] == [10.5, 10.5, 2] * 3  # the middle of the pixel
     assert load(entry)  # a second time
 
 
@@ -93,33 +142,28 @@ def test_load_coco__without_keypoints_there_are_no_names(entry):
     assert MetadataCatalog.get(entry["NAME"]).get("keypoint_names") is None
 
 
-def test_load_coco__keypoints_without_names(entry):
-    add_keypoints(entry, of=())
-    with pytest.raises(ValueError, match="have keypoints, but no category names them"):
-        load(entry)
-
-
 def test_load_coco__another_number_of_keypoints(entry):
     add_keypoints(entry, numbers=6)
-    with pytest.raises(
-        ValueError, match=r"0\.jpg has 6 numbers as keypoints; expected x, y and visibility of each of 3"
-    ):
+    with pytest.raises(ValueError, match=r"1 \(image 0\) has 6 numbers as keypoints; expected .* of each of 3"):
         load(entry)
 
 
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["nose", "nose"], "list of different names"),
-        ("nose", "list of different names"),
-        ([1, 2, 3], "list of different names"),
-        (["nose", "left_eye", "left_ear"], "left_eye, left_ear of cat have no counterpart"),
+        (None, "has objects with keypoints, but no category names them"),
+        (["nose", "nose", "tail"], r"it must be the list of their names"),
+        ("nose", "it must be the list of their names"),
+        ([1, 2, 3], "it must be the list of their names"),
+        (["nose", "left_eye", "left_ear"], r"\(cat\) has the keypoints left_eye, left_ear without a counterpart"),
     ],
 )
-def test_load_coco__names_of_keypoints(entry, names, message):
+def test_load_coco__names_of_keypoints_that_cannot_be_learned(entry, names, message):
     add_keypoints(entry, names=names)
-    with pytest.raises(ValueError, match=message):
-        load(entry)
+    assert load(entry)  # boxes can
+    metadata = MetadataCatalog.get(entry["NAME"])
+    assert metadata.get("keypoint_names") is None
+    assert re.search(message, metadata.keypoint_fault)
 
 
 def test_load_coco__categories_with_different_keypoints(entry):
@@ -127,12 +171,12 @@ def test_load_coco__categories_with_different_keypoints(entry):
     content = json.loads(Path(entry["JSON"]).read_text())
     content["categories"][1]["keypoints"] = ["snout", "left_eye", "right_eye"]
     edit(entry, **content)
-    with pytest.raises(ValueError, match="categories cat and dog have different keypoints"):
-        load(entry)
+    load(entry)
+    assert "(cat) has other keypoints than dog" in MetadataCatalog.get(entry["NAME"]).keypoint_fault
 
 
 def test_load_coco__annotations_of_lvis(entry):
     images = json.loads(Path(entry["JSON"]).read_text())["images"]
     edit(entry, images=[image | {"neg_category_ids": []} for image in images])
-    with pytest.raises(ValueError, match=r"instances\.json holds annotations of LVIS .*lvis_v0\.5_val"):
+    with pytest.raises(ValueError, match=r"instances\.json: holds annotations of LVIS .*lvis_v0\.5_val"):
         load(entry)

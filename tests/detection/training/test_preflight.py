@@ -60,6 +60,21 @@ def test_check_datasets__good(voc, tmp_path):
     check(coco, coco, MODEL__MASK_ON=True)
 
 
+def test_check_datasets__masks_of_run_lengths_take_bitmasks(tmp_path):
+    coco = make_coco(tmp_path)
+    path = Path(coco["JSON"])
+    content = json.loads(path.read_text())
+    content["annotations"][0]["segmentation"] = {"size": [64, 64], "counts": [0, 64**2]}
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"1 of the 4 annotations have masks of run .*add  INPUT\.MASK_FORMAT bitmask"):
+        check(coco, coco, MODEL__MASK_ON=True)
+    check(coco, coco, MODEL__MASK_ON=True, INPUT__MASK_FORMAT="bitmask")
+    check(coco, coco, MODEL__MASK_ON=False)
+    content["annotations"][0]["iscrowd"] = 1  # crowds are not learned
+    path.write_text(json.dumps(content))
+    check(coco, coco, MODEL__MASK_ON=True)
+
+
 def test_check_datasets__number_of_classes(voc):
     with pytest.raises(ValueError, match=r"has 2 classes, but MODEL\.ROI_HEADS\.NUM_CLASSES is 80; add .* 2$"):
         check(*voc, MODEL__ROI_HEADS__NUM_CLASSES=80)
@@ -512,7 +527,8 @@ def test_check_run__ground_truth_of_each_task_of_the_model(tmp_path):
     check_run(cfg, resume=False, eval_only=False)
     path = Path(coco["JSON"])
     content = json.loads(path.read_text())
-    content["annotations"][2].pop("area")
+    for annotation in content["annotations"]:
+        annotation["iscrowd"] = 1
     path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="lacks area, which the metrics for bbox need"):
+    with pytest.raises(ValueError, match="none of its 4 annotations is a single object"):
         check_run(cfg, resume=False, eval_only=False)

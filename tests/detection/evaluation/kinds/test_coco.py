@@ -310,18 +310,17 @@ def check(file: Path, *tasks: str, sigmas: tuple[float, ...] = SIGMAS) -> None:
         (annotations_of(person(iscrowd=1)), "bbox", "none of its 1 annotations is a single object"),
         (annotations_of(person(num_keypoints=0)), "keypoints", "a single object with keypoints"),
         (
-            annotations_of({"id": 4, "image_id": 1, "category_id": 2, "bbox": [0, 0, 1, 1]}),
-            "bbox",
-            "4 of image 1 lacks area",
+            annotations_of(person(segmentation=[])),
+            "segm",
+            r"1 of 1 annotations, such as annotation 1 \(image 1\), have no segmentation, which",
         ),
         (
-            annotations_of({k: v for k, v in person().items() if k != "segmentation"}),
+            annotations_of(person()) | {"images": [{"id": 1, "file_name": "1.jpg"}]},
             "segm",
-            "lacks segmentation, which",
+            "1 images, such as 1, lack width and height, which masks need",
         ),
-        (annotations_of(person()) | {"images": [{"id": "a"}]}, "bbox", "must be a whole number, found 'a'"),
-        ({"images": [], "categories": []}, "bbox", "lacks images, annotations or categories"),
-        ([], "bbox", "lacks images, annotations or categories"),
+        ({"images": [], "categories": []}, "bbox", "lacks the list annotations, found images, categories"),
+        ([], "bbox", "lacks the list images, annotations, categories: it holds a list"),
         (
             annotations_of(person(keypoints=[1, 1, 2] * 4)),
             "keypoints",
@@ -343,7 +342,7 @@ def test_check_coco_ground_truth__sound_and_not_json(tmp_path):
     with pytest.raises(ValueError, match="the metrics take the spreads of 17 keypoints"):
         check(file, *TASKS, sigmas=())
     file.write_text("{")
-    with pytest.raises(ValueError, match=r"truth\.json is not JSON"):
+    with pytest.raises(ValueError, match=r"truth\.json: is not JSON"):
         check(file, *TASKS)
     with pytest.raises(FileNotFoundError):
         check(tmp_path / "none.json")
