@@ -95,6 +95,16 @@ class InstanceMapper(DatasetMapper):
             self._transform_annotations(record, transforms, size)
         return record
 
+    def _transform_annotations(
+        self, record: dict[str, Any], transforms: T.Transform, image_shape: tuple[int, int]
+    ) -> None:
+        if all(annotation.get("iscrowd", 0) for annotation in record["annotations"]):
+            # detectron2's would ask for the boxes of masks that are not there, where masks are cropped.
+            del record["annotations"]
+            record["instances"] = detection_utils.annotations_to_instances([], image_shape)
+        else:
+            super()._transform_annotations(record, transforms, image_shape)
+
 
 @dataclass
 class SemSegMapper:

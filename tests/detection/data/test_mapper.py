@@ -101,6 +101,17 @@ def test_build_mapper__of_detectors_maps_as_detectron2s(image_format, training, 
     assert record["annotations"] == [annotation]
 
 
+@pytest.mark.parametrize("objects", [0, 1])
+def test_build_mapper__image_without_objects_where_masks_are_cropped(objects, tmp_path):
+    record = make_record(tmp_path)
+    crowd = {"bbox": [1, 1, 9, 9], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0, "iscrowd": 1}
+    record["annotations"] = [crowd] * objects
+    mapped = build_mapper(empty_config(MODEL__MASK_ON=True, INPUT__CROP__ENABLED=True), training=True)(record)
+    assert len(mapped["instances"]) == 0
+    assert mapped["instances"].image_size == mapped["image"].shape[1:]
+    assert "annotations" not in mapped
+
+
 def test_build_mapper__a_refusal_in_a_loader_process_is_one_line(tmp_path, monkeypatch):
     monkeypatch.delenv("MOCODET_TRACEBACK", raising=False)
     record = {**make_record(tmp_path), "height": SIZE[0], "width": SIZE[1]}
