@@ -3,43 +3,26 @@
 import argparse
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mocodet import configs
 from mocodet.common.commands.table import PROGRAM
 from mocodet.common.errors import errors_in_one_line
 from mocodet.common.files import atomic_open
 from mocodet.common.locks import claim
 
 from .aggregate import aggregate
+from .check import check
 from .engine import Engine, Interruption, failures
 from .live import View
 from .placement import Slot, slots, visible_gpus
-from .recipe import Recipe, RecipeBook, weights_file
 from .results import RESULTS_FILE, results, write_results
-from .spec import (
-    DEFAULT_SEEDS,
-    WEIGHTS_KEY,
-    Detector,
-    Init,
-    Study,
-    did_you_mean,
-    keep_study,
-    kept_study,
-    paired,
-    read_study,
-)
-from .state import State, look
+from .spec import DEFAULT_SEEDS, Detector, Init, Study, keep_study, kept_study, paired, read_study
 from .tables import FILES, tables
-from .trials import Trial, plan
 
 TRAIN_COMMAND = (sys.executable, "-m", "mocodet", "train")
 ONLY_DETECTOR = "detector"  # its name where flags describe the study
-
-Checked = dict[Trial, tuple[Recipe, State]]
-Announce = Callable[[str], None]
 
 
 def main(args: argparse.Namespace) -> None:
@@ -95,38 +78,6 @@ def _seeds(args: argparse.Namespace, given: Sequence[int]) -> tuple[int, ...]:
         return tuple(given)
     first = min(given) if args.first_seed is None else args.first_seed
     return tuple(range(first, first + (args.seeds or len(given))))
-
-
-def check(study: Study, output: Path, announce: Announce, *, training: bool = True) -> Checked:
-    """Look at every trial before any is trained, and announce it in a line each.
-
-    ``training``: whether those that have not finished are to be trained, so that they need weights and a test set.
-
-    Raises:
-        ValueError: trials that cannot be trained, or were by another recipe. All of them have been announced.
-        TimeoutError: a trial of a killed study does not end.
-    """
-    book, faults, checked = RecipeBook(), 0, {}
-    trials = plan(study, output)
-    announce(f"{study.name}: {len(trials)} trials in {output}")
-    for trial in trials:
-        try:
-            recipe = book.recipe(_existing(trial.config), trial.opts)
-            state = look(trial, recipe)
-            fault = state.fault
-            if training and state.status != "finished":
-                fault = fault or _missing_weights(recipe, state) or _no_single_test_set(recipe)
-        except (FileNotFoundError, ValueError) as error:
-            fault = str(error)
-        announce(f"  {trial}: {fault or state.note}")
-        if fault:
-            faults += 1
-        else:
-            checked[trial] = recipe, state
-    if faults:
-        what = "trained as they are, see above; none was started" if training else "collected as they are, see above"
-        raise ValueError(f"{faults} of {len(trials)} trials cannot be {what}")
-    return checked
 
 
 def run_study(study: Study, output: Path, places: Sequence[Slot], train_command: Sequence[str]) -> None:
@@ -210,26 +161,3 @@ def report(output: Path, content: Mapping[str, Any]) -> None:
             handle.write(table)
     others = ", ".join([*written, RESULTS_FILE])
     print(f"\n{written[FILES['text']]}\nTable and all values, in {output}: {others}", flush=True)
-
-
-def _existing(config: Path) -> Path:
-    if not config.is_file():
-        known = [str(path.relative_to(configs.ROOT)) for path in configs.ROOT.rglob("*.yaml")]
-        raise FileNotFoundError(f"there is no config {config}{did_you_mean(config.name, known)}")
-    return config
-
-
-def _missing_weights(recipe: Mapping[str, Any], state: State) -> str | None:
-    """Return a message if a training would look for weights that are not there."""
-    file = weights_file(recipe["weights"]["path"]) if recipe["weights"] else None
-    if file is None or file.is_file() or state.resume:
-        return None
-    return f"{WEIGHTS_KEY} names {file}, which does not exist"
-
-
-def _no_single_test_set(recipe: Mapping[str, Any]) -> str | None:
-    """Return a message if a training would end without the metrics that are compared, or with those of several sets."""
-    names = recipe["settings"].get("DATASETS.TEST")
-    if not isinstance(names, list) or len(names) == 1:
-        return None
-    return f"DATASETS.TEST names {len(names)} data sets ({', '.join(names)}); a study compares the results on one"

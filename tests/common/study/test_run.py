@@ -172,6 +172,10 @@ def test_study__a_trial_without_result_has_failed(here):
         ),
         ({"WEIGHTS: ''": "WEIGHTS: none.pkl"}, "moco, seed 2: MODEL.WEIGHTS names none.pkl, which does not exist"),
         (
+            {"AP: 40": "TYPO: 40"},
+            "  moco, seed 2: .*toy_R_18_FPN_moco.yaml: no key TYPO\n  random, seed 2: to be trained",
+        ),
+        (
             {"SOLVER.MAX_ITER: 2": "DATASETS.TEST: [a, b]"},
             r"DATASETS.TEST names 2 data sets \(a, b\); a study compares the results on one",
         ),
@@ -188,6 +192,12 @@ def test_study__faults_are_told_before_anything_is_trained(here, capsys, change,
         study()
     assert re.search(message, capsys.readouterr().out)
     assert not Path("study/records.txt").exists()
+
+
+def test_study__configs_that_cannot_be_checked(here, monkeypatch):
+    monkeypatch.setattr(toy_study, "REFUSALS", "raise ImportError('no detectron2')")
+    with pytest.raises(SystemExit, match=r"^error: the configs cannot be checked: ImportError: no detectron2"):
+        study()
 
 
 def test_study__a_strange_folder_is_refused(here, capsys):

@@ -1,0 +1,99 @@
+"""Every trial is looked at before any is trained: its config, its weights, its test set and what its folder holds."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mocodet import configs
+
+from .recipe import Recipe, RecipeBook, weights_file
+from .spec import WEIGHTS_KEY, Study, did_you_mean
+from .state import State, look
+from .trials import Trial, plan
+
+# Reads configs as a training does, for which it takes what a study does not import.
+CONFIG_COMMAND = (sys.executable, "-m", "mocodet.detection.training.refusals")
+
+
+def check(
+    study: Study, output: Path, announce: Callable[[str], None], *, training: bool = True
+) -> dict[Trial, tuple[Recipe, State]]:
+    """Look at every trial, and announce it in a line each; return the recipe and the state of each.
+
+    Args:
+        study: what is compared.
+        output: its folder.
+        announce: called with each line.
+        training: whether trials that have not finished are to be trained, so that they need weights, a test set and a
+            config without faults.
+
+    Raises:
+        ValueError: trials that cannot be trained, or were by another recipe. All of them have been announced.
+        OSError: the configs cannot be checked.
+        TimeoutError: a trial of a killed study does not end.
+    """
+    book, trials = RecipeBook(), plan(study, output)
+    announce(f"{study.name}: {len(trials)} trials in {output}")
+    checked: dict[Trial, tuple[Recipe, State]] = {}
+    faults: dict[Trial, str] = {}
+    for trial in trials:
+        try:
+            recipe = book.recipe(_existing(trial.config), trial.opts)
+            state = look(trial, recipe)
+            fault = state.fault
+            if training and state.status != "finished":
+                fault = fault or _missing_weights(recipe, state) or _no_single_test_set(recipe)
+            checked[trial] = recipe, state
+        except (FileNotFoundError, ValueError) as error:
+            fault = str(error)
+        if fault:
+            faults[trial] = fault
+    if training:
+        sound = [trial for trial, (_, state) in checked.items() if trial not in faults and state.status != "finished"]
+        faults |= _refused_configs(sound)
+    for trial in trials:
+        announce(f"  {trial}: {faults.get(trial) or checked[trial][1].note}")
+    if faults:
+        what = "trained as they are, see above; none was started" if training else "collected as they are, see above"
+        raise ValueError(f"{len(faults)} of {len(trials)} trials cannot be {what}")
+    return checked
+
+
+def _existing(config: Path) -> Path:
+    if not config.is_file():
+        known = [str(path.relative_to(configs.ROOT)) for path in configs.ROOT.rglob("*.yaml")]
+        raise FileNotFoundError(f"there is no config {config}{did_you_mean(config.name, known)}")
+    return config
+
+
+def _missing_weights(recipe: Mapping[str, Any], state: State) -> str | None:
+    """Return a message if a training would look for weights that are not there."""
+    file = weights_file(recipe["weights"]["path"]) if recipe["weights"] else None
+    if file is None or file.is_file() or state.resume:
+        return None
+    return f"{WEIGHTS_KEY} names {file}, which does not exist"
+
+
+def _no_single_test_set(recipe: Mapping[str, Any]) -> str | None:
+    """Return a message if a training would end without the metrics that are compared, or with those of several sets."""
+    names = recipe["settings"].get("DATASETS.TEST")
+    if not isinstance(names, list) or len(names) == 1:
+        return None
+    return f"DATASETS.TEST names {len(names)} data sets ({', '.join(names)}); a study compares the results on one"
+
+
+def _refused_configs(trials: Sequence[Trial]) -> dict[Trial, str]:
+    """Say of trials whose configs a training would refuse, why: unknown keys, values of the wrong type and the like."""
+    if not trials:
+        return {}
+    asked = {trial: json.dumps([str(trial.config), *trial.opts.items()]) for trial in trials}
+    different = list(dict.fromkeys(asked.values()))
+    question = f"[{', '.join(different)}]"
+    done = subprocess.run(CONFIG_COMMAND, input=question, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise OSError(f"the configs cannot be checked: {' '.join(done.stderr.splitlines()[-1:])}")
+    refusals = dict(zip(different, json.loads(done.stdout.splitlines()[-1]), strict=True))
+    return {trial: refusals[text] for trial, text in asked.items() if refusals[text]}

@@ -1,0 +1,34 @@
+"""Tell a study, which does not import detectron2, what is wrong with the configs of its trials.
+
+``python -m mocodet.detection.training.refusals`` reads from stdin a JSON list of ``[file, [KEY, VALUE], ...]``, and
+writes as the last line of stdout a list of what is wrong with each, null where nothing is.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+
+from .preflight import check_augmentation, check_config, check_labels
+from .run import read_config
+
+
+def refusal(config_file: str, opts: Sequence[str]) -> str | None:
+    """Return why a training would refuse a config before it looks at data and weights; None if it would not."""
+    try:
+        cfg = read_config(argparse.Namespace(config_file=config_file, opts=opts, scale_to_gpus=False))
+        for check in (check_config, check_augmentation, check_labels):
+            check(cfg)
+    except (OSError, ValueError) as error:
+        return str(error)
+    return None
+
+
+def main() -> None:
+    """Answer the question on stdin."""
+    asked = json.load(sys.stdin)
+    print(json.dumps([refusal(file, [word for pair in pairs for word in pair]) for file, *pairs in asked]))
+
+
+if __name__ == "__main__":
+    main()
