@@ -15,17 +15,10 @@ from .numbers import between, fixed, signed
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart and what it shows.
-
-    Attributes:
-        title: set off at the beginning of its caption.
-        svg: of :mod:`.charts`.
-        caption: the rest; what bands and dots are.
-    """
+    """A chart of :mod:`.charts` under its title."""
 
     title: str
     svg: Markup
-    caption: str = ""
 
 
 @dataclass(frozen=True)
