@@ -48,6 +48,7 @@ class Coco:
             learned.
         findings: at least one error for each annotation of the file that is not among ``annotations``; repairs, notes.
         left_out: the categories that were not chosen.
+        refused: how many annotations of the file are not among ``annotations``.
         is_annotated: the file has a list of annotations; those of COCO's test images have none.
     """
 
@@ -58,6 +59,7 @@ class Coco:
     keypoint_names: tuple[str, ...] = ()
     findings: list[Finding] = field(default_factory=list)
     left_out: list[Record] = field(default_factory=list)
+    refused: int = 0
     is_annotated: bool = True
 
     @property
@@ -106,10 +108,13 @@ def read_coco(path: Path, folder: Path | None = None, *, lvis: bool = False) -> 
     images = _by_id("image", entries["images"], ledger, lambda *image: _image_fault(*image, folder, ledger))
     categories = _by_id("category", entries["categories"], ledger, lambda *found: _category_fault(*found, ledger))
     _look_at_all(images, categories, ledger, lvis)
-    names = _keypoint_names(categories, entries.get("annotations", []), ledger)
-    annotations = ObjectReader(images, categories, len(names), ledger).read(entries.get("annotations", []))
+    objects = entries.get("annotations", [])
+    names = _keypoint_names(categories, objects, ledger)
+    annotations = ObjectReader(images, categories, len(names), ledger).read(objects)
     by_id = [sorted(records.values(), key=lambda record: order(record["id"])) for records in (images, categories)]
-    return Coco(path, *by_id, annotations, names, ledger.findings(), is_annotated="annotations" in entries)
+    refused = len(objects) - len(annotations)
+    found = Coco(path, *by_id, annotations, names, ledger.findings(), refused=refused)
+    return replace(found, is_annotated="annotations" in entries)
 
 
 def choose_classes(coco: Coco, classes: Sequence[str] = ()) -> Coco:
@@ -244,13 +249,9 @@ def _image_fault(image: Record, name: str, folder: Path | None, ledger: Ledger) 
     file_name = image.get("file_name")
     if type(file_name) is not str or not file_name or "\0" in file_name:
         return f"has the file_name {brief(file_name)}", "name its file"
-    width, height = image.get("width"), image.get("height")
-    if type(width) is int and type(height) is int and width > 0 and height > 0:
-        return None
-    sides = as_side(width), as_side(height)
-    if None not in sides:
-        ledger.count("repaired", name, "has a width or height that is no whole number", "read as numbers")
-    elif folder is not None:
+    given = image.pop("width", None), image.pop("height", None)
+    sides = as_side(given[0]), as_side(given[1])
+    if None in sides and folder is not None:
         try:
             sides = image_size(folder / file_name)
         except FileNotFoundError:
@@ -259,9 +260,10 @@ def _image_fault(image: Record, name: str, folder: Path | None, ledger: Ledger) 
             return f"({file_name}) lacks a width and a height above 0", "write its size, or bring its file"
         else:
             ledger.count("repaired", name, "lacks a width and a height above 0", "its size is taken from its file")
-    image["width"], image["height"] = sides
-    if None in sides:  # nobody knows
-        del image["width"], image["height"]
+    elif None not in sides and sides != given:
+        ledger.count("repaired", name, "has a width or a height that is text", "read as a number")
+    if None not in sides:
+        image["width"], image["height"] = sides
     return None
 
 

@@ -71,9 +71,9 @@ class ObjectReader:
                 self.ledger.error(f"annotation {name}", what, "give it a whole number or text")
             identity = name
         if identity in seen and not may_repeat:
-            record = f"annotation {short(identity)} (number {place} of the list)"
+            identity = f"{short(identity)} (number {place} of the list)"
             remedy = "ids must differ: renumber the files before joining them"
-            self.ledger.error(record, "has the id of another annotation", remedy)
+            self.ledger.error(f"annotation {identity}", "has the id of another annotation", remedy)
         seen.add(identity)
         entry["id"] = identity
 

@@ -38,7 +38,7 @@ def as_side(value: Any) -> int | None:
     if type(value) is str:
         value = int(value) if DIGITS.fullmatch(value) else None
     side = as_id(value)
-    return side if type(side) is int and side > 0 else None
+    return side if type(side) is int and 0 < side < FAR else None
 
 
 def are_numbers(values: Any) -> TypeGuard[list[float]]:
