@@ -327,11 +327,17 @@ def _check_objects(cfg: CfgNode, name: str, records: Sequence[Mapping[str, Any]]
                 f" {remedy}set MODEL.{switch} False"
             )
     # Crowds, of which COCO's masks are run lengths, are not learned.
-    runs = sum(isinstance(a.get("segmentation"), dict) and not a.get("iscrowd", 0) for a in annotations)
+    runs = [
+        record["file_name"]
+        for record in records
+        for annotation in record["annotations"]
+        if isinstance(annotation.get("segmentation"), dict) and not annotation.get("iscrowd", 0)
+    ]
     if cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT == "polygon" and runs:
         raise ValueError(
-            f"data set {name}: {runs} of the {len(annotations)} annotations have masks of run lengths, which"
-            " INPUT.MASK_FORMAT polygon does not take; add  INPUT.MASK_FORMAT bitmask"
+            f"data set {name}: {len(runs)} of the {len(annotations)} annotations, such as one of {runs[0]}, have masks"
+            f" of run lengths in {MetadataCatalog.get(name).get('json_file')}, which INPUT.MASK_FORMAT polygon does not"
+            " take; add  INPUT.MASK_FORMAT bitmask"
         )
 
 
