@@ -42,11 +42,14 @@ def read_metrics(folder: str | Path) -> Results:
 
     Raises:
         FileNotFoundError: one of the two files is missing.
-        ValueError: a damaged line, no task that was evaluated at the end, a task without one of its metrics, or a
-            value that is not finite.
+        ValueError: a damaged config or line, no task that was evaluated at the end, a task without one of its metrics,
+            or a value that is not finite.
     """
-    max_iter = yaml.safe_load(Path(folder, "config.yaml").read_text(encoding="utf-8"))["SOLVER"]["MAX_ITER"]
-    path = Path(folder, "metrics.json")
+    path, config = Path(folder, "metrics.json"), Path(folder, "config.yaml")
+    try:
+        max_iter = yaml.safe_load(config.read_text(encoding="utf-8"))["SOLVER"]["MAX_ITER"]
+    except (yaml.YAMLError, KeyError, TypeError) as error:  # half a file, or another one
+        raise ValueError(f"{config} does not say how long the training is: {error!r}") from error
     last: dict[str, tuple[int, float]] = {}
     for record in read_json_lines(path):
         last.update({key: (record["iteration"], record[key]) for key in KEYS if key in record})

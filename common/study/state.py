@@ -164,7 +164,7 @@ def _write_outcome(folder: Path, outcome: Outcome) -> None:
 def _metrics(folder: Path) -> Results | None:
     try:
         return read_metrics(folder)
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError):
         return None
 
 

@@ -105,6 +105,14 @@ def test_read_metrics__missing_file(tmp_path, name):
         read_metrics(tmp_path)
 
 
+@pytest.mark.parametrize("config", ["", "SOLVER: {", "SOLVER: {}"])
+def test_read_metrics__damaged_config(tmp_path, config):
+    folder = write_run(tmp_path, [box(100, 3.0, 2.0, 1.0)])
+    (folder / "config.yaml").write_text(config)
+    with pytest.raises(ValueError, match=r"config.yaml does not say how long the training is"):
+        read_metrics(folder)
+
+
 def test_aggregate__by_hand():
     moco = [result(10.0, 4.0, 1.0), result(12.0, 6.0, 1.0), result(14.0, 8.0, 4.0)]
     random = [result(9.0, 5.0, 1.0), result(9.0, 6.0, 3.0), result(12.0, 7.0, 5.0)]
