@@ -13,6 +13,7 @@ from detectron2.utils.events import JSONWriter
 from fvcore.common.config import CfgNode
 
 from mocodet.common.divergence import check_losses
+from mocodet.common.errors import without_logged_tracebacks
 from mocodet.common.files import drop_half_line
 from mocodet.common.launch import distribute
 from mocodet.common.progress import duration, progress
@@ -198,7 +199,8 @@ class PretrainTrainer(TrainerBase):
             if not comm.all_gather(Path(self.cfg.OUTPUT_DIR, "model_final.pth").is_file())[0]:
                 self.checkpointer.save("model_final", iteration=self.iter)
             return
-        super().train(self.start_iter, self.max_iter)
+        with without_logged_tracebacks("detectron2.engine.train_loop"):
+            super().train(self.start_iter, self.max_iter)
 
     def before_train(self) -> None:
         """Open the stream of batches at the first iteration of this run, or before it to fill a queue or bank."""

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from mocodet.common.formats.image import Size, by
+
 from .findings import Fault, Tally, count_faults
-from .images import ImageJob, Size, by, image_fault, image_size, in_processes, ranges
+from .images import ImageJob, image_fault, in_processes, known_size, ranges
 
 IMAGE_COUNTS = {"train": 2_975, "val": 500}  # Cordts et al., CVPR 2016
 IMAGE_ENDING = "_leftImg8bit.png"
@@ -83,7 +85,7 @@ def _frame_faults(annotations: Path, job: tuple[str, Path]) -> list[Fault]:
         faults.append(Fault(train, "is missing; `mocodet prepare-data cityscapes` makes it"))
     if fault := image_fault(ImageJob(picture)):
         return [*faults, fault]
-    size = image_size(picture)
+    size = known_size(picture)
     values = {labels: known, train: frozenset(train_ids.tolist()), instances: None}
     jobs = [ImageJob(path, size, "its image", allowed) for path, allowed in values.items() if path.is_file()]
     broken = [fault for job in jobs if (fault := image_fault(job))]

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mocodet.common.formats import MAX_PIXELS
 from mocodet.common.formats.findings import Finding
 
 
@@ -18,11 +19,15 @@ class Fault(Finding):
 
 @dataclass
 class Tally:
-    """What a check has looked at, counted for its summary and by file and folder; what it noticed that is no fault."""
+    """What a check has looked at, counted for its summary and by file and folder; what it noticed that is no fault.
+
+    ``max_pixels``: how large an image may be; 0: of any size.
+    """
 
     counts: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
     looked_at: set[Path] = field(default_factory=set)
+    max_pixels: int = MAX_PIXELS
 
 
 def count_faults(file: Path, what: str, found: int, expected: int | None) -> Iterator[Fault]:

@@ -15,16 +15,18 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from mocodet.common.formats import MAX_PIXELS
+from mocodet.common.formats.findings import Finding
+from mocodet.common.formats.image import Size, by, decode_pixels, image_size, size_fault, unreadable
+
 from .findings import Fault, Tally
 
 Job = TypeVar("Job")
 Found = TypeVar("Found")
-Size = tuple[int, int]  # width, height, pixels
 
 # Half-open or closed, counted from 0 or from 1: conventions differ by a pixel, and detectron2 clips what is that
 # little outside.
 TOLERANCE = 1.0
-EXIF_ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,10 @@ class ImageJob:
     labels: frozenset[int] | None = None
 
 
-def check_images(jobs: Sequence[ImageJob], tally: Tally, workers: int) -> Iterator[Fault]:
+def check_images(jobs: Sequence[ImageJob], tally: Tally, workers: int) -> Iterator[Finding]:
     """Decode every image, in ``workers`` processes (0: in this one); yield a fault for each that is wrong."""
     tally.counts.update("images" if job.labels is None else "masks" for job in jobs)
-    yield from in_processes(image_fault, jobs, workers, "images")
+    yield from in_processes(partial(image_fault, max_pixels=tally.max_pixels), jobs, workers, "images")
 
 
 def in_processes(look: Callable[[Job], Found | None], jobs: Sequence[Job], workers: int, what: str) -> Iterator[Found]:
@@ -61,25 +63,20 @@ def in_processes(look: Callable[[Job], Found | None], jobs: Sequence[Job], worke
         yield from filter(None, progress(pool.map(look, jobs, chunksize=32)))
 
 
-def image_fault(job: ImageJob) -> Fault | None:
-    """Decode one image; return what is wrong with it, if anything is."""
+def image_fault(job: ImageJob, max_pixels: int = MAX_PIXELS) -> Finding | None:
+    """Decode one image as a run does; return what is wrong with it, if anything is.
+
+    ``max_pixels``: see `mocodet.common.formats.image.decode_rgb`.
+    """
     try:
-        with Image.open(job.path) as image:
-            image.load()
-            size = _turned_size(image)
-            values = None if job.labels is None else _label_values(image)
-    except MemoryError:
-        raise
+        size, values = _look_at(job, max_pixels)
     except FileNotFoundError:
         return Fault(job.path, "is missing; unpack its archive again with --again")
-    except Exception as error:  # damaged bytes make decoders raise almost anything
-        return Fault(
-            job.path,
-            f"cannot be decoded ({str(error) or type(error).__name__}); unpack its archive with --again, fetch it again"
-            " or leave it out",
-        )
+    except (OSError, ValueError) as error:
+        what = str(error).removeprefix(f"{job.path} ")
+        return Fault(job.path, what.replace("; replace", "; unpack its archive with --again, or replace"))
     if job.size is not None and size != job.size:
-        return Fault(job.path, f"is {by(size)}, but {job.said_by} says {by(job.size)}; one of them is another image's")
+        return size_fault(job.path, size, job.size, job.said_by)
     if job.labels is None:
         return None
     if values is None:
@@ -87,6 +84,26 @@ def image_fault(job: ImageJob) -> Fault | None:
     if unknown := sorted(values - job.labels):
         return Fault(job.path, f"has the label {unknown[0]}, which stands for no class; known are {ranges(job.labels)}")
     return None
+
+
+def _look_at(job: ImageJob, max_pixels: int) -> tuple[Size, set[int] | None]:
+    """Decode an image; return its size, and of an image of labels the values, None if it has colours.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it cannot be decoded, or is too large.
+    """
+    if job.labels is None:
+        height, width, _ = decode_pixels(job.path.read_bytes(), str(job.path), max_pixels).shape
+        return (width, height), None
+    try:
+        with Image.open(job.path) as image:
+            image.load()
+            return image.size, _label_values(image)
+    except (MemoryError, FileNotFoundError):
+        raise
+    except Exception as error:  # damaged bytes make decoders raise almost anything
+        raise ValueError(unreadable(job.path, error)) from error
 
 
 def box_fault(corners: Sequence[float], size: Size | None) -> str | None:
@@ -133,28 +150,15 @@ def ranges(values: Iterable[int]) -> str:
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
-def image_size(path: Path) -> Size | None:
-    """Return what an image measures, as detectron2 turns it, without decoding it; None if it is none."""
+def known_size(path: Path) -> Size | None:
+    """Return what an image measures, as a run turns it, without decoding it; None if it is none."""
     try:
-        with Image.open(path) as image:
-            return _turned_size(image)
-    except MemoryError:
-        raise
-    except Exception:  # damaged bytes make decoders raise almost anything
+        return image_size(path)
+    except (OSError, ValueError):
         return None
-
-
-def _turned_size(image: Image.Image) -> Size:
-    # Orientations 5 to 8 swap the sides.
-    return image.size[::-1] if image.getexif().get(EXIF_ORIENTATION, 1) >= 5 else image.size
 
 
 def _label_values(image: Image.Image) -> set[int] | None:
     if image.mode not in ("P", "L") and not image.mode.startswith("I"):
         return None
     return set(np.unique(np.asarray(image)).tolist())
-
-
-def by(size: Size) -> str:
-    """Write what an image measures: ``40 x 30``."""
-    return f"{size[0]} x {size[1]}"

@@ -11,7 +11,7 @@ All flags of a data set: mocodet prepare-data voc --help.
 import argparse
 from pathlib import Path
 
-from .arguments import positive
+from .arguments import add_max_pixels, positive
 
 # name -> what it is. `common/prepare/datasets.py` and the file of common/checks/ that has the name know the rest.
 DATASETS = {
@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         add("--check", action="store_true", dest="verify", help="verify what is there instead of preparing it")
         add("--any-size", action="store_true", help="with --check: do not compare counts with the published")
         add("--workers", type=workers, metavar="N", help="with --check: processes that decode images (one a core)")
+        add_max_pixels(add)
         if name == "voc":
             own = "with --check: ROOT itself is a folder in VOC's layout, of one's own, with these classes"
             add("--classes", nargs="+", metavar="NAME", help=own)

@@ -7,12 +7,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import IO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from . import MAX_PIXELS
+from .findings import Finding
 
 try:
     import simplejpeg
@@ -54,6 +56,11 @@ def image_suffixes() -> tuple[str, ...]:
     Image.init()
     formats = Image.registered_extensions().items()
     return tuple(sorted(end for end, kind in formats if kind in Image.OPEN and kind not in NOT_DECODED))
+
+
+def by(size: Size) -> str:
+    """Write what an image measures: ``40 x 30``."""
+    return f"{size[0]} x {size[1]}"
 
 
 def stem_of(file_name: str) -> str:
@@ -144,6 +151,14 @@ def too_large(name: object, pixels: int, limit: int) -> str:
         f"{name} has {pixels:,} pixels, more than the limit of {limit:,}; if it is sound, set DATA.MAX_PIXELS"
         f" (pre-training), INPUT.MAX_PIXELS (detection) or --max-pixels (other commands) to {pixels}, or remove it"
     )
+
+
+def size_fault(image: Path, found: Size, said: Size, said_by: str) -> Finding:
+    """Return the error of an image that is not of the size that is said of it."""
+    remedy = "one of them is another image's"
+    if found == said[::-1]:
+        remedy = f"if EXIF data turn it and its boxes are of the image as stored, remove the orientation; else {remedy}"
+    return Finding("error", image, "", f"is {by(found)}, but {said_by} says {by(said)}", remedy)
 
 
 @contextmanager

@@ -36,7 +36,7 @@ def _check(args: argparse.Namespace, root: Path) -> int:
 
     ``root`` is the folder of the data sets, or the data set itself if ``--classes`` says that it is one's own.
     """
-    tally = Tally()
+    tally = Tally(max_pixels=args.max_pixels)
     faults: Counter[Path] = Counter()
     repaired = 0
     for finding in _findings(args, root, tally):

@@ -63,7 +63,7 @@ def _read_class(path: Path, places: Mapping[str, int]) -> Detections:
             continue
         where = f"{path}, line {number}"
         try:
-            image, *numbers = line.split()
+            image, *numbers = line.strip().rsplit(maxsplit=5)  # an image's name may have blanks
             score, xmin, ymin, xmax, ymax = map(float, numbers)
         except ValueError:
             raise ValueError(f"{where}: expected  image score xmin ymin xmax ymax, found {line!r}") from None

@@ -24,6 +24,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Sampler
 
 from mocodet.common.divergence import DivergenceError
+from mocodet.common.errors import without_logged_tracebacks
 from mocodet.common.files import drop_half_line
 from mocodet.common.launch import distribute
 
@@ -192,7 +193,8 @@ class Trainer(DefaultTrainer):
             DivergenceError: losses, proposals, parameters or buffers are not finite. No checkpoint has such weights.
         """
         try:
-            super().train()
+            with without_logged_tracebacks("detectron2.engine.train_loop"):
+                super().train()
         except DivergenceError:
             raise
         except FloatingPointError as error:  # of detectron2, which names neither the iteration always nor a remedy

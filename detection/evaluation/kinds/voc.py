@@ -2,7 +2,6 @@
 
 import itertools
 import logging
-import xml.etree.ElementTree as ElementTree
 from collections import OrderedDict, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,9 +16,11 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Instances
 from detectron2.utils import comm
 
+from mocodet.common.formats.findings import refuse_errors
+from mocodet.common.formats.lists import read_list
+from mocodet.common.formats.voc_folder import VocFolder, read_split
 from mocodet.common.matches import Matches
 
-from ...data.voc import read_split
 from ..complete import format_results
 from ..things import Thing
 from ..voc_ap import Detections, Judgement, Objects, average_precisions, judge
@@ -29,7 +30,6 @@ from . import EvaluationKind, Results, register_kind
 logger = logging.getLogger(__name__)
 
 IOU_THRESHOLDS = range(50, 100, 5)  # per cent
-SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ class VOCEvaluator(DatasetEvaluator):
 
     @cached_property
     def _places(self) -> dict[str, int]:
-        return {image: place for place, image in enumerate(read_split(self._metadata.dirname, self._metadata.split))}
+        return {image: place for place, image in enumerate(_names_of(self._metadata))}
 
     def _evaluate(self, detections: Mapping[str, Detections]) -> Results:
         truth, is_2007 = self._ground_truth, self._metadata.year == 2007
@@ -198,31 +198,28 @@ def _means(aps: Sequence[np.ndarray]) -> dict[str, float]:
     return {"AP": float(np.mean(list(means.values()))), "AP50": float(means[50]), "AP75": float(means[75])}
 
 
+def _names_of(metadata: Metadata) -> list[str]:
+    folder = VocFolder(metadata.dirname)
+    return read_list(folder.list_file(f"Main/{metadata.split}"), folder.knows)[0]
+
+
 def read_ground_truth(root: str, split: str, class_names: Sequence[str]) -> GroundTruth:
     """Read the annotations of ``ImageSets/Main/<split>.txt``; objects of other classes are passed over.
 
     Raises:
-        FileNotFoundError: there is no such split or annotation.
-        ValueError: an annotation is malformed.
+        FileNotFoundError: there is no such split.
+        ValueError: an annotation is missing or malformed.
     """
-    images = read_split(root, split)
+    found = read_split(VocFolder(root), f"Main/{split}", class_names)
+    refuse_errors(root, found.findings)
     rows: dict[str, list[list[float]]] = {name: [] for name in class_names}
-    for place, image in enumerate(images):
-        path = Path(root, "Annotations", f"{image}.xml")
-        try:
-            for node in ElementTree.parse(path).getroot().findall("object"):
-                if (name := node.findtext("name")) in rows:
-                    box = [float(node.findtext(f"bndbox/{side}", "")) for side in SIDES]  # VOC2012 has a few fractions
-                    if not np.isfinite(box).all():
-                        raise ValueError(f"the box {box} is not finite")
-                    rows[name].append([place, *box, bool(int(node.findtext("difficult", "")))])
-        except FileNotFoundError:
-            raise FileNotFoundError(f"{image} is in the split {split}, but there is no {path}") from None
-        except (ElementTree.ParseError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} is not an annotation as VOC's: {error}") from error
-    tables = {name: np.array(found, dtype=float).reshape(-1, 6) for name, found in rows.items()}
+    for place, image in enumerate(found.images):
+        for one in image.annotation.objects:
+            rows[one.name].append([place, *one.box, one.difficult])
+    tables = {name: np.array(of, dtype=float).reshape(-1, 6) for name, of in rows.items()}
     return GroundTruth(
-        images, {name: Objects(t[:, 0].astype(int), t[:, 1:5], t[:, 5].astype(bool)) for name, t in tables.items()}
+        [image.name for image in found.images],
+        {name: Objects(t[:, 0].astype(int), t[:, 1:5], t[:, 5].astype(bool)) for name, t in tables.items()},
     )
 
 
@@ -233,8 +230,9 @@ def check_voc_ground_truth(cfg: CfgNode, dataset_name: str) -> None:
     metric counts them as 0, which is warned of.
 
     Raises:
-        FileNotFoundError: there is no such split or annotation.
-        ValueError: no class has ground truth; or a class has none, and the data set's year asks for the 2012 metric.
+        FileNotFoundError: there is no such split.
+        ValueError: annotations are missing or malformed; no class has ground truth; or a class has none, and the data
+            set's year asks for the 2012 metric.
     """
     metadata = MetadataCatalog.get(dataset_name)
     truth = read_ground_truth(metadata.dirname, metadata.split, metadata.thing_classes)
@@ -259,7 +257,7 @@ def check_voc_ground_truth(cfg: CfgNode, dataset_name: str) -> None:
 
 
 def _read(path: Path, metadata: Metadata, records: Sequence[Mapping[str, Any]]) -> dict[str, list[Thing]]:
-    images = read_split(metadata.dirname, metadata.split)
+    images = _names_of(metadata)
     things = defaultdict(list)
     for category, found in enumerate(read_detections(path, images, metadata.thing_classes).values()):
         for place, box, score in zip(found.image, found.boxes, found.scores, strict=True):

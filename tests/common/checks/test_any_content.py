@@ -5,12 +5,15 @@ import json
 import math
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from mocodet.common.checks import cityscapes, coco_json, lvis, voc
 from mocodet.common.checks.findings import Tally
+from mocodet.common.formats.voc import read_annotation
+from mocodet.detection.data.voc import load_voc
 from tests.common.checks.good import HEIGHT, WIDTH, coco_content, make_coco, make_voc, write_json
 from tests.common.checks.test_lvis import lvis_content
 
@@ -100,8 +103,14 @@ def test_check__any_xml(tmp_path):
             elif number:
                 next(parent for parent in tree.iter() if node in parent).remove(node)
             path.write_bytes(ElementTree.tostring(tree))
-            for fault in voc.check_layout(folder, ("cat",), Tally()):
-                assert "\n" not in str(fault), (node.tag, text)
+            found = list(voc.check_layout(folder, ("cat",), Tally()))
+            assert not any("\n" in str(finding) for finding in found), (node.tag, text)
+            refused = any(finding.severity == "error" for finding in found)
+            with pytest.raises(ValueError, match=r"^data set mine: ") if refused else nullcontext():
+                load_voc("mine", str(folder), "trainval", ("cat",))
+            read = read_annotation(path)
+            reported = [one for one in read.findings if one.severity == "error" and one.record]
+            assert len(read.objects) + len(reported) == read.count
 
 
 def test_check__any_cityscapes_polygons(tmp_path):

@@ -41,11 +41,11 @@ CITYSCAPES_FAULTS = [
     (gt("polygons.json"), polygons("[0, 10], [39, 10], ", ""), "object 1 (road) has no polygon"),
     (gt("polygons.json"), polygons("}", ""), "is no JSON"),
     (gt("polygons.json"), polygons('"imgWidth": 40', '"imgWidth": 41'), "says that its image is 41 x 30"),
-    (left(), lambda path: path.write_bytes(path.read_bytes()[:-30]), "cannot be decoded"),
+    (left(), lambda path: path.write_bytes(path.read_bytes()[:-30]), "cannot be read as an image"),
     (
         gt("instanceIds.png", "test/../val").replace("test/../", ""),
         lambda path: path.write_bytes(b""),
-        "cannot be decoded",
+        "cannot be read as an image",
     ),
 ]
 

@@ -91,8 +91,8 @@ def test_check_datasets__classes_of_train_and_test_differ(voc):
 def test_check_datasets__annotations_are_read_before_training(voc):
     train, test = voc
     annotation = Path(test["ROOT"]) / "Annotations" / "test000.xml"
-    annotation.write_text(annotation.read_text().replace("cat", "cow"))
-    with pytest.raises(ValueError, match=r"test000\.xml holds an object of class 'cow'"):
+    annotation.write_text(annotation.read_text().replace("xmin", "left"))
+    with pytest.raises(ValueError, match=r"test000\.xml: object 1 \(cat\) lacks a <bndbox>"):
         check(train, test)
 
 

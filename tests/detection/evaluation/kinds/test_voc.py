@@ -74,7 +74,8 @@ def splits(draw: st.DrawFn) -> list[tuple[list, list]]:
     """Images of (objects, detections): objects are (class, difficult, box); some detections lie on objects."""
     images = []
     for _ in range(draw(st.integers(1, 5))):
-        objects = draw(st.lists(st.tuples(st.integers(0, 2), st.booleans(), box()), max_size=4))
+        solid = box().map(lambda sides: [*map(int, sides)]).filter(lambda s: s[0] < s[2] and s[1] < s[3])
+        objects = draw(st.lists(st.tuples(st.integers(0, 2), st.booleans(), solid), max_size=4))
         hits = [(kind, place) for kind, _, place in objects]
         likely = st.sampled_from(hits) if hits else st.tuples(st.integers(0, 2), box())
         anywhere = st.tuples(st.integers(0, 2), box())
@@ -102,7 +103,7 @@ def test_voc_evaluator__equals_detectron2_exactly(images, year):
             Path(root, folder).mkdir(parents=True)
         Path(root, "ImageSets/Main/test.txt").write_text("".join(f"test{i:03d}\n" for i in range(len(images))))
         for index, (objects, _) in enumerate(images):
-            nodes = [voc_object(kinds[kind], [int(side) for side in place], int(hard)) for kind, hard, place in objects]
+            nodes = [voc_object(kinds[kind], place, int(hard)) for kind, hard, place in objects]
             Path(root, "Annotations", f"test{index:03d}.xml").write_text(voc_annotation(*nodes))
         name = new_name()
         MetadataCatalog.get(name).set(
@@ -300,8 +301,8 @@ def test_voc_evaluator__unknown_image_or_class(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("<annotation>", "is not an annotation as VOC's: no element found"),
-        ("<a><object><name>cat</name></object></a>", "train000.xml is not"),
+        ("<annotation>", "train000.xml: is not XML .no element found"),
+        ("<a><object><name>cat</name></object></a>", "train000.xml: is XML of <a>, not VOC's <annotation>"),
     ],
 )
 def test_voc_evaluator__malformed_annotation(tmp_path, content, message):

@@ -1,0 +1,209 @@
+"""Folders in the layout of Pascal VOC: lists of images, where image and XML file of a name are, a split as a whole."""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+
+from mocodet.common.text import first_few
+
+from .findings import Finding, Ledger
+from .image import Size, image_size, image_suffixes, size_fault, stem_of
+from .lists import files_by_stem, last_part, read_list
+from .voc import VocAnnotation, read_annotation
+
+FOLDERS = ("Annotations", "ImageSets/Main", "JPEGImages")
+
+
+@dataclass(frozen=True)
+class VocImage:
+    """One image of a split.
+
+    Attributes:
+        name: as lists have it, without a suffix.
+        image: its file; None if there is none.
+        annotation: what its XML file says.
+    """
+
+    name: str
+    image: Path | None
+    annotation: VocAnnotation
+
+
+@dataclass(frozen=True)
+class VocSplit:
+    """The images of a list.
+
+    Attributes:
+        images: in the order of the list, their objects those of the classes that were asked for.
+        findings: of the list, of the XML files and of the images.
+        left_out: how many objects there are of other classes, by name.
+    """
+
+    images: Sequence[VocImage]
+    findings: Sequence[Finding]
+    left_out: Mapping[str, int] = field(default_factory=Counter)
+
+
+class VocFolder:
+    """A folder that holds ``Annotations``, ``ImageSets/Main`` and ``JPEGImages``; each is listed once.
+
+    Args:
+        root: the folder; of what it should hold anything may be absent.
+    """
+
+    def __init__(self, root: str | os.PathLike) -> None:
+        self.root = Path(root)
+        self._files: dict[str, dict[str, list[str]]] = {}
+
+    def list_file(self, split: str) -> Path:
+        """Return the file that lists the images of a split such as ``Main/train``."""
+        return self.root / "ImageSets" / f"{split}.txt"
+
+    def annotation_file(self, name: str) -> Path:
+        """Return where the XML file of an image is, or should be."""
+        files = self._stems("Annotations", name).get(last_part(name), [f"{last_part(name)}.xml"])
+        return self.root / "Annotations" / PurePosixPath(name).parent / files[0]
+
+    def images(self, name: str) -> list[Path]:
+        """Return the image files of a name: there should be one."""
+        folder = self.root / "JPEGImages" / PurePosixPath(name).parent
+        return [folder / file for file in self._stems("JPEGImages", name).get(last_part(name), [])]
+
+    def names(self, folder: str) -> set[str]:
+        """Return the names of the images, or of the XML files, directly in one of the folders."""
+        return set(self._stems(folder, ""))
+
+    def knows(self, name: str) -> bool:
+        """Tell whether there is an image or an XML file of a name."""
+        return bool(self.images(name)) or last_part(name) in self._stems("Annotations", name)
+
+    def read_image(self, name: str, listed: Path) -> tuple[VocImage, list[Finding]]:
+        """Find the files of an image, which the file ``listed`` names, and read its XML file."""
+        ledger = Ledger(self.annotation_file(name))
+        candidates = self.images(name)
+
+        def size_of_image(filename: str) -> Size | None:
+            chosen = self._choose(candidates, filename, name)
+            try:
+                return None if chosen is None else image_size(chosen)
+            except (OSError, ValueError):
+                return None  # `measure` says so
+
+        try:
+            annotation = read_annotation(ledger.file, size_of_image)
+        except FileNotFoundError:
+            annotation = VocAnnotation()
+            remedy = f"fetch it, write one without <object> if nothing is in the image, or take {name} off the list"
+            ledger.error("", f"is missing, and {listed} names its image", remedy)
+        chosen = self._choose(candidates, annotation.filename, name)
+        if chosen is None and candidates:
+            files = ", ".join(path.name for path in candidates)
+            ledger.error("", f"may be about {files}", "remove all but one, or write in <filename> which of them it is")
+        return VocImage(name, chosen, annotation), [*annotation.findings, *ledger.findings()]
+
+    def _choose(self, candidates: Sequence[Path], filename: str, name: str) -> Path | None:
+        """Choose among the images of a name; what the XML file calls its image decides only where the name does not."""
+        if len(candidates) == 1:
+            return candidates[0]
+        said = filename.replace("\\", "/").rpartition("/")[2]
+        if not candidates and said:
+            other = self.images(str(PurePosixPath(name).parent / stem_of(said)))
+            candidates = [path for path in other if path.name == said] or other[:1]
+            return candidates[0] if len(candidates) == 1 else None
+        return next((path for path in candidates if path.name == said), None)
+
+    def _stems(self, folder: str, name: str) -> dict[str, list[str]]:
+        """Return the files of the kind that belongs into ``folder``, by their names without suffix.
+
+        A name may have folders before it.
+        """
+        inside = str(PurePosixPath(folder, name).parent) if name else folder
+        if inside not in self._files:
+            suffixes = (".xml",) if folder == "Annotations" else image_suffixes()
+            self._files[inside] = files_by_stem(self.root / inside, suffixes)
+        return self._files[inside]
+
+
+def read_split(folder: VocFolder, split: str, classes: Collection[str] | None = None) -> VocSplit:
+    """Read the XML files of the images that ``ImageSets/<split>.txt`` lists, and where one has no size, the image's.
+
+    Args:
+        folder: which.
+        split: such as ``Main/train``.
+        classes: of the objects to keep; None: all.
+
+    Raises:
+        FileNotFoundError: there is no such list; the message names those that there are.
+    """
+    path = folder.list_file(split)
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in path.parent.glob("*.txt"))) or "none at all"
+        raise FileNotFoundError(f"there is no split {path}; the folder has {known}")
+    names, findings = read_list(path, folder.knows)
+    read = [folder.read_image(name, path) for name in names]
+    findings += [finding for _, found in read for finding in found]
+    return choose_classes([image for image, _ in read], findings, classes)
+
+
+def choose_classes(
+    images: Iterable[VocImage], findings: Sequence[Finding], classes: Collection[str] | None
+) -> VocSplit:
+    """Keep the objects of some classes and count the others; arguments as in `read_split` and `VocSplit`."""
+    left_out: Counter[str] = Counter()
+    chosen = []
+    for image in images:
+        kept = image.annotation.objects
+        if classes is not None:
+            left_out.update(one.name for one in kept if one.name not in classes)
+            kept = tuple(one for one in kept if one.name in classes)
+        chosen.append(replace(image, annotation=replace(image.annotation, objects=kept)))
+    return VocSplit(chosen, findings, left_out)
+
+
+def missing_image(folder: VocFolder, image: VocImage, listed: Path) -> Finding | None:
+    """Return the error of an image that the file ``listed`` names, if there is no file of it."""
+    if image.image is not None or folder.images(image.name):
+        return None
+    what = f"is missing, with whatever suffix of an image, and {listed} names it"
+    remedy = f"fetch it, or take {image.name} off the list"
+    return Finding("error", folder.root / "JPEGImages" / image.name, "", what, remedy)
+
+
+def measure(image: VocImage) -> Finding | None:
+    """Read the size of an image from its head, and return what is wrong with it, if anything is."""
+    if image.image is None:
+        return None
+    try:
+        found = image_size(image.image)
+    except (OSError, ValueError) as error:
+        return Finding("error", image.image, "", str(error).removeprefix(f"{image.image} "), "")
+    said = image.annotation.size
+    return None if said in (None, found) else size_fault(image.image, found, said, "its annotation")
+
+
+def class_findings(path: Path, split: VocSplit, classes: Sequence[str]) -> Iterator[Finding]:
+    """Say how the objects of a split, whose list is ``path``, go with the ``classes`` that are asked for."""
+    kept = Counter(one.name for image in split.images for one in image.annotation.objects)
+    if not split.left_out:
+        return
+    others = first_few([f"{name} ({count:,})" for name, count in Counter(split.left_out).most_common()])
+    written = {_plain(name): name for name in split.left_out}
+    for name in classes:
+        if not kept[name] and _plain(name) in written:
+            what = f"has no object of class {name!r}, but some of {written[_plain(name)]!r}"
+            yield Finding("error", path, "", what, "write the class in CLASSES as the objects have it")
+            return
+    if not kept:
+        what = f"has no object of the classes {first_few(classes)}; its objects are {others}"
+        yield Finding("error", path, "", what, "name classes of theirs in CLASSES")
+        return
+    what = f"has {sum(split.left_out.values()):,} objects of other classes than CLASSES: {others}"
+    yield Finding("note", path, "", what, "they are left out")
+
+
+def _plain(name: str) -> str:
+    """Return a class's name as people remember it: without case, blanks, hyphens and underscores."""
+    return re.sub(r"[\s_-]", "", name.casefold())

@@ -1,0 +1,59 @@
+import pytest
+
+from mocodet.common.formats.lists import files_by_stem, read_list
+
+KNOWN = {"a", "site.2021", "my photo 1", "sub/b", "c 1"}
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("a", "a"),
+        ("  a \t", "a"),
+        ("a -1", "a"),
+        ("a  1", "a"),
+        ("c 1", "c 1"),  # a name, as there is one
+        ("a.JPG", "a"),
+        ("JPEGImages/a.jpg", "a"),
+        ("C:\\data\\a.png", "a"),
+        ("JPEGImages/a.jpg Annotations/a.xml", "a"),
+        ("site.2021", "site.2021"),
+        ("site.2021.tif 0", "site.2021"),
+        ("my photo 1", "my photo 1"),
+        ("my photo 1.png", "my photo 1"),
+        ("sub/b", "sub/b"),
+        ("absent", "absent"),
+        ("absent 1", "absent"),
+    ],
+)
+@pytest.mark.parametrize("form", ["utf-8", "utf-8-sig", "utf-16"])
+def test_read_list__lines_of_many_tools(line, name, form, tmp_path):
+    path = tmp_path / "train.txt"
+    path.write_bytes(f"\r\n{line}\r\n".encode(form))
+    names, findings = read_list(path, KNOWN.__contains__)
+    assert names == [name]
+    assert {finding.severity for finding in findings} <= {"note"}
+
+
+def test_read_list__faults(tmp_path):
+    path = tmp_path / "train.txt"
+    path.write_text("a\nno such image\na\n")
+    names, (error, repaired) = read_list(path, KNOWN.__contains__)
+    assert names == ["a"]
+    assert str(error) == f"{path}: must hold one image name a line, found 'no such image'; write it anew"
+    assert str(repaired) == f"{path}: a is named more than once; taken once"
+    for content, words in ((b"\n", "names no image"), ("é".encode("latin-1"), "is not text in UTF-8")):
+        path.write_bytes(content)
+        names, (error,) = read_list(path, KNOWN.__contains__)
+        assert (names, error.severity) == ([], "error")
+        assert words in error.what
+    with pytest.raises(FileNotFoundError):
+        read_list(tmp_path / "test.txt", KNOWN.__contains__)
+
+
+def test_files_by_stem(tmp_path):
+    for name in ("a.JPG", "a.png", "b.c.jpg", ".d.jpg", "e.txt"):
+        (tmp_path / name).touch()
+    (tmp_path / "f.jpg").mkdir()
+    assert files_by_stem(tmp_path, (".jpg", ".png")) == {"a": ["a.JPG", "a.png"], "b.c": ["b.c.jpg"]}
+    assert files_by_stem(tmp_path / "nowhere", (".jpg",)) == files_by_stem(tmp_path / "\0", (".jpg",)) == {}
