@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from mocodet.common.formats.findings import Finding
 from mocodet.common.formats.image import Size, by
 
 from .findings import Fault, Tally, count_faults
@@ -44,7 +45,7 @@ def read_labels(path: Path) -> np.ndarray:
         return np.asarray(image)
 
 
-def check(root: Path, tally: Tally, *, any_size: bool = False, workers: int = 0) -> Iterator[Fault]:
+def check(root: Path, tally: Tally, *, any_size: bool = False, workers: int = 0) -> Iterator[Finding]:
     """Yield the faults of train and val of Cityscapes below ``root``; arguments as in `voc.check`."""
     for split, number in IMAGE_COUNTS.items():
         images, annotations = (root / "cityscapes" / name / split for name in ("leftImg8bit", "gtFine"))
@@ -72,13 +73,13 @@ def check(root: Path, tally: Tally, *, any_size: bool = False, workers: int = 0)
             yield from count_faults(images, "images", len(frames), number)
 
 
-def _frame_faults(annotations: Path, job: tuple[str, Path]) -> list[Fault]:
+def _frame_faults(annotations: Path, job: tuple[str, Path]) -> list[Finding]:
     """Look at one image and what belongs to it; return what is wrong."""
     frame, picture = job
     known, train_ids = label_table()
     endings = ("_gtFine_instanceIds.png", LABEL_ENDING, "_gtFine_polygons.json", TRAIN_ID_ENDING)
     instances, labels, polygons, train = (annotations / f"{frame}{ending}" for ending in endings)
-    faults = [
+    faults: list[Finding] = [
         Fault(path, f"is missing; {picture} needs it") for path in (instances, labels, polygons) if not path.is_file()
     ]
     if not train.is_file():
@@ -100,7 +101,7 @@ def _frame_faults(annotations: Path, job: tuple[str, Path]) -> list[Fault]:
     return faults
 
 
-def _instance_faults(path: Path, known: frozenset[int]) -> Iterator[Fault]:
+def _instance_faults(path: Path, known: frozenset[int]) -> Iterator[Finding]:
     # label * 1000 + number; below 1000 it is a label alone: of a crowd, or of a class without instances.
     values = np.unique(read_labels(path)).astype(np.int64)
     labels = set(np.where(values >= 1000, values // 1000, values).tolist())

@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from mocodet.common.formats.findings import Finding
+
 from .findings import Fault, Tally, count_faults
 from .images import ImageJob, check_images, files_below
 
@@ -12,7 +14,7 @@ IMAGE_COUNTS = {"train": 1_281_167, "val": 50_000}  # Russakovsky et al., IJCV 2
 WNID = re.compile(r"n\d{8}")
 
 
-def check(root: Path, tally: Tally, *, any_size: bool = False, workers: int = 0) -> Iterator[Fault]:
+def check(root: Path, tally: Tally, *, any_size: bool = False, workers: int = 0) -> Iterator[Finding]:
     """Yield the faults of ``imagenet/train`` and ``imagenet/val`` below ``root``; arguments as in `voc.check`."""
     classes: dict[str, set[str]] = {}
     for split, number in IMAGE_COUNTS.items():

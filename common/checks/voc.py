@@ -89,8 +89,8 @@ def check_layout(root: Path, classes: Sequence[str], tally: Tally, *, workers: i
                 if (picture := images[name].image) is not None:
                     jobs.append(ImageJob(picture, images[name].annotation.size))
         yield from class_findings(path, choose_classes([images[name] for name in names], [], classes), classes)
-    pictures = folder.names("JPEGImages")
-    for name in sorted(folder.names("Annotations") - pictures - images.keys()):
+    pictures = folder.images.names()
+    for name in sorted(folder.annotations.names() - pictures - images.keys()):
         what = f"has no image JPEGImages/{name} with a suffix of images; fetch the image or remove the file"
         yield Fault(folder.annotation_file(name), what)
     jobs += yield from _mask_jobs(folder, classes, images)
@@ -138,7 +138,7 @@ def _mask_jobs(
         names, findings = read_list(split, folder.knows)
         yield from findings
         for name in names:
-            pictures = folder.images(name)
+            pictures = folder.images.find(name)
             mask = folder.root / (TRAINAUG_MASKS if split.stem == "trainaug" else "SegmentationClass") / f"{name}.png"
             size = known_size(pictures[0]) if pictures else None
             if size is None and name not in looked_at:

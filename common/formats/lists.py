@@ -50,43 +50,69 @@ def read_list(path: Path, knows: Callable[[str], bool]) -> tuple[list[str], list
     return list(dict.fromkeys(names)), ledger.findings()
 
 
-def files_by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, list[str]]:
-    """Return the files directly in a folder that end in one of ``suffixes``, in either case, by what stands before it.
+class NamedFiles:
+    """The files below a folder by their names: what stands before one of some suffixes, in either case.
 
-    No folder, no files.
+    A name may have folders before it (``town/a``). Each folder is listed once, and when it is asked for.
+
+    Args:
+        root: the folder; it may be absent.
+        suffixes: in lower case, dot included.
     """
-    found: dict[str, list[str]] = {}
+
+    def __init__(self, root: Path, suffixes: tuple[str, ...]) -> None:
+        self.root, self.suffixes = root, suffixes
+        self._listed: dict[str, dict[str, list[str]]] = {}
+
+    def find(self, name: str) -> list[Path]:
+        """Return the files of a name; there should be one."""
+        parent, _, last = name.rpartition("/")
+        return [self.root / parent / file for file in self._list(parent).get(last, [])]
+
+    def names(self) -> set[str]:
+        """Return the names of the files directly in the folder."""
+        return set(self._list(""))
+
+    def _list(self, parent: str) -> dict[str, list[str]]:
+        if parent not in self._listed:
+            found = self._listed[parent] = {}
+            for file in sorted(_files(self.root / parent)):
+                if file.lower().endswith(self.suffixes):
+                    found.setdefault(file.rpartition(".")[0], []).append(file)
+        return self._listed[parent]
+
+
+def _files(folder: Path) -> list[str]:
     try:
         with os.scandir(folder) as entries:  # a folder may hold a hundred thousand
-            files = sorted(entry.name for entry in entries if not entry.name.startswith(".") and not entry.is_dir())
-    except (OSError, ValueError):  # a name in a list may be no path at all
-        return found
-    for file in files:
-        if file.lower().endswith(suffixes):
-            found.setdefault(file.rpartition(".")[0], []).append(file)
-    return found
-
-
-def last_part(name: str) -> str:
-    """Return a name without the folders before it."""
-    return name.rpartition("/")[2]
+            return [entry.name for entry in entries if not entry.name.startswith(".") and not entry.is_dir()]
+    except (OSError, ValueError):  # what stands in a list may be no path at all
+        return []
 
 
 def _name_in(line: str, knows: Callable[[str], bool]) -> tuple[str | None, bool]:
-    """Find the name of an image in a line of a list, and whether a label follows it."""
+    """Find the name of an image in a line of a list, and whether a label follows it; None if it has not just one."""
     words = line.split()
     labelled = len(words) > 1 and words[-1] in LABELS
     without_label = line[: -len(words[-1])].rstrip()
-    for text in (line, without_label, words[0]) if labelled else (line, words[0]):
-        for name in (text, _bare(text)):
-            if name and knows(name):
-                return name, labelled and text != line
-    if labelled and len(words) == 2:
-        return words[0], True
-    return (line, False) if len(words) == 1 else (None, False)
+    for text in (line, without_label) if labelled else (line,):
+        if name := _known(text, knows):
+            return name, labelled and text != line
+    # Paths of an image, of its XML file, of its mask.
+    names = {_known(word, knows) for word in (words[:-1] if labelled else words)}
+    if len(names) == 1 and (name := names.pop()):
+        return name, labelled
+    return (words[0], labelled) if len(words) - labelled == 1 else (None, False)
 
 
-def _bare(text: str) -> str:
-    """Return a path's last part without its suffix."""
-    last = last_part(text.replace("\\", "/"))
-    return last[:-4] if last.lower().endswith(".xml") else stem_of(last)
+def _known(text: str, knows: Callable[[str], bool]) -> str | None:
+    """Find the known name that a text means: itself, or without suffix and with fewer and fewer of its folders."""
+    if knows(text):
+        return text
+    path = text.replace("\\", "/")
+    name = path[:-4] if path.lower().endswith(".xml") else stem_of(path)
+    while name:
+        if knows(name):
+            return name
+        name = name.partition("/")[2]
+    return None

@@ -5,13 +5,13 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from mocodet.common.text import first_few
 
 from .findings import Finding, Ledger
 from .image import Size, image_size, image_suffixes, size_fault, stem_of
-from .lists import files_by_stem, last_part, read_list
+from .lists import NamedFiles, read_list
 from .voc import VocAnnotation, read_annotation
 
 FOLDERS = ("Annotations", "ImageSets/Main", "JPEGImages")
@@ -56,7 +56,8 @@ class VocFolder:
 
     def __init__(self, root: str | os.PathLike) -> None:
         self.root = Path(root)
-        self._files: dict[str, dict[str, list[str]]] = {}
+        self.images = NamedFiles(self.root / "JPEGImages", image_suffixes())
+        self.annotations = NamedFiles(self.root / "Annotations", (".xml",))
 
     def list_file(self, split: str) -> Path:
         """Return the file that lists the images of a split such as ``Main/train``."""
@@ -64,26 +65,16 @@ class VocFolder:
 
     def annotation_file(self, name: str) -> Path:
         """Return where the XML file of an image is, or should be."""
-        files = self._stems("Annotations", name).get(last_part(name), [f"{last_part(name)}.xml"])
-        return self.root / "Annotations" / PurePosixPath(name).parent / files[0]
-
-    def images(self, name: str) -> list[Path]:
-        """Return the image files of a name: there should be one."""
-        folder = self.root / "JPEGImages" / PurePosixPath(name).parent
-        return [folder / file for file in self._stems("JPEGImages", name).get(last_part(name), [])]
-
-    def names(self, folder: str) -> set[str]:
-        """Return the names of the images, or of the XML files, directly in one of the folders."""
-        return set(self._stems(folder, ""))
+        return next(iter(self.annotations.find(name)), self.annotations.root / f"{name}.xml")
 
     def knows(self, name: str) -> bool:
         """Tell whether there is an image or an XML file of a name."""
-        return bool(self.images(name)) or last_part(name) in self._stems("Annotations", name)
+        return bool(self.images.find(name) or self.annotations.find(name))
 
     def read_image(self, name: str, listed: Path) -> tuple[VocImage, list[Finding]]:
         """Find the files of an image, which the file ``listed`` names, and read its XML file."""
         ledger = Ledger(self.annotation_file(name))
-        candidates = self.images(name)
+        candidates = self.images.find(name)
 
         def size_of_image(filename: str) -> Size | None:
             chosen = self._choose(candidates, filename, name)
@@ -110,21 +101,10 @@ class VocFolder:
             return candidates[0]
         said = filename.replace("\\", "/").rpartition("/")[2]
         if not candidates and said:
-            other = self.images(str(PurePosixPath(name).parent / stem_of(said)))
+            other = self.images.find(name[: -len(name.rpartition("/")[2])] + stem_of(said))
             candidates = [path for path in other if path.name == said] or other[:1]
             return candidates[0] if len(candidates) == 1 else None
         return next((path for path in candidates if path.name == said), None)
-
-    def _stems(self, folder: str, name: str) -> dict[str, list[str]]:
-        """Return the files of the kind that belongs into ``folder``, by their names without suffix.
-
-        A name may have folders before it.
-        """
-        inside = str(PurePosixPath(folder, name).parent) if name else folder
-        if inside not in self._files:
-            suffixes = (".xml",) if folder == "Annotations" else image_suffixes()
-            self._files[inside] = files_by_stem(self.root / inside, suffixes)
-        return self._files[inside]
 
 
 def read_split(folder: VocFolder, split: str, classes: Collection[str] | None = None) -> VocSplit:
@@ -165,7 +145,7 @@ def choose_classes(
 
 def missing_image(folder: VocFolder, image: VocImage, listed: Path) -> Finding | None:
     """Return the error of an image that the file ``listed`` names, if there is no file of it."""
-    if image.image is not None or folder.images(image.name):
+    if image.image is not None or folder.images.find(image.name):
         return None
     what = f"is missing, with whatever suffix of an image, and {listed} names it"
     remedy = f"fetch it, or take {image.name} off the list"

@@ -1,14 +1,19 @@
 """Semantic segmentation: images with label images."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from mocodet.common.text import first_few, repeated
+from mocodet.common.formats.findings import log_repairs, refuse_errors
+from mocodet.common.formats.image import image_suffixes
+from mocodet.common.formats.lists import NamedFiles, read_list
+from mocodet.common.text import first_few
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+logger = logging.getLogger(__name__)
+
 LABEL_SUFFIX = ".png"
 INDEX_MODES = ("L", "P")  # 8-bit grey, 8-bit palette: Pillow gives the indices of both
 
@@ -18,9 +23,9 @@ def load_semseg(name: str, images: str, labels: str, split: str = "") -> list[di
 
     Args:
         name: name of the data set, for messages.
-        images: folder of ``.jpg``, ``.jpeg`` or ``.png`` images.
+        images: folder of images, of any suffix that Pillow reads.
         labels: folder of the label images.
-        split: file that names the images, one a line without suffix; empty: every image of the folder.
+        split: file that names the images, one a line; empty: every image of the folder.
 
     Returns:
         detectron2's standard dicts with ``file_name``, ``sem_seg_file_name`` and ``image_id``.
@@ -32,7 +37,7 @@ def load_semseg(name: str, images: str, labels: str, split: str = "") -> list[di
     for key, folder in (("images", images), ("labels", labels)):
         if not Path(folder).is_dir():
             raise FileNotFoundError(f"data set {name}: there is no folder of {key} {folder}")
-    found = _listed_images(name, Path(images), Path(split)) if split else _images_of_folder(name, Path(images))
+    found = _find_images(name, Path(images), Path(split) if split else None)
     records = [
         {
             "file_name": str(path),
@@ -101,37 +106,30 @@ def check_same_size(label_file: str, labels: Sequence[int], file: str, image: Se
         )
 
 
-def _images_of_folder(name: str, folder: Path) -> dict[str, Path]:
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-    if not paths:
-        raise ValueError(f"data set {name}: {folder} holds no {', '.join(IMAGE_SUFFIXES)}: the data set is empty")
-    found = {path.stem: path for path in paths}
-    if len(found) < len(paths):
+def _find_images(name: str, folder: Path, split: Path | None) -> dict[str, Path]:
+    """Find the images of a folder, or those that a list names, by their names without suffix."""
+    files = NamedFiles(folder, image_suffixes())
+    names = sorted(files.names()) if split is None else _listed(name, split, files)
+    if not names:
+        raise ValueError(f"data set {name}: {folder} holds no image (.jpg, .png, ...): the data set is empty")
+    found = {image: files.find(image) for image in names}
+    if missing := [image for image, paths in found.items() if not paths]:
+        raise FileNotFoundError(
+            f"data set {name}: {split} names {first_few(missing, 3)}, but there is no such image in {folder}"
+        )
+    if twins := [image for image, paths in found.items() if len(paths) > 1]:
         raise ValueError(
             f"data set {name}: {folder} holds images that differ in nothing but their suffix and would share their"
-            f" labels: {first_few(repeated(path.stem for path in paths), 3)}"
+            f" labels: {first_few(twins, 3)}"
         )
-    return found
+    return {image: paths[0] for image, paths in found.items()}
 
 
-def _listed_images(name: str, folder: Path, split: Path) -> dict[str, Path]:
+def _listed(name: str, split: Path, files: NamedFiles) -> list[str]:
     if not split.is_file():
         known = ", ".join(sorted(file.name for file in split.parent.glob("*.txt"))) or "no list at all"
         raise FileNotFoundError(f"data set {name}: there is no split file {split}; its folder has {known}")
-    names = [line.strip() for line in split.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if not names:
-        raise ValueError(f"data set {name}: {split} names no image: the data set is empty")
-    if longer := next((line for line in names if len(line.split()) > 1), None):
-        raise ValueError(f"data set {name}: {split} must hold one image name a line, without suffix; found {longer!r}")
-    if again := repeated(names):
-        raise ValueError(f"data set {name}: {split} names {first_few(again, 3)} more than once")
-    return {image: _find_image(name, folder, image, split) for image in names}
-
-
-def _find_image(name: str, folder: Path, image: str, split: Path) -> Path:
-    for suffix in IMAGE_SUFFIXES:
-        if (path := folder / f"{image}{suffix}").is_file():
-            return path
-    raise FileNotFoundError(
-        f"data set {name}: {split} names {image}, but there is no {folder / image} with {', '.join(IMAGE_SUFFIXES)}"
-    )
+    names, findings = read_list(split, lambda image: bool(files.find(image)))
+    refuse_errors(name, findings)
+    log_repairs(name, findings, logger)
+    return names

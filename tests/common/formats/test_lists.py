@@ -1,6 +1,6 @@
 import pytest
 
-from mocodet.common.formats.lists import files_by_stem, read_list
+from mocodet.common.formats.lists import NamedFiles, read_list
 
 KNOWN = {"a", "site.2021", "my photo 1", "sub/b", "c 1"}
 
@@ -37,10 +37,10 @@ def test_read_list__lines_of_many_tools(line, name, form, tmp_path):
 
 def test_read_list__faults(tmp_path):
     path = tmp_path / "train.txt"
-    path.write_text("a\nno such image\na\n")
+    path.write_text("a\na.jpg site.2021.jpg\na\n")
     names, (error, repaired) = read_list(path, KNOWN.__contains__)
     assert names == ["a"]
-    assert str(error) == f"{path}: must hold one image name a line, found 'no such image'; write it anew"
+    assert str(error) == f"{path}: must hold one image name a line, found 'a.jpg site.2021.jpg'; write it anew"
     assert str(repaired) == f"{path}: a is named more than once; taken once"
     for content, words in ((b"\n", "names no image"), ("é".encode("latin-1"), "is not text in UTF-8")):
         path.write_bytes(content)
@@ -51,9 +51,14 @@ def test_read_list__faults(tmp_path):
         read_list(tmp_path / "test.txt", KNOWN.__contains__)
 
 
-def test_files_by_stem(tmp_path):
-    for name in ("a.JPG", "a.png", "b.c.jpg", ".d.jpg", "e.txt"):
+def test_named_files(tmp_path):
+    (tmp_path / "town").mkdir()
+    for name in ("a.JPG", "a.png", "b.c.jpg", ".d.jpg", "e.txt", "town/f.jpg"):
         (tmp_path / name).touch()
-    (tmp_path / "f.jpg").mkdir()
-    assert files_by_stem(tmp_path, (".jpg", ".png")) == {"a": ["a.JPG", "a.png"], "b.c": ["b.c.jpg"]}
-    assert files_by_stem(tmp_path / "nowhere", (".jpg",)) == files_by_stem(tmp_path / "\0", (".jpg",)) == {}
+    (tmp_path / "g.jpg").mkdir()
+    files = NamedFiles(tmp_path, (".jpg", ".png"))
+    assert files.names() == {"a", "b.c"}
+    assert files.find("a") == [tmp_path / "a.JPG", tmp_path / "a.png"]
+    assert files.find("town/f") == [tmp_path / "town/f.jpg"]
+    assert files.find("e") == files.find("nowhere/a") == files.find("\0/a") == files.find("..") == []
+    assert NamedFiles(tmp_path / "nowhere", (".jpg",)).names() == set()
