@@ -24,13 +24,14 @@ def add_moco_config(cfg: CfgNode) -> None:
     cfg.MOCO = CfgNode()
     # Data sets to register, a list of mappings. Pascal VOC layout:
     #   {NAME: ..., KIND: voc, ROOT: folder that holds Annotations/ ImageSets/ JPEGImages/, SPLIT: file name in
-    #    ImageSets/Main without .txt, CLASSES: [...], YEAR: 2007 or 2012 (which AP to compute; default 2007)}
+    #    ImageSets/Main without .txt, CLASSES: [...] (objects of others are left out), YEAR: 2007 or 2012 (which AP to
+    #    compute; default 2007)}. Images may be of any format that Pillow reads.
     # COCO JSON:
-    #   {NAME: ..., KIND: coco, JSON: annotation file, IMAGES: folder, CLASSES: [...] (optional; checked against
-    #    the categories of the file in the order of their ids)}
+    #   {NAME: ..., KIND: coco, JSON: annotation file, IMAGES: folder, CLASSES: [...] (optional: which categories,
+    #    in which order; others are left out)}
     # Images with label images, for semantic segmentation:
     #   {NAME: ..., KIND: semseg, IMAGES: folder, LABELS: folder of PNGs whose values are class indices, CLASSES: [...],
-    #    SPLIT: file with one image name a line, without suffix (default: every image of the folder), IGNORE: label of
+    #    SPLIT: file with one image name a line (default: every image of the folder), IGNORE: label of
     #    pixels that are neither learned nor evaluated (default 255)}
     # On the command line: MOCO.DATASETS "[{'NAME': 'mine_train', 'KIND': 'voc', 'ROOT': ..., ...}]"
     cfg.MOCO.DATASETS = []

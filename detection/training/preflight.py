@@ -9,6 +9,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
+from mocodet.common.formats.image import ImageTooLargeError, too_large
 from mocodet.common.launch import check_backend
 from mocodet.common.text import first_few
 
@@ -267,6 +268,7 @@ def check_datasets(cfg: CfgNode, *, training: bool) -> None:
             _check_files(name)
             continue
         records = DatasetCatalog.get(name)
+        _check_pixels(cfg, records)
         if name in to_train and not semantic:  # of semantic segmentation every record has its label image
             _check_objects(cfg, name, records)
     for name in names:
@@ -309,6 +311,15 @@ def _check_files(name: str) -> None:
         )
     if kind:
         kind.check_files(name)
+
+
+def _check_pixels(cfg: CfgNode, records: Sequence[Mapping[str, Any]]) -> None:
+    """Check that no image, of those whose size is known, is larger than the mapper takes."""
+    limit = cfg.INPUT.MAX_PIXELS
+    for record in records:
+        pixels = record.get("width", 0) * record.get("height", 0)
+        if limit and pixels > limit:
+            raise ImageTooLargeError(too_large(record["file_name"], pixels, limit))
 
 
 def _check_objects(cfg: CfgNode, name: str, records: Sequence[Mapping[str, Any]]) -> None:

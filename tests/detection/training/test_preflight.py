@@ -101,6 +101,14 @@ def test_check_datasets__training_data_is_not_needed_to_evaluate(voc):
     check(train | {"ROOT": "nowhere"}, test, training=False)
 
 
+def test_check_datasets__an_image_larger_than_the_mapper_takes(voc):
+    train, test = voc
+    message = r"train000\.jpg has 4,096 pixels, more than the limit of 4,095; .* INPUT\.MAX_PIXELS .* to 4096"
+    with pytest.raises(ValueError, match=message):
+        check(train, test, INPUT__MAX_PIXELS=4095)
+    check(train, test, INPUT__MAX_PIXELS=4096)
+
+
 def test_check_datasets__unknown_name(voc):
     with pytest.raises(ValueError, match="DATASETS names mine, which neither detectron2 nor"):
         check(*voc, DATASETS__TEST=("mine",))
