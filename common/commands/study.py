@@ -13,6 +13,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from mocodet import configs
+
 from .arguments import check_config, positive
 
 # A comma ends a value only before the next KEY=; keys are in capitals.
@@ -76,12 +78,9 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Refuse flags that do not describe one study, files that do not exist, and a KEY without a VALUE."""
     if args.study is None and not args.init:
         parser.error("expected a STUDY.yaml, or --init NAME=CONFIG for each initialisation")
-    files = {f"--init {name}": config for name, config, _ in args.init}
-    if args.study is not None and not Path(args.study).is_dir():
-        files["STUDY.yaml"] = args.study
-    if files:
-        check_config(parser, args, files)
+    _check_words(parser, args)
     if args.study is None:
+        check_config(parser, args, {f"--init {name}": config for name, config, _ in args.init})
         names = [name for name, _, _ in args.init]
         if len(set(names)) != len(names):
             parser.error(f"--init names must differ, got {', '.join(names)}")
@@ -98,3 +97,21 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     ):
         if idle:
             parser.error(f"{'collect' if collects else '--print-commands'} trains nothing; leave out {flag}")
+
+
+def _check_words(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse words out of their order, and a STUDY.yaml that does not exist."""
+    if args.opts[:1] == ["collect"]:
+        parser.error(f"'collect' comes before {args.study}")
+    if args.init and args.opts and Path(args.opts[0]).suffix in (".yaml", ".yml"):
+        parser.error(f"{args.opts[0]} and --init describe a study each; give one of them")
+    if args.study is None or Path(args.study).is_dir():
+        return
+    try:
+        configs.locate(args.study)
+    except FileNotFoundError:
+        known = sorted(path.relative_to(configs.ROOT).as_posix() for path in (configs.ROOT / "studies").glob("*.yaml"))
+        parser.error(
+            f"there is no study {args.study}; expected, before KEY VALUE pairs, the path of a STUDY.yaml, a study's"
+            f" folder, or one of mocodet's own: {', '.join(known)}"
+        )
