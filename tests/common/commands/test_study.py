@@ -1,0 +1,23 @@
+import re
+
+import pytest
+
+from mocodet.common.commands.main import parse
+from mocodet.common.commands.table import COMMANDS
+
+STUDY = next(command for command in COMMANDS if command.name == "study")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["mine.yml"], "there is no study mine.yml; expected, before KEY VALUE pairs, .*own: studies/table_2.yaml, "),
+        (["SOLVER.MAX_ITER", "5", "studies/table_2.yaml"], "there is no study SOLVER.MAX_ITER; expected, before KEY "),
+        (["studies/table_2.yaml", "collect"], "'collect' comes before studies/table_2.yaml"),
+        (["studies/table_2.yaml", "--init", "a=coco_R_50_C4_1x.yaml"], "table_2.yaml and --init describe a study each"),
+    ],
+)
+def test_check__refuses(words, message, capsys):
+    with pytest.raises(SystemExit):
+        parse(STUDY, words)
+    assert re.search(message, " ".join(capsys.readouterr().err.split()))
