@@ -63,7 +63,12 @@ def parser_of(command: Command) -> ArgumentParser:
     """Make the parser of a command, from its file in this folder."""
     file = _file_of(command)
     text = file.__doc__
-    parser = ArgumentParser(f"{PROGRAM} {command.name}", description=text, formatter_class=RawDescriptionHelpFormatter)
+    parser = ArgumentParser(
+        f"{PROGRAM} {command.name}",
+        description=text,
+        formatter_class=RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # --seed would be --seeds
+    )
     file.add_arguments(parser)
     return parser
 

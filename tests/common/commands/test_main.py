@@ -83,7 +83,7 @@ COSTS = ["costs", "--config-file", "pretrain/moco_v2_R_50_200ep.yaml", "--images
         ([*PRETRAIN, "--num-machines", "2"], "--num-machines 2 without --dist-url; give the same tcp://HOST:PORT"),
         ([*CLASSIFY, "--num-machines", "2", "--machine-rank", "2"], "--machine-rank 2 with --num-machines 2; expected"),
         ([*STUDY, "--seeds", "0"], "--seeds: invalid positive int value: '0'"),
-        ([*STUDY, "--jobs", "0"], "--jobs: invalid positive int value: '0'"),
+        ([*STUDY, "--seed", "2"], "unrecognized arguments: --seed"),
         ([*STUDY, "--first-seed", "-1"], "--first-seed: invalid non-negative int value: '-1'"),
         ([*STUDY, "--init", "b=none.yaml"], "--init b: no config named 'none.yaml'; there are: "),
         (["prepare-data", "voc", "--check", "--workers", "-3"], "--workers: invalid non-negative int value: '-3'"),
