@@ -290,7 +290,20 @@ def _text(parts: Mapping[str, Any], key: str, where: str = "") -> str | None:
 
 
 def _opts(parts: Mapping[str, Any], where: str = "") -> dict[str, str]:
-    return {key: str(value) for key, value in _mapping(parts.get("OPTS", {}), f"{where}OPTS").items()}
+    return {key: _literal(value) for key, value in _mapping(parts.get("OPTS", {}), f"{where}OPTS").items()}
+
+
+def _literal(value: object) -> str:
+    """Write a value for a command line; texts within it in double quotes, which a shell takes between its own."""
+
+    def inner(value: object) -> str:
+        if isinstance(value, str):
+            return json.dumps(value, ensure_ascii=False)
+        if isinstance(value, dict):
+            return f"{{{', '.join(f'{inner(key)}: {inner(item)}' for key, item in value.items())}}}"
+        return f"[{', '.join(map(inner, value))}]" if isinstance(value, list) else str(value)
+
+    return value if isinstance(value, str) else inner(value)
 
 
 def _whole_number(parts: Mapping[str, Any], key: str) -> int | None:
@@ -303,7 +316,8 @@ def _whole_number(parts: Mapping[str, Any], key: str) -> int | None:
 def _numbers(values: object, what: str, kind: type) -> tuple[Any, ...]:
     allowed = (int, float) if kind is float else int
     if not isinstance(values, list) or not all(isinstance(n, allowed) and not isinstance(n, bool) for n in values):
-        raise ValueError(f"{what} must be {'numbers' if kind is float else 'whole numbers'}, got {values!r}")
+        form = "numbers, such as [0.1, 1.0]" if kind is float else "whole numbers, or how many there are"
+        raise ValueError(f"{what} must be a list of {form}, got {values!r}")
     return tuple(kind(value) for value in values)
 
 

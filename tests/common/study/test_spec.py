@@ -16,7 +16,7 @@ FRACTIONS: [0.1, 1]
 SEEDS: [3, 1]
 PASSES: 20
 MIN_ITERS: 200
-OPTS: {INPUT.MIN_SIZE_TEST: 160, SOLVER.BASE_LR: 1e-4}
+OPTS: {INPUT.MIN_SIZE_TEST: 160, SOLVER.BASE_LR: 1e-4, MOCO.DATASETS: [{NAME: a, MASK: false}, "it's"]}
 """
 EXPECTED = Study(
     name="fashion",
@@ -33,7 +33,11 @@ EXPECTED = Study(
     seeds=(3, 1),
     passes=20,
     min_iters=200,
-    opts={"INPUT.MIN_SIZE_TEST": "160", "SOLVER.BASE_LR": "1e-4"},
+    opts={
+        "INPUT.MIN_SIZE_TEST": "160",
+        "SOLVER.BASE_LR": "1e-4",
+        "MOCO.DATASETS": """[{"NAME": "a", "MASK": False}, "it's"]""",
+    },
 )
 SHORT = "DETECTORS: {a: {CONFIG: x.yaml}}\nINITS: {random: {}}\nREFERENCE: random\n"
 
@@ -79,9 +83,9 @@ def test_read_study__defaults(tmp_path):
         (SHORT + "SEEDS: [1, 1]", r"each seed must be given once, got \[1, 1\]"),
         (SHORT + "SEEDS: [-1]", "not be negative"),
         (SHORT + "SEEDS: []", "at least one seed"),
-        (SHORT + "SEEDS: [0.5]", r"SEEDS must be whole numbers, got \[0.5\]"),
+        (SHORT + "SEEDS: [0.5]", r"SEEDS must be a list of whole numbers, or how many .*, got \[0.5\]"),
         (SHORT + "FRACTIONS: [10]", r"above 0 and at most 1 \(all labels\), got \[10.0\]"),
-        (SHORT + "FRACTIONS: 0.1", "FRACTIONS must be numbers, got 0.1"),
+        (SHORT + "FRACTIONS: 0.1", r"FRACTIONS must be a list of numbers, such as \[0.1, 1.0\], got 0.1"),
         (SHORT + "PASSES: 0.5", "PASSES must be a whole number, got 0.5"),
         (SHORT + "PASSES: 0", "PASSES must be a positive number"),
         (SHORT + "MIN_ITERS: 20", "MIN_ITERS 20 is the least length of a schedule that PASSES gives; set both"),
