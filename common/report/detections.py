@@ -10,9 +10,10 @@ from .read import Study, Trial, labels
 EXAMPLES_FILE = "examples.json"
 VERSION = 1
 FOUND_AT = 0.5  # IoU
+SIDE = 240  # of a picture, in its pixels: the longer side of a thumbnail, to which a smaller image is enlarged
 LETTER, LINE = 5.8, 11  # width and height of a label's letters, in pixels of the picture
 
-Box = Sequence[float]  # x0, y0, x1, y1, in pixels of the thumbnail
+Box = Sequence[float]  # x0, y0, x1, y1, in pixels of the picture
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def _chosen(study: Study, detector: str) -> dict[str, Trial]:
 
 
 def _examples(trial: Trial) -> dict[str, dict[str, Any]]:
-    """Return the images that a trial kept, by name.
+    """Return the images that a trial kept, by name, in the size of a picture.
 
     Raises:
         ValueError: the file is of another version.
@@ -139,7 +140,19 @@ def _examples(trial: Trial) -> dict[str, dict[str, Any]]:
     content = json.loads(path.read_text(encoding="utf-8"))
     if content["version"] != VERSION:
         raise ValueError(f"{path} is of version {content['version']}, this mocodet reads {VERSION}")
-    return {image["name"]: image for image in content["images"]}
+    return {image["name"]: enlarged(image) for image in content["images"]}
+
+
+def enlarged(image: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an image whose longer side is that of a picture, so that letters and lines are as fine in small ones."""
+    scale = max(1.0, SIDE / max(image["width"], image["height"]))
+
+    def moved(things: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        return [{**thing, "box": [scale * value for value in thing["box"]]} for thing in things]
+
+    width, height = (round(scale * image[side], 1) for side in ("width", "height"))
+    things = {kind: moved(image[kind]) for kind in ("truth", "detections")}
+    return {**image, "width": width, "height": height, **things}
 
 
 def _truth(image: Mapping[str, Any]) -> dict[str, Any]:

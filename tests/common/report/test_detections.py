@@ -1,6 +1,6 @@
 import pytest
 
-from mocodet.common.report.detections import iou, matched
+from mocodet.common.report.detections import enlarged, iou, matched
 
 
 def test_iou():
@@ -22,3 +22,13 @@ def test_matched__an_object_is_found_once_by_the_highest_score_of_its_class():
         {"class": "cat", "box": [60, 0, 70, 10], "score": 0.6},
     ]
     assert matched(truth, detections) == ["wrong", "right", "wrong", "wrong", "ignored", "wrong"]
+
+
+def test_enlarged__a_small_image_is_as_large_as_others():
+    truth = [{"class": "cat", "box": [6, 12, 30, 24], "crowd": False}]
+    small = {"name": "a", "width": 60, "height": 48, "truth": truth, "detections": []}
+    large = enlarged(small)
+    assert (large["width"], large["height"]) == (240, 192)
+    assert large["truth"] == [{**truth[0], "box": [24, 48, 120, 96]}]
+    assert small["truth"][0]["box"] == [6, 12, 30, 24]
+    assert enlarged(large) == large
