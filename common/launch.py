@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 import time
 import uuid
@@ -29,6 +30,7 @@ from .allocator import keep_freed_memory
 from .cores import threads_for_each
 from .errors import USER_ERRORS, errors_in_one_line, message_of
 from .locks import claim
+from .text import did_you_mean
 
 
 def merge_config(cfg: CfgNode, config_file: str, opts: Sequence[str]) -> Path:
@@ -46,13 +48,23 @@ def merge_config(cfg: CfgNode, config_file: str, opts: Sequence[str]) -> Path:
     path = configs.locate(config_file)
     if not path.read_text(encoding="utf-8").strip():
         raise ValueError(f"{path} is empty; expected a YAML config")
+    source = str(path)
     try:
-        cfg.merge_from_file(str(path), allow_unsafe=False)  # a YAML file may ask for code to be run
+        cfg.merge_from_file(source, allow_unsafe=False)  # a YAML file may ask for code to be run
+        source = "the overrides"
         cfg.merge_from_list(list(opts))
     except (AssertionError, AttributeError, KeyError, YAMLError) as error:  # yacs refuses, or the file is not a config
         reason = " ".join(str(error.args[0] if len(error.args) == 1 else error).split())
-        raise ValueError(f"{path} with {' '.join(opts) or 'no overrides'}: {reason}") from error
+        unknown = re.fullmatch(r"Non-existent (?:config )?key: (.+)", reason)
+        hint = did_you_mean(unknown[1], _keys(cfg)) if unknown else ""
+        raise ValueError(f"{source}: {reason}{hint}") from error
     return path
+
+
+def _keys(cfg: CfgNode, prefix: str = "") -> list[str]:
+    """List all keys of a config, in full."""
+    nested = [_keys(value, f"{prefix}{key}.") for key, value in cfg.items() if isinstance(value, CfgNode)]
+    return [*(f"{prefix}{key}" for key in cfg), *(key for keys in nested for key in keys)]
 
 
 class ReportedError(Exception):

@@ -1,7 +1,8 @@
 """What error messages share: wording, and finding what they name."""
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
+from difflib import get_close_matches
 from typing import TypeVar
 
 Value = TypeVar("Value", bound=Hashable)
@@ -18,3 +19,9 @@ def first_few(names: Sequence[str], limit: int = 5) -> str:
 def repeated(values: Iterable[Value]) -> list[Value]:
     """Return the values that occur more than once, each once."""
     return [value for value, count in Counter(values).items() if count > 1]
+
+
+def did_you_mean(word: str, known: Collection[str]) -> str:
+    """Return the end of a message that suggests the word of ``known`` that was meant, if one is close."""
+    close = get_close_matches(word, known, 1) or get_close_matches(word.upper(), known, 1)
+    return f"; did you mean {close[0]}?" if close else ""

@@ -4,7 +4,6 @@ import json
 import re
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import yaml
 
 from mocodet import configs
 from mocodet.common.files import write_json
-from mocodet.common.text import repeated
+from mocodet.common.text import did_you_mean, repeated
 
 VARIANTS = ("moco", "supervised", "random", "coco")  # X_moco.yaml, X.yaml, X_random.yaml and X_coco.yaml
 OWN_KEYS = ("OUTPUT_DIR", "SEED", "MOCO.TRAIN_FRACTION", "MOCO.FRACTION_SEED", "MOCO.PASSES", "MOCO.MIN_ITERS")
@@ -167,12 +166,6 @@ def _check_opts(owner: str, opts: Opts) -> None:
                 f"{owner}: {key} is set by the study, for it differs from trial to trial; leave it out"
                 + (" (PASSES and MIN_ITERS of a STUDY.yaml)" if key in OWN_KEYS[-2:] else "")
             )
-
-
-def did_you_mean(word: str, known: Collection[str]) -> str:
-    """Return the end of a message that suggests the word of ``known`` that was meant, if one is close."""
-    close = get_close_matches(word, known, 1) or get_close_matches(word.upper(), known, 1)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def paired(words: Sequence[str]) -> dict[str, str]:

@@ -39,8 +39,18 @@ def parse(*arguments: str) -> argparse.Namespace:
 def test_merge_config__what_is_no_config_is_told_with_its_path(tmp_path, content, message):
     path = tmp_path / "mine.yaml"
     path.write_text(content)
-    with pytest.raises(ValueError, match=rf"mine\.yaml .*{message}"):
+    with pytest.raises(ValueError, match=rf"mine\.yaml.*{message}"):
         merge_config(get_cfg(), str(path), [])
+
+
+def test_merge_config__an_unknown_key_is_told_with_the_one_that_was_meant(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("SOLVER: {MAX_ITERS: 5}")
+    message = r"Non-existent (config )?key: SOLVER.MAX_ITERS; did you mean SOLVER.MAX_ITER\?$"
+    with pytest.raises(ValueError, match=rf"mine\.yaml: {message}"):
+        merge_config(get_cfg(), str(path), [])
+    with pytest.raises(ValueError, match=f"^the overrides: {message}"):
+        merge_config(get_cfg(), "pretrain/moco_v2_R_50_200ep.yaml", ["SOLVER.MAX_ITERS", "5"])
 
 
 def refuse(args: argparse.Namespace) -> None:
