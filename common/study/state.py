@@ -92,7 +92,8 @@ def look(trial: Trial, recipe: Recipe) -> State:
         finished = outcome is not None and outcome.status == "finished"
         if changes and (finished or found is None):
             whose = "finished trial" if finished else "training"
-            return State("waiting", "", fault=f"{folder} holds a {whose} of another recipe: {'; '.join(changes)}")
+            kept = f"{folder} holds a {whose} of another recipe; move it, or give another --output"
+            return State("waiting", "", fault=f"{kept}: {'; '.join(changes)}")
         if outcome and finished:
             if outcome is not noted:
                 _write_outcome(folder, outcome)

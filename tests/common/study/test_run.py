@@ -151,7 +151,8 @@ def test_study__finished_trials_of_another_recipe_are_refused_in_words(here, cap
     for init in ("moco", "random"):
         folder = f"study/A/{init}/labels_100/seed_0"
         message = (
-            f"{init}, seed 0: {folder} holds a finished trial of another recipe: SOLVER.MAX_ITER: 2 there, 5 now\n"
+            f"{init}, seed 0: {folder} holds a finished trial of another recipe; move it, or give another "
+            "--output: SOLVER.MAX_ITER: 2 there, 5 now\n"
         )
         assert message in printed
     assert "moco, seed 2: to be trained" in printed
@@ -278,7 +279,7 @@ def test_print_commands__then_collect(here, capsys):
     assert capsys.readouterr().out.splitlines() == [lines[0].replace(" --num-gpus 2", "")]
     with pytest.raises(SystemExit, match="3 of 4 trials cannot"):
         toy_study.study("collect", "toy.yaml", "--output", "study", "MODEL.RESNETS.DEPTH", 50)
-    assert "holds a finished trial of another recipe: MODEL.RESNETS.DEPTH: 18 there, 50 now" in capsys.readouterr().out
+    assert "give another --output: MODEL.RESNETS.DEPTH: 18 there, 50 now" in capsys.readouterr().out
 
 
 def wait_for(folder, count):
