@@ -77,10 +77,13 @@ def notes(rows: Sequence[Row]) -> list[str]:
             "The interval over images is of other test images of this kind (95 %, bootstrap) and holds for these"
             " trained models."
         )
-    counts = ((row, count, what) for row in rows for count, what in ((row.n_failed, "failed"), (row.n_left, "to run")))
-    if left_out := [
-        f"{count} {what} of {', '.join(_labels(rows, row).values())}" for row, count, what in counts if count
-    ]:
+    left_out = [
+        f"{count} {what} of {', '.join(_labels(rows, row).values())}"
+        for row in rows
+        for count, what in ((row.n_failed, "failed"), (row.n_left, "not finished"))
+        if count
+    ]
+    if left_out:
         found.append(f"Trials left out: {'; '.join(left_out)}.")
     return found
 
