@@ -13,7 +13,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("output", help="folder to make; must not exist or be empty")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--train", type=int, default=100, metavar="N", help="labelled training images (default: 100)")
+    parser.add_argument("--train", type=int, default=40, metavar="N", help="labelled training images (default: 40)")
     parser.add_argument("--test", type=int, default=200, metavar="N", help="labelled test images (default: 200)")
     parser.add_argument("--unlabelled", type=int, default=10000, metavar="N", help="unlabelled images (default: 10000)")
     parser.add_argument("--size", type=int, default=96, metavar="PX", help="side of the labelled images (default: 96)")

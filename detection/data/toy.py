@@ -244,7 +244,7 @@ def make_toy_data(
     root: str | Path,
     *,
     seed: int = 0,
-    train: int = 100,
+    train: int = 40,
     test: int = 200,
     unlabelled: int = 10000,
     size: int = 96,
