@@ -32,6 +32,12 @@ from .errors import USER_ERRORS, errors_in_one_line, message_of
 from .locks import claim
 from .text import did_you_mean
 
+# What yacs says of an unknown key, and of a value that is not of its key's type.
+UNKNOWN_KEY = re.compile(r"Non-existent (?:config )?key: (.+)")
+MISMATCH = re.compile(
+    r"Type mismatch \(<class '([\w.]+)'> vs. <class '([\w.]+)'>\) with values \((.*) vs. (.*)\) for config key: (\S+)"
+)
+
 
 def merge_config(cfg: CfgNode, config_file: str, opts: Sequence[str]) -> Path:
     """Merge a config file and KEY VALUE pairs into ``cfg``; return the file's path.
@@ -53,12 +59,26 @@ def merge_config(cfg: CfgNode, config_file: str, opts: Sequence[str]) -> Path:
         cfg.merge_from_file(source, allow_unsafe=False)  # a YAML file may ask for code to be run
         source = "the overrides"
         cfg.merge_from_list(list(opts))
-    except (AssertionError, AttributeError, KeyError, YAMLError) as error:  # yacs refuses, or the file is not a config
-        reason = " ".join(str(error.args[0] if len(error.args) == 1 else error).split())
-        unknown = re.fullmatch(r"Non-existent (?:config )?key: (.+)", reason)
-        hint = did_you_mean(unknown[1], _keys(cfg)) if unknown else ""
-        raise ValueError(f"{source}: {reason}{hint}") from error
+    except (
+        AssertionError,
+        AttributeError,
+        KeyError,
+        ValueError,
+        YAMLError,
+    ) as error:  # yacs refuses, or the file is not a config
+        raise ValueError(f"{source}: {_reason(error, cfg)}") from error
     return path
+
+
+def _reason(error: Exception, cfg: CfgNode) -> str:
+    """Return in one line why yacs refuses a config: an unknown key with the one that was meant, a type in words."""
+    reason = " ".join(str(error.args[0] if len(error.args) == 1 else error).split())
+    if unknown := UNKNOWN_KEY.fullmatch(reason):
+        return reason + did_you_mean(unknown[1], _keys(cfg))
+    if mismatch := MISMATCH.fullmatch(reason):
+        expected, found, default, value, key = mismatch.groups()
+        return f"{key} is {value or repr(value)}, of type {found}; expected type {expected}, such as {default}"
+    return reason
 
 
 def _keys(cfg: CfgNode, prefix: str = "") -> list[str]:

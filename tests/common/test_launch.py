@@ -53,6 +53,16 @@ def test_merge_config__an_unknown_key_is_told_with_the_one_that_was_meant(tmp_pa
         merge_config(get_cfg(), "pretrain/moco_v2_R_50_200ep.yaml", ["SOLVER.MAX_ITERS", "5"])
 
 
+def test_merge_config__a_value_of_another_type_is_told_with_the_one_expected(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("SOLVER: {MAX_ITER: six}")
+    message = r"SOLVER.MAX_ITER is six, of type str; expected type int, such as \d+$"
+    with pytest.raises(ValueError, match=rf"mine\.yaml: {message}"):
+        merge_config(get_cfg(), str(path), [])
+    with pytest.raises(ValueError, match=f"^the overrides: {message}"):
+        merge_config(get_cfg(), "pretrain/moco_v2_R_50_200ep.yaml", ["SOLVER.MAX_ITER", "six"])
+
+
 def refuse(args: argparse.Namespace) -> None:
     raise ValueError("SOLVER.X is 3; expected 4")
 
