@@ -4,7 +4,9 @@ import base64
 import io
 from pathlib import Path
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ImageOps
+
+from mocodet.common.formats.image import decode_rgb
 
 QUALITY = 72  # of JPEG
 
@@ -15,10 +17,8 @@ def thumbnail(path: Path, side: int, *, square: bool = False) -> str | None:
     ``square``: its middle, scaled to ``side`` x ``side``.
     """
     try:
-        with Image.open(path) as image:
-            image.draft("RGB", (2 * side, 2 * side))  # a JPEG is decoded smaller
-            small = ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, UnidentifiedImageError):
+        small = decode_rgb(path, max_pixels=0)
+    except ValueError:
         return None
     if square:
         small = ImageOps.fit(small, (side, side))
