@@ -1,6 +1,5 @@
-"""Image files: whether they can be decoded, what they measure, and whether boxes and points lie inside them."""
+"""Image files: whether they can be decoded, and what they measure."""
 
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -23,10 +22,6 @@ from .findings import Fault, Tally
 
 Job = TypeVar("Job")
 Found = TypeVar("Found")
-
-# Half-open or closed, counted from 0 or from 1: conventions differ by a pixel, and detectron2 clips what is that
-# little outside.
-TOLERANCE = 1.0
 
 
 @dataclass(frozen=True)
@@ -104,30 +99,6 @@ def _look_at(job: ImageJob, max_pixels: int) -> tuple[Size, set[int] | None]:
         raise
     except Exception as error:  # damaged bytes make decoders raise almost anything
         raise ValueError(unreadable(job.path, error)) from error
-
-
-def box_fault(corners: Sequence[float], size: Size | None) -> str | None:
-    """Say what is wrong with a box of ``corners`` (x0, y0, x1, y1), pixels, in an image of ``size``, if anything is.
-
-    Of an inside-out box only that is said. ``size`` None: nothing says how large the image is.
-    """
-    x0, y0, x1, y1 = corners
-    if not all(map(math.isfinite, corners)):
-        return "is not finite"
-    if x1 < x0 or y1 < y0:
-        return "is inside out"
-    if x1 == x0 or y1 == y0:
-        return "is empty; correct or remove it"
-    return outside_fault([x0, x1], [y0, y1], size)
-
-
-def outside_fault(xs: Sequence[float], ys: Sequence[float], size: Size | None) -> str | None:
-    """Say if points lie further outside an image of ``size`` than ``TOLERANCE``, pixels; ``size`` as in `box_fault`."""
-    if size is None or (
-        min(*xs, *ys) >= -TOLERANCE and max(xs) <= size[0] + TOLERANCE and max(ys) <= size[1] + TOLERANCE
-    ):
-        return None
-    return f"is not inside the image, which is {by(size)}"
 
 
 def files_below(folder: Path, suffix: str = "") -> set[str]:
