@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from mocodet.common.formats import MAX_PIXELS
 from mocodet.common.formats.findings import Finding
-from mocodet.common.formats.image import Size, by, decode_pixels, image_size, size_fault, unreadable
+from mocodet.common.formats.image import Size, decode_pixels, image_size, size_fault, unreadable
 
 from .findings import Fault, Tally
 
