@@ -13,6 +13,7 @@ from mocodet.common.formats.image import ImageTooLargeError, too_large
 from mocodet.common.launch import check_backend
 from mocodet.common.text import first_few
 
+from ..data.registration import parse_dataset
 from ..densepose import is_densepose
 from ..evaluation.kinds import KINDS, EvaluationKind, kind_of
 from .trainer import AMP_DTYPES
@@ -255,11 +256,7 @@ def check_datasets(cfg: CfgNode, *, training: bool) -> None:
     own = {entry["NAME"] for entry in cfg.MOCO.DATASETS}
     to_train = cfg.DATASETS.TRAIN if training else ()
     names = list(dict.fromkeys([*to_train, *cfg.DATASETS.TEST]))
-    if unknown := [name for name in names if name not in DatasetCatalog.list()]:
-        raise ValueError(
-            f"DATASETS names {', '.join(unknown)}, which neither detectron2 nor MOCO.DATASETS defines; the latter has"
-            f" {', '.join(sorted(own)) or 'no entry'}"
-        )
+    check_names(cfg, names)
     semantic = cfg.MODEL.META_ARCHITECTURE == "SemanticSegmentor"
     for name in names:
         _check_annotations_suit(cfg, name, semantic)
@@ -276,6 +273,20 @@ def check_datasets(cfg: CfgNode, *, training: bool) -> None:
             _check_keypoints(cfg, name)
     if not is_densepose(cfg):  # its project merges the classes of its data sets itself, when it reads them
         _check_classes(cfg, names, semantic)
+
+
+def check_names(cfg: CfgNode, names: Sequence[str]) -> None:
+    """Check the entries of ``cfg.MOCO.DATASETS``, and that ``names`` are of these or of detectron2; no file is read.
+
+    Raises:
+        ValueError: an entry is malformed, or a name is unknown.
+    """
+    own = {parse_dataset(entry).name for entry in cfg.MOCO.DATASETS}
+    if unknown := [name for name in names if name not in own and name not in DatasetCatalog.list()]:
+        raise ValueError(
+            f"DATASETS names {', '.join(unknown)}, which neither detectron2 nor MOCO.DATASETS defines; the latter has"
+            f" {', '.join(sorted(own)) or 'no entry'}"
+        )
 
 
 def _kind(name: str) -> EvaluationKind | None:

@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from .preflight import check_augmentation, check_config, check_labels
+from .preflight import check_augmentation, check_config, check_labels, check_names
 from .run import read_config
 
 
@@ -19,6 +19,7 @@ def refusal(config_file: str, opts: Sequence[str]) -> str | None:
         cfg = read_config(argparse.Namespace(config_file=config_file, opts=opts, scale_to_gpus=False))
         for check in (check_config, check_augmentation, check_labels):
             check(cfg)
+        check_names(cfg, [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
     except (OSError, ValueError) as error:
         return str(error)
     return None

@@ -12,6 +12,11 @@ def test_main__says_of_each_config_what_is_wrong_with_it(monkeypatch, capsys):
         "MOCO.PASSES": ["coco_R_50_FPN_1x.yaml", ["MOCO.PASSES", "0.5"]],
         "MOCO.AMP_DTYPE must be one of": ["coco_R_50_FPN_1x.yaml", ["MOCO.AMP_DTYPE", "half"]],
         "MOCO.TRAIN_FRACTION must be above 0": ["coco_R_50_FPN_1x.yaml", ["MOCO.TRAIN_FRACTION", "2.0"]],
+        "DATASETS names voc_2008_test, which neither": [
+            "pascal_voc_R_50_C4_24k.yaml",
+            ["DATASETS.TEST", "('voc_2008_test',)"],
+        ],
+        "KIND must be one of": ["coco_R_50_FPN_1x.yaml", ["MOCO.DATASETS", "[{'NAME': 'a', 'KIND': 'vos'}]"]],
         "no config named": ["nowhere.yaml"],
     }
     monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(list(asked.values()))))
