@@ -48,7 +48,7 @@ def count_annotations(coco: Coco, tally: Tally) -> None:
     tally.counts["annotations with keypoints"] += sum("keypoints" in annotation for annotation in coco.annotations)
 
 
-def image_file_faults(coco: Coco, files: Mapping[Id, Path], tally: Tally, workers: int) -> Iterator[Fault]:
+def image_file_faults(coco: Coco, files: Mapping[Id, Path], tally: Tally, workers: int) -> Iterator[Finding]:
     """Yield the faults of the image files, whose paths by image id are ``files``.
 
     Folders that are missing are told, not each of their files. Files that have been looked at are passed over.

@@ -16,7 +16,7 @@ from typing import Any
 from mocodet.common.text import first_few, repeated
 
 from .coco_objects import ObjectReader
-from .coco_values import Id, Record, as_id, as_side, order, short
+from .coco_values import Id, Record, as_id, as_side, order, short, uncollected
 from .findings import Finding, Ledger
 from .image import image_size
 
@@ -89,6 +89,7 @@ class Coco:
         }
 
 
+@uncollected()
 def read_coco(path: Path, folder: Path | None = None, *, lvis: bool = False) -> Coco:
     """Read a file of annotations; what is wrong with it, and what was repaired, is among the findings.
 
@@ -105,16 +106,24 @@ def read_coco(path: Path, folder: Path | None = None, *, lvis: bool = False) -> 
     entries = {} if ledger.errors else _lists(content, ledger)
     if not {"images", "categories"} <= entries.keys():
         return Coco(path, findings=ledger.findings())
-    images = _by_id("image", entries["images"], ledger, lambda *image: _image_fault(*image, folder, ledger))
-    categories = _by_id("category", entries["categories"], ledger, lambda *found: _category_fault(*found, ledger))
+    images = _by_id("image", entries["images"], ledger, lambda entry, name: _image_fault(entry, name, folder, ledger))
+    categories = _by_id(
+        "category", entries["categories"], ledger, lambda entry, name: _category_fault(entry, name, ledger)
+    )
     _look_at_all(images, categories, ledger, lvis)
     objects = entries.get("annotations", [])
     names = _keypoint_names(categories, objects, ledger)
     annotations = ObjectReader(images, categories, len(names), ledger).read(objects)
-    by_id = [sorted(records.values(), key=lambda record: order(record["id"])) for records in (images, categories)]
-    refused = len(objects) - len(annotations)
-    found = Coco(path, *by_id, annotations, names, ledger.findings(), refused=refused)
-    return replace(found, is_annotated="annotations" in entries)
+    return Coco(
+        path,
+        sorted(images.values(), key=lambda image: order(image["id"])),
+        sorted(categories.values(), key=lambda category: order(category["id"])),
+        annotations,
+        names,
+        ledger.findings(),
+        refused=len(objects) - len(annotations),
+        is_annotated="annotations" in entries,
+    )
 
 
 def choose_classes(coco: Coco, classes: Sequence[str] = ()) -> Coco:

@@ -61,21 +61,18 @@ class ObjectReader:
 
     def _look_at_id(self, entry: Record, place: int, seen: set[Id], may_repeat: bool) -> None:
         """Make sure that no other annotation has the id; give one to an annotation that has none."""
-        identity = as_id(entry.get("id"))
-        if identity is None:
-            name = f"number {place} of the list"
-            if entry.get("id") is None:
-                self.ledger.count("repaired", f"annotation {name}", "has no id", "it is called by its place")
-            else:
-                what = f"has the id {brief(entry['id'])}"
-                self.ledger.error(f"annotation {name}", what, "give it a whole number or text")
-            identity = name
-        if identity in seen and not may_repeat:
-            identity = f"{short(identity)} (number {place} of the list)"
+        given = entry.get("id")
+        identity = as_id(given)
+        entry["id"] = f"number {place} of the list" if identity is None else identity
+        if given is None:
+            self._count("repaired", entry, "has no id", "it is called by its place")
+        elif identity is None:
+            self.ledger.error(name_of(entry), f"has the id {brief(given)}", "give it a whole number or text")
+        elif identity in seen and not may_repeat:
+            entry["id"] = f"{short(identity)} (number {place} of the list)"
             remedy = "ids must differ: renumber the files before joining them"
-            self.ledger.error(f"annotation {identity}", "has the id of another annotation", remedy)
-        seen.add(identity)
-        entry["id"] = identity
+            self.ledger.error(name_of(entry), "has the id of another annotation", remedy)
+        seen.add(entry["id"])
 
     def _look_at(self, entry: Record, place: int) -> None:
         """Look at all but the id; enter every error."""
@@ -109,7 +106,8 @@ class ObjectReader:
         if identity is None:
             return None
         record = records.get(identity)
-        if record is None and (record := records.get(other_form(identity))) is not None:
+        other = other_form(identity) if record is None else None
+        if other is not None and (record := records.get(other)) is not None:
             self._count(
                 "repaired", entry, f"has an {key} as text for a number, or a number for text", "taken for the same"
             )
@@ -119,7 +117,7 @@ class ObjectReader:
 
     def _box_fault(self, entry: Record, size: tuple[float, float]) -> Fault:
         bbox = entry.get("bbox")
-        if not are_numbers(bbox) or len(bbox) != 4:
+        if not are_numbers(bbox) or len(bbox) != 4 or bool in map(type, bbox):
             return f"has the bbox {brief(bbox)}; it must be four numbers: x, y, width, height", CORRECT
         x, y, width, height = bbox
         if width < 0 or height < 0:
@@ -195,8 +193,8 @@ class ObjectReader:
     def _runs_fault(self, entry: Record, mask: Record, size: tuple[float, float], place: int) -> Fault:
         """Look at run lengths; those that are compressed are measured later."""
         sides = mask.get("size")
-        found = [as_side(side) for side in sides] if type(sides) is list else []
-        if len(found) != 2 or None in found:
+        found = [as_side(side) or 0 for side in sides] if type(sides) is list else []
+        if len(found) != 2 or 0 in found:
             return f"has an RLE of size {brief(sides)}; it must be [height, width]", CORRECT
         height, width = found
         if size != UNKNOWN and size != (width, height):

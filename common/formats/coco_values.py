@@ -1,6 +1,9 @@
 """Single values in COCO's JSON, and what they may be written as."""
 
+import gc
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import isfinite
 from reprlib import repr as brief
 from typing import Any, TypeGuard
@@ -21,7 +24,7 @@ def as_id(value: Any) -> Id | None:
 
 def other_form(value: Id) -> Id | None:
     """Return the same id as text if it is a number, and as a number if it is text of digits."""
-    if type(value) is int:
+    if isinstance(value, int):
         return str(value)
     return int(value) if DIGITS.fullmatch(value) else None
 
@@ -53,3 +56,17 @@ def are_numbers(values: Any) -> TypeGuard[list[float]]:
 def short(value: Any) -> str:
     """Write a value for a message: text of little length as it is."""
     return value if type(value) is str and len(value) <= 60 else brief(value)
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Leave the garbage collector off: it would look through millions of records, all in use, again and again."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.freeze()
+            gc.unfreeze()  # all counts as old now; as young it would be looked through at once
+            gc.enable()

@@ -12,9 +12,9 @@ from detectron2.data import MetadataCatalog
 from detectron2.structures import BoxMode
 
 from mocodet.common.formats.coco import KEYPOINTS, LEFT, Coco, choose_classes, mirrored, read_coco
-from mocodet.common.formats.coco_values import Record
+from mocodet.common.formats.coco_values import Record, uncollected
 from mocodet.common.formats.findings import Finding, log_repairs, refuse_errors
-from mocodet.common.formats.image import image_size
+from mocodet.common.formats.image import image_size, size_fault
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +22,7 @@ READERS = 8  # threads that wait for files
 TOGETHER = 500  # files that each asks for
 
 
+@uncollected()
 def load_coco(name: str, json: str, images: str, classes: Sequence[str] = ()) -> list[dict]:
     """Read a COCO JSON file as detectron2's ``load_coco_json`` does, repaired, and check it against its images.
 
@@ -112,8 +113,7 @@ def _size_errors(coco: Coco, folder: Path) -> list[Finding]:
                 yield Finding("error", coco.path, f"image {image['id']}:", str(error), "")
                 continue
             if found != said:
-                what = f"is {found[0]} x {found[1]}, but {coco.path.name} says {said[0]} x {said[1]}"
-                yield Finding("error", path, "", what, "correct the size, or bring the image that was annotated")
+                yield size_fault(path, found, said, coco.path.name)
 
     parts = [coco.images[begin : begin + TOGETHER] for begin in range(0, len(coco.images), TOGETHER)]
     with ThreadPoolExecutor(READERS) as pool:

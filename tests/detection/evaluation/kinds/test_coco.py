@@ -1,4 +1,5 @@
 import contextlib
+import copy
 import io
 import json
 import math
@@ -293,6 +294,45 @@ def test_evaluator__what_it_leaves_gives_its_results(tmp_path):
         saved, count = FasterCOCOEvaluator(name, kpt_oks_sigmas=SIGMAS).evaluate_saved(tmp_path / path)
         assert count == 3
         assert all(saved[task] == pytest.approx(results[task], nan_ok=True) for task in TASKS), path
+
+
+def test_evaluator__ids_as_text_and_classes_in_another_order(tmp_path):
+    texts = {2: "2", 3: "b", 7: "a"}  # of categories, those of images: frame 1, frame 2
+    dataset = annotations_of(*copy.deepcopy(TRUTH))
+    plain = run(FasterCOCOEvaluator(write(tmp_path, dataset), TASKS, kpt_oks_sigmas=SIGMAS))
+    for row in dataset["images"]:
+        row["id"] = f"frame {row['id']}"
+    for row in dataset["categories"]:
+        row["id"] = texts[row["id"]]
+    for row in dataset["annotations"]:
+        row.update(
+            image_id=f"frame {row['image_id']}", category_id=texts[row["category_id"]], iscrowd=row["iscrowd"] or None
+        )
+    (tmp_path / "text.json").write_text(json.dumps(dataset))
+    name = new_name()
+    chosen = [f"category {number}" for number in reversed(CATEGORIES)]
+    metadata = MetadataCatalog.get(name).set(json_file=str(tmp_path / "text.json"), chosen_classes=tuple(chosen))
+    evaluator = FasterCOCOEvaluator(name, TASKS, str(tmp_path / "out"), kpt_oks_sigmas=SIGMAS)
+    found = [[(2 - kind, *rest) for kind, *rest in of_image] for of_image in FOUND]
+    for image, of_image in enumerate(found, 1):
+        evaluator.process([{"image_id": f"frame {image}"}], [{"instances": instances(of_image)}])
+    results = evaluator.evaluate()
+    assert all(results[task] == pytest.approx(plain[task], nan_ok=True) for task in TASKS)
+    assert evaluator.matches()["bbox"].images.tolist() == ["frame 1", "frame 2"]
+    saved = json.loads((tmp_path / "out/coco_instances_results.json").read_text())
+    assert [(row["image_id"], row["category_id"]) for row in saved] == [
+        ("frame 1", "2"),
+        ("frame 2", "b"),
+        ("frame 2", "2"),
+    ]
+    for path in ("out/coco_instances_results.json", "out/instances_predictions.pth"):
+        again, _ = FasterCOCOEvaluator(name, kpt_oks_sigmas=SIGMAS).evaluate_saved(tmp_path / path)
+        assert all(again[task] == pytest.approx(plain[task], nan_ok=True) for task in TASKS)
+    some = new_name()
+    MetadataCatalog.get(some).set(json_file=metadata.json_file, chosen_classes=("category 3",))
+    only, count = FasterCOCOEvaluator(some, ["bbox"]).evaluate_saved(tmp_path / "out/coco_instances_results.json")
+    assert count == 1  # predictions of other classes are passed over
+    assert only["bbox"]["AP"] == pytest.approx(plain["bbox"]["AP-category 3"])
 
 
 def check(file: Path, *tasks: str, sigmas: tuple[float, ...] = SIGMAS) -> None:
