@@ -26,7 +26,7 @@ def test_examples__run_as_they_stand(tmp_path, monkeypatch):
     loaded = torch.load(tmp_path / "detector" / "model_final.pth", weights_only=True)["model"]
     # Two warm-up steps hardly move a weight: the detector began with the encoder.
     converted = torch.from_numpy(names["weights"]["model"]["res2.0.conv1.weight"])
-    assert torch.allclose(loaded["backbone.bottom_up.res2.0.conv1.weight"], converted, atol=1e-3)
+    assert torch.allclose(loaded["backbone.bottom_up.res2.0.conv1.weight"], converted, atol=5e-3)
     assert "AP" in names["results"]["bbox"]
 
 
