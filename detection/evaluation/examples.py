@@ -22,6 +22,7 @@ VERSION = 1
 CHOSEN = 8  # images
 CANDIDATES = 4 * CHOSEN  # of which those with objects are chosen first
 MIN_SCORE = 0.3
+MOST_BELOW = 20  # detections of an image that may be shown though none scores more than that
 SIDE = 240  # pixels of a thumbnail's longer side, at most
 QUALITY = 80  # of the JPEG
 
@@ -32,7 +33,8 @@ class Candidate:
 
     rank: str
     image: str  # as `image_key` has it
-    found: list[tuple[int, float, list[float]]] = field(compare=False)  # class, score, x0 y0 x1 y1 in pixels each
+    # Class, score, and x0 y0 x1 y1 in pixels; by falling scores.
+    found: list[tuple[int, float, list[float]]] = field(compare=False)
 
 
 class Candidates:
@@ -54,8 +56,9 @@ class Candidates:
         rank = hashlib.sha256(Path(record["file_name"]).name.encode()).hexdigest()
         if len(self.kept) == CANDIDATES and rank > self.kept[-1].rank:
             return
-        sure = instances[instances.scores > MIN_SCORE]
-        columns = (sure.pred_classes.tolist(), sure.scores.tolist(), sure.pred_boxes.tensor.tolist())
+        sure = int((instances.scores > MIN_SCORE).sum())
+        best = instances[instances.scores.argsort(descending=True, stable=True)[: max(sure, MOST_BELOW)]]
+        columns = (best.pred_classes.tolist(), best.scores.tolist(), best.pred_boxes.tensor.tolist())
         insort(self.kept, Candidate(rank, image_key(record), list(zip(*columns, strict=True))))
         del self.kept[CANDIDATES:]
 
@@ -78,7 +81,8 @@ def write_examples(
 
     The file has ``version``, ``min_score`` and ``images``, each of these with ``name``, ``width`` and ``height`` of the
     thumbnail, ``jpeg`` in base64, ``truth`` (``class``, ``box``, ``crowd``) and ``detections`` (``class``, ``box``,
-    ``score``, by falling scores). A box is x0, y0, x1, y1 in pixels of the thumbnail.
+    ``score``, by falling scores). A box is x0, y0, x1, y1 in pixels of the thumbnail. Of the detections there are those
+    above ``min_score``, and at least as many as there are objects: a detector of few labels is seldom sure.
     """
     images = [_example(candidate, records[candidate.image], classes) for candidate in chosen]
     write_json(path, {"version": VERSION, "min_score": MIN_SCORE, "images": images})
@@ -105,7 +109,8 @@ def _example(candidate: Candidate, record: Mapping[str, Any], classes: Sequence[
     ]
     detections = [
         {"class": classes[category], "box": scaled(box), "score": round(score, 3)}
-        for category, score, box in sorted(candidate.found, key=lambda found: -found[1])
+        for number, (category, score, box) in enumerate(candidate.found)
+        if score > MIN_SCORE or number < len(truth)
     ]
     return {
         "name": candidate.image,

@@ -97,13 +97,13 @@ def test_examples__large_images_become_small_and_boxes_with_them(tmp_path):
     cfg = empty_config(MOCO__DATASETS=[entry], OUTPUT_DIR=str(tmp_path / "out"))
     register_datasets(cfg)
     evaluator = build_evaluator(cfg, entry["NAME"])
-    evaluator.process(
-        DatasetCatalog.get(entry["NAME"]), [{"instances": instances((0, 0.5, [60.0, 30.0, 300.0, 250.0]))}]
-    )
+    unsure = instances((0, 0.1, [0.0, 0.0, 9.0, 9.0]), (0, 0.2, [60.0, 30.0, 300.0, 250.0]))
+    evaluator.process(DatasetCatalog.get(entry["NAME"]), [{"instances": unsure}])
     evaluator.evaluate()
     (image,) = json.loads((tmp_path / "out" / "examples.json").read_text())["images"]
     assert (image["width"], image["height"]) == (240, 120)
-    assert image["detections"][0]["box"] == [24, 12, 120, 100]
+    (found,) = image["detections"]  # of those below the least score the best, as there is one object
+    assert (found["score"], found["box"]) == (0.2, [24, 12, 120, 100])
     assert image["truth"][0]["box"] == [1.6, 3.2, 14.4, 16]  # of 4, 8, 36, 40
 
 
