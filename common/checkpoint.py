@@ -14,6 +14,7 @@ from torch import nn
 
 from .encoders.safe_pickle import HARMLESS
 from .files import atomic_open
+from .mistaken_file import mistaken_for
 from .text import first_few
 
 
@@ -150,6 +151,8 @@ def check_fits(model: nn.Module, tensors: Mapping[str, Any]) -> None:
 
 
 def _unreadable(path: str | os.PathLike, error: Exception) -> ValueError:
+    if mistaken := mistaken_for(path):
+        return ValueError(mistaken)
     # What torch says of an UnpicklingError advises to load without weights_only, which would run the file's code;
     # the error that it handled when it said so is the cause.
     cause = error.__context__ if isinstance(error, pickle.UnpicklingError) and error.__context__ else error

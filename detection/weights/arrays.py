@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mocodet.common.encoders.safe_pickle import NUMPY, NUMPY_CORES, Array, DType, Ignored, rebuild_from_buffer
+from mocodet.common.mistaken_file import mistaken_for
 
 
 class Dict(Ignored, dict):
@@ -35,6 +36,8 @@ def load_array_pickle(path: str | PathLike) -> dict[str, Any]:
     try:
         data = _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()  # many zoo files come from Python 2
     except Exception as error:  # damaged bytes make an unpickler raise almost anything, MemoryError too
+        if mistaken := mistaken_for(path):
+            raise ValueError(mistaken) from error
         told = f"{type(error).__name__}: {error}".strip(": ")
         raise ValueError(
             f"{path} cannot be read as pickled weights ({told}); expected a dict of numpy arrays"
