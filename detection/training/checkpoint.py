@@ -25,7 +25,7 @@ from ..weights.convert import ENCODER_PART, REQUIRED_CONFIG, TORCHVISION_AUTHORS
 # none and has always left it out; the batch norm that follows it is the file's own.
 CAFFE_SURPLUS = {"stem.conv1.bias"}
 
-# Not by --resume: the optimizer and its rates are those of the checkpoint.
+# Not by --resume: weights and momentum of the last checkpoint may have gone astray already.
 DIVERGED = "Start it anew with a lower SOLVER.BASE_LR or a longer warm-up (SOLVER.WARMUP_ITERS)"
 
 # Where a checkpoint says for which images and strides its detector was trained.

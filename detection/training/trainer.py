@@ -127,6 +127,9 @@ class Trainer(DefaultTrainer):
                 f" statistics from one at a time: from {cfg.SOLVER.IMS_PER_BATCH // cfg.MOCO.ACCUMULATION} images where"
                 f" it is synchronised, not from {cfg.SOLVER.IMS_PER_BATCH}"
             )
+        self._asked = [
+            {key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups
+        ]
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = MocoDetCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.start_iter = 0
@@ -139,19 +142,35 @@ class Trainer(DefaultTrainer):
         """Continue from the last checkpoint in ``OUTPUT_DIR``, or load ``MODEL.WEIGHTS`` and start at iteration 0.
 
         A resumed run goes on with the images that come next, and with other crops and flips than the first ones: the
-        generators are seeded anew by ``SEED`` and the iteration. It is not bit-identical to an uninterrupted one.
+        generators are seeded anew by ``SEED`` and the iteration. It is not bit-identical to an uninterrupted one. Its
+        rates, decay, momentum and steps are the config's, as in pre-training, whatever the checkpoint was trained with.
         """
         if resume and not self.checkpointer.has_checkpoint():
             logger.warning(f"--resume, but {self.cfg.OUTPUT_DIR} holds no checkpoint: starting at iteration 0")
         super().resume_or_load(resume)
         if self.start_iter == 0:
             return
+        self._obey_config()
         if self._sampler is None:
             logger.warning("DensePose's loader cannot be continued: the resumed run begins with its first images again")
         else:
             self._sampler.start = self.start_iter * self.cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
         if self.cfg.SEED >= 0:
             seed_all_rng(self.cfg.SEED + self.start_iter + comm.get_rank())
+
+    def _obey_config(self) -> None:
+        """Give the optimizer the settings that the config asks for, in place of those that the checkpoint had."""
+        groups = self.optimizer.param_groups
+        found = {(group["initial_lr"], group["weight_decay"]) for group in groups}
+        for group, asked in zip(groups, self._asked, strict=True):
+            group.update(asked, initial_lr=asked["lr"])
+        self.scheduler.base_lrs = [asked["lr"] for asked in self._asked]
+        for group, rate in zip(groups, self.scheduler.get_lr(), strict=True):
+            group["lr"] = rate
+        if (now := {(group["initial_lr"], group["weight_decay"]) for group in groups}) != found:
+            logger.info(
+                f"Goes on with the config's rates and decays {sorted(now)}; the checkpoint's are {sorted(found)}"
+            )
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> DataLoader:

@@ -267,12 +267,23 @@ def test_resume__continues_where_the_run_stopped(data, tmp_path):
     with (tmp_path / "metrics.json").open("a") as handle:
         handle.write('{"iteration": 2, "total_lo')  # the disk was full
     # The weights it began with are gone: a resumed run needs its own checkpoint only.
-    train("--resume", SOLVER__MAX_ITER=3, MODEL__WEIGHTS="gone.pkl")
+    asked = {"SOLVER__BASE_LR": 0.004, "SOLVER__WEIGHT_DECAY": 0.0, "SOLVER__STEPS": (), "SOLVER__WARMUP_ITERS": 0}
+    train("--resume", SOLVER__MAX_ITER=3, MODEL__WEIGHTS="gone.pkl", **asked)
     resumed = torch.load(tmp_path / "model_final.pth", weights_only=True)
     assert (stopped["iteration"], resumed["iteration"]) == (1, 2)
     counter = "backbone.bottom_up.stem.conv1.norm.num_batches_tracked"
     assert (stopped["model"][counter], resumed["model"][counter]) == (2, 3)
-    assert resumed["trainer"]["_trainer"]["optimizer"]["state"]
+    optimizers = [content["trainer"]["_trainer"]["optimizer"] for content in (stopped, resumed)]
+    assert optimizers[1]["state"].keys() == optimizers[0]["state"].keys() != set()
+    # Rate and decay are those that this command asked for, from the first step on.
+    assert {group["weight_decay"] for group in optimizers[0]["param_groups"]} != {0.0}
+    assert {group["weight_decay"] for group in optimizers[1]["param_groups"]} == {0.0}
+    assert [line["lr"] for line in metrics(tmp_path) if "total_loss" in line][-1] == 0.004
+    # What cannot go on with other classes is refused before anything is written.
+    before = (tmp_path / "config.yaml").read_text()
+    with pytest.raises(SystemExit, match=r"NUM_CLASSES 2 there, 3 now\); to start from its weights"):
+        train("--resume", SOLVER__MAX_ITER=4, MODEL__ROI_HEADS__NUM_CLASSES=3)
+    assert (tmp_path / "config.yaml").read_text() == before
     assert [line["iteration"] for line in metrics(tmp_path) if "total_loss" in line] == [1, 2]
 
 
