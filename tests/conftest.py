@@ -7,7 +7,16 @@ from mocodet.common.allocator import keep_freed_memory
 keep_freed_memory()  # as the commands do
 
 # Beginnings of the names of such files.
-LONG = ("tests/rehearsal/test_run", "tests/pretrain/test_", "tests/common/test_launch", "tests/detection/training/")
+LONG = (
+    "tests/rehearsal/test_run",
+    "tests/pretrain/test_",
+    "tests/common/test_launch",
+    "tests/detection/training/",
+    "tests/test_packaging",
+    "tests/pretrain/costs/",
+    "tests/detection/test_fcn_learns",
+    "tests/detection/weights/",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

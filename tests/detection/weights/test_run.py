@@ -127,7 +127,7 @@ def test_tool__exit_status(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert done.stdout == ""
-    assert re.fullmatch(r"error: .*bad\.pth cannot be read as a checkpoint.*\n", done.stderr)
+    assert re.fullmatch(r"error: .*bad\.pth is empty, not a checkpoint.*\n", done.stderr)
     assert list(tmp_path.iterdir()) == [bad]
 
 
