@@ -11,6 +11,7 @@ import yaml
 from fvcore.common.config import CfgNode
 
 from mocodet import configs
+from mocodet.common.nested import look_up
 
 FILE = Path(__file__).with_name("published.yaml")
 BATCH = 16  # detectron2's, where a config names none
@@ -81,18 +82,12 @@ def _differences(paper: Mapping[str, Any], found: Mapping[str, Any]) -> list[str
     if theirs != own:
         different.append(f"their schedule sees {theirs:,} images, that of these trials {own:,}")
     for key, (default, words) in OTHERWISE.items():
-        theirs, own = (_value(config, key, default) for config in (paper, found))
-        if theirs != own:
-            different.append(f"they are of {words.format(theirs)}, these trials of {words.format(own)}")
+        there, here = (look_up(config, key) or default for config in (paper, found))
+        if there != here:
+            different.append(f"they are of {words.format(there)}, these trials of {words.format(here)}")
     if (fraction := found.get("MOCO", {}).get("TRAIN_FRACTION", 1.0)) != 1.0:
         different.append(f"these trials have {fraction:.3g} of the labels")
     return different
-
-
-def _value(config: Mapping[str, Any], key: str, default: Any) -> Any:
-    for part in key.split("."):
-        config = config.get(part, {})
-    return config or default
 
 
 def _names(value: str | Sequence[str]) -> list[str]:

@@ -16,20 +16,8 @@ from mocodet.common.text import first_few
 from ..data.registration import parse_dataset
 from ..densepose import is_densepose
 from ..evaluation.kinds import KINDS, EvaluationKind, kind_of
+from .resuming import check_resumed
 from .trainer import AMP_DTYPES
-
-# What gives a model its layers, and their sizes.
-MODEL_KEYS = (
-    "MODEL.META_ARCHITECTURE",
-    "MODEL.BACKBONE.NAME",
-    "MODEL.RESNETS.DEPTH",
-    "MODEL.MASK_ON",
-    "MODEL.KEYPOINT_ON",
-    "MODEL.ROI_HEADS.NAME",
-    "MODEL.ROI_HEADS.NUM_CLASSES",
-    "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS",
-    "MODEL.SEM_SEG_HEAD.NUM_CLASSES",
-)
 
 MAKE_WEIGHTS = """These two commands make MoCo weights. The first one pre-trains: give it your images as DATA.ROOT. See
 docs/small_scale.md for how long and how large; moco_v2_R_50_200ep.yaml is the recipe for ImageNet:
@@ -48,8 +36,8 @@ def check_run(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
     In this order, the quick before the slow:
 
     1. the settings of this trainer, and how the processes are connected (`check_config`);
-    2. unless ``eval_only``, the augmentation, the batch, the part of the labels and, with ``resume``, the scale, the
-       labels and the model of the run that goes on;
+    2. unless ``eval_only``, the augmentation, the batch, the part of the labels and, with ``resume``, the run that goes
+       on (`check_resumed`);
     3. ``MODEL.WEIGHTS``;
     4. the data sets (`check_datasets`);
     5. for each of ``DATASETS.TEST`` whether it can be evaluated: ``check`` of its `EvaluationKind`.
@@ -69,9 +57,7 @@ def check_run(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
         check_batch(cfg)
         check_labels(cfg)
         if resume:
-            check_resumed_scale(cfg)
-            check_resumed_labels(cfg)
-            check_resumed_model(cfg)
+            check_resumed(cfg)
     check_weights(cfg, resume=resume, eval_only=eval_only)
     check_datasets(cfg, training=not eval_only)
     for name in cfg.DATASETS.TEST:
@@ -170,83 +156,6 @@ def check_labels(cfg: CfgNode) -> None:
             f"MOCO.TRAIN_FRACTION {moco.TRAIN_FRACTION:g} with DATALOADER.SAMPLER_TRAIN {sampler}, which weights whole"
             " data sets; use TrainingSampler or RepeatFactorTrainingSampler"
         )
-
-
-def check_resumed_scale(cfg: CfgNode) -> None:
-    """Check that the run to go on with has batches of the same size, if its schedule or this command's was scaled.
-
-    An iteration of the one is not an iteration of the other, so the schedule would go on at the wrong place.
-
-    Raises:
-        ValueError: the message says how the run can be continued.
-    """
-    saved = _resumed_config(cfg)
-    if saved is None:
-        return
-    solver = saved.get("SOLVER", {})
-    batch, processes = solver.get("IMS_PER_BATCH"), solver.get("REFERENCE_WORLD_SIZE", 0)
-    if batch == cfg.SOLVER.IMS_PER_BATCH or not (processes or cfg.SOLVER.REFERENCE_WORLD_SIZE):
-        return
-    remedy = f"with {processes} processes and --scale-to-gpus" if processes else "without --scale-to-gpus"
-    raise ValueError(
-        f"--resume: the run in {cfg.OUTPUT_DIR} has a schedule for batches of {batch} images, but this command's is for"
-        f" batches of {cfg.SOLVER.IMS_PER_BATCH}; resume it {remedy}, or choose another OUTPUT_DIR"
-    )
-
-
-def check_resumed_labels(cfg: CfgNode) -> None:
-    """Check that the run to go on with learned from the same part of the labels.
-
-    Raises:
-        ValueError: the message says which part that is.
-    """
-    saved = _resumed_config(cfg)
-    if saved is None:
-        return
-    moco = saved.get("MOCO", {})  # of older runs, without these keys
-    theirs, ours = ((part.get("TRAIN_FRACTION", 1.0), part.get("FRACTION_SEED", 0)) for part in (moco, cfg.MOCO))
-    if theirs != ours and min(theirs[0], ours[0]) < 1:
-        raise ValueError(
-            f"--resume: the run in {cfg.OUTPUT_DIR} learns from another part of the labels; resume it with"
-            f" MOCO.TRAIN_FRACTION {theirs[0]} MOCO.FRACTION_SEED {theirs[1]}, or choose another OUTPUT_DIR"
-        )
-
-
-def check_resumed_model(cfg: CfgNode) -> None:
-    """Check that the run to go on with has the same model: a checkpoint of other layers would be loaded in part.
-
-    Raises:
-        ValueError: the message says which keys differ, and how to start anew from these weights.
-    """
-    saved = _resumed_config(cfg)
-    if saved is None:
-        return
-    theirs, ours = ({key: _look_up(config, key) for key in MODEL_KEYS} for config in (saved, cfg))
-    if different := [key for key in MODEL_KEYS if theirs[key] is not None and theirs[key] != ours[key]]:
-        changes = ", ".join(f"{key} {theirs[key]} there, {ours[key]} now" for key in different)
-        raise ValueError(
-            f"--resume: the run in {cfg.OUTPUT_DIR} has another model ({changes}); to start from its weights, choose"
-            f" another OUTPUT_DIR, leave out --resume and set MODEL.WEIGHTS {Path(cfg.OUTPUT_DIR, 'model_final.pth')}"
-        )
-
-
-def _look_up(config: Mapping[str, Any], key: str) -> Any:
-    """Return the value of a key with dots, or None where the config has none, as that of an older run."""
-    value: Any = config
-    for name in key.split("."):
-        value = value.get(name) if isinstance(value, Mapping) else None
-    return value
-
-
-def _resumed_config(cfg: CfgNode) -> Mapping[str, Any] | None:
-    """Return what the run to go on with was started with; None on other processes, or where there is no checkpoint.
-
-    On the main process alone: it is about to overwrite the file.
-    """
-    saved = Path(cfg.OUTPUT_DIR) / "config.yaml"
-    if comm.is_main_process() and saved.is_file() and saved.with_name("last_checkpoint").is_file():
-        return CfgNode.load_yaml_with_base(str(saved))
-    return None
 
 
 def check_weights(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:

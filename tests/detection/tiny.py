@@ -136,6 +136,14 @@ def empty_config(**keys: object) -> CfgNode:
 SEGMENTS = ("background", "red", "green", "blue")
 
 
+def leaf(name: str, **keys: object) -> CfgNode:
+    """Make the config of a leaf of configs/, with changes."""
+    cfg = empty_config()
+    cfg.merge_from_file(str(configs.path(f"{name}.yaml")))
+    cfg.merge_from_list([item for key, value in keys.items() for item in (key.replace("__", "."), value)])
+    return cfg
+
+
 def _segmented(index: int) -> tuple[np.ndarray, np.ndarray]:
     """Draw an image, H x W x 3, and its labels, H x W: two large discs, tinted and striped, on noise; sides differ."""
     rng = np.random.default_rng(index)

@@ -4,7 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
@@ -15,14 +14,11 @@ from mocodet.detection.training.preflight import (
     check_augmentation,
     check_datasets,
     check_labels,
-    check_resumed_labels,
-    check_resumed_scale,
     check_run,
     recipe_for,
 )
-from mocodet.detection.training.scaling import scale_to_processes
 from mocodet.pretrain.config import get_cfg
-from tests.detection.tiny import CLASSES, SEGMENTS, empty_config, make_coco, make_semseg, make_voc, new_name
+from tests.detection.tiny import CLASSES, SEGMENTS, empty_config, leaf, make_coco, make_semseg, make_voc, new_name
 
 
 def check(train: dict, test: dict, training: bool = True, **keys: object) -> None:
@@ -337,13 +333,6 @@ def test_check_datasets__packages_of_a_data_set(tmp_path, monkeypatch, evaluator
         check_builtin(name, MODEL__MASK_ON=True)
 
 
-def leaf(name: str, **keys: object) -> CfgNode:
-    cfg = empty_config()
-    cfg.merge_from_file(str(configs.path(f"{name}.yaml")))
-    cfg.merge_from_list([item for key, value in keys.items() for item in (key.replace("__", "."), value)])
-    return cfg
-
-
 def test_check_augmentation__scale_range_of_a_detector():
     with pytest.raises(
         ValueError, match=r"INPUT\.SCALE_RANGE scales images of a SemanticSegmentor, but .* Generalized"
@@ -381,52 +370,6 @@ def test_check_augmentation__sizes_of_crops_from_a_file(kind):
     check_augmentation(leaf("pascal_voc_R_50_FCN_30k_moco", INPUT__CROP__TYPE=kind, INPUT__CROP__SIZE=(65, 97)))
 
 
-def scaled(output: Path, *, reference: int, processes: int = 0, saved: bool = False, batch: int = 16) -> CfgNode:
-    """A config scaled to ``processes``, or not if 0; ``saved``: as a run with a checkpoint has left it."""
-    keys = {"SOLVER__REFERENCE_WORLD_SIZE": reference, "SOLVER__IMS_PER_BATCH": batch, "OUTPUT_DIR": str(output)}
-    cfg = leaf("pascal_voc_R_50_C4_24k_moco", **keys)
-    if processes:
-        scale_to_processes(cfg, processes)
-    if saved:
-        (output / "config.yaml").write_text(cfg.dump())  # as detectron2's default_setup does
-        (output / "last_checkpoint").touch()
-    return cfg
-
-
-@pytest.mark.parametrize(
-    ("reference", "batch", "remedy"),
-    [(8, 8, "with 4 processes and --scale-to-gpus"), (0, 16, "without --scale-to-gpus")],
-)
-def test_check_resumed_scale(tmp_path, reference, batch, remedy):
-    scaled(tmp_path, reference=reference, processes=4, saved=True)
-    now = scaled(tmp_path, reference=8, processes=2)
-    with pytest.raises(ValueError, match=rf"for batches of {batch} images, .* batches of 4; resume it {remedy}"):
-        check_resumed_scale(now)
-
-
-def test_check_resumed_scale__scaled_run_continued_unscaled(tmp_path):
-    scaled(tmp_path, reference=8, processes=2, saved=True)
-    with pytest.raises(ValueError, match=r"for batches of 4 images, .* batches of 16; resume it with 2 processes"):
-        check_resumed_scale(scaled(tmp_path, reference=0))
-
-
-def test_check_resumed_scale__same_batch_or_no_scaling_at_all(tmp_path):
-    now = scaled(tmp_path, reference=8, processes=2)
-    check_resumed_scale(now)  # no run before
-    scaled(tmp_path, reference=8, processes=2, saved=True)
-    check_resumed_scale(now)
-    scaled(tmp_path, reference=8, processes=8, saved=True)
-    check_resumed_scale(scaled(tmp_path, reference=0))
-    scaled(tmp_path, reference=0, processes=1, saved=True)
-    check_resumed_scale(scaled(tmp_path, reference=0, batch=8))  # the user's choice
-
-
-def test_check_resumed_scale__without_a_checkpoint_there_is_nothing_to_resume(tmp_path):
-    scaled(tmp_path, reference=8, processes=4, saved=True)
-    (tmp_path / "last_checkpoint").unlink()
-    check_resumed_scale(scaled(tmp_path, reference=8, processes=2))
-
-
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
@@ -455,28 +398,6 @@ def test_check_labels__densepose_has_its_own_loader():
     cfg.MODEL.DENSEPOSE_ON = True
     with pytest.raises(ValueError, match=r"do not reach DensePose's own loader"):
         check_labels(cfg)
-
-
-def test_check_resumed_labels(tmp_path):
-    def run(fraction: float, seed: int, saved: bool = False) -> CfgNode:
-        cfg = empty_config(MOCO__TRAIN_FRACTION=fraction, MOCO__FRACTION_SEED=seed, OUTPUT_DIR=str(tmp_path))
-        if saved:
-            (tmp_path / "config.yaml").write_text(cfg.dump())
-            (tmp_path / "last_checkpoint").write_text("model_0000000.pth")
-        return cfg
-
-    check_resumed_labels(run(0.5, 0))  # no run before
-    run(0.25, 3, saved=True)
-    check_resumed_labels(run(0.25, 3))
-    for other in ((0.5, 3), (0.25, 4), (1.0, 3)):
-        with pytest.raises(ValueError, match=r"resume it with MOCO\.TRAIN_FRACTION 0\.25 MOCO\.FRACTION_SEED 3, or"):
-            check_resumed_labels(run(*other))
-    run(1.0, 0, saved=True)
-    check_resumed_labels(run(1.0, 4))  # of all labels there is one part
-    (tmp_path / "config.yaml").write_text("SOLVER: {}\n")  # of a run from before there were such keys
-    check_resumed_labels(run(1.0, 0))
-    with pytest.raises(ValueError, match=r"TRAIN_FRACTION 1\.0"):
-        check_resumed_labels(run(0.5, 0))
 
 
 def test_check_run__the_quick_checks_come_before_the_slow(tmp_path):
