@@ -103,12 +103,30 @@ def claim(folder: str | os.PathLike, *, work: str = "trains", instead: str = "ch
             os.close(descriptor)
 
 
+def flock_now(descriptor: int) -> OSError | None:
+    """Lock an open file, for all that share it, without waiting; return the error of a disk that knows no locks.
+
+    Raises:
+        BlockingIOError: another process has it.
+        OSError: it cannot be locked, for another reason.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        return error
+    return None
+
+
 def _lock(path: Path) -> int | None:
     """Lock the file at ``path``, made if need be, and return its descriptor; None where another process has it."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if error := flock_now(descriptor):
+                logger.warning("%s cannot be locked on this disk (%s): see that one process alone uses it", path, error)
+                return descriptor
             # Between opening and locking, its holder may have ended and removed it; what is locked must be what
             # others will find.
             if os.path.samestat(os.fstat(descriptor), path.stat()):
@@ -118,12 +136,9 @@ def _lock(path: Path) -> int | None:
             return None
         except FileNotFoundError:
             pass  # removed just now
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                os.close(descriptor)
-                raise
-            logger.warning("%s cannot be locked on this disk (%s): see that one process alone uses it", path, error)
-            return descriptor
+        except OSError:
+            os.close(descriptor)
+            raise
         os.close(descriptor)
 
 

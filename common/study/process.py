@@ -1,7 +1,6 @@
 """The process of a trial: it ends with its study, and leaves its output and the reason of a failure in its folder."""
 
 import contextlib
-import fcntl
 import os
 import re
 import signal
@@ -11,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from mocodet.common.locks import NO_LOCKS
+from mocodet.common.locks import flock_now
 from mocodet.common.tether import VARIABLE as TETHER_VARIABLE
 
 LOG_FILE = "study.log"
@@ -136,7 +135,7 @@ def _lock(folder: Path, patience: float = PATIENCE) -> int:
     deadline = time.monotonic() + patience
     while True:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            flock_now(descriptor)  # of a disk without locks the claim of the study, and the training's own, warn
             return descriptor
         except BlockingIOError:
             if time.monotonic() > deadline:
@@ -145,8 +144,6 @@ def _lock(folder: Path, patience: float = PATIENCE) -> int:
                     f"{folder}: the trial that an earlier study started here still runs; end it, then run this again"
                 ) from None
             time.sleep(0.05)
-        except OSError as error:
-            if error.errno in NO_LOCKS:  # the claim of the study, and the training's own, warn of it
-                return descriptor
+        except OSError:
             os.close(descriptor)
             raise

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mocodet.common.study import process as module
+from mocodet.common import locks
 from mocodet.common.study.process import Tether, TrialProcess, undisturbed
 
 
@@ -101,9 +101,9 @@ def test_tether__ends_the_group_of_its_process(tmp_path):
 
 def test_lock__a_disk_without_locks_is_used_all_the_same(tmp_path, tether, monkeypatch):
     def no_locks(*arguments):
-        raise OSError(module.NO_LOCKS[0], "no locks available")
+        raise OSError(locks.NO_LOCKS[0], "no locks available")
 
-    monkeypatch.setattr(module.fcntl, "flock", no_locks)
+    monkeypatch.setattr(locks.fcntl, "flock", no_locks)
     process = run("", tmp_path, tether)
     process.end(grace=60)
     assert process.poll() == 0
