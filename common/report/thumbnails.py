@@ -4,7 +4,7 @@ import base64
 import io
 from pathlib import Path
 
-from PIL import ImageOps
+from PIL import Image, ImageOps
 
 from mocodet.common.formats.image import decode_rgb
 
@@ -24,6 +24,11 @@ def thumbnail(path: Path, side: int, *, square: bool = False) -> str | None:
         small = ImageOps.fit(small, (side, side))
     else:
         small.thumbnail((side, side))
+    return as_jpeg(small, QUALITY)
+
+
+def as_jpeg(picture: Image.Image, quality: int) -> str:
+    """Return base64 of the JPEG of a picture."""
     buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=QUALITY, optimize=True)
+    picture.save(buffer, "JPEG", quality=quality, optimize=True)
     return base64.b64encode(buffer.getvalue()).decode("ascii")

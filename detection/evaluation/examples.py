@@ -1,8 +1,6 @@
 """A few test images with what is in them and what a detector found, for the page of a study: ``examples.json``."""
 
-import base64
 import hashlib
-import io
 from bisect import insort
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +11,7 @@ from detectron2.structures import BoxMode, Instances
 from PIL import Image
 
 from mocodet.common.files import write_json
+from mocodet.common.report.thumbnails import as_jpeg
 
 from ..data.images import read_image
 from .things import image_key
@@ -92,8 +91,6 @@ def _example(candidate: Candidate, record: Mapping[str, Any], classes: Sequence[
     picture = Image.fromarray(read_image(record["file_name"], "RGB", max_pixels=0))
     width = picture.width
     picture.thumbnail((SIDE, SIDE))
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=QUALITY, optimize=True)
 
     def scaled(box: Sequence[float]) -> list[float]:
         return [round(side * picture.width / width, 1) for side in box]
@@ -116,7 +113,7 @@ def _example(candidate: Candidate, record: Mapping[str, Any], classes: Sequence[
         "name": candidate.image,
         "width": picture.width,
         "height": picture.height,
-        "jpeg": base64.b64encode(buffer.getvalue()).decode("ascii"),
+        "jpeg": as_jpeg(picture, QUALITY),
         "truth": truth,
         "detections": detections,
     }
