@@ -17,9 +17,10 @@ from .charts import Axis, Level, Point, Series, line_chart
 from .logs import LOG_FILE, curve, thin
 from .numbers import fixed
 from .page import Figure, Group, Page, Section
+from .read import CONFIG_FILE, read_config
 from .thumbnails import thumbnail
 
-CONFIG_FILE, PRINTED = "config.yaml", "log.txt"
+PRINTED = "log.txt"
 CHANCE = "_chance"
 NEIGHBOURS = "neighbours"
 SIDE = 88  # of a neighbour's picture, in pixels
@@ -72,7 +73,7 @@ ASIDE = ("spread", "image_std", "images_per_second")  # of interest when somethi
 
 def is_run(folder: Path) -> bool:
     """Say whether ``folder`` is the OUTPUT_DIR of a pre-training run."""
-    return (folder / LOG_FILE).is_file() and "METHOD" in _config(folder)
+    return (folder / LOG_FILE).is_file() and "METHOD" in read_config(folder)
 
 
 def pretrain_page(folder: Path) -> Page:
@@ -82,7 +83,7 @@ def pretrain_page(folder: Path) -> Page:
         FileNotFoundError: it has no log.
         ValueError: a damaged log, or one without a value.
     """
-    records, config = read_json_lines(folder / LOG_FILE), _config(folder)
+    records, config = read_json_lines(folder / LOG_FILE), read_config(folder)
     chance = {key: value for record in records for key, value in record.items() if key.endswith(CHANCE)}
     keys = _keys(records)
     curves = {key: curve(records, key) for key in keys}
@@ -114,12 +115,6 @@ def pretrain_page(folder: Path) -> Page:
     return Page(
         "Pre-training run", folder.resolve().name, _summary(config, done, total, per_epoch), sections, _footer(folder)
     )
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    path = folder / CONFIG_FILE
-    found = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return found if isinstance(found, dict) else {}
 
 
 def _keys(records: Sequence[Mapping[str, Any]]) -> list[str]:

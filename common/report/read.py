@@ -12,8 +12,11 @@ import yaml
 from mocodet.common.files import read_json_lines
 from mocodet.common.study.aggregate import KEYS
 from mocodet.common.study.results import RESULTS_FILE, VERSION
+from mocodet.common.study.trials import percent
 
 from .logs import LOG_FILE
+
+CONFIG_FILE = "config.yaml"
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,7 @@ class Trial:
 
     def config(self) -> dict[str, Any]:
         """Return the config that it was trained with, or nothing if it saved none."""
-        path = self.folder / "config.yaml"
-        return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.is_file() else {}
+        return read_config(self.folder)
 
     def config_file(self) -> str:
         """Return the config file that its command names."""
@@ -116,7 +118,8 @@ class Study:
 
 def is_study(folder: Path) -> bool:
     """Say whether ``folder`` is that of a study."""
-    return (folder / RESULTS_FILE).is_file() and isinstance(_content(folder), dict) and "reference" in _content(folder)
+    content = _content(folder) if (folder / RESULTS_FILE).is_file() else None
+    return isinstance(content, dict) and "reference" in content
 
 
 def read_study(folder: Path) -> Study:
@@ -141,9 +144,16 @@ def read_study(folder: Path) -> Study:
     return Study(folder, content, trials)
 
 
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the config that a run saved in its folder, or nothing if it saved none."""
+    path = folder / CONFIG_FILE
+    found = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return found if isinstance(found, dict) else {}
+
+
 def labels(fraction: float) -> str:
     """Name a label fraction."""
-    return "all labels" if fraction == 1 else f"{100 * fraction:g} % of the labels"
+    return "all labels" if fraction == 1 else f"{percent(fraction)} % of the labels"
 
 
 def _content(folder: Path) -> Any:

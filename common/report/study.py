@@ -8,6 +8,7 @@ from mocodet.common.progress import duration
 from mocodet.common.study.aggregate import KEYS, Row, aggregate
 from mocodet.common.study.results import RESULTS_FILE
 from mocodet.common.study.statistics import seeds_to_show
+from mocodet.common.study.trials import percent
 
 from . import study_charts as charts
 from .detections import pictures
@@ -183,7 +184,7 @@ def _trials(study: Study) -> dict[str, Any]:
         {
             "detector": trial.detector,
             "init": trial.init,
-            "labels": f"{100 * trial.fraction:g} %",
+            "labels": f"{percent(trial.fraction)} %",
             "seed": trial.seed,
             "status": trial.status,
             "values": [trial.metrics.get(key) for key in keys],

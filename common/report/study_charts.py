@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from mocodet.common.study.aggregate import Row
 from mocodet.common.study.statistics import paired_gap
+from mocodet.common.study.trials import percent
 
 from .charts import Axis, Gap, Point, Series, gap_chart, line_chart
 from .findings import metric_names
@@ -60,7 +61,7 @@ def label_fractions(study: Study, rows: Sequence[Row]) -> list[Group]:
         fractions = sorted({row.fraction for row in here})
         if len(fractions) < 2:
             continue
-        axis = Axis("labels", [(fraction, f"{100 * fraction:g} %") for fraction in fractions], logarithmic=True)
+        axis = Axis("labels", [(fraction, f"{percent(fraction)} %") for fraction in fractions], logarithmic=True)
         figures = []
         for key, name in metric_names(shared_keys(here)).items():
             series = [_over_fractions(study, init, key, here) for init in study.inits]

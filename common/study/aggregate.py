@@ -12,6 +12,7 @@ import yaml
 from mocodet.common.files import read_json_lines
 
 from .statistics import Gap, deviation, paired_gap
+from .trials import percent
 
 Results = dict[str, float]  # for example {"bbox/AP": 54.6, "bbox/AP50": 81.1, "bbox/AP75": 59.9}
 
@@ -25,6 +26,11 @@ TASKS: dict[str, tuple[str, ...]] = {
 }
 KEYS = tuple(f"{task}/{metric}" for task, metrics in TASKS.items() for metric in metrics)
 MAY_LACK = {"segm/AP75"}  # Cityscapes' script does not compute it
+
+
+def read_max_iter(config: Path) -> int:
+    """Return how many iterations a training has, by the ``config.yaml`` that it saved."""
+    return yaml.safe_load(config.read_text(encoding="utf-8"))["SOLVER"]["MAX_ITER"]
 
 
 def read_metrics(folder: str | Path) -> Results:
@@ -47,7 +53,7 @@ def read_metrics(folder: str | Path) -> Results:
     """
     path, config = Path(folder, "metrics.json"), Path(folder, "config.yaml")
     try:
-        max_iter = yaml.safe_load(config.read_text(encoding="utf-8"))["SOLVER"]["MAX_ITER"]
+        max_iter = read_max_iter(config)
     except (yaml.YAMLError, KeyError, TypeError) as error:  # half a file, or another one
         raise ValueError(f"{config} does not say how long the training is: {error!r}") from error
     last: dict[str, tuple[int, float]] = {}
@@ -197,4 +203,4 @@ def _with_image_intervals(
 
 
 def _name(trial: Mapping[str, Any]) -> str:
-    return f"{trial['detector']}, {trial['init']}, {100 * trial['fraction']:g} % of the labels, seed {trial['seed']}"
+    return f"{trial['detector']}, {trial['init']}, {percent(trial['fraction'])} % of the labels, seed {trial['seed']}"

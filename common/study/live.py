@@ -14,6 +14,7 @@ import yaml
 
 from mocodet.common.progress import duration
 
+from .aggregate import read_max_iter
 from .state import Outcome
 from .trials import Trial
 
@@ -65,7 +66,7 @@ def read_progress(folder: Path, since: float) -> Progress | None:
 @lru_cache(maxsize=64)
 def _iterations(config: Path, changed: int) -> int:
     """Read the length of a schedule; ``changed`` tells one content of the file from the next."""
-    return yaml.safe_load(config.read_text(encoding="utf-8"))["SOLVER"]["MAX_ITER"]
+    return read_max_iter(config)
 
 
 def _last_record(log: Path) -> dict | None:

@@ -11,6 +11,7 @@ from tabulate import tabulate
 
 from .aggregate import KEYS, Cell, Row
 from .statistics import POINTS, POWER, Gap, bound, in_words, seeds_to_find, seeds_to_show
+from .trials import percent
 
 # In which file each style stands.
 FILES = {
@@ -217,7 +218,7 @@ def _labels(rows: Sequence[Row], row: Row) -> dict[str, str]:
     if len({row.detector for row in rows}) > 1:
         labels["detector"] = row.detector
     if len({row.fraction for row in rows}) > 1:
-        labels["labels"] = f"{100 * row.fraction:g} %"
+        labels["labels"] = f"{percent(row.fraction)} %"
     return {**labels, "init": row.init}
 
 
