@@ -8,12 +8,11 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from pathlib import Path
 from reprlib import repr as brief
 from typing import Any
 
-from mocodet.common.text import first_few, repeated
+from mocodet.common.text import did_you_mean, first_few, repeated
 
 from .coco_objects import ObjectReader
 from .coco_values import Id, Record, as_id, as_side, order, short, uncollected
@@ -21,7 +20,7 @@ from .findings import Finding, Ledger
 from .image import image_size
 
 LISTS = ("images", "annotations", "categories")
-# What a file may begin with that is called JSON and is none, and what to do.
+# How files begin that are called JSON but hold something else; what that is, and what to do.
 BEGINNINGS = {
     b"version https://git-lfs": ("is a pointer of Git LFS, not the file itself", "run git lfs pull"),
     b"<": ("is a page of HTML or XML", "export or fetch it again, as JSON"),
@@ -146,11 +145,9 @@ def choose_classes(coco: Coco, classes: Sequence[str] = ()) -> Coco:
         return _keep(coco, [category for category in coco.categories if category is not parent], note)
     by_name = {category["name"]: category for category in coco.categories}
     if unknown := [name for name in classes if name not in by_name]:
-        close = get_close_matches(unknown[0], by_name, 1)
-        meant = f"; did you mean {close[0]}?" if close else ""
         raise ValueError(
             f"{coco.path}: CLASSES names {first_few(unknown)}, but the categories are"
-            f" {first_few(coco.classes, 20)}{meant}"
+            f" {first_few(coco.classes, 20)}{did_you_mean(unknown[0], by_name)}"
         )
     chosen = [by_name[name] for name in classes]
     left_out = [category for category in coco.categories if category["name"] not in classes]
@@ -196,7 +193,7 @@ def _empty_parent(coco: Coco) -> Record | None:
 
 
 def _parse(path: Path, ledger: Ledger) -> Any:
-    """Parse a JSON file; enter an error if it is none."""
+    """Parse a JSON file; enter an error if it is not JSON."""
     data = path.read_bytes()
     beginning = data[:64].lstrip()
     known = next((told for start, told in BEGINNINGS.items() if beginning.startswith(start)), None)
