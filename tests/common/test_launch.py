@@ -43,24 +43,20 @@ def test_merge_config__what_is_no_config_is_told_with_its_path(tmp_path, content
         merge_config(get_cfg(), str(path), [])
 
 
-def test_merge_config__an_unknown_key_is_told_with_the_one_that_was_meant(tmp_path):
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("MAX_ITERS", "5", r"Non-existent (config )?key: SOLVER.MAX_ITERS; did you mean SOLVER.MAX_ITER\?$"),
+        ("MAX_ITER", "six", r"SOLVER.MAX_ITER is six, of type str; expected type int, such as \d+$"),
+    ],
+)
+def test_merge_config__a_wrong_key_or_type_is_told_with_what_was_meant(tmp_path, key, value, message):
     path = tmp_path / "mine.yaml"
-    path.write_text("SOLVER: {MAX_ITERS: 5}")
-    message = r"Non-existent (config )?key: SOLVER.MAX_ITERS; did you mean SOLVER.MAX_ITER\?$"
+    path.write_text(f"SOLVER: {{{key}: {value}}}")
     with pytest.raises(ValueError, match=rf"mine\.yaml: {message}"):
         merge_config(get_cfg(), str(path), [])
     with pytest.raises(ValueError, match=f"^the overrides: {message}"):
-        merge_config(get_cfg(), "pretrain/moco_v2_R_50_200ep.yaml", ["SOLVER.MAX_ITERS", "5"])
-
-
-def test_merge_config__a_value_of_another_type_is_told_with_the_one_expected(tmp_path):
-    path = tmp_path / "mine.yaml"
-    path.write_text("SOLVER: {MAX_ITER: six}")
-    message = r"SOLVER.MAX_ITER is six, of type str; expected type int, such as \d+$"
-    with pytest.raises(ValueError, match=rf"mine\.yaml: {message}"):
-        merge_config(get_cfg(), str(path), [])
-    with pytest.raises(ValueError, match=f"^the overrides: {message}"):
-        merge_config(get_cfg(), "pretrain/moco_v2_R_50_200ep.yaml", ["SOLVER.MAX_ITER", "six"])
+        merge_config(get_cfg(), "pretrain/moco_v2_R_50_200ep.yaml", [f"SOLVER.{key}", value])
 
 
 def refuse(args: argparse.Namespace) -> None:
