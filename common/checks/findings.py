@@ -19,7 +19,7 @@ class Fault(Finding):
 
 @dataclass
 class Tally:
-    """What a check has looked at, counted for its summary and by file and folder; what it noticed that is no fault.
+    """What a check has looked at, counted for its summary and by file and folder; what it noticed besides faults.
 
     ``max_pixels``: how large an image may be; 0: of any size.
     """

@@ -85,7 +85,7 @@ def _look_at(job: ImageJob, max_pixels: int) -> tuple[Size, set[int] | None]:
     """Decode an image; return its size, and of an image of labels the values, None if it has colours.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: the file is missing.
         ValueError: it cannot be decoded, or is too large.
     """
     if job.labels is None:
@@ -122,7 +122,7 @@ def ranges(values: Iterable[int]) -> str:
 
 
 def known_size(path: Path) -> Size | None:
-    """Return what an image measures, as a run turns it, without decoding it; None if it is none."""
+    """Return what an image measures, as a run turns it, without decoding it; None if it cannot be read."""
     try:
         return image_size(path)
     except (OSError, ValueError):

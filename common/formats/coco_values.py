@@ -11,7 +11,7 @@ from typing import Any, TypeGuard
 Id = int | str
 Record = dict[str, Any]
 
-FAR = 1e12  # no pixel has such a place, no object so many pixels
+FAR = 1e12  # beyond every coordinate, and beyond the area of every object, in pixels
 DIGITS = re.compile(r"0|[1-9][0-9]{0,17}")  # as a program writes a whole number
 
 
