@@ -31,6 +31,23 @@ class AtomicSaveMixin:
         super().__init__(*args, **kwargs)
         self.path_manager = _AtomicWrites(self.path_manager)
 
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Write ``<save_dir>/<name>.pth`` and then its name into ``last_checkpoint``.
+
+        Raises:
+            OSError: the disk is full or refuses; the message says from which checkpoint ``--resume`` goes on.
+        """
+        try:
+            super().save(name, **kwargs)  # type: ignore[misc]
+        except OSError as error:
+            raise OSError(f"{error}. {self._way_on()}") from error
+
+    def _way_on(self) -> str:
+        try:
+            return f"--resume goes on from {last_checkpoint(self.save_dir)}, which is whole"  # type: ignore[attr-defined]
+        except FileNotFoundError:
+            return "No checkpoint had been written before"
+
 
 class _AtomicWrites:
     """A path manager, except that it writes files by `atomic_open`."""
@@ -122,12 +139,22 @@ def _is_safetensors(path: str | os.PathLike) -> bool:
 
 
 def _check_sums(path: str | os.PathLike) -> None:
-    """Compare the parts of a file in torch's zip format with their checksums, which torch writes and does not read."""
+    """Compare the parts of a file in torch's zip format with their checksums, which torch writes and does not read.
+
+    Raises:
+        zipfile.BadZipFile: one differs, or the file would grow when it is unpacked: nothing has been unpacked then.
+    """
     with Path(path).open("rb") as handle:
         if handle.read(4) != b"PK\x03\x04":
             return
         handle.seek(0)
         with zipfile.ZipFile(handle) as archive:
+            members = archive.infolist()
+            packed = [member.filename for member in members if member.compress_type != zipfile.ZIP_STORED]
+            if packed:
+                raise zipfile.BadZipFile(f"{first_few(packed)} in it is compressed; torch.save does not compress")
+            if sum(member.file_size for member in members) > Path(path).stat().st_size:
+                raise zipfile.BadZipFile("its members are larger than the whole file")
             damaged = archive.testzip()
     if damaged is not None:
         raise zipfile.BadZipFile(f"{damaged} in it does not have its checksum")

@@ -1,44 +1,106 @@
 """Files that matter appear whole or not at all."""
 
+import io
 import json
 import logging
 import os
+import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
+
+from .locks import flock_now
 
 logger = logging.getLogger(__name__)
 
 BLOCK = 1 << 16  # bytes read at a time
+TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")  # names of the files that `atomic_open` writes before it renames
+
+
+class _Disk(io.FileIO):
+    """An open file that remembers why it could not be written.
+
+    PyTorch's writer of zip files replaces the error of a full disk by one about its own positions.
+    """
+
+    fault: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        with self._remembered():
+            return super().write(data)
+
+    def sync(self) -> None:
+        """Have the system write what it has been given; some disks refuse only now."""
+        with self._remembered():
+            os.fsync(self.fileno())
+
+    @contextmanager
+    def _remembered(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.fault = error
+            raise
 
 
 @contextmanager
 def atomic_open(path: str | os.PathLike, mode: str = "wb", **kwargs) -> Iterator[IO]:
     """Open a temporary neighbour of ``path`` for writing; flush it to disk and rename it when the block ends well.
 
-    When the block raises, the temporary file is removed and whatever stood at ``path`` before stands there still.
-    ``mode`` must be a writing mode (``"w"`` or ``"wb"``); parent folders are made.
+    When the block raises, the temporary file is removed and whatever stood at ``path`` before stands there still. A
+    process that is killed leaves the temporary file, which `remove_leftovers` removes. ``mode`` must be a writing mode
+    (``"w"`` or ``"wb"``); ``kwargs`` are those of ``io.TextIOWrapper``; parent folders are made.
+
+    Raises:
+        OSError: the disk is full or refuses; the message has the path. Whatever the block made of it is its context.
     """
     if mode not in ("w", "wb"):
         raise ValueError(f"atomic_open writes whole files: mode must be 'w' or 'wb', got {mode!r}")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    disk = _Disk(descriptor, "w")
     try:
-        with os.fdopen(descriptor, mode, **kwargs) as handle:
+        with suppress(OSError):
+            flock_now(descriptor)  # the mark of a file in use; see `remove_leftovers`
+        buffer = io.BufferedWriter(disk)
+        with buffer if mode == "wb" else io.TextIOWrapper(buffer, **kwargs) as handle:
             yield handle
             handle.flush()
-            os.fsync(handle.fileno())
+            disk.sync()
         # mkstemp makes the file private to its owner; give it what a plain open() would have given.
         umask = os.umask(0)
         os.umask(umask)
         Path(temporary).chmod(0o666 & ~umask)
         Path(temporary).replace(path)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if disk.fault is not None and isinstance(error, Exception):
+            raise OSError(
+                f"{path} could not be written: {disk.fault.strerror}. What was there before is unchanged; make room on"
+                " that disk and run the command again"
+            ) from disk.fault
         raise
+    finally:
+        with suppress(OSError):  # of bytes that are left in the buffer
+            disk.close()
+
+
+def remove_leftovers(folder: str | os.PathLike) -> None:
+    """Remove what killed processes left of `atomic_open` in ``folder`` and its subfolders, one level down; log it.
+
+    A file that a process is writing is locked, and stays; so does every file on a disk that knows no locks.
+    """
+    for path in [*Path(folder).glob(".*.tmp"), *Path(folder).glob("*/.*.tmp")]:
+        if not TEMPORARY.fullmatch(path.name):
+            continue
+        with suppress(OSError), path.open("rb") as handle:  # gone meanwhile, in use, or another user's
+            if flock_now(handle.fileno()) is None:
+                size = handle.seek(0, os.SEEK_END)
+                path.unlink()
+                logger.info("removed %s (%d bytes), which a killed process had left", path, size)
 
 
 def write_json(path: str | os.PathLike, content: Any) -> None:

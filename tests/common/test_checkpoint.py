@@ -1,9 +1,11 @@
 import argparse
+import copy
 import io
 import pickle
 import random
 import sys
 import types
+import zipfile
 from collections import OrderedDict
 from pathlib import Path, PurePosixPath
 
@@ -15,6 +17,7 @@ from fvcore.common.checkpoint import Checkpointer
 from torch import nn
 
 from mocodet.common.checkpoint import AtomicSaveMixin, last_checkpoint, load_torch_file
+from tests.faults import files_of_at_most
 
 
 class AtomicCheckpointer(AtomicSaveMixin, Checkpointer):
@@ -43,20 +46,20 @@ def test_save__same_content_as_fvcore(tmp_path):
     assert all(torch.equal(mine["model"][name], theirs["model"][name]) for name in theirs["model"])
 
 
-def test_save__interrupted_write_keeps_the_previous_checkpoint(tmp_path, monkeypatch):
-    checkpointer = AtomicCheckpointer(nn.Linear(3, 2), str(tmp_path))
-    checkpointer.save("model", iteration=1)
-    before = (tmp_path / "model.pth").read_bytes()
-
-    def full_disk(data, handle):
-        handle.write(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(torch, "save", full_disk)
-    with pytest.raises(OSError, match="No space left"):
-        checkpointer.save("model", iteration=2)
-    assert (tmp_path / "model.pth").read_bytes() == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["last_checkpoint", "model.pth"]
+def test_save__full_disk_keeps_the_previous_checkpoint_and_says_how_to_go_on(tmp_path):
+    checkpointer = AtomicCheckpointer(nn.Linear(300, 100), str(tmp_path))
+    with files_of_at_most(1 << 16), pytest.raises(OSError, match=r"No checkpoint had been written before$"):
+        checkpointer.save("model_1", iteration=1)
+    checkpointer.save("model_2", iteration=2)
+    before = (tmp_path / "model_2.pth").read_bytes()
+    with files_of_at_most(1 << 16), pytest.raises(OSError, match="File too large") as caught:
+        checkpointer.save("model_3", iteration=3)
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path}/model_3.pth could not be written: ")
+    assert message.endswith(f". --resume goes on from {tmp_path}/model_2.pth, which is whole")
+    assert "\n" not in message
+    assert (tmp_path / "model_2.pth").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last_checkpoint", "model_2.pth"]
 
 
 def test_last_checkpoint__is_the_one_that_fvcore_finds(tmp_path):
@@ -93,6 +96,28 @@ def test_load_torch_file__damaged_in_any_way(tmp_path):
 class Evil:
     def __reduce__(self):
         return Path.touch, (Path("ran"),)
+
+
+@pytest.mark.parametrize("bomb", ["compressed", "overlapping"])
+def test_load_torch_file__does_not_unpack_what_grows(tmp_path, monkeypatch, bomb):
+    path = tmp_path / "bomb.pth"
+    monkeypatch.setattr(zipfile.ZipExtFile, "read", lambda *_: pytest.fail("unpacked"))
+    if bomb == "compressed":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("archive/data.pkl", bytes(1 << 20))
+    else:  # many names for the same bytes
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("archive/data/0", bytes(1 << 12))
+            for number in range(1, 20):
+                again = copy.copy(archive.filelist[0])
+                again.filename = f"archive/data/{number}"
+                archive.filelist.append(again)
+            archive._didModify = True
+    with pytest.raises(
+        ValueError, match=r"bomb\.pth cannot be read .*(is compressed|larger than the whole file)"
+    ) as caught:
+        load_torch_file(path)
+    assert "\n" not in str(caught.value)
 
 
 def test_load_torch_file__runs_nothing(tmp_path, monkeypatch):

@@ -2,9 +2,11 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from mocodet.common import files
-from mocodet.common.files import atomic_open, drop_half_line, write_json
+from mocodet.common.files import atomic_open, drop_half_line, remove_leftovers, write_json
+from tests.faults import files_of_at_most
 
 
 def names(folder: Path) -> list[str]:
@@ -42,6 +44,47 @@ def test_atomic_open__failure_keeps_the_old_file_and_leaves_nothing(tmp_path):
 def test_atomic_open__other_modes(tmp_path, mode):
     with pytest.raises(ValueError, match="mode must be 'w' or 'wb'"), atomic_open(tmp_path / "file", mode):
         pass
+
+
+@pytest.mark.parametrize("written", ["bytes", "text", "torch.save"])
+def test_atomic_open__full_disk_is_named_whatever_the_writer_makes_of_it(tmp_path, written):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def write() -> None:
+        with atomic_open(path, "w" if written == "text" else "wb") as handle:
+            if written == "torch.save":
+                torch.save({"tensor": torch.zeros(100_000)}, handle)
+            else:
+                handle.write("x" * 100_000 if written == "text" else bytes(100_000))
+
+    with files_of_at_most(1 << 16), pytest.raises(OSError, match=r"File too large\. What was there before") as caught:
+        write()
+    assert str(caught.value).startswith(f"{path} could not be written")
+    assert path.read_bytes() == b"old"
+    assert names(tmp_path) == ["file"]
+
+
+def test_atomic_open__an_error_of_the_block_is_not_the_disks(tmp_path):
+    with pytest.raises(FileNotFoundError, match="another file"), atomic_open(tmp_path / "file"):
+        raise FileNotFoundError("another file")
+
+
+def test_remove_leftovers__of_killed_processes_alone(tmp_path, caplog):
+    kept = [".hidden.tmp", "model.pth", ".cache.abc.tmp"]
+    left = [".model_0001.pth.a1b2c3_d.tmp", "inference/.results.json.abcdefgh.tmp"]
+    (tmp_path / "inference").mkdir()
+    for name in kept + left:
+        (tmp_path / name).write_bytes(b"12345")
+    with caplog.at_level("INFO"), atomic_open(tmp_path / "model_0002.pth") as handle:
+        handle.write(b"whole")
+        remove_leftovers(tmp_path)
+    assert sorted(names(tmp_path)) == sorted([*kept, "inference", "model_0002.pth"])
+    assert names(tmp_path / "inference") == []
+    assert [message.split()[1:4] for message in caplog.messages] == [
+        [str(tmp_path / name), "(5", "bytes),"] for name in left
+    ]
+    assert (tmp_path / "model_0002.pth").read_bytes() == b"whole"
 
 
 def test_write_json__whole_or_not_at_all(tmp_path):
