@@ -29,6 +29,7 @@ from mocodet import configs
 from .allocator import keep_freed_memory
 from .cores import threads_for_each
 from .errors import USER_ERRORS, errors_in_one_line, message_of
+from .files import remove_leftovers
 from .locks import claim
 from .text import did_you_mean
 
@@ -239,6 +240,7 @@ def claim_output(folder: str) -> Iterator[None]:
         if comm.is_main_process():
             try:
                 held.enter_context(claim(folder, instead="choose another OUTPUT_DIR"))
+                remove_leftovers(folder)
             except OSError as error:
                 refusal = error
         refusal = comm.all_gather(refusal)[0]

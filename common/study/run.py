@@ -9,7 +9,7 @@ from typing import Any
 
 from mocodet.common.commands.table import PROGRAM
 from mocodet.common.errors import errors_in_one_line
-from mocodet.common.files import atomic_open
+from mocodet.common.files import atomic_open, remove_leftovers
 from mocodet.common.locks import claim
 
 from .aggregate import aggregate
@@ -37,6 +37,7 @@ def main(args: argparse.Namespace) -> None:
             print_commands(study, output, ["--num-gpus", str(args.gpus_per_trial)] if args.gpus_per_trial else [])
             return
         with claim(output, work="runs a study", instead="give another --output"):
+            remove_leftovers(output)
             if args.action == "collect":
                 collect(study, output)
                 return
