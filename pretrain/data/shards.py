@@ -1,7 +1,6 @@
 """A stream of images from WebDataset shards (tar files), for data sets that are too large to list."""
 
 import hashlib
-import io
 import json
 import logging
 import os
@@ -11,10 +10,8 @@ import tarfile
 import threading
 import time
 import weakref
-import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import suppress
-from lzma import LZMAError
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -30,6 +27,7 @@ from mocodet.common.formats.image import image_suffixes
 
 from .decoding import EncodedImages
 from .sampler import GlobalBatches
+from .tars import LeftoverError, open_tar
 from .views import mix
 
 logger = logging.getLogger("mocodet.pretrain")
@@ -251,7 +249,10 @@ class ShardSampler(GlobalBatches):
         try:
             for number, image in enumerate(images, first + 1):
                 if number > expected:
-                    raise ValueError(f"{path} has more images than the {expected} that {self.index.location} says")
+                    raise ValueError(
+                        f"{path} has more images than the {expected} that {self.index.location} says; count them again"
+                        " with mocodet shards --index"
+                    )
                 yield image
                 if number == last < expected:
                     return
@@ -284,13 +285,13 @@ class ShardImages(EncodedImages):
 def read_images(shard: str, first: int = 0) -> Generator[Encoded, None, None]:
     """Yield (name, bytes) of the images of one shard, from number ``first`` on, in the order they stand in.
 
-    Every member whose file name is an image's is an image; others (captions, JSON) are passed over. Where a read fails,
-    the shard is opened again after a while and read on from that place.
+    Every member whose file name is an image's is an image; others (captions, JSON) are passed over. Archives that are
+    joined are one shard. Where a read fails, the shard is opened again after a while and read on from that place.
 
     Raises:
         FileNotFoundError: there is no such shard.
-        ValueError: it is damaged, an image in it is a link, or it still cannot be read after the last of
-            `RETRY_DELAYS`; the message names it.
+        ValueError: it is damaged, something else follows it, an image in it is a link, or it still cannot be read after
+            the last of `RETRY_DELAYS`; the message names it.
     """
 
     def take(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Encoded:
@@ -327,10 +328,7 @@ def _read_once(shard: str, first: int, take: Take[Found]) -> Iterator[Found]:
     stream, fault, closed, number = open_location(shard), None, False, 0
     try:
         try:
-            # What is not taken of a plain archive in a local file is sought over; anything else is read through.
-            local = isinstance(stream, io.BufferedReader) and stream.seekable()
-            plain = local and stream.peek(512)[257:262] == b"ustar"  # type: ignore[attr-defined]
-            with tarfile.open(fileobj=stream, mode="r:" if plain else "r|*", tarinfo=_StrictTarInfo) as archive:
+            with open_tar(stream) as archive:
                 for member in archive:
                     if _is_image(member):
                         if member.issym() or member.islnk():
@@ -342,8 +340,10 @@ def _read_once(shard: str, first: int, take: Take[Found]) -> Iterator[Found]:
                             yield take(archive, member)
                         number += 1
                     archive.members = []  # type: ignore[attr-defined] # which it would keep all
-        except (tarfile.TarError, zlib.error, LZMAError, EOFError) as error:
-            fault = str(error)
+        except LeftoverError as error:
+            fault = f"{shard}: {error}; cut them off, or write the archive anew"
+        except (tarfile.TarError, EOFError) as error:
+            fault = f"{shard} is damaged, or no tar archive ({error})"
         if isinstance(stream, Pipe):
             # A command that fails looks like the end of the archive; only its status tells.
             while stream.read(2**20):
@@ -360,26 +360,11 @@ def _read_once(shard: str, first: int, take: Take[Found]) -> Iterator[Found]:
         if not closed:
             _abandon(stream)
     if fault:
-        raise _LastingError(f"{shard} is damaged, or no tar archive ({fault})")
-
-
-# Errors of tarfile's own that its documentation and its stubs leave out.
-HEADER_FAULTS = tuple(getattr(tarfile, f"{kind}HeaderError") for kind in ("Empty", "Truncated", "Invalid"))
+        raise _LastingError(fault)
 
 
 class _LastingError(ValueError):
     """A fault that does not pass when the same is tried again."""
-
-
-class _StrictTarInfo(tarfile.TarInfo):
-    """A header that is cut off or garbled is an error; tarfile, and webdataset with it, take it for the end."""
-
-    @classmethod
-    def fromtarfile(cls, archive: tarfile.TarFile) -> "_StrictTarInfo":
-        try:
-            return super().fromtarfile(archive)
-        except HEADER_FAULTS as error:
-            raise tarfile.ReadError(str(error)) from error
 
 
 def open_location(location: str) -> IO[bytes]:

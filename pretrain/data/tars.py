@@ -1,0 +1,115 @@
+"""Tar archives, compressed or not, read from beginning to end: archives joined by ``cat`` are one.
+
+tarfile, and webdataset with it, stop at the first end mark and take a header that is cut off or garbled for one.
+"""
+
+import bz2
+import io
+import lzma
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import IO, Any
+
+RECORD = 20 * tarfile.BLOCKSIZE  # bytes that are read at a time, as tarfile does
+
+# How compressed data begin, and what unpacks them up to their end mark.
+DECOMPRESSORS: dict[bytes, Callable[[], Any]] = {
+    b"\x1f\x8b": partial(zlib.decompressobj, wbits=16 + zlib.MAX_WBITS),  # gzip, its checksum included
+    b"BZh": bz2.BZ2Decompressor,
+    b"\xfd7zXZ": lzma.LZMADecompressor,
+    b"\x5d\x00\x00\x80": lzma.LZMADecompressor,
+}
+
+# Errors of tarfile's own that its documentation and its stubs leave out.
+EMPTY, TRUNCATED, INVALID, ZEROS = (
+    getattr(tarfile, f"{kind}HeaderError") for kind in ("Empty", "Truncated", "Invalid", "EOF")
+)
+
+
+class LeftoverError(tarfile.ReadError):
+    """What follows the end of an archive is no archive."""
+
+
+def open_tar(stream: IO[bytes]) -> tarfile.TarFile:
+    """Open an archive at the beginning of a stream; iterate over it once.
+
+    What is not asked for of a plain archive in a local file is sought over; anything else is read through.
+
+    Raises:
+        tarfile.TarError: here or while iterating: it is no archive, damaged or cut off, or (`LeftoverError`) followed
+            by something else than an archive and zeros.
+    """
+    local = isinstance(stream, io.BufferedReader) and stream.seekable()
+    if local and stream.peek(512)[257:262] == b"ustar":  # type: ignore[attr-defined]
+        return _JoinedTar.open(fileobj=stream, mode="r:")
+    return _JoinedTar.open(fileobj=_Unpacked(stream), mode="r|")  # type: ignore[call-overload]
+
+
+class _StrictTarInfo(tarfile.TarInfo):
+    """A header; one that is cut off or garbled is an error, and so is the end of the file before an end mark."""
+
+    @classmethod
+    def fromtarfile(cls, archive: "_JoinedTar") -> "_StrictTarInfo":  # type: ignore[override]
+        try:
+            member = super().fromtarfile(archive)
+        except ZEROS:
+            archive.ended = True
+            raise
+        except (EMPTY, TRUNCATED, INVALID) as error:
+            if not archive.ended:
+                raise tarfile.ReadError(str(error)) from error
+            if isinstance(error, EMPTY):
+                raise  # which tarfile takes for the end, as it is
+            while archive.fileobj.read(1 << 20):
+                pass
+            count = archive.fileobj.tell() - archive.offset
+            raise LeftoverError(f"{count:,} bytes follow the end of the archive and are no archive") from error
+        archive.ended = False
+        return member
+
+
+class _JoinedTar(tarfile.TarFile):
+    """Goes on behind end marks; ``ended``: the last block was zeros, as those of an end mark."""
+
+    tarinfo = _StrictTarInfo
+    ignore_zeros = True
+    ended = False
+
+
+class _Unpacked:
+    """What a stream holds, decompressed; compressed data may be joined."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._parts = _unpack(stream)
+
+    def read(self, _: int) -> bytes:
+        """Return the next bytes, however many; none at the end."""
+        return next(self._parts, b"")
+
+
+def _unpack(stream: IO[bytes]) -> Iterator[bytes]:
+    data = stream.read(RECORD)
+    make = next((make for mark, make in DECOMPRESSORS.items() if data.startswith(mark)), None)
+    if make is None:
+        while data:
+            yield data
+            data = stream.read(RECORD)
+        return
+    unpacker, joined = make(), False
+    while data or (data := stream.read(RECORD)):
+        if unpacker.eof:
+            data = data.lstrip(b"\0")  # padding
+            if not data:
+                continue
+            unpacker, joined = make(), True
+        try:
+            found = unpacker.decompress(data)
+        except (zlib.error, lzma.LZMAError, OSError) as error:  # the last is bz2's
+            what = "what follows the end of the compressed data is not compressed" if joined else "compressed data"
+            raise tarfile.ReadError(f"{what}: {error}") from error
+        data = unpacker.unused_data if unpacker.eof else b""
+        yield from (found[begin : begin + RECORD] for begin in range(0, len(found), RECORD))
+    if not unpacker.eof:
+        raise tarfile.ReadError("the compressed data are cut off")
