@@ -18,6 +18,7 @@ from mocodet.common.encoders.find import holds_encoder
 from mocodet.common.encoders.reading import BATCH_COUNTER, DISTRIBUTED_PREFIX, extract_encoder
 from mocodet.common.text import first_few
 
+from ..data.classes import Classes, to_checkpoint
 from ..weights.arrays import load_array_pickle
 from ..weights.convert import ENCODER_PART, REQUIRED_CONFIG, TORCHVISION_AUTHORS, resnet_config, to_detectron2
 
@@ -32,12 +33,15 @@ DIVERGED = "Start it anew with a lower SOLVER.BASE_LR or a longer warm-up (SOLVE
 SETTINGS_KEY = "settings"
 STRIDE_KEY = "MODEL.RESNETS.STRIDE_IN_1X1"
 
+# Where a checkpoint keeps what its classes are.
+CLASSES_KEY = "classes"
+
 # Where a checkpoint that was converted while loading says which ResNet it holds.
 ARCH_KEY = "__arch__"
 
 
 class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
-    """detectron2's checkpointer with six differences.
+    """detectron2's checkpointer with seven differences.
 
     * ``MODEL.WEIGHTS`` may name an unconverted pre-training checkpoint; it is recognised by its contents and converted
       while loading (`extract_encoder` says what is accepted). detectron2's own files are read as ever, and so is a file
@@ -54,16 +58,27 @@ class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
       and torchvision's networks have: all would fit, and compute something else. A model that wants other images is
       warned of. Our checkpoints say what theirs were; of torchvision's networks it is known.
     * Weights that are not finite are not saved.
+    * A checkpoint says what its classes are, so that one file is enough to use the model (`from_checkpoint`).
 
     Args:
         model, save_dir, checkpointables: as detectron2's.
+        classes: what the model learns, saved with it.
         whole_detector: every parameter of the model must come from the file, as for an evaluation.
     """
 
     _parsed_url_during_load: Any
 
-    def __init__(self, model: nn.Module, save_dir: str = "", *, whole_detector: bool = False, **checkpointables: Any):
+    def __init__(
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        classes: Classes | None = None,
+        whole_detector: bool = False,
+        **checkpointables: Any,
+    ):
         super().__init__(model, save_dir, **checkpointables)
+        self._classes = classes
         self._whole_detector = whole_detector
 
     def save(self, name: str, **kwargs: Any) -> None:
@@ -74,7 +89,8 @@ class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
         """
         if self.save_to_disk:
             check_state(self.model.state_dict(), kwargs.get("iteration"), DIVERGED)
-        super().save(name, **{SETTINGS_KEY: _settings(self.model)}, **kwargs)
+        classes = {} if self._classes is None else {CLASSES_KEY: to_checkpoint(self._classes)}
+        super().save(name, **{SETTINGS_KEY: _settings(self.model), **classes}, **kwargs)
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load ``path`` (a file, an URL that detectron2 knows, or ``""`` for nothing) into the model.

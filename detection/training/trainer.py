@@ -29,6 +29,7 @@ from mocodet.common.files import drop_half_line
 from mocodet.common.launch import distribute
 
 from .. import densepose
+from ..data.classes import classes_of
 from ..data.fraction import Record, training_records
 from ..data.mapper import build_mapper
 from ..evaluation.build import build_evaluator
@@ -131,7 +132,8 @@ class Trainer(DefaultTrainer):
             {key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups
         ]
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = MocoDetCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        classes = classes_of(cfg, cfg.DATASETS.TRAIN[0])
+        self.checkpointer = MocoDetCheckpointer(model, cfg.OUTPUT_DIR, classes=classes, trainer=weakref.proxy(self))
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg

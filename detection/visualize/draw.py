@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 from detectron2.data import Metadata
-from detectron2.utils.colormap import colormap
 from detectron2.utils.visualizer import VisImage, Visualizer
 from pycocotools import mask as mask_util
 
+from ..data.classes import class_colours
 from ..evaluation.things import Thing
 
 LONGER_SIDE = 400  # pixels to which smaller images are enlarged, by a whole number, so that labels can be read
@@ -37,23 +37,21 @@ def draw_columns(
     """
     panels = [
         np.concatenate((_draw_title(title, panel.shape[1]), panel))
-        for title, panel in ((title, _draw_panel(image, things, names, metadata)) for title, things in columns)
+        for title, panel in ((title, draw_things(image, things, names, metadata)) for title, things in columns)
     ]
     gap = np.full((len(panels[0]), GAP, 3), 255, dtype=np.uint8)
     return np.concatenate([part for panel in panels for part in (gap, panel)][1:], axis=1)
 
 
-def class_colours(names: Sequence[str], metadata: Metadata) -> np.ndarray:
-    """Give each class a colour, C x 3 from 0 to 1: the data set's own, or detectron2's in turn."""
-    for key in ("thing_colors", "stuff_colors"):
-        own = metadata.get(key)
-        if own is not None and len(own) == len(names):
-            return np.asarray(own, dtype=float) / 255
-    palette = colormap(rgb=True, maximum=1)
-    return palette[np.arange(len(names)) % len(palette)]
+def draw_things(image: np.ndarray, things: Sequence[Thing], names: Sequence[str], metadata: Metadata) -> np.ndarray:
+    """Draw things into an image; arguments as those of `draw_columns`.
 
+    Returns:
+        S H x S W x 3, uint8, RGB, where S enlarges small images.
 
-def _draw_panel(image: np.ndarray, things: Sequence[Thing], names: Sequence[str], metadata: Metadata) -> np.ndarray:
+    Raises:
+        ValueError: a mask has another size than the image.
+    """
     canvas = Visualizer(image, metadata, scale=max(1, -(-LONGER_SIDE // max(image.shape[:2]))))
     colours = class_colours(names, metadata)
     for thing in sorted(things, key=_box_area, reverse=True):  # the small ones last, so that they are seen

@@ -17,7 +17,7 @@ from mocodet.common.locks import claim
 from mocodet.detection.training import run as cli
 from tests.commands import parsed
 from tests.commands import train as train_net
-from tests.detection.tiny import make_coco, make_voc, options
+from tests.detection.tiny import CLASSES, make_coco, make_voc, options
 
 CONFIG = "pascal_voc_R_50_DC5_24k_random.yaml"
 FOR_FOUR = {"SOLVER__REFERENCE_WORLD_SIZE": 4, "SOLVER__IMS_PER_BATCH": 4, "SOLVER__MAX_ITER": 1}
@@ -119,7 +119,9 @@ def test_train__two_processes(trained, data):
     assert list(results(output)) == [data[1]["NAME"]]
     assert any("total_loss" in line for line in metrics(output))
     assert list(output.glob("events.out.tfevents.*"))
-    assert torch.load(output / "model_final.pth", weights_only=True)["iteration"] == 1
+    saved = torch.load(output / "model_final.pth", weights_only=True)
+    assert saved["iteration"] == 1
+    assert saved["classes"]["names"] == list(CLASSES)
 
 
 def test_scale_to_gpus__before_and_after_are_shown_and_saved(trained):

@@ -3,8 +3,9 @@ import pytest
 from detectron2.data import MetadataCatalog
 from pycocotools import mask as mask_util
 
+from mocodet.detection.data.classes import class_colours
 from mocodet.detection.evaluation.things import Thing
-from mocodet.detection.visualize.draw import GAP, TITLE_HEIGHT, class_colours, draw_columns
+from mocodet.detection.visualize.draw import GAP, TITLE_HEIGHT, draw_columns
 from tests.detection.tiny import new_name
 
 NAMES = ("cat", "dog")
@@ -116,13 +117,3 @@ def test_draw_columns__keypoints(image, metadata):
     assert changed(both)[SCALE * 10, SCALE * 72 : SCALE * 93].all()
     assert not changed(one)[SCALE * 10, SCALE * 75 : SCALE * 93].any()
     assert changed(one)[SCALE * 10, SCALE * 70]
-
-
-def test_class_colours__one_for_each_class(metadata):
-    palette = class_colours([str(number) for number in range(200)], metadata)
-    assert palette.shape == (200, 3)
-    assert len(np.unique(palette[:20], axis=0)) == 20
-    assert palette.min() >= 0
-    assert palette.max() <= 1
-    metadata.thing_colors = [(255, 0, 0), (0, 0, 255)]
-    assert class_colours(NAMES, metadata).tolist() == [[1, 0, 0], [0, 0, 1]]

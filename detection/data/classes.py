@@ -1,0 +1,132 @@
+"""What the classes of a model are: their names, ids and colours, as a checkpoint keeps them beside the weights."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data import Metadata, MetadataCatalog
+from detectron2.utils.colormap import colormap
+
+from mocodet.common.formats.coco_values import Id
+
+Colour = tuple[int, int, int]  # RGB, 0 to 255
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of a model, in the order of their indices.
+
+    Attributes:
+        names: what they are called.
+        ids: what they are as ``category_id`` in COCO's format: the ids of the data set's own file; where it has none,
+            1 and on. Of pixels: their values in label images, the indices.
+        colours: in which they are drawn.
+        keypoints: the names of the keypoints that an object has, if any.
+        skeleton: the pairs of keypoints that a line joins.
+    """
+
+    names: tuple[str, ...]
+    ids: tuple[Id, ...]
+    colours: tuple[Colour, ...]
+    keypoints: tuple[str, ...] = ()
+    skeleton: tuple[tuple[str, str], ...] = ()
+
+    def categories(self) -> list[dict[str, Any]]:
+        """Return them as COCO's format lists categories; its skeletons count keypoints from 1."""
+        shape: dict[str, Any] = {"keypoints": list(self.keypoints)} if self.keypoints else {}
+        if self.skeleton:
+            shape["skeleton"] = [[self.keypoints.index(end) + 1 for end in line] for line in self.skeleton]
+        return [{"id": i, "name": name, **shape} for i, name in zip(self.ids, self.names, strict=True)]
+
+    def as_metadata(self) -> Metadata:
+        """Return what detectron2's ``Visualizer`` asks of a data set."""
+        metadata = Metadata(thing_colors=list(self.colours))
+        if self.keypoints:
+            lines = [(*line, colour) for line, colour in zip(self.skeleton, _palette(len(self.skeleton)), strict=True)]
+            metadata.set(keypoint_names=list(self.keypoints), keypoint_connection_rules=lines)
+        return metadata
+
+
+def to_checkpoint(classes: Classes) -> dict[str, Any]:
+    """Return classes as plain lists, which a checkpoint holds safely."""
+    return {key: _listed(value) for key, value in asdict(classes).items()}
+
+
+def from_checkpoint(kept: Any) -> Classes | None:
+    """Return what `to_checkpoint` gave, or None if it is something else, as another program's checkpoint may hold."""
+    try:
+        names, ids = map(tuple, (kept["names"], kept["ids"]))
+        colours = tuple((int(red), int(green), int(blue)) for red, green, blue in kept["colours"])
+        skeleton = tuple((str(start), str(end)) for start, end in kept["skeleton"])
+        classes = Classes(names, ids, colours, tuple(kept["keypoints"]), skeleton)
+    except (TypeError, ValueError, KeyError, IndexError):
+        return None
+    return classes if len(names) == len(ids) == len(colours) else None
+
+
+def classes_of(cfg: CfgNode, dataset_name: str) -> Classes | None:
+    """Return the classes of a data set, as the model of a config learns them; None where its metadata name none.
+
+    Args:
+        cfg: says whether things or pixels are classified, and whether there are keypoints.
+        dataset_name: a data set that has been loaded: some have their classes in their files.
+    """
+    metadata = MetadataCatalog.get(dataset_name)
+    names = tuple(metadata.get("stuff_classes" if predicts_pixels(cfg) else "thing_classes", ()))
+    if not names:
+        return None
+    indices: Mapping[Id, int] = metadata.get("thing_dataset_id_to_contiguous_id", {})
+    # Where several categories share a class, the first stands for them.
+    known = {index: identity for identity, index in reversed(indices.items())}
+    if predicts_pixels(cfg):
+        known = dict(enumerate(range(len(names))))
+    keypoints = tuple(metadata.get("keypoint_names", ())) if cfg.MODEL.KEYPOINT_ON else ()
+    lines = metadata.get("keypoint_connection_rules", ()) if keypoints else ()
+    return Classes(
+        names=names,
+        ids=tuple(known.get(index, index + 1) for index in range(len(names))),
+        colours=_palette(len(names), class_colours(names, metadata)),
+        keypoints=keypoints,
+        skeleton=tuple((start, end) for start, end, _ in lines),
+    )
+
+
+def numbered(cfg: CfgNode) -> Classes:
+    """Return the classes of the model of a config where nothing is known of them; they are called by their ids."""
+    first, count = (0 if predicts_pixels(cfg) else 1), number_of_classes(cfg)
+    ids = range(first, first + count)
+    return Classes(tuple(f"class {i}" for i in ids), tuple(ids), _palette(count))
+
+
+def predicts_pixels(cfg: CfgNode) -> bool:
+    """Tell whether the model of a config gives each pixel a class, not objects."""
+    return cfg.MODEL.META_ARCHITECTURE == "SemanticSegmentor"
+
+
+def number_of_classes(cfg: CfgNode) -> int:
+    """Return how many classes the model of a config has."""
+    if cfg.MODEL.META_ARCHITECTURE == "RetinaNet":
+        return cfg.MODEL.RETINANET.NUM_CLASSES
+    return cfg.MODEL["SEM_SEG_HEAD" if predicts_pixels(cfg) else "ROI_HEADS"].NUM_CLASSES
+
+
+def class_colours(names: Sequence[str], metadata: Metadata) -> np.ndarray:
+    """Give each class a colour, C x 3 from 0 to 1: the data set's own, or detectron2's in turn."""
+    for key in ("thing_colors", "stuff_colors"):
+        own = metadata.get(key)
+        if own is not None and len(own) == len(names):
+            return np.asarray(own, dtype=float) / 255
+    palette = colormap(rgb=True, maximum=1)
+    return palette[np.arange(len(names)) % len(palette)]
+
+
+def _palette(count: int, colours: np.ndarray | None = None) -> tuple[Colour, ...]:
+    """Return colours from 0 to 255: those given, C x 3 from 0 to 1, or detectron2's in turn."""
+    colours = class_colours([""] * count, Metadata()) if colours is None else colours
+    return tuple((int(red), int(green), int(blue)) for red, green, blue in np.rint(255 * colours))
+
+
+def _listed(value: Any) -> Any:
+    return [_listed(item) for item in value] if isinstance(value, (list, tuple)) else value
