@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from mocodet.common.formats.findings import Finding
-from mocodet.common.formats.image import Size, by
+from mocodet.common.formats.image import Size, by, open_file
 
 from .findings import Fault, Tally, count_faults
 from .images import ImageJob, image_fault, in_processes, known_size, ranges
@@ -41,7 +41,7 @@ def label_table() -> tuple[frozenset[int], np.ndarray]:
 
 def read_labels(path: Path) -> np.ndarray:
     """Read an image of labels: H x W, integers."""
-    with Image.open(path) as image:
+    with open_file(path) as handle, Image.open(handle) as image:
         return np.asarray(image)
 
 

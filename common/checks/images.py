@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from mocodet.common.formats import MAX_PIXELS
 from mocodet.common.formats.findings import Finding
-from mocodet.common.formats.image import Size, decode_pixels, image_size, size_fault, unreadable
+from mocodet.common.formats.image import Size, decode_pixels, image_size, open_file, read_file, size_fault, unreadable
 
 from .findings import Fault, Tally
 
@@ -68,7 +68,8 @@ def image_fault(job: ImageJob, max_pixels: int = MAX_PIXELS) -> Finding | None:
     except FileNotFoundError:
         return Fault(job.path, "is missing; unpack its archive again with --again")
     except (OSError, ValueError) as error:
-        what = str(error).removeprefix(f"{job.path} ")
+        told = unreadable(job.path, error) if isinstance(error, OSError) else str(error)
+        what = told.removeprefix(f"{job.path} ")
         return Fault(job.path, what.replace("; replace", "; unpack its archive with --again, or replace"))
     if job.size is not None and size != job.size:
         return size_fault(job.path, size, job.size, job.said_by)
@@ -89,10 +90,10 @@ def _look_at(job: ImageJob, max_pixels: int) -> tuple[Size, set[int] | None]:
         ValueError: it cannot be decoded, or is too large.
     """
     if job.labels is None:
-        height, width, _ = decode_pixels(job.path.read_bytes(), str(job.path), max_pixels).shape
+        height, width, _ = decode_pixels(read_file(job.path), str(job.path), max_pixels).shape
         return (width, height), None
     try:
-        with Image.open(job.path) as image:
+        with open_file(job.path) as handle, Image.open(handle) as image:
             image.load()
             return image.size, _label_values(image)
     except (MemoryError, FileNotFoundError):

@@ -1,11 +1,13 @@
 """Image files of any format that Pillow reads, as 8-bit RGB: the same pixels for whoever asks."""
 
+import errno
 import io
 import math
 import os
+import stat
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import IO
@@ -50,6 +52,16 @@ class ImageTooLargeError(ValueError):
     """An image has more pixels than may be decoded."""
 
 
+# What may have an image's name and is no file: there reading may wait for ever.
+NO_FILES = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+}
+
+
 @cache
 def image_suffixes() -> tuple[str, ...]:
     """Return the endings of file names, dot included and in lower case, of the formats that Pillow decodes."""
@@ -67,6 +79,30 @@ def stem_of(file_name: str) -> str:
     """Return a file's name without its image suffix: ``site.2021.jpg`` and ``site.2021`` are both ``site.2021``."""
     stem, dot, suffix = file_name.rpartition(".")
     return stem if f"{dot}{suffix.lower()}" in image_suffixes() else file_name
+
+
+def open_file(path: str | os.PathLike) -> IO[bytes]:
+    """Open a file for reading, unless it is none.
+
+    Raises:
+        OSError: it is a named pipe, a socket, a device or a folder, is not there, or may not be read.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        raise OSError("it is a socket, not a file") from error
+    if (kind := NO_FILES.get(stat.S_IFMT(os.fstat(descriptor).st_mode))) is not None:
+        os.close(descriptor)
+        raise OSError(f"it is {kind}, not a file")
+    return os.fdopen(descriptor, "rb")
+
+
+def read_file(path: str | os.PathLike) -> bytes:
+    """Return the bytes of a file; see `open_file`."""
+    with open_file(path) as handle:
+        return handle.read()
 
 
 def decode_rgb(file: str | os.PathLike | IO[bytes], name: str = "", max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -87,7 +123,7 @@ def decode_rgb(file: str | os.PathLike | IO[bytes], name: str = "", max_pixels: 
         ValueError: it cannot be decoded; the message names it.
     """
     try:
-        with _without_pillows_limit(), Image.open(file) as image:
+        with _without_pillows_limit(), _opened(file) as handle, Image.open(handle) as image:
             pixels = math.prod(image.size)
             if max_pixels and pixels > max_pixels:
                 raise ImageTooLargeError(too_large(name or file, pixels, max_pixels))
@@ -129,7 +165,7 @@ def image_size(file: str | os.PathLike | IO[bytes], name: str = "") -> Size:
         ValueError: it is no image, or its head is damaged.
     """
     try:
-        with _without_pillows_limit(), Image.open(file) as image:
+        with _without_pillows_limit(), _opened(file) as handle, Image.open(handle) as image:
             # Of a TIFF Pillow gives the size as turned.
             turned = image.format != "TIFF" and _orientation(image) >= 5
             return image.size[::-1] if turned else image.size
@@ -176,6 +212,10 @@ def _without_pillows_limit() -> Iterator[None]:
             _readers -= 1
             if not _readers:
                 Image.MAX_IMAGE_PIXELS = _pillows_limit
+
+
+def _opened(file: str | os.PathLike | IO[bytes]) -> AbstractContextManager[IO[bytes]]:
+    return open_file(file) if isinstance(file, (str, os.PathLike)) else nullcontext(file)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

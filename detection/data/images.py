@@ -6,7 +6,7 @@ from detectron2.utils.file_io import PathManager
 from PIL import Image
 
 from mocodet.common.formats import MAX_PIXELS
-from mocodet.common.formats.image import decode_pixels, unreadable
+from mocodet.common.formats.image import decode_pixels, read_file, unreadable
 
 
 def read_image(path: str, image_format: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -24,8 +24,7 @@ def read_image(path: str, image_format: str, max_pixels: int = MAX_PIXELS) -> np
         ValueError: it cannot be read, or is too large; the message names it.
     """
     try:
-        with PathManager.open(path, "rb") as handle:
-            data = handle.read()
+        data = read_file(PathManager.get_local_path(path))
     except OSError as error:
         raise ValueError(unreadable(path, error)) from error
     pixels = decode_pixels(data, path, max_pixels)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from mocodet.common.formats.image import unreadable
+from mocodet.common.formats.image import read_file, unreadable
 
 from .decoding import EncodedImages
 from .listing_cache import list_images
@@ -35,7 +35,7 @@ class ImageFiles(EncodedImages):
         """Return path and bytes of the file at a place."""
         path = self.paths[item]
         try:
-            return path, Path(path).read_bytes()
+            return path, read_file(path)
         except OSError as error:
             raise ValueError(unreadable(path, error)) from error
 

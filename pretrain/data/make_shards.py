@@ -19,7 +19,7 @@ from webdataset import TarWriter
 
 from mocodet.common.errors import errors_in_one_line
 from mocodet.common.formats import MAX_PIXELS
-from mocodet.common.formats.image import decode_rgb
+from mocodet.common.formats.image import decode_rgb, read_file, unreadable
 from mocodet.common.progress import progress
 
 from .folders import ImageFolder
@@ -129,9 +129,9 @@ def make_shards(
 def _load(path: str, resize: int, max_pixels: int) -> tuple[str, bytes]:
     """Return an image's extension, without the dot, and its file's bytes, shrunk if it is too large."""
     try:
-        data = Path(path).read_bytes()
+        data = read_file(path)
     except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror}); replace or remove it") from error
+        raise ValueError(unreadable(path, error)) from error
     image = decode_rgb(io.BytesIO(data), path, max_pixels)
     shorter = min(image.size)
     if not 0 < resize < shorter:

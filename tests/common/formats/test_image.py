@@ -1,4 +1,7 @@
 import io
+import os
+import socket
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from mocodet.common.formats.image import (
     decode_rgb,
     image_size,
     image_suffixes,
+    read_file,
     stem_of,
 )
 
@@ -218,3 +222,21 @@ def test_image_suffixes__are_of_what_pillow_decodes():
     assert not {".pdf", ".eps", ".mpg", ".h5", ".txt", ".xml"} & set(image_suffixes())
     names = {"a.JPG": "a", "site.2021.01.jpg": "site.2021.01", "site.2021.01": "site.2021.01", "a": "a"}
     assert {name: stem_of(name) for name in names} == names
+
+
+@pytest.mark.parametrize("kind", ["named pipe", "socket", "device", "folder"])
+def test_read__what_is_no_file_is_refused_at_once(tmp_path, kind, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the name of a socket is short
+    if kind == "socket":
+        socket.socket(socket.AF_UNIX).bind("a.jpg")
+    else:
+        {
+            "named pipe": os.mkfifo,
+            "device": lambda path: Path(path).symlink_to("/dev/zero"),
+            "folder": os.mkdir,
+        }[kind]("a.jpg")
+    for read in (decode_rgb, image_size):
+        with pytest.raises(ValueError, match=rf"^a\.jpg cannot be read as an image \(it is a {kind}, not a file\)"):
+            read("a.jpg")
+    with pytest.raises(OSError, match=rf"^it is a {kind}, not a file$"):
+        read_file("a.jpg")
