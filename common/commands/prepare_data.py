@@ -9,6 +9,7 @@ All flags of a data set: mocodet prepare-data voc --help.
 """
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 from .arguments import add_max_pixels, positive
@@ -21,6 +22,8 @@ DATASETS = {
     "cityscapes": "Cityscapes with fine annotations; its archives must be fetched by hand",
     "imagenet": "ImageNet (ILSVRC 2012) as class folders; its archives must be fetched by hand",
 }
+# Formats of one's own data sets besides VOC's and COCO's: nothing is to be prepared, but what is there can be checked.
+OWN = {"semseg": "label images of one's own, of semantic segmentation (with --check)"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,10 +50,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             own = "with --check: look at this file of one's own, in COCO's format"
             add("--json", type=Path, metavar="FILE", help=own)
             add("--images", type=Path, metavar="DIR", help="the images of --json")
+    for name, what in OWN.items():
+        add = datasets.add_parser(name, help=what, description=f"{what}.").add_argument
+        add("--check", action="store_true", dest="verify", required=True, help="verify what is there")
+        add("--workers", type=workers, metavar="N", help="processes that decode images (one a core)")
+        add_max_pixels(add)
+        _add_label_images(add)
+
+
+def _add_label_images(add: Callable[..., object]) -> None:
+    """Add what a data set of ``KIND: semseg`` has, by the ``add_argument`` that is given."""
+    add("--images", type=Path, required=True, metavar="DIR", help="folder of images")
+    add("--labels", type=Path, required=True, metavar="DIR", help="folder of label images, .png, of the same names")
+    add("--classes", nargs="+", required=True, metavar="NAME", help="in the order of the indices, background included")
+    add("--split", type=Path, metavar="FILE", help="list of images (default: all of --images)")
+    add("--values", nargs="+", type=int, default=[], metavar="N", help="the label of each class (default: its index)")
+    add("--ignore", type=int, default=255, metavar="N", help="the label that is ignored (default: 255)")
+    most = "part of all pixels that --ignore may cover (default: 0.5)"
+    add("--max-ignored", type=float, default=0.5, metavar="PART", help=most)
+    add("--test", action="store_true", help="they are to evaluate on, not to train: a class may be absent")
 
 
 def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Refuse flags that would have no effect, and ``--json`` without its images."""
+    if args.dataset in OWN:
+        return
     preparing = {"--archives": args.archives, "--only": args.only, "--dry-run": args.dry_run, "--again": args.again}
     checking = {"--any-size": args.any_size, "--workers": args.workers is not None}
     own = {f"--{name}": getattr(args, name, None) for name in ("classes", "json", "images")}

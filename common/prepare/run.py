@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mocodet.common.checks import coco_json, voc
 from mocodet.common.checks.findings import Tally
+from mocodet.common.commands.prepare_data import OWN
 from mocodet.common.errors import errors_in_one_line
 from mocodet.common.formats.findings import Finding
 
@@ -24,6 +25,8 @@ def main(args: argparse.Namespace) -> None:
         SystemExit: what was asked could not be done, or the data have faults.
     """
     with errors_in_one_line(ImportError):
+        if args.dataset in OWN:
+            sys.exit(_check(args, Path()))
         root = (args.root or Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))).expanduser()
         if args.verify:
             sys.exit(_check(args, root))
@@ -62,4 +65,6 @@ def _findings(args: argparse.Namespace, root: Path, tally: Tally) -> Iterator[Fi
     if getattr(args, "json", None):
         return coco_json.check_json(args.json, args.images, tally, workers=workers)
     module = import_module(f"mocodet.common.checks.{args.dataset}")
+    if args.dataset in OWN:
+        return module.check(args, tally, workers=workers)
     return module.check(root, tally, any_size=args.any_size, workers=workers)

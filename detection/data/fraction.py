@@ -14,8 +14,7 @@ from detectron2.data import get_detection_dataset_dicts
 from detectron2.utils import comm
 
 from mocodet.common.files import write_json
-
-from .semseg import read_labels
+from mocodet.common.formats.labels import read_labels
 
 logger = logging.getLogger(__name__)
 
@@ -150,7 +149,8 @@ def _objects(cfg: CfgNode, record: Record) -> set[int]:
 
 def _labels(cfg: CfgNode, record: Record) -> set[int]:
     head = cfg.MODEL.SEM_SEG_HEAD
-    labels = read_labels(record["sem_seg_file_name"], head.NUM_CLASSES, head.IGNORE_VALUE)
+    values = record.get("label_values", ())
+    labels = read_labels(record["sem_seg_file_name"], head.NUM_CLASSES, head.IGNORE_VALUE, values)
     return set(np.unique(labels).tolist()) - {head.IGNORE_VALUE}
 
 

@@ -12,9 +12,9 @@ from detectron2.data import DatasetMapper, detection_utils
 from detectron2.data import transforms as T
 
 from mocodet.common.formats import MAX_PIXELS
+from mocodet.common.formats.labels import check_same_size, read_labels
 
 from .images import read_image
-from .semseg import check_same_size, read_labels
 
 
 def build_mapper(cfg: CfgNode, *, training: bool) -> "SemSegMapper | InstanceMapper":
@@ -127,12 +127,12 @@ class SemSegMapper:
                 that is no class.
         """
         record = dict(record)
-        label_file = record.pop("sem_seg_file_name")
+        label_file, values = record.pop("sem_seg_file_name"), record.pop("label_values", ())
         image = read_image(record["file_name"], self.image_format, self.max_pixels)
         detection_utils.check_image_size(record, image)
         labels = None
         if self.num_classes is not None:
-            labels = read_labels(label_file, self.num_classes, self.ignore_label)
+            labels = read_labels(label_file, self.num_classes, self.ignore_label, values)
             check_same_size(label_file, labels.shape, record["file_name"], image.shape[:2])
         augmented = T.AugInput(image, sem_seg=labels)
         T.AugmentationList(self.augmentations)(augmented)

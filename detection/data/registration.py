@@ -10,6 +10,8 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.pascal_voc import CLASS_NAMES
 
+from mocodet.common.formats.labels import IGNORED, MAX_IGNORED, Meaning
+
 from .coco import load_coco
 from .semseg import load_semseg
 from .voc import load_voc
@@ -70,19 +72,31 @@ class SemSegDataset:
     labels: str
     classes: tuple[str, ...]  # in the order of the indices, background included where it is a class
     split: str = ""  # a file that names the images, one a line; empty: every image of the folder
-    ignore: int = 255  # the label of pixels that are neither learned nor evaluated; 255 on VOC's outlines
+    ignore: int = IGNORED  # the label of pixels that are neither learned nor evaluated; 255 on VOC's outlines
+    values: tuple[int, ...] = ()  # which label stands for each class; empty: its index
+    max_ignored: float = MAX_IGNORED  # how large a part of all pixels IGNORE may cover
 
     def __post_init__(self) -> None:
         _check_classes(self.name, self.classes)
-        if not 0 <= self.ignore <= 255:
-            raise ValueError(f"data set {self.name}: IGNORE is a value of 8-bit labels, 0 to 255, got {self.ignore}")
+        try:
+            self.meaning.check()
+        except ValueError as error:
+            raise ValueError(f"data set {self.name}: {error}") from None
+
+    @property
+    def meaning(self) -> Meaning:
+        """What the values of the label images stand for."""
+        return Meaning(self.classes, self.ignore, self.values, self.max_ignored)
 
     def register(self) -> None:
         """Enter the data set into detectron2's catalogs."""
         images, labels, split = map(_expand, (self.images, self.labels, self.split))
-        DatasetCatalog.register(self.name, lambda: load_semseg(self.name, images, labels, split))
+        DatasetCatalog.register(self.name, lambda: load_semseg(self.name, images, labels, split, self.values))
         metadata = MetadataCatalog.get(self.name).set(stuff_classes=list(self.classes), evaluator_type="sem_seg")
-        metadata.set(image_root=images, sem_seg_root=labels, ignore_label=self.ignore)
+        metadata.set(image_root=images, sem_seg_root=labels, label_values=self.values)
+        # Labels of VALUES become indices as they are read; the index of what is ignored is then no value of theirs.
+        metadata.set(ignore_label=IGNORED if self.values else self.ignore)
+        metadata.set(meaning=self.meaning)
 
 
 # Folder of labels, list of images. trainaug is the train_aug2012 of the paper, 10,582 images: VOC's train and what
@@ -164,7 +178,13 @@ def _value(key: str, value: object) -> Any:
         if isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value):
             return tuple(value)
         raise ValueError(f"MOCO.DATASETS: CLASSES must be a list of names, got {value!r}")
-    wanted = int if key in ("YEAR", "IGNORE") else str
+    if key == "VALUES":
+        if isinstance(value, (list, tuple)) and all(type(one) is int for one in value):
+            return tuple(value)
+        raise ValueError(f"MOCO.DATASETS: VALUES must be a list of whole numbers, got {value!r}")
+    if key == "MAX_IGNORED" and type(value) is int:
+        return float(value)
+    wanted = {"YEAR": int, "IGNORE": int, "MAX_IGNORED": float}.get(key, str)
     if not isinstance(value, wanted) or value == "":
         raise ValueError(f"MOCO.DATASETS: {key} must be a {wanted.__name__}, got {value!r}")
     return value

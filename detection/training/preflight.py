@@ -14,6 +14,7 @@ from mocodet.common.launch import check_backend
 from mocodet.common.text import first_few
 
 from ..data.registration import parse_dataset
+from ..data.semseg import check_labels as check_label_images
 from ..densepose import is_densepose
 from ..evaluation.kinds import KINDS, EvaluationKind, kind_of
 from .resuming import check_resumed
@@ -209,19 +210,24 @@ def check_datasets(cfg: CfgNode, *, training: bool) -> None:
     semantic = cfg.MODEL.META_ARCHITECTURE == "SemanticSegmentor"
     for name in names:
         _check_annotations_suit(cfg, name, semantic)
+    labelled = {}
     for name in names:
         if name not in own:
             _check_files(name)
             continue
         records = DatasetCatalog.get(name)
         _check_pixels(cfg, records)
-        if name in to_train and not semantic:  # of semantic segmentation every record has its label image
+        if semantic:
+            labelled[name] = records
+        elif name in to_train:
             _check_objects(cfg, name, records)
     for name in names:
         if cfg.MODEL.KEYPOINT_ON:
             _check_keypoints(cfg, name)
     if not is_densepose(cfg):  # its project merges the classes of its data sets itself, when it reads them
         _check_classes(cfg, names, semantic)
+    for name, records in labelled.items():  # the slowest last: it decodes the labels
+        check_label_images(name, records, learned=name in to_train)
 
 
 def check_names(cfg: CfgNode, names: Sequence[str]) -> None:

@@ -9,9 +9,9 @@ import numpy as np
 from detectron2.data import MetadataCatalog
 from detectron2.structures import BoxMode
 
+from mocodet.common.formats.labels import read_labels
 from mocodet.common.text import first_few, repeated
 
-from ..data.semseg import read_labels
 from ..evaluation.build import predictions_folder
 from ..evaluation.kinds import KINDS, kind_of
 from ..evaluation.things import Thing, image_key
@@ -37,7 +37,7 @@ def ground_truth(record: Mapping[str, Any], dataset_name: str) -> list[Thing]:
     """
     if "sem_seg_file_name" in record and "annotations" not in record:
         classes, ignored = len(class_names(dataset_name)), MetadataCatalog.get(dataset_name).get("ignore_label", 255)
-        labels = read_labels(record["sem_seg_file_name"], classes, ignored)
+        labels = read_labels(record["sem_seg_file_name"], classes, ignored, record.get("label_values", ()))
         return [Thing(int(found), mask=labels == found) for found in np.unique(labels) if found != ignored]
     return [
         Thing(

@@ -13,9 +13,9 @@ from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.evaluation import SemSegEvaluator
 from detectron2.utils import comm
 
+from mocodet.common.formats.labels import check_same_size, read_labels
 from mocodet.common.text import first_few
 
-from ...data.semseg import check_same_size, read_labels
 from ..coco_results import find_file, mask_fault, read_json
 from ..complete import format_results
 from ..things import Thing, image_key
@@ -66,7 +66,8 @@ class MeanIoUEvaluator(SemSegEvaluator):
 
     def _count(self, image: str, predicted: np.ndarray) -> None:
         file, side = self.input_file_to_gt_file[image], self._num_classes + 1
-        truth = read_labels(file, self._num_classes, self._ignore_label).astype(np.int64)
+        values = MetadataCatalog.get(self._dataset_name).get("label_values", ())
+        truth = read_labels(file, self._num_classes, self._ignore_label, values).astype(np.int64)
         check_same_size(file, truth.shape, image, predicted.shape)
         truth[truth == self._ignore_label] = self._num_classes
         counts = np.bincount((side * predicted + truth).ravel(), minlength=side * side)

@@ -98,8 +98,8 @@ def test_load_part__reads_label_images_until_every_class_was_seen(tmp_path, monk
     cfg = config([make_semseg(tmp_path, 12)], MOCO__TRAIN_FRACTION=0.25, **keys)
     read, shown = fraction.read_labels, []
 
-    def spy(path: str, num_classes: int, ignore: int) -> object:
-        labels = read(path, num_classes, ignore)
+    def spy(path: str, num_classes: int, ignore: int, values: tuple) -> object:
+        labels = read(path, num_classes, ignore, values)
         shown.append({*labels.flat} - {ignore})
         return labels
 

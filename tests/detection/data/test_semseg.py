@@ -2,26 +2,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
-from detectron2.data.detection_utils import read_image
 from PIL import Image
 
 from mocodet.detection.data import register_datasets
+from mocodet.detection.data.mapper import SemSegMapper
 from mocodet.detection.data.registration import VOC_SETS, register_voc_sem_seg
-from mocodet.detection.data.semseg import load_semseg, read_labels
+from mocodet.detection.data.semseg import check_labels, load_semseg
+from mocodet.detection.evaluation.kinds.semseg import MeanIoUEvaluator
 from mocodet.detection.training.preflight import check_datasets
-from tests.detection.tiny import SEGMENTS, empty_config, make_semseg
-
-
-def save_labels(path: Path, values: np.ndarray, mode: str = "L") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.fromarray(values.astype(np.uint8))
-    if mode == "P":
-        image.putpalette([255 - i // 3 for i in range(768)])
-    elif mode != "L":
-        image = image.convert(mode)
-    image.save(path)
-    return path
+from tests.common.formats.test_labels import save_labels
+from tests.detection.tiny import SEGMENTS, empty_config, make_semseg, new_name
 
 
 def make_folders(root: Path, *names: str, suffix: str = ".jpg") -> tuple[str, str]:
@@ -31,48 +23,6 @@ def make_folders(root: Path, *names: str, suffix: str = ".jpg") -> tuple[str, st
         Image.new("RGB", (4, 3)).save(path)
         save_labels(root / "labels" / f"{name}.png", np.zeros((3, 4)))
     return str(root / "images"), str(root / "labels")
-
-
-@pytest.mark.parametrize("mode", ["L", "P"])
-def test_read_labels__are_the_indices(tmp_path, mode):
-    values = np.array([[0, 1, 2], [20, 255, 7]])
-    path = save_labels(tmp_path / "a.png", values, mode)
-    found = read_labels(path, 21, 255)
-    assert found.dtype == np.uint8
-    assert found.tolist() == values.tolist()
-    if mode == "P":  # what this function is for
-        assert read_image(str(path), "L").squeeze(2).tolist() != values.tolist()
-
-
-@pytest.mark.parametrize("mode", ["RGB", "LA", "1", "I;16"])
-def test_read_labels__not_indices(tmp_path, mode):
-    path = save_labels(tmp_path / "a.png", np.zeros((2, 2)), mode)
-    with pytest.raises(
-        ValueError, match=rf"a\.png has the mode {mode}.*; labels must be an 8-bit palette or grey image"
-    ):
-        read_labels(path, 21, 255)
-
-
-def test_read_labels__value_that_is_no_class(tmp_path):
-    path = save_labels(tmp_path / "a.png", np.array([[0, 3, 4, 9, 255]]))
-    with pytest.raises(ValueError, match=r"a\.png holds the label 4, 9; labels must be below .* 4, or 255, which is"):
-        read_labels(path, 4, 255)
-    with pytest.raises(ValueError, match=r"holds the label 255;"):
-        read_labels(path, 10, 0)
-
-
-@pytest.mark.parametrize("damage", ["truncated", "text", "empty"])
-def test_read_labels__damaged(tmp_path, damage):
-    path = save_labels(tmp_path / "a.png", np.random.default_rng(0).integers(0, 3, (40, 40)))
-    content = path.read_bytes()
-    path.write_bytes({"truncated": content[: len(content) // 2], "text": b"labels", "empty": b""}[damage])
-    with pytest.raises(ValueError, match=r"a\.png cannot be read as a label image"):
-        read_labels(path, 3, 255)
-
-
-def test_read_labels__missing(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"there is no label image .*a\.png"):
-        read_labels(tmp_path / "a.png", 3, 255)
 
 
 def test_load_semseg__pairs_by_name(tmp_path):
@@ -99,7 +49,7 @@ def test_load_semseg__split(tmp_path):
     [
         ("", ValueError, "names no image: the data set is empty"),
         ("a.jpg b.png\n", ValueError, r"one image name a line, found 'a\.jpg b\.png'"),
-        ("z\n", FileNotFoundError, r"names z, but there is no such image in .*images"),
+        ("z\n", ValueError, r"images/z: is missing, .* and .*list\.txt names it; fetch it, or take z off the list"),
         (None, FileNotFoundError, r"no split file .*list\.txt; its folder has other\.txt"),
     ],
 )
@@ -119,14 +69,14 @@ def test_load_semseg__missing_parts(tmp_path):
     with pytest.raises(FileNotFoundError, match="no folder of labels nowhere"):
         load_semseg("mine", images, "nowhere")
     (tmp_path / "labels" / "b.png").unlink()
-    with pytest.raises(FileNotFoundError, match=r"1 of the 3 images have no labels: there is no .*labels/b\.png"):
+    with pytest.raises(ValueError, match=r"labels/b\.png: is missing, and .*images/b\.jpg needs it; write it"):
         load_semseg("mine", images, labels)
 
 
 def test_load_semseg__ambiguous_or_empty_folder(tmp_path):
     images, labels = make_folders(tmp_path, "a")
     Image.new("RGB", (4, 3)).save(tmp_path / "images" / "a.png")
-    with pytest.raises(ValueError, match=r"differ in nothing but their suffix and would share their labels: a$"):
+    with pytest.raises(ValueError, match=r"images: a\.jpg, a\.png share the labels a\.png and differ in nothing"):
         load_semseg("mine", images, labels)
     (tmp_path / "none").mkdir()
     with pytest.raises(ValueError, match="the data set is empty"):
@@ -145,6 +95,26 @@ def test_register_datasets__semseg(tmp_path):
     assert metadata.evaluator_type == "sem_seg"
 
 
+def test_register_datasets__values_choose_and_order_classes(tmp_path, caplog):
+    entry = make_semseg(tmp_path, 3)
+    chosen = entry | {"NAME": new_name(), "CLASSES": ["blue", "background"], "VALUES": [3, 0]}
+    register_datasets(empty_config(MOCO__DATASETS=[entry, chosen]))
+    plain, records = (get_detection_dataset_dicts([one["NAME"]]) for one in (entry, chosen))
+    check_labels(chosen["NAME"], records, learned=True)
+    assert "has values that VALUES leaves out: 1 (" in caplog.text
+    mapper = SemSegMapper([], "RGB", 2)
+    evaluator = MeanIoUEvaluator(chosen["NAME"])
+    evaluator.reset()
+    for record, known in zip(records, plain, strict=True):
+        values = np.array(Image.open(known["sem_seg_file_name"]))
+        expected = np.full(values.shape, 255)
+        expected[values == 3], expected[values == 0] = 0, 1
+        assert mapper(record)["sem_seg"].tolist() == expected.tolist()
+        truth = torch.from_numpy(np.where(expected == 255, 0, expected))
+        evaluator.process([record], [{"sem_seg": torch.nn.functional.one_hot(truth).permute(2, 0, 1)}])
+    assert evaluator.evaluate()["sem_seg"]["mIoU"] == 100
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -153,6 +123,12 @@ def test_register_datasets__semseg(tmp_path):
         ({"CLASSES": ["a", "a"]}, "CLASSES names a more than once"),
         ({"IGNORE": 256}, "IGNORE is a value of 8-bit labels, 0 to 255, got 256"),
         ({"IGNORE": "255"}, "IGNORE must be a int"),
+        ({"CLASSES": ["a"]}, "CLASSES has a alone, .* name the background too"),
+        ({"VALUES": [0, 1, 2]}, r"VALUES must be 4 different values .*, one for each of CLASSES, .*got \[0, 1, 2\]"),
+        ({"VALUES": [0, 1, 2, 2]}, "VALUES must be 4 different"),
+        ({"VALUES": [0, 1, 2, 256]}, "VALUES must be 4 different"),
+        ({"VALUES": [0, 1, 2, True]}, "VALUES must be a list of whole numbers"),
+        ({"MAX_IGNORED": 2}, r"MAX_IGNORED is the part of all pixels .*, got 2\.0"),
         ({"YEAR": 2012}, "unknown key YEAR"),
     ],
 )
@@ -178,7 +154,9 @@ def check(entry: dict, **keys: object) -> None:
 
 
 def test_check_datasets__semseg(tmp_path):
-    check(make_semseg(tmp_path / "good", 1))
+    check(make_semseg(tmp_path / "good", 3))
+    with pytest.raises(ValueError, match=r"labels: has no pixel of classes 'green' \(value 2\), 'blue' \(value 3\) in"):
+        check(make_semseg(tmp_path / "absent", 1))
     with pytest.raises(ValueError, match=r"has 4 classes, but MODEL\.SEM_SEG_HEAD\.NUM_CLASSES is 21; add .* 4$"):
         check(make_semseg(tmp_path / "classes", 1), MODEL__SEM_SEG_HEAD__NUM_CLASSES=21)
     with pytest.raises(ValueError, match=r"ignores the label 0, but .*IGNORE_VALUE is 255; add .*VALUE 0$"):
