@@ -1,12 +1,11 @@
-"""Configs from the command line, and the start of processes, which pre-training and detection have in common."""
+"""The start of processes, which pre-training and detection have in common."""
 
 import argparse
 import os
-import re
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from importlib import import_module
@@ -17,75 +16,16 @@ import torch.distributed as dist
 from detectron2.engine import launch as detectron2_launch
 from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.utils import comm
-from fvcore.common.config import CfgNode
 from torch import nn
 from torch.distributed.rendezvous import rendezvous
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 from torch.nn.parallel import DistributedDataParallel
-from yaml import YAMLError
-
-from mocodet import configs
 
 from .allocator import keep_freed_memory
 from .cores import threads_for_each
 from .errors import USER_ERRORS, errors_in_one_line, message_of
 from .files import remove_leftovers
 from .locks import claim
-from .text import did_you_mean
-
-# What yacs says of an unknown key, and of a value that is not of its key's type.
-UNKNOWN_KEY = re.compile(r"Non-existent (?:config )?key: (.+)")
-MISMATCH = re.compile(
-    r"Type mismatch \(<class '([\w.]+)'> vs. <class '([\w.]+)'>\) with values \((.*) vs. (.*)\) for config key: (\S+)"
-)
-
-
-def merge_config(cfg: CfgNode, config_file: str, opts: Sequence[str]) -> Path:
-    """Merge a config file and KEY VALUE pairs into ``cfg``; return the file's path.
-
-    Args:
-        cfg: all keys with their defaults; changed in place.
-        config_file: a path, or the name of one of mocodet's own configs.
-        opts: ``KEY, VALUE, KEY, VALUE, ...``.
-
-    Raises:
-        FileNotFoundError: there is no such config.
-        ValueError: a file that is no YAML config, an unknown key, a value of the wrong type, or a KEY without a VALUE.
-    """
-    path = configs.locate(config_file)
-    if not path.read_text(encoding="utf-8").strip():
-        raise ValueError(f"{path} is empty; expected a YAML config")
-    source = str(path)
-    try:
-        cfg.merge_from_file(source, allow_unsafe=False)  # a YAML file may ask for code to be run
-        source = "the overrides"
-        cfg.merge_from_list(list(opts))
-    except (
-        AssertionError,
-        AttributeError,
-        KeyError,
-        ValueError,
-        YAMLError,
-    ) as error:  # yacs refuses, or the file is not a config
-        raise ValueError(f"{source}: {_reason(error, cfg)}") from error
-    return path
-
-
-def _reason(error: Exception, cfg: CfgNode) -> str:
-    """Return in one line why yacs refuses a config: an unknown key with the one that was meant, a type in words."""
-    reason = " ".join(str(error.args[0] if len(error.args) == 1 else error).split())
-    if unknown := UNKNOWN_KEY.fullmatch(reason):
-        return reason + did_you_mean(unknown[1], _keys(cfg))
-    if mismatch := MISMATCH.fullmatch(reason):
-        expected, found, default, value, key = mismatch.groups()
-        return f"{key} is {value or repr(value)}, of type {found}; expected type {expected}, such as {default}"
-    return reason
-
-
-def _keys(cfg: CfgNode, prefix: str = "") -> list[str]:
-    """List all keys of a config, in full."""
-    nested = [_keys(value, f"{prefix}{key}.") for key, value in cfg.items() if isinstance(value, CfgNode)]
-    return [*(f"{prefix}{key}" for key in cfg), *(key for keys in nested for key in keys)]
 
 
 class ReportedError(Exception):

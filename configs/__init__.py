@@ -2,19 +2,25 @@
 
 from pathlib import Path
 
+from mocodet.common.text import did_you_mean
+
 ROOT = Path(__file__).parent
+
+
+def names() -> list[str]:
+    """Return the names of all, relative to ``configs/``, sorted."""
+    return sorted(file.relative_to(ROOT).as_posix() for file in ROOT.rglob("*.yaml"))
 
 
 def path(name: str) -> Path:
     """Return the path of the config ``name``, given relative to ``configs/`` (for example ``pretrain/x.yaml``).
 
     Raises:
-        FileNotFoundError: no such config; the message lists those that exist.
+        FileNotFoundError: no such config; the message has the nearest name.
     """
     found = ROOT / name
     if not found.is_file():
-        known = ", ".join(sorted(str(file.relative_to(ROOT)) for file in ROOT.rglob("*.yaml")))
-        raise FileNotFoundError(f"no config named {name!r}; there are: {known}")
+        raise FileNotFoundError(f"no config named {name!r}{did_you_mean(name, names()) or f'; they are in {ROOT}'}")
     return found
 
 
@@ -22,6 +28,14 @@ def locate(name: str) -> Path:
     """Return the config file that a user means: a path as given, else one of mocodet's own by its name.
 
     Raises:
-        FileNotFoundError: neither exists.
+        FileNotFoundError: neither exists; the message has the nearest name, of those beside a path too.
     """
-    return Path(name) if Path(name).is_file() else path(name.removeprefix("configs/"))
+    given, packaged = Path(name), name.removeprefix("configs/")
+    if given.is_file():
+        return given
+    if (ROOT / packaged).is_file():
+        return ROOT / packaged
+    meant = did_you_mean(packaged, names()) or did_you_mean(name, [str(file) for file in given.parent.glob("*.y*ml")])
+    raise FileNotFoundError(
+        f"there is no config {name!r}{meant or f'; expected the path of a YAML file, or a name of those in {ROOT}'}"
+    )

@@ -11,9 +11,10 @@ from detectron2.utils.logger import setup_logger
 from fvcore.common.config import CfgNode
 
 from mocodet.common.checkpoint import last_checkpoint
+from mocodet.common.config.merge import merge_config
 from mocodet.common.errors import errors_in_one_line
 from mocodet.common.files import atomic_open
-from mocodet.common.launch import claim_output, launch, merge_config
+from mocodet.common.launch import claim_output, launch
 from mocodet.common.record import write_record
 
 from .build import choose_augment

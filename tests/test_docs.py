@@ -19,7 +19,7 @@ from torch.distributed.run import get_args_parser as torchrun_parser
 from mocodet import configs
 from mocodet.common.commands.main import parse, parser_of
 from mocodet.common.commands.table import COMMANDS, PROGRAM, Command
-from mocodet.common.launch import merge_config
+from mocodet.common.config.merge import merge_config
 from mocodet.common.study.spec import read_study
 from mocodet.detection import add_moco_config
 from mocodet.pretrain.config import get_cfg as pretrain_cfg

@@ -126,6 +126,6 @@ def test_wheel__runs_a_study_in_an_empty_folder(wheel, tmp_path):
         assert set(trial["metrics"]) == {"bbox/AP50", "bbox/AP", "bbox/AP75"}
 
 
-def test_configs_path__unknown_lists_the_known():
-    with pytest.raises(FileNotFoundError, match=r"no config named 'x.yaml'; there are: .*coco_R_50_FPN_2x_moco.yaml"):
-        configs.path("x.yaml")
+def test_configs_path__unknown_names_the_nearest():
+    with pytest.raises(FileNotFoundError, match=r"'coco_R50_FPN_2x_moco.yaml'; did you mean coco_R_50_FPN_2x_moco.yaml"):
+        configs.path("coco_R50_FPN_2x_moco.yaml")

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 from fvcore.common.config import CfgNode
 
-from ..launch import merge_config
+from ..config.merge import merge_config
 
 
 def merge_changes(cfg: CfgNode, config_file: str, changes: Mapping[str, object]) -> None:
-    """Merge a config file and what differs from it, by key, into ``cfg``; see `mocodet.common.launch.merge_config`."""
+    """Merge a config file and what differs from it, by key, into ``cfg``; see `merge_config`."""
     merge_config(cfg, config_file, [str(word) for pair in changes.items() for word in pair])

@@ -2,10 +2,11 @@
 
 import argparse
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mocodet import configs
+from mocodet.common.config.pairs import read_pairs
 from mocodet.common.formats import MAX_PIXELS
 
 # The flags that describe the processes, with the values that leave it to `mocodet.common.launch`.
@@ -46,20 +47,39 @@ def add_max_pixels(add: Callable[..., Any]) -> None:
 def add_overrides(parser: argparse.ArgumentParser, nargs: str = argparse.REMAINDER, keys: str = "config keys") -> None:
     """Add ``opts``, the KEY VALUE pairs that override ``keys``; ``"*"`` as ``nargs`` lets flags follow them."""
     what = f"{keys} to override, given in pairs at the end of the command"
-    parser.add_argument("opts", metavar="KEY VALUE", nargs=nargs, help=what)
+    parser.add_argument("opts", metavar="KEY VALUE", nargs=nargs, action=_Pairs, help=what)
+
+
+class _Pairs(argparse.Action):
+    """Refuses what is no pairs of KEY VALUE, before flags among them are missed."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, _: str | None = None
+    ) -> None:
+        try:
+            read_pairs(values)
+        except ValueError as error:
+            raise argparse.ArgumentError(None, str(error)) from error
+        setattr(namespace, self.dest, values)
+
+
+def check_pairs(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    """Refuse words that are no pairs of KEY VALUE."""
+    try:
+        read_pairs(words)
+    except ValueError as error:
+        parser.error(str(error))
 
 
 def check_config(
     parser: argparse.ArgumentParser, args: argparse.Namespace, files: Mapping[str, str] | None = None
 ) -> None:
-    """Refuse a config that does not exist, and a KEY without a VALUE; ``files``: by flag, if not --config-file's."""
+    """Refuse a config that does not exist; ``files``: by flag, if not --config-file's."""
     for given_as, file in (files or {"--config-file": args.config_file}).items():
         try:
             configs.locate(file)
-        except FileNotFoundError as error:
+        except OSError as error:  # a name may be too long
             parser.error(f"{given_as}: {error}")
-    if len(args.opts) % 2:
-        parser.error(f"expected pairs of KEY VALUE at the end, got {len(args.opts)} words: {' '.join(args.opts)}")
 
 
 def add_training_arguments(parser: argparse.ArgumentParser, eval_only: bool = False) -> None:

@@ -12,6 +12,7 @@ from types import ModuleType
 
 from .. import tether
 from ..allocator import keep_freed_memory
+from .parser import Parser
 from .table import COMMANDS, PROGRAM, Command
 
 DESCRIPTION = """Unlabelled images in, detectors out.
@@ -63,7 +64,7 @@ def parser_of(command: Command) -> ArgumentParser:
     """Make the parser of a command, from its file in this folder."""
     file = _file_of(command)
     text = file.__doc__
-    parser = ArgumentParser(
+    parser = Parser(
         f"{PROGRAM} {command.name}",
         description=text,
         formatter_class=RawDescriptionHelpFormatter,
@@ -91,9 +92,7 @@ def _overview() -> ArgumentParser:
     width = max(len(command.name) for command in COMMANDS)
     listed = "\n".join(f"  {command.name:{width}}  {command.help}" for command in COMMANDS)
     epilog = f"commands:\n{listed}\n\n'{PROGRAM} COMMAND --help' says more of each."
-    parser = ArgumentParser(
-        PROGRAM, description=DESCRIPTION, epilog=epilog, formatter_class=RawDescriptionHelpFormatter
-    )
+    parser = Parser(PROGRAM, description=DESCRIPTION, epilog=epilog, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=[command.name for command in COMMANDS], metavar="COMMAND")
     return parser
 

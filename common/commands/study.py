@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mocodet import configs
+from mocodet.common.text import did_you_mean
 
-from .arguments import check_config, positive
+from .arguments import check_config, check_pairs, positive
 
 # A comma ends a value only before the next KEY=; keys are in capitals.
 SEPARATOR = re.compile(r",(?=[A-Z][A-Z0-9_]*(?:\.[A-Z0-9_]+)*=)")
@@ -79,6 +80,7 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     if args.study is None and not args.init:
         parser.error("expected a STUDY.yaml, or --init NAME=CONFIG for each initialisation")
     _check_words(parser, args)
+    check_pairs(parser, args.opts)
     if args.study is None:
         check_config(parser, args, {f"--init {name}": config for name, config, _ in args.init})
         names = [name for name, _, _ in args.init]
@@ -109,9 +111,9 @@ def _check_words(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
         return
     try:
         configs.locate(args.study)
-    except FileNotFoundError:
-        known = sorted(path.relative_to(configs.ROOT).as_posix() for path in (configs.ROOT / "studies").glob("*.yaml"))
+    except OSError:  # its name may be too long
+        known = [name for name in configs.names() if name.startswith("studies/")]
         parser.error(
             f"there is no study {args.study}; expected, before KEY VALUE pairs, the path of a STUDY.yaml, a study's"
-            f" folder, or one of mocodet's own: {', '.join(known)}"
+            f" folder, or one of mocodet's own: {', '.join(known)}{did_you_mean(args.study, known)}"
         )

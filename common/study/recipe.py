@@ -7,8 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-from fvcore.common.config import CfgNode
+from mocodet.common.config.bases import read_settings
 
 Recipe = dict[str, Any]  # {"config": file, "settings": {key: value}, "weights": {"path", "sha256"} or None}
 
@@ -43,8 +42,7 @@ class RecipeBook:
             opts: the overrides, as text.
 
         Raises:
-            ValueError: the config, or a base of it, is no YAML mapping.
-            FileNotFoundError: a base of the config does not exist.
+            ValueError: the config, or a base of it, is no YAML mapping, or a base does not exist.
         """
         settings = {**self._settings(config), **{key: plain(value) for key, value in opts.items()}}
         settings.pop("OUTPUT_DIR", None)
@@ -88,10 +86,7 @@ def differences_from_config(folder: Path, now: Mapping[str, Any], seed: int) -> 
         ValueError: the file is no YAML mapping.
     """
     path = folder / "config.yaml"
-    try:
-        saved = _flat(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, AttributeError) as error:
-        raise ValueError(f"{path} is no config: {error}") from error
+    saved = _config_settings(path)
     defaults = {key: value for key, value in ALL_LABELS.items() if key in saved}  # older runs have no such keys
     wanted = {**defaults, **now["settings"], "SEED": seed}
     computed = SCHEDULE if any(wanted.get(key) for key in SCHEDULED_BY) else ()
@@ -113,10 +108,7 @@ def plain(value: Any) -> Any:
 
 
 def _config_settings(config: Path) -> dict[str, Any]:
-    try:
-        return _flat(CfgNode.load_yaml_with_base(str(config)))
-    except (yaml.YAMLError, AttributeError, TypeError, AssertionError) as error:
-        raise ValueError(f"{config} is no YAML config: {' '.join(str(error).split())}") from error
+    return _flat(read_settings(config).content)
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

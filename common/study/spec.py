@@ -2,14 +2,14 @@
 
 import json
 import re
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mocodet import configs
+from mocodet.common.config.pairs import CONFIG_KEY, read_pairs
+from mocodet.common.config.yaml_file import read_yaml
 from mocodet.common.files import write_json
 from mocodet.common.text import did_you_mean, repeated
 
@@ -19,7 +19,6 @@ WEIGHTS_KEY = "MODEL.WEIGHTS"
 DEFAULT_SEEDS = 5
 STUDY_FILE = "study.json"  # in the folder of a study
 NAME = re.compile(r"[A-Za-z0-9_+][A-Za-z0-9_.+-]*")
-CONFIG_KEY = re.compile(r"[A-Za-z]\w*(\.\w+)*")
 
 STUDY_KEYS = ("NAME", "DETECTORS", "INITS", "REFERENCE", "FRACTIONS", "SEEDS", "PASSES", "MIN_ITERS", "OPTS")
 DETECTOR_KEYS = ("CONFIG", "OPTS")
@@ -172,13 +171,12 @@ def paired(words: Sequence[str]) -> dict[str, str]:
     """Turn ``KEY, VALUE, KEY, VALUE, ...`` into a mapping.
 
     Raises:
-        ValueError: a KEY without a VALUE, or a key twice.
+        ValueError: see `read_pairs`; or a key twice.
     """
-    if len(words) % 2:
-        raise ValueError(f"overrides must come in pairs KEY VALUE, got {' '.join(words)}")
-    if twice := repeated(words[::2]):
-        raise ValueError(f"{', '.join(twice)} is overridden twice")
-    return dict(zip(words[::2], words[1::2], strict=True))
+    pairs = read_pairs(words)
+    if twice := repeated(key for key, _ in pairs):
+        raise ValueError(f"{', '.join(twice)} is overridden twice; leave one of the values out")
+    return dict(pairs)
 
 
 def read_study(file: str | Path) -> Study:
@@ -186,14 +184,12 @@ def read_study(file: str | Path) -> Study:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no YAML mapping, has a key twice or one that no study has, or see `Study`.
+        ValueError: the file is no YAML (see `read_yaml`), no study (see `Study`), or has a key that no study has.
     """
     path = configs.locate(str(file))
+    content, _ = read_yaml(path)
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
         return _parse(content, default_name=path.stem)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -222,16 +218,6 @@ def kept_study(folder: Path) -> Study:
         return Study(**parts, **content)
     except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not what a study writes there: {error}") from error
-
-
-class _Loader(yaml.SafeLoader):
-    """Refuses a mapping that has a key twice, of which YAML would silently keep the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [key.value for key, _ in node.value]
-        if twice := repeated(keys):
-            raise ValueError(f"line {node.start_mark.line + 1}: {', '.join(twice)} stands there twice")
-        return super().construct_mapping(node, deep)
 
 
 def _parse(content: object, default_name: str) -> Study:

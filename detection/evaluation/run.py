@@ -6,8 +6,8 @@ from pathlib import Path
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from mocodet.common.config.merge import merge_config
 from mocodet.common.errors import errors_in_one_line
-from mocodet.common.launch import merge_config
 
 from ..config import add_moco_config
 from ..data.registration import CocoDataset, VocDataset, register_datasets

@@ -13,8 +13,9 @@ from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
+from mocodet.common.config.merge import merge_config
 from mocodet.common.files import atomic_open
-from mocodet.common.launch import claim_output, launch, merge_config
+from mocodet.common.launch import claim_output, launch
 
 from ..config import add_moco_config
 from ..data import register_datasets

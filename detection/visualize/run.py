@@ -11,9 +11,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.logger import setup_logger
 from PIL import Image
 
+from mocodet.common.config.merge import merge_config
 from mocodet.common.errors import errors_in_one_line
 from mocodet.common.files import atomic_open
-from mocodet.common.launch import merge_config
 from mocodet.common.text import first_few
 
 from ..config import add_moco_config

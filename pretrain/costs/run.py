@@ -2,8 +2,8 @@
 
 import argparse
 
+from mocodet.common.config.merge import merge_config
 from mocodet.common.errors import errors_in_one_line
-from mocodet.common.launch import merge_config
 
 from ..config import check_config, get_cfg
 from .count import count_run

@@ -19,9 +19,8 @@ from torch import nn
 from torch.multiprocessing import ProcessRaisedException
 from torch.nn.parallel import DistributedDataParallel
 
-from mocodet.common.launch import claim_output, distribute, fresh_store, launch, merge_config
+from mocodet.common.launch import claim_output, distribute, fresh_store, launch
 from mocodet.common.locks import CLAIM, claim
-from mocodet.pretrain.config import get_cfg
 from tests.commands import parsed, pretrain
 from tests.processes import run_in_processes
 
@@ -30,33 +29,6 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 def parse(*arguments: str) -> argparse.Namespace:
     return parsed("train", ["--config-file", "coco_R_50_FPN_2x_moco.yaml", *arguments])
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [("x: [", "while parsing a flow node"), ("[1, 2]", "'list' object has no attribute"), ("\n", "is empty; expected")],
-)
-def test_merge_config__what_is_no_config_is_told_with_its_path(tmp_path, content, message):
-    path = tmp_path / "mine.yaml"
-    path.write_text(content)
-    with pytest.raises(ValueError, match=rf"mine\.yaml.*{message}"):
-        merge_config(get_cfg(), str(path), [])
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "message"),
-    [
-        ("MAX_ITERS", "5", r"Non-existent (config )?key: SOLVER.MAX_ITERS; did you mean SOLVER.MAX_ITER\?$"),
-        ("MAX_ITER", "six", r"SOLVER.MAX_ITER is six, of type str; expected type int, such as \d+$"),
-    ],
-)
-def test_merge_config__a_wrong_key_or_type_is_told_with_what_was_meant(tmp_path, key, value, message):
-    path = tmp_path / "mine.yaml"
-    path.write_text(f"SOLVER: {{{key}: {value}}}")
-    with pytest.raises(ValueError, match=rf"mine\.yaml: {message}"):
-        merge_config(get_cfg(), str(path), [])
-    with pytest.raises(ValueError, match=f"^the overrides: {message}"):
-        merge_config(get_cfg(), "pretrain/moco_v2_R_50_200ep.yaml", [f"SOLVER.{key}", value])
 
 
 def refuse(args: argparse.Namespace) -> None:

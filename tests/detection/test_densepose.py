@@ -7,7 +7,7 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.data import MetadataCatalog
 
 from mocodet import configs
-from mocodet.common.launch import merge_config
+from mocodet.common.config.merge import merge_config
 from mocodet.detection import add_moco_config, densepose
 from mocodet.detection.evaluation.kinds import kind_of
 from tests.commands import train

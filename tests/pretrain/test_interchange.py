@@ -17,7 +17,7 @@ from PIL import Image
 from torch import nn
 
 from mocodet.common.checkpoint import load_torch_file
-from mocodet.common.launch import merge_config
+from mocodet.common.config.merge import merge_config
 from mocodet.detection.weights.convert import convert_file
 from mocodet.pretrain import run as cli
 from mocodet.pretrain.build import build_optimizer

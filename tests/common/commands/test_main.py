@@ -83,9 +83,9 @@ COSTS = ["costs", "--config-file", "pretrain/moco_v2_R_50_200ep.yaml", "--images
         ([*PRETRAIN, "--num-machines", "2"], "--num-machines 2 without --dist-url; give the same tcp://HOST:PORT"),
         ([*CLASSIFY, "--num-machines", "2", "--machine-rank", "2"], "--machine-rank 2 with --num-machines 2; expected"),
         ([*STUDY, "--seeds", "0"], "--seeds: invalid positive int value: '0'"),
-        ([*STUDY, "--seed", "2"], "unrecognized arguments: --seed"),
+        ([*STUDY, "--seed", "2"], "unrecognized arguments: --seed; did you mean --seeds?"),
         ([*STUDY, "--first-seed", "-1"], "--first-seed: invalid non-negative int value: '-1'"),
-        ([*STUDY, "--init", "b=none.yaml"], "--init b: no config named 'none.yaml'; there are: "),
+        ([*STUDY, "--init", "b=none.yaml"], "--init b: there is no config 'none.yaml'; expected the path"),
         (["prepare-data", "voc", "--check", "--workers", "-3"], "--workers: invalid non-negative int value: '-3'"),
         ([*VISUALIZE, "--images", "0"], "--images: invalid positive int value: '0'"),
     ],
@@ -105,8 +105,8 @@ def test_config__is_looked_for_before_anything_heavy(command, fault):
     )
     assert (status, heavy) == (2, [])
     expected = {
-        "config": "--config-file: no config named 'none.yaml'; there are: Base-FCN",
-        "pairs": "expected pairs of KEY VALUE at the end, got 1 words: OUTPUT_DIR",
+        "config": "--config-file: there is no config 'none.yaml'; expected the path of a YAML file, or a name of those",
+        "pairs": "OUTPUT_DIR has no VALUE; expected pairs of KEY VALUE at the end",
     }
     assert expected[fault] in printed
 
@@ -125,7 +125,8 @@ def test_help__lists_every_command():
         ([], "error: the following arguments are required: COMMAND"),
         (
             ["pretrian"],
-            f"error: argument COMMAND: invalid choice: 'pretrian' (choose from {', '.join(NAMES)})",
+            f"error: argument COMMAND: invalid choice: 'pretrian' (choose from {', '.join(NAMES)})"
+            "; did you mean pretrain?",
         ),
         (["--version"], "error: the following arguments are required: COMMAND"),
     ],

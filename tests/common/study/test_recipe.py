@@ -106,7 +106,7 @@ def test_differences_from_config(files):
     saved["MOCO"] = {"PASSES": 20}
     assert compared(SOLVER={"MAX_ITER": 700, "STEPS": [350, 560], "BASE_LR": 0.1}) == []
     (files / "config.yaml").write_text("a")
-    with pytest.raises(ValueError, match=r"config.yaml is no config"):
+    with pytest.raises(ValueError, match=r"config.yaml holds a str; expected"):
         differences_from_config(files, now, seed=3)
 
 

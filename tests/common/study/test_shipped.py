@@ -7,7 +7,7 @@ import pytest
 from detectron2.config import CfgNode, get_cfg
 
 from mocodet import configs
-from mocodet.common.launch import merge_config
+from mocodet.common.config.merge import merge_config
 from mocodet.common.study.spec import read_study
 from mocodet.common.study.trials import Trial, plan
 from mocodet.detection import add_moco_config

@@ -1,0 +1,109 @@
+"""A config file with the files that it is based on, by ``_BASE_`` as detectron2 has it."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mocodet import configs
+from mocodet.common.text import did_you_mean
+
+from .yaml_file import read_yaml
+
+BASE = "_BASE_"
+DEEPEST = 50  # files that are based on each other
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a config file and its bases set.
+
+    Attributes:
+        content: sections and keys, nested as in the file.
+        places: of each key, such as ``SOLVER.STEPS``, file and line where it is set.
+    """
+
+    content: dict[str, Any]
+    places: dict[str, str] = field(default_factory=dict)
+
+
+def read_settings(path: Path) -> Settings:
+    """Read a config file over its bases, of which a later one wins over those before it.
+
+    A base is looked for beside the file that names it, then among mocodet's own configs. None is fetched.
+
+    Raises:
+        OSError: a file cannot be read.
+        ValueError: a file is no YAML mapping of names, names a base that is not there, or is based on itself.
+    """
+    return _read(path, (), {})
+
+
+def _read(path: Path, below: tuple[Path, ...], known: dict[Path, Settings]) -> Settings:
+    """Read a file that those ``below`` are based on, one on the next; ``known`` were read before."""
+    place = path.resolve()
+    if place in below:
+        chain = " -> ".join(file.name for file in (*below[below.index(place) :], place))
+        raise ValueError(f"{path}: {BASE} leads back to the file itself ({chain}); leave it out in one of them")
+    if len(below) > DEEPEST:
+        raise ValueError(f"{path}: more than {DEEPEST} files are based on each other by {BASE}; join some of them")
+    if place not in known:
+        own = _read_one(path)
+        names = own.content.pop(BASE, [])
+        content: dict[str, Any] = {}
+        places: dict[str, str] = {}
+        for name in names if isinstance(names, list) else [names]:
+            base = _read(_find(name, path, own.places[BASE]), (*below, place), known)
+            content, places = _over(content, base.content), places | base.places
+        known[place] = Settings(_over(content, own.content), places | own.places)
+    return known[place]
+
+
+def _read_one(path: Path) -> Settings:
+    content, lines = read_yaml(path)
+    if content is None:
+        raise ValueError(f"{path} is empty; expected a YAML config, KEY: VALUE")
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}; expected a YAML config, KEY: VALUE")
+    places = {key: f"{path}, line {line}" for key, line in lines.items()}
+    _check_names(content, str(path), places)
+    return Settings(content, places)
+
+
+def _check_names(section: Mapping[Any, Any], where: str, places: Mapping[str, str], prefix: str = "") -> None:
+    for name, value in section.items():
+        if not isinstance(name, str):
+            told = f"{name!r} stands where the name of a key is expected, such as SOLVER"
+            raise ValueError(f"{places.get(prefix.rstrip('.'), where)}: {told}")
+        if "." in name:
+            section, _, rest = name.partition(".")
+            told = f"{name} is a key within a section; expected  {section}:  and below it, indented,  {rest}:"
+            raise ValueError(f"{places.get(f'{prefix}{name}', where)}: {told}")
+        if isinstance(value, dict):
+            _check_names(value, where, places, f"{prefix}{name}.")
+
+
+def _find(name: object, asker: Path, where: str) -> Path:
+    """Return the file that ``_BASE_`` of ``asker`` names."""
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"{where}: {BASE} is {name!r}; expected the name of a config file, or a list of names")
+    if "://" in name:
+        raise ValueError(f"{where}: {BASE} {name} is an address, and a config is not fetched; download it and name it")
+    beside = asker.parent / os.path.expanduser(name)  # noqa: PTH111 (which leaves an unknown user's as it is)
+    try:
+        return beside if beside.is_file() else configs.path(name.removeprefix("configs/"))
+    except OSError as error:  # a name may be too long
+        near = [str(file.relative_to(asker.parent)) for file in asker.parent.glob("*.y*ml") if file != asker]
+        meant = did_you_mean(name, [*near, *configs.names()])
+        raise ValueError(
+            f"{where}: {BASE} names {name}, but there is no {beside}, nor has mocodet a config of that name{meant}"
+        ) from error
+
+
+def _over(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for name, value in top.items():
+        below = merged.get(name)
+        merged[name] = _over(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged

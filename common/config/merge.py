@@ -1,0 +1,193 @@
+"""Config files and KEY VALUE pairs over the defaults, each value of its key's type."""
+
+import ast
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from fvcore.common.config import CfgNode
+
+from mocodet import configs
+from mocodet.common.text import did_you_mean, first_few
+
+from .bases import read_settings
+from .pairs import read_pairs
+
+OVERRIDES = "the overrides"
+WIDTH = 60  # characters of a value in a message
+
+# How values look whose defaults do not show it.
+EXAMPLES = {
+    "DATASETS.TRAIN": ("voc_2007_trainval",),
+    "DATASETS.TEST": ("voc_2007_test",),
+    "MOCO.DATASETS": [{"NAME": "mine", "KIND": "coco", "JSON": "mine.json", "IMAGES": "images"}],
+}
+
+
+def merge_config(cfg: CfgNode, config_file: str, opts: Sequence[str]) -> Path:
+    """Merge a config file and KEY VALUE pairs into ``cfg``; return the file's path.
+
+    As in yacs, text may hold a Python literal, and a list serves for a tuple. A whole number serves where a number is
+    wanted, and 9e4 as 90000; a config may be based, by ``_BASE_``, on one of mocodet's own by its name.
+
+    Args:
+        cfg: all keys with their defaults; changed in place.
+        config_file: a path, or the name of one of mocodet's own configs.
+        opts: ``KEY, VALUE, KEY, VALUE, ...``.
+
+    Raises:
+        OSError: there is no such config, or it cannot be read.
+        ValueError: a file that is no YAML config, an unknown key, a value of the wrong type, or a KEY without a VALUE;
+            the message has the file and the line, or says that it is an override.
+    """
+    path, defaults = configs.locate(config_file), cfg.clone()
+    settings = read_settings(path)
+    for key, value in _flat(settings.content, cfg):
+        _set(cfg, key, value, defaults, settings.places.get(key, str(path)))
+    for key, value in read_pairs(opts):
+        _set(cfg, key, value, defaults, OVERRIDES)
+    return path
+
+
+def _flat(content: Mapping[str, Any], cfg: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield full keys and values; a mapping is one of keys where ``cfg`` has a section, else a value."""
+    for name, value in content.items():
+        section = cfg.get(name)
+        if isinstance(value, Mapping) and isinstance(section, CfgNode):
+            yield from _flat(value, section, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _set(cfg: CfgNode, key: str, value: Any, defaults: CfgNode, place: str) -> None:
+    """Set a key to a value, in the type of its default.
+
+    Raises:
+        ValueError: there is no such key, or the value does not fit it; ``place`` is where it is set.
+    """
+    section, _, name = key.rpartition(".")
+    node, known = _section(cfg, section), _section(defaults, section)
+    if node is None or known is None or name not in known:
+        raise ValueError(f"{place}: there is no key {key}{_meant(defaults, key)}")
+    default = known[name]
+    if isinstance(default, CfgNode):
+        example = next(iter(_keys(default, f"{key}.")), f"{key}.KEY")
+        raise ValueError(f"{place}: {key} is a section; expected a key of it, such as {example}, and its value")
+    if key == "VERSION" and value != default:
+        raise ValueError(f"{place}: VERSION is {value}; expected {default}, of detectron2 0.6: write the config anew")
+    node[name] = _fitting(key, value, default, place)
+
+
+def _section(cfg: CfgNode, name: str) -> CfgNode | None:
+    """Return a section by its full name, ``""`` being the whole config; None if there is none."""
+    node = cfg
+    for part in name.split(".") if name else ():
+        node = node.get(part)
+        if not isinstance(node, CfgNode):
+            return None
+    return node
+
+
+def _fitting(key: str, value: Any, default: Any, place: str) -> Any:
+    """Return a value in the type of its key's default; see `_set`."""
+    found = _literal(value, wanted=type(default))
+    if default is None:
+        fits, expected = not isinstance(found, Mapping), "a value, not a mapping"
+    elif isinstance(default, bool):
+        fits, expected = type(found) is bool, "True or False"
+    elif isinstance(default, int):
+        if isinstance(found, float) and found.is_integer():
+            found = int(found)
+        fits, expected = type(found) is int, f"a whole number, such as {default}"
+    elif isinstance(default, float):
+        fits, expected = _is_number(found), f"a number, such as {default:g}"
+        found = float(found) if fits else found
+    elif isinstance(default, str):
+        fits, expected = isinstance(found, str), f"text, in quotes, such as {default!r}"
+    else:
+        fits, expected = _is_list_like(found, default), f"a list, such as {_example(key, default, place)}"
+        found = type(default)(deepcopy(found)) if fits else found
+    if not fits:
+        shown = repr(found) if len(repr(found)) <= WIDTH else f"{found!r:.{WIDTH}}…"
+        raise ValueError(f"{place}: {key} is {shown}; expected {expected}{_hint(found, default, place)}")
+    return found
+
+
+def _literal(value: Any, wanted: type) -> Any:
+    """Return what text means as a Python literal, if anything; where text is ``wanted``, only one in further quotes."""
+    if not isinstance(value, str):
+        return value
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a backslash in a path
+            meant = ast.literal_eval(value)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return value
+    return value if wanted is str and not isinstance(meant, str) else meant
+
+
+def _is_number(value: Any) -> bool:
+    """Tell whether a value is a number, and one that a float can be."""
+    return (type(value) is int and abs(value) <= sys.float_info.max) or (type(value) is float and value == value)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_list_like(found: Any, default: Sequence[Any]) -> bool:
+    """Tell whether a value is a list whose innermost values are numbers, or text, where all of the default's are."""
+    if not isinstance(found, (list, tuple)):
+        return False
+    known = list(_innermost(default))
+    for is_one in (_is_number, _is_text):
+        if known and all(map(is_one, known)):
+            return all(map(is_one, _innermost(found)))
+    return True
+
+
+def _innermost(values: Sequence[Any]) -> Iterator[Any]:
+    for value in values:
+        if isinstance(value, (list, tuple)):
+            yield from _innermost(value)
+        else:
+            yield value
+
+
+def _example(key: str, default: Sequence[Any], place: str) -> str:
+    """Show a list for a key as it is written: on a command line in quotes of the shell's, in YAML in brackets."""
+    example = EXAMPLES.get(key, default)
+    if place == OVERRIDES:
+        return f'{key} "{example}"'
+    return str(list(example))
+
+
+def _hint(found: Any, default: Any, place: str) -> str:
+    """Say what is usually behind a value that does not fit."""
+    if isinstance(default, (list, tuple)) and isinstance(found, str) and found[:1] in ("(", "[", "{"):
+        if place == OVERRIDES:
+            return " with every text in it in quotes"
+        if found[:1] == "(":
+            return ": within braces YAML ends a value at a comma, so write brackets, [ and ], for ( and )"
+    return ""
+
+
+def _meant(cfg: CfgNode, key: str) -> str:
+    """Return the end of a message about an unknown key: the one that was meant, or those of its section."""
+    if close := did_you_mean(key, _keys(cfg)):
+        return close
+    name = key.rpartition(".")[0]
+    if name and (section := _section(cfg, name)) is not None:
+        return f"; {name} has {first_few(list(section), 20)}"
+    return f"; expected one of the sections {first_few([name for name in cfg if isinstance(cfg[name], CfgNode)], 20)}"
+
+
+def _keys(cfg: CfgNode, prefix: str = "") -> list[str]:
+    """List all keys of a config, in full."""
+    found = []
+    for name, value in cfg.items():
+        found += _keys(value, f"{prefix}{name}.") if isinstance(value, CfgNode) else [f"{prefix}{name}"]
+    return found
