@@ -27,7 +27,11 @@ def read_image(path: str, image_format: str, max_pixels: int = MAX_PIXELS) -> np
         data = read_file(PathManager.get_local_path(path))
     except OSError as error:
         raise ValueError(unreadable(path, error)) from error
-    pixels = decode_pixels(data, path, max_pixels)
+    return in_format(decode_pixels(data, path, max_pixels), image_format)
+
+
+def in_format(pixels: np.ndarray, image_format: str) -> np.ndarray:
+    """Return an image, H x W x 3, uint8, RGB, as `read_image` does."""
     if image_format in ("RGB", "BGR"):
         return pixels if image_format == "RGB" else pixels[:, :, ::-1]
     return convert_PIL_to_numpy(Image.fromarray(pixels), image_format)

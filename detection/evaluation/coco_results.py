@@ -75,20 +75,23 @@ def read_things(path: Path, dataset: Mapping[str, Any], names: Sequence[str] = F
     indices = {category["id"]: index for index, category in enumerate(dataset["categories"])}
     things = defaultdict(list)
     for result in read_results(path, dataset, names):
-        keypoints = np.reshape(result["keypoints"], (-1, 3)).astype(float) if "keypoints" in result else None
-        if keypoints is not None:
-            keypoints[:, :2] += 0.5  # COCO's are indices of pixels, detectron2's are points
-        box = result.get("bbox")
-        things[str(result["image_id"])].append(
-            Thing(
-                category=indices[result["category_id"]],
-                box=None if box is None else BoxMode.convert(list(box), BoxMode.XYWH_ABS, BoxMode.XYXY_ABS),
-                score=result["score"],
-                mask=result.get("segmentation"),
-                keypoints=keypoints,
-            )
-        )
+        things[str(result["image_id"])].append(as_thing(result, indices[result["category_id"]]))
     return things
+
+
+def as_thing(result: Mapping[str, Any], index: int) -> Thing:
+    """Return a prediction in COCO's result format as a thing to draw; ``index`` is that of its class."""
+    keypoints = np.reshape(result["keypoints"], (-1, 3)).astype(float) if "keypoints" in result else None
+    if keypoints is not None:
+        keypoints[:, :2] += 0.5  # COCO's are indices of pixels, detectron2's are points
+    box = result.get("bbox")
+    return Thing(
+        category=index,
+        box=None if box is None else BoxMode.convert(list(box), BoxMode.XYWH_ABS, BoxMode.XYXY_ABS),
+        score=result["score"],
+        mask=result.get("segmentation"),
+        keypoints=keypoints,
+    )
 
 
 def choose_tasks(
