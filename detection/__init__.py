@@ -27,6 +27,7 @@ __all__ = [
     "SemSegDataset",
     "Trainer",
     "VocDataset",
+    "YoloDataset",
     "add_moco_config",
     "convert_file",
     "convert_state_dict",
@@ -37,7 +38,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from .config import add_moco_config
-    from .data import CocoDataset, SemSegDataset, VocDataset, register_datasets
+    from .data import CocoDataset, SemSegDataset, VocDataset, YoloDataset, register_datasets
     from .evaluation.kinds import EvaluationKind, register_kind
     from .training.trainer import Trainer
     from .weights.convert import convert_file, convert_state_dict
@@ -46,7 +47,9 @@ else:
         __name__,
         {
             "add_moco_config": ".config",
-            **dict.fromkeys(("CocoDataset", "SemSegDataset", "VocDataset", "register_datasets"), ".data"),
+            **dict.fromkeys(
+                ("CocoDataset", "SemSegDataset", "VocDataset", "YoloDataset", "register_datasets"), ".data"
+            ),
             **dict.fromkeys(("EvaluationKind", "register_kind"), ".evaluation.kinds"),
             "Trainer": ".training.trainer",
             **dict.fromkeys(("convert_file", "convert_state_dict"), ".weights.convert"),

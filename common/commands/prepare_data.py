@@ -23,7 +23,10 @@ DATASETS = {
     "imagenet": "ImageNet (ILSVRC 2012) as class folders; its archives must be fetched by hand",
 }
 # Formats of one's own data sets besides VOC's and COCO's: nothing is to be prepared, but what is there can be checked.
-OWN = {"semseg": "label images of one's own, of semantic segmentation (with --check)"}
+OWN = {
+    "yolo": "boxes and polygons of one's own in YOLO's format (with --check)",
+    "semseg": "label images of one's own, of semantic segmentation (with --check)",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +58,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         add("--check", action="store_true", dest="verify", required=True, help="verify what is there")
         add("--workers", type=workers, metavar="N", help="processes that decode images (one a core)")
         add_max_pixels(add)
-        _add_label_images(add)
+        {"yolo": _add_yolo, "semseg": _add_label_images}[name](add)
+
+
+def _add_yolo(add: Callable[..., object]) -> None:
+    """Add what a data set of ``KIND: yolo`` has, by the ``add_argument`` that is given."""
+    add("--root", type=Path, required=True, metavar="PATH", help="data.yaml, or a folder with images and labels")
+    add("--split", nargs="+", default=[], metavar="NAME", help="look at these, such as train (default: all)")
+    names = "the names to keep, in their order; where nothing names the classes, all (default: those of data.yaml)"
+    add("--classes", nargs="+", default=[], metavar="NAME", help=names)
 
 
 def _add_label_images(add: Callable[..., object]) -> None:

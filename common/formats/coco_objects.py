@@ -297,14 +297,14 @@ def _area(entry: Record) -> float | None:
     """Return the area of a mask or, without one, of the box; None if the mask is yet to be measured."""
     mask = entry.get("segmentation")
     if type(mask) is list:
-        return float(sum(map(_polygon_area, mask)))
+        return float(sum(map(polygon_area, mask)))
     if type(mask) is dict:
         counts = mask.get("counts")
         return float(sum(counts[1::2])) if type(counts) is list else None
     return float(entry["bbox"][2] * entry["bbox"][3])
 
 
-def _polygon_area(polygon: Sequence[float]) -> float:
+def polygon_area(polygon: Sequence[float]) -> float:
     """Return the area inside x, y, x, y, ... by the shoelace formula."""
     points = [*zip(polygon[0::2], polygon[1::2], strict=True)]
     return abs(sum(x0 * y1 - x1 * y0 for (x0, y0), (x1, y1) in pairwise([*points, points[0]]))) / 2

@@ -66,6 +66,21 @@ class Ledger:
         return [*self.errors, *self._counted.values()]
 
 
+def merged(findings: Iterable[Finding]) -> list[Finding]:
+    """Return errors as they are, and of repairs and notes that say the same the first, which counts them."""
+    found: list[Finding] = []
+    places: dict[tuple[Severity, str, str], int] = {}
+    for finding in findings:
+        key = (finding.severity, finding.what, finding.remedy)
+        if finding.severity != "error" and key in places:
+            first = found[places[key]]
+            found[places[key]] = replace(first, count=first.count + finding.count)
+        else:
+            places[key] = len(found)
+            found.append(finding)
+    return found
+
+
 def refuse_errors(name: str, findings: Iterable[Finding]) -> None:
     """Refuse a data set in which a reader found errors.
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from PIL import Image
 from mocodet.common.progress import progress
 from mocodet.common.text import first_few
 
-from .findings import Finding
+from .findings import Finding, merged
 from .image import Size, image_size, image_suffixes, size_fault
 from .lists import NamedFiles, read_list
 
@@ -218,21 +218,13 @@ def count_labels(images: Sequence[LabelledImage], meaning: Meaning) -> Counts:
 
 
 def join_counts(parts: Iterable[Counts]) -> Counts:
-    """Return what several parts of a data set hold; notes that say the same become one, which counts them."""
+    """Return what several parts of a data set hold."""
     pixels, files, findings = np.zeros(256, np.int64), 0, []
-    notes: dict[str, int] = {}  # their places
     for part in parts:
         pixels += part.pixels
         files += part.files
-        for finding in part.findings:
-            if finding.severity == "note" and finding.what in notes:
-                place = notes[finding.what]
-                findings[place] = replace(findings[place], count=findings[place].count + finding.count)
-            else:
-                if finding.severity == "note":
-                    notes[finding.what] = len(findings)
-                findings.append(finding)
-    return Counts(pixels, files, tuple(findings))
+        findings += part.findings
+    return Counts(pixels, files, tuple(merged(findings)))
 
 
 def count_label_image(image: LabelledImage, meaning: Meaning) -> Counts:

@@ -27,10 +27,8 @@ def read_list(path: Path, knows: Callable[[str], bool]) -> tuple[list[str], list
         FileNotFoundError: there is no such list.
     """
     ledger = Ledger(path)
-    data = path.read_bytes()
-    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        lines = [line.strip() for line in data.decode("utf-16" if wide else "utf-8-sig").splitlines() if line.strip()]
+        lines = [line.strip() for line in decode_text(path.read_bytes()).splitlines() if line.strip()]
     except UnicodeDecodeError as error:
         ledger.error("", f"is not text in UTF-8 ({error.reason})", "write it anew, one image name a line")
         return [], ledger.findings()
@@ -48,6 +46,16 @@ def read_list(path: Path, knows: Callable[[str], bool]) -> tuple[list[str], list
     if not lines:
         ledger.error("", "names no image: the data set is empty", "name images, one a line, or remove the list")
     return list(dict.fromkeys(names)), ledger.findings()
+
+
+def decode_text(data: bytes) -> str:
+    """Return the text of a file: by its byte-order mark, or as UTF-8.
+
+    Raises:
+        UnicodeDecodeError: it is neither.
+    """
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return data.decode("utf-16" if wide else "utf-8-sig")
 
 
 class NamedFiles:

@@ -60,11 +60,11 @@ def _check(args: argparse.Namespace, root: Path) -> int:
 
 def _findings(args: argparse.Namespace, root: Path, tally: Tally) -> Iterator[Finding]:
     workers = os.cpu_count() or 1 if args.workers is None else args.workers
+    if args.dataset in OWN:
+        return import_module(f"mocodet.common.checks.{args.dataset}").check(args, tally, workers=workers)
     if getattr(args, "classes", None):
         return voc.check_layout(root, args.classes, tally, workers=workers)
     if getattr(args, "json", None):
         return coco_json.check_json(args.json, args.images, tally, workers=workers)
     module = import_module(f"mocodet.common.checks.{args.dataset}")
-    if args.dataset in OWN:
-        return module.check(args, tally, workers=workers)
     return module.check(root, tally, any_size=args.any_size, workers=workers)

@@ -1,4 +1,4 @@
-"""Data sets given as a COCO JSON file and a folder of images, read with errors that say what is wrong."""
+"""Data sets of boxes, masks and keypoints in COCO's or YOLO's format, read with errors that say what is wrong."""
 
 import logging
 from collections import defaultdict
@@ -15,6 +15,7 @@ from mocodet.common.formats.coco import KEYPOINTS, LEFT, Coco, choose_classes, m
 from mocodet.common.formats.coco_values import Record, uncollected
 from mocodet.common.formats.findings import Finding, log_repairs, refuse_errors
 from mocodet.common.formats.image import image_size, size_fault
+from mocodet.common.formats.yolo_folder import folder_of, read_yolo
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,29 @@ def load_coco(name: str, json: str, images: str, classes: Sequence[str] = ()) ->
             f" the first is {Path(images, missing[0])}"
         )
     refuse_errors(name, _size_errors(coco, Path(images)))
-    coco = choose_classes(coco, classes)
+    return _records(name, choose_classes(coco, classes), Path(images))
+
+
+def load_yolo(name: str, root: str, split: str = "", classes: Sequence[str] = ()) -> list[dict]:
+    """Read a split of a data set in YOLO's format, and set the metadata of ``name``, as `load_coco` does.
+
+    Args:
+        name: of the data set.
+        root: ``data.yaml`` or a folder (`read_yolo`).
+        split: which.
+        classes: those to learn, in the order of their indices; empty: all.
+
+    Raises:
+        FileNotFoundError: there is no such file or folder.
+        ValueError: there is an error in the files, or a class is none of theirs.
+    """
+    coco = read_yolo(Path(root), split, classes)
+    refuse_errors(name, coco.findings)
+    return _records(name, coco, folder_of(coco.path))
+
+
+def _records(name: str, coco: Coco, images: Path) -> list[dict]:
+    """Set the metadata of a data set and return detectron2's standard dicts; ``images``: where its images are."""
     log_repairs(name, coco.findings, logger)
     for finding in coco.findings:
         if finding.severity == "note":

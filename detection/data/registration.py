@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.pascal_voc import CLASS_NAMES
 
 from mocodet.common.formats.labels import IGNORED, MAX_IGNORED, Meaning
+from mocodet.common.formats.yolo_folder import read_yolo
 
-from .coco import load_coco
+from .coco import load_coco, load_yolo
 from .semseg import load_semseg
 from .voc import load_voc
 
@@ -64,6 +66,27 @@ class CocoDataset:
 
 
 @dataclass(frozen=True)
+class YoloDataset:
+    """One split of boxes (and polygons) in YOLO's format, evaluated as COCO's."""
+
+    name: str
+    root: str  # data.yaml, or a folder with images/ and labels/
+    split: str = ""  # such as train; empty: the only one
+    classes: tuple[str, ...] = ()  # of its names, in the order of the indices; empty: all. All where it has no names
+
+    def __post_init__(self) -> None:
+        if self.classes:
+            _check_classes(self.name, self.classes)
+
+    def register(self) -> None:
+        """Enter the data set into detectron2's catalogs; ``thing_classes`` is known once it has been loaded."""
+        root = _expand(self.root)
+        DatasetCatalog.register(self.name, lambda: load_yolo(self.name, root, self.split, self.classes))
+        metadata = MetadataCatalog.get(self.name).set(json_file=root, evaluator_type="coco")
+        metadata.set(read_truth=partial(read_yolo, Path(root), self.split, self.classes))
+
+
+@dataclass(frozen=True)
 class SemSegDataset:
     """Images and, under the same names, label images whose pixels hold class indices."""
 
@@ -106,10 +129,15 @@ VOC_SETS = {
     "voc_2012_val_sem_seg": ("SegmentationClass", "val"),
 }
 
-Dataset = VocDataset | CocoDataset | SemSegDataset
+Dataset = VocDataset | CocoDataset | YoloDataset | SemSegDataset
 
 # By KIND of an entry of MOCO.DATASETS. The other keys are the fields in capitals; those with a default may be left out.
-KINDS: dict[str, type[Dataset]] = {"voc": VocDataset, "coco": CocoDataset, "semseg": SemSegDataset}
+KINDS: dict[str, type[Dataset]] = {
+    "voc": VocDataset,
+    "coco": CocoDataset,
+    "yolo": YoloDataset,
+    "semseg": SemSegDataset,
+}
 
 _registered: dict[str, Dataset] = {}
 

@@ -159,12 +159,14 @@ def read_truth(metadata: Metadata) -> Coco:
     """Read the annotations of a data set, of the classes that a model of it has, in their order.
 
     Args:
-        metadata: of the data set, with ``json_file``.
+        metadata: of the data set, with ``json_file``, or with ``read_truth``, which reads another format.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the metadata name a category or a class that the file lacks.
     """
+    if read := metadata.get("read_truth"):
+        return read()
     images = metadata.get("image_root")
     coco = read_coco(Path(PathManager.get_local_path(metadata.json_file)), Path(images) if images else None)
     indices = metadata.get("thing_dataset_id_to_contiguous_id")

@@ -57,7 +57,7 @@ def test_register_datasets__name_that_detectron2_uses(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"KIND": "yolo"}, "KIND must be one of voc, coco, semseg, got 'yolo'"),
+        ({"KIND": "yoyo"}, "KIND must be one of voc, coco, yolo, semseg, got 'yoyo'"),
         ({"CLASSES": None}, "CLASSES must be a list of names"),
         ({"CLASSES": "cat"}, "CLASSES must be a list of names"),
         ({"CLASSES": []}, "CLASSES is empty"),

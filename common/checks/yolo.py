@@ -1,0 +1,44 @@
+"""Data sets of one's own in YOLO's format: images and label files (docs.ultralytics.com/datasets)."""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from mocodet.common.formats.findings import Finding
+from mocodet.common.formats.yolo_folder import folder_of, open_yolo, read_yolo
+
+from .coco_json import count_annotations, image_file_faults
+from .findings import Fault, Tally
+
+
+def check(args: argparse.Namespace, tally: Tally, *, workers: int = 0) -> Iterator[Finding]:
+    """Yield what is found in the data set that the command line describes; arguments as in `check_yolo`."""
+    return check_yolo(args.root, tally, splits=args.split, classes=args.classes, workers=workers)
+
+
+def check_yolo(
+    path: Path, tally: Tally, *, splits: Sequence[str] = (), classes: Sequence[str] = (), workers: int = 0
+) -> Iterator[Finding]:
+    """Yield what is found in a data set.
+
+    Args:
+        path: ``data.yaml`` or a folder.
+        tally: gets what was looked at.
+        splits: those to look at; empty: all.
+        classes: as of `read_yolo`.
+        workers: processes that decode images; 0: this one does.
+
+    Raises:
+        FileNotFoundError: there is no such file or folder.
+        ValueError: ``classes`` has a name that no class has.
+    """
+    told = set()
+    for split in splits or open_yolo(path).splits or ("",):
+        coco = read_yolo(path, split, classes)
+        yield from (finding for finding in coco.findings if finding not in told)
+        told.update(coco.findings)
+        files = {image["id"]: folder_of(coco.path) / image["file_name"] for image in coco.images}
+        yield from image_file_faults(coco, files, tally, workers)
+        count_annotations(coco, tally)
+        if not coco.annotations and all(finding.severity != "error" for finding in coco.findings):
+            yield Fault(coco.path, f"has no object in {split or 'its images'} to train and to evaluate on; label some")
