@@ -1,6 +1,7 @@
 """From a config to the objects of a pre-training run."""
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,15 +16,18 @@ from .data.augment.pillow import PillowViews, build_view
 from .data.augment.recipes import find_recipe
 from .data.cache import cache_images
 from .data.decoding import Images
+from .data.exclusion import EVERYTHING, Exclusion, read_exclusion
 from .data.folders import ImageFolder, warn_of_passed_over
 from .data.labelled import open_labelled
+from .data.replacing import ReplacingViews
 from .data.sampler import EpochSampler, GlobalBatches
 from .data.shards import ShardImages, ShardSampler
-from .data.views import Views
 from .device import resolve_device
 from .methods import METHODS
 from .methods.base import DataFacts
 from .schedules import max_iterations
+
+logger = logging.getLogger("mocodet.pretrain")
 
 
 @dataclass(kw_only=True)
@@ -33,14 +37,20 @@ class TrainingData(DataFacts):
     Attributes:
         dataset: makes the views of an item.
         sampler: the stream of items, in batches.
+        exclusion: what is not learned from.
     """
 
-    dataset: Views
+    dataset: ReplacingViews
     sampler: GlobalBatches
+    exclusion: Exclusion = EVERYTHING
 
 
-def build_data(cfg: CfgNode) -> TrainingData:
+def build_data(cfg: CfgNode, *, resuming: bool = False) -> TrainingData:
     """Open the images of ``cfg.DATA``, with the views that ``cfg.METHOD`` looks at.
+
+    Args:
+        cfg: of the run.
+        resuming: whether it goes on in ``cfg.OUTPUT_DIR``; images are numbered as it began then.
 
     Raises:
         FileNotFoundError, ValueError: no images, or too few; labels that do not fit them; a run that is too short for
@@ -53,13 +63,19 @@ def build_data(cfg: CfgNode) -> TrainingData:
         method.check_length(cfg, max_iterations(cfg, stream.iterations_per_epoch))
         encoded = ShardImages()
         encoded.max_pixels = cfg.DATA.MAX_PIXELS
-        dataset = Views(encoded, make, seed, method.views)
+        dataset = ReplacingViews(encoded, make, seed, method.views)
         return TrainingData(dataset=dataset, sampler=stream, size=stream.dataset_size)
+    exclusion = read_exclusion(cfg.DATA.EXCLUDE, cfg.DATA.ROOT, cfg.OUTPUT_DIR, resuming=resuming)
     if method.classifies:
-        images, labels, classes = open_labelled(cfg.DATA.ROOT, cfg.DATA.ANNOTATIONS)
+        images, labels, classes = open_labelled(cfg.DATA.ROOT, cfg.DATA.ANNOTATIONS, exclusion)
     else:
-        images, labels, classes = ImageFolder(cfg.DATA.ROOT), None, []
+        images, labels, classes = ImageFolder(cfg.DATA.ROOT, exclusion), None, []
     warn_of_passed_over(images, cfg.DATA.ROOT)
+    if listed := len(exclusion.out | exclusion.since):
+        logger.info(
+            f"of {listed} excluded files {images.excluded} are left out, and {len(images.left_out)} that were listed"
+            " since the run began keep their places, where others are drawn; the rest are not there"
+        )
     images.max_pixels = cfg.DATA.MAX_PIXELS
     sampler = EpochSampler(len(images), batch, seed, identity=identify(images.paths, cfg.DATA.ROOT, labels))
     method.check_length(cfg, max_iterations(cfg, sampler.iterations_per_epoch))
@@ -68,8 +84,11 @@ def build_data(cfg: CfgNode) -> TrainingData:
     if cfg.DATA.CACHE != "none":
         side = cfg.DATA.CACHE_SIDE or 2 * cfg.AUGMENTATION.CROP_SIZE
         found = cache_images(images, cfg.DATA.CACHE, cfg.DATA.CACHE_DIR, side, cfg.DATA.NUM_WORKERS)
-    dataset = Views(found, make, seed, method.views, labels, side)
-    return TrainingData(dataset=dataset, sampler=sampler, size=len(images), classes=tuple(classes))
+    size = len(images)
+    dataset = ReplacingViews(
+        found, make, seed, method.views, labels, cache_side=side, size=size, left_out=images.left_out
+    )
+    return TrainingData(dataset=dataset, sampler=sampler, size=size, classes=tuple(classes), exclusion=exclusion)
 
 
 def build_views(cfg: CfgNode) -> ViewMaker:

@@ -11,7 +11,7 @@ from mocodet.common.encoders.resnet import ARCHITECTURES
 from mocodet.common.formats import MAX_PIXELS
 
 from .data.augment.recipes import RECIPES
-from .keys import FRACTION, POSITIVE, RISING, Key, at_least, check_value, one_of, value_of
+from .keys import FRACTION, POSITIVE, RISING, SHARE, Key, at_least, check_value, one_of, value_of
 from .methods import METHODS
 from .schedules import WARM_START
 
@@ -32,6 +32,12 @@ COMMON_KEYS = {
     "DATA.VAL_ANNOTATIONS": Key("", "See VAL_ROOT."),
     "DATA.MAX_PIXELS": Key(
         MAX_PIXELS, "Larger images are refused: Pillow's limit against files made to fill memory. 0: none.", at_least(0)
+    ),
+    "DATA.EXCLUDE": Key(
+        "", "With ROOT: list of files not to learn from, as `mocodet prepare-data images` writes it (docs/data.md)."
+    ),
+    "DATA.MAX_UNREADABLE": Key(
+        0.001, "Most images, as a share, that may be unreadable; others take their places (docs/data.md).", SHARE
     ),
     "DATA.NUM_WORKERS": Key(4, "Loader processes for each process. 0: it decodes and augments itself.", at_least(0)),
     "DATA.AUGMENT": Key(
@@ -173,6 +179,8 @@ def _check_data(cfg: CfgNode) -> None:
     check_value(bool(root or shards), "DATA.ROOT", root, "a folder of images, for example DATA.ROOT imagenet/train")
     check_value(not (root and shards), "DATA.SHARDS", shards, f"'' beside DATA.ROOT {root!r}; give one of the two")
     check_value(not shards or cfg.DATA.CACHE == "none", "DATA.CACHE", cfg.DATA.CACHE, "'none' with DATA.SHARDS")
+    left_out = "'' with DATA.SHARDS: leave files out when shards are written"
+    check_value(not (shards and cfg.DATA.EXCLUDE), "DATA.EXCLUDE", cfg.DATA.EXCLUDE, left_out)
     streams = not (method.needs_index or method.classifies)
     check_value(not shards or streams, "DATA.SHARDS", shards, f"'': METHOD {cfg.METHOD!r} needs a folder, DATA.ROOT")
     for name in ("DATA.ANNOTATIONS", "DATA.VAL_ROOT", "DATA.VAL_ANNOTATIONS"):

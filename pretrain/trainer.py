@@ -21,7 +21,9 @@ from mocodet.common.progress import duration, progress
 from .build import build_data, build_optimizer
 from .checkpoint import DIVERGED, PretrainCheckpointer, load_encoder
 from .data.delivery import Delivery
+from .data.exclusion import keep_exclusion
 from .data.loader import load_batches
+from .data.skipped import SkippedImages
 from .data.views import collate
 from .device import amp_dtype, memory_format, resolve_device
 from .evaluation.accuracy import Evaluator
@@ -50,9 +52,11 @@ class PretrainTrainer(TrainerBase):
         super().__init__()
         self.cfg = cfg
         self.device = resolve_device(cfg)
-        data = build_data(cfg)
+        data = build_data(cfg, resuming=Path(cfg.OUTPUT_DIR, "last_checkpoint").is_file())
         self.facts: DataFacts = data
         self.dataset, self.sampler, self.classes = data.dataset, data.sampler, data.classes
+        self.exclusion = data.exclusion
+        self.skipped = SkippedImages(cfg.OUTPUT_DIR, cfg.DATA.ROOT, data.size, cfg.DATA.MAX_UNREADABLE)
 
         # All processes build the same model: DDP would spread parameters, but not the queue.
         torch.manual_seed(cfg.SEED)
@@ -204,6 +208,12 @@ class PretrainTrainer(TrainerBase):
 
     def before_train(self) -> None:
         """Open the stream of batches at the first iteration of this run, or before it to fill a queue or bank."""
+        resuming = self.start_iter > 0
+        if comm.is_main_process():
+            self.skipped.begin(self.exclusion.since, self.cfg.DATA.MAX_PIXELS, resuming=resuming)
+            if not resuming:
+                keep_exclusion(self.exclusion, self.cfg.OUTPUT_DIR)
+        comm.synchronize()
         self.sampler.start_iteration = self.start_iter - self.batches_to_fill
         batches = load_batches(
             self.dataset,
@@ -212,6 +222,7 @@ class PretrainTrainer(TrainerBase):
             collate_fn=collate,
             pin_memory=self.device.type == "cuda",
         )
+        batches = self.skipped.watch(batches, self.sampler.start_iteration)
         self.delivery = Delivery(batches, self.device, memory_format(self.cfg))
         self.model.train()
         if self.batches_to_fill:
@@ -240,7 +251,7 @@ class PretrainTrainer(TrainerBase):
         """Take one step: load, encode, compare, update.
 
         Raises:
-            ValueError: an image cannot be read; the message names it.
+            ValueError: more images cannot be read than DATA.MAX_UNREADABLE; the message names the list of them.
             FloatingPointError: see `log`.
         """
         self.method.begin_step(self.iter, self.max_iter)

@@ -117,8 +117,8 @@ def small_run(cfg: CfgNode, world: int, images: int, folder: Path) -> tuple[CfgN
         "SOLVER.MAX_ITER": 0,
         **ENDLESS,
     }
-    nothing = ("DATA.SHARDS", "DATA.ANNOTATIONS", "DATA.VAL_ROOT", "DATA.VAL_ANNOTATIONS", "MODEL.WEIGHTS")
-    changes |= dict.fromkeys((*nothing, "KNN.TRAIN_ROOT", "KNN.VAL_ROOT"), "")
+    nothing = ("DATA.SHARDS", "DATA.EXCLUDE", "DATA.ANNOTATIONS", "DATA.VAL_ROOT", "DATA.VAL_ANNOTATIONS")
+    changes |= dict.fromkeys((*nothing, "MODEL.WEIGHTS", "KNN.TRAIN_ROOT", "KNN.VAL_ROOT"), "")
     small.merge_from_list([word for pair in changes.items() for word in pair])
     return small, data
 

@@ -18,11 +18,12 @@ from detectron2.utils import comm
 from PIL import Image
 from torch.utils.data import Dataset
 
-from mocodet.common.formats.image import image_size, unreadable
+from mocodet.common.formats.image import image_size
 from mocodet.common.memory import available_bytes
 from mocodet.common.progress import progress
 
 from .augment.opencv import resize
+from .decoding import UnreadableImageError
 from .folders import ImageFiles
 from .loader import load_batches
 
@@ -40,28 +41,34 @@ class CachedImages(Dataset[Image.Image]):
 
     The file begins with height and width of each image (N x 2, int64); the pixels of one image after the other follow.
 
+    Of an image that could not be read both numbers are negative, or 0 where not even its size was known: it is asked
+    for again when it is needed, and says what is wrong.
+
     Args:
         path: of the file.
-        count: N.
+        images: N, where they were read.
         filling: open it for writing.
 
     Raises:
-        ValueError: the file does not hold ``count`` images.
+        ValueError: the file does not hold N images.
     """
 
-    def __init__(self, path: str | os.PathLike, count: int, *, filling: bool = False) -> None:
+    def __init__(self, path: str | os.PathLike, images: ImageFiles, *, filling: bool = False) -> None:
+        self.images, count = images, len(images)
         self._file = Path(path).open("r+b" if filling else "rb")  # noqa: SIM115 (kept open: see __reduce__)
         access = mmap.ACCESS_WRITE if filling else mmap.ACCESS_READ
         self.data = np.frombuffer(mmap.mmap(self._file.fileno(), 0, access=access), dtype=np.uint8)
         header = _header(count)
         self.sizes = self.data[: min(header, len(self.data) // 16 * 16)].view(np.int64).reshape(-1, 2)
         self.ends = header + np.cumsum(3 * self.sizes.prod(axis=1))
-        if len(self.sizes) != count or self.sizes.min() < 1 or self.ends[-1] != len(self.data):
+        signs = np.sign(self.sizes)
+        if len(self.sizes) != count or (signs[:, 0] != signs[:, 1]).any() or self.ends[-1] != len(self.data):
             raise ValueError(f"{path} is not a whole cache of {count} images; remove it, and it is made again")
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A process that was not forked opens the file by this descriptor: in memory it has no name.
-        return _open_again, (f"/proc/{os.getpid()}/fd/{self._file.fileno()}", len(self), self.data.flags.writeable)
+        path = f"/proc/{os.getpid()}/fd/{self._file.fileno()}"
+        return _open_again, (path, self.images, self.data.flags.writeable)
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -70,14 +77,20 @@ class CachedImages(Dataset[Image.Image]):
         return Image.fromarray(self.pixels(item))
 
     def pixels(self, item: int) -> np.ndarray:
-        """Return an image as an array, H x W x 3, uint8: a part of the cache itself."""
+        """Return an image as an array, H x W x 3, uint8: a part of the cache itself.
+
+        Raises:
+            UnreadableImageError: it cannot be read; the message names it.
+        """
         height, width = self.sizes[item].tolist()
+        if height < 1:
+            return self.images.pixels(item)
         end = int(self.ends[item])
         return self.data[end - 3 * height * width : end].reshape(height, width, 3)
 
 
-def _open_again(path: str, count: int, filling: bool) -> CachedImages:
-    return CachedImages(path, count, filling=filling)
+def _open_again(path: str, images: ImageFiles, filling: bool) -> CachedImages:
+    return CachedImages(path, images, filling=filling)
 
 
 def cache_images(images: ImageFiles, place: str, folder: str, side: int, num_workers: int) -> CachedImages:
@@ -94,12 +107,12 @@ def cache_images(images: ImageFiles, place: str, folder: str, side: int, num_wor
         num_workers: loader processes of each process.
 
     Raises:
-        ValueError: an image cannot be read, there is not enough room, or a file of the cache was cut off.
+        ValueError: there is not enough room, or a file of the cache was cut off.
     """
     final = Path(folder, f"{_identify(images, side)}.pixels") if place == "disk" else None
     if all(comm.all_gather(final is not None and final.is_file())):
         logger.info(f"DATA.CACHE {place}: using {final}")
-        return CachedImages(final, len(images))  # type: ignore[arg-type]
+        return CachedImages(final, images)  # type: ignore[arg-type]
     sizes = shrunken_sizes(images, side, num_workers)
     total = _header(len(images)) + int(3 * sizes.prod(axis=1).sum())
     logger.info(
@@ -107,7 +120,7 @@ def cache_images(images: ImageFiles, place: str, folder: str, side: int, num_wor
         f" {total / 2**30:.2f} GiB"
     )
     with _new_file(final, sizes, total) as path:
-        cached = CachedImages(path, len(images), filling=True)
+        cached = CachedImages(path, images, filling=True)
         _fill(cached, images, num_workers)
         comm.synchronize()
     return cached
@@ -196,10 +209,8 @@ def shrunken_sizes(images: ImageFiles, side: int, num_workers: int) -> np.ndarra
     """Read the sizes of all images from the heads of their files, each process a part of them.
 
     Returns:
-        N x 2, int64: height and width of each, after its shorter side was shrunk to ``side``.
-
-    Raises:
-        ValueError: an image cannot be read; the message names it.
+        N x 2, int64: height and width of each, after its shorter side was shrunk to ``side``; 0, 0 where it cannot be
+        read, or is too large.
     """
     rank, world = comm.get_rank(), comm.get_world_size()
     mine = _run_over(_Sizes(images, side), range(rank, len(images), world), num_workers, "size of an image")
@@ -210,30 +221,38 @@ def shrunken_sizes(images: ImageFiles, side: int, num_workers: int) -> np.ndarra
 
 
 class _Sizes(Dataset[tuple[int, int]]):
-    """Height and width of an image in the cache."""
+    """Height and width of an image in the cache; see `shrunken_sizes`."""
 
     def __init__(self, images: ImageFiles, side: int) -> None:
         self.images, self.side = images, side
 
     def __getitem__(self, item: int) -> tuple[int, int]:
-        path = self.images.paths[item]
         try:
-            width, height = image_size(path)
-        except OSError as error:
-            raise ValueError(unreadable(path, error)) from error
+            width, height = image_size(self.images.paths[item])
+        except (OSError, ValueError):
+            return 0, 0
+        if not width * height or 0 < self.images.max_pixels < width * height:
+            return 0, 0
         scale = min(1.0, self.side / min(height, width))
         return round(height * scale), round(width * scale)
 
 
 class _Filling(Dataset[int]):
-    """Puts an image into the cache when it is asked for."""
+    """Puts an image into the cache when it is asked for, or marks it as one that cannot be read."""
 
     def __init__(self, cached: CachedImages, images: ImageFiles) -> None:
         self.cached, self.images = cached, images
 
     def __getitem__(self, item: int) -> int:
-        pixels, room = self.images.pixels(item), self.cached.pixels(item)
-        room[:] = pixels if pixels.shape == room.shape else resize(pixels, *room.shape[:2])
+        if self.cached.sizes[item, 0] < 1:
+            return item
+        room = self.cached.pixels(item)
+        try:
+            pixels = self.images.pixels(item)
+        except UnreadableImageError:
+            self.cached.sizes[item] *= -1
+        else:
+            room[:] = pixels if pixels.shape == room.shape else resize(pixels, *room.shape[:2])
         return item
 
 
@@ -258,9 +277,6 @@ def _identify(images: ImageFiles, side: int) -> str:
     """Return a hash (hexadecimal, 128 bits) of the files in their order, as they are now, and of ``side``.
 
     Each process looks at some blocks of the files.
-
-    Raises:
-        ValueError: a file is not there any more.
     """
     blocks = range(0, len(images), BLOCK)
     mine = blocks[comm.get_rank() :: comm.get_world_size()]
@@ -277,7 +293,8 @@ def _digest(paths: Sequence[str]) -> str:
     for path in paths:
         try:
             status = Path(path).stat()
-        except OSError as error:
-            raise ValueError(unreadable(path, error)) from error
-        found.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0".encode("utf-8", "surrogateescape"))
+            state = f"{status.st_size}\0{status.st_mtime_ns}"
+        except OSError:
+            state = "gone"
+        found.update(f"{path}\0{state}\0".encode("utf-8", "surrogateescape"))
     return found.hexdigest()

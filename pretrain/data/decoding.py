@@ -2,6 +2,8 @@
 
 import io
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,6 +12,18 @@ from torch.utils.data import Dataset
 
 from mocodet.common.formats import MAX_PIXELS
 from mocodet.common.formats.image import decode_pixels, decode_rgb
+
+
+class UnreadableImageError(ValueError):
+    """An image that cannot be read or decoded.
+
+    Attributes:
+        name: what the message, which begins with it, calls the image.
+    """
+
+    def __init__(self, message: str, name: str = "") -> None:
+        super().__init__(message)
+        self.name = name
 
 
 class Images(Protocol):
@@ -29,7 +43,7 @@ class EncodedImages(Dataset[Image.Image], ABC):
         max_pixels: how large an image may be; 0: of any size.
 
     Raises:
-        ValueError: one cannot be read or decoded; the message names it. It is not skipped: an epoch has every image.
+        UnreadableImageError: one cannot be read or decoded; the message names it.
     """
 
     max_pixels = MAX_PIXELS
@@ -40,9 +54,19 @@ class EncodedImages(Dataset[Image.Image], ABC):
 
     def __getitem__(self, item: Any) -> Image.Image:
         name, data = self.encoded(item)
-        return decode_rgb(io.BytesIO(data), name, self.max_pixels)
+        with _named(name):
+            return decode_rgb(io.BytesIO(data), name, self.max_pixels)
 
     def pixels(self, item: Any) -> np.ndarray:
         """Return an image as an array, H x W x 3, uint8."""
         name, data = self.encoded(item)
-        return decode_pixels(data, name, self.max_pixels)
+        with _named(name):
+            return decode_pixels(data, name, self.max_pixels)
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise UnreadableImageError(str(error), name) from error

@@ -10,7 +10,8 @@ import torch
 
 from mocodet.common.formats.image import read_file, unreadable
 
-from .decoding import EncodedImages
+from .decoding import EncodedImages, UnreadableImageError
+from .exclusion import EVERYTHING, Exclusion
 from .listing_cache import list_images
 
 logger = logging.getLogger("mocodet.pretrain")
@@ -22,11 +23,17 @@ class ImageFiles(EncodedImages):
     Args:
         paths: the files.
         passed_over: how many other files lie beside them.
+        left_out: places of those that are not learned from (`Exclusion`).
+        excluded: how many more there are, without a place.
     """
 
-    def __init__(self, paths: Sequence[str], passed_over: int = 0) -> None:
+    def __init__(
+        self, paths: Sequence[str], passed_over: int = 0, left_out: frozenset[int] = frozenset(), excluded: int = 0
+    ) -> None:
         self.paths = paths
         self.passed_over = passed_over
+        self.left_out = left_out
+        self.excluded = excluded
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -37,7 +44,7 @@ class ImageFiles(EncodedImages):
         try:
             return path, read_file(path)
         except OSError as error:
-            raise ValueError(unreadable(path, error)) from error
+            raise UnreadableImageError(unreadable(path, error), path) from error
 
 
 class LabelledImages(NamedTuple):
@@ -62,13 +69,15 @@ class ImageFolder(ImageFiles):
     Args:
         root: searched to any depth, links to folders included, for files whose suffix is of a format that Pillow
             decodes.
+        exclusion: which of them have no place, and which that are not there have one.
 
     Raises:
         FileNotFoundError: ``root`` is not a folder, or holds no image.
         OSError: a folder cannot be searched.
+        ValueError: all images are excluded.
     """
 
-    def __init__(self, root: str | os.PathLike) -> None:
+    def __init__(self, root: str | os.PathLike, exclusion: Exclusion = EVERYTHING) -> None:
         if not Path(root).is_dir():
             raise FileNotFoundError(f"DATA.ROOT {str(root)!r} is not a folder; give one that holds the training images")
         found = list_images(root)
@@ -77,7 +86,17 @@ class ImageFolder(ImageFiles):
             raise FileNotFoundError(
                 f"{root} holds no image; looked at any depth for .jpg, .png and what else Pillow reads, in either case"
             )
-        super().__init__(paths, sum(listing.others for listing in found))
+        others = sum(listing.others for listing in found)
+        if exclusion == EVERYTHING:
+            super().__init__(paths, others)
+            return
+        prefix = str(Path(root, "-"))[:-1]
+        there = {path[len(prefix) :] for path in paths}
+        names = exclusion.number(there)
+        if not names:
+            raise ValueError(f"DATA.EXCLUDE names every image of {root}; nothing is left to learn from")
+        places, excluded = exclusion.places(names), len(there & exclusion.out)
+        super().__init__([prefix + name for name in names], others, places, excluded)
 
 
 def warn_of_passed_over(images: ImageFiles, where: str) -> None:

@@ -11,10 +11,13 @@ import torch
 from mocodet.common.checks.images import files_below
 from mocodet.common.text import first_few, repeated
 
+from .exclusion import EVERYTHING, Exclusion
 from .folders import ImageFiles, LabelledImages
 
 
-def read_inaturalist(root: str | os.PathLike, annotations: str | os.PathLike) -> LabelledImages:
+def read_inaturalist(
+    root: str | os.PathLike, annotations: str | os.PathLike, exclusion: Exclusion = EVERYTHING
+) -> LabelledImages:
     """Find the images that ``train2018.json`` or ``val2018.json`` lists, in the order of the file, with their classes.
 
     The file holds ``"images"`` (``id``, ``file_name``), ``"annotations"`` (``image_id``, ``category_id``), one for each
@@ -23,6 +26,7 @@ def read_inaturalist(root: str | os.PathLike, annotations: str | os.PathLike) ->
     Args:
         root: folder that the file names are relative to.
         annotations: the JSON file.
+        exclusion: which images have no place, and which need not be there.
 
     Returns:
         the images, with the names of the categories as classes, in the order of their ids, which need not be
@@ -43,14 +47,20 @@ def read_inaturalist(root: str | os.PathLike, annotations: str | os.PathLike) ->
     if not files:
         raise ValueError(f"{where} lists no image")
     category_of = _one_for_each(content["annotations"], files, categories, where)
-    _check_files(Path(root), list(files.values()), where)
+    gone = exclusion.since | exclusion.unread
+    kept = {image: name for image, name in files.items() if os.path.normpath(name) not in exclusion.out}
+    _check_files(Path(root), [name for name in kept.values() if os.path.normpath(name) not in gone], where)
     ids = sorted(categories)
     place = {category: number for number, category in enumerate(ids)}
     names = [str(categories[category].get("name", "")) for category in ids]
     named = all(names) and len(set(names)) == len(names)
     return LabelledImages(
-        ImageFiles([os.path.join(root, name) for name in files.values()]),  # noqa: PTH118 (half a million)
-        torch.tensor([place[category_of[image]] for image in files]),
+        ImageFiles(
+            [os.path.join(root, name) for name in kept.values()],  # noqa: PTH118 (half a million)
+            left_out=exclusion.places(map(os.path.normpath, kept.values())),
+            excluded=len(files) - len(kept),
+        ),
+        torch.tensor([place[category_of[image]] for image in kept], dtype=torch.int64),
         names if named else [str(category) for category in ids],
     )
 

@@ -8,24 +8,30 @@ import torch
 
 from mocodet.common.text import first_few
 
+from .exclusion import EVERYTHING, Exclusion
 from .folders import ImageFolder, LabelledImages
 from .inaturalist import read_inaturalist
 
 
-def open_labelled(root: str | os.PathLike, annotations: str | os.PathLike = "") -> LabelledImages:
+def open_labelled(
+    root: str | os.PathLike, annotations: str | os.PathLike = "", exclusion: Exclusion = EVERYTHING
+) -> LabelledImages:
     """Open a folder of class folders or, with ``annotations``, the images of an iNaturalist JSON file.
 
     Raises:
         FileNotFoundError, ValueError: see `read_class_folders` and `read_inaturalist`.
     """
-    return read_inaturalist(root, annotations) if str(annotations) else read_class_folders(root)
+    if str(annotations):
+        return read_inaturalist(root, annotations, exclusion)
+    return read_class_folders(root, exclusion)
 
 
-def read_class_folders(root: str | os.PathLike) -> LabelledImages:
+def read_class_folders(root: str | os.PathLike, exclusion: Exclusion = EVERYTHING) -> LabelledImages:
     """Find the images below a folder that holds one folder for each class, in the order of their paths.
 
     Args:
         root: its class folders are searched to any depth, as `ImageFolder` does.
+        exclusion: see `ImageFolder`.
 
     Returns:
         the images, with the folders' names, sorted, as classes.
@@ -36,7 +42,7 @@ def read_class_folders(root: str | os.PathLike) -> LabelledImages:
     """
     if not Path(root).is_dir():
         raise FileNotFoundError(f"{str(root)!r} is not a folder; give one that holds one folder for each class")
-    images = ImageFolder(root)
+    images = ImageFolder(root, exclusion)
     start = len(str(Path(root, "-"))) - 1
     names = [path[start:].partition(os.sep)[0] for path in images.paths]
     folders = {path.name for path in Path(root).iterdir() if path.is_dir() and not path.name.startswith(".")}

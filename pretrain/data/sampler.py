@@ -84,7 +84,7 @@ class EpochSampler(GlobalBatches):
             class would then be another image's.
     """
 
-    RESUME_WITH = "data, SOLVER.IMS_PER_BATCH and SEED"
+    RESUME_WITH = "data (DATA.EXCLUDE lists files that were removed since), SOLVER.IMS_PER_BATCH and SEED"
 
     def __init__(self, dataset_size: int, batch_size: int, seed: int, identity: str = "") -> None:
         super().__init__(dataset_size, batch_size, seed, "the data set has")

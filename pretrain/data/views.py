@@ -17,6 +17,10 @@ PIXEL_MEAN = (123.675, 116.280, 103.530)
 PIXEL_STD = (58.395, 57.120, 57.375)
 
 
+# A batch's entry for the images that were replaced in it, where there are any; see `.replacing`.
+SKIPPED = "skipped"
+
+
 @dataclass(eq=False)
 class Views(Dataset[dict[str, torch.Tensor]]):
     """Independent random views of images, one for each name: query and key, or a single one.
@@ -96,10 +100,13 @@ def mix(seed: int, draw: int) -> int:
     return state >> 1
 
 
-def collate(samples: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Stack samples to a batch; views, N x 3 x S x S, keep their channels innermost, as decoders write them."""
+    skipped = [one for sample in samples for one in sample.pop(SKIPPED, ())]
     last = [{name: value.movedim(0, -1) if value.ndim == 3 else value for name, value in s.items()} for s in samples]
-    return {name: value.movedim(-1, 1) if value.ndim == 4 else value for name, value in default_collate(last).items()}
+    batch = default_collate(last)
+    batch = {name: value.movedim(-1, 1) if value.ndim == 4 else value for name, value in batch.items()}
+    return {**batch, SKIPPED: skipped} if skipped else batch
 
 
 def normalize(images: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,113 @@
+"""The list of images that a run could not read, ``OUTPUT_DIR/skipped.json``; it ends the run when it gets too long."""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from detectron2.utils import comm
+
+from mocodet.common.files import write_json
+from mocodet.common.formats.image import decode_pixels, read_file
+from mocodet.common.locks import exclusive
+
+from .exclusion import SKIPPED_FILES
+from .replacing import Skipped
+from .views import SKIPPED
+
+logger = logging.getLogger("mocodet.pretrain")
+
+
+class SkippedImages:
+    """Enters what batches skipped into one file for all processes.
+
+    ``{"root": …, "images": …, "skipped": [{"file": …, "reason": …, "iteration": …, "time": …}, …]}``; each file once.
+    ``"settled": true`` marks what was removed, or excluded, before the run went on: it does not count.
+
+    Args:
+        output: ``OUTPUT_DIR``.
+        root: folder that files are named relative to; ``""`` for shards.
+        images: how many there are.
+        most: which share of them may be unreadable.
+    """
+
+    def __init__(self, output: str | os.PathLike, root: str, images: int, most: float) -> None:
+        self.path = Path(output, SKIPPED_FILES)
+        self.root, self.images, self.most = str(Path(root)) if root else "", images, most
+        self._known: set[str] = set()  # to this process
+
+    def begin(self, excluded: Collection[str], max_pixels: int, *, resuming: bool) -> None:
+        """Take up the list of the run that is resumed, or remove another's; the main process calls, before all others.
+
+        Files that can be read by now are taken off the list.
+
+        Args:
+            excluded: files that are not drawn any more.
+            max_pixels: how large an image may be.
+            resuming: whether a run goes on.
+        """
+        if not resuming:
+            self.path.unlink(missing_ok=True)
+        elif self.root and (entries := self._read()):
+            for entry in entries:
+                entry["settled"] = entry["file"] in excluded or not Path(self.root, entry["file"]).exists()
+            self._write([entry for entry in entries if entry["settled"] or not self._can_be_read(entry, max_pixels)])
+
+    def watch(self, batches: Iterable[dict[str, Any]], iteration: int) -> Iterator[dict[str, Any]]:
+        """Yield batches, the first of which is that of ``iteration``, without their entry `SKIPPED`.
+
+        Raises:
+            ValueError: too many images cannot be read.
+        """
+        for at, batch in enumerate(batches, iteration):
+            if skipped := [one for one in batch.pop(SKIPPED, ()) if one.name not in self._known]:
+                self.add(skipped, at)
+            yield batch
+
+    def add(self, skipped: Iterable[Skipped], iteration: int) -> None:
+        """Enter images that ``iteration`` skipped.
+
+        Raises:
+            ValueError: there are more than may be; the message names the list.
+        """
+        with exclusive(self.path) if comm.get_world_size() > 1 else nullcontext():
+            entries = self._read()
+            listed = {entry["file"] for entry in entries}
+            for name, reason in dict(skipped).items():
+                self._known.add(name)
+                file = self._relative(name)
+                if file in listed:
+                    continue
+                when = time.strftime("%FT%T%z")
+                entries.append({"file": file, "reason": reason, "iteration": iteration, "time": when})
+                logger.warning(f"{name} {reason}: another image takes its place; see {self.path}")
+            if len(entries) > len(listed):
+                self._write(entries)
+        count = sum(not entry.get("settled", False) for entry in entries)
+        if count > self.most * self.images:
+            raise ValueError(
+                f"{count:,} of {self.images:,} images cannot be read, more than DATA.MAX_UNREADABLE {self.most:g};"
+                f" {self.path} lists them: replace or remove them, or set DATA.EXCLUDE to a copy of it, and go on with"
+                " --resume; or raise the limit"
+            )
+
+    def _can_be_read(self, entry: Mapping[str, Any], max_pixels: int) -> bool:
+        path = Path(self.root, entry["file"])
+        try:
+            decode_pixels(read_file(path), str(path), max_pixels)
+        except (OSError, ValueError):
+            return False
+        return True
+
+    def _relative(self, name: str) -> str:
+        return os.path.relpath(name, self.root) if self.root else name
+
+    def _read(self) -> list[dict[str, Any]]:
+        return json.loads(self.path.read_bytes())["skipped"] if self.path.is_file() else []
+
+    def _write(self, entries: list[dict[str, Any]]) -> None:
+        write_json(self.path, {"root": self.root, "images": self.images, "skipped": entries})
