@@ -1,5 +1,6 @@
 """A process that must not outlive the one that started it, however that one ends: also by ``kill -9``."""
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -20,6 +21,18 @@ def install() -> None:
         return
     os.set_inheritable(int(number), False)
     threading.Thread(target=_end_with, args=(int(number),), name="tether", daemon=True).start()
+
+
+def end_with_parent() -> None:
+    """End this process at once when the one that spawned it by `multiprocessing` ends; without one, do nothing."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_after, args=(parent,), name="tether", daemon=True).start()
+
+
+def _end_after(parent: multiprocessing.process.BaseProcess) -> None:
+    parent.join()
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _end_with(pipe: int) -> None:

@@ -17,6 +17,7 @@ from mocodet.common.errors import without_logged_tracebacks
 from mocodet.common.files import drop_half_line
 from mocodet.common.launch import distribute
 from mocodet.common.progress import duration, progress
+from mocodet.common.stopping import StopWhenAsked
 
 from .build import build_data, build_optimizer
 from .checkpoint import DIVERGED, PretrainCheckpointer, load_encoder
@@ -121,7 +122,7 @@ class PretrainTrainer(TrainerBase):
                 TensorboardWriter(self.cfg.OUTPUT_DIR, chance, self.max_iter),
             ]
             built.append(LogWriter(writers, self.cfg.LOG_PERIOD, evaluators, chance))
-        return built
+        return [*built, StopWhenAsked(self.checkpointer)]
 
     def build_evaluators(self) -> list[Evaluator]:
         """Make the hooks that measure the encoder on labelled images now and then."""

@@ -15,7 +15,7 @@ from mocodet.common.tether import VARIABLE as TETHER_VARIABLE
 
 LOG_FILE = "study.log"
 LOCK_FILE = "trial.lock"
-GRACE = 10.0  # seconds between asking a trial to end and making it
+GRACE = 30.0  # seconds between asking a trial to end, which it does after its step, and making it
 PATIENCE = 60.0  # seconds for the trial of a killed study to end
 TAIL = 65536  # bytes at the end of a log in which its last error is looked for
 

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mocodet.common.allocator import return_freed_memory
 from mocodet.common.errors import message_of
+from mocodet.common.stopping import leave_signals_to_parent
 
 
 def load_batches(dataset: Dataset, num_workers: int, **how: Any) -> Iterator[Any]:
@@ -36,6 +37,7 @@ def load_batches(dataset: Dataset, num_workers: int, **how: Any) -> Iterator[Any
 
 
 def _begin(_: int) -> None:
+    leave_signals_to_parent()
     return_freed_memory()
     # Workers compute on one thread each and never touch the parent's OpenMP pool.
     torch.set_num_threads(1)
