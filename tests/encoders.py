@@ -15,7 +15,7 @@ from torchvision.models.resnet import Bottleneck, ResNet
 from mocodet.common.encoders.resnet import build_resnet
 
 
-def encoder(arch: str, head: str = "v1") -> nn.Module:
+def encoder(arch: str, head: str = "v1", channels: int = 3) -> nn.Module:
     """A ResNet whose batch norms, statistics included, are far from their initial values; no two tensors are alike.
 
     torchvision builds it where it can; the others' shapes are tested beside `build_resnet`.
@@ -30,6 +30,8 @@ def encoder(arch: str, head: str = "v1") -> nn.Module:
         if head == "v2":
             width = model.fc.in_features
             model.fc = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 16))
+        if channels != 3:
+            model.conv1 = nn.Conv2d(channels, model.conv1.out_channels, 7, 2, 3, bias=False)
     torch.manual_seed(0)
     model.to_empty(device="cpu")
     with torch.no_grad():

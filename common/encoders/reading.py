@@ -6,7 +6,7 @@ those of MoCo, our own, torchvision's and those of the other projects in `mocode
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from ..checkpoint import errors_about, load_torch_file
 from ..skeleton import skeletons
 from ..text import first_few
-from .find import StoredResNet, find_encoder, labels, recorded_signs
+from .find import StoredResNet, find_encoder, labels, recorded_method, recorded_signs
+from .pixels import GREY_MEAN, GREY_STD, input_channels, spread_over_rgb
 from .resnet import build_resnet, recognise_resnet
 from .styles import without_wrappers
 
@@ -61,6 +62,9 @@ class Encoder:
         notes: what else is to be told of it: encoders that were passed over, weights that were of another type,
             ``signs``.
         signs: of not learning, that the checkpoint's run warned of (docs/evaluation.md, Is it learning?).
+        channels: of the images that it takes: 3, or 1 for grey ones.
+        is_ours: whether mocodet's pre-training says that it wrote the checkpoint, so that it is known how images were
+            normalised and where strides are, which tensors do not tell.
     """
 
     kind: str
@@ -72,18 +76,31 @@ class Encoder:
     progress: str
     notes: tuple[str, ...] = ()
     signs: tuple[str, ...] = ()
+    channels: int = 3
+    is_ours: bool = False
 
     def build(self) -> nn.Module:
-        """Return the network with a copy of the weights: images N x 3 x H x W to pooled features N x D.
+        """Return the network with a copy of the weights: images N x C x H x W to pooled features N x D.
 
         It is in evaluation mode, on the CPU, in float32, trainable; its ``fc`` is the identity. No random number is
         drawn for it.
         """
-        network = _empty_resnet(self.arch, self.small_stem)
+        network = _empty_resnet(self.arch, self.small_stem, self.channels)
         # A plain dict carries no version, so torch fills in the batch counters that the encoder goes without.
         copies = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in self.tensors.items()}
         network.load_state_dict(copies, assign=True)
         return network.eval()
+
+    def for_rgb(self) -> "Encoder":
+        """Return the encoder as one of RGB images that computes the same: of grey ones by `spread_over_rgb`."""
+        if self.channels == 3:
+            return self
+        note = (
+            f"takes grey images; its first convolution is spread over RGB, by the shares of grey, for mean"
+            f" {GREY_MEAN[0]:g} and deviation {GREY_STD[0]:g} (assumed)"
+        )
+        spread = {"conv1.weight": spread_over_rgb(self.tensors["conv1.weight"])}
+        return replace(self, tensors={**self.tensors, **spread}, notes=(*self.notes, note), channels=3)
 
 
 def extract_encoder(checkpoint: Any, prefix: str | None = None) -> Encoder:
@@ -95,8 +112,8 @@ def extract_encoder(checkpoint: Any, prefix: str | None = None) -> Encoder:
             is wanted; with or without the keys of the dicts around it.
 
     Raises:
-        ValueError: no encoder, or several and no saying which; one of no known architecture; missing or unknown
-            tensors; a wrong shape or type; values that are not finite.
+        ValueError: no encoder, or several and no saying which; one of no known architecture, or of images that are
+            neither grey nor RGB; missing or unknown tensors; a wrong shape or type; values that are not finite.
     """
     if not isinstance(checkpoint, Mapping):
         raise ValueError(f"holds a {type(checkpoint).__name__}; expected a dict with tensors by name")
@@ -104,7 +121,9 @@ def extract_encoder(checkpoint: Any, prefix: str | None = None) -> Encoder:
     entries = resnet.entries
     _check_variants(resnet)
     arch, small_stem = recognise_resnet(entries)
-    expected = {name: tuple(value.shape) for name, value in _empty_resnet(arch, small_stem).state_dict().items()}
+    channels = input_channels(entries)
+    network = _empty_resnet(arch, small_stem, channels)
+    expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     heads = [name for name in entries if name.startswith(("fc.", *style.heads))]
     _check_names(resnet, expected, heads, arch)
     # Batch counters may be absent (torch < 0.4.1 had none): nothing is read from them.
@@ -136,6 +155,8 @@ def extract_encoder(checkpoint: Any, prefix: str | None = None) -> Encoder:
         progress=", ".join(f"{key} {value}" for key, value in told if isinstance(value, str | int)),
         notes=tuple(notes),
         signs=signs,
+        channels=channels,
+        is_ours=bool(recorded_method(checkpoint)),
     )
 
 
@@ -154,7 +175,7 @@ def read_checkpoint(path: str | PathLike) -> Any:
 
 
 def read_encoder(path: str | PathLike, prefix: str | None = None) -> Encoder:
-    """Take the encoder out of a checkpoint, any that the converter reads; see `extract_encoder`.
+    """Take the encoder out of a checkpoint, any that the converter reads, for RGB images; see `extract_encoder`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -162,7 +183,7 @@ def read_encoder(path: str | PathLike, prefix: str | None = None) -> Encoder:
     """
     checkpoint = read_checkpoint(path)
     with errors_about(path):
-        return extract_encoder(checkpoint, prefix)
+        return extract_encoder(checkpoint, prefix).for_rgb()
 
 
 def _check_variants(resnet: StoredResNet) -> None:
@@ -216,9 +237,9 @@ def check_tensor(name: str, tensor: Any, types: Collection[torch.dtype], shape: 
         raise ValueError(f"{name} holds negative variances: the file is damaged")
 
 
-def _empty_resnet(arch: str, small_stem: bool) -> nn.Module:
+def _empty_resnet(arch: str, small_stem: bool, channels: int) -> nn.Module:
     """Build the network without its classifier and without values: names and shapes."""
     with skeletons():
-        network = build_resnet(arch, small_stem=small_stem)
+        network = build_resnet(arch, small_stem=small_stem, channels=channels)
         network.fc = nn.Identity()
     return network

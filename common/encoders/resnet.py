@@ -70,8 +70,9 @@ def build_resnet(
     norm_layer: Callable[[int], nn.Module] = nn.BatchNorm2d,
     small_stem: bool = False,
     num_classes: int = 1000,
+    channels: int = 3,
 ) -> ResNet:
-    """Build a ResNet that maps images, N x 3 x H x W, to N x ``num_classes``, initialised as torchvision does it.
+    """Build a ResNet that maps images, N x C x H x W, to N x ``num_classes``, initialised as torchvision does it.
 
     The stride of a bottleneck sits in its 3x3 convolution. Without ``small_stem`` the features before pooling have
     1/32 of the image's side, with it 1/8.
@@ -82,6 +83,7 @@ def build_resnet(
         small_stem: begin with a 3x3 convolution of stride 1 and no max-pool instead of 7x7, stride 2 and max-pool; for
             images of 32 to 64 px.
         num_classes: outputs of the last layer, ``fc``.
+        channels: C, of the images.
 
     Raises:
         ValueError: unknown ``arch``.
@@ -99,8 +101,10 @@ def build_resnet(
         norm_layer=norm_layer,
     )
     if small_stem:
-        network.conv1 = _first_convolution(shape.stem_channels, kernel_size=3, stride=1)
+        network.conv1 = _first_convolution(channels, shape.stem_channels, kernel_size=3, stride=1)
         network.maxpool = nn.Identity()
+    elif channels != 3:
+        network.conv1 = _first_convolution(channels, shape.stem_channels, kernel_size=7, stride=2)
     return network
 
 
@@ -159,7 +163,7 @@ class _WideResNet(ResNet):
         self._width = width  # needed by `_make_layer`, which the parent's constructor calls
         super().__init__(block, layers, **options)
         channels = 64 * width
-        self.conv1 = _first_convolution(channels, kernel_size=7, stride=2)
+        self.conv1 = _first_convolution(3, channels, kernel_size=7, stride=2)
         self.bn1 = self._norm_layer(channels)
         self.fc = nn.Linear(self.fc.in_features * width, self.fc.out_features)
 
@@ -169,7 +173,7 @@ class _WideResNet(ResNet):
         return super()._make_layer(block, planes * self._width, *args, **kwargs)
 
 
-def _first_convolution(channels: int, kernel_size: int, stride: int) -> nn.Conv2d:
-    convolution = nn.Conv2d(3, channels, kernel_size, stride=stride, padding=kernel_size // 2, bias=False)
+def _first_convolution(channels_in: int, channels: int, kernel_size: int, stride: int) -> nn.Conv2d:
+    convolution = nn.Conv2d(channels_in, channels, kernel_size, stride=stride, padding=kernel_size // 2, bias=False)
     nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")  # as torchvision's
     return convolution

@@ -20,7 +20,17 @@ from mocodet.common.text import first_few
 
 from ..data.classes import Classes, to_checkpoint
 from ..weights.arrays import load_array_pickle
-from ..weights.convert import ENCODER_PART, REQUIRED_CONFIG, TORCHVISION_AUTHORS, resnet_config, to_detectron2
+from ..weights.convert import ENCODER_PART, to_detectron2
+from ..weights.settings import (
+    ASSUMED_KEY,
+    FORMAT_KEY,
+    SETTINGS_KEY,
+    STRIDE_KEY,
+    Settings,
+    refuse_other_format,
+    resnet_config,
+    stored_settings,
+)
 
 # Left over whenever MSRA's R-50.pkl is loaded: Caffe's ResNet-50 has a bias in its first convolution, detectron2's has
 # none and has always left it out; the batch norm that follows it is the file's own.
@@ -28,10 +38,6 @@ CAFFE_SURPLUS = {"stem.conv1.bias"}
 
 # Not by --resume: weights and momentum of the last checkpoint may have gone astray already.
 DIVERGED = "Start it anew with a lower SOLVER.BASE_LR or a longer warm-up (SOLVER.WARMUP_ITERS)"
-
-# Where a checkpoint says for which images and strides its detector was trained.
-SETTINGS_KEY = "settings"
-STRIDE_KEY = "MODEL.RESNETS.STRIDE_IN_1X1"
 
 # Where a checkpoint keeps what its classes are.
 CLASSES_KEY = "classes"
@@ -55,8 +61,9 @@ class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
       its last stage in the region head), and the rest by name and shape. What starts anew and what is left over is
       logged.
     * Weights are refused by a model whose bottlenecks have the stride in the other convolution, as detectron2's default
-      and torchvision's networks have: all would fit, and compute something else. A model that wants other images is
-      warned of. Our checkpoints say what theirs were; of torchvision's networks it is known.
+      and torchvision's networks have, and by one whose images have other channels than they are known to be for: all
+      would fit, and compute something else. Of another mean or deviation, and of channels that are only assumed, it
+      warns, and ``mismatch`` keeps the warning. Our checkpoints say what their images were.
     * Weights that are not finite are not saved.
     * A checkpoint says what its classes are, so that one file is enough to use the model (`from_checkpoint`).
 
@@ -80,6 +87,7 @@ class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
         super().__init__(model, save_dir, **checkpointables)
         self._classes = classes
         self._whole_detector = whole_detector
+        self.mismatch = ""
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Write ``<save_dir>/<name>.pth`` from the main process.
@@ -163,8 +171,9 @@ class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         author, arch = checkpoint.get("__author__"), checkpoint.pop(ARCH_KEY, None)
-        settings = checkpoint.pop(SETTINGS_KEY, REQUIRED_CONFIG if author in TORCHVISION_AUTHORS else {})
-        self._check_settings(settings)
+        self._check_settings(stored_settings(checkpoint))
+        for key in (SETTINGS_KEY, ASSUMED_KEY):
+            checkpoint.pop(key, None)
         if not checkpoint.get("matching_heuristics"):
             checkpoint["model"] = self._in_place(checkpoint["model"])
         incompatible = super()._load_model(checkpoint)
@@ -199,27 +208,28 @@ class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
             )
         return incompatible
 
-    def _check_settings(self, theirs: Mapping[str, Any]) -> None:
+    def _check_settings(self, theirs: Settings) -> None:
         """Compare what the weights were trained with, as far as it is known, with this model.
 
         Raises:
-            ValueError: the strides are in other convolutions; nothing has been loaded.
+            ValueError: the strides are in other convolutions, or see `refuse_other_format`; nothing has been loaded.
         """
         ours = _settings(self.model)
-        different = [key for key, value in ours.items() if theirs.get(key) not in (None, value)]
-        remedy = ", ".join(f"{key} {value}" for key, value in theirs.items() if value is not None)
+        different = [key for key, value in ours.items() if theirs.values.get(key) not in (None, value)]
         if STRIDE_KEY in different:
-            theirs_in, ours_in = ("1x1", "3x3") if theirs[STRIDE_KEY] else ("3x3", "1x1")
+            theirs_in, ours_in = ("1x1", "3x3") if theirs.values[STRIDE_KEY] else ("3x3", "1x1")
             raise ValueError(
                 f"the weights are of a ResNet with the stride in the {theirs_in} convolutions, the model has it in the"
                 f" {ours_in} convolutions ({first_few([*_strided_blocks(self.model)])}) and would compute something"
-                f" else; set {remedy}"
+                f" else; set {theirs.remedy}"
             )
+        refuse_other_format(theirs, ours.get(FORMAT_KEY))
         if different:
-            self.logger.warning(
+            self.mismatch = (
                 f"The weights are of a network that was trained on images of another kind than the model has:"
-                f" {', '.join(f'{key} {ours[key]}' for key in different)}. Unless that is meant, set {remedy}"
+                f" {', '.join(f'{key} {ours[key]}' for key in different)}. Unless that is meant, set {theirs.remedy}"
             )
+            self.logger.warning(self.mismatch)
 
     def _in_place(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """Return a file's tensors, those of a detector's ResNet under the names that this model has for them.

@@ -9,6 +9,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
+from mocodet.common.checkpoint import errors_about
 from mocodet.common.formats.image import ImageTooLargeError, too_large
 from mocodet.common.launch import check_backend
 from mocodet.common.text import first_few
@@ -17,18 +18,16 @@ from ..data.registration import parse_dataset
 from ..data.semseg import check_labels as check_label_images
 from ..densepose import is_densepose
 from ..evaluation.kinds import KINDS, EvaluationKind, kind_of
+from ..weights.settings import refuse_other_format, settings_of
 from .resuming import check_resumed
 from .trainer import AMP_DTYPES
 
-MAKE_WEIGHTS = """These two commands make MoCo weights. The first one pre-trains: give it your images as DATA.ROOT. See
-docs/small_scale.md for how long and how large; moco_v2_R_50_200ep.yaml is the recipe for ImageNet:
-
-    mocodet pretrain --config-file configs/pretrain/{recipe} \\
-        DATA.ROOT path/to/images OUTPUT_DIR output/{name}
-    mocodet convert output/{name}/model_final.pth {weights}
-
-or name a file that you have: MODEL.WEIGHTS path/to/weights (a pre-training checkpoint will do, converted or not), or
-the published weights of a ResNet-50: MODEL.WEIGHTS moco://v2_200ep (moco://v2_800ep, moco://v1_200ep)"""
+# The recipe is that of docs/small_scale.md: ImageNet's has a queue that is longer than a small data set.
+MAKE_WEIGHTS = (
+    "make it from your images (docs/small_scale.md):  mocodet pretrain --config-file configs/pretrain/{recipe} DATA.ROOT"
+    " path/to/images OUTPUT_DIR output/{name}  and  mocodet convert output/{name}/model_final.pth {weights}; or name a"
+    " pre-training checkpoint that you have, or the published weights of a ResNet-50, MODEL.WEIGHTS moco://v2_200ep"
+)
 
 
 def check_run(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
@@ -79,6 +78,19 @@ def check_config(cfg: CfgNode) -> None:
         raise ValueError("MOCO.AMP_DTYPE float16 needs CUDA; use bfloat16 on a CPU")
     if cfg.MODEL.DEVICE == "cpu":
         check_backend()
+    _check_channels(cfg)
+
+
+def _check_channels(cfg: CfgNode) -> None:
+    """Check that mean and deviation have a number for each channel of the images."""
+    channels = 1 if cfg.INPUT.FORMAT == "L" else 3
+    for key in ("PIXEL_MEAN", "PIXEL_STD"):
+        if len(cfg.MODEL[key]) != channels:
+            numbers = "one number" if channels == 1 else "three numbers"
+            raise ValueError(
+                f"MODEL.{key} has {len(cfg.MODEL[key])} numbers, {list(cfg.MODEL[key])}, but images of INPUT.FORMAT"
+                f" {cfg.INPUT.FORMAT} have {channels} channel{'s' * (channels > 1)}; set MODEL.{key} to {numbers}"
+            )
 
 
 def check_augmentation(cfg: CfgNode) -> None:
@@ -160,22 +172,25 @@ def check_labels(cfg: CfgNode) -> None:
 
 
 def check_weights(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
-    """Check that ``MODEL.WEIGHTS``, if a file, is there, unless the run resumes from a checkpoint of its own.
+    """Check ``MODEL.WEIGHTS``, if a file, unless the run resumes from a checkpoint of its own.
 
     Raises:
         FileNotFoundError: where MoCo weights are wanted, the message says which two commands make them.
+        ValueError: the file is damaged, or of a network for images of other channels.
     """
     weights = cfg.MODEL.WEIGHTS
     path = Path(weights.partition("?")[0])  # detectron2 takes options after a question mark
-    if not weights or "://" in weights or path.is_file():
+    if not weights or "://" in weights or (resume and (Path(cfg.OUTPUT_DIR) / "last_checkpoint").is_file()):
         return
-    if resume and (Path(cfg.OUTPUT_DIR) / "last_checkpoint").is_file():
+    if path.is_file():
+        with errors_about(f"MODEL.WEIGHTS {weights}"):
+            refuse_other_format(settings_of(path), cfg.INPUT.FORMAT)
         return
-    message = f"MODEL.WEIGHTS names {weights}, which does not exist."
+    remedy = "name one that does"
     if path.suffix == ".pkl" and not eval_only:  # converted weights; anything else the user must have had
         recipe = recipe_for(cfg.MODEL.RESNETS.DEPTH)
-        message += "\n" + MAKE_WEIGHTS.format(weights=path, recipe=recipe, name=path.stem)
-    raise FileNotFoundError(message)
+        remedy = MAKE_WEIGHTS.format(weights=path, recipe=recipe, name=path.stem)
+    raise FileNotFoundError(f"MODEL.WEIGHTS names {weights}, which does not exist; {remedy}")
 
 
 def recipe_for(depth: int) -> str:

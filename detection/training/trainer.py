@@ -220,6 +220,8 @@ class Trainer(DefaultTrainer):
             raise
         except FloatingPointError as error:  # of detectron2, which names neither the iteration always nor a remedy
             raise DivergenceError(" ".join(str(error).split()).removesuffix("."), self.iter, DIVERGED) from error
+        if self.checkpointer.mismatch:  # said before the training, hundreds of lines ago
+            logger.warning(self.checkpointer.mismatch)
         return self._last_eval_results
 
     def build_hooks(self) -> list[HookBase | None]:

@@ -24,21 +24,12 @@ from mocodet.common.checkpoint import errors_about, load_torch_file
 from mocodet.common.compiler import eager_convolutions
 from mocodet.common.encoders.find import COLLAPSE, CONSTANT_IMAGES
 from mocodet.common.encoders.reading import ABOUT_SIGNS, Encoder, extract_encoder
-from mocodet.common.encoders.resnet import ARCHITECTURES
 from mocodet.common.files import atomic_open
 from mocodet.common.skeleton import NoDraws
 from mocodet.common.text import first_few
 
 from .arrays import load_array_pickle
-
-# What any detectron2 model must be told when it starts from weights converted like this (recipes section 2); what its
-# architecture asks for comes on top (`required_config`).
-REQUIRED_CONFIG: dict[str, Any] = {
-    "INPUT.FORMAT": "RGB",
-    "MODEL.PIXEL_MEAN": [123.675, 116.280, 103.530],
-    "MODEL.PIXEL_STD": [58.395, 57.120, 57.375],
-    "MODEL.RESNETS.STRIDE_IN_1X1": False,
-}
+from .settings import ASSUMED_KEY, AUTHOR, SETTINGS_KEY, encoder_settings, required_config
 
 STAGES = {"layer1": "res2", "layer2": "res3", "layer3": "res4", "layer4": "res5"}
 
@@ -54,12 +45,6 @@ PARTS: tuple[tuple[str, str], ...] = (
 # `backbone.bottom_up.stem.conv1.weight`, `res5.0.conv1.weight` of `roi_heads.res5.0.conv1.weight`. A stage's blocks are
 # numbered, so that what a detector adds beside them (`roi_heads.res5.norm`, `fpn_lateral5`) is not meant.
 ENCODER_PART = re.compile(r"(?:^|\.)((?:stem|res[2-5]\.\d+)\..+)$")
-
-AUTHOR = "mocodet"
-
-# Whose files hold torchvision's networks, in which the 3x3 convolution of a bottleneck has its stride: ours (made while
-# loading, too), those of MoCo's own conversion script and of detectron2's for torchvision's files.
-TORCHVISION_AUTHORS = {AUTHOR, "MOCO", "torchvision"}
 
 # Largest relative difference that `compare_stages` accepts.
 TOLERANCE = 1e-5
@@ -114,7 +99,7 @@ def convert_file(
         if check:
             refuse_signs(encoder)
             refuse_constant_statistics(encoder)
-            differences = compare_stages(detectron2_resnet(encoder.arch, pickle.loads(content)), encoder.build())
+            differences = compare_stages(detectron2_resnet(encoder, pickle.loads(content)), encoder.build())
     with atomic_open(output, "wb") as handle:
         handle.write(content)
     return Conversion(encoder, differences)
@@ -151,34 +136,10 @@ def _load(source: str | PathLike) -> Any:
         raise
 
 
-def required_config(encoder: Encoder) -> dict[str, Any]:
-    """Return what a detectron2 config must set to start from ``encoder``, where detectron2's defaults are otherwise.
-
-    The depth is there in any case, so that it is plain which network is meant.
-    """
-    defaults = dict(get_cfg().MODEL.RESNETS)
-    special = {
-        key: value
-        for key, value in resnet_config(encoder.arch).items()
-        if key == "MODEL.RESNETS.DEPTH" or value != defaults[key.rpartition(".")[2]]
-    }
-    return REQUIRED_CONFIG | special
-
-
-def resnet_config(arch: str) -> dict[str, int]:
-    """Return the settings that make detectron2's ResNet an ``arch``, a key of `ARCHITECTURES`."""
-    shape = ARCHITECTURES[arch]
-    return {
-        "MODEL.RESNETS.DEPTH": shape.depth,
-        "MODEL.RESNETS.STEM_OUT_CHANNELS": shape.stem_channels,
-        "MODEL.RESNETS.RES2_OUT_CHANNELS": shape.layer1_channels,
-        "MODEL.RESNETS.NUM_GROUPS": shape.groups,
-        "MODEL.RESNETS.WIDTH_PER_GROUP": shape.inner_channels // shape.groups,
-    }
-
-
 def to_detectron2(encoder: Encoder) -> dict[str, Any]:
     """Return what detectron2's checkpointer reads: ``{"model": name -> float32 ndarray, "__author__", ...}``.
+
+    It says for which images and strides the encoder was trained (`mocodet.detection.weights.settings`).
 
     Raises:
         ValueError: detectron2 has no network with the encoder's small stem.
@@ -190,7 +151,14 @@ def to_detectron2(encoder: Encoder) -> dict[str, Any]:
             " pre-train with MODEL.SMALL_STEM False"
         )
     model = {detectron2_name(name): tensor.detach().contiguous().numpy() for name, tensor in encoder.tensors.items()}
-    return {"model": model, "__author__": AUTHOR, "matching_heuristics": True}
+    settings = encoder_settings(encoder)
+    return {
+        "model": model,
+        "__author__": AUTHOR,
+        "matching_heuristics": True,
+        SETTINGS_KEY: dict(settings.values),
+        ASSUMED_KEY: sorted(settings.assumed),
+    }
 
 
 def detectron2_name(name: str) -> str:
@@ -207,11 +175,11 @@ def torchvision_name(name: str) -> str:
     return name.removeprefix("stem.")
 
 
-def detectron2_resnet(arch: str, checkpoint: dict[str, Any]) -> nn.Module:
-    """Build detectron2's ResNet for an ``arch`` of `ARCHITECTURES`; let detectron2's own checkpointer fill it.
+def detectron2_resnet(encoder: Encoder, checkpoint: dict[str, Any]) -> nn.Module:
+    """Build detectron2's ResNet for an encoder, as `required_config` says; let detectron2's own checkpointer fill it.
 
     Args:
-        arch: which ResNet.
+        encoder: which ResNet.
         checkpoint: as detectron2 loads it from a file: ``{"model": name -> array or tensor, ...}``.
 
     Raises:
@@ -220,9 +188,8 @@ def detectron2_resnet(arch: str, checkpoint: dict[str, Any]) -> nn.Module:
     cfg = get_cfg()
     cfg.MODEL.BACKBONE.FREEZE_AT = 0
     cfg.MODEL.RESNETS.NORM = "BN"
-    cfg.MODEL.RESNETS.STRIDE_IN_1X1 = REQUIRED_CONFIG["MODEL.RESNETS.STRIDE_IN_1X1"]
     cfg.MODEL.RESNETS.OUT_FEATURES = list(STAGES.values())
-    for key, value in resnet_config(arch).items():
+    for key, value in required_config(encoder).items():
         cfg.merge_from_list([key, value])
     with NoDraws():
         backbone = build_backbone(cfg)
@@ -305,7 +272,8 @@ def compare_stages(written: nn.Module, source: nn.Module) -> dict[str, float]:
 
 
 def _stages(network: nn.Module) -> dict[str, Tensor]:
-    images = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))  # N x 3 x H x W
+    channels = next(network.parameters()).shape[1]  # of the first convolution
+    images = torch.randn(2, channels, 96, 96, generator=torch.Generator().manual_seed(0))  # N x C x H x W
     network.eval()
     stages: dict[str, Tensor] = {}
     with torch.no_grad(), eager_convolutions():

@@ -17,14 +17,15 @@ from detectron2.config import CfgNode, get_cfg
 
 from mocodet.common.checkpoint import errors_about, load_torch_file
 from mocodet.common.encoders.find import holds_encoder
-from mocodet.common.encoders.reading import BATCH_COUNTER, DISTRIBUTED_PREFIX, extract_encoder
+from mocodet.common.encoders.reading import BATCH_COUNTER, DISTRIBUTED_PREFIX, Encoder, extract_encoder
 from mocodet.common.encoders.resnet import ARCHITECTURES
 from mocodet.common.encoders.styles import with_dot
 from mocodet.common.files import atomic_open
 from mocodet.common.text import first_few
 
 from .arrays import load_array_pickle
-from .convert import ENCODER_PART, TORCHVISION_AUTHORS, Conversion, compare_stages, detectron2_resnet, torchvision_name
+from .convert import ENCODER_PART, Conversion, compare_stages, detectron2_resnet, torchvision_name
+from .settings import TORCHVISION_AUTHORS
 
 
 def convert_back_file(
@@ -69,7 +70,7 @@ def convert_back_file(
             raise ValueError(f"holds a {type(loaded).__name__}; expected a detectron2 checkpoint")
         prefix, parts = _find_resnet(loaded, prefix)
         encoder = extract_encoder({torchvision_name(name): tensor for name, tensor in parts.items()})
-        notes = _notes(encoder.arch, loaded.get("__author__"), config, config_file) + encoder.notes
+        notes = _notes(encoder, loaded.get("__author__"), config, config_file) + encoder.notes
         buffer = io.BytesIO()
         torch.save({name: tensor.contiguous() for name, tensor in encoder.tensors.items()}, buffer)
         differences = {}
@@ -77,7 +78,7 @@ def convert_back_file(
             buffer.seek(0)
             written = extract_encoder(torch.load(buffer, weights_only=True)).build()
             tensors = {name: tensor.float() for name, tensor in parts.items() if not name.endswith(BATCH_COUNTER)}
-            differences = compare_stages(written, detectron2_resnet(encoder.arch, {"model": tensors}))
+            differences = compare_stages(written, detectron2_resnet(encoder, {"model": tensors}))
     with atomic_open(output, "wb") as handle:
         handle.write(buffer.getvalue())
     return Conversion(replace(encoder, kind="encoder of a detectron2 model", prefix=prefix, notes=notes), differences)
@@ -137,9 +138,18 @@ def _read_config(path: str | PathLike) -> CfgNode:
     return cfg
 
 
-def _notes(arch: str, author: str | None, config: CfgNode | None, path: str | PathLike | None) -> tuple[str, ...]:
+def _notes(
+    encoder: Encoder, author: str | None, config: CfgNode | None, path: str | PathLike | None
+) -> tuple[str, ...]:
     """Refuse a stride that is not known to lie in the 3x3 convolutions; return what torchvision's user must know."""
-    bottleneck = ARCHITECTURES[arch].bottleneck
+    bottleneck = ARCHITECTURES[encoder.arch].bottleneck
+    notes = []
+    if encoder.channels == 1:
+        width = ARCHITECTURES[encoder.arch].stem_channels
+        notes.append(
+            "it takes grey images; before torchvision's ResNet loads it, set network.conv1 ="
+            f" torch.nn.Conv2d(1, {width}, 7, 2, 3, bias=False)"
+        )
     if config is None:
         if bottleneck and author not in TORCHVISION_AUTHORS:
             raise ValueError(
@@ -147,17 +157,17 @@ def _notes(arch: str, author: str | None, config: CfgNode | None, path: str | Pa
                 " default and most of its model zoo have it, or in the 3x3 as torchvision's; give the detector's config"
                 " with --config-file"
             )
-        return ()
+        return tuple(notes)
     if bottleneck and config.MODEL.RESNETS.STRIDE_IN_1X1:
         raise ValueError(
             f"the detector has the stride of its bottlenecks in the 1x1 convolutions (RESNETS.STRIDE_IN_1X1 True in"
             f" {path}), as networks from Caffe have; torchvision's ResNet has it in the 3x3 convolutions and would"
             " compute something else"
         )
-    notes = [
+    notes.append(
         f"the detector saw {config.INPUT.FORMAT} images of 0 to 255, less {list(config.MODEL.PIXEL_MEAN)}, divided by"
         f" {list(config.MODEL.PIXEL_STD)} ({path})"
-    ]
+    )
     if config.MODEL.RESNETS.RES5_DILATION != 1:
         notes.append(
             f"res5 was dilated by {config.MODEL.RESNETS.RES5_DILATION}; for equal features build torchvision's ResNet"

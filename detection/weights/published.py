@@ -27,7 +27,8 @@ from mocodet.common.download import DownloadError, download, md5_of
 from mocodet.common.files import write_json
 from mocodet.common.locks import exclusive
 
-from .convert import convert_file, required_config
+from .convert import convert_file
+from .settings import required_config
 
 SCHEME = "moco"
 PREFIX = f"{SCHEME}://"
@@ -38,7 +39,7 @@ PUBLISHED_URL = "https://dl.fbaipublicfiles.com/moco/moco_checkpoints"
 
 # To be raised with every change of what `convert_file` writes for the same checkpoint, or of the settings: what older
 # versions put into the cache is then made anew.
-FORMAT = 1
+FORMAT = 2
 
 LICENCE = "CC BY-NC 4.0 (https://creativecommons.org/licenses/by-nc/4.0/): not for commercial use"
 

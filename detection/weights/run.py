@@ -3,10 +3,12 @@
 import argparse
 import warnings
 
+from mocodet.common.encoders.reading import Encoder
 from mocodet.common.errors import errors_in_one_line
 
-from .convert import TOLERANCE, Conversion, convert_file, required_config
+from .convert import BATCH_NORM_EPSILON, TOLERANCE, Conversion, convert_file
 from .convert_back import convert_back_file
+from .settings import encoder_settings, required_config
 
 
 def main(args: argparse.Namespace) -> None:
@@ -43,10 +45,34 @@ def _report(conversion: Conversion, args: argparse.Namespace) -> list[str]:
         ]
     else:
         lines.append("Not verified (--no-verify).")
-    if not back:
-        lines += ["", "A detectron2 model that starts from this file needs these settings:"]
-        lines += [f"  {key}: {_yaml(value)}" for key, value in required_config(encoder).items()]
-    return lines
+    return lines if back else [*lines, "", *_settings(encoder)]
+
+
+def _settings(encoder: Encoder) -> list[str]:
+    """Say what a config needs, setting by setting, and where each is known from."""
+    assumed = encoder_settings(encoder).assumed
+    lines = [
+        f"  {key + ': ' + _yaml(value):<52}  # {'assumed' if key in assumed else 'known'}"
+        for key, value in required_config(encoder).items()
+    ]
+    source = "mocodet made the checkpoint" if encoder.is_ours else "the tensors show it"
+    remarks = [f"Known: {source}. The norms are batch norm: MODEL.RESNETS.NORM may be FrozenBN, BN or SyncBN."]
+    if assumed:
+        remarks += [
+            "Assumed: the checkpoint does not say it. Usual are ImageNet's pixels, torchvision's strides, and a batch",
+            f"norm that adds {BATCH_NORM_EPSILON:g} to variances. If its training differed, set what it had.",
+        ]
+    overrides = " ".join(f"{key} {_word(value)}" for key, value in required_config(encoder).items())
+    return [
+        "A detectron2 model that starts from this file needs these settings:",
+        *lines,
+        *remarks,
+        f"On a command line: {overrides}",
+    ]
+
+
+def _word(value: object) -> str:
+    return f'"{value}"' if isinstance(value, list) else str(value)
 
 
 def _yaml(value: object) -> str:

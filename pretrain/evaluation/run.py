@@ -81,6 +81,8 @@ def open_frozen(
         encoder = read_encoder(args.checkpoint, args.prefix)
         backbone, arch, source = encoder.build(), encoder.arch, args.checkpoint
         progress = encoder.progress
+        for note in encoder.notes:
+            logger.info(note)
     backbone = backbone.requires_grad_(False).to(device).to(memory_format=torch.channels_last)
     description = {
         "checkpoint": source,

@@ -94,7 +94,7 @@ DEFECTS = {
     "missing block": (drop_block, r"has \(2, 2, 1, 2\) basic blocks"),
     "unknown tensor": (put("layer1.0.gate", torch.ones(2)), r"has not: module\.encoder_q\.layer1\.0\.gate"),
     "wrong kernel": (put("conv1.weight", torch.ones(64, 3, 5, 5)), r"conv1\.weight has shape \(64, 3, 5, 5\).*7, 7\)"),
-    "wrong channels": (put("conv1.weight", torch.ones(64, 1, 3, 3)), r"has shape \(64, 1, 3, 3\).*\(64, 3, 3, 3\)"),
+    "channels": (put("conv1.weight", torch.ones(64, 4, 7, 7)), r"4 channels .*one channel or three; .* red, green and"),
     "wrong width": (put("layer1.0.conv2.weight", torch.ones(32, 32, 3, 3)), r"inner channels 32, groups 1"),
     "wrong type": (put("conv1.weight", torch.ones(64, 3, 7, 7).byte()), r"torch\.uint8.*expected.* float32"),
     "no memory": (put("conv1.weight", torch.ones(64, 3, 7, 7, device="meta")), r"on meta; expected a dense tensor"),

@@ -21,7 +21,8 @@ from mocodet import configs
 from mocodet.common.encoders.resnet import build_resnet
 from mocodet.detection import add_moco_config
 from mocodet.detection.training.checkpoint import MocoDetCheckpointer
-from mocodet.detection.weights.convert import REQUIRED_CONFIG, convert_file
+from mocodet.detection.weights.convert import convert_file
+from mocodet.detection.weights.settings import REQUIRED_CONFIG
 from tests.detection.tiny import resnet_config
 from tests.encoders import encoder as trained_encoder
 
@@ -202,10 +203,19 @@ def test_load__warns_of_another_kind_of_images(resnet18: dict, tmp_path: Path, c
     cfg = config(18, fpn=True)
     required = {key: value for key, value in REQUIRED_CONFIG.items() if "STRIDE" not in key}
     cfg.merge_from_list([*(item for pair in required.items() for item in pair), *keys])
-    MocoDetCheckpointer(build_model(cfg)).load(save(original(resnet18), tmp_path / "moco.pth.tar"))
+    checkpointer = MocoDetCheckpointer(build_model(cfg))
+    checkpointer.load(save(original(resnet18), tmp_path / "moco.pth.tar"))
     warnings = [record.getMessage() for record in caplog.records if "images of another kind" in record.getMessage()]
     assert len(warnings) == bool(told)
     assert told in "".join(warnings)
+    assert checkpointer.mismatch == "".join(warnings)  # for the end of a training
+    if "INPUT.FORMAT" in keys:  # of our own encoders it is known
+        path = save({**ours(resnet18), "method": {"name": "moco", "encoder": "encoder_q"}}, tmp_path / "ours.pth")
+        convert_file(path, tmp_path / "ours.pkl", check=False)
+        with pytest.raises(
+            ValueError, match=r"images of INPUT\.FORMAT RGB, the config has BGR; set INPUT\.FORMAT RGB, "
+        ):
+            checkpointer.load(str(tmp_path / "ours.pkl"))
 
 
 def test_load__without_a_network(resnet18: dict, tmp_path: Path, monkeypatch) -> None:
@@ -481,11 +491,10 @@ def test_load__our_detector_of_other_classes_and_of_another_model(tmp_path: Path
         assert torch.equal(state[name], source[name.replace("backbone.bottom_up.", place)]), name
 
     # It says what its images were, and where its strides are.
-    caplog.clear()
-    MocoDetCheckpointer(build_model(leaf_config("pascal_voc_R_50_C4_24k", "INPUT.FORMAT", "RGB"))).load(file)
-    assert (
-        "another kind than the model has: INPUT.FORMAT RGB. Unless that is meant, set INPUT.FORMAT BGR" in caplog.text
-    )
+    with pytest.raises(
+        ValueError, match=r"on images of INPUT\.FORMAT BGR, the config has RGB; set INPUT\.FORMAT BGR, "
+    ):
+        MocoDetCheckpointer(build_model(leaf_config("pascal_voc_R_50_C4_24k", "INPUT.FORMAT", "RGB"))).load(file)
     with pytest.raises(ValueError, match=r"the stride in the 1x1 convolutions, .* in the 3x3 .*STRIDE_IN_1X1 True$"):
         MocoDetCheckpointer(build_model(leaf_config("pascal_voc_R_50_C4_24k_moco"))).load(file)
 

@@ -18,6 +18,7 @@ from mocodet.detection.training import run as cli
 from tests.commands import parsed
 from tests.commands import train as train_net
 from tests.detection.tiny import CLASSES, make_coco, make_voc, options
+from tests.encoders import checkpoint_of, encoder
 
 CONFIG = "pascal_voc_R_50_DC5_24k_random.yaml"
 FOR_FOUR = {"SOLVER__REFERENCE_WORLD_SIZE": 4, "SOLVER__IMS_PER_BATCH": 4, "SOLVER__MAX_ITER": 1}
@@ -73,7 +74,7 @@ def test_eval_only__needs_the_whole_detector(trained, data, tmp_path):
 
 
 def test_setup__bad_overrides_are_one_line():
-    with pytest.raises(SystemExit, match=r"^error: .*Non-existent key: MODEL.WEIGHT"):
+    with pytest.raises(SystemExit, match=r"^error: .*there is no key MODEL\.WEIGHT; did you mean MODEL\.WEIGHTS\?$"):
         train_net(["--config-file", CONFIG, "MODEL.WEIGHT", "x"])
 
 
@@ -289,20 +290,31 @@ def test_resume__continues_where_the_run_stopped(data, tmp_path):
     assert [line["iteration"] for line in metrics(tmp_path) if "total_loss" in line] == [1, 2]
 
 
-def test_train__mask_rcnn_on_coco(tmp_path):
+def test_train__mask_rcnn_on_coco_in_grey(tmp_path):
+    """From an encoder of grey images, not converted; a run in RGB is refused before it leaves anything."""
     train, test = make_coco(tmp_path / "a", 2), make_coco(tmp_path / "b", 1)
+    torch.save(checkpoint_of(encoder("resnet18", channels=1), "original"), tmp_path / "grey.pth")
     keys = {"MODEL__MASK_ON": True, "SOLVER__MAX_ITER": 1, "TEST__PRECISE_BN__ENABLED": False}
-    train_net(["--config-file", CONFIG, *options(tmp_path, train, test, **keys)])
-    assert set(results(tmp_path)[test["NAME"]]) == {"bbox", "segm"}
+    keys["MODEL__WEIGHTS"] = str(tmp_path / "grey.pth")
+    with pytest.raises(
+        SystemExit, match=r"^error: .*trained on images of INPUT\.FORMAT L, .* RGB; set INPUT\.FORMAT L,"
+    ):
+        train_net(["--config-file", CONFIG, *options(tmp_path / "out", train, test, **keys)])
+    assert not (tmp_path / "out" / "config.yaml").exists()
+    grey = {"INPUT__FORMAT": "L", "MODEL__PIXEL_MEAN": [117.038], "MODEL__PIXEL_STD": [57.53]}
+    train_net(["--config-file", CONFIG, *options(tmp_path / "out", train, test, **keys, **grey)])
+    assert set(results(tmp_path / "out")[test["NAME"]]) == {"bbox", "segm"}
+    state = torch.load(tmp_path / "out" / "model_final.pth", weights_only=True)["model"]
+    assert state["backbone.bottom_up.stem.conv1.weight"].shape == (64, 1, 7, 7)
 
 
 def test_setup__missing_weights_name_the_two_commands(data, tmp_path):
     opts = options(tmp_path, *data, MODEL__WEIGHTS="output/none.pkl")
     with pytest.raises(SystemExit, match=r"(?s)names output/none\.pkl.*mocodet pretrain .*mocodet convert "):
         train_net(["--config-file", CONFIG, *opts])
-    with pytest.raises(SystemExit, match=r"pretrain/own_images_R_18.yaml(?s:.*)mocodet convert .* output/none\.pkl\n"):
+    with pytest.raises(SystemExit, match=r"pretrain/own_images_R_18\.yaml .*mocodet convert .* output/none\.pkl; or name"):
         train_net(["--config-file", CONFIG, "--resume", *opts])
-    with pytest.raises(SystemExit, match=r"^error: MODEL.WEIGHTS names output/none.pkl, which does not exist\.$"):
+    with pytest.raises(SystemExit, match=r"^error: MODEL.WEIGHTS names output/none.pkl, which does not exist; name one that does$"):
         train_net(["--config-file", CONFIG, "--eval-only", *opts])
 
 
@@ -326,6 +338,6 @@ def test_setup__falls_back_to_the_cpu(data, tmp_path):
     args = parsed("train", ["--config-file", CONFIG, *options(tmp_path, *data, MODEL__DEVICE="cuda")])
     configs_made = []
     args.num_gpus = 1
-    launch(lambda parsed: configs_made.append(setup(parsed)), args)
+    launch(lambda parsed: configs_made.append(setup(parsed)), args, cli.read_config)
     assert configs_made[0].MODEL.DEVICE == "cpu"
     assert "CUDA is not available: running on the CPU" in (tmp_path / "log.txt").read_text()

@@ -18,7 +18,7 @@ from torch import nn
 
 from mocodet.common.encoders.reading import Encoder, extract_encoder
 from mocodet.common.encoders.resnet import ARCHITECTURES, build_resnet
-from mocodet.detection.weights import convert
+from mocodet.detection.weights import convert, settings
 from mocodet.pretrain.methods.grouped_bn import GroupedBatchNorm2d
 from mocodet.pretrain.methods.heads import build_encoder
 from mocodet.pretrain.methods.moco import MomentumContrast
@@ -37,13 +37,13 @@ def detectron2_resnet(depth: int) -> nn.Module:
     return build_backbone(cfg)
 
 
-def configured_resnet(settings: dict) -> nn.Module:
+def configured_resnet(needed: dict) -> nn.Module:
     """detectron2's ResNet, without memory, from its own defaults and what the converter says is to be set."""
     cfg = get_cfg()
     cfg.MODEL.BACKBONE.FREEZE_AT = 0
     cfg.MODEL.RESNETS.NORM = "BN"
     cfg.MODEL.RESNETS.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
-    for key, value in settings.items():
+    for key, value in needed.items():
         cfg.merge_from_list([key, value])
     with torch.device("meta"):
         return build_backbone(cfg)
@@ -119,13 +119,15 @@ def test_convert_file__names_and_values(tmp_path: Path, depth: int, head: str, l
 
 
 # Filling the widest would take seconds and 1.5 GB; its names and shapes are compared below.
-@pytest.mark.parametrize("arch", [arch for arch in ARCHITECTURES if arch != "resnet50w4"])
-def test_to_detectron2__activations(arch: str) -> None:
+@pytest.mark.parametrize(
+    ("arch", "channels"), [*((arch, 3) for arch in ARCHITECTURES if arch != "resnet50w4"), ("resnet18", 1)]
+)
+def test_to_detectron2__activations(arch: str, channels: int) -> None:
     """The settings that the converter names are enough for a ResNet that computes what the encoder computes."""
-    reference = encoder(arch).eval()
+    reference = encoder(arch, channels=channels).eval()
     found = extract_encoder(reference.state_dict())
-    assert found.arch == arch
-    backbone = configured_resnet(convert.required_config(found)).eval()
+    assert (found.arch, found.channels) == (arch, channels)
+    backbone = configured_resnet(settings.required_config(found)).eval()
     arrays = convert.to_detectron2(found)["model"]
     backbone.load_state_dict({name: torch.from_numpy(value) for name, value in arrays.items()}, assign=True)
 
@@ -134,7 +136,7 @@ def test_to_detectron2__activations(arch: str) -> None:
         getattr(reference, f"layer{stage}").register_forward_hook(
             lambda module, args, output, stage=stage: expected.__setitem__(f"res{stage + 1}", output)
         )
-    images = torch.randn(1, 3, 64, 64)
+    images = torch.randn(1, channels, 64, 64)
     with torch.no_grad():
         reference(images)
         computed = backbone(images)
@@ -149,8 +151,8 @@ def test_to_detectron2__names_and_shapes(arch: str) -> None:
     with torch.device("meta"):
         state = build_resnet(arch).state_dict()
     tensors = {k: v for k, v in state.items() if not k.startswith("fc.") and not k.endswith("num_batches_tracked")}
-    settings = convert.required_config(Encoder("", "", arch, False, tensors, {}, ""))
-    expected = {name: value.shape for name, value in configured_resnet(settings).state_dict().items()}
+    needed = settings.required_config(Encoder("", "", arch, False, tensors, {}, ""))
+    expected = {name: value.shape for name, value in configured_resnet(needed).state_dict().items()}
     expected = {name: shape for name, shape in expected.items() if not name.endswith("num_batches_tracked")}
     assert {convert.detectron2_name(name): value.shape for name, value in tensors.items()} == expected
 
@@ -168,9 +170,9 @@ def test_to_detectron2__names_and_shapes(arch: str) -> None:
     ],
 )
 def test_required_config(arch: str, expected: dict) -> None:
-    found = convert.required_config(Encoder("", "", arch, False, {}, {}, ""))
-    assert {key: found[key] for key in convert.REQUIRED_CONFIG} == convert.REQUIRED_CONFIG
-    special = {key: value for key, value in found.items() if key not in convert.REQUIRED_CONFIG}
+    found = settings.required_config(Encoder("", "", arch, False, {}, {}, ""))
+    assert {key: found[key] for key in settings.REQUIRED_CONFIG} == settings.REQUIRED_CONFIG
+    special = {key: value for key, value in found.items() if key not in settings.REQUIRED_CONFIG}
     assert special == {f"MODEL.RESNETS.{key}": value for key, value in expected.items()}
 
 
@@ -362,11 +364,11 @@ def test_verify__swapped_stages(tmp_path: Path, resnet18: nn.Module, monkeypatch
 
 
 def test_verify__stride_in_the_1x1(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(convert.REQUIRED_CONFIG, "MODEL.RESNETS.STRIDE_IN_1X1", True)
+    monkeypatch.setitem(settings.REQUIRED_CONFIG, "MODEL.RESNETS.STRIDE_IN_1X1", True)
     found = extract_encoder(encoder("resnet50").state_dict())
     # res2 has no stride, so it agrees whatever the setting is.
     with pytest.raises(ValueError, match="verification failed at res3, res4, res5:"):
-        convert.compare_stages(convert.detectron2_resnet(found.arch, convert.to_detectron2(found)), found.build())
+        convert.compare_stages(convert.detectron2_resnet(found, convert.to_detectron2(found)), found.build())
 
 
 def test_verify__changed_file(resnet18: nn.Module) -> None:
@@ -374,10 +376,10 @@ def test_verify__changed_file(resnet18: nn.Module) -> None:
     content = convert.to_detectron2(found)
     content["model"]["res5.1.conv2.norm.bias"] = content["model"]["res5.1.conv2.norm.bias"] + 1
     with pytest.raises(ValueError, match="verification failed at res5:"):
-        convert.compare_stages(convert.detectron2_resnet(found.arch, deepcopy(content)), found.build())
+        convert.compare_stages(convert.detectron2_resnet(found, deepcopy(content)), found.build())
     content["model"]["res5.1.conv2.norm.bias"][:] = np.nan
     with pytest.raises(ValueError, match="verification failed at res5:"):
-        convert.compare_stages(convert.detectron2_resnet(found.arch, deepcopy(content)), found.build())
+        convert.compare_stages(convert.detectron2_resnet(found, deepcopy(content)), found.build())
 
 
 @pytest.mark.parametrize("value", [0.0, 0.3])

@@ -11,7 +11,7 @@ import torchvision
 from mocodet.common.encoders.resnet import build_resnet
 from mocodet.detection.weights import convert as convert_module
 from tests.commands import convert
-from tests.encoders import checkpoint_of, encoder
+from tests.encoders import checkpoint_of, encoder, numbered
 
 TOOL = Path(__file__).parents[3] / "tools" / "convert_pretrain_to_detectron2.py"
 
@@ -40,12 +40,16 @@ def test_main__report(source: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "max|a-b| / max|b|" in printed
     for stage in ("res2", "res3", "res4", "res5"):
         assert f"\n  {stage}  " in printed
-    assert '  INPUT.FORMAT: "RGB"\n' in printed
-    assert "  MODEL.PIXEL_MEAN: [123.675, 116.280, 103.530]\n" in printed
-    assert "  MODEL.PIXEL_STD: [58.395, 57.120, 57.375]\n" in printed
-    assert "  MODEL.RESNETS.STRIDE_IN_1X1: False\n" in printed
-    assert "  MODEL.RESNETS.DEPTH: 18\n" in printed
-    assert "  MODEL.RESNETS.RES2_OUT_CHANNELS: 64\n" in printed
+    assert settings_in(printed) == {
+        'INPUT.FORMAT: "RGB"': "assumed",
+        "MODEL.PIXEL_MEAN: [123.675, 116.280, 103.530]": "assumed",
+        "MODEL.PIXEL_STD: [58.395, 57.120, 57.375]": "assumed",
+        "MODEL.RESNETS.STRIDE_IN_1X1: False": "known",  # there are no 1x1 convolutions with a stride
+        "MODEL.RESNETS.DEPTH: 18": "known",
+        "MODEL.RESNETS.RES2_OUT_CHANNELS: 64": "known",
+    }
+    assert "batch norm: MODEL.RESNETS.NORM may be FrozenBN, BN or SyncBN." in printed
+    assert "Assumed: the checkpoint does not say it." in printed
     assert "STEM_OUT_CHANNELS" not in printed
     assert len(pickle.loads(output.read_bytes())["model"]) == 100
 
@@ -58,8 +62,40 @@ def test_main__resnext(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     printed = capsys.readouterr().out
     assert "resnext50_32x4d, mocodet classifier, mocodet format (iteration 41), names 'encoder.*'" in printed
     assert "left out: 2 projection head or classifier" in printed
-    assert "  MODEL.RESNETS.DEPTH: 50\n" in printed
-    assert "  MODEL.RESNETS.NUM_GROUPS: 32\n  MODEL.RESNETS.WIDTH_PER_GROUP: 4\n" in printed
+    found = settings_in(printed)
+    assert found["MODEL.RESNETS.STRIDE_IN_1X1: False"] == "assumed"
+    shape = ["MODEL.RESNETS.DEPTH: 50", "MODEL.RESNETS.NUM_GROUPS: 32", "MODEL.RESNETS.WIDTH_PER_GROUP: 4"]
+    assert [setting for setting in found if "RESNETS" in setting and "STRIDE" not in setting] == shape
+
+
+def test_main__grey(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever the layout, one channel is taken, four are refused; a checkpoint of ours leaves nothing to assume."""
+    path = tmp_path / "grey.pth"
+    network = encoder("resnet18", channels=1)
+    torch.save({**checkpoint_of(network, "ours"), "method": {"name": "mine", "encoder": "encoder_q"}}, path)
+    convert([str(path), str(tmp_path / "out.pkl")])
+    printed = capsys.readouterr().out
+    assert "\nVerified: " in printed
+    assert [*settings_in(printed)][:3] == [
+        'INPUT.FORMAT: "L"',
+        "MODEL.PIXEL_MEAN: [117.038]",  # 0.299, 0.587 and 0.114 of ImageNet's
+        "MODEL.PIXEL_STD: [57.530]",
+    ]
+    assert {*settings_in(printed).values()} == {"known"}
+    assert "ssumed" not in printed
+    assert ': INPUT.FORMAT L MODEL.PIXEL_MEAN "[117.038]" MODEL.PIXEL_STD "[57.53]" MODEL' in printed.splitlines()[-1]
+
+    torch.save(numbered(encoder("resnet18", channels=4)), path)
+    with pytest.raises(SystemExit, match=r"^error: .*grey\.pth: .* 4 channels .* grey or as RGB, .* keep .*\[0, 1, 2"):
+        convert([str(path), str(tmp_path / "four.pkl")])
+    torch.save(numbered(network), path)
+    convert([str(path), str(tmp_path / "out.pkl"), "--no-verify"])
+    assert settings_in(capsys.readouterr().out)['INPUT.FORMAT: "L"'] == "known"
+
+
+def settings_in(printed: str) -> dict[str, str]:
+    """The settings that the converter prints, each with how it is known."""
+    return dict(re.findall(r"^  (\S+: .*?) +# (known|assumed)$", printed, re.MULTILINE))
 
 
 @pytest.mark.parametrize("protocol", [2, 4])

@@ -1,0 +1,145 @@
+"""What a detectron2 config must set for a model that starts from weights: which of it is known, which is assumed."""
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any
+
+from detectron2.config import get_cfg
+
+from mocodet.common.checkpoint import load_torch_file
+from mocodet.common.encoders.find import holds_encoder
+from mocodet.common.encoders.pixels import FORMATS, GREY_MEAN, GREY_STD, RGB_MEAN, RGB_STD
+from mocodet.common.encoders.reading import Encoder, extract_encoder
+from mocodet.common.encoders.resnet import ARCHITECTURES
+
+from .arrays import load_array_pickle
+
+FORMAT_KEY, STRIDE_KEY = "INPUT.FORMAT", "MODEL.RESNETS.STRIDE_IN_1X1"
+
+# What any detectron2 model must be told when it starts from a pre-trained encoder of RGB images (recipes section 2);
+# what its architecture asks for comes on top (`required_config`).
+REQUIRED_CONFIG: dict[str, Any] = {
+    FORMAT_KEY: FORMATS[3],
+    "MODEL.PIXEL_MEAN": list(RGB_MEAN),
+    "MODEL.PIXEL_STD": list(RGB_STD),
+    STRIDE_KEY: False,
+}
+
+# The same of one of grey images.
+GREY_CONFIG = {
+    **REQUIRED_CONFIG,
+    FORMAT_KEY: FORMATS[1],
+    "MODEL.PIXEL_MEAN": list(GREY_MEAN),
+    "MODEL.PIXEL_STD": list(GREY_STD),
+}
+
+AUTHOR = "mocodet"
+
+# Whose files hold torchvision's networks, in which the 3x3 convolution of a bottleneck has its stride: ours (made while
+# loading, too), those of MoCo's own conversion script and of detectron2's for torchvision's files.
+TORCHVISION_AUTHORS = {AUTHOR, "MOCO", "torchvision"}
+
+# Where a file says for which images and strides its network was trained, and which of these settings are assumed.
+SETTINGS_KEY, ASSUMED_KEY = "settings", "assumed"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """For which images and strides weights were trained, as far as it is known.
+
+    Attributes:
+        values: config key -> value.
+        assumed: keys of those that nothing in the file tells.
+    """
+
+    values: Mapping[str, Any]
+    assumed: frozenset[str] = frozenset()
+
+    @property
+    def remedy(self) -> str:
+        """Name them as on a command line."""
+        return ", ".join(f"{key} {value}" for key, value in self.values.items() if value is not None)
+
+
+def required_config(encoder: Encoder) -> dict[str, Any]:
+    """Return what a detectron2 config must set to start from ``encoder``, where detectron2's defaults are otherwise.
+
+    The depth is there in any case, so that it is plain which network is meant.
+    """
+    defaults = dict(get_cfg().MODEL.RESNETS)
+    special = {
+        key: value
+        for key, value in resnet_config(encoder.arch).items()
+        if key == "MODEL.RESNETS.DEPTH" or value != defaults[key.rpartition(".")[2]]
+    }
+    return dict(encoder_settings(encoder).values) | special
+
+
+def encoder_settings(encoder: Encoder) -> Settings:
+    """Return for which images and strides an encoder was trained.
+
+    Tensors show whether images are grey; of blocks without 1x1 convolutions there is one place for the stride. The rest
+    is known of mocodet's own checkpoints alone, and assumed of others, whose authors may have done otherwise.
+    """
+    grey = encoder.channels == 1
+    values = GREY_CONFIG if grey else REQUIRED_CONFIG
+    known = {FORMAT_KEY} if grey else set()
+    if not ARCHITECTURES[encoder.arch].bottleneck:
+        known.add(STRIDE_KEY)
+    return Settings(dict(values), frozenset() if encoder.is_ours else frozenset(values.keys() - known))
+
+
+def resnet_config(arch: str) -> dict[str, int]:
+    """Return the settings that make detectron2's ResNet an ``arch``, a key of `ARCHITECTURES`."""
+    shape = ARCHITECTURES[arch]
+    return {
+        "MODEL.RESNETS.DEPTH": shape.depth,
+        "MODEL.RESNETS.STEM_OUT_CHANNELS": shape.stem_channels,
+        "MODEL.RESNETS.RES2_OUT_CHANNELS": shape.layer1_channels,
+        "MODEL.RESNETS.NUM_GROUPS": shape.groups,
+        "MODEL.RESNETS.WIDTH_PER_GROUP": shape.inner_channels // shape.groups,
+    }
+
+
+def stored_settings(content: Mapping[str, Any]) -> Settings:
+    """Return the settings in what detectron2's checkpointer reads, from a file of ours or of torchvision's networks."""
+    if isinstance(values := content.get(SETTINGS_KEY), Mapping):
+        assumed = content.get(ASSUMED_KEY, ())
+        return Settings(values, frozenset(assumed if isinstance(assumed, list) else ()))
+    if content.get("__author__") in TORCHVISION_AUTHORS:
+        return Settings(REQUIRED_CONFIG, frozenset(REQUIRED_CONFIG))
+    return Settings({})
+
+
+def settings_of(path: str | PathLike) -> Settings:
+    """Return the settings of the weights in a file, whatever ``MODEL.WEIGHTS`` may name; no values where none is known.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    if str(path).endswith(".pkl"):
+        return stored_settings(load_array_pickle(path))
+    loaded = load_torch_file(path)
+    if isinstance(loaded, Mapping) and SETTINGS_KEY in loaded:
+        return stored_settings(loaded)
+    if holds_encoder(loaded):
+        with contextlib.suppress(ValueError):  # loading says it, if it takes this for an encoder too
+            return encoder_settings(extract_encoder(loaded))
+    return Settings({})
+
+
+def refuse_other_format(theirs: Settings, ours: str | None) -> None:
+    """Refuse weights for images whose channels are others than a model's, or stand in another order.
+
+    Raises:
+        ValueError: they are known to be for another ``INPUT.FORMAT`` than ``ours``. None means that nothing is known.
+    """
+    wanted = theirs.values.get(FORMAT_KEY)
+    is_known = FORMAT_KEY not in theirs.assumed or FORMATS[1] in (wanted, ours)
+    if wanted and ours and wanted != ours and is_known:
+        raise ValueError(
+            f"the weights were trained on images of {FORMAT_KEY} {wanted}, the config has {ours}; set {theirs.remedy},"
+            " or take the config's variant for such weights (_moco for mocodet's)"
+        )
