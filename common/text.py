@@ -21,6 +21,11 @@ def repeated(values: Iterable[Value]) -> list[Value]:
     return [value for value, count in Counter(values).items() if count > 1]
 
 
+def on_one_line(text: str) -> str:
+    """Return a text, which may hold a file name of any bytes, with escapes for what is no letter on a line."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
 def did_you_mean(word: str, known: Collection[str]) -> str:
     """Return the end of a message that suggests the word of ``known`` that was meant, if one is close."""
     close = get_close_matches(word, known, 1) or get_close_matches(word.upper(), known, 1)

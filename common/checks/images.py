@@ -12,11 +12,11 @@ from typing import TypeVar
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from mocodet.common.formats import MAX_PIXELS
 from mocodet.common.formats.findings import Finding
 from mocodet.common.formats.image import Size, decode_pixels, image_size, open_file, read_file, size_fault, unreadable
+from mocodet.common.progress import progress
 
 from .findings import Fault, Tally
 
@@ -49,13 +49,12 @@ def check_images(jobs: Sequence[ImageJob], tally: Tally, workers: int) -> Iterat
 
 def in_processes(look: Callable[[Job], Found | None], jobs: Sequence[Job], workers: int, what: str) -> Iterator[Found]:
     """Yield what ``look`` finds in ``jobs``, if anything, in their order; ``workers`` as in `check_images`."""
-    progress = partial(tqdm, total=len(jobs), desc=what, disable=None)
     if workers == 0 or not jobs:
-        yield from filter(None, progress(map(look, jobs)))
+        yield from filter(None, progress(map(look, jobs), what, len(jobs)))
         return
     # spawn: a forked child of a process with threads may hang.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from filter(None, progress(pool.map(look, jobs, chunksize=32)))
+        yield from filter(None, progress(pool.map(look, jobs, chunksize=32), what, len(jobs)))
 
 
 def image_fault(job: ImageJob, max_pixels: int = MAX_PIXELS) -> Finding | None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from mocodet.common.text import on_one_line
+
 # error: a run refuses; repaired: the meaning is certain, the log counts it; note: worth knowing, nothing is lost.
 Severity = Literal["error", "repaired", "note"]
 
@@ -38,7 +40,7 @@ class Finding:
         record = f"{self.record} " if self.record else ""
         record += f"(and {self.count - 1:,} more) " if self.count > 1 else ""
         line = f"{self.file}: {record}{self.what}" + (f"; {self.remedy}" if self.remedy else "")
-        return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
+        return on_one_line(line)
 
 
 class Ledger:

@@ -14,6 +14,7 @@ from detectron2.utils import comm
 from mocodet.common.files import write_json
 from mocodet.common.formats.image import decode_pixels, read_file
 from mocodet.common.locks import exclusive
+from mocodet.common.text import on_one_line
 
 from .exclusion import SKIPPED_FILES
 from .replacing import Skipped
@@ -84,7 +85,7 @@ class SkippedImages:
                     continue
                 when = time.strftime("%FT%T%z")
                 entries.append({"file": file, "reason": reason, "iteration": iteration, "time": when})
-                logger.warning(f"{name} {reason}: another image takes its place; see {self.path}")
+                logger.warning(on_one_line(f"{name} {reason}: another image takes its place; see {self.path}"))
             if len(entries) > len(listed):
                 self._write(entries)
         count = sum(not entry.get("settled", False) for entry in entries)
