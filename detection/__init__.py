@@ -24,6 +24,7 @@ register_weights()
 __all__ = [
     "CocoDataset",
     "EvaluationKind",
+    "Predictor",
     "SemSegDataset",
     "Trainer",
     "VocDataset",
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from .config import add_moco_config
     from .data import CocoDataset, SemSegDataset, VocDataset, YoloDataset, register_datasets
     from .evaluation.kinds import EvaluationKind, register_kind
+    from .predict.predictor import Predictor
     from .training.trainer import Trainer
     from .weights.convert import convert_file, convert_state_dict
 else:
@@ -51,6 +53,7 @@ else:
                 ("CocoDataset", "SemSegDataset", "VocDataset", "YoloDataset", "register_datasets"), ".data"
             ),
             **dict.fromkeys(("EvaluationKind", "register_kind"), ".evaluation.kinds"),
+            "Predictor": ".predict.predictor",
             "Trainer": ".training.trainer",
             **dict.fromkeys(("convert_file", "convert_state_dict"), ".weights.convert"),
         },

@@ -22,6 +22,7 @@ def parsed(name: str, arguments: Sequence[str]) -> argparse.Namespace:
     pretrain,
     convert,
     train,
+    predict,
     evaluate,
     visualize,
     study,

@@ -28,6 +28,8 @@ def test_examples__run_as_they_stand(tmp_path, monkeypatch):
     converted = torch.from_numpy(names["weights"]["model"]["res2.0.conv1.weight"])
     assert torch.allclose(loaded["backbone.bottom_up.res2.0.conv1.weight"], converted, atol=5e-3)
     assert "AP" in names["results"]["bbox"]
+    assert names["predictor"].classes.names == names["TOY_CLASSES"]
+    assert names["found"].image_size == (48, 64)
 
 
 @pytest.mark.parametrize("package", [mocodet.pretrain, mocodet.detection])

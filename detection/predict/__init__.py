@@ -1,0 +1,1 @@
+"""A trained model in use: predictions on images that nobody has labelled, and its export."""

@@ -1,0 +1,126 @@
+"""The command ``mocodet predict``: what a trained model finds in images that nobody has labelled."""
+
+import argparse
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+from detectron2.utils.logger import setup_logger
+
+from mocodet.common.errors import errors_in_one_line
+from mocodet.common.progress import progress
+
+from ..data.classes import predicts_pixels
+from ..evaluation.coco_results import RESULTS
+from .images import ImageFile, Loaded, find_images, in_batches, read_images
+from .output import (
+    LABELS,
+    PICTURES,
+    LabelWriter,
+    object_writer,
+    output_names,
+    start_folder,
+    write_images,
+    write_picture,
+)
+from .predictor import Prediction, Predictor, read_config
+
+logger = logging.getLogger(__name__)
+
+LABEL_VALUES = 256  # of an 8-bit image
+
+
+def predict(
+    predictor: Predictor,
+    root: Path,
+    files: Sequence[ImageFile],
+    output: Path,
+    *,
+    batch_size: int = 1,
+    threshold: float | None = None,
+    pictures: bool = True,
+) -> list[str]:
+    """Predict on images, and write what is found to a folder.
+
+    Args:
+        predictor: the model.
+        root: what the images are named relative to.
+        files: the images; their ids are 1 and on.
+        output: the folder, started by `start_folder`.
+        batch_size: how many images of one size to compute at a time.
+        threshold: the lowest score of an object that is kept; None: all are written, the likelier half drawn.
+        pictures: whether to draw.
+
+    Returns:
+        what is wrong with each file that could not be read; the others have their predictions.
+    """
+    names, images, faults = output_names(files), [], []
+    pixelwise = predicts_pixels(predictor.cfg)
+    opened = (
+        nullcontext(LabelWriter(output, predictor.classes))
+        if pixelwise
+        else object_writer(output, predictor.classes, threshold)
+    )
+    with opened as write:
+        found = _predictions(predictor, files, batch_size, keep_pixels=pictures)
+        for item, prediction in progress(found, "image", len(files)):
+            if prediction is None or item.inputs is None:
+                logger.warning(item.fault)
+                faults.append(item.fault)
+                continue
+            size = {"width": item.inputs["width"], "height": item.inputs["height"]}
+            images.append({"id": item.index + 1, "file_name": files[item.index].name, **size})
+            things = write(item.index + 1, names[item.index], prediction)
+            if item.pixels is not None:
+                write_picture(output, names[item.index], item.pixels, things, predictor.classes)
+        write_images(output, root, sorted(images, key=lambda image: image["id"]), predictor.classes)
+    return faults
+
+
+def _predictions(
+    predictor: Predictor, files: Sequence[ImageFile], batch_size: int, *, keep_pixels: bool
+) -> Iterator[tuple[Loaded, Prediction | None]]:
+    """Yield each file with what is found in it, None where it could not be read."""
+    cfg = predictor.cfg
+    workers = cfg.DATALOADER.NUM_WORKERS
+    loaded = read_images(
+        files, predictor.prepare, max_pixels=cfg.INPUT.MAX_PIXELS, workers=workers, keep_pixels=keep_pixels
+    )
+    for batch in in_batches(loaded, batch_size):
+        inputs = [item.inputs for item in batch if item.inputs is not None]
+        yield from zip(batch, predictor.infer(inputs) if inputs else [None], strict=True)
+
+
+def main(args: argparse.Namespace) -> None:
+    """Predict as the command line asks, and say where the predictions are.
+
+    Raises:
+        SystemExit: with an error, also where a file could not be read; the predictions on the others are there.
+    """
+    with errors_in_one_line():
+        setup_logger(name="mocodet")
+        output = Path(args.output)
+        root, files = find_images(args.images, leave_out=output)
+        predictor = Predictor(read_config(args.config_file, args.opts), args.weights)
+        pixelwise = predicts_pixels(predictor.cfg)
+        if pixelwise and args.threshold is not None:
+            raise ValueError("--threshold is of objects' scores, and this model gives each pixel a class; leave it out")
+        if pixelwise and len(predictor.classes.names) > LABEL_VALUES:
+            raise ValueError(
+                f"the model has {len(predictor.classes.names)} classes, and a pixel of a label image one of"
+                f" {LABEL_VALUES} values"
+            )
+        command = {"config_file": args.config_file, "weights": args.weights, "threshold": args.threshold}
+        start_folder(output, {**command, "overrides": args.opts}, overwrite=args.overwrite)
+        options = {"batch_size": args.batch_size, "threshold": args.threshold, "pictures": args.pictures}
+        faults = predict(predictor, root, files, output, **options)
+        if faults:
+            raise ValueError(
+                f"{len(faults)} of {len(files)} images could not be read, each named above; the predictions on the"
+                f" other {len(files) - len(faults)} are in {output}"
+            )
+    print(
+        f"Predictions on {len(files)} images are in {output / (LABELS if pixelwise else RESULTS)}"
+        + (f", pictures in {output / PICTURES}" if args.pictures else "")
+    )
