@@ -7,7 +7,6 @@ from mocodet.common.formats.findings import Finding
 from mocodet.common.formats.image import stem_of
 from mocodet.common.formats.lists import LABELS, read_list
 from mocodet.common.formats.voc_folder import (
-    FOLDERS,
     VocFolder,
     VocImage,
     choose_classes,
@@ -65,38 +64,55 @@ def list_file(folder: Path, split: str) -> Path:
     return VocFolder(folder).list_file(split)
 
 
-def check_layout(root: Path, classes: Sequence[str], tally: Tally, *, workers: int = 0) -> Iterator[Finding]:
+def check_layout(
+    root: Path, classes: Sequence[str], tally: Tally, *, lists: Sequence[Path] = (), workers: int = 0
+) -> Iterator[Finding]:
     """Yield what is found in one folder in VOC's layout: Annotations, ImageSets/Main, JPEGImages.
 
-    Looked at are the images that the lists of ``ImageSets/Main`` and ``ImageSets/Segmentation`` name. Lists called
-    ``<class>_<split>.txt`` are VOC's classification task and not looked at.
+    Looked at are the images that the lists of ``ImageSets/Main`` and ``ImageSets/Segmentation`` name; without the
+    former, and without ``lists``, all that have an XML file. Lists called ``<class>_<split>.txt`` are VOC's
+    classification task and not looked at.
+
+    Args:
+        root: the folder.
+        classes: of the objects to look at.
+        tally: gets what was looked at.
+        lists: more lists of images.
+        workers: processes that decode images; 0: this one does.
     """
-    if absent := [name for name in FOLDERS if not (root / name).is_dir()]:
-        yield from (Fault(root / name, "is missing; VOC's layout has it") for name in absent)
-        return
     folder = VocFolder(root)
-    lists = _lists(root / "ImageSets" / "Main", classes)
-    if not lists:
-        yield Fault(root / "ImageSets" / "Main", "holds no list of images, such as trainval.txt")
+    if folder.absent:
+        yield from (Fault(path, "is missing; VOC's layout has it") for path in folder.absent)
+        return
+    listing = root / "ImageSets" / "Main"
+    lists = [*lists, *_lists(listing, classes)]
+    if not lists and listing.is_dir():
+        yield Fault(listing, "holds no list of images, such as trainval.txt")
+    elif not lists:
+        tally.notes.append(f"{root} has no lists of images: SPLIT takes the path of one, HOLD_OUT makes two parts")
     images: dict[str, VocImage] = {}  # by name
     jobs = []
-    for path in lists:
-        names, findings = read_list(path, folder.knows)
+    for path in lists or ([] if listing.is_dir() else [folder.annotations.root]):
+        if path.is_dir():
+            names, findings = sorted(folder.annotations.names()), []
+        else:
+            names, findings = read_list(path, folder.knows)
         yield from findings
         for name in names:
             if name not in images:
                 images[name] = yield from _image_findings(folder, name, path, tally)
                 if (picture := images[name].image) is not None:
                     jobs.append(ImageJob(picture, images[name].annotation.size))
-        yield from class_findings(path, choose_classes([images[name] for name in names], [], classes), classes)
+        yield from class_findings(choose_classes([images[name] for name in names], [], path, classes), classes)
     pictures = folder.images.names()
     for name in sorted(folder.annotations.names() - pictures - images.keys()):
-        what = f"has no image JPEGImages/{name} with a suffix of images; fetch the image or remove the file"
+        what = f"has no image {folder.images.root.name}/{name} with a suffix of images; fetch it or remove the file"
         yield Fault(folder.annotation_file(name), what)
     jobs += yield from _mask_jobs(folder, classes, images)
     yield from check_images(jobs, tally, workers)
     if others := len(pictures - images.keys()):
-        tally.notes.append(f"{root}: {others:,} images are in no list of ImageSets/Main")
+        state = "are in no list of ImageSets/Main" if lists else "have no XML file"
+        tally.notes.append(f"{root}: {others:,} images {state}")
 
 
 def _image_findings(folder: VocFolder, name: str, listed: Path, tally: Tally) -> Generator[Finding, None, VocImage]:
@@ -143,7 +159,7 @@ def _mask_jobs(
             size = known_size(pictures[0]) if pictures else None
             if size is None and name not in looked_at:
                 what = f"is missing or no image, and {split} names it; fetch it"
-                yield Fault(folder.root / "JPEGImages" / name, what)
+                yield Fault(folder.images.root / name, what)
             elif not mask.is_file():
                 yield Fault(mask, f"is missing, and {split} names it; prepare with --again")
             else:

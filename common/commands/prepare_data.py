@@ -2,9 +2,11 @@
 
   mocodet prepare-data voc
   mocodet prepare-data coco --check
+  mocodet prepare-data images photographs --output exclude.txt
 
 Archives that were fetched by hand are taken, too. Interrupted, it goes on where it stopped; run a second time, it does
 nothing more; --again does all anew. With --check, verify what is there, without a network, and list every fault.
+Of photographs to pre-train on, list those that are damaged, tiny or there twice.
 All flags of a data set: mocodet prepare-data voc --help.
 """
 
@@ -28,6 +30,9 @@ OWN = {
     "semseg": "label images of one's own, of semantic segmentation (with --check)",
 }
 
+PHOTOGRAPHS = "images"
+MIN_SIDE = 32  # pixels: what a ResNet makes one cell of
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add a command for each data set."""
@@ -49,16 +54,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         if name == "voc":
             own = "with --check: ROOT itself is a folder in VOC's layout, of one's own, with these classes"
             add("--classes", nargs="+", metavar="NAME", help=own)
+            more = "with --classes: lists of images that lie elsewhere than in ImageSets/Main"
+            add("--lists", nargs="+", default=[], type=Path, metavar="FILE", help=more)
         elif name == "coco":
             own = "with --check: look at this file of one's own, in COCO's format"
             add("--json", type=Path, metavar="FILE", help=own)
             add("--images", type=Path, metavar="DIR", help="the images of --json")
+    _add_photographs(datasets)
     for name, what in OWN.items():
         add = datasets.add_parser(name, help=what, description=f"{what}.").add_argument
         add("--check", action="store_true", dest="verify", required=True, help="verify what is there")
         add("--workers", type=workers, metavar="N", help="processes that decode images (one a core)")
         add_max_pixels(add)
         {"yolo": _add_yolo, "semseg": _add_label_images}[name](add)
+
+
+def _add_photographs(datasets: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add ``images``."""
+    what = "photographs to pre-train on: list what is damaged, tiny, or there twice"
+    add = datasets.add_parser(PHOTOGRAPHS, help=what, description=f"{what}.").add_argument
+    add("root", metavar="FOLDER", help="folder of images, searched to any depth")
+    listed = "write the list that DATA.EXCLUDE takes (without it, exit status 1 if there is something to list)"
+    add("--output", type=Path, metavar="LIST", help=listed)
+    tiny = f"list images whose shorter side has fewer pixels (default: {MIN_SIDE})"
+    add("--min-side", type=positive(int), default=MIN_SIDE, metavar="N", help=tiny)
+    leaks = (
+        "list images that are in a test split, too: its folder, or an entry as in MOCO.DATASETS, such as"
+        " '{KIND: voc, ROOT: data/mine, SPLIT: test}'"
+    )
+    add("--leaks", metavar="DATASET", help=leaks)
+    add("--workers", type=positive(int, or_zero=True), metavar="N", help="processes that decode (one a core)")
+    add_max_pixels(add)
 
 
 def _add_yolo(add: Callable[..., object]) -> None:
@@ -84,7 +110,7 @@ def _add_label_images(add: Callable[..., object]) -> None:
 
 def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Refuse flags that would have no effect, and ``--json`` without its images."""
-    if args.dataset in OWN:
+    if args.dataset in OWN or args.dataset == PHOTOGRAPHS:
         return
     preparing = {"--archives": args.archives, "--only": args.only, "--dry-run": args.dry_run, "--again": args.again}
     checking = {"--any-size": args.any_size, "--workers": args.workers is not None}
@@ -94,5 +120,7 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         parser.error(f"{given[0]} has no effect {'with' if args.verify else 'without'} --check; leave it out")
     if args.any_size and any(own.values()):
         parser.error("--any-size has no effect on a data set of one's own; leave it out")
+    if getattr(args, "lists", None) and not args.classes:
+        parser.error("--lists are of a data set of one's own: say by --classes what its classes are")
     if bool(own["--json"]) != bool(own["--images"]):
         parser.error("--json and --images, the folder that its file names are relative to, go together")

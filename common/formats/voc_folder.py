@@ -1,4 +1,4 @@
-"""Folders in the layout of Pascal VOC: lists of images, where image and XML file of a name are, a split as a whole."""
+"""Folders of images and VOC's XML files: where both of a name are, which images a split has, a split as a whole."""
 
 import os
 import re
@@ -10,11 +10,14 @@ from pathlib import Path
 from mocodet.common.text import first_few
 
 from .findings import Finding, Ledger
+from .hold_out import HoldOut
 from .image import Size, image_size, image_suffixes, size_fault, stem_of
 from .lists import NamedFiles, read_list
 from .voc import VocAnnotation, read_annotation
 
-FOLDERS = ("Annotations", "ImageSets/Main", "JPEGImages")
+# Where XML files and images are, in VOC's words and in those of other tools; else in one folder, side by side.
+ANNOTATIONS, IMAGES = ("Annotations", "annotations"), ("JPEGImages", "images")
+XML = ".xml"
 
 
 @dataclass(frozen=True)
@@ -39,16 +42,18 @@ class VocSplit:
     Attributes:
         images: in the order of the list, their objects those of the classes that were asked for.
         findings: of the list, of the XML files and of the images.
+        listed: the list; without one the folder of the XML files.
         left_out: how many objects there are of other classes, by name.
     """
 
     images: Sequence[VocImage]
     findings: Sequence[Finding]
+    listed: Path
     left_out: Mapping[str, int] = field(default_factory=Counter)
 
 
 class VocFolder:
-    """A folder that holds ``Annotations``, ``ImageSets/Main`` and ``JPEGImages``; each is listed once.
+    """A folder of ``Annotations`` and ``JPEGImages``, or of XML files and images side by side; each is listed once.
 
     Args:
         root: the folder; of what it should hold anything may be absent.
@@ -56,12 +61,58 @@ class VocFolder:
 
     def __init__(self, root: str | os.PathLike) -> None:
         self.root = Path(root)
-        self.images = NamedFiles(self.root / "JPEGImages", image_suffixes())
-        self.annotations = NamedFiles(self.root / "Annotations", (".xml",))
+        self.images = self._files(IMAGES, image_suffixes())
+        self.annotations = self._files(ANNOTATIONS, (XML,))
+
+    def _files(self, folders: Sequence[str], suffixes: tuple[str, ...]) -> NamedFiles:
+        """Return the files of the first of some folders that is there, or of the one that holds such files as well."""
+        named = [self.root / name for name in folders if (self.root / name).is_dir()]
+        others = [self.root / name for name in (*ANNOTATIONS, *IMAGES, ".")]
+        places = (NamedFiles(folder, suffixes) for folder in (*named[:1], *([] if named else others)))
+        return next((files for files in places if named or files.names()), NamedFiles(self.root / folders[0], suffixes))
+
+    @property
+    def absent(self) -> list[Path]:
+        """The folders without which there is nothing to read."""
+        return [files.root for files in (self.annotations, self.images) if not files.root.is_dir()]
 
     def list_file(self, split: str) -> Path:
-        """Return the file that lists the images of a split such as ``Main/train``."""
+        """Return the file of VOC's that lists the images of a split such as ``Main/train``."""
         return self.root / "ImageSets" / f"{split}.txt"
+
+    def find_names(self, split: str, hold_out: HoldOut | None = None) -> tuple[list[str], list[Finding], Path]:
+        """Find the names of the images of a split.
+
+        Args:
+            split: what ``ImageSets/Main`` calls it, or the path of a list of images.
+            hold_out: of all images with an XML file, those that it takes.
+
+        Returns:
+            the names; what was found about the list; the list, or without one the folder of the XML files.
+
+        Raises:
+            FileNotFoundError: there is no such list; the message names those that there are.
+        """
+        if hold_out is not None:
+            return self._held_out(split, hold_out)
+        usual = self.list_file(f"Main/{split}")
+        path = next((path for path in (usual, self.root / split, Path(split).expanduser()) if path.is_file()), None)
+        if path is not None:
+            return *read_list(path, self.knows), path
+        known = ", ".join(sorted(file.stem for file in usual.parent.glob("*.txt"))) or "none at all"
+        remedy = "write a list of images and name it in SPLIT, or set HOLD_OUT 0.2 and SPLIT train or test"
+        raise FileNotFoundError(f"there is no split {usual}; the folder has {known}; {remedy}")
+
+    def _held_out(self, split: str, hold_out: HoldOut) -> tuple[list[str], list[Finding], Path]:
+        folder, known = self.annotations.root, sorted(self.annotations.names())
+        names = [name for name in known if hold_out.takes(name, split)]
+        ledger = Ledger(folder)
+        if not names:
+            what = f"has {len(known):,} XML files, none of which HOLD_OUT {hold_out.share:g} takes for {split}"
+            ledger.error("", what, "set HOLD_OUT_SEED to another number, or label more images")
+        for name in sorted(self.images.names() - self.annotations.names()):
+            ledger.count("note", name, "has an image and no XML file", "left out; it serves to pre-train on")
+        return names, ledger.findings(), folder
 
     def annotation_file(self, name: str) -> Path:
         """Return where the XML file of an image is, or should be."""
@@ -107,29 +158,28 @@ class VocFolder:
         return next((path for path in candidates if path.name == said), None)
 
 
-def read_split(folder: VocFolder, split: str, classes: Collection[str] | None = None) -> VocSplit:
-    """Read the XML files of the images that ``ImageSets/<split>.txt`` lists, and where one has no size, the image's.
+def read_split(
+    folder: VocFolder, split: str, classes: Collection[str] | None = None, hold_out: HoldOut | None = None
+) -> VocSplit:
+    """Read the XML files of the images of a split, and where one has no size, the image's.
 
     Args:
         folder: which.
-        split: such as ``Main/train``.
+        split: see `VocFolder.find_names`.
         classes: of the objects to keep; None: all.
+        hold_out: see `VocFolder.find_names`.
 
     Raises:
         FileNotFoundError: there is no such list; the message names those that there are.
     """
-    path = folder.list_file(split)
-    if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in path.parent.glob("*.txt"))) or "none at all"
-        raise FileNotFoundError(f"there is no split {path}; the folder has {known}")
-    names, findings = read_list(path, folder.knows)
-    read = [folder.read_image(name, path) for name in names]
+    names, findings, listed = folder.find_names(split, hold_out)
+    read = [folder.read_image(name, listed) for name in names]
     findings += [finding for _, found in read for finding in found]
-    return choose_classes([image for image, _ in read], findings, classes)
+    return choose_classes([image for image, _ in read], findings, listed, classes)
 
 
 def choose_classes(
-    images: Iterable[VocImage], findings: Sequence[Finding], classes: Collection[str] | None
+    images: Iterable[VocImage], findings: Sequence[Finding], listed: Path, classes: Collection[str] | None
 ) -> VocSplit:
     """Keep the objects of some classes and count the others; arguments as in `read_split` and `VocSplit`."""
     left_out: Counter[str] = Counter()
@@ -140,7 +190,7 @@ def choose_classes(
             left_out.update(one.name for one in kept if one.name not in classes)
             kept = tuple(one for one in kept if one.name in classes)
         chosen.append(replace(image, annotation=replace(image.annotation, objects=kept)))
-    return VocSplit(chosen, findings, left_out)
+    return VocSplit(chosen, findings, listed, left_out)
 
 
 def missing_image(folder: VocFolder, image: VocImage, listed: Path) -> Finding | None:
@@ -149,7 +199,7 @@ def missing_image(folder: VocFolder, image: VocImage, listed: Path) -> Finding |
         return None
     what = f"is missing, with whatever suffix of an image, and {listed} names it"
     remedy = f"fetch it, or take {image.name} off the list"
-    return Finding("error", folder.root / "JPEGImages" / image.name, "", what, remedy)
+    return Finding("error", folder.images.root / image.name, "", what, remedy)
 
 
 def measure(image: VocImage) -> Finding | None:
@@ -164,8 +214,9 @@ def measure(image: VocImage) -> Finding | None:
     return None if said in (None, found) else size_fault(image.image, found, said, "its annotation")
 
 
-def class_findings(path: Path, split: VocSplit, classes: Sequence[str]) -> Iterator[Finding]:
-    """Say how the objects of a split, whose list is ``path``, go with the ``classes`` that are asked for."""
+def class_findings(split: VocSplit, classes: Sequence[str]) -> Iterator[Finding]:
+    """Say how the objects of a split go with the ``classes`` that are asked for."""
+    path = split.listed
     kept = Counter(one.name for image in split.images for one in image.annotation.objects)
     if not split.left_out:
         return

@@ -16,6 +16,7 @@ from mocodet.common.text import did_you_mean, first_few, repeated
 from .coco import Coco, choose_classes
 from .coco_values import Record
 from .findings import Finding, Ledger, merged
+from .hold_out import HoldOut
 from .image import Size, image_size, image_suffixes, stem_of
 from .lists import decode_text
 from .yolo import YoloLabels, YoloObject, read_label_file
@@ -51,7 +52,7 @@ class YoloFolder:
     findings: tuple[Finding, ...] = ()
 
 
-def read_yolo(path: Path, split: str = "", classes: Sequence[str] = ()) -> Coco:
+def read_yolo(path: Path, split: str = "", classes: Sequence[str] = (), hold_out: HoldOut | None = None) -> Coco:
     """Read a split as what a file of COCO's format would hold: boxes, and polygons as masks, in pixels.
 
     Ids of images are their paths below the data set's folder without suffix; those of annotations, the image's and the
@@ -62,6 +63,7 @@ def read_yolo(path: Path, split: str = "", classes: Sequence[str] = ()) -> Coco:
         split: such as ``train``, as ``data.yaml`` or the folders call it; empty: the only one.
         classes: names of those to keep, in this order; empty: all. Where nothing else names the classes, their names
             in the order of their indices.
+        hold_out: which images the splits train and test have, where the data set has one part alone.
 
     Returns:
         its ``findings`` have at least one for each line of a label file that is not among the annotations.
@@ -76,11 +78,12 @@ def read_yolo(path: Path, split: str = "", classes: Sequence[str] = ()) -> Coco:
     if not names and not any(finding.severity == "error" for finding in folder.findings):
         what = f"says nowhere what the classes are called: there is neither data.yaml nor {' nor '.join(NAME_LISTS)}"
         ledger.error("", what, "write one of them, or list all classes in CLASSES, in the order of their indices")
-    sources = _sources(folder, split, ledger)
+    sources = _sources(folder, "" if hold_out else split, ledger)
     findings = [*folder.findings, *ledger.findings()]
     if any(finding.severity == "error" for finding in findings):
         return Coco(folder.file, findings=findings)
-    return choose_classes(_read_images(folder, sources, names, findings), classes)
+    takes = None if hold_out is None else partial(hold_out.takes, split=split)
+    return choose_classes(_read_images(folder, sources, names, findings, takes), classes)
 
 
 def open_yolo(path: Path) -> YoloFolder:
@@ -240,11 +243,19 @@ class _Read:
 
 
 def _read_images(
-    folder: YoloFolder, sources: Sequence[Path], names: Sequence[str], findings: Sequence[Finding]
+    folder: YoloFolder,
+    sources: Sequence[Path],
+    names: Sequence[str],
+    findings: Sequence[Finding],
+    takes: Callable[[str], bool] | None,
 ) -> Coco:
-    """Read the images of ``sources`` and their labels; ``findings`` are those so far."""
+    """Read the images of ``sources``, those that are taken, and their labels; ``findings`` are those so far."""
     ledger = Ledger(folder.file)
-    files = _find_images(folder, sources, ledger)
+    everything = _find_images(folder, sources, ledger)
+    files = everything if takes is None else {name: file for name, file in everything.items() if takes(name)}
+    if everything and not files:
+        what = f"has {len(everything):,} images, none of which HOLD_OUT takes for this split"
+        ledger.error("", what, "set HOLD_OUT_SEED to another number, or label more images")
     with ThreadPoolExecutor(READERS) as pool:
         read = dict(zip(files, pool.map(partial(_read_image, num_classes=len(names)), files.values()), strict=True))
     images, annotations = [], []
@@ -260,7 +271,11 @@ def _read_images(
         looked_for = label_file(next(iter(files.values())))
         ledger.error("", f"has no label file for any of its {len(files):,} images, such as {looked_for}", "write them")
     _note_boxes(annotations, ledger)
-    found = [*findings, *ledger.findings(), *_without_image(sources, label_files)]
+    found = [
+        *findings,
+        *ledger.findings(),
+        *_without_image(sources, {label_file(image) for image in everything.values()}),
+    ]
     for one in read.values():
         found += [one.fault] if one.fault else []
         found += one.labels.findings

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mocodet.common.checks import coco_json, voc
 from mocodet.common.checks.findings import Tally
-from mocodet.common.commands.prepare_data import OWN
+from mocodet.common.commands.prepare_data import OWN, PHOTOGRAPHS
 from mocodet.common.errors import errors_in_one_line
 from mocodet.common.formats.findings import Finding
 
@@ -25,6 +25,8 @@ def main(args: argparse.Namespace) -> None:
         SystemExit: what was asked could not be done, or the data have faults.
     """
     with errors_in_one_line(ImportError):
+        if args.dataset == PHOTOGRAPHS:
+            sys.exit(import_module("mocodet.pretrain.data.pool").check_pool(args))
         if args.dataset in OWN:
             sys.exit(_check(args, Path()))
         root = (args.root or Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))).expanduser()
@@ -63,7 +65,7 @@ def _findings(args: argparse.Namespace, root: Path, tally: Tally) -> Iterator[Fi
     if args.dataset in OWN:
         return import_module(f"mocodet.common.checks.{args.dataset}").check(args, tally, workers=workers)
     if getattr(args, "classes", None):
-        return voc.check_layout(root, args.classes, tally, workers=workers)
+        return voc.check_layout(root, args.classes, tally, lists=args.lists, workers=workers)
     if getattr(args, "json", None):
         return coco_json.check_json(args.json, args.images, tally, workers=workers)
     module = import_module(f"mocodet.common.checks.{args.dataset}")

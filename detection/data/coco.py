@@ -14,6 +14,7 @@ from detectron2.structures import BoxMode
 from mocodet.common.formats.coco import KEYPOINTS, LEFT, Coco, choose_classes, mirrored, read_coco
 from mocodet.common.formats.coco_values import Record, uncollected
 from mocodet.common.formats.findings import Finding, log_repairs, refuse_errors
+from mocodet.common.formats.hold_out import HoldOut
 from mocodet.common.formats.image import image_size, size_fault
 from mocodet.common.formats.yolo_folder import folder_of, read_yolo
 
@@ -57,7 +58,9 @@ def load_coco(name: str, json: str, images: str, classes: Sequence[str] = ()) ->
     return _records(name, choose_classes(coco, classes), Path(images))
 
 
-def load_yolo(name: str, root: str, split: str = "", classes: Sequence[str] = ()) -> list[dict]:
+def load_yolo(
+    name: str, root: str, split: str = "", classes: Sequence[str] = (), hold_out: HoldOut | None = None
+) -> list[dict]:
     """Read a split of a data set in YOLO's format, and set the metadata of ``name``, as `load_coco` does.
 
     Args:
@@ -65,12 +68,13 @@ def load_yolo(name: str, root: str, split: str = "", classes: Sequence[str] = ()
         root: ``data.yaml`` or a folder (`read_yolo`).
         split: which.
         classes: those to learn, in the order of their indices; empty: all.
+        hold_out: which images the splits train and test have, where the data set has one part alone.
 
     Raises:
         FileNotFoundError: there is no such file or folder.
         ValueError: there is an error in the files, or a class is none of theirs.
     """
-    coco = read_yolo(Path(root), split, classes)
+    coco = read_yolo(Path(root), split, classes, hold_out)
     refuse_errors(name, coco.findings)
     return _records(name, coco, folder_of(coco.path))
 

@@ -1,7 +1,7 @@
 """Data sets to register: the user's own, from ``MOCO.DATASETS`` so that they need no code, and VOC's segmentation."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.pascal_voc import CLASS_NAMES
 
+from mocodet.common.formats.hold_out import HoldOut
 from mocodet.common.formats.labels import IGNORED, MAX_IGNORED, Meaning
 from mocodet.common.formats.yolo_folder import read_yolo
 
@@ -24,10 +25,12 @@ class VocDataset:
     """One split in the layout of Pascal VOC."""
 
     name: str
-    root: str  # the folder that holds Annotations/ ImageSets/Main/ JPEGImages/
-    split: str  # ImageSets/Main/<split>.txt names the images
+    root: str  # the folder that holds Annotations/ ImageSets/Main/ JPEGImages/, or XML files and images side by side
+    split: str  # ImageSets/Main/<split>.txt names the images, or the file of this path; see hold_out
     classes: tuple[str, ...]
     year: int = 2007  # which definition of AP: 2007 (eleven points) or 2012 (area)
+    hold_out: float = 0.0  # unless 0, split is test for about this part of the images, or train for the others
+    hold_out_seed: int = 0
 
     def __post_init__(self) -> None:
         _check_classes(self.name, self.classes)
@@ -35,13 +38,15 @@ class VocDataset:
             raise ValueError(
                 f"data set {self.name}: YEAR chooses how AP is computed and is 2007 or 2012, got {self.year}"
             )
+        _hold_out(self)
 
     def register(self) -> None:
         """Enter the data set into detectron2's catalogs."""
         root = _expand(self.root)
-        DatasetCatalog.register(self.name, lambda: load_voc(self.name, root, self.split, self.classes))
+        hold_out = _hold_out(self)
+        DatasetCatalog.register(self.name, lambda: load_voc(self.name, root, self.split, self.classes, hold_out))
         metadata = MetadataCatalog.get(self.name).set(thing_classes=list(self.classes), evaluator_type="pascal_voc")
-        metadata.set(dirname=root, split=self.split, year=self.year)
+        metadata.set(dirname=root, split=self.split, year=self.year, hold_out=hold_out)
 
 
 @dataclass(frozen=True)
@@ -73,17 +78,20 @@ class YoloDataset:
     root: str  # data.yaml, or a folder with images/ and labels/
     split: str = ""  # such as train; empty: the only one
     classes: tuple[str, ...] = ()  # of its names, in the order of the indices; empty: all. All where it has no names
+    hold_out: float = 0.0  # as of `VocDataset`, where data.yaml or the folders have one part alone
+    hold_out_seed: int = 0
 
     def __post_init__(self) -> None:
         if self.classes:
             _check_classes(self.name, self.classes)
+        _hold_out(self)
 
     def register(self) -> None:
         """Enter the data set into detectron2's catalogs; ``thing_classes`` is known once it has been loaded."""
-        root = _expand(self.root)
-        DatasetCatalog.register(self.name, lambda: load_yolo(self.name, root, self.split, self.classes))
+        root, hold_out = _expand(self.root), _hold_out(self)
+        DatasetCatalog.register(self.name, lambda: load_yolo(self.name, root, self.split, self.classes, hold_out))
         metadata = MetadataCatalog.get(self.name).set(json_file=root, evaluator_type="coco")
-        metadata.set(read_truth=partial(read_yolo, Path(root), self.split, self.classes))
+        metadata.set(read_truth=partial(read_yolo, Path(root), self.split, self.classes, hold_out))
 
 
 @dataclass(frozen=True)
@@ -101,10 +109,7 @@ class SemSegDataset:
 
     def __post_init__(self) -> None:
         _check_classes(self.name, self.classes)
-        try:
-            self.meaning.check()
-        except ValueError as error:
-            raise ValueError(f"data set {self.name}: {error}") from None
+        _check(self.name, self.meaning.check)
 
     @property
     def meaning(self) -> Meaning:
@@ -138,6 +143,9 @@ KINDS: dict[str, type[Dataset]] = {
     "yolo": YoloDataset,
     "semseg": SemSegDataset,
 }
+
+# Of the keys that are not text.
+TYPES = {"YEAR": int, "IGNORE": int, "HOLD_OUT_SEED": int, "MAX_IGNORED": float, "HOLD_OUT": float}
 
 _registered: dict[str, Dataset] = {}
 
@@ -210,9 +218,9 @@ def _value(key: str, value: object) -> Any:
         if isinstance(value, (list, tuple)) and all(type(one) is int for one in value):
             return tuple(value)
         raise ValueError(f"MOCO.DATASETS: VALUES must be a list of whole numbers, got {value!r}")
-    if key == "MAX_IGNORED" and type(value) is int:
+    wanted = TYPES.get(key, str)
+    if wanted is float and type(value) is int:
         return float(value)
-    wanted = {"YEAR": int, "IGNORE": int, "MAX_IGNORED": float}.get(key, str)
     if not isinstance(value, wanted) or value == "":
         raise ValueError(f"MOCO.DATASETS: {key} must be a {wanted.__name__}, got {value!r}")
     return value
@@ -220,6 +228,29 @@ def _value(key: str, value: object) -> Any:
 
 def _expand(path: str) -> str:
     return str(Path(path).expanduser()) if path else ""
+
+
+def _hold_out(dataset: VocDataset | YoloDataset) -> HoldOut | None:
+    """Return what a data set holds out, if anything.
+
+    Raises:
+        ValueError: it is no part of the images, or is asked for in part.
+    """
+    if dataset.hold_out:
+        found = HoldOut(dataset.hold_out, dataset.hold_out_seed)
+        _check(dataset.name, found.check, dataset.split)
+        return found
+    if dataset.hold_out_seed:
+        raise ValueError(f"data set {dataset.name}: HOLD_OUT_SEED has no effect without HOLD_OUT; leave it out")
+    return None
+
+
+def _check(name: str, check: Callable[..., None], *arguments: object) -> None:
+    """Call what checks a part of a data set, and name the data set in what it raises."""
+    try:
+        check(*arguments)
+    except ValueError as error:
+        raise ValueError(f"data set {name}: {error}") from None
 
 
 def _check_classes(name: str, classes: tuple[str, ...]) -> None:

@@ -2,13 +2,12 @@
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 
 from detectron2.structures import BoxMode
 
-from mocodet.common.formats.findings import log_repairs, refuse_errors
+from mocodet.common.formats.findings import log_repairs, merged, refuse_errors
+from mocodet.common.formats.hold_out import HoldOut
 from mocodet.common.formats.voc_folder import (
-    FOLDERS,
     VocFolder,
     VocImage,
     class_findings,
@@ -20,14 +19,15 @@ from mocodet.common.formats.voc_folder import (
 logger = logging.getLogger(__name__)
 
 
-def load_voc(name: str, root: str, split: str, classes: Sequence[str]) -> list[dict]:
+def load_voc(name: str, root: str, split: str, classes: Sequence[str], hold_out: HoldOut | None = None) -> list[dict]:
     """Read one split, with the size of each image. Objects of other classes are left out, and the log counts them.
 
     Args:
         name: name of the data set, for messages.
-        root: folder that holds ``Annotations/``, ``ImageSets/Main/`` and ``JPEGImages/``.
-        split: ``ImageSets/Main/<split>.txt`` lists the images; see :func:`mocodet.common.formats.lists.read_list`.
+        root: folder that holds ``Annotations/``, ``ImageSets/Main/`` and ``JPEGImages/``, or XML files and images.
+        split: ``ImageSets/Main/<split>.txt`` lists the images, or the file of this path.
         classes: class names in the order of their indices.
+        hold_out: instead of a list, which images the splits train and test have.
 
     Returns:
         detectron2's standard dicts; objects marked difficult are among the annotations, as in detectron2.
@@ -36,21 +36,20 @@ def load_voc(name: str, root: str, split: str, classes: Sequence[str]) -> list[d
         FileNotFoundError: a folder or the split file is missing.
         ValueError: what `mocodet prepare-data --check` finds faults in.
     """
-    for part in FOLDERS:
-        if not (Path(root) / part).is_dir():
-            raise FileNotFoundError(
-                f"data set {name}: there is no folder {Path(root) / part}; ROOT must be the folder that holds"
-                " Annotations, ImageSets/Main and JPEGImages (in VOC's own archives it is called VOC2007 or VOC2012)"
-            )
     folder = VocFolder(root)
-    found = read_split(folder, f"Main/{split}", classes)
-    listed = folder.list_file(f"Main/{split}")
-    of_classes = list(class_findings(listed, found, classes))
-    of_images = [missing_image(folder, image, listed) or measure(image) for image in found.images]
+    if folder.absent:
+        raise FileNotFoundError(
+            f"data set {name}: there is no folder {folder.absent[0]}; ROOT must be the folder that holds Annotations,"
+            " ImageSets/Main and JPEGImages (in VOC's own archives it is called VOC2007 or VOC2012), or XML files and"
+            " images side by side"
+        )
+    found = read_split(folder, split, classes, hold_out)
+    of_classes = list(class_findings(found, classes))
+    of_images = [missing_image(folder, image, found.listed) or measure(image) for image in found.images]
     findings = [*found.findings, *of_classes, *filter(None, of_images)]
     refuse_errors(name, findings)
     log_repairs(name, findings, logger)
-    for finding in of_classes:
+    for finding in merged(one for one in findings if one.severity == "note"):
         logger.warning(f"data set {name}: {finding}")
     return [_to_record(image, classes) for image in found.images]
 

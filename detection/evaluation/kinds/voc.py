@@ -17,7 +17,7 @@ from detectron2.structures import Instances
 from detectron2.utils import comm
 
 from mocodet.common.formats.findings import refuse_errors
-from mocodet.common.formats.lists import read_list
+from mocodet.common.formats.hold_out import HoldOut
 from mocodet.common.formats.voc_folder import VocFolder, read_split
 from mocodet.common.matches import Matches
 
@@ -144,7 +144,7 @@ class VOCEvaluator(DatasetEvaluator):
 
     @cached_property
     def _ground_truth(self) -> GroundTruth:
-        return read_ground_truth(self._metadata.dirname, self._metadata.split, self._class_names)
+        return _ground_truth_of(self._metadata)
 
     @cached_property
     def _places(self) -> dict[str, int]:
@@ -199,18 +199,23 @@ def _means(aps: Sequence[np.ndarray]) -> dict[str, float]:
 
 
 def _names_of(metadata: Metadata) -> list[str]:
-    folder = VocFolder(metadata.dirname)
-    return read_list(folder.list_file(f"Main/{metadata.split}"), folder.knows)[0]
+    return VocFolder(metadata.dirname).find_names(metadata.split, metadata.get("hold_out"))[0]
 
 
-def read_ground_truth(root: str, split: str, class_names: Sequence[str]) -> GroundTruth:
-    """Read the annotations of ``ImageSets/Main/<split>.txt``; objects of other classes are passed over.
+def _ground_truth_of(metadata: Metadata) -> GroundTruth:
+    return read_ground_truth(metadata.dirname, metadata.split, metadata.thing_classes, metadata.get("hold_out"))
+
+
+def read_ground_truth(
+    root: str, split: str, class_names: Sequence[str], hold_out: HoldOut | None = None
+) -> GroundTruth:
+    """Read the annotations of a split (`VocFolder.find_names`); objects of other classes are passed over.
 
     Raises:
         FileNotFoundError: there is no such split.
         ValueError: an annotation is missing or malformed.
     """
-    found = read_split(VocFolder(root), f"Main/{split}", class_names)
+    found = read_split(VocFolder(root), split, class_names, hold_out)
     refuse_errors(root, found.findings)
     rows: dict[str, list[list[float]]] = {name: [] for name in class_names}
     for place, image in enumerate(found.images):
@@ -235,7 +240,7 @@ def check_voc_ground_truth(cfg: CfgNode, dataset_name: str) -> None:
             set's year asks for the 2012 metric.
     """
     metadata = MetadataCatalog.get(dataset_name)
-    truth = read_ground_truth(metadata.dirname, metadata.split, metadata.thing_classes)
+    truth = _ground_truth_of(metadata)
     if not truth.absent:
         return
     names = ", ".join(truth.absent)

@@ -48,7 +48,7 @@ def mask_of(value: int, size: tuple[int, int] = (WIDTH, HEIGHT)):
 
 
 def move_annotations(folder: Path) -> None:
-    (folder / "Annotations").rename(folder / "annotations")
+    (folder / "Annotations").rename(folder / "elsewhere")
 
 
 MAIN = "ImageSets/Main/trainval.txt"

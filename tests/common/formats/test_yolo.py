@@ -7,6 +7,7 @@ from PIL import Image
 from mocodet.common.checks.findings import Tally
 from mocodet.common.checks.yolo import check_yolo
 from mocodet.common.formats.coco import Coco
+from mocodet.common.formats.hold_out import HoldOut
 from mocodet.common.formats.yolo import YoloObject, read_label_file
 from mocodet.common.formats.yolo_folder import label_file, read_yolo
 
@@ -166,6 +167,12 @@ def test_read_yolo__one_folder(beside, tmp_path):
     write(path / "classes.txt", "cat\ndog\n")
     coco = read_yolo(path)
     assert (ids(coco), coco.classes) == ([f"{folder}a", f"{folder}b"], ("cat", "dog"))
+    choices = (HoldOut(0.5, seed) for seed in range(99))
+    apart = next(one for one in choices if one.takes(f"{folder}a", "test") and one.takes(f"{folder}b", "train"))
+    parts = [read_yolo(path, split, hold_out=apart) for split in ("test", "train")]
+    assert ids(parts[0]) + ids(parts[1]) == ids(coco)
+    assert not [one for part in parts for one in part.findings]
+    assert "2 images, none of which HOLD_OUT takes" in str(read_yolo(path, "test", hold_out=HoldOut(0.001)).findings[0])
     assert len(coco.annotations) == 2
 
 

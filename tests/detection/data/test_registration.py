@@ -65,7 +65,10 @@ def test_register_datasets__name_that_detectron2_uses(tmp_path):
         ({"YEAR": 2010}, "2007 or 2012, got 2010"),
         ({"YEAR": "2007"}, "YEAR must be a int"),
         ({"ROOT": 3}, "ROOT must be a str"),
-        ({"SPLT": "train"}, "unknown key SPLT .* has CLASSES, NAME, ROOT, SPLIT, YEAR"),
+        ({"SPLT": "train"}, "unknown key SPLT .* has CLASSES, HOLD_OUT, HOLD_OUT_SEED, NAME, ROOT, SPLIT, YEAR"),
+        ({"HOLD_OUT": 1}, r"HOLD_OUT is the part of the images that are held out, between 0 and 1, got 1\.0"),
+        ({"HOLD_OUT": 0.2, "SPLIT": "val"}, "with HOLD_OUT SPLIT is train, or test for the images held out; got 'val'"),
+        ({"HOLD_OUT_SEED": 1}, "HOLD_OUT_SEED has no effect without HOLD_OUT"),
         ({"ROOT": ...}, "also needs ROOT"),
     ],
 )

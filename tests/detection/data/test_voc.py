@@ -1,10 +1,15 @@
 import logging
+import shutil
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 from detectron2.data.datasets.pascal_voc import load_voc_instances
 from PIL import Image
 
+from mocodet.common.checks.findings import Tally
+from mocodet.common.checks.voc import check_layout
+from mocodet.common.formats.hold_out import HoldOut
 from mocodet.detection.data.voc import load_voc
 from mocodet.detection.evaluation.kinds.voc import read_ground_truth
 from tests.detection.tiny import CLASSES, SIZE, make_voc, voc_annotation, voc_object
@@ -66,6 +71,78 @@ def test_load_voc__classes_choose_and_order(root, caplog):
         load(root, classes=("Dog", "cow"))
     with pytest.raises(ValueError, match=r"has no object of the classes horse; its objects are cow \(2\), dog \(2\)"):
         load(root, classes=("horse",))
+
+
+def as_folders(root: Path, layout: str) -> None:
+    """Move images and XML files to where other tools leave them, without lists."""
+    shutil.rmtree(root / "ImageSets")
+    images, annotations = {
+        "side by side": (".", "."),
+        "renamed": ("images", "annotations"),
+        "one": ("images", "images"),
+    }[layout]
+    for old, new in (("JPEGImages", images), ("Annotations", annotations)):
+        (root / new).mkdir(exist_ok=True)
+        for file in (root / old).iterdir():
+            file.rename(root / new / file.name)
+        (root / old).rmdir()
+
+
+@pytest.mark.parametrize("layout", ["side by side", "renamed", "one"])
+def test_load_voc__without_lists(layout, tmp_path, caplog):
+    make_voc(tmp_path, count=12)
+    expected = {record["image_id"]: record for record in load(tmp_path)}
+    as_folders(tmp_path, layout)
+    with pytest.raises(
+        FileNotFoundError, match=r"no split .*train\.txt; .* none at all; .*SPLIT, or set HOLD_OUT 0\.2"
+    ):
+        load(tmp_path)
+    parts = [load_voc("mine", str(tmp_path), split, CLASSES, HoldOut(0.3)) for split in ("train", "test")]
+    names = [[record["image_id"] for record in part] for part in parts]
+    for record in parts[0] + parts[1]:
+        known = expected[record["image_id"]]
+        assert {**record, "file_name": ""} == {**known, "file_name": ""}
+        assert Path(record["file_name"]).name == Path(known["file_name"]).name
+    assert sorted(names[0] + names[1]) == sorted(expected)
+    # In the words of the documentation: by the first 8 bytes of the hash of seed and name.
+    share = {name: int(sha256(f"0/{name}".encode()).hexdigest()[:16], 16) / 2**64 for name in expected}
+    assert names[1] == [name for name in sorted(expected) if share[name] < 0.3]
+    assert names[1] != [r["image_id"] for r in load_voc("mine", str(tmp_path), "test", CLASSES, HoldOut(0.3, 1))]
+    truth = read_ground_truth(str(tmp_path), "test", CLASSES, HoldOut(0.3))
+    assert list(truth.images) == names[1]
+
+    listed = tmp_path / "my list.txt"
+    listed.write_text("train003\ntrain001.jpg\n")
+    assert [record["image_id"] for record in load(tmp_path, str(listed))] == ["train003", "train001"]
+    assert read_ground_truth(str(tmp_path), "my list.txt", CLASSES).images == ["train003", "train001"]
+
+    xml = next(tmp_path.rglob("train003.xml"))
+    xml.rename(tmp_path / "unlabelled")
+    found = list(check_layout(tmp_path, CLASSES, tally := Tally()))
+    assert [str(one) for one in found] == []
+    assert tally.notes == [
+        f"{tmp_path} has no lists of images: SPLIT takes the path of one, HOLD_OUT makes two parts",
+        f"{tmp_path}: 1 images have no XML file",
+    ]
+    assert tally.counts["objects"] == 11
+    (error,) = (str(one) for one in check_layout(tmp_path, CLASSES, Tally(), lists=[listed]) if one.severity == "error")
+    assert f"train003.xml: is missing, and {listed} names its image" in error
+    with caplog.at_level(logging.WARNING):
+        load_voc("mine", str(tmp_path), "train", CLASSES, HoldOut(0.3))
+    assert "train003 has an image and no XML file; left out" in caplog.text
+
+
+def test_hold_out__an_image_stays_when_others_are_added(tmp_path):
+    for count in (3, 12):
+        make_voc(tmp_path / str(count), count=count)
+    few, many = (
+        [r["image_id"] for r in load_voc("mine", str(tmp_path / n), "test", CLASSES, HoldOut(0.5))] for n in ("3", "12")
+    )
+    assert few == [name for name in many if name < "train003"]
+    with pytest.raises(
+        ValueError, match=r"has 3 XML files, none of which HOLD_OUT 0\.001 takes for test; set HOLD_OUT_SEED"
+    ):
+        load_voc("mine", str(tmp_path / "3"), "test", CLASSES, HoldOut(0.001))
 
 
 @pytest.mark.parametrize(
