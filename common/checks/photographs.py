@@ -1,0 +1,75 @@
+"""Photographs to pre-train on: which are damaged, tiny, the same as another, or in a test split."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from typing import NamedTuple
+
+from mocodet.common.formats import MAX_PIXELS
+from mocodet.common.formats.image import decode_pixels, read_file, unreadable
+
+from .images import in_processes
+
+
+class Photograph(NamedTuple):
+    """What one look at a file tells.
+
+    Attributes:
+        path: the file.
+        side: the shorter one, pixels; 0: it cannot be read.
+        digest: hash of size and pixels, as a run sees them.
+        reason: why it cannot be read.
+    """
+
+    path: str
+    side: int = 0
+    digest: bytes = b""
+    reason: str = ""
+
+
+class Unwanted(NamedTuple):
+    """A photograph that had better not be learned from: its file, in a word what it is, and more of it."""
+
+    path: str
+    what: str
+    reason: str
+
+
+def look_at(path: str, max_pixels: int = MAX_PIXELS) -> Photograph:
+    """Decode an image as a run does; ``max_pixels`` as of `decode_pixels`."""
+    try:
+        pixels = decode_pixels(read_file(path), path, max_pixels)
+    except (OSError, ValueError) as error:
+        told = unreadable(path, error) if isinstance(error, OSError) else str(error)
+        return Photograph(path, reason=told.removeprefix(f"{path} ").removesuffix("; replace or remove it"))
+    digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
+    digest.update(pixels)
+    return Photograph(path, min(pixels.shape[:2]), digest.digest())
+
+
+def look_at_all(paths: Sequence[str], workers: int, max_pixels: int = MAX_PIXELS) -> Iterator[Photograph]:
+    """Yield what each of ``paths`` is, in their order, decoded by ``workers`` processes (0: this one)."""
+    yield from in_processes(partial(look_at, max_pixels=max_pixels), paths, workers, "image")
+
+
+def unwanted(photographs: Iterable[Photograph], least: int, test: Iterable[Photograph] = ()) -> Iterator[Unwanted]:
+    """Yield what is wrong with photographs, one thing for each: of equal ones the first is kept.
+
+    Args:
+        photographs: a pool.
+        least: their shorter sides' least length, pixels.
+        test: photographs that must not be in it.
+    """
+    seen: dict[bytes, str] = {}
+    tested = {photograph.digest: photograph.path for photograph in test if photograph.side}
+    for path, side, digest, reason in photographs:
+        if not side:
+            yield Unwanted(path, "damaged", reason)
+        elif digest in tested:
+            yield Unwanted(path, "leak", f"has the pixels of {tested[digest]}")
+        elif side < least:
+            yield Unwanted(path, "tiny", f"has a side of {side} pixels, less than {least}")
+        elif digest in seen:
+            yield Unwanted(path, "duplicate", f"has the pixels of {seen[digest]}")
+        else:
+            seen[digest] = path

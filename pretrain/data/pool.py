@@ -1,0 +1,72 @@
+"""The command ``mocodet prepare-data images``: look at every photograph once, before a run learns from them."""
+
+import argparse
+import json
+import os
+from collections import Counter
+from pathlib import Path
+
+import yaml
+
+from mocodet.common.checks.photographs import look_at_all, unwanted
+from mocodet.common.files import atomic_open
+from mocodet.common.formats.boxes import read_boxes
+from mocodet.common.text import on_one_line
+
+from .listing_cache import list_images
+
+ORDER = ("damaged", "leak", "tiny", "duplicate")
+
+
+def check_pool(args: argparse.Namespace) -> int:
+    """Print what is wrong with the photographs of a folder, and write the list that ``DATA.EXCLUDE`` takes.
+
+    Args:
+        args: of `mocodet.common.commands.prepare_data`.
+
+    Returns:
+        the exit status: 1 if something was found and there is no list to take care of it.
+
+    Raises:
+        FileNotFoundError: the folder is not there, or holds no image.
+        ValueError: ``--leaks`` does not say where images are.
+    """
+    workers = os.cpu_count() or 1 if args.workers is None else args.workers
+    test = list(look_at_all(_test_paths(args.leaks), workers, args.max_pixels)) if args.leaks else []
+    paths = _paths(args.root)
+    counts: Counter[str] = Counter()
+    lines = []
+    for path, what, reason in unwanted(look_at_all(paths, workers, args.max_pixels), args.min_side, test):
+        counts[what] += 1
+        print(on_one_line(f"{what}: {path} {reason}"), flush=True)
+        lines.append(json.dumps({"file": os.path.relpath(path, args.root), "what": what, "reason": reason}))
+    if args.output:
+        with atomic_open(args.output, "w", encoding="utf-8") as handle:
+            handle.writelines(f"{line}\n" for line in lines)
+    for photograph in test:
+        if photograph.reason:
+            print(on_one_line(f"note: {photograph.path} {photograph.reason}, and was not compared"))
+    found = ", ".join(f"{counts[what]:,} {what}" for what in ORDER if counts[what]) or "nothing wrong"
+    written = f"; set DATA.EXCLUDE {args.output}" if args.output and lines else ""
+    print(f"{args.root}: {len(paths):,} images: {found}{written}")
+    return int(bool(lines) and not args.output)
+
+
+def _paths(root: str) -> list[str]:
+    if not Path(root).is_dir():
+        raise FileNotFoundError(f"{root} is not a folder; give one that holds images")
+    paths = sorted(path for listing in list_images(root) for path in listing.paths(root))
+    if not paths:
+        raise FileNotFoundError(f"{root} holds no image; looked at any depth for .jpg, .png and what else Pillow reads")
+    return paths
+
+
+def _test_paths(given: str) -> list[str]:
+    """Return the images of ``--leaks``: a folder, or an entry as in ``MOCO.DATASETS``."""
+    if not given.lstrip().startswith("{"):
+        return _paths(given)
+    try:
+        entry = yaml.safe_load(given)
+    except yaml.YAMLError as error:
+        raise ValueError(f"--leaks {given} is no entry as in MOCO.DATASETS ({' '.join(str(error).split())})") from error
+    return [str(image.path) for image in read_boxes(entry, "--leaks")]
