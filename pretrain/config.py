@@ -11,7 +11,7 @@ from mocodet.common.encoders.resnet import ARCHITECTURES
 from mocodet.common.formats import MAX_PIXELS
 
 from .data.augment.recipes import RECIPES
-from .keys import FRACTION, POSITIVE, RISING, SHARE, Key, at_least, check_value, one_of, value_of
+from .keys import FRACTION, POSITIVE, RISING, SHARE, Key, Values, at_least, check_value, one_of, value_of
 from .methods import METHODS
 from .schedules import WARM_START
 
@@ -78,6 +78,12 @@ COMMON_KEYS = {
     # The k-nearest-neighbours monitor: how well the features of the encoder that is trained tell classes apart.
     "KNN.TRAIN_ROOT": Key("", "Reference images in class folders; VAL_ROOT: those to classify. Both '': no monitor."),
     "KNN.VAL_ROOT": Key("", "See TRAIN_ROOT."),
+    "KNN.DATASET": Key(
+        [],
+        "Instead of folders: boxes of one's own, an entry as in MOCO.DATASETS; those of a quarter of the images are"
+        " classified by the others' (docs/evaluation.md).",
+        Values("one entry as in MOCO.DATASETS", lambda value: len(value) <= 1),
+    ),
     "KNN.PERIOD": Key(0, "Iterations between two measurements. 0: one at the end of each epoch.", at_least(0)),
     "KNN.SIZE": Key(
         0, "Side of the central square of an image that is looked at. 0: AUGMENTATION.CROP_SIZE.", at_least(0)
@@ -189,6 +195,8 @@ def _check_data(cfg: CfgNode) -> None:
         check_value(found == "" or method.classifies, name, found, unlabelled)
     relative = "the folder that the file names in DATA.VAL_ANNOTATIONS are relative to"
     check_value(cfg.DATA.VAL_ROOT != "" or cfg.DATA.VAL_ANNOTATIONS == "", "DATA.VAL_ROOT", "", relative)
+    folders = f"[] beside KNN.TRAIN_ROOT {cfg.KNN.TRAIN_ROOT!r}; give one of the two"
+    check_value(not (cfg.KNN.DATASET and cfg.KNN.TRAIN_ROOT), "KNN.DATASET", cfg.KNN.DATASET, folders)
     both = "a folder of classes, as the other of the two is given"
     for one, other in (("TRAIN_ROOT", "VAL_ROOT"), ("VAL_ROOT", "TRAIN_ROOT")):
         check_value(cfg.KNN[one] != "" or cfg.KNN[other] == "", f"KNN.{one}", "", both)

@@ -127,7 +127,7 @@ class PretrainTrainer(TrainerBase):
     def build_evaluators(self) -> list[Evaluator]:
         """Make the hooks that measure the encoder on labelled images now and then."""
         cfg, epoch, built = self.cfg, self.sampler.iterations_per_epoch, []
-        if cfg.KNN.TRAIN_ROOT:
+        if cfg.KNN.TRAIN_ROOT or cfg.KNN.DATASET:
             built.append(KNNMonitor(cfg, epoch))
         if cfg.DATA.VAL_ROOT:
             split = open_validation(cfg, self.classes)

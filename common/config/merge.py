@@ -23,6 +23,7 @@ WIDTH = 60  # characters of a value in a message
 EXAMPLES = {
     "DATASETS.TRAIN": ("voc_2007_trainval",),
     "DATASETS.TEST": ("voc_2007_test",),
+    "KNN.DATASET": [{"KIND": "coco", "JSON": "mine.json", "IMAGES": "images"}],
     "MOCO.DATASETS": [{"NAME": "mine", "KIND": "coco", "JSON": "mine.json", "IMAGES": "images"}],
 }
 
@@ -108,6 +109,7 @@ def _fitting(key: str, value: Any, default: Any, place: str) -> Any:
     elif isinstance(default, str):
         fits, expected = isinstance(found, str), f"text, in quotes, such as {default!r}"
     else:
+        found = [found] if isinstance(found, Mapping) else found  # an entry of a data set is a list of one
         fits, expected = _is_list_like(found, default), f"a list, such as {_example(key, default, place)}"
         found = type(default)(deepcopy(found)) if fits else found
     if not fits:

@@ -180,7 +180,7 @@ def _neighbours(files: Sequence[Path], per_epoch: int | None) -> dict[str, Any]:
     for query in last["queries"]:
         row = []
         for place, image in enumerate([query, *query["neighbours"]]):
-            data = thumbnail(Path(image["path"]), SIDE, square=True)
+            data = thumbnail(Path(image["path"]), SIDE, square=True, box=image.get("box"))
             missing += data is None
             same = place > 0 and image["class"] == query["class"]
             caption = image["class"] if place == 0 else f"{image['similarity']:.2f}"

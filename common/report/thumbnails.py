@@ -11,15 +11,19 @@ from mocodet.common.formats.image import decode_rgb
 QUALITY = 72  # of JPEG
 
 
-def thumbnail(path: Path, side: int, *, square: bool = False) -> str | None:
+def thumbnail(
+    path: Path, side: int, *, square: bool = False, box: tuple[int, int, int, int] | None = None
+) -> str | None:
     """Return an image of at most ``side`` pixels as base64 of a JPEG; nothing where it cannot be read.
 
-    ``square``: its middle, scaled to ``side`` x ``side``.
+    ``square``: its middle, scaled to ``side`` x ``side``. ``box``: only what is within left, top, right, bottom.
     """
     try:
         small = decode_rgb(path, max_pixels=0)
     except ValueError:
         return None
+    if box is not None:
+        small = small.crop(box)
     if square:
         small = ImageOps.fit(small, (side, side))
     else:

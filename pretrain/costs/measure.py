@@ -119,6 +119,7 @@ def small_run(cfg: CfgNode, world: int, images: int, folder: Path) -> tuple[CfgN
     }
     nothing = ("DATA.SHARDS", "DATA.EXCLUDE", "DATA.ANNOTATIONS", "DATA.VAL_ROOT", "DATA.VAL_ANNOTATIONS")
     changes |= dict.fromkeys((*nothing, "MODEL.WEIGHTS", "KNN.TRAIN_ROOT", "KNN.VAL_ROOT"), "")
+    changes["KNN.DATASET"] = []
     small.merge_from_list([word for pair in changes.items() for word in pair])
     return small, data
 

@@ -10,7 +10,8 @@ from torch import nn
 from mocodet.common.checkpoint import errors_about
 from mocodet.common.files import write_json
 
-from ..data.folders import warn_of_passed_over
+from ..data.crops import read_crops
+from ..data.folders import LabelledImages, warn_of_passed_over
 from ..data.labelled import check_same_classes, read_class_folders
 from .accuracy import Evaluator
 from .features import FeatureSettings, extract_features, share_buffers
@@ -31,27 +32,36 @@ class KNNMonitor(Evaluator):
         iterations_per_epoch: of the training that is monitored.
 
     Raises:
-        FileNotFoundError, ValueError: see `read_class_folders` and `check_same_classes`; fewer reference images than
-            ``KNN.K``.
+        FileNotFoundError, ValueError: see `read_class_folders`, `check_same_classes` and `read_crops`; fewer reference
+            images than ``KNN.K``.
     """
 
     prefix = "knn_"
 
     def __init__(self, cfg: CfgNode, iterations_per_epoch: int) -> None:
         self.cfg, knn = cfg, cfg.KNN
-        with errors_about(f"KNN.TRAIN_ROOT {knn.TRAIN_ROOT}, KNN.VAL_ROOT {knn.VAL_ROOT}"):
-            self.bank, self.queries = read_class_folders(knn.TRAIN_ROOT), read_class_folders(knn.VAL_ROOT)
-            check_same_classes(self.bank.classes, self.queries.classes)
-        for split, key in ((self.bank, "TRAIN_ROOT"), (self.queries, "VAL_ROOT")):
-            warn_of_passed_over(split.images, f"KNN.{key} {knn[key]}")
+        if knn.DATASET:
+            self.bank, self.queries = read_crops(knn.DATASET[0], "KNN.DATASET")
+            neighbours = f"KNN.DATASET has {len(self.bank.labels)} boxes to compare with"
+        else:
+            self.bank, self.queries = self._open_folders()
+            neighbours = f"KNN.TRAIN_ROOT {knn.TRAIN_ROOT} has {len(self.bank.labels)} images"
+        for split in (self.bank, self.queries):
             split.images.max_pixels = cfg.DATA.MAX_PIXELS
         if len(self.bank.labels) < knn.K:
-            raise ValueError(
-                f"KNN.K is {knn.K}, but KNN.TRAIN_ROOT {knn.TRAIN_ROOT} has {len(self.bank.labels)} images; lower KNN.K"
-            )
+            raise ValueError(f"KNN.K is {knn.K}, but {neighbours}; lower KNN.K")
         self.period = knn.PERIOD or iterations_per_epoch
         self.what = f"{knn.K}-NN"
         self.images = len(self.queries.labels)
+
+    def _open_folders(self) -> tuple[LabelledImages, LabelledImages]:
+        knn = self.cfg.KNN
+        with errors_about(f"KNN.TRAIN_ROOT {knn.TRAIN_ROOT}, KNN.VAL_ROOT {knn.VAL_ROOT}"):
+            bank, queries = read_class_folders(knn.TRAIN_ROOT), read_class_folders(knn.VAL_ROOT)
+            check_same_classes(bank.classes, queries.classes)
+        for split, key in ((bank, "TRAIN_ROOT"), (queries, "VAL_ROOT")):
+            warn_of_passed_over(split.images, f"KNN.{key} {knn[key]}")
+        return bank, queries
 
     def measure(self) -> dict[str, float]:
         """See `Evaluator.measure`."""

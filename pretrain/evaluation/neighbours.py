@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from detectron2.utils import comm
 
+from ..data.crops import BoxCrops
 from ..data.folders import LabelledImages
 from .knn import nearest
 
@@ -72,7 +73,8 @@ def fixed_neighbours(bank: SplitPart, queries: SplitPart, device: torch.device |
 
     Returns:
         in the main process, for each query its ``"path"``, its ``"class"`` and ``"neighbours"``, the nearest first,
-        with ``"path"``, ``"class"`` and ``"similarity"``; elsewhere nothing.
+        with ``"path"``, ``"class"`` and ``"similarity"``; of a crop also its ``"box"``: left, top, right, bottom.
+        Elsewhere nothing.
     """
     chosen = fixed_queries(queries.split.labels)
     mine = {place: queries.features[queries.places.index(place)].clone() for place in chosen if place in queries.places}
@@ -91,5 +93,6 @@ def fixed_neighbours(bank: SplitPart, queries: SplitPart, device: torch.device |
     return results
 
 
-def _name(data: LabelledImages, place: int) -> dict[str, str]:
-    return {"path": str(data.images.paths[place]), "class": data.classes[int(data.labels[place])]}
+def _name(data: LabelledImages, place: int) -> dict[str, Any]:
+    box = {"box": list(data.images.boxes[place])} if isinstance(data.images, BoxCrops) else {}
+    return {"path": str(data.images.paths[place]), "class": data.classes[int(data.labels[place])], **box}

@@ -1,0 +1,123 @@
+"""Labelled images for people without class folders: crops of the boxes of a data set of detection."""
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+
+from mocodet.common.formats.boxes import BoxedImage, read_boxes
+from mocodet.common.formats.hold_out import HoldOut
+from mocodet.common.formats.image import image_size
+from mocodet.common.text import first_few
+
+from .folders import ImageFiles, LabelledImages
+
+logger = logging.getLogger("mocodet.pretrain")
+
+SLACK = 0.01  # pixels: by so much is a whole number missed that was written as a part of a side
+TINY = 16  # pixels: of a shorter side little can be told
+QUERIES = HoldOut(0.25)  # which images' boxes are asked for; those of the others are their neighbours
+
+Edges = tuple[int, int, int, int]  # left, top, right, bottom
+
+
+class BoxCrops(ImageFiles):
+    """The part of an image that a box surrounds, for each of some boxes; those of one image should follow each other.
+
+    Args:
+        paths: the image of each box.
+        boxes: their edges, inside the image.
+    """
+
+    def __init__(self, paths: Sequence[str], boxes: Sequence[Edges]) -> None:
+        super().__init__(paths)
+        self.boxes = boxes
+        self._last: tuple[str, Image.Image] | None = None
+
+    def __getitem__(self, item: int) -> Image.Image:
+        """Return a crop as Pillow has it."""
+        path = self.paths[item]
+        if self._last is None or self._last[0] != path:  # an image with many boxes is decoded once
+            self._last = path, super().__getitem__(item)
+        return self._last[1].crop(self.boxes[item])
+
+    def pixels(self, item: int) -> np.ndarray:
+        """Return a crop as an array, H x W x 3, uint8."""
+        return np.asarray(self[item])
+
+
+def read_crops(entry: object, key: str) -> tuple[LabelledImages, LabelledImages]:
+    """Read crops to classify, and those that they are compared with; no image is on both sides.
+
+    A hash of the image's file name decides on which, so it is the same in all runs.
+
+    Args:
+        entry: of a data set of detection; see `read_boxes`.
+        key: what messages call it.
+
+    Returns:
+        neighbours; queries, those of about a quarter of the images. They share the classes, by name.
+
+    Raises:
+        FileNotFoundError, ValueError: see `read_boxes`; an image is not there, or no image; there are not two classes;
+            one side is empty.
+    """
+    images = sorted(read_boxes(entry, key), key=lambda image: image.path)
+    all_crops = [crop for image in images for crop in _crops_of(image, key)]
+    crops = [crop for crop in all_crops if min(crop.sides) >= TINY]
+    asked = [crop for crop in crops if QUERIES.takes(crop.path.name, "test")]
+    others = [crop for crop in crops if not QUERIES.takes(crop.path.name, "test")]
+    classes = sorted({crop.name for crop in crops})
+    logger.info(
+        f"{key}: {len(asked):,} boxes are compared with {len(others):,} of other images, of {len(classes)} classes;"
+        f" {len(all_crops) - len(crops):,} with a side of less than {TINY} pixels are left out"
+    )
+    if len(classes) < 2:
+        raise ValueError(f"{key} has boxes of {first_few(classes)} alone; expected two classes to be told apart")
+    if not asked or not others:
+        raise ValueError(f"{key} has too few images, {len(images)}, to compare boxes of some with those of others")
+    if unmatched := sorted({crop.name for crop in asked} - {crop.name for crop in others}):
+        logger.warning(f"{key}: no neighbour is of {first_few(unmatched)}, whose boxes can only be taken for others")
+    return _labelled(others, classes), _labelled(asked, classes)
+
+
+class _Crop(NamedTuple):
+    path: Path
+    name: str
+    edges: Edges
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        left, top, right, bottom = self.edges
+        return right - left, bottom - top
+
+
+def _crops_of(image: BoxedImage, key: str) -> Iterator[_Crop]:
+    """Yield the boxes of an image, whole pixels inside it."""
+    if not image.boxes:
+        return
+    try:
+        width, height = image_size(image.path)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{key}: there is no image {image.path}, which has boxes; fetch it") from error
+    for box in image.boxes:
+        left, top, right, bottom = box.edges
+        first = max(math.floor(left + SLACK), 0), max(math.floor(top + SLACK), 0)
+        edges = (*first, min(math.ceil(right - SLACK), width), min(math.ceil(bottom - SLACK), height))
+        if edges[0] >= edges[2] or edges[1] >= edges[3]:
+            raise ValueError(
+                f"{key}: {image.path}, of {width} x {height} pixels, has a box of {box.name} outside,"
+                f" {', '.join(f'{edge:g}' for edge in box.edges)}; correct or remove it"
+            )
+        yield _Crop(image.path, box.name, edges)
+
+
+def _labelled(crops: Sequence[_Crop], classes: Sequence[str]) -> LabelledImages:
+    place = {name: number for number, name in enumerate(classes)}
+    images = BoxCrops([str(crop.path) for crop in crops], [crop.edges for crop in crops])
+    return LabelledImages(images, torch.tensor([place[crop.name] for crop in crops]), list(classes))
