@@ -3,12 +3,17 @@
 import logging
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 # What bad input raises, and what the system refuses: no such file, no permission, a full disk.
 USER_ERRORS: tuple[type[Exception], ...] = (OSError, ValueError, FloatingPointError)
+
+
+class MissingPackageError(ImportError):
+    """A package that mocodet needs is not installed, or too old; the message says how to install it."""
 
 
 def message_of(error: BaseException) -> str:
@@ -38,6 +43,26 @@ def without_logged_tracebacks(name: str) -> Iterator[None]:
         yield
     finally:
         logging.getLogger(name).removeFilter(is_worth_it)
+
+
+@contextmanager
+def told_in_one_line() -> Iterator[None]:
+    """End the program in one line on stderr when Ctrl-C interrupts it, with status 130, or a package is missing.
+
+    With MOCODET_TRACEBACK=1 in the environment the error itself is raised.
+
+    Raises:
+        SystemExit: either happened.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, MissingPackageError) as error:
+        if os.environ.get("MOCODET_TRACEBACK"):
+            raise
+        if isinstance(error, MissingPackageError):
+            sys.exit(f"error: {error}")
+        print("interrupted", file=sys.stderr, flush=True)
+        sys.exit(128 + signal.SIGINT)
 
 
 @contextmanager

@@ -103,6 +103,17 @@ def remove_leftovers(folder: str | os.PathLike) -> None:
                 logger.info("removed %s (%d bytes), which a killed process had left", path, size)
 
 
+def writing_fault(folder: str | os.PathLike) -> str | None:
+    """Say why ``folder``, which need not be there, cannot be written to, as far as that shows; None if it can."""
+    path = Path(folder).absolute()
+    for place in (path, *path.parents):
+        if place.is_dir():
+            return None if os.access(place, os.W_OK | os.X_OK) else f"{place} may not be written to"
+        if os.path.lexists(place):
+            return f"{place} is no folder"
+    return None
+
+
 def write_json(path: str | os.PathLike, content: Any) -> None:
     """Write ``content`` to a JSON file, indented, whole or not at all.
 

@@ -10,12 +10,14 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from detectron2.engine import launch as detectron2_launch
 from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.utils import comm
+from fvcore.common.config import CfgNode
 from torch import nn
 from torch.distributed.rendezvous import rendezvous
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
@@ -24,7 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 from .allocator import keep_freed_memory
 from .cores import threads_for_each
 from .errors import USER_ERRORS, errors_in_one_line, message_of
-from .files import remove_leftovers
+from .files import remove_leftovers, writing_fault
 from .locks import claim
 
 
@@ -32,13 +34,23 @@ class ReportedError(Exception):
     """One of ``USER_ERRORS`` on its way from a spawned process to the one that started it; its text is the message."""
 
 
-def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
+def launch(
+    main: Callable[[argparse.Namespace], object],
+    args: argparse.Namespace,
+    read_config: Callable[[argparse.Namespace], CfgNode],
+) -> None:
     """Run ``main(args)`` in ``args.num_gpus`` processes on each of ``args.num_machines`` machines, or under torchrun.
 
     Where torchrun started this process, it is one of the processes already, and ``main`` runs in it.
 
-    Uses NCCL where CUDA is available and gloo elsewhere, as detectron2's launcher does. On a CPU the cores are
-    divided between the processes; left alone, every process would start one thread for every core.
+    Uses NCCL where CUDA is available and gloo elsewhere, as detectron2's launcher does. Several processes without CUDA
+    are refused unless the config says ``MODEL.DEVICE cpu``. On a CPU the cores are divided between the processes; left
+    alone, every process would start one thread for every core.
+
+    Args:
+        main: what is run; defined at the top level of a module.
+        args: the command line.
+        read_config: reads its config, which `main` reads anew in each process.
 
     Raises:
         SystemExit: one of ``USER_ERRORS`` was raised; its message is the exit status. Under torchrun every process
@@ -48,7 +60,7 @@ def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespac
     try:
         with errors_in_one_line():
             start = _join_torchrun if dist.is_torchelastic_launched() else _start
-            start(partial(_import_and_run, main), args)
+            start(partial(_import_and_run, main), args, partial(_import_and_run, read_config))
     except ProcessExitedException as error:
         if error.signal_name is None:
             raise
@@ -64,9 +76,15 @@ def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespac
         sys.exit(f"error: {message.rstrip()}")
 
 
-def _start(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
+def _start(
+    main: Callable[[argparse.Namespace], object],
+    args: argparse.Namespace,
+    read_config: Callable[[argparse.Namespace], Any],
+) -> None:
     """Start the processes of this machine, by detectron2's launcher."""
     gpus, machines, rank, url = args.num_gpus, args.num_machines, args.machine_rank, args.dist_url
+    if gpus * machines > 1 and not torch.cuda.is_available():
+        _check_cpu_is_meant(read_config(args), gpus * machines, "leave out --num-gpus and --num-machines")
     if torch.cuda.is_available() and gpus > torch.cuda.device_count():
         raise ValueError(f"--num-gpus {gpus}, but this machine has {torch.cuda.device_count()}")
     detectron2_launch(_run_in_process, gpus, num_machines=machines, machine_rank=rank, dist_url=url, args=(main, args))
@@ -85,23 +103,36 @@ def _run_in_process(main: Callable[[argparse.Namespace], object], args: argparse
         dist.destroy_process_group()
 
 
-def _import_and_run(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
-    """Import the modules of ``--import``, which may lie in the current folder, then run ``main(args)``."""
-    if args.imports:
+def _check_cpu_is_meant(cfg: CfgNode, processes: int, remedy: str) -> None:
+    """Refuse several processes on a machine without CUDA, which may be another one than was meant."""
+    if cfg.MODEL.DEVICE != "cpu":
+        raise ValueError(
+            f"{processes} processes, but PyTorch finds no GPU on this machine, and MODEL.DEVICE is"
+            f" {cfg.MODEL.DEVICE!r}; add  MODEL.DEVICE cpu  if the processes are to share its CPU, or {remedy}"
+        )
+
+
+def _import_and_run(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> object:
+    """Import the modules of ``--import``, which may lie in the current folder, then return ``main(args)``."""
+    if args.imports and str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
     for name in args.imports:
         try:
             import_module(name)
         except ModuleNotFoundError as error:
             raise ValueError(f"--import {name}: {error}; expected a module in this folder or in PYTHONPATH") from error
-    main(args)
+    return main(args)
 
 
-def _join_torchrun(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
+def _join_torchrun(
+    main: Callable[[argparse.Namespace], object],
+    args: argparse.Namespace,
+    read_config: Callable[[argparse.Namespace], Any],
+) -> None:
     """Run ``main`` in this process, which torchrun started and described in the environment.
 
     Raises:
-        ValueError: more processes than GPUs; machines with different numbers of them.
+        ValueError: more processes than GPUs; machines with different numbers of them; see `_check_cpu_is_meant`.
     """
     world, here = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
     on_cuda, gpus = torch.cuda.is_available(), torch.cuda.device_count()
@@ -113,6 +144,8 @@ def _join_torchrun(main: Callable[[argparse.Namespace], object], args: argparse.
         raise ValueError(
             f"torchrun started {here} of {world} processes here; all machines must have the same --nproc-per-node"
         )
+    if world > 1 and not on_cuda:
+        _check_cpu_is_meant(read_config(args), world, "give torchrun --nproc-per-node 1")
     if on_cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     _divide_cores(here)
@@ -165,6 +198,16 @@ def fresh_store(store: dist.Store, rank: int, world_size: int) -> dist.Store:
     return dist.PrefixStore(f"mocodet/{mine}", store)
 
 
+def check_output(folder: str) -> None:
+    """Refuse an ``OUTPUT_DIR`` in which nothing could be written, before anything is tried.
+
+    Raises:
+        OSError: the message names the key and what is in the way.
+    """
+    if fault := writing_fault(folder):
+        raise OSError(f"OUTPUT_DIR is {folder!r}, but {fault}; give a folder that can be written to")
+
+
 @contextmanager
 def claim_output(folder: str) -> Iterator[None]:
     """Hold ``OUTPUT_DIR`` for the processes of this run while the block runs; all of them must call it.
@@ -173,12 +216,13 @@ def claim_output(folder: str) -> Iterator[None]:
 
     Raises:
         BlockingIOError: in all processes: another run trains in ``folder``; see `mocodet.common.locks.claim`.
-        OSError: in all processes: the folder cannot be made or written to.
+        OSError: in all processes: the folder cannot be made or written to; see `check_output`.
     """
     with ExitStack() as held:
         refusal: OSError | None = None
         if comm.is_main_process():
             try:
+                check_output(folder)
                 held.enter_context(claim(folder, instead="choose another OUTPUT_DIR"))
                 remove_leftovers(folder)
             except OSError as error:

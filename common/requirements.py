@@ -3,19 +3,20 @@
 import importlib.util
 import re
 
+from .errors import MissingPackageError
+
 MINIMUM_DETECTRON2 = (0, 6)
 
-INSTALL_HELP = """Install it with one of
-
-    make setup                                # in a checkout of mocodet: pinned wheel, no compiler needed
-    pip install --no-build-isolation 'git+https://github.com/facebookresearch/detectron2.git'   # after torch
-"""
+INSTALL_HELP = (
+    "install it by  make setup  in a checkout of mocodet (a pinned wheel, no compiler needed), or, after torch, by "
+    " pip install --no-build-isolation 'git+https://github.com/facebookresearch/detectron2.git'"
+)
 
 
 def require_detectron2() -> None:
-    """Raise ``ImportError``, saying which command to run, unless detectron2 >= 0.6 can be imported."""
+    """Raise `MissingPackageError`, saying which command to run, unless detectron2 >= 0.6 can be imported."""
     if importlib.util.find_spec("detectron2") is None:
-        raise ImportError(f"mocodet needs detectron2, which is not installed. {INSTALL_HELP}")
+        raise MissingPackageError(f"mocodet needs detectron2, which is not installed; {INSTALL_HELP}")
 
     import detectron2
 
@@ -23,4 +24,4 @@ def require_detectron2() -> None:
     numbers = tuple(int(part) for part in re.findall(r"\d+", found)[:2])
     if numbers < MINIMUM_DETECTRON2:
         wanted = ".".join(map(str, MINIMUM_DETECTRON2))
-        raise ImportError(f"mocodet needs detectron2 >= {wanted}, found {found}. {INSTALL_HELP}")
+        raise MissingPackageError(f"mocodet needs detectron2 >= {wanted}, found {found}; {INSTALL_HELP}")

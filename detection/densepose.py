@@ -11,6 +11,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from mocodet import configs
+from mocodet.common.config.bases import read_settings
 
 PROJECT = "densepose"
 INSTALL = "pip install 'git+https://github.com/facebookresearch/detectron2@main#subdirectory=projects/DensePose'"
@@ -45,11 +46,9 @@ def uses_densepose(config_file: str | Path) -> bool:
     """Tell whether a config file, or a base of it, has keys of the DensePose project.
 
     Raises:
-        FileNotFoundError: there is no such config.
+        OSError, ValueError: there is no such config, or see `read_settings`.
     """
-    path = configs.locate(str(config_file))
-    content = CfgNode.load_yaml_with_base(str(path)) if path.read_text(encoding="utf-8").strip() else {}
-    model = content.get("MODEL")
+    model = read_settings(configs.locate(str(config_file))).content.get("MODEL")
     return isinstance(model, Mapping) and "DENSEPOSE_ON" in model
 
 

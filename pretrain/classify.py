@@ -6,7 +6,7 @@ import logging
 from fvcore.common.config import CfgNode
 
 from mocodet.common.checkpoint import last_checkpoint
-from mocodet.common.launch import launch
+from mocodet.common.launch import check_output, launch
 
 from .checkpoint import load_classifier
 from .config import check_config
@@ -14,7 +14,7 @@ from .device import memory_format, resolve_device
 from .evaluation.classification import ClassificationEvaluator, open_validation
 from .methods import METHODS
 from .methods.base import DataFacts
-from .run import pretrain, read_config, start
+from .run import announce, pretrain, read_config, start
 
 logger = logging.getLogger("mocodet.pretrain")
 
@@ -41,6 +41,7 @@ def evaluate(cfg: CfgNode, *, resume: bool) -> dict[str, float]:
     network = METHODS[cfg.METHOD].from_config(cfg, facts).encoder_to_transfer
     iterations = load_classifier(network, path)
     network.to(resolve_device(cfg)).to(memory_format=memory_format(cfg))
+    announce(cfg)
     logger.info(f"Evaluating {path}")
     return ClassificationEvaluator(cfg, network, split, period=1).evaluate(iterations)
 
@@ -51,13 +52,15 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         FileNotFoundError, ValueError: METHOD is not one that classifies; see `read_config` and what follows.
     """
-    cfg, path = read_config(args)
+    cfg = read_config(args)
     if cfg.METHOD in METHODS and not METHODS[cfg.METHOD].classifies:
         raise ValueError(
-            f"{path} has METHOD {cfg.METHOD!r}; expected 'supervised': pre-train by contrast with mocodet pretrain"
+            f"{args.config_file} has METHOD {cfg.METHOD!r}; expected 'supervised': pre-train by contrast with mocodet"
+            " pretrain"
         )
     if args.eval_only:
         check_config(cfg)
+        check_output(cfg.OUTPUT_DIR)
         start(cfg, resume=args.resume)
         evaluate(cfg, resume=args.resume)
     else:
@@ -66,4 +69,4 @@ def run(args: argparse.Namespace) -> None:
 
 def main(args: argparse.Namespace) -> None:
     """Do what the command line asks for, in as many processes as it asks for."""
-    launch(run, args)
+    launch(run, args, read_config)

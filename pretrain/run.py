@@ -11,6 +11,7 @@ from detectron2.utils.logger import setup_logger
 from fvcore.common.config import CfgNode
 
 from mocodet.common.checkpoint import last_checkpoint
+from mocodet.common.config.bases import read_settings
 from mocodet.common.config.merge import merge_config
 from mocodet.common.errors import errors_in_one_line
 from mocodet.common.files import atomic_open
@@ -21,16 +22,18 @@ from .build import choose_augment
 from .checkpoint import VIEWS_BEFORE
 from .config import check_config, get_cfg, unused
 from .interchange import check_method, export_file
+from .preflight import check_inputs
 from .schedules import warmup_iterations
 from .trainer import PretrainTrainer
 
 CONFIG = "config.yaml"  # in OUTPUT_DIR: what the run there ran with
 
 
-def read_config(args: argparse.Namespace) -> tuple[CfgNode, Path]:
-    """Return the config that the command line asks for, and the path of its file; see `merge_config`."""
+def read_config(args: argparse.Namespace) -> CfgNode:
+    """Return the config that the command line asks for; see `merge_config`."""
     cfg = get_cfg()
-    return cfg, merge_config(cfg, args.config_file, args.opts)
+    merge_config(cfg, args.config_file, args.opts)
+    return cfg
 
 
 def start(cfg: CfgNode, *, resume: bool) -> None:
@@ -43,6 +46,10 @@ def start(cfg: CfgNode, *, resume: bool) -> None:
     for name in ("mocodet", "fvcore", "detectron2"):
         logging.getLogger(name).handlers.clear()
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
+
+
+def announce(cfg: CfgNode) -> None:
+    """Log the config of a run that nothing keeps from starting, and what it sets to no effect."""
     logger = logging.getLogger("mocodet.pretrain")
     logger.info(f"{comm.get_world_size()} process(es); config:\n{cfg.dump()}")
     if nothing := unused(cfg):
@@ -55,7 +62,7 @@ def _decide(cfg: CfgNode, resume: bool) -> None:
     An attempt that left its config and no checkpoint is not resumed.
     """
     file, tag = Path(cfg.OUTPUT_DIR, CONFIG), Path(cfg.OUTPUT_DIR, "last_checkpoint")
-    earlier = CfgNode.load_yaml_with_base(str(file)) if resume and tag.is_file() and file.is_file() else None
+    earlier = read_settings(file).content if resume and tag.is_file() and file.is_file() else None
     if cfg.SEED < 0:
         cfg.SEED = earlier["SEED"] if earlier else comm.shared_random_seed()
     if cfg.DATA.AUGMENT == "auto":
@@ -76,7 +83,7 @@ def pretrain(cfg: CfgNode, *, resume: bool = False, original: str = "", record: 
         the checkpoint of the end, ``OUTPUT_DIR/model_final.pth``.
 
     Raises:
-        FileNotFoundError, ValueError: see `check_config` and `PretrainTrainer`.
+        FileNotFoundError, ValueError: see `check_config`, `check_inputs` and `PretrainTrainer`.
         BlockingIOError: another process trains in OUTPUT_DIR.
         FileExistsError: not ``resume``, and OUTPUT_DIR holds the checkpoints of another run.
         FloatingPointError: training diverged.
@@ -87,10 +94,12 @@ def pretrain(cfg: CfgNode, *, resume: bool = False, original: str = "", record: 
             " that goes on, or an encoder that a new run starts from (docs/warm_start.md)"
         )
     check_config(cfg)
+    check_inputs(cfg, resume=resume, original=original)
     with claim_output(cfg.OUTPUT_DIR):
         start(cfg, resume=resume)
         trainer = PretrainTrainer(cfg)
         trainer.resume_or_start(resume, original)
+        announce(cfg)
         # Not before: a run that was refused must not overwrite the config of the one that stands there.
         if comm.is_main_process():
             with atomic_open(Path(cfg.OUTPUT_DIR, CONFIG), "w") as handle:
@@ -103,8 +112,7 @@ def pretrain(cfg: CfgNode, *, resume: bool = False, original: str = "", record: 
 
 def run(args: argparse.Namespace) -> None:
     """Train, in one process of the launched ones, as the command line asks."""
-    cfg, _ = read_config(args)
-    pretrain(cfg, resume=args.resume, original=args.resume_from, record=True)
+    pretrain(read_config(args), resume=args.resume, original=args.resume_from, record=True)
 
 
 def export(args: argparse.Namespace) -> None:
@@ -116,7 +124,7 @@ def export(args: argparse.Namespace) -> None:
     """
     if dist.is_torchelastic_launched() and int(os.environ["WORLD_SIZE"]) > 1:
         raise ValueError(f"--export in {os.environ['WORLD_SIZE']} processes of torchrun; run it without torchrun")
-    cfg, _ = read_config(args)
+    cfg = read_config(args)
     setup_logger(name="mocodet")
     check_method(cfg.METHOD)
     export_file(last_checkpoint(cfg.OUTPUT_DIR), args.export)
@@ -125,7 +133,7 @@ def export(args: argparse.Namespace) -> None:
 def main(args: argparse.Namespace) -> None:
     """Do what the command line asks for."""
     if args.export is None:
-        launch(run, args)
+        launch(run, args, read_config)
     else:
         with errors_in_one_line():
             export(args)

@@ -64,6 +64,7 @@ def main() -> None:
             checkpoint,
             *("mocodet", "pretrain", "--config-file", "pretrain/demo_moco_v2_R_18.yaml", "--resume"),
             *("--num-gpus", processes, "MODEL.BN_GROUPS", BN_GROUPS // processes),
+            *(("MODEL.DEVICE", "cpu") if processes > 1 else ()),
             *("DATA.ROOT", images, "OUTPUT_DIR", pretrain, "SEED", args.seed),
             *(() if hasattr(os, "memfd_create") else ("DATA.CACHE", "none")),  # which needs Linux
         ),

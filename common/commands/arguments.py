@@ -94,8 +94,8 @@ def add_training_arguments(parser: argparse.ArgumentParser, eval_only: bool = Fa
         "--num-gpus",
         type=positive(int),
         metavar="N",
-        help="GPUs per machine; on a machine without one, CPU processes (default 1). Under torchrun leave this and the"
-        " next three out",
+        help="GPUs per machine (default 1); with MODEL.DEVICE cpu, processes. Under torchrun leave this and the next"
+        " three out",
     )
     add("--num-machines", type=positive(int), metavar="N", help="total number of machines (default 1)")
     add("--machine-rank", type=int, metavar="R", help="rank of this machine (default 0)")

@@ -12,6 +12,7 @@ from types import ModuleType
 
 from .. import tether
 from ..allocator import keep_freed_memory
+from ..errors import told_in_one_line
 from .parser import Parser
 from .table import COMMANDS, PROGRAM, Command
 
@@ -43,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> object:
         if words[:1] == [command.name]:
             args = parse(command, words[1:])
             keep_freed_memory()
-            return resolve_name(command.does)(args)  # imported only after the arguments are found good
+            with told_in_one_line():
+                return resolve_name(command.does)(args)  # imported only after the arguments are found good
     return _overview().parse_args(words[:1])
 
 

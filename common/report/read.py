@@ -7,8 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from mocodet.common.config.yaml_file import read_yaml
 from mocodet.common.files import read_json_lines
 from mocodet.common.study.aggregate import KEYS
 from mocodet.common.study.results import RESULTS_FILE, VERSION
@@ -147,7 +146,7 @@ def read_study(folder: Path) -> Study:
 def read_config(folder: Path) -> dict[str, Any]:
     """Return the config that a run saved in its folder, or nothing if it saved none."""
     path = folder / CONFIG_FILE
-    found = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    found = read_yaml(path)[0] if path.is_file() else {}
     return found if isinstance(found, dict) else {}
 
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from mocodet.common.config.bases import read_settings
 from mocodet.common.files import read_json_lines
 
 from .statistics import Gap, deviation, paired_gap
@@ -30,7 +29,7 @@ MAY_LACK = {"segm/AP75"}  # Cityscapes' script does not compute it
 
 def read_max_iter(config: Path) -> int:
     """Return how many iterations a training has, by the ``config.yaml`` that it saved."""
-    return yaml.safe_load(config.read_text(encoding="utf-8"))["SOLVER"]["MAX_ITER"]
+    return read_settings(config).content["SOLVER"]["MAX_ITER"]
 
 
 def read_metrics(folder: str | Path) -> Results:
@@ -54,7 +53,7 @@ def read_metrics(folder: str | Path) -> Results:
     path, config = Path(folder, "metrics.json"), Path(folder, "config.yaml")
     try:
         max_iter = read_max_iter(config)
-    except (yaml.YAMLError, KeyError, TypeError) as error:  # half a file, or another one
+    except (ValueError, KeyError, TypeError) as error:  # half a file, or another one
         raise ValueError(f"{config} does not say how long the training is: {error!r}") from error
     last: dict[str, tuple[int, float]] = {}
     for record in read_json_lines(path):

@@ -24,9 +24,9 @@ from .trainer import AMP_DTYPES
 
 # The recipe is that of docs/small_scale.md: ImageNet's has a queue that is longer than a small data set.
 MAKE_WEIGHTS = (
-    "make it from your images (docs/small_scale.md):  mocodet pretrain --config-file configs/pretrain/{recipe} DATA.ROOT"
-    " path/to/images OUTPUT_DIR output/{name}  and  mocodet convert output/{name}/model_final.pth {weights}; or name a"
-    " pre-training checkpoint that you have, or the published weights of a ResNet-50, MODEL.WEIGHTS moco://v2_200ep"
+    "make it from your images (docs/small_scale.md):  mocodet pretrain --config-file configs/pretrain/{recipe}"
+    " DATA.ROOT path/to/images OUTPUT_DIR output/{name}  and  mocodet convert output/{name}/model_final.pth {weights};"
+    " or name a pre-training checkpoint that you have, or the published weights of a ResNet-50, moco://v2_200ep"
 )
 
 

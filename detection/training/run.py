@@ -15,7 +15,7 @@ from detectron2.utils.logger import setup_logger
 
 from mocodet.common.config.merge import merge_config
 from mocodet.common.files import atomic_open
-from mocodet.common.launch import claim_output, launch
+from mocodet.common.launch import check_output, claim_output, launch
 
 from ..config import add_moco_config
 from ..data import register_datasets
@@ -118,6 +118,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Do, in one process of the launched ones, what the command line asks for; return the evaluation's results."""
     cfg = read_config(args)
     if args.eval_only:
+        check_output(cfg.OUTPUT_DIR)
         setup(cfg, args)
         return evaluate(cfg, resume=args.resume)
     with claim_output(cfg.OUTPUT_DIR):
@@ -129,4 +130,4 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def main(args: argparse.Namespace) -> None:
     """Do what the command line asks for, in as many processes as it asks for."""
-    launch(run, args)
+    launch(run, args, read_config)

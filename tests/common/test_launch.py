@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from detectron2.utils import comm
+from fvcore.common.config import CfgNode
 from PIL import Image
 from torch import nn
 from torch.multiprocessing import ProcessRaisedException
@@ -29,6 +31,14 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 def parse(*arguments: str) -> argparse.Namespace:
     return parsed("train", ["--config-file", "coco_R_50_FPN_2x_moco.yaml", *arguments])
+
+
+def on_cpu(args: argparse.Namespace) -> CfgNode:
+    return CfgNode({"MODEL": {"DEVICE": "cpu"}})
+
+
+def start(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
+    launch(main, args, on_cpu)
 
 
 def refuse(args: argparse.Namespace) -> None:
@@ -53,19 +63,19 @@ def test_argument_parser__detectron2_habits():
 def test_launch__keeps_freed_memory_where_the_work_is_done(monkeypatch):
     seen = []
     monkeypatch.setattr("mocodet.common.launch.keep_freed_memory", lambda: seen.append("memory"))
-    launch(lambda args: seen.append("work"), parse())
+    start(lambda args: seen.append("work"), parse())
     assert seen == ["memory", "work"]
 
 
 def test_launch__bad_input_is_one_line(monkeypatch):
     monkeypatch.delenv("MOCODET_TRACEBACK", raising=False)
     with pytest.raises(SystemExit, match=r"^error: SOLVER.X is 3; expected 4$"):
-        launch(refuse, parse())
+        start(refuse, parse())
     with pytest.raises(SystemExit, match=r"^error: \[Errno \d+\] Not a directory: '.*test_launch\.py/config\.yaml'$"):
-        launch(step_into_a_file, parse())
+        start(step_into_a_file, parse())
     monkeypatch.setenv("MOCODET_TRACEBACK", "1")
     with pytest.raises(ValueError, match=r"SOLVER.X is 3"):
-        launch(refuse, parse())
+        start(refuse, parse())
 
 
 needs_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="with CUDA the processes need two GPUs")
@@ -75,7 +85,24 @@ needs_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="with CUDA the 
 def test_launch__bad_input_is_one_line_of_several_processes(monkeypatch):
     monkeypatch.delenv("MOCODET_TRACEBACK", raising=False)
     with pytest.raises(SystemExit, match=r"^error: SOLVER.X is 3; expected 4$"):
-        launch(refuse, parse("--num-gpus", "2"))
+        start(refuse, parse("--num-gpus", "2"))
+
+
+def on_any(args: argparse.Namespace) -> CfgNode:
+    return CfgNode({"MODEL": {"DEVICE": "auto"}})
+
+
+@pytest.mark.parametrize("environment", [{}, {"WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "8", "TORCHELASTIC_RUN_ID": "x"}])
+def test_launch__several_processes_without_cuda_must_be_meant(monkeypatch, environment):
+    monkeypatch.delenv("MOCODET_TRACEBACK", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("mocodet.common.launch.detectron2_launch", pytest.fail)
+    args = parse("--num-gpus", "8")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    told = r"^error: 8 processes, but .* no GPU .*, and MODEL\.DEVICE is 'auto'; add  MODEL\.DEVICE cpu  if .*, or .*$"
+    with pytest.raises(SystemExit, match=told):
+        launch(refuse, args, on_any)
 
 
 def test_launch__other_errors_of_several_processes_keep_their_traceback(monkeypatch):
@@ -85,23 +112,24 @@ def test_launch__other_errors_of_several_processes_keep_their_traceback(monkeypa
     monkeypatch.delenv("MOCODET_TRACEBACK", raising=False)
     monkeypatch.setattr("mocodet.common.launch.detectron2_launch", fail)
     with pytest.raises(ProcessRaisedException, match="a fault of the program"):
-        launch(refuse, parse("--num-gpus", "2"))
+        start(refuse, parse("--num-gpus", "2"))
 
 
-@needs_cpu
 def kill_the_second(args: argparse.Namespace) -> None:
     if comm.get_rank() == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     comm.synchronize()
 
 
+@needs_cpu
 def test_launch__a_killed_process_is_one_line():
     with pytest.raises(SystemExit, match=r"^error: process 1 of 2 was ended from outside \(SIGKILL\); .*\Z"):
-        launch(kill_the_second, parse("--num-gpus", "2"))
+        start(kill_the_second, parse("--num-gpus", "2"))
 
 
+@needs_cpu
 def test_launch__two_cpu_processes_share_the_cores(tmp_path):
-    launch(leave_a_note, parse("--num-gpus", "2", "NOTES", str(tmp_path)))
+    start(leave_a_note, parse("--num-gpus", "2", "NOTES", str(tmp_path)))
     threads = max(1, len(os.sched_getaffinity(0)) // 2)
     assert [(tmp_path / str(rank)).read_text() for rank in range(2)] == [f"2 {threads}"] * 2
 
@@ -115,10 +143,10 @@ def test_launch__imports_the_users_modules_in_every_process(tmp_path, monkeypatc
     (tmp_path / "my_own.py").write_text("WORD = 'mine'")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    launch(note_what_is_known, parse("--import", "my_own", "--num-gpus", "2", "NOTES", str(tmp_path)))
+    start(note_what_is_known, parse("--import", "my_own", "--num-gpus", "2", "NOTES", str(tmp_path)))
     assert [(tmp_path / str(rank)).read_text() for rank in range(2)] == ["mine"] * 2
     with pytest.raises(SystemExit, match=r"^error: --import my_other: No module named 'my_other'; expected a module"):
-        launch(note_what_is_known, parse("--import", "my_other"))
+        start(note_what_is_known, parse("--import", "my_other"))
 
 
 @pytest.fixture
@@ -133,10 +161,10 @@ def alone_under_torchrun(monkeypatch):
 @pytest.mark.usefixtures("alone_under_torchrun")
 def test_torchrun__one_process_needs_no_group():
     seen = []
-    launch(lambda args: seen.append((args.opts, dist.is_initialized(), comm.get_world_size())), parse("SEED", "1"))
+    start(lambda args: seen.append((args.opts, dist.is_initialized(), comm.get_world_size())), parse("SEED", "1"))
     assert seen == [(["SEED", "1"], False, 1)]
     with pytest.raises(SystemExit, match=r"^error: SOLVER.X is 3; expected 4$"):
-        launch(refuse, parse())
+        start(refuse, parse())
 
 
 @pytest.mark.usefixtures("alone_under_torchrun")
@@ -156,7 +184,7 @@ def test_torchrun__machines_must_be_alike(monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit, match="started 2 of 5 processes here; all machines must have the same"):
-        launch(refuse, parse())
+        start(refuse, parse())
 
 
 @pytest.mark.usefixtures("alone_under_torchrun")
@@ -166,7 +194,7 @@ def test_torchrun__more_processes_than_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(SystemExit, match="torchrun started 2 processes here, but this machine has 1 GPUs"):
-        launch(refuse, parse())
+        start(refuse, parse())
 
 
 def test_fresh_store__every_start_has_its_own():

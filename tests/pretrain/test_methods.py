@@ -223,8 +223,9 @@ def test_from_config__keys_of_one_method_arrive():
 )
 def test_setup__tells_what_has_no_effect(folder, tmp_path, method, overrides, message):
     given = arguments(method, folder, tmp_path / "run", *overrides, "SOLVER.MAX_EPOCHS", 1)
-    cfg, _ = cli.read_config(parsed("pretrain", given))
+    cfg = cli.read_config(parsed("pretrain", given))
     cli.start(cfg, resume=False)
+    cli.announce(cfg)
     log = (tmp_path / "run" / "log.txt").read_text()
     assert "this config sets, to no effect: " in log
     assert message in log

@@ -81,7 +81,7 @@ def test_setup__bad_overrides_are_one_line():
 def test_setup__a_config_runs_no_code(tmp_path):
     config = tmp_path / "evil.yaml"
     config.write_text(f'OUTPUT_DIR: !!python/object/apply:os.mkdir ["{tmp_path}/ran"]\n')
-    with pytest.raises(Exception, match="python/object/apply"):
+    with pytest.raises(SystemExit, match=r"^error: .*evil\.yaml, line 1: .*python/object/apply.*leave the tag out$"):
         train_net(["--config-file", str(config)])
     assert not (tmp_path / "ran").exists()
 
@@ -312,9 +312,9 @@ def test_setup__missing_weights_name_the_two_commands(data, tmp_path):
     opts = options(tmp_path, *data, MODEL__WEIGHTS="output/none.pkl")
     with pytest.raises(SystemExit, match=r"(?s)names output/none\.pkl.*mocodet pretrain .*mocodet convert "):
         train_net(["--config-file", CONFIG, *opts])
-    with pytest.raises(SystemExit, match=r"pretrain/own_images_R_18\.yaml .*mocodet convert .* output/none\.pkl; or name"):
+    with pytest.raises(SystemExit, match=r"/own_images_R_18\.yaml .*mocodet convert .* output/none\.pkl; or"):
         train_net(["--config-file", CONFIG, "--resume", *opts])
-    with pytest.raises(SystemExit, match=r"^error: MODEL.WEIGHTS names output/none.pkl, which does not exist; name one that does$"):
+    with pytest.raises(SystemExit, match=r"^error: MODEL.WEIGHTS names .*none.pkl, which does not exist; name one"):
         train_net(["--config-file", CONFIG, "--eval-only", *opts])
 
 

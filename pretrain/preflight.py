@@ -1,0 +1,55 @@
+"""What a pre-training run reads must be there before anything is written."""
+
+from pathlib import Path
+
+from fvcore.common.config import CfgNode
+
+from mocodet.common.checkpoint import last_checkpoint
+
+from .data.listing import search
+from .keys import value_of
+
+# What the folders of a config should hold.
+FOLDERS = {
+    "DATA.ROOT": "the training images",
+    "DATA.VAL_ROOT": "the validation images",
+    "KNN.TRAIN_ROOT": "one folder for each class",
+    "KNN.VAL_ROOT": "one folder for each class",
+}
+
+
+def check_inputs(cfg: CfgNode, *, resume: bool = False, original: str = "") -> None:
+    """Refuse folders and files that are not there, and a folder of training images without one.
+
+    Args:
+        cfg: a config that `check_config` takes.
+        resume, original: see `PretrainTrainer.resume_or_start`.
+
+    Raises:
+        FileNotFoundError: the message names the key, what it is, and what is expected.
+    """
+    for key, holds in FOLDERS.items():
+        folder = value_of(cfg, key)
+        if folder and not Path(folder).is_dir():
+            raise FileNotFoundError(f"{key} {folder!r} is not a folder; give one that holds {holds}")
+    root = cfg.DATA.ROOT
+    if root and not any(listing.images for listing in search(root)):
+        raise FileNotFoundError(
+            f"DATA.ROOT {root!r} holds no image; looked at any depth for .jpg, .png and what else Pillow reads, in"
+            " either case; give a folder that holds the training images"
+        )
+    if resume and _has_checkpoint(cfg.OUTPUT_DIR):
+        return
+    for key, file in (("MODEL.WEIGHTS", cfg.MODEL.WEIGHTS), ("--resume-from", original)):
+        if file and not Path(file).is_file():
+            raise FileNotFoundError(
+                f"{key}: there is no checkpoint {file}; give a file such as output/moco_v2/model_final.pth"
+            )
+
+
+def _has_checkpoint(folder: str) -> bool:
+    try:
+        last_checkpoint(folder)
+    except FileNotFoundError:
+        return False
+    return True
