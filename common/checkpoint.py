@@ -80,6 +80,18 @@ def last_checkpoint(folder: str | os.PathLike) -> Path:
     return path
 
 
+def refuse_other_run(folder: str | os.PathLike) -> None:
+    """Refuse to train in a folder that holds the checkpoints of another run, which would be replaced.
+
+    Raises:
+        FileExistsError: the message says how to go on.
+    """
+    if Path(folder, "last_checkpoint").is_file():
+        raise FileExistsError(
+            f"{folder} already holds a run's checkpoints; continue it with --resume, or give another OUTPUT_DIR"
+        )
+
+
 @contextmanager
 def errors_about(what: str | os.PathLike) -> Iterator[None]:
     """Put ``what`` in front of the messages of ``FileNotFoundError`` and ``ValueError``."""
@@ -91,11 +103,15 @@ def errors_about(what: str | os.PathLike) -> Iterator[None]:
         raise ValueError(f"{what}: {error}") from error
 
 
-def load_torch_file(path: str | os.PathLike) -> Any:
+def load_torch_file(path: str | os.PathLike, *, lazily: bool = False) -> Any:
     """Load a file of ``torch.save`` (new format or old) or of safetensors onto the CPU without running code from it.
 
     Which of the two it is, its content tells. Beside tensors and plain containers, it may hold what public checkpoints
     hold and what is data only (`mocodet.common.encoders.safe_pickle`).
+
+    Args:
+        path: of the file.
+        lazily: leave tensors on the disk until they are looked at, and checksums aside, where the format allows it.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -104,9 +120,11 @@ def load_torch_file(path: str | os.PathLike) -> Any:
     try:
         if _is_safetensors(path):
             return safetensors.torch.load_file(path)
-        _check_sums(path)
+        lazily = lazily and zipfile.is_zipfile(path)
+        if not lazily:
+            _check_sums(path)
         with torch.serialization.safe_globals(HARMLESS):
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=lazily)
         _uncover_methods(loaded)
         return loaded
     except Exception as error:  # damaged bytes make torch.load raise almost anything, IndexError and struct.error too

@@ -19,7 +19,7 @@ from ..data.semseg import check_labels as check_label_images
 from ..densepose import is_densepose
 from ..evaluation.kinds import KINDS, EvaluationKind, kind_of
 from ..weights.settings import refuse_other_format, settings_of
-from .resuming import check_resumed
+from .resuming import check_resumed, check_resumed_classes
 from .trainer import AMP_DTYPES
 
 # The recipe is that of docs/small_scale.md: ImageNet's has a queue that is longer than a small data set.
@@ -39,7 +39,8 @@ def check_run(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
     2. unless ``eval_only``, the augmentation, the batch, the part of the labels and, with ``resume``, the run that goes
        on (`check_resumed`);
     3. ``MODEL.WEIGHTS``;
-    4. the data sets (`check_datasets`);
+    4. the data sets (`check_datasets`), and with ``resume`` that their classes are the run's
+       (`check_resumed_classes`);
     5. for each of ``DATASETS.TEST`` whether it can be evaluated: ``check`` of its `EvaluationKind`.
 
     Args:
@@ -60,6 +61,8 @@ def check_run(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
             check_resumed(cfg)
     check_weights(cfg, resume=resume, eval_only=eval_only)
     check_datasets(cfg, training=not eval_only)
+    if resume and not eval_only:
+        check_resumed_classes(cfg)
     for name in cfg.DATASETS.TEST:
         kind_of(name).check(cfg, name)
 

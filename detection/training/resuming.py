@@ -1,25 +1,46 @@
 """Checks that the run to go on with, by ``--resume``, is the one that the config describes."""
 
 from collections.abc import Mapping
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
-from mocodet.common.nested import look_up
+from mocodet.common.checkpoint import last_checkpoint, load_torch_file
+from mocodet.common.config.bases import read_settings
+from mocodet.common.nested import changes
 
-# What gives a model its layers, and their sizes.
+from ..data.classes import classes_of, from_checkpoint
+from .checkpoint import CLASSES_KEY
+
+# What gives a model its layers and their sizes, which of them are trained, and what they take for images.
 MODEL_KEYS = (
-    "MODEL.META_ARCHITECTURE",
-    "MODEL.BACKBONE.NAME",
-    "MODEL.RESNETS.DEPTH",
-    "MODEL.MASK_ON",
-    "MODEL.KEYPOINT_ON",
-    "MODEL.ROI_HEADS.NAME",
-    "MODEL.ROI_HEADS.NUM_CLASSES",
-    "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS",
-    "MODEL.SEM_SEG_HEAD.NUM_CLASSES",
+    *("MODEL.META_ARCHITECTURE", "MODEL.MASK_ON", "MODEL.KEYPOINT_ON"),
+    *("MODEL.BACKBONE.NAME", "MODEL.BACKBONE.FREEZE_AT"),
+    *(
+        f"MODEL.RESNETS.{key}"
+        for key in (
+            *("DEPTH", "NORM", "NUM_GROUPS", "WIDTH_PER_GROUP", "STEM_OUT_CHANNELS", "RES2_OUT_CHANNELS"),
+            *("OUT_FEATURES", "STRIDE_IN_1X1", "RES5_DILATION", "DEFORM_ON_PER_STAGE", "DEFORM_MODULATED"),
+        )
+    ),
+    *("MODEL.FPN.IN_FEATURES", "MODEL.FPN.OUT_CHANNELS", "MODEL.FPN.NORM", "MODEL.DILATED_C5.OUT_CHANNELS"),
+    *("MODEL.ANCHOR_GENERATOR.SIZES", "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS"),
+    *("MODEL.RPN.HEAD_NAME", "MODEL.RPN.CONV_DIMS", "MODEL.RPN.IN_FEATURES"),
+    *("MODEL.ROI_HEADS.NAME", "MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.ROI_HEADS.IN_FEATURES"),
+    *(
+        f"MODEL.ROI_BOX_HEAD.{key}"
+        for key in (
+            *("NAME", "NUM_FC", "FC_DIM", "NUM_CONV", "CONV_DIM", "NORM"),
+            *("POOLER_RESOLUTION", "CLS_AGNOSTIC_BBOX_REG"),
+        )
+    ),
+    *(f"MODEL.ROI_MASK_HEAD.{key}" for key in ("NAME", "NUM_CONV", "CONV_DIM", "NORM", "CLS_AGNOSTIC_MASK")),
+    *(f"MODEL.ROI_KEYPOINT_HEAD.{key}" for key in ("NAME", "CONV_DIMS", "NUM_KEYPOINTS")),
+    *(f"MODEL.SEM_SEG_HEAD.{key}" for key in ("NAME", "NUM_CLASSES", "IN_FEATURES", "CONVS_DIM", "NUM_CONVS", "NORM")),
+    *("INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"),
 )
 
 
@@ -34,7 +55,7 @@ def check_resumed(cfg: CfgNode) -> None:
     file = Path(cfg.OUTPUT_DIR) / "config.yaml"
     if not (comm.is_main_process() and file.is_file() and file.with_name("last_checkpoint").is_file()):
         return
-    saved = CfgNode.load_yaml_with_base(str(file))
+    saved = read_settings(file).content
     for check in (_check_scale, _check_labels, _check_model):
         check(cfg, saved)
 
@@ -79,10 +100,43 @@ def _check_model(cfg: CfgNode, saved: Mapping[str, Any]) -> None:
     Raises:
         ValueError: the message says which keys differ, and how to start anew from these weights.
     """
-    theirs, ours = ({key: look_up(config, key) for key in MODEL_KEYS} for config in (saved, cfg))
-    if different := [key for key in MODEL_KEYS if theirs[key] is not None and theirs[key] != ours[key]]:
-        changes = ", ".join(f"{key} {theirs[key]} there, {ours[key]} now" for key in different)
+    if different := changes(saved, cfg, MODEL_KEYS):
         raise ValueError(
-            f"--resume: the run in {cfg.OUTPUT_DIR} has another model ({changes}); to start from its weights, choose"
-            f" another OUTPUT_DIR, leave out --resume and set MODEL.WEIGHTS {Path(cfg.OUTPUT_DIR, 'model_final.pth')}"
+            f"--resume: the run in {cfg.OUTPUT_DIR} has another model ({different}); {_from_its_weights(cfg)}"
         )
+
+
+def check_resumed_classes(cfg: CfgNode) -> None:
+    """Check that the run to go on with, if there is one, learned the same classes, in the same order.
+
+    On the main process alone. A checkpoint from before classes were kept says nothing.
+
+    Args:
+        cfg: the config of the run; its ``DATASETS.TRAIN`` has been loaded.
+
+    Raises:
+        ValueError: the message names the first class that differs, and how to start anew from these weights.
+    """
+    if not (comm.is_main_process() and Path(cfg.OUTPUT_DIR, "last_checkpoint").is_file()):
+        return
+    kept = from_checkpoint(load_torch_file(last_checkpoint(cfg.OUTPUT_DIR), lazily=True).get(CLASSES_KEY))
+    ours = classes_of(cfg, cfg.DATASETS.TRAIN[0])
+    if kept is None or ours is None or kept.names == ours.names:
+        return
+    index, theirs, mine = next(
+        (index, *pair)
+        for index, pair in enumerate(zip_longest(kept.names, ours.names, fillvalue="absent"))
+        if pair[0] != pair[1]
+    )
+    raise ValueError(
+        f"--resume: the run in {cfg.OUTPUT_DIR} learned other classes than those of {cfg.DATASETS.TRAIN[0]} (class"
+        f" {index} is {theirs} there, {mine} now); give the data set's CLASSES as they were, or"
+        f" {_from_its_weights(cfg)}"
+    )
+
+
+def _from_its_weights(cfg: CfgNode) -> str:
+    """Say how another run starts from the weights of the one in ``OUTPUT_DIR``."""
+    newest = Path(cfg.OUTPUT_DIR, "last_checkpoint").read_text(encoding="utf-8").strip()
+    weights = Path(cfg.OUTPUT_DIR, newest)
+    return f"to start from its weights, choose another OUTPUT_DIR, leave out --resume and set MODEL.WEIGHTS {weights}"

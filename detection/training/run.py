@@ -13,6 +13,7 @@ from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
+from mocodet.common.checkpoint import refuse_other_run
 from mocodet.common.config.merge import merge_config
 from mocodet.common.files import atomic_open
 from mocodet.common.launch import check_output, claim_output, launch
@@ -122,6 +123,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         setup(cfg, args)
         return evaluate(cfg, resume=args.resume)
     with claim_output(cfg.OUTPUT_DIR):
+        if not args.resume:
+            refuse_other_run(cfg.OUTPUT_DIR)
         setup(cfg, args)
         trainer = Trainer(cfg)
         trainer.resume_or_load(resume=args.resume)

@@ -74,3 +74,19 @@ def test_check_resumed__labels(tmp_path):
     check_resumed(run(1.0, 0))
     with pytest.raises(ValueError, match=r"TRAIN_FRACTION 1\.0"):
         check_resumed(run(0.5, 0))
+
+
+def test_check_resumed__model(tmp_path):
+    """Whatever gives a model its layers is compared, as the YAML has it: tuples become lists."""
+    saved = empty_config(OUTPUT_DIR=str(tmp_path), MODEL__ROI_KEYPOINT_HEAD__CONV_DIMS=(8, 8))
+    (tmp_path / "config.yaml").write_text(saved.dump())
+    (tmp_path / "last_checkpoint").write_text("model_0000009.pth")
+    check_resumed(saved)
+    changed = {"MODEL__RESNETS__DEPTH": 18, "MODEL__ROI_BOX_HEAD__FC_DIM": 16, "SOLVER__BASE_LR": 0.5}
+    changed["MODEL__ROI_KEYPOINT_HEAD__CONV_DIMS"] = (8, 8)
+    with pytest.raises(
+        ValueError,
+        match=r"model \(MODEL\.RESNETS\.DEPTH 50 there, 18 now, MODEL\.ROI_BOX_HEAD\.FC_DIM 1024 there, 16 now\);"
+        r" .* leave out --resume and set MODEL\.WEIGHTS \S+model_0000009\.pth$",
+    ):
+        check_resumed(empty_config(OUTPUT_DIR=str(tmp_path), **changed))

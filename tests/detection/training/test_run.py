@@ -17,7 +17,7 @@ from mocodet.common.locks import claim
 from mocodet.detection.training import run as cli
 from tests.commands import parsed
 from tests.commands import train as train_net
-from tests.detection.tiny import CLASSES, make_coco, make_voc, options
+from tests.detection.tiny import CLASSES, make_coco, make_voc, new_name, options
 from tests.encoders import checkpoint_of, encoder
 
 CONFIG = "pascal_voc_R_50_DC5_24k_random.yaml"
@@ -147,12 +147,15 @@ def test_scale_to_gpus__a_run_of_another_scale_is_not_resumed(trained, data):
     assert (output / "config.yaml").read_text() == before
 
 
-def test_setup__a_refused_run_leaves_the_config_of_the_one_before(trained, data):
+def test_run__a_refused_run_leaves_the_one_before(trained, data):
     output, _ = trained
-    before = (output / "config.yaml").read_text()
+    before = {path: path.read_bytes() for path in output.iterdir() if path.is_file()}
+    with pytest.raises(SystemExit, match=r"^error: \S+ already holds a run's checkpoints; .*--resume, .* OUTPUT_DIR$"):
+        train_net(["--config-file", CONFIG, *options(output, *data)])
+    assert {path: path.read_bytes() for path in output.iterdir() if path.is_file()} == before
     with pytest.raises(SystemExit, match=r"DATASETS names nowhere"):
-        train_net(["--config-file", CONFIG, *options(output, *data, DATASETS__TRAIN=("nowhere",))])
-    assert (output / "config.yaml").read_text() == before
+        train_net(["--config-file", CONFIG, "--resume", *options(output, *data, DATASETS__TRAIN=("nowhere",))])
+    assert (output / "config.yaml").read_bytes() == before[output / "config.yaml"]
 
 
 def test_eval_only__leaves_the_scale_of_the_training_to_be_resumed(data, tmp_path):
@@ -286,6 +289,10 @@ def test_resume__continues_where_the_run_stopped(data, tmp_path):
     before = (tmp_path / "config.yaml").read_text()
     with pytest.raises(SystemExit, match=r"NUM_CLASSES 2 there, 3 now\); to start from its weights"):
         train("--resume", SOLVER__MAX_ITER=4, MODEL__ROI_HEADS__NUM_CLASSES=3)
+    other = [{**entry, "NAME": new_name(), "CLASSES": list(reversed(CLASSES))} for entry in data]
+    train_set, test_set = ((entry["NAME"],) for entry in other)
+    with pytest.raises(SystemExit, match=r"class 0 is cat there, dog now\); give the .* CLASSES .*model_final.pth$"):
+        train("--resume", SOLVER__MAX_ITER=4, MOCO__DATASETS=other, DATASETS__TRAIN=train_set, DATASETS__TEST=test_set)
     assert (tmp_path / "config.yaml").read_text() == before
     assert [line["iteration"] for line in metrics(tmp_path) if "total_loss" in line] == [1, 2]
 
