@@ -13,7 +13,7 @@ from mocodet.common.progress import progress
 from mocodet.common.text import first_few
 
 from .findings import Finding, merged
-from .image import Size, image_size, image_suffixes, size_fault
+from .image import Size, image_size, image_suffixes, open_file, size_fault
 from .lists import NamedFiles, read_list
 
 LABEL_SUFFIX = ".png"
@@ -110,7 +110,7 @@ def read_values(path: str | Path) -> np.ndarray:
         ValueError: it is damaged, or neither an 8-bit palette nor a grey image.
     """
     try:
-        with Image.open(path) as image:
+        with open_file(path) as handle, Image.open(handle) as image:
             mode = image.mode
             values = np.array(image) if mode in INDEX_MODES else None
     except (MemoryError, FileNotFoundError):
