@@ -7,6 +7,7 @@ from detectron2.config import CfgNode, get_cfg
 
 from mocodet import configs
 from mocodet.detection import add_moco_config
+from mocodet.detection.training.scaling import schedule_in_passes
 from tests.detection.fake_densepose import add_densepose_config
 
 VOC_SCALES = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
@@ -80,6 +81,7 @@ COMMON = {
     "MODEL.ROI_MASK_HEAD.NORM": "",
     "MODEL.DILATED_C5.OUT_CHANNELS": 512,
 }
+OWN_DATA = "own_data_R_50_FPN"
 # From detectron2's COCO-Keypoints, LVISv0.5, Cityscapes and DensePose configs.
 TASKS = {
     "coco_keypoints_R_50_FPN_2x": {
@@ -135,8 +137,10 @@ ZOO = {
     "pascal_voc07_R_50_C4_9k": "COCO-Detection/faster_rcnn_R_50_C4_3x",
     "lvis_v0.5_R_50_FPN_2x": "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x",
     "cityscapes_R_50_FPN_24k": "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x",
+    OWN_DATA: "COCO-Detection/faster_rcnn_R_50_FPN_3x",
 }
-DETECTORS = [*(f"{leaf}{variant}" for leaf in RECIPES for variant in VARIANTS), *(f"{leaf}_coco" for leaf in ZOO)]
+PAPERS = [*(f"{leaf}{variant}" for leaf in RECIPES for variant in VARIANTS), *(f"{leaf}_coco" for leaf in ZOO)]
+PAPERS.remove(f"{OWN_DATA}_coco")
 FROZEN_BN = "lvis_v0.5_R_50_FPN_2x_frozen_bn"  # supervised only
 TOYS = ["toy_R_18_FPN_moco", "toy_R_18_FPN_random"]
 # All leaves but the toy set's; the FCN's, whose settings tests/detection/test_fcn_configs.py has, among them.
@@ -166,8 +170,8 @@ def test_configs__every_task_has_three_variants():
     ) == [leaf for leaf in LEAVES if leaf != FROZEN_BN]
     assert ZOO.keys() == {leaf for leaf in TRIOS if not leaf.startswith("coco_") and "_FCN_" not in leaf}
     detectors = {leaf for leaf in LEAVES if "_FCN_" not in leaf}
-    assert detectors == {*DETECTORS, FROZEN_BN}
-    assert len(detectors) == 39
+    assert detectors == {*PAPERS, FROZEN_BN, *(f"{OWN_DATA}{variant}" for variant in (*VARIANTS, "_coco"))}
+    assert len(detectors) == 43
 
 
 @pytest.mark.parametrize("leaf", TRIOS)
@@ -211,6 +215,8 @@ def test_configs__weights_and_what_they_require(leaf):
     cfg = resolve(leaf)
     if leaf.endswith(("_moco", "_random")):
         moco = "output/demo/moco.pkl" if leaf in TOYS else "output/moco_v2_R_50_200ep.pkl"
+        if leaf.startswith(OWN_DATA):
+            moco = "output/own_images_R_50.pkl"
         assert (moco if leaf.endswith("_moco") else "") == cfg.MODEL.WEIGHTS
         assert cfg.INPUT.FORMAT == "RGB"
         assert cfg.MODEL.PIXEL_MEAN == [123.675, 116.280, 103.530]
@@ -226,7 +232,18 @@ def test_configs__weights_and_what_they_require(leaf):
     assert f"./output/{leaf}" == cfg.OUTPUT_DIR
 
 
-@pytest.mark.parametrize("leaf", DETECTORS)
+@pytest.mark.parametrize(
+    ("images", "iterations", "steps", "warmup"),
+    [(10, 1000, (750, 917), 50), (1000, 3000, (2250, 2750), 150), (8000, 24000, (18000, 22000), 1200)],
+)
+def test_configs__own_data_is_as_long_as_24_passes(images, iterations, steps, warmup):
+    cfg = resolve(OWN_DATA)
+    assert COMMON["SOLVER.BASE_LR"] / COMMON["SOLVER.IMS_PER_BATCH"] == cfg.SOLVER.BASE_LR / cfg.SOLVER.IMS_PER_BATCH
+    schedule_in_passes(cfg, images)
+    assert (iterations, steps, warmup) == (cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS, cfg.SOLVER.WARMUP_ITERS)
+
+
+@pytest.mark.parametrize("leaf", PAPERS)
 def test_configs__follow_the_recipe(leaf):
     cfg = resolve(leaf)
     task = re.sub("_(coco|moco|random)$", "", leaf)

@@ -18,7 +18,7 @@ import torch
 from detectron2.config import CfgNode
 
 from mocodet import configs
-from mocodet.detection.data.toy import make_toy_data
+from mocodet.detection.data.toy import TOY_CLASSES, make_toy_data
 from mocodet.detection.densepose import uses_densepose
 from tests.commands import train as train_net
 from tests.rehearsal.stand_ins import StandIn
@@ -41,6 +41,8 @@ SIZES_AND_SCHEDULE: dict[str, object] = {
     "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0,  # so that there are detections to compare
     "SOLVER.IMS_PER_BATCH": 2,
     "SOLVER.STEPS": (2,),
+    "MOCO.PASSES": 0,  # where a config counts in passes
+    "MOCO.MIN_ITERS": 0,
     "TEST.PRECISE_BN.NUM_ITER": 2,
     "DATALOADER.NUM_WORKERS": 0,
     "SEED": 0,
@@ -106,7 +108,7 @@ def rehearse(
         announce: told of every outcome as soon as it is there.
     """
     toy = output / "toy"
-    if any(is_toy(leaf) for leaf in leaves) and not toy.exists():
+    if any(toy_options(leaf, toy) for leaf in leaves) and not toy.exists():
         make_toy_data(toy, train=16, test=8, unlabelled=0, size=IMAGE_SIZE)
     runs = output / "runs"
     runs.mkdir(parents=True, exist_ok=True)
@@ -123,7 +125,7 @@ def rehearse(
                 outcomes[leaf] = Outcome(leaf.stem, stand_ins[variant(leaf)].description, outcome=NO_DENSEPOSE)
                 announce(outcomes[leaf])
             else:
-                more = {**(toy_options(leaf, toy) if is_toy(leaf) else {}), **(changes or {})}
+                more = {**toy_options(leaf, toy), **(changes or {})}
                 running[pool.submit(run_config, leaf, stand_ins[variant(leaf)], more, runs)] = leaf
         for future in as_completed(running):
             leaf = running[future]
@@ -149,9 +151,18 @@ def is_toy(leaf: Path) -> bool:
 
 
 def toy_options(leaf: Path, toy: Path) -> dict[str, object]:
-    """Return the override by which a config of the toy set finds it in ``toy``."""
-    entries = CfgNode.load_yaml_with_base(str(leaf))["MOCO"]["DATASETS"]
-    return {"MOCO.DATASETS": [{**entry, "ROOT": str((toy / "voc" / "VOC2007").resolve())} for entry in entries]}
+    """Return the overrides by which a config of the toy set, or one of own data, finds the toy set in ``toy``."""
+    entries = CfgNode.load_yaml_with_base(str(leaf)).get("MOCO", {}).get("DATASETS", [])
+    if is_toy(leaf):
+        return {"MOCO.DATASETS": [{**entry, "ROOT": str((toy / "voc" / "VOC2007").resolve())} for entry in entries]}
+    if not entries:
+        return {}
+    coco = (toy / "coco").resolve()
+    own = [
+        {**entry, "JSON": str(coco / "annotations" / f"instances_{split}.json"), "IMAGES": str(coco / split)}
+        for entry, split in zip(entries, ("train", "test"), strict=True)
+    ]
+    return {"MOCO.DATASETS": own, "MODEL.ROI_HEADS.NUM_CLASSES": len(TOY_CLASSES)}
 
 
 def run_config(leaf: Path, stand_in: StandIn, more: Mapping[str, object], runs: Path) -> Outcome:
