@@ -103,7 +103,11 @@ def check_layout(
                 images[name] = yield from _image_findings(folder, name, path, tally)
                 if (picture := images[name].image) is not None:
                     jobs.append(ImageJob(picture, images[name].annotation.size))
-        yield from class_findings(choose_classes([images[name] for name in names], [], path, classes), classes)
+        split = choose_classes([images[name] for name in names], [], path, classes)
+        yield from class_findings(split, classes)
+        all_read = names and all(map(folder.annotations.find, names))
+        if all_read and not any(image.annotation.count for image in split.images):
+            yield Fault(path, "names no image with an object, to train or to evaluate on; label some")
     pictures = folder.images.names()
     for name in sorted(folder.annotations.names() - pictures - images.keys()):
         what = f"has no image {folder.images.root.name}/{name} with a suffix of images; fetch it or remove the file"
@@ -120,7 +124,7 @@ def _image_findings(folder: VocFolder, name: str, listed: Path, tally: Tally) ->
     image, findings = folder.read_image(name, listed)
     yield from findings
     file = folder.annotation_file(name)
-    tally.counts["annotation files"] += file.is_file()
+    tally.counts["annotation files"] += bool(folder.annotations.find(name))
     tally.counts["objects"] += image.annotation.count
     if missing := missing_image(folder, image, listed):
         yield missing

@@ -13,7 +13,7 @@ from mocodet.common.progress import progress
 from mocodet.common.text import first_few
 
 from .findings import Finding, merged
-from .image import Size, image_size, image_suffixes, open_file, size_fault
+from .image import Size, image_size, image_suffixes, open_file, size_fault, unreadable
 from .lists import NamedFiles, read_list
 
 LABEL_SUFFIX = ".png"
@@ -35,7 +35,7 @@ class Meaning:
         ignore: the value of pixels that are neither learned nor evaluated.
         values: that of each class; empty: its index. With it, values of no class are left out, which is to say ignored,
             and without it they are errors. A value of a class is not ignored.
-        max_ignored: how large a part of all pixels ``ignore`` may cover.
+        max_ignored: how large a part of all pixels may be ignored, or left out.
     """
 
     classes: tuple[str, ...]
@@ -66,7 +66,7 @@ class Meaning:
             wanted = f"{len(self.classes)} different values of 8-bit labels, 0 to 255, one for each of CLASSES"
             raise ValueError(f"VALUES must be {wanted}, or is left out; got {list(self.values)}")
         if not 0 <= self.max_ignored <= 1:
-            what = "the part of all pixels that IGNORE may cover"
+            what = "the part of all pixels that may be ignored"
             raise ValueError(f"MAX_IGNORED is {what}, 0 to 1, got {self.max_ignored}")
 
 
@@ -116,8 +116,7 @@ def read_values(path: str | Path) -> np.ndarray:
     except (MemoryError, FileNotFoundError):
         raise
     except Exception as error:  # damaged bytes make decoders raise almost anything
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{path} cannot be read as a label image: {reason}; replace or remove it") from error
+        raise ValueError(unreadable(path, error)) from error
     if values is None:
         raise ValueError(
             f"{path} has the mode {mode}; labels must be an 8-bit palette or grey image (mode P or L) whose pixels are"
@@ -273,13 +272,14 @@ def judge_labels(counts: Counts, folder: Path, meaning: Meaning, *, learned: boo
             what = f"has no pixel of {'class' if len(absent) == 1 else 'classes'} {names} {of}"
             remedy = _remedy(counts.pixels, meaning) if learned else "it is left out of the mean IoU"
             yield Finding("error" if learned else "note", folder, "", what, remedy)
-        share = counts.pixels[meaning.ignore] / total
-        if meaning.ignore not in meaning.names and share > meaning.max_ignored:
-            what = f"has IGNORE, value {meaning.ignore}, in more than {meaning.max_ignored:.0%} of the pixels {of}"
-            remedy = f"if {meaning.ignore} is a class, give VALUES, one for each of CLASSES; else set MAX_IGNORED 1"
+        ignored = [] if meaning.ignore in meaning.names else [meaning.ignore]
+        left_out = [value for value in range(256) if value not in (*meaning.names, *ignored)]
+        left_out = left_out if meaning.values else []  # else they are errors
+        if counts.pixels[ignored + left_out].sum() / total > meaning.max_ignored:
+            what = f"is ignored in more than {meaning.max_ignored:.0%} of the pixels {of}"
+            remedy = "if an ignored value is a class, give VALUES, one for each of CLASSES; else set MAX_IGNORED 1"
             yield Finding("error", folder, "", what, remedy)
-        left_out = [value for value in range(256) if value not in (*meaning.names, meaning.ignore)]
-        if meaning.values and counts.pixels[left_out].any():
+        if counts.pixels[left_out].any():
             found = [f"{value} ({counts.pixels[value]:,} pixels)" for value in left_out if counts.pixels[value]]
             yield Finding(
                 "note", folder, "", f"has values that VALUES leaves out: {first_few(found)}", "they are ignored"

@@ -105,7 +105,7 @@ class SemSegDataset:
     split: str = ""  # a file that names the images, one a line; empty: every image of the folder
     ignore: int = IGNORED  # the label of pixels that are neither learned nor evaluated; 255 on VOC's outlines
     values: tuple[int, ...] = ()  # which label stands for each class; empty: its index
-    max_ignored: float = MAX_IGNORED  # how large a part of all pixels IGNORE may cover
+    max_ignored: float = MAX_IGNORED  # how large a part of all pixels may be ignored
 
     def __post_init__(self) -> None:
         _check_classes(self.name, self.classes)

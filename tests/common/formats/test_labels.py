@@ -54,7 +54,7 @@ def test_read_labels__damaged(tmp_path, damage):
     path = save_labels(tmp_path / "a.png", np.random.default_rng(0).integers(0, 3, (40, 40)))
     content = path.read_bytes()
     path.write_bytes({"truncated": content[: len(content) // 2], "text": b"labels", "empty": b""}[damage])
-    with pytest.raises(ValueError, match=r"a\.png cannot be read as a label image"):
+    with pytest.raises(ValueError, match=r"a\.png cannot be read as an image"):
         read_labels(path, 3, 255)
 
 
@@ -102,9 +102,9 @@ TWO = ("ground", "thing")
             Meaning(TWO),
             ([0, 1, 255, 255, 255],),
             [
-                "error labels: has IGNORE, value 255, in more than 50% of the pixels in its 1 label images, whose"
-                " values are 255 (60 %, ignored), 0 (20 %, ground), 1 (20 %, thing); if 255 is a class, give VALUES,"
-                " one for each of CLASSES; else set MAX_IGNORED 1",
+                "error labels: is ignored in more than 50% of the pixels in its 1 label images, whose values are 255"
+                " (60 %, ignored), 0 (20 %, ground), 1 (20 %, thing); if an ignored value is a class, give VALUES, one"
+                " for each of CLASSES; else set MAX_IGNORED 1",
                 "note labels/0.png: is ignored (value 255) in more than half of its pixels",
             ],
         ),
@@ -130,6 +130,16 @@ TWO = ("ground", "thing")
             Meaning(TWO, values=(2, 1)),
             ([0, 1, 2, 0],),
             ["note labels: has values that VALUES leaves out: 0 (2 pixels); they are ignored"],
+        ),
+        (
+            Meaning(TWO, values=(2, 1)),
+            ([0, 1, 2, 9, 255],),
+            [
+                "error labels: is ignored in more than 50% of the pixels in its 1 label images, whose values are 0"
+                " (20 %, no class), 1 (20 %, thing), 2 (20 %, ground), 9 (20 %, no class), 255 (20 %, ignored); if an"
+                " ignored value is a class, give VALUES, one for each of CLASSES; else set MAX_IGNORED 1",
+                "note labels: has values that VALUES leaves out: 0 (1 pixels), 9 (1 pixels); they are ignored",
+            ],
         ),
     ],
 )
