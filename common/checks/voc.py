@@ -94,10 +94,10 @@ def check_layout(
     jobs = []
     for path in lists or ([] if listing.is_dir() else [folder.annotations.root]):
         if path.is_dir():
-            names, findings = sorted(folder.annotations.names()), []
+            names = sorted(folder.annotations.names())
         else:
             names, findings = read_list(path, folder.knows)
-        yield from findings
+            yield from findings
         for name in names:
             if name not in images:
                 images[name] = yield from _image_findings(folder, name, path, tally)

@@ -34,5 +34,6 @@ class HoldOut:
 
         A hash of seed and name decides, so an image stays where it is when others are added.
         """
-        number = int.from_bytes(hashlib.sha256(f"{self.seed}/{name}".encode("utf-8", "surrogateescape")).digest()[:8])
+        digest = hashlib.sha256(f"{self.seed}/{name}".encode("utf-8", "surrogateescape")).digest()
+        number = int.from_bytes(digest[:8], "big")
         return (number < self.share * 2**64) == (split == "test")

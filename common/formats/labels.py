@@ -218,7 +218,8 @@ def count_labels(images: Sequence[LabelledImage], meaning: Meaning) -> Counts:
 
 def join_counts(parts: Iterable[Counts]) -> Counts:
     """Return what several parts of a data set hold."""
-    pixels, files, findings = np.zeros(256, np.int64), 0, []
+    pixels, files = np.zeros(256, np.int64), 0
+    findings: list[Finding] = []
     for part in parts:
         pixels += part.pixels
         files += part.files
