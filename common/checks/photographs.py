@@ -43,7 +43,7 @@ def look_at(path: str, max_pixels: int = MAX_PIXELS) -> Photograph:
         told = unreadable(path, error) if isinstance(error, OSError) else str(error)
         return Photograph(path, reason=told.removeprefix(f"{path} ").removesuffix("; replace or remove it"))
     digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
-    digest.update(pixels)
+    digest.update(pixels.data)
     return Photograph(path, min(pixels.shape[:2]), digest.digest())
 
 
