@@ -185,7 +185,7 @@ class PretrainTrainer(TrainerBase):
         entries = max(self.method.to_fill().values(), default=0)
         self.batches_to_fill = -(-entries // self.cfg.SOLVER.IMS_PER_BATCH)
         started = ", ".join((self.method.encoder_name, *self.method.encoder_copies))
-        logger.info(f"{started} started from {path} ({encoder.kind}); the head is new")
+        logger.info("; ".join([f"{started} started from {path} ({encoder.kind})", *encoder.notes, "the head is new"]))
 
     def _apply_config(self) -> None:
         """Set what the optimizer and the schedule remember of the checkpoint's config to this config's values."""
