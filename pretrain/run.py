@@ -23,6 +23,7 @@ from .checkpoint import VIEWS_BEFORE
 from .config import check_config, get_cfg, unused
 from .interchange import check_method, export_file
 from .preflight import check_inputs
+from .resuming import check_resumed
 from .schedules import warmup_iterations
 from .trainer import PretrainTrainer
 
@@ -95,6 +96,8 @@ def pretrain(cfg: CfgNode, *, resume: bool = False, original: str = "", record: 
         )
     check_config(cfg)
     check_inputs(cfg, resume=resume, original=original)
+    if resume:
+        check_resumed(cfg)
     with claim_output(cfg.OUTPUT_DIR):
         start(cfg, resume=resume)
         trainer = PretrainTrainer(cfg)
