@@ -14,7 +14,7 @@ from torch import nn
 
 from .encoders.safe_pickle import HARMLESS
 from .files import atomic_open
-from .mistaken_file import mistaken_for
+from .mistaken_file import mistaken_for, refuse_missing
 from .text import first_few
 
 
@@ -117,6 +117,7 @@ def load_torch_file(path: str | os.PathLike, *, lazily: bool = False) -> Any:
         FileNotFoundError: there is no such file.
         ValueError: the file is damaged, or holds other pickled objects.
     """
+    refuse_missing(path)
     try:
         if _is_safetensors(path):
             return safetensors.torch.load_file(path)

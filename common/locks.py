@@ -8,7 +8,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from iopath.common.file_io import file_lock
@@ -73,7 +73,7 @@ def claim(folder: str | os.PathLike, *, work: str = "trains", instead: str = "ch
 
     The lock is on the file `CLAIM` in it, which says who holds it and is removed when the block ends. A process that
     ends, in whatever way, gives its claim back: what a killed one left is taken over. Children have no part in it.
-    Where the disk knows no locks, a warning is all. Parent folders are made.
+    Where the disk knows no locks, a warning is all. The folder is made, and removed again if nothing was put in it.
 
     Args:
         folder: what one process at a time may write to.
@@ -85,7 +85,7 @@ def claim(folder: str | os.PathLike, *, work: str = "trains", instead: str = "ch
         OSError: the folder or the file cannot be made.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
     path = folder / CLAIM
     descriptor = _lock(path)
     if descriptor is None:
@@ -100,6 +100,9 @@ def claim(folder: str | os.PathLike, *, work: str = "trains", instead: str = "ch
         if descriptor in _claims:  # else this is a forked child
             _claims.remove(descriptor)
             path.unlink(missing_ok=True)  # while it is locked: see `_lock`
+            with suppress(OSError):  # one that holds something stays
+                for place in made:
+                    place.rmdir()
             os.close(descriptor)
 
 
@@ -122,7 +125,11 @@ def flock_now(descriptor: int) -> OSError | None:
 def _lock(path: Path) -> int | None:
     """Lock the file at ``path``, made if need be, and return its descriptor; None where another process has it."""
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:
+            continue  # the folder was removed just now, with the claim of the process that had made it
         try:
             if error := flock_now(descriptor):
                 logger.warning("%s cannot be locked on this disk (%s): see that one process alone uses it", path, error)

@@ -1,8 +1,10 @@
-"""What is in a file that should be a checkpoint and is a download's leftover: a web page, a pointer, nothing."""
+"""What is where a checkpoint should be, and is none: a download's leftover (a web page, a pointer), a folder."""
 
 import os
 import re
 from pathlib import Path
+
+from .text import did_you_mean
 
 # How the content begins, whatever blanks and byte-order mark are before it; what that is; what to do.
 MARKS = (
@@ -13,6 +15,24 @@ MARKS = (
     (rb'\{\s*"', "JSON text", "the server's refusal, it seems: read it, and download it again"),
 )
 START = 512  # bytes
+
+
+def refuse_missing(path: str | os.PathLike) -> None:
+    """Refuse a path at which there is no file.
+
+    Raises:
+        FileNotFoundError: the message says what to give, or which file beside it was meant.
+    """
+    place = Path(path)
+    if place.is_file():
+        return
+    if place.is_dir():
+        raise FileNotFoundError(f"{path} is a folder; give the checkpoint in it, such as {place / 'model_final.pth'}")
+    beside = place.parent.iterdir() if place.parent.is_dir() else ()
+    meant = did_you_mean(str(place), [str(file) for file in beside if file.is_file()])
+    raise FileNotFoundError(
+        f"there is no checkpoint {path}{meant or '; give a file such as output/moco_v2/model_final.pth'}"
+    )
 
 
 def mistaken_for(path: str | os.PathLike) -> str | None:

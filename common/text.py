@@ -28,5 +28,11 @@ def on_one_line(text: str) -> str:
 
 def did_you_mean(word: str, known: Collection[str]) -> str:
     """Return the end of a message that suggests the word of ``known`` that was meant, if one is close."""
+    meant = closest(word, known)
+    return f"; did you mean {meant}?" if meant else ""
+
+
+def closest(word: str, known: Collection[str]) -> str | None:
+    """Return the word of ``known``, as it is or in capitals, that is closest to a mistaken one; None: none is."""
     close = get_close_matches(word, known, 1) or get_close_matches(word.upper(), known, 1)
-    return f"; did you mean {close[0]}?" if close else ""
+    return close[0] if close else None

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from fvcore.common.config import CfgNode
 
-from mocodet.common.checkpoint import last_checkpoint
+from mocodet.common.checkpoint import errors_about, last_checkpoint
+from mocodet.common.mistaken_file import refuse_missing
 
 from .data.listing import search
 from .keys import value_of
@@ -41,10 +42,9 @@ def check_inputs(cfg: CfgNode, *, resume: bool = False, original: str = "") -> N
     if resume and _has_checkpoint(cfg.OUTPUT_DIR):
         return
     for key, file in (("MODEL.WEIGHTS", cfg.MODEL.WEIGHTS), ("--resume-from", original)):
-        if file and not Path(file).is_file():
-            raise FileNotFoundError(
-                f"{key}: there is no checkpoint {file}; give a file such as output/moco_v2/model_final.pth"
-            )
+        if file:
+            with errors_about(key):
+                refuse_missing(file)
 
 
 def _has_checkpoint(folder: str) -> bool:

@@ -16,6 +16,7 @@ from mocodet.common.config.merge import merge_config
 from mocodet.common.errors import errors_in_one_line
 from mocodet.common.files import atomic_open
 from mocodet.common.launch import claim_output, launch
+from mocodet.common.logs import log_to
 from mocodet.common.record import write_record
 
 from .build import choose_augment
@@ -43,10 +44,7 @@ def start(cfg: CfgNode, *, resume: bool) -> None:
     cfg.freeze()
 
     Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
-    setup_logger.cache_clear()  # with the handlers below: an earlier run of this process would log everything again
-    for name in ("mocodet", "fvcore", "detectron2"):
-        logging.getLogger(name).handlers.clear()
-        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
+    log_to(cfg.OUTPUT_DIR)
 
 
 def announce(cfg: CfgNode) -> None:

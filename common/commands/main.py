@@ -62,7 +62,7 @@ def run(*leading: str) -> None:
     main([*leading, *sys.argv[1:]])
 
 
-def parser_of(command: Command) -> ArgumentParser:
+def parser_of(command: Command) -> Parser:
     """Make the parser of a command, from its file in this folder."""
     file = _file_of(command)
     text = file.__doc__
@@ -86,6 +86,7 @@ def parse(command: Command, words: Sequence[str]) -> Namespace:
     args = getattr(file, "parse", ArgumentParser.parse_args)(parser, words)
     if check := getattr(file, "check", None):
         check(parser, args)
+    parser.check_outputs(args)
     return args
 
 

@@ -1,11 +1,15 @@
 """The parser of all commands: it refuses in one line, and suggests the word that was meant."""
 
 import re
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
 from typing import NoReturn
 
+from mocodet.common.files import writing_fault
 from mocodet.common.text import did_you_mean
 
+# Arguments that name a file or, if it is called DIR, a folder to write.
+OUTPUTS = ("output", "cache", "state", "export")
 UNKNOWN_FLAG = re.compile(r"unrecognized arguments: .*?(--[\w-]+)")
 NO_CHOICE = re.compile(r"invalid choice: '(.*?)' \(choose from (.*)\)")
 
@@ -22,3 +26,17 @@ class Parser(ArgumentParser):
             meant = did_you_mean(chosen[1], chosen[2].replace("'", "").split(", "))
         told = " ".join(f"{message}{meant}".split())
         self.exit(2, f"{self.prog}: error: {told} ({self.prog} --help says more)\n")
+
+    def check_outputs(self, args: Namespace) -> None:
+        """Refuse arguments that name a place where nothing can be written, before any work is done for it."""
+        for action in self._actions:
+            given = getattr(args, action.dest, None)
+            if action.dest not in OUTPUTS or not given:
+                continue
+            path = Path(given)
+            fault = writing_fault(path if action.metavar == "DIR" else path.parent)
+            if action.metavar == "FILE" and path.is_dir():
+                fault = f"{path} is a folder"
+            if fault:
+                name = next(iter(action.option_strings), action.dest)
+                self.error(f"{name} {path}: {fault}; name a place that can be written to")

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoint import errors_about, load_torch_file
+from ..mistaken_file import refuse_missing
 from ..skeleton import skeletons
 from ..text import first_few
 from .find import StoredResNet, find_encoder, labels, recorded_method, recorded_signs
@@ -167,8 +168,7 @@ def read_checkpoint(path: str | PathLike) -> Any:
         FileNotFoundError: there is no such file.
         ValueError: it was converted for detectron2, or is damaged.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no checkpoint {path}; give a file such as OUTPUT_DIR/model_final.pth")
+    refuse_missing(path)
     if Path(path).suffix == ".pkl":
         raise ValueError(f"{path}: a .pkl is converted for detectron2; give the checkpoint that it was made from")
     return load_torch_file(path)

@@ -18,6 +18,7 @@ from .coco_objects import ObjectReader
 from .coco_values import Id, Record, as_id, as_side, order, short, uncollected
 from .findings import Finding, Ledger
 from .image import image_size
+from .not_coco import found_instead
 
 LISTS = ("images", "annotations", "categories")
 # How files begin that are called JSON but hold something else; what that is, and what to do.
@@ -215,14 +216,9 @@ def _lists(content: Any, ledger: Ledger) -> dict[str, list]:
     """Return those of the three lists that the content of a file has; enter an error if it lacks one."""
     lists = {name: content[name] for name in LISTS if isinstance(content, dict) and isinstance(content.get(name), list)}
     lacking = [name for name in LISTS if name not in lists]
-    if lacking and isinstance(content, dict):
-        found = first_few([short(key) for key in content])
-        ledger.error(
-            "", f"lacks the list {', '.join(lacking)}, found {found}", "export it in COCO's format, of instances"
-        )
-    elif lacking:
-        what = f"lacks the list {', '.join(lacking)}: it holds a {type(content).__name__}"
-        ledger.error("", what, "name a file of annotations in COCO's format, not one of predictions")
+    if lacking:
+        what, remedy = found_instead(content)
+        ledger.error("", f"lacks the list {', '.join(lacking)}: it {what}", remedy)
     return lists
 
 

@@ -11,12 +11,12 @@ from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
-from detectron2.utils.logger import setup_logger
 
 from mocodet.common.checkpoint import refuse_other_run
 from mocodet.common.config.merge import merge_config
 from mocodet.common.files import atomic_open
 from mocodet.common.launch import check_output, claim_output, launch
+from mocodet.common.logs import log_to
 
 from ..config import add_moco_config
 from ..data import register_datasets
@@ -56,7 +56,7 @@ def setup(cfg: CfgNode, args: argparse.Namespace) -> None:
     asked_for = cfg.MODEL.DEVICE
     if asked_for.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="mocodet")
+    log_to(None)
     register_datasets(cfg)
     # First of all what may refuse the run: starting it replaces the config that an earlier run left in the folder.
     check_run(cfg, resume=args.resume, eval_only=args.eval_only)
@@ -81,8 +81,7 @@ def start_run(cfg: CfgNode, args: argparse.Namespace) -> None:
     tells how the run can be resumed.
     """
     rank, config = comm.get_rank(), cfg.dump()
-    for name in ("fvcore", "detectron2"):
-        setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name=name)
+    log_to(cfg.OUTPUT_DIR)
     logger.info(
         f"Rank of current process: {rank}. World size: {comm.get_world_size()}\n\n"
         f"Environment:\n{collect_env_info()}\n\nCommand line: {args}\n\nConfig:\n{config}"

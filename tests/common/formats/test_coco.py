@@ -92,8 +92,8 @@ ERRORS = [
     (changed("categories", 1, id=1), "the category id 1 occurs 2 times; ids must differ"),
     (changed("categories", 1, name="person"), "categories 1, 18 share the name person"),
     (changed("categories", 1, name=None), "category 18 has the name None"),
-    (coco_content() | {"images": 5}, "lacks the list images, found images, categories, annotations"),
-    ([], "lacks the list images, annotations, categories: it holds a list; name a file of annotations"),
+    (coco_content() | {"images": 5}, "lacks the list images: it has the keys images, categories, annotations"),
+    ([], "lacks the list images, annotations, categories: it is an empty list, and not an object"),
 ]
 
 

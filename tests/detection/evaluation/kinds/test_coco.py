@@ -359,8 +359,8 @@ def check(file: Path, *tasks: str, sigmas: tuple[float, ...] = SIGMAS) -> None:
             "segm",
             "1 images, such as 1, lack width and height, which masks need",
         ),
-        ({"images": [], "categories": []}, "bbox", "lacks the list annotations, found images, categories"),
-        ([], "bbox", "lacks the list images, annotations, categories: it holds a list"),
+        ({"images": [], "categories": []}, "bbox", "lacks the list annotations: it has the keys images, categories"),
+        ([], "bbox", "lacks the list images, annotations, categories: it is an empty list"),
         (
             annotations_of(person(keypoints=[1, 1, 2] * 4)),
             "keypoints",

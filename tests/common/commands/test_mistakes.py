@@ -1,0 +1,155 @@
+"""Ordinary mistakes: one line that says what was found, what is expected and what to do; nothing is written before."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mocodet.common.commands.main import main
+from mocodet.common.errors import MissingPackageError
+from mocodet.common.requirements import INSTALL_HELP
+from tests.detection.tiny import make_voc
+
+PRETRAIN = ["pretrain", "--config-file", "small.yaml"]
+TRAIN = ["train", "--config-file", "detector.yaml"]
+STUDY = ["study", "--init", "a=detector.yaml", "--reference", "a", "--output", "study"]
+
+# fmt: off
+# Number in the list of mistakes, command, what is told. Numbers are those of the reports behind the issue.
+MISTAKES = [
+    ("1", [*PRETRAIN, "DATA.ROOT", "nowhere"], r"DATA\.ROOT 'nowhere' is not a folder; give one that holds the train"),
+    ("1", [*PRETRAIN, "DATA.ROOT", ""], r"DATA\.ROOT is ''; expected a folder of images, for example DATA\.ROOT image"),
+    ("1", [*PRETRAIN, "DATA.ROOT", "empty"], r"DATA\.ROOT 'empty' holds no image; looked at any depth .*; give a fold"),
+    ("1", [*PRETRAIN, "KNN.TRAIN_ROOT", "no", "KNN.VAL_ROOT", "images"], r"KNN\.TRAIN_ROOT 'no' is not a folder; give"),
+    ("1", ["classify", "--config-file", "supervised.yaml", "DATA.VAL_ROOT", "no"], r"DATA\.VAL_ROOT 'no' is not a fol"),
+    ("2", ["pretrain", "--config-file", "smal.yaml"], r"there is no config 'smal\.yaml'; did you mean small\.yaml\?"),
+    ("2", ["train", "--config-file", "coco_R50_FPN_1x.yaml"], r"did you mean coco_R_50_FPN_1x\.yaml\?"),
+    ("2", ["costs", "--images", "8", "--config-file", "moco_v2_R_50.yaml"], r"did you mean pretrain/moco_v2_R_50_800ep"),
+    ("2", ["evaluate", "x", "--config-file", "detecter.yaml"], r"did you mean detector\.yaml\?"),
+    ("2", ["study", "studies/tabel_4.yaml"], r"there is no study studies/tabel_4\.yaml; .*did you mean studies/table_"),
+    ("3", [*PRETRAIN, "DATA.ROT", "x"], r"the overrides: there is no key DATA\.ROT; did you mean DATA\.ROOT\?"),
+    ("3", [*TRAIN, "SOLVER.MAX_ITERS", "5"], r"there is no key SOLVER\.MAX_ITERS; did you mean SOLVER\.MAX_ITER\?"),
+    ("3", ["visualize", *TRAIN[1:], "--predictions", "a=x", "--output", "y", "TEST.X", "1"], r"no key TEST\.X; TEST h"),
+    ("4", [*PRETRAIN, "solver.max_epochs", "3"], r"no key solver\.max_epochs; did you mean SOLVER\.MAX_EPOCHS\?"),
+    ("5", [*TRAIN, "SOLVER.MAX_ITER", "3", "DATASETS.TRAIN"], r"DATASETS\.TRAIN has no VALUE; expected pairs of KEY V"),
+    ("5", [*PRETRAIN, "DATA.ROOT", "OUTPUT_DIR", "x"], r"DATA\.ROOT has no VALUE, but OUTPUT_DIR follows; expected pa"),
+    ("5", [*STUDY, "SOLVER.MAX_ITER"], r"SOLVER\.MAX_ITER has no VALUE"),
+    ("6", [*PRETRAIN, "SOLVER.MAX_EPOCHS", "ten"], r"SOLVER\.MAX_EPOCHS is 'ten'; expected a whole number, such as 20"),
+    ("6", ["train", "--config-file", "ten.yaml"], r"ten\.yaml, line 3: SOLVER\.MAX_ITER is 'ten'; expected a whole nu"),
+    ("8", [*PRETRAIN, "DATA.ROOT=images"], r"DATA\.ROOT=images is written with =; expected .*: DATA\.ROOT images"),
+    ("9", [*TRAIN, "SOLVER.MAX_ITER", "3", "--num-gpus", "2"], r"--num-gpus stands after the pairs .*; flags come fir"),
+    ("9", ["train", "SEED", "1", "--config-file", "detector.yaml"], r"--config-file stands after the pairs of KEY VAL"),
+    ("9", [*STUDY, "SEED", "3", "--num-gpus", "2"], r"unrecognized arguments: --num-gpus"),
+    ("10", [*PRETRAIN, "--num-gpus", "8"], r"8 processes, but .* no GPU .* MODEL\.DEVICE is 'auto'; add  MODEL\.DEVIC"),
+    ("10", [*TRAIN, "--num-gpus", "2"], r"2 processes, but .* no GPU .* MODEL\.DEVICE is 'cuda'; add  MODEL\.DEVICE c"),
+    ("17", [*TRAIN, "MODEL.WEIGHTS", "no.pkl"], r"MODEL\.WEIGHTS names no\.pkl, .*own_images_R_50\.yaml .*mocodet con"),
+    ("17", [*PRETRAIN, "MODEL.WEIGHTS", "no.pth"], r"MODEL\.WEIGHTS: there is no checkpoint no\.pth; give a file such"),
+    ("17", [*PRETRAIN, "--resume-from", "no.pth"], r"--resume-from: there is no checkpoint no\.pth; give a file such "),
+    ("25", ["evaluate", "p.json", "--json", "empty.json"], r"empty\.json: lacks .*: it is an empty object; export it "),
+    ("25", ["evaluate", "p.json", "--json", "p.json"], r"p\.json: lacks .*: it is a list of predictions .*; name the "),
+    ("25", ["evaluate", "p.json", "--json", "labelme.json"], r"labelme\.json: lacks .*: it is LabelMe's.*; export the"),
+    ("25", ["evaluate", "p.json", "--json", "test.json"], r"test\.json has no list of annotations, .*; name a file th"),
+    ("25", ["evaluate", "p.json", "--json", "images/0.png"], r"images/0\.png: is no text in UTF-8.*; save it as UTF-8"),
+    ("27", [*PRETRAIN, "OUTPUT_DIR", "p.json/out"], r"OUTPUT_DIR is 'p\.json/out', but \S+p\.json is no folder; give "),
+    ("27", [*TRAIN, "OUTPUT_DIR", "p.json"], r"OUTPUT_DIR is 'p\.json', but \S+p\.json is no folder; give a folder th"),
+    ("27", [*TRAIN, "--eval-only", "OUTPUT_DIR", "p.json"], r"OUTPUT_DIR is 'p\.json', but \S+p\.json is no folder; g"),
+    ("27", [*STUDY[:-1], "p.json"], r"--output p\.json: \S+p\.json is no folder; name a place that can be written to"),
+    ("27", ["convert", "images/0.png", "p.json/x.pkl"], r"output p\.json/x\.pkl: \S+p\.json is no folder; name a plac"),
+    ("27", ["knn", "a.pth", "--train", "a", "--val", "b", "--output", "images"], r"--output images: images is a folde"),
+    ("28", ["train", "--config-file", "baseless.yaml"], r"baseless\.yaml, line 1: _BASE_ names nothing\.yaml, but the"),
+    ("28", ["convert", "smal.pth", "x.pkl"], r"there is no checkpoint smal\.pth; did you mean small\.pth\?"),
+    ("28", ["convert", "images", "x.pkl"], r"images is a folder; give the checkpoint in it, such as images/model_fina"),
+    ("28", ["convert", "--to", "torchvision", "no.pth", "x.pth"], r"there is no checkpoint no\.pth; give a file such "),
+    ("29", ["pretrain", "--config-file", "broken.yaml"], r"broken\.yaml, line 2: mapping values are not allowed here;"),
+    ("29", ["study", "broken.yaml"], r"broken\.yaml, line 2: mapping values are not allowed here; put KEY: VALUE on a"),
+    ("29", ["train", "--config-file", "itself.yaml"], r"itself\.yaml: _BASE_ leads back to the file itself"),
+    ("29", ["train", "--config-file", "fetched.yaml"], r"fetched\.yaml, line 1: _BASE_ http://127\S+ .* is not fetche"),
+    ("30", ["train", "--config-file", "flow.yaml"], r"flow\.yaml, line 1: SOLVER\.STEPS is '\(2'; .*: within braces Y"),
+    ("31", [*TRAIN, "MOCO.DATASETS", "[{NAME: a}]"], r"MOCO\.DATASETS is .*; expected a list, such as .*\[{'NAME': "),
+    ("32", ["convert", "p.json", "x.pkl"], r"p\.json cannot be read as a checkpoint|p\.json is JSON text, not a check"),
+]
+# fmt: on
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder with what the commands name."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MOCODET_TRACEBACK", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    Path("images").mkdir()
+    Path("empty").mkdir()
+    Image.fromarray(np.full((8, 8, 3), 130, np.uint8)).save("images/0.png")
+    Path("small.pth").write_bytes(b"")
+    texts = {
+        "small.yaml": "_BASE_: pretrain/own_images_R_18.yaml\nDATA: {ROOT: images}\nOUTPUT_DIR: out\n",
+        "supervised.yaml": "_BASE_: pretrain/supervised_R_50_90ep.yaml\nDATA: {ROOT: images}\nOUTPUT_DIR: out\n",
+        "ten.yaml": "_BASE_: detector.yaml\nSOLVER:\n  MAX_ITER: ten\n",
+        "flow.yaml": "SOLVER: {STEPS: (2,)}\n",
+        "baseless.yaml": "_BASE_: nothing.yaml\n",
+        "itself.yaml": "_BASE_: itself.yaml\n",
+        "fetched.yaml": "_BASE_: http://127.0.0.1:9/a.yaml\n",
+        "broken.yaml": "SOLVER:\n  BASE_LR: 1: 2\n",
+        "empty.json": "{}",
+        "p.json": json.dumps([{"image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1], "score": 1.0}]),
+        "labelme.json": json.dumps({"version": "5", "shapes": [], "imagePath": "a.jpg"}),
+        "test.json": json.dumps({"images": [{"id": 1, "file_name": "a"}], "categories": [{"id": 1, "name": "a"}]}),
+    }
+    voc = make_voc(tmp_path / "voc", 1, "train")
+    datasets = {"MOCO": {"DATASETS": [voc]}, "DATASETS": {"TRAIN": [voc["NAME"]], "TEST": [voc["NAME"]]}}
+    base = {"_BASE_": "coco_R_50_FPN_1x_random.yaml", "OUTPUT_DIR": "out/deep"}
+    texts["detector.yaml"] = json.dumps({**base, **datasets, "MODEL": {"MASK_ON": False}})
+    for name, text in texts.items():
+        Path(name).write_text(text)
+    return tmp_path
+
+
+def told(words: list[str], capsys) -> str:
+    """Run a command that is refused; return what is said, which is one line and nothing else."""
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    printed = capsys.readouterr()
+    line = printed.err if isinstance(ended.value.code, int) else f"{ended.value.code}\n"
+    assert ended.value.code not in (0, None)
+    assert (printed.out, line.count("\n"), line.count("error: ")) == ("", 1, 1), printed.out + line
+    return line
+
+
+@pytest.mark.parametrize(("number", "words", "message"), MISTAKES)
+def test_mistake__is_told_in_one_line_before_anything_is_written(place, number, words, message, capsys):
+    before = sorted(place.rglob("*"))
+    assert re.search(message, told(words, capsys))
+    assert sorted(place.rglob("*")) == before
+
+
+def test_ctrl_c__is_one_line_and_status_130(place):
+    """While a package is imported, which takes long, of the program and of what it started in its group."""
+    script = (
+        "import sys, mocodet.common.commands.main as main\n"
+        "main.resolve_name = lambda name: lambda args: (print('begun', flush=True), sys.stdin.read())\n"
+        "main.run()\n"
+    )
+    command = [sys.executable, "-c", script, "convert", "small.pth", "x.pkl"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, start_new_session=True, **pipes) as process:
+        assert process.stdout.readline() == "begun\n"
+        os.killpg(process.pid, signal.SIGINT)
+        _, told_there = process.communicate(timeout=60)
+    assert (process.returncode, told_there) == (130, "interrupted\n")
+
+
+def test_no_detectron2__is_told_in_one_line(place, monkeypatch, capsys):
+    def missing(name: str) -> None:
+        raise MissingPackageError(f"mocodet needs detectron2, which is not installed; {INSTALL_HELP}")
+
+    monkeypatch.setattr("mocodet.common.commands.main.resolve_name", missing)
+    message = r"^error: mocodet needs detectron2, which is not installed; install it by  make setup .* pip install "
+    assert re.search(message, told([*PRETRAIN], capsys))
