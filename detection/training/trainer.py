@@ -4,7 +4,8 @@ import itertools
 import logging
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from mocodet.common.divergence import DivergenceError
 from mocodet.common.errors import without_logged_tracebacks
 from mocodet.common.files import drop_half_line
 from mocodet.common.launch import distribute
+from mocodet.common.stopping import StopWhenAsked, leave_signals_to_parent
 
 from .. import densepose
 from ..data.classes import classes_of
@@ -86,6 +88,17 @@ class EvalAfterGoodEnd(EvalHook):
         """Evaluate, unless an error ended the training."""
         if self.trainer.iter >= self.trainer.max_iter:
             super().after_train()
+
+
+def _keep_signals_from_workers(loader: Any) -> None:
+    """Have the processes of detectron2's training loader leave signals to this one; see `leave_signals_to_parent`."""
+    workers = loader if isinstance(loader, DataLoader) else loader.dataset  # in that which groups images by their shape
+    workers.worker_init_fn = partial(_begin_worker, workers.worker_init_fn)
+
+
+def _begin_worker(begin: Callable[[int], None], worker: int) -> None:
+    leave_signals_to_parent()
+    begin(worker)
 
 
 class Trainer(DefaultTrainer):
@@ -205,7 +218,9 @@ class Trainer(DefaultTrainer):
         records = records or training_records(cfg)
         parts = build_detection_train_loader.from_config(cfg, mapper=build_mapper(cfg, training=True), dataset=records)
         sampler = StartingSampler(parts.pop("sampler"))
-        return sampler, build_detection_train_loader(**parts, sampler=sampler)
+        loader = build_detection_train_loader(**parts, sampler=sampler)
+        _keep_signals_from_workers(loader)
+        return sampler, loader
 
     def train(self) -> OrderedDict[str, Any]:
         """Train, and return the results of the last evaluation (empty on other processes than the main one).
@@ -237,7 +252,7 @@ class Trainer(DefaultTrainer):
                 built[place] = SharedPreciseBN(hook._period, self.model, hook._data_loader, iterations)
             elif isinstance(hook, EvalHook):
                 built[place] = EvalAfterGoodEnd(hook._period, hook._func)
-        return built
+        return [*built, StopWhenAsked(self.checkpointer)]
 
     def build_writers(self) -> list[EventWriter]:
         """Make detectron2's writers, after half a line at the end of ``metrics.json`` has been dropped."""
