@@ -50,7 +50,7 @@ class StopWhenAsked(HookBase):
         self._asked = 0  # the number of the signal that came
         self._when = 0.0
         self._ended = ""
-        self._group: dist.ProcessGroup | None = None
+        self._group: Any = None  # of CPU tensors, where there are several processes
         self._pending: tuple[dist.Work, torch.Tensor] | None = None
 
     def before_train(self) -> None:

@@ -79,7 +79,7 @@ def classes_of(cfg: CfgNode, dataset_name: str) -> Classes | None:
         return None
     indices: Mapping[Id, int] = metadata.get("thing_dataset_id_to_contiguous_id", {})
     # Where several categories share a class, the first stands for them.
-    known = {index: identity for identity, index in reversed(indices.items())}
+    known = {index: identity for identity, index in reversed(list(indices.items()))}
     if predicts_pixels(cfg):
         known = dict(enumerate(range(len(names))))
     keypoints = tuple(metadata.get("keypoint_names", ())) if cfg.MODEL.KEYPOINT_ON else ()

@@ -92,7 +92,7 @@ class EvalAfterGoodEnd(EvalHook):
 
 def _keep_signals_from_workers(loader: Any) -> None:
     """Have the processes of detectron2's training loader leave signals to this one; see `leave_signals_to_parent`."""
-    workers = loader if isinstance(loader, DataLoader) else loader.dataset  # in that which groups images by their shape
+    workers: Any = loader if isinstance(loader, DataLoader) else loader.dataset  # which groups images by their shape
     workers.worker_init_fn = partial(_begin_worker, workers.worker_init_fn)
 
 
