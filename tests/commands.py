@@ -23,6 +23,7 @@ def parsed(name: str, arguments: Sequence[str]) -> argparse.Namespace:
     convert,
     train,
     predict,
+    export,
     evaluate,
     visualize,
     study,

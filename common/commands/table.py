@@ -24,6 +24,7 @@ COMMANDS = (
     Command("convert", "mocodet.detection.weights.run:main", "rewrite an encoder for detectron2, and back"),
     Command("train", "mocodet.detection.training.run:main", "fine-tune a detector, or evaluate one"),
     Command("predict", "mocodet.detection.predict.run:main", "find objects, or label pixels, in images without labels"),
+    Command("export", "mocodet.detection.export.run:main", "write a trained model as TorchScript"),
     Command("evaluate", "mocodet.detection.evaluation.run:main", "compute the metrics of saved predictions"),
     Command("visualize", "mocodet.detection.visualize.run:main", "draw ground truth beside predictions"),
     Command("study", "mocodet.common.study.run:main", "compare initialisations over several trials, in a table"),

@@ -94,7 +94,18 @@ def make_model(name: str, folder: Path, count: int = 2) -> tuple[CfgNode, dict]:
 
 
 def spread_scores(model: nn.Module) -> None:
-    """Make the last layers' random weights larger, so that scores, masks and keypoints differ from place to place."""
-    for parameter_name, parameter in model.named_parameters():
-        if parameter_name.rpartition(".")[0].rpartition(".")[2] in ("cls_score", "predictor", "score_lowres"):
-            parameter.data.mul_(30)
+    """Scale the last layers so that scores, masks and keypoints differ from place to place, and none is saturated."""
+
+    def scale(layer: nn.Module, inputs: object, output: torch.Tensor) -> torch.Tensor:
+        factor = 2 / output.std().clamp(min=1e-6)
+        layer.weight.data.mul_(factor)
+        return output * factor
+
+    last = ("cls_score", "predictor", "score_lowres")
+    layers = [layer for name, layer in model.named_modules() if name.rpartition(".")[2] in last]
+    hooks = [layer.register_forward_hook(scale) for layer in layers]
+    image = torch.randint(0, 256, (len(model.pixel_mean), 96, 128), generator=torch.manual_seed(0), dtype=torch.uint8)
+    with torch.no_grad():
+        model.eval()([{"image": image}])
+    for hook in hooks:
+        hook.remove()

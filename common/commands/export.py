@@ -1,0 +1,27 @@
+"""Write a trained model as TorchScript, which runs without mocodet and detectron2, and compare it with the model.
+
+  mocodet export --config-file output/voc/config.yaml --weights output/voc/model_final.pth --output voc.ts \\
+      photographs MODEL.DEVICE cpu
+
+IMAGES are files and folders of images with objects: on the first three of them the file is compared with the model.
+Without any, three are drawn. The file computes on the device that it was exported on, MODEL.DEVICE.
+"""
+
+import argparse
+from collections.abc import Sequence
+
+from .images_and_pairs import add_images_and_pairs, parse_images_and_pairs
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the model, the file and the images to compare on."""
+    add_images_and_pairs(parser, "images to compare on, the first three (default: three that are drawn)")
+    add = parser.add_argument
+    add("--config-file", required=True, metavar="FILE", help="what the model was trained with: OUTPUT_DIR/config.yaml")
+    add("--weights", required=True, metavar="FILE", help="its checkpoint: OUTPUT_DIR/model_final.pth")
+    add("--output", required=True, metavar="FILE", help="the TorchScript file to write, such as model.ts")
+
+
+def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
+    """Parse a command with flags between IMAGES and the pairs."""
+    return parse_images_and_pairs(parser, words)
