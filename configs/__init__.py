@@ -1,8 +1,9 @@
 """The YAML files of mocodet, found as package data: `mocodet.configs.path("coco_R_50_FPN_2x_moco.yaml")`."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
-from mocodet.common.text import closest, did_you_mean
+from mocodet.common.text import closest
 
 ROOT = Path(__file__).parent
 
@@ -20,7 +21,7 @@ def path(name: str) -> Path:
     """
     found = ROOT / name
     if not found.is_file():
-        raise FileNotFoundError(f"no config named {name!r}{_meant(name) or f'; they are in {ROOT}'}")
+        raise FileNotFoundError(f"no config named {name!r}{_meant(name, names()) or f'; they are in {ROOT}'}")
     return found
 
 
@@ -35,15 +36,15 @@ def locate(name: str) -> Path:
         return given
     if (ROOT / packaged).is_file():
         return ROOT / packaged
-    meant = did_you_mean(name, [str(file) for file in given.parent.glob("*.y*ml")]) or _meant(packaged)
+    meant = _meant(name, map(str, given.parent.glob("*.y*ml"))) or _meant(packaged, names())
     raise FileNotFoundError(
         f"there is no config {name!r}{meant or f'; expected the path of a YAML file, or a name of those in {ROOT}'}"
     )
 
 
-def _meant(name: str) -> str:
-    """Return the end of a message that suggests one of mocodet's own; its folder may have been left out."""
-    folders = {file.rpartition("/")[2]: file for file in names()}
-    if "/" not in name and (found := closest(name, folders)):
-        return f"; did you mean {folders[found]}?"
-    return did_you_mean(name, names())
+def _meant(name: str, files: Iterable[str]) -> str:
+    """Return the end of a message that suggests one of some files, whose folder may have been left out."""
+    # Without the suffix, by which all names are alike.
+    known = {(file if "/" in name else Path(file).name).rpartition(".")[0]: file for file in files}
+    found = closest(name.removesuffix(".yaml"), known)
+    return f"; did you mean {known[found]}?" if found else ""

@@ -78,7 +78,7 @@ def parse_line(line: str, monkeypatch: pytest.MonkeyPatch) -> Parsed:
     Raises:
         SystemExit: a parser refused it.
     """
-    words = shlex.split(line.removesuffix("&"), comments=True)
+    words = shlex.split(re.sub(r"( > \S+)? *&?$", "", line), comments=True)
     start = next(n for n, word in enumerate(words) if re.fullmatch(rf"torchrun|python3?|{PROGRAM}|tools/\w+\.py", word))
     launcher, *rest = words[start:]
     if launcher == "torchrun":

@@ -1,6 +1,7 @@
 """Image files: whether they can be decoded, and what they measure."""
 
 import os
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -52,9 +53,13 @@ def in_processes(look: Callable[[Job], Found | None], jobs: Sequence[Job], worke
     if workers == 0 or not jobs:
         yield from filter(None, progress(map(look, jobs), what, len(jobs)))
         return
-    # spawn: a forked child of a process with threads may hang.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from filter(None, progress(pool.map(look, jobs, chunksize=32), what, len(jobs)))
+    # spawn: a forked child of a process with threads may hang. Ctrl-C, which they get too, is this one's to tell.
+    with ProcessPoolExecutor(workers, get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
+        try:
+            yield from filter(None, progress(pool.map(look, jobs, chunksize=32), what, len(jobs)))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def image_fault(job: ImageJob, max_pixels: int = MAX_PIXELS) -> Finding | None:

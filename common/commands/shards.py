@@ -53,3 +53,7 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Want one of the two things that the command does."""
     if (args.root is None) == (args.index is None):
         parser.error("give either a FOLDER of images or --index with the names of shards")
+    writing = ("images_per_shard", "max_size", "resize", "shuffle", "seed", "max_pixels", "skip_damaged")
+    if args.index and (given := [name for name in writing if getattr(args, name) != parser.get_default(name)]):
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        parser.error(f"{flags} with --index, which counts shards and writes none; leave it out")

@@ -10,6 +10,8 @@ import argparse
 
 from .arguments import add_overrides, check_config, pair, positive
 
+CHOICE = {"images": 10, "seed": 0}  # by which images are chosen, with the values where none is given
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the runs, the data set, and which images to draw."""
@@ -26,8 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--dataset", metavar="NAME", help="what the predictions are on (default: first of DATASETS.TEST)")
     add("--output", required=True, metavar="DIR", help="folder for the pictures")
-    add("--images", type=positive(int), default=10, metavar="N", help="draw N images, chosen by --seed (default 10)")
-    add("--seed", type=int, default=0, metavar="S", help="which images are chosen (default 0)")
+    add("--images", type=positive(int), metavar="N", help="draw N images, chosen by --seed (default 10)")
+    add("--seed", type=int, metavar="S", help="which images are chosen (default 0)")
     add(
         "--image-id",
         action="append",
@@ -42,8 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Refuse two runs of one name, and a config that does not exist."""
+    """Refuse two runs of one name, no config, and a choice of images beside their names; complete the choice."""
     check_config(parser, args)
+    if args.image_id and (given := [name for name in CHOICE if getattr(args, name) is not None]):
+        parser.error(f"--{given[0]} chooses images, and --image-id names them; leave one of the two out")
+    for name, default in CHOICE.items():
+        if getattr(args, name) is None:
+            setattr(args, name, default)
     names = [name for name, _ in args.predictions]
     if len(set(names)) != len(names):
         parser.error(f"--predictions names must differ, got {', '.join(names)}")

@@ -77,8 +77,8 @@ def _check_names(section: Mapping[Any, Any], where: str, places: Mapping[str, st
             told = f"{name!r} stands where the name of a key is expected, such as SOLVER"
             raise ValueError(f"{places.get(prefix.rstrip('.'), where)}: {told}")
         if "." in name:
-            section, _, rest = name.partition(".")
-            told = f"{name} is a key within a section; expected  {section}:  and below it, indented,  {rest}:"
+            told = "{} is a key within a section; expected  {}:  and below it, indented,  {}:"
+            told = told.format(name, *name.split(".", 1))
             raise ValueError(f"{places.get(f'{prefix}{name}', where)}: {told}")
         if isinstance(value, dict):
             _check_names(value, where, places, f"{prefix}{name}.")
@@ -94,7 +94,7 @@ def _find(name: object, asker: Path, where: str) -> Path:
     try:
         return beside if beside.is_file() else configs.path(name.removeprefix("configs/"))
     except OSError as error:  # a name may be too long
-        near = [str(file.relative_to(asker.parent)) for file in asker.parent.glob("*.y*ml") if file != asker]
+        near = [file.name for file in asker.parent.glob("*.y*ml") if file != asker]
         meant = did_you_mean(name, [*near, *configs.names()])
         raise ValueError(
             f"{where}: {BASE} names {name}, but there is no {beside}, nor has mocodet a config of that name{meant}"

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from mocodet.common.checkpoint import errors_about, load_torch_file
+from mocodet.common.config.bases import read_settings
 from mocodet.common.encoders.find import holds_encoder
 from mocodet.common.encoders.reading import BATCH_COUNTER, DISTRIBUTED_PREFIX, Encoder, extract_encoder
 from mocodet.common.encoders.resnet import ARCHITECTURES
@@ -131,8 +131,8 @@ def _read_config(path: str | PathLike) -> CfgNode:
     cfg = get_cfg()
     cfg.set_new_allowed(True)
     try:
-        cfg.merge_from_other_cfg(CfgNode(CfgNode.load_yaml_with_base(str(path))))
-    except (yaml.YAMLError, KeyError, AttributeError, TypeError, ValueError) as error:
+        cfg.merge_from_other_cfg(CfgNode(read_settings(Path(path)).content))
+    except (AssertionError, KeyError, AttributeError, TypeError, ValueError) as error:
         first = str(error).partition("\n")[0]
         raise ValueError(f"{path} cannot be read as a detector's config ({type(error).__name__}: {first})") from error
     return cfg

@@ -102,8 +102,8 @@ class FasterCOCOEvaluator(COCOEvaluator):
         """
         if not self._do_evaluation:
             raise ValueError(
-                f"{self._metadata.json_file} has no list of annotations, as that of COCO's test images; name a file that"
-                " has one"
+                f"{self._metadata.json_file} has no list of annotations, as that of COCO's test images; name a file"
+                " that has one"
             )
         results = read_results(path, self._coco_api.dataset, left_out=[row["id"] for row in self._truth.left_out])
         self._results: Results = OrderedDict()

@@ -72,6 +72,7 @@ COSTS = ["costs", "--config-file", "pretrain/moco_v2_R_50_200ep.yaml", "--images
         (["convert", "x.pth", "y.pth"], "y.pth: the output must end in .pkl"),
         (["convert", "--to", "torchvision", "x.pth", "y.pkl"], "y.pkl: detectron2 takes a .pkl for its own"),
         (["shards", "--output", "x"], "give either a FOLDER"),
+        (["shards", "--index", "a.tar", "--output", "x", "--resize", "9"], "--resize with --index, which counts"),
         ([*KNN, "--k", "0"], "--k: invalid positive int value: '0'"),
         ([*KNN, "--workers", "-1"], "--workers: invalid non-negative int value: '-1'"),
         ([*LINEAR, "--wd", "0", "-1"], "--wd: invalid non-negative float value: '-1'"),
@@ -87,6 +88,7 @@ COSTS = ["costs", "--config-file", "pretrain/moco_v2_R_50_200ep.yaml", "--images
         ([*STUDY, "--first-seed", "-1"], "--first-seed: invalid non-negative int value: '-1'"),
         ([*STUDY, "--init", "b=none.yaml"], "--init b: there is no config 'none.yaml'; expected the path"),
         (["prepare-data", "voc", "--check", "--workers", "-3"], "--workers: invalid non-negative int value: '-3'"),
+        ([*VISUALIZE, "--image-id", "7", "--seed", "0"], "--seed chooses images, and --image-id names them; leave one"),
         ([*VISUALIZE, "--images", "0"], "--images: invalid positive int value: '0'"),
     ],
 )

@@ -32,7 +32,7 @@ MISTAKES = [
     ("1", ["classify", "--config-file", "supervised.yaml", "DATA.VAL_ROOT", "no"], r"DATA\.VAL_ROOT 'no' is not a fol"),
     ("2", ["pretrain", "--config-file", "smal.yaml"], r"there is no config 'smal\.yaml'; did you mean small\.yaml\?"),
     ("2", ["train", "--config-file", "coco_R50_FPN_1x.yaml"], r"did you mean coco_R_50_FPN_1x\.yaml\?"),
-    ("2", ["costs", "--images", "8", "--config-file", "moco_v2_R_50.yaml"], r"did you mean pretrain/moco_v2_R_50_800ep"),
+    ("2", ["costs", "--images", "8", "--config-file", "moco_v2_R_50.yaml"], r"did you mean pretrain/moco_v2_R_50_800"),
     ("2", ["evaluate", "x", "--config-file", "detecter.yaml"], r"did you mean detector\.yaml\?"),
     ("2", ["study", "studies/tabel_4.yaml"], r"there is no study studies/tabel_4\.yaml; .*did you mean studies/table_"),
     ("3", [*PRETRAIN, "DATA.ROT", "x"], r"the overrides: there is no key DATA\.ROT; did you mean DATA\.ROOT\?"),
