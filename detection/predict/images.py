@@ -28,9 +28,9 @@ class ImageFile(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """What became of the file with an index: its pixels and what the model takes, or why it could not be read."""
+    """What became of the file at a place in the list: pixels and what the model takes, or why it could not be read."""
 
-    index: int
+    place: int
     pixels: np.ndarray | None  # H x W x 3, uint8, RGB; None where they are not asked for
     inputs: dict[str, Any] | None
     fault: str
@@ -128,7 +128,7 @@ class _Reading(Dataset[Loaded]):
         return Loaded(index, pixels if self.keep_pixels else None, self.prepare(pixels), "")
 
 
-def _as_it_is(item: Loaded) -> Loaded:
+def _as_it_is(item: Any) -> Any:
     return item
 
 

@@ -4,7 +4,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 NOT_SUPPORTED = ("PanopticFPN", "ProposalNetwork")
 
 # What is found in an image: objects, or of semantic segmentation the class of each pixel, H x W, int64.
-Prediction = Instances | np.ndarray
+Prediction: TypeAlias = Instances | np.ndarray
 
 
 @dataclass(frozen=True)

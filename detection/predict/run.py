@@ -70,10 +70,10 @@ def predict(
                 faults.append(item.fault)
                 continue
             size = {"width": item.inputs["width"], "height": item.inputs["height"]}
-            images.append({"id": item.index + 1, "file_name": files[item.index].name, **size})
-            things = write(item.index + 1, names[item.index], prediction)
+            images.append({"id": item.place + 1, "file_name": files[item.place].name, **size})
+            things = write(item.place + 1, names[item.place], prediction)
             if item.pixels is not None:
-                write_picture(output, names[item.index], item.pixels, things, predictor.classes)
+                write_picture(output, names[item.place], item.pixels, things, predictor.classes)
         write_images(output, root, sorted(images, key=lambda image: image["id"]), predictor.classes)
     return faults
 
