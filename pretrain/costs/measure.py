@@ -20,6 +20,7 @@ from mocodet.common.progress import progress
 from ..benchmark.photographs import SMALL, draw_photographs
 from ..benchmark.train import ENDLESS, our_iterations
 from ..data.cache import CachedImages
+from ..data.exclusion import read_exclusion
 from ..data.folders import ImageFolder
 from ..data.sampler import EpochSampler
 from ..device import amp_dtype, resolve_device
@@ -101,7 +102,7 @@ def small_run(cfg: CfgNode, world: int, images: int, folder: Path) -> tuple[CfgN
             small.MODEL.BN_GROUPS = bn_groups(cfg)
     photographs, output = folder / "images", folder / "output"
     if cfg.DATA.ROOT and Path(cfg.DATA.ROOT).is_dir() and not cfg.DATA.ANNOTATIONS:
-        data = f"{link_some(cfg.DATA.ROOT, photographs, rows)} images of {cfg.DATA.ROOT}"
+        data = f"{link_some(cfg, photographs, rows)} images of {cfg.DATA.ROOT}"
     else:
         draw_photographs(photographs / "class", rows, SMALL)
         unread = "DATA.SHARDS" if cfg.DATA.SHARDS else "DATA.ANNOTATIONS" if cfg.DATA.ANNOTATIONS else ""
@@ -124,13 +125,16 @@ def small_run(cfg: CfgNode, world: int, images: int, folder: Path) -> tuple[CfgN
     return small, data
 
 
-def link_some(root: str, folder: Path, batch: int) -> int:
-    """Link images of ``root``, evenly spaced, into ``folder``: four batches where there are as many; return how many.
+def link_some(cfg: CfgNode, folder: Path, batch: int) -> int:
+    """Link images of ``DATA.ROOT`` without ``DATA.EXCLUDE``, evenly spaced, into ``folder``; return how many.
+
+    They are four batches where there are as many.
 
     Raises:
-        FileNotFoundError: ``root`` holds no image. ValueError: it holds less than one batch.
+        FileNotFoundError: ``DATA.ROOT`` holds no image. ValueError: it holds less than one batch.
     """
-    paths = ImageFolder(root).paths
+    root = cfg.DATA.ROOT
+    paths = ImageFolder(root, read_exclusion(cfg.DATA.EXCLUDE, root, cfg.OUTPUT_DIR, resuming=False)).paths
     if len(paths) < batch:
         raise ValueError(f"{root} holds {len(paths)} images, fewer than one process's part of a batch, {batch}")
     count = min(len(paths), 4 * batch)

@@ -91,6 +91,16 @@ def test_small_run__says_what_it_does_not_read(method, key, changes, images, tmp
     check_config(small)
 
 
+def test_small_run__without_what_the_run_leaves_out(images, tmp_path):
+    out = sorted(str(path.relative_to(images)) for path in images.rglob("*.png"))[::3]
+    (tmp_path / "exclude.txt").write_text("\n".join(out))
+    changes = {"DATA.ROOT": str(images), "DATA.EXCLUDE": str(tmp_path / "exclude.txt")}
+    small, _ = small_run(config("moco", **changes), 1, 1000, tmp_path)
+    linked = {str(path.relative_to(small.DATA.ROOT)) for path in Path(small.DATA.ROOT).rglob("*.png")}
+    assert len(linked) == IMAGES - len(out)
+    assert linked.isdisjoint(out)
+
+
 def test_measure__too_few_images_for_a_batch(images):
     cfg = config("moco", 2 * IMAGES, **{"DATA.ROOT": str(images)})
     with pytest.raises(ValueError, match=rf"holds {IMAGES} images, fewer than one process's part of a batch, 72"):
