@@ -48,7 +48,8 @@ def check_pool(args: argparse.Namespace) -> int:
             print(on_one_line(f"note: {photograph.path} {photograph.reason}, and was not compared"))
     found = ", ".join(f"{counts[what]:,} {what}" for what in ORDER if counts[what]) or "nothing wrong"
     written = f"; set DATA.EXCLUDE {args.output}" if args.output and lines else ""
-    print(f"{args.root}: {len(paths):,} images: {found}{written}")
+    against = f", compared with {len(test):,} of {args.leaks}" if test else ""
+    print(f"{args.root}: {len(paths):,} images{against}: {found}{written}")
     return int(bool(lines) and not args.output)
 
 

@@ -92,7 +92,7 @@ def test_images__leaks_are_named_in_pairs(pool, tmp_path, capsys, kind):
         entry = str(test)
     assert look(pool, "--leaks", entry) == 1
     out = capsys.readouterr().out.splitlines()
-    assert out[-1] == f"{pool}: 5 images: 1 leak"
+    assert out[-1] == f"{pool}: 5 images, compared with 2 of {entry}: 1 leak"
     (other,) = test.rglob("3.png")
     assert out[0] == f"leak: {pool / '3.png'} has the pixels of {other}"
 
