@@ -8,6 +8,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import yaml
 from fvcore.common.config import CfgNode
 
 from mocodet import configs
@@ -31,8 +32,9 @@ EXAMPLES = {
 def merge_config(cfg: CfgNode, config_file: str, opts: Sequence[str]) -> Path:
     """Merge a config file and KEY VALUE pairs into ``cfg``; return the file's path.
 
-    As in yacs, text may hold a Python literal, and a list serves for a tuple. A whole number serves where a number is
-    wanted, and 9e4 as 90000; a config may be based, by ``_BASE_``, on one of mocodet's own by its name.
+    As in yacs, text may hold a Python literal, and a list serves for a tuple. A list may be written as in YAML, too. A
+    whole number serves where a number is wanted, and 9e4 as 90000; a config may be based, by ``_BASE_``, on one of
+    mocodet's own by its name.
 
     Args:
         cfg: all keys with their defaults; changed in place.
@@ -127,8 +129,16 @@ def _literal(value: Any, wanted: type) -> Any:
             warnings.simplefilter("ignore")  # of a backslash in a path
             meant = ast.literal_eval(value)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return value
+        return _flow(value) if issubclass(wanted, (list, tuple)) and value[:1] in ("[", "{") else value
     return value if wanted is str and not isinstance(meant, str) else meant
+
+
+def _flow(text: str) -> Any:
+    """Return the list or mapping that text is in YAML, where quotes may be left out; other text as it is."""
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return text
 
 
 def _is_number(value: Any) -> bool:

@@ -133,7 +133,7 @@ def test_merge_config__an_unknown_key_is_told_with_what_was_meant(key, told):
         ("DATASETS.TEST", "mine", r"""'mine'; expected a list, such as DATASETS.TEST "\('voc_2007_test',\)"$"""),
         (
             "MOCO.DATASETS",
-            "[{NAME: mine, KIND: voc}]",
+            "[{NAME: mine, KIND: voc]",
             r"""'\[{NAME: .*'; .* such as MOCO.DATASETS "\[{'NAME': 'mine', .*}\]" with every text in it in quotes$""",
         ),
         ("DATASETS.TRAIN", "(3,)", None),  # of an empty default nothing is known
@@ -147,3 +147,10 @@ def test_merge_config__lists_of_detection_are_shown(key, value, told):
         return
     with pytest.raises(ValueError, match=f"^the overrides: {key} is {told}"):
         merge_config(detection_cfg(), "coco_R_50_FPN_2x_moco.yaml", [key, value])
+
+
+@pytest.mark.parametrize("text", ["[{NAME: a b, HOLD_OUT: 0.2}]", "{NAME: a b, HOLD_OUT: 0.2}"])
+def test_merge_config__an_entry_may_be_written_as_in_yaml(text):
+    cfg = detection_cfg()
+    merge_config(cfg, "coco_R_50_FPN_2x_moco.yaml", ["MOCO.DATASETS", text])
+    assert list(cfg.MOCO.DATASETS) == [{"NAME": "a b", "HOLD_OUT": 0.2}]
