@@ -72,9 +72,9 @@ def build_data(cfg: CfgNode, *, resuming: bool = False) -> TrainingData:
         images, labels, classes = ImageFolder(cfg.DATA.ROOT, exclusion), None, []
     warn_of_passed_over(images, cfg.DATA.ROOT)
     if listed := len(exclusion.out | exclusion.since):
+        since = f"; {len(images.left_out)} were listed since the run began: others are drawn in their places"
         logger.info(
-            f"of {listed} excluded files {images.excluded} are left out, and {len(images.left_out)} that were listed"
-            " since the run began keep their places, where others are drawn; the rest are not there"
+            f"excluded files: {listed}, of which {images.excluded} are left out{since if images.left_out else ''}"
         )
     images.max_pixels = cfg.DATA.MAX_PIXELS
     sampler = EpochSampler(len(images), batch, seed, identity=identify(images.paths, cfg.DATA.ROOT, labels))
