@@ -146,9 +146,18 @@ def test_commands__unknown_ones_are_refused(monkeypatch):
         parse_line("python -m mocodet learn", monkeypatch)
 
 
+def written(page: str) -> dict[str, str]:
+    """Return the files that a page tells its reader to write, such as "`mine.yaml`:", by their names."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return dict(re.findall(r"`([\w-]+\.yaml)`:\n\n```yaml\n(.*?)```", text, flags=re.DOTALL))
+
+
 @pytest.mark.parametrize(("page", "command"), commands())
-def test_commands__the_parser_takes_it(page, command, monkeypatch):
-    monkeypatch.chdir(ROOT)
+def test_commands__the_parser_takes_it(page, command, monkeypatch, tmp_path):
+    files = written(page)
+    for name, content in files.items():
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    monkeypatch.chdir(tmp_path if files else ROOT)
     locate = configs.locate  # what is under output/, a run leaves there
     monkeypatch.setattr(configs, "locate", lambda name: Path(name) if name.startswith("output/") else locate(name))
     program, args = parse_line(command, monkeypatch)
