@@ -333,8 +333,9 @@ def test_export_flag__refusals(config, run, tmp_path, monkeypatch, capsys):
         assert "--export trains nothing; leave out --resume and --resume-from" in capsys.readouterr().err
     with pytest.raises(SystemExit, match=r"^error: .*new holds no checkpoint"):
         pretrain([*command, "OUTPUT_DIR", str(tmp_path / "new")])
-    with pytest.raises(SystemExit, match=r"^error: .* is a folder; expected a file to write"):
+    with pytest.raises(SystemExit):
         pretrain(["--config-file", str(config), "--export", str(tmp_path)])
+    assert "is a folder; name a place that can be written to" in capsys.readouterr().err
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(SystemExit, match=r"^error: --export in 2 processes of torchrun; run it without torchrun$"):

@@ -54,7 +54,7 @@ def test_parse__queues():
         (["input", "--workers", "-1"], "--workers: invalid non-negative int value: '-1'"),
         (["train", "--size", "64"], "--size needs --detection"),
         (["train", "--detection", "--iterations", "2"], "--iterations has no effect with --detection"),
-        (["train", "--config-file", "none.yaml"], "--config-file: no config named 'none.yaml'"),
+        (["train", "--config-file", "none.yaml"], "--config-file: there is no config 'none.yaml'"),
         (["evaluate", "--metric", "lvis"], "--metric: invalid choice: 'lvis'"),
         (["collectives", "--processes", "1"], "--processes 1: one process exchanges nothing"),
     ],

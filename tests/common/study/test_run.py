@@ -180,7 +180,7 @@ def test_study__a_trial_without_result_has_failed(here):
             {"SOLVER.MAX_ITER: 2": "DATASETS.TEST: [a, b]"},
             r"DATASETS.TEST names 2 data sets \(a, b\); a study compares the results on one",
         ),
-        ({"toy_R_18_FPN.yaml": "bad.yaml"}, "there is no config bad.yaml|bad_moco.yaml is no YAML config"),
+        ({"toy_R_18_FPN.yaml": "bad.yaml"}, r"bad_moco\.yaml holds a list; expected a YAML config"),
     ],
 )
 def test_study__faults_are_told_before_anything_is_trained(here, capsys, change, message):

@@ -233,7 +233,7 @@ def test_evaluate__data_set_or_key_that_there_is_not(tmp_path, coco):
     predictions = save(tmp_path / "results.json", coco[1])
     assert "defines a data set called nowhere" in message([predictions, "--dataset", "nowhere"])
     config = save(tmp_path / "config.yaml", {"SEED": 1})
-    assert "Non-existent key: SEEDS" in message([predictions, "--config-file", config, "SEEDS", "-1"])
+    assert "there is no key SEEDS; did you mean SEED?" in message([predictions, "--config-file", config, "SEEDS", "-1"])
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from mocodet.detection.training import refusals
 def test_main__says_of_each_config_what_is_wrong_with_it(monkeypatch, capsys):
     asked = {
         "nothing": ["coco_R_50_FPN_1x_moco.yaml", ["MOCO.TRAIN_FRACTION", "0.1"], ["MODEL.WEIGHTS", "none.pkl"]],
-        "Non-existent key: SOLVER.MAX_ITERS": ["coco_R_50_FPN_1x.yaml", ["SOLVER.MAX_ITERS", "5"]],
+        "no key SOLVER.MAX_ITERS; did you mean SOLVER.MAX_ITER?": ["coco_R_50_FPN_1x.yaml", ["SOLVER.MAX_ITERS", "5"]],
         "MOCO.PASSES": ["coco_R_50_FPN_1x.yaml", ["MOCO.PASSES", "0.5"]],
         "MOCO.AMP_DTYPE must be one of": ["coco_R_50_FPN_1x.yaml", ["MOCO.AMP_DTYPE", "half"]],
         "MOCO.TRAIN_FRACTION must be above 0": ["coco_R_50_FPN_1x.yaml", ["MOCO.TRAIN_FRACTION", "2.0"]],
@@ -17,7 +17,7 @@ def test_main__says_of_each_config_what_is_wrong_with_it(monkeypatch, capsys):
             ["DATASETS.TEST", "('voc_2008_test',)"],
         ],
         "KIND must be one of": ["coco_R_50_FPN_1x.yaml", ["MOCO.DATASETS", "[{'NAME': 'a', 'KIND': 'vos'}]"]],
-        "no config named": ["nowhere.yaml"],
+        "there is no config 'nowhere.yaml'; ": ["nowhere.yaml"],
     }
     monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(list(asked.values()))))
     refusals.main()
