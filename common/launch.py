@@ -1,7 +1,9 @@
 """The start of processes, which pre-training and detection have in common."""
 
 import argparse
+import multiprocessing
 import os
+import signal
 import sys
 import time
 import uuid
@@ -28,6 +30,8 @@ from .cores import threads_for_each
 from .errors import USER_ERRORS, errors_in_one_line, message_of
 from .files import remove_leftovers, writing_fault
 from .locks import claim
+from .stopping import Stopped, passed_on
+from .tether import end_with_parent
 
 
 class ReportedError(Exception):
@@ -63,7 +67,7 @@ def launch(
             start(partial(_import_and_run, main), args, partial(_import_and_run, read_config))
     except ProcessExitedException as error:
         if error.signal_name is None:
-            raise
+            sys.exit(error.exit_code)  # it has said why
         sys.exit(
             f"error: process {error.error_index} of {args.num_gpus} was ended from outside ({error.signal_name}); if"
             " nobody did so, memory ran out: use fewer processes, fewer or smaller images"
@@ -87,10 +91,22 @@ def _start(
         _check_cpu_is_meant(read_config(args), gpus * machines, "leave out --num-gpus and --num-machines")
     if torch.cuda.is_available() and gpus > torch.cuda.device_count():
         raise ValueError(f"--num-gpus {gpus}, but this machine has {torch.cuda.device_count()}")
-    detectron2_launch(_run_in_process, gpus, num_machines=machines, machine_rank=rank, dist_url=url, args=(main, args))
+    start = partial(detectron2_launch, num_machines=machines, machine_rank=rank, dist_url=url, args=(main, args))
+    if gpus * machines == 1:
+        start(_run_in_process, 1)
+        return
+    with passed_on() as signals:
+        try:
+            start(_run_in_process, gpus)
+        except (ProcessExitedException, ProcessRaisedException):
+            if not signals:
+                raise
+            print("interrupted", file=sys.stderr, flush=True)  # errors that this led to in processes say nothing
+            sys.exit(128 + signals[0])
 
 
 def _run_in_process(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
+    end_with_parent()
     keep_freed_memory()  # a process that was spawned has the environment of the command alone
     _divide_cores(args.num_gpus)
     try:
@@ -99,6 +115,17 @@ def _run_in_process(main: Callable[[argparse.Namespace], object], args: argparse
         if comm.get_world_size() == 1 or os.environ.get("MOCODET_TRACEBACK"):
             raise
         raise ReportedError(message_of(error)) from error
+    except Stopped:
+        _leave_group(args)
+        raise
+    except KeyboardInterrupt:
+        if multiprocessing.parent_process() is None:
+            raise
+        sys.exit(128 + signal.SIGINT)  # torch would end a spawned process with status 0
+    _leave_group(args)
+
+
+def _leave_group(args: argparse.Namespace) -> None:
     if args.num_gpus * args.num_machines > 1:  # a thread of a group that is left may abort the process at its exit
         dist.destroy_process_group()
 

@@ -118,17 +118,23 @@ class StopWhenAsked(HookBase):
 
 
 @contextmanager
-def passed_on() -> Iterator[None]:
-    """Pass `SIGNALS` on to the processes that this one has spawned, and go on, while the block runs."""
+def passed_on() -> Iterator[list[int]]:
+    """Pass `SIGNALS` on to the processes that this one has spawned, and go on, while the block runs.
+
+    Yields:
+        the numbers of those that have come.
+    """
+    found: list[int] = []
 
     def pass_on(number: int, _: FrameType | None) -> None:
+        found.append(number)
         for process in multiprocessing.active_children():
             if process.pid is not None:
                 os.kill(process.pid, number)
 
     before = {number: signal.signal(number, pass_on) for number in SIGNALS}
     try:
-        yield
+        yield found
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

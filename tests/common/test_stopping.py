@@ -117,8 +117,9 @@ def exits_with_signal() -> None:
 def test_passed_on__to_what_was_spawned():
     process = multiprocessing.get_context("fork").Process(target=exits_with_signal)
     process.start()
-    with passed_on():
+    with passed_on() as found:
         while process.is_alive():
             os.kill(os.getpid(), signal.SIGUSR1)
             time.sleep(0.05)
+    assert set(found) == {signal.SIGUSR1}
     assert process.exitcode in (signal.SIGUSR1, -signal.SIGUSR1)  # the second where it came before the handler
