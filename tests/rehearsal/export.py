@@ -40,7 +40,10 @@ def main() -> None:
     parser.add_argument("models", nargs="*", help=f"some of: {'; '.join(MODELS)} (default: all)")
     args = parser.parse_args()
     logging.disable(logging.INFO)
-    rows = [row(name, args.size) for name in args.models or MODELS]
+    rows = []
+    for name in args.models or MODELS:
+        rows.append(row(name, args.size))
+        print(*rows[-1], sep=" | ", flush=True)
     titles = ["model", "norm", "objects", "largest difference", "file, MB", "seconds"]
     print(f"\n{tabulate(rows, titles, tablefmt='github')}")
 
