@@ -78,9 +78,10 @@ def atomic_open(path: str | os.PathLike, mode: str = "wb", **kwargs) -> Iterator
     except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
         if disk.fault is not None and isinstance(error, Exception):
+            why = disk.fault.strerror or disk.fault
             raise OSError(
-                f"{path} could not be written: {disk.fault.strerror}. What was there before is unchanged; make room on"
-                " that disk and run the command again"
+                f"{path} could not be written: {why}. What was there before is unchanged; make room on that disk and"
+                " run the command again"
             ) from disk.fault
         raise
     finally:

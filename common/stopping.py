@@ -24,6 +24,11 @@ SAME = 1.0  # seconds within which several are one: a terminal's and the one tha
 logger = logging.getLogger(__name__)
 
 
+def heeded() -> list[int]:
+    """Return those of `SIGNALS` that this process does not ignore, as a shell has a background job ignore Ctrl-C."""
+    return [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+
+
 class Stopped(SystemExit):
     """A signal ended the training between two steps; the exit status is 128 plus its number, as of a shell's child."""
 
@@ -57,7 +62,7 @@ class StopWhenAsked(HookBase):
         """Watch for the signals from now on."""
         if comm.get_world_size() > 1:
             self._group = dist.new_group(backend="gloo")
-        self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        self._before = {number: signal.signal(number, self._note) for number in heeded()}
 
     def after_step(self) -> None:
         """Stop here if a process was asked to.
@@ -132,7 +137,7 @@ def passed_on() -> Iterator[list[int]]:
             if process.pid is not None:
                 os.kill(process.pid, number)
 
-    before = {number: signal.signal(number, pass_on) for number in SIGNALS}
+    before = {number: signal.signal(number, pass_on) for number in heeded()}
     try:
         yield found
     finally:

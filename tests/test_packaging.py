@@ -127,5 +127,5 @@ def test_wheel__runs_a_study_in_an_empty_folder(wheel, tmp_path):
 
 
 def test_configs_path__unknown_names_the_nearest():
-    with pytest.raises(FileNotFoundError, match=r"'coco_R50_FPN_2x_moco.yaml'; did you mean coco_R_50_FPN_2x_moco.yaml"):
+    with pytest.raises(FileNotFoundError, match=r"'coco_R50_FPN_2x_moco\.yaml'; did you mean coco_R_50_FPN_2x_moco"):
         configs.path("coco_R50_FPN_2x_moco.yaml")

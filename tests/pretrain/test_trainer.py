@@ -269,7 +269,7 @@ def test_start__refuses_the_folder_in_which_another_process_trains(images, tmp_p
         pytest.raises(BlockingIOError, match=r"^another process \(pid .*\) trains in .*; .*choose another OUTPUT_DIR$"),
     ):
         pretrain(images, tmp_path / "run")
-    assert list((tmp_path / "run").iterdir()) == []
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
@@ -340,7 +340,7 @@ def test_amp_dtype__float16_needs_cuda():
         ("SOLVER.STEPS", "(160, 120)", "expected epochs in rising order"),
         ("SOLVER.CHECKPOINT_PERIOD", -1, "SOLVER.CHECKPOINT_PERIOD is -1; expected at least 0"),
         ("MODEL.ARCH", "vgg16", "MODEL.ARCH is 'vgg16'; expected one of 'resnet18'"),
-        ("CONTRAST.TAU", 0.2, "Non-existent key: CONTRAST.TAU"),
+        ("CONTRAST.TAU", 0.2, "there is no key CONTRAST.TAU; did you mean"),
     ],
 )
 def test_setup__bad_values_are_named(images, tmp_path, key, value, message):

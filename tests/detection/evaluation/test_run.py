@@ -196,7 +196,7 @@ def test_evaluate__files_that_are_missing_or_foreign(tmp_path, coco):
     assert "there is no file of predictions" in message([str(tmp_path / "none.json"), "--json", truth])
     assert "holds neither coco_instances_results.json" in message([str(tmp_path / "empty"), "--json", truth])
     assert "there is no annotation file" in message([predictions, "--json", str(tmp_path / "none.json")])
-    assert "name a file of annotations in COCO's format, not one of predictions" in message(
+    assert "it is a list of predictions (COCO's results); name the file of annotations" in message(
         [predictions, "--json", predictions]
     )
     assert "must hold a list of predictions, found a dict" in message([truth, "--json", truth])
