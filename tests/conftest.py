@@ -1,10 +1,16 @@
 """The order of the tests: files that take long come first, or one process would be left alone with them at the end."""
 
+import signal
+
 import pytest
 
 from mocodet.common.allocator import keep_freed_memory
 
 keep_freed_memory()  # as the commands do
+
+# A shell has its background jobs ignore Ctrl-C, and what they start; the tests send it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Beginnings of the names of such files.
 LONG = (

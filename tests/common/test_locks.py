@@ -22,8 +22,10 @@ def hold(folder: str, with_child: bool, to_test: Connection) -> None:
     with claim(folder, work="paints"):
         child = os.fork() if with_child else None
         if child == 0:
+            to_test.send(os.getpid())  # it has left the claim by now
             signal.pause()
-        to_test.send(child)
+        if child is None:
+            to_test.send(None)
         to_test.recv()
 
 
