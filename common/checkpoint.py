@@ -17,6 +17,8 @@ from .files import atomic_open
 from .mistaken_file import mistaken_for, refuse_missing
 from .text import first_few
 
+LAST = "last_checkpoint"  # the file beside checkpoints that names the newest, as fvcore writes it
+
 
 class AtomicSaveMixin:
     """Makes an fvcore ``Checkpointer`` write each file under a temporary name, flush it, then rename it.
@@ -69,7 +71,7 @@ def last_checkpoint(folder: str | os.PathLike) -> Path:
     Raises:
         FileNotFoundError: the run has saved none, or the one that it saved last is gone.
     """
-    tag = Path(folder, "last_checkpoint")
+    tag = Path(folder, LAST)
     if not tag.is_file():
         raise FileNotFoundError(f"{folder} holds no checkpoint; give the OUTPUT_DIR of a run that has saved one")
     path = tag.parent / tag.read_text(encoding="utf-8").strip()
@@ -80,13 +82,18 @@ def last_checkpoint(folder: str | os.PathLike) -> Path:
     return path
 
 
+def holds_checkpoint(folder: str | os.PathLike) -> bool:
+    """Tell whether a run in ``folder`` has saved a checkpoint, by the file that names the last one."""
+    return Path(folder, LAST).is_file()
+
+
 def refuse_other_run(folder: str | os.PathLike) -> None:
     """Refuse to train in a folder that holds the checkpoints of another run, which would be replaced.
 
     Raises:
         FileExistsError: the message says how to go on.
     """
-    if Path(folder, "last_checkpoint").is_file():
+    if holds_checkpoint(folder):
         raise FileExistsError(
             f"{folder} already holds a run's checkpoints; continue it with --resume, or give another OUTPUT_DIR"
         )

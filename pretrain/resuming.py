@@ -4,6 +4,7 @@ from pathlib import Path
 
 from fvcore.common.config import CfgNode
 
+from mocodet.common.checkpoint import holds_checkpoint
 from mocodet.common.config.bases import read_settings
 from mocodet.common.nested import changes
 
@@ -18,7 +19,7 @@ def check_resumed(cfg: CfgNode) -> None:
         ValueError: the message says which keys differ.
     """
     file = Path(cfg.OUTPUT_DIR, "config.yaml")
-    if not (file.is_file() and file.with_name("last_checkpoint").is_file()):
+    if not (file.is_file() and holds_checkpoint(cfg.OUTPUT_DIR)):
         return
     if different := changes(read_settings(file).content, cfg, MODEL_KEYS):
         raise ValueError(

@@ -10,7 +10,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from fvcore.common.config import CfgNode
 
-from mocodet.common.checkpoint import last_checkpoint
+from mocodet.common.checkpoint import holds_checkpoint, last_checkpoint
 from mocodet.common.config.bases import read_settings
 from mocodet.common.config.merge import merge_config
 from mocodet.common.errors import errors_in_one_line
@@ -60,8 +60,9 @@ def _decide(cfg: CfgNode, resume: bool) -> None:
 
     An attempt that left its config and no checkpoint is not resumed.
     """
-    file, tag = Path(cfg.OUTPUT_DIR, CONFIG), Path(cfg.OUTPUT_DIR, "last_checkpoint")
-    earlier = read_settings(file).content if resume and tag.is_file() and file.is_file() else None
+    file = Path(cfg.OUTPUT_DIR, CONFIG)
+    resumed = resume and file.is_file() and holds_checkpoint(cfg.OUTPUT_DIR)
+    earlier = read_settings(file).content if resumed else None
     if cfg.SEED < 0:
         cfg.SEED = earlier["SEED"] if earlier else comm.shared_random_seed()
     if cfg.DATA.AUGMENT == "auto":

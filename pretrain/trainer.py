@@ -12,6 +12,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import JSONWriter
 from fvcore.common.config import CfgNode
 
+from mocodet.common.checkpoint import holds_checkpoint, refuse_other_run
 from mocodet.common.divergence import check_losses
 from mocodet.common.errors import without_logged_tracebacks
 from mocodet.common.files import drop_half_line
@@ -53,7 +54,7 @@ class PretrainTrainer(TrainerBase):
         super().__init__()
         self.cfg = cfg
         self.device = resolve_device(cfg)
-        data = build_data(cfg, resuming=Path(cfg.OUTPUT_DIR, "last_checkpoint").is_file())
+        data = build_data(cfg, resuming=holds_checkpoint(cfg.OUTPUT_DIR))
         self.facts: DataFacts = data
         self.dataset, self.sampler, self.classes = data.dataset, data.sampler, data.classes
         self.exclusion = data.exclusion
@@ -152,11 +153,8 @@ class PretrainTrainer(TrainerBase):
             raise ValueError(
                 f"only some processes see a checkpoint in {self.cfg.OUTPUT_DIR}; it must be a shared folder"
             )
-        if found[0] and not resume:
-            raise FileExistsError(
-                f"{self.cfg.OUTPUT_DIR} already holds a run's checkpoints; continue it with --resume, or give another"
-                " OUTPUT_DIR"
-            )
+        if not resume:
+            refuse_other_run(self.cfg.OUTPUT_DIR)
         if found[0]:
             self.checkpointer.resume()
         elif original:

@@ -16,6 +16,8 @@ from detectron2.utils import comm
 from mocodet.common.files import write_json
 from mocodet.common.formats.labels import read_labels
 
+from .classes import predicts_pixels
+
 logger = logging.getLogger(__name__)
 
 LIST_FILE = "labelled_images.json"  # in OUTPUT_DIR
@@ -73,7 +75,7 @@ def load_part(cfg: CfgNode) -> Part:
     images: list[tuple[str, Record]] = []
     for number, name in enumerate(cfg.DATASETS.TRAIN):
         images += [(name, record) for record in _load(cfg, [number])]
-    semantic = cfg.MODEL.META_ARCHITECTURE == "SemanticSegmentor"
+    semantic = predicts_pixels(cfg)
     chosen = choose(
         [f"{dataset}/{image_name(record)}" for dataset, record in images],
         cfg.MOCO.TRAIN_FRACTION,

@@ -10,6 +10,7 @@ import torch
 from detectron2.export import TracingAdapter
 from torch import nn
 
+from ..data.classes import predicts_pixels
 from ..predict.predictor import Predictor
 
 DESCRIPTION = "description.json"  # in the file: what goes in, what comes out, and the classes
@@ -99,7 +100,7 @@ def describe(predictor: Predictor) -> dict[str, Any]:
         boxes["masks"] = "N x H x W, bool"
     if cfg.MODEL.KEYPOINT_ON:
         boxes["keypoints"] = "N x K x 3, float32: x, y in pixels of the image, score"
-    pixelwise = cfg.MODEL.META_ARCHITECTURE == "SemanticSegmentor"
+    pixelwise = predicts_pixels(cfg)
     size = "" if cfg.INPUT.MIN_SIZE_TEST == 0 else f", whose shorter side is {cfg.INPUT.MIN_SIZE_TEST} pixels"
     if size:
         size += f" and whose longer one at most {cfg.INPUT.MAX_SIZE_TEST}, as in the evaluation"

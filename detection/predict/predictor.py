@@ -11,7 +11,6 @@ import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, detection_utils
 from detectron2.data import transforms as T
-from detectron2.modeling import build_model
 from detectron2.structures import Instances
 
 from mocodet.common.config.merge import merge_config
@@ -21,8 +20,7 @@ from ..data.classes import Classes, classes_of, from_checkpoint, number_of_class
 from ..data.images import in_format
 from ..data.registration import register_datasets
 from ..densepose import uses_densepose
-from ..modeling.norm import adapt_norms_to_device
-from ..modeling.pooling import pool_in_float32
+from ..modeling.build import build, fall_back_to_cpu
 from ..training.checkpoint import CLASSES_KEY, MocoDetCheckpointer
 from ..training.preflight import check_config
 
@@ -86,7 +84,7 @@ class Predictor:
 
     def __init__(self, config: str | os.PathLike | CfgNode, weights: str | os.PathLike):
         self.cfg = _usable(config if isinstance(config, CfgNode) else read_config(str(config)))
-        self.model = pool_in_float32(adapt_norms_to_device(build_model(self.cfg))).eval()
+        self.model = build(self.cfg).eval()
         kept = MocoDetCheckpointer(self.model, whole_detector=True).load(str(weights))
         self.classes = _find_classes(self.cfg, str(weights), kept)
         augmentations = T.AugmentationList(detection_utils.build_augmentation(self.cfg, is_train=False))
@@ -141,9 +139,8 @@ def _usable(cfg: CfgNode) -> CfgNode:
         )
     if cfg.MODEL.LOAD_PROPOSALS:
         raise ValueError("MODEL.LOAD_PROPOSALS, but new images have no proposals; use a model that makes its own")
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        logger.warning(f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but CUDA is not available: running on the CPU")
-        cfg.MODEL.DEVICE = "cpu"
+    if without_cuda := fall_back_to_cpu(cfg):
+        logger.warning(without_cuda)
     check_config(cfg)
     cfg.freeze()
     return cfg

@@ -9,11 +9,12 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
-from mocodet.common.checkpoint import errors_about
+from mocodet.common.checkpoint import errors_about, holds_checkpoint
 from mocodet.common.formats.image import ImageTooLargeError, too_large
 from mocodet.common.launch import check_backend
 from mocodet.common.text import first_few
 
+from ..data.classes import predicts_pixels
 from ..data.registration import parse_dataset
 from ..data.semseg import check_labels as check_label_images
 from ..densepose import is_densepose
@@ -183,7 +184,7 @@ def check_weights(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
     """
     weights = cfg.MODEL.WEIGHTS
     path = Path(weights.partition("?")[0])  # detectron2 takes options after a question mark
-    if not weights or "://" in weights or (resume and (Path(cfg.OUTPUT_DIR) / "last_checkpoint").is_file()):
+    if not weights or "://" in weights or (resume and holds_checkpoint(cfg.OUTPUT_DIR)):
         return
     if path.is_file():
         with errors_about(f"MODEL.WEIGHTS {weights}"):
@@ -225,7 +226,7 @@ def check_datasets(cfg: CfgNode, *, training: bool) -> None:
     to_train = cfg.DATASETS.TRAIN if training else ()
     names = list(dict.fromkeys([*to_train, *cfg.DATASETS.TEST]))
     check_names(cfg, names)
-    semantic = cfg.MODEL.META_ARCHITECTURE == "SemanticSegmentor"
+    semantic = predicts_pixels(cfg)
     for name in names:
         _check_annotations_suit(cfg, name, semantic)
     labelled = {}

@@ -8,7 +8,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
-from mocodet.common.checkpoint import last_checkpoint, load_torch_file
+from mocodet.common.checkpoint import LAST, holds_checkpoint, last_checkpoint, load_torch_file
 from mocodet.common.config.bases import read_settings
 from mocodet.common.nested import changes
 
@@ -53,7 +53,7 @@ def check_resumed(cfg: CfgNode) -> None:
         ValueError: the message says how the run can be continued.
     """
     file = Path(cfg.OUTPUT_DIR) / "config.yaml"
-    if not (comm.is_main_process() and file.is_file() and file.with_name("last_checkpoint").is_file()):
+    if not (comm.is_main_process() and file.is_file() and holds_checkpoint(cfg.OUTPUT_DIR)):
         return
     saved = read_settings(file).content
     for check in (_check_scale, _check_labels, _check_model):
@@ -117,7 +117,7 @@ def check_resumed_classes(cfg: CfgNode) -> None:
     Raises:
         ValueError: the message names the first class that differs, and how to start anew from these weights.
     """
-    if not (comm.is_main_process() and Path(cfg.OUTPUT_DIR, "last_checkpoint").is_file()):
+    if not (comm.is_main_process() and holds_checkpoint(cfg.OUTPUT_DIR)):
         return
     kept = from_checkpoint(load_torch_file(last_checkpoint(cfg.OUTPUT_DIR), lazily=True).get(CLASSES_KEY))
     ours = classes_of(cfg, cfg.DATASETS.TRAIN[0])
@@ -137,6 +137,6 @@ def check_resumed_classes(cfg: CfgNode) -> None:
 
 def _from_its_weights(cfg: CfgNode) -> str:
     """Say how another run starts from the weights of the one in ``OUTPUT_DIR``."""
-    newest = Path(cfg.OUTPUT_DIR, "last_checkpoint").read_text(encoding="utf-8").strip()
+    newest = Path(cfg.OUTPUT_DIR, LAST).read_text(encoding="utf-8").strip()
     weights = Path(cfg.OUTPUT_DIR, newest)
     return f"to start from its weights, choose another OUTPUT_DIR, leave out --resume and set MODEL.WEIGHTS {weights}"

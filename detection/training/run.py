@@ -22,6 +22,7 @@ from ..config import add_moco_config
 from ..data import register_datasets
 from ..data.fraction import training_records
 from ..densepose import add_densepose_keys
+from ..modeling.build import fall_back_to_cpu
 from .checkpoint import MocoDetCheckpointer
 from .preflight import check_run
 from .scaling import PAPERS_PROCESSES, scale_to_processes, schedule_in_passes
@@ -53,9 +54,7 @@ def setup(cfg: CfgNode, args: argparse.Namespace) -> None:
     """
     # Before the config is frozen, so that whatever reads it later has the scaled values, the saved copy too.
     scaled = "" if args.eval_only else scale_to_processes(cfg, comm.get_world_size())
-    asked_for = cfg.MODEL.DEVICE
-    if asked_for.startswith("cuda") and not torch.cuda.is_available():
-        cfg.MODEL.DEVICE = "cpu"
+    without_cuda = fall_back_to_cpu(cfg)
     log_to(None)
     register_datasets(cfg)
     # First of all what may refuse the run: starting it replaces the config that an earlier run left in the folder.
@@ -69,8 +68,8 @@ def setup(cfg: CfgNode, args: argparse.Namespace) -> None:
         logger.info(f"Scaled the schedule to {comm.get_world_size()} processes by the linear rule:\n\n{scaled}\n")
     if in_passes:
         logger.info(f"The schedule, in proportion to the length of the run:\n\n{in_passes}\n")
-    if asked_for != cfg.MODEL.DEVICE:
-        logger.warning(f"MODEL.DEVICE is {asked_for}, but CUDA is not available: running on the CPU")
+    if without_cuda:
+        logger.warning(without_cuda)
 
 
 def start_run(cfg: CfgNode, args: argparse.Namespace) -> None:

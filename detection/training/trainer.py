@@ -16,7 +16,6 @@ from detectron2.data import build_detection_test_loader, build_detection_train_l
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase
 from detectron2.engine.hooks import EvalHook, PreciseBN
 from detectron2.evaluation import DatasetEvaluator
-from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventWriter
@@ -36,8 +35,7 @@ from ..data.fraction import Record, training_records
 from ..data.mapper import build_mapper
 from ..evaluation.build import build_evaluator
 from ..evaluation.complete import write_results
-from ..modeling.norm import adapt_norms_to_device
-from ..modeling.pooling import pool_in_float32
+from ..modeling.build import build
 from .checkpoint import DIVERGED, MocoDetCheckpointer
 from .scaling import scale_to_processes, schedule_in_passes
 from .step import AccumulatingTrainer
@@ -262,7 +260,7 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         """Build the model with norms that work on its device and region pooling that keeps its precision."""
-        model = pool_in_float32(adapt_norms_to_device(build_model(cfg)))
+        model = build(cfg)
         logger.info(f"Model:\n{model}")
         return model
 

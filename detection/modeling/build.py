@@ -1,0 +1,23 @@
+"""The device of a config, and a model for it."""
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from torch import nn
+
+from .norm import adapt_norms_to_device
+from .pooling import pool_in_float32
+
+
+def build(cfg: CfgNode) -> nn.Module:
+    """Build the model of a config with norms that work on its device and region pooling that keeps its precision."""
+    return pool_in_float32(adapt_norms_to_device(build_model(cfg)))
+
+
+def fall_back_to_cpu(cfg: CfgNode) -> str:
+    """Set ``MODEL.DEVICE`` to the CPU (in place) where it is CUDA, which is not there; return a warning of that."""
+    asked_for = cfg.MODEL.DEVICE
+    if not asked_for.startswith("cuda") or torch.cuda.is_available():
+        return ""
+    cfg.MODEL.DEVICE = "cpu"
+    return f"MODEL.DEVICE is {asked_for}, but CUDA is not available: running on the CPU"
