@@ -16,7 +16,16 @@ from PIL import Image
 
 from mocodet.common.formats import MAX_PIXELS
 from mocodet.common.formats.findings import Finding
-from mocodet.common.formats.image import Size, decode_pixels, image_size, open_file, read_file, size_fault, unreadable
+from mocodet.common.formats.image import (
+    Size,
+    decode_pixels,
+    image_size,
+    open_file,
+    read_file,
+    reason_of,
+    size_fault,
+    unreadable,
+)
 from mocodet.common.progress import progress
 
 from .findings import Fault, Tally
@@ -72,8 +81,7 @@ def image_fault(job: ImageJob, max_pixels: int = MAX_PIXELS) -> Finding | None:
     except FileNotFoundError:
         return Fault(job.path, "is missing; unpack its archive again with --again")
     except (OSError, ValueError) as error:
-        told = unreadable(job.path, error) if isinstance(error, OSError) else str(error)
-        what = told.removeprefix(f"{job.path} ")
+        what = reason_of(job.path, error)
         return Fault(job.path, what.replace("; replace", "; unpack its archive with --again, or replace"))
     if job.size is not None and size != job.size:
         return size_fault(job.path, size, job.size, job.said_by)

@@ -6,7 +6,7 @@ from functools import partial
 from typing import NamedTuple
 
 from mocodet.common.formats import MAX_PIXELS
-from mocodet.common.formats.image import decode_pixels, read_file, unreadable
+from mocodet.common.formats.image import decode_pixels, read_file, reason_of
 
 from .images import in_processes
 
@@ -40,8 +40,7 @@ def look_at(path: str, max_pixels: int = MAX_PIXELS) -> Photograph:
     try:
         pixels = decode_pixels(read_file(path), path, max_pixels)
     except (OSError, ValueError) as error:
-        told = unreadable(path, error) if isinstance(error, OSError) else str(error)
-        return Photograph(path, reason=told.removeprefix(f"{path} ").removesuffix("; replace or remove it"))
+        return Photograph(path, reason=reason_of(path, error).removesuffix("; replace or remove it"))
     digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
     digest.update(pixels.data)
     return Photograph(path, min(pixels.shape[:2]), digest.digest())

@@ -56,10 +56,7 @@ class _Pairs(argparse.Action):
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, _: str | None = None
     ) -> None:
-        try:
-            read_pairs(values)
-        except ValueError as error:
-            raise argparse.ArgumentError(None, str(error)) from error
+        check_pairs(parser, values)
         setattr(namespace, self.dest, values)
 
 

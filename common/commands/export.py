@@ -16,10 +16,8 @@ from .images_and_pairs import add_images_and_pairs, parse_images_and_pairs
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the model, the file and the images to compare on."""
     add_images_and_pairs(parser, "images to compare on, the first three (default: three that are drawn)")
-    add = parser.add_argument
-    add("--config-file", required=True, metavar="FILE", help="what the model was trained with: OUTPUT_DIR/config.yaml")
-    add("--weights", required=True, metavar="FILE", help="its checkpoint: OUTPUT_DIR/model_final.pth")
-    add("--output", required=True, metavar="FILE", help="the TorchScript file to write, such as model.ts")
+    what = "the TorchScript file to write, such as model.ts"
+    parser.add_argument("--output", required=True, metavar="FILE", help=what)
 
 
 def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:

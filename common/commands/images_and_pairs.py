@@ -14,10 +14,14 @@ SECTIONS = frozenset(
 
 
 def add_images_and_pairs(parser: argparse.ArgumentParser, what: str) -> None:
-    """Add ``images`` and ``opts``: the words before the first KEY of a config, and the pairs after."""
-    parser.add_argument("images", metavar="IMAGES", nargs="*", help=what)
-    pairs = "config keys to override, given in pairs at the end of the command"
-    parser.add_argument("opts", metavar="KEY VALUE", nargs="*", help=pairs)
+    """Add the model, ``images`` and ``opts``: the words before the first KEY of a config, and the pairs after."""
+    add = parser.add_argument
+    add("images", metavar="IMAGES", nargs="*", help=what)
+    add(
+        "opts", metavar="KEY VALUE", nargs="*", help="config keys to override, given in pairs at the end of the command"
+    )
+    add("--config-file", required=True, metavar="FILE", help="what the model was trained with: OUTPUT_DIR/config.yaml")
+    add("--weights", required=True, metavar="FILE", help="its checkpoint: OUTPUT_DIR/model_final.pth")
 
 
 def parse_images_and_pairs(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:

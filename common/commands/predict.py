@@ -18,8 +18,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the model, the images, and what to make of them."""
     add_images_and_pairs(parser, "image files, and folders, which are searched with all below them")
     add = parser.add_argument
-    add("--config-file", required=True, metavar="FILE", help="what the model was trained with: OUTPUT_DIR/config.yaml")
-    add("--weights", required=True, metavar="FILE", help="its checkpoint: OUTPUT_DIR/model_final.pth")
     add("--output", required=True, metavar="DIR", help="folder for the predictions, new or empty")
     add("--overwrite", action="store_true", help="replace the predictions that DIR holds")
     what = "keep objects from this score on (default: write all that an evaluation keeps, draw those from 0.5 on)"

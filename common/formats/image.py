@@ -181,6 +181,12 @@ def unreadable(name: object, error: Exception) -> str:
     return f"{name} cannot be read as an image ({' '.join(reason.split())}); replace or remove it"
 
 
+def reason_of(path: object, error: OSError | ValueError) -> str:
+    """Return why an image cannot be read, and what to do, without its name before it."""
+    told = unreadable(path, error) if isinstance(error, OSError) else str(error)
+    return told.removeprefix(f"{path} ")
+
+
 def too_large(name: object, pixels: int, limit: int) -> str:
     """Return the message about an image of more ``pixels`` than the ``limit``, which names the key that lifts it."""
     return (

@@ -28,7 +28,7 @@ def read_list(path: Path, knows: Callable[[str], bool]) -> tuple[list[str], list
     """
     ledger = Ledger(path)
     try:
-        lines = [line.strip() for line in decode_text(path.read_bytes()).splitlines() if line.strip()]
+        lines = lines_of(path.read_bytes())
     except UnicodeDecodeError as error:
         ledger.error("", f"is not text in UTF-8 ({error.reason})", "write it anew, one image name a line")
         return [], ledger.findings()
@@ -56,6 +56,11 @@ def decode_text(data: bytes) -> str:
     """
     wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     return data.decode("utf-16" if wide else "utf-8-sig")
+
+
+def lines_of(data: bytes) -> list[str]:
+    """Return the lines of a text file, see `decode_text`, that are not blank, without blanks around them."""
+    return [line.strip() for line in decode_text(data).splitlines() if line.strip()]
 
 
 class NamedFiles:

@@ -18,7 +18,7 @@ from .coco_values import Record
 from .findings import Finding, Ledger, merged
 from .hold_out import HoldOut
 from .image import Size, image_size, image_suffixes, stem_of
-from .lists import decode_text
+from .lists import decode_text, lines_of
 from .yolo import YoloLabels, YoloObject, read_label_file
 
 DESCRIPTIONS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
@@ -207,7 +207,7 @@ def _bare(folder: Path) -> YoloFolder:
     for file in (folder / name for name in NAME_LISTS):
         if file.is_file() and not names:
             try:
-                names = tuple(line.strip() for line in decode_text(file.read_bytes()).splitlines() if line.strip())
+                names = tuple(lines_of(file.read_bytes()))
             except UnicodeDecodeError as error:
                 ledger.error(file.name, f"is not text in UTF-8 ({error.reason})", "write it anew, one class a line")
             if same := repeated(names):
@@ -316,7 +316,7 @@ def _images_of(source: Path, root: Path, ledger: Ledger) -> Iterator[Path]:
                     yield Path(folder, name)
         return
     try:
-        lines = [line.strip() for line in decode_text(source.read_bytes()).splitlines() if line.strip()]
+        lines = lines_of(source.read_bytes())
     except UnicodeDecodeError as error:
         ledger.error(str(source), f"is not text in UTF-8 ({error.reason})", "write it anew, one image a line")
         return
