@@ -29,7 +29,7 @@ def check_yolo(
         workers: processes that decode images; 0: this one does.
 
     Raises:
-        FileNotFoundError: there is no such file or folder.
+        FileNotFoundError: the file or folder does not exist.
         ValueError: ``classes`` has a name that no class has.
     """
     told = set()

@@ -61,7 +61,7 @@ class _Pairs(argparse.Action):
 
 
 def check_pairs(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
-    """Refuse words that are no pairs of KEY VALUE."""
+    """Refuse words that are not pairs of KEY VALUE."""
     try:
         read_pairs(words)
     except ValueError as error:

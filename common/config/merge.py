@@ -42,7 +42,7 @@ def merge_config(cfg: CfgNode, config_file: str, opts: Sequence[str]) -> Path:
         opts: ``KEY, VALUE, KEY, VALUE, ...``.
 
     Raises:
-        OSError: there is no such config, or it cannot be read.
+        OSError: the config does not exist or cannot be read.
         ValueError: a file that is no YAML config, an unknown key, a value of the wrong type, or a KEY without a VALUE;
             the message has the file and the line, or says that it is an override.
     """
@@ -69,7 +69,7 @@ def _set(cfg: CfgNode, key: str, value: Any, defaults: CfgNode, place: str) -> N
     """Set a key to a value, in the type of its default.
 
     Raises:
-        ValueError: there is no such key, or the value does not fit it; ``place`` is where it is set.
+        ValueError: the key does not exist, or the value does not fit it; ``place`` is where it is set.
     """
     section, _, name = key.rpartition(".")
     node, known = _section(cfg, section), _section(defaults, section)
@@ -85,7 +85,7 @@ def _set(cfg: CfgNode, key: str, value: Any, defaults: CfgNode, place: str) -> N
 
 
 def _section(cfg: CfgNode, name: str) -> CfgNode | None:
-    """Return a section by its full name, ``""`` being the whole config; None if there is none."""
+    """Return a section by its full name, ``""`` being the whole config; None if it does not exist."""
     node = cfg
     for part in name.split(".") if name else ():
         node = node.get(part)

@@ -25,7 +25,7 @@ class Box:
 
 @dataclass(frozen=True)
 class BoxedImage:
-    """An image, whose file need not be there, and the objects in it; crowds are none."""
+    """An image, whose file may be missing, and the objects in it, without crowds."""
 
     path: Path
     boxes: tuple[Box, ...] = ()

@@ -52,7 +52,7 @@ class ImageTooLargeError(ValueError):
     """An image has more pixels than may be decoded."""
 
 
-# What may have an image's name and is no file: there reading may wait for ever.
+# Things that may have an image's name but are not files: reading one may block for ever.
 NO_FILES = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",
@@ -82,7 +82,7 @@ def stem_of(file_name: str) -> str:
 
 
 def open_file(path: str | os.PathLike) -> IO[bytes]:
-    """Open a file for reading, unless it is none.
+    """Open a file for reading; refuse what is not a file.
 
     Raises:
         OSError: it is a named pipe, a socket, a device or a folder, is not there, or may not be read.
