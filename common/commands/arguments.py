@@ -51,7 +51,7 @@ def add_overrides(parser: argparse.ArgumentParser, nargs: str = argparse.REMAIND
 
 
 class _Pairs(argparse.Action):
-    """Refuses what is no pairs of KEY VALUE, before flags among them are missed."""
+    """Refuses words that are not pairs of KEY VALUE, before flags among them are missed."""
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, _: str | None = None
