@@ -60,11 +60,9 @@ def atomic_open(path: str | os.PathLike, mode: str = "wb", **kwargs) -> Iterator
         raise ValueError(f"atomic_open writes whole files: mode must be 'w' or 'wb', got {mode!r}")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    descriptor, temporary = _locked_neighbour(path)
     disk = _Disk(descriptor, "w")
     try:
-        with suppress(OSError):
-            flock_now(descriptor)  # the mark of a file in use; see `remove_leftovers`
         buffer = io.BufferedWriter(disk)
         with buffer if mode == "wb" else io.TextIOWrapper(buffer, **kwargs) as handle:
             yield handle
@@ -89,19 +87,38 @@ def atomic_open(path: str | os.PathLike, mode: str = "wb", **kwargs) -> Iterator
             disk.close()
 
 
+def _locked_neighbour(path: Path) -> tuple[int, str]:
+    """Make a temporary file beside ``path``, locked, which is the mark of a file in use; see `remove_leftover`."""
+    while True:
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        try:
+            flock_now(descriptor)
+            if Path(temporary).exists():
+                return descriptor, temporary
+        except BlockingIOError:
+            pass
+        except OSError:  # of a disk that refuses locks, for whatever reason
+            return descriptor, temporary
+        os.close(descriptor)  # another process took the file, not locked yet, for a leftover
+
+
 def remove_leftovers(folder: str | os.PathLike) -> None:
     """Remove what killed processes left of `atomic_open` in ``folder`` and its subfolders, one level down; log it.
 
     A file that a process is writing is locked, and stays; so does every file on a disk that knows no locks.
     """
     for path in [*Path(folder).glob(".*.tmp"), *Path(folder).glob("*/.*.tmp")]:
-        if not TEMPORARY.fullmatch(path.name):
-            continue
-        with suppress(OSError), path.open("rb") as handle:  # gone meanwhile, in use, or another user's
-            if flock_now(handle.fileno()) is None:
-                size = handle.seek(0, os.SEEK_END)
-                path.unlink()
-                logger.info("removed %s (%d bytes), which a killed process had left", path, size)
+        if TEMPORARY.fullmatch(path.name):
+            remove_leftover(path)
+
+
+def remove_leftover(path: Path) -> None:
+    """Remove a file that its writer keeps locked, unless it is; log it. The disk must know locks."""
+    with suppress(OSError), path.open("rb") as handle:  # gone meanwhile, in use, or another user's
+        if flock_now(handle.fileno()) is None:
+            size = handle.seek(0, os.SEEK_END)
+            path.unlink()
+            logger.info("removed %s (%d bytes), which a killed process had left", path, size)
 
 
 def writing_fault(folder: str | os.PathLike) -> str | None:

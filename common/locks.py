@@ -87,7 +87,7 @@ def claim(folder: str | os.PathLike, *, work: str = "trains", instead: str = "ch
     folder = Path(folder)
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     path = folder / CLAIM
-    descriptor = _lock(path)
+    descriptor = lock_file(path)
     if descriptor is None:
         raise BlockingIOError(f"{_holder(path)} {folder}; wait for it, end it, or {instead}")
     _claims.add(descriptor)
@@ -99,7 +99,7 @@ def claim(folder: str | os.PathLike, *, work: str = "trains", instead: str = "ch
     finally:
         if descriptor in _claims:  # else this is a forked child
             _claims.remove(descriptor)
-            path.unlink(missing_ok=True)  # while it is locked: see `_lock`
+            path.unlink(missing_ok=True)  # while it is locked: see `lock_file`
             with suppress(OSError):  # one that holds something stays
                 for place in made:
                     place.rmdir()
@@ -122,8 +122,17 @@ def flock_now(descriptor: int) -> OSError | None:
     return None
 
 
-def _lock(path: Path) -> int | None:
-    """Lock the file at ``path``, made if need be, and return its descriptor; None where another process has it."""
+def lock_file(path: Path) -> int | None:
+    """Lock the file at ``path``, made if need be, and return its descriptor, for reading and writing.
+
+    Where the disk knows no locks, a warning is all.
+
+    Returns:
+        None where another process has it.
+
+    Raises:
+        OSError: the file or its folder cannot be made.
+    """
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

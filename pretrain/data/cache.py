@@ -1,7 +1,7 @@
 """Decoded images in shared memory or in a file: each is decoded once, before training."""
 
-import fcntl
 import hashlib
+import io
 import logging
 import mmap
 import os
@@ -18,7 +18,9 @@ from detectron2.utils import comm
 from PIL import Image
 from torch.utils.data import Dataset
 
+from mocodet.common.files import remove_leftover
 from mocodet.common.formats.image import image_size
+from mocodet.common.locks import lock_file
 from mocodet.common.memory import available_bytes
 from mocodet.common.progress import progress
 
@@ -166,30 +168,24 @@ def _open_on_disk(final: Path, total: int) -> IO[bytes]:
     final.parent.mkdir(parents=True, exist_ok=True)
     mine = f".{final.name}.{socket.gethostname()}"
     for left in final.parent.glob(f"{mine}.*.tmp"):
-        _remove_unless_locked(left)
+        remove_leftover(left)
     check_room("disk", str(final.parent), shutil.disk_usage(final.parent).free, total)
-    handle = (final.parent / f"{mine}.{os.getpid()}.tmp").open("wb")
-    fcntl.flock(handle, fcntl.LOCK_EX)  # given back when the process ends, however it ends
+    path = final.parent / f"{mine}.{os.getpid()}.tmp"
+    descriptor = lock_file(path)  # given back when the process ends, however it ends
+    if descriptor is None:
+        raise BlockingIOError(f"{path} is held by another process; wait for it, or set another DATA.CACHE_DIR")
+    handle = io.BufferedWriter(io.FileIO(str(path), "w", opener=lambda *_: descriptor))  # has a name, unlike fdopen's
     _reserve(handle, total)
     return handle
 
 
 def _reserve(handle: IO[bytes], total: int) -> None:
     """Give a file its size at once: to run out of room while it is filled would kill a process without a word."""
+    handle.truncate(0)  # of a leftover that could not be removed
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(handle.fileno(), 0, total)
     else:
         handle.truncate(total)
-
-
-def _remove_unless_locked(path: Path) -> None:
-    """Remove what a process that was killed left."""
-    with path.open("rb") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:  # a run that is filling it
-            return
-        path.unlink()
 
 
 def check_room(place: str, where: str, free: int, total: int) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mocodet.common import files
+from mocodet.common import files, locks
 from mocodet.common.files import atomic_open, drop_half_line, remove_leftovers, write_json
 from tests.faults import files_of_at_most
 
@@ -68,6 +68,26 @@ def test_atomic_open__full_disk_is_named_whatever_the_writer_makes_of_it(tmp_pat
 def test_atomic_open__an_error_of_the_block_is_not_the_disks(tmp_path):
     with pytest.raises(FileNotFoundError, match="another file"), atomic_open(tmp_path / "file"):
         raise FileNotFoundError("another file")
+
+
+@pytest.mark.parametrize("holds", [False, True])
+def test_atomic_open__when_another_process_takes_its_new_file_for_a_leftover(tmp_path, monkeypatch, holds):
+    """The other one opens the file before it is locked here, and removes it, or is about to."""
+    flock = locks.fcntl.flock
+
+    def too_late(*how):
+        monkeypatch.undo()
+        if holds:
+            raise BlockingIOError
+        remove_leftovers(tmp_path)
+        return flock(*how)
+
+    monkeypatch.setattr(locks.fcntl, "flock", too_late)
+    with atomic_open(tmp_path / "file") as handle:
+        handle.write(b"new")
+        assert locks.fcntl.flock is flock
+        remove_leftovers(tmp_path)
+    assert (tmp_path / "file").read_bytes() == b"new"
 
 
 def test_remove_leftovers__of_killed_processes_alone(tmp_path, caplog):

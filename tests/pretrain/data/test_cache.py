@@ -92,6 +92,22 @@ def test_cache_images__removes_what_a_killed_run_left_and_nothing_else(folder, t
     assert set(root.iterdir()) == {file, running, elsewhere}
 
 
+def test_cache_images__when_another_process_takes_its_new_file_for_a_leftover(folder, tmp_path, monkeypatch):
+    """The other one removes it before it is locked here."""
+    flock = fcntl.flock
+
+    def too_late(*how):
+        monkeypatch.undo()
+        for path in tmp_path.glob(".*.tmp"):
+            path.unlink()
+        return flock(*how)
+
+    monkeypatch.setattr(fcntl, "flock", too_late)
+    cache_images(ImageFolder(folder), "disk", str(tmp_path), 25, 0)
+    assert fcntl.flock is flock
+    assert [path.suffix for path in tmp_path.iterdir()] == [".pixels"]
+
+
 def test_cache_images__a_file_that_was_cut_off_is_refused(folder, tmp_path):
     cache_images(ImageFolder(folder), "disk", str(tmp_path), 25, 0)
     (file,) = tmp_path.glob("*.pixels")
