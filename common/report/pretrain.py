@@ -76,8 +76,8 @@ def is_run(folder: Path) -> bool:
     return (folder / LOG_FILE).is_file() and "METHOD" in read_config(folder)
 
 
-def pretrain_page(folder: Path) -> Page:
-    """Describe the run in ``folder``.
+def pretrain_page(folder: Path, with_images: bool) -> Page:
+    """Describe the run in ``folder``, with or without images of the nearest neighbours.
 
     Raises:
         FileNotFoundError: it has no log.
@@ -107,7 +107,7 @@ def pretrain_page(folder: Path) -> Page:
         Section("At a glance", "levels.html", levels),
         Section("Curves", "charts.html", [Group("", _figures(shown, curves, chance, per_epoch))]),
     ]
-    if files := sorted((folder / NEIGHBOURS).glob("iter_*.json")):
+    if with_images and (files := sorted((folder / NEIGHBOURS).glob("iter_*.json"))):
         sections.append(Section("Nearest neighbours", "neighbours.html", _neighbours(files, per_epoch)))
     if aside:
         sections.append(Section("Health", "charts.html", [Group("", _figures(aside, curves, chance, per_epoch))]))

@@ -16,12 +16,13 @@ from .study import study_page
 PAGE = "report.html"
 
 
-def report(folder: str | Path, output: str | Path | None = None) -> list[Path]:
+def report(folder: str | Path, output: str | Path | None = None, *, with_images: bool = True) -> list[Path]:
     """Write the report of a study or of a pre-training run.
 
     Args:
         folder: of the study, or OUTPUT_DIR of the run.
         output: folder for the report; by default ``folder``.
+        with_images: show images of the data sets.
 
     Returns:
         the files that were written, the page first.
@@ -32,7 +33,7 @@ def report(folder: str | Path, output: str | Path | None = None) -> list[Path]:
     """
     folder = Path(folder)
     written = []
-    for name, content in _contents(folder).items():
+    for name, content in _contents(folder, with_images).items():
         path = Path(output or folder) / name
         with atomic_open(path, "w", encoding="utf-8") as handle:
             handle.write(content)
@@ -43,11 +44,11 @@ def report(folder: str | Path, output: str | Path | None = None) -> list[Path]:
 def main(args: argparse.Namespace) -> None:
     """Write the report and print where it is."""
     with errors_in_one_line():
-        for path in report(args.folder, args.output):
+        for path in report(args.folder, args.output, with_images=not args.no_pictures):
             print(path)
 
 
-def _contents(folder: Path) -> dict[str, str]:
+def _contents(folder: Path, with_images: bool) -> dict[str, str]:
     """Return what the files of the report hold, by name."""
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}; expected that of a study or of a pre-training run")
@@ -56,9 +57,9 @@ def _contents(folder: Path) -> dict[str, str]:
         if not study.groups:
             raise ValueError(f"no trial of the study {folder} has finished yet, so there is nothing to report")
         rows = aggregate(study.content, folder=folder)
-        return {PAGE: render(study_page(study, rows)), **tables(rows)}
+        return {PAGE: render(study_page(study, rows, with_images)), **tables(rows)}
     if is_run(folder):
-        return {PAGE: render(pretrain_page(folder))}
+        return {PAGE: render(pretrain_page(folder, with_images))}
     raise ValueError(
         f"{folder} holds neither a study (results.json with its trials) nor a pre-training run (metrics.json, and"
         " config.yaml with a METHOD); give the --output of mocodet study or the OUTPUT_DIR of mocodet pretrain"

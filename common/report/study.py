@@ -25,12 +25,13 @@ COVERS = (
 )
 
 
-def study_page(study: Study, rows: Sequence[Row]) -> Page:
+def study_page(study: Study, rows: Sequence[Row], with_images: bool) -> Page:
     """Describe a study.
 
     Args:
         study: of which at least one trial has finished.
         rows: what `aggregate` makes of it.
+        with_images: show test images with what was detected.
     """
     candidates = [
         Section("Findings", "findings.html", _findings(study, rows)),
@@ -38,7 +39,7 @@ def study_page(study: Study, rows: Sequence[Row]) -> Page:
         Section("Fewer labels", "charts.html", charts.label_fractions(study, rows)),
         Section("Classes", "charts.html", charts.classes(study)),
         Section("Precision and recall", "charts.html", precision_recall(study)),
-        Section("The same images", "pictures.html", pictures(study)),
+        Section("The same images", "pictures.html", pictures(study) if with_images else None),
         Section("Training", "charts.html", charts.training(study)),
         Section("Trials", "trials.html", _trials(study)),
         Section("How it was made", "facts.html", _facts(study)),

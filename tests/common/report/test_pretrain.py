@@ -64,6 +64,9 @@ def test_page_of_a_run(tmp_path):
     assert "1 images are no longer where they were" in page.text
     assert "mocodet pretrain DATA.ROOT 'photos <&>'" in page.text
     assert "torch 2.10" in page.text
+    page = check_page(report(tmp_path / "run", with_images=False)[0].read_text())
+    assert page.all("img") == []
+    assert "Learning rate" in page.text
 
 
 def test_page_of_a_run__log_alone(tmp_path):

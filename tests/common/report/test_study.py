@@ -107,6 +107,13 @@ def test_page_of_a_study__the_same_images(study):
     assert [use["href"] for use in page.all("use")] == ["#image-1"] * 4 + ["#image-2"] * 4
 
 
+def test_page_of_a_study__without_images(study, tmp_path):
+    folder, content, _ = study
+    page = check_page(report(folder, tmp_path, with_images=False)[0].read_text())
+    assert page.all("image") == []
+    assert fixed(values_of(content, "moco", 1.0, "bbox/AP")[0]) in page.text
+
+
 def test_report__tables_beside_the_page(study):
     _, content, files = study
     assert list(files) == ["report.html", "report.txt", "report.md", "report.tex", "report.csv", "report.json"]
