@@ -51,7 +51,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise FileNotFoundError(f"--datasets {datasets}: there is no such folder")
         start = time.perf_counter()
         stand_ins = make_stand_ins(args.output / "weights")
-        outcomes = rehearse(leaves, datasets, stand_ins, args.output, changes, jobs=args.jobs, announce=_announce)
+        outcomes = rehearse(
+            leaves, datasets, stand_ins, args.output, lambda leaf: changes, jobs=args.jobs, announce=_announce
+        )
     print(table(outcomes))
     print(summary(outcomes, time.perf_counter() - start))
     sys.exit(any(outcome.outcome.startswith("FAILED") for outcome in outcomes))

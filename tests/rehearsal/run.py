@@ -86,7 +86,7 @@ def rehearse(
     datasets: Path,
     stand_ins: Mapping[str, StandIn],
     output: Path,
-    changes: Mapping[str, object] | None = None,
+    changes: Callable[[Path], Mapping[str, object]] = lambda leaf: {},
     *,
     jobs: int = 1,
     announce: Callable[[Outcome], None] = lambda outcome: None,
@@ -103,7 +103,7 @@ def rehearse(
         stand_ins: weights for each kind of variant.
         output: folder for the toy set and, below ``runs``, logs and results of each config; what an earlier rehearsal
             left there is replaced.
-        changes: overrides of every config beside those.
+        changes: returns the overrides of a config beside those.
         jobs: configs at a time, each on one thread.
         announce: told of every outcome as soon as it is there.
     """
@@ -125,7 +125,7 @@ def rehearse(
                 outcomes[leaf] = Outcome(leaf.stem, stand_ins[variant(leaf)].description, outcome=NO_DENSEPOSE)
                 announce(outcomes[leaf])
             else:
-                more = {**toy_options(leaf, toy), **(changes or {})}
+                more = {**toy_options(leaf, toy), **changes(leaf)}
                 running[pool.submit(run_config, leaf, stand_ins[variant(leaf)], more, runs)] = leaf
         for future in as_completed(running):
             leaf = running[future]

@@ -1,10 +1,10 @@
-import dataclasses
 import json
 
 import pytest
 
 from tests.rehearsal import Outcome, leaf_configs, make_stand_ins, rehearse, run
 from tests.rehearsal.layouts import make_layouts
+from tests.rehearsal.narrow import narrow_file, narrow_options
 from tests.rehearsal.stand_ins import StandIn
 
 # One of each task and model, the variants by turns; `python -m tests.rehearsal` runs them all.
@@ -26,13 +26,16 @@ SHORT = (
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("rehearsal")
-    make_layouts(root / "datasets", size=run.IMAGE_SIZE, train=6, val=4)
+    make_layouts(root / "datasets", size=run.IMAGE_SIZE, train=6, val=2)
     return root
 
 
 @pytest.fixture(scope="module")
 def stand_ins(folder):
-    return make_stand_ins(folder / "weights")
+    made = make_stand_ins(folder / "weights")
+    for kind in ("supervised", "moco", "coco"):
+        narrow_file(made[kind].file)
+    return made
 
 
 def test_short__has_every_kind_of_task():
@@ -51,7 +54,7 @@ def test_short__has_every_kind_of_task():
 def test_rehearse__every_kind_of_task_trains_resumes_and_evaluates(folder, stand_ins):
     leaves = [leaf for leaf in leaf_configs() if leaf.stem in SHORT]
     assert len(leaves) == len(SHORT)
-    outcomes = rehearse(leaves, folder / "datasets", stand_ins, folder / "runs", jobs=2)
+    outcomes = rehearse(leaves, folder / "datasets", stand_ins, folder / "runs", narrow_options)
     assert {outcome.config: outcome.outcome for outcome in outcomes} == dict.fromkeys(SHORT, "ok")
     tasks = {outcome.config: set(outcome.metrics) for outcome in outcomes}
     assert tasks["coco_keypoints_R_50_FPN_2x"] == {"bbox", "keypoints"}
@@ -59,15 +62,14 @@ def test_rehearse__every_kind_of_task_trains_resumes_and_evaluates(folder, stand
     assert tasks["pascal_voc_R_50_FCN_30k_moco"] == {"sem_seg"}
 
 
-def test_rehearse__a_failure_is_an_outcome(folder, stand_ins):
+def test_run_config__a_failure_is_an_outcome(tmp_path):
     (leaf,) = (leaf for leaf in leaf_configs() if leaf.stem == "coco_R_50_FPN_1x_moco")
-    gone = {"moco": dataclasses.replace(stand_ins["moco"], file=str(folder / "gone.pkl"))}
-    (outcome,) = rehearse([leaf], folder / "datasets", gone, folder / "failing")
+    outcome = run.run_config(leaf, StandIn(str(tmp_path / "gone.pkl"), "none"), {}, tmp_path)
     assert outcome.outcome.startswith("FAILED")
     assert "gone.pkl" in outcome.outcome
 
 
-def test_rehearse__keeps_its_hands_off_other_folders(tmp_path):
+def test_run_config__keeps_its_hands_off_other_folders(tmp_path):
     (tmp_path / "coco_R_50_FPN_1x").mkdir()
     (tmp_path / "coco_R_50_FPN_1x" / "model_final.pth").write_bytes(b"weeks of training")
     (leaf,) = (leaf for leaf in leaf_configs() if leaf.stem == "coco_R_50_FPN_1x")

@@ -1,0 +1,40 @@
+"""ResNet-50 detectors with an eighth of the channels: every layer of theirs, at a fraction of the time and the disk."""
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+PART = 8
+
+NARROW: dict[str, object] = {
+    "MODEL.RESNETS.STEM_OUT_CHANNELS": 64 // PART,
+    "MODEL.RESNETS.WIDTH_PER_GROUP": 64 // PART,
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": 256 // PART,
+    "MODEL.FPN.OUT_CHANNELS": 256 // PART,
+    "MODEL.DILATED_C5.OUT_CHANNELS": 512 // PART,
+    "MODEL.ROI_BOX_HEAD.FC_DIM": 1024 // PART,
+    "MODEL.ROI_MASK_HEAD.CONV_DIM": 256 // PART,
+    "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS": [512 // PART] * 8,
+    "MODEL.SEM_SEG_HEAD.CONVS_DIM": 256 // PART,
+}
+
+
+def narrow_options(leaf: Path) -> Mapping[str, object]:
+    """Return the overrides that narrow a config; detectron2's ResNet-18 has one width."""
+    return {} if "R_18" in leaf.stem else NARROW
+
+
+def narrow_file(path: str) -> None:
+    """Let a stand-in of a ResNet-50 fit a narrowed config: of each layer's channels it keeps the first."""
+    content = pickle.loads(Path(path).read_bytes())
+    arrays = content.get("model", content)
+    arrays.update({name: _narrow(array) for name, array in arrays.items()})
+    Path(path).write_bytes(pickle.dumps(content))
+
+
+def _narrow(array: np.ndarray) -> np.ndarray:
+    if array.ndim == 4 and array.shape[1] > 3:  # weights of a convolution, not of images
+        array = array[:, : array.shape[1] // PART]
+    return array[: len(array) // PART] if array.ndim else array
