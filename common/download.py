@@ -121,7 +121,7 @@ class _Part:
         return self.path.stat().st_size if self.path.is_file() else 0
 
     def origin(self) -> dict[str, Any]:
-        """Return the `_origin` of what has arrived; empty when nothing from this address can go on from it."""
+        """Return the `origin_of` of what has arrived; empty when nothing from this address can go on from it."""
         try:
             origin = json.loads(self.record.read_text(encoding="utf-8"))
             return origin if origin["url"] == self.url and self.size() else {}
@@ -152,25 +152,25 @@ def _fetch(part: _Part, size: int | None, label: str, verified: bool) -> None:
         except (requests.HTTPError, requests.TooManyRedirects) as error:
             answer: Any = error.response
             in_a_loop = " in a loop" if isinstance(error, requests.TooManyRedirects) else ""
-            reason = f"the server answered {_one_line(f'{answer.status_code} {answer.reason}')}{in_a_loop}"
+            reason = f"the server answered {one_line(f'{answer.status_code} {answer.reason}')}{in_a_loop}"
             if answer.status_code not in PASSING_STATUS:
                 advice = "; check the address, or" if answer.status_code >= 300 else ", which brings no file;"
                 raise DownloadError(f"{part.url}: {reason}{advice} {part.by_hand}") from error
         except (requests.ConnectionError, requests.Timeout, HTTPError) as error:
-            reason = f"the transfer broke off ({_one_line(error)})"
+            reason = f"the transfer broke off ({one_line(error)})"
             if any(isinstance(cause, MaxRetryError) for cause in error.args):  # of connecting
-                reason = f"{urlsplit(part.url).netloc} cannot be reached ({_one_line(error)})"
+                reason = f"{urlsplit(part.url).netloc} cannot be reached ({one_line(error)})"
                 if not attempt:  # rather offline than unlucky
                     raise DownloadError(f"{reason}; check the connection, or {part.by_hand}") from error
         except (requests.RequestException, ValueError) as error:  # of an address, which a redirect may have given
-            raise DownloadError(f"{part.url}: {_one_line(error)}; check the address, or {part.by_hand}") from error
+            raise DownloadError(f"{part.url}: {one_line(error)}; check the address, or {part.by_hand}") from error
     raise DownloadError(
         f"{part.url}: {reason}, in the last of {ATTEMPTS} attempts; {part.size()} bytes are kept: run this again to go"
         f" on from there, or {part.by_hand}"
     )
 
 
-def _one_line(words: object) -> str:
+def one_line(words: object) -> str:
     """Write what the server or the system says, which may be pages of whatever, on one line of bearable length.
 
     Of an error that wraps others the innermost is written: requests wraps those of urllib3, which wrap the system's.
@@ -200,7 +200,7 @@ def _attempt(part: _Part, size: int | None, label: str, verified: bool) -> None:
     # A redirect is followed on a new connection: some servers close the old one without saying so.
     hooks = {"response": lambda response, **_: response.connection.close()}
     with requests.get(part.url, headers=headers, hooks=hooks, stream=True, timeout=TIMEOUT) as response:
-        status, origin = response.status_code, _origin(part.url, response)
+        status, origin = response.status_code, origin_of(part.url, response)
         # A partial answer carries an ETag where the whole one did, but may leave out Last-Modified (RFC 9110 section
         # 15.3.7). It is of another file or of other bytes where If-Range was not heeded.
         same = origin["total"] == known.get("total") and origin["validator"] in (None, known.get("validator"))
@@ -216,7 +216,7 @@ def _attempt(part: _Part, size: int | None, label: str, verified: bool) -> None:
         encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
         if encoding != "identity" and not verified:
             raise DownloadError(
-                f"{part.url}: the server sends it packed (Content-Encoding: {_one_line(encoding)}), though it was asked"
+                f"{part.url}: the server sends it packed (Content-Encoding: {one_line(encoding)}), though it was asked"
                 f" for the file as it is; {part.by_hand}"
             )
         if size is not None and origin["total"] not in (None, size):
@@ -229,7 +229,7 @@ def _attempt(part: _Part, size: int | None, label: str, verified: bool) -> None:
         raise ProtocolError(f"{part.size()} of {origin['total']} bytes came")
 
 
-def _origin(url: str, response: requests.Response) -> dict[str, Any]:
+def origin_of(url: str, response: requests.Response) -> dict[str, Any]:
     """Describe the file that a response brings.
 
     ``url`` is where it comes from; ``validator`` is its strong ETag, else its Last-Modified, else None (RFC 9110

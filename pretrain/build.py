@@ -45,12 +45,13 @@ class TrainingData(DataFacts):
     exclusion: Exclusion = EVERYTHING
 
 
-def build_data(cfg: CfgNode, *, resuming: bool = False) -> TrainingData:
+def build_data(cfg: CfgNode, *, resuming: bool = False, allow_pipe: bool = False) -> TrainingData:
     """Open the images of ``cfg.DATA``, with the views that ``cfg.METHOD`` looks at.
 
     Args:
         cfg: of the run.
         resuming: whether it goes on in ``cfg.OUTPUT_DIR``; images are numbered as it began then.
+        allow_pipe: whether ``DATA.SHARDS`` may name commands, which run in a shell; see `ShardIndex`.
 
     Raises:
         FileNotFoundError, ValueError: no images, or too few; labels that do not fit them; a run that is too short for
@@ -59,7 +60,7 @@ def build_data(cfg: CfgNode, *, resuming: bool = False) -> TrainingData:
     make, method = build_views(cfg), METHODS[cfg.METHOD]
     batch, seed = cfg.SOLVER.IMS_PER_BATCH, cfg.SEED
     if cfg.DATA.SHARDS:
-        stream = ShardSampler(cfg.DATA.SHARDS, batch, seed, cfg.DATA.SHUFFLE_BUFFER)
+        stream = ShardSampler(cfg.DATA.SHARDS, batch, seed, cfg.DATA.SHUFFLE_BUFFER, allow_pipe=allow_pipe)
         method.check_length(cfg, max_iterations(cfg, stream.iterations_per_epoch))
         encoded = ShardImages()
         encoded.max_pixels = cfg.DATA.MAX_PIXELS

@@ -71,13 +71,16 @@ def _decide(cfg: CfgNode, resume: bool) -> None:
         cfg.SOLVER.WARMUP_ITERS = earlier["SOLVER"].get("WARMUP_ITERS", 0) if earlier else warmup_iterations(cfg)
 
 
-def pretrain(cfg: CfgNode, *, resume: bool = False, original: str = "", record: bool = False) -> Path:
+def pretrain(
+    cfg: CfgNode, *, resume: bool = False, original: str = "", record: bool = False, allow_pipe: bool = False
+) -> Path:
     """Pre-train as ``cfg`` asks, in this process, which may be one of a process group; every one of it must call.
 
     Args:
         cfg: of `get_cfg`; it is checked and frozen.
         resume, original: see `PretrainTrainer.resume_or_start`.
         record: whether to keep this process's command line beside the config, as that of the run.
+        allow_pipe: whether ``DATA.SHARDS`` may name commands, which run in a shell (docs/shards.md).
 
     Returns:
         the checkpoint of the end, ``OUTPUT_DIR/model_final.pth``.
@@ -99,7 +102,7 @@ def pretrain(cfg: CfgNode, *, resume: bool = False, original: str = "", record: 
         check_resumed(cfg)
     with claim_output(cfg.OUTPUT_DIR):
         start(cfg, resume=resume)
-        trainer = PretrainTrainer(cfg)
+        trainer = PretrainTrainer(cfg, allow_pipe=allow_pipe)
         trainer.resume_or_start(resume, original)
         announce(cfg)
         # Not before: a run that was refused must not overwrite the config of the one that stands there.
@@ -114,7 +117,8 @@ def pretrain(cfg: CfgNode, *, resume: bool = False, original: str = "", record: 
 
 def run(args: argparse.Namespace) -> None:
     """Train, in one process of the launched ones, as the command line asks."""
-    pretrain(read_config(args), resume=args.resume, original=args.resume_from, record=True)
+    cfg = read_config(args)
+    pretrain(cfg, resume=args.resume, original=args.resume_from, record=True, allow_pipe=args.allow_pipe)
 
 
 def export(args: argparse.Namespace) -> None:

@@ -48,13 +48,14 @@ class PretrainTrainer(TrainerBase):
 
     Args:
         cfg: see `mocodet.pretrain.config`; validated, with a SEED that is not negative.
+        allow_pipe: see `build_data`.
     """
 
-    def __init__(self, cfg: CfgNode) -> None:
+    def __init__(self, cfg: CfgNode, *, allow_pipe: bool = False) -> None:
         super().__init__()
         self.cfg = cfg
         self.device = resolve_device(cfg)
-        data = build_data(cfg, resuming=holds_checkpoint(cfg.OUTPUT_DIR))
+        data = build_data(cfg, resuming=holds_checkpoint(cfg.OUTPUT_DIR), allow_pipe=allow_pipe)
         self.facts: DataFacts = data
         self.dataset, self.sampler, self.classes = data.dataset, data.sampler, data.classes
         self.exclusion = data.exclusion

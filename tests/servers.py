@@ -1,6 +1,8 @@
 """A web server on this machine that behaves, or misbehaves, as a test asks."""
 
 import http.server
+import socket
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +24,9 @@ class Site:
         status: when set, the answer to everything; one of success comes with the content.
         headers: further headers of each answer that has content.
         delay: an event to wait for in the middle of each answer.
+        faults: what goes wrong with the next requests, one each: a status, or in the middle of the answer "cut" (it
+            ends there), "reset" (as a machine that crashed does) or "stall" (until the client gives up); None: nothing.
+        modified: the Last-Modified of each answer that has content.
         requests: (path, Range header or None) of each request.
         conditions: the If-Range header, or None, of each request for a file that is there.
         sent: how many bytes of content went out, by request.
@@ -37,6 +42,8 @@ class Site:
     status: int | None = None
     headers: dict[str, str] = field(default_factory=dict)
     delay: threading.Event | None = None
+    faults: list[int | str | None] = field(default_factory=list)
+    modified: str | None = None
     requests: list[tuple[str, str | None]] = field(default_factory=list)
     conditions: list[str | None] = field(default_factory=list)
     sent: list[int] = field(default_factory=list)
@@ -70,9 +77,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         site, wanted = self.site, self.headers.get("Range")
         site.requests.append((self.path, wanted))
         content = site.files.get(self.path)
-        failed = site.status is not None and site.status >= 300
+        fault = site.faults.pop(0) if site.faults else None
+        status = fault if isinstance(fault, int) else site.status
+        failed = status is not None and status >= 300
         if content is None or failed:
-            self.send_error(site.status if failed else 404)
+            self.send_error(status if failed else 404)
             return
         start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and site.ranges else 0
         condition = self.headers.get("If-Range")
@@ -91,6 +100,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.send_header(name, value)
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        if site.modified:
+            self.send_header("Last-Modified", site.modified)
         if site.etag:
             self.send_header("ETag", site.etag)
         if site.says_length:
@@ -99,9 +110,21 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         body = content[start:] if site.cut is None else content[start : start + site.cut]
         site.sent.append(len(body))
         self.wfile.write(body[: len(body) // 2])
+        if isinstance(fault, str):
+            self._break_off(fault)
+            return
         if site.delay:
             site.delay.wait(20)
         self.wfile.write(body[len(body) // 2 :])
+
+    def _break_off(self, fault: str) -> None:
+        self.wfile.flush()
+        if fault == "stall":
+            self.connection.recv(1)  # returns when the client closes the connection
+        elif fault == "reset":  # instead of the end of the stream
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+        self.close_connection = True
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""

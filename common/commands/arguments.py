@@ -79,6 +79,12 @@ def check_config(
             parser.error(f"{given_as}: {error}")
 
 
+def add_allow_pipe(parser: argparse.ArgumentParser) -> None:
+    """Add the consent to run what the names of shards have behind ``pipe:``."""
+    what = "let shards be commands, pipe:COMMAND, that run in a shell; without it none runs (docs/shards.md)"
+    parser.add_argument("--allow-pipe", action="store_true", help=what)
+
+
 def add_training_arguments(parser: argparse.ArgumentParser, eval_only: bool = False) -> None:
     """Add the flags of detectron2's own ``train_net.py`` that all training commands understand.
 

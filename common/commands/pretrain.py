@@ -11,7 +11,7 @@ code: docs/warm_start.md has the difference.
 
 import argparse
 
-from .arguments import add_training_arguments, check_training
+from .arguments import add_allow_pipe, add_training_arguments, check_training
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_training_arguments(parser)
     begin = "begin, in an OUTPUT_DIR without checkpoints, where this checkpoint in the original MoCo format ends"
     parser.add_argument("--resume-from", default="", metavar="FILE", help=begin)
+    add_allow_pipe(parser)
     end = "write the last checkpoint of OUTPUT_DIR in that format, and end; one process"
     parser.add_argument("--export", metavar="FILE", help=end)
 

@@ -11,7 +11,7 @@ one is decoded once to see that it can be. index.json is written last; without i
 For shards that are there already, made by whatever tool, count the images and write the index only:
 
   mocodet shards --index 'shards/part-{00000..00099}.tar' --output shards/index.json
-  mocodet shards --index 'pipe:aws s3 cp s3://bucket/{000..999}.tar -' --output index.json
+  mocodet shards --allow-pipe --index 'pipe:aws s3 cp s3://bucket/{000..999}.tar -' --output index.json
 
 See docs/shards.md.
 """
@@ -20,7 +20,7 @@ import argparse
 import os
 import re
 
-from .arguments import add_max_pixels, positive
+from .arguments import add_allow_pipe, add_max_pixels, positive
 
 
 def parse_size(text: str) -> int:
@@ -46,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, help="seed of that order (default: 0)")
     add_max_pixels(add)
     add("--skip-damaged", action="store_true", help="leave out images that cannot be decoded, name each; else an error")
+    add_allow_pipe(parser)
     add("--workers", type=count, default=os.cpu_count() or 1, metavar="N", help="default: one per core")
 
 
@@ -53,6 +54,8 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Want one of the two things that the command does."""
     if (args.root is None) == (args.index is None):
         parser.error("give either a FOLDER of images or --index with the names of shards")
+    if args.allow_pipe and args.root:
+        parser.error("--allow-pipe is for --index, whose patterns may be commands; leave it out")
     writing = ("images_per_shard", "max_size", "resize", "shuffle", "seed", "max_pixels", "skip_damaged")
     if args.index and (given := [name for name in writing if getattr(args, name) != parser.get_default(name)]):
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)

@@ -179,7 +179,9 @@ def _write(
     return entries
 
 
-def make_index(patterns: Sequence[str], output: str | os.PathLike, *, workers: int = 1) -> Summary:
+def make_index(
+    patterns: Sequence[str], output: str | os.PathLike, *, workers: int = 1, allow_pipe: bool = False
+) -> Summary:
     """Count the images of shards that are there already and write the index ``output``.
 
     Shards that cannot be counted are reported together, up to `MAX_FAULTS`, and nothing is written then.
@@ -188,6 +190,7 @@ def make_index(patterns: Sequence[str], output: str | os.PathLike, *, workers: i
         patterns: paths, URLs or ``pipe:`` commands, with braces: ``part-{000..099}.tar``.
         output: the JSON file. Shards in or below its folder are named relative to it.
         workers: threads, each reading a shard.
+        allow_pipe: whether commands may run; they do so in a shell.
 
     Raises:
         FileNotFoundError: shards are not there.
@@ -201,7 +204,7 @@ def make_index(patterns: Sequence[str], output: str | os.PathLike, *, workers: i
     base = output.parent.resolve()
 
     def count(shard: str) -> dict[str, Any]:
-        sizes = list(image_sizes(shard))
+        sizes = list(image_sizes(shard, allow_pipe=allow_pipe))
         if not sizes:
             raise ValueError(f"{shard} holds no image: no member has an image's file name")
         name = shard
@@ -238,12 +241,12 @@ def _summary(entries: Sequence[Mapping[str, Any]], damaged: Sequence[str] = (), 
 def main(args: argparse.Namespace) -> None:
     """Do what ``mocodet shards`` asks for."""
     options = dict(vars(args))
-    root, patterns, output = (options.pop(name) for name in ("root", "index", "output"))
+    root, patterns, output, allow_pipe = (options.pop(name) for name in ("root", "index", "output", "allow_pipe"))
     with errors_in_one_line():
         if patterns is None:
             summary, index = make_shards(root, output, **options), f"{output.rstrip('/')}/{INDEX_NAME}"
         else:
-            summary, index = make_index(patterns, output, workers=args.workers), output
+            summary, index = make_index(patterns, output, workers=args.workers, allow_pipe=allow_pipe), output
     for message in summary.damaged:
         print(f"left out: {message}", file=sys.stderr)
     if summary.passed_over:

@@ -10,7 +10,7 @@ import tarfile
 import threading
 import time
 import weakref
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -26,9 +26,11 @@ from mocodet.common.files import atomic_open
 from mocodet.common.formats.image import image_suffixes
 
 from .decoding import EncodedImages
+from .retrying import LastingError, delays, reason
 from .sampler import GlobalBatches
 from .tars import LeftoverError, open_tar
 from .views import mix
+from .web import WebFile
 
 logger = logging.getLogger("mocodet.pretrain")
 
@@ -39,9 +41,6 @@ Encoded = tuple[str, bytes]
 # beside PyTorch and the index.
 MAX_BUFFER_BYTES = 3 * 2**28
 
-# Seconds to wait before a shard that could not be read is tried again; anew after each image that could.
-RETRY_DELAYS = (1.0, 5.0, 25.0)
-
 # Seconds that a command may take to end after its output has.
 COMMAND_ENDS_WITHIN = 60.0
 
@@ -49,6 +48,8 @@ COMMAND_ENDS_WITHIN = 60.0
 WAITING_PERIOD = 60.0
 
 INDEX_VERSION = 1
+
+PIPE = "pipe:"  # what a command begins with, of which the output is read
 
 Found = TypeVar("Found")
 Take = Callable[[tarfile.TarFile, tarfile.TarInfo], Found]
@@ -62,15 +63,17 @@ class ShardIndex:
 
     Args:
         location: path or URL of the index.
+        allow_pipe: whether it may be a command that prints the index, and whether an index in a local file may name
+            commands; see `open_location`.
 
     Raises:
         FileNotFoundError: the index is not there.
-        ValueError: what is there is no index.
+        ValueError: what is there is no index, or it names commands and may not; none has run then.
     """
 
-    def __init__(self, location: str) -> None:
+    def __init__(self, location: str, *, allow_pipe: bool = False) -> None:
         self.location = location
-        entries = _read_index(location)
+        entries = _read_index(location, allow_pipe)
         self.names = [entry["name"] for entry in entries]
         self.images = np.array([entry["images"] for entry in entries], dtype=np.int64)  # one number a shard
         self.bytes = sum(entry["bytes"] for entry in entries)
@@ -101,22 +104,22 @@ def write_index(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
         handle.write(f'{{"version": {INDEX_VERSION}, "shards": [\n{lines}\n]}}\n')
 
 
-def _read_index(location: str) -> list[dict[str, Any]]:
-    """Read the entries of an index and check that they say what they must."""
+def _read_index(location: str, allow_pipe: bool) -> list[dict[str, Any]]:
+    """Read the entries of an index and check that they say what they must, and no more than they may."""
     how = "DATA.SHARDS is an index that mocodet shards writes, with --index for shards that are there already"
     if not is_url(location) and Path(location).is_dir():
         raise FileNotFoundError(f"{location} is a folder; {how}")
     try:
-        with open_location(location) as stream:
+        with open_location(location, allow_pipe) as stream:
             text = stream.read(512)
             shard = b"\0" in text  # as in the header of an archive, of which no more need be read
             text += b"" if shard else stream.read()
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error}; {how}") from error
-    except _LastingError:
+    except LastingError:
         raise
     except Exception as error:  # whatever a file system's package raises
-        raise ValueError(f"{location} cannot be read ({_reason(error)}); {how}") from error
+        raise ValueError(f"{location} cannot be read ({reason(error)}); {how}") from error
     if shard:
         raise ValueError(f"{location} is no text, but perhaps a shard; {how}")
     try:
@@ -132,9 +135,30 @@ def _read_index(location: str) -> list[dict[str, Any]]:
         name, images, size = (isinstance(entry, dict) and entry.get(key) for key in ("name", "images", "bytes"))
         if not (isinstance(name, str) and type(images) is type(size) is int and images > 0 and size > 0):
             raise ValueError(f"{location}: shard {number} has not a name, images > 0 and bytes > 0: {entry!r:.200}")
-        if location.startswith("pipe:") and not (is_url(name) or name.startswith("/")):
+        if location.startswith(PIPE) and not (is_url(name) or name.startswith("/")):
             raise ValueError(f"{location} has no folder that shard {name!r} could be relative to; name it in full")
+    _check_commands(location, [entry["name"] for entry in entries], allow_pipe)
     return entries
+
+
+def _check_commands(location: str, names: Sequence[str], allow_pipe: bool) -> None:
+    """Refuse an index that names commands without consent, or that names any and was not written here.
+
+    In an index from elsewhere fsspec's chains, such as ``reference://::https://…``, are refused too: they hand one file
+    to another file system as its settings.
+    """
+    fetched = location.startswith(PIPE) or is_fetched(location)
+    commands = [name for name in names if name.startswith(PIPE) or (fetched and "::" in name)]
+    if not commands:
+        return
+    what = f"{location} names {len(commands)} shards by commands, such as {commands[0]!r:.200}; none has been run. "
+    if fetched:
+        raise ValueError(
+            f"{what}Commands of an index that is not a local file never run: download it, read it, and name the copy as"
+            " DATA.SHARDS, with --allow-pipe"
+        )
+    if not allow_pipe:
+        raise ValueError(f"{what}They would run in a shell: read them, and add --allow-pipe if you trust them all")
 
 
 class ShardSampler(GlobalBatches):
@@ -156,6 +180,7 @@ class ShardSampler(GlobalBatches):
         batch_size: images in a batch, over all processes.
         seed: the same in all processes.
         shuffle_buffer: images in a window; fewer if that many, of average size, exceed `MAX_BUFFER_BYTES`.
+        allow_pipe: see `ShardIndex`.
 
     Raises:
         FileNotFoundError, ValueError: no index, a batch larger than the data set, or one that does not divide between
@@ -164,8 +189,11 @@ class ShardSampler(GlobalBatches):
 
     RESUME_WITH = "shards, SOLVER.IMS_PER_BATCH, SEED, DATA.SHUFFLE_BUFFER and number of processes"
 
-    def __init__(self, location: str, batch_size: int, seed: int, shuffle_buffer: int) -> None:
-        self.index = ShardIndex(location)
+    def __init__(
+        self, location: str, batch_size: int, seed: int, shuffle_buffer: int, *, allow_pipe: bool = False
+    ) -> None:
+        self.index = ShardIndex(location, allow_pipe=allow_pipe)
+        self._allow_pipe = allow_pipe
         super().__init__(int(self.index.images.sum()), batch_size, seed, f"the shards of {location} have")
         mean = self.index.bytes / self.dataset_size
         self.window = min(shuffle_buffer, max(1, int(MAX_BUFFER_BYTES / mean)))
@@ -245,7 +273,7 @@ class ShardSampler(GlobalBatches):
     def _read_part(self, shard: int, first: int, last: int) -> Iterator[Encoded]:
         path, expected = self.index.path(shard), int(self.index.images[shard])
         self._reading = path
-        images, number = read_images(path, first), first
+        images, number = read_images(path, first, allow_pipe=self._allow_pipe), first
         try:
             for number, image in enumerate(images, first + 1):
                 if number > expected:
@@ -282,57 +310,61 @@ class ShardImages(EncodedImages):
         return item
 
 
-def read_images(shard: str, first: int = 0) -> Generator[Encoded, None, None]:
+def read_images(shard: str, first: int = 0, *, allow_pipe: bool = False) -> Generator[Encoded, None, None]:
     """Yield (name, bytes) of the images of one shard, from number ``first`` on, in the order they stand in.
 
     Every member whose file name is an image's is an image; others (captions, JSON) are passed over. Archives that are
     joined are one shard. Where a read fails, the shard is opened again after a while and read on from that place.
+    ``allow_pipe``: see `open_location`.
 
     Raises:
         FileNotFoundError: there is no such shard.
         ValueError: it is damaged, something else follows it, an image in it is a link, or it still cannot be read after
-            the last of `RETRY_DELAYS`; the message names it.
+            the last of `retrying.RETRY_DELAYS`; the message names it.
     """
 
     def take(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Encoded:
         return f"{shard}: {member.name}", archive.extractfile(member).read()  # type: ignore[union-attr]
 
-    return _read(shard, first, take)
+    return _read(shard, first, take, allow_pipe)
 
 
-def image_sizes(shard: str) -> Iterator[int]:
+def image_sizes(shard: str, *, allow_pipe: bool = False) -> Iterator[int]:
     """Yield how many bytes each image of a shard has, otherwise as `read_images`; a plain local file is not read."""
-    return _read(shard, 0, lambda _, member: member.size)
+    return _read(shard, 0, lambda _, member: member.size, allow_pipe)
 
 
-def _read(shard: str, first: int, take: Take[Found]) -> Generator[Found, None, None]:
+def _read(shard: str, first: int, take: Take[Found], allow_pipe: bool) -> Generator[Found, None, None]:
     """Yield what ``take`` makes of each image, and read on after faults; see `read_images`."""
-    delays = iter(RETRY_DELAYS)
+    waits = delays()
     while True:
         try:
-            for found in _read_once(shard, first, take):
+            for found in _read_once(shard, first, take, allow_pipe):
                 yield found
-                first, delays = first + 1, iter(RETRY_DELAYS)
+                first, waits = first + 1, delays()
             return
-        except (FileNotFoundError, _LastingError, MemoryError):
+        except (FileNotFoundError, LastingError, MemoryError):
             raise
-        except Exception as error:  # whatever a file system's package raises: aiohttp's, for one, are no OSError
-            delay = next(delays, None)
+        except Exception as error:  # whatever a file system's package raises, which need be no OSError
+            delay = next(waits, None)
+            if delay is None and isinstance(error, tarfile.TarError):
+                raise ValueError(str(error)) from error
             if delay is None or isinstance(error, (PermissionError, IsADirectoryError)):
-                raise ValueError(f"{shard} cannot be read ({_reason(error)})") from error
-            logger.warning(f"{shard}: {_reason(error)}; reading on at image {first} in {delay:g} s")
+                raise ValueError(f"{shard} cannot be read ({reason(error)})") from error
+            logger.warning(f"{shard}: {reason(error)}; reading on at image {first} in {delay:g} s")
             time.sleep(delay)
 
 
-def _read_once(shard: str, first: int, take: Take[Found]) -> Iterator[Found]:
-    stream, fault, closed, number = open_location(shard), None, False, 0
+def _read_once(shard: str, first: int, take: Take[Found], allow_pipe: bool) -> Iterator[Found]:
+    stream, closed, number = open_location(shard, allow_pipe), False, 0
+    fault: Exception | None = None
     try:
         try:
             with open_tar(stream) as archive:
                 for member in archive:
                     if _is_image(member):
                         if member.issym() or member.islnk():
-                            raise _LastingError(
+                            raise LastingError(
                                 f"{shard}: {member.name} is a link to {member.linkname}, not a file; write the archive"
                                 " anew with tar --dereference --hard-dereference"
                             )
@@ -341,9 +373,11 @@ def _read_once(shard: str, first: int, take: Take[Found]) -> Iterator[Found]:
                         number += 1
                     archive.members = []  # type: ignore[attr-defined] # which it would keep all
         except LeftoverError as error:
-            fault = f"{shard}: {error}; cut them off, or write the archive anew"
+            fault = LastingError(f"{shard}: {error}; cut them off, or write the archive anew")
         except (tarfile.TarError, EOFError) as error:
-            fault = f"{shard} is damaged, or no tar archive ({error})"
+            # What is fetched may have been cut off on its way, which not every server lets us see.
+            kind = tarfile.ReadError if is_fetched(shard) else LastingError
+            fault = kind(f"{shard} is damaged, or no tar archive ({error})")
         if isinstance(stream, Pipe):
             # A command that fails looks like the end of the archive; only its status tells.
             while stream.read(2**20):
@@ -360,28 +394,33 @@ def _read_once(shard: str, first: int, take: Take[Found]) -> Iterator[Found]:
         if not closed:
             _abandon(stream)
     if fault:
-        raise _LastingError(fault)
+        raise fault
 
 
-class _LastingError(ValueError):
-    """A fault that does not pass when the same is tried again."""
+def open_location(location: str, allow_pipe: bool = False) -> IO[bytes]:
+    """Open a path, a URL of a web server or of any of fsspec's file systems, or ``pipe:COMMAND``, for reading.
 
+    What a `WebFile` is may turn out when it is read. A pipe's ``close`` raises ``OSError`` if the command has failed.
 
-def open_location(location: str) -> IO[bytes]:
-    """Open a path, a URL of any of fsspec's file systems, or ``pipe:COMMAND``, for reading.
-
-    A pipe's ``close`` raises ``OSError`` if the command has failed.
+    Args:
+        location: what to open.
+        allow_pipe: whether a command may run; it does so in a shell.
 
     Raises:
         FileNotFoundError: nothing is there.
-        ValueError: a kind of URL that is unknown, or needs a package that is not installed; a command, where
-            webdataset's WDS_SECURE=1 in the environment forbids them.
+        ValueError: a kind of URL that is unknown, or needs a package that is not installed; a command that may not run,
+            or where webdataset's WDS_SECURE=1 in the environment forbids them.
     """
-    if location.startswith("pipe:"):
+    if location.startswith(PIPE):
+        if not allow_pipe:
+            raise LastingError(
+                f"{location} is a command that would run in a shell; it has not been run: add --allow-pipe if you trust"
+                " it"
+            )
         if utils.enforce_security:
-            raise _LastingError(f"{location} is a command, which WDS_SECURE in the environment forbids; unset it")
+            raise LastingError(f"{location} is a command, which WDS_SECURE in the environment forbids; unset it")
         stream = Pipe(
-            location.removeprefix("pipe:"),
+            location.removeprefix(PIPE),
             mode="rb",
             timeout=COMMAND_ENDS_WITHIN,
             ignore_status=[128 + signal.SIGPIPE, -signal.SIGPIPE],  # we may close before the command ends
@@ -390,6 +429,8 @@ def open_location(location: str) -> IO[bytes]:
         )
         weakref.finalize(stream, _kill_group, stream.proc.pid)  # at our own end, too
         return stream
+    if location.startswith(("http://", "https://")) and "::" not in location:
+        return WebFile(location)
     try:
         if "://" in location:
             return fsspec.open(location, "rb").open()
@@ -397,12 +438,17 @@ def open_location(location: str) -> IO[bytes]:
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{location} is not there") from error
     except (ImportError, ValueError) as error:
-        raise _LastingError(f"{location} cannot be opened: {error}") from error
+        raise LastingError(f"{location} cannot be opened: {error}") from error
 
 
 def is_url(location: str) -> bool:
     """Say whether this is a URL or a ``pipe:`` command, and not a path."""
-    return location.startswith("pipe:") or "://" in location
+    return location.startswith(PIPE) or "://" in location
+
+
+def is_fetched(location: str) -> bool:
+    """Say whether what is there comes over a network, as far as its name tells."""
+    return "://" in location and not location.startswith((PIPE, "file://", "local://"))
 
 
 def _is_image(member: tarfile.TarInfo) -> bool:
@@ -410,11 +456,6 @@ def _is_image(member: tarfile.TarInfo) -> bool:
     hidden = any(part.startswith(".") and part not in (".", "..") for part in member.name.split("/"))
     file = member.isreg() or member.issym() or member.islnk()
     return file and member.name.lower().endswith(image_suffixes()) and not hidden
-
-
-def _reason(error: Exception) -> str:
-    """Return an error's message, or else its kind, on one line."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _abandon(stream: IO[bytes]) -> None:

@@ -86,10 +86,15 @@ def iterations(output: Path) -> list[int]:
 def test_resume__in_mid_epoch_with_loader_processes_is_bit_identical(index, tmp_path, monkeypatch):
     monkeypatch.setenv("MOCODET_TRACEBACK", "1")
     whole, output = tmp_path / "whole", tmp_path / "run"
-    pretrain(arguments(index, whole, "DATA.NUM_WORKERS", 2))
+    content = json.loads(index.read_text())
+    content["shards"][0]["name"] = f"pipe:cat {tmp_path}/part-0.tar"
+    index.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"index\.json names 1 shards by commands, .* add --allow-pipe if you trust"):
+        pretrain(arguments(index, whole))
+    pretrain(arguments(index, whole, "DATA.NUM_WORKERS", 2, flags=("--allow-pipe",)))
     copy_checkpoint(whole, output, MID_EPOCH)
     torch.manual_seed(99)  # whatever the process did before must not matter
-    pretrain(arguments(index, output, "DATA.NUM_WORKERS", 2, flags=("--resume",)))
+    pretrain(arguments(index, output, "DATA.NUM_WORKERS", 2, flags=("--resume", "--allow-pipe")))
     assert_equal_ends(output, whole)
     assert iterations(whole) == list(range(6))
     assert iterations(output) == list(range(2, 6))

@@ -193,17 +193,21 @@ def test_make_index__names_lead_to_the_shards(folder, tmp_path, monkeypatch):
         "pipe:cat shards/shard-00000{0..1}.tar",
         f"file://{tmp_path}/shards/shard-000001.tar",
     ]
-    make_index(patterns, "below.json")
-    make_index(patterns, "elsewhere/index.json")
+    with pytest.raises(ValueError, match=r"^pipe:cat \S+0\.tar is a command .* has not been run: add --allow-pipe"):
+        make_index(patterns[1:2], "below.json")
+    make_index(patterns, "below.json", allow_pipe=True)
+    make_index(patterns, "elsewhere/index.json", allow_pipe=True)
     for index in ("below.json", str(tmp_path / "elsewhere" / "index.json")):
-        found = ShardIndex(index)
+        found = ShardIndex(index, allow_pipe=True)
         assert found.images.tolist() == [20, 11, 20, 11, 11]
-        batch = next(iter(ShardSampler(index, 73, 0, 100)))
+        batch = next(iter(ShardSampler(index, 73, 0, 100, allow_pipe=True)))
         assert Counter(data for (_, data), _ in batch) == Counter(
             image_bytes(tmp_path / "shards") * 2 + image_bytes(tmp_path / "shards")[20:]
         )
-    assert ShardIndex("below.json").names[0] == "shards/shard-000000.tar"
-    assert ShardIndex("elsewhere/index.json").names[0] == str((tmp_path / "shards" / "shard-000000.tar").resolve())
+    assert ShardIndex("below.json", allow_pipe=True).names[0] == "shards/shard-000000.tar"
+    assert ShardIndex("elsewhere/index.json", allow_pipe=True).names[0] == str(
+        (tmp_path / "shards" / "shard-000000.tar").resolve()
+    )
 
 
 def test_make_index__faults(folder, tmp_path):

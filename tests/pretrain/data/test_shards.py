@@ -21,6 +21,7 @@ from fsspec.spec import AbstractFileSystem
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from mocodet.pretrain.data import retrying
 from mocodet.pretrain.data import shards as shards_module
 from mocodet.pretrain.data.augment.pillow import PillowViews, build_view
 from mocodet.pretrain.data.sampler import EpochSampler
@@ -76,7 +77,7 @@ def as_rank(monkeypatch, rank, world):
 
 @pytest.fixture
 def no_delay(monkeypatch):
-    monkeypatch.setattr(shards_module, "RETRY_DELAYS", (0.0, 0.0))
+    monkeypatch.setattr(retrying, "RETRY_DELAYS", (0.0, 0.0))
 
 
 UNEVEN = [7, 1, 19, 2, 3, 28]  # 60
@@ -235,17 +236,33 @@ def shards_somewhere(tmp_path, kind):
 @pytest.mark.parametrize("kind", ["pipe", "file", "memory", "absolute"])
 def test_shard_sampler__the_same_stream_from_wherever_the_shards_are(tmp_path, kind):
     expected = take(ShardSampler(write_shards(tmp_path / "local", UNEVEN), 12, 0, 9), 7)
-    assert take(ShardSampler(shards_somewhere(tmp_path / "there", kind), 12, 0, 9), 7) == expected
+    assert take(ShardSampler(shards_somewhere(tmp_path / "there", kind), 12, 0, 9, allow_pipe=True), 7) == expected
 
 
 def test_shard_index__through_a_pipe(tmp_path):
     index = write_shards(tmp_path, [3, 2], name="{folder}/{name}")
-    assert ShardIndex(f"pipe:cat {index}").images.tolist() == [3, 2]
+    assert ShardIndex(f"pipe:cat {index}", allow_pipe=True).images.tolist() == [3, 2]
     index = write_shards(tmp_path, [3, 2])
     with pytest.raises(ValueError, match=r"has no folder that shard 'part-0\.tar' could be relative to"):
-        ShardIndex(f"pipe:cat {index}")
+        ShardIndex(f"pipe:cat {index}", allow_pipe=True)
     with pytest.raises(ValueError, match=r"pipe:exit 3 cannot be read"):
-        ShardIndex("pipe:exit 3")
+        ShardIndex("pipe:exit 3", allow_pipe=True)
+
+
+def test_shard_index__no_command_runs_without_consent(tmp_path):
+    canary = tmp_path / "canary"
+    index = write_shards(tmp_path, [3, 2], name=f"pipe:touch {canary}; cat '{{folder}}/{{name}}'")
+    with pytest.raises(
+        ValueError, match=r"index\.json names 2 shards by commands, such as .pipe:touch .* --allow-pipe"
+    ):
+        ShardIndex(index)
+    with pytest.raises(ValueError, match=r"^pipe:touch \S+ is a command .* has not been run: add --allow-pipe"):
+        ShardIndex(f"pipe:touch {canary}")
+    with pytest.raises(ValueError, match=r"^pipe:touch \S+ is a command .* has not been run: add --allow-pipe"):
+        next(read_images(f"pipe:touch {canary}"))
+    assert not canary.exists()
+    assert take(ShardSampler(index, 5, 0, 5, allow_pipe=True), 1)
+    assert canary.exists(), "this test could not fail otherwise"
 
 
 @pytest.mark.parametrize(
@@ -281,7 +298,7 @@ def test_shard_index__not_an_index(tmp_path):
     write_shards(tmp_path, [3])
     for location in (f"{tmp_path}/part-0.tar", f"pipe:cat {tmp_path}/part-0.tar"):
         with pytest.raises(ValueError, match=r"part-0\.tar is no text, but perhaps a shard; DATA.SHARDS is an index"):
-            ShardIndex(location)
+            ShardIndex(location, allow_pipe=True)
     with pytest.raises(ValueError, match=r"nosuch://x/index\.json cannot be opened: Protocol not known"):
         ShardIndex("nosuch://x/index.json")
 
@@ -290,7 +307,7 @@ def test_shard_index__whatever_it_is_called(tmp_path):
     content = Path(write_shards(tmp_path, [3, 2], name="{folder}/{name}")).read_bytes()
     odd = tmp_path / "{0..9}.tar"
     odd.write_bytes(content)
-    assert len(ShardIndex(str(odd))) == len(ShardIndex(f"pipe:cat '{odd}'")) == 2
+    assert len(ShardIndex(str(odd))) == len(ShardIndex(f"pipe:cat '{odd}'", allow_pipe=True)) == 2
 
 
 def test_shard_index__shards_beside_a_url_with_a_query(tmp_path):
@@ -314,7 +331,7 @@ def test_shard_sampler__too_small_or_uneven(tmp_path, monkeypatch):
 
 
 def drain(index):
-    sampler = ShardSampler(index, 2, 0, 5)
+    sampler = ShardSampler(index, 2, 0, 5, allow_pipe=True)
     for _ in islice(iter(sampler), 2 * sampler.iterations_per_epoch):
         pass
 
@@ -387,7 +404,7 @@ def test_read__command_that_fails_is_not_the_end_of_a_shard(tmp_path, no_delay, 
     write_shards(tmp_path, [20])
     shard = "pipe:" + command.format(tmp_path / "part-0.tar")
     with pytest.raises(ValueError, match=r"^pipe:.*exit 7 cannot be read \(its command ended with status 7\)"):
-        list(read_images(shard))
+        list(read_images(shard, allow_pipe=True))
 
 
 def test_read__compressed(tmp_path):
@@ -409,7 +426,7 @@ def test_read__other_members_and_hidden_files_are_no_images(tmp_path):
     assert [data for _, data in read_images(str(path))] == [b"1", b"2", b"three"]
     assert [name.rpartition(": ")[2] for name, _ in read_images(str(path), 1)] == ["b.c.png", "./d/../e.webp"]
     for shard in (str(path), f"pipe:cat {path}", f"file://{path}"):
-        assert list(image_sizes(shard)) == [1, 1, 5]
+        assert list(image_sizes(shard, allow_pipe=True)) == [1, 1, 5]
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
@@ -425,7 +442,7 @@ def test_read__links_are_refused(tmp_path, kind):
             with pytest.raises(
                 ValueError, match=r"d/b\.jpg is a link to a\.jpg, not a file; .* tar --dereference --hard"
             ):
-                list(read(shard))
+                list(read(shard, allow_pipe=True))
 
 
 class Counted(io.FileIO):
@@ -443,7 +460,7 @@ def test_image_sizes__only_headers_of_a_local_archive_are_read(tmp_path, monkeyp
     path = tmp_path / "a.tar"
     path.write_bytes(tar({f"{number}.jpg": bytes(200_000 + number) for number in range(20)}))
     raw = Counted(path)
-    monkeypatch.setattr(shards_module, "open_location", lambda _: io.BufferedReader(raw))
+    monkeypatch.setattr(shards_module, "open_location", lambda *_: io.BufferedReader(raw))
     assert list(image_sizes(str(path))) == [200_000 + number for number in range(20)]
     assert raw.count < 20 * 200_000 / 4
 
@@ -491,7 +508,7 @@ def flaky(monkeypatch):
 
 def test_read__whatever_a_file_system_raises_is_tried_again(flaky, monkeypatch):
     whole = len(flaky.data)
-    monkeypatch.setattr(shards_module, "RETRY_DELAYS", (0.0,))
+    monkeypatch.setattr(retrying, "RETRY_DELAYS", (0.0,))
     # More faults than delays, but images after each of them.
     monkeypatch.setattr(flaky, "lengths", [0, whole // 4, whole // 2, 2 * whole])
     assert [int(data) for _, data in read_images("flaky://a.tar")] == list(range(200))
@@ -518,14 +535,14 @@ def test_read__a_fault_that_passes_is_survived_without_repeats(tmp_path, no_dela
     path = tmp_path / "part-0.tar"
     shard = f"pipe:if test -e {flag}; then cat {path}; else touch {flag}; head -c 100000 {path}; sleep 0.1; exit 5; fi"
     with caplog.at_level("WARNING", "mocodet.pretrain"):
-        assert [int(data) for _, data in read_images(shard)] == list(range(200))
+        assert [int(data) for _, data in read_images(shard, allow_pipe=True)] == list(range(200))
     (record,) = caplog.records
     assert "its command ended with status 5; reading on at image 4" in record.message
 
 
 def test_read__a_command_that_never_ends_is_left(tmp_path):
     write_shards(tmp_path, [20])
-    found = read_images(f"pipe:cat {tmp_path}/part-0.tar; exec sleep 100")
+    found = read_images(f"pipe:cat {tmp_path}/part-0.tar; exec sleep 100", allow_pipe=True)
     next(found)
     began = time.monotonic()
     found.close()
@@ -536,7 +553,9 @@ def test_read__what_a_command_started_ends_with_it(tmp_path):
     write_shards(tmp_path, [20])
     os.mkfifo(tmp_path / "held")
     # As long as one of the processes lives it holds the fifo open.
-    found = read_images(f"pipe:exec 3> {tmp_path}/held; cat {tmp_path}/part-0.tar; (sleep 100; true) | cat")
+    found = read_images(
+        f"pipe:exec 3> {tmp_path}/held; cat {tmp_path}/part-0.tar; (sleep 100; true) | cat", allow_pipe=True
+    )
     with os.fdopen(os.open(tmp_path / "held", os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as fifo:
         next(found)
         assert fifo.read(1) is None, "held, and nothing written"
@@ -551,11 +570,11 @@ def test_read__a_command_that_outlives_its_output(tmp_path, monkeypatch, no_dela
     write_shards(tmp_path, [20])
     monkeypatch.setattr(shards_module, "COMMAND_ENDS_WITHIN", 0.1)
     with pytest.raises(ValueError, match=r"^pipe:.* cannot be read \(.* timed out after 0\.1 seconds\)$"):
-        list(read_images(f"pipe:cat {tmp_path}/part-0.tar; exec >&-; sleep 100"))
+        list(read_images(f"pipe:cat {tmp_path}/part-0.tar; exec >&-; sleep 100", allow_pipe=True))
 
 
 def test_shard_sampler__what_ends_the_reader_ends_the_run(tmp_path, monkeypatch):
-    def leave(shard, first=0):
+    def leave(shard, first=0, **_):
         yield f"{shard}: 0.jpg", b"0"
         raise SystemExit(3)
 
@@ -569,7 +588,7 @@ def test_shard_sampler__says_what_it_waits_for(tmp_path, monkeypatch, caplog):
     index = write_shards(tmp_path, [20])
     arrived = threading.Event()
 
-    def wait(shard, first=0):
+    def wait(shard, first=0, **_):
         assert arrived.wait(30)
         for _ in range(20):
             yield f"{shard}: 0.jpg", b"0"
@@ -609,7 +628,7 @@ def test_shard_sampler__the_reader_stops_with_the_stream_and_does_not_run_ahead_
     read = []
     original = shards_module.read_images
 
-    def counted(shard, first=0):
+    def counted(shard, first=0, **_):
         for image in original(shard, first):
             read.append(image)
             yield image

@@ -25,9 +25,11 @@ def test_read__joined_archives_are_one(tmp_path, packer, padding):
         listed = subprocess.run(["tar", "--ignore-zeros", "-tf", path], capture_output=True, text=True, check=True)
         assert listed.stdout.split() == ["a.jpg", "b.jpg", "c.jpg", "d.jpg"]
     for shard in (str(path), f"pipe:cat {path}"):
-        assert [data for _, data in read_images(shard)] == [name * 700 for name in (b"a", b"b", b"c", b"d")]
-        assert [data[:1] for _, data in read_images(shard, 3)] == [b"d"]
-        assert list(image_sizes(shard)) == [700] * 4
+        assert [data for _, data in read_images(shard, allow_pipe=True)] == [
+            name * 700 for name in (b"a", b"b", b"c", b"d")
+        ]
+        assert [data[:1] for _, data in read_images(shard, 3, allow_pipe=True)] == [b"d"]
+        assert list(image_sizes(shard, allow_pipe=True)) == [700] * 4
 
 
 MEMBER = 512 + 1024  # header and data
@@ -52,7 +54,7 @@ def test_read__what_follows_an_archive_and_is_none(tmp_path, content, message):
     for shard in (str(path), f"pipe:cat {path}"):
         for read in (read_images, image_sizes):
             with pytest.raises(ValueError, match=message):
-                list(read(shard))
+                list(read(shard, allow_pipe=True))
 
 
 def test_open_tar__an_archive_of_nothing():
