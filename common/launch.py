@@ -9,8 +9,10 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from functools import partial
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +32,18 @@ from .cores import threads_for_each
 from .errors import USER_ERRORS, errors_in_one_line, message_of
 from .files import remove_leftovers, writing_fault
 from .locks import claim
+from .mishaps import mishaps_told
+from .status import FAILED, STOPPED, note_end
 from .stopping import Stopped, passed_on
 from .tether import end_with_parent
+
+# NCCL ends a process that waits, without a word of which; the small collective of `StopWhenAsked`, by gloo, is asked
+# later by a step and must be the first to give up.
+NCCL_WAITS_LONGER = timedelta(minutes=1)
+
+# A newer PyTorch warns of the older name.
+_SYNCS = "forward_sync_buffers"
+BUFFERS_STAY = {_SYNCS if _SYNCS in signature(DistributedDataParallel).parameters else "broadcast_buffers": False}
 
 
 class ReportedError(Exception):
@@ -61,23 +73,9 @@ def launch(
             that it was raised in says so. Or one of several processes was killed.
         torch.multiprocessing.ProcessRaisedException: another error in one of several processes, with its traceback.
     """
-    try:
-        with errors_in_one_line():
-            start = _join_torchrun if dist.is_torchelastic_launched() else _start
-            start(partial(_import_and_run, main), args, partial(_import_and_run, read_config))
-    except ProcessExitedException as error:
-        if error.signal_name is None:
-            sys.exit(error.exit_code)  # it has said why
-        sys.exit(
-            f"error: process {error.error_index} of {args.num_gpus} was ended from outside ({error.signal_name}); if"
-            " nobody did so, memory ran out: use fewer processes, fewer or smaller images"
-        )
-    except ProcessRaisedException as error:
-        # All that comes over is the traceback's text, the error last.
-        _, reported, message = str(error).rpartition(f"{ReportedError.__module__}.{ReportedError.__qualname__}: ")
-        if not reported:
-            raise
-        sys.exit(f"error: {message.rstrip()}")
+    with errors_in_one_line():
+        start = _join_torchrun if dist.is_torchelastic_launched() else _start
+        start(partial(_import_and_run, main), args, partial(_import_and_run, read_config))
 
 
 def _start(
@@ -87,30 +85,82 @@ def _start(
 ) -> None:
     """Start the processes of this machine, by detectron2's launcher."""
     gpus, machines, rank, url = args.num_gpus, args.num_machines, args.machine_rank, args.dist_url
-    if gpus * machines > 1 and not torch.cuda.is_available():
-        _check_cpu_is_meant(read_config(args), gpus * machines, "leave out --num-gpus and --num-machines")
     if torch.cuda.is_available() and gpus > torch.cuda.device_count():
         raise ValueError(f"--num-gpus {gpus}, but this machine has {torch.cuda.device_count()}")
-    start = partial(detectron2_launch, num_machines=machines, machine_rank=rank, dist_url=url, args=(main, args))
+    start = partial(detectron2_launch, num_machines=machines, machine_rank=rank, dist_url=url)
     if gpus * machines == 1:
-        start(_run_in_process, 1)
+        start(_run_in_process, 1, args=(main, args))
         return
+    cfg = read_config(args)
+    if not torch.cuda.is_available():
+        _check_cpu_is_meant(cfg, gpus * machines, "leave out --num-gpus and --num-machines")
+    timeout = collective_timeout(cfg)
     with passed_on() as signals:
         try:
-            start(_run_in_process, gpus)
-        except (ProcessExitedException, ProcessRaisedException):
-            if not signals:
+            start(_run_in_process, gpus, args=(main, args, timeout), timeout=_timeout_of_group(timeout))
+        except (ProcessExitedException, ProcessRaisedException) as error:
+            if signals:
+                note_end(cfg.OUTPUT_DIR, STOPPED, signal.Signals(signals[0]).name)
+                print("interrupted", file=sys.stderr, flush=True)  # errors that this led to in processes say nothing
+                sys.exit(128 + signals[0])
+            told = _told(error, gpus)
+            note_end(cfg.OUTPUT_DIR, FAILED, told or str(error).strip().rpartition("\n")[2])
+            if not told and isinstance(error, ProcessExitedException):
+                sys.exit(error.exit_code)  # it has said why
+            if not told:
                 raise
-            print("interrupted", file=sys.stderr, flush=True)  # errors that this led to in processes say nothing
-            sys.exit(128 + signals[0])
+            sys.exit(f"error: {told}")
 
 
-def _run_in_process(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
+def _told(error: ProcessExitedException | ProcessRaisedException, processes: int) -> str:
+    """Say in one line why one of several processes ended; nothing if it is a fault of the program, or has been said."""
+    if isinstance(error, ProcessRaisedException):
+        # All that comes over is the traceback's text, the error last.
+        _, reported, message = str(error).rpartition(f"{ReportedError.__module__}.{ReportedError.__qualname__}: ")
+        return message.rstrip() if reported else ""
+    if error.signal_name is None:
+        return ""
+    because = "memory ran out: use fewer processes, fewer or smaller images"
+    if error.signal_name == signal.SIGABRT.name:  # of NCCL's watchdog
+        because = "it waited in vain for another one, which hangs or was stopped: see what is above, end what is left"
+    return (
+        f"process {error.error_index} of {processes} was ended from outside ({error.signal_name}); if nobody did so,"
+        f" {because}"
+    )
+
+
+def collective_timeout(cfg: CfgNode) -> timedelta:
+    """Return how long the processes of a run wait for one of them, the key COLLECTIVE_TIMEOUT.
+
+    Raises:
+        ValueError: it is less than a second.
+    """
+    if cfg.COLLECTIVE_TIMEOUT < 1:
+        raise ValueError(f"COLLECTIVE_TIMEOUT is {cfg.COLLECTIVE_TIMEOUT}; expected a number of seconds, at least 1")
+    return timedelta(seconds=cfg.COLLECTIVE_TIMEOUT)
+
+
+def _timeout_of_group(timeout: timedelta) -> timedelta:
+    return timeout + NCCL_WAITS_LONGER if torch.cuda.is_available() else timeout
+
+
+def _bound_other_group(timeout: timedelta) -> None:
+    """Give the group by which detectron2 sends objects, where that is another one, the same timeout."""
+    if dist.get_backend() == "nccl":
+        comm._get_global_gloo_group()._get_backend(torch.device("cpu"))._set_default_timeout(timeout)
+
+
+def _run_in_process(
+    main: Callable[[argparse.Namespace], object], args: argparse.Namespace, timeout: timedelta | None = None
+) -> None:
     end_with_parent()
     keep_freed_memory()  # a process that was spawned has the environment of the command alone
     _divide_cores(args.num_gpus)
+    if timeout is not None:
+        _bound_other_group(timeout)
     try:
-        main(args)
+        with mishaps_told():
+            main(args)
     except USER_ERRORS as error:
         if comm.get_world_size() == 1 or os.environ.get("MOCODET_TRACEBACK"):
             raise
@@ -171,13 +221,16 @@ def _join_torchrun(
         raise ValueError(
             f"torchrun started {here} of {world} processes here; all machines must have the same --nproc-per-node"
         )
+    cfg = read_config(args)
     if world > 1 and not on_cuda:
-        _check_cpu_is_meant(read_config(args), world, "give torchrun --nproc-per-node 1")
+        _check_cpu_is_meant(cfg, world, "give torchrun --nproc-per-node 1")
+    timeout = collective_timeout(cfg)
     if on_cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     _divide_cores(here)
     if world == 1:  # no group: what needs one (synchronised batch norm, say) is not wanted then
-        main(args)
+        with mishaps_told():
+            main(args)
         return
     store, rank, _ = next(rendezvous("env://", timeout=DEFAULT_TIMEOUT))
     dist.init_process_group(
@@ -185,11 +238,13 @@ def _join_torchrun(
         store=fresh_store(store, rank, world),
         rank=rank,
         world_size=world,
-        timeout=DEFAULT_TIMEOUT,
+        timeout=_timeout_of_group(timeout),
     )
     comm.create_local_process_group(here)
     comm.synchronize()
-    main(args)
+    _bound_other_group(timeout)
+    with mishaps_told():
+        main(args)
     # Only after a good end: after an error the others may wait for this process, which a clean-up could not reach.
     dist.destroy_process_group()
 
@@ -282,10 +337,10 @@ def check_backend() -> None:
 def distribute(model: nn.Module) -> nn.Module:
     """Wrap ``model`` in ``DistributedDataParallel`` when there is more than one process; else return it unchanged.
 
-    ``device_ids`` is given for CUDA models only: on CPU models DDP refuses it. Buffers are not broadcast, as in
+    ``device_ids`` is given for CUDA models only: on CPU models DDP refuses it. Steps broadcast no buffers, as in
     detectron2: batch-norm statistics are either synchronised by the norm itself or meant to differ (Shuffling BN).
     """
     if comm.get_world_size() == 1:
         return model
     device_ids = [comm.get_local_rank()] if next(model.parameters()).is_cuda else None
-    return DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
+    return DistributedDataParallel(model, device_ids=device_ids, **BUFFERS_STAY)

@@ -2,6 +2,8 @@
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
@@ -34,7 +36,34 @@ def log_to(folder: str | None) -> None:
         if folder is None:
             logger.addHandler(_Memory())
             continue
-        files = [handler for handler in logger.handlers if getattr(handler, "stream", None) is not sys.stdout]
         for record in (record for memory in earlier for record in memory.records):
-            for file in files:
+            for file in _files_of(logger):
                 file.handle(record)
+
+
+def _files_of(logger: logging.Logger) -> list[logging.Handler]:
+    return [handler for handler in logger.handlers if getattr(handler, "stream", sys.stdout) is not sys.stdout]
+
+
+@contextmanager
+def tracebacks_in_log_file() -> Iterator[None]:
+    """Write the traceback of an error that ends the block into ``log.txt`` alone, where detectron2's loop logs it too.
+
+    Whoever started the run tells the error on the terminal.
+    """
+
+    def has_none(record: logging.LogRecord) -> bool:
+        return record.exc_info is None
+
+    loop, ours = logging.getLogger("detectron2.engine.train_loop"), logging.getLogger("mocodet")
+    loop.addFilter(has_none)
+    try:
+        yield
+    except Exception:
+        what = ("ended by an error:", (), sys.exc_info())
+        record = ours.makeRecord(ours.name, logging.ERROR, __file__, 0, *what)
+        for file in _files_of(ours):
+            file.handle(record)
+        raise
+    finally:
+        loop.removeFilter(has_none)

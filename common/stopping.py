@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from types import FrameType
 from typing import Any
 
@@ -34,6 +35,7 @@ class Stopped(SystemExit):
 
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)
+        self.signal = signal.Signals(number).name
 
 
 class StopWhenAsked(HookBase):
@@ -47,10 +49,12 @@ class StopWhenAsked(HookBase):
 
     Args:
         checkpointer: has ``save(name, iteration=...)``; all processes call it.
+        timeout: of that collective; by default gloo's, half an hour.
     """
 
-    def __init__(self, checkpointer: Any) -> None:
+    def __init__(self, checkpointer: Any, timeout: timedelta | None = None) -> None:
         self._checkpointer = checkpointer
+        self._timeout = timeout
         self._before: dict[int, Any] = {}
         self._asked = 0  # the number of the signal that came
         self._when = 0.0
@@ -61,7 +65,7 @@ class StopWhenAsked(HookBase):
     def before_train(self) -> None:
         """Watch for the signals from now on."""
         if comm.get_world_size() > 1:
-            self._group = dist.new_group(backend="gloo")
+            self._group = dist.new_group(backend="gloo", timeout=self._timeout)
         self._before = {number: signal.signal(number, self._note) for number in heeded()}
 
     def after_step(self) -> None:

@@ -21,6 +21,13 @@ def add_moco_config(cfg: CfgNode) -> None:
     # Images of more pixels are refused: Pillow's limit against files that are made to fill the memory. 0: none.
     cfg.INPUT.MAX_PIXELS = MAX_PIXELS
 
+    # Seconds that processes wait for one of them, which is then named and ends the run.
+    cfg.COLLECTIVE_TIMEOUT = 600
+    # Checkpoints that stay beside model_final.pth; older ones are deleted.
+    cfg.SOLVER.CHECKPOINTS_KEPT = 3
+    # Of the older ones, those after a multiple of so many SOLVER.CHECKPOINT_PERIODs stay, too. 0: none, 1: all.
+    cfg.SOLVER.CHECKPOINTS_KEPT_EVERY = 0
+
     cfg.MOCO = CfgNode()
     # Data sets to register, a list of mappings. Pascal VOC layout:
     #   {NAME: ..., KIND: voc, ROOT: folder that holds Annotations/ ImageSets/ JPEGImages/, SPLIT: file name in

@@ -20,6 +20,9 @@ COMMON_KEYS = {
     "OUTPUT_DIR": Key("./output/pretrain", "Where checkpoints, metrics.json and TensorBoard events go."),
     "SEED": Key(0, "Seed of weights, image order, augmentation and Shuffling BN. Negative: one is drawn and logged."),
     "LOG_PERIOD": Key(20, "Iterations between two lines of the log.", at_least(1)),
+    "COLLECTIVE_TIMEOUT": Key(
+        600, "Seconds that processes wait for one of them, which is then named and ends the run.", at_least(1)
+    ),
     "DATA.ROOT": Key("", "Folder of training images, searched to any depth; class folders matter only with classes."),
     "DATA.SHARDS": Key("", "Instead of ROOT, for data sets too large to list: WebDataset shards (docs/shards.md)."),
     "DATA.SHUFFLE_BUFFER": Key(
@@ -117,6 +120,9 @@ COMMON_KEYS = {
     ),
     "SOLVER.CHECKPOINT_PERIOD": Key(0, "Iterations between checkpoints. 0: one at the end of each epoch.", at_least(0)),
     "SOLVER.CHECKPOINTS_KEPT": Key(3, "Checkpoints beside model_final.pth; older ones are deleted.", at_least(1)),
+    "SOLVER.CHECKPOINTS_KEPT_EVERY": Key(
+        0, "Of the older ones, those after a multiple of so many CHECKPOINT_PERIODs stay, too. 0: none.", at_least(0)
+    ),
 }
 
 

@@ -15,7 +15,10 @@ WIDTH = 60  # characters of a value in a message
 ABSENT = object()
 
 # On which no result depends, so that one may correct them and go on.
-WITHOUT_EFFECT = ("OUTPUT_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS", "SOLVER.CHECKPOINT_PERIOD", "VIS_PERIOD")
+WITHOUT_EFFECT = (
+    *("OUTPUT_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS", "VIS_PERIOD", "COLLECTIVE_TIMEOUT"),
+    *("SOLVER.CHECKPOINT_PERIOD", "SOLVER.CHECKPOINTS_KEPT", "SOLVER.CHECKPOINTS_KEPT_EVERY"),
+)
 # What a training computes before it saves its config, from passes over the images or the number of processes.
 SCHEDULED_BY = ("MOCO.PASSES", "SOLVER.REFERENCE_WORLD_SIZE")
 SCHEDULE = (

@@ -34,7 +34,7 @@ def parse(*arguments: str) -> argparse.Namespace:
 
 
 def on_cpu(args: argparse.Namespace) -> CfgNode:
-    return CfgNode({"MODEL": {"DEVICE": "cpu"}})
+    return CfgNode({"MODEL": {"DEVICE": "cpu"}, "COLLECTIVE_TIMEOUT": 7, "OUTPUT_DIR": "nowhere"})
 
 
 def start(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
@@ -147,6 +147,17 @@ def test_launch__imports_the_users_modules_in_every_process(tmp_path, monkeypatc
     assert [(tmp_path / str(rank)).read_text() for rank in range(2)] == ["mine"] * 2
     with pytest.raises(SystemExit, match=r"^error: --import my_other: No module named 'my_other'; expected a module"):
         start(note_what_is_known, parse("--import", "my_other"))
+
+
+@needs_cpu
+def test_launch__processes_wait_for_each_other_as_long_as_the_config_says(monkeypatch):
+    given = {}
+    monkeypatch.setattr("mocodet.common.launch.detectron2_launch", lambda *_, **more: given.update(more))
+    start(refuse, parse("--num-gpus", "2"))
+    assert given["timeout"] == timedelta(seconds=7)
+    monkeypatch.delenv("MOCODET_TRACEBACK", raising=False)
+    with pytest.raises(SystemExit, match=r"^error: COLLECTIVE_TIMEOUT is 0; expected a number of seconds, at least 1$"):
+        launch(refuse, parse("--num-gpus", "2"), lambda args: CfgNode({**on_cpu(args), "COLLECTIVE_TIMEOUT": 0}))
 
 
 @pytest.fixture

@@ -2,7 +2,9 @@
 
 import logging
 
-from mocodet.common.logs import NAMES, log_to
+import pytest
+
+from mocodet.common.logs import NAMES, log_to, tracebacks_in_log_file
 
 
 def test_log_to__keeps_what_comes_before_the_folder(tmp_path, capsys):
@@ -22,3 +24,28 @@ def test_log_to__keeps_what_comes_before_the_folder(tmp_path, capsys):
     first, second = ((tmp_path / name / "log.txt").read_text().splitlines() for name in ("first", "second"))
     assert [line.rpartition(": ")[2] for line in first] == ["an annotation was repaired", "the run begins"]
     assert [line.rpartition(": ")[2] for line in second] == ["another run"]
+
+
+def fail_as_detectron2_does() -> None:
+    loop = logging.getLogger("detectron2.engine.train_loop")
+    loop.info("a step")
+    try:
+        raise RuntimeError("the cause")
+    except RuntimeError as error:
+        loop.exception("Exception during training:")
+        raise OSError("told") from error
+
+
+def test_tracebacks_in_log_file__and_not_on_the_terminal(tmp_path, capsys):
+    try:
+        log_to(str(tmp_path))
+        with pytest.raises(OSError, match="told"), tracebacks_in_log_file():
+            fail_as_detectron2_does()
+        shown = capsys.readouterr()
+    finally:
+        for name in NAMES:
+            logging.getLogger(name).handlers.clear()
+    assert "a step" in shown.out
+    assert "Traceback" not in shown.out + shown.err
+    log = (tmp_path / "log.txt").read_text()
+    assert log.count("RuntimeError: the cause") == log.count("OSError: told") == 1

@@ -1,0 +1,118 @@
+"""What happens to a run from outside, told with the way on: PyTorch tells it as a fault of the program."""
+
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from detectron2.utils import comm
+
+PATIENCE = 10.0  # seconds in which the ranks of a run answer the roll call
+COURTESY = 1.0  # seconds more for the store to answer, and for its keeper to wait for those who still ask it
+GO_ON = "go on from the last checkpoint with --resume"
+
+# Of gloo, NCCL and the store of the processes.
+WAITED_IN_VAIN = re.compile(r"timed out|timeout", re.IGNORECASE)
+CONNECTION_LOST = re.compile(r"connection (closed|reset)|broken pipe", re.IGNORECASE)
+
+LOADER_ENDED = re.compile(
+    r"DataLoader worker \(pid(?:\(s\))? (?P<pids>[\d, ]+)\)"
+    r" (?:is killed by signal: (?P<signal>[^.]+)|exited unexpectedly)"
+)
+OUT_OF_MEMORY = re.compile(r"CUDA out of memory[^.]*|can't allocate memory.*")
+
+
+@contextmanager
+def mishaps_told() -> Iterator[None]:
+    """Replace errors of PyTorch that mishaps outside of the program lead to by ones that say what to do.
+
+    Raises:
+        TimeoutError: a process of this group did not come to a collective operation in time; the message names its
+            rank. All processes that waited call the roll by their store, for up to `PATIENCE` seconds.
+        ConnectionError: a process of this group has ended, likewise.
+        ChildProcessError: a loader process was killed.
+        OSError: memory ran out.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if told := _told(error):
+            raise told from error
+        raise
+
+
+def _told(error: RuntimeError) -> OSError | None:
+    text = str(error)
+    if ended := LOADER_ENDED.search(text):
+        return ChildProcessError(_of_loader(ended["pids"], ended["signal"] or ""))
+    if isinstance(error, torch.OutOfMemoryError) or OUT_OF_MEMORY.search(text):
+        what = OUT_OF_MEMORY.search(text)
+        return OSError(
+            f"memory ran out ({what[0].strip() if what else 'of the GPU'}); use a smaller SOLVER.IMS_PER_BATCH, smaller"
+            " images or more processes"
+        )
+    if comm.get_world_size() == 1:
+        return None
+    if WAITED_IN_VAIN.search(text):
+        return TimeoutError(_of_ranks("did not come to a collective operation within COLLECTIVE_TIMEOUT"))
+    if CONNECTION_LOST.search(text):
+        return ConnectionError(_of_ranks("has ended or is out of reach"))
+    return None
+
+
+def _of_loader(pids: str, signal: str) -> str:
+    if "Bus error" in signal:
+        return (
+            f"loader process {pids} was ended by a bus error: shared memory (/dev/shm) ran out. Enlarge it, or lower"
+            f" NUM_WORKERS, and {GO_ON}"
+        )
+    by = f" ({signal})" if signal else ""
+    return (
+        f"loader process {pids} was ended from outside{by}; if nobody did so, memory ran out: lower NUM_WORKERS, and"
+        f" {GO_ON}"
+    )
+
+
+def _of_ranks(what: str) -> str:
+    world = comm.get_world_size()
+    absent = absent_ranks()
+    if not absent:
+        return (
+            f"all {world} processes are there, but a collective operation of theirs failed: the network between them is"
+            f" slow or broken, or one was slower by COLLECTIVE_TIMEOUT. Raise that, and {GO_ON}"
+        )
+    names = ", ".join(map(str, absent))
+    return (
+        f"rank {names} of {world} {what}: stopped, hanging, ended or that much slower than the others. End what is left"
+        f" of it, and {GO_ON}"
+    )
+
+
+def absent_ranks() -> list[int]:
+    """Call the roll, by the store of the processes: return the ranks that do not call it, too, within `PATIENCE`.
+
+    The store is kept by rank 0, except under torchrun. Where it does not answer, that is who is absent.
+    """
+    rank, world = comm.get_rank(), comm.get_world_size()
+    store = dist.distributed_c10d._get_default_store()
+    absent = set(range(world)) - {rank}
+    called = threading.Event()
+
+    def call() -> None:
+        store.set(f"mocodet/present/{rank}", "")
+        deadline = time.monotonic() + PATIENCE
+        while absent and time.monotonic() < deadline:
+            absent.difference_update([other for other in absent if store.check([f"mocodet/present/{other}"])])
+            time.sleep(0.05)
+        called.set()
+
+    # In a thread: a store whose keeper is stopped is waited for without end.
+    thread = threading.Thread(target=call, name="roll call", daemon=True)
+    thread.start()
+    thread.join(PATIENCE + COURTESY)
+    if rank == 0:
+        time.sleep(COURTESY)
+    return sorted(absent) if called.is_set() else [0]

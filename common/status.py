@@ -1,0 +1,165 @@
+"""``OUTPUT_DIR/status.json``: how far a run is, and how it ended, for people and programs that watch it."""
+
+import json
+import logging
+import math
+import multiprocessing
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from signal import Signals
+from typing import Any
+
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+
+from .checkpoint import LAST
+from .errors import message_of
+from .files import write_json
+from .logs import NAMES
+from .stopping import Stopped
+
+STATUS_FILE = "status.json"
+PERIOD = 60.0  # seconds between two writes
+WINDOW = 20  # steps whose median tells the speed
+LOSSES = ("loss", "total_loss")  # of pre-training and of fine-tuning
+LATEST = 5  # warnings that are kept
+LONGEST = 500  # letters of them
+
+RUNNING, FINISHED, FAILED, STOPPED = "running", "finished", "failed", "stopped"
+
+logger = logging.getLogger(__name__)
+
+
+class _Warnings(logging.Handler):
+    """Counts warnings and errors, and keeps the latest."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.count = 0
+        self.latest: deque[str] = deque(maxlen=LATEST)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.count += 1
+        self.latest.append(record.getMessage()[:LONGEST])
+
+
+class StatusFile(HookBase):
+    """Keeps ``status.json`` in the folder of a training, from the main process; once a minute, and at the end.
+
+    It takes loss and times from the `EventStorage` as they are, so no device is waited for. Register it after the
+    writers. A file that cannot be written is warned of once, and ends no training.
+
+    Args:
+        folder: ``OUTPUT_DIR``.
+        images_per_step: over all processes.
+        clock: returns seconds.
+    """
+
+    def __init__(self, folder: str, images_per_step: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._folder = Path(folder)
+        self._images_per_step = images_per_step
+        self._clock = clock
+        self._written = -math.inf
+        self._step = 0
+        self._warnings = _Warnings()
+        self._refused = False
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Write how the training ended that runs in this block, and count warnings meanwhile."""
+        loggers = [logging.getLogger(name) for name in NAMES]
+        for each in loggers:
+            each.addHandler(self._warnings)
+        try:
+            yield
+        except Stopped as stop:
+            self._write(STOPPED, stop.signal)
+            raise
+        except KeyboardInterrupt:
+            self._write(STOPPED, Signals.SIGINT.name)
+            raise
+        except BaseException as error:
+            self._write(FAILED, message_of(error) or type(error).__name__)
+            raise
+        else:
+            self._write(FINISHED)
+        finally:
+            for each in loggers:
+                each.removeHandler(self._warnings)
+
+    def before_train(self) -> None:
+        """Say that the run has begun."""
+        self._step = self.trainer.start_iter
+        self._write(RUNNING)
+
+    def after_step(self) -> None:
+        """Write, if the last time was a minute ago."""
+        self._step = self.trainer.iter + 1
+        if self._clock() - self._written >= PERIOD:
+            self._write(RUNNING)
+
+    def _write(self, state: str, reason: str | None = None) -> None:
+        if not comm.is_main_process():
+            return
+        self._written = self._clock()
+        try:
+            write_json(self._folder / STATUS_FILE, {**_stamp(state, reason), **self._progress(state)})
+        except OSError as error:
+            if not self._refused:
+                logger.warning("%s", error)
+            self._refused = True
+
+    def _progress(self, state: str) -> dict[str, Any]:
+        of = self.trainer.max_iter
+        storage = getattr(self.trainer, "storage", None)  # none before the first step
+        histories = storage.histories() if storage else {}
+        seconds = histories["time"].median(WINDOW) if "time" in histories else None
+        loss = next((histories[name].latest() for name in LOSSES if name in histories), None)
+        last = self._folder / LAST
+        return {
+            "step": of if state == FINISHED else self._step,
+            "of": of,
+            "seconds_left": round(seconds * (of - self._step), 1) if seconds and state == RUNNING else None,
+            "images_per_second": round(self._images_per_step / seconds, 2) if seconds else None,
+            "loss": loss if loss is not None and math.isfinite(loss) else None,
+            "last_checkpoint": last.read_text(encoding="utf-8").strip() if last.is_file() else None,
+            "warnings": self._warnings.count,
+            "latest_warnings": list(self._warnings.latest),
+        }
+
+
+def _stamp(state: str, reason: str | None) -> dict[str, Any]:
+    return {
+        "state": state,
+        "reason": reason,
+        "updated": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "pid": _pid_of_command(),
+        "host": socket.gethostname(),
+    }
+
+
+def _pid_of_command() -> int:
+    """Return the process that signals are for: the one that spawned this one, if there is one."""
+    parent = multiprocessing.parent_process()
+    return os.getpid() if parent is None or parent.pid is None else parent.pid
+
+
+def note_end(folder: str, state: str, reason: str) -> None:
+    """Write how the run ended that this process has started in ``folder``, where no process of it was left to do so.
+
+    The status of another process's run stays as it is, and so does one that says how the run ended.
+    """
+    path = Path(folder, STATUS_FILE)
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        mine = said["pid"] == os.getpid() and said["host"] == socket.gethostname()
+        if mine and said["state"] == RUNNING:
+            write_json(path, {**said, **_stamp(state, reason), "seconds_left": None})
+    except (OSError, ValueError, KeyError, TypeError):  # none was begun, or there is no room for it
+        return

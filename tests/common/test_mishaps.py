@@ -1,0 +1,104 @@
+import os
+import signal
+import threading
+from datetime import timedelta
+
+import pytest
+import torch
+import torch.distributed as dist
+from detectron2.utils import comm
+from torch.utils.data import DataLoader, Dataset
+
+from mocodet.common import mishaps
+from mocodet.common.mishaps import absent_ranks, mishaps_told
+from tests.processes import run_in_processes
+
+
+def wait_for(fate: int) -> str:
+    """Wait for rank 1, which gets a signal instead of coming, in rank 0; return what that is told."""
+    mishaps.PATIENCE = mishaps.COURTESY = 0.2
+    pids = comm.all_gather(os.getpid())
+    group = dist.new_group(backend="gloo", timeout=timedelta(seconds=1))
+    if comm.get_rank() == 1:
+        os.kill(os.getpid(), fate)
+        return ""
+    with pytest.raises(TimeoutError) as caught, mishaps_told():
+        dist.all_reduce(torch.ones(1), group=group)
+    os.kill(pids[1], signal.SIGCONT)
+    return str(caught.value)
+
+
+def test_mishaps_told__a_stopped_rank_is_named():
+    told, _ = run_in_processes(wait_for, signal.SIGSTOP)
+    assert told.startswith("rank 1 of 2 did not come to a collective operation within COLLECTIVE_TIMEOUT: stopped, ")
+    assert told.endswith("go on from the last checkpoint with --resume")
+    assert "\n" not in told
+
+
+class StoreOfStopped:
+    """Waits for an answer of rank 0 without end."""
+
+    def set(self, key: str, value: str) -> None:
+        pass
+
+    def check(self, keys: list[str]) -> bool:
+        return threading.Event().wait()
+
+
+class StoreOfAll(StoreOfStopped):
+    def check(self, keys: list[str]) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("store", "absent"), [(StoreOfStopped(), [0]), (StoreOfAll(), [])])
+def test_absent_ranks__of_the_keeper_of_the_store(monkeypatch, store, absent):
+    monkeypatch.setattr(mishaps, "COURTESY", 0.1)
+    monkeypatch.setattr(mishaps, "PATIENCE", 0.1)
+    monkeypatch.setattr(comm, "get_rank", lambda: 2)
+    monkeypatch.setattr(comm, "get_world_size", lambda: 3)
+    monkeypatch.setattr(dist.distributed_c10d, "_get_default_store", lambda: store)
+    assert absent_ranks() == absent
+
+
+class Killed(Dataset):
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> int:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return index
+
+
+def test_mishaps_told__a_killed_loader_process():
+    told = r"^loader process \d+ was ended from outside.*memory ran out: lower NUM_WORKERS, and go on .* --resume$"
+    with pytest.raises(ChildProcessError, match=told), mishaps_told():
+        list(DataLoader(Killed(), num_workers=1))
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's"),
+            r"^loader process 7 .* shared memory \(/dev/shm\) ran out\. Enlarge it, or lower NUM_WORKERS",
+        ),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. GPU 0 has"),
+            r"^memory ran out \(CUDA out of memory\); use a smaller SOLVER\.IMS_PER_BATCH",
+        ),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory: you tried"),
+            r"^memory ran out \(can't allocate memory: you tried\); use",
+        ),
+    ],
+)
+def test_mishaps_told__memory(error, told):
+    with pytest.raises(OSError, match=told) as caught, mishaps_told():
+        raise error
+    assert caught.value.__cause__ is error
+
+
+def test_mishaps_told__faults_of_the_program_stay_what_they_are():
+    with pytest.raises(RuntimeError, match="timed out") as caught, mishaps_told():  # there is one process
+        raise RuntimeError("timed out")
+    assert caught.type is RuntimeError
