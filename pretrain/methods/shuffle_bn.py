@@ -146,11 +146,15 @@ def gather_rows(rows: torch.Tensor) -> torch.Tensor:
     return rows if comm.get_world_size() == 1 else _GatherRows.apply(rows)
 
 
+# A newer PyTorch warns of the older name.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
+
 class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, rows: torch.Tensor) -> torch.Tensor:
         gathered = rows.new_empty(comm.get_world_size() * len(rows), *rows.shape[1:])
-        dist.all_gather_into_tensor(gathered, rows.contiguous())
+        _all_gather(gathered, rows.contiguous())
         return gathered
 
     @staticmethod
