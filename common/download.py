@@ -31,14 +31,21 @@ class DownloadError(OSError):
 
 
 def download(
-    url: str, path: str | os.PathLike, *, md5: str | None = None, size: int | None = None, label: str | None = None
+    url: str,
+    path: str | os.PathLike,
+    *,
+    md5: str | None = None,
+    size: int | None = None,
+    label: str | None = None,
+    replace: bool = False,
+    origin: Path | None = None,
 ) -> Path:
     """Download ``url`` to ``path``, which appears only when all of it has arrived and is what was expected.
 
     What has arrived so far lies in ``<path>.part``, and in ``<path>.part.json`` what it is a part of. A later attempt,
     of this call or of a later one, asks for the rest only; where the file has changed on the server since, or the
     server sends whole files only, it starts again. Processes that want the same ``path`` at once wait for one of them.
-    A file that is at ``path`` already is checked and kept, without asking the server.
+    A file that is at ``path`` already is checked and kept, without asking the server, unless it is to be replaced.
 
     Args:
         url: begins with ``http://`` or ``https://``; proxies and certificates are those that `requests` finds
@@ -47,6 +54,8 @@ def download(
         md5: hexadecimal digits of the MD5 sum, all 32 or the first of them.
         size: bytes that the file must have.
         label: what the progress bar (on a terminal's stderr) calls the file; default its name.
+        replace: replace a file that is there already, once the other has arrived.
+        origin: a JSON file to write the `origin_of` of what has arrived to.
 
     Returns:
         ``path``.
@@ -63,10 +72,10 @@ def download(
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; the file {url} was to be written there")
-    if _is_there(path, md5, size):
+    if not replace and _is_there(path, md5, size):
         return path
     with exclusive(path):
-        if _is_there(path, md5, size):  # another process has brought it while this one waited
+        if not replace and _is_there(path, md5, size):  # another process has brought it while this one waited
             return path
         part = _Part(path, url)
         _fetch(part, size, label or path.name, verified=md5 is not None or size is not None)
@@ -75,8 +84,10 @@ def download(
             raise DownloadError(f"{url}: {fault}. Nothing was kept; run this again, or name another source")
         with part.path.open("rb+") as handle:
             os.fsync(handle.fileno())
+        if origin is not None:
+            origin.unlink(missing_ok=True)  # there is never one beside the bytes of another file
         part.path.replace(path)
-        part.record.unlink(missing_ok=True)
+        part.record.replace(origin) if origin is not None else part.record.unlink(missing_ok=True)
     return path
 
 
@@ -233,7 +244,8 @@ def origin_of(url: str, response: requests.Response) -> dict[str, Any]:
     """Describe the file that a response brings.
 
     ``url`` is where it comes from; ``validator`` is its strong ETag, else its Last-Modified, else None (RFC 9110
-    section 13.1.5); ``total`` is the bytes of the whole file, None where the server does not say.
+    section 13.1.5); ``total`` is the bytes of the whole file, ``etag`` its ETag, strong or weak, and ``date`` its
+    Last-Modified, each None where the server does not say.
     """
     etag = response.headers.get("ETag")
     strong = etag if etag and not etag.startswith("W/") else None
@@ -244,6 +256,8 @@ def origin_of(url: str, response: requests.Response) -> dict[str, Any]:
         "url": url,
         "validator": strong or response.headers.get("Last-Modified"),
         "total": int(total) if total.isdecimal() else None,
+        "etag": etag,
+        "date": response.headers.get("Last-Modified"),
     }
 
 

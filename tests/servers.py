@@ -27,6 +27,7 @@ class Site:
         faults: what goes wrong with the next requests, one each: a status, or in the middle of the answer "cut" (it
             ends there), "reset" (as a machine that crashed does) or "stall" (until the client gives up); None: nothing.
         modified: the Last-Modified of each answer that has content.
+        conditional: whether If-None-Match and If-Modified-Since are heeded.
         requests: (path, Range header or None) of each request.
         conditions: the If-Range header, or None, of each request for a file that is there.
         sent: how many bytes of content went out, by request.
@@ -44,6 +45,7 @@ class Site:
     delay: threading.Event | None = None
     faults: list[int | str | None] = field(default_factory=list)
     modified: str | None = None
+    conditional: bool = True
     requests: list[tuple[str, str | None]] = field(default_factory=list)
     conditions: list[str | None] = field(default_factory=list)
     sent: list[int] = field(default_factory=list)
@@ -83,6 +85,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if content is None or failed:
             self.send_error(status if failed else 404)
             return
+        if site.conditional and self._is_known():
+            self.send_response(304)
+            self.end_headers()
+            return
         start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and site.ranges else 0
         condition = self.headers.get("If-Range")
         site.conditions.append(condition)
@@ -116,6 +122,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if site.delay:
             site.delay.wait(20)
         self.wfile.write(body[len(body) // 2 :])
+
+    def _is_known(self) -> bool:
+        if known := self.headers.get("If-None-Match"):
+            return known == self.site.etag
+        return self.headers.get("If-Modified-Since", "") == self.site.modified
 
     def _break_off(self, fault: str) -> None:
         self.wfile.flush()

@@ -19,6 +19,7 @@ from mocodet.common.encoders.reading import BATCH_COUNTER, DISTRIBUTED_PREFIX, e
 from mocodet.common.text import first_few
 
 from ..data.classes import Classes, to_checkpoint
+from ..weights.addresses import is_address, local_copy
 from ..weights.arrays import load_array_pickle
 from ..weights.convert import ENCODER_PART, to_detectron2
 from ..weights.settings import (
@@ -101,13 +102,15 @@ class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
         super().save(name, **{SETTINGS_KEY: _settings(self.model), **classes}, **kwargs)
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Load ``path`` (a file, an URL that detectron2 knows, or ``""`` for nothing) into the model.
+        """Load ``path`` (a file, an address, see `local_copy`, a name that detectron2 knows, or ``""``) into the model.
 
         Raises:
             FileNotFoundError: ``path`` names a local file that is not there.
             ConnectionError: it could not be downloaded.
             ValueError: the file is damaged, would run code, or does not fit the model's ResNet; see the class.
         """
+        if path and is_address(path):
+            path = local_copy(path)
         local = urlparse(path)._replace(query="").geturl()
         if local and "://" not in local and not Path(local).is_file():
             raise FileNotFoundError(f"no checkpoint at {local}; correct MODEL.WEIGHTS, or make the file first")
