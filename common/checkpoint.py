@@ -15,6 +15,7 @@ from torch import nn
 from .encoders.safe_pickle import HARMLESS
 from .files import atomic_open
 from .mistaken_file import mistaken_for, refuse_missing
+from .retention import Retention
 from .text import first_few
 
 LAST = "last_checkpoint"  # the file beside checkpoints that names the newest, as fvcore writes it
@@ -25,9 +26,15 @@ class AtomicSaveMixin:
 
     Put it before the checkpointer class in the bases. A run killed in the middle of ``save`` leaves the previous
     checkpoint and the ``last_checkpoint`` file that names it as they were.
+
+    Attributes:
+        retention: which older checkpoints are removed after each ``save``; None: none.
     """
 
     path_manager: Any
+    save_dir: str
+    save_to_disk: bool
+    retention: Retention | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -43,10 +50,12 @@ class AtomicSaveMixin:
             super().save(name, **kwargs)  # type: ignore[misc]
         except OSError as error:
             raise OSError(f"{error}. {self._way_on()}") from error
+        if self.retention and self.save_dir and self.save_to_disk:
+            self.retention.apply(self.save_dir, last=f"{name}.pth")
 
     def _way_on(self) -> str:
         try:
-            return f"--resume goes on from {last_checkpoint(self.save_dir)}, which is whole"  # type: ignore[attr-defined]
+            return f"--resume goes on from {last_checkpoint(self.save_dir)}, which is whole"
         except FileNotFoundError:
             return "No checkpoint had been written before"
 

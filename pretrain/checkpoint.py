@@ -3,7 +3,6 @@
 import re
 from collections.abc import Mapping, Sequence
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +21,8 @@ from mocodet.common.encoders.reading import (
     read_checkpoint,
     read_encoder,
 )
+from mocodet.common.recovery import older_checkpoint_named
+from mocodet.common.retention import Retention
 from mocodet.common.text import first_few
 
 from .methods import Method
@@ -44,13 +45,14 @@ DIVERGED = (
 class PretrainCheckpointer(AtomicSaveMixin, Checkpointer):
     """Saves and resumes a pre-training run; every state must fit, and nothing in a file is run.
 
-    The random number generators of all processes are saved with it: `save` is collective. Of the periodic checkpoints
-    the newest ``keep`` stay.
+    The random number generators of all processes are saved with it: `save` is collective.
     """
 
-    def __init__(self, model: Method, save_dir: str, *, keep: int, **checkpointables: Any) -> None:
+    def __init__(
+        self, model: Method, save_dir: str, *, retention: Retention | None = None, **checkpointables: Any
+    ) -> None:
         super().__init__(model, save_dir, save_to_disk=comm.is_main_process(), **checkpointables)
-        self.keep = keep
+        self.retention = retention
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Write ``<save_dir>/<name>.pth`` from the main process; all processes must call it.
@@ -61,21 +63,21 @@ class PretrainCheckpointer(AtomicSaveMixin, Checkpointer):
         check_state(self.model.state_dict(), kwargs.get("iteration"), DIVERGED)
         method = {"name": self.model.name, "encoder": self.model.encoder_name}  # by which others find the encoder
         super().save(name, rng=comm.all_gather(rng_state()), method=method, **kwargs)
-        if self.save_to_disk:
-            for old in sorted(Path(self.save_dir).glob("model_[0-9]*.pth"))[: -self.keep]:
-                old.unlink()
 
     def resume(self) -> None:
         """Load the checkpoint that was saved last into the model, the other states and this process's generators.
 
         Raises:
-            FileNotFoundError: there is none.
+            FileNotFoundError: there is none. The message names the newest one that can be read, and so it does for
             ValueError: it is damaged, or does not fit the config, the data or the number of processes.
         """
-        set_rng_state(self.load(str(last_checkpoint(self.save_dir)))["rng"])
+        with older_checkpoint_named(self.save_dir):
+            path = last_checkpoint(self.save_dir)
+        set_rng_state(self.load(str(path))["rng"])
 
     def _load_file(self, path: str) -> dict:
-        return load_torch_file(path)
+        with older_checkpoint_named(self.save_dir):
+            return load_torch_file(path)
 
     def _load_model(self, checkpoint: dict):
         name = recorded_method(checkpoint).get("name", self.model.name)  # older files do not say it

@@ -14,10 +14,13 @@ from fvcore.common.config import CfgNode
 
 from mocodet.common.checkpoint import holds_checkpoint, refuse_other_run
 from mocodet.common.divergence import check_losses
-from mocodet.common.errors import without_logged_tracebacks
 from mocodet.common.files import drop_half_line
-from mocodet.common.launch import distribute
+from mocodet.common.launch import collective_timeout, distribute
+from mocodet.common.logs import tracebacks_in_log_file
+from mocodet.common.mishaps import mishaps_told
 from mocodet.common.progress import duration, progress
+from mocodet.common.retention import Retention
+from mocodet.common.status import StatusFile
 from mocodet.common.stopping import StopWhenAsked
 
 from .build import build_data, build_optimizer
@@ -81,10 +84,13 @@ class PretrainTrainer(TrainerBase):
                 f" SOLVER.BASE_LR {cfg.SOLVER.BASE_LR:g}: lower SOLVER.WARMUP_ITERS or train longer"
             )
         self.signs = SignRecord()
+        self.status = StatusFile(cfg.OUTPUT_DIR, cfg.SOLVER.IMS_PER_BATCH)
         self.checkpointer = PretrainCheckpointer(
             self.method,
             cfg.OUTPUT_DIR,
-            keep=cfg.SOLVER.CHECKPOINTS_KEPT,
+            retention=Retention(
+                cfg.SOLVER.CHECKPOINTS_KEPT, cfg.SOLVER.CHECKPOINTS_KEPT_EVERY * self.checkpoint_period
+            ),
             optimizer=self.optimizer,
             sampler=self.sampler,
             views=self.dataset,
@@ -102,7 +108,6 @@ class PretrainTrainer(TrainerBase):
 
     def build_hooks(self) -> list[HookBase]:
         """Make the hooks: timing, schedule, checkpoints, log; the order matters as in detectron2's trainer."""
-        period = self.cfg.SOLVER.CHECKPOINT_PERIOD or self.sampler.iterations_per_epoch
         evaluators = self.build_evaluators()
         built = [
             hooks.IterationTimer(),
@@ -114,7 +119,7 @@ class PretrainTrainer(TrainerBase):
         chance = type(self.method).chance(self.cfg, self.facts)
         if comm.is_main_process():
             built.append(SignWatch(self.cfg, self.facts, chance, self.signs))
-        built.append(hooks.PeriodicCheckpointer(self.checkpointer, period))
+        built.append(hooks.PeriodicCheckpointer(self.checkpointer, self.checkpoint_period))
         if comm.is_main_process():
             metrics = Path(self.cfg.OUTPUT_DIR, "metrics.json")
             drop_half_line(metrics)
@@ -124,7 +129,12 @@ class PretrainTrainer(TrainerBase):
                 TensorboardWriter(self.cfg.OUTPUT_DIR, chance, self.max_iter),
             ]
             built.append(LogWriter(writers, self.cfg.LOG_PERIOD, evaluators, chance))
-        return [*built, StopWhenAsked(self.checkpointer)]
+        return [*built, self.status, StopWhenAsked(self.checkpointer, collective_timeout(self.cfg))]
+
+    @property
+    def checkpoint_period(self) -> int:
+        """Iterations between two checkpoints."""
+        return self.cfg.SOLVER.CHECKPOINT_PERIOD or self.sampler.iterations_per_epoch
 
     def build_evaluators(self) -> list[Evaluator]:
         """Make the hooks that measure the encoder on labelled images now and then."""
@@ -197,14 +207,17 @@ class PretrainTrainer(TrainerBase):
 
     def train(self) -> None:
         """Run from the iteration after the last checkpoint to the end."""
+        with self.status.watched(), tracebacks_in_log_file(), mishaps_told():
+            self._train()
+
+    def _train(self) -> None:
         if self.start_iter >= self.max_iter:
             logger.info(f"nothing to train: {self.start_iter} of {self.max_iter} iterations are done")
             # A run may have ended between its last periodic checkpoint and the final one.
             if not comm.all_gather(Path(self.cfg.OUTPUT_DIR, "model_final.pth").is_file())[0]:
                 self.checkpointer.save("model_final", iteration=self.iter)
             return
-        with without_logged_tracebacks("detectron2.engine.train_loop"):
-            super().train(self.start_iter, self.max_iter)
+        super().train(self.start_iter, self.max_iter)
 
     def before_train(self) -> None:
         """Open the stream of batches at the first iteration of this run, or before it to fill a queue or bank."""

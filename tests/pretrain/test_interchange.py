@@ -120,7 +120,6 @@ class OurRun:
         self.checkpointer = PretrainCheckpointer(
             self.model,
             str(folder),
-            keep=3,
             optimizer=self.optimizer,
             sampler=EpochSampler(ITERATIONS * BATCH + 1, BATCH, 0),
             trainer=self.trainer,

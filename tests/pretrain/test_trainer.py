@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,9 @@ def test_run__leaves_checkpoints_and_logs(whole_run):
     }
     assert (whole_run / "last_checkpoint").read_text() == "model_final.pth"
     assert not list(whole_run.glob(".*tmp"))
+    status = json.loads((whole_run / "status.json").read_text())
+    expected = {"state": "finished", "step": 8, "of": 8, "last_checkpoint": "model_final.pth", "warnings": 1}
+    assert {key: status[key] for key in expected} == expected
     assert list(whole_run.glob("events.out.tfevents.*"))
     lines = [json.loads(line) for line in (whole_run / "metrics.json").read_text().splitlines()]
     assert [line["iteration"] for line in lines] == list(range(8))
@@ -219,10 +223,11 @@ def test_resume__keeps_a_drawn_seed(images, tmp_path):
     assert torch.load(output / "model_final.pth", weights_only=True)["sampler"]["seed"] == seed
 
 
-def test_checkpoints__the_newest_are_kept(images, tmp_path):
-    pretrain(images, tmp_path / "run", "SOLVER.CHECKPOINT_PERIOD", 1, "SOLVER.CHECKPOINTS_KEPT", 2)
+def test_checkpoints__the_newest_and_every_third_are_kept(images, tmp_path):
+    keys = ("SOLVER.CHECKPOINT_PERIOD", 1, "SOLVER.CHECKPOINTS_KEPT", 1, "SOLVER.CHECKPOINTS_KEPT_EVERY", 3)
+    pretrain(images, tmp_path / "run", *keys)
     names = {path.name for path in (tmp_path / "run").glob("*.pth")}
-    assert names == {"model_0000006.pth", "model_0000007.pth", "model_final.pth"}
+    assert names == {"model_0000002.pth", "model_0000005.pth", "model_0000007.pth", "model_final.pth"}
 
 
 _log = PretrainTrainer.log
@@ -290,19 +295,37 @@ def test_resume__refuses_a_checkpoint_that_does_not_fit(images, whole_run, tmp_p
         pretrain(images, output, *overrides, flags=("--resume",))
 
 
-def test_resume__damaged_checkpoint_is_named(images, whole_run, tmp_path):
+def test_resume__damaged_checkpoint_is_named_and_the_newest_whole_one(images, whole_run, tmp_path):
     output = tmp_path / "run"
-    output.mkdir()
-    (output / "model_0000002.pth").write_bytes((whole_run / "model_0000002.pth").read_bytes()[:5000])
-    (output / "last_checkpoint").write_text("model_0000002.pth")
-    with pytest.raises(ValueError, match=r"model_0000002\.pth cannot be read as a checkpoint"):
+    copy_checkpoint(whole_run, output, "model_0000002.pth")
+    damaged = (whole_run / "model_0000005.pth").read_bytes()[:5000]
+    for name in ("model_0000005.pth", "model_0000006.pth"):
+        (output / name).write_bytes(damaged)
+    (output / "last_checkpoint").write_text("model_0000006.pth")
+    told = r"model_0000006\.pth cannot be read .*model_0000002\.pth, after 3 iterations; .* run  (.*)  and"
+    with pytest.raises(ValueError, match=told) as caught:
+        pretrain(images, output, flags=("--resume",))
+    subprocess.run(re.search(told, str(caught.value))[1], shell=True, check=True)
+    pretrain(images, output, flags=("--resume",))
+    (output / "last_checkpoint").write_text("model_0000009.pth")
+    with pytest.raises(FileNotFoundError, match=r"model_0000009\.pth, .* is not there; .*model_final\.pth, after 8 it"):
+        pretrain(images, output, flags=("--resume",))
+    for path in output.glob("*.pth"):
+        path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"No other checkpoint in .* is whole: begin anew"):
         pretrain(images, output, flags=("--resume",))
 
 
-def test_run__diverging_loss_is_an_error(images, tmp_path):
+def test_run__diverging_loss_is_an_error(images, tmp_path, capsys):
     with pytest.raises(FloatingPointError, match=r"training diverged at iteration 0: .*no checkpoint is written"):
         pretrain(images, tmp_path / "run", "SOLVER.BASE_LR", 1e38, "SOLVER.CHECKPOINT_PERIOD", 1)
     assert not list((tmp_path / "run").glob("*.pth")), "weights that are not finite must not become a checkpoint"
+    shown = capsys.readouterr()
+    assert "Traceback" not in shown.out + shown.err
+    assert (tmp_path / "run" / "log.txt").read_text().count("Traceback") == 1
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert (status["state"], status["step"], status["last_checkpoint"]) == ("failed", 0, None)
+    assert status["reason"].startswith("training diverged at iteration 0: ")
 
 
 def test_run__bfloat16_autocast_trains_float32_weights(images, tmp_path):

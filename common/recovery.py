@@ -1,0 +1,62 @@
+"""The way on from a last checkpoint that is damaged or gone."""
+
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .checkpoint import LAST, load_torch_file
+
+
+@contextmanager
+def older_checkpoint_named(folder: str | Path) -> Iterator[None]:
+    """Add to an error of the block, which reads the last checkpoint of ``folder``, which other one is whole.
+
+    Raises:
+        ValueError, FileNotFoundError: of the block, with a longer message.
+    """
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+        raise kind(f"{error}. {_way_on(Path(folder))}") from error
+
+
+def _way_on(folder: Path) -> str:
+    newest = newest_whole(folder)
+    if newest is None:
+        return f"No other checkpoint in {folder} is whole: begin anew in another OUTPUT_DIR"
+    path, iteration = newest
+    command = f"echo {shlex.quote(path.name)} > {shlex.quote(str(folder / LAST))}"
+    return (
+        f"The newest whole one is {path}, after {iteration + 1} iterations; to go on from it, run  {command}  and the"
+        " command with --resume again"
+    )
+
+
+def newest_whole(folder: Path) -> tuple[Path, int] | None:
+    """Return the checkpoint of a run with the most iterations that can be read to its end, and its iteration.
+
+    The one that was saved last is left out.
+    """
+    tag = folder / LAST
+    last = tag.read_text(encoding="utf-8", errors="replace").strip() if tag.is_file() else ""
+    begun = {path: _iteration(path) for path in folder.glob("model_*.pth") if path.name != last}
+    by_iteration = sorted((iteration, path) for path, iteration in begun.items() if iteration is not None)
+    for iteration, path in reversed(by_iteration):
+        try:
+            load_torch_file(path)
+            return path, iteration
+        except (ValueError, OSError):
+            continue
+    return None
+
+
+def _iteration(path: Path) -> int | None:
+    """Return the iteration that had ended when a checkpoint was written; None where it cannot be read."""
+    try:
+        content = load_torch_file(path, lazily=True)
+    except (ValueError, OSError):
+        return None
+    iteration = content.get("iteration") if isinstance(content, dict) else None
+    return iteration if isinstance(iteration, int) else None
