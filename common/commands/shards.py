@@ -6,7 +6,8 @@
 A shard is a tar archive, shard-000000.tar and so on. For each image it holds the file, its bytes untouched, under a
 number (000000000.jpg), and where it came from (000000000.json: {"path": "class/name.jpg"}). Images are found at any
 depth and written in a random order: a folder is sorted by class, and training shuffles only within its buffer. Each
-one is decoded once to see that it can be. index.json is written last; without it the shards are not complete.
+one is decoded once to see that it can be. index.json is written last; without it the shards are not complete, and the
+same command goes on after those that are whole.
 
 For shards that are there already, made by whatever tool, count the images and write the index only:
 
@@ -37,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add, count = parser.add_argument, positive(int)
     add("root", nargs="?", metavar="FOLDER", help="folder of images, searched to any depth")
     add("--index", nargs="+", metavar="PATTERN", help="count these shards instead of writing any")
-    add("--output", required=True, help="folder to write to, new or empty; with --index: a JSON file")
+    add("--output", required=True, help="folder to write to, new, empty or begun; with --index: a JSON file")
     add("--images-per-shard", type=count, default=10_000, metavar="N", help="at most (10000)")
     add("--max-size", type=parse_size, default=10**9, metavar="SIZE", help="bytes of images in a shard (default: 1G)")
     shrink = "shrink images to this shorter side and store them as JPEG of quality 95; smaller ones stay as they are"

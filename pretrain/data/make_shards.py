@@ -1,6 +1,7 @@
 """The command ``mocodet shards``: write WebDataset shards from a folder of images, or the index of shards."""
 
 import argparse
+import hashlib
 import io
 import json
 import os
@@ -18,12 +19,15 @@ from PIL import Image
 from webdataset import TarWriter
 
 from mocodet.common.errors import errors_in_one_line
+from mocodet.common.files import atomic_open, remove_leftovers
 from mocodet.common.formats import MAX_PIXELS
 from mocodet.common.formats.image import decode_rgb, read_file, unreadable
+from mocodet.common.locks import claim
 from mocodet.common.progress import progress
 
 from .folders import ImageFolder
 from .shards import image_sizes, is_url, write_index
+from .unfinished import Unfinished
 from .views import mix
 
 INDEX_NAME = "index.json"
@@ -31,6 +35,22 @@ MAX_FAULTS = 100  # shards that cannot be counted, after which no more are tried
 JPEG_QUALITY = 95
 
 Result = TypeVar("Result")
+
+
+class Loaded(NamedTuple):
+    """An image that can be decoded, as it is to be written.
+
+    Attributes:
+        place: its number in the order of writing, damaged ones counted.
+        path: relative to the folder of images.
+        extension: without the dot.
+        data: the bytes of its file.
+    """
+
+    place: int
+    path: str
+    extension: str
+    data: bytes
 
 
 class Summary(NamedTuple):
@@ -66,11 +86,11 @@ def make_shards(
 ) -> Summary:
     """Write the images below ``root`` to shards in the folder ``output``, and their index.
 
-    If anything fails, what was written is removed.
+    However it ends before that, the shards that are whole stay. The same call goes on after them, to the same bytes.
 
     Args:
         root: searched to any depth, as `ImageFolder` does.
-        output: made if need be; must be empty.
+        output: made if need be; must be empty, or hold what an earlier call has begun.
         images_per_shard: at most so many; at least 1.
         max_size: bytes of images in a shard, at most; a larger image gets a shard of its own.
         resize: images whose shorter side is longer than this, in pixels, are shrunk to it and stored as JPEG, the
@@ -83,47 +103,74 @@ def make_shards(
 
     Raises:
         FileNotFoundError: ``root`` is no folder, or holds no image.
-        FileExistsError: ``output`` is a file, or not empty.
-        ValueError: an image is damaged, or all are, with ``skip_damaged``.
+        FileExistsError: ``output`` is a file, or holds something else.
+        BlockingIOError: another process writes there.
+        ValueError: an image is damaged, or all are, with ``skip_damaged``; see `Unfinished`.
     """
     root, output = Path(root), Path(output)
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is not a folder; give one that holds images")
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    if output.exists() and not output.is_dir():
         raise FileExistsError(f"{output} is there and is not an empty folder; give another --output, or empty it")
     folder = ImageFolder(root)
-    paths, damaged = folder.paths, []
-    places: Iterable[int] = range(len(paths))
+    paths = folder.paths
+    settings = {
+        "images": _digest(os.path.relpath(path, root) for path in paths),
+        **{"images_per_shard": images_per_shard, "max_size": max_size, "resize": resize, "max_pixels": max_pixels},
+        **{"shuffle": shuffle, "seed": seed},
+    }
+    places: Sequence[int] | torch.Tensor = range(len(paths))
     if shuffle:
         places = torch.randperm(len(paths), generator=torch.Generator().manual_seed(mix(seed, 0)))
 
     def load(place: int) -> tuple[str, str, bytes]:
-        path = paths[int(place)]
+        path = paths[int(places[place])]
         return os.path.relpath(path, root), *_load(path, resize, max_pixels)
 
-    def intact() -> Iterator[tuple[str, str, bytes]]:
-        for loading in progress(_map_ahead(load, places, workers), "image", len(paths)):
+    def intact(done: Unfinished) -> Iterator[Loaded]:
+        ahead = range(done.place, len(paths))
+        loadings = progress(_map_ahead(load, ahead, workers), "image", len(ahead))
+        for place, loading in zip(ahead, loadings, strict=True):
             try:
-                yield loading.result()
+                yield Loaded(place, *loading.result())
             except ValueError as error:
-                if not skip_damaged:
-                    raise ValueError(f"{error}, or leave out all such images with --skip-damaged") from error
-                damaged.append(str(error))
+                _refuse_unless(skip_damaged, str(error))
+                done.damaged.append(str(error))
 
-    made_folder = not output.exists()
-    output.mkdir(parents=True, exist_ok=True)
-    try:
-        entries = _write(intact(), output, images_per_shard, max_size)
-        if not entries:
-            raise ValueError(f"none of the {len(paths)} images of {root} can be read; the first: {damaged[0]}")
-        write_index(output / INDEX_NAME, entries)
-    except BaseException:
-        for shard in output.glob("shard-*.tar"):
-            shard.unlink()
-        if made_folder:
-            output.rmdir()
-        raise
-    return _summary(entries, damaged, folder.passed_over)
+    with claim(output, work="writes shards", instead="give another --output"):
+        remove_leftovers(output)
+        done = Unfinished(output, settings, len(paths))
+        if done.damaged:
+            _refuse_unless(skip_damaged, done.damaged[0])
+        if done.entries:
+            print(f"{output} has {len(done.entries)} whole shards; going on after them", file=sys.stderr)
+        try:
+            _write(intact(done), output, images_per_shard, max_size, done)
+            if not done.entries:
+                raise ValueError(f"none of the {len(paths)} images of {root} can be read; the first: {done.damaged[0]}")
+            write_index(output / INDEX_NAME, done.entries)
+        except (OSError, ValueError) as error:
+            if not done.entries:
+                raise
+            kind = OSError if isinstance(error, OSError) else ValueError
+            whole = f"{len(done.entries)} shards in {output} are whole, and the same command goes on after them"
+            raise kind(f"{error}. {whole}") from error
+        finally:
+            if not done.entries or (output / INDEX_NAME).is_file():
+                done.remove()
+    return _summary(done.entries, done.damaged, folder.passed_over)
+
+
+def _refuse_unless(skip_damaged: bool, fault: str) -> None:
+    if not skip_damaged:
+        raise ValueError(f"{fault}, or leave out all such images with --skip-damaged")
+
+
+def _digest(names: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update(name.encode(errors="surrogateescape") + b"\0")
+    return digest.hexdigest()[:16]
 
 
 def _load(path: str, resize: int, max_pixels: int) -> tuple[str, bytes]:
@@ -154,29 +201,25 @@ def _map_ahead(function: Callable[[Any], Result], items: Iterable[Any], workers:
         pool.shutdown(cancel_futures=True)
 
 
-def _write(
-    images: Iterator[tuple[str, str, bytes]], output: Path, images_per_shard: int, max_size: int
-) -> list[dict[str, Any]]:
-    """Write (path, extension, bytes) of images to shards; return the entries of the index."""
-    entries: list[dict[str, Any]] = []
-    number, image = 0, next(images, None)
+def _write(images: Iterator[Loaded], output: Path, images_per_shard: int, max_size: int, done: Unfinished) -> None:
+    """Write images to shards, and note each shard in ``done``."""
+    number, image = sum(entry["images"] for entry in done.entries), next(images, None)
     while image is not None:
-        entry: dict[str, Any] = {"name": f"shard-{len(entries):06d}.tar", "images": 0, "bytes": 0}
+        entry: dict[str, Any] = {"name": f"shard-{len(done.entries):06d}.tar", "images": 0, "bytes": 0}
         # webdataset's ShardWriter does not close its files, and overruns the size by an image.
-        with (output / entry["name"]).open("xb") as handle, TarWriter(handle, encoder=False, mtime=0) as writer:
+        with atomic_open(output / entry["name"]) as handle, TarWriter(handle, encoder=False, mtime=0) as writer:
             while image is not None:
-                path, extension, data = image
-                full = entry["images"] == images_per_shard or entry["bytes"] + len(data) > max_size
+                full = entry["images"] == images_per_shard or entry["bytes"] + len(image.data) > max_size
                 if full and entry["images"]:
                     break
                 # A path that is not UTF-8 must not stop the rest.
-                source = json.dumps({"path": path.encode(errors="replace").decode()}, ensure_ascii=False).encode()
-                writer.write({"__key__": f"{number:09d}", extension: data, "json": source})
+                path = image.path.encode(errors="replace").decode()
+                source = json.dumps({"path": path}, ensure_ascii=False).encode()
+                writer.write({"__key__": f"{number:09d}", image.extension: image.data, "json": source})
                 entry["images"] += 1
-                entry["bytes"] += len(data)
+                entry["bytes"] += len(image.data)
                 number, image = number + 1, next(images, None)
-        entries.append(entry)
-    return entries
+        done.add(entry, None if image is None else image.place)
 
 
 def make_index(

@@ -1,5 +1,7 @@
 import itertools
 import json
+import os
+import signal
 import tarfile
 from collections import Counter
 from functools import partial
@@ -11,6 +13,7 @@ import pytest
 from PIL import Image
 
 from mocodet.common.commands.shards import parse_size
+from mocodet.common.locks import claim
 from mocodet.common.progress import progress
 from mocodet.pretrain.data import make_shards as make_shards_module
 from mocodet.pretrain.data.make_shards import make_index, make_shards
@@ -133,17 +136,80 @@ def test_make_shards__resize(folder, tmp_path):
     assert shrunk == 19
 
 
-def test_make_shards__damaged_image_is_refused_and_nothing_left(folder, tmp_path):
+def test_make_shards__damaged_image_is_refused_and_whole_shards_stay(folder, tmp_path):
     (folder / "dog" / "bad.jpg").write_bytes((folder / "cat" / "0.a.jpg").read_bytes()[:200])
-    with pytest.raises(
-        ValueError, match=r"bad\.jpg cannot be read as an image \(.*leave out all such .* --skip-damaged"
-    ):
-        make_shards(folder, tmp_path / "shards", images_per_shard=3)
+    refusal = r"bad\.jpg cannot be read as an image \(.*leave out all such images with --skip-damaged"
+    with pytest.raises(ValueError, match=f"{refusal}$"):
+        make_shards(folder, tmp_path / "shards")
     assert not (tmp_path / "shards").exists()
     (tmp_path / "there").mkdir()
-    with pytest.raises(ValueError, match=r"bad\.jpg"):
+    with pytest.raises(ValueError, match=rf"{refusal}\. \d shards in .* are whole, and the same command goes on"):
         make_shards(folder, tmp_path / "there", images_per_shard=3)
-    assert list((tmp_path / "there").iterdir()) == []
+    assert not list((tmp_path / "there").glob(".*"))
+    found = make_shards(folder, tmp_path / "there", images_per_shard=3, skip_damaged=True)
+    assert found == make_shards(folder, tmp_path / "shards", images_per_shard=3, skip_damaged=True)
+    assert contents(tmp_path / "there") == contents(tmp_path / "shards")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def killed_at(image: int, *args: object, **options: object) -> None:
+    """Call `make_shards` in a process that is killed when it loads so many images."""
+    if child := os.fork():
+        assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+        return
+    load, loaded = make_shards_module._load, itertools.count()
+
+    def load_or_die(*args: object) -> tuple[str, bytes]:
+        if next(loaded) == image:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return load(*args)
+
+    try:
+        make_shards_module._load = load_or_die
+        make_shards(*args, **options)
+    finally:
+        os._exit(0)
+
+
+def test_make_shards__a_killed_one_goes_on_to_the_same_bytes(folder, tmp_path, capsys):
+    (folder / "dog" / "bad.jpg").write_bytes(b"no image")
+    options = {"images_per_shard": 3, "skip_damaged": True}
+    whole, output = make_shards(folder, tmp_path / "whole", **options), tmp_path / "shards"
+    for image in (0, 25, 20):  # those ahead of the writer are loaded, too
+        killed_at(image, folder, output, **options)
+        assert (output / "unfinished.json").is_file()
+    begun = len(list(output.glob("shard-*.tar")))
+    assert 0 < begun < whole.shards
+    assert "index.json" not in contents(output)
+    with pytest.raises(FileExistsError, match="holds shards that were begun with other images_per_shard, seed; give"):
+        make_shards(folder, output, images_per_shard=4, seed=1)
+    with claim(output), pytest.raises(BlockingIOError, match="another process"):
+        make_shards(folder, output, **options)
+    capsys.readouterr()
+    assert make_shards(folder, output, **options) == whole
+    assert f"{output} has {begun} whole shards; going on after them" in capsys.readouterr().err
+    assert contents(output) == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ("{", r"unfinished\.json is no record of shards that were begun \(JSONDecodeError: .*\); empty its folder"),
+        ("[]", r"unfinished\.json is no record of shards that were begun \(TypeError"),
+        (
+            '{"settings": {}, "place": 1, "damaged": [], "shards": [{"name": "a.tar", "images": 1, "bytes": 1}]}',
+            r"a\.tar, which .*unfinished\.json names, is gone; empty the folder",
+        ),
+    ],
+)
+def test_make_shards__a_damaged_record_of_what_was_begun(folder, tmp_path, record, message):
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "unfinished.json").write_text(record)
+    with pytest.raises(ValueError, match=message):
+        make_shards(folder, tmp_path / "shards")
 
 
 def test_make_shards__damaged_images_can_be_left_out(folder, tmp_path):
