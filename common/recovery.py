@@ -4,8 +4,9 @@ import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from .checkpoint import LAST, load_torch_file
+from .checkpoint import LAST, last_checkpoint, load_torch_file
 
 
 @contextmanager
@@ -20,6 +21,16 @@ def older_checkpoint_named(folder: str | Path) -> Iterator[None]:
     except (ValueError, FileNotFoundError) as error:
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
         raise kind(f"{error}. {_way_on(Path(folder))}") from error
+
+
+def load_last(folder: str | Path, *, lazily: bool = False) -> Any:
+    """Load the checkpoint that was saved last in ``folder``; see `load_torch_file`.
+
+    Raises:
+        FileNotFoundError, ValueError: it is gone or damaged; the message names an older one.
+    """
+    with older_checkpoint_named(folder):
+        return load_torch_file(last_checkpoint(folder), lazily=lazily)
 
 
 def _way_on(folder: Path) -> str:

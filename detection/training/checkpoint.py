@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -12,10 +13,12 @@ from detectron2.modeling.backbone.resnet import BottleneckBlock, DeformBottlenec
 from detectron2.utils.file_io import Detectron2Handler
 from torch import nn
 
-from mocodet.common.checkpoint import AtomicSaveMixin, errors_about, load_torch_file
+from mocodet.common.checkpoint import AtomicSaveMixin, errors_about, last_checkpoint, load_torch_file
 from mocodet.common.divergence import check_state
 from mocodet.common.encoders.find import holds_encoder
 from mocodet.common.encoders.reading import BATCH_COUNTER, DISTRIBUTED_PREFIX, extract_encoder
+from mocodet.common.recovery import older_checkpoint_named
+from mocodet.common.retention import Retention
 from mocodet.common.text import first_few
 
 from ..data.classes import Classes, to_checkpoint
@@ -72,6 +75,7 @@ class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
         model, save_dir, checkpointables: as detectron2's.
         classes: what the model learns, saved with it.
         whole_detector: every parameter of the model must come from the file, as for an evaluation.
+        retention: which older checkpoints are removed when one is saved; None: none.
     """
 
     _parsed_url_during_load: Any
@@ -83,9 +87,11 @@ class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
         *,
         classes: Classes | None = None,
         whole_detector: bool = False,
+        retention: Retention | None = None,
         **checkpointables: Any,
     ):
         super().__init__(model, save_dir, **checkpointables)
+        self.retention = retention
         self._classes = classes
         self._whole_detector = whole_detector
         self.mismatch = ""
@@ -100,6 +106,17 @@ class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
             check_state(self.model.state_dict(), kwargs.get("iteration"), DIVERGED)
         classes = {} if self._classes is None else {CLASSES_KEY: to_checkpoint(self._classes)}
         super().save(name, **{SETTINGS_KEY: _settings(self.model), **classes}, **kwargs)
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        """Load the checkpoint that was saved last, if there is one, with ``resume``; else ``path``. See `load`.
+
+        Raises:
+            FileNotFoundError, ValueError: the last checkpoint is gone or damaged; the message names an older one.
+        """
+        if resume and self.has_checkpoint():
+            with older_checkpoint_named(self.save_dir):
+                last_checkpoint(self.save_dir)
+        return super().resume_or_load(path, resume=resume)
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load ``path`` (a file, an address, see `local_copy`, a name that detectron2 knows, or ``""``) into the model.
@@ -129,7 +146,9 @@ class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
         """Read ``filename`` into ``{"model": name -> array or tensor, ...}``."""
         if filename.endswith(".pkl"):
             return self._read_pickle(filename)
-        loaded = load_torch_file(filename)
+        is_last = self.has_checkpoint() and filename == self.get_checkpoint_file()
+        with older_checkpoint_named(self.save_dir) if is_last else nullcontext():
+            loaded = load_torch_file(filename)
         if holds_encoder(loaded) and not self._is_models_own(loaded):
             return self._converted(loaded, filename)
         if not isinstance(loaded, dict):
