@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset, default_collate
 
+from mocodet.common.seeds import mix
+
 from .augment import ViewMaker
 from .decoding import Images
 
@@ -80,24 +82,6 @@ class Views(Dataset[dict[str, torch.Tensor]]):
                 f"the checkpoint was trained with {expected}, this run has {found}; resume as it was trained"
                 " (CACHE_SIDE 0 is DATA.CACHE none), or start anew in another OUTPUT_DIR"
             )
-
-
-def mix(seed: int, draw: int) -> int:
-    """Hash a run's seed and a draw's number, so that neighbours in either get unrelated seeds.
-
-    PyTorch's CPU generator uses the lower 32 of the 63 bits: now and then two draws of a long run share a seed, and
-    with it their crops, of different images.
-
-    The finaliser of SplitMix64 (Steele et al., OOPSLA 2014), applied to both in turn.
-    """
-    mask = (1 << 64) - 1
-    state = 0
-    for number in (seed, draw):
-        state = (state + number + 0x9E3779B97F4A7C15) & mask
-        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & mask
-        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & mask
-        state ^= state >> 31
-    return state >> 1
 
 
 def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from PIL import Image
 from torchvision import transforms
 
 from mocodet.pretrain.data.augment.pillow import PillowViews, build_view, gaussian_blur
-from mocodet.pretrain.data.views import Views, mix, normalize
+from mocodet.pretrain.data.views import Views, normalize
 
 
 @pytest.fixture
@@ -109,11 +109,6 @@ def test_supervised__is_crop_and_flip_only(image):
     torch.manual_seed(3)
     reference = transforms.Compose([transforms.RandomResizedCrop(24), transforms.RandomHorizontalFlip()])
     assert found.tobytes() == reference(image).tobytes()
-
-
-def test_mix__no_two_of_many_neighbours_collide():
-    assert len({mix(seed, draw) for seed in range(30) for draw in range(1000)}) == 30_000
-    assert all(0 <= mix(seed, 5) < 2**63 for seed in (0, 1, 2**31, 2**62))
 
 
 def test_normalize__equals_torchvision():

@@ -1,0 +1,61 @@
+"""Random numbers as functions of a run's seed and a place in it: a resumed run draws what it would have drawn."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+
+def mix(seed: int, draw: int) -> int:
+    """Hash a run's seed and a draw's number, so that neighbours in either get unrelated seeds.
+
+    PyTorch's CPU generator uses the lower 32 of the 63 bits: now and then two draws of a long run share a seed, and
+    with it their crops, of different images.
+
+    The finaliser of SplitMix64 (Steele et al., OOPSLA 2014), applied to both in turn.
+    """
+    mask = (1 << 64) - 1
+    state = 0
+    for number in (seed, draw):
+        state = (state + number + 0x9E3779B97F4A7C15) & mask
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & mask
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & mask
+        state ^= state >> 31
+    return state >> 1
+
+
+def seed_generators(seed: int) -> None:
+    """Seed this process's global generators: Python's, NumPy's, PyTorch's of the CPU and of every GPU.
+
+    It waits for no GPU.
+
+    Args:
+        seed: of 63 bits, as `mix` returns it.
+    """
+    _seed_python_and_numpy(seed)
+    torch.manual_seed(seed)
+
+
+@contextmanager
+def generators_of(seed: int) -> Iterator[None]:
+    """Seed the global generators of the CPU while the block runs, and put them back as they were.
+
+    Args:
+        seed: of 63 bits, as `mix` returns it.
+    """
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        _seed_python_and_numpy(seed)
+        torch.default_generator.manual_seed(seed)
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+
+
+def _seed_python_and_numpy(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed([seed >> 32, seed & 0xFFFFFFFF])
