@@ -3,12 +3,14 @@
 import importlib
 import importlib.util
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.common import AspectRatioGroupedDataset
+from torch.utils.data import DataLoader
 
 from mocodet import configs
 from mocodet.common.config.bases import read_settings
@@ -60,6 +62,22 @@ def is_densepose(cfg: CfgNode) -> bool:
 def trainer() -> Any:
     """Return its trainer, a class that builds its loaders, of images with points on persons, and evaluators."""
     return importlib.import_module(f"{PROJECT}.engine").Trainer
+
+
+def training_data(cfg: CfgNode) -> tuple[list[dict[str, Any]], Callable[[dict[str, Any]], dict[str, Any]]]:
+    """Return the records that its training loader draws from, and what maps one: the parts of detectron2's loader.
+
+    Raises:
+        ValueError: the loader is another, which yields images that a model has annotated.
+    """
+    loader = trainer().build_train_loader(cfg)
+    if isinstance(loader, AspectRatioGroupedDataset):
+        loader = loader.dataset
+    if not isinstance(loader, DataLoader):
+        raise ValueError("BOOTSTRAP_DATASETS is not supported: training on images that a model annotates; leave it out")
+    drawn: Any = loader.dataset  # by a sampler
+    images = drawn.dataset
+    return list(images._dataset), images._map_func
 
 
 def _register_datasets(root: str) -> None:

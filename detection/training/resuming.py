@@ -1,4 +1,4 @@
-"""Checks that the run to go on with, by ``--resume``, is the one that the config describes."""
+"""Checks that the run to go on with, by ``--resume``, is the one that the config describes, and draws as it did."""
 
 from collections.abc import Mapping
 from itertools import zip_longest
@@ -10,7 +10,7 @@ from detectron2.utils import comm
 
 from mocodet.common.checkpoint import LAST, holds_checkpoint, last_checkpoint, load_torch_file
 from mocodet.common.config.bases import read_settings
-from mocodet.common.nested import changes
+from mocodet.common.nested import changes, look_up
 
 from ..data.classes import classes_of, from_checkpoint
 from .checkpoint import CLASSES_KEY
@@ -42,6 +42,44 @@ MODEL_KEYS = (
     *(f"MODEL.SEM_SEG_HEAD.{key}" for key in ("NAME", "NUM_CLASSES", "IN_FEATURES", "CONVS_DIM", "NUM_CONVS", "NORM")),
     *("INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"),
 )
+
+# Where the trainer's part of a checkpoint keeps what its draws depend on.
+DRAWS_KEY = "draws"
+
+# What decides which images an iteration has, and what is drawn for them.
+DRAW_KEYS = (
+    *("SEED", "SOLVER.IMS_PER_BATCH", "MOCO.ACCUMULATION"),
+    *("DATALOADER.SAMPLER_TRAIN", "DATALOADER.ASPECT_RATIO_GROUPING"),
+)
+
+
+def seed_of_run(cfg: CfgNode) -> int:
+    """Return the seed of the run in ``OUTPUT_DIR``, if that has a checkpoint, or else one that is drawn.
+
+    All processes must call it, and get the same.
+    """
+    kept = None
+    if comm.is_main_process() and holds_checkpoint(cfg.OUTPUT_DIR):
+        kept = look_up(load_torch_file(last_checkpoint(cfg.OUTPUT_DIR), lazily=True), f"trainer.{DRAWS_KEY}.SEED")
+    kept = comm.all_gather(kept)[0]
+    return kept if isinstance(kept, int) and kept >= 0 else comm.shared_random_seed()
+
+
+def draws_of(cfg: CfgNode, images: str) -> dict[str, Any]:
+    """Return what the draws of a run depend on, for its checkpoints; ``images`` is the identity of `DrawnImages`."""
+    return {key: look_up(cfg, key) for key in DRAW_KEYS} | {"images": images, "processes": comm.get_world_size()}
+
+
+def other_draws(there: Any, now: Mapping[str, Any]) -> str:
+    """Say why a run draws otherwise ``now`` than the one whose checkpoint says what is ``there``; empty if it does not.
+
+    Args:
+        there, now: of `draws_of`; a checkpoint of an older version, or of a forger, has something else.
+    """
+    if not isinstance(there, Mapping):
+        return "its checkpoint does not say how images were drawn, as those of older versions"
+    different = [key for key in now if there.get(key) != now[key]]
+    return ", ".join(f"{key} {there.get(key)} there, {now[key]} now" for key in different)
 
 
 def check_resumed(cfg: CfgNode) -> None:

@@ -25,6 +25,7 @@ from ..densepose import add_densepose_keys
 from ..modeling.build import fall_back_to_cpu
 from .checkpoint import MocoDetCheckpointer
 from .preflight import check_run
+from .resuming import seed_of_run
 from .scaling import PAPERS_PROCESSES, scale_to_processes, schedule_in_passes
 from .trainer import Trainer
 
@@ -62,6 +63,8 @@ def setup(cfg: CfgNode, args: argparse.Namespace) -> None:
     in_passes = ""
     if cfg.MOCO.PASSES and not args.eval_only:
         in_passes = schedule_in_passes(cfg, len(training_records(cfg)))
+    if cfg.SEED < 0 and not args.eval_only:  # the saved config has it
+        cfg.SEED = seed_of_run(cfg)
     cfg.freeze()
     start_run(cfg, args)
     if scaled:

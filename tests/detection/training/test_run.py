@@ -186,9 +186,12 @@ def test_scale_to_gpus__the_papers_reference_or_the_configs(data, tmp_path, flag
 def test_setup__a_schedule_in_passes_over_a_part_of_the_labels(data, tmp_path):
     """Scaled first: batches of 2, not 16; half of the four images, five times, is five of them."""
     keys = {"MOCO__TRAIN_FRACTION": 0.5, "MOCO__PASSES": 5, "SOLVER__IMS_PER_BATCH": 16, "SOLVER__STEPS": (1,)}
+    keys["SEED"] = -1
     setup(parsed("train", ["--config-file", CONFIG, "--scale-to-gpus", *options(tmp_path, *data, **keys)]))
-    solver = CfgNode.load_yaml_with_base(str(tmp_path / "config.yaml"))["SOLVER"]
+    saved = CfgNode.load_yaml_with_base(str(tmp_path / "config.yaml"))
+    solver = saved["SOLVER"]
     assert (solver["IMS_PER_BATCH"], solver["MAX_ITER"], solver["STEPS"]) == (2, 5, [2])
+    assert saved["SEED"] >= 0  # drawn
     assert re.search(r"MAX_ITER +\| 16 +\| 5 +\|", (tmp_path / "log.txt").read_text())
 
 

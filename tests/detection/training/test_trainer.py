@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.config import CfgNode
+from detectron2.data import build_detection_train_loader
 from detectron2.engine.hooks import PreciseBN
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
+from PIL import Image
 from torch import nn
 
 from mocodet import configs
@@ -16,6 +19,7 @@ from mocodet.detection.data import register_datasets
 from mocodet.detection.data.fraction import load_part
 from mocodet.detection.modeling.norm import CPUSyncBatchNorm
 from mocodet.detection.training.trainer import Trainer
+from tests.checkpoints import assert_equal_states, copy_checkpoint
 from tests.detection import fake_densepose
 from tests.detection.tiny import empty_config, make_voc, options
 from tests.processes import run_in_processes
@@ -71,24 +75,31 @@ REPEATED = ("DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler", "DATALOAD
 
 
 def two_iterations(output: Path, train: dict, test: dict) -> dict:
-    trainer = trainer_for(output, train, test, "TEST.PRECISE_BN.ENABLED", "False")
+    keys = ("TEST.PRECISE_BN.ENABLED", "False", "SOLVER.CHECKPOINT_PERIOD", "1")
+    trainer = trainer_for(output / "whole", train, test, *keys)
     trainer.train()
+    if comm.is_main_process():
+        copy_checkpoint(output / "whole", output / "resumed", "model_0000000.pth")
+    comm.synchronize()
+    seed_all_rng(9)
+    resumed = trainer_for(output / "resumed", train, test, *keys)
+    resumed.resume_or_load(resume=True)
+    resumed.train()
     cfg = trainer.cfg.clone()
     cfg.merge_from_list(REPEATED)
-    orders = [list(itertools.islice(Trainer._build_resumable_loader(cfg)[0], 6)) for _ in range(2)]
-    cfg.merge_from_list(HALF)
     norms = [m for m in trainer.model.modules() if isinstance(m, CPUSyncBatchNorm)]
+    seen = itertools.islice(trainer.data_loader, 2)
+    repeated = itertools.islice(Trainer.build_train_loader(cfg).batch_sampler, 6)
+    cfg.merge_from_list(HALF)
     return {
         "rank": comm.get_rank(),
         "norms": len(norms),
         "plain norms": sum(type(m) is nn.BatchNorm2d for m in trainer.model.modules()),
         "state": trainer.model.module.state_dict(),
-        "seen": [
-            [record["file_name"] for record in batch] for batch, _ in zip(trainer.data_loader, range(2), strict=False)
-        ],
+        "resumed": resumed.model.module.state_dict(),
+        "seen": [[record["file_name"] for record in batch] for batch in seen],
         "part": load_part(cfg).images,
-        "repeated": orders[0],
-        "repeated by another loader": orders[1],
+        "repeated": [draw for batch in repeated for draw in batch],
     }
 
 
@@ -104,33 +115,72 @@ def test_trainer__two_processes_share_statistics_and_parameters(tmp_path):
     for name, value in first["state"].items():
         assert torch.allclose(value, second["state"][name], rtol=1e-6, atol=1e-7), name
     assert first["state"]["backbone.conv.norm.num_batches_tracked"] == 2
+    for one in (first, second):  # stopped in the middle
+        assert_equal_states(one["resumed"], one["state"])
     # Half of the 6 images hold each class: their repeat factor is the root of 2 / 0.5, and one order is shared.
-    assert sorted(first["repeated"] + second["repeated"]) == sorted([*range(6), *range(6)])
-    assert first["repeated"] != first["repeated by another loader"]  # as for PreciseBN: SEED does not fix the order
+    drawn = sorted(first["repeated"] + second["repeated"], key=lambda draw: draw.number)
+    assert [draw.number for draw in drawn] == [*range(12)]
+    assert sorted(draw.image for draw in drawn) == sorted([*range(6), *range(6)])
 
 
-@pytest.mark.parametrize("more", [(), (*REPEATED, *HALF, "MOCO.ACCUMULATION", "2")])
-def test_trainer__a_resumed_run_goes_on_with_the_next_images(tmp_path, more):
+def crop_to_two_shapes(train: dict) -> None:
+    """Make every third image of a VOC data set higher than wide, and the others wider than high."""
+    for number, path in enumerate(sorted(Path(train["ROOT"], "Annotations").glob("train*"))):
+        width, height = (48, 64) if number % 3 else (64, 48)
+        image = Path(train["ROOT"], "JPEGImages", f"{path.stem}.jpg")
+        Image.open(image).crop((0, 0, width, height)).save(image)
+        size = f"<width>{width}</width><height>{height}</height>"
+        path.write_text(path.read_text().replace("<width>64</width><height>64</height>", size))
+
+
+WIDER = ("INPUT.MIN_SIZE_TRAIN", "(32, 48)", "DATALOADER.NUM_WORKERS", "2", "SEED", "-1")
+BFLOAT16 = ("SOLVER.AMP.ENABLED", "True")
+RUNS = [("INPUT.CROP.ENABLED", "True"), (*WIDER, *BFLOAT16, *REPEATED, *HALF, "MOCO.ACCUMULATION", "2")]
+
+
+@pytest.mark.parametrize("more", RUNS, ids=["float32", "bfloat16"])
+def test_trainer__a_run_resumed_anywhere_is_bit_identical_to_one_that_was_not_stopped(tmp_path, more):
     train, test = make_voc(tmp_path / "data", 10), make_voc(tmp_path / "data", 1, "test")
-    seen = {}
-    for name in ("whole", "stopped", "resumed"):
-        seed_all_rng(5)
-        iterations = "2" if name == "stopped" else "4"
-        output = tmp_path / ("whole" if name == "whole" else "run")
-        keys = ("TEST.PRECISE_BN.ENABLED", "False", "SOLVER.MAX_ITER", iterations)
+    crop_to_two_shapes(train)
+    # PreciseBN runs and the model is evaluated after the second iteration and the third, the last.
+    keys = ("SOLVER.MAX_ITER", "3", "SOLVER.CHECKPOINT_PERIOD", "1", "TEST.EVAL_PERIOD", "2")
+    ends, seen = {}, {}
+    for stopped in (None, 1, 2):
+        seed_all_rng(stopped)
+        output = tmp_path / str(stopped)
+        if stopped:
+            copy_checkpoint(tmp_path / "None", output, f"model_{stopped - 1:07d}.pth")
         trainer = trainer_for(output, train, test, *keys, *more)
-        trainer.resume_or_load(resume=name == "resumed")
-        trainer.model.preprocess_image, seen[name] = spy_on_images(trainer.model.preprocess_image)
-        trainer.train()
-    assert sum(map(len, seen["whole"])) == 8
-    assert len(seen["whole"]) == (8 if more else 4)
-    assert seen["stopped"] + seen["resumed"] == seen["whole"]
-    listed = tmp_path / "run" / "labelled_images.json"
-    assert listed.is_file() == bool(more)
-    if more:
+        trainer.resume_or_load(resume=True)
+        trainer.model.preprocess_image, seen[stopped] = spy_on_images(trainer.model.preprocess_image)
+        results = trainer.train()
+        ends[stopped] = torch.load(output / "model_final.pth", weights_only=True), results
+    for stopped in (1, 2):
+        assert_equal_states(ends[stopped], ends[None])
+        assert seen[stopped] == seen[None][-len(seen[stopped]) :]
+    assert len(seen[None]) == (3 + 2 * 2) * (2 if more in RUNS[1:] else 1)  # training, and two estimates
+    listed = tmp_path / "2" / "labelled_images.json"
+    assert listed.is_file() == ("MOCO.TRAIN_FRACTION" in more)
+    if listed.is_file():
         (images,) = json.loads(listed.read_text())["images"].values()
         assert len(images) == 5
-        assert {Path(file).stem for batch in seen["whole"] for file in batch} <= set(images)
+        assert {Path(file).stem for batch in seen[None] for file in batch} <= set(images)
+
+
+def test_trainer__says_what_keeps_a_resumed_run_from_being_the_same(tmp_path, caplog):
+    train, test = make_voc(tmp_path / "data", 4), make_voc(tmp_path / "data", 1, "test")
+    keys = ("TEST.PRECISE_BN.ENABLED", "False", "SOLVER.MAX_ITER", "1")
+    trainer_for(tmp_path, train, test, *keys).train()
+    for more in ((), ("SEED", "7")):
+        with caplog.at_level(logging.WARNING):
+            trainer_for(tmp_path, train, test, *keys, *more).resume_or_load(resume=True)
+        assert ("not as it would have without the stop: SEED 1 there, 7 now" in caplog.text) == bool(more)
+    state = torch.load(tmp_path / "model_final.pth", weights_only=True)
+    del state["trainer"]["draws"]
+    torch.save(state, tmp_path / "model_final.pth")
+    with caplog.at_level(logging.WARNING):
+        trainer_for(tmp_path, train, test, *keys).resume_or_load(resume=True)
+    assert "does not say how images were drawn" in caplog.text
 
 
 def spy_on_images(preprocess: Callable) -> tuple[Callable, list]:
@@ -171,10 +221,31 @@ def test_trainer__processes_end_with_the_same_precise_statistics(tmp_path):
             assert torch.equal(value, second["state"][name]), name
 
 
-def test_trainer__densepose_has_its_projects_loaders(monkeypatch):
+@pytest.mark.parametrize("grouped", [False, True])
+def test_trainer__densepose_has_its_projects_images(monkeypatch, grouped):
     fake_densepose.install(monkeypatch)
-    cfg = empty_config(MOCO__ACCUMULATION=4)
+    records = [{"file_name": str(n), "image_id": n, "width": 2, "height": n} for n in range(1, 5)]
+
+    def build_train_loader(cfg: CfgNode) -> object:
+        return build_detection_train_loader(cfg, mapper=lambda record: record["image_id"], dataset=records)
+
+    monkeypatch.setattr(fake_densepose.Trainer, "build_train_loader", build_train_loader)
+    cfg = empty_config(MOCO__ACCUMULATION=4, SEED=3, DATALOADER__ASPECT_RATIO_GROUPING=grouped)
+    cfg.DATALOADER.NUM_WORKERS = 0
     cfg.MODEL.DENSEPOSE_ON = True
-    kind, used = Trainer.build_train_loader(cfg)
-    assert (kind, used.SOLVER.IMS_PER_BATCH, cfg.SOLVER.IMS_PER_BATCH) == ("train loader", 4, 16)
+    loader = Trainer.build_train_loader(cfg)
+    whole = list(itertools.islice(loader, 5))
+    assert {*itertools.chain(*whole)} == {1, 2, 3, 4}
+    assert {len(batch) for batch in whole} == {4}
+    assert grouped == all({*batch} in ({1}, {2, 3, 4}, {2, 3}, {2, 4}, {3, 4}) for batch in whole)
+    loader.batch_sampler.start = 3
+    assert list(itertools.islice(loader, 2)) == whole[3:]
     assert Trainer.build_test_loader(cfg, "posed") == ("test loader", cfg, "posed")
+
+
+def test_trainer__densepose_on_images_that_a_model_annotates(monkeypatch):
+    fake_densepose.install(monkeypatch)
+    cfg = empty_config(SEED=3)
+    cfg.MODEL.DENSEPOSE_ON = True
+    with pytest.raises(ValueError, match=r"BOOTSTRAP_DATASETS is not supported"):
+        Trainer.build_train_loader(cfg)

@@ -1,0 +1,85 @@
+"""The images of a fine-tuning, in batches that depend on the seed and their number alone."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetFromList, build_detection_train_loader
+from detectron2.data.build import trivial_batch_collator
+from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
+from torch.utils.data import DataLoader, Dataset
+
+from mocodet.common.formats.image import image_size
+from mocodet.common.seeds import generators_of
+from mocodet.common.stopping import leave_signals_to_parent
+
+from ..seeds import Purpose, seed_for
+from .fraction import image_name
+from .order import Draw, TrainingOrder
+
+Mapper = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+class DrawnImages(Dataset[dict[str, Any]]):
+    """Images as a mapper augments them, each by a seed of its own: neither processes nor what came before matter.
+
+    Args:
+        records: detectron2's standard dicts.
+        mapper: makes of a record what the model takes; it draws from the global generators.
+        seed: of the run.
+
+    Attributes:
+        identity: tells these images, in this order, from others.
+    """
+
+    def __init__(self, records: list[dict[str, Any]], mapper: Mapper, seed: int) -> None:
+        names = hashlib.sha256("\n".join(map(image_name, records)).encode())
+        self.identity = f"{len(records)} ({names.hexdigest()[:12]})"
+        self._records = DatasetFromList(records, copy=False)  # in memory that processes share
+        self._mapper = mapper
+        self._seed = seed
+
+    def __getitem__(self, draw: Draw) -> dict[str, Any]:
+        """Map the image of a draw."""
+        image, number = draw
+        with generators_of(seed_for(self._seed, Purpose.IMAGE, number)):
+            return self._mapper(self._records[image])
+
+
+def build_training_loader(cfg: CfgNode, records: list[dict[str, Any]], mapper: Mapper) -> DataLoader:
+    """Build the endless loader of this process's batches, each a list of what ``mapper`` returns.
+
+    Its ``batch_sampler`` is a `TrainingOrder`. It shuffles as detectron2's loader does, and leaves the process's
+    generators alone.
+
+    Args:
+        cfg: ``DATALOADER`` says how; a batch of all processes has ``SOLVER.IMS_PER_BATCH`` images; ``SEED`` is not
+            negative.
+        records: detectron2's standard dicts.
+        mapper: see `DrawnImages`.
+    """
+    with generators_of(seed_for(cfg.SEED, Purpose.ORDER)):  # in which detectron2's samplers find their seeds
+        indices = build_detection_train_loader.from_config(cfg, mapper=mapper, dataset=records)["sampler"]
+    wide = [_is_wide(record) for record in records] if cfg.DATALOADER.ASPECT_RATIO_GROUPING else None
+    return DataLoader(
+        DrawnImages(records, mapper, cfg.SEED),
+        batch_sampler=TrainingOrder(indices, cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size(), wide),
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        collate_fn=trivial_batch_collator,
+        worker_init_fn=_begin_worker,
+        generator=torch.Generator(),  # of the workers' seeds, which nothing reads
+    )
+
+
+def _is_wide(record: Mapping[str, Any]) -> bool:
+    if "width" not in record:
+        width, height = image_size(PathManager.get_local_path(record["file_name"]), record["file_name"])
+        return width > height
+    return record["width"] > record["height"]
+
+
+def _begin_worker(_: int) -> None:
+    leave_signals_to_parent()
