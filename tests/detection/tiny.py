@@ -61,6 +61,17 @@ def make_voc(root: Path, count: int = 4, split: str = "train") -> dict:
     return {"NAME": new_name(), "KIND": "voc", "ROOT": str(root), "SPLIT": split, "CLASSES": list(CLASSES)}
 
 
+def crop_to_two_shapes(entry: dict) -> None:
+    """Make every third image of a split of `make_voc` wider than high, and the others higher than wide."""
+    root = Path(entry["ROOT"])
+    for number, path in enumerate(sorted(root.glob(f"Annotations/{entry['SPLIT']}*"))):
+        width, height = (48, SIZE) if number % 3 else (SIZE, 48)
+        image = root / "JPEGImages" / f"{path.stem}.jpg"
+        Image.open(image).crop((0, 0, width, height)).save(image)
+        size = f"<width>{width}</width><height>{height}</height>"
+        path.write_text(path.read_text().replace(f"<width>{SIZE}</width><height>{SIZE}</height>", size))
+
+
 def make_coco(root: Path, count: int = 4) -> dict:
     """Write a COCO data set with masks; return its entry for MOCO.DATASETS."""
     images, annotations = [], []

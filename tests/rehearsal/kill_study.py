@@ -3,29 +3,109 @@
 Of the trials one fails by NaN and one by a missing file. Every second kill, by chance, is of the study alone, the
 others of its whole process group. The exit status is 1 if a trial was trained by two processes at a time or not once
 to its end, or if a failure lacks its reason. Takes two minutes; a trial needs no PyTorch.
+
+With ``--trainings`` the trials are two real fine-tunings of twenty iterations. The exit status is 1 unless tables,
+metrics and checkpoints are those of a study that was not killed. Takes half a minute of a core for each kill.
 """
 
 import argparse
+import json
 import random
+import subprocess
+import sys
 import tempfile
+import time
 from pathlib import Path
 
-from tests.common.study.killing import harass, records
+import torch
+
+from tests.checkpoints import assert_equal_states
+from tests.common.study.killing import harass, kill, records
+from tests.detection.tiny import crop_to_two_shapes, make_voc, options
 
 SEEDS = 3  # of four initialisations
 ITERATION = 1.0  # seconds; a trial has three
+
+CONFIG = "pascal_voc_R_50_DC5_24k_random.yaml"
+INITS = (f"slow={CONFIG},SOLVER.BASE_LR=0.0005", f"fast={CONFIG},SOLVER.BASE_LR=0.001")
+KEYS = {"SOLVER__MAX_ITER": 20, "SOLVER__CHECKPOINT_PERIOD": 2, "TEST__EVAL_PERIOD": 10}
+STARTING = 30.0  # seconds, about, until the first step
+
+
+def start(folder: Path, pairs: list[str]) -> subprocess.Popen:
+    """Start the study of trainings in ``folder`` in a process group of its own; ``printed.txt`` has what it prints."""
+    folder.mkdir(exist_ok=True)
+    inits = [word for init in INITS for word in ("--init", init)]
+    words = ["study", *inits, "--reference", "slow", "--seeds", "1", "--output", "study", *pairs]
+    with (folder / "printed.txt").open("w") as printed:
+        command = [sys.executable, "-m", "mocodet", *words]
+        return subprocess.Popen(command, cwd=folder, stdout=printed, stderr=subprocess.STDOUT, start_new_session=True)
+
+
+def progress(folder: Path) -> list[str]:
+    """Return the names of the last checkpoints of the trials that have one."""
+    return [path.read_text() for path in sorted(folder.rglob("last_checkpoint"))]
+
+
+def tables(folder: Path) -> dict[str, object]:
+    """Return what a study of trainings has found: its tables, the trials' metrics and their weights."""
+    results = json.loads((folder / "study" / "results.json").read_text())
+    ends = {path.parent: path for path in sorted(folder.rglob("model_final.pth"))}
+    return {
+        "tables": {path.name: path.read_bytes() for path in sorted((folder / "study").glob("report.*"))},
+        "metrics": [(trial["folder"], trial["status"], trial["metrics"]) for trial in results["trials"]],
+        "ends": {str(parent.relative_to(folder)): torch.load(path, weights_only=True) for parent, path in ends.items()},
+    }
+
+
+def kill_trainings(folder: Path, kills: int, stream: random.Random) -> None:
+    """Kill a study of trainings again and again, let it end, and compare it with one that was not killed.
+
+    Raises:
+        AssertionError: they differ.
+        SystemExit: one of them did not end well.
+    """
+    train, test = make_voc(folder / "data", 10), make_voc(folder / "data", 4, "test")
+    crop_to_two_shapes(train)
+    words = options(folder, train, test, **KEYS)
+    pairs = [
+        word
+        for pair in zip(words[::2], words[1::2], strict=True)
+        for word in pair
+        if pair[0] not in ("OUTPUT_DIR", "SEED")
+    ]
+    killed, whole = folder / "killed", folder / "whole"
+    for number in range(kills):
+        before, study, alone = progress(killed), start(killed, pairs), stream.random() < 0.5
+        early = stream.random() < 0.25
+        while not early and progress(killed) == before and study.poll() is None:
+            time.sleep(0.01)
+        time.sleep(stream.uniform(0, STARTING if early else 1.0))
+        kill(study, whole_group=not alone)
+        print(f"kill {number + 1}, of {'the study' if alone else 'all'}, at {progress(killed)}", flush=True)
+    for place in (killed, whole):
+        if start(place, pairs).wait():
+            sys.exit(f"the study did not end well: {(place / 'printed.txt').read_text()}")
+    found, expected = tables(killed), tables(whole)
+    assert len(found["ends"]) == len(INITS)
+    assert_equal_states(found, expected)
+    print(f"{kills} kills of a study of {len(INITS)} trainings: its tables, metrics and checkpoints are bit-identical")
 
 
 def main() -> None:
     """Parse the arguments, kill, and say what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=10, metavar="N", help="default: 10")
-    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="trials at a time (default: 2)")
+    parser.add_argument("--trainings", action="store_true", help="of real trainings, one at a time")
+    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="toy trials at a time (default: 2)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the moments (default: 0)")
     args = parser.parse_args()
     stream = random.Random(args.seed)
-    moments = [stream.uniform(0.2, 4.0) for _ in range(args.kills)]
     with tempfile.TemporaryDirectory() as folder:
+        if args.trainings:
+            kill_trainings(Path(folder), args.kills, stream)
+            return
+        moments = [stream.uniform(0.2, 4.0) for _ in range(args.kills)]
         results = harass(Path(folder), SEEDS, args.jobs, ITERATION, moments, stream)
         begun = sum(word.startswith("begin") for _, word, _, _ in records(Path(folder)))
     for trial in results["trials"]:

@@ -11,7 +11,6 @@ from detectron2.data import build_detection_train_loader
 from detectron2.engine.hooks import PreciseBN
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
-from PIL import Image
 from torch import nn
 
 from mocodet import configs
@@ -21,7 +20,7 @@ from mocodet.detection.modeling.norm import CPUSyncBatchNorm
 from mocodet.detection.training.trainer import Trainer
 from tests.checkpoints import assert_equal_states, copy_checkpoint
 from tests.detection import fake_densepose
-from tests.detection.tiny import empty_config, make_voc, options
+from tests.detection.tiny import crop_to_two_shapes, empty_config, make_voc, options
 from tests.processes import run_in_processes
 
 
@@ -121,16 +120,6 @@ def test_trainer__two_processes_share_statistics_and_parameters(tmp_path):
     drawn = sorted(first["repeated"] + second["repeated"], key=lambda draw: draw.number)
     assert [draw.number for draw in drawn] == [*range(12)]
     assert sorted(draw.image for draw in drawn) == sorted([*range(6), *range(6)])
-
-
-def crop_to_two_shapes(train: dict) -> None:
-    """Make every third image of a VOC data set higher than wide, and the others wider than high."""
-    for number, path in enumerate(sorted(Path(train["ROOT"], "Annotations").glob("train*"))):
-        width, height = (48, 64) if number % 3 else (64, 48)
-        image = Path(train["ROOT"], "JPEGImages", f"{path.stem}.jpg")
-        Image.open(image).crop((0, 0, width, height)).save(image)
-        size = f"<width>{width}</width><height>{height}</height>"
-        path.write_text(path.read_text().replace("<width>64</width><height>64</height>", size))
 
 
 WIDER = ("INPUT.MIN_SIZE_TRAIN", "(32, 48)", "DATALOADER.NUM_WORKERS", "2", "SEED", "-1")

@@ -1,0 +1,114 @@
+"""``python -m tests.rehearsal.kill_train``: kill -9 a fine-tuning at random moments, and let it go on each time.
+
+Every fourth kill, by chance, may come before the run has written a checkpoint since it went on. The exit status is 1
+unless the run ends bit-identical to one that was not killed, with the same results, and leaves nothing over. With
+``--folder`` the command goes on with the kills that it has done there. Takes 15 seconds of a core for each kill.
+"""
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from tests.checkpoints import assert_equal_states
+from tests.detection.tiny import crop_to_two_shapes, make_voc, options
+
+CONFIG = "pascal_voc_R_50_DC5_24k_random.yaml"
+PERIOD = 2  # iterations from a checkpoint to the next
+STEPS = 6  # of the whole run for each kill
+STARTING = 8.0  # seconds, about, until the first step
+KEYS = {
+    "SOLVER__CHECKPOINT_PERIOD": PERIOD,
+    "SOLVER__BASE_LR": 0.001,
+    "TEST__EVAL_PERIOD": 10,
+    "INPUT__MIN_SIZE_TRAIN": (48, 64),
+    "DATALOADER__NUM_WORKERS": 1,
+}
+
+
+def start(folder: Path, name: str, kills: int, precision: str) -> subprocess.Popen:
+    """Start the command on the way to ``folder / name``."""
+    entries = json.loads((folder / "data.json").read_text())
+    keys = {**KEYS, "SOLVER__MAX_ITER": STEPS * kills, "SOLVER__AMP__ENABLED": precision == "bfloat16"}
+    given = ("train", "--config-file", CONFIG, "--resume", *options(folder / name, *entries, **keys))
+    command = [sys.executable, "-m", "mocodet", *given]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # log.txt has it
+
+
+def newest(output: Path) -> str:
+    """Return the name of a run's last checkpoint, or nothing."""
+    path = output / "last_checkpoint"
+    return path.read_text().strip() if path.is_file() else ""
+
+
+def half_written(output: Path) -> list[str]:
+    """Return the files that a run was writing."""
+    return sorted(path.name for path in output.rglob(".*.tmp"))
+
+
+def kill_once(folder: Path, kills: int, precision: str, stream: random.Random) -> str:
+    """Start the run, kill it at a random moment, and say when that was; nothing where it had come to its end."""
+    output = folder / "killed"
+    run, before, began = start(folder, "killed", kills, precision), newest(output), time.monotonic()
+    early = stream.random() < 0.25
+    while not early and newest(output) == before and run.poll() is None:
+        time.sleep(0.01)
+    time.sleep(stream.uniform(0, STARTING if early else 1.0))
+    run.kill()
+    if status := max(0, run.wait()):
+        sys.exit(f"the run in {output} ended by itself, with status {status}; see its log.txt")
+    if newest(output) == "model_final.pth":
+        return ""
+    writing = f", while it wrote {', '.join(half_written(output))}" if half_written(output) else ""
+    return f"after {time.monotonic() - began:.1f} s, last checkpoint {newest(output) or 'none'}{writing}"
+
+
+def prepare(folder: Path) -> None:
+    """Write the data, unless they are there."""
+    if not (folder / "data.json").is_file():
+        train, test = make_voc(folder / "data", 10), make_voc(folder / "data", 4, "test")
+        crop_to_two_shapes(train)
+        (folder / "data.json").write_text(json.dumps([train, test]))
+
+
+def main() -> None:
+    """Train, train again with kills, compare, and say what was found."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20, metavar="N", help="default: 20")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the moments (default: 0)")
+    parser.add_argument("--folder", type=Path, metavar="DIR", help="keep everything there (default: nowhere)")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = args.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        prepare(folder)
+        told = folder / "kills.txt"
+        told.touch()
+        for kill in range(len(told.read_text().splitlines()), args.kills):
+            stream = random.Random(f"{args.seed}/{kill}")
+            if not (when := kill_once(folder, args.kills, args.precision, stream)):
+                break
+            with told.open("a") as handle:
+                handle.write(f"kill {kill + 1} {when}\n")
+            print(f"kill {kill + 1} {when}", flush=True)
+        for name in ("killed", "whole"):
+            if start(folder, name, args.kills, args.precision).wait():
+                sys.exit(f"the run in {folder / name} did not end well; see its log.txt")
+        outputs = [folder / name for name in ("killed", "whole")]
+        assert_equal_states(*(torch.load(output / "model_final.pth", weights_only=True) for output in outputs))
+        results = [json.loads((output / "results.json").read_text()) for output in outputs]
+        left, kills = half_written(outputs[0]), len(told.read_text().splitlines())
+    if results[0] != results[1] or left:
+        sys.exit(f"the results are {results[0]} and {results[1]}; left over: {left}")
+    print(f"{kills} kills, {args.precision}: bit-identical to the run without one, with the same results, nothing left")
+
+
+if __name__ == "__main__":
+    main()
