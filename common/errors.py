@@ -1,6 +1,5 @@
 """What a user or the machine did is told in one line; only a fault of the program is worth a traceback."""
 
-import logging
 import os
 import re
 import signal
@@ -25,24 +24,6 @@ def message_of(error: BaseException) -> str:
     last_frame = max(place for place, line in enumerate(lines) if line.startswith("  "))
     said = " ".join(" ".join(lines[last_frame + 1 :]).split())
     return re.sub(r"^[\w.]+: ", "", said)  # the error's type
-
-
-@contextmanager
-def without_logged_tracebacks(name: str) -> Iterator[None]:
-    """Keep a logger from writing the tracebacks of ``USER_ERRORS`` while the block runs; who ends the run tells them.
-
-    With MOCODET_TRACEBACK=1 in the environment it writes them.
-    """
-
-    def is_worth_it(record: logging.LogRecord) -> bool:
-        told = record.exc_info is not None and isinstance(record.exc_info[1], USER_ERRORS)
-        return not told or bool(os.environ.get("MOCODET_TRACEBACK"))
-
-    logging.getLogger(name).addFilter(is_worth_it)
-    try:
-        yield
-    finally:
-        logging.getLogger(name).removeFilter(is_worth_it)
 
 
 @contextmanager

@@ -84,6 +84,9 @@ class StatusFile(HookBase):
         except KeyboardInterrupt:
             self._write(STOPPED, Signals.SIGINT.name)
             raise
+        except SystemExit as error:  # of detectron2, where results are not TEST.EXPECTED_RESULTS
+            self._write(FAILED, f"exit status {error.code}")
+            raise
         except BaseException as error:
             self._write(FAILED, message_of(error) or type(error).__name__)
             raise

@@ -11,7 +11,7 @@ from detectron2.utils import comm
 
 from mocodet.common.checkpoint import errors_about, holds_checkpoint
 from mocodet.common.formats.image import ImageTooLargeError, too_large
-from mocodet.common.launch import check_backend
+from mocodet.common.launch import check_backend, collective_timeout
 from mocodet.common.text import first_few
 
 from ..data.classes import predicts_pixels
@@ -82,6 +82,10 @@ def check_config(cfg: CfgNode) -> None:
         raise ValueError("MOCO.AMP_DTYPE float16 needs CUDA; use bfloat16 on a CPU")
     if cfg.MODEL.DEVICE == "cpu":
         check_backend()
+    collective_timeout(cfg)
+    for key, least in (("CHECKPOINTS_KEPT", 1), ("CHECKPOINTS_KEPT_EVERY", 0)):
+        if cfg.SOLVER[key] < least:
+            raise ValueError(f"SOLVER.{key} is {cfg.SOLVER[key]}; expected at least {least}")
     _check_channels(cfg)
 
 

@@ -8,9 +8,10 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
-from mocodet.common.checkpoint import LAST, holds_checkpoint, last_checkpoint, load_torch_file
+from mocodet.common.checkpoint import LAST, holds_checkpoint
 from mocodet.common.config.bases import read_settings
 from mocodet.common.nested import changes, look_up
+from mocodet.common.recovery import load_last
 
 from ..data.classes import classes_of, from_checkpoint
 from .checkpoint import CLASSES_KEY
@@ -60,7 +61,7 @@ def seed_of_run(cfg: CfgNode) -> int:
     """
     kept = None
     if comm.is_main_process() and holds_checkpoint(cfg.OUTPUT_DIR):
-        kept = look_up(load_torch_file(last_checkpoint(cfg.OUTPUT_DIR), lazily=True), f"trainer.{DRAWS_KEY}.SEED")
+        kept = look_up(load_last(cfg.OUTPUT_DIR, lazily=True), f"trainer.{DRAWS_KEY}.SEED")
     kept = comm.all_gather(kept)[0]
     return kept if isinstance(kept, int) and kept >= 0 else comm.shared_random_seed()
 
@@ -157,7 +158,7 @@ def check_resumed_classes(cfg: CfgNode) -> None:
     """
     if not (comm.is_main_process() and holds_checkpoint(cfg.OUTPUT_DIR)):
         return
-    kept = from_checkpoint(load_torch_file(last_checkpoint(cfg.OUTPUT_DIR), lazily=True).get(CLASSES_KEY))
+    kept = from_checkpoint(load_last(cfg.OUTPUT_DIR, lazily=True).get(CLASSES_KEY))
     ours = classes_of(cfg, cfg.DATASETS.TRAIN[0])
     if kept is None or ours is None or kept.names == ours.names:
         return

@@ -18,9 +18,12 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from mocodet.common.divergence import DivergenceError
-from mocodet.common.errors import without_logged_tracebacks
 from mocodet.common.files import drop_half_line
-from mocodet.common.launch import distribute
+from mocodet.common.launch import collective_timeout, distribute
+from mocodet.common.logs import tracebacks_in_log_file
+from mocodet.common.mishaps import mishaps_told
+from mocodet.common.retention import Retention
+from mocodet.common.status import StatusFile
 from mocodet.common.stopping import StopWhenAsked
 
 from .. import densepose
@@ -93,7 +96,14 @@ class Trainer(DefaultTrainer):
         ]
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         classes = classes_of(cfg, cfg.DATASETS.TRAIN[0])
-        self.checkpointer = MocoDetCheckpointer(model, cfg.OUTPUT_DIR, classes=classes, trainer=weakref.proxy(self))
+        milestone = cfg.SOLVER.CHECKPOINTS_KEPT_EVERY * cfg.SOLVER.CHECKPOINT_PERIOD
+        self.checkpointer = MocoDetCheckpointer(
+            *(model, cfg.OUTPUT_DIR),
+            classes=classes,
+            retention=Retention(cfg.SOLVER.CHECKPOINTS_KEPT, milestone),
+            trainer=weakref.proxy(self),
+        )
+        self.status = StatusFile(cfg.OUTPUT_DIR, cfg.SOLVER.IMS_PER_BATCH)
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
@@ -168,10 +178,14 @@ class Trainer(DefaultTrainer):
 
         Raises:
             DivergenceError: losses, proposals, parameters or buffers are not finite. No checkpoint has such weights.
+            OSError: see `mishaps_told`.
         """
+        with self.status.watched(), tracebacks_in_log_file(), mishaps_told():
+            return self._train()
+
+    def _train(self) -> OrderedDict[str, Any]:
         try:
-            with without_logged_tracebacks("detectron2.engine.train_loop"):
-                super().train()
+            super().train()
         except DivergenceError:
             raise
         except FloatingPointError as error:  # of detectron2, which names neither the iteration always nor a remedy
@@ -196,7 +210,7 @@ class Trainer(DefaultTrainer):
                 )
             elif isinstance(hook, EvalHook):
                 built[place] = EvalAfterGoodEnd(hook._period, hook._func)
-        return [SeedSteps(seed), *built, StopWhenAsked(self.checkpointer)]
+        return [SeedSteps(seed), *built, self.status, StopWhenAsked(self.checkpointer, collective_timeout(self.cfg))]
 
     def build_writers(self) -> list[EventWriter]:
         """Make detectron2's writers, after half a line at the end of ``metrics.json`` has been dropped."""

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from operator import itemgetter
 from pathlib import Path
 
 import pytest
@@ -212,13 +213,18 @@ def test_setup__a_schedule_in_passes_over_a_part_of_the_labels(data, tmp_path):
         ),
     ],
 )
-def test_train__a_divergence_fails_before_its_weights_are_saved(data, tmp_path, keys, message):
+def test_train__a_divergence_fails_before_its_weights_are_saved(data, tmp_path, capsys, keys, message):
     rates = {"SOLVER__BASE_LR": 1e38, "SOLVER__WEIGHT_DECAY": 1e9}
     keys = {"TEST__PRECISE_BN__ENABLED": False, "SOLVER__WARMUP_ITERS": 0} | rates | keys
     with pytest.raises(SystemExit, match=f"^error: training {message}"):
         train_net(["--config-file", CONFIG, *options(tmp_path, *data, **keys)])
     assert not list(tmp_path.glob("*.pth"))
     assert not (tmp_path / "results.json").exists(), "evaluated nevertheless"
+    shown = capsys.readouterr()
+    assert "Traceback" not in shown.out + shown.err
+    assert "Traceback" in (tmp_path / "log.txt").read_text()
+    assert status(tmp_path, "state", "last_checkpoint") == ("failed", None)
+    assert status(tmp_path, "reason").startswith("training diverged")
 
 
 def test_train__one_process_at_a_time_in_a_folder(data, tmp_path):
@@ -266,9 +272,14 @@ def test_eval_only__verifies_expected_results(trained, data, tmp_path):
     assert stopped.value.code == 1
 
 
+def status(output: Path, *keys: str) -> tuple:
+    return itemgetter(*keys)(json.loads((output / "status.json").read_text()))
+
+
 def test_resume__continues_where_the_run_stopped(data, tmp_path):
     def train(*flags: str, **keys: object) -> None:
-        opts = options(tmp_path, *data, SOLVER__CHECKPOINT_PERIOD=2, TEST__PRECISE_BN__ENABLED=False, **keys)
+        kept = {"SOLVER__CHECKPOINT_PERIOD": 1, "SOLVER__CHECKPOINTS_KEPT": 1}
+        opts = options(tmp_path, *data, TEST__PRECISE_BN__ENABLED=False, **kept, **keys)
         train_net(["--config-file", CONFIG, *flags, *opts])
 
     train(SOLVER__MAX_ITER=2)
@@ -280,6 +291,10 @@ def test_resume__continues_where_the_run_stopped(data, tmp_path):
     train("--resume", SOLVER__MAX_ITER=3, MODEL__WEIGHTS="gone.pkl", **asked)
     resumed = torch.load(tmp_path / "model_final.pth", weights_only=True)
     assert (stopped["iteration"], resumed["iteration"]) == (1, 2)
+    assert sorted(path.name for path in tmp_path.glob("*.pth")) == ["model_0000002.pth", "model_final.pth"]
+    loss = [line["total_loss"] for line in metrics(tmp_path) if "total_loss" in line][-1]
+    said = status(tmp_path, "state", "step", "of", "last_checkpoint", "loss")
+    assert said == ("finished", 3, 3, "model_final.pth", loss)
     counter = "backbone.bottom_up.stem.conv1.norm.num_batches_tracked"
     assert (stopped["model"][counter], resumed["model"][counter]) == (2, 3)
     optimizers = [content["trainer"]["_trainer"]["optimizer"] for content in (stopped, resumed)]
@@ -332,6 +347,7 @@ def test_setup__missing_weights_name_the_two_commands(data, tmp_path):
     ("keys", "message"),
     [
         ({"MOCO__AMP_DTYPE": "int8"}, "AMP_DTYPE must be one of bfloat16, float16, got 'int8'"),
+        ({"SOLVER__CHECKPOINTS_KEPT": 0}, r"^error: SOLVER\.CHECKPOINTS_KEPT is 0; expected at least 1$"),
         ({"TEST__AUG__ENABLED": True}, "test-time augmentation is not supported"),
         ({"MODEL__ROI_HEADS__NUM_CLASSES": 20}, "has 2 classes, but"),
         ({"DATASETS__TRAIN": ()}, "no data set to train on"),
