@@ -1,4 +1,4 @@
-"""Run a function in several gloo processes on this machine and collect what each returns.
+"""Run a function in a process of its own, or in several gloo processes on this machine and collect what each returns.
 
 The function must stand at the top level of a test module: the processes import it by name. They are forked from a
 server that has imported what most of them need, and nothing of the test that asks for them.
@@ -18,6 +18,14 @@ from detectron2.utils import comm
 
 # torch imports the last with the first optimizer.
 PRELOADED = ["mocodet.pretrain.trainer", "mocodet.detection.training.trainer", "pytest", "torch._dynamo"]
+
+
+def start_process(function: Callable[..., Any], *args: Any) -> multiprocessing.process.BaseProcess:
+    """Start a process that calls ``function(*args)``."""
+    multiprocessing.set_forkserver_preload(PRELOADED)  # heeded when the server starts, with the first call
+    process = multiprocessing.get_context("forkserver").Process(target=function, args=args)
+    process.start()
+    return process
 
 
 def run_in_processes(function: Callable[..., Any], *args: Any, world_size: int = 2) -> list[Any]:
