@@ -43,7 +43,9 @@ NCCL_WAITS_LONGER = timedelta(minutes=1)
 
 # A newer PyTorch warns of the older name.
 _SYNCS = "forward_sync_buffers"
-BUFFERS_STAY = {_SYNCS if _SYNCS in signature(DistributedDataParallel).parameters else "broadcast_buffers": False}
+BUFFERS_STAY: dict[str, Any] = {
+    _SYNCS if _SYNCS in signature(DistributedDataParallel).parameters else "broadcast_buffers": False
+}
 
 
 class ReportedError(Exception):
