@@ -20,10 +20,18 @@ from detectron2.utils import comm
 PRELOADED = ["mocodet.pretrain.trainer", "mocodet.detection.training.trainer", "pytest", "torch._dynamo"]
 
 
+def forking() -> multiprocessing.context.BaseContext:
+    """Return the context in which processes begin with `PRELOADED`; spawned ones take seconds to import as much.
+
+    Their environment is that of this one when the first of them started.
+    """
+    multiprocessing.set_forkserver_preload(PRELOADED)  # heeded when the server starts, with the first process
+    return multiprocessing.get_context("forkserver")
+
+
 def start_process(function: Callable[..., Any], *args: Any) -> multiprocessing.process.BaseProcess:
     """Start a process that calls ``function(*args)``."""
-    multiprocessing.set_forkserver_preload(PRELOADED)  # heeded when the server starts, with the first call
-    process = multiprocessing.get_context("forkserver").Process(target=function, args=args)
+    process = forking().Process(target=function, args=args)
     process.start()
     return process
 
@@ -33,10 +41,9 @@ def run_in_processes(function: Callable[..., Any], *args: Any, world_size: int =
 
     An exception in any process ends all of them and is raised here.
     """
-    multiprocessing.set_forkserver_preload(PRELOADED)  # heeded when the server starts, with the first call
     with tempfile.TemporaryDirectory() as folder:
         arguments = (world_size, folder, function, args)
-        mp.start_processes(_worker, arguments, nprocs=world_size, start_method="forkserver")
+        mp.start_processes(_worker, arguments, nprocs=world_size, start_method=forking().get_start_method())
         return [torch.load(Path(folder, f"{rank}.pt"), weights_only=False) for rank in range(world_size)]
 
 

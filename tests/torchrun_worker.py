@@ -1,15 +1,8 @@
-"""A process for torchrun: the command `mocodet pretrain`, in which one process may be killed at some iteration.
-
-    torchrun --nproc-per-node 2 --module tests.torchrun_worker NOTES KILL --config-file ... --resume
-
-NOTES: folder for a file from each process, of each time that it was started. KILL: iteration before which the process
-of rank 1 dies the first time.
-"""
+"""What a process of torchrun does: the command `mocodet pretrain`, in which one may be killed at some iteration."""
 
 import json
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -42,11 +35,18 @@ class Fault(HookBase):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-if __name__ == "__main__":
-    fault, built = Fault(Path(sys.argv[1]), int(sys.argv[2])), PretrainTrainer.build_hooks
+def work(notes: Path, kill: int, arguments: list[str]) -> None:
+    """Pre-train.
+
+    Args:
+        notes: folder for a file from each process, of each time that it was started.
+        kill: iteration before which the process of rank 1 dies the first time.
+        arguments: of the command.
+    """
+    fault, built = Fault(notes, kill), PretrainTrainer.build_hooks
     PretrainTrainer.build_hooks = lambda trainer: [*built(trainer), fault]
     if fault.started != "0" and os.environ["RANK"] == "0":
         time.sleep(2)  # so that the other one comes first, and finds in torchrun's store what the dead have left
-    pretrain(sys.argv[3:])
+    pretrain(arguments)
     if dist.is_initialized():
-        sys.exit("the process group was left behind")
+        raise RuntimeError("the process group was left behind")

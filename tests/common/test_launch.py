@@ -2,12 +2,12 @@ import argparse
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +18,15 @@ from detectron2.utils import comm
 from fvcore.common.config import CfgNode
 from PIL import Image
 from torch import nn
+from torch.distributed.launcher import LaunchConfig, elastic_launch
 from torch.multiprocessing import ProcessRaisedException
 from torch.nn.parallel import DistributedDataParallel
 
 from mocodet.common.launch import claim_output, distribute, fresh_store, launch
 from mocodet.common.locks import CLAIM, claim
 from tests.commands import parsed, pretrain
-from tests.processes import run_in_processes
-
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tests.processes import forking, run_in_processes
+from tests.torchrun_worker import work
 
 
 def parse(*arguments: str) -> argparse.Namespace:
@@ -81,7 +81,15 @@ def test_launch__bad_input_is_one_line(monkeypatch):
 needs_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="with CUDA the processes need two GPUs")
 
 
+@pytest.fixture
+def forked(monkeypatch):
+    """Has the processes of a run forked; `tests/detection/training/test_run.py` has one whose processes are spawned."""
+    starting = partial(torch.multiprocessing.start_processes, start_method=forking().get_start_method())
+    monkeypatch.setattr(torch.multiprocessing, "start_processes", starting)
+
+
 @needs_cpu
+@pytest.mark.usefixtures("forked")
 def test_launch__bad_input_is_one_line_of_several_processes(monkeypatch):
     monkeypatch.delenv("MOCODET_TRACEBACK", raising=False)
     with pytest.raises(SystemExit, match=r"^error: SOLVER.X is 3; expected 4$"):
@@ -122,12 +130,14 @@ def kill_the_second(args: argparse.Namespace) -> None:
 
 
 @needs_cpu
+@pytest.mark.usefixtures("forked")
 def test_launch__a_killed_process_is_one_line():
     with pytest.raises(SystemExit, match=r"^error: process 1 of 2 was ended from outside \(SIGKILL\); .*\Z"):
         start(kill_the_second, parse("--num-gpus", "2"))
 
 
 @needs_cpu
+@pytest.mark.usefixtures("forked")
 def test_launch__two_cpu_processes_share_the_cores(tmp_path):
     start(leave_a_note, parse("--num-gpus", "2", "NOTES", str(tmp_path)))
     threads = max(1, len(os.sched_getaffinity(0)) // 2)
@@ -139,6 +149,7 @@ def note_what_is_known(args: argparse.Namespace) -> None:
 
 
 @needs_cpu
+@pytest.mark.usefixtures("forked")
 def test_launch__imports_the_users_modules_in_every_process(tmp_path, monkeypatch):
     (tmp_path / "my_own.py").write_text("WORD = 'mine'")
     monkeypatch.chdir(tmp_path)
@@ -247,7 +258,18 @@ def small_run(output: Path, images: Path, *flags: str) -> list[str]:
     return ["--config-file", str(config), *flags]
 
 
+@pytest.fixture
+def own_signals():
+    """Takes back what torchrun does when one comes."""
+    before = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    yield
+    for number, handler in before.items():
+        if signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
+
+
 @needs_cpu
+@pytest.mark.usefixtures("own_signals")
 def test_torchrun__restarts_a_killed_process_from_the_last_checkpoint(tmp_path):
     images, notes = tmp_path / "images", tmp_path / "notes"
     for folder in (images, notes):
@@ -258,14 +280,19 @@ def test_torchrun__restarts_a_killed_process_from_the_last_checkpoint(tmp_path):
 
     whole, run = tmp_path / "whole", tmp_path / "run"
     run_in_processes(pretrain, small_run(whole, images))
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1"]
-    rendezvous = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "--monitor-interval", "0.1"]
-    worker = ["--module", "tests.torchrun_worker", str(notes), "5", *small_run(run, images, "--resume")]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    ended = subprocess.run(
-        [*torchrun, *rendezvous, *worker], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+    # What `torchrun` makes of --max-restarts 1 --rdzv-backend c10d and so on, but that processes are forked.
+    torchrun = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=2,
+        run_id="restarts",
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=1,
+        monitor_interval=0.1,
+        start_method=forking().get_start_method(),
     )
-    assert ended.returncode == 0, ended.stderr[-3000:]
+    elastic_launch(torchrun, work)(notes, 5, small_run(run, images, "--resume"))
 
     expected = torch.load(whole / "model_final.pth", weights_only=True)
     found = torch.load(run / "model_final.pth", weights_only=True)
