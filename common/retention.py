@@ -35,4 +35,4 @@ class Retention:
         """Remove what is superseded in ``folder``."""
         for name in self.superseded([path.name for path in Path(folder).iterdir()], last):
             Path(folder, name).unlink(missing_ok=True)
-            logger.debug("removed %s, which newer checkpoints supersede", name)
+            logger.info("removed %s, which newer checkpoints supersede", name)
