@@ -1,5 +1,7 @@
 """The device of a config, and a model for it."""
 
+import logging
+
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
@@ -8,6 +10,8 @@ from torch import nn
 from .norm import adapt_norms_to_device
 from .pooling import pool_in_float32
 
+# detectron2 asks in every forward pass whether it is traced, by a function of which PyTorch warns its callers.
+logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
 
 def build(cfg: CfgNode) -> nn.Module:
     """Build the model of a config with norms that work on its device and region pooling that keeps its precision."""
