@@ -13,6 +13,7 @@ from .pooling import pool_in_float32
 # detectron2 asks in every forward pass whether it is traced, by a function of which PyTorch warns its callers.
 logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
 
+
 def build(cfg: CfgNode) -> nn.Module:
     """Build the model of a config with norms that work on its device and region pooling that keeps its precision."""
     return pool_in_float32(adapt_norms_to_device(build_model(cfg)))
