@@ -9,7 +9,6 @@ import functools
 import gzip
 import io
 import json
-import multiprocessing
 import os
 import pickle
 import random
@@ -38,6 +37,7 @@ from torch import nn
 
 from mocodet.common.encoders.resnet import build_resnet
 from tests.commands import convert
+from tests.processes import forking
 
 CANARY = "canary"  # what code from a file would leave in the working directory
 
@@ -455,7 +455,7 @@ def outcomes(kind: str, folder: Path) -> dict[str, Outcome]:
 @pytest.fixture(scope="module")
 def process() -> Iterator[ProcessPoolExecutor]:
     """Another process: one that a bad pointer ends fails a test here, and not the whole run of pytest."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, forking()) as pool:
         yield pool
 
 
