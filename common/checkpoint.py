@@ -199,15 +199,22 @@ def check_fits(model: nn.Module, tensors: Mapping[str, Any]) -> None:
     """Refuse tensors that are not exactly those of ``model``, before any is loaded.
 
     Raises:
-        ValueError: naming those of a wrong shape, those missing and those too many.
+        ValueError: naming those of a wrong shape or type, those missing and those too many.
     """
-    mine = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = {name: tuple(getattr(tensor, "shape", ())) for name, tensor in tensors.items()}
-    faults = [
-        f"{name} of shape {found[name]}, not {shape}" for name, shape in mine.items() if found.get(name, shape) != shape
-    ]
-    faults += [f"missing {name}" for name in mine if name not in found]
-    faults += [f"unexpected {name}" for name in found if name not in mine]
+    if not isinstance(tensors, Mapping):
+        raise ValueError(f"the model in the checkpoint is a {type(tensors).__name__}; expected a dict of tensors")
+    faults = []
+    for name, tensor in model.state_dict().items():
+        found = tensors.get(name, tensor)
+        if not isinstance(found, torch.Tensor):
+            faults.append(f"{name} is a {type(found).__name__}, not a tensor")
+        elif found.shape != tensor.shape:
+            faults.append(f"{name} of shape {tuple(found.shape)}, not {tuple(tensor.shape)}")
+        elif (found.dtype, found.layout) != (tensor.dtype, tensor.layout):
+            faults.append(f"{name} of {found.dtype}, {found.layout}, not {tensor.dtype}")
+    mine = model.state_dict().keys()
+    faults += [f"missing {name}" for name in mine if name not in tensors]
+    faults += [f"unexpected {name}" for name in tensors if name not in mine]
     if faults:
         raise ValueError(f"the checkpoint does not fit this config's model: {first_few(faults)}")
 

@@ -23,6 +23,7 @@ from mocodet.common.encoders.reading import (
 )
 from mocodet.common.recovery import older_checkpoint_named
 from mocodet.common.retention import Retention
+from mocodet.common.states import EXPECTED, misfit, take_up
 from mocodet.common.text import first_few
 
 from .methods import Method
@@ -73,13 +74,24 @@ class PretrainCheckpointer(AtomicSaveMixin, Checkpointer):
         """
         with older_checkpoint_named(self.save_dir):
             path = last_checkpoint(self.save_dir)
-        set_rng_state(self.load(str(path))["rng"])
+            checkpoint = load_torch_file(path)
+        self.logger.info(f"going on from {path}")
+        with errors_about(path):
+            self._check_pieces(checkpoint)
+            self.model.load_state_dict(checkpoint["model"])
+            for name, holder in self.checkpointables.items():
+                if name in checkpoint:
+                    take_up(name, holder, checkpoint[name])
+            set_rng_state(checkpoint["rng"])
 
-    def _load_file(self, path: str) -> dict:
-        with older_checkpoint_named(self.save_dir):
-            return load_torch_file(path)
+    def _check_pieces(self, checkpoint: Any) -> None:
+        """Refuse a checkpoint that is not of this run's METHOD, model and number of processes.
 
-    def _load_model(self, checkpoint: dict):
+        Raises:
+            ValueError: the message says which piece is missing, or is not what it should be.
+        """
+        if not isinstance(checkpoint, dict):
+            raise ValueError(f"it holds a {type(checkpoint).__name__}; expected the checkpoint of a run")
         name = recorded_method(checkpoint).get("name", self.model.name)  # older files do not say it
         if name != self.model.name:
             raise ValueError(f"the checkpoint is of METHOD {name!r}, this run is of {self.model.name!r}")
@@ -89,13 +101,18 @@ class PretrainCheckpointer(AtomicSaveMixin, Checkpointer):
         expected = ("model", *self.checkpointables, "rng")
         if absent := [name for name in expected if name not in checkpoint and name != "scaler"]:
             raise ValueError(f"the checkpoint has no {first_few(absent)}; expected one of the same METHOD's run")
+        check_rng(checkpoint["rng"])
         if (written := len(checkpoint["rng"])) != comm.get_world_size():
             raise ValueError(
                 f"the checkpoint was written by {written} process(es), this run has {comm.get_world_size()}; "
                 f"resume with --num-gpus x --num-machines (torchrun: --nproc-per-node x --nnodes) = {written}"
             )
+        match checkpoint.get("trainer"):
+            case {"iteration": int(iteration)} if iteration >= 0:
+                pass
+            case _ if "trainer" in self.checkpointables:
+                raise ValueError(f"trainer does not say which iteration was the last; {EXPECTED}")
         check_fits(self.model, checkpoint["model"])
-        return super()._load_model(checkpoint)
 
 
 def rng_state() -> dict[str, torch.Tensor]:
@@ -106,12 +123,33 @@ def rng_state() -> dict[str, torch.Tensor]:
     return state
 
 
+def check_rng(states: Any) -> None:
+    """Check that a file has under ``rng`` what `rng_state` returns, for one process or several.
+
+    Raises:
+        ValueError: it has something else there.
+    """
+    if not isinstance(states, list):
+        raise ValueError(f"rng is a {type(states).__name__}, not a list; {EXPECTED}")
+    mine = {"cpu": torch.get_rng_state()}
+    for state in states:
+        if fault := misfit(state, mine, "rng") or ("" if "cpu" in state else "rng has no state of the CPU's generator"):
+            raise ValueError(f"{fault}; {EXPECTED}")
+
+
 def set_rng_state(states: Sequence[dict[str, torch.Tensor]]) -> None:
-    """Continue from this process's of all processes' `rng_state`; without CUDA, a CUDA state is ignored."""
+    """Continue from this process's of all processes' `rng_state`; without CUDA, a CUDA state is ignored.
+
+    Raises:
+        ValueError: it is no state of a generator.
+    """
     state = states[comm.get_rank()]
-    torch.set_rng_state(state["cpu"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
+    try:
+        torch.set_rng_state(state["cpu"])
+        if "cuda" in state and torch.cuda.is_available():
+            torch.cuda.set_rng_state(state["cuda"])
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"rng is no state of a random generator ({error}); {EXPECTED}") from error
 
 
 def load_encoder(network: nn.Module, path: str | PathLike) -> Encoder:

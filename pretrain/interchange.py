@@ -23,9 +23,10 @@ from mocodet.common.checkpoint import check_fits, errors_about, load_torch_file
 from mocodet.common.encoders.find import recorded_method
 from mocodet.common.encoders.reading import BATCH_COUNTER, DISTRIBUTED_PREFIX, check_tensor, extract_encoder
 from mocodet.common.files import atomic_open
+from mocodet.common.states import take_up
 from mocodet.common.text import first_few
 
-from .checkpoint import VIEWS_BEFORE, PretrainCheckpointer, set_rng_state
+from .checkpoint import VIEWS_BEFORE, PretrainCheckpointer, check_rng, set_rng_state
 
 logger = logging.getLogger("mocodet.pretrain")
 
@@ -130,6 +131,8 @@ def load_original(path: str | PathLike, checkpointer: PretrainCheckpointer, iter
         checkpoint = from_original(original, iterations_per_epoch)
         states = {name: state for name, state in checkpointer.checkpointables.items() if name in checkpoint}
         check_fits(checkpointer.model, checkpoint["model"])
+        if "rng" in checkpoint:
+            check_rng(checkpoint["rng"])
         if "rng" in checkpoint and len(checkpoint["rng"]) != comm.get_world_size():
             raise ValueError(
                 f"exported from a run of {len(checkpoint['rng'])} process(es), this run has {comm.get_world_size()};"
@@ -138,10 +141,12 @@ def load_original(path: str | PathLike, checkpointer: PretrainCheckpointer, iter
         if "sampler" in checkpoint:
             checkpoint.setdefault("views", VIEWS_BEFORE)
         for name in {"sampler", "views"} & checkpoint.keys():  # they compare and change nothing
-            states.pop(name, checkpointer.checkpointables[name]).load_state_dict(checkpoint[name])
-    checkpointer.model.load_state_dict(checkpoint["model"])
-    for name, state in states.items():
-        state.load_state_dict(checkpoint[name])
+            take_up(name, states.pop(name, checkpointer.checkpointables[name]), checkpoint[name])
+        if type(checkpoint["iteration"]) is not int or checkpoint["iteration"] < -1:
+            raise ValueError(f"iteration is {checkpoint['iteration']!r:.60}; expected the number of the last one")
+        checkpointer.model.load_state_dict(checkpoint["model"])
+        for name, state in states.items():
+            take_up(name, state, checkpoint[name])
     # On CUDA the fused update needs momentum in the memory format of its parameter.
     for parameter, state in states["optimizer"].state.items():
         if state.get("momentum_buffer") is not None:
@@ -185,8 +190,14 @@ def export_file(source: str | PathLike, output: str | PathLike) -> None:
         keys = checkpoint.keys() if isinstance(checkpoint, Mapping) else ()
         if missing := [key for key in ("model", "optimizer", "iteration", "sampler") if key not in keys]:
             raise ValueError(f"is no checkpoint of a pre-training run: it has no {', '.join(missing)}")
-        encoder, stream = extract_encoder(checkpoint), checkpoint["sampler"]
-        original = to_original(checkpoint, encoder.arch, stream["dataset_size"] // stream["batch_size"])
+        encoder = extract_encoder(checkpoint)
+        match checkpoint["sampler"], checkpoint["iteration"]:
+            case {"dataset_size": int(size), "batch_size": int(batch)}, int(iteration) if (
+                size >= batch > 0 <= iteration
+            ):
+                original = to_original(checkpoint, encoder.arch, size // batch)
+            case _:
+                raise ValueError("is no checkpoint of a pre-training run: it does not say how long an epoch is")
     if encoder.small_stem or not hasattr(torchvision.models, encoder.arch):
         logger.warning(
             f"the original scripts build torchvision's networks, which has no {encoder.arch}"

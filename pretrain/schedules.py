@@ -2,6 +2,7 @@
 
 import math
 from bisect import bisect_right
+from typing import Any
 
 import torch
 from fvcore.common.config import CfgNode
@@ -71,3 +72,8 @@ class RecipeLR(LRScheduler):
     def state_dict(self) -> dict[str, object]:
         """Return what changes in a run, under the names of detectron2's ``LRMultiplier``."""
         return {"base_lrs": self.base_lrs, "last_epoch": self.last_epoch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned; what else a file has stays out: it could take a method's place."""
+        self.last_epoch = state_dict["last_epoch"]
+        self.base_lrs = list(state_dict.get("base_lrs", self.base_lrs))

@@ -1,0 +1,117 @@
+"""States that come from a file are of the sort that their objects write, or refused with the name of what is not.
+
+What ``load_state_dict`` makes of anything else is left to chance: a traceback, or an object that fails steps later.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+WIDTH = 60  # characters of a value in a message
+EXPECTED = "expected what a run of this config writes"
+
+# Without these numbers SGD takes no step; for whatever else a group has, a newer PyTorch has a default.
+SGD_NUMBERS = ("lr", "momentum", "dampening", "weight_decay", "nesterov")
+
+
+def take_up(name: str, holder: Any, state: Any) -> None:
+    """Give ``holder`` a state from a file.
+
+    Args:
+        name: of the state, for messages.
+        holder: an SGD, or whatever tells by its own state what a state must be like.
+        state: what the file has.
+
+    Raises:
+        ValueError: the state is of another sort, or what ``holder`` says of it.
+    """
+    if isinstance(holder, torch.optim.Optimizer):
+        fault = _sgd_misfit(state, holder, name)
+    else:
+        fault = misfit(state, holder.state_dict(), name)
+    if fault:
+        raise ValueError(f"{fault}; {EXPECTED}")
+    try:
+        holder.load_state_dict(state)
+    except ValueError:
+        raise
+    except Exception as error:  # of what no comparison shows
+        raise ValueError(f"{name} cannot be taken up ({type(error).__name__}: {error!s:.200}); {EXPECTED}") from error
+
+
+def misfit(found: Any, mine: Any, name: str) -> str | None:
+    """Say where ``found`` is of another sort than ``mine``; None if it is not.
+
+    Containers are compared part by part, tensors by type and shape, numbers by being finite ones. What a dict of
+    ``mine`` has not, an older or newer version may have, and what is None or empty there may have been filled since.
+    """
+    if mine is None:
+        return None
+    if isinstance(mine, Tensor):
+        fits = isinstance(found, Tensor) and _sort(found) == _sort(mine)
+    elif isinstance(mine, Mapping):
+        fits = isinstance(found, Mapping)
+    elif isinstance(mine, list | tuple):
+        fits = isinstance(found, list | tuple) and (not mine or len(mine) == len(found))
+    elif isinstance(mine, bool | str):
+        fits = isinstance(found, type(mine))
+    elif isinstance(mine, int):
+        fits = type(found) is int
+    elif isinstance(mine, float):
+        fits = type(found) in (int, float) and math.isfinite(found)
+    else:
+        fits = True
+    if not fits:
+        return f"{name} is {_told(found)}, not {_told(mine)}"
+    if isinstance(mine, Mapping):
+        pairs = [(found[key], value, f"{name}.{key}") for key, value in mine.items() if key in found]
+    elif isinstance(mine, list | tuple) and mine:
+        pairs = [(one, other, f"{name}[{n}]") for n, (one, other) in enumerate(zip(found, mine, strict=True))]
+    else:
+        return None
+    return next(filter(None, (misfit(*pair) for pair in pairs)), None)
+
+
+def _sgd_misfit(found: Any, optimizer: torch.optim.Optimizer, name: str) -> str | None:
+    match found:
+        case {"state": Mapping(), "param_groups": [*groups]} if all(isinstance(group, Mapping) for group in groups):
+            pass
+        case _:
+            return f"{name} is {_told(found)}, not the state of an optimizer"
+    for n, group in enumerate(groups):
+        for key in SGD_NUMBERS:
+            if fault := misfit(group.get(key), 0.0 if key != "nesterov" else False, f"{name}.param_groups[{n}].{key}"):
+                return f"{fault}, as SGD has"
+    mine = [group["params"] for group in optimizer.state_dict()["param_groups"]]
+    if fault := misfit([group.get("params") for group in groups], mine, f"{name}'s parameters"):
+        return fault
+    if [list(group["params"]) for group in groups] != mine:
+        return f"{name} numbers other parameters than this run has"
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for number, state in found["state"].items():
+        if type(number) is not int or not 0 <= number < len(parameters):
+            return f"{name}.state is of a parameter {number!r:.{WIDTH}}, of {len(parameters)} that there are"
+        if not isinstance(state, Mapping) or state.keys() - {"momentum_buffer"}:
+            return f"{name}.state[{number}] is {_told(state)}, not SGD's momentum_buffer"
+        if fault := state.get("momentum_buffer") is not None and misfit(
+            state["momentum_buffer"], parameters[number].detach(), f"{name}.state[{number}].momentum_buffer"
+        ):
+            return fault
+    return None
+
+
+def _sort(tensor: Tensor) -> tuple[Any, ...]:
+    return tensor.dtype, tuple(tensor.shape), tensor.layout
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of {str(value.dtype).removeprefix('torch.')}, shape {tuple(value.shape)}"
+    if isinstance(value, Mapping):
+        return f"a dict of {', '.join(map(str, value))!s:.{WIDTH}}" if value else "an empty dict"
+    if isinstance(value, list | tuple):
+        return f"a {type(value).__name__} of {len(value)}"
+    return f"{value!r:.{WIDTH}}"
