@@ -143,23 +143,42 @@ def write_json(path: str | os.PathLike, content: Any) -> None:
         handle.write("\n")
 
 
+def read_json(path: str | os.PathLike) -> Any:
+    """Read a JSON file, in UTF-8, UTF-16 or UTF-32.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not JSON; the message names it.
+    """
+    try:
+        return json.loads(Path(path).read_bytes())
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
+        told = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise ValueError(f"{path} is not JSON ({told})") from error
+
+
 def read_json_lines(path: str | os.PathLike) -> list[dict[str, Any]]:
     """Read a file of a JSON object a line, such as ``metrics.json``; half a line at its end is left out.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: another line is not JSON.
+        ValueError: another line is not JSON, or no object.
     """
     records = []
     lines = Path(path).read_bytes().split(b"\n")
     for number, line in enumerate(lines, start=1):
         try:
-            records += [json.loads(line)] if line.strip() else []
-        except ValueError as error:  # UnicodeDecodeError is one
+            record = json.loads(line) if line.strip() else None
+        except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
             if number < len(lines):  # else it has no end: writing it was interrupted
                 raise ValueError(
                     f"{path}, line {number} is not JSON: {line[:80].decode(errors='replace')!r}"
                 ) from error
+            continue
+        if isinstance(record, dict):
+            records.append(record)
+        elif line.strip():
+            raise ValueError(f"{path}, line {number} is no JSON object: {line[:80].decode(errors='replace')!r}")
     return records
 
 

@@ -3,7 +3,6 @@
 NumPy alone reads it. What belongs to a task is called ``<task>/...`` there; the tasks are in ``tasks``.
 """
 
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,7 +162,9 @@ def read_matches(path: str | Path) -> dict[str, Matches]:
             if (version := int(arrays["version"])) != VERSION:
                 raise ValueError(f"its version is {version}, this mocodet reads {VERSION}")
             return {task: _read_task(arrays, task) for task in arrays["tasks"].tolist()}
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # damaged bytes make an archive and its arrays raise almost anything
+        if isinstance(error, OSError) and error.filename is not None:
+            raise
         raise ValueError(f"{path} does not hold the matches of an evaluation: {error}") from error
 
 

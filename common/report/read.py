@@ -1,6 +1,5 @@
 """A study as its ``results.json`` tells it, and what its trials left in their folders."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from mocodet.common.config.yaml_file import read_yaml
-from mocodet.common.files import read_json_lines
+from mocodet.common.files import read_json, read_json_lines
 from mocodet.common.study.aggregate import KEYS
-from mocodet.common.study.results import RESULTS_FILE, VERSION
+from mocodet.common.study.results import RESULTS_FILE, VERSION, results_fault
 from mocodet.common.study.trials import percent
 
 from .logs import LOG_FILE
@@ -128,18 +127,19 @@ def read_study(folder: Path) -> Study:
         ValueError: its ``results.json`` is of another version, or lacks something.
     """
     content, path = _content(folder), folder / RESULTS_FILE
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}; expected the results of a study")
     if content.get("version") != VERSION:
         raise ValueError(
             f"{path} is of version {content.get('version')}, this mocodet reads {VERSION}; run the study's command"
             " again, which writes it anew from the trials that are there"
         )
-    try:
-        trials = [
-            Trial(**{**{name: trial[name] for name in Trial.__dataclass_fields__}, "folder": folder / trial["folder"]})
-            for trial in content["trials"]
-        ]
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged: a trial without {error}") from error
+    if fault := results_fault(content):
+        raise ValueError(f"{path} is damaged: {fault}")
+    trials = [
+        Trial(**{**{name: trial[name] for name in Trial.__dataclass_fields__}, "folder": folder / trial["folder"]})
+        for trial in content["trials"]
+    ]
     return Study(folder, content, trials)
 
 
@@ -156,8 +156,4 @@ def labels(fraction: float) -> str:
 
 
 def _content(folder: Path) -> Any:
-    path = folder / RESULTS_FILE
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
+    return read_json(folder / RESULTS_FILE)

@@ -6,6 +6,7 @@ from pathlib import Path
 from mocodet.common.errors import errors_in_one_line
 from mocodet.common.files import atomic_open
 from mocodet.common.study.aggregate import aggregate
+from mocodet.common.study.results import RESULTS_FILE
 from mocodet.common.study.tables import tables
 
 from .page import render
@@ -56,7 +57,10 @@ def _contents(folder: Path, with_images: bool) -> dict[str, str]:
         study = read_study(folder)
         if not study.groups:
             raise ValueError(f"no trial of the study {folder} has finished yet, so there is nothing to report")
-        rows = aggregate(study.content, folder=folder)
+        try:
+            rows = aggregate(study.content, folder=folder)
+        except ValueError as error:
+            raise ValueError(f"{folder / RESULTS_FILE}: {error}") from error
         return {PAGE: render(study_page(study, rows, with_images)), **tables(rows)}
     if is_run(folder):
         return {PAGE: render(pretrain_page(folder, with_images))}

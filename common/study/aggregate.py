@@ -9,6 +9,7 @@ from typing import Any
 
 from mocodet.common.config.bases import read_settings
 from mocodet.common.files import read_json_lines
+from mocodet.common.nested import look_up
 
 from .statistics import Gap, deviation, paired_gap
 from .trials import percent
@@ -28,8 +29,15 @@ MAY_LACK = {"segm/AP75"}  # Cityscapes' script does not compute it
 
 
 def read_max_iter(config: Path) -> int:
-    """Return how many iterations a training has, by the ``config.yaml`` that it saved."""
-    return read_settings(config).content["SOLVER"]["MAX_ITER"]
+    """Return how many iterations a training has, by the ``config.yaml`` that it saved.
+
+    Raises:
+        OSError, ValueError: it cannot be read, or does not say so.
+    """
+    found = look_up(read_settings(config).content, "SOLVER.MAX_ITER")
+    if type(found) is not int:
+        raise ValueError(f"{config} does not say how long the training is: SOLVER.MAX_ITER is {found!r:.60}")
+    return found
 
 
 def read_metrics(folder: str | Path) -> Results:
@@ -51,13 +59,16 @@ def read_metrics(folder: str | Path) -> Results:
             or a value that is not finite.
     """
     path, config = Path(folder, "metrics.json"), Path(folder, "config.yaml")
-    try:
-        max_iter = read_max_iter(config)
-    except (ValueError, KeyError, TypeError) as error:  # half a file, or another one
-        raise ValueError(f"{config} does not say how long the training is: {error!r}") from error
+    max_iter = read_max_iter(config)
     last: dict[str, tuple[int, float]] = {}
     for record in read_json_lines(path):
-        last.update({key: (record["iteration"], record[key]) for key in KEYS if key in record})
+        present = [key for key in KEYS if key in record]
+        for key in present and ("iteration", *present):
+            if type(record.get(key)) not in (int, float):
+                raise ValueError(
+                    f"{path}: {key} is {record.get(key)!r:.60} in a line with {present[0]}; expected a number"
+                )
+        last.update({key: (record["iteration"], record[key]) for key in present})
 
     results: Results = {}
     for task, metrics in TASKS.items():

@@ -1,7 +1,9 @@
 """``results.json`` of a study: every trial, how it ended, and what it was trained with."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
+from reprlib import repr as brief
 from typing import Any
 
 from mocodet.common.commands.table import PROGRAM
@@ -10,7 +12,7 @@ from mocodet.common.record import versions
 
 from .recipe import Recipe
 from .spec import Study
-from .state import Outcome
+from .state import Outcome, is_number
 from .trials import Trial
 
 RESULTS_FILE = "results.json"
@@ -68,6 +70,69 @@ def results(
         "versions": versions(),
         "weights": _weights(recipes),
     }
+
+
+def results_fault(content: Mapping[str, Any]) -> str | None:
+    """Say what keeps the content of a ``results.json`` from being that of a study; None: nothing does."""
+    for key, is_one in STUDY_PARTS.items():
+        if not is_one(content.get(key)):
+            return f"{key} is {brief(content.get(key))}"
+    if content["reference"] not in content["inits"]:
+        return f"reference {brief(content['reference'])} is none of inits {brief(content['inits'])}"
+    for number, trial in enumerate(content["trials"]):
+        for key, is_one in TRIAL_PARTS.items():
+            if not isinstance(trial, dict) or key not in trial or not is_one(trial[key]):
+                return f"trial {number} has for {key} {brief(trial.get(key) if isinstance(trial, dict) else trial)}"
+    present = {(trial["detector"], trial["init"]) for trial in content["trials"]}
+    if absent := [pair for pair in product(content["detectors"], content["inits"]) if pair not in present]:
+        return f"there is no trial of {' from '.join(absent[0])}"
+    return None
+
+
+def _each(is_one: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and all(map(is_one, value))
+
+
+def _by_name(is_one: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, dict) and all(map(is_one, value.values()))
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_text_or_none(value: object) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _is_whole(value: object) -> bool:
+    return type(value) is int
+
+
+# What `results` writes: by key, what tells whether a value can be that.
+STUDY_PARTS: dict[str, Callable[[Any], bool]] = {
+    "name": _is_text,
+    "reference": _is_text,
+    "seeds": _each(_is_whole),
+    "fractions": _each(is_number),
+    "detectors": _each(_is_text),
+    "inits": _each(_is_text),
+    "trials": lambda value: isinstance(value, list),
+    "versions": _by_name(_is_text_or_none),
+    "weights": _by_name(lambda value: isinstance(value, dict) and _is_text(value.get("path")) and len(value) <= 2),
+}
+TRIAL_PARTS: dict[str, Callable[[Any], bool]] = {
+    "detector": _is_text,
+    "init": _is_text,
+    "fraction": is_number,
+    "seed": _is_whole,
+    "status": _is_text,
+    "reason": _is_text_or_none,
+    "folder": _is_text,
+    "metrics": _by_name(is_number),
+    "seconds": lambda value: value is None or is_number(value),
+    "command": _each(_is_text),
+}
 
 
 def write_results(output: Path, content: Mapping[str, Any]) -> None:

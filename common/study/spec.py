@@ -10,7 +10,7 @@ from typing import Any
 from mocodet import configs
 from mocodet.common.config.pairs import CONFIG_KEY, read_pairs
 from mocodet.common.config.yaml_file import read_yaml
-from mocodet.common.files import write_json
+from mocodet.common.files import read_json, write_json
 from mocodet.common.text import did_you_mean, repeated
 
 VARIANTS = ("moco", "supervised", "random", "coco")  # X_moco.yaml, X.yaml, X_random.yaml and X_coco.yaml
@@ -209,14 +209,14 @@ def kept_study(folder: Path) -> Study:
     path = folder / STUDY_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{folder} has no {STUDY_FILE}, so it is no study's folder; give the STUDY.yaml")
+    content = read_json(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
         parts: dict[str, Any] = {
             "detectors": {name: Detector(**value) for name, value in content.pop("detectors").items()},
             "inits": {name: Init(**value) for name, value in content.pop("inits").items()},
         }
         return Study(**parts, **content)
-    except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not what a study writes there: {error}") from error
 
 

@@ -1,16 +1,15 @@
 """How far a trial is, by what its folder holds: waiting, finished or failed."""
 
-import json
+import math
 import shutil
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import Any
 
-from mocodet.common.files import write_json
+from mocodet.common.files import read_json, write_json
 from mocodet.common.locks import CLAIM
 
-from .aggregate import Results, read_metrics
+from .aggregate import KEYS, Results, read_metrics
 from .process import LOCK_FILE, LOG_FILE, undisturbed
 from .recipe import Recipe, differences, differences_from_config
 from .trials import Trial
@@ -77,7 +76,7 @@ def look(trial: Trial, recipe: Recipe) -> State:
     if not folder.is_dir() or not any(folder.iterdir()):
         return State("waiting", "to be trained")
     with undisturbed(folder):
-        noted, found = read_outcome(folder), _read(folder / RECIPE_FILE)
+        noted, found = read_outcome(folder), read_recipe(folder)
         empty = all(any(map(path.match, NO_TRAINING)) for path in folder.iterdir())
         if found is None and not empty and not (folder / "config.yaml").is_file():
             return State("waiting", "", fault=f"{folder} is not empty, but holds no training of a study; move it")
@@ -153,9 +152,26 @@ def conclude(folder: Path, status: int, reason: str, seconds: float, whole: bool
 
 
 def read_outcome(folder: Path) -> Outcome | None:
-    """Read how the trial in a folder ended; None if it did not, or nobody noted it."""
-    content = _read(folder / OUTCOME_FILE)
-    return None if content is None else Outcome(**content)
+    """Read how the trial in a folder ended; None if it did not, or nobody noted it.
+
+    Raises:
+        ValueError: the file is not what a study writes there.
+    """
+    path = folder / OUTCOME_FILE
+    if not path.is_file():
+        return None
+    match read_json(path):
+        case {
+            "status": "finished" | "failed" as status,
+            "reason": str() | None as reason,
+            "metrics": dict(metrics),
+            "seconds": float() | int() | None as seconds,
+            "whole": bool(whole),
+        } if all(key in KEYS and is_number(value) for key, value in metrics.items()) and (
+            seconds is None or is_number(seconds)
+        ):
+            return Outcome(status, reason, metrics, seconds, whole)
+    raise ValueError(f"{path} is not what a study writes there; remove it, and the trial is looked at anew")
 
 
 def _write_outcome(folder: Path, outcome: Outcome) -> None:
@@ -169,6 +185,22 @@ def _metrics(folder: Path) -> Results | None:
         return None
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    """Read a JSON file that was written whole; None if there is none."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+def read_recipe(folder: Path) -> Recipe | None:
+    """Read with what recipe the trial in a folder was started; None if no study started it.
+
+    Raises:
+        ValueError: the file is not what a study writes there.
+    """
+    path = folder / RECIPE_FILE
+    if not path.is_file():
+        return None
+    content = read_json(path)
+    match content:
+        case {"config": str(), "settings": dict(), "weights": None | {"path": str(), "sha256": str() | None}}:
+            return content
+    raise ValueError(f"{path} is not what a study writes there; move the trial's folder, or give another --output")
+
+
+def is_number(value: object) -> bool:
+    """Tell whether a value from JSON is a finite number."""
+    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]

@@ -1,14 +1,15 @@
 """Labelled images of an iNaturalist JSON file, the layout of COCO with one category for each image."""
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from reprlib import repr as brief
 from typing import Any
 
 import torch
 
 from mocodet.common.checks.images import files_below
+from mocodet.common.files import read_json
 from mocodet.common.text import first_few, repeated
 
 from .exclusion import EVERYTHING, Exclusion
@@ -50,7 +51,7 @@ def read_inaturalist(
     gone = exclusion.since | exclusion.unread
     kept = {image: name for image, name in files.items() if os.path.normpath(name) not in exclusion.out}
     _check_files(Path(root), [name for name in kept.values() if os.path.normpath(name) not in gone], where)
-    ids = sorted(categories)
+    ids = sorted(categories, key=lambda category: (isinstance(category, str), category))
     place = {category: number for number, category in enumerate(ids)}
     names = [str(categories[category].get("name", "")) for category in ids]
     named = all(names) and len(set(names)) == len(names)
@@ -67,10 +68,7 @@ def read_inaturalist(
 
 def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
     """Read the JSON file and make sure that its three lists are there."""
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error})") from error
+    content = read_json(path)
     wanted = {"images": ("id", "file_name"), "annotations": ("image_id", "category_id"), "categories": ("id",)}
     for name, keys in wanted.items():
         entries = content.get(name) if isinstance(content, Mapping) else None
@@ -78,8 +76,19 @@ def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
             raise ValueError(f"{path} has no list {name!r}; expected iNaturalist's layout: {', '.join(wanted)}")
         for number, entry in enumerate(entries):
             if not isinstance(entry, Mapping) or any(key not in entry for key in keys):
-                raise ValueError(f"{path}: entry {number} of {name!r} has not all of {', '.join(keys)}: {entry!r:.80}")
+                raise ValueError(f"{path}: entry {number} of {name!r} has not all of {', '.join(keys)}: {brief(entry)}")
+            if wrong := [key for key in keys if not _fits(key, entry[key])]:
+                found = f"{wrong[0]} {brief(entry[wrong[0]])}"
+                kind = "the name of a file" if wrong[0] == "file_name" else "a whole number or a word"
+                raise ValueError(f"{path}: entry {number} of {name!r} has {found}; expected {kind}")
     return content
+
+
+def _fits(key: str, value: Any) -> bool:
+    """Say whether a value can be a file's name, or an id."""
+    if isinstance(value, str):
+        return bool(value) and value.isprintable()  # in which a file's name has neither a zero nor half a character
+    return key != "file_name" and type(value) is int
 
 
 def _by_id(entries: list[dict[str, Any]], what: str) -> dict[Any, dict[str, Any]]:
@@ -98,7 +107,9 @@ def _one_for_each(
         "images have several annotations": repeated(entry["image_id"] for entry in annotations),
         "images have no annotation": [image for image in files if image not in category_of],
         "annotated images are not in 'images'": [image for image in category_of if image not in files],
-        "annotations have a category that is not in 'categories'": sorted(used - categories.keys()),
+        "annotations have a category that is not in 'categories'": [
+            category for category in used if category not in categories
+        ],
     }
     for fault, ids in faults.items():
         if ids:

@@ -124,7 +124,7 @@ def _read_index(location: str, allow_pipe: bool) -> list[dict[str, Any]]:
         raise ValueError(f"{location} is no text, but perhaps a shard; {how}")
     try:
         content = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{location} is not JSON ({error}); {how}") from error
     entries = content.get("shards") if isinstance(content, dict) else None
     if not isinstance(entries, list) or content.get("version") != INDEX_VERSION:

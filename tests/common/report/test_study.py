@@ -132,7 +132,7 @@ def test_report__older_results(tmp_path):
     with pytest.raises(ValueError, match=r"no trial of the study .* has finished yet"):
         report(tmp_path)
     (tmp_path / "results.json").write_text('{"version": 2')
-    with pytest.raises(ValueError, match=r"results.json is no JSON"):
+    with pytest.raises(ValueError, match=r"results.json is not JSON"):
         report(tmp_path)
 
 

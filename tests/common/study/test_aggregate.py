@@ -105,11 +105,19 @@ def test_read_metrics__missing_file(tmp_path, name):
         read_metrics(tmp_path)
 
 
-@pytest.mark.parametrize("config", ["", "SOLVER: {", "SOLVER: {}"])
-def test_read_metrics__damaged_config(tmp_path, config):
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("", " is empty"),
+        ("SOLVER: {", ", line 1: expected the node content"),
+        ("SOLVER: {}", " does not say how long the training is: SOLVER.MAX_ITER is None"),
+        ("SOLVER: {MAX_ITER: soon}", " does not say how long the training is: SOLVER.MAX_ITER is 'soon'"),
+    ],
+)
+def test_read_metrics__damaged_config(tmp_path, config, message):
     folder = write_run(tmp_path, [box(100, 3.0, 2.0, 1.0)])
     (folder / "config.yaml").write_text(config)
-    with pytest.raises(ValueError, match=r"config.yaml does not say how long the training is"):
+    with pytest.raises(ValueError, match=rf"config\.yaml{message}"):
         read_metrics(folder)
 
 
