@@ -3,7 +3,6 @@
 What ``load_state_dict`` makes of anything else is left to chance: a traceback, or an object that fails steps later.
 """
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 WIDTH = 60  # characters of a value in a message
+LARGEST = torch.finfo(torch.float32).max
 EXPECTED = "expected what a run of this config writes"
 
 # Without these numbers SGD takes no step; for whatever else a group has, a newer PyTorch has a default.
@@ -59,9 +59,9 @@ def misfit(found: Any, mine: Any, name: str) -> str | None:
     elif isinstance(mine, bool | str):
         fits = isinstance(found, type(mine))
     elif isinstance(mine, int):
-        fits = type(found) is int
+        fits = type(found) is int and abs(found) < 1 << 63
     elif isinstance(mine, float):
-        fits = type(found) in (int, float) and math.isfinite(found)
+        fits = type(found) in (int, float) and abs(found) <= LARGEST  # which a nan is not
     else:
         fits = True
     if not fits:
@@ -96,10 +96,10 @@ def _sgd_misfit(found: Any, optimizer: torch.optim.Optimizer, name: str) -> str 
             return f"{name}.state is of a parameter {number!r:.{WIDTH}}, of {len(parameters)} that there are"
         if not isinstance(state, Mapping) or state.keys() - {"momentum_buffer"}:
             return f"{name}.state[{number}] is {_told(state)}, not SGD's momentum_buffer"
-        if fault := state.get("momentum_buffer") is not None and misfit(
-            state["momentum_buffer"], parameters[number].detach(), f"{name}.state[{number}].momentum_buffer"
-        ):
-            return fault
+        if (buffer := state.get("momentum_buffer")) is not None:
+            fault = misfit(buffer, parameters[number].detach(), f"{name}.state[{number}].momentum_buffer")
+            if fault:
+                return fault
     return None
 
 

@@ -21,6 +21,11 @@ def repeated(values: Iterable[Value]) -> list[Value]:
     return [value for value, count in Counter(values).items() if count > 1]
 
 
+def is_text(value: str) -> bool:
+    """Tell whether a text can be written at all: JSON may hold halves of characters."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in value)
+
+
 def on_one_line(text: str) -> str:
     """Return a text, which may hold a file name of any bytes, with escapes for what is no letter on a line."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

@@ -24,6 +24,7 @@ from webdataset.gopen import Pipe
 
 from mocodet.common.files import atomic_open
 from mocodet.common.formats.image import image_suffixes
+from mocodet.common.text import is_text
 
 from .decoding import EncodedImages
 from .retrying import LastingError, delays, reason
@@ -48,6 +49,8 @@ COMMAND_ENDS_WITHIN = 60.0
 WAITING_PERIOD = 60.0
 
 INDEX_VERSION = 1
+
+LARGEST = 1 << 48  # images of a shard, or bytes; sums of many such numbers fit into 64 bits
 
 PIPE = "pipe:"  # what a command begins with, of which the output is read
 
@@ -133,7 +136,8 @@ def _read_index(location: str, allow_pipe: bool) -> list[dict[str, Any]]:
         raise ValueError(f"{location} lists no shard")
     for number, entry in enumerate(entries):
         name, images, size = (isinstance(entry, dict) and entry.get(key) for key in ("name", "images", "bytes"))
-        if not (isinstance(name, str) and type(images) is type(size) is int and images > 0 and size > 0):
+        numbers = type(images) is type(size) is int and 0 < images < LARGEST and 0 < size < LARGEST
+        if not (isinstance(name, str) and numbers and is_text(name)):
             raise ValueError(f"{location}: shard {number} has not a name, images > 0 and bytes > 0: {entry!r:.200}")
         if location.startswith(PIPE) and not (is_url(name) or name.startswith("/")):
             raise ValueError(f"{location} has no folder that shard {name!r} could be relative to; name it in full")
@@ -430,7 +434,7 @@ def open_location(location: str, allow_pipe: bool = False) -> IO[bytes]:
         weakref.finalize(stream, _kill_group, stream.proc.pid)  # at our own end, too
         return stream
     if location.startswith(("http://", "https://")) and "::" not in location:
-        return WebFile(location)
+        return WebFile(location)  # type: ignore[return-value] # which it is but for what only files on disks have
     try:
         if "://" in location:
             return fsspec.open(location, "rb").open()

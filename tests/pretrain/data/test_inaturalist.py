@@ -116,6 +116,18 @@ def no_annotations(content):
     del content["annotations"]
 
 
+def list_for_an_id(content):
+    content["images"][1]["id"] = [3]
+
+
+def number_for_a_name(content):
+    content["images"][0]["file_name"] = 3
+
+
+def zero_in_a_name(content):
+    content["images"][0]["file_name"] = "a\0b"
+
+
 def no_images(content):
     content["images"], content["annotations"] = [], []
 
@@ -132,6 +144,9 @@ def no_images(content):
         (no_category_id, r"entry 2 of 'annotations' has not all of image_id, category_id: \{'id': "),
         (no_annotations, r"has no list 'annotations'; expected iNaturalist's layout: images, annotations, categories"),
         (no_images, r"lists no image"),
+        (list_for_an_id, r"entry 1 of 'images' has id \[3\]; expected a whole number or a word"),
+        (number_for_a_name, r"entry 0 of 'images' has file_name 3; expected the name of a file"),
+        (zero_in_a_name, r"entry 0 of 'images' has file_name 'a\\x00b'; expected the name of a file"),
     ],
 )
 def test_read_inaturalist__faults_of_the_file_are_named(root, change, message):

@@ -278,6 +278,9 @@ def test_shard_index__no_command_runs_without_consent(tmp_path):
         ),
         ('{"version": 1, "shards": [{"name": "a.tar", "images": 3}]}', "shard 0 has not a name"),
         ('{"version": 1, "shards": ["a.tar"]}', "shard 0 has not a name"),
+        ('{"version": 1, "shards": [{"name": "a", "images": 9223372036854775808, "bytes": 3}]}', "shard 0 has not a"),
+        ('{"version": 1, "shards": [{"name": "\\ud800", "images": 3, "bytes": 3}]}', "shard 0 has not a name"),
+        ("[" * 5000, "index.json is not JSON"),
     ],
 )
 def test_shard_index__faults_are_named(tmp_path, content, message):

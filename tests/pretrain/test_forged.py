@@ -1,0 +1,60 @@
+"""Checkpoints to resume of which a piece was forged: one line that names the file and the piece."""
+
+import io
+import re
+
+import pytest
+import torch
+
+from tests.rehearsal.fuzzing import SmallRun, _run_checkpoint
+
+ADAM = torch.optim.AdamW([torch.ones(1)]).state_dict()
+FORGED = {
+    "no optimizer": (lambda c: c.pop("optimizer"), "the checkpoint has no optimizer"),
+    "another optimizer": (lambda c: c.update(optimizer=ADAM), r"optimizer\.param_groups\[0\]\.momentum is None, not 0"),
+    "optimizer of text": (lambda c: c.update(optimizer="SGD"), "optimizer is 'SGD', not the state of an optimizer"),
+    "rate of text": (lambda c: c["optimizer"]["param_groups"][0].update(lr="0.1"), r"\.lr is '0\.1', not 0\.0"),
+    "momentum of another shape": (
+        lambda c: c["optimizer"]["state"][0].update(momentum_buffer=torch.ones(3)),
+        r"optimizer\.state\[0\]\.momentum_buffer is a tensor of float32, shape \(3,\), not a tensor of float32",
+    ),
+    "fewer parameters": (lambda c: c["optimizer"]["param_groups"][0]["params"].pop(), "optimizer's parameters"),
+    "model of a list": (lambda c: c.update(model=[]), "the model in the checkpoint is a list"),
+    "tensor of text": (lambda c: c["model"].update(queue="full"), "queue is a str, not a tensor"),
+    "integers": (lambda c: c["model"].update(queue=torch.ones(2, 6, dtype=torch.int8)), "queue of torch.int8"),
+    "rng of a dict": (lambda c: c.update(rng={}), "rng is a dict, not a list"),
+    "rng of another size": (lambda c: c.update(rng=[{"cpu": torch.ones(3, dtype=torch.uint8)}]), "rng.cpu is a tensor"),
+    "no generator": (lambda c: c.update(rng=[{}]), "rng has no state of the CPU's generator"),
+    "shuffle of numbers": (lambda c: c.update(shuffle={"generator": 3}), "shuffle.generator is 3, not a tensor"),
+    "trainer without iteration": (lambda c: c["trainer"].pop("iteration"), "trainer does not say which iteration"),
+    "hook of text": (lambda c: c["trainer"].update(hooks="a"), "trainer.hooks is 'a', not a dict"),
+    "sampler of a list": (lambda c: c.update(sampler=[1]), "sampler is a list of 1, not a dict"),
+    "signs of a number": (lambda c: c.update(signs={"told": 3}), "signs.told is 3, not a list"),
+    "signs of dicts": (lambda c: c.update(signs={"told": [{}]}), r"signs cannot be taken up \(TypeError: unhashable"),
+}
+
+
+def checkpoint() -> dict:
+    return torch.load(io.BytesIO(_run_checkpoint()), weights_only=True)
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_resume__names_the_piece_that_was_forged(name, tmp_path):
+    forge, message = FORGED[name]
+    content = checkpoint()
+    forge(content)
+    torch.save(content, tmp_path / "model_0000000.pth")
+    (tmp_path / "last_checkpoint").write_text("model_0000000.pth")
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(tmp_path))}/model_0000000\.pth: .*{message}"):
+        SmallRun(tmp_path).checkpointer.resume()
+
+
+def test_resume__a_schedule_takes_no_method_from_a_file(tmp_path):
+    content = checkpoint()
+    content["trainer"]["hooks"]["LRScheduler"]["get_lr"] = 3
+    torch.save(content, tmp_path / "model_0000000.pth")
+    (tmp_path / "last_checkpoint").write_text("model_0000000.pth")
+    run = SmallRun(tmp_path)
+    run.checkpointer.resume()
+    run.step()
+    assert run.scheduler.last_epoch == 2
