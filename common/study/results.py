@@ -126,7 +126,7 @@ TRIAL_PARTS: dict[str, Callable[[Any], bool]] = {
     "init": _is_text,
     "fraction": is_number,
     "seed": _is_whole,
-    "status": _is_text,
+    "status": lambda value: value in ("finished", "failed", "running", "waiting"),
     "reason": _is_text_or_none,
     "folder": _is_text,
     "metrics": _by_name(is_number),

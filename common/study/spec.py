@@ -212,12 +212,33 @@ def kept_study(folder: Path) -> Study:
     content = read_json(path)
     try:
         parts: dict[str, Any] = {
-            "detectors": {name: Detector(**value) for name, value in content.pop("detectors").items()},
-            "inits": {name: Init(**value) for name, value in content.pop("inits").items()},
+            "detectors": {name: Detector(**_texts(value)) for name, value in content.pop("detectors").items()},
+            "inits": {name: Init(**_texts(value)) for name, value in content.pop("inits").items()},
         }
+        _texts({key: content.get(key) for key in ("name", "reference", "opts")})
+        for key in ("seeds", "passes", "min_iters"):
+            if any(type(number) is not int for number in _listed(content.get(key))):
+                raise TypeError(f"{key} {content.get(key)!r:.60}; expected whole numbers")
         return Study(**parts, **content)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not what a study writes there: {error}") from error
+
+
+def _texts(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return texts by name, and overrides, as they are; None stands for no text.
+
+    Raises:
+        TypeError: one is something else.
+    """
+    for key, value in values.items():
+        inner = value.values() if key == "opts" and isinstance(value, dict) else [value]
+        if (key == "opts" and not isinstance(value, dict)) or not all(isinstance(one, str | None) for one in inner):
+            raise TypeError(f"{key} {value!r:.60}; expected text")
+    return values
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def _parse(content: object, default_name: str) -> Study:
