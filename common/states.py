@@ -61,7 +61,8 @@ def misfit(found: Any, mine: Any, name: str) -> str | None:
     elif isinstance(mine, int):
         fits = type(found) is int and abs(found) < 1 << 63
     elif isinstance(mine, float):
-        fits = type(found) in (int, float) and abs(found) <= LARGEST  # which a nan is not
+        limit = LARGEST if type(found) is float else 1 << 53  # a nan is within no limit
+        fits = type(found) in (int, float) and abs(found) <= limit
     else:
         fits = True
     if not fits:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from reprlib import repr as brief
 from typing import Any
 
 from mocodet.common.config.yaml_file import read_yaml
@@ -131,7 +132,7 @@ def read_study(folder: Path) -> Study:
         raise ValueError(f"{path} holds a {type(content).__name__}; expected the results of a study")
     if content.get("version") != VERSION:
         raise ValueError(
-            f"{path} is of version {content.get('version')}, this mocodet reads {VERSION}; run the study's command"
+            f"{path} is of version {brief(content.get('version'))}, this mocodet reads {VERSION}; run the study's command"
             " again, which writes it anew from the trials that are there"
         )
     if fault := results_fault(content):

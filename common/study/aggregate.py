@@ -2,6 +2,7 @@
 
 import math
 import statistics
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -81,8 +82,8 @@ def read_metrics(folder: str | Path) -> Results:
             # Hooks that run after the last step log under MAX_ITER, the step itself under MAX_ITER - 1.
             if iteration < max_iter - 1:
                 raise ValueError(f"{path}: the last {key} is of iteration {iteration}, the run has {max_iter}")
-            if not math.isfinite(value):
-                raise ValueError(f"{path}: {key} is {value} at iteration {iteration}; expected a number")
+            if not abs(value) <= sys.float_info.max:
+                raise ValueError(f"{path}: {key} is {value!r:.60} at iteration {iteration}; expected a number")
             results[key] = float(value)
     if not results:
         raise ValueError(f"{path} has the metrics of no task; expected those of one of {', '.join(TASKS)}")

@@ -89,7 +89,7 @@ def _config_of(study: Study, detector: str, init: str) -> Path:
         name = re.sub(r"(\.ya?ml)?$", rf"_{start.variant}\1", name, count=1)
     try:
         return configs.locate(name)
-    except FileNotFoundError:
+    except OSError:  # a name may be too long
         return Path(name)
 
 
