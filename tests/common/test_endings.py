@@ -5,6 +5,7 @@ import resource
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -88,7 +89,8 @@ class Run:
         self.wait(lambda: text in self.terminal.read_text(), text)
 
     def signal(self, number: signal.Signals) -> None:
-        os.kill(self.process.pid, number)
+        with suppress(ProcessLookupError):  # it has ended, and its exit code is on the way here
+            os.kill(self.process.pid, number)
 
     def go_on(self) -> None:
         (self.folder / "open").touch()
@@ -102,7 +104,8 @@ class Run:
         self.process.kill()
         self.process.join()
         for pid in filter(is_there, self.ranks):
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture

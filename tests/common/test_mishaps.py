@@ -16,9 +16,10 @@ from tests.processes import run_in_processes
 
 def wait_for(fate: int) -> str:
     """Wait for rank 1, which gets a signal instead of coming, in rank 0; return what that is told."""
-    mishaps.PATIENCE = mishaps.COURTESY = 0.2
+    mishaps.PATIENCE, mishaps.COURTESY = 0.2, 2.0
     pids = comm.all_gather(os.getpid())
-    group = dist.new_group(backend="gloo", timeout=timedelta(seconds=1))
+    group = dist.new_group(backend="gloo")  # to meet for it may take longer than a second
+    group._get_backend(torch.device("cpu"))._set_default_timeout(timedelta(seconds=1))
     if comm.get_rank() == 1:
         os.kill(os.getpid(), fate)
         return ""
@@ -50,9 +51,9 @@ class StoreOfAll(StoreOfStopped):
         return True
 
 
-@pytest.mark.parametrize(("store", "absent"), [(StoreOfStopped(), [0]), (StoreOfAll(), [])])
-def test_absent_ranks__of_the_keeper_of_the_store(monkeypatch, store, absent):
-    monkeypatch.setattr(mishaps, "COURTESY", 0.1)
+@pytest.mark.parametrize(("store", "courtesy", "absent"), [(StoreOfStopped(), 0.1, [0]), (StoreOfAll(), 60.0, [])])
+def test_absent_ranks__of_the_keeper_of_the_store(monkeypatch, store, courtesy, absent):
+    monkeypatch.setattr(mishaps, "COURTESY", courtesy)
     monkeypatch.setattr(mishaps, "PATIENCE", 0.1)
     monkeypatch.setattr(comm, "get_rank", lambda: 2)
     monkeypatch.setattr(comm, "get_world_size", lambda: 3)

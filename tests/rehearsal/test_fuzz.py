@@ -21,7 +21,8 @@ INPUTS = {"checkpoint": 3, "resumed": 15, "yaml": 10, "shards": 40, "inaturalist
 
 @pytest.mark.parametrize("name", [name for name in READERS if name not in KINDS])
 def test_reader__reads_or_refuses_in_one_line_with_the_files_name(name, tmp_path):
-    @settings(deadline=None, max_examples=INPUTS[name], database=None)
+    # The same inputs each time: the long form looks for faults, this one that the readers stay as they are.
+    @settings(deadline=None, max_examples=INPUTS[name], database=None, derandomize=True)
     @given(rng=st.randoms(use_true_random=True))
     def look(rng):
         judge(READERS[name], rng, tmp_path / "drawn")
