@@ -32,7 +32,11 @@ class Retention:
         return self.milestone > 0 and (number + 1) % self.milestone == 0
 
     def apply(self, folder: str | Path, last: str) -> None:
-        """Remove what is superseded in ``folder``."""
+        """Remove what is superseded in ``folder``; a file that cannot be removed is warned of, and ends no training."""
         for name in self.superseded([path.name for path in Path(folder).iterdir()], last):
-            Path(folder, name).unlink(missing_ok=True)
-            logger.info("removed %s, which newer checkpoints supersede", name)
+            try:
+                Path(folder, name).unlink(missing_ok=True)
+            except OSError as error:
+                logger.warning("%s, which newer checkpoints supersede, stays: %s", name, error)
+            else:
+                logger.info("removed %s, which newer checkpoints supersede", name)

@@ -23,3 +23,12 @@ def test_retention__newest_milestones_and_the_last_stay(tmp_path, retention, las
     retention.apply(tmp_path, f"model_{last:07d}.pth")
     expected = {f"model_{number:07d}.pth" for number in kept}
     assert {path.name for path in tmp_path.iterdir()} == expected | set(OTHERS)
+
+
+def test_retention__a_file_that_cannot_be_removed_ends_no_training(tmp_path, caplog):
+    for name in NAMES[1:]:
+        (tmp_path / name).touch()
+    (tmp_path / NAMES[0]).mkdir()
+    Retention(1).apply(tmp_path, NAMES[-1])
+    assert {path.name for path in tmp_path.iterdir()} == {NAMES[0], NAMES[-1]}
+    assert f"{NAMES[0]}, which newer checkpoints supersede, stays: " in caplog.text
