@@ -37,8 +37,8 @@ from .status import FAILED, STOPPED, note_end
 from .stopping import Stopped, passed_on
 from .tether import end_with_parent
 
-# NCCL ends a process that waits, without a word of which; the small collective of `StopWhenAsked`, by gloo, is asked
-# later by a step and must be the first to give up.
+# NCCL aborts a process that waits, and does not say for which. The small collective of `StopWhenAsked`, by gloo,
+# begins a step later and must give up first. It is heard only in a process that does not wait for its GPU just then.
 NCCL_WAITS_LONGER = timedelta(minutes=1)
 
 # A newer PyTorch warns of the older name.
