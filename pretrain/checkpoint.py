@@ -69,8 +69,9 @@ class PretrainCheckpointer(AtomicSaveMixin, Checkpointer):
         """Load the checkpoint that was saved last into the model, the other states and this process's generators.
 
         Raises:
-            FileNotFoundError: there is none. The message names the newest one that can be read, and so it does for
-            ValueError: it is damaged, or does not fit the config, the data or the number of processes.
+            FileNotFoundError: there is none; the message names the newest one that can be read.
+            ValueError: it is damaged, which is told likewise, or does not fit the config, the data or the number of
+                processes.
         """
         with older_checkpoint_named(self.save_dir):
             path = last_checkpoint(self.save_dir)
