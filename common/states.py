@@ -86,6 +86,9 @@ def _sgd_misfit(found: Any, optimizer: torch.optim.Optimizer, name: str) -> str 
         for key in SGD_NUMBERS:
             if fault := misfit(group.get(key), 0.0 if key != "nesterov" else False, f"{name}.param_groups[{n}].{key}"):
                 return f"{fault}, as SGD has"
+        for key, option in group.items():
+            if key != "params" and not (option is None or type(option) in (bool, int, float)):
+                return f"{name}.param_groups[{n}].{key} is {_told(option)}, not an option of SGD"
     mine = [group["params"] for group in optimizer.state_dict()["param_groups"]]
     if fault := misfit([group.get("params") for group in groups], mine, f"{name}'s parameters"):
         return fault

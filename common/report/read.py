@@ -132,8 +132,8 @@ def read_study(folder: Path) -> Study:
         raise ValueError(f"{path} holds a {type(content).__name__}; expected the results of a study")
     if content.get("version") != VERSION:
         raise ValueError(
-            f"{path} is of version {brief(content.get('version'))}, this mocodet reads {VERSION}; run the study's command"
-            " again, which writes it anew from the trials that are there"
+            f"{path} is of version {brief(content.get('version'))}, this mocodet reads {VERSION}; run the study's"
+            " command again, which writes it anew from the trials that are there"
         )
     if fault := results_fault(content):
         raise ValueError(f"{path} is damaged: {fault}")
