@@ -5,6 +5,7 @@ import sys
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from mocodet.common.files import read_json, write_json
 from mocodet.common.locks import CLAIM
@@ -201,6 +202,6 @@ def read_recipe(folder: Path) -> Recipe | None:
     raise ValueError(f"{path} is not what a study writes there; move the trial's folder, or give another --output")
 
 
-def is_number(value: object) -> bool:
+def is_number(value: Any) -> bool:
     """Tell whether a value from JSON is a finite number."""
-    return type(value) in (int, float) and abs(value) <= sys.float_info.max  # type: ignore[operator]
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
