@@ -7,7 +7,7 @@ from mocodet.detection.training.preflight import check_datasets
 from mocodet.detection.training.trainer import Trainer
 from tests.detection.tiny import SEGMENTS, fcn_config, make_semseg
 
-ITERATIONS = 130
+ITERATIONS = 180
 
 
 def test_fcn__learns_a_toy_set(tmp_path):
