@@ -9,7 +9,7 @@ from .arguments import check_config, check_pairs
 # What the keys of a detection config begin with; a test compares them with detectron2's.
 SECTIONS = frozenset(
     {"MODEL", "INPUT", "DATASETS", "DATALOADER", "SOLVER", "TEST", "MOCO", "GLOBAL"}
-    | {"VERSION", "OUTPUT_DIR", "SEED", "CUDNN_BENCHMARK", "VIS_PERIOD"}
+    | {"VERSION", "OUTPUT_DIR", "SEED", "CUDNN_BENCHMARK", "VIS_PERIOD", "COLLECTIVE_TIMEOUT"}
 )
 
 
