@@ -1,16 +1,14 @@
-"""Labelled images of an iNaturalist JSON file, the layout of COCO with one category for each image."""
+"""Labelled images of an iNaturalist JSON file."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from reprlib import repr as brief
-from typing import Any
 
 import torch
 
 from mocodet.common.checks.images import files_below
-from mocodet.common.files import read_json
-from mocodet.common.text import first_few, repeated
+from mocodet.common.formats.inaturalist import read_classified
+from mocodet.common.text import first_few
 
 from .exclusion import EVERYTHING, Exclusion
 from .folders import ImageFiles, LabelledImages
@@ -19,103 +17,34 @@ from .folders import ImageFiles, LabelledImages
 def read_inaturalist(
     root: str | os.PathLike, annotations: str | os.PathLike, exclusion: Exclusion = EVERYTHING
 ) -> LabelledImages:
-    """Find the images that ``train2018.json`` or ``val2018.json`` lists, in the order of the file, with their classes.
-
-    The file holds ``"images"`` (``id``, ``file_name``), ``"annotations"`` (``image_id``, ``category_id``), one for each
-    image, and ``"categories"`` (``id``, ``name``), all classes, also those that no image of this split has.
+    """Find the images that an iNaturalist JSON file lists, with their classes; see `read_classified`.
 
     Args:
         root: folder that the file names are relative to.
         annotations: the JSON file.
         exclusion: which images have no place, and which need not be there.
 
-    Returns:
-        the images, with the names of the categories as classes, in the order of their ids, which need not be
-        contiguous. Where the names are missing or repeat themselves, the ids take their place.
-
     Raises:
         FileNotFoundError: no such file or folder, or images of the list are not in it. Each folder that the list names
             is read once instead of asking for each of half a million files.
-        ValueError: the file is not of this layout; an image with no annotation or with several; an annotation of an
-            unknown image or category; an id twice. The message names the first few.
+        ValueError: of `read_classified`.
     """
     if not Path(root).is_dir():
         raise FileNotFoundError(f"{str(root)!r} is not a folder; give the one that {annotations} is relative to")
-    content = _read(Path(annotations))
-    where = str(annotations)
-    categories = _by_id(content["categories"], f"{where}: category")
-    files = {image: entry["file_name"] for image, entry in _by_id(content["images"], f"{where}: image").items()}
-    if not files:
-        raise ValueError(f"{where} lists no image")
-    category_of = _one_for_each(content["annotations"], files, categories, where)
+    found = read_classified(Path(annotations))
     gone = exclusion.since | exclusion.unread
-    kept = {image: name for image, name in files.items() if os.path.normpath(name) not in exclusion.out}
-    _check_files(Path(root), [name for name in kept.values() if os.path.normpath(name) not in gone], where)
-    ids = sorted(categories, key=lambda category: (isinstance(category, str), category))
-    place = {category: number for number, category in enumerate(ids)}
-    names = [str(categories[category].get("name", "")) for category in ids]
-    named = all(names) and len(set(names)) == len(names)
+    kept = [n for n, name in enumerate(found.files) if os.path.normpath(name) not in exclusion.out]
+    names = [found.files[n] for n in kept]
+    _check_files(Path(root), [name for name in names if os.path.normpath(name) not in gone], str(annotations))
     return LabelledImages(
         ImageFiles(
-            [os.path.join(root, name) for name in kept.values()],  # noqa: PTH118 (half a million)
-            left_out=exclusion.places(map(os.path.normpath, kept.values())),
-            excluded=len(files) - len(kept),
+            [os.path.join(root, name) for name in names],  # noqa: PTH118 (half a million)
+            left_out=exclusion.places(map(os.path.normpath, names)),
+            excluded=len(found.files) - len(names),
         ),
-        torch.tensor([place[category_of[image]] for image in kept], dtype=torch.int64),
-        names if named else [str(category) for category in ids],
+        torch.tensor([found.labels[n] for n in kept], dtype=torch.int64),
+        found.classes,
     )
-
-
-def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
-    """Read the JSON file and make sure that its three lists are there."""
-    content = read_json(path)
-    wanted = {"images": ("id", "file_name"), "annotations": ("image_id", "category_id"), "categories": ("id",)}
-    for name, keys in wanted.items():
-        entries = content.get(name) if isinstance(content, Mapping) else None
-        if not isinstance(entries, list):
-            raise ValueError(f"{path} has no list {name!r}; expected iNaturalist's layout: {', '.join(wanted)}")
-        for number, entry in enumerate(entries):
-            if not isinstance(entry, Mapping) or any(key not in entry for key in keys):
-                raise ValueError(f"{path}: entry {number} of {name!r} has not all of {', '.join(keys)}: {brief(entry)}")
-            if wrong := [key for key in keys if not _fits(key, entry[key])]:
-                found = f"{wrong[0]} {brief(entry[wrong[0]])}"
-                kind = "the name of a file" if wrong[0] == "file_name" else "a whole number or a word"
-                raise ValueError(f"{path}: entry {number} of {name!r} has {found}; expected {kind}")
-    return content
-
-
-def _fits(key: str, value: Any) -> bool:
-    """Say whether a value can be a file's name, or an id."""
-    if isinstance(value, str):
-        return bool(value) and value.isprintable()  # in which a file's name has neither a zero nor half a character
-    return key != "file_name" and type(value) is int
-
-
-def _by_id(entries: list[dict[str, Any]], what: str) -> dict[Any, dict[str, Any]]:
-    if again := repeated(entry["id"] for entry in entries):
-        raise ValueError(f"{what} ids must differ; repeated: {first_few(list(map(str, again)))}")
-    return {entry["id"]: entry for entry in entries}
-
-
-def _one_for_each(
-    annotations: list[dict[str, Any]], files: Mapping[Any, str], categories: Mapping[Any, object], where: str
-) -> dict[Any, Any]:
-    """Map each image's id to its category's, of which it has exactly one."""
-    category_of = {entry["image_id"]: entry["category_id"] for entry in annotations}
-    used = set(category_of.values())
-    faults: dict[str, list[Any]] = {
-        "images have several annotations": repeated(entry["image_id"] for entry in annotations),
-        "images have no annotation": [image for image in files if image not in category_of],
-        "annotated images are not in 'images'": [image for image in category_of if image not in files],
-        "annotations have a category that is not in 'categories'": [
-            category for category in used if category not in categories
-        ],
-    }
-    for fault, ids in faults.items():
-        if ids:
-            few = first_few(list(map(str, ids)))
-            raise ValueError(f"{where}: {len(ids)} {fault}: id {few}; expected one annotation for each image")
-    return category_of
 
 
 def _check_files(root: Path, names: Sequence[str], where: str) -> None:
