@@ -29,6 +29,11 @@ KEYS = tuple(f"{task}/{metric}" for task, metrics in TASKS.items() for metric in
 MAY_LACK = {"segm/AP75"}  # Cityscapes' script does not compute it
 
 
+def is_number(value: Any) -> bool:
+    """Tell whether a value from JSON is a finite number."""
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
+
+
 def read_max_iter(config: Path) -> int:
     """Return how many iterations a training has, by the ``config.yaml`` that it saved.
 
@@ -82,7 +87,7 @@ def read_metrics(folder: str | Path) -> Results:
             # Hooks that run after the last step log under MAX_ITER, the step itself under MAX_ITER - 1.
             if iteration < max_iter - 1:
                 raise ValueError(f"{path}: the last {key} is of iteration {iteration}, the run has {max_iter}")
-            if not abs(value) <= sys.float_info.max:
+            if not is_number(value):
                 raise ValueError(f"{path}: {key} is {value!r:.60} at iteration {iteration}; expected a number")
             results[key] = float(value)
     if not results:

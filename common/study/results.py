@@ -10,9 +10,10 @@ from mocodet.common.commands.table import PROGRAM
 from mocodet.common.files import write_json
 from mocodet.common.record import versions
 
+from .aggregate import is_number
 from .recipe import Recipe
 from .spec import Study
-from .state import Outcome, is_number
+from .state import Outcome
 from .trials import Trial
 
 RESULTS_FILE = "results.json"

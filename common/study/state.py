@@ -1,16 +1,14 @@
 """How far a trial is, by what its folder holds: waiting, finished or failed."""
 
 import shutil
-import sys
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 from mocodet.common.files import read_json, write_json
 from mocodet.common.locks import CLAIM
 
-from .aggregate import KEYS, Results, read_metrics
+from .aggregate import KEYS, Results, is_number, read_metrics
 from .process import LOCK_FILE, LOG_FILE, undisturbed
 from .recipe import Recipe, differences, differences_from_config
 from .trials import Trial
@@ -200,8 +198,3 @@ def read_recipe(folder: Path) -> Recipe | None:
         case {"config": str(), "settings": dict(), "weights": None | {"path": str(), "sha256": str() | None}}:
             return content
     raise ValueError(f"{path} is not what a study writes there; move the trial's folder, or give another --output")
-
-
-def is_number(value: Any) -> bool:
-    """Tell whether a value from JSON is a finite number."""
-    return type(value) in (int, float) and abs(value) <= sys.float_info.max
