@@ -1,6 +1,5 @@
 """``OUTPUT_DIR/status.json``: how far a run is, and how it ended, for people and programs that watch it."""
 
-import json
 import logging
 import math
 import multiprocessing
@@ -20,7 +19,7 @@ from detectron2.utils import comm
 
 from .checkpoint import LAST
 from .errors import message_of
-from .files import write_json
+from .files import read_json, write_json
 from .logs import NAMES
 from .stopping import Stopped
 
@@ -160,9 +159,9 @@ def note_end(folder: str, state: str, reason: str) -> None:
     """
     path = Path(folder, STATUS_FILE)
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
+        said = read_json(path)
         mine = said["pid"] == os.getpid() and said["host"] == socket.gethostname()
         if mine and said["state"] == RUNNING:
             write_json(path, {**said, **_stamp(state, reason), "seconds_left": None})
-    except (OSError, ValueError, KeyError, TypeError):  # none was begun, or there is no room for it
+    except (OSError, ValueError, KeyError, TypeError):  # no status was begun, or the disk is full
         return

@@ -1,7 +1,6 @@
 """Files by their addresses: kept under the whole address, and compared with the server's each time they are wanted."""
 
 import hashlib
-import json
 import logging
 import re
 from pathlib import Path
@@ -13,6 +12,7 @@ import requests
 from . import download as downloads
 from .cache_folder import cache_folder
 from .download import DownloadError, download, one_line, origin_of
+from .files import read_json
 from .locks import exclusive
 
 logger = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ LONGEST_NAME = 100  # letters of a file's name
 
 
 def fetch(url: str) -> Path:
-    """Return the file behind an address, downloaded where there is no copy or the server has another one by now.
+    """Return the file behind an address; download it unless the copy is the server's current file.
 
     The server is asked for the file if it is another than the copy: by ETag, else by date and size, else by size. What
     was done is logged. Where it cannot be asked, the copy is used, with a warning.
@@ -34,7 +34,7 @@ def fetch(url: str) -> Path:
         ``<cache_folder()>/urls/<digest of the address>/<name>``.
 
     Raises:
-        ValueError: ``url`` is none.
+        ValueError: ``url`` is not such an address.
         DownloadError: there is no copy, or an old one, and the file cannot be downloaded.
         OSError: the cache cannot be written.
     """
@@ -64,12 +64,12 @@ def kept_at(url: str) -> Path:
 
 
 def _known(path: Path, record: Path) -> dict[str, Any] | None:
-    """Return what the server said of the copy, or of one that was put there by hand its size; None: there is none."""
+    """Return what the server said of the copy; of one put there by hand, its size; without a copy, None."""
     if not path.is_file():
         return None
     size = path.stat().st_size
     try:
-        known = json.loads(record.read_text(encoding="utf-8"))
+        known = read_json(record)
         if known["total"] in (None, size):
             return {"etag": known["etag"], "date": known["date"], "total": size}
     except (FileNotFoundError, ValueError, KeyError, TypeError):

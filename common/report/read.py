@@ -117,7 +117,7 @@ class Study:
 
 def is_study(folder: Path) -> bool:
     """Say whether ``folder`` is that of a study."""
-    content = _content(folder) if (folder / RESULTS_FILE).is_file() else None
+    content = read_json(folder / RESULTS_FILE) if (folder / RESULTS_FILE).is_file() else None
     return isinstance(content, dict) and "reference" in content
 
 
@@ -127,7 +127,8 @@ def read_study(folder: Path) -> Study:
     Raises:
         ValueError: its ``results.json`` is of another version, or lacks something.
     """
-    content, path = _content(folder), folder / RESULTS_FILE
+    path = folder / RESULTS_FILE
+    content = read_json(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}; expected the results of a study")
     if content.get("version") != VERSION:
@@ -154,7 +155,3 @@ def read_config(folder: Path) -> dict[str, Any]:
 def labels(fraction: float) -> str:
     """Name a label fraction."""
     return "all labels" if fraction == 1 else f"{percent(fraction)} % of the labels"
-
-
-def _content(folder: Path) -> Any:
-    return read_json(folder / RESULTS_FILE)
