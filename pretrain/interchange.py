@@ -1,4 +1,4 @@
-"""Exchange of checkpoints with the original MoCo code (recipes section 1, "Original checkpoint format").
+"""Exchange of checkpoints with the original MoCo code (docs/interchange.md).
 
 A file of the original code is ``{"epoch", "arch", "state_dict", "optimizer"}``: names as DDP gives them
 (``module.encoder_q.conv1.weight``), and an SGD over the parameters of both encoders, of which those of the key encoder

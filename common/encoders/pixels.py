@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Of ImageNet's images, for pixels from 0 to 255 (recipes section 2).
+# Of ImageNet's images, for pixels from 0 to 255, as torchvision's models and MoCo take them.
 RGB_MEAN, RGB_STD = (123.675, 116.280, 103.530), (58.395, 57.120, 57.375)
 
 # Red's, green's and blue's share of grey, as Pillow makes it (ITU-R BT.601).

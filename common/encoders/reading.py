@@ -1,4 +1,4 @@
-"""The encoder in a checkpoint: where it lies, which ResNet it is, whether it is whole (recipes section 2).
+"""The encoder in a checkpoint: where it lies, which ResNet it is, whether it is whole.
 
 Linear evaluation, classification and the converter to detectron2 read the same files, all through `extract_encoder`:
 those of MoCo, our own, torchvision's and those of the other projects in `mocodet.common.encoders.styles`.

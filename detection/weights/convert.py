@@ -1,4 +1,4 @@
-"""From a pre-trained encoder's checkpoint to weights that detectron2 reads (recipes section 2, "Conversion").
+"""From a pre-trained encoder's checkpoint to weights that detectron2 reads (docs/converter.md).
 
 The one module that knows the parameter names of both sides: on the left ResNets under torchvision's names, as
 `mocodet.common.encoders.reading` finds them in checkpoints, ``layer1.0.bn1.weight``; on the right detectron2's ResNet,

@@ -1,7 +1,7 @@
 """Weights by name: ``moco://`` in ``MODEL.WEIGHTS`` of any detectron2 config.
 
-* ``moco://v1_200ep``, ``moco://v2_200ep`` and ``moco://v2_800ep`` are the weights published with the original MoCo code
-  (recipes section 1, "Original checkpoint format"): downloaded, checked, converted, verified and cached on first use.
+* ``moco://v1_200ep``, ``moco://v2_200ep`` and ``moco://v2_800ep`` are the weights that the authors of MoCo published:
+  downloaded, checked, converted, verified and cached on first use (docs/weights.md).
 * ``moco://path/to/checkpoint.pth.tar`` (or ``moco:///an/absolute/path``) is a file that `convert_file` reads:
   converted, verified and cached by its content, so that a file that has changed is converted anew.
 

@@ -18,7 +18,7 @@ from .arrays import load_array_pickle
 
 FORMAT_KEY, STRIDE_KEY = "INPUT.FORMAT", "MODEL.RESNETS.STRIDE_IN_1X1"
 
-# What any detectron2 model must be told when it starts from a pre-trained encoder of RGB images (recipes section 2);
+# What any detectron2 model must be told when it starts from a pre-trained encoder of RGB images;
 # what its architecture asks for comes on top (`required_config`).
 REQUIRED_CONFIG: dict[str, Any] = {
     FORMAT_KEY: FORMATS[3],

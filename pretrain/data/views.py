@@ -14,7 +14,7 @@ from .augment import ViewMaker
 from .decoding import Images
 
 # Mean and standard deviation of ImageNet's pixels, RGB, of 0 to 255: what detectors that start from these weights
-# must be given as well (README, "Bring your own weights").
+# must be given as well (docs/weights.md).
 PIXEL_MEAN = (123.675, 116.280, 103.530)
 PIXEL_STD = (58.395, 57.120, 57.375)
 

@@ -3,7 +3,7 @@ import pytest
 from mocodet import configs
 from mocodet.pretrain.config import check_config, get_cfg
 
-# recipes.md, section 1: recipe -> what its config must say.
+# Recipe -> what its config must say, by the papers and the original code.
 COMMON = {
     "MODEL.ARCH": "resnet50",
     "MODEL.DIM": 128,

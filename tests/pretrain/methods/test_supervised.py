@@ -287,7 +287,7 @@ COMMON = {
 RECIPES = {
     "pretrain/supervised_R_50_90ep": {"SOLVER.BASE_LR": 0.1, "SOLVER.MAX_EPOCHS": 90, "MODEL.WEIGHTS": ""},
     "pretrain/supervised_R_50_100ep": {"SOLVER.BASE_LR": 0.1, "SOLVER.MAX_EPOCHS": 100, "MODEL.WEIGHTS": ""},
-    # recipes.md, section 3
+    # MoCo, appendix
     "classification/inat18_R_50_100ep": {
         "SOLVER.BASE_LR": 0.025,
         "SOLVER.MAX_EPOCHS": 100,
