@@ -1,8 +1,6 @@
-"""What the README and the pages of docs/ show must work as it stands there."""
+"""The commands and configs that the pages and help texts show work as they stand there."""
 
 import argparse
-import ast
-import pkgutil
 import re
 import runpy
 import shlex
@@ -23,18 +21,7 @@ from mocodet.common.config.merge import merge_config
 from mocodet.common.study.spec import read_study
 from mocodet.detection import add_moco_config
 from mocodet.pretrain.config import get_cfg as pretrain_cfg
-
-ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = {
-    str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
-    for path in (ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md")))
-}
-
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
-PROSE = {page: FENCE.sub("", text) for page, text in PAGES.items()}
-
-ROOMS = ("common", "configs", "detection", "docs", "pretrain", "requirements", "tests", "tools")
+from tests.pages import FENCE, PAGES, README, ROOT
 
 # What starts a command of mocodet or a file of tools/: variables, a launcher, Python.
 LEADING = r"(?:(?:\w+=\S* |(?:srun|torchrun|taskset|nice|python3?)\s).*?)?"
@@ -59,6 +46,15 @@ def fenced_lines() -> list[tuple[str, str]]:
 def commands() -> list[tuple[str, str]]:
     """List (page, command) for every command in a fenced block."""
     return [(page, line) for page, line in fenced_lines() if LINE.match(line)]
+
+
+def examples(command: Command) -> list[str]:
+    """List the examples in the help of a command, continued lines joined."""
+    help_text = parser_of(command).description.replace("\\\n", " ")
+    return re.findall(rf"^  ({PROGRAM} .+)", help_text, flags=re.MULTILINE)
+
+
+HELP = [(f"{PROGRAM} {command.name} --help", line) for command in COMMANDS for line in examples(command)]
 
 
 class Parsed(NamedTuple):
@@ -148,11 +144,17 @@ def test_commands__unknown_ones_are_refused(monkeypatch):
 
 def written(page: str) -> dict[str, str]:
     """Return the files that a page tells its reader to write, such as "`mine.yaml`:", by their names."""
-    text = (ROOT / page).read_text(encoding="utf-8")
-    return dict(re.findall(r"`([\w-]+\.yaml)`:\n\n```yaml\n(.*?)```", text, flags=re.DOTALL))
+    if page not in PAGES:  # help, which shows no config
+        return {"mine.yaml": "OUTPUT_DIR: output/mine\n"}
+    return dict(re.findall(r"`([\w-]+\.yaml)`:\n\n```yaml\n(.*?)```", PAGES[page], flags=re.DOTALL))
 
 
-@pytest.mark.parametrize(("page", "command"), commands())
+@pytest.mark.parametrize("command", COMMANDS, ids=[command.name for command in COMMANDS])
+def test_help__has_two_examples_or_more(command):
+    assert sum(f"{PROGRAM} {command.name}" in line for line in examples(command)) >= 2
+
+
+@pytest.mark.parametrize(("page", "command"), commands() + HELP)
 def test_commands__the_parser_takes_it(page, command, monkeypatch, tmp_path):
     files = written(page)
     for name, content in files.items():
@@ -192,53 +194,6 @@ def test_readme__its_table_of_commands_is_the_table():
     assert rows == [(command.name, command.help) for command in COMMANDS]
 
 
-def options(parser: argparse.ArgumentParser) -> set[str]:
-    """Return the option strings of a parser and of the commands within it."""
-    within = [action.choices.values() for action in parser._actions if isinstance(action.choices, dict)]
-    return set(parser._option_string_actions).union(*(options(choice) for choices in within for choice in choices))
-
-
-@pytest.fixture(scope="module")
-def known_options() -> set[str]:
-    others = {"--requeue", "--dereference", "--hard-dereference", "--datasets"}  # sbatch's, tar's, the rehearsal's
-    return others.union(options(torchrun_parser()), *(options(parser_of(command)) for command in COMMANDS))
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_pages__commands_and_options_in_their_text_exist(page, known_options):
-    code = re.findall(r"`([^`]+)`", PROSE[page])
-    named = {match[1] for span in code if (match := re.match(rf"{PROGRAM} ([\w-]+)", span))}
-    assert named <= {"COMMAND"} | {command.name for command in COMMANDS}
-    assert {option for span in code for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", span)} <= known_options
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_pages__configs_they_name_exist(page):
-    known = {path.stem for path in configs.ROOT.rglob("*.yaml")}
-    named = set(re.findall(r"`(?:\w+/)*([\w.]+_R_\d+\w*)(?:\.yaml)?`", PAGES[page]))
-    assert named <= known
-    if page == "README.md":  # its tables leave out no recipe
-        variants = {name + variant for name in named for variant in ("_coco", "_moco", "_random")}
-        paths = [p for p in configs.ROOT.rglob("*.yaml") if p.parent.name not in ("classification", "studies")]
-        leaves = {path.stem for path in paths if not path.name.startswith(("Base-", "toy_R"))}
-        assert leaves <= named | variants
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_pages__links_lead_somewhere(page):
-    for target in re.findall(r"\]\(([^)\s]+)\)", PROSE[page]):
-        if re.match(r"\w+:", target):
-            continue
-        file, _, anchor = target.partition("#")
-        path = (ROOT / page).parent / file if file else ROOT / page
-        assert path.exists(), target
-        if anchor:
-            text = FENCE.sub("", path.read_text(encoding="utf-8"))
-            titles = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
-            # As GitHub makes them.
-            assert anchor in [re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles], target
-
-
 @pytest.mark.parametrize("block", [block for kind, block in FENCE.findall(README) if kind == "yaml"])
 def test_readme__yaml_blocks_are_configs(block, tmp_path):
     for name in re.findall(r"_BASE_: (\S+)", block):
@@ -246,30 +201,6 @@ def test_readme__yaml_blocks_are_configs(block, tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text(block)
     detection_cfg().merge_from_file(str(file))
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_pages__files_and_folders_they_name_exist(page):
-    named = set(re.findall(rf"(?<![\w./-])(?:{'|'.join(ROOMS)})/[\w./-]*\w", PAGES[page]))
-    assert named or page != "README.md"
-    # A config may be named within configs/, and without its suffix.
-    places = (ROOT, configs.ROOT)
-    assert not [
-        name
-        for name in named
-        if not any((place / f"{name}{end}").exists() for place in places for end in ("", ".yaml"))
-    ]
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_pages__python_names_exist(page):
-    named = set(re.findall(rf"\b{PROGRAM}(?:\.[a-zA-Z_]\w*)+", PAGES[page]))
-    for kind, block in FENCE.findall(PAGES[page]):
-        if kind == "python":
-            imports = [node for node in ast.walk(ast.parse(block)) if isinstance(node, ast.ImportFrom)]
-            named |= {f"{node.module}:{alias.name}" for node in imports for alias in node.names}
-    for name in sorted(named):
-        pkgutil.resolve_name(name)
 
 
 @pytest.mark.parametrize("status", [0, 3])

@@ -1,15 +1,15 @@
 """Train a classifier from random weights or from a pre-trained encoder, or evaluate one (--eval-only).
 
 from scratch, as the counterpart of MoCo (class folders):
-  mocodet classify --config-file configs/pretrain/supervised_R_50_90ep.yaml --num-gpus 8 \\
+  mocodet classify --config-file pretrain/supervised_R_50_90ep.yaml --num-gpus 8 \\
       DATA.ROOT imagenet/train DATA.VAL_ROOT imagenet/val OUTPUT_DIR output/supervised
 
 fine-tuning (iNaturalist's JSON files; any checkpoint that the converter reads):
-  mocodet classify --config-file configs/classification/inat18_R_50_100ep_moco.yaml --num-gpus 8 \\
+  mocodet classify --config-file classification/inat18_R_50_100ep_moco.yaml --num-gpus 8 \\
       MODEL.WEIGHTS output/moco_v2/model_final.pth OUTPUT_DIR output/inat18
 
 evaluation of a classifier, here the last one of a run:
-  mocodet classify --config-file configs/classification/inat18_R_50_100ep_moco.yaml --eval-only \\
+  mocodet classify --config-file classification/inat18_R_50_100ep_moco.yaml --eval-only \\
       MODEL.WEIGHTS output/inat18/model_final.pth OUTPUT_DIR output/inat18/eval
 
 Top-1 and top-5 accuracy on DATA.VAL_ROOT are in OUTPUT_DIR/metrics.json after each epoch, the latest in

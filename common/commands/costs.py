@@ -1,10 +1,10 @@
 """Count what a pre-training run costs, without data and without a GPU, and measure it on this machine.
 
 how long it takes here, and how much memory, from ten steps:
-  mocodet costs --config-file configs/pretrain/toy_moco_v2_R_18.yaml --images 9469 --measure 10 DATA.ROOT my_images
+  mocodet costs --config-file pretrain/toy_moco_v2_R_18.yaml --images 9469 --measure 10 DATA.ROOT my_images
 
 a run on machines that are elsewhere:
-  mocodet costs --config-file configs/pretrain/moco_v2_R_50_200ep.yaml --world-size 8 --images 1281167
+  mocodet costs --config-file pretrain/moco_v2_R_50_200ep.yaml --world-size 8 --images 1281167
 
 Prints Markdown tables: FLOPs, time as a function of utilisation, bytes that processes exchange, memory, input; with
 --measure first hours, images/s and peak memory. Steps are measured on images of DATA.ROOT or, where there is no such

@@ -1,7 +1,7 @@
 """Compute the metrics of saved predictions, as the run that saved them did.
 
   mocodet evaluate output/voc/inference/voc_2007_test --dataset voc_2007_test
-  mocodet evaluate output/mine/inference/mine_test --config-file configs/mine.yaml MODEL.MASK_ON True
+  mocodet evaluate output/mine/inference/mine_test --config-file mine.yaml MODEL.MASK_ON True
   mocodet evaluate results.json --json annotations/instances_val2017.json
   mocodet evaluate detections --voc-root VOC2007 --split test --classes cat dog
 

@@ -1,5 +1,6 @@
 """Write a trained model as TorchScript, which runs without mocodet and detectron2, and compare it with the model.
 
+  mocodet export --config-file output/voc/config.yaml --weights output/voc/model_final.pth --output voc.ts
   mocodet export --config-file output/voc/config.yaml --weights output/voc/model_final.pth --output voc.ts \\
       photographs MODEL.DEVICE cpu
 

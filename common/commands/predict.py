@@ -2,6 +2,8 @@
 
   mocodet predict --config-file output/voc/config.yaml --weights output/voc/model_final.pth --output predictions \\
       photographs more/0001.jpg MODEL.DEVICE cpu
+  mocodet predict --config-file output/voc/config.yaml --weights output/voc/model_final.pth --output predictions \\
+      --overwrite --threshold 0.8 --no-pictures photographs
 
 IMAGES are files and folders. Objects are written to DIR/coco_instances_results.json, with DIR/images.json for ids,
 names and classes; of semantic segmentation DIR/labels holds a PNG for each image. DIR/pictures shows them.

@@ -1,7 +1,8 @@
 """Pre-train an encoder: by MoCo, its relatives or classes, from a folder of images or from shards.
 
-  mocodet pretrain --config-file configs/pretrain/moco_v2_R_50_200ep.yaml --num-gpus 8 \\
+  mocodet pretrain --config-file pretrain/moco_v2_R_50_200ep.yaml --num-gpus 8 \\
       DATA.ROOT imagenet/train OUTPUT_DIR output/moco_v2
+  mocodet pretrain --config-file pretrain/own_images_R_18.yaml DATA.ROOT photographs OUTPUT_DIR output/mine
 
 The encoder is in OUTPUT_DIR/model_final.pth; rewrite it for detectron2 with mocodet convert.
 

@@ -1,7 +1,7 @@
 """Write the images of a folder to WebDataset shards, for pre-training with DATA.SHARDS.
 
   mocodet shards imagenet/train --output imagenet/shards
-  mocodet pretrain --config-file ... DATA.ROOT '' DATA.SHARDS imagenet/shards/index.json
+  mocodet pretrain --config-file pretrain/moco_v2_R_50_200ep.yaml DATA.ROOT '' DATA.SHARDS imagenet/shards/index.json
 
 A shard is a tar archive, shard-000000.tar and so on. For each image it holds the file, its bytes untouched, under a
 number (000000000.jpg), and where it came from (000000000.json: {"path": "class/name.jpg"}). Images are found at any

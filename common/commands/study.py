@@ -1,8 +1,8 @@
 """Fine-tune detectors from several initialisations with several seeds and compare them.
 
   mocodet study studies/table_4.yaml --output output/table_4
-  mocodet study --init moco=configs/pascal_voc_R_50_C4_24k_moco.yaml \\
-      --init supervised=configs/pascal_voc_R_50_C4_24k.yaml --reference supervised --seeds 5 --output output/voc_study
+  mocodet study --init moco=pascal_voc_R_50_C4_24k_moco.yaml \\
+      --init supervised=pascal_voc_R_50_C4_24k.yaml --reference supervised --seeds 5 --output output/voc_study
 
 Run it again to go on after an interruption. On a cluster, let --print-commands print what is to be trained, and
 tabulate it afterwards by  mocodet study collect STUDY.yaml. docs/studies.md says what a STUDY.yaml holds.

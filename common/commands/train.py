@@ -1,7 +1,9 @@
 """Fine-tune a detectron2 detector from MoCo, supervised or random weights, or evaluate one (--eval-only).
 
-  mocodet train --config-file configs/pascal_voc_R_50_C4_24k_moco.yaml --num-gpus 8 \\
-      MODEL.WEIGHTS output/moco_v2_R_50_200ep.pkl OUTPUT_DIR output/voc
+  mocodet train --config-file pascal_voc_R_50_C4_24k_moco.yaml --num-gpus 8 \\
+      MODEL.WEIGHTS output/moco_v2.pkl OUTPUT_DIR output/voc
+  mocodet train --config-file pascal_voc_R_50_C4_24k_moco.yaml --eval-only \\
+      MODEL.WEIGHTS output/voc/model_final.pth OUTPUT_DIR output/voc_eval
 
 The last results are in OUTPUT_DIR/results.json, everything logged in OUTPUT_DIR/metrics.json.
 """

@@ -1,7 +1,9 @@
 """Draw ground truth beside what several runs predicted, one picture for each image.
 
-  mocodet visualize --config-file configs/pascal_voc_R_50_C4_24k_moco.yaml --output output/pictures \\
+  mocodet visualize --config-file pascal_voc_R_50_C4_24k_moco.yaml --output output/pictures \\
       --predictions moco=output/moco --predictions random=output/random
+  mocodet visualize --config-file output/moco/config.yaml --output output/pictures --predictions moco=output/moco \\
+      --image-id 000001 --image-id 000002 --threshold 0.3
 
 Predictions are what a run's evaluation left in OUTPUT_DIR/inference/<data set>. The config says what the data set is.
 """

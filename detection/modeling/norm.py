@@ -53,9 +53,9 @@ def adapt_norms_to_device(model: nn.Module) -> nn.Module:
     """Replace every ``SyncBatchNorm`` of a CPU model by ``CPUSyncBatchNorm``; return the model.
 
     ``SyncBatchNorm`` refuses CPU tensors as soon as there is a process group. It works on the built model, so that a
-    config says ``SyncBN`` wherever it means synchronised statistics (``RESNETS.NORM``, ``FPN.NORM``, a head's
-    ``NORM``) and runs unchanged on one CPU process, several, or GPUs. Parameters and buffers are the same tensors
-    under the same names as before; a checkpoint fits either form.
+    config says ``SyncBN`` wherever it means synchronised statistics (``MODEL.RESNETS.NORM``, ``MODEL.FPN.NORM``,
+    a head's ``NORM``) and runs unchanged on one CPU process, several, or GPUs. Parameters and buffers are the same
+    tensors under the same names as before; a checkpoint fits either form.
     """
     for parent in list(model.modules()):
         for name, child in parent.named_children():

@@ -160,8 +160,8 @@ def _notes(
         return tuple(notes)
     if bottleneck and config.MODEL.RESNETS.STRIDE_IN_1X1:
         raise ValueError(
-            f"the detector has the stride of its bottlenecks in the 1x1 convolutions (RESNETS.STRIDE_IN_1X1 True in"
-            f" {path}), as networks from Caffe have; torchvision's ResNet has it in the 3x3 convolutions and would"
+            f"the detector has the stride of its bottlenecks in the 1x1 convolutions (MODEL.RESNETS.STRIDE_IN_1X1 True"
+            f" in {path}), as networks from Caffe have; torchvision's ResNet has it in the 3x3 convolutions and would"
             " compute something else"
         )
     notes.append(
