@@ -1,5 +1,6 @@
 """Image files: whether they can be decoded, and what they measure."""
 
+import errno
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -116,8 +117,13 @@ def _look_at(job: ImageJob, max_pixels: int) -> tuple[Size, set[int] | None]:
 
 def files_below(folder: Path, suffix: str = "") -> set[str]:
     """Return the names of the files directly in ``folder`` that end in ``suffix``; no folder, no names."""
-    if not folder.is_dir():
-        return set()
+    try:
+        if not folder.is_dir():
+            return set()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:  # so no file system has such a folder
+            return set()
+        raise
     with os.scandir(folder) as entries:  # a folder may hold a hundred thousand
         return {
             entry.name

@@ -81,6 +81,10 @@ def test_read_inaturalist__missing_files_are_named(root):
         FileNotFoundError, match=r"2 of 6 images of \S*json are not in \S*: bee/0\.png, cat/5\.png; give"
     ):
         read_inaturalist(root, path)
+    content = layout()
+    content["images"][0]["file_name"] = f"{'9' * 5000}/0.png"  # which no file system holds
+    with pytest.raises(FileNotFoundError, match=r"3 of 6 images of \S*json are not in"):
+        read_inaturalist(root, write(root, content))
     with pytest.raises(FileNotFoundError, match="is not a folder"):
         read_inaturalist(root / "nowhere", path)
     with pytest.raises(FileNotFoundError, match=r"nothing\.json"):
