@@ -108,7 +108,7 @@ class Study:
     def metrics(self, detector: str, fraction: float) -> list[str]:
         """Return the metrics that finished trials of a detector have, in the order of tables."""
         found = {key for init in self.inits for t in self.finished(detector, fraction, init) for key in t.metrics}
-        return sorted(found, key=KEYS.index)
+        return [key for key in KEYS if key in found]  # of others the tables know nothing either
 
     def tone(self, init: str) -> int:
         """Return the number of an initialisation's colour; 0 is the reference's."""

@@ -8,6 +8,7 @@ from scipy import stats
 from mocodet.common.matches import read_matches
 from mocodet.common.report.numbers import between, fixed, signed
 from mocodet.common.report.precision_recall import RECALLS, precision_at
+from mocodet.common.report.read import read_study
 from mocodet.common.report.run import report
 
 from .made_up import CLASSES, write_study
@@ -134,6 +135,14 @@ def test_report__older_results(tmp_path):
     (tmp_path / "results.json").write_text('{"version": 2')
     with pytest.raises(ValueError, match=r"results.json is not JSON"):
         report(tmp_path)
+
+
+def test_read_study__leaves_out_metrics_that_no_table_has(tmp_path):
+    content = write_study(tmp_path, detectors=("FPN",), fractions=(1.0,), seeds=1)
+    expected = read_study(tmp_path).metrics("FPN", 1.0)
+    trials = [{**trial, "metrics": {"another": 1.0, **trial["metrics"]}} for trial in content["trials"]]
+    (tmp_path / "results.json").write_text(json.dumps({**content, "trials": trials}))
+    assert read_study(tmp_path).metrics("FPN", 1.0) == expected != []
 
 
 def test_precision_at__mean_over_recalls_is_average_precision(study):
