@@ -199,7 +199,7 @@ def check_fits(model: nn.Module, tensors: Mapping[str, Any]) -> None:
     """Refuse tensors that are not exactly those of ``model``, before any is loaded.
 
     Raises:
-        ValueError: naming those of a wrong shape or type, those missing and those too many.
+        ValueError: naming those of a wrong shape or type or that are not finite, those missing and those too many.
     """
     if not isinstance(tensors, Mapping):
         raise ValueError(f"the model in the checkpoint is a {type(tensors).__name__}; expected a dict of tensors")
@@ -212,6 +212,8 @@ def check_fits(model: nn.Module, tensors: Mapping[str, Any]) -> None:
             faults.append(f"{name} of shape {tuple(found.shape)}, not {tuple(tensor.shape)}")
         elif (found.dtype, found.layout) != (tensor.dtype, tensor.layout):
             faults.append(f"{name} of {found.dtype}, {found.layout}, not {tensor.dtype}")
+        elif not found.isfinite().all():
+            faults.append(f"{name} with numbers that are not finite")
     mine = model.state_dict().keys()
     faults += [f"missing {name}" for name in mine if name not in tensors]
     faults += [f"unexpected {name}" for name in tensors if name not in mine]

@@ -3,11 +3,13 @@
 What ``load_state_dict`` makes of anything else is left to chance: a traceback, or an object that fails steps later.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from .text import first_few
 
 WIDTH = 60  # characters of a value in a message
 LARGEST = torch.finfo(torch.float32).max
@@ -17,19 +19,20 @@ EXPECTED = "expected what a run of this config writes"
 SGD_NUMBERS = ("lr", "momentum", "dampening", "weight_decay", "nesterov")
 
 
-def take_up(name: str, holder: Any, state: Any) -> None:
+def take_up(name: str, holder: Any, state: Any, *, finite: bool = True) -> None:
     """Give ``holder`` a state from a file.
 
     Args:
         name: of the state, for messages.
         holder: an SGD, or whatever tells by its own state what a state must be like.
         state: what the file has.
+        finite: refuse momentum that is not finite.
 
     Raises:
         ValueError: the state is of another sort, or what ``holder`` says of it.
     """
     if isinstance(holder, torch.optim.Optimizer):
-        fault = _sgd_misfit(state, holder, name)
+        fault = _sgd_misfit(state, holder, name, finite)
     else:
         fault = misfit(state, holder.state_dict(), name)
     if fault:
@@ -40,6 +43,21 @@ def take_up(name: str, holder: Any, state: Any) -> None:
         raise
     except Exception as error:  # of what no comparison shows
         raise ValueError(f"{name} cannot be taken up ({type(error).__name__}: {error!s:.200}); {EXPECTED}") from error
+
+
+def check_pieces(checkpoint: Mapping[str, Any], pieces: Collection[str]) -> None:
+    """Check that a checkpoint has the pieces of a run, and that its trainer says which iteration was the last.
+
+    Raises:
+        ValueError: one is missing, or the trainer says something else.
+    """
+    if absent := [name for name in pieces if name not in checkpoint]:
+        raise ValueError(f"the checkpoint has no {first_few(absent)}; {EXPECTED}")
+    match checkpoint.get("trainer"):
+        case {"iteration": int(iteration)} if iteration >= 0:
+            pass
+        case _ if "trainer" in pieces:
+            raise ValueError(f"trainer does not say which iteration was the last; {EXPECTED}")
 
 
 def misfit(found: Any, mine: Any, name: str) -> str | None:
@@ -76,7 +94,7 @@ def misfit(found: Any, mine: Any, name: str) -> str | None:
     return next(filter(None, (misfit(*pair) for pair in pairs)), None)
 
 
-def _sgd_misfit(found: Any, optimizer: torch.optim.Optimizer, name: str) -> str | None:
+def _sgd_misfit(found: Any, optimizer: torch.optim.Optimizer, name: str, finite: bool) -> str | None:
     match found:
         case {"state": Mapping(), "param_groups": [*groups]} if all(isinstance(group, Mapping) for group in groups):
             pass
@@ -104,6 +122,8 @@ def _sgd_misfit(found: Any, optimizer: torch.optim.Optimizer, name: str) -> str 
             fault = misfit(buffer, parameters[number].detach(), f"{name}.state[{number}].momentum_buffer")
             if fault:
                 return fault
+            if finite and not buffer.isfinite().all():
+                return f"{name}.state[{number}].momentum_buffer is not finite"
     return None
 
 

@@ -23,7 +23,7 @@ from mocodet.common.encoders.reading import (
 )
 from mocodet.common.recovery import older_checkpoint_named
 from mocodet.common.retention import Retention
-from mocodet.common.states import EXPECTED, misfit, take_up
+from mocodet.common.states import EXPECTED, check_pieces, misfit, take_up
 from mocodet.common.text import first_few
 
 from .methods import Method
@@ -100,19 +100,13 @@ class PretrainCheckpointer(AtomicSaveMixin, Checkpointer):
         checkpoint.setdefault("signs", SIGNS_BEFORE)
         # A scaler is in the checkpoint of a float16 run only, which may be continued in another precision.
         expected = ("model", *self.checkpointables, "rng")
-        if absent := [name for name in expected if name not in checkpoint and name != "scaler"]:
-            raise ValueError(f"the checkpoint has no {first_few(absent)}; expected one of the same METHOD's run")
+        check_pieces(checkpoint, [name for name in expected if name != "scaler"])
         check_rng(checkpoint["rng"])
         if (written := len(checkpoint["rng"])) != comm.get_world_size():
             raise ValueError(
                 f"the checkpoint was written by {written} process(es), this run has {comm.get_world_size()}; "
                 f"resume with --num-gpus x --num-machines (torchrun: --nproc-per-node x --nnodes) = {written}"
             )
-        match checkpoint.get("trainer"):
-            case {"iteration": int(iteration)} if iteration >= 0:
-                pass
-            case _ if "trainer" in self.checkpointables:
-                raise ValueError(f"trainer does not say which iteration was the last; {EXPECTED}")
         check_fits(self.model, checkpoint["model"])
 
 

@@ -9,15 +9,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from reprlib import repr as brief
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mocodet.common.checkpoint import load_torch_file
+from mocodet.common.checkpoint import errors_about, load_torch_file
 from mocodet.common.files import atomic_open
+from mocodet.common.nested import look_up
 from mocodet.common.progress import QUIET, duration
+from mocodet.common.states import EXPECTED, take_up
 
 from ..data.augment.pillow import PillowViews, build_view
 from ..data.folders import LabelledImages
@@ -180,10 +183,14 @@ class LinearSweep:
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a state returned by `state_dict` of a sweep with the same grid."""
+        """Continue from a state returned by `state_dict` of a sweep with the same grid.
+
+        Raises:
+            ValueError: of `take_up`.
+        """
         for mine, found in zip(self.weights + self.biases, state["weights"] + state["biases"], strict=True):
             mine.copy_(found)
-        self.optimizer.load_state_dict(state["optimizer"])
+        take_up("optimizer", self.optimizer, state["optimizer"], finite=False)  # one may have diverged
         self.losses = state["losses"]
 
 
@@ -323,12 +330,29 @@ def _resume(sweep: LinearSweep, path: Path, identity: Mapping[str, Any]) -> int:
     """Continue ``sweep`` from the state of a training that is equal in ``identity``; return how many epochs are done.
 
     Raises:
-        ValueError: it is the state of another training.
+        ValueError: it is the state of another training, or a piece of it is not what a training writes.
     """
     state = load_torch_file(path)
-    found = state.get("identity") if isinstance(state, dict) else None
-    known = found if isinstance(found, dict) else {}
-    if other := [f"{key} {known.get(key)!r}, not {mine!r}" for key, mine in identity.items() if known.get(key) != mine]:
-        raise ValueError(f"{path} is the state of another training: {'; '.join(other)}; remove it to begin anew")
-    sweep.load_state_dict(state["sweep"])
+    found = {key: (look_up(state, f"identity.{key}"), mine) for key, mine in _flat(identity).items()}
+    if other := {key: pair for key, pair in found.items() if not _same(*pair)}:
+        told = [f"{key} {' '.join(brief(there).split())}, not {mine!r}" for key, (there, mine) in other.items()]
+        raise ValueError(f"{path} is the state of another training: {'; '.join(told)}; remove it to begin anew")
+    with errors_about(path):
+        if type(state.get("epoch")) is not int or not 0 <= state["epoch"] <= sweep.protocol.epochs:
+            raise ValueError(f"it does not say how many of {sweep.protocol.epochs} epochs are done; {EXPECTED}")
+        take_up("sweep", sweep, state.get("sweep"))
     return state["epoch"]
+
+
+def _flat(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the protocol's keys in place of the protocol, so that a message says which of them differ."""
+    flat = {**identity, **{f"protocol.{key}": value for key, value in identity["protocol"].items()}}
+    del flat["protocol"]
+    return flat
+
+
+def _same(found: Any, mine: Any) -> bool:
+    """Tell whether a file has the words and numbers that ``mine`` are, and not tensors, which compare otherwise."""
+    if isinstance(mine, list):
+        return isinstance(found, list) and len(found) == len(mine) and all(map(_same, found, mine))
+    return isinstance(found, str | int | float) and found == mine

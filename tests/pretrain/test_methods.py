@@ -121,7 +121,7 @@ def test_resume__refuses_a_checkpoint_without_a_state(run, folder, tmp_path):
         output.mkdir()
         torch.save({key: value for key, value in checkpoint.items() if key != absent}, output / "model_0000002.pth")
         (output / "last_checkpoint").write_text("model_0000002.pth")
-        with pytest.raises(ValueError, match=f"the checkpoint has no {absent}; expected one of the same METHOD's run"):
+        with pytest.raises(ValueError, match=f"the checkpoint has no {absent}; expected what a run of this"):
             train(method, folder, output, flags=("--resume",))
 
 

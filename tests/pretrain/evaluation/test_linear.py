@@ -1,7 +1,9 @@
 """Linear classifiers side by side against each trained alone by torch.optim.SGD."""
 
+import io
 import itertools
 import logging
+import math
 import re
 from functools import partial
 from types import SimpleNamespace
@@ -262,12 +264,64 @@ def test_evaluate_linear__resumed_equals_uninterrupted(data, backbone, tmp_path,
     assert evaluate_linear(backbone, data, data, SETTINGS, SMALL, grid, state=state, resume=True) == whole
 
 
+FORGED = {
+    "of a list": (lambda c: [c], r"another training: backbone None, not"),
+    "identity of a tensor": (lambda c: c.update(identity=torch.ones(3)), "another training: backbone None, not"),
+    "mode of a tensor": (lambda c: c["identity"].update(mode=torch.ones(3, 3)), r"training: mode tensor\(\[\[1"),
+    "size of a tensor": (lambda c: c["identity"].update(size=torch.ones(3)), "another training: size tensor"),
+    "grid of tensors": (lambda c: c["identity"].update(grid=[[torch.ones(2)] * 2]), r"training: grid \[\[tensor"),
+    "protocol of text": (lambda c: c["identity"].update(protocol="a"), "another training: protocol.epochs None, not 4"),
+    "no epoch": (lambda c: c.pop("epoch") and None, "how many of 4 epochs are done"),
+    "epoch of text": (lambda c: c.update(epoch="2"), "how many of 4 epochs are done"),
+    "epoch before the first": (lambda c: c.update(epoch=-1), "how many of 4 epochs are done"),
+    "epoch after the last": (lambda c: c.update(epoch=5), "how many of 4 epochs are done"),
+    "no sweep": (lambda c: c.pop("sweep") and None, "sweep is None, not a dict of weights"),
+    "no weights": (lambda c: c["sweep"].pop("weights") and None, r"sweep cannot be taken up \(KeyError: 'weights'"),
+    "weights of text": (lambda c: c["sweep"].update(weights="a"), "sweep.weights is 'a', not a list of 1"),
+    "fewer weights": (lambda c: c["sweep"]["weights"].clear(), "sweep.weights is a list of 0, not a list of 1"),
+    "bias of another shape": (
+        lambda c: c["sweep"].update(biases=[torch.ones(3)]),
+        r"biases\[0\] is a tensor of float32",
+    ),
+    "losses of a number": (lambda c: c["sweep"].update(losses=3.0), "sweep.losses is 3.0, not a tensor"),
+    "optimizer of a list": (lambda c: c["sweep"].update(optimizer=[]), "sweep.optimizer is a list of 0, not a dict"),
+    "momentum of text": (
+        lambda c: c["sweep"]["optimizer"]["state"][0].update(momentum_buffer="a"),
+        r"optimizer\.state\[0\]\.momentum_buffer is 'a', not a tensor",
+    ),
+    "rate that is no number": (
+        lambda c: c["sweep"]["optimizer"]["param_groups"][0].update(lr=float("nan")),
+        r"sweep\.optimizer\.param_groups\[0\]\.lr is nan, not 0\.1",
+    ),
+}
+
+
+def test_resume__names_the_piece_of_a_state_that_was_forged(data, tmp_path):
+    state, backbone, grid = tmp_path / "state.pth", nn.Sequential(nn.AvgPool2d(32), nn.Flatten()).eval(), [(0.1, 0.0)]
+    evaluate_linear(backbone, data, data, SETTINGS, SMALL, grid, cached=True, state=state)
+    whole = state.read_bytes()
+    identity = torch.load(state, weights_only=True)["identity"]
+    sweep = LinearSweep(grid, 3, 2, SMALL)
+    for forge, message in FORGED.values():
+        content = torch.load(io.BytesIO(whole), weights_only=True)
+        torch.save(forge(content) or content, state)
+        with pytest.raises(ValueError, match=rf"^{re.escape(str(state))}\b.*{message}[^\n]*$"):
+            linear._resume(sweep, state, identity)
+    # A classifier that has diverged is none of these.
+    content = torch.load(io.BytesIO(whole), weights_only=True)
+    content["sweep"]["optimizer"]["state"][0]["momentum_buffer"].fill_(math.nan)
+    content["sweep"]["weights"][0].fill_(math.nan)
+    torch.save(content, state)
+    assert linear._resume(sweep, state, identity) == 4
+    assert sweep.weights[0].isnan().all()
+
+
 def test_evaluate_linear__state_of_another_training(data, backbone, tmp_path):
     state = tmp_path / "state.pth"
     evaluate_linear(backbone, data, data, SETTINGS, SMALL, [(0.1, 0.0)], state=state, cached=True)
     others = {
         "grid": {"grid": [(0.2, 0.0)]},
-        "protocol": {"protocol": Protocol(5, 8, steps=(2,), seed=1)},
+        "protocol.epochs": {"protocol": Protocol(5, 8, steps=(2,), seed=1)},
         "mode": {"cached": False},
         "size": {"settings": FeatureSettings(size=33)},
         "storage": {"settings": FeatureSettings(size=32, storage=torch.float16)},
@@ -275,5 +329,5 @@ def test_evaluate_linear__state_of_another_training(data, backbone, tmp_path):
     }
     for name, change in others.items():
         given = {"backbone": backbone, "settings": SETTINGS, "protocol": SMALL, "grid": [(0.1, 0.0)], "cached": True}
-        with pytest.raises(ValueError, match=f"state of another training: {name} [^;]*, not [^;]*; remove"):
+        with pytest.raises(ValueError, match=f"state of another training: {re.escape(name)} [^;]*, not [^;]*; remove"):
             evaluate_linear(train=data, val=data, state=state, resume=True, **{**given, **change})
