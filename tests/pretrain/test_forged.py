@@ -22,7 +22,7 @@ FORGED = {
         lambda c: c["optimizer"]["state"][0]["momentum_buffer"].fill_(torch.inf),
         r"optimizer\.state\[0\]\.momentum_buffer is not finite",
     ),
-    "queue that is not finite": (lambda c: c["model"]["queue"].fill_(torch.nan), "queue with numbers that are not fini"),
+    "queue that is not finite": (lambda c: c["model"]["queue"].fill_(torch.nan), "queue with numbers that are not"),
     "fewer parameters": (lambda c: c["optimizer"]["param_groups"][0]["params"].pop(), "optimizer's parameters"),
     "model of a list": (lambda c: c.update(model=[]), "the model in the checkpoint is a list"),
     "tensor of text": (lambda c: c["model"].update(queue="full"), "queue is a str, not a tensor"),
