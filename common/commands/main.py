@@ -4,7 +4,7 @@ import os
 import re
 import sys
 import warnings
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import SUPPRESS, Action, ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from importlib import import_module
 from pkgutil import resolve_name
@@ -94,10 +94,22 @@ def _overview() -> ArgumentParser:
     """Make the parser that knows the names of the commands; it refuses, or helps with, what names none."""
     width = max(len(command.name) for command in COMMANDS)
     listed = "\n".join(f"  {command.name:{width}}  {command.help}" for command in COMMANDS)
-    epilog = f"commands:\n{listed}\n\n'{PROGRAM} COMMAND --help' says more of each."
+    epilog = f"commands:\n{listed}\n\n'{PROGRAM} COMMAND --help' shows the options of a command, with examples."
     parser = Parser(PROGRAM, description=DESCRIPTION, epilog=epilog, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=[command.name for command in COMMANDS], metavar="COMMAND")
+    parser.add_argument("command", choices=[command.name for command in COMMANDS], metavar="COMMAND", help="see below")
+    what = "show the versions of mocodet, torch, torchvision, detectron2 and Python, and exit"
+    parser.add_argument("--version", action=_Versions, nargs=0, default=SUPPRESS, help=what)
     return parser
+
+
+class _Versions(Action):
+    """Prints the versions."""
+
+    def __call__(self, parser: ArgumentParser, *_: object) -> None:
+        from ..versions import versions  # slow beside the rest of this module
+
+        print(versions())
+        parser.exit()
 
 
 def _file_of(command: Command) -> ModuleType:

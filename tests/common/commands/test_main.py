@@ -1,17 +1,23 @@
 """The one command: help and refusals at once, without PyTorch; the table leads to what does the work."""
 
+import argparse
 import importlib
 import json
 import pkgutil
+import re
 import runpy
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+import torchvision
 
+import mocodet
 from mocodet.common.commands import main as module
-from mocodet.common.commands.main import main, parse
+from mocodet.common.commands.main import main, parse, parser_of
 from mocodet.common.commands.table import COMMANDS, PROGRAM
 
 NAMES = [command.name for command in COMMANDS]
@@ -43,6 +49,23 @@ def test_help__imports_nothing_heavy(name):
     printed, status, heavy = watch(name, "--help")
     assert (status, heavy) == (0, [])
     assert f"usage: mocodet {name}" in printed
+    assert "Warning" not in printed
+
+
+def options(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+    """Yield the options and arguments of a parser, and of the commands within it."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            assert {choice.dest for choice in action._choices_actions if choice.help} == set(action.choices)
+            for within in action.choices.values():
+                yield from options(within)
+        else:
+            yield action
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=NAMES)
+def test_help__every_option_has_a_text(command):
+    assert not [option.option_strings or option.dest for option in options(parser_of(command)) if not option.help]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -113,6 +136,18 @@ def test_config__is_looked_for_before_anything_heavy(command, fault):
     assert expected[fault] in printed
 
 
+def test_version__is_told_without_importing_anything_heavy():
+    printed, status, heavy = watch("--version")
+    assert (status, heavy) == (0, [])
+    for number, package in enumerate((mocodet, torch, torchvision)):
+        # The distribution's version may leave out for which CUDA it is.
+        told = printed.splitlines()[number].split("+")[0]
+        assert told == f"{package.__name__} {package.__version__.split('+')[0]}"
+    assert re.search(r"^detectron2 \d+\.\d+", printed, flags=re.MULTILINE)
+    assert f"Python {sys.version.split()[0]}," in printed
+    assert "Warning" not in printed
+
+
 def test_help__lists_every_command():
     printed, status, heavy = watch("--help")
     assert (status, heavy) == (0, [])
@@ -130,7 +165,7 @@ def test_help__lists_every_command():
             f"error: argument COMMAND: invalid choice: 'pretrian' (choose from {', '.join(NAMES)})"
             "; did you mean pretrain?",
         ),
-        (["--version"], "error: the following arguments are required: COMMAND"),
+        (["--verbose"], "error: the following arguments are required: COMMAND"),
     ],
 )
 def test_main__no_or_an_unknown_command_is_refused(words, message, capsys):
