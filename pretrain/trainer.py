@@ -113,14 +113,13 @@ class PretrainTrainer(TrainerBase):
             hooks.IterationTimer(),
             Throughput(self.cfg.SOLVER.IMS_PER_BATCH),
             hooks.LRScheduler(self.optimizer, self.scheduler),
-            # Before the checkpoint of the same iteration: a run that is killed while it measures measures again.
+            # Before the checkpoint of the same iteration, as the log: what a run that is killed meanwhile has not
+            # written, it comes to again.
             *evaluators,
         ]
         chance = type(self.method).chance(self.cfg, self.facts)
         if comm.is_main_process():
             built.append(SignWatch(self.cfg, self.facts, chance, self.signs))
-        built.append(hooks.PeriodicCheckpointer(self.checkpointer, self.checkpoint_period))
-        if comm.is_main_process():
             metrics = Path(self.cfg.OUTPUT_DIR, "metrics.json")
             drop_half_line(metrics)
             writers = [
@@ -129,6 +128,7 @@ class PretrainTrainer(TrainerBase):
                 TensorboardWriter(self.cfg.OUTPUT_DIR, chance, self.max_iter),
             ]
             built.append(LogWriter(writers, self.cfg.LOG_PERIOD, evaluators, chance))
+        built.append(hooks.PeriodicCheckpointer(self.checkpointer, self.checkpoint_period))
         return [*built, self.status, StopWhenAsked(self.checkpointer, collective_timeout(self.cfg))]
 
     @property
