@@ -14,10 +14,11 @@ require_detectron2()
 import_torchvision()
 
 # All imports need the check above first.
-from . import modeling  # noqa: E402 (registers models)
+from . import cityscapes_scripts, modeling  # noqa: E402 (`modeling` registers models)
 from .data.registration import register_voc_sem_seg  # noqa: E402
 from .weights.published import register as register_weights  # noqa: E402
 
+cityscapes_scripts.register()
 register_voc_sem_seg()
 register_weights()
 
