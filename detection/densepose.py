@@ -10,13 +10,19 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.common import AspectRatioGroupedDataset
+from detectron2.utils.file_io import PathManager
 from torch.utils.data import DataLoader
 
 from mocodet import configs
 from mocodet.common.config.bases import read_settings
 
 PROJECT = "densepose"
-INSTALL = "pip install 'git+https://github.com/facebookresearch/detectron2@main#subdirectory=projects/DensePose'"
+COMMIT = "9ca668968de7f3230c67b1b572e594c0797eff30"  # of detectron2, with which it was run
+# Without what it declares to need: that is a detectron2 of its own. Its setup.py imports torch.
+INSTALL = (
+    "pip install av setuptools wheel && pip install --no-deps --no-build-isolation"
+    f" 'git+https://github.com/facebookresearch/detectron2@{COMMIT}#subdirectory=projects/DensePose'"
+)
 EVALUATOR_TYPE = "densepose"
 
 
@@ -32,7 +38,8 @@ def add_densepose_keys(cfg: CfgNode, config_file: str) -> None:
 
     Raises:
         FileNotFoundError: there is no such config.
-        ValueError: the file needs the project, which is not installed; the message has the command that installs it.
+        ValueError: the file needs the project, which is not installed or lacks a package; the message has the command
+            that installs both.
     """
     if not uses_densepose(config_file):
         return
@@ -40,7 +47,15 @@ def add_densepose_keys(cfg: CfgNode, config_file: str) -> None:
         raise ValueError(
             f"{config_file} needs detectron2's DensePose project, which is not installed; install it:  {INSTALL}"
         )
-    importlib.import_module(PROJECT).add_densepose_config(cfg)
+    try:
+        importlib.import_module(PROJECT).add_densepose_config(cfg)
+    except ImportError as error:
+        raise ValueError(
+            f"{config_file} needs detectron2's DensePose project, which cannot be imported ({error}); install it: "
+            f" {INSTALL}"
+        ) from error
+    # As its train_net.py does: its evaluator asks for a file with a time limit, and detectron2 takes none.
+    PathManager.set_strict_kwargs_checking(False)
     _register_datasets(os.environ.get("DETECTRON2_DATASETS", "datasets"))
 
 
@@ -62,6 +77,27 @@ def is_densepose(cfg: CfgNode) -> bool:
 def trainer() -> Any:
     """Return its trainer, a class that builds its loaders, of images with points on persons, and evaluators."""
     return importlib.import_module(f"{PROJECT}.engine").Trainer
+
+
+def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
+    """Build its loader of every image to evaluate; by itself it would leave out images without a person.
+
+    In the project's own minival each image has one, so the metrics are the project's there.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
+    return trainer().build_test_loader(cfg, dataset_name)
+
+
+def records_of(dataset_name: str) -> list[dict[str, Any]]:
+    """Return the records of one of its data sets whose loader has been built, with classes for the ids of the file."""
+    classes = MetadataCatalog.get(dataset_name).thing_dataset_id_to_contiguous_id
+    records: list[dict[str, Any]] = DatasetCatalog.get(dataset_name)
+    for record in records:
+        for annotation in record["annotations"]:
+            annotation["category_id"] = classes[annotation["category_id"]]
+    return records
 
 
 def training_data(cfg: CfgNode) -> tuple[list[dict[str, Any]], Callable[[dict[str, Any]], dict[str, Any]]]:

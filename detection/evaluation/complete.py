@@ -5,7 +5,7 @@ import json
 import logging
 import math
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,21 @@ class CompleteEvaluator(DatasetEvaluator):
     * A detector that finds nothing scores 0, with a warning, where detectron2's COCO metrics would be nan.
     * ``AP``, ``AP50``, ``AP75`` and ``mIoU`` must be numbers. Finer metrics may be nan (no ground truth of that size or
       class); they are named in a warning.
+
+    Args:
+        evaluator: of the data set.
+        dataset_name: what is evaluated on.
+        load: returns its records.
     """
 
-    def __init__(self, evaluator: DatasetEvaluator, dataset_name: str):
+    def __init__(
+        self,
+        evaluator: DatasetEvaluator,
+        dataset_name: str,
+        load: Callable[[str], list[dict[str, Any]]] = DatasetCatalog.get,
+    ):
         self.evaluator = evaluator
+        self._load = load
         self._dataset_name = dataset_name
         self.reset()
 
@@ -67,7 +78,7 @@ class CompleteEvaluator(DatasetEvaluator):
         return check_metrics(results, self._dataset_name, num_predictions=sum(count for _, count in gathered))
 
     def _check_images(self, seen: list[int | str]) -> None:
-        self._records = DatasetCatalog.get(self._dataset_name)
+        self._records = self._load(self._dataset_name)
         expected = {_identity(record) for record in self._records}
         missing, repeated = expected - set(seen), len(seen) - len(set(seen))
         if not expected or missing or repeated:

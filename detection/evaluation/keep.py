@@ -30,7 +30,7 @@ class KeepingEvaluator(CompleteEvaluator):
 
     def __init__(self, evaluator: DatasetEvaluator, dataset_name: str, folder: str | Path):
         self._folder = Path(folder)
-        super().__init__(evaluator, dataset_name)
+        super().__init__(evaluator, dataset_name, kind_of(dataset_name).records)
 
     def reset(self) -> None:
         """Forget the images seen."""

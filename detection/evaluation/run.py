@@ -11,6 +11,7 @@ from mocodet.common.errors import errors_in_one_line
 
 from ..config import add_moco_config
 from ..data.registration import CocoDataset, VocDataset, register_datasets
+from ..densepose import add_densepose_keys
 from .build import predictions_folder
 from .coco_results import predicted_tasks
 from .complete import check_metrics, format_results, write_results
@@ -48,6 +49,7 @@ def resolve_dataset(args: argparse.Namespace) -> tuple[CfgNode, str]:
     cfg = get_cfg()
     add_moco_config(cfg)
     if "config_file" in args:
+        add_densepose_keys(cfg, args.config_file)
         merge_config(cfg, args.config_file, args.opts)
         register_datasets(cfg)
     if args.json:

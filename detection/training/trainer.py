@@ -170,7 +170,7 @@ class Trainer(DefaultTrainer):
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
         """Build the loader that evaluates each image of a data set once, in one of the processes."""
         if densepose.is_densepose(cfg):
-            return densepose.trainer().build_test_loader(cfg, dataset_name)
+            return densepose.build_test_loader(cfg, dataset_name)
         return build_detection_test_loader(cfg, dataset_name, mapper=build_mapper(cfg, training=False))
 
     def train(self) -> OrderedDict[str, Any]:

@@ -19,6 +19,7 @@ from mocodet.common.text import first_few
 from ..config import add_moco_config
 from ..data import register_datasets
 from ..data.images import read_image
+from ..densepose import add_densepose_keys
 from ..training.preflight import check_datasets
 from .draw import draw_columns
 from .predictions import class_names, ground_truth, index_records, read_run
@@ -84,6 +85,7 @@ def main(args: argparse.Namespace) -> None:
         setup_logger(name="mocodet")
         cfg = get_cfg()
         add_moco_config(cfg)
+        add_densepose_keys(cfg, args.config_file)
         merge_config(cfg, args.config_file, args.opts)
         if not args.dataset and not cfg.DATASETS.TEST:
             raise ValueError(f"{args.config_file} names no data set in DATASETS.TEST; give --dataset NAME")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import Metadata, MetadataCatalog
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 
 from mocodet.common.matches import Matches
@@ -42,6 +42,8 @@ class EvaluationKind:
             cannot be told, as where pixels are counted.
         read: (file or folder, metadata, records) -> what a run has left there, as things to draw, by the keys of the
             images (`image_key`); None: likewise. Raises like ``evaluate_saved``.
+        records: (data set) -> its records, with categories as its model counts them; called after the evaluator has
+            been built.
         tasks: those that ``mocodet evaluate --tasks`` can choose from.
         has_label_images: whether the ground truth is label images alone, not objects.
         packages: modules, besides those that mocodet always needs, that read or evaluate the data sets.
@@ -55,6 +57,7 @@ class EvaluationKind:
     evaluate_saved: Callable[[Any, Path], tuple[Results, int]] | None = None
     matches: Callable[[Any], Mapping[str, Matches]] | None = None
     read: Callable[[Path, Metadata, Sequence[Mapping[str, Any]]], Mapping[str, list[Thing]]] | None = None
+    records: Callable[[str], list[dict[str, Any]]] = DatasetCatalog.get
     tasks: tuple[str, ...] = ()
     has_label_images: bool = False
     packages: tuple[str, ...] = ()

@@ -1,12 +1,96 @@
 """DensePose's metrics: box AP, and AP by geodesic point similarity (Guler et al., CVPR 2018), by the project itself."""
 
-from ...densepose import EVALUATOR_TYPE, INSTALL, PROJECT, trainer
-from . import EvaluationKind, register_kind
+import importlib
+import math
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import DatasetEvaluators
+from detectron2.utils.file_io import PathManager
+from scipy.io import loadmat
+
+from ...densepose import EVALUATOR_TYPE, INSTALL, PROJECT, records_of, trainer
+from . import EvaluationKind, Results, register_kind
+
+DISTANCES = "https://dl.fbaipublicfiles.com/densepose/data/Pdist_matrix.pkl"  # as the project's evaluator has it
+
+
+class DensePoseEvaluators(DatasetEvaluators):
+    """The project's evaluators of boxes and surfaces; a metric without ground truth is nan, where theirs is -100."""
+
+    def evaluate(self) -> Results | None:
+        """Return ``{task: {metric: value}}`` on the main process, None on the others."""
+        results = super().evaluate()
+        if not results:
+            return None
+        return Results(
+            (task, {name: math.nan if value < 0 else value for name, value in metrics.items()})
+            for task, metrics in results.items()
+        )
+
+
+def check_surface(cfg: CfgNode, dataset_name: str) -> None:
+    """Fetch the files of the human surface, which the project would only ask for at the end, and try its distances.
+
+    Raises:
+        ValueError: a file cannot be had, or the project would take distances of other vertices than it means to: with
+            NumPy 2 it multiplies their numbers in as few bits as the file has.
+    """
+    metadata = MetadataCatalog.get(dataset_name)
+    files = {}
+    for address in (
+        metadata.densepose_transform_src,
+        metadata.densepose_smpl_subdiv,
+        metadata.densepose_smpl_subdiv_transform,
+        DISTANCES,
+    ):
+        try:
+            files[address] = PathManager.get_local_path(address)
+        except OSError as error:
+            raise ValueError(
+                f"data set {dataset_name}: DensePose's evaluation needs {address}, which cannot be had: {error}; the"
+                " folder densepose/data below FVCORE_CACHE, by default ~/.torch/iopath_cache, may hold it"
+            ) from error
+    vertices = loadmat(files[metadata.densepose_smpl_subdiv_transform])["index"].ravel()
+    if not finds_distances(vertices):
+        raise ValueError(
+            f"data set {dataset_name}: with NumPy {np.__version__} DensePose's evaluation looks up wrong distances, for"
+            f" its products of vertex numbers do not fit into their {vertices.dtype}; evaluate with an older one (pip"
+            ' install "numpy<2" "opencv-python-headless<4.11"), or train with DATASETS.TEST "()" and evaluate later'
+        )
+
+
+def finds_distances(vertices: np.ndarray) -> bool:
+    """Tell whether the project looks up the distance of two vertices in the place where its table has it.
+
+    Args:
+        vertices: their numbers, from 1; the highest and the lowest are tried.
+    """
+    evaluation = importlib.import_module(f"{PROJECT}.evaluation.densepose_coco_evaluation").DensePoseCocoEval()
+    evaluation.Pdist_matrix = _Places()
+    high, low = vertices.max(keepdims=True), vertices.min(keepdims=True)
+    with np.errstate(over="ignore"):
+        (place,) = evaluation.getDistancesUV(high, low)
+    row, column = int(high[0]) - 1, int(low[0]) - 1
+    return place == row * (row - 1) // 2 + column  # the table has the pairs (1, 0), (2, 0), (2, 1), (3, 0), ...
+
+
+class _Places:
+    """A table in which every place holds its own number."""
+
+    def __getitem__(self, place: int) -> tuple[int]:
+        return (place,)
+
 
 register_kind(
     EvaluationKind(
         EVALUATOR_TYPE,
-        build=lambda cfg, name, tasks, output: trainer().build_evaluator(cfg, name, output),
+        build=lambda cfg, name, tasks, output: DensePoseEvaluators(
+            trainer().build_evaluator(cfg, name, output)._evaluators
+        ),
+        check=check_surface,
+        records=records_of,
         packages=(PROJECT,),
         install=INSTALL,
     )
