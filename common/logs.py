@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-NAMES = ("mocodet", "fvcore", "detectron2")
+NAMES = ("mocodet", "fvcore", "detectron2", "densepose")
 
 
 class _Memory(logging.Handler):
