@@ -15,6 +15,9 @@ from tests.rehearsal.stand_ins import make_stand_ins
 
 DESCRIPTION = """Train 3 iterations with every detection config, resume to 5, evaluate the result, and print a table.
 
+The configs of DensePose are run where detectron2's DensePose project can be imported, as with its folder on PYTHONPATH;
+the body surface that it downloads is a made-up one. Where it cannot, the last line says how many were left out.
+
 Only sizes, schedules, the score threshold and MODEL.WEIGHTS are overridden; everything else, the names of the data sets
 included, is the config's own. The images are generated, in the layouts that VOC, COCO, LVIS and Cityscapes have on
 disk; --datasets names a folder with others (the toy configs have the toy set in any case). There are no real weights

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from mocodet.detection.densepose import uses_densepose
+
 PART = 8
 
 NARROW: dict[str, object] = {
@@ -19,11 +21,18 @@ NARROW: dict[str, object] = {
     "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS": [512 // PART] * 8,
     "MODEL.SEM_SEG_HEAD.CONVS_DIM": 256 // PART,
 }
+NARROW_DENSEPOSE: dict[str, object] = {  # keys of its project
+    "MODEL.ROI_DENSEPOSE_HEAD.DECODER_NUM_CLASSES": 256 // PART,
+    "MODEL.ROI_DENSEPOSE_HEAD.DECODER_CONV_DIMS": 256 // PART,
+    "MODEL.ROI_DENSEPOSE_HEAD.CONV_HEAD_DIM": 512 // PART,
+}
 
 
 def narrow_options(leaf: Path) -> Mapping[str, object]:
     """Return the overrides that narrow a config; detectron2's ResNet-18 has one width."""
-    return {} if "R_18" in leaf.stem else NARROW
+    if "R_18" in leaf.stem:
+        return {}
+    return NARROW | NARROW_DENSEPOSE if uses_densepose(leaf) else NARROW
 
 
 def narrow_file(path: str) -> None:

@@ -29,8 +29,9 @@ def table(outcomes: Sequence[Outcome]) -> str:
 def summary(outcomes: Sequence[Outcome], seconds: float) -> str:
     """Count the outcomes in one sentence."""
     ok = sum(outcome.outcome == "ok" for outcome in outcomes)
-    skipped = sum(outcome.outcome == NO_DENSEPOSE for outcome in outcomes)
-    return f"{ok} of {len(outcomes)} ok, {skipped} not run, {seconds:.0f} s"
+    left_out = sum(outcome.outcome.startswith("not run") for outcome in outcomes)
+    why = f", {left_out} not run ({NO_DENSEPOSE})" if left_out else ""
+    return f"{ok} of {len(outcomes)} ok{why}, {seconds:.0f} s"
 
 
 def _number(value: float | None) -> str:

@@ -22,6 +22,7 @@ from mocodet.detection.data.toy import TOY_CLASSES, make_toy_data
 from mocodet.detection.densepose import uses_densepose
 from tests.commands import train as train_net
 from tests.rehearsal.stand_ins import StandIn
+from tests.rehearsal.surface import make_surface
 
 ITERATIONS = 3
 RESUMED_ITERATIONS = 5
@@ -49,7 +50,7 @@ SIZES_AND_SCHEDULE: dict[str, object] = {
 }
 # What detectron2 logs.
 STARTED = re.compile(r"Starting training from iteration (\d+)")
-NO_DENSEPOSE = "not run: detectron2's DensePose project is not installed"
+NO_DENSEPOSE = "detectron2's DensePose project is not installed"
 MARKER = ".rehearsal"  # in the folders that may be removed
 
 
@@ -101,8 +102,8 @@ def rehearse(
         leaves: config files, as `leaf_configs` lists them.
         datasets: what ``DETECTRON2_DATASETS`` is to be: the data under the names that the configs have.
         stand_ins: weights for each kind of variant.
-        output: folder for the toy set and, below ``runs``, logs and results of each config; what an earlier rehearsal
-            left there is replaced.
+        output: folder for the toy set, the cache with the surface of DensePose, and below ``runs`` logs and results of
+            each config; what an earlier rehearsal left there is replaced.
         changes: returns the overrides of a config beside those.
         jobs: configs at a time, each on one thread.
         announce: told of every outcome as soon as it is there.
@@ -110,19 +111,24 @@ def rehearse(
     toy = output / "toy"
     if any(toy_options(leaf, toy) for leaf in leaves) and not toy.exists():
         make_toy_data(toy, train=16, test=8, unlabelled=0, size=IMAGE_SIZE)
+    cache = (output / "cache").resolve()
+    if any(map(uses_densepose, leaves)):
+        make_surface(cache)
     runs = output / "runs"
     runs.mkdir(parents=True, exist_ok=True)
     outcomes: dict[Path, Outcome] = {}
-    # detectron2 reads the variable when it is imported: in processes that start with it.
+    # detectron2 reads the first of the variables when it is imported: in processes that start with it.
     context = multiprocessing.get_context("spawn")
     with (
-        _environment(DETECTRON2_DATASETS=str(datasets.resolve()), OMP_NUM_THREADS="1"),
+        _environment(DETECTRON2_DATASETS=str(datasets.resolve()), FVCORE_CACHE=str(cache), OMP_NUM_THREADS="1"),
         ProcessPoolExecutor(jobs, mp_context=context) as pool,
     ):
         running = {}
         for leaf in leaves:
             if uses_densepose(leaf) and find_spec("densepose") is None:
-                outcomes[leaf] = Outcome(leaf.stem, stand_ins[variant(leaf)].description, outcome=NO_DENSEPOSE)
+                outcomes[leaf] = Outcome(
+                    leaf.stem, stand_ins[variant(leaf)].description, outcome=f"not run: {NO_DENSEPOSE}"
+                )
                 announce(outcomes[leaf])
             else:
                 more = {**toy_options(leaf, toy), **changes(leaf)}
