@@ -78,7 +78,8 @@ def pretrain(
 
     Args:
         cfg: of `get_cfg`; it is checked and frozen.
-        resume, original: see `PretrainTrainer.resume_or_start`.
+        resume: whether to continue the run in ``OUTPUT_DIR``; see `PretrainTrainer.resume_or_start`.
+        original: a checkpoint of the original code to continue from; see there.
         record: whether to keep this process's command line beside the config, as that of the run.
         allow_pipe: whether ``DATA.SHARDS`` may name commands, which run in a shell (docs/shards.md).
 

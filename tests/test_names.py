@@ -13,7 +13,7 @@ from detectron2.config import get_cfg as detectron2_cfg
 from torch.distributed.run import get_args_parser as torchrun_parser
 
 from mocodet import configs
-from mocodet.common.commands.main import parser_of
+from mocodet.common.commands.main import overview, parser_of
 from mocodet.common.commands.table import COMMANDS, PROGRAM
 from mocodet.detection import add_moco_config
 from mocodet.pretrain.config import get_cfg as pretrain_cfg
@@ -27,17 +27,18 @@ CODE = {
     for path in sorted((ROOT / room).rglob(f"*{suffix}"))
 }
 
-# Of other programs: sbatch, tar, pip, nvidia-smi, DINO's scripts; and of the files of tools/ and the rehearsals.
+# Of other programs: sbatch, tar, pip, nvidia-smi, DINO's scripts.
 FOREIGN_OPTIONS = {
-    *("--requeue", "--dereference", "--hard-dereference", "--no-build-isolation", "--no-deps", "--query-gpu"),
-    *("--format", "--checkpoint_key", "--datasets", "--key", "--xlabel", "--paper", "--unlabelled"),
+    *("--requeue", "--dereference", "--hard-dereference", "--no-build-isolation", "--no-deps"),
+    *("--query-gpu", "--format", "--checkpoint_key"),
 }
-# Of other projects, an example of a name, and a file that a study writes.
+# Of other projects, an example of a name, a file that a study writes, and the site's first page.
 FOREIGN_FILES = {
     "detection/convert-pretrain-to-detectron2.py",
     "tools/extract_backbone_weights.py",
     "pretrain/x.yaml",
     "report.md",
+    "index.md",
 }
 
 PATH = re.compile(rf"(?<![\w./-])(?:{'|'.join(ROOMS)})/[\w./-]*\w")
@@ -62,7 +63,13 @@ def keys(cfg: Mapping[str, Any], within: str = "") -> Iterator[str]:
             yield from keys(value, f"{within}{name}.")
 
 
-KNOWN_OPTIONS = FOREIGN_OPTIONS.union(options(torchrun_parser()), *(options(parser_of(each)) for each in COMMANDS))
+PARSERS = [torchrun_parser(), overview(), *map(parser_of, COMMANDS)]
+SCRIPTS = [
+    path.read_text(encoding="utf-8") for folder in ("tools", "tests/rehearsal") for path in (ROOT / folder).glob("*.py")
+]
+KNOWN_OPTIONS = FOREIGN_OPTIONS.union(
+    *map(options, PARSERS), *(re.findall(r"\"(--[a-z][\w-]*)\"", script) for script in SCRIPTS)
+)
 DETECTION = detectron2_cfg()
 add_moco_config(DETECTION)
 KNOWN_KEYS = {*keys(DETECTION), *keys(pretrain_cfg())}
@@ -80,7 +87,7 @@ def faults(where: str, text: str) -> Iterator[str]:
     code = text if where in CODE else " ".join(f"`{span}`" for span in re.findall(r"`([^`]+)`", FENCE.sub("", text)))
     known = {"COMMAND", *(command.name for command in COMMANDS)}
     # In messages two spaces or a backtick stand before a command.
-    named = re.findall(rf"(?:`|  |'){PROGRAM} ([\w-]+)(?= |`|'|\.)", code)
+    named = re.findall(rf"(?:`|  |'){PROGRAM} ([a-z][\w-]*|[A-Z]+)(?= |`|'|\.)", code)
     yield from (f"{PROGRAM} {name}" for name in named if name not in known)
     yield from (option for option in OPTION.findall(code) if option not in KNOWN_OPTIONS)
     yield from (key for key in KEY.findall(text) if key not in KNOWN_KEYS)

@@ -10,7 +10,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
+import mocodet
 from mocodet import configs
 from mocodet.detection.data.toy import TOY_CLASSES
 
@@ -61,6 +63,13 @@ def test_wheel__requires_the_opencv_that_is_installed(wheel):
     required = [line.split()[1].split(">")[0] for line in lines if line.startswith("Requires-Dist: opencv")]
     assert len(required) == 1, "distributions of OpenCV overwrite each other"
     assert importlib.metadata.version(required[0])
+
+
+def test_version__is_the_same_everywhere(wheel):
+    (metadata,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+    assert f"\nVersion: {mocodet.__version__}\n" in wheel.read(metadata).decode()
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == mocodet.__version__
 
 
 def test_wheel__one_command(wheel):

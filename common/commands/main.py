@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> object:
             keep_freed_memory()
             with told_in_one_line():
                 return resolve_name(command.does)(args)  # imported only after the arguments are found good
-    return _overview().parse_args(words[:1])
+    return overview().parse_args(words[:1])
 
 
 def run(*leading: str) -> None:
@@ -60,6 +60,18 @@ def run(*leading: str) -> None:
     inherited = [os.environ["PYTHONWARNINGS"]] if os.environ.get("PYTHONWARNINGS") else []
     os.environ["PYTHONWARNINGS"] = ",".join(inherited + [f"ignore:{beginning}" for beginning in NOT_THE_USERS])
     main([*leading, *sys.argv[1:]])
+
+
+def overview() -> ArgumentParser:
+    """Make the parser that knows the names of the commands; it refuses, or helps with, what names none."""
+    width = max(len(command.name) for command in COMMANDS)
+    listed = "\n".join(f"  {command.name:{width}}  {command.help}" for command in COMMANDS)
+    epilog = f"commands:\n{listed}\n\n'{PROGRAM} COMMAND --help' shows the options of a command, with examples."
+    parser = Parser(PROGRAM, description=DESCRIPTION, epilog=epilog, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=[command.name for command in COMMANDS], metavar="COMMAND", help="see below")
+    what = "show the versions of mocodet, torch, torchvision, detectron2 and Python, and exit"
+    parser.add_argument("--version", action=_Versions, nargs=0, default=SUPPRESS, help=what)
+    return parser
 
 
 def parser_of(command: Command) -> Parser:
@@ -88,18 +100,6 @@ def parse(command: Command, words: Sequence[str]) -> Namespace:
         check(parser, args)
     parser.check_outputs(args)
     return args
-
-
-def _overview() -> ArgumentParser:
-    """Make the parser that knows the names of the commands; it refuses, or helps with, what names none."""
-    width = max(len(command.name) for command in COMMANDS)
-    listed = "\n".join(f"  {command.name:{width}}  {command.help}" for command in COMMANDS)
-    epilog = f"commands:\n{listed}\n\n'{PROGRAM} COMMAND --help' shows the options of a command, with examples."
-    parser = Parser(PROGRAM, description=DESCRIPTION, epilog=epilog, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=[command.name for command in COMMANDS], metavar="COMMAND", help="see below")
-    what = "show the versions of mocodet, torch, torchvision, detectron2 and Python, and exit"
-    parser.add_argument("--version", action=_Versions, nargs=0, default=SUPPRESS, help=what)
-    return parser
 
 
 class _Versions(Action):

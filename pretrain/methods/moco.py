@@ -174,7 +174,8 @@ class MomentumContrast(Method, name="moco"):
         Of a batch larger than the queue the last K keys stay.
 
         Args:
-            keys, queue: see above.
+            keys: N x C.
+            queue: C x K, in place.
             queue_ptr: 1, the column of the oldest key; it moves on.
         """
         queue_size = queue.shape[1]
