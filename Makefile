@@ -1,29 +1,53 @@
-# `make demo` and `make test` do everything on a fresh machine; both begin with `make setup`.
+# `make demo` and `make test` do everything on a fresh machine; both begin with `make setup`, which installs the
+# versions of requirements/lock.txt. NEWEST=1 with any of them takes the newest of everything, in build/newest.
 PYTHON ?= python3
-VENV ?= .venv
+NEWEST ?=
+VENV ?= $(if $(NEWEST),build/newest,.venv)
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+EXTRAS := dev,cityscapes,jpeg
+LOCKS := requirements/build.txt requirements/lock.txt
 TYPES := build/types
+COMMA := ,
 
 # Read before the processes start, so they can be set only here: OpenMP threads that wait must not spin
 # (a second busy process would slow the first several times over).
 export OMP_WAIT_POLICY := passive
 export GOMP_SPINCOUNT := 0
 
-.PHONY: setup demo test lint format clean
+.PHONY: setup lock demo test lint format clean
 
 setup: $(READY)
 
-$(READY): setup.py requirements/no_deps.txt
+$(READY): setup.py requirements/no_deps.txt $(if $(NEWEST),,$(LOCKS))
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "mocodet needs Python >= 3.10, found " + sys.version.split()[0] + "; try: make setup PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet 'setuptools>=68' wheel
-	$(BIN)/python -m pip install --quiet -e '.[dev,cityscapes,jpeg]'
+ifdef NEWEST
+	$(BIN)/python -m pip install --quiet --upgrade setuptools wheel
+	$(BIN)/python -m pip install --quiet --upgrade --upgrade-strategy eager --no-build-isolation -e '.[$(EXTRAS)]'
+else
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/build.txt
+	$(BIN)/python -m pip install --quiet --require-hashes --no-build-isolation -r requirements/lock.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+endif
 	$(BIN)/python -c 'import detectron2, lvis' 2>/dev/null || $(BIN)/python -m pip install --quiet \
 	    --no-deps --only-binary=:all: --python-version 3.10 --require-hashes -r requirements/no_deps.txt \
 	    --target "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 	$(BIN)/python -c 'import mocodet.pretrain, mocodet.detection, mocodet.configs'
 	touch $(READY)
+
+# Makes the locks anew, for every Python and system, with the newest versions that requirements/held.txt allows; with
+# UPGRADE= only what setup.py has changed moves. build.txt has what builds packages that the registry lacks as wheels.
+UPGRADE ?= --upgrade
+LOCK := build/lock/bin/uv --no-python-downloads --quiet pip compile --universal --python-version 3.10 \
+    --generate-hashes $(UPGRADE) --custom-compile-command 'make lock'
+
+lock:
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet --upgrade uv
+	$(LOCK) $(addprefix --extra ,$(subst $(COMMA), ,$(EXTRAS))) --constraints requirements/held.txt \
+	    --output-file requirements/lock.txt setup.py
+	printf 'setuptools\nwheel\n' | $(LOCK) --constraints requirements/lock.txt --output-file requirements/build.txt -
 
 demo: setup
 	$(BIN)/python tools/demo.py

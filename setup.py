@@ -55,7 +55,7 @@ setup(
     # detectron2 itself is not on PyPI under its own name; `make setup` and the README install it.
     # The lines from cloudpickle to tqdm are what detectron2 imports and its wheel is installed without.
     install_requires=[
-        "torch>=2.10",
+        "torch>=2.10",  # reads files safely: in older ones weights_only can be made to run code (CVE-2026-24747)
         "torchvision>=0.25",
         "fvcore>=0.1.5.post20221221",
         "iopath>=0.1.9",
@@ -87,7 +87,16 @@ setup(
         "jpeg": ["simplejpeg"],
         # What detectron2 reads and evaluates Cityscapes instances with.
         "cityscapes": ["cityscapesscripts>=2.2", "shapely"],
-        "dev": ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6", "ruff>=0.14", "mypy>=1.18", "build"],
+        "dev": [
+            "pytest>=8",
+            "pytest-xdist>=3",
+            "hypothesis>=6",
+            "ruff>=0.14",
+            "mypy>=1.18",
+            "build",
+            "setuptools>=68",
+            "wheel",
+        ],
     },
     entry_points={"console_scripts": [f"{PROGRAM}=mocodet.__main__:main"]},
 )
