@@ -1,4 +1,4 @@
-"""MoCo pre-training: unlabelled images in, encoder weights out. Exported is the public API (docs/api.md)."""
+"""MoCo pre-training: unlabelled images in, encoder weights out. It exports the public API (docs/api.md)."""
 
 from typing import TYPE_CHECKING
 

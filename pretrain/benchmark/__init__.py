@@ -1,1 +1,1 @@
-"""Parts of ``mocodet benchmark`` that pre-training has: what it does beside a plain reference."""
+"""The parts of ``mocodet benchmark`` that time pre-training against a plain reference."""

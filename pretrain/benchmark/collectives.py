@@ -1,4 +1,4 @@
-"""``mocodet benchmark collectives``: what the processes exchange in a step, beside gathering everything."""
+"""``mocodet benchmark collectives``: the exchange between processes in a step, against gathering everything."""
 
 import argparse
 import tempfile
@@ -21,11 +21,11 @@ from .plain_moco import gather, shuffle_by_gathering, unshuffle_by_gathering
 
 REFERENCE = "all images and keys gathered, as the original's"
 OURS = "mocodet: the rows that are needed"
-DIM = 128  # C, of keys
+DIM = 128  # C, the dimension of keys
 
 
 class FewPixels(torch.nn.Module):
-    """In place of an encoder, so that only the exchange takes time: the first pixels of an image are its key."""
+    """Replaces the encoder, so that only the exchange takes time: the first pixels of an image are its key."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return N x C of N x 3 x H x W."""
@@ -33,7 +33,7 @@ class FewPixels(torch.nn.Module):
 
 
 def plain_exchange(images: torch.Tensor) -> torch.Tensor:
-    """Encode shuffled images and return the keys of all processes, as the original does: three times all goes around.
+    """Encode shuffled images and return the keys of all processes, as the original does, with three full gathers.
 
     Args:
         images: N x 3 x H x W, this process's.
@@ -44,7 +44,7 @@ def plain_exchange(images: torch.Tensor) -> torch.Tensor:
 
 
 def our_exchange(images: torch.Tensor, shuffle: BatchShuffle) -> torch.Tensor:
-    """Do the same as the methods do; see `embed_shuffled`."""
+    """Do the same in the way of our methods; see `embed_shuffled`."""
     return embed_shuffled(FewPixels(), images, shuffle)
 
 
@@ -56,14 +56,14 @@ def bytes_sent(run: Callable[[], object], processes: int) -> float:
 
 
 def compare(rows: int, size: int, pairs: int) -> tuple[Seconds, dict[str, float]]:
-    """Compare the two ways, in each of the processes of a group.
+    """Compare the two ways, in each process of a group.
 
     Args:
         rows: images of this process. size: their side in pixels.
         pairs: see `alternate`.
 
     Returns:
-        the seconds of each run, and the bytes that leave this process in one; by contestant.
+        the seconds of each run, and the bytes that leave this process in one run, both by contestant.
 
     Raises:
         ValueError: the two ways give different keys.
@@ -76,13 +76,13 @@ def compare(rows: int, size: int, pairs: int) -> tuple[Seconds, dict[str, float]
     expected, found = (run() for run in contestants.values())
     if not torch.equal(expected, found):
         raise ValueError("the keys of the two ways differ")
-    # All begin together, or one would wait in its time for what another did before.
+    # All begin together; otherwise one would time its wait for the earlier work of another.
     seconds = alternate(contestants, pairs, WALL, before=dist.barrier)
     return seconds, {who: bytes_sent(run, comm.get_world_size()) for who, run in contestants.items()}
 
 
 def work(rank: int, processes: int, folder: str, sizes: tuple[int, int, int]) -> None:
-    """Be one of the processes: `compare` with ``sizes``; the first writes what it found to ``folder/found.pt``."""
+    """Run `compare` with ``sizes`` as one of the processes; rank 0 writes its results to ``folder/found.pt``."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=processes)
     comm.create_local_process_group(processes)

@@ -1,4 +1,4 @@
-"""What bounds a step from below: its convolutions and nothing else, and its arithmetic."""
+"""Lower bounds on the time of a step: its convolutions alone, and its arithmetic."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 class Convolution(NamedTuple):
-    """A convolution of a network: shapes of its input (N x C x H x W) and weight, and how it moves."""
+    """A convolution of a network: shapes of its input (N x C x H x W) and weight, stride, padding and the like."""
 
     x: torch.Size
     weight: torch.Size
@@ -39,7 +39,7 @@ class ConvolutionsAlone:
     """The convolutions of a step of MoCo: forward of both encoders, backward of one; channels_last, weights ready.
 
     Args:
-        convolutions: of an encoder, the first one on images, which need no gradient.
+        convolutions: those of an encoder; the first one is on images, which need no gradient.
         device, dtype: where and in which precision.
     """
 
@@ -54,19 +54,19 @@ class ConvolutionsAlone:
             self.gradients = {one: torch.randn_like(self.forward(one)) for one in dict.fromkeys(convolutions)}
 
     def forward(self, one: Convolution) -> torch.Tensor:
-        """Return the output of one of them."""
+        """Return the output of one convolution."""
         x, weight = self.noise[one.x], self.noise[one.weight]
         return torch.conv2d(x, weight, None, one.stride, one.padding, one.dilation, one.groups)
 
     def backward(self, one: Convolution, of_input: bool) -> None:
-        """Compute the gradients of one of them, that of the weight and perhaps that of the input."""
+        """Compute the gradient of one convolution's weight and, where ``of_input``, of its input."""
         tensors = self.gradients[one], self.noise[one.x], self.noise[one.weight]
         how = one.stride, one.padding, one.dilation, False, [0, 0], one.groups
         torch.ops.aten.convolution_backward(*tensors, None, *how, [of_input, True, False])
 
     @torch.no_grad()
     def __call__(self) -> None:
-        """Run all of them once, as a step does."""
+        """Run all convolutions once, as a step does."""
         for _ in ("query", "key"):
             for one in self.convolutions:
                 self.forward(one)

@@ -1,4 +1,4 @@
-"""``mocodet benchmark input``: two views of photographs by Pillow and torchvision, beside the loader's."""
+"""``mocodet benchmark input``: two views of photographs by our loader, against Pillow and torchvision."""
 
 import argparse
 import random
@@ -27,7 +27,7 @@ from .plain_views import PlainViews
 REFERENCE = "Pillow and torchvision, as the original's"
 DECODING = "decoding alone"
 BATCH = 16
-FILES = 256  # sampled from a folder at most: a run sees few images, and a cache would decode all of them
+FILES = 256  # at most, sampled from a folder: a run sees few images, and a cache would decode all of them
 
 # Contestant -> how its config differs.
 OURS = {
@@ -38,7 +38,7 @@ OURS = {
     "mocodet, DATA.AUGMENT device, CACHE ram": {"DATA.AUGMENT": "device", "DATA.CACHE": "ram"},
 }
 
-# What is measured unless a folder or a size is given: kind of photograph, side of the views.
+# Measured unless a folder or a size is given: kind of photograph, side of the views.
 CASES = ((COCO, 224), (SMALL, 96), (SMALL, 48))
 
 Places = list[list[tuple[int, int]]]  # batches of pairs (index, draw), as a sampler yields them
@@ -46,7 +46,7 @@ Places = list[list[tuple[int, int]]]  # batches of pairs (index, draw), as a sam
 
 @dataclass
 class Decoding(Dataset[int]):
-    """Decodes images as the loader does, and no more.
+    """Decodes images as the loader does, and does nothing else.
 
     Args:
         images: those of a data set.
@@ -60,10 +60,10 @@ class Decoding(Dataset[int]):
 
 
 def link_some(folder: str, into: Path, count: int) -> None:
-    """Link some images of a folder, chosen at random, from another, which is made.
+    """Create the folder ``into`` with links to random images of ``folder``.
 
     Raises:
-        FileNotFoundError: it holds none.
+        FileNotFoundError: ``folder`` holds no image.
     """
     paths = ImageFolder(folder).paths
     into.mkdir()
@@ -81,7 +81,7 @@ def open_data(folder: Path, crop: int, batch: int, how: Mapping[str, object]) ->
 
 
 def plain_pass(folder: Path, crop: int, batches: Places, workers: int) -> Callable[[], None]:
-    """Return what loads ``batches`` as the original does."""
+    """Return a function that loads ``batches`` as the original does."""
     dataset = PlainViews(ImageFolder(folder).paths, crop)
     indices = [[index for index, _ in batch] for batch in batches]
 
@@ -95,7 +95,7 @@ def plain_pass(folder: Path, crop: int, batches: Places, workers: int) -> Callab
 def our_pass(
     dataset: Dataset, batches: Places, workers: int, join: Callable[[Sequence], object] = collate
 ) -> Callable[[], None]:
-    """Return what loads ``batches`` as the trainer does; ``join`` makes a batch of samples."""
+    """Return a function that loads ``batches`` as the trainer does; ``join`` makes a batch of samples."""
 
     def run() -> None:
         for _ in load_batches(dataset, workers, batch_sampler=batches, collate_fn=join):
@@ -118,7 +118,7 @@ def compare(folder: Path, name: str, crop: int, count: int, args: argparse.Names
     images = sum(map(len, batches))
     details = {}
     for who, values in seconds.items():
-        # Of a loader without processes CPU time is measured: that of one core.
+        # A loader without worker processes is measured in CPU time, that of one core.
         of_core = images / Spread.of(values).median / max(1, args.workers)
         details[who] = {f"cores for {args.rate} images/s": f"{args.rate / of_core:.1f}"}
     with_workers = f", {args.workers} workers" if args.workers else ""
@@ -136,10 +136,10 @@ def compare(folder: Path, name: str, crop: int, count: int, args: argparse.Names
 
 
 def measure(args: argparse.Namespace) -> Iterator[list[Row]]:
-    """Yield the rows of each case: of the folder that is given, or of photographs that are drawn.
+    """Yield the rows of each case: a given folder, or generated photographs.
 
     Raises:
-        FileNotFoundError: no such folder, or no image in it.
+        FileNotFoundError: the folder does not exist or holds no image.
     """
     if args.images and not Path(args.images).is_dir():
         raise FileNotFoundError(f"--images {args.images} is not a folder; give one that holds photographs")

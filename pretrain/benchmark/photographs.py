@@ -1,4 +1,4 @@
-"""Drawn photographs: smooth shapes under noise, so that their files are about as large as those of real ones."""
+"""Generated photographs: smooth shapes under noise, so that their files are about as large as real ones."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -11,9 +11,9 @@ class Kind(NamedTuple):
     """A kind of photograph.
 
     Attributes:
-        name: how a table calls it.
+        name: its name in tables.
         width, height: in pixels.
-        noise: standard deviation of a pixel's noise, by which the size of the file is set.
+        noise: standard deviation of a pixel's noise, which determines the size of the file.
     """
 
     name: str
@@ -22,13 +22,13 @@ class Kind(NamedTuple):
     noise: float
 
 
-# JPEGs of quality 90: about 130 kB as COCO's, and 12 kB as Imagenette's of that size.
+# JPEGs of quality 90: about 130 kB, like COCO's, and 12 kB, like Imagenette's of that size.
 COCO = Kind("COCO-like photographs", 640, 480, 12.0)
 SMALL = Kind("224 px photographs", 224, 224, 3.0)
 
 
 def draw(rng: np.random.Generator, kind: Kind) -> Image.Image:
-    """Draw one: random colours at a few places, smoothly between them, discs with sharp edges, and noise on all."""
+    """Draw one: random colours at a few places, blended smoothly, discs with sharp edges, and noise over it all."""
     coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
     smooth = coarse.resize((kind.width, kind.height), Image.Resampling.BICUBIC)
     pencil = ImageDraw.Draw(smooth)
@@ -41,7 +41,7 @@ def draw(rng: np.random.Generator, kind: Kind) -> Image.Image:
 
 
 def draw_photographs(folder: Path, count: int, kind: Kind, seed: int = 0) -> None:
-    """Write ``count`` JPEGs of a kind into ``folder``, which is made."""
+    """Write ``count`` JPEGs of a kind into ``folder``, which is created."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(seed)
     for number in range(count):

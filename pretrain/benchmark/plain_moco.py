@@ -1,8 +1,8 @@
-"""The reference of a step: MoCo as the original code takes it, written plainly from the paper (algorithm 1).
+"""The reference for a step: MoCo as in the original code, written plainly from the paper (algorithm 1).
 
 float32, channels first, one batch norm over all images of a process; parameters are updated one by one, and every
-process gathers all key images to shuffle them. It shares nothing with `mocodet.pretrain.methods`, so that the two can
-be compared; a test finds that they learn the same.
+process gathers all key images to shuffle them. It shares no code with `mocodet.pretrain.methods`, so that the two can
+be compared; a test checks that they learn the same.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from torchvision import models
 
 
 def gather(rows: torch.Tensor) -> torch.Tensor:
-    """Concatenate ``rows`` (N x ...) of all processes, without gradient; of one process they are all."""
+    """Concatenate ``rows`` (N x ...) of all processes, without gradient; a single process returns its own."""
     if not dist.is_initialized():
         return rows
     everywhere = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
@@ -24,7 +24,7 @@ def gather(rows: torch.Tensor) -> torch.Tensor:
 
 
 def shuffle_by_gathering(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Give every process random images of the global batch (section 3.3): all images go everywhere.
+    """Give every process random images of the global batch (section 3.3) by gathering all images everywhere.
 
     Args:
         images: N x 3 x H x W, this process's.
@@ -49,10 +49,10 @@ def unshuffle_by_gathering(keys: torch.Tensor, places: torch.Tensor) -> torch.Te
 
 
 class PlainMoCo(nn.Module):
-    """MoCo v2: two ResNets of torchvision with an MLP head, and a queue, under the original's names.
+    """MoCo v2: two torchvision ResNets with an MLP head, and a queue, under the original's names.
 
     Args:
-        arch: a ResNet of torchvision.
+        arch: name of a torchvision ResNet.
         dim: C, the width of keys.
         queue_size: K.
         momentum: m of equation 2.
@@ -94,7 +94,7 @@ class PlainMoCo(nn.Module):
 
     @torch.no_grad()
     def enqueue(self, keys: torch.Tensor) -> None:
-        """Replace the oldest keys by these of all processes; their number divides K."""
+        """Replace the oldest keys by ``keys``, those of all processes; their number divides K."""
         keys = gather(keys)
         place = int(self.queue_ptr)
         self.queue[:, place : place + len(keys)] = keys.T
@@ -102,7 +102,7 @@ class PlainMoCo(nn.Module):
 
 
 def top_accuracies(logits: torch.Tensor, labels: torch.Tensor, ranks: Sequence[int] = (1, 5)) -> list[float]:
-    """Return the percentage of rows whose label is among the first so many classes."""
+    """Return, for each of ``ranks``, the percentage of rows whose label is among that many top classes."""
     order = logits.topk(max(ranks), dim=1).indices
     correct = order == labels.unsqueeze(1)
     return [100 * correct[:, :rank].any(dim=1).float().mean().item() for rank in ranks]
@@ -112,9 +112,9 @@ class PlainStep:
     """An iteration of the original's loop: logits, loss, accuracies for the log, gradients, SGD.
 
     Args:
-        model: trained.
-        lr: of SGD with momentum 0.9 and weight decay 1e-4.
-        dtype: of autocast; float32: none.
+        model: the model to train.
+        lr: learning rate of SGD with momentum 0.9 and weight decay 1e-4.
+        dtype: of autocast; float32 means no autocast.
     """
 
     def __init__(self, model: PlainMoCo, lr: float = 0.03, dtype: torch.dtype = torch.float32) -> None:

@@ -1,4 +1,4 @@
-"""The reference of the input: two MoCo v2 views of each photograph, by Pillow and torchvision, as the original's."""
+"""The reference for the input: two MoCo v2 views of each photograph by Pillow and torchvision, as in the original."""
 
 import random
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from torchvision import transforms
 
 
 class RandomBlur:
-    """Blurs by Pillow, with a standard deviation drawn uniformly from 0.1 to 2 pixels."""
+    """Blurs with Pillow, with a standard deviation drawn uniformly from 0.1 to 2 pixels."""
 
     def __call__(self, image: Image.Image) -> Image.Image:
         """Return the blurred image."""

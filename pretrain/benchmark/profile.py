@@ -1,4 +1,4 @@
-"""``mocodet benchmark step --profile``: which operations take the trainer's step longest."""
+"""``mocodet benchmark step --profile``: which operations take the most time in the trainer's step."""
 
 from collections.abc import Callable
 
@@ -9,21 +9,21 @@ from torch.profiler import ProfilerActivity, profile
 from mocodet.common.benchmark.alternate import Seconds, clock_of
 
 WHOLE = "the whole step"
-LONGEST_NAME = 60  # characters; those of CUDA's kernels run to hundreds
+LONGEST_NAME = 60  # characters; names of CUDA kernels run to hundreds
 
 
 def longest_operations(step: Callable[[], object], device: torch.device, steps: int, count: int = 10) -> Seconds:
-    """Measure a step, and the operations that take longest in it, on CUDA its kernels.
+    """Measure a step and its longest operations (on CUDA, its kernels).
 
     Args:
-        step: what is measured; it has been run before.
-        device: on which its time is spent.
-        steps: how often it is run, first without the profiler, then with it.
-        count: how many operations are named.
+        step: the step to measure; it has been run before.
+        device: where its time is spent.
+        steps: how many times to run it, first without the profiler, then with it.
+        count: how many operations to name.
 
     Returns:
-        the seconds of each step under `WHOLE`; then those that each operation takes in each profiled step, the longest
-        in sum first. An operation's are without those of the operations that it calls.
+        the seconds of each step under `WHOLE`; then those of each operation in each profiled step, in falling order of
+        their sums. An operation's time excludes the operations that it calls.
     """
     clock = clock_of(device)
     whole = []
@@ -43,12 +43,12 @@ def operations_of(step: Callable[[], object], device: torch.device) -> dict[str,
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
     with profile(activities=activities) as profiled:
         step()
-        clock_of(device).now()  # which waits for the device
+        clock_of(device).now()  # waits for the device
     seconds: dict[str, float] = {}
     for event in profiled.key_averages():
         if device.type == "cpu":
             spent = event.self_cpu_time_total
-        else:  # operators of the CPU carry the time of their kernels, too
+        else:  # CPU operators also carry the time of their kernels
             spent = event.self_device_time_total if event.device_type == DeviceType.CUDA else 0
         name = shortened(event.key)
         seconds[name] = seconds.get(name, 0.0) + spent / 1e6
@@ -57,7 +57,7 @@ def operations_of(step: Callable[[], object], device: torch.device) -> dict[str,
 
 def shortened(name: str) -> str:
     """Return the beginning and the end of a long name, which tell kernels of one template apart."""
-    name = name.replace("|", "/")  # which ends a cell of a table
+    name = name.replace("|", "/")  # "|" would end a cell of a table
     if len(name) <= LONGEST_NAME:
         return name
     half = LONGEST_NAME // 2

@@ -25,7 +25,7 @@ FILES_IN_FOLDER = 1000
 
 
 def python(*arguments: str) -> Callable[[], object]:
-    """Return what runs Python with ``arguments`` in a process of its own."""
+    """Return a function that runs Python with ``arguments`` in a new process."""
     command = [sys.executable, "-W", "ignore", *arguments]
     return partial(subprocess.run, command, check=True, stdout=subprocess.DEVNULL)
 
@@ -62,7 +62,7 @@ def by_torchvision(root: Path) -> int:
 
 
 def by_scandir(root: Path) -> int:
-    """Ask the system for all names, and no more; return how many files there are."""
+    """Only ask the system for all names; return how many files there are."""
     folders, files = [str(root)], 0
     while folders:
         with os.scandir(folders.pop()) as entries:
@@ -75,13 +75,13 @@ def by_scandir(root: Path) -> int:
 
 
 def by_mocodet(root: Path, cache: Path) -> int:
-    """List the images as ``DATA.ROOT``, with listings kept in ``cache``; return how many there are."""
+    """List the images as for ``DATA.ROOT``, with listings kept in ``cache``; return how many there are."""
     with mock.patch.dict(os.environ, FVCORE_CACHE=str(cache)):
         return len(ImageFolder(root))
 
 
 def by_mocodet_at_first(root: Path, caches: Path) -> int:
-    """List the images as ``DATA.ROOT`` where nothing is kept yet: in a new folder in ``caches``."""
+    """List the images as for ``DATA.ROOT`` with an empty cache, a new folder in ``caches``."""
     return by_mocodet(root, Path(tempfile.mkdtemp(dir=caches)))
 
 
@@ -89,12 +89,12 @@ def listing(count: int, pairs: int) -> list[Row]:
     """Return the rows of the listing of ``count`` files.
 
     Raises:
-        ValueError: not all find as many files.
+        ValueError: the contestants find different numbers of files.
     """
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as caches:
         root = Path(folder)
         make_files(root, count)
-        time.sleep(1.1 * STEP / 1e9)  # a listing is kept only of folders that have not changed just now
+        time.sleep(1.1 * STEP / 1e9)  # listings of folders that changed just now are not kept
         contestants: dict[str, Callable[[], int]] = {
             MAKE_DATASET: partial(by_torchvision, root),
             "mocodet, the first time": partial(by_mocodet_at_first, root, Path(caches)),

@@ -1,4 +1,4 @@
-"""``mocodet benchmark step``: a step of MoCo as the original takes it, beside the trainer's."""
+"""``mocodet benchmark step``: the trainer's step of MoCo, against the original's."""
 
 import argparse
 import tempfile
@@ -35,11 +35,11 @@ QUEUE_SIZE = 65536  # the paper's
 
 
 class OneBatchTrainer(PretrainTrainer):
-    """The trainer without hooks, which takes every step with the same batch.
+    """The trainer without hooks, which uses the same batch in every step.
 
     Args:
         cfg: validated.
-        batch: what its loader would yield.
+        batch: as its loader would yield it.
     """
 
     def __init__(self, cfg: CfgNode, batch: dict[str, torch.Tensor]) -> None:
@@ -49,13 +49,13 @@ class OneBatchTrainer(PretrainTrainer):
         self.model.train()
 
     def build_hooks(self) -> list[HookBase]:
-        """Return none: neither log nor checkpoints."""
+        """Return no hooks: neither log nor checkpoints."""
         return []
 
 
 @contextmanager
 def config_of(case: Case, device: str) -> Iterator[CfgNode]:
-    """Make the config of MoCo v2 for a case, on drawn photographs, which Pillow makes into views before the step."""
+    """Make the config of MoCo v2 for a case, on generated photographs; Pillow makes the views before the step."""
     cfg = get_cfg()
     with tempfile.TemporaryDirectory() as folder:
         images = Path(folder, "images")
@@ -63,7 +63,7 @@ def config_of(case: Case, device: str) -> Iterator[CfgNode]:
         changes = {
             "DATA.ROOT": images,
             "DATA.NUM_WORKERS": 0,
-            "DATA.AUGMENT": "pil",  # so that all of it is done before the step
+            "DATA.AUGMENT": "pil",  # all augmentation is done before the step
             "AUGMENTATION.CROP_SIZE": case.size,
             "MODEL.ARCH": case.arch,
             "MODEL.DEVICE": device,
@@ -90,12 +90,12 @@ def first_batch(cfg: CfgNode) -> dict[str, torch.Tensor]:
 
 
 def plain_views(batch: dict[str, torch.Tensor], device: torch.device) -> list[torch.Tensor]:
-    """Return the same views as the original would have them: normalised, on the device, channels first."""
+    """Return the same views in the original's form: normalised, on the device, channels first."""
     return [normalize(batch[name].to(device)).contiguous() for name in ("query", "key")]
 
 
 def memory_of(run: Callable[[], object], device: torch.device) -> str:
-    """Say how much memory of a GPU ``run`` takes at its peak beyond what is there before; ``""`` on a CPU."""
+    """Return how many MiB of GPU memory ``run`` takes at its peak beyond those already in use; ``""`` on a CPU."""
     if device.type != "cuda":
         return ""
     torch.cuda.reset_peak_memory_stats(device)
@@ -132,7 +132,7 @@ def compare(cfg: CfgNode, case: Case, pairs: int) -> list[Row]:
         details[who] = {"GFLOP/s": f"{reached / 1e9:.0f}", "of the device's peak": f"{reached / peak:.0%}"}
         if used := memory_of(run, device):
             details[who]["MiB"] = used
-    del details[alone]  # the products of the heads and of the queue are not in it
+    del details[alone]  # it lacks the products of the heads and of the queue
     return rows_of(
         f"step, {case.arch}, {case.size} px, batch {case.batch}",
         seconds,
@@ -151,7 +151,7 @@ def queue_bytes(trainer: PretrainTrainer) -> int:
 
 
 def compare_queues(cfg: CfgNode, case: Case, sizes: list[int], pairs: int) -> list[Row]:
-    """Compare the trainer's step between queues of several lengths; the first one is the reference."""
+    """Compare the trainer's step with queues of several lengths; the first one is the reference."""
     device = resolve_device(cfg)
     batch = first_batch(cfg)
     trainers = {f"K {size}": OneBatchTrainer(varied(cfg, "CONTRAST.QUEUE_SIZE", size), batch) for size in sizes}
@@ -159,7 +159,7 @@ def compare_queues(cfg: CfgNode, case: Case, sizes: list[int], pairs: int) -> li
     seconds = alternate({who: one.run_step for who, one in trainers.items()}, pairs, clock)
     reference = f"K {sizes[0]}"
     first = Spread.of(seconds[reference]).median
-    bandwidth = copy_bandwidth(device)  # of reading and writing together
+    bandwidth = copy_bandwidth(device)  # reading and writing together
     details = {
         who: {
             "more time": f"{Spread.of(seconds[who]).median / first - 1:+.0%}",
@@ -178,10 +178,10 @@ def compare_queues(cfg: CfgNode, case: Case, sizes: list[int], pairs: int) -> li
 
 
 def compare_operations(cfg: CfgNode, case: Case, steps: int) -> list[Row]:
-    """Compare the trainer's step, with eight groups, with the operations in it that take longest."""
+    """Compare the trainer's step, with eight groups, with its longest operations."""
     device = resolve_device(cfg)
     trainer = OneBatchTrainer(varied(cfg, "MODEL.BN_GROUPS", GROUPS), first_batch(cfg))
-    for _ in range(1 if device.type == "cpu" else 10):  # kernels are chosen, memory is taken
+    for _ in range(1 if device.type == "cpu" else 10):  # warm-up: kernels are chosen, memory is allocated
         trainer.run_step()
     seconds = longest_operations(trainer.run_step, device, steps)
     whole = Spread.of(seconds[WHOLE]).median

@@ -1,4 +1,4 @@
-"""``mocodet benchmark train``: pre-training from image files by the original's loop, beside the trainer's."""
+"""``mocodet benchmark train``: pre-training from image files by the trainer, against the original's loop."""
 
 import argparse
 import tempfile
@@ -25,13 +25,13 @@ from .plain_views import PlainViews
 
 REFERENCE = "the original's loop, float32"
 
-# Changes by which a run neither ends while it is measured nor saves anything.
+# With these changes a run neither ends while it is measured nor saves anything.
 ENDLESS = {"SOLVER.MAX_EPOCHS": 10**6, "SOLVER.CHECKPOINT_PERIOD": 10**9}
 
 
 @contextmanager
 def config_of(args: argparse.Namespace) -> Iterator[CfgNode]:
-    """Make the config, with drawn photographs as its data and one process that loads and trains.
+    """Make the config, with generated photographs as its data and one process that loads and trains.
 
     Raises:
         ValueError: METHOD is not moco.
@@ -56,7 +56,7 @@ def config_of(args: argparse.Namespace) -> Iterator[CfgNode]:
 
 
 def plain_iterations(cfg: CfgNode, iterations: int) -> Callable[[], None]:
-    """Return a function that trains ``iterations`` as the original does; each call continues."""
+    """Return a function that trains ``iterations`` more at each call, as the original does."""
     device = resolve_device(cfg)
     dataset = PlainViews(ImageFolder(cfg.DATA.ROOT).paths, cfg.AUGMENTATION.CROP_SIZE)
     contrast = cfg.CONTRAST
@@ -82,7 +82,7 @@ def plain_iterations(cfg: CfgNode, iterations: int) -> Callable[[], None]:
 
 
 def our_iterations(trainer: PretrainTrainer, iterations: int) -> Callable[[], None]:
-    """Return a function that trains ``iterations`` with all hooks, like ``trainer.train``; each call continues."""
+    """Return a function that trains ``iterations`` more at each call, with all hooks, like ``trainer.train``."""
     trainer.storage = EventStorage()
     trainer.before_train()
 
@@ -99,7 +99,7 @@ def our_iterations(trainer: PretrainTrainer, iterations: int) -> Callable[[], No
 
 
 def measure(args: argparse.Namespace) -> Iterator[list[Row]]:
-    """Yield the rows of the one run."""
+    """Yield the rows of the only case."""
     with config_of(args) as cfg:
         device = resolve_device(cfg)
         clock = clock_of(device)
