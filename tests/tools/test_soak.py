@@ -4,18 +4,19 @@ import json
 import os
 import sys
 from dataclasses import replace
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
 import torch
 
-spec = spec_from_file_location("soak", Path(__file__).parents[2] / "tools" / "soak.py")
-soak = module_from_spec(spec)
-spec.loader.exec_module(soak)
+from mocodet.common.study.process import Tether
+
+sys.path.append(str(Path(__file__).parents[2] / "tools"))
+import soak
+from soaking import ends, faults, processes, trainings
 
 ABSENT = "error: rank {} of 2 did not come to a collective operation within COLLECTIVE_TIMEOUT: stopped"
-TOY = soak.Training("toy", (), period=2, iterations=6, loaders=False)
+TOY = trainings.Training("toy", (), period=2, iterations=6, loaders=False)
 
 # Writes checkpoints, metrics and a status as a training does. Among faults it does not come to its end before it has
 # been killed once.
@@ -48,31 +49,31 @@ BUGS = {
 
 
 def test_schedule__is_drawn_from_the_seed_and_has_all_faults_that_a_training_can_meet():
-    for training in soak.TRAININGS:
-        drawn = [soak.schedule(0, number, training) for number in range(100)]
-        assert drawn == [soak.schedule(0, number, training) for number in range(100)]
-        assert drawn != [soak.schedule(1, number, training) for number in range(100)]
-        faults = {strike.fault for strikes in drawn for strike in strikes}
-        several = {soak.KILL_RANK, soak.STOP_RANK}
-        assert faults == {
-            *set(soak.FAULTS) - several - {soak.KILL_LOADER},
+    for training in trainings.TRAININGS:
+        drawn = [faults.schedule(0, number, training) for number in range(100)]
+        assert drawn == [faults.schedule(0, number, training) for number in range(100)]
+        assert drawn != [faults.schedule(1, number, training) for number in range(100)]
+        drawn_faults = {strike.fault for strikes in drawn for strike in strikes}
+        several = {faults.KILL_RANK, faults.STOP_RANK}
+        assert drawn_faults == {
+            *set(faults.FAULTS) - several - {faults.KILL_LOADER},
             *(several if training.processes > 1 else ()),
-            *([soak.KILL_LOADER] if training.loaders else ()),
+            *([faults.KILL_LOADER] if training.loaders else ()),
         }
-    assert {strike.fault for number in range(9) for strike in soak.schedule(0, number, TOY, ["SIGINT"])} == {"SIGINT"}
+    assert {strike.fault for number in range(9) for strike in faults.schedule(0, number, TOY, ["SIGINT"])} == {"SIGINT"}
 
 
 def test_difference__finds_a_single_bit_a_type_and_an_order():
     def state(**changes):
         return {"model": {"w": torch.tensor([0.0, float("nan"), 1.0]), "n": torch.tensor(3)}, "at": [1, 2.0], **changes}
 
-    assert soak.difference(state(), state()) == ""
+    assert ends.difference(state(), state()) == ""
     other = state()
     other["model"]["w"].view(torch.uint8)[3] = 0x80  # the sign of a zero
-    assert soak.difference(state(), other) == "/model/w: tensors"
-    assert soak.difference(state(), state(at=[1, 2])) == "/at/1: float and int"
-    assert soak.difference(state(), state(at=[1])) == "/at: 2 and 1 entries"
-    assert soak.difference(state(), dict(reversed(state().items()))) == ": other keys"
+    assert ends.difference(state(), other) == "/model/w: tensors"
+    assert ends.difference(state(), state(at=[1, 2])) == "/at/1: float and int"
+    assert ends.difference(state(), state(at=[1])) == "/at: 2 and 1 entries"
+    assert ends.difference(state(), dict(reversed(state().items()))) == ": other keys"
 
 
 def test_other_metrics__finds_what_is_lost_or_otherwise_but_not_times_and_broken_medians():
@@ -80,7 +81,7 @@ def test_other_metrics__finds_what_is_lost_or_otherwise_but_not_times_and_broken
 
     def found(start, **changes):
         went_on = [{**record, "time": 2.0, **changes} for record in reference if record["iteration"] >= start]
-        return soak.other_metrics(reference, [*reference[:3], *went_on], [(0, 0), (3, start)])
+        return ends.other_metrics(reference, [*reference[:3], *went_on], [(0, 0), (3, start)])
 
     assert found(25) == []
     assert found(35) == []  # the line of 29 was written before the stop
@@ -99,20 +100,20 @@ def test_other_metrics__finds_what_is_lost_or_otherwise_but_not_times_and_broken
         ("SIGTERM", True, -15, "", False),
         ("SIGTERM", True, 0, "", False),
         ("SIGINT", False, 130, "Traceback (most recent call last):\ninterrupted", False),
-        (soak.KILL, True, -9, "", True),
-        (soak.KILL, True, 1, "error: something", False),
-        (soak.FULL_DISK, True, 1, "error: model.pth could not be written: File too large", True),
-        (soak.FULL_DISK, True, 1, "error: one: File too large\nerror: two", False),
-        (soak.FULL_DISK, True, 0, "", False),
+        (faults.KILL, True, -9, "", True),
+        (faults.KILL, True, 1, "error: something", False),
+        (faults.FULL_DISK, True, 1, "error: model.pth could not be written: File too large", True),
+        (faults.FULL_DISK, True, 1, "error: one: File too large\nerror: two", False),
+        (faults.FULL_DISK, True, 0, "", False),
         (
-            soak.STOP_RANK,
+            faults.STOP_RANK,
             True,
             1,
             ABSENT.format(1),
             True,
         ),
         (
-            soak.STOP_RANK,
+            faults.STOP_RANK,
             True,
             1,
             ABSENT.format(0),
@@ -121,16 +122,16 @@ def test_other_metrics__finds_what_is_lost_or_otherwise_but_not_times_and_broken
     ],
 )
 def test_complaints__are_of_ends_that_are_not_documented(fault, wrote, status, printed, good):
-    strike = soak.Strike(fault, soak.STEPPING, 1, 0.5, 0.5, False)
-    struck = soak.Struck(fault, wrote, late=False, rank=1)
-    assert (soak.complaints(strike, struck, status, printed) == []) == good
+    strike = faults.Strike(fault, faults.STEPPING, 1, 0.5, 0.5, False)
+    struck = faults.Struck(fault, wrote, late=False, rank=1)
+    assert (faults.complaints(strike, struck, status, printed) == []) == good
 
 
 def test_grown__more_files_or_memory_late_than_early():
-    flat = [soak.Sample(1000, 10, 5)] * 9
-    assert soak.grown(soak.growth(flat)) == []
+    flat = [processes.Sample(1000, 10, 5)] * 9
+    assert processes.grown(processes.growth(flat)) == []
     leaking = [replace(one, files=10 + n, memory=1000 + 50 * n) for n, one in enumerate(flat)]
-    assert [line.split(":")[0] for line in soak.grown(soak.growth(leaking))] == ["memory", "files"]
+    assert [line.split(":")[0] for line in processes.grown(processes.growth(leaking))] == ["memory", "files"]
 
 
 @pytest.fixture
@@ -138,13 +139,13 @@ def toy_soak(tmp_path, monkeypatch):
     """Start or go on with a soak of the toy training, of which a part may be another; each round has a kill."""
     (tmp_path / "data" / "unlabelled").mkdir(parents=True)
     (tmp_path / "data" / "unlabelled" / "0.jpg").write_bytes(b"image")
-    monkeypatch.setattr(soak, "schedule", lambda *_: [soak.Strike(soak.KILL, soak.STEPPING, 1, 0.0, 0.5, False)])
-    monkeypatch.setattr(soak.torch, "load", lambda path, **_: json.loads(path.read_text()))
+    monkeypatch.setattr(soak, "schedule", lambda *_: [faults.Strike(faults.KILL, faults.STEPPING, 1, 0.0, 0.5, False)])
+    monkeypatch.setattr(ends.torch, "load", lambda path, **_: json.loads(path.read_text()))
 
     def start(right="", wrong=""):
         program = TRAINING.replace(right, wrong)
         monkeypatch.setattr(soak.Soak, "command", lambda *_: [sys.executable, "-c", program, str(_[-1])])
-        one = soak.Soak(tmp_path, 0, [soak.KILL], [TOY])
+        one = soak.Soak(tmp_path, 0, [faults.KILL], [TOY])
         one.prepare()
         return one
 
@@ -162,7 +163,7 @@ def test_soak__goes_on_where_it_was_and_reports_rounds_without_violations(toy_so
     assert "| toy | 2 | 4 | 2 |" in soak.table(report)
     assert "| SIGKILL | 2 | -9: 2 |" in soak.table(report)
     with pytest.raises(ValueError, match=r"soak.json is of .*'seed': 0.*, not of .*'seed': 1"):
-        soak.Soak(tmp_path, 1, [soak.KILL], [TOY])
+        soak.Soak(tmp_path, 1, [faults.KILL], [TOY])
 
 
 @pytest.mark.parametrize("right", BUGS)
@@ -175,11 +176,11 @@ def test_soak__finds_what_a_training_does_wrong_among_faults(toy_soak, tmp_path,
 
 
 def test_run__tells_the_processes_that_stay_when_it_has_ended(tmp_path, monkeypatch):
-    monkeypatch.setattr(soak, "FAREWELL", 0.3)
+    monkeypatch.setattr(processes, "FAREWELL", 0.3)
     command = ["sh", "-c", "sleep 1000 & echo begun"]
-    run = soak.Run(TOY, command, tmp_path, tmp_path / "terminal.txt", os.environ, soak.Tether())
+    run = processes.Run(TOY, command, tmp_path, tmp_path / "terminal.txt", os.environ, Tether())
     run.wait()
     (left,) = run.leave()
     assert (run.status, left.command) == (0, "sleep 1000 ")
-    assert soak.processes_of(run.pid) == []
+    assert processes.processes_of(run.pid) == []
     assert run.printed() == "begun\n"

@@ -1,0 +1,226 @@
+"""A training that has been started, and what it has of the machine."""
+
+import math
+import os
+import signal
+import statistics
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from mocodet.common.checkpoint import LAST
+from mocodet.common.progress import duration
+from mocodet.common.study.process import Tether
+from mocodet.common.tether import VARIABLE as TETHER_VARIABLE
+
+from .trainings import Training
+
+PATIENCE = 2400.0  # seconds in which a command must end
+FAREWELL = 20.0  # seconds in which its processes must end after it
+SAMPLES = 8  # of memory, files and threads, with which early and late can be compared
+MORE_FILES, MORE_MEMORY = 4, 1.15  # than early, from which on late is a violation
+
+
+class Process(NamedTuple):
+    """A running process of a session, as /proc has it."""
+
+    pid: int
+    parent: int
+    started: int
+    command: str
+
+
+def processes_of(session: int) -> list[Process]:
+    """Return what runs in a session, in the order of the starts."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            state, parent, _, of, *others = (folder / "stat").read_text().rpartition(")")[2].split()
+            if int(of) == session and state not in "ZX":
+                command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                found.append(Process(int(folder.name), int(parent), int(others[15]), command))
+    return sorted(found, key=lambda process: process.started)
+
+
+@dataclass
+class Sample:
+    """What the processes that train have at a moment, together."""
+
+    memory: int
+    files: int
+    threads: int
+
+
+def sample(pids: Iterable[int]) -> Sample | None:
+    """Measure processes; None where one is gone."""
+    whole = Sample(0, 0, 0)
+    try:
+        for pid in pids:
+            status = dict(
+                line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in line
+            )
+            whole.memory += int(status["VmRSS"].split()[0]) << 10
+            whole.threads += int(status["Threads"])
+            whole.files += len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208 (quicker)
+    except (OSError, KeyError):
+        return None
+    return whole
+
+
+class Run:
+    """A training that has been started, the leader of a session of its own.
+
+    Args:
+        training: what is trained.
+        command: the whole command.
+        output: its OUTPUT_DIR.
+        terminal: file for what it prints, by way of a pipe: a limit on the size of its files does not concern it.
+        environment: its environment.
+        tether: ends it with this process.
+    """
+
+    def __init__(
+        self,
+        training: Training,
+        command: Sequence[str],
+        output: Path,
+        terminal: Path,
+        environment: Mapping[str, str],
+        tether: Tether,
+    ):
+        self.training, self.output, self.terminal = training, output, terminal
+        self.first = self.newest()
+        self.seen: list[str] = []  # checkpoints that it has written
+        self.samples: list[Sample] = []  # since the first of them
+        self.pids: set[int] = set()  # of all its processes
+        self.status: int | None = None
+        self.peak = 0  # bytes
+        self.began = self._sampled = time.monotonic()
+        self._process = subprocess.Popen(
+            command,
+            env={**environment, TETHER_VARIABLE: str(tether.reading)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=(tether.reading,),
+        )
+        self.pid = self._process.pid
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with self.terminal.open("wb") as printed:
+            while text := os.read(self._process.stdout.fileno(), 1 << 16):
+                printed.write(text)
+                printed.flush()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since it was started."""
+        return time.monotonic() - self.began
+
+    def newest(self) -> str:
+        """Return the name of the last checkpoint in its folder, or nothing."""
+        with suppress(FileNotFoundError):
+            return (self.output / LAST).read_text().strip()
+        return ""
+
+    def ranks(self) -> list[int]:
+        """Return the processes that train, in the order of their ranks."""
+        if self.training.processes == 1:
+            return [self.pid]
+        return [one.pid for one in self.children() if "spawn_main" in one.command]
+
+    def loaders(self) -> list[int]:
+        """Return its loader processes, which are forked."""
+        mine = [one.command for one in processes_of(self.pid) if one.pid == self.pid]
+        return [one.pid for one in self.children() if one.command in mine]
+
+    def children(self) -> list[Process]:
+        """Return the processes that it has started."""
+        return [one for one in processes_of(self.pid) if one.parent == self.pid]
+
+    def running(self) -> bool:
+        """Look after it; tell whether it has not ended."""
+        if self.status is not None:
+            return False
+        newest = self.newest()
+        if newest not in ("", self.first, *self.seen[-1:]):
+            self.seen.append(newest)
+        if time.monotonic() - self._sampled > 1:
+            self._look()
+        pid, status, usage = os.wait4(self.pid, os.WNOHANG)
+        if pid:
+            self.status = self._process.returncode = os.waitstatus_to_exitcode(status)
+            self.peak = usage.ru_maxrss << 10
+        return not pid
+
+    def _look(self) -> None:
+        self._sampled = time.monotonic()
+        self.pids |= {one.pid for one in processes_of(self.pid)}
+        ranks = self.ranks()
+        if self.seen and len(ranks) == self.training.processes and (measured := sample(ranks)):
+            self.samples.append(measured)
+
+    def wait(self, until: Callable[[], object] = lambda: False, seconds: float = math.inf, pause: float = 0.05) -> bool:
+        """Wait until it has ended, or something is so, or some seconds are over; return whether it still runs.
+
+        Raises:
+            TimeoutError: it runs for longer than anything can take.
+        """
+        deadline = time.monotonic() + seconds
+        while running := self.running():
+            if until() or time.monotonic() > deadline:
+                break
+            if self.seconds > PATIENCE:
+                raise TimeoutError(f"it did not end within {duration(PATIENCE)}")
+            time.sleep(pause)
+        return running
+
+    def leave(self) -> list[Process]:
+        """Wait for the processes of a run that has ended; return those that did not end, after ending them."""
+        deadline = time.monotonic() + FAREWELL
+        while (left := processes_of(self.pid)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        self.end()
+        self._reader.join(FAREWELL)
+        return left
+
+    def end(self) -> None:
+        """Kill all that is there of it."""
+        for process in processes_of(self.pid):
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
+        while self.running():
+            time.sleep(0.05)
+
+    def printed(self) -> str:
+        """Return what it has printed."""
+        return self.terminal.read_text(errors="replace")
+
+
+def growth(samples: Sequence[Sample]) -> dict[str, list[float]]:
+    """Return medians of the first and the last third of what was measured; nothing of too few."""
+    third = len(samples) // 3
+    if len(samples) < SAMPLES:
+        return {}
+    return {
+        name: [statistics.median(getattr(one, name) for one in part) for part in (samples[:third], samples[-third:])]
+        for name in ("memory", "files", "threads")
+    }
+
+
+def grown(trend: Mapping[str, Sequence[float]]) -> list[str]:
+    """Say what is not flat in what `growth` returned."""
+    found = []
+    for name, (early, late) in trend.items():
+        if late > (early * MORE_MEMORY if name == "memory" else early + MORE_FILES):
+            found.append(f"{name}: {early:.0f} early, {late:.0f} late")
+    return found
