@@ -23,14 +23,18 @@ def older_checkpoint_named(folder: str | Path) -> Iterator[None]:
         raise kind(f"{error}. {_way_on(Path(folder))}") from error
 
 
-def load_last(folder: str | Path, *, lazily: bool = False) -> Any:
+def load_last(folder: str | Path, *, lazily: bool = False) -> dict[str, Any]:
     """Load the checkpoint that was saved last in ``folder``; see `load_torch_file`.
 
     Raises:
-        FileNotFoundError, ValueError: it is gone or damaged; the message names an older one.
+        FileNotFoundError, ValueError: it is gone or damaged, or no checkpoint of a run; the message names an older one.
     """
     with older_checkpoint_named(folder):
-        return load_torch_file(last_checkpoint(folder), lazily=lazily)
+        path = last_checkpoint(folder)
+        content = load_torch_file(path, lazily=lazily)
+        if not isinstance(content, dict):
+            raise ValueError(f"{path}: it holds a {type(content).__name__}; expected the checkpoint of a run")
+        return content
 
 
 def _way_on(folder: Path) -> str:

@@ -18,6 +18,9 @@ EXPECTED = "expected what a run of this config writes"
 # Without these numbers SGD takes no step; for whatever else a group has, a newer PyTorch has a default.
 SGD_NUMBERS = ("lr", "momentum", "dampening", "weight_decay", "nesterov")
 
+# What a group takes from a file: these, and the rate that a schedule multiplies.
+NUMBERS = {*SGD_NUMBERS, "initial_lr", "params"}
+
 
 def take_up(name: str, holder: Any, state: Any, *, finite: bool = True) -> None:
     """Give ``holder`` a state from a file.
@@ -38,11 +41,29 @@ def take_up(name: str, holder: Any, state: Any, *, finite: bool = True) -> None:
     if fault:
         raise ValueError(f"{fault}; {EXPECTED}")
     try:
-        holder.load_state_dict(state)
+        if isinstance(holder, torch.optim.Optimizer):
+            _load_sgd(holder, state)
+        else:
+            holder.load_state_dict(state)
     except ValueError:
         raise
     except Exception as error:  # of what no comparison shows
         raise ValueError(f"{name} cannot be taken up ({type(error).__name__}: {error!s:.200}); {EXPECTED}") from error
+
+
+def _load_sgd(optimizer: torch.optim.Optimizer, state: Any) -> None:
+    """Give an SGD its state: numbers from the file, and how the update is computed as it was here.
+
+    Each parameter gets momentum of its own, where a file may have one number for many, and in its memory format, which
+    the fused update on CUDA needs.
+    """
+    ways = [{key: group[key] for key in group if key not in NUMBERS} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, way in zip(optimizer.param_groups, ways, strict=True):
+        group.update(way)
+    for parameter, kept in optimizer.state.items():
+        if kept.get("momentum_buffer") is not None:
+            kept["momentum_buffer"] = torch.empty_like(parameter).copy_(kept["momentum_buffer"])
 
 
 def check_pieces(checkpoint: Mapping[str, Any], pieces: Collection[str]) -> None:

@@ -147,10 +147,6 @@ def load_original(path: str | PathLike, checkpointer: PretrainCheckpointer, iter
         checkpointer.model.load_state_dict(checkpoint["model"])
         for name, state in states.items():
             take_up(name, state, checkpoint[name])
-    # On CUDA the fused update needs momentum in the memory format of its parameter.
-    for parameter, state in states["optimizer"].state.items():
-        if state.get("momentum_buffer") is not None:
-            state["momentum_buffer"] = torch.empty_like(parameter).copy_(state["momentum_buffer"])
     done = checkpoint["iteration"] + 1
     if "rng" in checkpoint:
         set_rng_state(checkpoint["rng"])

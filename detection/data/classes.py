@@ -61,9 +61,10 @@ def from_checkpoint(kept: Any) -> Classes | None:
         colours = tuple((int(red), int(green), int(blue)) for red, green, blue in kept["colours"])
         skeleton = tuple((str(start), str(end)) for start, end in kept["skeleton"])
         classes = Classes(names, ids, colours, tuple(kept["keypoints"]), skeleton)
-    except (TypeError, ValueError, KeyError, IndexError):
+    except (TypeError, ValueError, KeyError, IndexError, OverflowError, RuntimeError):  # of tensors, too
         return None
-    return classes if len(names) == len(ids) == len(colours) else None
+    plain = all(type(word) in (int, str) for word in (*names, *ids, *classes.keypoints))
+    return classes if plain and len(names) == len(ids) == len(colours) else None
 
 
 def classes_of(cfg: CfgNode, dataset_name: str) -> Classes | None:

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -13,12 +12,13 @@ from detectron2.modeling.backbone.resnet import BottleneckBlock, DeformBottlenec
 from detectron2.utils.file_io import Detectron2Handler
 from torch import nn
 
-from mocodet.common.checkpoint import AtomicSaveMixin, errors_about, last_checkpoint, load_torch_file
+from mocodet.common.checkpoint import AtomicSaveMixin, check_fits, errors_about, last_checkpoint, load_torch_file
 from mocodet.common.divergence import check_state
 from mocodet.common.encoders.find import holds_encoder
 from mocodet.common.encoders.reading import BATCH_COUNTER, DISTRIBUTED_PREFIX, extract_encoder
 from mocodet.common.recovery import older_checkpoint_named
 from mocodet.common.retention import Retention
+from mocodet.common.states import EXPECTED, check_pieces, misfit, take_up
 from mocodet.common.text import first_few
 
 from ..data.classes import Classes, to_checkpoint
@@ -51,8 +51,9 @@ ARCH_KEY = "__arch__"
 
 
 class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
-    """detectron2's checkpointer with seven differences.
+    """detectron2's checkpointer with eight differences.
 
+    * A run goes on from the whole of its last checkpoint, or says which piece of that is not what a run writes.
     * ``MODEL.WEIGHTS`` may name an unconverted pre-training checkpoint; it is recognised by its contents and converted
       while loading (`extract_encoder` says what is accepted). detectron2's own files are read as ever, and so is a file
       in the model's own names, though they may be like an encoder's.
@@ -108,15 +109,38 @@ class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
         super().save(name, **{SETTINGS_KEY: _settings(self.model), **classes}, **kwargs)
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
-        """Load the checkpoint that was saved last, if there is one, with ``resume``; else ``path``. See `load`.
+        """Go on from the checkpoint that was saved last, if there is one, with ``resume``; else `load` ``path``.
 
         Raises:
-            FileNotFoundError, ValueError: the last checkpoint is gone or damaged; the message names an older one.
+            FileNotFoundError, ValueError: the last checkpoint is gone or damaged; the message names an older one. Or it
+                is not the whole of a run with this model.
         """
-        if resume and self.has_checkpoint():
-            with older_checkpoint_named(self.save_dir):
-                last_checkpoint(self.save_dir)
-        return super().resume_or_load(path, resume=resume)
+        if not (resume and self.has_checkpoint()):
+            return super().resume_or_load(path, resume=False)
+        with older_checkpoint_named(self.save_dir):
+            last = last_checkpoint(self.save_dir)
+            checkpoint = load_torch_file(last)
+        self.logger.info(f"Going on from {last}")
+        with errors_about(last):
+            self._take_up(checkpoint)
+        return checkpoint
+
+    def _take_up(self, checkpoint: Any) -> None:
+        """Give the model and the other states what a run has saved, all of it.
+
+        Raises:
+            ValueError: the message says which piece is missing, or is not what a run of this config writes.
+        """
+        if not isinstance(checkpoint, dict):
+            raise ValueError(f"it holds a {type(checkpoint).__name__}; expected the checkpoint of a run")
+        check_pieces(checkpoint, ("model", *self.checkpointables))
+        check_fits(self.model, checkpoint["model"])
+        if fault := misfit(checkpoint.get(SETTINGS_KEY, {}), _settings(self.model), SETTINGS_KEY):
+            raise ValueError(f"{fault}; {EXPECTED}")
+        self._check_settings(stored_settings(checkpoint))
+        self.model.load_state_dict(checkpoint["model"])
+        for name, holder in self.checkpointables.items():
+            take_up(name, holder, checkpoint[name])
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load ``path`` (a file, an address, see `local_copy`, a name that detectron2 knows, or ``""``) into the model.
@@ -146,9 +170,7 @@ class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
         """Read ``filename`` into ``{"model": name -> array or tensor, ...}``."""
         if filename.endswith(".pkl"):
             return self._read_pickle(filename)
-        is_last = self.has_checkpoint() and filename == self.get_checkpoint_file()
-        with older_checkpoint_named(self.save_dir) if is_last else nullcontext():
-            loaded = load_torch_file(filename)
+        loaded = load_torch_file(filename)
         if holds_encoder(loaded) and not self._is_models_own(loaded):
             return self._converted(loaded, filename)
         if not isinstance(loaded, dict):

@@ -8,10 +8,11 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
-from mocodet.common.checkpoint import LAST, holds_checkpoint
+from mocodet.common.checkpoint import LAST, holds_checkpoint, last_checkpoint
 from mocodet.common.config.bases import read_settings
 from mocodet.common.nested import changes, look_up
 from mocodet.common.recovery import load_last
+from mocodet.common.states import EXPECTED
 
 from ..data.classes import classes_of, from_checkpoint
 from .checkpoint import CLASSES_KEY
@@ -57,13 +58,18 @@ DRAW_KEYS = (
 def seed_of_run(cfg: CfgNode) -> int:
     """Return the seed of the run in ``OUTPUT_DIR``, if that has a checkpoint, or else one that is drawn.
 
-    All processes must call it, and get the same.
+    All processes must call it, and get the same. The checkpoints of older versions have none.
+
+    Raises:
+        ValueError: the checkpoint has something else for a seed.
     """
     kept = None
     if comm.is_main_process() and holds_checkpoint(cfg.OUTPUT_DIR):
-        kept = look_up(load_last(cfg.OUTPUT_DIR, lazily=True), f"trainer.{DRAWS_KEY}.SEED")
+        kept = look_up(load_last(cfg.OUTPUT_DIR, lazily=True), key := f"trainer.{DRAWS_KEY}.SEED")
+        if not (kept is None or (type(kept) is int and 0 <= kept < 1 << 32)):
+            raise ValueError(f"{last_checkpoint(cfg.OUTPUT_DIR)}: {key} is no seed; {EXPECTED}")
     kept = comm.all_gather(kept)[0]
-    return kept if isinstance(kept, int) and kept >= 0 else comm.shared_random_seed()
+    return comm.shared_random_seed() if kept is None else kept
 
 
 def draws_of(cfg: CfgNode, images: str) -> dict[str, Any]:
@@ -107,8 +113,7 @@ def _check_scale(cfg: CfgNode, saved: Mapping[str, Any]) -> None:
     Raises:
         ValueError: the message says how the run can be continued.
     """
-    solver = saved.get("SOLVER", {})
-    batch, processes = solver.get("IMS_PER_BATCH"), solver.get("REFERENCE_WORLD_SIZE", 0)
+    batch, processes = look_up(saved, "SOLVER.IMS_PER_BATCH"), look_up(saved, "SOLVER.REFERENCE_WORLD_SIZE")
     if batch == cfg.SOLVER.IMS_PER_BATCH or not (processes or cfg.SOLVER.REFERENCE_WORLD_SIZE):
         return
     remedy = f"with {processes} processes and --scale-to-gpus" if processes else "without --scale-to-gpus"
@@ -124,9 +129,11 @@ def _check_labels(cfg: CfgNode, saved: Mapping[str, Any]) -> None:
     Raises:
         ValueError: the message says which part that is.
     """
-    moco = saved.get("MOCO", {})  # of older runs, without these keys
-    theirs, ours = ((part.get("TRAIN_FRACTION", 1.0), part.get("FRACTION_SEED", 0)) for part in (moco, cfg.MOCO))
-    if theirs != ours and min(theirs[0], ours[0]) < 1:
+    theirs, ours = (
+        (part.get("TRAIN_FRACTION", 1.0), part.get("FRACTION_SEED", 0))  # of older runs, without these keys
+        for part in (look_up(saved, "MOCO") or {}, cfg.MOCO)
+    )
+    if theirs != ours and not theirs[0] == ours[0] == 1:
         raise ValueError(
             f"--resume: the run in {cfg.OUTPUT_DIR} learns from another part of the labels; resume it with"
             f" MOCO.TRAIN_FRACTION {theirs[0]} MOCO.FRACTION_SEED {theirs[1]}, or choose another OUTPUT_DIR"
@@ -154,11 +161,15 @@ def check_resumed_classes(cfg: CfgNode) -> None:
         cfg: the config of the run; its ``DATASETS.TRAIN`` has been loaded.
 
     Raises:
-        ValueError: the message names the first class that differs, and how to start anew from these weights.
+        ValueError: the message names the first class that differs, and how to start anew from these weights; or the
+            checkpoint has something else for classes.
     """
     if not (comm.is_main_process() and holds_checkpoint(cfg.OUTPUT_DIR)):
         return
-    kept = from_checkpoint(load_last(cfg.OUTPUT_DIR, lazily=True).get(CLASSES_KEY))
+    content = load_last(cfg.OUTPUT_DIR, lazily=True)
+    kept = from_checkpoint(content.get(CLASSES_KEY))
+    if kept is None and CLASSES_KEY in content:
+        raise ValueError(f"{last_checkpoint(cfg.OUTPUT_DIR)}: {CLASSES_KEY} are not those of a model; {EXPECTED}")
     ours = classes_of(cfg, cfg.DATASETS.TRAIN[0])
     if kept is None or ours is None or kept.names == ours.names:
         return

@@ -6,9 +6,11 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from detectron2.engine import SimpleTrainer
+from detectron2.engine import SimpleTrainer, TrainerBase
 from torch import nn
 from torch.utils.data import DataLoader
+
+from mocodet.common.states import take_up
 
 
 class AccumulatingTrainer(SimpleTrainer):
@@ -80,7 +82,12 @@ class AccumulatingTrainer(SimpleTrainer):
         return super().state_dict() | ({"grad_scaler": self._scaler.state_dict()} if self._scaler.is_enabled() else {})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what ``state_dict`` returned; a run continued in another precision starts with a fresh loss scale."""
-        super().load_state_dict(state_dict)
+        """Restore what ``state_dict`` returned; a run continued in another precision starts with a fresh loss scale.
+
+        Raises:
+            ValueError: of `take_up`.
+        """
+        TrainerBase.load_state_dict(self, state_dict)
+        take_up("optimizer", self.optimizer, state_dict["optimizer"])
         if self._scaler.is_enabled() and state_dict.get("grad_scaler"):
-            self._scaler.load_state_dict(state_dict["grad_scaler"])
+            take_up("grad_scaler", self._scaler, state_dict["grad_scaler"])

@@ -128,10 +128,10 @@ class Trainer(DefaultTrainer):
     def _obey_config(self) -> None:
         """Give the optimizer the settings that the config asks for, in place of those that the checkpoint had."""
         groups = self.optimizer.param_groups
-        found = {(group["initial_lr"], group["weight_decay"]) for group in groups}
+        found = {(group.get("initial_lr", group["lr"]), group["weight_decay"]) for group in groups}
         for group, asked in zip(groups, self._asked, strict=True):
             group.update(asked, initial_lr=asked["lr"])
-        self.scheduler.base_lrs = [asked["lr"] for asked in self._asked]
+        self.scheduler.base_lrs, self.scheduler.last_epoch = [asked["lr"] for asked in self._asked], self.start_iter
         for group, rate in zip(groups, self.scheduler.get_lr(), strict=True):
             group["lr"] = rate
         if (now := {(group["initial_lr"], group["weight_decay"]) for group in groups}) != found:
@@ -144,8 +144,12 @@ class Trainer(DefaultTrainer):
         return {**super().state_dict(), DRAWS_KEY: draws_of(self.cfg, self.data_loader.dataset.identity)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what ``state_dict`` returned; warn if the run goes on otherwise than it would have."""
-        super().load_state_dict(state_dict)
+        """Restore what ``state_dict`` returned; warn if the run goes on otherwise than it would have.
+
+        The schedule stays out: it follows from config and iteration, and what a file has of it could take the place of
+        its methods.
+        """
+        super().load_state_dict({**state_dict, "hooks": {}})
         if different := other_draws(state_dict.get(DRAWS_KEY), self.state_dict()[DRAWS_KEY]):
             logger.warning(f"The run goes on, but not as it would have without the stop: {different}")
 

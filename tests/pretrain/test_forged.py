@@ -54,8 +54,11 @@ def test_resume__names_the_piece_that_was_forged(name, tmp_path):
         SmallRun(tmp_path).checkpointer.resume()
 
 
-def test_resume__a_schedule_takes_no_method_from_a_file(tmp_path):
+def test_resume__a_file_says_not_how_updates_are_computed(tmp_path):
+    """Neither by methods of the schedule nor by the way of the optimizer."""
     content = checkpoint()
+    content["optimizer"]["param_groups"][0]["fused"] = True
+    content["optimizer"]["state"].pop(0)
     content["trainer"]["hooks"]["LRScheduler"]["get_lr"] = 3
     torch.save(content, tmp_path / "model_0000000.pth")
     (tmp_path / "last_checkpoint").write_text("model_0000000.pth")
@@ -63,3 +66,4 @@ def test_resume__a_schedule_takes_no_method_from_a_file(tmp_path):
     run.checkpointer.resume()
     run.step()
     assert run.scheduler.last_epoch == 2
+    assert run.optimizer.param_groups[0]["fused"] is None

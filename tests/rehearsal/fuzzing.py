@@ -24,10 +24,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import safetensors.torch
 import torch
+from detectron2.config import CfgNode
 from detectron2.config import get_cfg as detectron2_config
 from detectron2.engine import TrainerBase, hooks
 from torch import nn
 
+from mocodet import configs
 from mocodet.common.config.merge import merge_config
 from mocodet.common.encoders.reading import read_encoder
 from mocodet.common.errors import USER_ERRORS, message_of
@@ -39,12 +41,17 @@ from mocodet.common.study.spec import STUDY_FILE, Detector, Init, Study, keep_st
 from mocodet.common.study.state import OUTCOME_FILE, RECIPE_FILE, look
 from mocodet.common.study.trials import plan
 from mocodet.detection import add_moco_config
+from mocodet.detection.data import register_datasets
+from mocodet.detection.training.resuming import check_resumed_classes, seed_of_run
+from mocodet.detection.training.trainer import Trainer
 from mocodet.detection.weights.arrays import load_array_pickle
 from mocodet.pretrain.checkpoint import PretrainCheckpointer
 from mocodet.pretrain.config import get_cfg
 from mocodet.pretrain.data.inaturalist import read_inaturalist
 from mocodet.pretrain.data.sampler import EpochSampler
 from mocodet.pretrain.data.shards import ShardIndex, read_images
+from mocodet.pretrain.evaluation.linear import LinearSweep, Protocol
+from mocodet.pretrain.evaluation.linear import _resume as resume_sweep
 from mocodet.pretrain.methods.moco import MomentumContrast
 from mocodet.pretrain.methods.shuffle_bn import BatchShuffle
 from mocodet.pretrain.schedules import RecipeLR
@@ -52,6 +59,7 @@ from mocodet.pretrain.signs import SignRecord
 from tests.common.checks.test_any_content import VALUES
 from tests.common.report.made_up import write_study
 from tests.detection.data.mutations import KINDS, write
+from tests.detection.tiny import empty_config, make_voc, options
 from tests.detection.weights.test_convert_damaged import checkpoint as small_checkpoint
 from tests.detection.weights.test_convert_damaged import saved, small_state
 
@@ -197,13 +205,18 @@ def put(path: Path, data: bytes) -> Path:
 
 
 @cache
+def _small_checkpoint() -> dict[str, Any]:
+    return small_checkpoint()
+
+
+@cache
 def _checkpoint_files() -> list[tuple[str, bytes]]:
     """Sound files of each format that the converter reads."""
     tensors = {name: torch.ones(3) for name in list(small_state(""))[:9]}
     arrays = {"model": {"stem.conv1.weight": np.ones((2, 3), np.float32)}, "__author__": "me"}
     return [
-        ("in.pth", saved(small_checkpoint())),
-        ("in.pth", saved(small_checkpoint(), zipped=False)),
+        ("in.pth", saved(_small_checkpoint())),
+        ("in.pth", saved(_small_checkpoint(), zipped=False)),
         ("in.safetensors", safetensors.torch.save(tensors)),
         ("in.pkl", pickle.dumps(arrays, protocol=2)),
     ]
@@ -217,7 +230,7 @@ def draw_checkpoint(rng: Random, folder: Path) -> list[Path]:
     if rng.randrange(2):
         name, data = rng.choice(_checkpoint_files())
         return [put(folder / name, spoilt_bytes(rng, data))]
-    content = spoilt(rng, small_checkpoint(), (*VALUES, *LIKELY, *TENSORS))
+    content = spoilt(rng, _small_checkpoint(), (*VALUES, *LIKELY, *TENSORS))
     return [put(folder / "in.pth", saved(content))]
 
 
@@ -284,6 +297,106 @@ def read_resumed(files: list[Path]) -> None:
     run.checkpointer.resume()
     run.step()
     run.checkpointer.save("model_0000001", iteration=run.iter)
+
+
+class OneLayer(nn.Module):
+    """A model with what the checkpoints of fine-tuning say of one."""
+
+    input_format = "BGR"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+        self.register_buffer("pixel_mean", torch.zeros(3, 1, 1), persistent=False)
+
+
+class SmallTuning(Trainer):
+    """A fine-tuning of `OneLayer`; it can take a step."""
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """Make the model."""
+        torch.manual_seed(0)
+        return OneLayer()
+
+    def take_step(self) -> None:
+        """Update the parameters and the schedule, and find the next images."""
+        for parameter in self.model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        self.optimizer.step()
+        self.scheduler.step()
+        next(iter(self.data_loader.batch_sampler))
+
+
+@cache
+def _tuning_settings() -> tuple[CfgNode, tempfile.TemporaryDirectory]:
+    """A config, and the folder of its data, which is there as long as the process."""
+    folder = tempfile.TemporaryDirectory()
+    train, test = make_voc(Path(folder.name), 2), make_voc(Path(folder.name), 1, "test")
+    cfg = empty_config()
+    cfg.merge_from_file(str(configs.path("pascal_voc_R_50_DC5_24k_random.yaml")))
+    cfg.merge_from_list(options(Path(), train, test, SEED=-1))
+    register_datasets(cfg)
+    return cfg, folder
+
+
+def tuning_in(folder: Path) -> SmallTuning:
+    """Begin a fine-tuning in a folder, or go on with it, as the command does."""
+    cfg = _tuning_settings()[0].clone()
+    cfg.OUTPUT_DIR = str(folder)
+    check_resumed_classes(cfg)
+    cfg.SEED = seed_of_run(cfg)
+    run = SmallTuning(cfg)
+    run.resume_or_load(resume=True)
+    return run
+
+
+@cache
+def tuned_checkpoint() -> bytes:
+    """The checkpoint of a fine-tuning after its first step."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = tuning_in(Path(folder))
+        run.take_step()
+        run.checkpointer.save("model_0000000", iteration=0)
+        return Path(folder, "model_0000000.pth").read_bytes()
+
+
+def draw_tuned(rng: Random, folder: Path) -> list[Path]:
+    """Spoil a piece of a fine-tuning's checkpoint."""
+    content = torch.load(io.BytesIO(tuned_checkpoint()), weights_only=True)
+    put(folder / "last_checkpoint", b"model_0000000.pth")
+    return [put(folder / "model_0000000.pth", saved(spoilt(rng, content, (*VALUES, *LIKELY, *TENSORS))))]
+
+
+def read_tuned(files: list[Path]) -> None:
+    """Resume, and take a step."""
+    run = tuning_in(files[0].parent)
+    if run.start_iter < run.max_iter:
+        run.take_step()
+    run.checkpointer.save("model_0000001", iteration=run.iter)
+
+
+PROTOCOL = Protocol(4, 8, steps=(2,), seed=1)
+IDENTITY = {"mode": "cached", "size": 32, "grid": [[0.1, 0.0], [1.0, 0.1]], "protocol": {"epochs": 4, "steps": [2]}}
+
+
+def _sweep() -> LinearSweep:
+    return LinearSweep([(0.1, 0.0), (1.0, 0.1)], 3, 2, PROTOCOL)
+
+
+def draw_linear(rng: Random, folder: Path) -> list[Path]:
+    """Spoil a piece of the state of a linear evaluation."""
+    sweep = _sweep()
+    sweep.step(torch.ones(2, 3), torch.tensor([0, 1]))
+    content = {"epoch": 1, "identity": IDENTITY, "sweep": sweep.state_dict()}
+    return [put(folder / "state.pth", saved(spoilt(rng, content, (*VALUES, *LIKELY, *TENSORS))))]
+
+
+def read_linear(files: list[Path]) -> None:
+    """Go on with it, and take a step."""
+    sweep = _sweep()
+    resume_sweep(sweep, files[0], IDENTITY)
+    sweep.step(torch.ones(2, 3), torch.tensor([0, 1]))
 
 
 def draw_yaml(rng: Random, folder: Path) -> list[Path]:
@@ -452,6 +565,8 @@ def read_data(kind: str) -> Callable[[list[Path]], None]:
 READERS = {
     "checkpoint": Reader(draw_checkpoint, read_checkpoint),
     "resumed": Reader(draw_resumed, read_resumed),
+    "tuned": Reader(draw_tuned, read_tuned),
+    "linear": Reader(draw_linear, read_linear),
     "yaml": Reader(draw_yaml, read_yaml),
     "shards": Reader(draw_shards, read_shards),
     "inaturalist": Reader(draw_inaturalist, read_labels),

@@ -16,7 +16,16 @@ from tests.rehearsal.fuzz import look_at
 from tests.rehearsal.fuzzing import READERS, HangError, Reader, judge, put
 
 # How many inputs each reader gets here, by what they cost.
-INPUTS = {"checkpoint": 3, "resumed": 15, "yaml": 10, "shards": 40, "inaturalist": 20, "study": 40}
+INPUTS = {
+    "checkpoint": 3,
+    "resumed": 15,
+    "tuned": 5,
+    "linear": 10,
+    "yaml": 10,
+    "shards": 40,
+    "inaturalist": 20,
+    "study": 40,
+}
 
 
 @pytest.mark.parametrize("name", [name for name in READERS if name not in KINDS])

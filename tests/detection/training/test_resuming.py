@@ -93,12 +93,12 @@ def test_check_resumed__model(tmp_path):
         check_resumed(empty_config(OUTPUT_DIR=str(tmp_path), **changed))
 
 
-@pytest.mark.parametrize("kept", [{"draws": {"SEED": 2**40}}, {"draws": {"SEED": -1}}, {"draws": None}, {}])
+@pytest.mark.parametrize("kept", [{"draws": {"SEED": 2**31}}, {"draws": None}, {}])
 def test_seed_of_run__is_the_one_that_its_checkpoint_keeps_or_drawn(tmp_path, kept):
     cfg = empty_config(OUTPUT_DIR=str(tmp_path), SEED=-1)
     assert len({seed_of_run(cfg) for _ in range(3)}) == 3
     torch.save({"trainer": kept}, tmp_path / "model_0000009.pth")
     (tmp_path / "last_checkpoint").write_text("model_0000009.pth")
     found = [seed_of_run(cfg) for _ in range(3)]
-    assert (found == [2**40] * 3) == (kept == {"draws": {"SEED": 2**40}})
+    assert (found == [2**31] * 3) == (kept == {"draws": {"SEED": 2**31}})
     assert min(found) >= 0
