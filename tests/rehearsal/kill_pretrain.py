@@ -1,12 +1,14 @@
 """``python -m tests.rehearsal.kill_pretrain``: kill -9 a pre-training on 800 images, eight of them damaged; go on.
 
-The damage is of eight sorts, and the files that the run has listed are removed before it goes on. The exit status is 1
-unless the run ends bit-identical to one that was not interrupted, and both list all eight. Takes two minutes on a
-core.
+The damage is of eight sorts, and the files that the run has listed are removed before it goes on. Every fourth kill, by
+chance, may come before the run has taken a step since it went on. The exit status is 1 unless the run ends
+bit-identical to one that was not interrupted, both list all eight, and nothing half-written is left. Takes 15 seconds
+of a core for each kill.
 """
 
 import argparse
 import json
+import math
 import random
 import subprocess
 import sys
@@ -20,13 +22,16 @@ from tests.checkpoints import assert_equal_states
 from tests.pretrain.damaged import png, write_damaged
 
 SOUND = 792
+STEPS = 20  # of the whole run for each kill
+STEPS_OF_EPOCH = 50
+STARTING = 8.0  # seconds, about, until the first step
 CONFIG = """
 LOG_PERIOD: 1
 DATA: {{ROOT: {root}, NUM_WORKERS: 1, MAX_UNREADABLE: 0.01}}
 AUGMENTATION: {{CROP_SIZE: 16}}
 MODEL: {{ARCH: resnet18, DIM: 8, DEVICE: cpu, BN_GROUPS: 2}}
 CONTRAST: {{QUEUE_SIZE: 64}}
-SOLVER: {{IMS_PER_BATCH: 16, MAX_EPOCHS: 1, PRECISION: float32, CHECKPOINT_PERIOD: 10}}
+SOLVER: {{IMS_PER_BATCH: 16, MAX_EPOCHS: {epochs}, PRECISION: float32, CHECKPOINT_PERIOD: 5}}
 """
 
 
@@ -49,10 +54,33 @@ def iterations(output: Path) -> int:
     return path.read_bytes().count(b"\n") if path.is_file() else 0
 
 
+def kill_once(config: Path, output: Path, stream: random.Random) -> None:
+    """Start the run, kill it at a random moment, and say when that was.
+
+    Raises:
+        SystemExit: it had ended by itself.
+    """
+    run, begun = start(config, output, "--resume"), iterations(output)
+    early, until = stream.random() < 0.25, begun + stream.randint(1, STEPS - 8)
+    while not early and run.poll() is None and iterations(output) < until:
+        time.sleep(0.01)
+    time.sleep(stream.uniform(0, STARTING if early else 0.5))
+    run.kill()
+    if (status := run.wait()) >= 0:
+        sys.exit(f"the run in {output} ended by itself, with status {status}; see its log.txt")
+    writing = f", while it wrote {', '.join(half_written(output))}" if half_written(output) else ""
+    print(f"after {iterations(output)} lines of metrics, {len(skipped(output))} files listed{writing}", flush=True)
+
+
+def half_written(output: Path) -> list[str]:
+    """Return the files that a run was writing."""
+    return sorted(path.name for path in output.rglob(".*.tmp"))
+
+
 def main() -> None:
     """Train, train again with kills, compare, and say what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=2, metavar="N", help="default: 2")
+    parser.add_argument("--kills", type=int, default=20, metavar="N", help="default: 20")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the moments (default: 0)")
     args = parser.parse_args()
     stream = random.Random(args.seed)
@@ -62,26 +90,24 @@ def main() -> None:
         for number in range(SOUND):
             (root / f"{number:03}.png").write_bytes(png(number, side=20))
         damaged = write_damaged(root)
-        config.write_text(CONFIG.format(root=root))
+        config.write_text(CONFIG.format(root=root, epochs=math.ceil(args.kills * STEPS / STEPS_OF_EPOCH)))
         if start(config, whole).wait():
             sys.exit("the run that was not interrupted did not end well")
         for kill in range(args.kills):
-            run, until = start(config, killed, "--resume"), iterations(killed) + stream.randint(11, 20)
-            while run.poll() is None and iterations(killed) < until:
-                time.sleep(0.05)
-            run.kill()
-            print(f"kill {kill + 1} after {iterations(killed)} lines of metrics; {len(skipped(killed))} files listed")
-            run.wait()
+            print(f"kill {kill + 1} ", end="")
+            kill_once(config, killed, stream)
             for name in skipped(killed):
                 (root / name).unlink(missing_ok=True)
         if start(config, killed, "--resume").wait():
             sys.exit("the run that was killed did not end well")
         ends = [torch.load(output / "model_final.pth", weights_only=True) for output in (killed, whole)]
         assert_equal_states(*ends)
-        lists = [skipped(output) for output in (whole, killed)]
+        lists, left = [skipped(output) for output in (whole, killed)], half_written(killed)
     if lists != [damaged, damaged]:
         sys.exit(f"the lists are {lists}; expected {damaged} twice")
-    print(f"{args.kills} kills; bit-identical to the run without one; both list all {len(damaged)} damaged files")
+    if left:
+        sys.exit(f"left over: {left}")
+    print(f"{args.kills} kills: bit-identical to the run without one; both list all {len(damaged)}; nothing left")
 
 
 if __name__ == "__main__":
