@@ -5,7 +5,7 @@ NEWEST ?=
 VENV ?= $(if $(NEWEST),build/newest,.venv)
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-EXTRAS := dev,cityscapes,jpeg
+EXTRAS := dev,cityscapes,jpeg,docs
 LOCKS := requirements/build.txt requirements/lock.txt
 TYPES := build/types
 COMMA := ,
@@ -15,7 +15,7 @@ COMMA := ,
 export OMP_WAIT_POLICY := passive
 export GOMP_SPINCOUNT := 0
 
-.PHONY: setup lock demo test lint format clean
+.PHONY: setup lock demo test lint types docs format clean
 
 setup: $(READY)
 
@@ -52,20 +52,26 @@ lock:
 demo: setup
 	$(BIN)/python tools/demo.py
 
-# The type checker looks for `mocodet` by its folders; this one has them under the names that setup.py maps them to.
-lint: setup
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+# What reads `mocodet` by its folders finds them here under the names that setup.py maps them to.
+types:
 	mkdir -p $(TYPES)/mocodet
 	ln -sfn $(addprefix $(CURDIR)/,common pretrain detection configs) $(wildcard $(CURDIR)/common/package/*) $(TYPES)/mocodet
+
+lint: setup types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	MYPYPATH=$(TYPES) $(BIN)/mypy --cache-dir $(TYPES)/cache -p mocodet
 
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The documentation site, in build/site. The variable silences an advertisement.
+docs: setup types
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 # Two processes with one thread each; where a test starts two more, the machine is briefly shared.
-test: lint
+test: lint docs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 clean:

@@ -13,7 +13,8 @@ ROOMS = ("common", "pretrain", "detection", "configs")
 # What `mocodet` itself is, with its `__main__`. It lies in a room, for the top level has a folder for each room only.
 PACKAGE = Path("common/package")
 
-# The table of the commands names the program; it imports nothing that is not installed yet.
+# The version, and the program's name in the table of its commands: neither file imports what is not installed yet.
+VERSION = runpy.run_path(str(PACKAGE / "__init__.py"))["__version__"]
 PROGRAM = runpy.run_path("common/commands/table.py")["PROGRAM"]
 
 # Every importable package (`mocodet`, `mocodet.pretrain.data`, ...) -> its folder.
@@ -38,11 +39,26 @@ def installed_opencv() -> str:
 
 setup(
     name="mocodet",
-    version="0.1.0",
+    version=VERSION,
     description="Momentum Contrast pre-training and detectron2 transfer learning",
     long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    author="The mocodet authors",
     license="Apache-2.0",
+    project_urls={"Paper": "https://arxiv.org/abs/1911.05722"},
+    keywords=["self-supervised learning", "contrastive learning", "object detection", "detectron2"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Environment :: GPU :: NVIDIA CUDA",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3 :: Only",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.10",
     packages=list(PACKAGES),
     package_dir=PACKAGES,
@@ -97,6 +113,9 @@ setup(
             "setuptools>=68",
             "wheel",
         ],
+        "docs": ["mkdocs>=1.6", "mkdocs-material>=9.5.30", "mkdocstrings[python]>=1.0"],
+        # Fills docs/tour.ipynb with its outputs (CONTRIBUTING.md).
+        "notebook": ["ipykernel", "nbclient"],
     },
     entry_points={"console_scripts": [f"{PROGRAM}=mocodet.__main__:main"]},
 )
