@@ -315,7 +315,8 @@ def _check_objects(cfg: CfgNode, name: str, records: Sequence[Mapping[str, Any]]
     """Check that there are objects to train on, and that they have what the model learns."""
     annotations = [annotation for record in records for annotation in record["annotations"]]
     if not annotations:
-        raise ValueError(f"data set {name}: none of its {len(records)} images has an annotation to train on")
+        where = MetadataCatalog.get(name).get("json_file") or MetadataCatalog.get(name).get("dirname")
+        raise ValueError(f"data set {name}, {where}: none of its {len(records)} images has an annotation to train on")
     for switch, key, what, remedy in (
         ("MASK_ON", "segmentation", "mask", ""),
         ("KEYPOINT_ON", "keypoints", "keypoints", "give them keypoints (visibility 0 where unknown) or "),

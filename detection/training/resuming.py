@@ -13,6 +13,7 @@ from mocodet.common.config.bases import read_settings
 from mocodet.common.nested import changes, look_up
 from mocodet.common.recovery import load_last
 from mocodet.common.states import EXPECTED
+from mocodet.common.text import on_one_line
 
 from ..data.classes import classes_of, from_checkpoint
 from .checkpoint import CLASSES_KEY
@@ -180,7 +181,7 @@ def check_resumed_classes(cfg: CfgNode) -> None:
     )
     raise ValueError(
         f"--resume: the run in {cfg.OUTPUT_DIR} learned other classes than those of {cfg.DATASETS.TRAIN[0]} (class"
-        f" {index} is {theirs} there, {mine} now); give the data set's CLASSES as they were, or"
+        f" {index} is {on_one_line(str(theirs))} there, {mine} now); give the data set's CLASSES as they were, or"
         f" {_from_its_weights(cfg)}"
     )
 

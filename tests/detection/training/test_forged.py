@@ -2,7 +2,6 @@
 
 import io
 import math
-import re
 
 import pytest
 import torch
@@ -37,6 +36,7 @@ FORGED = {
     ),
     "classes of a number": (lambda c: c.update(classes=3), "classes are not those of a model"),
     "class of a dict": (lambda c: c["classes"]["names"].__setitem__(0, {}), "classes are not those of a model"),
+    "class of two lines": (lambda c: c["classes"]["names"].__setitem__(0, "a\nb"), r"class 0 is a\\nb there, cat now"),
     "no trainer": (lambda c: c.pop("trainer"), "the checkpoint has no trainer"),
     "trainer of text": (lambda c: c.update(trainer="a"), "trainer does not say which iteration was the last"),
     "no iteration": (lambda c: c["trainer"].clear(), "trainer does not say which iteration was the last"),
@@ -80,8 +80,10 @@ def test_resume__names_the_piece_that_was_forged(name, tmp_path):
     forged = forge(content)
     torch.save(forged if isinstance(forged, list) else content, tmp_path / NAME)
     (tmp_path / "last_checkpoint").write_text(NAME)
-    with pytest.raises(ValueError, match=rf"^{re.escape(str(tmp_path / NAME))}: .*{message}[^\n]*$"):
+    with pytest.raises(ValueError, match=message) as refused:
         tuning_in(tmp_path)
+    assert str(tmp_path / NAME) in str(refused.value)
+    assert "\n" not in str(refused.value)
 
 
 def test_resume__takes_the_schedule_from_config_and_iteration(tmp_path):
