@@ -68,7 +68,7 @@ format: setup
 
 # The documentation site, in build/site. The variable silences an advertisement.
 docs: setup types
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Two processes with one thread each; where a test starts two more, the machine is briefly shared.
 test: lint docs
