@@ -152,16 +152,32 @@ def test_make_layouts__coco_files_are_consistent(root):
 
 def test_make_layouts__densepose_points_lie_on_persons(root):
     annotations = root / "coco" / "annotations"
+    posed = without = 0
     for part, split in (("train2014", "train"), ("minival2014", "val"), ("valminusminival2014", "val")):
         densepose = COCO(annotations / f"densepose_{part}.json")
         for image in densepose.imgs.values():
             assert (root / "coco" / f"{split}2014" / image["file_name"]).is_file()
-        for annotation in densepose.anns.values():
+        with_points = [annotation for annotation in densepose.anns.values() if "dp_x" in annotation]
+        posed += len(with_points)
+        without += len(densepose.anns) - len(with_points)
+        for annotation in with_points:
+            # As DENSEPOSE_DATASETS.md of the project and http://densepose.org have them.
+            assert len({len(annotation[f"dp_{key}"]) for key in "xyIUV"}) == 1
+            assert {*annotation["dp_I"]} <= {*range(1, 25)}
+            assert (
+                0 <= min(annotation["dp_U"] + annotation["dp_V"]) <= max(annotation["dp_U"] + annotation["dp_V"]) <= 1
+            )
+            assert (
+                0 <= min(annotation["dp_x"] + annotation["dp_y"]) <= max(annotation["dp_x"] + annotation["dp_y"]) < 256
+            )
+            assert {tuple(mask["size"]) for mask in annotation["dp_masks"] if mask} == {(256, 256)}
             left, top, width, height = annotation["bbox"]
             x = left + np.array(annotation["dp_x"]) * width / 256
             y = top + np.array(annotation["dp_y"]) * height / 256
             assert densepose.annToMask(annotation)[y.astype(int), x.astype(int)].all()
             assert len(annotation["dp_masks"]) == 14
+    assert posed
+    assert without
 
 
 def test_make_layouts__lvis_is_federated(root):
