@@ -32,12 +32,12 @@ logger = logging.getLogger("mocodet.pretrain")
 
 @dataclass(kw_only=True)
 class TrainingData(DataFacts):
-    """What a run learns from.
+    """The data that a run learns from.
 
     Attributes:
         dataset: makes the views of an item.
         sampler: the stream of items, in batches.
-        exclusion: what is not learned from.
+        exclusion: the files left out.
     """
 
     dataset: ReplacingViews
@@ -46,16 +46,16 @@ class TrainingData(DataFacts):
 
 
 def build_data(cfg: CfgNode, *, resuming: bool = False, allow_pipe: bool = False) -> TrainingData:
-    """Open the images of ``cfg.DATA``, with the views that ``cfg.METHOD`` looks at.
+    """Open the images of ``cfg.DATA``, with the views that ``cfg.METHOD`` uses.
 
     Args:
-        cfg: of the run.
-        resuming: whether it goes on in ``cfg.OUTPUT_DIR``; images are numbered as it began then.
+        cfg: config of the run.
+        resuming: whether the run resumes in ``cfg.OUTPUT_DIR``; if so, images keep the numbers that they began with.
         allow_pipe: whether ``DATA.SHARDS`` may name commands, which run in a shell; see `ShardIndex`.
 
     Raises:
-        FileNotFoundError, ValueError: no images, or too few; labels that do not fit them; a run that is too short for
-            its method. Nothing is cached then.
+        FileNotFoundError, ValueError: no images, or too few; labels that do not match them; a run that is too short
+            for its method. Nothing has been cached then.
     """
     make, method = build_views(cfg), METHODS[cfg.METHOD]
     batch, seed = cfg.SOLVER.IMS_PER_BATCH, cfg.SEED
@@ -93,7 +93,7 @@ def build_data(cfg: CfgNode, *, resuming: bool = False, allow_pipe: bool = False
 
 
 def build_views(cfg: CfgNode) -> ViewMaker:
-    """Build what makes the views of ``cfg.AUGMENTATION`` where ``cfg.DATA.AUGMENT`` says."""
+    """Build the maker of the views of ``cfg.AUGMENTATION``, for the place that ``cfg.DATA.AUGMENT`` names."""
     recipe, size, scale = cfg.AUGMENTATION.NAME, cfg.AUGMENTATION.CROP_SIZE, cfg.AUGMENTATION.MIN_SCALE
     augment = choose_augment(cfg)
     if augment == "pil":
@@ -102,14 +102,14 @@ def build_views(cfg: CfgNode) -> ViewMaker:
 
 
 def choose_augment(cfg: CfgNode) -> str:
-    """Return where views are made: ``DATA.AUGMENT``, of which ``"auto"`` is ``"device"`` on CUDA and ``"cpu"`` else."""
+    """Return where views are made: ``DATA.AUGMENT``; ``"auto"`` means ``"device"`` on CUDA, ``"cpu"`` elsewhere."""
     if cfg.DATA.AUGMENT != "auto":
         return cfg.DATA.AUGMENT
     return "device" if resolve_device(cfg).type == "cuda" else "cpu"
 
 
 def identify(paths: Sequence[str], root: str, labels: torch.Tensor | None) -> str:
-    """Return a hash (hexadecimal, 128 bits) of files in their order, relative to ``root``, and of their classes."""
+    """Return a hash (hexadecimal, 128 bits) of the files, relative to ``root``, their order and their classes."""
     folder = str(Path(root))
     names = "\0".join(path.removeprefix(folder) for path in paths)
     found = hashlib.sha256(names.encode("utf-8", "surrogateescape"))
@@ -119,7 +119,7 @@ def identify(paths: Sequence[str], root: str, labels: torch.Tensor | None) -> st
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """Build SGD over the parameters that get a gradient, weight decay on all of them as in the original code."""
+    """Build SGD over the parameters that get a gradient; weight decay applies to all, as in the original code."""
     return torch.optim.SGD(
         [parameter for parameter in model.parameters() if parameter.requires_grad],
         lr=cfg.SOLVER.BASE_LR,

@@ -1,4 +1,4 @@
-"""Checkpoints of pre-training: saved and resumed whole, and taken encoders and classifiers from."""
+"""Checkpoints of pre-training: saving, resuming, and reading encoders and classifiers from them."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -28,25 +28,25 @@ from mocodet.common.text import first_few
 
 from .methods import Method
 
-# How views were made before checkpoints said it.
+# How views were made before checkpoints recorded it.
 VIEWS_BEFORE = {"augment": "pil", "cache_side": 0}
 
-# Of checkpoints that do not say which signs their run warned of.
+# For checkpoints that do not record which signs their run warned of.
 SIGNS_BEFORE: dict[str, list[str]] = {"told": []}
 
-# What a checkpoint may start of a ResNet; the rest is a head.
+# The part of a ResNet that a checkpoint may start; the rest is a head.
 BACKBONE = re.compile(r"(?:conv1|bn1|layer\d)\.")
 
 DIVERGED = (
-    "Lower SOLVER.BASE_LR or set SOLVER.PRECISION float32, and go on from the last checkpoint, in which all numbers are"
-    " finite, with --resume"
+    "Lower SOLVER.BASE_LR or set SOLVER.PRECISION float32, and continue with --resume from the last checkpoint, whose"
+    " numbers are all finite"
 )
 
 
 class PretrainCheckpointer(AtomicSaveMixin, Checkpointer):
-    """Saves and resumes a pre-training run; every state must fit, and nothing in a file is run.
+    """Saves and resumes a pre-training run; every state must fit, and no code in a file is run.
 
-    The random number generators of all processes are saved with it: `save` is collective.
+    The random number generators of all processes are saved too, so `save` is collective.
     """
 
     def __init__(
@@ -62,21 +62,21 @@ class PretrainCheckpointer(AtomicSaveMixin, Checkpointer):
             FloatingPointError: a parameter or buffer is not finite. Nothing is written.
         """
         check_state(self.model.state_dict(), kwargs.get("iteration"), DIVERGED)
-        method = {"name": self.model.name, "encoder": self.model.encoder_name}  # by which others find the encoder
+        method = {"name": self.model.name, "encoder": self.model.encoder_name}  # so that others find the encoder
         super().save(name, rng=comm.all_gather(rng_state()), method=method, **kwargs)
 
     def resume(self) -> None:
-        """Load the checkpoint that was saved last into the model, the other states and this process's generators.
+        """Load the latest checkpoint into the model, the other states and this process's generators.
 
         Raises:
-            FileNotFoundError: there is none; the message names the newest one that can be read.
-            ValueError: it is damaged, which is told likewise, or does not fit the config, the data or the number of
-                processes.
+            FileNotFoundError: the checkpoint does not exist; the message names the newest one that can be read.
+            ValueError: it is damaged (the message names the newest one that can be read), or it does not fit the
+                config, the data or the number of processes.
         """
         with older_checkpoint_named(self.save_dir):
             path = last_checkpoint(self.save_dir)
             checkpoint = load_torch_file(path)
-        self.logger.info(f"going on from {path}")
+        self.logger.info(f"resuming from {path}")
         with errors_about(path):
             self._check_pieces(checkpoint)
             self.model.load_state_dict(checkpoint["model"])
@@ -89,16 +89,16 @@ class PretrainCheckpointer(AtomicSaveMixin, Checkpointer):
         """Refuse a checkpoint that is not of this run's METHOD, model and number of processes.
 
         Raises:
-            ValueError: the message says which piece is missing, or is not what it should be.
+            ValueError: the message says which piece is missing or wrong.
         """
         if not isinstance(checkpoint, dict):
             raise ValueError(f"it holds a {type(checkpoint).__name__}; expected the checkpoint of a run")
-        name = recorded_method(checkpoint).get("name", self.model.name)  # older files do not say it
+        name = recorded_method(checkpoint).get("name", self.model.name)  # older files do not record it
         if name != self.model.name:
             raise ValueError(f"the checkpoint is of METHOD {name!r}, this run is of {self.model.name!r}")
         checkpoint.setdefault("views", VIEWS_BEFORE)
         checkpoint.setdefault("signs", SIGNS_BEFORE)
-        # A scaler is in the checkpoint of a float16 run only, which may be continued in another precision.
+        # Only float16 runs save a scaler, and they may be continued in another precision.
         expected = ("model", *self.checkpointables, "rng")
         check_pieces(checkpoint, [name for name in expected if name != "scaler"])
         check_rng(checkpoint["rng"])
@@ -119,10 +119,10 @@ def rng_state() -> dict[str, torch.Tensor]:
 
 
 def check_rng(states: Any) -> None:
-    """Check that a file has under ``rng`` what `rng_state` returns, for one process or several.
+    """Check that ``rng`` in a file holds states as `rng_state` returns them, for one process or several.
 
     Raises:
-        ValueError: it has something else there.
+        ValueError: it holds something else.
     """
     if not isinstance(states, list):
         raise ValueError(f"rng is a {type(states).__name__}, not a list; {EXPECTED}")
@@ -133,10 +133,10 @@ def check_rng(states: Any) -> None:
 
 
 def set_rng_state(states: Sequence[dict[str, torch.Tensor]]) -> None:
-    """Continue from this process's of all processes' `rng_state`; without CUDA, a CUDA state is ignored.
+    """Restore this process's generators from the `rng_state` of all processes; without CUDA, ignore a CUDA state.
 
     Raises:
-        ValueError: it is no state of a generator.
+        ValueError: it is not the state of a generator.
     """
     state = states[comm.get_rank()]
     try:
@@ -144,23 +144,23 @@ def set_rng_state(states: Sequence[dict[str, torch.Tensor]]) -> None:
         if "cuda" in state and torch.cuda.is_available():
             torch.cuda.set_rng_state(state["cuda"])
     except (RuntimeError, TypeError) as error:
-        raise ValueError(f"rng is no state of a random generator ({error}); {EXPECTED}") from error
+        raise ValueError(f"rng is not the state of a random generator ({error}); {EXPECTED}") from error
 
 
 def load_encoder(network: nn.Module, path: str | PathLike) -> Encoder:
-    """Start the backbone of ``network`` from the encoder in a checkpoint; its head or classifier stays as it is.
+    """Initialise the backbone of ``network`` from the encoder in a checkpoint; its head or classifier is unchanged.
 
     Args:
         network: a ResNet with torchvision's names; changed in place.
-        path: any checkpoint that the converter reads: of pre-training (a MoCo checkpoint's query encoder), of
-            supervised training, or torchvision's own.
+        path: any checkpoint that the converter reads: from pre-training (the query encoder of MoCo), from supervised
+            training, or torchvision's own.
 
     Returns:
-        what was read.
+        the encoder that was read.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it holds no encoder that is whole and finite, or one of another architecture or stem.
+        ValueError: it holds no complete and finite encoder, or one with another architecture or stem.
     """
     with errors_about("MODEL.WEIGHTS"):
         encoder = read_encoder(path)
@@ -174,16 +174,16 @@ def load_encoder(network: nn.Module, path: str | PathLike) -> Encoder:
 
 
 def load_classifier(network: nn.Module, path: str | PathLike) -> int:
-    """Fill ``network``, classifier and all, from a checkpoint of supervised training or one of torchvision's own.
+    """Fill ``network``, with its classifier, from a checkpoint of supervised training or one of torchvision's own.
 
-    Batch counters stay as they are: nothing reads them, and torchvision's older files have none.
+    Batch counters are unchanged: nothing reads them, and torchvision's older files have none.
 
     Returns:
-        after how many iterations the checkpoint was written; 0 where it does not say so.
+        the number of iterations after which the checkpoint was written; 0 if it does not record it.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it holds no classifier, or one of another architecture or number of classes.
+        ValueError: it holds no classifier, or one with another architecture or number of classes.
     """
     with errors_about("MODEL.WEIGHTS"):
         checkpoint = read_checkpoint(path)
@@ -198,7 +198,7 @@ def load_classifier(network: nn.Module, path: str | PathLike) -> int:
     if misfits := _fill(network, found):
         classes = network.get_parameter("fc.bias").numel()
         raise ValueError(
-            f"MODEL.WEIGHTS {path} is not the whole of this config's classifier: {first_few(misfits)} differ; expected"
+            f"MODEL.WEIGHTS {path} does not match this config's whole classifier: {first_few(misfits)} differ; expected"
             f" a checkpoint of METHOD supervised with {classes} classes and this MODEL.ARCH, such as"
             " OUTPUT_DIR/model_final.pth"
         )
@@ -206,14 +206,14 @@ def load_classifier(network: nn.Module, path: str | PathLike) -> int:
 
 
 def _fill(network: nn.Module, tensors: Mapping[str, torch.Tensor]) -> list[str]:
-    """Copy ``tensors`` into ``network`` if they are all that it has but its batch counters.
+    """Copy ``tensors`` into ``network`` if they match all its tensors except the batch counters.
 
     Returns:
-        names of tensors that only one side has, or that have another shape on the other; nothing was copied then.
+        names of the tensors that are on one side only or differ in shape; if there are any, nothing was copied.
     """
     own = {name: tensor.shape for name, tensor in network.state_dict().items() if not name.endswith(BATCH_COUNTER)}
     found = {name: tensor.shape for name, tensor in tensors.items()}
     misfits = [name for name in {**own, **found} if own.get(name) != found.get(name)]
     if not misfits:
-        network.load_state_dict(tensors, strict=False)  # which leaves the counters as they are
+        network.load_state_dict(tensors, strict=False)  # leaves the counters unchanged
     return misfits

@@ -22,19 +22,19 @@ logger = logging.getLogger("mocodet.pretrain")
 def evaluate(cfg: CfgNode, *, resume: bool) -> dict[str, float]:
     """Evaluate ``MODEL.WEIGHTS``, or with ``resume`` the last checkpoint of ``OUTPUT_DIR``, on the validation split.
 
-    Every process must call. The training images are not opened: that the checkpoint's classes are those of the split is
-    known by their number.
+    Every process must call it. The training images are not opened; the checkpoint's classes are compared with those of
+    the split by their number only.
 
     Returns:
         ``top1`` and ``top5``, in percent; also in ``OUTPUT_DIR/results.json``.
 
     Raises:
-        FileNotFoundError, ValueError: no validation split, no checkpoint, or one that does not fit.
+        FileNotFoundError, ValueError: no validation split, no checkpoint, or a checkpoint that does not fit.
     """
     if not cfg.DATA.VAL_ROOT:
         raise ValueError("DATA.VAL_ROOT is ''; --eval-only needs a validation split")
     if not resume and not cfg.MODEL.WEIGHTS:
-        raise ValueError("--eval-only, but MODEL.WEIGHTS is ''; name a classifier's checkpoint, or give --resume")
+        raise ValueError("--eval-only, but MODEL.WEIGHTS is ''; set it to a classifier's checkpoint or give --resume")
     path = last_checkpoint(cfg.OUTPUT_DIR) if resume else cfg.MODEL.WEIGHTS
     split = open_validation(cfg)
     facts = DataFacts(size=len(split.labels), classes=tuple(split.classes))
@@ -47,10 +47,10 @@ def evaluate(cfg: CfgNode, *, resume: bool) -> dict[str, float]:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Do, in one process of the launched ones, what the command line asks for.
+    """Run the command in one of the launched processes.
 
     Raises:
-        FileNotFoundError, ValueError: METHOD is not one that classifies; see `read_config` and what follows.
+        FileNotFoundError, ValueError: METHOD does not classify; or see `read_config` and the functions called after it.
     """
     cfg = read_config(args)
     if cfg.METHOD in METHODS and not METHODS[cfg.METHOD].classifies:
@@ -68,5 +68,5 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Do what the command line asks for, in as many processes as it asks for."""
+    """Run the command in as many processes as the command line asks for."""
     launch(run, args, read_config)

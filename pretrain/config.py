@@ -1,6 +1,7 @@
 """The keys of a pre-training config. Recipes are YAML files under ``configs/pretrain/`` that change some of them.
 
-Here are the keys of every run. Those that only some methods read are in the methods' files (``pretrain/methods/``).
+This file has the keys of every run. Keys that only some methods read are in the methods' files
+(``pretrain/methods/``).
 """
 
 from functools import reduce
@@ -16,12 +17,12 @@ from .methods import METHODS
 from .schedules import WARM_START
 
 COMMON_KEYS = {
-    "METHOD": Key("moco", "What is learned: the name of a method (pretrain/methods/)."),
+    "METHOD": Key("moco", "Name of the pre-training method (pretrain/methods/)."),
     "OUTPUT_DIR": Key("./output/pretrain", "Where checkpoints, metrics.json and TensorBoard events go."),
     "SEED": Key(0, "Seed of weights, image order, augmentation and Shuffling BN. Negative: one is drawn and logged."),
     "LOG_PERIOD": Key(20, "Iterations between two lines of the log.", at_least(1)),
     "COLLECTIVE_TIMEOUT": Key(
-        600, "Seconds that processes wait for one of them, which is then named and ends the run.", at_least(1)
+        600, "Seconds that processes wait for a slow one before the run stops and names it.", at_least(1)
     ),
     "DATA.ROOT": Key("", "Folder of training images, searched to any depth; class folders matter only with classes."),
     "DATA.SHARDS": Key("", "Instead of ROOT, for data sets too large to list: WebDataset shards (docs/shards.md)."),
@@ -29,7 +30,7 @@ COMMON_KEYS = {
         10000, "Images of shards that each process reads ahead and shuffles (at most 0.75 GiB).", at_least(1)
     ),
     "DATA.ANNOTATIONS": Key(
-        "", "With classes: iNaturalist's JSON of training images, relative to ROOT; '': a folder for each class."
+        "", "With classes: iNaturalist's JSON of the training images, relative to ROOT; '': a folder for each class."
     ),
     "DATA.VAL_ROOT": Key("", "With classes: validation split, a folder, or folder and JSON likewise; '': none."),
     "DATA.VAL_ANNOTATIONS": Key("", "See VAL_ROOT."),
@@ -40,24 +41,24 @@ COMMON_KEYS = {
         "", "With ROOT: list of files not to learn from, as `mocodet prepare-data images` writes it (docs/data.md)."
     ),
     "DATA.MAX_UNREADABLE": Key(
-        0.001, "Most images, as a share, that may be unreadable; others take their places (docs/data.md).", SHARE
+        0.001, "Largest share of images that may be unreadable; others replace them (docs/data.md).", SHARE
     ),
     "DATA.NUM_WORKERS": Key(4, "Loader processes for each process. 0: it decodes and augments itself.", at_least(0)),
     "DATA.AUGMENT": Key(
         "auto",
-        "Where views are made (docs/performance.md). 'pil': by Pillow, slowly, in the loader processes; 'cpu': there by"
-        " OpenCV; 'device': all but the crop on the device that trains; 'auto': 'device' on CUDA, 'cpu' elsewhere.",
+        "Where views are made (docs/performance.md). 'pil': in the loader processes with Pillow, slowly; 'cpu': there"
+        " with OpenCV; 'device': all but the crop on the training device; 'auto': 'device' on CUDA, 'cpu' elsewhere.",
         one_of("auto", "pil", "cpu", "device"),
     ),
     "DATA.CACHE": Key(
         "none",
-        "Where decoded images are kept, which are decoded once, before training: 'ram', shared by the processes of a"
-        " machine, or 'disk', a file in CACHE_DIR that later runs find again.",
+        "Where images are kept that are decoded once, before training: 'ram', shared by the processes of a machine, or"
+        " 'disk', a file in CACHE_DIR that later runs reuse.",
         one_of("none", "ram", "disk"),
     ),
     "DATA.CACHE_DIR": Key("./output/cache", "See CACHE."),
     "DATA.CACHE_SIDE": Key(
-        0, "In the cache larger images are shrunk to this shorter side, in pixels. 0: 2 x CROP_SIZE.", at_least(0)
+        0, "The cache shrinks larger images to this shorter side, in pixels. 0: 2 x CROP_SIZE.", at_least(0)
     ),
     "AUGMENTATION.NAME": Key("moco_v2", "One of the recipes in pretrain/data/augment/recipes.py.", one_of(*RECIPES)),
     "AUGMENTATION.CROP_SIZE": Key(224, "Side of the square crop, in pixels.", at_least(1)),
@@ -78,28 +79,28 @@ COMMON_KEYS = {
         "", "Checkpoint that the encoder starts from, any that converts (docs/warm_start.md). '': random weights."
     ),
     "MODEL.CHANNELS_LAST": Key(True, "Store images and weights with channels innermost: faster, on CUDA and CPU."),
-    # The k-nearest-neighbours monitor: how well the features of the encoder that is trained tell classes apart.
+    # The k-nearest-neighbours monitor: how well the features of the encoder in training separate classes.
     "KNN.TRAIN_ROOT": Key("", "Reference images in class folders; VAL_ROOT: those to classify. Both '': no monitor."),
     "KNN.VAL_ROOT": Key("", "See TRAIN_ROOT."),
     "KNN.DATASET": Key(
         [],
-        "Instead of folders: boxes of one's own, an entry as in MOCO.DATASETS; those of a quarter of the images are"
-        " classified by the others' (docs/evaluation.md).",
+        "Instead of folders: boxes of your own data, an entry as in MOCO.DATASETS; the boxes of a quarter of the images"
+        " are classified by those of the others (docs/evaluation.md).",
         Values("one entry as in MOCO.DATASETS", lambda value: len(value) <= 1),
     ),
     "KNN.PERIOD": Key(0, "Iterations between two measurements. 0: one at the end of each epoch.", at_least(0)),
     "KNN.SIZE": Key(
-        0, "Side of the central square of an image that is looked at. 0: AUGMENTATION.CROP_SIZE.", at_least(0)
+        0, "Side of the central crop that is evaluated, in pixels. 0: AUGMENTATION.CROP_SIZE.", at_least(0)
     ),
     "KNN.K": Key(200, "Neighbours (Wu et al., CVPR 2018).", at_least(1)),
-    "KNN.TEMPERATURE": Key(0.07, "Temperature of their votes.", POSITIVE),
+    "KNN.TEMPERATURE": Key(0.07, "Temperature of the neighbours' votes.", POSITIVE),
     "SOLVER.IMS_PER_BATCH": Key(256, "Images in a batch, over all processes.", at_least(1)),
-    "SOLVER.MAX_EPOCHS": Key(200, "Length of the run.", at_least(1)),
+    "SOLVER.MAX_EPOCHS": Key(200, "Length of the run in epochs.", at_least(1)),
     "SOLVER.MAX_ITER": Key(0, "Length of the run in iterations instead of epochs. 0: MAX_EPOCHS.", at_least(0)),
     "SOLVER.BASE_LR": Key(0.03, "Learning rate for this batch size.", at_least(0)),
     "SOLVER.WARMUP_ITERS": Key(
         -1,
-        f"Iterations in which the rate rises in a line to the schedule's. -1: {WARM_START} where MODEL.WEIGHTS starts a"
+        f"Iterations in which the rate rises linearly to the schedule's. -1: {WARM_START} where MODEL.WEIGHTS starts a"
         " METHOD without classes, else 0.",
         at_least(-1),
     ),
@@ -115,33 +116,34 @@ COMMON_KEYS = {
     "SOLVER.WEIGHT_DECAY": Key(1e-4, "Weight decay of SGD, on all parameters.", at_least(0)),
     "SOLVER.PRECISION": Key(
         "auto",
-        "Of the encoders; logits and loss are float32. 'auto': reduced where the device has it. float16 needs CUDA.",
+        "Precision of the encoders; logits and loss are float32. 'auto': 16 bits where the device is fast in them."
+        " float16 needs CUDA.",
         one_of("auto", "float32", "bfloat16", "float16"),
     ),
     "SOLVER.CHECKPOINT_PERIOD": Key(0, "Iterations between checkpoints. 0: one at the end of each epoch.", at_least(0)),
     "SOLVER.CHECKPOINTS_KEPT": Key(3, "Checkpoints beside model_final.pth; older ones are deleted.", at_least(1)),
     "SOLVER.CHECKPOINTS_KEPT_EVERY": Key(
-        0, "Of the older ones, those after a multiple of so many CHECKPOINT_PERIODs stay, too. 0: none.", at_least(0)
+        0, "Also keep the older checkpoints at multiples of this many CHECKPOINT_PERIODs. 0: none.", at_least(0)
     ),
 }
 
 
 def all_keys() -> dict[str, Key]:
-    """Return the keys of every run and of all methods that are known, by name.
+    """Return the keys of every run and of all known methods, by name.
 
     Raises:
-        ValueError: two methods mean different things by one key.
+        ValueError: two methods declare one key differently.
     """
     keys = dict(COMMON_KEYS)
     for method in METHODS.values():
         for name, key in method.keys.items():
             if keys.setdefault(name, key) != key:
-                raise ValueError(f"METHOD {method.name} declares {name}, which is another key already; rename it")
+                raise ValueError(f"METHOD {method.name} declares {name}, which is already another key; rename it")
     return keys
 
 
 def get_cfg() -> CfgNode:
-    """Return a fresh config of the defaults."""
+    """Return a new config with the defaults."""
     cfg = CfgNode()
     for name, key in all_keys().items():
         *nodes, last = name.split(".")
@@ -150,24 +152,24 @@ def get_cfg() -> CfgNode:
 
 
 def check_config(cfg: CfgNode) -> None:
-    """Refuse values that no recipe can mean.
+    """Refuse invalid values.
 
     Raises:
-        ValueError: naming the key, what was found and what was expected.
+        ValueError: the message names the key, the value found and the values expected.
     """
     check_value(cfg.METHOD in METHODS, "METHOD", cfg.METHOD, one_of(*METHODS).expected)
     for name, key in all_keys().items():
         found = value_of(cfg, name)
         check_value(key.values.hold(found), name, found, key.values.expected)
     _check_data(cfg)
-    # A cosine or steps that were cut off, or stretched, would be another recipe than the config says.
+    # A cosine or steps that were cut off or stretched would not be the recipe that the config names.
     by_iterations = cfg.SOLVER.MAX_ITER == 0 or cfg.SOLVER.LR_SCHEDULE == "decay"
     check_value(by_iterations, "SOLVER.MAX_ITER", cfg.SOLVER.MAX_ITER, "0 with a schedule of epochs (step, cosine)")
     METHODS[cfg.METHOD].check_config(cfg)
 
 
 def unused(cfg: CfgNode) -> list[str]:
-    """Return what was set and does nothing, as ``KEY value``: keys of other METHODs, steps after the end of the run."""
+    """Return settings without effect, as ``KEY value``: keys of other METHODs, steps after the end of the run."""
     readers = {name: [method.name for method in METHODS.values() if name in method.keys] for name in all_keys()}
     found = [
         f"{name} {value_of(cfg, name)} (read by METHOD {', '.join(readers[name])})"
@@ -191,7 +193,7 @@ def _check_data(cfg: CfgNode) -> None:
     check_value(bool(root or shards), "DATA.ROOT", root, "a folder of images, for example DATA.ROOT imagenet/train")
     check_value(not (root and shards), "DATA.SHARDS", shards, f"'' beside DATA.ROOT {root!r}; give one of the two")
     check_value(not shards or cfg.DATA.CACHE == "none", "DATA.CACHE", cfg.DATA.CACHE, "'none' with DATA.SHARDS")
-    left_out = "'' with DATA.SHARDS: leave files out when shards are written"
+    left_out = "'' with DATA.SHARDS: leave files out when you write the shards"
     check_value(not (shards and cfg.DATA.EXCLUDE), "DATA.EXCLUDE", cfg.DATA.EXCLUDE, left_out)
     streams = not (method.needs_index or method.classifies)
     check_value(not shards or streams, "DATA.SHARDS", shards, f"'': METHOD {cfg.METHOD!r} needs a folder, DATA.ROOT")

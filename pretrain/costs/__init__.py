@@ -1,1 +1,1 @@
-"""What a pre-training run costs, counted before it starts."""
+"""The costs of a pre-training run, counted before it starts."""

@@ -1,8 +1,8 @@
-"""What a run costs, counted on the objects that make it: arithmetic, bytes between processes, memory, images a second.
+"""The costs of a run, counted on its real objects: arithmetic, bytes between processes, memory, images per second.
 
-One small step of the real method is run on the CPU, in one process that takes itself for the first of many: a fake
-process group answers every collective at once and moves nothing. Operations, tensors that backward needs and tensors
-handed to collectives are counted as they pass; the counts grow linearly with the batch.
+One small step of the real method is run on the CPU, in one process that acts as the first of many: a fake process
+group answers every collective at once and moves nothing. Operations, tensors that backward needs and tensors handed to
+collectives are counted as they pass; the counts grow linearly with the batch.
 """
 
 from collections import Counter
@@ -29,7 +29,7 @@ from ..methods.base import DataFacts
 from ..methods.shuffle_bn import bn_groups
 from ..schedules import max_iterations
 
-# Operations of torch.distributed, as the dispatcher sees them: name, place of the tensors that a process hands over.
+# Operations of torch.distributed, as the dispatcher sees them: name, index of the argument that a process hands over.
 COLLECTIVES = {
     "c10d::allreduce_": ("all_reduce", 0),
     "c10d::allreduce_coalesced_": ("all_reduce", 0),
@@ -46,8 +46,8 @@ COLLECTIVES = {
 def sent(operation: str, handed: float, world: int) -> float:
     """Return the bytes that leave each of ``world`` processes when each hands ``handed`` bytes to a collective.
 
-    Rings for all_gather, reduce_scatter and all_reduce, which move the least that is possible; for all_to_all the mean
-    over permutations, of which one row in W stays where it is.
+    all_gather, reduce_scatter and all_reduce are counted as rings, which move the minimum. all_to_all is counted as the
+    mean over permutations, in which one row in W stays where it is.
     """
     times = {
         "all_to_all": (world - 1) / world,
@@ -60,10 +60,10 @@ def sent(operation: str, handed: float, world: int) -> float:
 
 
 class CollectiveCounter(TorchDispatchMode):
-    """Counts, while active, the bytes of the tensors that this process hands to collectives: ``handed``, by operation.
+    """Counts, while active, the bytes that this process hands to collectives, in ``handed`` by operation.
 
     Raises:
-        ValueError: a collective whose arguments are not known here; none goes uncounted.
+        ValueError: the arguments of a collective are unknown here, so it cannot be counted.
     """
 
     def __init__(self) -> None:
@@ -75,7 +75,7 @@ class CollectiveCounter(TorchDispatchMode):
         if "c10d" in func.namespace and name not in ("c10d::barrier", "_c10d_functional::wait_tensor"):
             if name not in COLLECTIVES:
                 raise ValueError(
-                    f"{name} is a collective that is not counted; expected one of {', '.join(COLLECTIVES)}"
+                    f"{name} is a collective that cannot be counted; expected one of {', '.join(COLLECTIVES)}"
                 )
             operation, place = COLLECTIVES[name]
             self.handed[operation] += sum(tensor.nbytes for tensor in tree_leaves(args[place]))
@@ -87,10 +87,10 @@ def saved_for_backward(known: Sequence[torch.Tensor]) -> Iterator[dict[int, torc
     """Collect the storages that backward will need.
 
     Args:
-        known: tensors that are counted elsewhere, or live anyway: parameters, buffers, the batch.
+        known: tensors that are counted elsewhere, or live in any case: parameters, buffers, the batch.
     """
     elsewhere = {tensor.untyped_storage()._cdata for tensor in known}
-    # Held until the end: the address of a storage that was freed could be another's.
+    # Held until the end: another storage could reuse the address of a freed one.
     saved: dict[int, torch.UntypedStorage] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
@@ -105,11 +105,11 @@ def saved_for_backward(known: Sequence[torch.Tensor]) -> Iterator[dict[int, torc
 
 @contextmanager
 def pretended_processes(world: int) -> Iterator[None]:
-    """Let this process take itself for rank 0 of ``world``; collectives return at once and move nothing."""
+    """Make this process act as rank 0 of ``world``; collectives return at once and move nothing."""
     if world == 1:
         yield
         return
-    # PyTorch's own means of looking at one process of many. Its import registers the backend.
+    # PyTorch's own tool for studying one process of many. Importing it registers the backend.
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=world)
@@ -123,11 +123,12 @@ class StepCosts(NamedTuple):
     """What one process does in a step.
 
     Attributes:
-        flops: of the forward pass by part of the method, and of ``"backward"``; a multiplication and an addition are
-            two. Convolutions and matrix products; normalisation, activations and the optimizer are not counted.
+        flops: operations of the forward pass by part of the method, and of ``"backward"``, in convolutions and matrix
+            products; a multiplication and an addition are two. Normalisation, activations and the optimizer are not
+            counted.
         handed: bytes that the process hands to collectives, by phase of the step (``"forward"``, ``"backward"``,
             ``"gradients"``) and operation.
-        memory: bytes that live until backward: ``"kept for backward"``, and ``"batch"``, what the method is given.
+        memory: bytes that live until backward: ``"kept for backward"``, and ``"batch"``, the input of the method.
     """
 
     flops: Mapping[str, float]
@@ -138,12 +139,12 @@ class StepCosts(NamedTuple):
 def count_step(method: nn.Module, batch: Mapping[str, torch.Tensor], dtype: torch.dtype) -> StepCosts:
     """Run forward and backward of ``method`` on ``batch`` and count.
 
-    DDP is not there: it would hand over the gradients of all parameters, in float32, which is what is counted for it.
+    DDP is not used. It would hand over the gradients of all parameters in float32, and these are counted in its place.
 
     Args:
-        method: see `METHODS`; its gradients, buffers and generators are changed.
-        batch: what the trainer gives the method.
-        dtype: of the encoders' arithmetic, bfloat16 or float32.
+        method: see `METHODS`; its gradients, buffers and generators change.
+        batch: as the trainer gives it to the method.
+        dtype: precision of the encoders, bfloat16 or float32.
     """
     method.zero_grad()
     autocast = torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32)
@@ -176,8 +177,8 @@ def gradient_bytes(method: nn.Module) -> int:
 def extrapolate(small: StepCosts, large: StepCosts, factor: float) -> StepCosts:
     """Return the costs of a batch ``factor`` times as large as that of ``small``; that of ``large`` is twice as large.
 
-    What does not depend on the batch (gradients) stays; the rest grows linearly. (Similarities
-    within a batch grow with its square: for a ResNet-50 and a batch of 1024 that is less than a ten-thousandth.)
+    Costs that do not depend on the batch (gradients) are constant; the others grow linearly. (Similarities within a
+    batch grow with its square: with a ResNet-50 and a batch of 1024, they are less than a ten-thousandth.)
     """
 
     def lines(few: Mapping[Any, float], many: Mapping[Any, float]) -> dict[Any, float]:
@@ -189,17 +190,17 @@ def extrapolate(small: StepCosts, large: StepCosts, factor: float) -> StepCosts:
 
 
 class RunCosts(NamedTuple):
-    """What a run costs.
+    """The costs of a run.
 
     Attributes:
-        config: the run's.
-        world: processes, one for each GPU.
-        rows: images of a batch that each process has.
+        config: config of the run.
+        world: number of processes, one for each GPU.
+        rows: images of a batch in each process.
         iterations: steps of the run.
-        images: in the data set.
-        flops, handed: of a process in a step; see `StepCosts`.
-        memory: bytes that a process holds at the end of the forward pass, by what they are for.
-        image_memory: how many of them one image more would add.
+        images: images in the data set.
+        flops, handed: those of one process in one step; see `StepCosts`.
+        memory: bytes that a process holds at the end of the forward pass, by their purpose.
+        image_memory: bytes that one more image would add.
     """
 
     config: CfgNode
@@ -214,16 +215,16 @@ class RunCosts(NamedTuple):
 
 
 def count_run(cfg: CfgNode, world: int, images: int, classes: int = 1000) -> RunCosts:
-    """Count what the run of ``cfg`` costs.
+    """Count the costs of the run of ``cfg``.
 
     Args:
-        cfg: a config of pre-training, validated.
-        world: processes.
-        images: in the data set.
-        classes: METHOD "supervised": in the data set.
+        cfg: a validated config of pre-training.
+        world: number of processes.
+        images: images in the data set.
+        classes: classes in the data set, for METHOD "supervised".
 
     Raises:
-        ValueError: a batch that does not divide between the processes, or is larger than the data set.
+        ValueError: the batch does not divide evenly among the processes, or is larger than the data set.
     """
     kind = METHODS[cfg.METHOD]
     cfg = cfg.clone()
@@ -231,9 +232,9 @@ def count_run(cfg: CfgNode, world: int, images: int, classes: int = 1000) -> Run
     with pretended_processes(world):
         sampler = EpochSampler(images, cfg.SOLVER.IMS_PER_BATCH, cfg.SEED)
         cfg.MODEL.BN_GROUPS = bn_groups(cfg) if "MODEL.BN_GROUPS" in kind.keys else 1
-    # A step costs the same whatever the size of the state that grows with the data set, a memory bank, which need not
-    # fit here: 512 GB for a billion images. Nor can it be made among pretended processes, all of which it asks for
-    # their memory.
+    # The size of a memory bank, which grows with the data set, does not change the costs of a step. A full bank might
+    # not fit here (512 GB for a billion images), and it cannot be made among pretended processes, because it asks each
+    # of them for its memory.
     image_bytes = kind.bytes_per_image(cfg)
     with pretended_processes(1 if image_bytes else world):
         torch.manual_seed(cfg.SEED)
@@ -272,7 +273,7 @@ def random_batch(cfg: CfgNode, rows: int, data: DataFacts) -> dict[str, torch.Te
 
 
 def count_memory(cfg: CfgNode, method: nn.Module) -> dict[str, float]:
-    """Return the bytes of all that lives from step to step; ``method`` has gradients and takes an optimizer's step."""
+    """Return the bytes of all that lives from step to step; ``method`` has gradients, and an optimizer steps once."""
     optimizer = build_optimizer(cfg, method)
     optimizer.step()
     state = [value for entry in optimizer.state.values() for value in entry.values()]
@@ -282,7 +283,7 @@ def count_memory(cfg: CfgNode, method: nn.Module) -> dict[str, float]:
         "gradients": sum(p.grad.nbytes for p in method.parameters() if p.grad is not None),
         "state of the optimizer": sum(value.nbytes for value in state if isinstance(value, torch.Tensor)),
     }
-    # What the method itself keeps from step to step, a queue or a bank, apart from pointers into it.
+    # A queue or a bank that the method keeps from step to step, apart from pointers into it.
     memory |= {name: buffer.nbytes for name, buffer in method.named_buffers(recurse=False) if buffer.numel() > 1}
     memory["other buffers"] = sum(buffer.nbytes for name, buffer in method.named_buffers() if name not in memory)
     return {name: count for name, count in memory.items() if count}

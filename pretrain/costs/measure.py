@@ -1,4 +1,4 @@
-"""What a run costs on this machine: some steps of the real trainer, timed, and the memory that they took."""
+"""The costs of a run on this machine: the time and memory of some steps of the real trainer."""
 
 import multiprocessing
 import os
@@ -29,20 +29,20 @@ from ..methods.shuffle_bn import bn_groups
 from ..trainer import PretrainTrainer
 from .count import pretended_processes
 
-# Batches that a `DataLoader` asks of each loader process in advance.
+# Batches that a `DataLoader` requests from each loader process in advance.
 PREFETCHED = 2
 
 
 class Measured(NamedTuple):
-    """What steps took on this machine.
+    """The time and memory of steps on this machine.
 
     Attributes:
-        device: in words.
-        data: which images they saw, in words.
-        steps: how many were timed.
-        seconds: of a step, mean.
-        waiting: how many of them the step waited for images.
-        memory: bytes by what they are for.
+        device: description of the device.
+        data: description of the images.
+        steps: number of timed steps.
+        seconds: mean duration of a step.
+        waiting: mean seconds that a step waited for images.
+        memory: bytes by their purpose.
     """
 
     device: str
@@ -54,29 +54,29 @@ class Measured(NamedTuple):
 
 
 def measure_run(cfg: CfgNode, world: int, images: int, steps: int) -> Measured:
-    """Time steps of the run of ``cfg`` in this process, which has the part of a batch that one of ``world`` has.
+    """Time steps of the run of ``cfg`` in this process, with the part of a batch that one of ``world`` processes has.
 
-    The images are some of ``DATA.ROOT``, where there is such a folder and no list of files, else photographs of 224
-    pixels that are drawn.
-    Logging is in the time; evaluations, checkpoints and the exchange with other processes are not.
+    The images are some of ``DATA.ROOT``, if that folder exists and no list of files is given, otherwise generated
+    photographs of 224 pixels. The time includes logging, but not evaluations, checkpoints or the exchange with other
+    processes.
 
     Args:
-        cfg: a config of pre-training, validated.
+        cfg: a validated config of pre-training.
         world: processes of the run.
-        images: in its data set.
-        steps: to be timed.
+        images: images in its data set.
+        steps: number of steps to time.
 
     Raises:
-        ValueError: a batch that does not divide between the processes, or is larger than the data set; an image that
+        ValueError: the batch does not divide evenly among the processes, or is larger than the data set; or an image
             cannot be read.
     """
-    with tempfile.TemporaryDirectory() as folder, quiet():  # warnings would be about the small run
+    with tempfile.TemporaryDirectory() as folder, quiet():  # warnings would concern the small run
         small, data = small_run(cfg, world, images, Path(folder))
         device = resolve_device(small)
         reset_peaks(device)
         trainer = PretrainTrainer(small)
         step = our_iterations(trainer, 1)
-        # Kernels are chosen, memory is taken; and what loader processes have ready by then says nothing of their rate.
+        # Kernels are chosen, memory is allocated; batches that the loader processes have ready would hide their rate.
         warm_up = 2 + PREFETCHED * small.DATA.NUM_WORKERS
         waiting, began = 0.0, 0.0
         with closing(trainer.delivery.batches):  # type: ignore[type-var] # a generator; its end ends the processes
@@ -93,7 +93,7 @@ def measure_run(cfg: CfgNode, world: int, images: int, steps: int) -> Measured:
 
 
 def small_run(cfg: CfgNode, world: int, images: int, folder: Path) -> tuple[CfgNode, str]:
-    """Return the config of a run in ``folder`` with one process's part of the batch, and say which images it sees."""
+    """Return the config of a run in ``folder`` with one process's part of the batch, and a description of its data."""
     small = cfg.clone()
     small.defrost()
     with pretended_processes(world):
@@ -107,7 +107,7 @@ def small_run(cfg: CfgNode, world: int, images: int, folder: Path) -> tuple[CfgN
         draw_photographs(photographs / "class", rows, SMALL)
         unread = "DATA.SHARDS" if cfg.DATA.SHARDS else "DATA.ANNOTATIONS" if cfg.DATA.ANNOTATIONS else ""
         why = f"--measure does not read {unread}" if unread else f"there is no folder DATA.ROOT {cfg.DATA.ROOT!r}"
-        data = f"{rows} drawn photographs of 224 pixels ({why})"
+        data = f"{rows} generated photographs of 224 pixels ({why})"
     output.mkdir()
     changes = {
         "DATA.ROOT": str(photographs),
@@ -128,7 +128,7 @@ def small_run(cfg: CfgNode, world: int, images: int, folder: Path) -> tuple[CfgN
 def link_some(cfg: CfgNode, folder: Path, batch: int) -> int:
     """Link images of ``DATA.ROOT`` without ``DATA.EXCLUDE``, evenly spaced, into ``folder``; return how many.
 
-    They are four batches where there are as many.
+    At most four batches are linked.
 
     Raises:
         FileNotFoundError: ``DATA.ROOT`` holds no image. ValueError: it holds less than one batch.
@@ -147,32 +147,32 @@ def link_some(cfg: CfgNode, folder: Path, batch: int) -> int:
 
 
 def describe(cfg: CfgNode, device: torch.device) -> str:
-    """Say in words what computes, and in which precision."""
+    """Describe the device and the precision."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} thread(s)"
     return f"{name}, {str(amp_dtype(cfg, device)).removeprefix('torch.')}"
 
 
 def wait_for(device: torch.device) -> None:
-    """Return when the device has done what was asked of it."""
+    """Wait until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def reset_peaks(device: torch.device) -> None:
-    """Let `memory_of` see what is taken from now on; of main memory on Linux only."""
+    """Make `memory_of` count from now on; for main memory on Linux only."""
     if device.type == "cuda":
-        torch.cuda.init()  # without which there are no statistics to reset
+        torch.cuda.init()  # before this there are no statistics to reset
         torch.cuda.reset_peak_memory_stats(device)
     if os.access("/proc/self/clear_refs", os.W_OK):
         Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets the peak of the resident set
 
 
 def memory_of(trainer: PretrainTrainer, images: int) -> dict[str, float]:
-    """Return the bytes that a process of the run takes at its peak, by what they are for.
+    """Return the peak bytes of a process of the run, by their purpose.
 
     Args:
         trainer: has taken steps on a small data set; its loader processes are alive.
-        images: in the data set of the run, by which caches and banks grow.
+        images: images in the data set of the run, with which caches and banks grow.
     """
     memory: dict[str, float] = {}
     if trainer.device.type == "cuda":
@@ -183,7 +183,7 @@ def memory_of(trainer: PretrainTrainer, images: int) -> dict[str, float]:
         memory[f"main memory of each of {len(loaders)} loader processes, peak"] = largest
     seen = trainer.sampler.dataset_size
     if more := METHODS[trainer.cfg.METHOD].bytes_per_image(trainer.cfg) * (images - seen):
-        memory[f"what {images - seen:,} images more add to the method's state"] = more
+        memory[f"state of the method for {images - seen:,} more images"] = more
     cached = trainer.dataset.images
     if isinstance(cached, CachedImages):
         memory[f"DATA.CACHE {trainer.cfg.DATA.CACHE} of {images:,} images"] = cached.data.nbytes * images / seen
@@ -191,7 +191,7 @@ def memory_of(trainer: PretrainTrainer, images: int) -> dict[str, float]:
 
 
 def peak_resident(process: int) -> float:
-    """Return the largest resident set that a process has had, in bytes; without Linux that of this process."""
+    """Return the peak resident set of a process in bytes; except on Linux, that of this process."""
     status = Path(f"/proc/{process}/status")
     if status.is_file():
         fields = dict(line.split(":", 1) for line in status.read_text().splitlines())

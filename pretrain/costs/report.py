@@ -21,15 +21,15 @@ def report(
     image_bytes: float,
     measured: Measured | None = None,
 ) -> str:
-    """Return the tables, as Markdown, given what cannot be counted.
+    """Return the tables as Markdown.
 
     Args:
-        run: what `count_run` returned.
+        run: the result of `count_run`.
         peaks: FLOP/s of one GPU, by name, as its maker states them.
-        hours: of the run; None: as measured, or else at 30 % of the first of ``peaks``.
+        hours: length of the run; None: as measured, or else at 30 % of the first of ``peaks``.
         link: bytes/s that each process can send.
-        image_bytes: of an image file.
-        measured: what `measure_run` returned.
+        image_bytes: size of an image file.
+        measured: the result of `measure_run`.
     """
     cfg, seen = run.config, run.iterations * run.rows * run.world
     if hours:
@@ -53,7 +53,7 @@ def report(
             _communication(run, link, step_seconds) if run.world > 1 else "One process: none.",
             "**Memory** of a process",
             _table(["what", "bytes"], [(name, _size(count)) for name, count in _with_sum(run.memory)]),
-            f"One image more in each process takes {_size(run.image_memory)}.",
+            f"One more image in each process takes {_size(run.image_memory)}.",
             f"**Input** at {_hours(took)}",
             _input(seen / took / 3600, run.world, image_bytes),
         ]
@@ -61,8 +61,8 @@ def report(
 
 
 def _measured(run: RunCosts, measured: Measured) -> list[str]:
-    """Tell what steps took on this machine, and what is not in that."""
-    step = f"{measured.seconds:.3g} s, of which {measured.waiting:.3g} s waiting for images"
+    """Report the measured steps, and what the measurement leaves out."""
+    step = f"{measured.seconds:.3g} s, including {measured.waiting:.3g} s of waiting for images"
     rows = [
         ("a step", step),
         ("images/s", f"{run.rows * run.world / measured.seconds:,.0f}"),
@@ -72,8 +72,8 @@ def _measured(run: RunCosts, measured: Measured) -> list[str]:
     told = f"The mean of {measured.steps} steps on {measured.data}. Evaluations and checkpoints come on top."
     if run.world > 1:
         told += (
-            f" One process took the steps, alone on this machine, with the {run.rows} images that each of {run.world}"
-            " has: what they exchange, and what those of one machine take from each other, was not measured."
+            f" One process took the steps, alone on this machine, with the {run.rows} images of each of {run.world}"
+            " processes: their exchange, and their competition for one machine, were not measured."
         )
     return [f"**On this machine** ({measured.device})", _table(["what", "measured"], rows), told]
 
@@ -93,14 +93,14 @@ def _with_sum(counts: Mapping[str, float]) -> list[tuple[str, float]]:
 
 
 def _least_hours(run: RunCosts, peak: float) -> float:
-    """Return how long the run takes GPUs that reach their peak."""
+    """Return the hours that the run takes on GPUs that reach their peak."""
     return sum(run.flops.values()) * run.iterations / peak / 3600
 
 
 def _arithmetic(run: RunCosts) -> str:
     steps = run.world * run.iterations
     return _table(
-        ["part", "GFLOP for an image", "TFLOP for a process and step", "10^18 FLOP for the run"],
+        ["part", "GFLOP per image", "TFLOP per process and step", "10^18 FLOP for the run"],
         [
             (name, f"{count / run.rows / 1e9:.2f}", f"{count / 1e12:.3f}", f"{count * steps / 1e18:.2f}")
             for name, count in _with_sum(run.flops)
@@ -129,12 +129,12 @@ def _communication(run: RunCosts, link: float, step_seconds: float) -> str:
     ]
     rows.append(("sum", "", _size(total), f"{1000 * total / link:.2f}"))
     table = _table(["collective", "handed over", "leaves the process", f"ms at {link / 1e9:g} GB/s"], rows)
-    return f"{table}\n\nNot overlapped with anything, that is {total / link / step_seconds:.1%} of the step."
+    return f"{table}\n\nWithout any overlap, that is {total / link / step_seconds:.1%} of the step."
 
 
 def _input(rate: float, world: int, image_bytes: float) -> str:
-    """Tell what ``rate`` images/s ask for."""
-    read, reading = rate * image_bytes, f"reading, at {image_bytes / 1000:g} kB an image"
+    """Report the input that ``rate`` images/s need."""
+    read, reading = rate * image_bytes, f"reading, at {image_bytes / 1000:g} kB per image"
     rows = [
         ("images/s", f"{rate:,.0f}", f"{rate / world:,.0f}"),
         (reading, f"{_size(read)}/s", f"{_size(read / world)}/s"),

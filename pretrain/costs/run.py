@@ -12,7 +12,7 @@ from .report import report
 
 
 def main(args: argparse.Namespace) -> None:
-    """Measure and count what the command line asks for, and print the tables."""
+    """Measure and count as the command line asks, and print the tables."""
     cfg = get_cfg()
     with errors_in_one_line():
         merge_config(cfg, args.config_file, args.opts)

@@ -259,7 +259,7 @@ def test_sent__rings(world):
 
 
 def test_collective_counter__refuses_what_it_does_not_know():
-    message = "reduce_ is a collective that is not counted"
+    message = "reduce_ is a collective that cannot be counted"
     with pretended_processes(2), pytest.raises(ValueError, match=message), CollectiveCounter():
         dist.reduce(torch.ones(1), 0)
     assert not dist.is_initialized()
@@ -310,7 +310,7 @@ def test_main__tables(config_file, capsys):
     assert "On this machine" not in printed
     rate = iterations * BATCH / 1800
     assert cells["images/s"] == [f"{rate:,.0f}", f"{rate / 2:,.0f}"]
-    assert cells["reading, at 110 kB an image"] == [f"{rate * 110:.3g} kB/s", f"{rate * 55:.3g} kB/s"]
+    assert cells["reading, at 110 kB per image"] == [f"{rate * 110:.3g} kB/s", f"{rate * 55:.3g} kB/s"]
 
 
 def test_main__errors_on_one_line(config_file):

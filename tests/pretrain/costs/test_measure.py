@@ -70,11 +70,11 @@ def test_measure__drawn_photographs_and_a_bank_that_grows(batches):
     cfg = config("memory_bank", **{"DATA.ROOT": "no/such/folder"})
     before = cfg.dump()
     measured = measure_run(cfg, 1, 10**9, 1)
-    assert measured.data.startswith(f"{BATCH} drawn photographs of 224 pixels (there is no folder")
+    assert measured.data.startswith(f"{BATCH} generated photographs of 224 pixels (there is no folder")
     assert len(batches) == 2 + 1
     assert {tuple(batch["query"].shape) for batch in batches} == {(BATCH, 3, SIZE, SIZE)}
     more = 10**9 - BATCH
-    assert measured.memory[f"what {more:,} images more add to the method's state"] == 4 * DIM * more
+    assert measured.memory[f"state of the method for {more:,} more images"] == 4 * DIM * more
     assert cfg.dump() == before
 
 
@@ -87,7 +87,7 @@ def test_measure__drawn_photographs_and_a_bank_that_grows(batches):
 )
 def test_small_run__says_what_it_does_not_read(method, key, changes, images, tmp_path):
     small, data = small_run(config(method, **{"DATA.ROOT": str(images), **changes}), 1, 1000, tmp_path)
-    assert data == f"{BATCH} drawn photographs of 224 pixels (--measure does not read {key})"
+    assert data == f"{BATCH} generated photographs of 224 pixels (--measure does not read {key})"
     check_config(small)
 
 
@@ -114,11 +114,11 @@ def counted() -> RunCosts:
 
 @pytest.mark.parametrize(
     ("seconds", "step", "rate", "told"),
-    [(0.5, "0.5 s, of which 0.125 s waiting", "24", "2 min"), (90.0, "90 s, of which 0.125 s", "0", "5:00 h")],
+    [(0.5, "0.5 s, including 0.125 s of waiting", "24", "2 min"), (90.0, "90 s, including 0.125 s", "0", "5:00 h")],
 )
 def test_report__hours_or_minutes_of_the_run(counted, seconds, step, rate, told):
     assert counted.iterations == 200
-    measured = Measured("CPU, 1 thread(s)", "12 drawn photographs", 10, seconds, 0.125, {"main memory": 3e9})
+    measured = Measured("CPU, 1 thread(s)", "12 generated photographs", 10, seconds, 0.125, {"main memory": 3e9})
     text = report(counted, {"V100": 125e12}, None, 1e9, 1e5, measured)
     table = text.split("**On this machine** (CPU, 1 thread(s))")[1].split("**Arithmetic**")[0]
     cells = dict(re.findall(r"^\| (.+?) +\| (.+?) +\|$", table, flags=re.MULTILINE))
@@ -126,7 +126,7 @@ def test_report__hours_or_minutes_of_the_run(counted, seconds, step, rate, told)
     assert cells["images/s"] == rate
     assert cells["200 steps"] == told
     assert cells["main memory"] == "3 GB"
-    assert "what they exchange" in table
+    assert "their exchange" in table
     assert f"a step takes {1000 * seconds:.0f} ms" in text
 
 

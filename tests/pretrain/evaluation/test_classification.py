@@ -258,7 +258,7 @@ def test_eval_only__finds_what_the_run_found(folders, run, tmp_path):
     ("more", "message"),
     [
         (["METHOD", "moco"], r"small\.yaml has METHOD 'moco'; expected 'supervised'"),
-        (["--eval-only"], r"--eval-only, but MODEL.WEIGHTS is ''; name a classifier's checkpoint, or give --resume"),
+        (["--eval-only"], r"MODEL.WEIGHTS is ''; set it to a classifier's checkpoint or give --resume"),
         (["--eval-only", "--resume"], r"\S* holds no checkpoint; give the OUTPUT_DIR of a run"),
         (["--eval-only", "DATA.VAL_ROOT", ""], r"DATA.VAL_ROOT is ''; --eval-only needs a validation split"),
     ],

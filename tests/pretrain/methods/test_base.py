@@ -137,7 +137,7 @@ def test_method__a_base_of_several_needs_no_name():
 def test_all_keys__a_key_means_one_thing():
     other = type("Other", (toy_method.Agreement,), {"keys": {"TOY.DIM": Key(4, "Else.", at_least(1))}}, name="other")
     try:
-        with pytest.raises(ValueError, match=r"METHOD other declares TOY\.DIM, which is another key already; rename"):
+        with pytest.raises(ValueError, match=r"METHOD other declares TOY\.DIM, which is already another key; rename"):
             all_keys()
     finally:
         del METHODS[other.name]

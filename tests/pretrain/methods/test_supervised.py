@@ -257,12 +257,12 @@ def test_load_classifier__whole_or_refused(tmp_path):
         assert all(torch.equal(value, start.state_dict()[name]) for name, value in network.state_dict().items())
     del old["layer1.0.bn1.running_mean"]
     torch.save(old, tmp_path / "partial.pth")
-    with pytest.raises(ValueError, match=r"partial\.pth is not the whole .*: layer1\.0\.bn1\.running_mean differ"):
+    with pytest.raises(ValueError, match=r"partial\.pth does not match .*: layer1\.0\.bn1\.running_mean differ"):
         load_classifier(network, tmp_path / "partial.pth")
-    with pytest.raises(ValueError, match=r"ours\.pth is not the whole .*: fc\.weight, fc\.bias differ; .* 6 classes"):
+    with pytest.raises(ValueError, match=r"ours\.pth does not match .*: fc\.weight, fc\.bias differ; .* 6 classes"):
         load_classifier(build_resnet("resnet18", nn.BatchNorm2d, False, 6), tmp_path / "ours.pth")
     moco_checkpoint(tmp_path / "moco.pth")
-    with pytest.raises(ValueError, match=r"moco\.pth is not the whole of this config's classifier: conv1\.weight, "):
+    with pytest.raises(ValueError, match=r"moco\.pth does not match this config's whole classifier: conv1\.weight, "):
         load_classifier(network, tmp_path / "moco.pth")
 
 
