@@ -126,9 +126,9 @@ def writing_fault(folder: str | os.PathLike) -> str | None:
     path = Path(folder).absolute()
     for place in (path, *path.parents):
         if place.is_dir():
-            return None if os.access(place, os.W_OK | os.X_OK) else f"{place} may not be written to"
+            return None if os.access(place, os.W_OK | os.X_OK) else f"{place} is not writable"
         if os.path.lexists(place):
-            return f"{place} is no folder"
+            return f"{place} is not a folder"
     return None
 
 

@@ -289,7 +289,7 @@ def check_output(folder: str) -> None:
         OSError: the message names the key and what is in the way.
     """
     if fault := writing_fault(folder):
-        raise OSError(f"OUTPUT_DIR is {folder!r}, but {fault}; give a folder that can be written to")
+        raise OSError(f"OUTPUT_DIR is {folder!r}, but {fault}; give a folder that you can write to")
 
 
 @contextmanager

@@ -1,12 +1,12 @@
-"""Measure each part of mocodet beside a plain reference written for it, in turn, in one process.
+"""Measure the speed of each part of mocodet against a plain reference, in turn, in one process.
 
   mocodet benchmark                          # every part: about ten minutes on one core
   mocodet benchmark step --case resnet50,224,32 --device cuda
   mocodet benchmark input --images imagenet/train --crop 224 --workers 2
   mocodet benchmark --quick --json output/benchmark.json
 
-Each table shows a contestant's speed over the reference's, as the median of pairs with its quartiles, and what bounds
-it. docs/performance.md says what the references are. 'mocodet benchmark PART --help' shows the flags of a part.
+Each table shows the speed of a contestant relative to the reference, as median and quartiles of pairs of runs, and what
+limits it. docs/performance.md describes the references. 'mocodet benchmark PART --help' shows the flags of a part.
 """
 
 import argparse
@@ -42,9 +42,9 @@ class Flag(NamedTuple):
     Attributes:
         name: such as ``"pairs"``.
         full: its default.
-        help: what it says.
+        help: its help text.
         how: further arguments of ``add_argument``.
-        quick: its default with --quick; None: the same.
+        quick: its default with --quick; None: the same as ``full``.
     """
 
     name: str
@@ -64,8 +64,8 @@ class Part(NamedTuple):
     Attributes:
         name: what the user types.
         does: ``module:function``; the function takes the parsed arguments and yields lists of rows.
-        help: what is compared, in a line.
-        flags: its own.
+        help: what is compared, in one line.
+        flags: the flags of this part.
     """
 
     name: str
@@ -75,76 +75,76 @@ class Part(NamedTuple):
 
 
 COUNT: dict[str, Any] = {"type": positive(int), "metavar": "N"}
-DEVICE = Flag("device", "auto", "auto: CUDA, or else CPU", {"choices": ("auto", "cpu", "cuda")})
+DEVICE = Flag("device", "auto", "auto: CUDA if there is a GPU, else the CPU", {"choices": ("auto", "cpu", "cuda")})
 SMALL = Case("resnet18", 48, 64)
 
 
 def pairs(full: int) -> Flag:
-    """Make the flag that says how often a contestant is measured."""
-    return Flag("pairs", full, "times that each contestant is run", COUNT, quick=1)
+    """Make the flag for the number of measurements of a contestant."""
+    return Flag("pairs", full, "runs of each contestant", COUNT, quick=1)
 
 
 STEP = (
     Flag(
         "case",
         [Case("resnet50", 224, 16), Case("resnet50", 64, 64), SMALL],
-        "what is trained, one or more",
+        "what to train; one or more",
         {"type": parse_case, "nargs": "+", "metavar": "ARCH,SIZE,BATCH"},
         quick=[Case("resnet18", 32, 16)],
     ),
     Flag(
         "queue",
         None,
-        "instead: the trainer's step with queues of these lengths (without one: 256 65536 262144)",
+        "measure instead the trainer's step with these queue lengths (without K: 256 65536 262144)",
         {"type": positive(int), "nargs": "*", "metavar": "K"},
     ),
-    Flag("profile", False, "instead: the ten longest operations of the trainer's step", {"action": "store_true"}),
+    Flag("profile", False, "show instead the ten longest operations of the trainer's step", {"action": "store_true"}),
     pairs(5),
     DEVICE,
 )
 INPUT = (
-    Flag("images", None, "a folder of photographs (else some are drawn)", {"metavar": "DIR"}),
-    Flag("crop", None, "side of the views in pixels (224)", COUNT),
-    Flag("count", None, "images of a run (48; with --workers 1024)", COUNT, quick=16),
+    Flag("images", None, "folder of photographs (default: generated images)", {"metavar": "DIR"}),
+    Flag("crop", None, "side of the views in pixels (default: 224)", COUNT),
+    Flag("count", None, "images in a run (default: 48; with --workers 1024)", COUNT, quick=16),
     Flag(
         "workers",
         0,
-        "measure the whole loader with N processes, in wall time, on idle cores (0: CPU time)",
+        "measure the whole loader with N processes, in wall time, on idle cores; 0: CPU time",
         {"type": positive(int, or_zero=True), "metavar": "N"},
     ),
-    Flag("rate", 2000, "images/s to be fed; the table says by how many cores", COUNT),
+    Flag("rate", 2000, "images/s that the training takes; the table shows how many cores they need", COUNT),
     pairs(5),
 )
 TRAIN = (
-    Flag("detection", False, "fine-tuning against plain detectron2", {"action": "store_true"}),
-    Flag("config-file", "pretrain/toy_moco_v2_R_18.yaml", "of pre-training", {"metavar": "FILE"}),
+    Flag("detection", False, "measure fine-tuning against plain detectron2", {"action": "store_true"}),
+    Flag("config-file", "pretrain/toy_moco_v2_R_18.yaml", "a config of pre-training", {"metavar": "FILE"}),
     Flag("iterations", 5, "steps in a run", COUNT, quick=1),
     Flag("size", 160, "with --detection: side of the images in pixels", COUNT, quick=64),
     Flag("batch", 2, "with --detection: images in a batch", COUNT),
-    Flag("regions", 32, "with --detection: regions of an image for the heads (paper: 512)", COUNT, quick=4),
+    Flag("regions", 32, "with --detection: regions per image for the heads (paper: 512)", COUNT, quick=4),
     pairs(5),
     DEVICE,
 )
 EVALUATE = (
-    Flag("metric", ["voc", "coco"], "which", {"nargs": "+", "choices": ("voc", "coco")}),
-    Flag("images", 600, "images that are drawn (VOC's test2007 has 4952)", COUNT, quick=60),
-    Flag("detections", 100, "detections in each", COUNT, quick=10),
+    Flag("metric", ["voc", "coco"], "which metrics", {"nargs": "+", "choices": ("voc", "coco")}),
+    Flag("images", 600, "generated images (VOC's test2007 has 4952)", COUNT, quick=60),
+    Flag("detections", 100, "detections in each image", COUNT, quick=10),
     pairs(1),
 )
 COLLECTIVES = (
-    Flag("processes", 2, "processes of this machine, over gloo", COUNT),
-    Flag("rows", 32, "images of each", COUNT, quick=4),
+    Flag("processes", 2, "processes on this machine, over gloo", COUNT),
+    Flag("rows", 32, "images of each process", COUNT, quick=4),
     Flag("size", 224, "side of the images in pixels", COUNT, quick=32),
     pairs(9),
 )
-CONVERT = (Flag("arch", "resnet50", "of the encoder", {"metavar": "ARCH"}, quick="resnet18"), pairs(5))
+CONVERT = (Flag("arch", "resnet50", "architecture of the encoder", {"metavar": "ARCH"}, quick="resnet18"), pairs(5))
 STARTUP = (Flag("files", 200_000, "image files to list", COUNT, quick=100), pairs(3))
 
 PARTS = (
     Part(
         "step",
         "mocodet.pretrain.benchmark.step:measure",
-        "a step of MoCo: the original's way, in float32 and under autocast, against the trainer's",
+        "a step of MoCo: the original code's, in float32 and under autocast, against the trainer's",
         STEP,
     ),
     Part(
@@ -156,25 +156,25 @@ PARTS = (
     Part(
         "train",
         "mocodet.pretrain.benchmark.train:measure",
-        "training from files: the original's loop against the trainer's; detectron2's against the fine-tuning's",
+        "training from files: the original code's loop against the trainer's, detectron2's against fine-tuning's",
         TRAIN,
     ),
     Part(
         "evaluate",
         "mocodet.detection.benchmark.evaluate:measure",
-        "VOC's and COCO's metrics: detectron2's evaluators against these, which must give the same numbers",
+        "VOC's and COCO's metrics: detectron2's evaluators against mocodet's, which must give the same numbers",
         EVALUATE,
     ),
     Part(
         "collectives",
         "mocodet.pretrain.benchmark.collectives:measure",
-        "what processes exchange in a step: all images and keys gathered against the rows that are needed",
+        "exchange between processes: all images and keys gathered against only the rows that are needed",
         COLLECTIVES,
     ),
     Part(
         "convert",
         "mocodet.detection.benchmark.convert:measure",
-        "conversion for detectron2, verified and not, against reading and writing the file",
+        "conversion for detectron2, with and without verification, against reading and writing the file",
         CONVERT,
     ),
     Part(
@@ -202,23 +202,34 @@ GROUPS = 8  # of batch norm, as on the paper's eight GPUs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the parts, and before and after them the flags that all have."""
+    """Add the parts, and the flags that all of them share, which may stand before or after a part."""
     _add_common(parser, threads=1, json=None, quick=False)
-    commands = parser.add_subparsers(dest="part", metavar="PART", help="what to measure (default: all of these)")
+    commands = parser.add_subparsers(dest="part", metavar="PART", help="what to measure (default: all parts)")
     for part in PARTS:
         of_part = commands.add_parser(part.name, help=part.help, description=f"{part.help[0].upper()}{part.help[1:]}.")
         for flag in part.flags:
             default = "" if flag.full in (None, False) else f" (default: {_shown(flag.full)})"
-            # Not there unless given: what is missing depends on --quick.
+            # Absent unless given, because the default depends on --quick.
             of_part.add_argument(f"--{flag.name}", default=argparse.SUPPRESS, help=f"{flag.help}{default}", **flag.how)
         _add_common(of_part, threads=argparse.SUPPRESS, json=argparse.SUPPRESS, quick=argparse.SUPPRESS)
 
 
 def _add_common(parser: argparse.ArgumentParser, **defaults: Any) -> None:
     add = parser.add_argument
-    add("--threads", type=positive(int), default=defaults["threads"], metavar="N", help="of PyTorch on the CPU (1)")
-    add("--json", default=defaults["json"], metavar="FILE", help="write the rows to this file too")
-    add("--quick", action="store_true", default=defaults["quick"], help="the smallest sizes, once: does it run?")
+    add(
+        "--threads",
+        type=positive(int),
+        default=defaults["threads"],
+        metavar="N",
+        help="threads of PyTorch on the CPU (default: 1)",
+    )
+    add("--json", default=defaults["json"], metavar="FILE", help="also write the rows to this file")
+    add(
+        "--quick",
+        action="store_true",
+        default=defaults["quick"],
+        help="run each part once at the smallest size, to see that it works",
+    )
 
 
 def _shown(value: Any) -> str:
@@ -228,7 +239,7 @@ def _shown(value: Any) -> str:
 
 
 def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
-    """Parse the flags, of one part or for all; ``runs`` of the result has one namespace for each that is measured."""
+    """Parse the flags of one part, or of all; ``runs`` of the result has one namespace for each measurement."""
     args = parser.parse_args(words)
     runs = [args] if args.part else [parser.parse_args([*words, *part]) for part in ALL]
     for run in runs:
@@ -237,7 +248,7 @@ def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Nam
 
 
 def _complete(run: argparse.Namespace) -> None:
-    """Add what was not given: defaults by --quick, the function that measures (``does``), and which were ``given``."""
+    """Fill in the defaults, which depend on --quick, the function that measures (``does``), and the flags ``given``."""
     part = next(part for part in PARTS if part.name == run.part)
     defaults = {flag.name.replace("-", "_"): flag.default(run.quick) for flag in part.flags}
     run.given = sorted(vars(run).keys() & defaults.keys())
@@ -252,7 +263,7 @@ def _complete(run: argparse.Namespace) -> None:
 
 
 def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Refuse what would do nothing or cannot be measured, and a config that is not there."""
+    """Refuse flags without effect, sizes that cannot be measured, and a config that does not exist."""
     for run in args.runs:
         if of_part := CHECKS.get(run.part):
             of_part(parser, run)
@@ -263,10 +274,10 @@ def _check_step(parser: argparse.ArgumentParser, run: argparse.Namespace) -> Non
         if case.batch % GROUPS or case.batch < 2 * GROUPS:
             parser.error(
                 f"--case {_shown(case)}: the batch is normalised in {GROUPS} groups of two or more images; give a"
-                f" multiple of {GROUPS} from {2 * GROUPS} on"
+                f" multiple of {GROUPS}, at least {2 * GROUPS}"
             )
     if run.queue and run.profile:
-        parser.error("--queue and --profile are two measurements; give one of them")
+        parser.error("--queue and --profile are different measurements; give one of them")
     if run.queue and len(run.queue) < 2:
         parser.error(f"--queue {run.queue[0]}: queues are compared with the first; give two or more")
 

@@ -4,9 +4,9 @@
   mocodet convert --to torchvision output/voc/model_final.pth output/resnet.pth
 
 Checkpoints of MoCo v1 to v3, mocodet, SimSiam, BYOL, Barlow Twins, VICReg, SwAV, DINO, DenseCL, PixPro, VISSL,
-solo-learn, lightly, mmselfsup, timm and torchvision are recognised by what they hold (docs/converter.md). Which ResNet
-it is (depth, width, groups) is found out and printed with the settings that it needs. With --to torchvision the way
-back: the ResNet of a detector as weights for torchvision's.
+solo-learn, lightly, mmselfsup, timm and torchvision are recognised by their content (docs/converter.md). The command
+finds out which ResNet it is (depth, width, groups) and prints the settings that it needs. With --to torchvision it
+writes the ResNet of a detector as weights for torchvision's ResNet.
 """
 
 import argparse
@@ -15,32 +15,32 @@ import argparse
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add input, output and direction."""
     add = parser.add_argument
-    add("input", help="checkpoint to read: a file of torch.save or safetensors; a detector's, to go back")
+    add("input", help="checkpoint to read, a file of torch.save or safetensors; with --to torchvision a detector's")
     add(
         "output",
-        help="file to write; must end in .pkl for detectron2, and must not for torchvision; one that exists is replaced"
-        " on success",
+        help="file to write: .pkl for detectron2, any other suffix for torchvision; an existing file is replaced on"
+        " success",
     )
-    add("--to", choices=("detectron2", "torchvision"), default="detectron2", help="whose names to write")
+    add("--to", choices=("detectron2", "torchvision"), default="detectron2", help="whose parameter names to write")
     add(
         "--prefix",
         metavar="P",
-        help="what stands before 'conv1.weight' in the checkpoint's names (default: found by itself), for example"
-        " 'module.encoder_k.'; before 'stem.conv1.weight' in a detector's",
+        help="prefix of 'conv1.weight' in the checkpoint's names, such as 'module.encoder_k.', or of"
+        " 'stem.conv1.weight' in a detector's (default: detected)",
     )
-    config = "with --to torchvision: the detector's config (default: config.yaml beside the input, if it is there)"
+    config = "with --to torchvision: the detector's config (default: config.yaml beside the input, if it exists)"
     add("--config-file", metavar="FILE", help=config)
     skip = "skip the comparison of detectron2's activations with torchvision's"
     add("--no-verify", dest="verify", action="store_false", help=skip)
 
 
 def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Refuse a config without the direction that reads it, and names that do not stand for what they should."""
+    """Refuse a config for the direction that reads none, and file names that do not fit the formats."""
     if args.config_file and args.to != "torchvision":
-        parser.error("--config-file says what a detector is: it goes with --to torchvision")
+        parser.error("--config-file describes a detector; give it with --to torchvision only")
     if args.input.startswith("moco://"):
-        parser.error(f"{args.input} is a name for MODEL.WEIGHTS, which converts what it stands for; here give a file")
+        parser.error(f"{args.input} is a name for MODEL.WEIGHTS, which converts the file by itself; give a file here")
     if args.to == "detectron2" and not args.output.endswith(".pkl"):
-        parser.error(f"{args.output}: the output must end in .pkl, by which detectron2 recognises the format")
+        parser.error(f"{args.output}: the output must end in .pkl, which tells detectron2 the format")
     if args.to == "torchvision" and args.output.endswith(".pkl"):
-        parser.error(f"{args.output}: detectron2 takes a .pkl for its own; give a name such as resnet.pth")
+        parser.error(f"{args.output}: detectron2 reads a .pkl as its own format; give a name such as resnet.pth")

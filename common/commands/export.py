@@ -1,11 +1,11 @@
-"""Write a trained model as TorchScript, which runs without mocodet and detectron2, and compare it with the model.
+"""Write a trained model as TorchScript, which runs without mocodet and detectron2, and compare the two.
 
   mocodet export --config-file output/voc/config.yaml --weights output/voc/model_final.pth --output voc.ts
   mocodet export --config-file output/voc/config.yaml --weights output/voc/model_final.pth --output voc.ts \\
       photographs MODEL.DEVICE cpu
 
-IMAGES are files and folders of images with objects: on the first three of them the file is compared with the model.
-Without any, three are drawn. The file computes on the device that it was exported on, MODEL.DEVICE.
+IMAGES are files and folders of images with objects. The file is compared with the model on the first three of them, or
+on three generated images. The file runs on the device on which it was exported, MODEL.DEVICE.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from .images_and_pairs import add_images_and_pairs, parse_images_and_pairs
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the model, the file and the images to compare on."""
-    add_images_and_pairs(parser, "images to compare on, the first three (default: three that are drawn)")
+    add_images_and_pairs(parser, "images to compare on, the first three (default: three generated images)")
     what = "the TorchScript file to write, such as model.ts"
     parser.add_argument("--output", required=True, metavar="FILE", help=what)
 

@@ -1,4 +1,4 @@
-"""IMAGES and KEY VALUE pairs on one command line, of the commands that use a trained model."""
+"""IMAGES and KEY VALUE pairs on one command line, for the commands that use a trained model."""
 
 import argparse
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from .arguments import check_config, check_pairs
 
-# What the keys of a detection config begin with; a test compares them with detectron2's.
+# The first words of a detection config's keys; a test compares them with detectron2's.
 SECTIONS = frozenset(
     {"MODEL", "INPUT", "DATASETS", "DATALOADER", "SOLVER", "TEST", "MOCO", "GLOBAL"}
     | {"VERSION", "OUTPUT_DIR", "SEED", "CUDNN_BENCHMARK", "VIS_PERIOD", "COLLECTIVE_TIMEOUT"}
@@ -20,7 +20,7 @@ def add_images_and_pairs(parser: argparse.ArgumentParser, what: str) -> None:
     add(
         "opts", metavar="KEY VALUE", nargs="*", help="config keys to override, given in pairs at the end of the command"
     )
-    add("--config-file", required=True, metavar="FILE", help="what the model was trained with: OUTPUT_DIR/config.yaml")
+    add("--config-file", required=True, metavar="FILE", help="config of the trained model: OUTPUT_DIR/config.yaml")
     add("--weights", required=True, metavar="FILE", help="its checkpoint: OUTPUT_DIR/model_final.pth")
 
 

@@ -5,7 +5,7 @@ Nothing is trained.
   mocodet knn output/moco_v2/model_final.pth --train imagenet/train --val imagenet/val --workers 8
   mocodet knn --random resnet50 --train imagenet/train --val imagenet/val --workers 8
 
-The second command measures random weights, which pre-training must beat. See docs/evaluation.md.
+The second command evaluates random weights, which pre-training must beat. See docs/evaluation.md.
 """
 
 import argparse
@@ -13,13 +13,19 @@ import argparse
 from .arguments import positive
 from .features import add_feature_arguments, check_features
 
-check = check_features  # nothing of its own
+check = check_features  # no checks of its own
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what features are of, and the neighbours."""
+    """Add the features and the neighbours."""
     add_feature_arguments(parser, "images at a time (default: 256)")
     add = parser.add_argument_group("nearest neighbours").add_argument
-    rows = "neighbours; several numbers, several rows (200)"
+    rows = "number of neighbours; each number gives a row (default: 200)"
     add("--k", type=positive(int), nargs="+", default=[200], metavar="K", help=rows)
-    add("--temperature", type=positive(float), default=0.07, metavar="T", help="of the votes (default: 0.07)")
+    add(
+        "--temperature",
+        type=positive(float),
+        default=0.07,
+        metavar="T",
+        help="temperature of the votes (default: 0.07)",
+    )

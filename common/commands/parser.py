@@ -1,4 +1,4 @@
-"""The parser of all commands: it refuses in one line, and suggests the word that was meant."""
+"""The parser of all commands: it refuses an error in one line, and suggests the word that was meant."""
 
 import re
 from argparse import ArgumentParser, Namespace
@@ -8,14 +8,14 @@ from typing import NoReturn
 from mocodet.common.files import writing_fault
 from mocodet.common.text import did_you_mean
 
-# Arguments that name a file or, if it is called DIR, a folder to write.
+# Arguments that name a file to write or, if their metavar is DIR, a folder.
 OUTPUTS = ("output", "cache", "state", "export")
 UNKNOWN_FLAG = re.compile(r"unrecognized arguments: .*?(--[\w-]+)")
 NO_CHOICE = re.compile(r"invalid choice: '(.*?)' \(choose from (.*)\)")
 
 
 class Parser(ArgumentParser):
-    """Prints no usage with an error, where it would hide the line that says what is wrong."""
+    """Prints errors without the usage, which would hide the line that says what is wrong."""
 
     def error(self, message: str) -> NoReturn:
         """End with status 2 and one line on stderr."""
@@ -28,7 +28,7 @@ class Parser(ArgumentParser):
         self.exit(2, f"{self.prog}: error: {told} ({self.prog} --help says more)\n")
 
     def check_outputs(self, args: Namespace) -> None:
-        """Refuse arguments that name a place where nothing can be written, before any work is done for it."""
+        """Refuse outputs that cannot be written, before any work is done."""
         for action in self._actions:
             given = getattr(args, action.dest, None)
             if action.dest not in OUTPUTS or not given:
@@ -39,4 +39,4 @@ class Parser(ArgumentParser):
                 fault = f"{path} is a folder"
             if fault:
                 name = next(iter(action.option_strings), action.dest)
-                self.error(f"{name} {path}: {fault}; name a place that can be written to")
+                self.error(f"{name} {path}: {fault}; name a place that you can write to")

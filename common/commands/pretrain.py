@@ -1,4 +1,4 @@
-"""Pre-train an encoder: by MoCo, its relatives or classes, from a folder of images or from shards.
+"""Pre-train an encoder by MoCo, a related method or with class labels, from a folder of images or from shards.
 
   mocodet pretrain --config-file pretrain/moco_v2_R_50_200ep.yaml --num-gpus 8 \\
       DATA.ROOT imagenet/train OUTPUT_DIR output/moco_v2
@@ -6,8 +6,8 @@
 
 The encoder is in OUTPUT_DIR/model_final.pth; rewrite it for detectron2 with mocodet convert.
 
-MODEL.WEIGHTS starts a new run's encoder from a checkpoint, --resume continues a run, --resume-from one of the original
-code: docs/warm_start.md has the difference.
+MODEL.WEIGHTS starts the encoder of a new run from a checkpoint, --resume continues a run of mocodet, --resume-from one
+of the original code: docs/warm_start.md explains the differences.
 """
 
 import argparse
@@ -16,12 +16,12 @@ from .arguments import add_allow_pipe, add_training_arguments, check_training
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the training flags, and those that exchange checkpoints with the original code."""
+    """Add the training flags, and those for checkpoints of the original code."""
     add_training_arguments(parser)
-    begin = "begin, in an OUTPUT_DIR without checkpoints, where this checkpoint in the original MoCo format ends"
+    begin = "continue from this checkpoint of the original MoCo code, in an OUTPUT_DIR without checkpoints"
     parser.add_argument("--resume-from", default="", metavar="FILE", help=begin)
     add_allow_pipe(parser)
-    end = "write the last checkpoint of OUTPUT_DIR in that format, and end; one process"
+    end = "write the last checkpoint of OUTPUT_DIR in the original format to FILE, and exit; one process"
     parser.add_argument("--export", metavar="FILE", help=end)
 
 

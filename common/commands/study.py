@@ -1,11 +1,11 @@
-"""Fine-tune detectors from several initialisations with several seeds and compare them.
+"""Fine-tune detectors from several initialisations, with several seeds, and compare them.
 
   mocodet study studies/table_4.yaml --output output/table_4
   mocodet study --init moco=pascal_voc_R_50_C4_24k_moco.yaml \\
       --init supervised=pascal_voc_R_50_C4_24k.yaml --reference supervised --seeds 5 --output output/voc_study
 
-Run it again to go on after an interruption. On a cluster, let --print-commands print what is to be trained, and
-tabulate it afterwards by  mocodet study collect STUDY.yaml. docs/studies.md says what a STUDY.yaml holds.
+After an interruption, run the same command again. On a cluster, --print-commands prints the commands of the trials, and
+'mocodet study collect STUDY.yaml' tabulates their results. docs/studies.md describes a STUDY.yaml.
 """
 
 import argparse
@@ -33,14 +33,14 @@ def parse_init(argument: str) -> tuple[str, str, tuple[str, ...]]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the study, or the flags that describe one, the places of its trials and its folder."""
+    """Add the study, or the flags that describe one, the GPUs of its trials and its folder."""
     add, count, seed = parser.add_argument, positive(int), positive(int, or_zero=True)
     add(
         "words",
         nargs="*",
         metavar="[collect] [STUDY.yaml] [KEY VALUE ...]",
-        help="a STUDY.yaml or a study's folder, with 'collect' before it to tabulate what was trained elsewhere; then"
-        " config keys to override, given in pairs, which win over the file's",
+        help="a STUDY.yaml or a study's folder, after 'collect' if its trials were trained elsewhere; then config keys"
+        " to override, given in pairs, which take precedence over the file's",
     )
     add(
         "--init",
@@ -48,19 +48,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         type=parse_init,
         metavar="NAME=CONFIG[,KEY=VALUE...]",
-        help="without a STUDY.yaml: an initialisation's name, its config file and overrides that are its own, such as "
-        "MODEL.WEIGHTS; a VALUE ends at a comma that KEY= follows; give --init once for each",
+        help="without a STUDY.yaml: name, config file and overrides of an initialisation, such as MODEL.WEIGHTS; give "
+        "--init once for each. A comma ends a VALUE only if KEY= follows",
     )
-    add("--reference", metavar="NAME", help="the initialisation gaps are measured from (default: the STUDY.yaml's)")
-    add("--seeds", type=count, metavar="N", help="trials of each (default: as many as the STUDY.yaml has, or 5)")
-    what = "seeds are S, S+1, ... (default: the STUDY.yaml's; with --seeds the least of them, or 0)"
+    add(
+        "--reference",
+        metavar="NAME",
+        help="the initialisation that the others are compared with (default: the STUDY.yaml's)",
+    )
+    add(
+        "--seeds",
+        type=count,
+        metavar="N",
+        help="trials of each initialisation (default: as many as the STUDY.yaml has, or 5)",
+    )
+    what = "seeds are S, S+1, ... (default: the STUDY.yaml's, or 0; with --seeds the smallest of these)"
     add("--first-seed", type=seed, metavar="S", help=what)
-    add("--jobs", type=count, metavar="N", help="trials at a time (default: as the GPUs allow; on a CPU 1)")
-    what = "GPUs of each trial (default: 1 if there is one; 0: train on the CPU); no two trials share a GPU"
+    add("--jobs", type=count, metavar="N", help="trials at a time (default: as many as the GPUs allow; on a CPU 1)")
+    what = "GPUs of each trial, not shared (default: 1 if there is a GPU; 0: train on the CPU)"
     add("--gpus-per-trial", type=seed, metavar="N", help=what)
-    what = "train nothing; print the commands of all trials that have not finished, one a line, for a cluster"
+    what = "train nothing; print the command of each unfinished trial, one per line, for a cluster"
     add("--print-commands", action="store_true", help=what)
-    what = "folder for the trials and the tables (default: output/NAME, for a STUDY.yaml)"
+    what = "folder for the trials and the tables (default with a STUDY.yaml: output/NAME)"
     add("--output", metavar="DIR", help=what)
 
 
@@ -102,16 +111,16 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
 
 
 def _check_words(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Refuse words out of their order, and a STUDY.yaml that does not exist."""
+    """Refuse words in the wrong order, and a STUDY.yaml that does not exist."""
     if args.opts[:1] == ["collect"]:
         parser.error(f"'collect' comes before {args.study}")
     if args.init and args.opts and Path(args.opts[0]).suffix in (".yaml", ".yml"):
-        parser.error(f"{args.opts[0]} and --init describe a study each; give one of them")
+        parser.error(f"{args.opts[0]} and --init both describe a study; give one of them")
     if args.study is None or Path(args.study).is_dir():
         return
     try:
         configs.locate(args.study)
-    except OSError:  # its name may be too long
+    except OSError:  # the name may be too long
         known = [name for name in configs.names() if name.startswith("studies/")]
         parser.error(
             f"there is no study {args.study}; expected, before KEY VALUE pairs, the path of a STUDY.yaml, a study's"

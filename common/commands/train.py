@@ -5,7 +5,7 @@
   mocodet train --config-file pascal_voc_R_50_C4_24k_moco.yaml --eval-only \\
       MODEL.WEIGHTS output/voc/model_final.pth OUTPUT_DIR output/voc_eval
 
-The last results are in OUTPUT_DIR/results.json, everything logged in OUTPUT_DIR/metrics.json.
+OUTPUT_DIR/results.json has the last results, OUTPUT_DIR/metrics.json everything that was logged.
 """
 
 import argparse
@@ -19,8 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--scale-to-gpus",
         action="store_true",
-        help="scale the config's schedule, made for SOLVER.REFERENCE_WORLD_SIZE processes (if unset, 8), to the number"
-        " that runs: batch and learning rate in proportion, iterations inversely",
+        help="scale the config's schedule, made for SOLVER.REFERENCE_WORLD_SIZE processes (8 if unset), to the number"
+        " of processes: batch and learning rate in proportion, iterations inversely",
     )
 
 

@@ -197,7 +197,7 @@ def test_torchrun__one_process_needs_no_group():
 def test_torchrun__own_launcher_s_flags_are_refused(flags, capsys):
     with pytest.raises(SystemExit):
         parse(*flags)
-    assert f" error: {flags[0]} under torchrun, which has started the processes" in capsys.readouterr().err
+    assert f" error: {flags[0]} under torchrun, which has already started the processes" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("alone_under_torchrun")

@@ -335,7 +335,7 @@ def test_export_flag__refusals(config, run, tmp_path, monkeypatch, capsys):
         pretrain([*command, "OUTPUT_DIR", str(tmp_path / "new")])
     with pytest.raises(SystemExit):
         pretrain(["--config-file", str(config), "--export", str(tmp_path)])
-    assert "is a folder; name a place that can be written to" in capsys.readouterr().err
+    assert "is a folder; name a place that you can write to" in capsys.readouterr().err
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(SystemExit, match=r"^error: --export in 2 processes of torchrun; run it without torchrun$"):

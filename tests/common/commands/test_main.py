@@ -93,7 +93,7 @@ COSTS = ["costs", "--config-file", "pretrain/moco_v2_R_50_200ep.yaml", "--images
         ([*PRETRAIN, "--export", "y", "--resume"], "--export trains nothing"),
         (["convert", "moco://v2_200ep", "x.pkl"], "is a name for MODEL.WEIGHTS"),
         (["convert", "x.pth", "y.pth"], "y.pth: the output must end in .pkl"),
-        (["convert", "--to", "torchvision", "x.pth", "y.pkl"], "y.pkl: detectron2 takes a .pkl for its own"),
+        (["convert", "--to", "torchvision", "x.pth", "y.pkl"], "y.pkl: detectron2 reads a .pkl as its own"),
         (["shards", "--output", "x"], "give either a FOLDER"),
         (["shards", "--index", "a.tar", "--output", "x", "--resize", "9"], "--resize with --index, which counts"),
         ([*KNN, "--k", "0"], "--k: invalid positive int value: '0'"),
@@ -111,7 +111,7 @@ COSTS = ["costs", "--config-file", "pretrain/moco_v2_R_50_200ep.yaml", "--images
         ([*STUDY, "--first-seed", "-1"], "--first-seed: invalid non-negative int value: '-1'"),
         ([*STUDY, "--init", "b=none.yaml"], "--init b: there is no config 'none.yaml'; expected the path"),
         (["prepare-data", "voc", "--check", "--workers", "-3"], "--workers: invalid non-negative int value: '-3'"),
-        ([*VISUALIZE, "--image-id", "7", "--seed", "0"], "--seed chooses images, and --image-id names them; leave one"),
+        ([*VISUALIZE, "--image-id", "7", "--seed", "0"], "--seed chooses images, and --image-id names them; leave out"),
         ([*VISUALIZE, "--images", "0"], "--images: invalid positive int value: '0'"),
     ],
 )

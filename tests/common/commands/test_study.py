@@ -14,7 +14,7 @@ STUDY = next(command for command in COMMANDS if command.name == "study")
         (["mine.yml"], "there is no study mine.yml; expected, before KEY VALUE pairs, .*own: studies/own_data.yaml, "),
         (["SOLVER.MAX_ITER", "5", "studies/table_2.yaml"], "there is no study SOLVER.MAX_ITER; expected, before KEY "),
         (["studies/table_2.yaml", "collect"], "'collect' comes before studies/table_2.yaml"),
-        (["studies/table_2.yaml", "--init", "a=coco_R_50_C4_1x.yaml"], "table_2.yaml and --init describe a study each"),
+        (["studies/table_2.yaml", "--init", "a=coco_R_50_C4_1x.yaml"], "table_2.yaml and --init both describe a study"),
     ],
 )
 def test_check__refuses(words, message, capsys):

@@ -14,7 +14,7 @@ from tests.commands import prepare_data
         (["--json", "a.json", "--images", "b"], "--json has no effect without --check"),
         (
             ["--json", "a", "--images", "b", "--check", "--any-size"],
-            "--any-size has no effect on a data set of one's own",
+            "--any-size has no effect on your own data set",
         ),
     ],
 )

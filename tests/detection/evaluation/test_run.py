@@ -212,9 +212,9 @@ def test_evaluate__files_that_are_missing_or_foreign(tmp_path, coco):
         ),
         (["--json", "a", "--voc-root", "x", "--classes", "a"], "got --json and --voc-root"),
         (["--json", "a", "--config-file", "x"], "got --json and --dataset or --config-file"),
-        (["--voc-root", "x"], "--voc-root and --classes belong together"),
-        (["--json", "a", "--split", "val"], "--split and --year belong to --voc-root"),
-        (["--dataset", "a", "--year", "2012"], "--split and --year belong to --voc-root"),
+        (["--voc-root", "x"], "--voc-root and --classes go together"),
+        (["--json", "a", "--split", "val"], "--split and --year go with --voc-root"),
+        (["--dataset", "a", "--year", "2012"], "--split and --year go with --voc-root"),
         (
             ["--json", "a", "SEED", "1"],
             "SEED 1 after PREDICTIONS: pairs of KEY VALUE override --config-file, which is n",

@@ -307,6 +307,6 @@ def test_main__to_torchvision(tmp_path: Path, fpn18: nn.Module, capsys: pytest.C
     with pytest.raises(SystemExit) as caught:
         convert([str(source), str(output), "--config-file", "x.yaml"])
     assert caught.value.code == 2
-    assert "it goes with --to torchvision" in capsys.readouterr().err
+    assert "give it with --to torchvision only" in capsys.readouterr().err
     with pytest.raises(SystemExit, match=r"^error: .*absent\.pth"):
         convert(["--to", "torchvision", str(tmp_path / "absent.pth"), str(output)])

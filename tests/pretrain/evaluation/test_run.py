@@ -118,7 +118,7 @@ def test_errors__one_line(data, main, given, message, monkeypatch):
         (linear, ["--random", "resnet18", "--epochs", "0"], "argument --epochs: invalid positive int value: '0'"),
         (linear, ["--random", "resnet18", "--steps", "5", "3"], "--steps 5 3; expected epochs in rising order"),
         (linear, ["--random", "resnet18", "--epochs", "5", "--steps", "3", "5"], "--steps 5 would do nothing"),
-        (linear, ["--random", "resnet18", "--resume"], "--resume continues from the file of --state"),
+        (linear, ["--random", "resnet18", "--resume"], "--resume needs --state, the file to continue"),
     ],
 )
 def test_errors__bad_flags_are_refused_before_anything_is_read(main, given, message, capsys):
