@@ -67,3 +67,15 @@ def test_resume__a_file_says_not_how_updates_are_computed(tmp_path):
     run.step()
     assert run.scheduler.last_epoch == 2
     assert run.optimizer.param_groups[0]["fused"] is None
+
+
+def test_resume__a_damaged_last_checkpoint_names_the_newest_whole_one(tmp_path):
+    for iteration in (0, 1, 2):
+        content = {**checkpoint(), "iteration": iteration}
+        torch.save(content, tmp_path / f"model_{iteration:07d}.pth")
+    (tmp_path / "last_checkpoint").write_text("model_0000002.pth")
+    path = tmp_path / "model_0000002.pth"
+    path.write_bytes(path.read_bytes()[:500])
+    whole = re.escape(f"The newest whole one is {tmp_path / 'model_0000001.pth'}, after 2 iterations; to go on from it")
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(path))} cannot be read .*{whole}"):
+        SmallRun(tmp_path).checkpointer.resume()
