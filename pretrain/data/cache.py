@@ -31,25 +31,25 @@ from .loader import load_batches
 
 logger = logging.getLogger("mocodet.pretrain")
 
-# What of the free memory may be asked for: the rest is for the processes themselves.
+# Share of the free memory that a cache may take; the rest is for the processes themselves.
 SHARE_OF_MEMORY = 0.9
 
-BATCH = 64  # images that a loader process does at a time
-BLOCK = 10_000  # files that are identified at a time
+BATCH = 64  # images that a loader process handles at a time
+BLOCK = 10_000  # files that are hashed at a time
 
 
 class CachedImages(Dataset[Image.Image]):
-    """Images of a file of decoded pixels, which processes share.
+    """Images in a file of decoded pixels, which processes share.
 
-    The file begins with height and width of each image (N x 2, int64); the pixels of one image after the other follow.
+    The file begins with height and width of each image (N x 2, int64); the pixels of all images follow in order.
 
-    Of an image that could not be read both numbers are negative, or 0 where not even its size was known: it is asked
-    for again when it is needed, and says what is wrong.
+    If an image could not be read, both numbers are negative, or 0 if even its size is unknown. Such an image is read
+    again when it is needed, and raises its error then.
 
     Args:
-        path: of the file.
-        images: N, where they were read.
-        filling: open it for writing.
+        path: the file.
+        images: the N original images.
+        filling: open the file for writing.
 
     Raises:
         ValueError: the file does not hold N images.
@@ -65,10 +65,10 @@ class CachedImages(Dataset[Image.Image]):
         self.ends = header + np.cumsum(3 * self.sizes.prod(axis=1))
         signs = np.sign(self.sizes)
         if len(self.sizes) != count or (signs[:, 0] != signs[:, 1]).any() or self.ends[-1] != len(self.data):
-            raise ValueError(f"{path} is not a whole cache of {count} images; remove it, and it is made again")
+            raise ValueError(f"{path} is not a complete cache of {count} images; remove it to have it made again")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A process that was not forked opens the file by this descriptor: in memory it has no name.
+        # A process that was not forked opens the file by this descriptor: a file in memory has no name.
         path = f"/proc/{os.getpid()}/fd/{self._file.fileno()}"
         return _open_again, (path, self.images, self.data.flags.writeable)
 
@@ -99,17 +99,17 @@ def cache_images(images: ImageFiles, place: str, folder: str, side: int, num_wor
     """Decode all images once, into shared memory or a file.
 
     All processes of a run must call it together; those of a machine share one cache and decode a part each. A file that
-    an earlier run left for the same images (by path, size and time of change) is used again.
+    an earlier run left for the same images (by path, size and modification time) is reused.
 
     Args:
-        images: which.
+        images: the images to decode.
         place: ``"ram"`` or ``"disk"``.
         folder: for ``"disk"``: where the file goes.
-        side: images whose shorter side is longer, in pixels, are shrunk to it.
+        side: images whose shorter side is longer than this, in pixels, are shrunk to it.
         num_workers: loader processes of each process.
 
     Raises:
-        ValueError: there is not enough room, or a file of the cache was cut off.
+        ValueError: there is not enough room, or a cache file was truncated.
     """
     final = Path(folder, f"{_identify(images, side)}.pixels") if place == "disk" else None
     if all(comm.all_gather(final is not None and final.is_file())):
@@ -130,10 +130,10 @@ def cache_images(images: ImageFiles, place: str, folder: str, side: int, num_wor
 
 @contextmanager
 def _new_file(final: Path | None, sizes: np.ndarray, total: int) -> Iterator[str]:
-    """Make a file of ``total`` bytes on each machine, and yield by which path the processes of this one open it.
+    """Make a file of ``total`` bytes on each machine, and yield the path by which the processes of this one open it.
 
-    After the block a file on disk gets its final name. One in memory has none: it is gone when the last process that
-    has it open ends, however that ends.
+    After the block a file on disk gets its final name. A file in memory has no name: it is gone when the last process
+    that has it open exits or dies.
     """
     leads = comm.get_local_rank() == 0
     handle = None
@@ -143,7 +143,7 @@ def _new_file(final: Path | None, sizes: np.ndarray, total: int) -> Iterator[str
             handle.write(sizes.tobytes())
             handle.flush()
         path = None if handle is None else f"/proc/{os.getpid()}/fd/{handle.fileno()}" if final is None else handle.name
-        # The first process of each machine has made the machine's file.
+        # The first process of each machine made the machine's file.
         here = comm.get_rank() - comm.get_local_rank()
         yield comm.all_gather(path)[here]
         if handle is not None and final is not None:
@@ -171,17 +171,17 @@ def _open_on_disk(final: Path, total: int) -> IO[bytes]:
         remove_leftover(left)
     check_room("disk", str(final.parent), shutil.disk_usage(final.parent).free, total)
     path = final.parent / f"{mine}.{os.getpid()}.tmp"
-    descriptor = lock_file(path)  # given back when the process ends, however it ends
+    descriptor = lock_file(path)  # released when the process exits or dies
     if descriptor is None:
-        raise BlockingIOError(f"{path} is held by another process; wait for it, or set another DATA.CACHE_DIR")
+        raise BlockingIOError(f"another process holds {path}; wait for it, or set another DATA.CACHE_DIR")
     handle = io.BufferedWriter(io.FileIO(str(path), "w", opener=lambda *_: descriptor))  # has a name, unlike fdopen's
     _reserve(handle, total)
     return handle
 
 
 def _reserve(handle: IO[bytes], total: int) -> None:
-    """Give a file its size at once: to run out of room while it is filled would kill a process without a word."""
-    handle.truncate(0)  # of a leftover that could not be removed
+    """Allocate the whole file at once: running out of room while filling it would kill a process silently."""
+    handle.truncate(0)  # for a leftover that could not be removed
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(handle.fileno(), 0, total)
     else:
@@ -189,24 +189,24 @@ def _reserve(handle: IO[bytes], total: int) -> None:
 
 
 def check_room(place: str, where: str, free: int, total: int) -> None:
-    """Make sure that ``total`` bytes can be had.
+    """Make sure that ``total`` bytes are available.
 
     Raises:
-        ValueError: they cannot; the message says how many can.
+        ValueError: they are not; the message says how many are.
     """
     if total > free:
         raise ValueError(
-            f"DATA.CACHE {place} needs {total / 2**30:.2f} GiB of {where}, and {free / 2**30:.2f} GiB can be had; lower"
-            " DATA.CACHE_SIDE, or set DATA.CACHE " + ("disk or none" if place == "ram" else "none")
+            f"DATA.CACHE {place} needs {total / 2**30:.2f} GiB of {where}, and {free / 2**30:.2f} GiB are available;"
+            " lower DATA.CACHE_SIDE, or set DATA.CACHE " + ("disk or none" if place == "ram" else "none")
         )
 
 
 def shrunken_sizes(images: ImageFiles, side: int, num_workers: int) -> np.ndarray:
-    """Read the sizes of all images from the heads of their files, each process a part of them.
+    """Read the sizes of all images from the headers of their files, with a part in each process.
 
     Returns:
-        N x 2, int64: height and width of each, after its shorter side was shrunk to ``side``; 0, 0 where it cannot be
-        read, or is too large.
+        N x 2, int64: height and width of each after shrinking its shorter side to ``side``; 0, 0 if it cannot be read,
+        or is too large.
     """
     rank, world = comm.get_rank(), comm.get_world_size()
     mine = _run_over(_Sizes(images, side), range(rank, len(images), world), num_workers, "size of an image")
@@ -234,7 +234,7 @@ class _Sizes(Dataset[tuple[int, int]]):
 
 
 class _Filling(Dataset[int]):
-    """Puts an image into the cache when it is asked for, or marks it as one that cannot be read."""
+    """Puts an image into the cache when it is requested, or marks it as unreadable."""
 
     def __init__(self, cached: CachedImages, images: ImageFiles) -> None:
         self.cached, self.images = cached, images
@@ -258,7 +258,7 @@ def _fill(cached: CachedImages, images: ImageFiles, num_workers: int) -> None:
 
 
 def _run_over(dataset: Dataset, items: range, num_workers: int, what: str) -> np.ndarray:
-    """Ask a data set for items, in loader processes; return what it gives, an array with a row for each."""
+    """Load items of a data set in loader processes; return an array with a row for each."""
     batches = load_batches(dataset, num_workers, sampler=items, batch_size=BATCH, collate_fn=np.array)
     total = -(-len(items) // BATCH)
     rows = list(progress(batches, f"{what} / {BATCH}", total) if comm.is_main_process() else batches)
@@ -270,9 +270,9 @@ def _header(count: int) -> int:
 
 
 def _identify(images: ImageFiles, side: int) -> str:
-    """Return a hash (hexadecimal, 128 bits) of the files in their order, as they are now, and of ``side``.
+    """Return a hash (hexadecimal, 128 bits) of the files' order and present state, and of ``side``.
 
-    Each process looks at some blocks of the files.
+    Each process hashes some blocks of the files.
     """
     blocks = range(0, len(images), BLOCK)
     mine = blocks[comm.get_rank() :: comm.get_world_size()]

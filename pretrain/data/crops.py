@@ -1,4 +1,4 @@
-"""Labelled images for people without class folders: crops of the boxes of a data set of detection."""
+"""Labelled images without class folders: crops of the boxes of a detection data set."""
 
 import logging
 import math
@@ -19,19 +19,19 @@ from .folders import ImageFiles, LabelledImages
 
 logger = logging.getLogger("mocodet.pretrain")
 
-SLACK = 0.01  # pixels: by so much is a whole number missed that was written as a part of a side
-TINY = 16  # pixels: of a shorter side little can be told
-QUERIES = HoldOut(0.25)  # which images' boxes are asked for; those of the others are their neighbours
+SLACK = 0.01  # pixels: the error of an integer coordinate that was written as a fraction of a side
+TINY = 16  # pixels: crops with a shorter side show too little
+QUERIES = HoldOut(0.25)  # the images whose boxes are queries; the boxes of the others are the neighbours
 
 Edges = tuple[int, int, int, int]  # left, top, right, bottom
 
 
 class BoxCrops(ImageFiles):
-    """The part of an image that a box surrounds, for each of some boxes; those of one image should follow each other.
+    """The part of an image inside a box, for each of some boxes; boxes of one image should be adjacent.
 
     Args:
         paths: the image of each box.
-        boxes: their edges, inside the image.
+        boxes: the edges of each box, inside the image.
     """
 
     def __init__(self, paths: Sequence[str], boxes: Sequence[Edges]) -> None:
@@ -40,7 +40,7 @@ class BoxCrops(ImageFiles):
         self._last: tuple[str, Image.Image] | None = None
 
     def __getitem__(self, item: int) -> Image.Image:
-        """Return a crop as Pillow has it."""
+        """Return a crop as a Pillow image."""
         path = self.paths[item]
         if self._last is None or self._last[0] != path:  # an image with many boxes is decoded once
             self._last = path, super().__getitem__(item)
@@ -52,20 +52,20 @@ class BoxCrops(ImageFiles):
 
 
 def read_crops(entry: object, key: str) -> tuple[LabelledImages, LabelledImages]:
-    """Read crops to classify, and those that they are compared with; no image is on both sides.
+    """Read crops to classify, and crops to compare them with; no image is on both sides.
 
-    A hash of the image's file name decides on which, so it is the same in all runs.
+    A hash of the image's file name decides the side, so that it is the same in all runs.
 
     Args:
-        entry: of a data set of detection; see `read_boxes`.
-        key: what messages call it.
+        entry: describes a detection data set; see `read_boxes`.
+        key: name of the entry in messages.
 
     Returns:
-        neighbours; queries, those of about a quarter of the images. They share the classes, by name.
+        the neighbours, and the queries, which come from about a quarter of the images. They share the list of classes.
 
     Raises:
-        FileNotFoundError, ValueError: see `read_boxes`; an image is not there, or no image; there are not two classes;
-            one side is empty.
+        FileNotFoundError, ValueError: see `read_boxes`; or an image is missing or invalid, there are fewer than two
+            classes, or one side is empty.
     """
     images = sorted(read_boxes(entry, key), key=lambda image: image.path)
     all_crops = [crop for image in images for crop in _crops_of(image, key)]
@@ -74,15 +74,15 @@ def read_crops(entry: object, key: str) -> tuple[LabelledImages, LabelledImages]
     others = [crop for crop in crops if not QUERIES.takes(crop.path.name, "test")]
     classes = sorted({crop.name for crop in crops})
     logger.info(
-        f"{key}: {len(asked):,} boxes are compared with {len(others):,} of other images, of {len(classes)} classes;"
+        f"{key}: comparing {len(asked):,} boxes with {len(others):,} of other images, in {len(classes)} classes;"
         f" {len(all_crops) - len(crops):,} with a side of less than {TINY} pixels are left out"
     )
     if len(classes) < 2:
-        raise ValueError(f"{key} has boxes of {first_few(classes)} alone; expected two classes to be told apart")
+        raise ValueError(f"{key} has only boxes of {first_few(classes)}; expected at least two classes")
     if not asked or not others:
         raise ValueError(f"{key} has too few images, {len(images)}, to compare boxes of some with those of others")
     if unmatched := sorted({crop.name for crop in asked} - {crop.name for crop in others}):
-        logger.warning(f"{key}: no neighbour is of {first_few(unmatched)}, whose boxes can only be taken for others")
+        logger.warning(f"{key}: no neighbour is of {first_few(unmatched)}, so these boxes cannot be classified right")
     return _labelled(others, classes), _labelled(asked, classes)
 
 
@@ -98,20 +98,20 @@ class _Crop(NamedTuple):
 
 
 def _crops_of(image: BoxedImage, key: str) -> Iterator[_Crop]:
-    """Yield the boxes of an image, whole pixels inside it."""
+    """Yield the boxes of an image, rounded to whole pixels inside it."""
     if not image.boxes:
         return
     try:
         width, height = image_size(image.path)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{key}: there is no image {image.path}, which has boxes; fetch it") from error
+        raise FileNotFoundError(f"{key} has boxes in {image.path}, which does not exist; fetch it") from error
     for box in image.boxes:
         left, top, right, bottom = box.edges
         first = max(math.floor(left + SLACK), 0), max(math.floor(top + SLACK), 0)
         edges = (*first, min(math.ceil(right - SLACK), width), min(math.ceil(bottom - SLACK), height))
         if edges[0] >= edges[2] or edges[1] >= edges[3]:
             raise ValueError(
-                f"{key}: {image.path}, of {width} x {height} pixels, has a box of {box.name} outside,"
+                f"{key}: {image.path}, of {width} x {height} pixels, has a box of {box.name} outside its area,"
                 f" {', '.join(f'{edge:g}' for edge in box.edges)}; correct or remove it"
             )
         yield _Crop(image.path, box.name, edges)

@@ -1,4 +1,4 @@
-"""Images by what a sampler draws, decoded when they are asked for."""
+"""Images that are decoded when they are requested, indexed by the items of a sampler."""
 
 import io
 from abc import ABC, abstractmethod
@@ -18,7 +18,7 @@ class UnreadableImageError(ValueError):
     """An image that cannot be read or decoded.
 
     Attributes:
-        name: what the message, which begins with it, calls the image.
+        name: the image's name, with which the message begins.
     """
 
     def __init__(self, message: str, name: str = "") -> None:
@@ -27,30 +27,30 @@ class UnreadableImageError(ValueError):
 
 
 class Images(Protocol):
-    """Images by what a sampler draws, as RGB of 8 bits."""
+    """Images as 8-bit RGB, indexed by the items of a sampler."""
 
     def __getitem__(self, item: Any) -> Image.Image:
-        """Return an image as Pillow has it."""
+        """Return an image as a Pillow image."""
 
     def pixels(self, item: Any) -> np.ndarray:
-        """Return an image as an array, H x W x 3, uint8; it may be read only."""
+        """Return an image as an array, H x W x 3, uint8; it may be read-only."""
 
 
 class EncodedImages(Dataset[Image.Image], ABC):
-    """Images that are decoded when they are asked for.
+    """Images that are decoded when they are requested.
 
     Attributes:
-        max_pixels: how large an image may be; 0: of any size.
+        max_pixels: largest number of pixels of an image; 0: unlimited.
 
     Raises:
-        UnreadableImageError: one cannot be read or decoded; the message names it.
+        UnreadableImageError: an image cannot be read or decoded; the message names it.
     """
 
     max_pixels = MAX_PIXELS
 
     @abstractmethod
     def encoded(self, item: Any) -> tuple[str, bytes]:
-        """Return what messages call an image, and the bytes of its file."""
+        """Return the name of an image for messages, and the bytes of its file."""
 
     def __getitem__(self, item: Any) -> Image.Image:
         name, data = self.encoded(item)

@@ -1,4 +1,4 @@
-"""The way of batches from loader processes to the device that trains, ahead of it where it is a GPU."""
+"""Delivery of batches from the loader processes to the training device; a GPU gets them ahead of time."""
 
 import time
 from collections.abc import Iterator
@@ -13,16 +13,16 @@ Batch = dict[str, torch.Tensor]
 
 
 def prepare(batch: Batch, device: torch.device, memory_format: torch.memory_format) -> Batch:
-    """Move a batch to a device, do there what its views still need, and normalise them.
+    """Move a batch to a device, apply the remaining steps of its views there, and normalise them.
 
     Args:
-        batch: of `Views`, on the CPU, pinned if ``device`` is a GPU: views (uint8, N x 3 x S x S), steps of views, and
-            others.
-        device: that trains.
-        memory_format: of the views.
+        batch: from `Views`, on the CPU, pinned if ``device`` is a GPU: views (uint8, N x 3 x S x S), steps of views,
+            and other entries.
+        device: the training device.
+        memory_format: memory format of the views.
 
     Returns:
-        the views, float32, N x 3 x S x S, of about zero mean and unit variance, and the others.
+        the views, float32, N x 3 x S x S, with about zero mean and unit variance, and the other entries.
     """
     prepared = {}
     for name, value in batch.items():
@@ -39,15 +39,15 @@ def prepare(batch: Batch, device: torch.device, memory_format: torch.memory_form
 class Delivery:
     """Prepares batches for the device.
 
-    On CUDA, work on the next batch is queued on a stream of its own while the device trains on this one; call
-    `fetch_ahead` when a step has been queued. Elsewhere a batch is prepared when it is asked for.
+    On CUDA, work on the next batch is queued on a separate stream while the device trains on this one; call
+    `fetch_ahead` when a step has been queued. On other devices a batch is prepared when it is requested.
 
     Args:
-        batches: from loader processes, without end.
+        batches: endless, from loader processes.
         device, memory_format: see `prepare`.
 
     Attributes:
-        waited: seconds for which the loader kept the batch that was fetched last waiting.
+        waited: seconds of waiting for the loader for the latest batch.
     """
 
     def __init__(self, batches: Iterator[Batch], device: torch.device, memory_format: torch.memory_format) -> None:
@@ -72,13 +72,13 @@ class Delivery:
             current = torch.cuda.current_stream(self.device)
             current.wait_stream(self.stream)
             for value in batch.values():
-                value.record_stream(current)  # its memory must not be given away before this stream has used it
+                value.record_stream(current)  # its memory must not be reused before this stream has used it
         return batch
 
     def fetch_ahead(self) -> None:
-        """Queue the preparation of the next batch, where that can be done beside training.
+        """Queue the preparation of the next batch, where it can run in parallel with training.
 
-        What goes wrong is raised by `next`: the step that has just been queued is not to be lost.
+        `next` raises any error, so that the step that has just been queued is not lost.
         """
         if self.stream:
             self.fetch()
@@ -89,7 +89,7 @@ class Delivery:
         try:
             batch = next(self.batches)
             self.waited = time.perf_counter() - began
-            with torch.cuda.stream(self.stream):  # which does nothing without a stream
+            with torch.cuda.stream(self.stream):  # does nothing without a stream
                 self._ahead = prepare(batch, self.device, self.memory_format)
         except Exception as error:
             self._ahead = error

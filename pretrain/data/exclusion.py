@@ -1,8 +1,8 @@
-"""Files of a folder that are not learned from, and how the others are numbered in a run that is resumed.
+"""Excluded files of a folder, and the numbering of the others in a resumed run.
 
-A new run leaves the files of ``DATA.EXCLUDE`` out. A resumed one keeps the numbering that it began with: what has been
-listed since keeps its place, whether it is still there or not, and every draw of it is replaced. So does what the run
-could not read, once it is removed.
+A new run leaves out the files of ``DATA.EXCLUDE``. A resumed run keeps the numbering that it began with: a file that
+was listed since then keeps its place, whether or not it still exists, and every draw of it is replaced. The same holds
+for a file that the run could not read and that was removed.
 """
 
 import json
@@ -14,18 +14,18 @@ from pathlib import Path
 from mocodet.common.files import write_json
 from mocodet.common.text import first_few
 
-EXCLUDED = "excluded.json"  # in OUTPUT_DIR: what the run there began without
-SKIPPED_FILES = "skipped.json"  # in OUTPUT_DIR: what it could not read
+EXCLUDED = "excluded.json"  # in OUTPUT_DIR: the files that its run began without
+SKIPPED_FILES = "skipped.json"  # in OUTPUT_DIR: the files that its run could not read
 
 
 @dataclass(frozen=True)
 class Exclusion:
-    """What is not learned from; names are relative to the folder.
+    """Excluded files; names are relative to the folder.
 
     Attributes:
         out: files without a place.
-        since: files that keep their places, and are not drawn.
-        unread: files that keep their places, and could not be read at some time.
+        since: files that keep their places but are not drawn.
+        unread: files that keep their places and could not be read at some time.
     """
 
     out: frozenset[str] = frozenset()
@@ -33,25 +33,25 @@ class Exclusion:
     unread: frozenset[str] = frozenset()
 
     def number(self, found: Iterable[str]) -> list[str]:
-        """Return the files that have places, in the order of their names, of those ``found`` and those that were."""
+        """Return the files that have places, in the order of their names: those ``found`` and those of earlier."""
         return sorted((self.since | self.unread).union(found) - self.out)
 
     def places(self, names: Iterable[str]) -> frozenset[int]:
-        """Return the places in ``names`` that are not drawn."""
+        """Return the positions in ``names`` of the files that are not drawn."""
         return frozenset(place for place, name in enumerate(names) if name in self.since) if self.since else frozenset()
 
 
-EVERYTHING = Exclusion()  # is learned from
+EVERYTHING = Exclusion()  # excludes nothing
 
 
 def read_exclusion(listed: str, root: str, output: str | os.PathLike, *, resuming: bool) -> Exclusion:
-    """Read what a run does not learn from.
+    """Read the excluded files of a run.
 
     Args:
         listed: ``DATA.EXCLUDE``: a file, see `read_names`; ``""``: none.
         root: the folder.
         output: ``OUTPUT_DIR`` of the run.
-        resuming: whether a run goes on there.
+        resuming: whether a run resumes there.
 
     Raises:
         FileNotFoundError, ValueError: see `read_names`.
@@ -67,7 +67,7 @@ def read_exclusion(listed: str, root: str, output: str | os.PathLike, *, resumin
 
 
 def keep_exclusion(exclusion: Exclusion, output: str | os.PathLike) -> None:
-    """Write what a new run begins without, for it to be resumed by; remove what an earlier one may have left."""
+    """Write the exclusion that a new run begins with, for resuming it; remove what an earlier run may have left."""
     if exclusion.out:
         write_json(Path(output, EXCLUDED), [{"file": name} for name in sorted(exclusion.out)])
     else:
@@ -75,27 +75,27 @@ def keep_exclusion(exclusion: Exclusion, output: str | os.PathLike) -> None:
 
 
 def read_names(path: str | os.PathLike, root: str | os.PathLike) -> list[str]:
-    """Read a list of files: one path a line, or objects with ``"file"``, one a line or in a list as in `SKIPPED_FILES`.
+    """Read a list of files: a path per line, or objects with ``"file"``, one per line or in a list as `SKIPPED_FILES`.
 
     Args:
         path: the list.
-        root: the folder that its paths are relative to; they may be absolute as well.
+        root: the folder that its paths are relative to; absolute paths are allowed too.
 
     Returns:
-        paths relative to ``root``, as ``a/b.jpg``.
+        paths relative to ``root``, such as ``a/b.jpg``.
 
     Raises:
-        FileNotFoundError: there is no such list.
-        ValueError: it is no list of files, or names one that is not below ``root``.
+        FileNotFoundError: the list does not exist.
+        ValueError: it is not a list of files, or names a file that is not below ``root``.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"DATA.EXCLUDE {path} is no file; write one with mocodet prepare-data images --output")
+        raise FileNotFoundError(f"DATA.EXCLUDE {path} is not a file; mocodet prepare-data images --output writes one")
     try:
         text = Path(path).read_bytes().decode("utf-8-sig", "surrogateescape")
         names = [os.path.normpath(name) for name in _parse(text)]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"{path} is no list of files ({error}); expected a path a line, or what prepare-data images writes"
+            f"{path} is not a list of files ({error}); expected a path per line, or the output of prepare-data images"
         ) from error
     folder = os.path.abspath(root)  # noqa: PTH100 (links stay as they are)
     inside = [os.path.relpath(name, folder) if name.startswith(f"{folder}{os.sep}") else name for name in names]

@@ -1,4 +1,4 @@
-"""A folder of images of any depth, without labels."""
+"""A folder of images, nested to any depth, without labels."""
 
 import logging
 import os
@@ -22,9 +22,9 @@ class ImageFiles(EncodedImages):
 
     Args:
         paths: the files.
-        passed_over: how many other files lie beside them.
-        left_out: places of those that are not learned from (`Exclusion`).
-        excluded: how many more there are, without a place.
+        passed_over: number of other files in the folder.
+        left_out: places of files that are not drawn (`Exclusion`).
+        excluded: number of further excluded files, which have no place.
     """
 
     def __init__(
@@ -48,11 +48,11 @@ class ImageFiles(EncodedImages):
 
 
 class LabelledImages(NamedTuple):
-    """A labelled data set, whatever it was read from.
+    """A labelled data set from any source.
 
     Attributes:
         images: RGB images.
-        labels: int64, N; places in ``classes``.
+        labels: int64, N; indices into ``classes``.
         classes: names of all classes.
     """
 
@@ -62,17 +62,17 @@ class LabelledImages(NamedTuple):
 
 
 class ImageFolder(ImageFiles):
-    """The images below a folder, class folders or not, in the order of their paths, as RGB.
+    """The images below a folder, with or without class folders, in the order of their paths, as RGB.
 
-    ``passed_over`` counts the other files; hidden files and folders count as absent.
+    ``passed_over`` counts the other files; hidden files and folders are ignored.
 
     Args:
-        root: searched to any depth, links to folders included, for files whose suffix is of a format that Pillow
+        root: searched to any depth, links to folders included, for files with the suffix of a format that Pillow
             decodes.
-        exclusion: which of them have no place, and which that are not there have one.
+        exclusion: files that have no place, and missing files that have one.
 
     Raises:
-        FileNotFoundError: ``root`` is not a folder, or holds no image.
+        FileNotFoundError: ``root`` is not a folder, or holds no images.
         OSError: a folder cannot be searched.
         ValueError: all images are excluded.
     """
@@ -84,7 +84,7 @@ class ImageFolder(ImageFiles):
         paths = sorted(path for listing in found for path in listing.paths(root))
         if not paths:
             raise FileNotFoundError(
-                f"{root} holds no image; looked at any depth for .jpg, .png and what else Pillow reads, in either case"
+                f"{root} holds no images; searched at any depth for .jpg, .png and other formats that Pillow reads"
             )
         others = sum(listing.others for listing in found)
         if exclusion == EVERYTHING:
@@ -100,6 +100,6 @@ class ImageFolder(ImageFiles):
 
 
 def warn_of_passed_over(images: ImageFiles, where: str) -> None:
-    """Log how many files of ``where`` are no images and not used, if any; of a JSON's list all are used."""
+    """Log how many files of ``where`` are ignored because they are not images; a JSON's list has none."""
     if images.passed_over:
-        logger.warning(f"{images.passed_over} files of {where} have no image's extension and are not used")
+        logger.warning(f"{images.passed_over} files of {where} are not images (by extension); ignored")

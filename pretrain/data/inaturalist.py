@@ -17,17 +17,17 @@ from .folders import ImageFiles, LabelledImages
 def read_inaturalist(
     root: str | os.PathLike, annotations: str | os.PathLike, exclusion: Exclusion = EVERYTHING
 ) -> LabelledImages:
-    """Find the images that an iNaturalist JSON file lists, with their classes; see `read_classified`.
+    """Find the images that an iNaturalist JSON file lists, and their classes; see `read_classified`.
 
     Args:
         root: folder that the file names are relative to.
         annotations: the JSON file.
-        exclusion: which images have no place, and which need not be there.
+        exclusion: images that have no place, and images that need not exist.
 
     Raises:
-        FileNotFoundError: no such file or folder, or images of the list are not in it. Each folder that the list names
-            is read once instead of asking for each of half a million files.
-        ValueError: of `read_classified`.
+        FileNotFoundError: the file or the folder does not exist, or the folder lacks listed images. Each folder that
+            the list names is read once, which is faster than a query for each of half a million files.
+        ValueError: see `read_classified`.
     """
     if not Path(root).is_dir():
         raise FileNotFoundError(f"{str(root)!r} is not a folder; give the one that {annotations} is relative to")

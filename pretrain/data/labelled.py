@@ -1,4 +1,4 @@
-"""Labelled images: one folder for each class, or iNaturalist's JSON; what evaluation and supervised training read."""
+"""Labelled images for evaluation and supervised training: one folder for each class, or iNaturalist's JSON."""
 
 import os
 from collections.abc import Sequence
@@ -30,15 +30,15 @@ def read_class_folders(root: str | os.PathLike, exclusion: Exclusion = EVERYTHIN
     """Find the images below a folder that holds one folder for each class, in the order of their paths.
 
     Args:
-        root: its class folders are searched to any depth, as `ImageFolder` does.
+        root: its class folders are searched to any depth, as by `ImageFolder`.
         exclusion: see `ImageFolder`.
 
     Returns:
-        the images, with the folders' names, sorted, as classes.
+        the images; the classes are the sorted names of the folders.
 
     Raises:
-        FileNotFoundError: ``root`` is not a folder, or holds no image.
-        ValueError: an image lies beside the class folders, or a class folder has no image.
+        FileNotFoundError: ``root`` is not a folder, or holds no images.
+        ValueError: an image is not in a class folder, or a class folder has no images.
     """
     if not Path(root).is_dir():
         raise FileNotFoundError(f"{str(root)!r} is not a folder; give one that holds one folder for each class")
@@ -51,7 +51,7 @@ def read_class_folders(root: str | os.PathLike, exclusion: Exclusion = EVERYTHIN
             f"{len(loose)} images of {root} are in no class folder: {first_few(loose)}; expected {root}/CLASS/IMAGE"
         )
     if empty := sorted(folders - set(names)):
-        raise ValueError(f"{len(empty)} class folders of {root} hold no image: {first_few(empty)}; remove them")
+        raise ValueError(f"{len(empty)} class folders of {root} hold no images: {first_few(empty)}; remove them")
     classes = sorted(folders)
     place = {name: number for number, name in enumerate(classes)}
     return LabelledImages(images, torch.tensor([place[name] for name in names]), classes)
@@ -68,8 +68,8 @@ def check_same_classes(train: Sequence[str], val: Sequence[str]) -> None:
         f"{name} (validation only)" for name in val if name not in in_train
     ]:
         raise ValueError(
-            f"the splits have other classes ({len(train)} for training, {len(val)} for validation): {first_few(only)};"
-            " give two splits of one data set"
+            f"the splits have different classes ({len(train)} for training, {len(val)} for validation):"
+            f" {first_few(only)}; give two splits of one data set"
         )
     if list(train) != list(val):
         first = next(number for number, pair in enumerate(zip(train, val, strict=True)) if pair[0] != pair[1])

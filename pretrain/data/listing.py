@@ -1,4 +1,4 @@
-"""The images below a folder, by ``os.scandir``: one look at each name, none at the files themselves."""
+"""Lists the images below a folder with ``os.scandir``: it reads the names and does not touch the files."""
 
 import os
 from collections.abc import Iterator
@@ -9,16 +9,15 @@ from mocodet.common.formats.image import image_suffixes
 
 
 class Listing(NamedTuple):
-    """What one folder holds, without the folders below it; hidden files count as absent.
+    """The content of one folder, without the folders below it; hidden files are ignored.
 
     Attributes:
-        folder: its path, relative to the one that was searched; ``""`` for that one itself.
-        stamp: device, inode, times of the last change (of the entries, of anything; nanoseconds), taken before it was
-            searched.
-        images: names of the files whose suffix is of a format that Pillow decodes.
-        others: how many other files there are.
-        lasting: whether they stay the same as long as the stamp does; a link that leads nowhere today may lead to a
-            folder tomorrow, and a folder without a time does not say that it changes.
+        folder: its path relative to the searched folder; ``""`` for the searched folder itself.
+        stamp: device, inode, and the times of the last change (mtime, ctime; nanoseconds), taken before the search.
+        images: names of the files with the suffix of a format that Pillow decodes.
+        others: number of other files.
+        lasting: whether the content is unchanged as long as the stamp is; a dangling link may lead to a folder later,
+            and a folder without times does not show its changes.
     """
 
     folder: str
@@ -28,19 +27,19 @@ class Listing(NamedTuple):
     lasting: bool = True
 
     def paths(self, root: str | os.PathLike) -> list[str]:
-        """Return the images' paths, where ``root`` is what was searched."""
+        """Return the images' paths; ``root`` is the searched folder."""
         start = str(Path(root, self.folder, "-"))[:-1]
         return [start + name for name in self.images]
 
 
 def search(root: str | os.PathLike) -> Iterator[Listing]:
-    """List a folder and all below it, links to folders included, hidden ones not; each once, wherever links lead.
+    """List a folder and all folders below it once each, links to folders included, hidden folders excluded.
 
     Raises:
         OSError: a folder cannot be searched.
     """
     suffixes = image_suffixes()
-    entered = set()  # a link may lead back to a folder that was searched already
+    entered = set()  # a link may lead back to a folder that has been searched
     ahead = [""]
     while ahead:
         folder = ahead.pop()
@@ -68,7 +67,7 @@ def search(root: str | os.PathLike) -> Iterator[Listing]:
 
 
 def stamp_of(folder: Path) -> tuple[int, ...]:
-    """Return what changes when an entry of a folder comes, goes or is renamed, or another folder takes its place."""
+    """Return a stamp that changes when an entry is added, removed or renamed, or another folder takes its place."""
     status = folder.stat()
     return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
 
@@ -83,5 +82,5 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link to what may not be seen
+    except OSError:  # a link to a place without permission
         return False

@@ -1,8 +1,7 @@
-"""Listings of large folders, kept from run to run: only the folders are looked at again, not the files in them.
+"""Listings of large folders, kept from run to run: later runs check the folders, not the files in them.
 
-A listing holds as long as each folder is the one that it was, and no entry of it has come, gone or been renamed: all of
-these change a folder's time. A link that leads to a file is taken to lead to one in the future; where a link leads
-nowhere, nothing is kept.
+A listing is valid as long as each folder is the same and no entry was added, removed or renamed, since all of these
+change a folder's time. A link to a file is assumed to remain one; a listing with a dangling link is not kept.
 """
 
 import hashlib
@@ -21,22 +20,22 @@ from mocodet.common.locks import exclusive
 
 from .listing import Listing, search, stamp_of
 
-# To be raised with every change of what a file holds, or of which files are listed.
+# Raise it with every change of the file's format, or of the selection of files.
 FORMAT = 1
 
-# Folders with fewer files are searched as quickly as a listing is read.
+# Searching folders with fewer files is as fast as reading a listing.
 SMALLEST = 10_000
 
-# A folder that has changed within so many nanoseconds before it was searched may change again without a change of its
-# time: file systems count in steps, of two seconds at most.
+# Nanoseconds. A folder that changed within this time before the search may change again with the same time stamp: file
+# systems count time in steps of up to two seconds.
 STEP = 2_000_000_000
 
 
 def list_images(root: str | os.PathLike) -> list[Listing]:
-    """List a folder as `.listing.search` does, or as it was listed before if nothing has changed since.
+    """List a folder as `.listing.search` does, or return the kept listing if nothing has changed since.
 
-    Of the processes that list a large folder for the first time, one searches it, and the others wait for the result.
-    Where the cache cannot be read or written, all is searched.
+    When several processes list a large folder for the first time, one searches it and the others wait for the result.
+    If the cache cannot be read or written, the folder is searched.
 
     Raises:
         OSError: a folder cannot be searched.
@@ -68,7 +67,7 @@ def list_images(root: str | os.PathLike) -> list[Listing]:
 
 
 def _write(file: Path, found: Iterable[Listing]) -> None:
-    """Write JSON, after a line with its checksum; names are joined by what no name has."""
+    """Write JSON after a line with its checksum; names are joined by a character that no name contains."""
     folders = [(one.folder, one.stamp, "/".join(one.images), one.others) for one in found]
     content = json.dumps({"format": FORMAT, "extensions": image_suffixes(), "folders": folders}).encode()
     with atomic_open(file) as handle:
@@ -77,7 +76,7 @@ def _write(file: Path, found: Iterable[Listing]) -> None:
 
 
 def _read(file: Path, root: str | os.PathLike) -> list[Listing] | None:
-    """Return what is kept of ``root``; None if there is nothing, if it is damaged, or if a folder has changed."""
+    """Return the kept listing of ``root``; None if there is none, if it is damaged, or if a folder has changed."""
     try:
         checksum, _, content = file.read_bytes().partition(b"\n")
         if int(checksum, 16) != zlib.crc32(content):

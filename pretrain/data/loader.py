@@ -13,19 +13,19 @@ from mocodet.common.stopping import leave_signals_to_parent
 
 
 def load_batches(dataset: Dataset, num_workers: int, **how: Any) -> Iterator[Any]:
-    """Yield a `DataLoader`'s batches, leaving the process's random numbers alone; ``how`` is handed to it.
+    """Yield a `DataLoader`'s batches without using the process's random generator; ``how`` is passed to it.
 
-    OpenCV computes on one thread in this process from then on.
+    From then on, OpenCV computes on one thread in this process.
 
     Raises:
         ValueError: an image cannot be read; the message, one line, names it.
     """
-    # OpenCV's threads do not survive a fork, and a process that was forked beside them hangs in its first call.
+    # OpenCV's threads do not survive a fork, and a process that was forked while they ran hangs in its first call.
     cv2.setNumThreads(1)
     loader = DataLoader(
         dataset,
         num_workers=num_workers,
-        # The loader draws a seed for its workers; the process's own generator must go on as if it did not.
+        # The loader draws a seed for its workers, which must not change the state of the process's own generator.
         generator=torch.Generator(),
         worker_init_fn=_begin if num_workers else None,
         **how,

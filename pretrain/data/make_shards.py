@@ -31,17 +31,17 @@ from .unfinished import Unfinished
 from .views import mix
 
 INDEX_NAME = "index.json"
-MAX_FAULTS = 100  # shards that cannot be counted, after which no more are tried
+MAX_FAULTS = 100  # after this many shards that cannot be counted, no more are tried
 JPEG_QUALITY = 95
 
 Result = TypeVar("Result")
 
 
 class Loaded(NamedTuple):
-    """An image that can be decoded, as it is to be written.
+    """An image that can be decoded, ready to be written.
 
     Attributes:
-        place: its number in the order of writing, damaged ones counted.
+        place: its number in the order of writing, in which damaged images count too.
         path: relative to the folder of images.
         extension: without the dot.
         data: the bytes of its file.
@@ -54,14 +54,14 @@ class Loaded(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What was written.
+    """A summary of what was written.
 
     Attributes:
-        shards: how many.
-        images: how many, in all of them.
-        bytes: of the images' files.
+        shards: number of shards.
+        images: number of images in all shards.
+        bytes: size of the image files.
         damaged: messages about the images that were left out.
-        passed_over: files of the folder that have no image's extension.
+        passed_over: number of files in the folder that are not images, by their extension.
     """
 
     shards: int
@@ -86,32 +86,32 @@ def make_shards(
 ) -> Summary:
     """Write the images below ``root`` to shards in the folder ``output``, and their index.
 
-    However it ends before that, the shards that are whole stay. The same call goes on after them, to the same bytes.
+    If it is interrupted, the complete shards remain. The same call continues after them and writes the same bytes.
 
     Args:
-        root: searched to any depth, as `ImageFolder` does.
-        output: made if need be; must be empty, or hold what an earlier call has begun.
-        images_per_shard: at most so many; at least 1.
-        max_size: bytes of images in a shard, at most; a larger image gets a shard of its own.
+        root: searched to any depth, as by `ImageFolder`.
+        output: created if necessary; must be empty, or hold the shards of an interrupted call.
+        images_per_shard: largest number of images in a shard; at least 1.
+        max_size: largest sum of image bytes in a shard; a larger image gets its own shard.
         resize: images whose shorter side is longer than this, in pixels, are shrunk to it and stored as JPEG, the
-            others as they are; 0 leaves all as they are.
-        shuffle: write in a random order, else in the order of the paths.
-        seed: of that order.
-        skip_damaged: leave images that cannot be decoded out instead of raising.
-        max_pixels: how large an image may be; 0: of any size.
+            others unchanged; 0 leaves all unchanged.
+        shuffle: write in a random order instead of the order of the paths.
+        seed: seed of that order.
+        skip_damaged: leave out images that cannot be decoded instead of raising.
+        max_pixels: largest number of pixels of an image; 0: unlimited.
         workers: threads that read, decode and shrink.
 
     Raises:
-        FileNotFoundError: ``root`` is no folder, or holds no image.
+        FileNotFoundError: ``root`` is not a folder, or holds no images.
         FileExistsError: ``output`` is a file, or holds something else.
         BlockingIOError: another process writes there.
-        ValueError: an image is damaged, or all are, with ``skip_damaged``; see `Unfinished`.
+        ValueError: an image is damaged, or with ``skip_damaged`` all are; see also `Unfinished`.
     """
     root, output = Path(root), Path(output)
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is not a folder; give one that holds images")
     if output.exists() and not output.is_dir():
-        raise FileExistsError(f"{output} is there and is not an empty folder; give another --output, or empty it")
+        raise FileExistsError(f"{output} exists and is not an empty folder; give another --output, or empty it")
     folder = ImageFolder(root)
     paths = folder.paths
     settings = {
@@ -143,7 +143,7 @@ def make_shards(
         if done.damaged:
             _refuse_unless(skip_damaged, done.damaged[0])
         if done.entries:
-            print(f"{output} has {len(done.entries)} whole shards; going on after them", file=sys.stderr)
+            print(f"{output} has {len(done.entries)} complete shards; continuing after them", file=sys.stderr)
         try:
             _write(intact(done), output, images_per_shard, max_size, done)
             if not done.entries:
@@ -153,7 +153,7 @@ def make_shards(
             if not done.entries:
                 raise
             kind = OSError if isinstance(error, OSError) else ValueError
-            whole = f"{len(done.entries)} shards in {output} are whole, and the same command goes on after them"
+            whole = f"{len(done.entries)} shards in {output} are complete; the same command continues after them"
             raise kind(f"{error}. {whole}") from error
         finally:
             if not done.entries or (output / INDEX_NAME).is_file():
@@ -174,7 +174,7 @@ def _digest(names: Iterable[str]) -> str:
 
 
 def _load(path: str, resize: int, max_pixels: int) -> tuple[str, bytes]:
-    """Return an image's extension, without the dot, and its file's bytes, shrunk if it is too large."""
+    """Return an image's extension, without the dot, and its file's bytes, after shrinking it if it is too large."""
     try:
         data = read_file(path)
     except OSError as error:
@@ -190,7 +190,7 @@ def _load(path: str, resize: int, max_pixels: int) -> tuple[str, bytes]:
 
 
 def _map_ahead(function: Callable[[Any], Result], items: Iterable[Any], workers: int) -> Iterator[Future[Result]]:
-    """Map in threads, in order; unlike an executor's own map, a few items ahead, and on after an error."""
+    """Map in threads, in order. Unlike an executor's own map, work only a few items ahead and continue after errors."""
     pool, waiting = ThreadPoolExecutor(workers), iter(items)
     ahead = deque(pool.submit(function, item) for item in islice(waiting, 16 * workers))
     try:
@@ -206,7 +206,7 @@ def _write(images: Iterator[Loaded], output: Path, images_per_shard: int, max_si
     number, image = sum(entry["images"] for entry in done.entries), next(images, None)
     while image is not None:
         entry: dict[str, Any] = {"name": f"shard-{len(done.entries):06d}.tar", "images": 0, "bytes": 0}
-        # webdataset's ShardWriter does not close its files, and overruns the size by an image.
+        # webdataset's ShardWriter does not close its files, and exceeds the size by an image.
         with atomic_open(output / entry["name"]) as handle, TarWriter(handle, encoder=False, mtime=0) as writer:
             while image is not None:
                 full = entry["images"] == images_per_shard or entry["bytes"] + len(image.data) > max_size
@@ -225,9 +225,9 @@ def _write(images: Iterator[Loaded], output: Path, images_per_shard: int, max_si
 def make_index(
     patterns: Sequence[str], output: str | os.PathLike, *, workers: int = 1, allow_pipe: bool = False
 ) -> Summary:
-    """Count the images of shards that are there already and write the index ``output``.
+    """Count the images of existing shards and write the index ``output``.
 
-    Shards that cannot be counted are reported together, up to `MAX_FAULTS`, and nothing is written then.
+    Shards that cannot be counted are reported together, up to `MAX_FAULTS`; nothing is written then.
 
     Args:
         patterns: paths, URLs or ``pipe:`` commands, with braces: ``part-{000..099}.tar``.
@@ -236,20 +236,20 @@ def make_index(
         allow_pipe: whether commands may run; they do so in a shell.
 
     Raises:
-        FileNotFoundError: shards are not there.
-        FileExistsError: ``output`` is.
-        ValueError: shards are damaged, cannot be read or hold no image; a pattern cannot be expanded.
+        FileNotFoundError: shards do not exist.
+        FileExistsError: ``output`` exists.
+        ValueError: shards are damaged, cannot be read or hold no images; or a pattern cannot be expanded.
     """
     output = Path(output)
     if output.exists():
-        raise FileExistsError(f"{output} is there already; give another --output, or remove it")
+        raise FileExistsError(f"{output} already exists; give another --output, or remove it")
     shards = [shard for pattern in patterns for shard in braceexpand(pattern)]
     base = output.parent.resolve()
 
     def count(shard: str) -> dict[str, Any]:
         sizes = list(image_sizes(shard, allow_pipe=allow_pipe))
         if not sizes:
-            raise ValueError(f"{shard} holds no image: no member has an image's file name")
+            raise ValueError(f"{shard} holds no images: no member has an image's file name")
         name = shard
         if not is_url(shard):
             path = Path(shard).resolve()
@@ -271,7 +271,7 @@ def make_index(
         kind = FileNotFoundError if all(isinstance(fault, FileNotFoundError) for fault in faults) else ValueError
         few = "; ".join(map(str, faults[:3])) + ("; ..." if len(faults) > 3 else "")
         tried = len(entries) + len(faults)
-        raise kind(f"{few}: {len(faults)} of the first {tried} shards cannot be counted, no index is written")
+        raise kind(f"{few}: {len(faults)} of the first {tried} shards cannot be counted; no index was written")
     write_index(output, entries)
     return _summary(entries)
 
@@ -282,7 +282,7 @@ def _summary(entries: Sequence[Mapping[str, Any]], damaged: Sequence[str] = (), 
 
 
 def main(args: argparse.Namespace) -> None:
-    """Do what ``mocodet shards`` asks for."""
+    """Run ``mocodet shards``."""
     options = dict(vars(args))
     root, patterns, output, allow_pipe = (options.pop(name) for name in ("root", "index", "output", "allow_pipe"))
     with errors_in_one_line():
@@ -293,6 +293,6 @@ def main(args: argparse.Namespace) -> None:
     for message in summary.damaged:
         print(f"left out: {message}", file=sys.stderr)
     if summary.passed_over:
-        print(f"{summary.passed_over} files of {root} have no image's extension and were left out", file=sys.stderr)
-    left_out = f", {len(summary.damaged)} damaged ones left out" if summary.damaged else ""
+        print(f"{summary.passed_over} files of {root} are not images (by extension); ignored", file=sys.stderr)
+    left_out = f", {len(summary.damaged)} damaged images left out" if summary.damaged else ""
     print(f"{index}: {summary.images} images in {summary.shards} shards, {summary.bytes / 1e6:.1f} MB{left_out}")

@@ -1,4 +1,4 @@
-"""The command ``mocodet prepare-data images``: look at every photograph once, before a run learns from them."""
+"""The command ``mocodet prepare-data images``: check every photograph once, before a run learns from them."""
 
 import argparse
 import json
@@ -19,17 +19,17 @@ ORDER = ("damaged", "leak", "tiny", "duplicate")
 
 
 def check_pool(args: argparse.Namespace) -> int:
-    """Print what is wrong with the photographs of a folder, and write the list that ``DATA.EXCLUDE`` takes.
+    """Print the faults of the photographs in a folder, and write a list for ``DATA.EXCLUDE``.
 
     Args:
-        args: of `mocodet.common.commands.prepare_data`.
+        args: as parsed by `mocodet.common.commands.prepare_data`.
 
     Returns:
-        the exit status: 1 if something was found and there is no list to take care of it.
+        the exit status: 1 if there are faults and no list of them was asked for.
 
     Raises:
-        FileNotFoundError: the folder is not there, or holds no image.
-        ValueError: ``--leaks`` does not say where images are.
+        FileNotFoundError: the folder does not exist, or holds no images.
+        ValueError: ``--leaks`` does not name images.
     """
     workers = os.cpu_count() or 1 if args.workers is None else args.workers
     test = list(look_at_all(_test_paths(args.leaks), workers, args.max_pixels)) if args.leaks else []
@@ -58,7 +58,9 @@ def _paths(root: str) -> list[str]:
         raise FileNotFoundError(f"{root} is not a folder; give one that holds images")
     paths = sorted(path for listing in list_images(root) for path in listing.paths(root))
     if not paths:
-        raise FileNotFoundError(f"{root} holds no image; looked at any depth for .jpg, .png and what else Pillow reads")
+        raise FileNotFoundError(
+            f"{root} holds no images; searched at any depth for .jpg, .png and other formats that Pillow reads"
+        )
     return paths
 
 
@@ -69,5 +71,7 @@ def _test_paths(given: str) -> list[str]:
     try:
         entry = yaml.safe_load(given)
     except yaml.YAMLError as error:
-        raise ValueError(f"--leaks {given} is no entry as in MOCO.DATASETS ({' '.join(str(error).split())})") from error
+        raise ValueError(
+            f"--leaks {given} is not an entry as in MOCO.DATASETS ({' '.join(str(error).split())})"
+        ) from error
     return [str(image.path) for image in read_boxes(entry, "--leaks")]

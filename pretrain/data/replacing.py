@@ -1,4 +1,4 @@
-"""Training views in which an image that cannot be read gives its place to another."""
+"""Training views that replace an unreadable image by another one."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 from .decoding import UnreadableImageError
 from .views import SKIPPED, Views, mix
 
-REMEDY = "; replace or remove it"  # the end of messages; who reads the list knows
+REMEDY = "; replace or remove it"  # the end of messages, which the list of skipped images omits
 
-# Draws in place of one that cannot be read: where all of them fail, so will the next.
+# Draws to replace an unreadable image; if all of them fail, more would fail too.
 TRIES = 100
 
 
@@ -17,7 +17,7 @@ class Skipped(NamedTuple):
     """An image that was replaced.
 
     Attributes:
-        name: what messages call it.
+        name: its name in messages.
         reason: why it cannot be read.
     """
 
@@ -27,16 +27,16 @@ class Skipped(NamedTuple):
 
 @dataclass(eq=False)
 class ReplacingViews(Views):
-    """Views that are asked for by the batch; the next draw replaces an image that cannot be read, or is left out.
+    """Views of a whole batch at a time; another image replaces one that cannot be read or is left out.
 
-    From a data set with places that is a place drawn from the seed, the sample's place in the training stream and the
-    number of the try. From a stream it is the next image of the same process's batch, in other crops. Either is a
-    function of the seed, the place in the stream, and which images can be read: neither loader processes nor
-    interruptions change it.
+    In a data set with places, the replacement is drawn with the seed, the sample's place in the training stream and the
+    number of the attempt. In a stream, it is the next image of the same process's batch, in other crops. Either depends
+    only on the seed, the place in the stream, and which images can be read: neither loader processes nor interruptions
+    change it.
 
     Args:
         size: places in the data set; 0: the items come from a stream.
-        left_out: places that are not even read.
+        left_out: places that are never read.
         images, make, seed, names, labels, cache_side: see `Views`.
 
     Raises:
@@ -47,7 +47,7 @@ class ReplacingViews(Views):
     left_out: frozenset[int] = frozenset()
 
     def __getitems__(self, places: Sequence[tuple[Any, int]]) -> list[dict[str, Any]]:
-        """Make the samples of a batch; `SKIPPED` is an entry of those that are in place of others."""
+        """Make the samples of a batch; replacements have an entry `SKIPPED`."""
         return [self._sample(places, row) for row in range(len(places))]
 
     def _sample(self, places: Sequence[tuple[Any, int]], row: int) -> dict[str, Any]:

@@ -1,17 +1,17 @@
-"""Reads that failed are tried again after a while, in the hope that the fault passes."""
+"""Delays for retrying reads that failed, and errors for which retrying is useless."""
 
 from collections.abc import Iterator
 
-# Seconds to wait before the next attempt; anew after whatever has come.
+# Seconds to wait before each attempt; the series starts again after every success.
 RETRY_DELAYS = (1.0, 5.0, 25.0)
 
 
 class LastingError(ValueError):
-    """A fault that does not pass when the same is tried again."""
+    """A fault that retrying does not cure."""
 
 
 def delays() -> Iterator[float]:
-    """Return the waits before further attempts; when there is none left, the attempt was the last."""
+    """Return the waits before further attempts; when they are used up, the attempt was the last."""
     return iter(RETRY_DELAYS)
 
 

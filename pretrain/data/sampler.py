@@ -1,4 +1,4 @@
-"""The order of images: shuffled epochs, any point of which can be resumed."""
+"""The order of images: shuffled epochs that can be resumed at any point."""
 
 from collections.abc import Iterator
 from typing import Any, ClassVar
@@ -13,25 +13,25 @@ from .views import mix
 class GlobalBatches(Sampler[list[tuple[Any, int]]]):
     """An endless stream of whole batches, shared by the processes, that can be resumed at any iteration.
 
-    A batch is a list of pairs ``(item, draw)``: what `Views` finds the image by, and the place in the stream, unlike in
-    any other batch. A subclass gives ``__iter__``, which yields this process's part of each batch from
-    ``start_iteration`` on, and adds to ``state_dict``.
+    A batch is a list of pairs ``(item, draw)``: ``item`` is the key of the image in `Views`, and ``draw`` is the place
+    in the stream, which never repeats. A subclass defines ``__iter__``, which yields this process's part of each batch
+    from ``start_iteration`` on, and extends ``state_dict``.
 
     Args:
         dataset_size: number of images.
         batch_size: images in a batch, over all processes.
         seed: the same in all processes.
-        source: what has the images, for messages.
+        source: the subject of messages about the number of images.
 
     Attributes:
-        RESUME_WITH: what must be the same for the stream to be, for messages.
+        RESUME_WITH: the settings that a resumed run must keep, for messages.
         iterations_per_epoch: whole batches in the data set.
-        rows: images of a batch that are this process's.
-        start_iteration: the first one to yield. Below 0 it lies in the epochs before the first, whose batches are like
-            all others, and none of them is a batch of the training.
+        rows: images of a batch in this process.
+        start_iteration: the first iteration to yield. Negative ones lie in epochs before the first; their batches are
+            shuffled like all others, and training uses none of them.
 
     Raises:
-        ValueError: the batch is larger than the data set, or does not divide between the processes.
+        ValueError: the batch is larger than the data set, or does not divide evenly among the processes.
     """
 
     RESUME_WITH: ClassVar[str]
@@ -44,7 +44,7 @@ class GlobalBatches(Sampler[list[tuple[Any, int]]]):
                 " or add images"
             )
         if batch_size % world:
-            raise ValueError(f"SOLVER.IMS_PER_BATCH {batch_size} does not divide between {world} processes")
+            raise ValueError(f"SOLVER.IMS_PER_BATCH {batch_size} is not divisible by the number of processes, {world}")
         self.dataset_size = dataset_size
         self.batch_size = batch_size
         self.seed = seed
@@ -60,28 +60,28 @@ class GlobalBatches(Sampler[list[tuple[Any, int]]]):
         """Check that this sampler continues the stream of the one that ``state`` came from.
 
         Raises:
-            ValueError: something in ``state_dict`` is another; the message says what.
+            ValueError: something in ``state_dict`` differs; the message names it.
         """
         mine = self.state_dict()
         if changed := [key for key in {**mine, **state} if mine.get(key) != state.get(key)]:
             then, now = ({key: values.get(key) for key in changed} for values in (state, mine))
             raise ValueError(
-                f"the checkpoint was written with {then}, this run has {now}, and would see other images; resume with"
-                f" the same {self.RESUME_WITH}, or start anew in another OUTPUT_DIR"
+                f"the checkpoint was written with {then}, this run has {now} and would see other images; resume with"
+                f" the same {self.RESUME_WITH}, or start a new run in another OUTPUT_DIR"
             )
 
 
 class EpochSampler(GlobalBatches):
     """An endless stream of batches of places in a data set, each epoch a new permutation of it.
 
-    The stream is a function of ``seed`` alone: iteration ``i`` has the same images at whatever iteration the run
-    began and however many processes share a batch. Images left over when the batch does not divide the data set wait
-    for a later epoch, as with ``drop_last`` in the original code.
+    The stream depends on ``seed`` alone: iteration ``i`` has the same images regardless of the iteration at which the
+    run began and of the number of processes that share a batch. Images left over when the batch does not divide the
+    data set are left to later epochs, as with ``drop_last`` in the original code.
 
     Args:
-        dataset_size, batch_size, seed: see `GlobalBatches`, which says what is refused, too.
-        identity: of the images and their order; a run is not continued with others, since a place in a memory bank or a
-            class would then be another image's.
+        dataset_size, batch_size, seed: see `GlobalBatches`, also for the errors.
+        identity: hash of the images and their order. A run cannot resume with others, since an entry of a memory bank
+            or a label would then belong to another image.
     """
 
     RESUME_WITH = "data (DATA.EXCLUDE lists files that were removed since), SOLVER.IMS_PER_BATCH and SEED"

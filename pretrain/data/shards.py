@@ -35,57 +35,56 @@ from .web import WebFile
 
 logger = logging.getLogger("mocodet.pretrain")
 
-# An image on its way to a process that decodes it: its name, for messages, and the bytes of its file.
+# An image before decoding: its name, for messages, and the bytes of its file.
 Encoded = tuple[str, bytes]
 
-# What the images of the shuffle buffer may take in each process, by the mean size of an image: what 2 GB leave to them
-# beside PyTorch and the index.
+# Largest size of the shuffle buffer in each process, by the mean size of an image: 2 GB less PyTorch and the index.
 MAX_BUFFER_BYTES = 3 * 2**28
 
-# Seconds that a command may take to end after its output has.
+# Seconds that a command may take to exit after its output has ended.
 COMMAND_ENDS_WITHIN = 60.0
 
-# Seconds of waiting for images after which the log says so, again and again.
+# Seconds between warnings while the run waits for images.
 WAITING_PERIOD = 60.0
 
 INDEX_VERSION = 1
 
 LARGEST = 1 << 48  # images of a shard, or bytes; sums of many such numbers fit into 64 bits
 
-PIPE = "pipe:"  # what a command begins with, of which the output is read
+PIPE = "pipe:"  # prefix of a command whose output is read
 
 Found = TypeVar("Found")
 Take = Callable[[tarfile.TarFile, tarfile.TarInfo], Found]
 
 
 class ShardIndex:
-    """Names and sizes of the shards of a data set; no names of images.
+    """Names and sizes of the shards of a data set, without the names of images.
 
     The index is a JSON file, ``{"version": 1, "shards": [{"name": …, "images": …, "bytes": …}, …]}``, as
     `mocodet shards` writes it. A name that is neither absolute nor a URL is relative to the index.
 
     Args:
         location: path or URL of the index.
-        allow_pipe: whether it may be a command that prints the index, and whether an index in a local file may name
-            commands; see `open_location`.
+        allow_pipe: whether ``location`` may be a command that prints the index, and whether an index in a local file
+            may name commands; see `open_location`.
 
     Raises:
-        FileNotFoundError: the index is not there.
-        ValueError: what is there is no index, or it names commands and may not; none has run then.
+        FileNotFoundError: the index does not exist.
+        ValueError: it is not an index, or it names commands that are not allowed; none of them has run then.
     """
 
     def __init__(self, location: str, *, allow_pipe: bool = False) -> None:
         self.location = location
         entries = _read_index(location, allow_pipe)
         self.names = [entry["name"] for entry in entries]
-        self.images = np.array([entry["images"] for entry in entries], dtype=np.int64)  # one number a shard
+        self.images = np.array([entry["images"] for entry in entries], dtype=np.int64)  # one number per shard
         self.bytes = sum(entry["bytes"] for entry in entries)
 
     def __len__(self) -> int:
         return len(self.names)
 
     def path(self, shard: int) -> str:
-        """Return where the shard of this number is."""
+        """Return the location of the shard with this number."""
         name = self.names[shard]
         if is_url(name) or name.startswith("/"):
             return name
@@ -94,72 +93,72 @@ class ShardIndex:
         return folder + slash + name
 
     def digest(self) -> str:
-        """Hash the names and the numbers of images."""
+        """Hash the names of the shards and their numbers of images."""
         digest = hashlib.sha256("\n".join(self.names).encode())
         digest.update(self.images.tobytes())
         return digest.hexdigest()[:16]
 
 
 def write_index(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
-    """Write an index: of each shard, ``name``, ``images`` (how many) and ``bytes`` (of their files, summed)."""
+    """Write an index with ``name``, ``images`` (their number) and ``bytes`` (sum of their files) of each shard."""
     lines = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in entries)
     with atomic_open(path, "w", encoding="utf-8") as handle:
         handle.write(f'{{"version": {INDEX_VERSION}, "shards": [\n{lines}\n]}}\n')
 
 
 def _read_index(location: str, allow_pipe: bool) -> list[dict[str, Any]]:
-    """Read the entries of an index and check that they say what they must, and no more than they may."""
-    how = "DATA.SHARDS is an index that mocodet shards writes, with --index for shards that are there already"
+    """Read the entries of an index and check their content and permissions."""
+    how = "DATA.SHARDS is an index that mocodet shards writes, with --index for existing shards"
     if not is_url(location) and Path(location).is_dir():
         raise FileNotFoundError(f"{location} is a folder; {how}")
     try:
         with open_location(location, allow_pipe) as stream:
             text = stream.read(512)
-            shard = b"\0" in text  # as in the header of an archive, of which no more need be read
+            shard = b"\0" in text  # as in the header of an archive, which is then not read further
             text += b"" if shard else stream.read()
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error}; {how}") from error
     except LastingError:
         raise
-    except Exception as error:  # whatever a file system's package raises
+    except Exception as error:  # packages for file systems raise errors of any type
         raise ValueError(f"{location} cannot be read ({reason(error)}); {how}") from error
     if shard:
-        raise ValueError(f"{location} is no text, but perhaps a shard; {how}")
+        raise ValueError(f"{location} is not text, but perhaps a shard; {how}")
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{location} is not JSON ({error}); {how}") from error
     entries = content.get("shards") if isinstance(content, dict) else None
     if not isinstance(entries, list) or content.get("version") != INDEX_VERSION:
-        raise ValueError(f"{location} is no index of shards, version {INDEX_VERSION}; {how}")
+        raise ValueError(f"{location} is not an index of shards, version {INDEX_VERSION}; {how}")
     if not entries:
-        raise ValueError(f"{location} lists no shard")
+        raise ValueError(f"{location} lists no shards")
     for number, entry in enumerate(entries):
         name, images, size = (isinstance(entry, dict) and entry.get(key) for key in ("name", "images", "bytes"))
         numbers = type(images) is type(size) is int and 0 < images < LARGEST and 0 < size < LARGEST
         if not (isinstance(name, str) and numbers and is_text(name)):
-            raise ValueError(f"{location}: shard {number} has not a name, images > 0 and bytes > 0: {entry!r:.200}")
+            raise ValueError(f"{location}: shard {number} must have a name, images > 0 and bytes > 0: {entry!r:.200}")
         if location.startswith(PIPE) and not (is_url(name) or name.startswith("/")):
-            raise ValueError(f"{location} has no folder that shard {name!r} could be relative to; name it in full")
+            raise ValueError(f"{location} has no folder that shard {name!r} could be relative to; give its full path")
     _check_commands(location, [entry["name"] for entry in entries], allow_pipe)
     return entries
 
 
 def _check_commands(location: str, names: Sequence[str], allow_pipe: bool) -> None:
-    """Refuse an index that names commands without consent, or that names any and was not written here.
+    """Refuse an index that names commands if they are not allowed, or if it is not a local file.
 
-    In an index from elsewhere fsspec's chains, such as ``reference://::https://…``, are refused too: they hand one file
-    to another file system as its settings.
+    In an index that is not local, fsspec's chains, such as ``reference://::https://…``, are refused too: they pass one
+    file to another file system as its settings.
     """
     fetched = location.startswith(PIPE) or is_fetched(location)
     commands = [name for name in names if name.startswith(PIPE) or (fetched and "::" in name)]
     if not commands:
         return
-    what = f"{location} names {len(commands)} shards by commands, such as {commands[0]!r:.200}; none has been run. "
+    what = f"{location} names {len(commands)} shards by commands, such as {commands[0]!r:.200}; none was run. "
     if fetched:
         raise ValueError(
-            f"{what}Commands of an index that is not a local file never run: download it, read it, and name the copy as"
-            " DATA.SHARDS, with --allow-pipe"
+            f"{what}Commands of an index that is not a local file never run: download it, read it, and set DATA.SHARDS"
+            " to the copy, with --allow-pipe"
         )
     if not allow_pipe:
         raise ValueError(f"{what}They would run in a shell: read them, and add --allow-pipe if you trust them all")
@@ -168,16 +167,15 @@ def _check_commands(location: str, names: Sequence[str], allow_pipe: bool) -> No
 class ShardSampler(GlobalBatches):
     """An endless stream of batches from shards, each epoch in a new order.
 
-    In an epoch the shards stand in a random order in a ring, which begins at a random image. Each process has an equal
-    run of it, so that every image is read once whatever the sizes of the shards; a shard on a border is opened by two
-    processes. A process reads its run in windows of ``shuffle_buffer`` images and yields each window in a random order.
-    All of it is a function of the seed, the epoch and the number of processes: any iteration can be reached by
-    reading from the beginning of its window. Images left over when the batch does not divide the data set, fewer
-    than a batch, wait for a later epoch.
+    In an epoch the shards form a ring in random order, which begins at a random image. Each process reads an equal
+    stretch of it, so that every image is read once regardless of the sizes of the shards; two processes open a shard on
+    a border. A process reads its stretch in windows of ``shuffle_buffer`` images and yields each window in random
+    order. The order depends only on the seed, the epoch and the number of processes: any iteration can be reached by
+    reading from the beginning of its window. The images left over when the batch does not divide the data set, fewer
+    than a batch, are left to later epochs.
 
-    A thread reads ahead while batches are taken, as far as the buffer has room: at most ``shuffle_buffer`` images
-    and those of one batch are held, as encoded bytes. Iterate in the training process; what is yielded can be decoded
-    anywhere, by `ShardImages`.
+    A thread reads ahead as far as the buffer has room: at most ``shuffle_buffer`` images and those of one batch are
+    held, as encoded bytes. Iterate in the training process; `ShardImages` can decode the images in any process.
 
     Args:
         location: path or URL of the index (see `ShardIndex`).
@@ -188,7 +186,7 @@ class ShardSampler(GlobalBatches):
 
     Raises:
         FileNotFoundError, ValueError: no index, a batch larger than the data set, or one that does not divide between
-            the processes; while iterating, a shard that is not there, is damaged, or is not as the index says.
+            the processes; while iterating, a shard that does not exist, is damaged, or differs from the index.
     """
 
     RESUME_WITH = "shards, SOLVER.IMS_PER_BATCH, SEED, DATA.SHUFFLE_BUFFER and number of processes"
@@ -213,7 +211,7 @@ class ShardSampler(GlobalBatches):
     def __iter__(self) -> Iterator[list[tuple[Encoded, int]]]:
         """Yield this process's part of each batch from ``start_iteration`` on, as pairs ``((name, bytes), draw)``.
 
-        ``draw`` is the place of the sample in the stream of the global batches, and unlike in any other batch.
+        ``draw`` is the place of the sample in the stream of the global batches, and never repeats.
         """
         first_epoch, iteration = divmod(self.start_iteration, self.iterations_per_epoch)
         first_window, done = divmod(iteration * self.rows, self.window)
@@ -247,12 +245,12 @@ class ShardSampler(GlobalBatches):
 
     def _window_order(self, epoch: int, window: int, size: int) -> list[int]:
         place = comm.get_rank() * self.share + window * self.window
-        # Unlike the seed of the epoch's own order, and of any other window's.
+        # Differs from the seed of the epoch's own order, and from that of any other window.
         generator = torch.Generator().manual_seed(mix(mix(self.seed, epoch), place))
         return torch.randperm(size, generator=generator).tolist()
 
     def _read(self, epoch: int, window: int) -> Generator[Encoded, None, None]:
-        """Read this process's images from the given window on, as they stand in the shards, without end."""
+        """Read this process's images from the given window on, in the order of the shards, without end."""
         begin = window * self.window
         while True:
             for shard, first, last in self._parts(epoch, comm.get_rank() * self.share + begin, self.share - begin):
@@ -282,7 +280,7 @@ class ShardSampler(GlobalBatches):
             for number, image in enumerate(images, first + 1):
                 if number > expected:
                     raise ValueError(
-                        f"{path} has more images than the {expected} that {self.index.location} says; count them again"
+                        f"{path} has more images than the {expected} that {self.index.location} lists; count them again"
                         " with mocodet shards --index"
                     )
                 yield image
@@ -292,7 +290,7 @@ class ShardSampler(GlobalBatches):
             images.close()
         if number < expected:
             raise ValueError(
-                f"{path} has fewer images than the {expected} that {self.index.location} says: it is cut off, or was"
+                f"{path} has fewer images than the {expected} that {self.index.location} lists: it is truncated, or was"
                 " replaced after the index was written"
             )
 
@@ -310,19 +308,19 @@ class ShardImages(EncodedImages):
     """Decodes what `ShardSampler` yields."""
 
     def encoded(self, item: Encoded) -> Encoded:
-        """Return ``item``, the name and bytes of an image, as it is; the name has shard and member."""
+        """Return ``item``, the name and bytes of an image, unchanged; the name contains shard and member."""
         return item
 
 
 def read_images(shard: str, first: int = 0, *, allow_pipe: bool = False) -> Generator[Encoded, None, None]:
-    """Yield (name, bytes) of the images of one shard, from number ``first`` on, in the order they stand in.
+    """Yield (name, bytes) of the images of one shard in order, from number ``first`` on.
 
-    Every member whose file name is an image's is an image; others (captions, JSON) are passed over. Archives that are
-    joined are one shard. Where a read fails, the shard is opened again after a while and read on from that place.
-    ``allow_pipe``: see `open_location`.
+    Every member with an image's file name is an image; others (captions, JSON) are skipped. Concatenated archives are
+    one shard. When a read fails, the shard is opened again after a delay and read on from that place. ``allow_pipe``:
+    see `open_location`.
 
     Raises:
-        FileNotFoundError: there is no such shard.
+        FileNotFoundError: the shard does not exist.
         ValueError: it is damaged, something else follows it, an image in it is a link, or it still cannot be read after
             the last of `retrying.RETRY_DELAYS`; the message names it.
     """
@@ -334,12 +332,12 @@ def read_images(shard: str, first: int = 0, *, allow_pipe: bool = False) -> Gene
 
 
 def image_sizes(shard: str, *, allow_pipe: bool = False) -> Iterator[int]:
-    """Yield how many bytes each image of a shard has, otherwise as `read_images`; a plain local file is not read."""
+    """Yield the size of each image of a shard in bytes, like `read_images`; a plain local file is not read in full."""
     return _read(shard, 0, lambda _, member: member.size, allow_pipe)
 
 
 def _read(shard: str, first: int, take: Take[Found], allow_pipe: bool) -> Generator[Found, None, None]:
-    """Yield what ``take`` makes of each image, and read on after faults; see `read_images`."""
+    """Yield the result of ``take`` for each image, and read on after faults; see `read_images`."""
     waits = delays()
     while True:
         try:
@@ -349,13 +347,13 @@ def _read(shard: str, first: int, take: Take[Found], allow_pipe: bool) -> Genera
             return
         except (FileNotFoundError, LastingError, MemoryError):
             raise
-        except Exception as error:  # whatever a file system's package raises, which need be no OSError
+        except Exception as error:  # packages for file systems raise errors of any type
             delay = next(waits, None)
             if delay is None and isinstance(error, tarfile.TarError):
                 raise ValueError(str(error)) from error
             if delay is None or isinstance(error, (PermissionError, IsADirectoryError)):
                 raise ValueError(f"{shard} cannot be read ({reason(error)})") from error
-            logger.warning(f"{shard}: {reason(error)}; reading on at image {first} in {delay:g} s")
+            logger.warning(f"{shard}: {reason(error)}; retrying from image {first} in {delay:g} s")
             time.sleep(delay)
 
 
@@ -370,20 +368,20 @@ def _read_once(shard: str, first: int, take: Take[Found], allow_pipe: bool) -> I
                         if member.issym() or member.islnk():
                             raise LastingError(
                                 f"{shard}: {member.name} is a link to {member.linkname}, not a file; write the archive"
-                                " anew with tar --dereference --hard-dereference"
+                                " again with tar --dereference --hard-dereference"
                             )
                         if number >= first:
                             yield take(archive, member)
                         number += 1
-                    archive.members = []  # type: ignore[attr-defined] # which it would keep all
+                    archive.members = []  # type: ignore[attr-defined] # it would keep all members
         except LeftoverError as error:
-            fault = LastingError(f"{shard}: {error}; cut them off, or write the archive anew")
+            fault = LastingError(f"{shard}: {error}; cut them off, or write the archive again")
         except (tarfile.TarError, EOFError) as error:
-            # What is fetched may have been cut off on its way, which not every server lets us see.
+            # A download may have been truncated, which not every server reveals.
             kind = tarfile.ReadError if is_fetched(shard) else LastingError
-            fault = kind(f"{shard} is damaged, or no tar archive ({error})")
+            fault = kind(f"{shard} is damaged, or not a tar archive ({error})")
         if isinstance(stream, Pipe):
-            # A command that fails looks like the end of the archive; only its status tells.
+            # A command that fails looks like the end of the archive; only its status shows the failure.
             while stream.read(2**20):
                 pass
         stream.close()
@@ -404,22 +402,21 @@ def _read_once(shard: str, first: int, take: Take[Found], allow_pipe: bool) -> I
 def open_location(location: str, allow_pipe: bool = False) -> IO[bytes]:
     """Open a path, a URL of a web server or of any of fsspec's file systems, or ``pipe:COMMAND``, for reading.
 
-    What a `WebFile` is may turn out when it is read. A pipe's ``close`` raises ``OSError`` if the command has failed.
+    A `WebFile` may raise its errors at the first read. A pipe's ``close`` raises ``OSError`` if the command has failed.
 
     Args:
-        location: what to open.
-        allow_pipe: whether a command may run; it does so in a shell.
+        location: the path, URL or command.
+        allow_pipe: whether a command may run, in a shell.
 
     Raises:
-        FileNotFoundError: nothing is there.
-        ValueError: a kind of URL that is unknown, or needs a package that is not installed; a command that may not run,
-            or where webdataset's WDS_SECURE=1 in the environment forbids them.
+        FileNotFoundError: the location does not exist.
+        ValueError: the kind of URL is unknown, or needs a package that is not installed; a command is not allowed, or
+            webdataset's WDS_SECURE=1 in the environment forbids commands.
     """
     if location.startswith(PIPE):
         if not allow_pipe:
             raise LastingError(
-                f"{location} is a command that would run in a shell; it has not been run: add --allow-pipe if you trust"
-                " it"
+                f"{location} is a command that would run in a shell; it was not run: add --allow-pipe if you trust it"
             )
         if utils.enforce_security:
             raise LastingError(f"{location} is a command, which WDS_SECURE in the environment forbids; unset it")
@@ -429,12 +426,12 @@ def open_location(location: str, allow_pipe: bool = False) -> IO[bytes]:
             timeout=COMMAND_ENDS_WITHIN,
             ignore_status=[128 + signal.SIGPIPE, -signal.SIGPIPE],  # we may close before the command ends
             shell=True,
-            start_new_session=True,  # a group of processes, to be ended as one
+            start_new_session=True,  # a process group, to be killed as one
         )
-        weakref.finalize(stream, _kill_group, stream.proc.pid)  # at our own end, too
+        weakref.finalize(stream, _kill_group, stream.proc.pid)  # also when this process exits
         return stream
     if location.startswith(("http://", "https://")) and "::" not in location:
-        return WebFile(location)  # type: ignore[return-value] # which it is but for what only files on disks have
+        return WebFile(location)  # type: ignore[return-value] # lacks only what files on disk have
     try:
         if "://" in location:
             return fsspec.open(location, "rb").open()
@@ -446,24 +443,24 @@ def open_location(location: str, allow_pipe: bool = False) -> IO[bytes]:
 
 
 def is_url(location: str) -> bool:
-    """Say whether this is a URL or a ``pipe:`` command, and not a path."""
+    """Return whether this is a URL or a ``pipe:`` command, and not a path."""
     return location.startswith(PIPE) or "://" in location
 
 
 def is_fetched(location: str) -> bool:
-    """Say whether what is there comes over a network, as far as its name tells."""
+    """Return whether the location is on a network, judging by its name."""
     return "://" in location and not location.startswith((PIPE, "file://", "local://"))
 
 
 def _is_image(member: tarfile.TarInfo) -> bool:
-    """Say whether a file, or a link, has an image's name and is not hidden, nor in a hidden folder."""
+    """Return whether a file, or a link, has an image's name and is neither hidden nor in a hidden folder."""
     hidden = any(part.startswith(".") and part not in (".", "..") for part in member.name.split("/"))
     file = member.isreg() or member.issym() or member.islnk()
     return file and member.name.lower().endswith(image_suffixes()) and not hidden
 
 
 def _abandon(stream: IO[bytes]) -> None:
-    """Close a stream that was not read to its end, whatever its command or file system says to that."""
+    """Close a stream that was not read to its end, and ignore errors of its command or file system."""
     if isinstance(stream, Pipe):
         _kill_group(stream.proc.pid)
     with suppress(Exception):
@@ -471,7 +468,7 @@ def _abandon(stream: IO[bytes]) -> None:
 
 
 def _kill_group(leader: int) -> None:
-    """End a command and all that it started: they only print, and have nothing to tidy up."""
+    """Kill a command and all its child processes; they only print, and have nothing to clean up."""
     with suppress(ProcessLookupError):
         os.killpg(leader, signal.SIGKILL)
 
@@ -479,7 +476,7 @@ def _kill_group(leader: int) -> None:
 class _ReadAhead:
     """Runs a generator in a thread, at most ``limit`` items ahead of those that were released.
 
-    ``source`` says where it is, for messages.
+    ``source`` returns the present shard, for messages.
     """
 
     def __init__(self, items: Generator[Encoded, None, None], limit: int, source: Callable[[], str]) -> None:
@@ -495,13 +492,13 @@ class _ReadAhead:
         try:
             while self._room.acquire() and not self._closed:
                 self._read.put(next(self._items))
-        except BaseException as error:  # for the training process to raise, when it comes to this place
+        except BaseException as error:  # `get` raises it when it comes to this place
             self._read.put(error)
         finally:
             self._items.close()
 
     def get(self) -> Encoded:
-        """Return the next item; raise what the generator raised there.
+        """Return the next item, or raise the error that the generator raised in its place.
 
         Raises:
             RuntimeError: the thread is gone, as in a process that was forked.
@@ -521,10 +518,10 @@ class _ReadAhead:
         return item
 
     def release(self) -> None:
-        """Say that one item is needed no longer."""
+        """Release the place of one item."""
         self._room.release()
 
     def close(self) -> None:
-        """End the thread after what it reads just now."""
+        """Stop the thread after its current item."""
         self._closed = True
         self._room.release()

@@ -1,4 +1,4 @@
-"""The list of images that a run could not read, ``OUTPUT_DIR/skipped.json``; it ends the run when it gets too long."""
+"""The list of images that a run could not read, ``OUTPUT_DIR/skipped.json``; the run stops if it gets too long."""
 
 import json
 import logging
@@ -24,32 +24,32 @@ logger = logging.getLogger("mocodet.pretrain")
 
 
 class SkippedImages:
-    """Enters what batches skipped into one file for all processes.
+    """Records the images that batches skipped in one file for all processes.
 
     ``{"root": …, "images": …, "skipped": [{"file": …, "reason": …, "iteration": …, "time": …}, …]}``; each file once.
-    ``"settled": true`` marks what was removed, or excluded, before the run went on: it does not count.
+    ``"settled": true`` marks files that were removed or excluded before the run resumed: they do not count.
 
     Args:
         output: ``OUTPUT_DIR``.
-        root: folder that files are named relative to; ``""`` for shards.
-        images: how many there are.
-        most: which share of them may be unreadable.
+        root: folder that the names of files are relative to; ``""`` for shards.
+        images: number of images.
+        most: share of them that may be unreadable.
     """
 
     def __init__(self, output: str | os.PathLike, root: str, images: int, most: float) -> None:
         self.path = Path(output, SKIPPED_FILES)
         self.root, self.images, self.most = str(Path(root)) if root else "", images, most
-        self._known: set[str] = set()  # to this process
+        self._known: set[str] = set()  # names that this process has recorded
 
     def begin(self, excluded: Collection[str], max_pixels: int, *, resuming: bool) -> None:
-        """Take up the list of the run that is resumed, or remove another's; the main process calls, before all others.
+        """Continue the list of a resumed run, or remove that of another run; only the main process calls it, first.
 
-        Files that can be read by now are taken off the list.
+        Files that can be read now are removed from the list.
 
         Args:
-            excluded: files that are not drawn any more.
-            max_pixels: how large an image may be.
-            resuming: whether a run goes on.
+            excluded: files that are no longer drawn.
+            max_pixels: largest number of pixels of an image.
+            resuming: whether the run resumes.
         """
         if not resuming:
             self.path.unlink(missing_ok=True)
@@ -59,7 +59,7 @@ class SkippedImages:
             self._write([entry for entry in entries if entry["settled"] or not self._can_be_read(entry, max_pixels)])
 
     def watch(self, batches: Iterable[dict[str, Any]], iteration: int) -> Iterator[dict[str, Any]]:
-        """Yield batches, the first of which is that of ``iteration``, without their entry `SKIPPED`.
+        """Yield batches, starting with that of ``iteration``, without their entry `SKIPPED`.
 
         Raises:
             ValueError: too many images cannot be read.
@@ -70,10 +70,10 @@ class SkippedImages:
             yield batch
 
     def add(self, skipped: Iterable[Skipped], iteration: int) -> None:
-        """Enter images that ``iteration`` skipped.
+        """Record images that ``iteration`` skipped.
 
         Raises:
-            ValueError: there are more than may be; the message names the list.
+            ValueError: there are too many; the message names the list.
         """
         with exclusive(self.path) if comm.get_world_size() > 1 else nullcontext():
             entries = self._read()
@@ -85,15 +85,15 @@ class SkippedImages:
                     continue
                 when = time.strftime("%FT%T%z")
                 entries.append({"file": file, "reason": reason, "iteration": iteration, "time": when})
-                logger.warning(on_one_line(f"{name} {reason}: another image takes its place; see {self.path}"))
+                logger.warning(on_one_line(f"{name} {reason}: another image replaces it; see {self.path}"))
             if len(entries) > len(listed):
                 self._write(entries)
         count = sum(not entry.get("settled", False) for entry in entries)
         if count > self.most * self.images:
             raise ValueError(
                 f"{count:,} of {self.images:,} images cannot be read, more than DATA.MAX_UNREADABLE {self.most:g};"
-                f" {self.path} lists them: replace or remove them, or set DATA.EXCLUDE to a copy of it, and go on with"
-                " --resume; or raise the limit"
+                f" {self.path} lists them: replace or remove them, or set DATA.EXCLUDE to a copy of it, and continue"
+                " with --resume; or raise the limit"
             )
 
     def _can_be_read(self, entry: Mapping[str, Any], max_pixels: int) -> bool:

@@ -1,6 +1,6 @@
 """Tar archives, compressed or not, read from beginning to end: archives joined by ``cat`` are one.
 
-tarfile, and webdataset with it, stop at the first end mark and take a header that is cut off or garbled for one.
+tarfile, and webdataset with it, stop at the first end mark, and mistake a truncated or garbled header for one.
 """
 
 import bz2
@@ -14,32 +14,32 @@ from typing import IO, Any
 
 RECORD = 20 * tarfile.BLOCKSIZE  # bytes that are read at a time, as tarfile does
 
-# How compressed data begin, and what unpacks them up to their end mark.
+# The first bytes of compressed data, and the decompressor for data up to an end mark.
 DECOMPRESSORS: dict[bytes, Callable[[], Any]] = {
-    b"\x1f\x8b": partial(zlib.decompressobj, wbits=16 + zlib.MAX_WBITS),  # gzip, its checksum included
+    b"\x1f\x8b": partial(zlib.decompressobj, wbits=16 + zlib.MAX_WBITS),  # gzip, with its checksum
     b"BZh": bz2.BZ2Decompressor,
     b"\xfd7zXZ": lzma.LZMADecompressor,
     b"\x5d\x00\x00\x80": lzma.LZMADecompressor,
 }
 
-# Errors of tarfile's own that its documentation and its stubs leave out.
+# Errors of tarfile that its documentation and its stubs omit.
 EMPTY, TRUNCATED, INVALID, ZEROS = (
     getattr(tarfile, f"{kind}HeaderError") for kind in ("Empty", "Truncated", "Invalid", "EOF")
 )
 
 
 class LeftoverError(tarfile.ReadError):
-    """What follows the end of an archive is no archive."""
+    """The bytes after the end of an archive are not an archive."""
 
 
 def open_tar(stream: IO[bytes]) -> tarfile.TarFile:
     """Open an archive at the beginning of a stream; iterate over it once.
 
-    What is not asked for of a plain archive in a local file is sought over; anything else is read through.
+    In a plain archive in a local file, unneeded data are skipped by seeking; anything else is read in full.
 
     Raises:
-        tarfile.TarError: here or while iterating: it is no archive, damaged or cut off, or (`LeftoverError`) followed
-            by something else than an archive and zeros.
+        tarfile.TarError: here or while iterating: it is not an archive, it is damaged or truncated, or
+            (`LeftoverError`) something other than archives and zeros follows it.
     """
     local = isinstance(stream, io.BufferedReader) and stream.seekable()
     if local and stream.peek(512)[257:262] == b"ustar":  # type: ignore[attr-defined]
@@ -48,7 +48,7 @@ def open_tar(stream: IO[bytes]) -> tarfile.TarFile:
 
 
 class _StrictTarInfo(tarfile.TarInfo):
-    """A header; one that is cut off or garbled is an error, and so is the end of the file before an end mark."""
+    """A header; a truncated or garbled one is an error, and so is the end of the file before an end mark."""
 
     @classmethod
     def fromtarfile(cls, archive: "_JoinedTar") -> "_StrictTarInfo":  # type: ignore[override]
@@ -61,17 +61,17 @@ class _StrictTarInfo(tarfile.TarInfo):
             if not archive.ended:
                 raise tarfile.ReadError(str(error)) from error
             if isinstance(error, EMPTY):
-                raise  # which tarfile takes for the end, as it is
+                raise  # tarfile takes it for the end, rightly here
             while archive.fileobj.read(1 << 20):
                 pass
             count = archive.fileobj.tell() - archive.offset
-            raise LeftoverError(f"{count:,} bytes follow the end of the archive and are no archive") from error
+            raise LeftoverError(f"{count:,} bytes follow the end of the archive and are not an archive") from error
         archive.ended = False
         return member
 
 
 class _JoinedTar(tarfile.TarFile):
-    """Goes on behind end marks; ``ended``: the last block was zeros, as those of an end mark."""
+    """Continues after end marks; ``ended``: the last block was zeros, as in an end mark."""
 
     tarinfo = _StrictTarInfo
     ignore_zeros = True
@@ -79,13 +79,13 @@ class _JoinedTar(tarfile.TarFile):
 
 
 class _Unpacked:
-    """What a stream holds, decompressed; compressed data may be joined."""
+    """The decompressed content of a stream, which may hold several joined compressed parts."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._parts = _unpack(stream)
 
     def read(self, _: int) -> bytes:
-        """Return the next bytes, however many; none at the end."""
+        """Return the next bytes, of any number; none at the end."""
         return next(self._parts, b"")
 
 
@@ -107,9 +107,9 @@ def _unpack(stream: IO[bytes]) -> Iterator[bytes]:
         try:
             found = unpacker.decompress(data)
         except (zlib.error, lzma.LZMAError, OSError) as error:  # the last is bz2's
-            what = "what follows the end of the compressed data is not compressed" if joined else "compressed data"
+            what = "the data after the end of the compressed data are not compressed" if joined else "compressed data"
             raise tarfile.ReadError(f"{what}: {error}") from error
         data = unpacker.unused_data if unpacker.eof else b""
         yield from (found[begin : begin + RECORD] for begin in range(0, len(found), RECORD))
     if not unpacker.eof:
-        raise tarfile.ReadError("the compressed data are cut off")
+        raise tarfile.ReadError("the compressed data are truncated")

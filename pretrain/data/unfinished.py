@@ -1,4 +1,4 @@
-"""The record of shards that are being written, by which the same command goes on after it was killed."""
+"""The record of shards that are being written, with which the same command continues after it was killed."""
 
 import json
 from collections.abc import Mapping
@@ -8,27 +8,27 @@ from typing import Any
 from mocodet.common.files import write_json
 from mocodet.common.locks import CLAIM
 
-UNFINISHED = "unfinished.json"  # beside the shards, until their index is there
+UNFINISHED = "unfinished.json"  # in the folder of the shards, until their index is written
 
 
 class Unfinished:
-    """What has been written so far of a folder's shards; written anew with each of them.
+    """The shards of a folder that have been written so far; the record is updated with each of them.
 
-    Begins the record, or continues the one that is there.
+    The constructor begins a record, or continues the existing one.
 
     Args:
         output: the folder; the caller holds its claim.
-        settings: what the shards follow from.
-        total: images of all shards, damaged ones counted.
+        settings: the settings that determine the shards.
+        total: number of images for all shards, damaged ones included.
 
     Attributes:
-        entries: of the index, for the shards that are whole.
-        place: of the first image that is in none of them, in the order in which images are written.
+        entries: index entries of the complete shards.
+        place: place of the first image after these shards, in the order of writing.
         damaged: messages about images before that place that were left out.
 
     Raises:
-        FileExistsError: the folder holds something else, or shards that follow from other settings.
-        ValueError: the record that is there is damaged, or shards that it names are gone.
+        FileExistsError: the folder holds something else, or shards with other settings.
+        ValueError: the existing record is damaged, or shards that it names are gone.
     """
 
     def __init__(self, output: Path, settings: Mapping[str, Any], total: int) -> None:
@@ -42,17 +42,17 @@ class Unfinished:
             self._read()
             return
         if any(path.name != CLAIM for path in output.iterdir()):
-            raise FileExistsError(f"{output} is there and is not an empty folder; give another --output, or empty it")
+            raise FileExistsError(f"{output} exists and is not an empty folder; give another --output, or empty it")
         self._write()
 
     def add(self, entry: dict[str, Any], place: int | None) -> None:
-        """Note that another shard is whole, and the place of the image that comes next; None: there is none."""
+        """Record another complete shard, and the place of the next image; None: there is no next image."""
         self.entries.append(entry)
         self.place = self._total if place is None else place
         self._write()
 
     def remove(self) -> None:
-        """Remove the record: the shards are complete, or there is none."""
+        """Remove the record, because the shards are complete, or no shard was written."""
         self._path.unlink(missing_ok=True)
 
     def _write(self) -> None:
@@ -69,14 +69,16 @@ class Unfinished:
             gone = [entry["name"] for entry in entries if not (folder / entry["name"]).is_file()]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
-                f"{self._path} is no record of shards that were begun ({type(error).__name__}: {error}); empty its"
-                " folder, and write them anew"
+                f"{self._path} is not a record of unfinished shards ({type(error).__name__}: {error}); empty its"
+                " folder, and write them again"
             ) from error
         if gone:
-            raise ValueError(f"{folder / gone[0]}, which {self._path} names, is gone; empty the folder, and write anew")
+            raise ValueError(
+                f"{folder / gone[0]}, which {self._path} names, is gone; empty the folder, and write the shards again"
+            )
         if different := [key for key, value in self._settings.items() if settings.get(key) != value]:
             raise FileExistsError(
-                f"{folder} holds shards that were begun with other {', '.join(different)}; give the same to go on with"
+                f"{folder} holds shards that were begun with other {', '.join(different)}; give the same to continue"
                 " them, or another --output"
             )
         self.entries, self.place, self.damaged = entries, place, damaged

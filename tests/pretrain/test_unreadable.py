@@ -63,7 +63,7 @@ def test_run__ends_and_lists_what_it_could_not_read(pool, whole_run):
     assert reasons["huge.png"].startswith("has 10,000,000,000 pixels, more than the limit")
     assert reasons["text.jpg"] == "cannot be read as an image (of no known format)"
     assert all(0 <= entry["iteration"] < 6 and entry["time"][:2] == "20" for entry in listed["skipped"])
-    assert (whole_run / "log.txt").read_text().count("another image takes its place") == 8, "each once"
+    assert (whole_run / "log.txt").read_text().count("another image replaces it") == 8, "each once"
 
 
 @pytest.mark.parametrize("how", ["as it was", "removed and excluded"])

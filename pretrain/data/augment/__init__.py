@@ -1,7 +1,7 @@
 """Random views of an image: one distribution (``recipes``, ``parameters``), computed in three places.
 
 ``pillow`` is the reference, torchvision's transforms. ``opencv`` computes the same in loader processes, several times
-faster. ``batched`` leaves colours, blur and flip to the device that trains, where a whole batch is computed at once.
+faster. ``batched`` computes colours, blur and flip on the training device, for a whole batch at once.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ STEPS = "_steps"
 
 
 class ViewMaker(Protocol):
-    """Makes random views of one image, each of a crop of its own.
+    """Makes random views of one image, each from its own random crop.
 
     Attributes:
         augment: the value of ``DATA.AUGMENT`` that asks for it.
@@ -27,5 +27,5 @@ class ViewMaker(Protocol):
     def __call__(self, images: Images, item: Any, names: Sequence[str], seed: int) -> dict[str, torch.Tensor]:
         """Return a view (uint8, 3 x size x size, RGB) of ``images[item]`` for each name, and perhaps its steps.
 
-        All randomness comes from ``seed``, and the process's generators go on as if nothing had been drawn.
+        All randomness comes from ``seed``; the process's own generators are not used.
         """

@@ -1,7 +1,7 @@
-"""Colours, blur and flip of a whole batch of views at once, on the device that trains.
+"""Colours, blur and flip of a whole batch of views at once, on the training device.
 
 The operations are Pillow's in floating point, with values from 0 to 255 that are never rounded. The steps are on the
-CPU, so which rows an operation concerns is known without asking the device, and nothing waits for it.
+CPU, so the rows that an operation applies to are known without waiting for the device.
 """
 
 import torch
@@ -13,7 +13,7 @@ from .recipes import BLUR_SIGMAS
 
 
 def apply_steps(images: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
-    """Do the steps of each view of a batch, in order.
+    """Apply the steps of each view of a batch, in order.
 
     Args:
         images: N x 3 x S x S, 0 to 255, of a floating-point type, on any device; changed in place.
@@ -34,23 +34,23 @@ def apply_steps(images: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
 
 
 def blend(images: torch.Tensor, weights: torch.Tensor) -> None:
-    """Set each image to a mixture of itself, of its grey values and of their mean, cut off at 0 and 255, in place.
+    """Set each image to a mixture of itself, its grey values and their mean, clipped to 0 and 255, in place.
 
-    Brightness, contrast, saturation and loss of colour all are such mixtures.
+    Brightness, contrast, saturation and loss of colour are all such mixtures.
 
     Args:
         images: N x 3 x S x S.
-        weights: N x 4, those of the three, and what is added.
+        weights: N x 4, the weights of the three, and an offset.
     """
     own, of_grey, of_mean, added = weights.view(-1, 4, 1, 1, 1).unbind(1)  # N x 1 x 1 x 1 each
     grey = _grey(images)  # N x 1 x S x S
-    # Pillow's mean is a whole number.
+    # Pillow rounds the mean to an integer.
     mean = (grey.mean(dim=(2, 3), keepdim=True, dtype=torch.float32) + 0.5).floor().to(images.dtype)
     images.mul_(own).add_(grey.mul_(of_grey).add_(mean * of_mean + added)).clamp_(0, 255)
 
 
 def turn_hue(images: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
-    """Turn the colour circle of each image (N x 3 x S x S) by a share of it (N, on the CPU)."""
+    """Rotate the hue of each image (N x 3 x S x S) by a fraction of the colour circle (N, on the CPU)."""
     highest, lowest = images.amax(dim=1), images.amin(dim=1)
     chroma = highest - lowest
     red, green, blue = images.unbind(1)
@@ -61,7 +61,7 @@ def turn_hue(images: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
         (green - blue) / divisor,
         torch.where(highest == green, (blue - red) / divisor + 2, (red - green) / divisor + 4),
     )
-    whole = (turns * 255).trunc() / 255  # as Pillow's hue, of which torchvision adds whole steps
+    whole = (turns * 255).trunc() / 255  # like Pillow's 8-bit hue, to which torchvision adds integers
     hue = hue + _on(6 * whole, images).view(-1, 1, 1)
     # f(n) = V - C max(0, min(k, 4 - k, 1)) with k = (n + hue) mod 6, for red, green and blue.
     turned = []
@@ -74,23 +74,23 @@ def turn_hue(images: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
 def blur(images: torch.Tensor, sigmas: torch.Tensor) -> torch.Tensor:
     """Blur each image (N x 3 x S x S) by a Gaussian of its own standard deviation (N, pixels, on the CPU).
 
-    A blur of rows is a product with a banded matrix, one of columns with its transpose: on a GPU two products take less
-    time than a convolution with another kernel for each image.
+    A blur along rows is a product with a banded matrix, and one along columns with its transpose. On a GPU two products
+    take less time than a convolution with a different kernel for each image.
     """
     matrices = _blur_matrices(_on(sigmas, images), images.shape[-1])[:, None].to(images.dtype)  # N x 1 x S x S
     return (matrices @ images @ matrices.mT).clamp_(0, 255)
 
 
 def _blur_matrices(sigmas: torch.Tensor, size: int) -> torch.Tensor:
-    """Return N x S x S: row i holds the weights of the pixels that pixel i becomes a mean of."""
+    """Return N x S x S: row i holds the weights of the pixels that are averaged into pixel i."""
     reach = blur_radius(BLUR_SIGMAS[1])
     taps = torch.arange(-reach, reach + 1, device=sigmas.device, dtype=torch.float32)
     sigmas = sigmas.float()[:, None]
-    # As far as OpenCV's kernel: three standard deviations, rounded.
+    # The radius of OpenCV's kernel: three standard deviations, rounded.
     within = taps.abs() <= (3 * sigmas).round().clamp(min=1)
     weights = torch.exp(-0.5 * (taps / sigmas) ** 2) * within
     weights = weights / weights.sum(dim=1, keepdim=True)  # N x taps
-    # Beyond the border its pixels go on.
+    # Pixels on the border repeat beyond it.
     places = (torch.arange(size, device=sigmas.device)[:, None] + taps.long()).clamp(0, size - 1)  # S x taps
     matrices = sigmas.new_zeros(len(sigmas), size, size)
     return matrices.scatter_add_(2, places.expand(len(sigmas), -1, -1), weights[:, None].expand(-1, size, -1))
@@ -106,9 +106,9 @@ def _grey(images: torch.Tensor) -> torch.Tensor:
 
 
 def _blend_weights(operations: torch.Tensor, amounts: torch.Tensor) -> torch.Tensor | None:
-    """Return what `blend` takes, N x 4, of the rows' operations (N) and amounts (N); None if no row blends."""
+    """Return the weights for `blend`, N x 4, from the rows' operations (N) and amounts (N); None if no row blends."""
     rest, one, none = 1 - amounts, torch.ones_like(amounts), torch.zeros_like(amounts)
-    lost = torch.full_like(amounts, CUT_OFF)  # half a grey level in the mean
+    lost = torch.full_like(amounts, CUT_OFF)  # half a grey level on average
     weights, found = torch.stack([one, none, none, none], dim=1), False
     for operation, mixture in {
         Operation.BRIGHTNESS: (amounts, none, none, lost),
@@ -123,5 +123,5 @@ def _blend_weights(operations: torch.Tensor, amounts: torch.Tensor) -> torch.Ten
 
 
 def _on(values: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-    """Move numbers from the CPU to the device of ``images``, and to their type where they are no indices."""
+    """Move numbers from the CPU to the device of ``images``, and to their type unless they are indices."""
     return send(values if values.dtype == torch.long else values.to(images.dtype), images.device)

@@ -1,6 +1,6 @@
-"""Views by OpenCV and PyTorch on 8-bit images: what Pillow computes, to a few grey levels, in a fraction of the time.
+"""Views by OpenCV and PyTorch on 8-bit images: Pillow's results, to a few grey levels, in a fraction of the time.
 
-How far each operation is from Pillow's is asserted in ``tests/pretrain/data/augment/test_opencv.py``.
+``tests/pretrain/data/augment/test_opencv.py`` asserts how far each operation may differ from Pillow's.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,13 +17,13 @@ from . import STEPS
 from .parameters import Operation, Step, draw_view
 from .recipes import Recipe
 
-# Pillow cuts off the fraction of a blended value; OpenCV rounds to the nearest.
+# Pillow truncates a blended value; OpenCV rounds it to the nearest integer.
 CUT_OFF = -0.5
 
 # Weights of red, green and blue in a grey value (ITU-R BT.601).
 GREY = (0.299, 0.587, 0.114)
 
-# Matrices, 3 x 4, that turn (red, green, blue, 1) into the grey value thrice, and into what a colour has beside it.
+# Matrices, 3 x 4, that turn (red, green, blue, 1) into three times the grey value, and into the colour less its grey.
 TO_GREY = np.array([[*GREY, CUT_OFF]] * 3, dtype=np.float32)
 FROM_GREY = np.eye(3, 4, dtype=np.float32) - TO_GREY * np.array([1, 1, 1, 0], dtype=np.float32)
 
@@ -32,7 +32,7 @@ class OpenCVViews:
     """Makes views in the process that decodes.
 
     Args:
-        recipe: which augmentations.
+        recipe: the augmentations.
         size: side of the square crop, in pixels.
         min_scale: smallest area of the crop as a fraction of the image's.
     """
@@ -58,7 +58,7 @@ class OpenCVViews:
 
 
 class DeviceViews(OpenCVViews):
-    """Makes views as far as their resized crops, and leaves the steps to the device that trains; see `OpenCVViews`."""
+    """Makes the resized crops of views, and leaves the steps to the training device; see `OpenCVViews`."""
 
     augment = "device"
 
@@ -72,14 +72,14 @@ class DeviceViews(OpenCVViews):
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resize an image (H x W x 3, uint8) with bilinear antialiasing, as Pillow does."""
-    # NumPy copies the rows of a part of an image faster than PyTorch would.
+    # NumPy copies the rows of a crop faster than PyTorch would.
     whole = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
     resized = F.interpolate(whole, size=(height, width), mode="bilinear", antialias=True)
     return resized[0].permute(1, 2, 0).numpy()  # contiguous: channels stay innermost
 
 
 def apply_steps(image: np.ndarray, steps: Iterable[Step]) -> np.ndarray:
-    """Do the steps of a view, in order, on an image (S x S x 3, uint8); return the new one, contiguous."""
+    """Apply the steps of a view, in order, to an image (S x S x 3, uint8); return a new contiguous image."""
     for operation, amount in steps:
         if operation != Operation.NONE:
             image = OPERATIONS[operation](image, amount)
@@ -103,9 +103,9 @@ def saturation(image: np.ndarray, factor: float) -> np.ndarray:
 
 
 def hue(image: np.ndarray, turn: float) -> np.ndarray:
-    """Turn the colour circle by a share of it."""
+    """Rotate the hue by a fraction of the colour circle."""
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
-    # 256 steps are a whole turn, so the sum wraps as it must. Pillow and torchvision have 255, and only whole ones.
+    # A full turn is 256 steps, so the sum wraps correctly. Pillow and torchvision use 255, in whole steps only.
     hsv[..., 0] += np.uint8(round(int(turn * 255) * 256 / 255) % 256)
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
 
@@ -116,28 +116,28 @@ def grey(image: np.ndarray, _: float) -> np.ndarray:
 
 
 def blur(image: np.ndarray, sigma: float) -> np.ndarray:
-    """Blur by a Gaussian of this standard deviation in pixels; beyond the border its pixels go on."""
+    """Blur with a Gaussian of this standard deviation in pixels; the pixels on the border repeat beyond it."""
     side = 2 * blur_radius(sigma) + 1
     return cv2.GaussianBlur(image, (side, side), sigma, borderType=cv2.BORDER_REPLICATE)
 
 
 def flip(image: np.ndarray, _: float) -> np.ndarray:
-    """Exchange left and right."""
+    """Flip left to right."""
     return cv2.flip(image, 1)
 
 
 def encode_steps(steps: Sequence[Step]) -> torch.Tensor:
-    """Return the steps of a view as numbers: float32, steps x 2, of operation and amount."""
+    """Return the steps of a view as numbers: float32, steps x 2, operation and amount."""
     return torch.tensor(steps, dtype=torch.float32)
 
 
 def channels_first(image: np.ndarray) -> torch.Tensor:
-    """Return an image (H x W x 3) as a tensor, 3 x H x W, of the same memory."""
+    """Return an image (H x W x 3) as a tensor, 3 x H x W, that shares its memory."""
     return torch.from_numpy(image).permute(2, 0, 1)
 
 
 def blur_radius(sigma: float) -> int:
-    """Return how many pixels to each side a Gaussian kernel has: three standard deviations, at least one pixel."""
+    """Return the radius of a Gaussian kernel in pixels: three standard deviations, at least one pixel."""
     return max(1, round(3 * sigma))
 
 

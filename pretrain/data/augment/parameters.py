@@ -9,7 +9,7 @@ from .recipes import ASPECT_RATIOS, BLUR_SIGMAS, Recipe
 
 
 class Operation(IntEnum):
-    """What a step does with its amount; the numbers are how a batch of steps is handed to a device."""
+    """An operation of a step; its number encodes it in the tensor of steps that a device receives."""
 
     NONE = 0
     BRIGHTNESS = 1  # amount: factor
@@ -38,12 +38,13 @@ class Crop(NamedTuple):
 
 
 class ViewParameters(NamedTuple):
-    """All that is random about a view.
+    """All random parameters of a view.
 
     Attributes:
-        crop: which part of the image.
-        steps: what happens to it after it was resized, in order. A recipe's have one length and the same operations at
-            the same places, the jitter's in any order; an operation that was not drawn is `NOTHING`.
+        crop: the part of the image.
+        steps: the operations on the resized crop, in order. All views of a recipe have the same number of steps and the
+            same operations in the same places, except that the jitter's order varies; an operation that was not drawn
+            is `NOTHING`.
     """
 
     crop: Crop
@@ -54,9 +55,9 @@ def draw_view(recipe: Recipe, height: int, width: int, min_scale: float, rng: Ra
     """Draw the parameters of a view of an image of ``height`` x ``width`` pixels, as torchvision's transforms do.
 
     Args:
-        recipe: which distribution.
+        recipe: the distribution.
         min_scale: smallest area of the crop as a fraction of the image's.
-        rng: where the randomness comes from.
+        rng: the source of randomness.
     """
     crop = draw_crop(height, width, min_scale, rng)
     grey = [_with_probability(recipe.grey_probability, (Operation.GREY, 0.0), rng)] if recipe.grey_probability else []
@@ -68,9 +69,9 @@ def draw_view(recipe: Recipe, height: int, width: int, min_scale: float, rng: Ra
 
 
 def draw_crop(height: int, width: int, min_scale: float, rng: Random) -> Crop:
-    """Draw the rectangle of torchvision's ``RandomResizedCrop``: any share of the area, any of `ASPECT_RATIOS`.
+    """Draw the rectangle of torchvision's ``RandomResizedCrop``: a share of the area, a ratio in `ASPECT_RATIOS`.
 
-    After ten rectangles that did not fit into the image it is the largest central one of a ratio in the range.
+    If ten rectangles do not fit into the image, return the largest central one with a ratio in the range.
     """
     lowest, highest = ASPECT_RATIOS
     for _ in range(10):

@@ -1,4 +1,4 @@
-"""Views by torchvision's transforms of Pillow's images, as in the original code: the reference for the faster ways."""
+"""Views by torchvision's transforms of Pillow images, as in the original code: the reference for the faster ways."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,7 +22,7 @@ def build_view(name: str, size: int = 224, min_scale: float = 0.2) -> Callable[[
     """Build the random transform, image to image, of one of ``RECIPES``.
 
     Args:
-        name: which recipe.
+        name: the recipe.
         size: side of the square crop, in pixels.
         min_scale: smallest area of the crop as a fraction of the image's.
 
@@ -44,7 +44,7 @@ def build_view(name: str, size: int = 224, min_scale: float = 0.2) -> Callable[[
 
 
 class PillowViews:
-    """Makes views by a transform of Pillow's images.
+    """Makes views by a transform of Pillow images.
 
     Args:
         transform: image to image; it may draw from PyTorch's generator.

@@ -4,15 +4,15 @@ from typing import NamedTuple
 
 
 class Recipe(NamedTuple):
-    """What happens to a view after its crop was resized and before it is flipped, which half of all views are.
+    """The augmentations of a view between resizing its crop and flipping it; half of all views are flipped.
 
     Attributes:
         jitter: how far brightness, contrast and saturation (factors 1 - s to 1 + s) and hue (-s to s turns of the
-            colour circle) may change, in random order; None: not at all.
+            colour circle) may change, in random order; None: no change.
         jitter_probability: share of the views whose colours change.
         grey_probability: share of the views that lose their colours.
-        grey_first: whether they do so before the jitter instead of after it.
-        blur_probability: share of the views that are blurred, last.
+        grey_first: whether they lose them before the jitter instead of after it.
+        blur_probability: share of the views that are blurred, after all else.
     """
 
     jitter: tuple[float, float, float, float] | None = None
@@ -29,7 +29,7 @@ RECIPES = {
     "supervised": Recipe(),
 }
 
-# Of a crop: width over height (torchvision's default). Of the blur: its standard deviation in pixels (MoCo v2, after
+# Width over height of a crop (torchvision's default), and standard deviation of the blur in pixels (MoCo v2, after
 # SimCLR).
 ASPECT_RATIOS = (3 / 4, 4 / 3)
 BLUR_SIGMAS = (0.1, 2.0)

@@ -272,7 +272,7 @@ def test_pretended_processes__not_within_a_group():
 
 @pytest.mark.parametrize(
     ("world", "images", "message"),
-    [(5, 100, "12 does not divide between 5"), (2, 11, "11 images, fewer than one batch")],
+    [(5, 100, "12 is not divisible by the number of processes, 5"), (2, 11, "11 images, fewer than one batch")],
 )
 def test_count_run__impossible(world, images, message):
     with pytest.raises(ValueError, match=message):
@@ -314,5 +314,5 @@ def test_main__tables(config_file, capsys):
 
 
 def test_main__errors_on_one_line(config_file):
-    with pytest.raises(SystemExit, match=r"error: SOLVER\.IMS_PER_BATCH 12 does not divide between 5 processes"):
+    with pytest.raises(SystemExit, match=r"error: SOLVER\.IMS_PER_BATCH 12 is not divisible by the number of"):
         run_costs(["--config-file", str(config_file), "--world-size", "5", "--images", "100"])

@@ -117,7 +117,7 @@ def test_cache_images__a_file_that_was_cut_off_is_refused(folder, tmp_path):
     file.chmod(0o644)
     for damaged in (whole[:-1], whole[:30], bytes(len(whole))):
         file.write_bytes(damaged)
-        with pytest.raises(ValueError, match=rf"{file.name} is not a whole cache of 5 images; remove it"):
+        with pytest.raises(ValueError, match=rf"{file.name} is not a complete cache of 5 images; remove it"):
             cache_images(ImageFolder(folder), "disk", str(tmp_path), 25, 0)
 
 

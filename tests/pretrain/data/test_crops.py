@@ -89,13 +89,13 @@ def test_read_crops__are_the_boxes_of_a_part_of_the_images(tmp_path, kind, caplo
             assert np.array_equal(side.images[place], expected)
             assert np.array_equal(side.images.pixels(place), expected)
             assert side.classes[side.labels[place]] == name
-    told = f"{len(queries.labels)} boxes are compared with {len(bank.labels)} of other images, of 2 classes; 12 with a"
+    told = f"{len(queries.labels)} boxes with {len(bank.labels)} of other images, in 2 classes; 12 with a"
     assert told in caplog.text
 
 
 def test_read_crops__what_cannot_be_compared_is_refused(tmp_path):
     entry = write(tmp_path, "voc")
-    with pytest.raises(ValueError, match=r"^KNN\.DATASET has boxes of dog alone; expected two classes"):
+    with pytest.raises(ValueError, match=r"^KNN\.DATASET has only boxes of dog; expected at least two classes"):
         read_crops({**entry, "CLASSES": ["dog"]}, "KNN.DATASET")
     with pytest.raises(ValueError, match=r"^KNN\.DATASET of KIND voc has ROOT; expected ROOT, SPLIT, CLASSES \(may be"):
         read_crops({"KIND": "voc", "ROOT": "x"}, "KNN.DATASET")
@@ -104,7 +104,7 @@ def test_read_crops__what_cannot_be_compared_is_refused(tmp_path):
         read_crops(entry, "KNN.DATASET")
     entry = write(tmp_path / "coco", "coco")
     (tmp_path / "coco" / "JPEGImages" / "05.png").unlink()
-    with pytest.raises(FileNotFoundError, match=r"^KNN\.DATASET: there is no image \S*05\.png, which has boxes"):
+    with pytest.raises(FileNotFoundError, match=r"^KNN\.DATASET has boxes in \S*05\.png, which does not exist"):
         read_crops(entry, "KNN.DATASET")
 
 

@@ -40,14 +40,14 @@ def test_read_class_folders__image_beside_the_classes(root):
 def test_read_class_folders__empty_class(root):
     (root / "bee").mkdir()
     (root / "bee" / "notes.txt").write_text("")
-    with pytest.raises(ValueError, match=r"1 class folders of .* hold no image: bee"):
+    with pytest.raises(ValueError, match=r"1 class folders of .* hold no images: bee"):
         read_class_folders(root)
 
 
 def test_read_class_folders__missing_or_without_images(tmp_path):
     with pytest.raises(FileNotFoundError, match="one folder for each class"):
         read_class_folders(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match="holds no image"):
+    with pytest.raises(FileNotFoundError, match="holds no images"):
         read_class_folders(tmp_path)
 
 
@@ -75,7 +75,7 @@ def test_warn_of_passed_over__one_line_where_there_is_something_to_say(root, mon
     assert found.images.passed_over == 2
     warn_of_passed_over(found.images, "images")
     assert [record.getMessage() for record in caplog.records] == [
-        "2 files of images have no image's extension and are not used"
+        "2 files of images are not images (by extension); ignored"
     ]
 
 

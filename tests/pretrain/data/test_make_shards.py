@@ -143,7 +143,7 @@ def test_make_shards__damaged_image_is_refused_and_whole_shards_stay(folder, tmp
         make_shards(folder, tmp_path / "shards")
     assert not (tmp_path / "shards").exists()
     (tmp_path / "there").mkdir()
-    with pytest.raises(ValueError, match=rf"{refusal}\. \d shards in .* are whole, and the same command goes on"):
+    with pytest.raises(ValueError, match=rf"{refusal}\. \d shards in .* are complete; the same command continues"):
         make_shards(folder, tmp_path / "there", images_per_shard=3)
     assert not list((tmp_path / "there").glob(".*"))
     found = make_shards(folder, tmp_path / "there", images_per_shard=3, skip_damaged=True)
@@ -190,15 +190,15 @@ def test_make_shards__a_killed_one_goes_on_to_the_same_bytes(folder, tmp_path, c
         make_shards(folder, output, **options)
     capsys.readouterr()
     assert make_shards(folder, output, **options) == whole
-    assert f"{output} has {begun} whole shards; going on after them" in capsys.readouterr().err
+    assert f"{output} has {begun} complete shards; continuing after them" in capsys.readouterr().err
     assert contents(output) == contents(tmp_path / "whole")
 
 
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ("{", r"unfinished\.json is no record of shards that were begun \(JSONDecodeError: .*\); empty its folder"),
-        ("[]", r"unfinished\.json is no record of shards that were begun \(TypeError"),
+        ("{", r"unfinished\.json is not a record of unfinished shards \(JSONDecodeError: .*\); empty its folder"),
+        ("[]", r"unfinished\.json is not a record of unfinished shards \(TypeError"),
         (
             '{"settings": {}, "place": 1, "damaged": [], "shards": [{"name": "a.tar", "images": 1, "bytes": 1}]}',
             r"a\.tar, which .*unfinished\.json names, is gone; empty the folder",
@@ -259,7 +259,7 @@ def test_make_index__names_lead_to_the_shards(folder, tmp_path, monkeypatch):
         "pipe:cat shards/shard-00000{0..1}.tar",
         f"file://{tmp_path}/shards/shard-000001.tar",
     ]
-    with pytest.raises(ValueError, match=r"^pipe:cat \S+0\.tar is a command .* has not been run: add --allow-pipe"):
+    with pytest.raises(ValueError, match=r"^pipe:cat \S+0\.tar is a command .* was not run: add --allow-pipe"):
         make_index(patterns[1:2], "below.json")
     make_index(patterns, "below.json", allow_pipe=True)
     make_index(patterns, "elsewhere/index.json", allow_pipe=True)
@@ -279,16 +279,16 @@ def test_make_index__names_lead_to_the_shards(folder, tmp_path, monkeypatch):
 def test_make_index__faults(folder, tmp_path):
     make_shards(folder, tmp_path / "shards", images_per_shard=20)
     shard = tmp_path / "shards" / "shard-000000.tar"
-    with pytest.raises(FileExistsError, match=r"index\.json is there already"):
+    with pytest.raises(FileExistsError, match=r"index\.json already exists"):
         make_index([str(shard)], tmp_path / "shards" / "index.json")
-    with pytest.raises(FileNotFoundError, match=r"shard-000002\.tar is not there"):
+    with pytest.raises(FileNotFoundError, match=r"shard-000002\.tar does not exist"):
         make_index([f"{tmp_path}/shards/shard-{{000000..000002}}.tar"], tmp_path / "index.json")
     shard.write_bytes(shard.read_bytes()[:30_000])
     with pytest.raises(ValueError, match=r"shard-000000\.tar is damaged"):
         make_index([str(shard)], tmp_path / "index.json")
     with tarfile.open(tmp_path / "text.tar", "w") as archive:
         archive.add(folder / "notes.txt")
-    with pytest.raises(ValueError, match=r"text\.tar holds no image"):
+    with pytest.raises(ValueError, match=r"text\.tar holds no images"):
         make_index([str(tmp_path / "text.tar")], tmp_path / "index.json")
     assert not (tmp_path / "index.json").exists()
 
@@ -301,12 +301,12 @@ def test_make_index__faults_are_told_together(folder, tmp_path, monkeypatch):
         (shards / f"shard-00000{number}.tar").unlink()
     with pytest.raises(
         FileNotFoundError,
-        match=r"000001\.tar is not there; .*000003\.tar is not there; .*000004\.tar is not there; \.\.\.:"
-        r" 4 of the first 8 shards cannot be counted, no index is written",
+        match=r"000001\.tar does not exist; .*000003\.tar does not exist; .*000004\.tar does not exist; \.\.\.:"
+        r" 4 of the first 8 shards cannot be counted; no index was written",
     ):
         make_index(patterns, output, workers=2)
     (shards / "shard-000003.tar").write_bytes(b"no archive")
-    with pytest.raises(ValueError, match=r"000001\.tar is not there; .*000003\.tar is damaged, .*: 4 of the first 8"):
+    with pytest.raises(ValueError, match=r"000001\.tar does not exist; .*000003\.tar is damaged, .*: 4 of the first 8"):
         make_index(patterns, output)
     monkeypatch.setattr(make_shards_module, "MAX_FAULTS", 2)
     with pytest.raises(ValueError, match=r"000003\.tar is damaged, [^;]*: 2 of the first 4 shards cannot be counted"):
@@ -342,7 +342,7 @@ def test_main__says_what_was_done(folder, tmp_path, capsys):
     assert shards > 3
     assert f"{output}/index.json: 31 images in {shards} shards" in written.out
     assert f"left out: {folder}/bad.jpg cannot be read as an image (of no known format)" in written.err
-    assert f"1 files of {folder} have no image's extension" in written.err
+    assert f"1 files of {folder} are not images (by extension)" in written.err
 
 
 @pytest.mark.parametrize(
@@ -358,7 +358,7 @@ def test_main__says_what_was_done(folder, tmp_path, capsys):
         (["y", "--output", "x", "--resize", "-1"], "--resize: invalid positive int value: '-1'"),
         (
             ["--index", "part-{0..1}.tar", "--output", "x"],
-            "error: part-0.tar is not there; part-1.tar is not there: 2 of the first 2 shards cannot be counted",
+            "error: part-0.tar does not exist; part-1.tar does not exist: 2 of the first 2 shards cannot be counted",
         ),
     ],
 )

@@ -49,7 +49,7 @@ def test_epoch_sampler__too_small_or_uneven(monkeypatch):
     with pytest.raises(ValueError, match="3 images, fewer than one batch"):
         EpochSampler(3, 4, seed=0)
     monkeypatch.setattr("mocodet.pretrain.data.sampler.comm.get_world_size", lambda: 3)
-    with pytest.raises(ValueError, match="does not divide between 3 processes"):
+    with pytest.raises(ValueError, match="is not divisible by the number of processes, 3"):
         EpochSampler(23, 4, seed=0)
 
 

@@ -256,9 +256,9 @@ def test_shard_index__no_command_runs_without_consent(tmp_path):
         ValueError, match=r"index\.json names 2 shards by commands, such as .pipe:touch .* --allow-pipe"
     ):
         ShardIndex(index)
-    with pytest.raises(ValueError, match=r"^pipe:touch \S+ is a command .* has not been run: add --allow-pipe"):
+    with pytest.raises(ValueError, match=r"^pipe:touch \S+ is a command .* was not run: add --allow-pipe"):
         ShardIndex(f"pipe:touch {canary}")
-    with pytest.raises(ValueError, match=r"^pipe:touch \S+ is a command .* has not been run: add --allow-pipe"):
+    with pytest.raises(ValueError, match=r"^pipe:touch \S+ is a command .* was not run: add --allow-pipe"):
         next(read_images(f"pipe:touch {canary}"))
     assert not canary.exists()
     assert take(ShardSampler(index, 5, 0, 5, allow_pipe=True), 1)
@@ -269,17 +269,17 @@ def test_shard_index__no_command_runs_without_consent(tmp_path):
     ("content", "message"),
     [
         ("[", "index.json is not JSON"),
-        ("[]", "is no index of shards, version 1"),
-        ('{"version": 2, "shards": []}', "is no index of shards, version 1"),
-        ('{"version": 1, "shards": []}', "lists no shard"),
+        ("[]", "is not an index of shards, version 1"),
+        ('{"version": 2, "shards": []}', "is not an index of shards, version 1"),
+        ('{"version": 1, "shards": []}', "lists no shards"),
         (
             '{"version": 1, "shards": [{"name": "a.tar", "images": 0, "bytes": 3}]}',
-            "shard 0 has not a name, images >",
+            "shard 0 must have a name, images >",
         ),
-        ('{"version": 1, "shards": [{"name": "a.tar", "images": 3}]}', "shard 0 has not a name"),
-        ('{"version": 1, "shards": ["a.tar"]}', "shard 0 has not a name"),
-        ('{"version": 1, "shards": [{"name": "a", "images": 9223372036854775808, "bytes": 3}]}', "shard 0 has not a"),
-        ('{"version": 1, "shards": [{"name": "\\ud800", "images": 3, "bytes": 3}]}', "shard 0 has not a name"),
+        ('{"version": 1, "shards": [{"name": "a.tar", "images": 3}]}', "shard 0 must have a name"),
+        ('{"version": 1, "shards": ["a.tar"]}', "shard 0 must have a name"),
+        ('{"version": 1, "shards": [{"name": "a", "images": 9223372036854775808, "bytes": 3}]}', "shard 0 must have a"),
+        ('{"version": 1, "shards": [{"name": "\\ud800", "images": 3, "bytes": 3}]}', "shard 0 must have a name"),
         ("[" * 5000, "index.json is not JSON"),
     ],
 )
@@ -292,15 +292,15 @@ def test_shard_index__faults_are_named(tmp_path, content, message):
 def test_shard_index__not_an_index(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"is a folder; DATA.SHARDS is an index that mocodet shards"):
         ShardIndex(str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=r"nowhere\.json is not there; DATA.SHARDS is an index"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.json does not exist; DATA.SHARDS is an index"):
         ShardIndex(str(tmp_path / "nowhere.json"))
-    with pytest.raises(FileNotFoundError, match=r"memory://nowhere/index\.json is not there"):
+    with pytest.raises(FileNotFoundError, match=r"memory://nowhere/index\.json does not exist"):
         ShardIndex("memory://nowhere/index.json")
-    with pytest.raises(FileNotFoundError, match=r"part-\{0\.\.9\}\.tar is not there; DATA.SHARDS is an index"):
+    with pytest.raises(FileNotFoundError, match=r"part-\{0\.\.9\}\.tar does not exist; DATA.SHARDS is an index"):
         ShardIndex("part-{0..9}.tar")
     write_shards(tmp_path, [3])
     for location in (f"{tmp_path}/part-0.tar", f"pipe:cat {tmp_path}/part-0.tar"):
-        with pytest.raises(ValueError, match=r"part-0\.tar is no text, but perhaps a shard; DATA.SHARDS is an index"):
+        with pytest.raises(ValueError, match=r"part-0\.tar is not text, but perhaps a shard; DATA.SHARDS is an index"):
             ShardIndex(location, allow_pipe=True)
     with pytest.raises(ValueError, match=r"nosuch://x/index\.json cannot be opened: Protocol not known"):
         ShardIndex("nosuch://x/index.json")
@@ -329,7 +329,7 @@ def test_shard_sampler__too_small_or_uneven(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="3 images, fewer than one batch"):
         ShardSampler(index, 4, 0, 10)
     as_rank(monkeypatch, 0, 2)
-    with pytest.raises(ValueError, match="does not divide between 2 processes"):
+    with pytest.raises(ValueError, match="is not divisible by the number of processes, 2"):
         ShardSampler(index, 3, 0, 10)
 
 
@@ -346,7 +346,7 @@ def test_read__shard_cut_off_in_a_member(tmp_path, no_delay, name, keep):
     members = {f"{number}.jpg": bytes(5000) for number in range(20)}
     whole = tar(members)
     (tmp_path / "part-1.tar").write_bytes(whole[: int(len(whole) * keep)])
-    with pytest.raises(ValueError, match=r"part-1\.tar'? is damaged, or no tar archive \(unexpected end of data\)"):
+    with pytest.raises(ValueError, match=r"part-1\.tar'? is damaged, or not a tar archive \(unexpected end of data\)"):
         drain(index)
 
 
@@ -356,7 +356,7 @@ def test_read__shard_cut_off_outside_of_data(tmp_path, end):
     index = write_shards(tmp_path, [20, 20])
     path = tmp_path / "part-1.tar"
     path.write_bytes(path.read_bytes()[:end])
-    with pytest.raises(ValueError, match=r"part-1\.tar is damaged, or no tar archive \((empty|truncated) header\)"):
+    with pytest.raises(ValueError, match=r"part-1\.tar is damaged, or not a tar archive \((empty|truncated) header\)"):
         drain(index)
 
 
@@ -366,38 +366,38 @@ def test_read__garbled_header(tmp_path):
     whole = bytearray(path.read_bytes())
     whole[10 * 4 * 512 + 150] ^= 1
     path.write_bytes(whole)
-    with pytest.raises(ValueError, match=r"part-1\.tar is damaged, or no tar archive \(bad checksum\)"):
+    with pytest.raises(ValueError, match=r"part-1\.tar is damaged, or not a tar archive \(bad checksum\)"):
         drain(index)
 
 
 def test_read__fewer_images_than_the_index_says(tmp_path):
     index = write_shards(tmp_path, [20, 20])
     (tmp_path / "part-1.tar").write_bytes(tar({f"{number}.jpg": b"1" for number in range(19)}))
-    with pytest.raises(ValueError, match=r"part-1\.tar has fewer images than the 20 that \S*index\.json says"):
+    with pytest.raises(ValueError, match=r"part-1\.tar has fewer images than the 20 that \S*index\.json lists"):
         drain(index)
 
 
 def test_read__no_archive(tmp_path):
     index = write_shards(tmp_path, [20, 20])
     (tmp_path / "part-0.tar").write_bytes(b"no archive at all " * 1000)
-    with pytest.raises(ValueError, match=r"part-0\.tar is damaged, or no tar archive"):
+    with pytest.raises(ValueError, match=r"part-0\.tar is damaged, or not a tar archive"):
         drain(index)
     (tmp_path / "part-0.tar").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"part-0\.tar is damaged, or no tar archive \(empty header\)"):
+    with pytest.raises(ValueError, match=r"part-0\.tar is damaged, or not a tar archive \(empty header\)"):
         drain(index)
 
 
 def test_read__more_images_than_the_index_says(tmp_path):
     index = write_shards(tmp_path, [20, 20])
     (tmp_path / "part-1.tar").write_bytes(tar({f"{number}.jpg": b"1" for number in range(21)}))
-    with pytest.raises(ValueError, match=r"part-1\.tar has more images than the 20 that \S*index\.json says"):
+    with pytest.raises(ValueError, match=r"part-1\.tar has more images than the 20 that \S*index\.json lists"):
         drain(index)
 
 
 def test_read__missing_shard(tmp_path):
     index = write_shards(tmp_path, [20, 20])
     (tmp_path / "part-1.tar").unlink()
-    with pytest.raises(FileNotFoundError, match=r"part-1\.tar is not there"):
+    with pytest.raises(FileNotFoundError, match=r"part-1\.tar does not exist"):
         drain(index)
 
 
@@ -540,7 +540,7 @@ def test_read__a_fault_that_passes_is_survived_without_repeats(tmp_path, no_dela
     with caplog.at_level("WARNING", "mocodet.pretrain"):
         assert [int(data) for _, data in read_images(shard, allow_pipe=True)] == list(range(200))
     (record,) = caplog.records
-    assert "its command ended with status 5; reading on at image 4" in record.message
+    assert "its command ended with status 5; retrying from image 4" in record.message
 
 
 def test_read__a_command_that_never_ends_is_left(tmp_path):

@@ -40,15 +40,13 @@ def test_shard_sampler__no_image_is_lost_or_repeated(tmp_path, site, caplog, mon
     for fault in ("answered 503 Service Unavailable", "answered 429 Too Many Requests", "timed out", "reset by peer"):
         assert fault in said
     # Without a length an answer that ends early looks like the end of the file; tar's own end mark tells.
-    assert (" bytes came; going on at byte " if length else "is damaged, or no tar archive") in said
+    assert (" bytes arrived; retrying from byte " if length else "is damaged, or not a tar archive") in said
 
 
 def test_read_images__what_does_not_pass_is_told_with_the_address(site):
     shard = f"{site.url}/part-0.tar"
     site.status = 503
-    with pytest.raises(
-        ValueError, match=rf"^{shard} cannot be read \(the server answered 503 \w+ Una\w+\), nor in fur"
-    ):
+    with pytest.raises(ValueError, match=rf"^{shard} cannot be read after several attempts \(the server answered 503 "):
         list(read_images(shard))
     assert len(site.requests) == 3, "once, and after each of two delays"
     site.status = 403
@@ -58,9 +56,9 @@ def test_read_images__what_does_not_pass_is_told_with_the_address(site):
     with pytest.raises(ValueError, match=rf"^{shard} cannot be read \(the server answered 418 "):
         list(read_images(shard))
     site.status = None
-    with pytest.raises(FileNotFoundError, match=rf"^{site.url}/absent\.tar is not there$"):
+    with pytest.raises(FileNotFoundError, match=rf"^{site.url}/absent\.tar does not exist$"):
         list(read_images(f"{site.url}/absent.tar"))
-    with pytest.raises(FileNotFoundError, match=rf"^{site.url}/absent\.json is not there; DATA\.SHARDS is an index"):
+    with pytest.raises(FileNotFoundError, match=rf"^{site.url}/absent\.json does not exist; DATA\.SHARDS is an index"):
         ShardIndex(f"{site.url}/absent.json")
     with pytest.raises(ValueError, match=r"^http://:80/a\.tar cannot be read \("):
         list(read_images("http://:80/a.tar"))
@@ -72,7 +70,7 @@ def test_web_file__that_is_replaced_meanwhile(site, heeded):
     with WebFile(f"{site.url}/part-5.tar") as file:
         file.read(10)
         site.etag = '"2"'
-        with pytest.raises(ValueError, match=rf"^{site.url}/part-5\.tar has been replaced on its server while it was"):
+        with pytest.raises(ValueError, match=rf"^{site.url}/part-5\.tar was replaced on its server while it was"):
             file.read()
 
 
@@ -82,6 +80,6 @@ def test_shard_index__of_a_server_never_runs_a_command(tmp_path, site):
         entry = {"name": name, "images": 1, "bytes": 1}
         site.files["/index.json"] = json.dumps({"version": 1, "shards": [entry]}).encode()
         for location in (f"{site.url}/index.json", f"pipe:echo '{site.files['/index.json'].decode()}'"):
-            with pytest.raises(ValueError, match=r"none has been run\. Commands of an index that is not a local file"):
+            with pytest.raises(ValueError, match=r"none was run\. Commands of an index that is not a local file"):
                 ShardIndex(location, allow_pipe=True)
     assert not canary.exists()

@@ -277,7 +277,7 @@ def test_open_validation__files_that_are_not_used_are_told(tmp_path, monkeypatch
     cfg = get_cfg()
     cfg.DATA.VAL_ROOT = str(tmp_path)
     open_validation(cfg)
-    assert f"1 files of {tmp_path} have no image's extension and are not used" in caplog.text
+    assert f"1 files of {tmp_path} are not images (by extension); ignored" in caplog.text
 
 
 def test_open_validation__classes_must_be_those_of_training(folders):
@@ -285,6 +285,6 @@ def test_open_validation__classes_must_be_those_of_training(folders):
     cfg.DATA.VAL_ROOT = str(folders["val"])
     assert list(open_validation(cfg, NAMES).classes) == NAMES
     with pytest.raises(
-        ValueError, match=r"other classes \(7 for training, 8 for validation\): class3 \(validation only\)"
+        ValueError, match=r"different classes \(7 for training, 8 for validation\): class3 \(validation only\)"
     ):
         open_validation(cfg, [name for name in NAMES if name != "class3"])
