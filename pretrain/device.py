@@ -11,7 +11,7 @@ from mocodet.common.launch import check_backend
 
 
 def resolve_device(cfg: CfgNode) -> torch.device:
-    """Return the device of ``MODEL.DEVICE``; ``"auto"`` is CUDA when there, CPU otherwise.
+    """Return the device of ``MODEL.DEVICE``; ``"auto"`` is CUDA if available, else the CPU.
 
     Raises:
         ValueError: ``"cuda"`` on a machine without it.
@@ -33,8 +33,8 @@ def memory_format(cfg: CfgNode) -> torch.memory_format:
 def amp_dtype(cfg: CfgNode, device: torch.device) -> torch.dtype:
     """Return the precision that the encoders run in.
 
-    ``"auto"``: on CUDA, bfloat16 where the GPU has it and float16 where not; on a CPU, bfloat16 where the processor
-    multiplies in it and float32 elsewhere, since emulating it is slower.
+    ``"auto"``: on CUDA, bfloat16 if the GPU supports it, else float16; on a CPU, bfloat16 if the processor multiplies
+    in it natively, else float32, since emulation is slower.
 
     Raises:
         ValueError: float16 on a CPU.
@@ -49,11 +49,11 @@ def amp_dtype(cfg: CfgNode, device: torch.device) -> torch.dtype:
 
 
 def cpu_has_bfloat16() -> bool:
-    """Say whether this processor multiplies bfloat16 natively."""
+    """Return whether this processor multiplies bfloat16 natively."""
     if not torch.backends.mkldnn.is_available():
         return False
     if platform.machine() in ("x86_64", "AMD64"):
-        # PyTorch says yes to any AVX-512, where it can emulate; the processor's own flags tell.
+        # PyTorch reports any AVX-512, with which it can emulate; the processor's own flags are exact.
         flags = Path("/proc/cpuinfo")
         return flags.is_file() and any(flag in flags.read_text() for flag in ("avx512_bf16", "amx_bf16"))
     return torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -1,13 +1,13 @@
-"""Numbers of the CPU, on their way to the device that trains."""
+"""Copying small tensors from the CPU to the training device."""
 
 import torch
 
 
 def send(values: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Copy a tensor of the CPU to ``device`` without waiting for what the device still has to do.
+    """Copy a CPU tensor to ``device`` without waiting for the device's pending work.
 
-    A copy from pageable memory would end the CPU's lead over a GPU in every step. Pinned memory is taken from PyTorch's
-    cache, which does not give it away again before the copy is done.
+    A copy from pageable memory would synchronise the CPU with a GPU in every step. Pinned memory comes from PyTorch's
+    cache, which does not reuse it before the copy is done.
     """
     if device.type == "cpu":
         return values

@@ -1,10 +1,10 @@
 """Exchange of checkpoints with the original MoCo code (docs/interchange.md).
 
-A file of the original code is ``{"epoch", "arch", "state_dict", "optimizer"}``: names as DDP gives them
-(``module.encoder_q.conv1.weight``), and an SGD over the parameters of both encoders, of which those of the key encoder
-never have momentum. Ours knows the iteration, names without ``module.`` and an SGD over the query encoder alone. What
-the original has no place for (generators, the stream of images, the schedule) goes under one more key, which its
-scripts pass over: there and back, every bit of a checkpoint of ours is as it was.
+A file of the original code is ``{"epoch", "arch", "state_dict", "optimizer"}``. Its names are those of DDP
+(``module.encoder_q.conv1.weight``), and its SGD covers the parameters of both encoders; those of the key encoder never
+have momentum. Our checkpoint has the iteration, names without ``module.`` and an SGD over the query encoder alone.
+Whatever the original has no place for (generators, the stream of images, the schedule) goes under one more key, which
+its scripts ignore. A checkpoint of ours that is exported and imported again is bit-identical.
 """
 
 import logging
@@ -32,28 +32,27 @@ logger = logging.getLogger("mocodet.pretrain")
 
 ORIGINAL_KEYS = ("epoch", "arch", "state_dict", "optimizer")
 
-# Under this key an exported file carries what is ours alone.
+# An exported file holds the states that only we have under this key.
 OWN_KEY = "mocodet"
 
 # What to do with checkpoints of METHODs that the original code does not have.
-INSTEAD = "linear evaluation, kNN and the converter to detectron2 read our own .pth as it is"
+INSTEAD = "linear evaluation, kNN and the converter to detectron2 read our own .pth directly"
 
 
 def to_original(checkpoint: Mapping[str, Any], arch: str, iterations_per_epoch: int) -> dict[str, Any]:
     """Return a checkpoint of ours in the original format; tensors are shared, not copied.
 
-    ``epoch`` is the number of epochs that are done; where the checkpoint is from the middle of one, the exact place is
-    among what is ours alone.
+    ``epoch`` is the number of completed epochs; the exact iteration is under `OWN_KEY`.
 
     Args:
-        checkpoint: what a run of METHOD "moco" saved.
+        checkpoint: a checkpoint of a run with METHOD "moco".
         arch: name of the encoder; for the original scripts, one of torchvision's.
-        iterations_per_epoch: of the run that saved it.
+        iterations_per_epoch: those of the run that saved it.
 
     Raises:
-        ValueError: another METHOD's checkpoint, or values that no run could go on from.
+        ValueError: the checkpoint is of another METHOD, or has values from which no run could continue.
     """
-    check_method(recorded_method(checkpoint).get("name", "moco"))  # older files do not say it
+    check_method(recorded_method(checkpoint).get("name", "moco"))  # older files do not record it
     model = _model_state(checkpoint["model"], "")
     return {
         "epoch": (checkpoint["iteration"] + 1) // iterations_per_epoch,
@@ -67,16 +66,16 @@ def to_original(checkpoint: Mapping[str, Any], arch: str, iterations_per_epoch: 
 def from_original(original: Any, iterations_per_epoch: int) -> dict[str, Any]:
     """Return a checkpoint in the original format as one of ours; tensors are shared, not copied.
 
-    What `to_original` made becomes what it was made of. A file of the original code has no ``rng``, ``sampler``,
-    ``shuffle`` and ``scaler``; its iteration is the last one of its epochs.
+    This inverts `to_original`. A file of the original code has no ``rng``, ``sampler``, ``shuffle`` and ``scaler``; its
+    iteration is the last one of its epochs.
 
     Args:
-        original: what `load_torch_file` returned.
-        iterations_per_epoch: of the run that continues.
+        original: the result of `load_torch_file`.
+        iterations_per_epoch: those of the run that continues.
 
     Raises:
-        ValueError: not the original format, not MoCo v1 or v2, parts that contradict one another, or values that no run
-            could go on from.
+        ValueError: it is not in the original format, not MoCo v1 or v2, its parts contradict each other, or it has
+            values from which no run could continue.
     """
     if not isinstance(original, Mapping):
         raise ValueError(f"holds a {type(original).__name__}; expected a dict with {', '.join(ORIGINAL_KEYS)}")
@@ -93,12 +92,12 @@ def from_original(original: Any, iterations_per_epoch: int) -> dict[str, Any]:
     if OWN_KEY in original:
         own = original[OWN_KEY]
         if not isinstance(own, Mapping) or "iteration" not in own:
-            raise ValueError(f"{OWN_KEY!r} is not what an export of mocodet has there; remove the key or export anew")
+            raise ValueError(f"{OWN_KEY!r} is not what mocodet exports there; remove the key or export again")
         return {"model": model, "optimizer": optimizer, **own}
     epoch = original["epoch"]
     if not isinstance(epoch, int) or epoch < 0:
-        raise ValueError(f"epoch is {epoch!r}; expected the number of epochs that are done")
-    # An older PyTorch knew fewer options, and where one is absent a newer one does not always take its own default.
+        raise ValueError(f"epoch is {epoch!r}; expected the number of completed epochs")
+    # An older PyTorch had fewer options, and a newer one does not always use its default for a missing option.
     defaults = torch.optim.SGD([torch.empty(0)]).defaults
     optimizer["param_groups"] = [{**defaults, **group} for group in optimizer["param_groups"]]
     iteration = epoch * iterations_per_epoch - 1
@@ -113,15 +112,15 @@ def from_original(original: Any, iterations_per_epoch: int) -> dict[str, Any]:
 def load_original(path: str | PathLike, checkpointer: PretrainCheckpointer, iterations_per_epoch: int) -> None:
     """Load a file in the original format into the states of ``checkpointer`` and this process's generators.
 
-    States that the file lacks stay as they were made from the seed; a line of the log says which.
+    States that the file lacks keep their initial values from the seed; a line of the log names them.
 
     Args:
         path: an export of ours, or a file of the original code (v1 or v2).
-        checkpointer: of the run that continues.
-        iterations_per_epoch: of this run.
+        checkpointer: that of the run that continues.
+        iterations_per_epoch: those of this run.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
         ValueError: it is damaged or in another format, or does not fit the METHOD, the model, the data or the number of
             processes. Nothing has changed then.
     """
@@ -136,14 +135,14 @@ def load_original(path: str | PathLike, checkpointer: PretrainCheckpointer, iter
         if "rng" in checkpoint and len(checkpoint["rng"]) != comm.get_world_size():
             raise ValueError(
                 f"exported from a run of {len(checkpoint['rng'])} process(es), this run has {comm.get_world_size()};"
-                " start as many, or remove what depends on their number (docs/interchange.md)"
+                " start the same number, or remove what depends on it (docs/interchange.md)"
             )
         if "sampler" in checkpoint:
             checkpoint.setdefault("views", VIEWS_BEFORE)
         for name in {"sampler", "views"} & checkpoint.keys():  # they compare and change nothing
             take_up(name, states.pop(name, checkpointer.checkpointables[name]), checkpoint[name])
         if type(checkpoint["iteration"]) is not int or checkpoint["iteration"] < -1:
-            raise ValueError(f"iteration is {checkpoint['iteration']!r:.60}; expected the number of the last one")
+            raise ValueError(f"iteration is {checkpoint['iteration']!r:.60}; expected the number of the last iteration")
         checkpointer.model.load_state_dict(checkpoint["model"])
         for name, state in states.items():
             take_up(name, state, checkpoint[name])
@@ -154,8 +153,8 @@ def load_original(path: str | PathLike, checkpointer: PretrainCheckpointer, iter
     else:
         logger.warning(
             f"{path}: written by the original code, continued at iteration {done} (epoch"
-            f" {done / iterations_per_epoch:g}) with its encoders, queue, pointer and momentum; the order of images,"
-            " augmentation, Shuffling BN and random generators, which it does not record, start from this run's SEED"
+            f" {done / iterations_per_epoch:g}) with its encoders, queue, pointer and momentum; it does not record the"
+            " order of images, augmentation, Shuffling BN and random generators, so they start from this run's SEED"
         )
 
 
@@ -170,12 +169,12 @@ def check_method(method: str) -> None:
 
 
 def export_file(source: str | PathLike, output: str | PathLike) -> None:
-    """Write a checkpoint of ours to ``output`` in the original format; the file appears whole or not at all.
+    """Write a checkpoint of ours to ``output`` in the original format, atomically.
 
     Raises:
-        FileNotFoundError: there is no file ``source``.
-        ValueError: it is damaged or not METHOD "moco"'s, its encoder is not complete, a value is not finite or out of
-            its range; ``output`` is a folder or the same file.
+        FileNotFoundError: ``source`` does not exist.
+        ValueError: it is damaged or not of METHOD "moco", its encoder is incomplete, or a value is not finite or out of
+            range; or ``output`` is a folder or the same file.
     """
     if Path(output).resolve() == Path(source).resolve():
         raise ValueError(f"{output} is the checkpoint itself; export it to another file, for example moco.pth.tar")
@@ -185,7 +184,7 @@ def export_file(source: str | PathLike, output: str | PathLike) -> None:
     with errors_about(source):
         keys = checkpoint.keys() if isinstance(checkpoint, Mapping) else ()
         if missing := [key for key in ("model", "optimizer", "iteration", "sampler") if key not in keys]:
-            raise ValueError(f"is no checkpoint of a pre-training run: it has no {', '.join(missing)}")
+            raise ValueError(f"is not a checkpoint of a pre-training run: it has no {', '.join(missing)}")
         encoder = extract_encoder(checkpoint)
         match checkpoint["sampler"], checkpoint["iteration"]:
             case {"dataset_size": int(size), "batch_size": int(batch)}, int(iteration) if (
@@ -193,11 +192,11 @@ def export_file(source: str | PathLike, output: str | PathLike) -> None:
             ):
                 original = to_original(checkpoint, encoder.arch, size // batch)
             case _:
-                raise ValueError("is no checkpoint of a pre-training run: it does not say how long an epoch is")
+                raise ValueError("is not a checkpoint of a pre-training run: it does not record the length of an epoch")
     if encoder.small_stem or not hasattr(torchvision.models, encoder.arch):
         logger.warning(
-            f"the original scripts build torchvision's networks, which has no {encoder.arch}"
-            f"{' with the small stem' if encoder.small_stem else ''}: they will not load this file, --resume-from does"
+            f"the original scripts build networks of torchvision, which has no {encoder.arch}"
+            f"{' with the small stem' if encoder.small_stem else ''}: they cannot load this file; --resume-from can"
         )
     with atomic_open(output, "wb") as handle:
         torch.save(original, handle)
@@ -207,10 +206,10 @@ def export_file(source: str | PathLike, output: str | PathLike) -> None:
 
 
 def _model_state(tensors: Mapping[str, Any], prefix: str) -> OrderedDict[str, Tensor]:
-    """Check a state of MoCo, with ``prefix`` before its names; return it under our names, in its order.
+    """Check a state of MoCo with ``prefix`` before its names; return it under our names, in the same order.
 
     Raises:
-        ValueError: parts are missing, a name is foreign, or a value or a type cannot be what a run has written.
+        ValueError: parts are missing, a name is foreign, or no run could have written a value or a type.
     """
     names = [name for name in tensors if isinstance(name, str)]
     encoders = [f"{prefix}{part}" for part in ("encoder_q.", "encoder_k.")]
@@ -219,7 +218,7 @@ def _model_state(tensors: Mapping[str, Any], prefix: str) -> OrderedDict[str, Te
     if missing:
         groups = sorted({".".join(name.split(".")[: 1 + prefix.count(".")]) for name in names})
         raise ValueError(
-            f"holds no state of MoCo v1 or v2 (METHOD 'moco'): no {', '.join(missing)}, but {first_few(groups)};"
+            f"does not hold a state of MoCo v1 or v2 (METHOD 'moco'): no {', '.join(missing)}, but {first_few(groups)};"
             f" other methods have no original format: {INSTEAD}"
         )
     if foreign := [name for name in tensors if not name.startswith(prefix)]:
@@ -241,17 +240,17 @@ def _model_state(tensors: Mapping[str, Any], prefix: str) -> OrderedDict[str, Te
 def _optimizer_state(
     optimizer: Mapping[str, Any], model: Mapping[str, Tensor], *, encoders: int, wanted: int
 ) -> dict[str, Any]:
-    """Turn the state of an SGD over the parameters of one (ours) or both (the original's) encoders into the other's.
+    """Convert the state of an SGD between our form, over one encoder, and the original's, over both.
 
     Args:
-        optimizer: the state to turn; what it numbers, it numbers in the order of ``parameters()``.
-        model: tensors under our names; a state dict keeps that order, too.
-        encoders: whose parameters ``optimizer`` is over, the query encoder's first.
-        wanted: over how many encoders' parameters the result is, numbered from 0.
+        optimizer: the state to convert; it numbers parameters in the order of ``parameters()``.
+        model: tensors under our names; a state dict has the same order.
+        encoders: number of encoders that ``optimizer`` covers, the query encoder first.
+        wanted: number of encoders that the result covers.
 
     Raises:
-        ValueError: another optimizer's state, one over other parameters, or buffers that do not fit the parameters or
-            are not finite.
+        ValueError: the state is of another optimizer or covers other parameters, or buffers do not fit the parameters
+            or are not finite.
     """
     buffers = (".running_mean", ".running_var", BATCH_COUNTER)
     names = [name for name in model if name.startswith("encoder_q.") and not name.endswith(buffers)]
@@ -260,17 +259,17 @@ def _optimizer_state(
         places = {number: place for place, number in enumerate(group["params"])}
         momentum = {places[number]: state for number, state in optimizer["state"].items()}
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError("optimizer holds no state of an SGD with one group of parameters") from error
+        raise ValueError("optimizer is not the state of an SGD with one group of parameters") from error
     if len(places) != encoders * len(names):
         raise ValueError(
-            f"optimizer is over {len(places)} parameters; expected {encoders * len(names)}, those of"
+            f"optimizer covers {len(places)} parameters; expected {encoders * len(names)}, those of"
             f" {'both encoders' if encoders == 2 else 'the query encoder'}"
         )
     for place, state in sorted(momentum.items()):
         if place >= len(names):
             raise ValueError("optimizer holds momentum of the key encoder, which MoCo does not train by gradients")
         if not isinstance(state, Mapping) or set(state) - {"momentum_buffer"}:
-            raise ValueError(f"optimizer holds for {names[place]} other than SGD's momentum_buffer")
+            raise ValueError(f"optimizer holds more for {names[place]} than SGD's momentum_buffer")
         if (buffer := state.get("momentum_buffer")) is not None:
             check_tensor(f"momentum of {names[place]}", buffer, [torch.float32], tuple(model[names[place]].shape))
     return {"state": momentum, "param_groups": [{**group, "params": list(range(wanted * len(names)))}]}

@@ -1,4 +1,4 @@
-"""Keys of a config with what they mean and which values they may have; the common ones and those of the methods."""
+"""Declarations of config keys, common and of methods: default, meaning and permitted values."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from fvcore.common.config import CfgNode
 
 
 class Values(NamedTuple):
-    """Which values a key may have: how a message calls them, and what tells them."""
+    """The permitted values of a key: their name in messages, and a test for them."""
 
     expected: str
     hold: Callable[[Any], bool]
@@ -23,12 +23,12 @@ RISING = Values("epochs in rising order", lambda value: list(value) == sorted(se
 
 
 def at_least(least: int) -> Values:
-    """Numbers from ``least`` on."""
+    """Return the numbers from ``least`` on."""
     return Values(f"at least {least}", lambda value: value >= least)
 
 
 def one_of(*choices: str) -> Values:
-    """Some words."""
+    """Return a choice of words."""
     return Values("one of " + ", ".join(map(repr, choices)), lambda value: value in choices)
 
 
@@ -37,9 +37,9 @@ class Key:
     """A key of the config.
 
     Attributes:
-        default: its value where no config sets it; a config's value must have its type.
-        meaning: what it is, for people.
-        values: those that it may have.
+        default: its value unless a config sets it; a config's value must have the same type.
+        meaning: description for users.
+        values: the permitted values.
     """
 
     default: Any
@@ -53,6 +53,6 @@ def value_of(cfg: CfgNode, name: str) -> Any:
 
 
 def check_value(good: bool, name: str, found: object, expected: str) -> None:
-    """Raise ``ValueError``, which names key, value and what was expected, unless ``good``."""
+    """Raise a ``ValueError`` that names key, value and expectation unless ``good``."""
     if not good:
         raise ValueError(f"{name} is {found!r}; expected {expected}")

@@ -1,4 +1,4 @@
-"""What the log of a pre-training run says, and when: hooks and a writer of detectron2's."""
+"""The log of a pre-training run: hooks and writers for detectron2's engine."""
 
 import datetime
 import logging
@@ -12,7 +12,7 @@ from .evaluation.accuracy import Evaluator
 
 logger = logging.getLogger("mocodet.pretrain")
 
-# What a line shows beside progress and speed, where there is a value; then whatever else the step returned.
+# Values that a line shows after progress and speed, if they exist; the other outputs of the step follow.
 FORMATS = {
     "loss": ".3f",
     "accuracy": ".1%",
@@ -24,7 +24,7 @@ FORMATS = {
 
 
 def form_of(name: str) -> str:
-    """Return the format of a value: that of `FORMATS`, percent for another accuracy, or four digits."""
+    """Return the format of a value: that of `FORMATS`, percent for other accuracies, else four digits."""
     return FORMATS.get(name, ".1%" if name.startswith("accuracy") else ".4g")
 
 
@@ -35,24 +35,24 @@ class Throughput(HookBase):
         self.images_per_batch = images_per_batch
 
     def after_step(self) -> None:
-        """Turn the last iteration's time into a rate."""
+        """Convert the last iteration's time to a rate."""
         if latest := self.trainer.storage.histories().get("time"):
             self.trainer.storage.put_scalar("images_per_second", self.images_per_batch / latest.latest())
 
 
 def chance_name(name: str) -> str:
-    """Return under which name the chance level of an output is kept beside it."""
+    """Return the name of an output's chance level."""
     return f"{name}_chance"
 
 
 class LogWriter(hooks.PeriodicWriter):
-    """Writes every so many iterations, and whenever an evaluator measured: writers keep only the latest value.
+    """Writes every ``period`` iterations, and after each evaluation, since writers keep only the latest value.
 
     Args:
         writers: see `detectron2.engine.hooks.PeriodicWriter`.
         period: iterations between two writes.
-        evaluators: the trainer's.
-        chance: see `Method.chance`; written once, with the first values, for a chance level does not change.
+        evaluators: those of the trainer.
+        chance: see `Method.chance`; written once, with the first values, since chance levels do not change.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class LogWriter(hooks.PeriodicWriter):
         self.unwritten = {chance_name(name): level for name, level in (chance or {}).items()}
 
     def after_step(self) -> None:
-        """Write when the period, the run or an evaluation ends with this iteration."""
+        """Write if a period, the run or an evaluation ends with this iteration."""
         done = self.trainer.iter + 1
         measured = any(evaluator.is_due() for evaluator in self.evaluators)
         if measured or done % self._period == 0 or done == self.trainer.max_iter:
@@ -78,7 +78,7 @@ class LogWriter(hooks.PeriodicWriter):
 
 
 class TensorboardWriter(TensorboardXWriter):
-    """Writes scalars for TensorBoard, where a chance level is a line as long as the run.
+    """Writes scalars for TensorBoard, in which a chance level is a line over the whole run.
 
     The tab "Custom scalars" shows each curve with its line; among the scalars ``loss_chance`` comes next to ``loss``.
 
@@ -94,9 +94,9 @@ class TensorboardWriter(TensorboardXWriter):
         self.began = False
 
     def write(self) -> None:
-        """Write the latest values; after the first ones, which begin the lines of `LogWriter`, their other ends.
+        """Write the latest values; after the first ones, also the right ends of the lines of chance levels.
 
-        TensorBoard takes steps that go back for a run that began again, and forgets those after them.
+        Later would be too late: TensorBoard takes a step that goes back for a restarted run, and drops the steps after.
         """
         super().write()
         if self.began:
@@ -109,12 +109,12 @@ class TensorboardWriter(TensorboardXWriter):
 
 
 class PretrainPrinter(EventWriter):
-    """Prints a line: progress, time left, images/s, loss, accuracies, learning rate; medians over 20 iterations.
+    """Logs lines with progress, time left, images/s, loss, accuracies and learning rate; medians over 20 iterations.
 
     Args:
         max_iter: iterations of the whole run.
         iterations_per_epoch: to show the epoch.
-        chance: levels to show beside outputs, see `Method.chance`.
+        chance: chance levels to show with the outputs; see `Method.chance`.
     """
 
     def __init__(self, max_iter: int, iterations_per_epoch: int, chance: Mapping[str, float]) -> None:
@@ -141,7 +141,7 @@ class PretrainPrinter(EventWriter):
         logger.info("  ".join(fields))
 
     def _beside(self, name: str) -> str:
-        """Return the chance level of an output, in brackets, where it has one; the word is said once, at the loss."""
+        """Return the chance level of an output in brackets, if it has one; only the loss shows the word "chance"."""
         if name not in self.chance:
             return ""
         level = self.chance[name]

@@ -1,4 +1,4 @@
-"""Checks that the pre-training to go on with, by ``--resume``, is the one that the config describes."""
+"""Checks that ``--resume`` continues the pre-training that the config describes."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from mocodet.common.checkpoint import holds_checkpoint
 from mocodet.common.config.bases import read_settings
 from mocodet.common.nested import changes
 
-# What gives a method its parameters and its queue, and their sizes.
+# Keys that determine a method's parameters and its queue, and their sizes.
 MODEL_KEYS = ("METHOD", "MODEL.ARCH", "MODEL.SMALL_STEM", "MODEL.HEAD", "MODEL.DIM", "CONTRAST.QUEUE_SIZE")
 
 
@@ -23,6 +23,6 @@ def check_resumed(cfg: CfgNode) -> None:
         return
     if different := changes(read_settings(file).content, cfg, MODEL_KEYS):
         raise ValueError(
-            f"--resume: the run in {cfg.OUTPUT_DIR} has another model ({different}); give these keys as they were, or"
-            " choose another OUTPUT_DIR and leave out --resume"
+            f"--resume: the run in {cfg.OUTPUT_DIR} has another model ({different}); set these keys to their earlier"
+            " values, or choose another OUTPUT_DIR and leave out --resume"
         )

@@ -28,18 +28,18 @@ from .resuming import check_resumed
 from .schedules import warmup_iterations
 from .trainer import PretrainTrainer
 
-CONFIG = "config.yaml"  # in OUTPUT_DIR: what the run there ran with
+CONFIG = "config.yaml"  # in OUTPUT_DIR: the config of its run
 
 
 def read_config(args: argparse.Namespace) -> CfgNode:
-    """Return the config that the command line asks for; see `merge_config`."""
+    """Return the config from the command line; see `merge_config`."""
     cfg = get_cfg()
     merge_config(cfg, args.config_file, args.opts)
     return cfg
 
 
 def start(cfg: CfgNode, *, resume: bool) -> None:
-    """Decide what a checked config leaves open (see `_decide`), freeze it, and start logging."""
+    """Set the values that a checked config leaves open (see `_decide`), freeze it, and start logging."""
     _decide(cfg, resume)
     cfg.freeze()
 
@@ -48,17 +48,17 @@ def start(cfg: CfgNode, *, resume: bool) -> None:
 
 
 def announce(cfg: CfgNode) -> None:
-    """Log the config of a run that nothing keeps from starting, and what it sets to no effect."""
+    """Log the config of a run that is ready to start, and its settings without effect."""
     logger = logging.getLogger("mocodet.pretrain")
     logger.info(f"{comm.get_world_size()} process(es); config:\n{cfg.dump()}")
     if nothing := unused(cfg):
-        logger.warning(f"this config sets, to no effect: {'; '.join(nothing)}")
+        logger.warning(f"settings of this config that have no effect: {'; '.join(nothing)}")
 
 
 def _decide(cfg: CfgNode, resume: bool) -> None:
-    """Put values for a negative SEED or SOLVER.WARMUP_ITERS and DATA.AUGMENT "auto": those of a run that is resumed.
+    """Replace a negative SEED or SOLVER.WARMUP_ITERS and DATA.AUGMENT "auto" by values, in a resumed run by its own.
 
-    An attempt that left its config and no checkpoint is not resumed.
+    An attempt that left its config but no checkpoint is not resumed.
     """
     file = Path(cfg.OUTPUT_DIR, CONFIG)
     resumed = resume and file.is_file() and holds_checkpoint(cfg.OUTPUT_DIR)
@@ -74,17 +74,17 @@ def _decide(cfg: CfgNode, resume: bool) -> None:
 def pretrain(
     cfg: CfgNode, *, resume: bool = False, original: str = "", record: bool = False, allow_pipe: bool = False
 ) -> Path:
-    """Pre-train as ``cfg`` asks, in this process, which may be one of a process group; every one of it must call.
+    """Pre-train with ``cfg`` in this process; all processes of a process group must call it.
 
     Args:
-        cfg: of `get_cfg`; it is checked and frozen.
+        cfg: from `get_cfg`; it is checked and frozen.
         resume: whether to continue the run in ``OUTPUT_DIR``; see `PretrainTrainer.resume_or_start`.
-        original: a checkpoint of the original code to continue from; see there.
-        record: whether to keep this process's command line beside the config, as that of the run.
+        original: a checkpoint of the original code to continue from; see `PretrainTrainer.resume_or_start`.
+        record: whether to save this process's command line with the config, as that of the run.
         allow_pipe: whether ``DATA.SHARDS`` may name commands, which run in a shell (docs/shards.md).
 
     Returns:
-        the checkpoint of the end, ``OUTPUT_DIR/model_final.pth``.
+        the final checkpoint, ``OUTPUT_DIR/model_final.pth``.
 
     Raises:
         FileNotFoundError, ValueError: see `check_config`, `check_inputs` and `PretrainTrainer`.
@@ -95,7 +95,7 @@ def pretrain(
     if original and cfg.MODEL.WEIGHTS:
         raise ValueError(
             f"--resume-from {original} with MODEL.WEIGHTS {cfg.MODEL.WEIGHTS!r}; expected one of the two: a whole run"
-            " that goes on, or an encoder that a new run starts from (docs/warm_start.md)"
+            " to continue, or an encoder from which a new run starts (docs/warm_start.md)"
         )
     check_config(cfg)
     check_inputs(cfg, resume=resume, original=original)
@@ -106,7 +106,7 @@ def pretrain(
         trainer = PretrainTrainer(cfg, allow_pipe=allow_pipe)
         trainer.resume_or_start(resume, original)
         announce(cfg)
-        # Not before: a run that was refused must not overwrite the config of the one that stands there.
+        # Not earlier: a refused run must not overwrite the config of the run in this folder.
         if comm.is_main_process():
             with atomic_open(Path(cfg.OUTPUT_DIR, CONFIG), "w") as handle:
                 handle.write(cfg.dump())
@@ -117,17 +117,17 @@ def pretrain(
 
 
 def run(args: argparse.Namespace) -> None:
-    """Train, in one process of the launched ones, as the command line asks."""
+    """Train as the command line asks, in one of the launched processes."""
     cfg = read_config(args)
     pretrain(cfg, resume=args.resume, original=args.resume_from, record=True, allow_pipe=args.allow_pipe)
 
 
 def export(args: argparse.Namespace) -> None:
-    """Write the file of ``--export`` from the last checkpoint of ``OUTPUT_DIR``; leave nothing else behind.
+    """Write the file of ``--export`` from the last checkpoint of ``OUTPUT_DIR``, and nothing else.
 
     Raises:
-        FileNotFoundError: there is no such config, or no checkpoint.
-        ValueError: several processes of torchrun; see `merge_config`, `check_method` and `export_file` otherwise.
+        FileNotFoundError: the config or the checkpoint does not exist.
+        ValueError: torchrun started several processes; see also `merge_config`, `check_method` and `export_file`.
     """
     if dist.is_torchelastic_launched() and int(os.environ["WORLD_SIZE"]) > 1:
         raise ValueError(f"--export in {os.environ['WORLD_SIZE']} processes of torchrun; run it without torchrun")
@@ -138,7 +138,7 @@ def export(args: argparse.Namespace) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Do what the command line asks for."""
+    """Run the command."""
     if args.export is None:
         launch(run, args, read_config)
     else:

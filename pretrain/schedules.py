@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from .methods import METHODS
 
-# Iterations for which the rate rises where a contrastive method starts from weights (docs/warm_start.md).
+# Iterations of warm-up if a contrastive method starts from weights (docs/warm_start.md).
 WARM_START = 200
 
 
@@ -20,10 +20,10 @@ def max_iterations(cfg: CfgNode, iterations_per_epoch: int) -> int:
 
 
 def warmup_iterations(cfg: CfgNode) -> int:
-    """Return ``SOLVER.WARMUP_ITERS``, or what its -1 means: `WARM_START` iterations, or none.
+    """Return ``SOLVER.WARMUP_ITERS``; -1 means `WARM_START` iterations or none.
 
-    A backbone that starts from ``MODEL.WEIGHTS`` receives the gradients of a new contrastive head, which knows nothing
-    yet. A classifier is fine-tuned at the rate of its recipe (paper, appendix), from the first iteration.
+    A backbone that starts from ``MODEL.WEIGHTS`` first receives gradients through a new, random contrastive head. A
+    classifier is fine-tuned at the rate of its recipe (paper, appendix) from the first iteration.
     """
     if cfg.SOLVER.WARMUP_ITERS >= 0:
         return cfg.SOLVER.WARMUP_ITERS
@@ -31,13 +31,13 @@ def warmup_iterations(cfg: CfgNode) -> int:
 
 
 def lr_multiplier(cfg: CfgNode, iterations_per_epoch: int, iteration: int) -> float:
-    """Return what the base rate is multiplied by in the given iteration (from 0), by ``SOLVER.LR_SCHEDULE``.
+    """Return the multiplier of the base rate in the given iteration (from 0), according to ``SOLVER.LR_SCHEDULE``.
 
     ``step`` (MoCo v1): times ``GAMMA`` at the start of each of the epochs ``STEPS``.
-    ``cosine`` (MoCo v2): (1 + cos(pi epoch / epochs)) / 2, half a cosine from 1 to 0 that holds still within an epoch.
+    ``cosine`` (MoCo v2): (1 + cos(pi epoch / epochs)) / 2, a half cosine from 1 to 0, constant within an epoch.
     ``decay`` (MoCo on Instagram-1B, section 4): times ``GAMMA`` after every ``DECAY_PERIOD`` iterations.
 
-    In the first `warmup_iterations`, say N, it is that times 1, 2, 3 … of N + 1 parts.
+    In the first N = `warmup_iterations`, it is multiplied by 1 / (N + 1), 2 / (N + 1), 3 / (N + 1) …
     """
     warmup = min(1.0, (iteration + 1) / (warmup_iterations(cfg) + 1))
     return warmup * _scheduled(cfg.SOLVER, iterations_per_epoch, iteration)
@@ -53,10 +53,10 @@ def _scheduled(solver: CfgNode, iterations_per_epoch: int, iteration: int) -> fl
 
 
 class RecipeLR(LRScheduler):
-    """Sets the rate of ``cfg.SOLVER`` for each iteration; call ``step`` once an iteration.
+    """Sets the rate of ``cfg.SOLVER`` for each iteration; call ``step`` once per iteration.
 
-    fvcore's schedulers know the share of the run that is done, and compare it with a tolerance of 1e-6: a whole
-    iteration when there are a million of them. This one counts iterations.
+    fvcore's schedulers receive the completed share of the run, and compare it with a tolerance of 1e-6: a whole
+    iteration in a run of a million. This one counts iterations.
     """
 
     def __init__(self, cfg: CfgNode, optimizer: torch.optim.Optimizer, iterations_per_epoch: int) -> None:
@@ -70,10 +70,10 @@ class RecipeLR(LRScheduler):
         return [base_lr * multiplier for base_lr in self.base_lrs]
 
     def state_dict(self) -> dict[str, object]:
-        """Return what changes in a run, under the names of detectron2's ``LRMultiplier``."""
+        """Return the values that change in a run, under the names of detectron2's ``LRMultiplier``."""
         return {"base_lrs": self.base_lrs, "last_epoch": self.last_epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from what `state_dict` returned; what else a file has stays out: it could take a method's place."""
+        """Restore the values of `state_dict`; ignore others in a file, which could replace a method of this object."""
         self.last_epoch = state_dict["last_epoch"]
         self.base_lrs = list(state_dict.get("base_lrs", self.base_lrs))

@@ -1,4 +1,4 @@
-"""Signs that a run does not learn: each is named once, with what to change."""
+"""Signs that a run does not learn: a warning names each once, with the settings to change."""
 
 import logging
 import math
@@ -23,20 +23,20 @@ QUEUE_SIZE = "CONTRAST.QUEUE_SIZE"
 
 LONG_QUEUE = "queue longer than the data"
 
-# Writes of the log whose medians are judged, at the least: one batch may be anything.
+# Least number of log writes whose medians are judged: a single batch may have any value.
 LOOKS = 5
 
-# A grey level is 1/255, and normalisation divides by about 0.226. Images that differ by less than that within
-# themselves show nothing; Imagenette's photographs have 0.8.
+# A grey level is 1/255, and normalisation divides by about 0.226. Images with a smaller standard deviation than that
+# show nothing; Imagenette's photographs have 0.8.
 CONSTANT = 1 / 255 / 0.226
 
 # Of `spread`. Random weights begin at 0.3 to 0.5 on photographs (ResNet-18 and -50, 48 and 96 pixels). While the queue
-# is noise it falls, in runs that go on to learn to between 0.06 and 0.14; in one that collapsed (rate 1) it was 0.001.
+# is noise it falls: to between 0.06 and 0.14 in runs that learn later, and to 0.001 in one that collapsed (rate 1).
 COLLAPSED = 0.005
 
-# Where the keys of the queue are like those of a batch, a query finds its own among the fewer keys of the batch at
-# least as often. With old keys (m 0, K 4096, N 64) it found 0.3 to 0.6 in the queue, and in the batch 3 times what
-# chance gives, for 160 iterations after the queue was full. Runs that learn come to 0.4 in the queue for 40 iterations.
+# If the keys of the queue are like those of a batch, a query finds its own at least as often among the fewer keys of
+# the batch. With old keys (m 0, K 4096, N 64) the accuracy was 0.3 to 0.6 in the queue, but only 3 times chance in the
+# batch, for 160 iterations after the queue was full. Runs that learn reach 0.4 in the queue, for 40 iterations.
 HIGH = 0.3
 NEAR_CHANCE = 5  # times the chance level; encoders of random weights have 1 to 6 times, with N of 32 and 64
 FEWER = 4  # times
@@ -44,14 +44,14 @@ FEWER = 4  # times
 
 @dataclass(frozen=True)
 class Sign:
-    """What says that a run does not learn.
+    """A sign that a run does not learn.
 
     Attributes:
-        name: of the sign.
-        shows: whether it shows in the medians of the logged values and the chance levels.
-        iterations: over how many it must show; a run that learns may show it for a while.
-        remedy: what it means, and what to change.
-        needs_keys: whether it means nothing until the queue holds keys of images only.
+        name: name of the sign.
+        shows: whether it shows in the medians of the logged values, given the chance levels.
+        iterations: number of iterations over which it must show; a run that learns may show it for a while.
+        remedy: its meaning, and the settings to change.
+        needs_keys: whether it counts only once the queue holds no noise.
     """
 
     name: str
@@ -76,8 +76,8 @@ def _old_keys(seen: Mapping[str, float], chance: Mapping[str, float]) -> bool:
     return accuracy >= HIGH and in_batch <= min(NEAR_CHANCE * chance["accuracy_in_batch"], accuracy / FEWER)
 
 
-# The first that shows is the cause of those after it: of constant images an encoder makes one vector, and of equal
-# vectors those of one age cannot be told apart.
+# The first that shows is the cause of the later ones: an encoder maps constant images to one vector, and equal vectors
+# of one age cannot be distinguished.
 SIGNS = (
     Sign(
         CONSTANT_IMAGES,
@@ -91,61 +91,61 @@ SIGNS = (
         COLLAPSE,
         _collapse,
         100,
-        "the encoder gives every image the same vector. See that the images differ, lower SOLVER.BASE_LR or raise"
-        " SOLVER.WARMUP_ITERS, and start anew",
+        "the encoder gives every image the same vector. Check that the images differ, lower SOLVER.BASE_LR or raise"
+        " SOLVER.WARMUP_ITERS, and start again",
     ),
     Sign(
         OLD_KEYS,
         _old_keys,
         200,
-        "queries find their key in the queue by its age, for in their batch they do not find it, and age is all that"
-        f" is learned. Raise CONTRAST.MOMENTUM, lower {QUEUE_SIZE} to a few batches, or lower SOLVER.BASE_LR",
+        "queries find their key in the queue but not in their batch, so they recognise it by its age and learn nothing"
+        f" else. Raise CONTRAST.MOMENTUM, lower {QUEUE_SIZE} to a few batches, or lower SOLVER.BASE_LR",
     ),
 )
 
 
 def image_std(images: torch.Tensor) -> torch.Tensor:
-    """Return the mean standard deviation of a channel within an image; of normalised images, N x 3 x H x W."""
+    """Return the mean standard deviation of a channel within an image, for normalised images, N x 3 x H x W."""
     return images.float().std(dim=(2, 3), correction=0).mean()
 
 
 class SignRecord:
     """The names of the signs that a run has warned of, ``told``; a part of its checkpoints.
 
-    A resumed run does not warn of them again, and the converter learns from them what the weights are worth. It is not
-    the state of `SignWatch`, for all processes load a checkpoint, and one watches.
+    A resumed run does not warn of them again, and the converter reports them with the weights. They are not the state
+    of `SignWatch`, because all processes load a checkpoint, but only one watches.
     """
 
     def __init__(self) -> None:
         self.told: set[str] = set()
 
     def state_dict(self) -> dict[str, list[str]]:
-        """Return the names in an order that does not depend on when they were told."""
+        """Return the names in sorted order."""
         return {"told": sorted(self.told)}
 
     def load_state_dict(self, state: Mapping[str, list[str]]) -> None:
-        """Go on from what `state_dict` returned."""
+        """Restore the result of `state_dict`."""
         self.told = set(state["told"])
 
 
 class SignWatch(HookBase):
-    """Looks at what is logged, when the log is written, and warns of each sign once; it reads nothing from a device.
+    """Checks the logged values when the log is written, and warns of each sign once; it reads nothing from a device.
 
-    It belongs into the main process, where values are means over all, and before the hook that writes checkpoints, so
-    that a sign is in the checkpoint of its iteration.
+    It runs in the main process, where values are means over all processes, and before the hook that writes checkpoints,
+    so that a sign is in the checkpoint of its iteration.
 
     Args:
-        cfg: of the run.
-        data: what the run learns from.
+        cfg: config of the run.
+        data: the data that the run learns from.
         chance: see `Method.chance`.
-        record: of the signs that the run has warned of.
+        record: the signs that the run has warned of.
     """
 
     def __init__(self, cfg: CfgNode, data: DataFacts, chance: Mapping[str, float], record: SignRecord) -> None:
         self.chance, self.record = chance, record
         self.images, self.batch = data.size, cfg.SOLVER.IMS_PER_BATCH
         self.queue_size = cfg.CONTRAST.QUEUE_SIZE if QUEUE_SIZE in METHODS[cfg.METHOD].keys else 0
-        # Once round for the noise that the queue starts as, once more for what was learned against noise.
+        # One turn of the queue replaces the initial noise, and another the keys that were learned against noise.
         self.settled = 2 * math.ceil(self.queue_size / self.batch)
         # Iterations done, and the values of the last one.
         self.seen: deque[tuple[int, Mapping[str, float]]] = deque(maxlen=max(LOOKS, *(s.iterations for s in SIGNS)))
@@ -157,13 +157,13 @@ class SignWatch(HookBase):
             self._warn(
                 LONG_QUEUE,
                 f"{QUEUE_SIZE} {self.queue_size} and a batch of {self.batch} are more than"
-                f" the {self.images} images: among a query's negatives are up to"
+                f" the {self.images} images: a query's negatives include up to"
                 f" {math.ceil(self.queue_size / self.images)} keys of its own image. Lower {QUEUE_SIZE} to at most"
                 f" {max(1, room)}; at a tenth of the images one query in 200 meets its own image",
             )
 
     def after_step(self) -> None:
-        """Look when the log is written."""
+        """Check the values when the log is written."""
         if not self.trainer.writes_log():
             return
         storage, done = self.trainer.storage, self.trainer.iter + 1
@@ -175,13 +175,13 @@ class SignWatch(HookBase):
                 return
 
     def _warn(self, name: str, remedy: str) -> None:
-        """Warn of a sign, unless this run or the one that it resumes has."""
+        """Warn of a sign, unless this run, or the run that it resumes, has already done so."""
         if name not in self.record.told:
             self.record.told.add(name)
             logger.warning(f"{name}: {remedy}")
 
     def _medians(self, sign: Sign, done: int) -> dict[str, float]:
-        """Return the medians of the values that a sign is judged by; none while there are too few."""
+        """Return the medians of the values for judging a sign; none while there are too few values."""
         begin = max(self.trainer.start_iter, self.settled if sign.needs_keys else 0)
         looks = [values for at, values in self.seen if at > begin]
         if len(looks) < LOOKS or done - begin < sign.iterations:

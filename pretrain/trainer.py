@@ -64,7 +64,7 @@ class PretrainTrainer(TrainerBase):
         self.exclusion = data.exclusion
         self.skipped = SkippedImages(cfg.OUTPUT_DIR, cfg.DATA.ROOT, data.size, cfg.DATA.MAX_UNREADABLE)
 
-        # All processes build the same model: DDP would spread parameters, but not the queue.
+        # All processes build the same model: DDP would broadcast parameters, but not the queue.
         torch.manual_seed(cfg.SEED)
         self.method = METHODS[cfg.METHOD].from_config(cfg, data).to(self.device).to(memory_format=memory_format(cfg))
         self.optimizer = build_optimizer(cfg, self.method)
@@ -80,7 +80,7 @@ class PretrainTrainer(TrainerBase):
         self.max_iter = max_iterations(cfg, self.sampler.iterations_per_epoch)
         if (warmup := warmup_iterations(cfg)) >= self.max_iter:
             logger.warning(
-                f"the rate rises for {warmup} iterations and the run has {self.max_iter}, so it never reaches"
+                f"the learning rate rises for {warmup} iterations but the run has {self.max_iter}, so it never reaches"
                 f" SOLVER.BASE_LR {cfg.SOLVER.BASE_LR:g}: lower SOLVER.WARMUP_ITERS or train longer"
             )
         self.signs = SignRecord()
@@ -97,7 +97,7 @@ class PretrainTrainer(TrainerBase):
             signs=self.signs,
             trainer=weakref.proxy(self),
             **self.method.extra_state(),
-            # Absent otherwise, so that a run may be continued in another precision.
+            # Absent in other precisions, so that a run may be continued in any of them.
             **({"scaler": self.scaler} if self.scaler.is_enabled() else {}),
         )
         self.register_hooks(self.build_hooks())
@@ -113,8 +113,8 @@ class PretrainTrainer(TrainerBase):
             hooks.IterationTimer(),
             Throughput(self.cfg.SOLVER.IMS_PER_BATCH),
             hooks.LRScheduler(self.optimizer, self.scheduler),
-            # Before the checkpoint of the same iteration, as the log: what a run that is killed meanwhile has not
-            # written, it comes to again.
+            # Before the checkpoint of the same iteration, like the log: if a run is killed before it has written them,
+            # it repeats the iteration.
             *evaluators,
         ]
         chance = type(self.method).chance(self.cfg, self.facts)
@@ -137,7 +137,7 @@ class PretrainTrainer(TrainerBase):
         return self.cfg.SOLVER.CHECKPOINT_PERIOD or self.sampler.iterations_per_epoch
 
     def build_evaluators(self) -> list[Evaluator]:
-        """Make the hooks that measure the encoder on labelled images now and then."""
+        """Make the hooks that measure the encoder on labelled images periodically."""
         cfg, epoch, built = self.cfg, self.sampler.iterations_per_epoch, []
         if cfg.KNN.TRAIN_ROOT or cfg.KNN.DATASET:
             built.append(KNNMonitor(cfg, epoch))
@@ -149,11 +149,11 @@ class PretrainTrainer(TrainerBase):
     def resume_or_start(self, resume: bool, original: str = "") -> None:
         """Continue from the last checkpoint of OUTPUT_DIR, or begin at iteration 0; see `start_from` for MODEL.WEIGHTS.
 
-        The rates and decays of the optimizer are the config's, also where the checkpoint's were others.
+        The rates and decays of the optimizer are those of the config, even if the checkpoint has others.
 
         Args:
-            resume: continue when there is a checkpoint; without one, begin.
-            original: where OUTPUT_DIR holds no checkpoint, begin where this file in the original MoCo format ends.
+            resume: continue if there is a checkpoint, otherwise begin.
+            original: if OUTPUT_DIR holds no checkpoint, continue from this file in the original MoCo format.
 
         Raises:
             FileExistsError: not ``resume``, and OUTPUT_DIR holds the checkpoints of another run.
@@ -180,10 +180,10 @@ class PretrainTrainer(TrainerBase):
         self._apply_config()
 
     def start_from(self, path: str) -> None:
-        """Start the encoders, all alike, from the backbone in a checkpoint, any that the converter reads.
+        """Initialise all encoders with the backbone in a checkpoint of any kind that the converter reads.
 
-        Heads stay as they were made from the seed. Queue or bank are filled with vectors of real images when training
-        begins, by the batches that lie before the first one in the stream.
+        Heads keep their initial values from the seed. When training begins, the batches before the first one in the
+        stream fill the queue or bank with vectors of real images.
 
         Raises:
             FileNotFoundError, ValueError: see `load_encoder` and `Method.check_copies`.
@@ -197,7 +197,7 @@ class PretrainTrainer(TrainerBase):
         logger.info("; ".join([f"{started} started from {path} ({encoder.kind})", *encoder.notes, "the head is new"]))
 
     def _apply_config(self) -> None:
-        """Set what the optimizer and the schedule remember of the checkpoint's config to this config's values."""
+        """Replace values of the checkpoint's config in the optimizer and the schedule by those of this config."""
         solver = self.cfg.SOLVER
         for group in self.optimizer.param_groups:
             group.update(initial_lr=solver.BASE_LR, momentum=solver.MOMENTUM, weight_decay=solver.WEIGHT_DECAY)
@@ -206,7 +206,7 @@ class PretrainTrainer(TrainerBase):
             group["lr"] = lr
 
     def train(self) -> None:
-        """Run from the iteration after the last checkpoint to the end."""
+        """Train from the iteration after the last checkpoint to the end."""
         with self.status.watched(), tracebacks_in_log_file(), mishaps_told():
             self._train()
 
@@ -220,7 +220,7 @@ class PretrainTrainer(TrainerBase):
         super().train(self.start_iter, self.max_iter)
 
     def before_train(self) -> None:
-        """Open the stream of batches at the first iteration of this run, or before it to fill a queue or bank."""
+        """Open the stream of batches at the first iteration of this run, or earlier to fill a queue or bank."""
         resuming = self.start_iter > 0
         if comm.is_main_process():
             self.skipped.begin(self.exclusion.since, self.cfg.DATA.MAX_PIXELS, resuming=resuming)
@@ -244,7 +244,7 @@ class PretrainTrainer(TrainerBase):
 
     @torch.no_grad()
     def fill(self) -> None:
-        """Let the method put vectors of real images where noise is, from the batches before the first iteration."""
+        """Let the method replace noise by vectors of real images, from the batches before the first iteration."""
         what = ", ".join(f"{name} ({entries} entries)" for name, entries in self.method.to_fill().items())
         batches = range(self.batches_to_fill)
         logger.info(f"filling with vectors of real images, {len(batches)} batches: {what}")
@@ -261,10 +261,10 @@ class PretrainTrainer(TrainerBase):
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
 
     def run_step(self) -> None:
-        """Take one step: load, encode, compare, update.
+        """Take one step: load, encode, contrast, update.
 
         Raises:
-            ValueError: more images cannot be read than DATA.MAX_UNREADABLE; the message names the list of them.
+            ValueError: more images are unreadable than DATA.MAX_UNREADABLE allows; the message names their list.
             FloatingPointError: see `log`.
         """
         self.method.begin_step(self.iter, self.max_iter)
@@ -283,7 +283,7 @@ class PretrainTrainer(TrainerBase):
         self.log({name: value.detach() for name, value in outputs.items()}, batch, data_time)
 
     def log(self, outputs: dict[str, torch.Tensor], batch: dict[str, torch.Tensor], data_time: float) -> None:
-        """Store the step's outputs and `image_std`, means over all processes; refuse a loss that is not finite.
+        """Store the step's outputs and `image_std` as means over all processes; check that the loss is finite.
 
         Raises:
             FloatingPointError: the loss is NaN or infinite.
@@ -300,6 +300,6 @@ class PretrainTrainer(TrainerBase):
         self.storage.put_scalars(data_time=data_time, **values)
 
     def writes_log(self) -> bool:
-        """Say whether the writers run after this iteration."""
+        """Return whether the writers run after this iteration."""
         done = self.iter + 1
         return done % self.cfg.LOG_PERIOD == 0 or done == self.max_iter

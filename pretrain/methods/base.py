@@ -1,4 +1,4 @@
-"""What a pre-training method owes to the rest: the base class of the files in this folder."""
+"""The interface of a pre-training method: the base class of the files in this folder."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -11,17 +11,17 @@ from torch import nn
 
 from ..keys import Key
 
-# The value of METHOD -> the method; filled by the classes themselves when their files are imported.
+# The value of METHOD -> the method; each class registers itself when its file is imported.
 METHODS: dict[str, type["Method"]] = {}
 
 
 @dataclass(kw_only=True)
 class DataFacts:
-    """What a method is built for.
+    """The facts about the data that a method is built with.
 
     Attributes:
-        size: images in the data set.
-        classes: their names, where there are labels.
+        size: number of images in the data set.
+        classes: names of the classes, if there are labels.
     """
 
     size: int
@@ -29,24 +29,24 @@ class DataFacts:
 
 
 class Method(nn.Module, ABC):
-    """A pre-training method: a module that turns a batch into a loss, and says what it needs for that.
+    """A pre-training method: a module that computes a loss from a batch, and declares its needs.
 
-    A subclass names itself: ``class MomentumContrast(Method, name="moco")``; the name is the value of ``METHOD``. One
-    without a name is a base of others. The trainer updates the parameters that require a gradient, and saves and
+    A subclass gives its name: ``class MomentumContrast(Method, name="moco")``; the name is the value of ``METHOD``. A
+    subclass without a name is a base class. The trainer updates the parameters that require a gradient, and saves and
     resumes the whole state dict.
 
     Attributes:
         views: names of the views of an image that a batch holds, each N x 3 x H x W.
         keys: keys of the config that the method reads besides those of every run, by name. Methods may share a key.
         needs_index: whether a batch must hold ``"index"``, the place of each image in the data set; a stream has none.
-        classifies: whether it learns classes: a batch holds ``"label"`` (N, int64), the data are class folders, the
+        classifies: whether it learns classes: a batch holds ``"label"`` (N, int64), the data are class folders, and the
             encoder ends in a classifier that is evaluated on ``DATA.VAL_ROOT``.
-        encoder_name: the child that is evaluated and converted, a ResNet with its head as ``fc``. Checkpoints say it.
-            ``MODEL.WEIGHTS`` starts its backbone.
-        encoder_copies: the children that start as exact copies of it, heads included.
+        encoder_name: the child that is evaluated and converted, a ResNet with its head as ``fc``. Checkpoints record
+            the name. ``MODEL.WEIGHTS`` initialises its backbone.
+        encoder_copies: the children that start as exact copies of it, with their heads.
 
     Raises:
-        ValueError: a subclass takes the name of another.
+        ValueError: a subclass has the name of another.
     """
 
     name: ClassVar[str]
@@ -62,8 +62,8 @@ class Method(nn.Module, ABC):
         if name is None:
             return
         known = METHODS.get(name, cls)
-        if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):  # a reload makes it anew
-            raise ValueError(f"METHOD {name!r} is {known.__module__}.{known.__qualname__} already; choose another name")
+        if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):  # a reload defines it again
+            raise ValueError(f"METHOD {name!r} is already {known.__module__}.{known.__qualname__}; choose another name")
         cls.name = name
         METHODS[name] = cls
 
@@ -74,39 +74,39 @@ class Method(nn.Module, ABC):
 
     @classmethod
     def check_config(cls, cfg: CfgNode) -> None:
-        """Refuse (``ValueError``) values of the config that do not go together; each alone is checked already."""
+        """Raise ``ValueError`` for values of the config that do not fit together; each alone has been checked."""
 
     @classmethod
     def check_length(cls, cfg: CfgNode, max_iter: int) -> None:
-        """Refuse (``ValueError``) values of the config that a run of ``max_iter`` iterations is too short for."""
+        """Raise ``ValueError`` for values of the config for which ``max_iter`` iterations are too few."""
 
     @classmethod
     def bytes_per_image(cls, cfg: CfgNode) -> int:
-        """Return the bytes of state that every image of the data set adds."""
+        """Return the bytes of state that each image of the data set adds."""
         return 0
 
     @classmethod
     def chance(cls, cfg: CfgNode, data: DataFacts) -> dict[str, float]:
-        """Return what outputs of `forward` are where nothing is learned, by their names; not every one has a level."""
+        """Return the values that outputs of `forward` have by chance, by name; not every output has one."""
         return {}
 
     def begin_step(self, iteration: int, max_iter: int) -> None:
-        """Set what changes during a run, as a function of these alone: a resumed run continues it exactly.
+        """Set values that change during a run. They depend on the arguments alone, so that a run resumes exactly.
 
         Args:
-            iteration: the one that begins, from 0.
+            iteration: the iteration that begins, from 0.
             max_iter: length of the run.
         """
 
     @abstractmethod
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Make one step short of the optimizer's.
+        """Compute one step, without the optimizer.
 
         Args:
             batch: see ``views``, ``needs_index`` and ``classifies``; images are normalised.
 
         Returns:
-            ``"loss"``, a scalar with gradient, and scalars to be logged, such as ``"accuracy"``.
+            ``"loss"``, a scalar with gradient, and scalars to log, such as ``"accuracy"``.
         """
 
     @property
@@ -115,7 +115,7 @@ class Method(nn.Module, ABC):
         return self.get_submodule(self.encoder_name)
 
     def check_copies(self) -> None:
-        """Refuse a method that has a copy of the encoder and does not name it; call before the encoder changes.
+        """Check that the method declares all copies of its encoder; call it before the encoder changes.
 
         Raises:
             ValueError: a child equals the encoder and is not in ``encoder_copies``.
@@ -126,28 +126,28 @@ class Method(nn.Module, ABC):
             known = name in (self.encoder_name, *self.encoder_copies)
             if not known and own.keys() == encoder.keys() and all(map(torch.equal, own.values(), encoder.values())):
                 raise ValueError(
-                    f"MODEL.WEIGHTS starts {self.encoder_name}, and would leave {name}, its copy, random: add {name!r}"
+                    f"MODEL.WEIGHTS starts {self.encoder_name} and would leave {name}, its copy, random: add {name!r}"
                     f" to encoder_copies of {type(self).__name__}"
                 )
 
     def copy_encoder(self) -> None:
-        """Make ``encoder_copies`` equal to the encoder again, buffers too, once that has started from weights."""
+        """Copy the encoder, with its buffers, to ``encoder_copies`` after it was initialised from weights."""
         for name in self.encoder_copies:
             self.get_submodule(name).load_state_dict(self.encoder_to_transfer.state_dict())
 
     def to_fill(self) -> Mapping[str, int]:
-        """Return which buffers `fill` fills with vectors of real images, such as a queue, and how many each holds.
+        """Return the buffers that `fill` fills with vectors of real images, such as a queue, and their lengths.
 
-        They begin as noise. An encoder that begins as noise as well loses nothing by it; one that starts from weights
-        would learn in its first steps to tell images from noise.
+        They are initialised with noise. That does not harm a random encoder, but an encoder that starts from weights
+        would learn to distinguish images from noise in its first steps.
         """
         return {}
 
     def fill(self, batch: dict[str, torch.Tensor]) -> None:
-        """Put vectors of a batch's images into the buffers of `to_fill`; no parameter changes.
+        """Put vectors of a batch's images into the buffers of `to_fill`; parameters do not change.
 
-        All processes call, in training mode and without gradients. By default it is a whole step: encoders are still
-        equal, so that one which follows another stays where it is, but the running statistics of all that encode move.
+        All processes call it, in training mode and without gradients. The default is a whole step: the encoders are
+        still equal, so that a momentum update changes nothing, but the running statistics of all encoders change.
 
         Args:
             batch: see `forward`.
@@ -155,5 +155,5 @@ class Method(nn.Module, ABC):
         self(batch)
 
     def extra_state(self) -> dict[str, Any]:
-        """Return what a checkpoint must hold beside the state dict: name -> object with a state dict."""
+        """Return the state that a checkpoint must hold besides the state dict: name -> object with a state dict."""
         return {}

@@ -24,7 +24,7 @@ class DenseKeys(NamedTuple):
 
     Attributes:
         vectors: N x C, the keys of MoCo.
-        maps: N x D x S x S, features by which cells correspond.
+        maps: N x D x S x S, features with which cells are matched.
         cells: N x C x S x S, a unit vector for each cell.
         all_vectors: WN x C.
         all_pooled: WN x C, unit vectors, the direction of the mean of an image's ``cells``.
@@ -38,21 +38,21 @@ class DenseKeys(NamedTuple):
 
 
 class DenseContrast(MomentumContrast, name="dense"):
-    """MoCo with a second head, which gives a vector to each cell of the last map, and a second queue for it.
+    """MoCo with a second head, which computes a vector for each cell of the last map, and a second queue for it.
 
-    The positive of a query's cell is the dense vector of the key's cell that is most similar by the features of the
-    backbone (section 3.4). Its negatives are the dense vectors of other images, one for each image: the mean of the
-    unit vectors of its cells, normalised again (section 3.3). The loss is (1 - lambda) global + lambda dense.
+    The positive of a query's cell is the dense vector of the key's cell with the most similar backbone features
+    (section 3.4). Its negatives are one vector for each other image: the mean of the unit vectors of its cells,
+    normalised again (section 3.3). The loss is (1 - lambda) global + lambda dense.
 
     State beside MoCo's: ``dense_head_q.*``, ``dense_head_k.*``, ``dense_queue`` (C x K) and ``dense_queue_ptr`` (1).
 
     Args:
-        encoder: f_q, a ResNet: images to N x C vectors, by way of ``layer4``, whose output is the map.
-        shuffle: moves key images between devices or batch-norm groups, and what was made of them back.
-        dense_head: maps, N x D x S x S, to N x C x S x S. The key's starts as its exact copy and follows it like f_k.
+        encoder: f_q, a ResNet that maps images to N x C vectors; the output of its ``layer4`` is the map.
+        shuffle: moves key images between devices or batch-norm groups, and their vectors and maps back.
+        dense_head: maps, N x D x S x S, to N x C x S x S. The key's head starts as a copy and follows it like f_k.
         dense_weight: lambda.
-        dense_warmup_iters: iterations at the start in which lambda is 0; the dense queue fills meanwhile.
-        options: see `MomentumContrast`. Both queues are of its ``queue_size``, both losses of its ``temperature``.
+        dense_warmup_iters: iterations at the start in which lambda is 0 and the dense queue fills.
+        options: see `MomentumContrast`. Both queues have its ``queue_size``, and both losses its ``temperature``.
 
     Raises:
         ValueError: the encoder has no ``layer4``.
@@ -61,7 +61,7 @@ class DenseContrast(MomentumContrast, name="dense"):
     dense_queue: torch.Tensor
     dense_queue_ptr: torch.Tensor
     keys = MomentumContrast.keys | {
-        "CONTRAST.DENSE_WEIGHT": Key(0.5, "lambda, the share of the dense loss; the global one has the rest.", SHARE),
+        "CONTRAST.DENSE_WEIGHT": Key(0.5, "lambda, the weight of the dense loss; the global loss has the rest.", SHARE),
         "CONTRAST.DENSE_WARMUP_ITERS": Key(0, "Iterations at the start in which lambda is 0.", at_least(0)),
     }
 
@@ -77,9 +77,7 @@ class DenseContrast(MomentumContrast, name="dense"):
     ) -> None:
         super().__init__(encoder, shuffle, **options)
         if not hasattr(encoder, "layer4"):
-            raise ValueError(
-                f"a {type(encoder).__name__} has no layer4; expected a ResNet, such as build_encoder makes"
-            )
+            raise ValueError(f"a {type(encoder).__name__} has no layer4; expected a ResNet, as from build_encoder")
         self.dense_head_q = dense_head
         self.dense_head_k = copy.deepcopy(dense_head)
         self.dense_head_k.requires_grad_(False)
@@ -91,7 +89,7 @@ class DenseContrast(MomentumContrast, name="dense"):
 
     @classmethod
     def check_config(cls, cfg: CfgNode) -> None:
-        """Refuse crops of which the last map has a single cell: nothing corresponds to anything there.
+        """Refuse crops whose last map has a single cell, since it leaves nothing to match.
 
         Raises:
             ValueError: see above.
@@ -100,13 +98,13 @@ class DenseContrast(MomentumContrast, name="dense"):
         size, stride = cfg.AUGMENTATION.CROP_SIZE, 8 if cfg.MODEL.SMALL_STEM else 32
         more_than_one_cell = (
             f"more than {stride}, the stride of this encoder: METHOD 'dense' contrasts cells of its last map,"
-            " which would have one"
+            " which would have only one"
         )
         check_value(size > stride, "AUGMENTATION.CROP_SIZE", size, more_than_one_cell)
 
     @classmethod
     def check_length(cls, cfg: CfgNode, max_iter: int) -> None:
-        """Refuse a run that would end before lambda is anything but 0.
+        """Refuse a run in which lambda would be 0 to the end.
 
         Raises:
             ValueError: see above.
@@ -127,13 +125,13 @@ class DenseContrast(MomentumContrast, name="dense"):
 
     @classmethod
     def chance(cls, cfg: CfgNode, data: DataFacts) -> dict[str, float]:
-        """Return MoCo's levels, which are those of cells as well: both queues are of one length."""
+        """Return MoCo's levels, which also hold for cells, since both queues have the same length."""
         levels = super().chance(cfg, data)
         parts = dict.fromkeys(("loss_global", "loss_dense"), levels["loss"])
         return {**levels, **parts, "accuracy_dense": levels["accuracy"]}
 
     def begin_step(self, iteration: int, max_iter: int) -> None:
-        """Set lambda, and m as MoCo does."""
+        """Set lambda and, as in MoCo, m."""
         super().begin_step(iteration, max_iter)
         self.dense_weight = 0.0 if iteration < self.dense_warmup_iters else self.base_dense_weight
 
@@ -143,21 +141,21 @@ class DenseContrast(MomentumContrast, name="dense"):
 
     @torch.no_grad()
     def fill(self, batch: dict[str, torch.Tensor]) -> None:
-        """Enqueue what the key side makes of a batch, in both queues; the query side computes nothing."""
+        """Enqueue the keys of a batch in both queues; the query side computes nothing."""
         keys = self.encode_dense_keys(batch["key"])
         self.dequeue_and_enqueue(keys.all_vectors, self.queue, self.queue_ptr)
         self.dequeue_and_enqueue(keys.all_pooled, self.dense_queue, self.dense_queue_ptr)
 
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Make one step short of the optimizer's, in the order of MoCo's.
+        """Compute one step, without the optimizer, in the order of MoCo's.
 
         Args:
             batch: ``"query"`` and ``"key"``, N x 3 x H x W each, two views of the same images.
 
         Returns:
             ``"loss"``, a scalar with gradient to ``encoder_q`` and ``dense_head_q``; its parts ``"loss_global"``, of
-            images, and ``"loss_dense"``, of cells; what MoCo tells of images; and ``"accuracy_dense"``, the share of
-            query cells whose positive no vector of the dense queue beats.
+            images, and ``"loss_dense"``, of cells; the other outputs of MoCo; and ``"accuracy_dense"``, the share of
+            query cells whose positive is more similar than all vectors of the dense queue.
         """
         q, maps = embed_with_maps(self.encoder_q, batch["query"])  # N x C, N x D x S x S
         cells = rows_of(embed(self.dense_head_q, maps))  # NS^2 x C
@@ -180,10 +178,10 @@ class DenseContrast(MomentumContrast, name="dense"):
 
     @torch.no_grad()
     def encode_dense_keys(self, images: torch.Tensor) -> DenseKeys:
-        """Encode key images, N x 3 x H x W, in shuffled order; return all in the order of the images.
+        """Encode key images, N x 3 x H x W, in shuffled order; return the results in the order of the images.
 
-        Vectors of images go to all processes, for the queues. Maps and dense vectors of cells, which are some hundred
-        times as many numbers, go to the process of their image alone.
+        Vectors of images go to all processes, for the queues. Maps and dense vectors of cells, with some hundred times
+        as many numbers, go only to the process of their image.
         """
         permutation = self.shuffle.draw(len(images))
         vectors, maps = embed_with_maps(self.encoder_k, self.shuffle.shuffle(images, permutation))
@@ -202,7 +200,7 @@ class DenseContrast(MomentumContrast, name="dense"):
 
 
 def embed_with_maps(encoder: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Encode images, N x 3 x H x W, as `embed` does; return as well the map of each before pooling, N x D x S x S."""
+    """Encode images, N x 3 x H x W, as `embed` does; also return their maps before pooling, N x D x S x S."""
     with kept_outputs(encoder.get_submodule("layer4")) as maps:
         vectors = embed(encoder, images)
     return vectors, maps[0]
@@ -210,7 +208,7 @@ def embed_with_maps(encoder: nn.Module, images: torch.Tensor) -> tuple[torch.Ten
 
 @contextmanager
 def kept_outputs(layer: nn.Module) -> Iterator[list[torch.Tensor]]:
-    """Collect, while active, what a layer returns."""
+    """Collect the outputs of a layer while active."""
     outputs: list[torch.Tensor] = []
     hook = layer.register_forward_hook(lambda layer, arguments, output: outputs.append(output))
     try:
@@ -221,19 +219,19 @@ def kept_outputs(layer: nn.Module) -> Iterator[list[torch.Tensor]]:
 
 @torch.no_grad()
 def nearest_cells(maps_q: torch.Tensor, maps_k: torch.Tensor) -> torch.Tensor:
-    """Return for each cell of a query the cell of its key with the highest cosine similarity: N x S^2, int64.
+    """Return, for each cell of a query, the cell of its key with the highest cosine similarity: N x S^2, int64.
 
     Args:
         maps_q, maps_k: features of the backbone, N x D x S x S. Cells are numbered row by row.
     """
     with torch.autocast(maps_q.device.type, enabled=False):
         features_q, features_k = (maps.float().flatten(2) for maps in (maps_q, maps_k))  # N x D x S^2
-        # The length of a query cell's features is not divided by: it is one for all cells of the key.
+        # No division by the length of a query cell's features: it is the same for all cells of the key.
         return (features_q.transpose(1, 2) @ F.normalize(features_k, dim=1)).argmax(dim=2)
 
 
 def take_cells(cells: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """Return the vectors (N x C x P) that stand in each image's ``cells`` (N x C x S x S) at ``places`` (N x P)."""
+    """Return the vectors (N x C x P) of each image's ``cells`` (N x C x S x S) at ``places`` (N x P)."""
     return cells.flatten(2).gather(2, places[:, None].expand(-1, cells.shape[1], -1))
 
 

@@ -1,4 +1,4 @@
-"""Encoding of queries and keys, the same for every way of keeping keys."""
+"""Encoding of queries and keys, for all contrastive methods."""
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +8,7 @@ from .shuffle_bn import BatchShuffle
 
 
 def embed(encoder: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Encode images, N x 3 x H x W, to unit vectors, N x C, in float32 whatever precision the encoder ran in."""
+    """Encode images, N x 3 x H x W, to unit vectors, N x C, in float32 for any precision of the encoder."""
     return F.normalize(encoder(images).float(), dim=1)
 
 
@@ -30,9 +30,9 @@ def embed_shuffled(encoder: nn.Module, images: torch.Tensor, shuffle: BatchShuff
 
 @torch.no_grad()
 def spread(vectors: torch.Tensor) -> torch.Tensor:
-    """Return how far unit vectors, N x C, differ: the standard deviation of a dimension, mean over all, times sqrt(C).
+    """Return the spread of unit vectors, N x C: the mean standard deviation of a dimension, times sqrt(C).
 
-    Near 1 where they lie all over the sphere, 0 where the encoder gives one vector to every image: collapse (SimSiam,
-    section 4.1 and figure 2).
+    It is near 1 if they cover the sphere, and 0 if the encoder gives every image the same vector, which is a collapse
+    (SimSiam, section 4.1 and figure 2).
     """
     return vectors.std(dim=0, correction=0).mean() * vectors.shape[1] ** 0.5

@@ -16,11 +16,11 @@ from .shuffle_bn import SHUFFLE_BN, BatchShuffle
 class EndToEnd(Method, name="end_to_end"):
     """Queries against the keys of the same global batch; back-propagation updates the encoders of both.
 
-    The paper lets the two encoders be one or two; here they are two, as in its figure, that start equal. With WN images
-    in the global batch, K = WN - 1. State: ``encoder_q.*`` and ``encoder_k.*``.
+    In the paper the two encoders may be the same or different; here they are different, as in its figure, and start
+    equal. With WN images in the global batch, K = WN - 1. State: ``encoder_q.*`` and ``encoder_k.*``.
 
     Args:
-        encoder: f_q, images to N x C vectors. f_k starts as its exact copy and learns as well.
+        encoder: f_q, images to N x C vectors. f_k starts as its exact copy and also learns.
         shuffle: moves key images between devices or batch-norm groups (section 3.3).
         temperature: tau of equation 1.
     """
@@ -43,7 +43,7 @@ class EndToEnd(Method, name="end_to_end"):
 
     @classmethod
     def chance(cls, cfg: CfgNode, data: DataFacts) -> dict[str, float]:
-        """Return ln(WN) and 1/WN, of the keys in the global batch."""
+        """Return ln(WN) and 1/WN, for the keys in the global batch."""
         return chance_among(cfg.SOLVER.IMS_PER_BATCH)
 
     def extra_state(self) -> dict[str, BatchShuffle]:
@@ -51,14 +51,14 @@ class EndToEnd(Method, name="end_to_end"):
         return {"shuffle": self.shuffle}
 
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Make one step short of the optimizer's.
+        """Compute one step, without the optimizer.
 
         Args:
             batch: ``"query"`` and ``"key"``, N x 3 x H x W each, two views of the same images.
 
         Returns:
-            ``"loss"``, InfoNCE (scalar, with gradient to both encoders; averaged over processes, as
-            ``DistributedDataParallel`` does, it is that of the mean over the global batch); ``"accuracy"``, the
+            ``"loss"``, InfoNCE (a scalar with gradient to both encoders; averaged over processes, as by
+            ``DistributedDataParallel``, the gradient is that of the mean over the global batch); ``"accuracy"``, the
             share of queries that find their key in the global batch; and their ``"spread"``, see `spread`.
         """
         q = embed(self.encoder_q, batch["query"])  # N x C
@@ -70,6 +70,6 @@ class EndToEnd(Method, name="end_to_end"):
 
     def logits(self, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
         """Return similarities over tau, N x WN, of queries ``q`` (N x C) with the global batch's keys (WN x C)."""
-        # As in MoCo: reduced precision would round away what similarities differ in.
+        # As in MoCo: reduced precision would round away the differences of similarities.
         with torch.autocast(q.device.type, enabled=False):
             return q @ k.T / self.temperature

@@ -14,15 +14,15 @@ from .shuffle_bn import bn_groups
 
 HEADS = ("fc", "mlp")
 
-# What every contrastive method reads.
+# Keys that every contrastive method reads.
 CONTRAST_KEYS = {
     "MODEL.HEAD": Key("mlp", 'Projection head: "fc" (MoCo v1) or "mlp" (MoCo v2).', one_of(*HEADS)),
     "MODEL.DIM": Key(128, "Dimension C of queries and keys.", at_least(1)),
     "MODEL.BN_GROUPS": Key(
         0,
-        "Groups in which each process normalises its batch, statistics apart, as that number of devices would. One"
-        " group is enough when there are several processes; with one process it makes Shuffling BN void. 0: one group"
-        " with several processes, eight with one, so that one GPU sees the statistics of the paper's eight.",
+        "Groups of a process's batch with separate batch-norm statistics, as on that number of devices. With several"
+        " processes one group is enough; with one process, one group would disable Shuffling BN. 0: one group with"
+        " several processes, eight with one, so that one GPU has the statistics of the paper's eight.",
         at_least(0),
     ),
     "CONTRAST.TEMPERATURE": Key(0.2, "tau of InfoNCE: 0.07 in MoCo v1, 0.2 in v2.", POSITIVE),
@@ -39,12 +39,11 @@ def build_encoder(
     """Build a ResNet that maps images, N x 3 x H x W, to vectors, N x ``dim``, that are not yet normalised.
 
     Args:
-        arch: one of `ARCHITECTURES`. Torchvision's form: the stride sits in the 3x3 convolution
-            of a block.
-        head: ``"fc"``, one linear layer (MoCo v1), or ``"mlp"``, two with a ReLU between, the hidden one as wide as
-            the pooled features (MoCo v2).
+        arch: one of `ARCHITECTURES`, in torchvision's form: the 3x3 convolution of a block has the stride.
+        head: ``"fc"``, one linear layer (MoCo v1), or ``"mlp"``, two with a ReLU between them and a hidden layer as
+            wide as the pooled features (MoCo v2).
         dim: C, the dimension of queries and keys; 128 in the paper.
-        norm_layer: makes the normalisation layer for a number of channels.
+        norm_layer: builds the normalisation layer for a number of channels.
         small_stem: 3x3 stride-1 first convolution and no max-pool, for images of 32 to 64 px.
 
     Raises:
@@ -60,7 +59,7 @@ def build_encoder(
 
 
 def encoder_from_config(cfg: CfgNode) -> nn.Module:
-    """Build the encoder of a contrastive method, with batch norm in the groups that ``MODEL.BN_GROUPS`` asks for.
+    """Build the encoder of a contrastive method, with batch norm in ``MODEL.BN_GROUPS`` groups.
 
     Raises:
         ValueError: see `bn_groups` and `build_encoder`.
@@ -71,11 +70,11 @@ def encoder_from_config(cfg: CfgNode) -> nn.Module:
 
 
 def build_dense_head(width: int, dim: int = 128) -> nn.Module:
-    """Build DenseCL's dense head, MoCo v2's in each cell: maps N x ``width`` x S x S to N x ``dim`` x S x S."""
+    """Build DenseCL's dense head, MoCo v2's head in each cell: maps N x ``width`` x S x S to N x ``dim`` x S x S."""
     return nn.Sequential(nn.Conv2d(width, width, 1), nn.ReLU(), nn.Conv2d(width, dim, 1))
 
 
 def dense_head_from_config(cfg: CfgNode) -> nn.Module:
-    """Build the dense head that goes with the encoder of `encoder_from_config`."""
-    width = 8 * ARCHITECTURES[cfg.MODEL.ARCH].layer1_channels  # each later layer has twice as many as the one before
+    """Build the dense head for the encoder of `encoder_from_config`."""
+    width = 8 * ARCHITECTURES[cfg.MODEL.ARCH].layer1_channels  # each later layer has twice as many as the previous one
     return build_dense_head(width, cfg.MODEL.DIM)

@@ -21,7 +21,7 @@ MOMENTUM_SCHEDULES = ("constant", "cosine")
 
 
 class MomentumContrast(Method, name="moco"):
-    """MoCo: queries against the keys of a queue that a slowly moving copy of the query encoder fills.
+    """MoCo: queries against a queue of keys from a slowly moving copy of the query encoder.
 
     State, under the names of the original checkpoints: ``encoder_q.*``, ``encoder_k.*``, ``queue`` (C x K) and
     ``queue_ptr`` (1, the column where the next key goes).
@@ -29,7 +29,7 @@ class MomentumContrast(Method, name="moco"):
     Args:
         encoder: f_q, images to N x C vectors. f_k starts as its exact copy and gets no gradient.
         shuffle: moves key images between devices or batch-norm groups (section 3.3).
-        queue_size: K. The batch need not divide it: the queue wraps round and no key of a batch is lost.
+        queue_size: K. It need not be a multiple of the batch: the queue wraps around and no key of a batch is lost.
         dim: C, the width of the encoder's output.
         momentum: m of equation 2, at the start of a run.
         momentum_schedule: ``"constant"``, or ``"cosine"``; see `begin_step`.
@@ -46,7 +46,7 @@ class MomentumContrast(Method, name="moco"):
         "CONTRAST.MOMENTUM": Key(0.999, "m of the momentum update of the key encoder.", SHARE),
         "CONTRAST.MOMENTUM_SCHEDULE": Key(
             "constant",
-            "'constant' as in MoCo; 'cosine': m rises from MOMENTUM to 1 along half a cosine, as in BYOL.",
+            "'constant' as in MoCo; 'cosine': m rises from MOMENTUM to 1 along a half cosine, as in BYOL.",
             one_of(*MOMENTUM_SCHEDULES),
         ),
     }
@@ -81,7 +81,7 @@ class MomentumContrast(Method, name="moco"):
 
     @classmethod
     def options(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Return the keyword arguments that the config gives."""
+        """Return the keyword arguments from the config."""
         return {
             "queue_size": cfg.CONTRAST.QUEUE_SIZE,
             "dim": cfg.MODEL.DIM,
@@ -92,7 +92,7 @@ class MomentumContrast(Method, name="moco"):
 
     @classmethod
     def chance(cls, cfg: CfgNode, data: DataFacts) -> dict[str, float]:
-        """Return ln(K+1) and 1/(K+1), and 1/N of the keys in this process's batch."""
+        """Return ln(K+1) and 1/(K+1), and 1/N for the keys in this process's batch."""
         in_batch = comm.get_world_size() / cfg.SOLVER.IMS_PER_BATCH
         return {**chance_among(cfg.CONTRAST.QUEUE_SIZE + 1), "accuracy_in_batch": in_batch}
 
@@ -106,27 +106,27 @@ class MomentumContrast(Method, name="moco"):
 
     @torch.no_grad()
     def fill(self, batch: dict[str, torch.Tensor]) -> None:
-        """Enqueue the keys of a batch. The query encoder computes nothing, so its statistics stay as they are."""
+        """Enqueue the keys of a batch. The query encoder computes nothing, so its statistics do not change."""
         _, all_keys = self.encode_keys(batch["key"])
         self.dequeue_and_enqueue(all_keys, self.queue, self.queue_ptr)
 
     def begin_step(self, iteration: int, max_iter: int) -> None:
-        """Set m: 1 - (1 - m_0) (1 + cos(pi iteration / max_iter)) / 2 by the schedule "cosine" (BYOL, section 3.3)."""
+        """Set m; the schedule "cosine" is 1 - (1 - m_0) (1 + cos(pi iteration / max_iter)) / 2 (BYOL, section 3.3)."""
         if self.momentum_schedule == "cosine":
             left = 0.5 * (1 + math.cos(math.pi * iteration / max_iter))
             self.momentum = 1 - (1 - self.base_momentum) * left
 
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Make one step of algorithm 1 short of the optimizer's.
+        """Compute one step of algorithm 1, without the optimizer.
 
         Args:
             batch: ``"query"`` and ``"key"``, N x 3 x H x W each, two views of the same images.
 
         Returns:
-            ``"loss"``, InfoNCE (scalar, with gradient to ``encoder_q``); ``"accuracy"``, the share of queries that find
-            their key among K+1; ``"accuracy_in_batch"``, the share that find it among the N of this process. Where
-            encoders change fast, a key can be told from the queue's by its age alone: then the first is high and the
-            second, between keys of one age, at chance. ``"spread"`` of the queries, see `spread`.
+            ``"loss"``, InfoNCE (a scalar with gradient to ``encoder_q``); ``"accuracy"``, the share of queries that
+            find their key among K+1; ``"accuracy_in_batch"``, the share that find it among the N of this process. If
+            encoders change fast, a query can recognise its key in the queue by its age alone: then the first is high,
+            and the second, among keys of the same age, at chance. ``"spread"`` of the queries, see `spread`.
         """
         q = embed(self.encoder_q, batch["query"])  # N x C
         with torch.no_grad():
@@ -171,17 +171,17 @@ class MomentumContrast(Method, name="moco"):
     def dequeue_and_enqueue(keys: torch.Tensor, queue: torch.Tensor, queue_ptr: torch.Tensor) -> None:
         """Replace the oldest keys of a queue (C x K) by ``keys`` (N x C), the global batch, wrapping at the end.
 
-        Of a batch larger than the queue the last K keys stay.
+        If the batch is larger than the queue, its last K keys remain.
 
         Args:
             keys: N x C.
-            queue: C x K, in place.
-            queue_ptr: 1, the column of the oldest key; it moves on.
+            queue: C x K, changed in place.
+            queue_ptr: 1, the column of the oldest key, advanced in place.
         """
         queue_size = queue.shape[1]
         newest = keys[-queue_size:]
-        # Keys before these would be written over by the end of this batch. The pointer stays on its device: to read
-        # it would make the CPU wait for the GPU.
+        # The end of this batch would overwrite earlier keys. The pointer stays on its device: reading it would make
+        # the CPU wait for the GPU.
         places = torch.arange(len(keys) - len(newest), len(keys), device=keys.device)
         queue[:, (queue_ptr + places) % queue_size] = newest.T
         queue_ptr.add_(len(keys)).remainder_(queue_size)
@@ -189,6 +189,6 @@ class MomentumContrast(Method, name="moco"):
 
 @torch.no_grad()
 def move_towards(follower: nn.Module, leader: nn.Module, weight: float) -> None:
-    """Move each parameter of ``follower`` towards that of its copy ``leader`` by ``weight``, 0 to 1, of the way."""
+    """Move each parameter of ``follower`` towards that of ``leader``, by the fraction ``weight``, 0 to 1."""
     theta_k, theta_q = (tuple(module.parameters()) for module in (follower, leader))
-    torch._foreach_lerp_(theta_k, theta_q, weight)  # few launches on CUDA, not one a parameter
+    torch._foreach_lerp_(theta_k, theta_q, weight)  # few launches on CUDA, not one per parameter

@@ -1,8 +1,8 @@
 """Shuffling BN (section 3.3): a query and its positive key never share batch-norm statistics.
 
 With several processes, each normalises its own rows and the key images are exchanged before the key encoder. With
-one process, `GroupedBatchNorm2d` normalises groups of the batch separately, as if each group sat on a device of its
-own, and the key images change groups. Both at once works too.
+one process, `GroupedBatchNorm2d` normalises groups of the batch separately, as if each group were on its own device,
+and the key images change groups. Both can be combined.
 """
 
 import logging
@@ -18,17 +18,17 @@ from ..keys import Key
 
 logger = logging.getLogger("mocodet.pretrain")
 
-SHUFFLE_BN = Key(True, "Shuffling BN. False only to show what it is for.")
+SHUFFLE_BN = Key(True, "Shuffling BN. False only to show its effect.")
 
 # With BN_GROUPS 0, one process normalises as the eight GPUs of the paper do.
 PAPER_DEVICES = 8
 
 
 def bn_groups(cfg: CfgNode) -> int:
-    """Return how many groups of its batch each process normalises separately.
+    """Return the number of groups in which each process normalises its batch.
 
     Raises:
-        ValueError: the rows of a process do not divide into the groups, or a group would have a single image.
+        ValueError: the rows of a process do not divide evenly into the groups, or a group would have a single image.
     """
     world = comm.get_world_size()
     groups = cfg.MODEL.BN_GROUPS or (PAPER_DEVICES if world == 1 else 1)
@@ -44,12 +44,12 @@ def bn_groups(cfg: CfgNode) -> int:
 class BatchShuffle:
     """Shuffles the rows of the global batch between processes and groups, and puts them back.
 
-    Every process draws the same permutations from a generator of its own, so no permutation is ever sent. The state
+    Every process draws the same permutations from its own generator, so no permutation is ever sent. The state
     of that generator belongs in a checkpoint (`state_dict`).
 
     Args:
         seed: must be the same in all processes.
-        enabled: False leaves every row where it is, to show what shuffling is for.
+        enabled: False leaves every row where it is, to show the effect of shuffling.
     """
 
     def __init__(self, seed: int, *, enabled: bool = True) -> None:
@@ -58,7 +58,7 @@ class BatchShuffle:
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> "BatchShuffle":
-        """Make it from ``SEED`` and ``CONTRAST.SHUFFLE_BN``; warn where one group of rows leaves nothing to do."""
+        """Build it from ``SEED`` and ``CONTRAST.SHUFFLE_BN``; warn if a single group leaves nothing to shuffle."""
         if bn_groups(cfg) == comm.get_world_size() == 1:
             logger.warning(
                 "one process and MODEL.BN_GROUPS 1: every query shares its batch-norm statistics with its key, so"
@@ -69,7 +69,7 @@ class BatchShuffle:
     def draw(self, rows_per_process: int) -> torch.Tensor:
         """Return a new permutation of the global batch (int64, on the CPU): new row ``i`` is old row ``p[i]``.
 
-        It is the identity where shuffling is not enabled.
+        It is the identity if shuffling is disabled.
         """
         rows = rows_per_process * comm.get_world_size()
         return torch.randperm(rows, generator=self.generator) if self.enabled else torch.arange(rows)
@@ -77,8 +77,8 @@ class BatchShuffle:
     def shuffle(self, rows: torch.Tensor, permutation: torch.Tensor) -> torch.Tensor:
         """Return this process's rows of the shuffled global batch.
 
-        Each row travels only to the process that needs it: of W processes each sends and receives fewer than N rows,
-        where gathering the whole batch everywhere would move (W-1) N.
+        Each row goes only to the process that needs it: each of W processes sends and receives fewer than N rows, while
+        gathering the whole batch everywhere would move (W-1) N.
 
         Args:
             rows: N x ..., this process's rows; N is the same in all processes.
@@ -88,8 +88,8 @@ class BatchShuffle:
         if world == 1:
             return rows[send(permutation, rows.device)]
         source = permutation // n  # the process where each row of the shuffled batch is now
-        wanted = permutation.view(world, n)  # row r: what process r wants, as rows of the global batch
-        # What this process sends to each other one, in the order in which the receiver wants it.
+        wanted = permutation.view(world, n)  # row r: the rows of the global batch that process r needs
+        # The rows that this process sends to each other process, in the receiver's order.
         outgoing = [want[want // n == rank] - rank * n for want in wanted]
         incoming = source.view(world, n)[rank]  # n, by place in the shuffled batch
         leaving = rows[send(torch.cat(outgoing), rows.device)].contiguous()
@@ -100,14 +100,14 @@ class BatchShuffle:
             output_split_sizes=torch.bincount(incoming, minlength=world).tolist(),
             input_split_sizes=[len(rows_for) for rows_for in outgoing],
         )
-        # Rows arrive sorted by sender; a stable sort of the senders says which place each belongs to.
+        # Rows arrive sorted by sender; a stable sort of the senders gives the place of each.
         places = send(torch.argsort(incoming, stable=True), rows.device)
         shuffled = torch.empty_like(rows)
         shuffled[places] = received
         return shuffled
 
     def unshuffle(self, rows: torch.Tensor, permutation: torch.Tensor) -> torch.Tensor:
-        """Return this process's rows of the global batch in its original order: what `shuffle` sent away comes back.
+        """Undo `shuffle`: return this process's rows of the global batch in its original order.
 
         Args:
             rows: N x ..., one for each row that `shuffle` returned; they get no gradient.
@@ -117,13 +117,13 @@ class BatchShuffle:
 
     @staticmethod
     def first_row(rows_per_process: int) -> int:
-        """Return where this process's rows begin in the global batch."""
+        """Return the index of this process's first row in the global batch."""
         return comm.get_rank() * rows_per_process
 
     def unshuffle_gathered(self, rows: torch.Tensor, permutation: torch.Tensor) -> torch.Tensor:
         """Gather the shuffled rows of all processes and return the global batch, WN x ..., in its original order.
 
-        Gradients take the way back, as those of `gather_rows` do.
+        Gradients flow back, as in `gather_rows`.
         """
         return gather_rows(rows)[send(torch.argsort(permutation), rows.device)]
 
@@ -140,13 +140,13 @@ def gather_rows(rows: torch.Tensor) -> torch.Tensor:
     """Concatenate ``rows`` (N x ...) of all processes in order of rank: WN x ....
 
     Its gradient is summed over processes, each of which differentiates its own loss: a row receives the gradient of the
-    sum of all losses. Where those of parameters are averaged afterwards, as ``DistributedDataParallel`` does, they are
-    the gradient of the mean loss. Backward is collective like forward.
+    sum of all losses. If the gradients of parameters are averaged afterwards, as by ``DistributedDataParallel``, they
+    are those of the mean loss. Backward is collective, like forward.
     """
     return rows if comm.get_world_size() == 1 else _GatherRows.apply(rows)
 
 
-# A newer PyTorch warns of the older name.
+# Newer versions of PyTorch warn about the older name.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
 
@@ -160,7 +160,7 @@ class _GatherRows(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, gradient: torch.Tensor) -> torch.Tensor:
-        # A reduce-scatter would do; gloo has none in older releases, and these are N x C numbers only.
+        # A reduce-scatter would suffice, but older releases of gloo lack it, and these are only N x C numbers.
         total = gradient.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
         return total.chunk(comm.get_world_size())[comm.get_rank()]

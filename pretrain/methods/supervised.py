@@ -12,10 +12,10 @@ from .losses import chance_among
 
 
 class SupervisedClassifier(Method, name="supervised"):
-    """A ResNet whose last layer tells classes apart, with cross-entropy: what contrast is compared with.
+    """A ResNet classifier trained with cross-entropy: the baseline for the contrastive methods.
 
     Batch-norm statistics are those of this process's images, as in torchvision's training and in the paper's supervised
-    baseline. State, under names that the converter knows: ``encoder.*``; the classifier is ``encoder.fc``.
+    baseline. State, under names that the converter recognises: ``encoder.*``; the classifier is ``encoder.fc``.
 
     Args:
         encoder: images, N x 3 x H x W, to a logit for each class, N x C.
@@ -31,7 +31,7 @@ class SupervisedClassifier(Method, name="supervised"):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, data: DataFacts) -> "SupervisedClassifier":
-        """Build a classifier of the data's classes."""
+        """Build a classifier for the data's classes."""
         model = cfg.MODEL
         return cls(build_resnet(model.ARCH, small_stem=model.SMALL_STEM, num_classes=len(data.classes)))
 
@@ -41,16 +41,16 @@ class SupervisedClassifier(Method, name="supervised"):
         return chance_among(len(data.classes))
 
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Make one step short of the optimizer's.
+        """Compute one step, without the optimizer.
 
         Args:
             batch: ``"image"``, N x 3 x H x W, and ``"label"``, N, int64, in [0, C).
 
         Returns:
-            ``"loss"``, cross-entropy (scalar, with gradient), and ``"accuracy"``, the share of images whose class has
+            ``"loss"``, cross-entropy (a scalar with gradient), and ``"accuracy"``, the share of images whose class has
             the highest logit.
         """
         labels = batch["label"]
-        logits = self.encoder(batch["image"]).float()  # N x C; the loss is float32 whatever the encoder ran in
+        logits = self.encoder(batch["image"]).float()  # N x C; the loss is float32 for any precision of the encoder
         loss = F.cross_entropy(logits, labels)
         return {"loss": loss, "accuracy": (logits.detach().argmax(dim=1) == labels).float().mean()}

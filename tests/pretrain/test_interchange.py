@@ -447,10 +447,10 @@ def test_export__refusals(run, tmp_path):
     bank["model"] = {name: value for name, value in bank["model"].items() if name.startswith("encoder_q.")}
     bank["model"]["bank"] = torch.zeros(1)
     with pytest.raises(
-        ValueError, match=r"bank\.pth: holds no state of MoCo v1 or v2 .* no encoder_k\.\*, queue, queue_ptr"
+        ValueError, match=r"bank\.pth: does not hold a state of MoCo v1 or v2 .* no encoder_k\.\*, queue, queue_ptr"
     ):
         export_file(save(bank, tmp_path / "bank.pth"), tmp_path / "moco.pth.tar")
-    with pytest.raises(ValueError, match=r"tor\.pth: is no checkpoint .*: it has no optimizer, iteration, sampler"):
+    with pytest.raises(ValueError, match=r"tor\.pth: is not a checkpoint .*: it has no optimizer, iteration, sampler"):
         export_file(save({"model": {}}, tmp_path / "detector.pth"), tmp_path / "moco.pth.tar")
     assert not (tmp_path / "moco.pth.tar").exists()
 
@@ -503,8 +503,8 @@ def test_values__refused_in_both_directions(change, message):
         ({"momentum_buffer": torch.tensor(float("nan"))}, r"momentum of encoder_q\.conv1\.weight holds nan or inf"),
         ({"momentum_buffer": torch.tensor(0.0).double()}, r"momentum of encoder_q\.conv1\.weight is torch\.float64"),
         ({"momentum_buffer": torch.zeros(3)}, r"momentum of encoder_q\.conv1\.weight has shape \(3,\); expected \(64"),
-        ({"exp_avg": torch.tensor(0.0)}, r"for encoder_q\.conv1\.weight other than SGD's momentum_buffer"),
-        (None, r"for encoder_q\.conv1\.weight other than SGD's momentum_buffer"),
+        ({"exp_avg": torch.tensor(0.0)}, r"more for encoder_q\.conv1\.weight than SGD's momentum_buffer"),
+        (None, r"more for encoder_q\.conv1\.weight than SGD's momentum_buffer"),
     ],
 )
 def test_momentum__refused_in_both_directions(state, message):
@@ -612,12 +612,12 @@ def name_a_stranger(checkpoint: dict) -> None:
             r"is not in the original format: it has no optimizer, but epoch, arch, state_dict",
         ),
         (lambda c: c.update(state_dict=3), "state_dict is a int; expected a dict"),
-        (lambda c: c.update(epoch="3"), "epoch is '3'; expected the number of epochs that are done"),
-        (lambda c: c.update(mocodet=[]), "'mocodet' is not what an export of mocodet has there"),
+        (lambda c: c.update(epoch="3"), "epoch is '3'; expected the number of completed epochs"),
+        (lambda c: c.update(mocodet=[]), "'mocodet' is not what mocodet exports there"),
         (drop_buffer_of_q, r"momentum of encoder_q.conv1.weight has shape \(1,\); expected \(64, 3, 7, 7\)"),
         (give_momentum_to_k, "holds momentum of the key encoder"),
-        (optimize_one_encoder, r"is over 6\d parameters; expected 1\d\d, those of both encoders"),
-        (forget_a_group, "holds no state of an SGD with one group of parameters"),
+        (optimize_one_encoder, r"covers 6\d parameters; expected 1\d\d, those of both encoders"),
+        (forget_a_group, "is not the state of an SGD with one group of parameters"),
         (rename_to_v3, r"no module\.encoder_q\.\*, .* but module\.base_encoder, module\.momentum_encoder"),
         (name_a_stranger, "names that do not begin with 'module.': stranger"),
     ],

@@ -227,7 +227,7 @@ def test_setup__tells_what_has_no_effect(folder, tmp_path, method, overrides, me
     cli.start(cfg, resume=False)
     cli.announce(cfg)
     log = (tmp_path / "run" / "log.txt").read_text()
-    assert "this config sets, to no effect: " in log
+    assert "settings of this config that have no effect: " in log
     assert message in log
 
 

@@ -69,7 +69,7 @@ def test_healthy__nothing_is_said(caplog):
 
 def test_old_keys__a_fast_encoder_and_a_long_queue(caplog):
     (told,) = warnings_of(caplog, 464, queue_size=1024, momentum=0.5, rate=0.03, noise=2.0)
-    assert told.startswith("old keys: queries find their key in the queue by its age")
+    assert told.startswith("old keys: queries find their key in the queue but not in their batch")
     assert re.search(r"Raise CONTRAST\.MOMENTUM, lower CONTRAST\.QUEUE_SIZE .*, or lower SOLVER\.BASE_LR", told)
 
 

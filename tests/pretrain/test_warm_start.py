@@ -213,7 +213,7 @@ def test_resume__after_a_warm_start_is_bit_identical_and_fills_nothing(images, w
     assert "encoder_q, encoder_k started from" in logs["whole"]
     assert f"3 batches: queue ({QUEUE} entries)" in logs["whole"]
     assert "filled" not in logs["part"]
-    assert f"the rate rises for {WARM_START} iterations and the run has 2" in logs["whole"]
+    assert f"the learning rate rises for {WARM_START} iterations but the run has 2" in logs["whole"]
     lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.json").read_text().splitlines()]
     rising = [0.03 * (iteration + 1) / (WARM_START + 1) for iteration in range(2)]
     assert [line["lr"] for line in lines] == pytest.approx(rising)

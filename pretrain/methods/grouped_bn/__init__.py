@@ -1,4 +1,4 @@
-"""Batch norm of the parts of a batch, statistics apart, as several devices would normalise it."""
+"""Batch norm with separate statistics for the parts of a batch, as on several devices."""
 
 from .layer import GroupedBatchNorm2d
 

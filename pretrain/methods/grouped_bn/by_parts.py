@@ -21,18 +21,18 @@ def batch_norm_by_parts(
     Args:
         x: N x C x H x W in any memory format; N is a multiple of ``groups``.
         weight, bias: C, of the affine map that follows.
-        running_mean, running_var: C; they move in place towards the means over groups of mean and unbiased variance.
+        running_mean, running_var: C, updated in place with the means over groups of mean and unbiased variance.
         groups: G.
-        momentum: how far the running statistics move, 0 to 1.
+        momentum: weight of the batch in the running statistics, 0 to 1.
         eps: added to the biased variance.
     """
     return _BatchNormByParts.apply(x, weight, bias, running_mean, running_var, groups, momentum, eps)
 
 
 class _BatchNormByParts(torch.autograd.Function):
-    """Each group's results are written to their place: to concatenate them would move every activation once more.
+    """Writes each group's results to their place, since concatenation would copy every activation once more.
 
-    Parts of the batch are views in any memory format; to fold groups into channels would copy channels_last.
+    Parts of the batch are views in any memory format; folding groups into channels would copy channels_last.
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Which implementation of grouped batch norm a batch gets."""
+"""Choice of the implementation of grouped batch norm."""
 
 import logging
 from collections.abc import Callable
@@ -16,14 +16,14 @@ GroupedBatchNorm = Callable[
     [torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, int, float, float], torch.Tensor
 ]
 
-# Of the results' size: a step in the last place of bfloat16 is 0.008, sums of a few hundred float32 differ by less.
+# Relative to the results: one unit in the last place of bfloat16 is 0.008; sums of a few hundred float32 differ less.
 TOLERANCES = {torch.float32: 1e-4, torch.float16: 0.02, torch.bfloat16: 0.02}
 
 
 def choose(x: torch.Tensor, weight: torch.Tensor) -> GroupedBatchNorm:
-    """Return what normalises ``x`` (N x C x H x W) in training with parameters like ``weight`` (C).
+    """Return the implementation that normalises ``x`` (N x C x H x W) in training with parameters like ``weight`` (C).
 
-    On CUDA the Triton kernels, where they take such a batch and have proved themselves; else one part after the other.
+    On CUDA, it is the Triton kernels if they support such a batch and passed `check`; else one part after the other.
     """
     fits = (
         x.is_cuda
@@ -36,8 +36,8 @@ def choose(x: torch.Tensor, weight: torch.Tensor) -> GroupedBatchNorm:
 
 @cache
 def _fused(device: torch.device, dtype: torch.dtype) -> GroupedBatchNorm | None:
-    """Return the Triton implementation if it works on ``device``; where not, None, and one warning says why."""
-    # Triton compiles for the GPU that it finds, with a C compiler that it finds. Nothing of that is known before.
+    """Return the Triton implementation if it works on ``device``; otherwise log a warning once and return None."""
+    # Triton compiles for the GPU and with the C compiler that it finds. Whether that works is not known before.
     try:
         from .fused import fused_batch_norm
 
@@ -45,7 +45,7 @@ def _fused(device: torch.device, dtype: torch.dtype) -> GroupedBatchNorm | None:
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         logger.warning(
-            f"batch-norm groups are normalised one after the other, which is slower and gives the same: the Triton"
+            f"batch-norm groups are normalised one after the other, with the same results but more slowly: the Triton"
             f" kernels do not work on {device} for {dtype} ({reason})"
         )
         return None
@@ -59,7 +59,7 @@ def check(candidate: GroupedBatchNorm, device: torch.device, dtype: torch.dtype)
         AssertionError: outputs, gradients or running statistics differ.
     """
     generator = torch.Generator().manual_seed(0)
-    # Numbers that no size of a tile divides.
+    # Sizes that are not multiples of a tile's.
     x, gradient = (torch.randn(6, 70, 7, 5, generator=generator).to(device, dtype) for _ in range(2))
     x, gradient = (value.contiguous(memory_format=torch.channels_last) for value in (x + 3, gradient))
     weight, bias, mean, var = torch.rand(4, 70, generator=generator).to(device)
@@ -86,7 +86,7 @@ def _one_by_one(
     momentum: float,
     eps: float,
 ) -> torch.Tensor:
-    """The definition, of nothing but PyTorch's own batch norm, with its gradients."""
+    """The definition: only PyTorch's own batch norm, with its gradients."""
     means, variances = running_mean.repeat(groups, 1), running_var.repeat(groups, 1)
     parts = [
         F.batch_norm(part, mean, var, weight, bias, True, momentum, eps)

@@ -1,9 +1,9 @@
-"""Grouped batch norm on CUDA: three Triton kernels forward and three backward, whatever the number of groups.
+"""Grouped batch norm on CUDA: three Triton kernels forward and three backward, for any number of groups.
 
-PyTorch's own batch norm for one group after the other takes two kernels and more for each group. Here a batch in
-channels_last is a matrix, a row for each place of each image and a column for each channel, of which a group is a
-stretch of rows. Each group's rows are cut into chunks, so that there is work for the whole GPU; what the chunks give is
-combined in a fixed order, so that results do not differ from run to run.
+PyTorch's own batch norm for one group after the other takes at least two kernels for each group. Here a batch in
+channels_last is a matrix with a row for each place of each image and a column for each channel; a group is a stretch
+of rows. Each group's rows are cut into chunks, so that the whole GPU has work. The results of the chunks are combined
+in a fixed order, so that they do not differ from run to run.
 """
 
 from typing import Any, NamedTuple
@@ -13,13 +13,13 @@ import triton
 import triton.language as tl
 from torch.autograd.function import once_differentiable
 
-# Rows and columns of the tile that a program holds: 128 bytes of a row in 16 bits, which one memory transaction reads.
+# Rows and columns of a program's tile. A row has 128 bytes in 16 bits, the size of one memory transaction.
 ROWS = tl.constexpr(64)
 COLUMNS = tl.constexpr(64)
-# Most chunks of a group, all of which one program combines, for so many columns.
+# Largest number of chunks of a group, since one program combines them all, and the number of columns that it combines.
 CHUNKS = tl.constexpr(64)
 COMBINED_COLUMNS = tl.constexpr(16)
-# Programs that fill the largest GPU several times over.
+# Number of programs that fills the largest GPU several times.
 PROGRAMS = 1024
 
 
@@ -33,18 +33,18 @@ def fused_batch_norm(
     momentum: float,
     eps: float,
 ) -> torch.Tensor:
-    """Do what `batch_norm_by_parts` does, for a batch in channels_last.
+    """Compute `batch_norm_by_parts` for a batch in channels_last.
 
     Args:
         x: N x C x H x W in channels_last; float32, float16 or bfloat16.
-        weight, bias, running_mean, running_var: C, float32, as are the statistics.
-        groups, momentum, eps: see there.
+        weight, bias, running_mean, running_var: C, float32, like all statistics.
+        groups, momentum, eps: see `batch_norm_by_parts`.
     """
     return _FusedBatchNorm.apply(x, weight, bias, running_mean, running_var, groups, momentum, eps)
 
 
 class _Cut(NamedTuple):
-    """How a batch is cut: ``groups``, of ``rows`` x ``channels`` each, in ``chunks`` of ``length`` rows."""
+    """The partition of a batch: ``groups`` of ``rows`` x ``channels`` each, in ``chunks`` of ``length`` rows."""
 
     groups: int
     rows: int
@@ -134,7 +134,7 @@ def tile_offsets(group, first_row, last_row, rows, channels):
 
 @triton.jit
 def chunk_statistics(x, partial_mean, partial_squares, rows, channels, length):
-    """Each chunk's mean and sum of squared deviations from it, by Chan's update from tile to tile."""
+    """Compute each chunk's mean and sum of squared deviations, with Chan's update from tile to tile."""
     chunk, group = tl.program_id(0), tl.program_id(2)
     last = tl.minimum((chunk + 1) * length, rows)
     mean = tl.zeros([COLUMNS], tl.float32)
@@ -157,7 +157,7 @@ def chunk_statistics(x, partial_mean, partial_squares, rows, channels, length):
 
 @triton.jit
 def chunk_columns(group, channels, chunks):
-    """Return the offsets and the mask, CHUNKS x COMBINED_COLUMNS, of what the chunks of a group gave."""
+    """Return the offsets and the mask, CHUNKS x COMBINED_COLUMNS, of the results of a group's chunks."""
     chunk = tl.arange(0, CHUNKS)[:, None]
     column = tl.program_id(0) * COMBINED_COLUMNS + tl.arange(0, COMBINED_COLUMNS)[None, :]
     return (group * chunks + chunk) * channels + column, (chunk < chunks) & (column < channels)
@@ -179,7 +179,7 @@ def combine_statistics(
     momentum,
     eps,
 ):
-    """Each group's mean and inverse standard deviation; the running statistics move towards the groups' means."""
+    """Compute each group's mean and inverse standard deviation; update the running statistics with their means."""
     column = tl.program_id(0) * COMBINED_COLUMNS + tl.arange(0, COMBINED_COLUMNS)
     inside = column < channels
     chunk = tl.arange(0, CHUNKS)
@@ -204,7 +204,7 @@ def combine_statistics(
 
 @triton.jit
 def normalise(x, normalised, group_mean, group_invstd, weight, bias, rows, channels):
-    """(x - mean) / standard deviation * weight + bias."""
+    """Compute (x - mean) / standard deviation * weight + bias."""
     group = tl.program_id(2)
     offsets, mask, column, inside = tile_offsets(group, tl.program_id(0) * ROWS, rows, rows, channels)
     mean = tl.load(group_mean + group * channels + column, inside)
@@ -215,7 +215,7 @@ def normalise(x, normalised, group_mean, group_invstd, weight, bias, rows, chann
 
 @triton.jit
 def chunk_gradients(x, gradient, group_mean, group_invstd, partial_sum, partial_product, rows, channels, length):
-    """Each chunk's sum of the gradient, and of the gradient times the normalised values."""
+    """Compute each chunk's sums of the gradient, and of the gradient times the normalised values."""
     chunk, group = tl.program_id(0), tl.program_id(2)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     mean = tl.load(group_mean + group * channels + column, column < channels, 0.0)
@@ -238,7 +238,7 @@ def chunk_gradients(x, gradient, group_mean, group_invstd, partial_sum, partial_
 def combine_gradients(
     partial_sum, partial_product, group_sum, group_product, by_bias, by_weight, channels, groups, chunks
 ):
-    """Each group's sums, and those over all groups, which are the gradients of bias and weight."""
+    """Compute each group's sums, and the sums over all groups, which are the gradients of bias and weight."""
     column = tl.program_id(0) * COMBINED_COLUMNS + tl.arange(0, COMBINED_COLUMNS)
     inside = column < channels
     total = tl.zeros([COMBINED_COLUMNS], tl.float32)
@@ -257,7 +257,7 @@ def combine_gradients(
 
 @triton.jit
 def input_gradient(x, gradient, by_x, group_mean, group_invstd, weight, group_sum, group_product, rows, channels):
-    """weight / standard deviation * (gradient - its mean - normalised x * the mean of their product)."""
+    """Compute weight / standard deviation * (gradient - its mean - normalised x * the mean of their product)."""
     group = tl.program_id(2)
     offsets, mask, column, inside = tile_offsets(group, tl.program_id(0) * ROWS, rows, rows, channels)
     place = group * channels + column

@@ -1,4 +1,4 @@
-"""The layer."""
+"""The layer for grouped batch norm."""
 
 import torch
 from torch import nn
@@ -7,10 +7,10 @@ from .choice import choose
 
 
 class GroupedBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm whose training statistics are those of each of ``num_groups`` equal, contiguous parts of the batch.
+    """Batch norm that normalises ``num_groups`` equal, contiguous parts of the batch separately in training.
 
-    Parameters, buffers and evaluation are `nn.BatchNorm2d`'s; the running statistics move towards the mean of the
-    groups' statistics, once per batch.
+    Parameters, buffers and evaluation are those of `nn.BatchNorm2d`; each batch updates the running statistics once,
+    with the mean of the groups' statistics.
 
     Args:
         num_features: channels C of an input N x C x H x W.
@@ -40,8 +40,8 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
             )
         if x.numel() < 2 * self.num_groups * self.num_features:
             raise ValueError(
-                f"{tuple(x.shape)} in {self.num_groups} batch-norm groups leaves less than two values of a channel to a"
-                " group; expected two or more, which have a variance: set a smaller MODEL.BN_GROUPS"
+                f"{tuple(x.shape)} in {self.num_groups} batch-norm groups leaves each group less than two values of a"
+                " channel; a variance needs two or more: set a smaller MODEL.BN_GROUPS"
             )
         self.num_batches_tracked.add_(1)
         batch_norm = choose(x, self.weight)

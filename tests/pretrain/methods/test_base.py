@@ -122,7 +122,7 @@ def test_toy_method__its_keys_are_checked(key, value, message):
 
 def test_method__a_name_is_taken_once():
     with pytest.raises(
-        ValueError, match=r"METHOD 'moco' is mocodet\.pretrain\.methods\.moco\.MomentumContrast already"
+        ValueError, match=r"METHOD 'moco' is already mocodet\.pretrain\.methods\.moco\.MomentumContrast; choose"
     ):
         type("Other", (Method,), {}, name="moco")
     assert METHODS["toy_agreement"] is toy_method.Agreement

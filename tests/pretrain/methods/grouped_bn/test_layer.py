@@ -59,7 +59,7 @@ def test_grouped_batch_norm__evaluates_as_batch_norm():
     ("shape", "message"),
     [
         ((7, 4, 2, 2), "batch of 7 does not divide into 2"),
-        ((2, 4, 1, 1), r"\(2, 4, 1, 1\) in 2 batch-norm groups leaves less than two values of a channel to a group"),
+        ((2, 4, 1, 1), r"\(2, 4, 1, 1\) in 2 batch-norm groups leaves each group less than two values of a channel"),
         ((4, 4), "expected 4D input"),
     ],
 )
