@@ -108,7 +108,7 @@ class Study:
     def metrics(self, detector: str, fraction: float) -> list[str]:
         """Return the metrics that finished trials of a detector have, in the order of tables."""
         found = {key for init in self.inits for t in self.finished(detector, fraction, init) for key in t.metrics}
-        return [key for key in KEYS if key in found]  # of others the tables know nothing either
+        return sorted(found, key=KEYS.index)
 
     def tone(self, init: str) -> int:
         """Return the number of an initialisation's colour; 0 is the reference's."""
@@ -138,11 +138,14 @@ def read_study(folder: Path) -> Study:
         )
     if fault := results_fault(content):
         raise ValueError(f"{path} is damaged: {fault}")
-    trials = [
-        Trial(**{**{name: trial[name] for name in Trial.__dataclass_fields__}, "folder": folder / trial["folder"]})
-        for trial in content["trials"]
-    ]
-    return Study(folder, content, trials)
+    return Study(folder, content, [_trial(folder, trial) for trial in content["trials"]])
+
+
+def _trial(folder: Path, content: Mapping[str, Any]) -> Trial:
+    """Return a trial of results; of its metrics those that the tables have, too."""
+    found = {name: content[name] for name in Trial.__dataclass_fields__}
+    metrics = {key: found["metrics"][key] for key in KEYS if key in found["metrics"]}
+    return Trial(**{**found, "folder": folder / found["folder"], "metrics": metrics})
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -143,6 +143,7 @@ def test_read_study__leaves_out_metrics_that_no_table_has(tmp_path):
     trials = [{**trial, "metrics": {"another": 1.0, **trial["metrics"]}} for trial in content["trials"]]
     (tmp_path / "results.json").write_text(json.dumps({**content, "trials": trials}))
     assert read_study(tmp_path).metrics("FPN", 1.0) == expected != []
+    report(tmp_path, with_images=False)
 
 
 def test_precision_at__mean_over_recalls_is_average_precision(study):
