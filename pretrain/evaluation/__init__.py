@@ -1,1 +1,1 @@
-"""How good the features of an encoder are: nearest neighbours, linear classifiers, accuracy of a classifier."""
+"""Evaluation of an encoder's features: nearest neighbours, linear classifiers, accuracy of a classifier."""

@@ -1,4 +1,4 @@
-"""What evaluations have in common: counting what is right, and measuring now and then while a network is trained."""
+"""Parts common to evaluations: counting correct predictions, and periodic measurement during training."""
 
 import logging
 import time
@@ -12,10 +12,10 @@ logger = logging.getLogger("mocodet.pretrain")
 
 
 def count_right(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Return how many rows have their class as the highest score, and among the five highest: 2 x ..., int64.
+    """Return the number of rows whose class has the highest score, and one of the five highest: 2 x ..., int64.
 
-    Of equal scores that of the class with the smaller number is the higher. With fewer than five classes all are right
-    in the second sense.
+    On ties, the class with the smaller index ranks higher. With fewer than five classes, all rows count as correct in
+    the second number.
 
     Args:
         scores: of C classes, N x ... x C, finite.
@@ -29,21 +29,21 @@ def count_right(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def percent(right: Sequence[int], images: int) -> dict[str, float]:
-    """Return ``"top1"`` and ``"top5"``, in percent, from what `count_right` counted of so many images."""
+    """Return ``"top1"`` and ``"top5"``, in percent, from the counts of `count_right` over ``images``."""
     return {name: 100 * int(count) / images for name, count in zip(("top1", "top5"), right, strict=True)}
 
 
 class Evaluator(HookBase):
     """Measures top-1 and top-5 accuracy every ``period`` iterations of a training and after the last, and logs them.
 
-    Training goes on as if it had not looked: a subclass changes no weight and draws no random number. It must come
+    Evaluation does not affect training: a subclass must not change weights or draw random numbers. The hook must come
     before the writers.
 
     Attributes:
         period: iterations between two evaluations.
-        what: what is measured, for the log.
-        images: how many are classified.
-        prefix: of the names ``top1`` and ``top5`` in the training's storage.
+        what: name of the measurement, for the log.
+        images: number of classified images.
+        prefix: prefix of the names ``top1`` and ``top5`` in the training's storage.
     """
 
     period: int
@@ -53,10 +53,10 @@ class Evaluator(HookBase):
 
     @abstractmethod
     def measure(self) -> dict[str, float]:
-        """Return ``"top1"`` and ``"top5"``, in percent. All processes must call."""
+        """Return ``"top1"`` and ``"top5"``, in percent. All processes must call it."""
 
     def evaluate(self, iterations: int) -> dict[str, float]:
-        """Measure after so many ``iterations`` and log the result. All processes must call."""
+        """Measure after the given number of iterations and log the result. All processes must call it."""
         began = time.perf_counter()
         found = self.measure()
         logger.info(
@@ -66,7 +66,7 @@ class Evaluator(HookBase):
         return found
 
     def is_due(self) -> bool:
-        """Say whether the iteration that the trainer is at ends with an evaluation."""
+        """Return whether the current iteration of the trainer ends with an evaluation."""
         done = self.trainer.iter + 1
         return done % self.period == 0 or done == self.trainer.max_iter
 

@@ -21,13 +21,13 @@ from .features import FeatureSettings, central_crops, exact_convolutions, share_
 def classification_accuracy(network: nn.Module, data: LabelledImages, settings: FeatureSettings) -> dict[str, float]:
     """Classify the central crop of every image, in evaluation mode and float32 (on CUDA without TF32).
 
-    The processes divide the images between them, and all must call. They look with the main process's batch-norm
-    statistics, which are those of the checkpoint. No random number is drawn.
+    The processes divide the images between them, and all must call it. They use the main process's batch-norm
+    statistics, which are those of the checkpoint. No random numbers are drawn.
 
     Args:
-        network: images, N x 3 x H x W, to logits, N x C; in the mode that it was in when this returns.
+        network: images, N x 3 x H x W, to logits, N x C; its mode is restored at the end.
         data: labelled images.
-        settings: size of the crops, device, loader processes, and images at a time, in each process.
+        settings: size of the crops, device, and loader processes and batch size of each process.
 
     Returns:
         ``"top1"`` and ``"top5"``, in percent; see `count_right`.
@@ -56,7 +56,7 @@ def classification_accuracy(network: nn.Module, data: LabelledImages, settings: 
 
 
 def open_validation(cfg: CfgNode, classes: Sequence[str] | None = None) -> LabelledImages:
-    """Open the validation split of ``cfg.DATA``, whose classes must be ``classes``, where given.
+    """Open the validation split of ``cfg.DATA``; its classes must be ``classes``, if given.
 
     Raises:
         FileNotFoundError, ValueError: see `open_labelled` and `check_same_classes`.
@@ -70,7 +70,7 @@ def open_validation(cfg: CfgNode, classes: Sequence[str] | None = None) -> Label
 
 
 def split_name(cfg: CfgNode) -> str:
-    """Return what results call the validation split: its JSON file, or its folder."""
+    """Return the name of the validation split in results: its JSON file, or its folder."""
     return cfg.DATA.VAL_ANNOTATIONS or cfg.DATA.VAL_ROOT
 
 
@@ -78,10 +78,10 @@ class ClassificationEvaluator(Evaluator):
     """Logs ``top1`` and ``top5`` of the network in training, in percent, and keeps the latest in ``results.json``.
 
     Args:
-        cfg: of the run.
-        network: what is trained, not wrapped, on the device that it stays on; images to logits.
-        data: what `open_validation` returned.
-        period: iterations between two evaluations, one epoch; there is one after the last iteration as well.
+        cfg: config of the run.
+        network: the network in training, not wrapped, on its final device; images to logits.
+        data: the result of `open_validation`.
+        period: iterations between two evaluations, one epoch; the last iteration is followed by one too.
     """
 
     def __init__(self, cfg: CfgNode, network: nn.Module, data: LabelledImages, period: int) -> None:
@@ -103,7 +103,7 @@ class ClassificationEvaluator(Evaluator):
         return classification_accuracy(self.network, self.data, self.settings)
 
     def evaluate(self, iterations: int) -> dict[str, float]:
-        """Measure after so many ``iterations``; log and write the result. All processes must call."""
+        """Measure after the given number of iterations; log and write the result. All processes must call it."""
         found = super().evaluate(iterations)
         if comm.is_main_process():
             scores = {**found, "images": self.images, "iterations": iterations}

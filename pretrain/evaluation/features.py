@@ -1,4 +1,4 @@
-"""Frozen features: backbones, and their pooled features of labelled images."""
+"""Frozen backbones, and their pooled features of labelled images."""
 
 import hashlib
 import logging
@@ -26,22 +26,22 @@ from ..data.views import Views, normalize
 
 logger = logging.getLogger("mocodet.pretrain")
 
-# Part of the name of a file of features: another number whenever features are made in another way.
+# Part of the name of a features file; change it whenever features are computed differently.
 CACHE_VERSION = 1
 
 
 @dataclass(frozen=True)
 class FeatureSettings:
-    """How features are made.
+    """How features are computed.
 
     Attributes:
         size: side of the central crop, in pixels.
         batch_size: images at a time.
         device: where the backbone computes.
         num_workers: loader processes.
-        dtype: precision of the backbone; below float32, autocast.
-        storage: what features are kept in. ImageNet's 1.28 million of a ResNet-50 are 10.5 GB in float32, half of
-            that in float16.
+        dtype: precision of the backbone; below float32, with autocast.
+        storage: type in which features are stored. ImageNet's 1.28 million features of a ResNet-50 are 10.5 GB in
+            float32, half of that in float16.
     """
 
     size: int = 224
@@ -60,10 +60,10 @@ def load_crops(
     The main process shows progress.
 
     Args:
-        views: of labelled images, one view of each, ``"image"``.
-        order: what each batch has: the place and the draw of each image; see `Views`.
+        views: one view, ``"image"``, of each labelled image.
+        order: the place and the draw of each image of each batch; see `Views`.
         settings: see `FeatureSettings`.
-        what: what a batch is, for the progress.
+        what: name of a batch in the progress display.
 
     Raises:
         ValueError: an image cannot be read.
@@ -76,7 +76,7 @@ def load_crops(
 def central_crops(
     data: LabelledImages, settings: FeatureSettings, places: Sequence[int]
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """`load_crops` of the central squares of images whose shorter sides were made 256/224 of the squares'."""
+    """Call `load_crops` for the central squares of images, after resizing shorter sides to 256/224 of the squares."""
     size, rows = settings.size, settings.batch_size
     view = transforms.Compose([transforms.Resize(round(size * 256 / 224)), transforms.CenterCrop(size)])
     pairs = [(place, 0) for place in places]
@@ -86,9 +86,9 @@ def central_crops(
 
 @contextmanager
 def exact_convolutions() -> Iterator[None]:
-    """Let CUDA convolve float32 numbers as float32, not as TF32 (10 bits of mantissa), which is PyTorch's default.
+    """Make CUDA convolve float32 numbers in float32, not in TF32 (10 bits of mantissa), which is PyTorch's default.
 
-    Nor are algorithms chosen by timing them: which one is the fastest differs from run to run.
+    Algorithms are not chosen by timing either, since the fastest differs from run to run.
     """
     flags = torch.backends.cudnn
     before = flags.allow_tf32, flags.benchmark
@@ -100,14 +100,14 @@ def exact_convolutions() -> Iterator[None]:
 
 
 def share_buffers(network: nn.Module) -> None:
-    """Give the network of every process the main process's buffers, which a checkpoint holds. All must call."""
+    """Copy the main process's buffers, which a checkpoint holds, to all processes. All must call it."""
     if comm.get_world_size() > 1:
         for buffer in network.buffers():
             dist.broadcast(buffer, src=0)
 
 
 def random_backbone(arch: str, seed: int, small_stem: bool = False) -> nn.Module:
-    """Build a backbone of random weights, the baseline that features must beat.
+    """Build a backbone with random weights, the baseline that features must beat.
 
     Returns:
         a ResNet whose ``fc`` is the identity, float32, in evaluation mode, like that of `Encoder.build`.
@@ -127,8 +127,8 @@ def pooled_features(backbone: nn.Module, images: torch.Tensor, dtype: torch.dtyp
     """Return the features, N x D, float32, of images (uint8, N x 3 x H x W, RGB, on the backbone's device).
 
     Args:
-        backbone: with an identity for ``fc``, in evaluation mode.
-        images: not yet normalised.
+        backbone: its ``fc`` is the identity; in evaluation mode.
+        images: before normalisation.
         dtype: precision of the backbone.
 
     Raises:
@@ -148,10 +148,10 @@ def extract_features(
     """Compute the features of central crops, without augmentation: N x D, in ``settings.storage``, on the CPU.
 
     Args:
-        backbone: on ``settings.device``, with an identity for ``fc``, in evaluation mode.
+        backbone: on ``settings.device``; its ``fc`` is the identity; in evaluation mode.
         data: labelled images.
         settings: see `FeatureSettings`.
-        places: which of the images; all by default.
+        places: indices of the images to use; all by default.
 
     Raises:
         ValueError: an image cannot be read.
@@ -164,7 +164,7 @@ def extract_features(
     done = 0
     for images, _ in central_crops(data, settings, places):
         batch = pooled_features(backbone, images, settings.dtype)
-        if not done:  # now D is known; one block, since a list that is joined would take twice the memory
+        if not done:  # now D is known; one block, since joining a list would take twice the memory
             features = torch.empty(len(places), batch.shape[1], dtype=settings.storage)
         features[done : done + len(batch)] = batch.cpu()
         done += len(batch)
@@ -176,9 +176,9 @@ def extract_features(
 def cached_features(
     backbone: nn.Module, data: LabelledImages, settings: FeatureSettings, cache: str | os.PathLike | None = None
 ) -> torch.Tensor:
-    """Like `extract_features`, but keep features in a file of the folder ``cache`` and read them where it is there.
+    """Like `extract_features`, but keep features in a file in the folder ``cache``, and read it if it exists.
 
-    The file is named by a digest of all that features depend on: weights, settings, image files and labels.
+    The name of the file is a digest of all that features depend on: weights, settings, image files and labels.
     """
     if cache is None:
         return extract_features(backbone, data, settings)
@@ -199,7 +199,7 @@ def _cache_key(backbone: nn.Module, data: LabelledImages, settings: FeatureSetti
 
 
 def listing_digest(data: LabelledImages) -> str:
-    """Hash the files of a data set (path, length and time of change of each) and their labels."""
+    """Hash the files of a data set (path, length and modification time of each) and their labels."""
     digest = hashlib.sha256(data.labels.numpy().tobytes())
     for path in data.images.paths:
         status = os.stat(path)  # noqa: PTH116 (a million files)

@@ -10,10 +10,10 @@ from mocodet.common.progress import progress
 
 from .accuracy import count_right, percent
 
-# Rows of queries and of the bank that are compared at a time, and lists of neighbours that the main process merges.
+# Rows of queries and of the bank that are compared at a time; it also bounds the lists that the main process merges.
 CHUNK = 2048
 
-# Similarities (float32) in falling order, and the classes of the neighbours that have them (int64): both M x k.
+# Similarities (float32) in falling order, and the classes of these neighbours (int64): both M x k.
 Neighbours = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -29,25 +29,25 @@ def knn_accuracy(
 ) -> list[dict[str, float]]:
     """Let the nearest neighbours of each query vote for their classes with weight ``exp(similarity / temperature)``.
 
-    All processes must call, each with its part of the bank and of the queries, which may be empty: each searches its
-    part of the bank, and the main process merges what they found.
+    All processes must call it, each with its part of the bank and of the queries, which may be empty. Each searches its
+    part of the bank, and the main process merges the results.
 
     Args:
         bank: N x D. queries: M x D. Both on the CPU; they need not be normalised.
         bank_labels: N, int64. labels: M, int64.
-        ks: numbers of neighbours, from 1 to the entries of all banks.
+        ks: numbers of neighbours, from 1 to the number of entries in all banks.
         temperature: tau, 0.07 in the paper.
         device: where cosine similarities are computed.
 
     Returns:
-        for each of ``ks``: ``"top1"`` and ``"top5"``, in percent of all queries: how many queries' classes have the
-        highest sum, and one of the five highest. A class without a vote is never right; otherwise see `count_right`.
+        for each of ``ks``: ``"top1"`` and ``"top5"``, the percentages of all queries whose class has the highest sum,
+        and one of the five highest. A class without a vote is never correct; otherwise see `count_right`.
     """
     counts = comm.all_gather(len(queries))
     rounds = range(0, max(counts), max(1, CHUNK // len(counts) ** 2))
     right = torch.zeros(len(ks), 2, dtype=torch.int64)
     for begin in progress(rounds, "nearest neighbours, chunk", len(rounds)) if comm.is_main_process() else rounds:
-        # Copies, since a slice would be sent with all that it is a slice of.
+        # Copies, since a slice would be sent with its whole tensor.
         mine = [rows[begin : begin + rounds.step].clone() for rows in (queries, labels)]
         parts = [part for part in comm.all_gather(mine) if len(part[1])]
         asked, truth = (torch.cat(rows) for rows in zip(*parts, strict=True))
@@ -62,9 +62,9 @@ def knn_accuracy(
 def nearest(
     bank: torch.Tensor, bank_labels: torch.Tensor, queries: torch.Tensor, k: int, device: torch.device | str = "cpu"
 ) -> Neighbours:
-    """Find the ``k`` entries of ``bank`` (or all, where it has fewer) that are nearest to each query.
+    """Find the ``k`` entries of ``bank`` (or all, if it has fewer) that are nearest to each query.
 
-    Which ones of several equally similar entries are found is not defined. For the arguments see `knn_accuracy`.
+    The choice among equally similar entries is undefined. For the arguments see `knn_accuracy`.
     """
     queries = F.normalize(queries.to(device).float())
     best: Neighbours = torch.empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.int64)
@@ -85,7 +85,7 @@ def _merge(lists: Sequence[Neighbours], k: int) -> Neighbours:
 def _count_votes(
     similarities: torch.Tensor, voters: torch.Tensor, labels: torch.Tensor, temperature: float
 ) -> torch.Tensor:
-    # Relative to the nearest neighbour's, which changes no order and cannot overflow.
+    # Relative to the nearest neighbour's, which keeps the order and cannot overflow.
     weights = ((similarities - similarities[:, :1]).double() / temperature).exp()
     classes = int(max(voters.max(), labels.max())) + 1
     votes = torch.zeros(len(labels), classes, dtype=torch.float64).scatter_add_(1, voters, weights)  # M x C

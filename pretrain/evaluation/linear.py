@@ -30,7 +30,7 @@ from .features import FeatureSettings, cached_features, listing_digest, load_cro
 
 logger = logging.getLogger("mocodet.pretrain")
 
-# Of the published protocol: standard deviation of the first weights, and smallest area of a random crop.
+# From the published protocol: standard deviation of the initial weights, and smallest area of a random crop.
 WEIGHT_STD = 0.01
 MIN_SCALE = 0.08
 
@@ -42,12 +42,12 @@ class Protocol:
     Attributes:
         epochs: passes over the training images.
         batch_size: images in a batch of SGD; the last of an epoch may be smaller.
-        momentum: of SGD.
+        momentum: momentum of SGD.
         steps: epochs, in rising order, before which the rate is multiplied by ``gamma``.
-        seed: of first weights, order, crops and flips.
+        seed: seed of initial weights, order, crops and flips.
 
     Raises:
-        ValueError: the steps do not rise, or one of them does nothing.
+        ValueError: the steps do not rise, or one of them has no effect.
     """
 
     epochs: int = 100
@@ -63,11 +63,11 @@ class Protocol:
             raise ValueError(f"the steps are {shown}; expected epochs from 1 to {self.epochs - 1} in rising order")
 
     def decay(self, epoch: int) -> float:
-        """Return what the rate is multiplied by in ``epoch`` (from 0)."""
+        """Return the multiplier of the rate in ``epoch`` (from 0)."""
         return self.gamma ** sum(step <= epoch for step in self.steps)
 
     def batches(self, images: int, epoch: int) -> list[torch.Tensor]:
-        """Return the places of the images in each batch of ``epoch``: a new order in each, by seed and epoch alone."""
+        """Return the places of the images in each batch of ``epoch``, in an order given by seed and epoch alone."""
         generator = torch.Generator().manual_seed(mix(self.seed, epoch))
         return list(torch.randperm(images, generator=generator).split(self.batch_size))
 
@@ -75,21 +75,21 @@ class Protocol:
 class LinearSweep:
     """G linear classifiers that are trained side by side on the same batches.
 
-    Each has its own learning rate and weight decay. They start from the same weights, and each ends where it would have
-    ended alone (to rounding), since its parameters get their gradient from its own loss only.
+    Each has its own learning rate and weight decay. They start from the same weights, and each gets the same result as
+    if trained alone (up to rounding), since its parameters get gradients from its own loss only.
 
     Attributes:
         losses: mean cross-entropy of each over its last epoch: G, on the CPU.
 
     Args:
-        grid: learning rate, used as it is, and weight decay of each classifier.
-        dim: D, of the features.
-        classes: C.
+        grid: learning rate, without scaling, and weight decay of each classifier.
+        dim: D, the dimension of the features.
+        classes: C, the number of classes.
         protocol: see `Protocol`.
-        device: where they are trained.
+        device: the training device.
 
     Raises:
-        ValueError: no classifier, or a rate that is not positive or a decay below 0.
+        ValueError: there is no classifier, a rate is not positive, or a decay is below 0.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class LinearSweep:
         return F.linear(features, torch.cat(self.weights), torch.cat(self.biases)).unflatten(1, (len(self.grid), -1))
 
     def step(self, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Update every classifier once; return their mean cross-entropies (G) of before."""
+        """Update every classifier once; return their mean cross-entropies (G) before the update."""
         logits = self.logits(features)
         truth = labels[:, None].expand(logits.shape[:2])  # N x G
         losses = F.cross_entropy(logits.movedim(2, 1), truth, reduction="none").mean(dim=0)
@@ -137,7 +137,7 @@ class LinearSweep:
     def epochs(
         self, batches: Callable[[int], Iterable[tuple[torch.Tensor, torch.Tensor]]], start: int = 0
     ) -> Iterator[int]:
-        """Train from epoch ``start`` to the end; yield after each epoch how many are done.
+        """Train from epoch ``start`` to the end; after each epoch, yield the number of completed ones.
 
         Args:
             batches: yields features (N x D, float32) and labels (N) of an epoch, on the classifiers' device.
@@ -156,7 +156,7 @@ class LinearSweep:
     def accuracy(
         self, features: torch.Tensor, labels: torch.Tensor, chunk: int = 1024
     ) -> list[dict[str, float] | None]:
-        """Return ``"top1"`` and ``"top5"`` of each classifier, in percent; None where it has diverged.
+        """Return ``"top1"`` and ``"top5"`` of each classifier, in percent; None if it has diverged.
 
         Args:
             features: M x D. labels: M, int64.
@@ -186,7 +186,7 @@ class LinearSweep:
         """Continue from a state returned by `state_dict` of a sweep with the same grid.
 
         Raises:
-            ValueError: of `take_up`.
+            ValueError: see `take_up`.
         """
         for mine, found in zip(self.weights + self.biases, state["weights"] + state["biases"], strict=True):
             mine.copy_(found)
@@ -197,7 +197,7 @@ class LinearSweep:
 def stored_batches(
     features: torch.Tensor, labels: torch.Tensor, protocol: Protocol, device: torch.device | str, epoch: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield the batches of features (N x D) that were computed once; see `LinearSweep.epochs`."""
+    """Yield batches of precomputed features (N x D); see `LinearSweep.epochs`."""
     for places in protocol.batches(len(labels), epoch):
         yield features[places].to(device).float(), labels[places].to(device)
 
@@ -207,10 +207,10 @@ def augmented_batches(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield batches of features of random crops and flips, which pass through the frozen backbone in every epoch.
 
-    What happens to an image is a function of seed, epoch and place in the epoch; see `Views`.
+    The crop and flip of an image depend on seed, epoch and place in the epoch; see `Views`.
 
     Args:
-        backbone: on ``settings.device``, with an identity for ``fc``, in evaluation mode.
+        backbone: on ``settings.device``; its ``fc`` is the identity; in evaluation mode.
     """
     view = build_view("supervised", settings.size, MIN_SCALE)
     views = Views(data.images, PillowViews(view), protocol.seed, names=("image",), labels=data.labels)
@@ -224,7 +224,7 @@ def augmented_batches(
 def published_steps(epochs: int) -> tuple[int, ...]:
     """Return the epochs at which the rate falls: 60 and 80 of 100, in proportion for other lengths.
 
-    Of fewer than four epochs, those that coincide or come after the last are left out.
+    With fewer than four epochs, steps that coincide or come after the last epoch are left out.
     """
     return tuple(sorted({step for step in (round(0.6 * epochs), round(0.8 * epochs)) if 0 < step < epochs}))
 
@@ -245,24 +245,24 @@ def evaluate_linear(
     """Train a linear classifier for each pair of ``grid`` on frozen features, and classify the validation split.
 
     Args:
-        backbone: on ``settings.device``, with an identity for ``fc``, in evaluation mode.
+        backbone: on ``settings.device``; its ``fc`` is the identity; in evaluation mode.
         train, val: splits with the same classes.
-        settings, protocol: how features are made, and classifiers trained.
+        settings, protocol: how to compute features, and how to train classifiers.
         grid: learning rate and weight decay of each classifier.
-        cached: no augmentation, training features computed once.
-        cache: folder to keep features in; see `cached_features`.
-        state: file to keep the state of training in after each epoch.
-        resume: continue from ``state`` if it is there.
+        cached: compute training features once, without augmentation.
+        cache: folder for features; see `cached_features`.
+        state: file for the state of training after each epoch.
+        resume: continue from ``state`` if it exists.
 
     Returns:
         for each pair of ``grid``: ``"lr"``, ``"wd"``, ``"train_loss"`` (mean of the last epoch), ``"top1"``, ``"top5"``
-        (in percent; like the loss, None where training diverged) and ``"best"``, true for the highest top-1.
+        (in percent; like the loss, None if training diverged) and ``"best"``, true for the highest top-1.
 
     Raises:
         ValueError: see `LinearSweep` and `extract_features`; or ``state`` is that of another training.
-        FileExistsError: ``state`` is there, and not ``resume``.
+        FileExistsError: ``state`` exists, and ``resume`` is false.
         FloatingPointError: every classifier diverged.
-        RuntimeError: the backbone is not what it was.
+        RuntimeError: the backbone has changed.
     """
     begun = Path(state) if state is not None and Path(state).exists() else None
     if begun and not resume:
@@ -277,7 +277,7 @@ def evaluate_linear(
     else:
         batches = partial(augmented_batches, backbone, train, protocol, settings)
     sweep = LinearSweep(grid, val_features.shape[1], len(train.classes), protocol, settings.device)
-    # Compared with what comes back from a file, which knows lists but no tuples.
+    # Compared with the content of a file, which has lists but no tuples.
     identity = {
         "backbone": before,
         "images": listing_digest(train) if state is not None else "",
@@ -312,7 +312,7 @@ def evaluate_linear(
 def _ranked(
     grid: Sequence[tuple[float, float]], losses: Sequence[float], found: Sequence[Mapping[str, float] | None]
 ) -> list[dict[str, Any]]:
-    """Make the results that `evaluate_linear` returns."""
+    """Build the results that `evaluate_linear` returns."""
     results: list[dict[str, Any]] = []
     for (lr, wd), loss, row in zip(grid, losses, found, strict=True):
         diverged = {"train_loss": None, "top1": None, "top5": None}
@@ -327,32 +327,32 @@ def _ranked(
 
 
 def _resume(sweep: LinearSweep, path: Path, identity: Mapping[str, Any]) -> int:
-    """Continue ``sweep`` from the state of a training that is equal in ``identity``; return how many epochs are done.
+    """Restore ``sweep`` from the state of a training with the same ``identity``; return the number of completed epochs.
 
     Raises:
-        ValueError: it is the state of another training, or a piece of it is not what a training writes.
+        ValueError: it is the state of another training, or no training could have written a piece of it.
     """
     state = load_torch_file(path)
     found = {key: (look_up(state, f"identity.{key}"), mine) for key, mine in _flat(identity).items()}
     if other := {key: pair for key, pair in found.items() if not _same(*pair)}:
         told = [f"{key} {' '.join(brief(there).split())}, not {mine!r}" for key, (there, mine) in other.items()]
-        raise ValueError(f"{path} is the state of another training: {'; '.join(told)}; remove it to begin anew")
+        raise ValueError(f"{path} is the state of another training: {'; '.join(told)}; remove it to start again")
     with errors_about(path):
         if type(state.get("epoch")) is not int or not 0 <= state["epoch"] <= sweep.protocol.epochs:
-            raise ValueError(f"it does not say how many of {sweep.protocol.epochs} epochs are done; {EXPECTED}")
+            raise ValueError(f"it does not record how many of {sweep.protocol.epochs} epochs are done; {EXPECTED}")
         take_up("sweep", sweep, state.get("sweep"))
     return state["epoch"]
 
 
 def _flat(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the protocol's keys in place of the protocol, so that a message says which of them differ."""
+    """Replace the protocol by its keys, so that a message names those that differ."""
     flat = {**identity, **{f"protocol.{key}": value for key, value in identity["protocol"].items()}}
     del flat["protocol"]
     return flat
 
 
 def _same(found: Any, mine: Any) -> bool:
-    """Tell whether a file has the words and numbers that ``mine`` are, and not tensors, which compare otherwise."""
+    """Return whether a file has the same words and numbers; tensors, which compare differently, are refused."""
     if isinstance(mine, list):
         return isinstance(found, list) and len(found) == len(mine) and all(map(_same, found, mine))
     return isinstance(found, str | int | float) and found == mine

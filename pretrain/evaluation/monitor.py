@@ -1,4 +1,4 @@
-"""A hook that measures nearest neighbours while an encoder is trained."""
+"""A hook that classifies by nearest neighbours while an encoder is trained."""
 
 import copy
 from pathlib import Path
@@ -22,18 +22,18 @@ from .neighbours import SplitPart, fixed_neighbours
 class KNNMonitor(Evaluator):
     """Logs ``knn_top1`` and ``knn_top5``, in percent, of the encoder in training, on a labelled split.
 
-    It looks at a copy of ``trainer.method.encoder_to_transfer`` without its head, in evaluation mode and with the main
-    process's batch-norm statistics, which are those of the checkpoint. The processes share the work: each one makes the
-    features of its part of both splits. The nearest images of a few queries (`fixed_neighbours`) are kept in
-    ``OUTPUT_DIR/neighbours/``, a file for each evaluation, numbered as checkpoints are.
+    It evaluates a copy of ``trainer.method.encoder_to_transfer`` without its head, in evaluation mode and with the main
+    process's batch-norm statistics, which are those of the checkpoint. The processes share the work: each computes the
+    features of its part of both splits. The nearest images of a few queries (`fixed_neighbours`) are saved in
+    ``OUTPUT_DIR/neighbours/``, in a file for each evaluation, numbered like checkpoints.
 
     Args:
-        cfg: of the run.
-        iterations_per_epoch: of the training that is monitored.
+        cfg: config of the run.
+        iterations_per_epoch: those of the monitored training.
 
     Raises:
-        FileNotFoundError, ValueError: see `read_class_folders`, `check_same_classes` and `read_crops`; fewer reference
-            images than ``KNN.K``.
+        FileNotFoundError, ValueError: see `read_class_folders`, `check_same_classes` and `read_crops`; or there are
+            fewer reference images than ``KNN.K``.
     """
 
     prefix = "knn_"

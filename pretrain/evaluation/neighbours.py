@@ -1,4 +1,4 @@
-"""The nearest neighbours of a few fixed queries: what an encoder takes for alike, for people to look at."""
+"""The nearest neighbours of a few fixed queries, which show the images that an encoder considers similar."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -13,17 +13,17 @@ from .knn import nearest
 
 QUERIES, NEIGHBOURS = 20, 8
 
-# Neighbours whose similarities are equal to this many digits stand in the order of the files: the digits after these
-# differ between devices and batch sizes.
+# Neighbours whose similarities are equal to this many digits are in the order of the files: further digits differ
+# between devices and batch sizes.
 DIGITS = 4
 
 
 def fixed_queries(labels: torch.Tensor, count: int = QUERIES) -> list[int]:
-    """Draw places of images, the same in every run: of each class as many as of any other, or one more.
+    """Draw places of images, the same in every run, with equal numbers (to within one) for all classes.
 
     Args:
         labels: N, int64.
-        count: how many; all images where there are fewer.
+        count: number of images; if there are fewer, all are drawn.
     """
     seen: Counter[int] = Counter()
     rounds = []
@@ -31,18 +31,18 @@ def fixed_queries(labels: torch.Tensor, count: int = QUERIES) -> list[int]:
     for place in torch.randperm(len(labels), generator=torch.Generator().manual_seed(0)).tolist():
         rounds.append((seen[classes[place]], place))
         seen[classes[place]] += 1
-    # Sorting is stable: within a round the order is that of the draw, whatever the classes are called.
+    # Sorting is stable: within a round the order is that of the draw, regardless of the classes.
     return [place for _, place in sorted(rounds, key=lambda drawn: drawn[0])[:count]]
 
 
 @dataclass(frozen=True)
 class SplitPart:
-    """What one process has of a split.
+    """The part of a split that one process has.
 
     Attributes:
-        split: the whole one.
-        mine: which of its images this process has.
-        features: of these, n x D, on the CPU; they need not be normalised.
+        split: the whole split.
+        mine: the slice of its images that this process has.
+        features: features of these images, n x D, on the CPU; they need not be normalised.
     """
 
     split: LabelledImages
@@ -64,23 +64,23 @@ class SplitPart:
 def fixed_neighbours(bank: SplitPart, queries: SplitPart, device: torch.device | str = "cpu") -> list[dict[str, Any]]:
     """Find the images of the bank that are nearest to each of `fixed_queries`, by cosine similarity.
 
-    All processes must call, each with its part.
+    All processes must call it, each with its part.
 
     Args:
-        bank: images that are found.
-        queries: images that are asked for.
+        bank: images to search.
+        queries: images from which the queries are drawn.
         device: where similarities are computed.
 
     Returns:
         in the main process, for each query its ``"path"``, its ``"class"`` and ``"neighbours"``, the nearest first,
-        with ``"path"``, ``"class"`` and ``"similarity"``; of a crop also its ``"box"``: left, top, right, bottom.
-        Elsewhere nothing.
+        with ``"path"``, ``"class"`` and ``"similarity"``; for a crop also its ``"box"``: left, top, right, bottom. In
+        other processes, an empty list.
     """
     chosen = fixed_queries(queries.split.labels)
     mine = {place: queries.features[queries.places.index(place)].clone() for place in chosen if place in queries.places}
     vectors = {place: vector for part in comm.all_gather(mine) for place, vector in part.items()}
     asked = torch.stack([vectors[place] for place in chosen])  # Q x D
-    # Twice as many as are told, since which ones of equally similar entries are found is not defined.
+    # Twice as many as are returned, since the choice among equally similar entries is undefined.
     found = comm.gather(nearest(bank.features, torch.tensor(bank.places), asked, 2 * NEIGHBOURS, device))
     if not found:
         return []

@@ -29,7 +29,7 @@ logger = logging.getLogger("mocodet.pretrain")
 
 @contextmanager
 def as_command() -> Iterator[None]:
-    """Log to the terminal, tell bad input in one line as the commands do, and say in the end how long it took.
+    """Log to the terminal, report bad input in one line like other commands, and log the duration at the end.
 
     Raises:
         SystemExit: see `errors_in_one_line`.
@@ -48,9 +48,9 @@ def open_frozen(
     """Open the frozen backbone and the labelled images that the arguments name.
 
     Returns:
-        the backbone, on the device of the settings, in evaluation mode; the training and the validation split, of the
-        same classes; how features are made; and what is evaluated and how, for the results, where
-        ``"backbone_sha256"`` is of the backbone's tensors.
+        the backbone, on the device of the settings, in evaluation mode; the training and the validation split, with the
+        same classes; how features are computed; and a description of the evaluation for the results, in which
+        ``"backbone_sha256"`` is the digest of the backbone's tensors.
 
     Raises:
         FileNotFoundError, ValueError: see `read_encoder`, `random_backbone`, `open_labelled`, `check_same_classes`.
@@ -107,7 +107,7 @@ def open_frozen(
 
 @as_command()
 def knn(args: argparse.Namespace) -> None:
-    """Do what ``mocodet knn`` asks for: compute the features of both splits, vote, print the accuracies."""
+    """Run ``mocodet knn``: compute the features of both splits, vote, print the accuracies."""
     backbone, train, val, settings, description = open_frozen(args)
     if max(args.k) > len(train.labels):
         raise ValueError(f"--k {max(args.k)} of {len(train.labels)} training images; lower it or add images")
@@ -125,7 +125,7 @@ def knn(args: argparse.Namespace) -> None:
 
 @as_command()
 def linear(args: argparse.Namespace) -> None:
-    """Do what ``mocodet linear`` asks for: train, evaluate, prove that the backbone is unchanged, print the table."""
+    """Run ``mocodet linear``: train, evaluate, prove that the backbone is unchanged, print the table."""
     steps = published_steps(args.epochs) if args.steps is None else tuple(args.steps)
     protocol = Protocol(args.epochs, args.batch_size, steps=steps, seed=args.seed)
     backbone, train, val, settings, description = open_frozen(args)
@@ -140,7 +140,7 @@ def linear(args: argparse.Namespace) -> None:
     forms = ("g", "g", ".4f", ".2f", ".2f")
     print(tabulate(rows, headers=headers, floatfmt=forms, tablefmt="github", missingval="diverged"))
     if len(rows) > 1:
-        print(f"Best of {len(rows)} by the validation images themselves: an optimistic choice, to be reported as one.")
+        print(f"Best of {len(rows)} on the validation images themselves: an optimistic choice; report it as such.")
     print(f"backbone unchanged: SHA-256 {description['backbone_sha256'][:16]}... before and after")
     if args.output:
         mode = "cached" if args.cached else "augmented"
