@@ -1,4 +1,4 @@
-"""Eight sorts of files that have an image's name and cannot be read as one."""
+"""Eight kinds of files that have an image's name but cannot be read as an image."""
 
 import io
 import os
@@ -12,7 +12,7 @@ from PIL import Image
 
 
 def png(number: int, side: int = 40) -> bytes:
-    """A sound image of noise, another for each number."""
+    """A valid image of noise, different for each number."""
     noise = np.random.default_rng(number).integers(0, 256, (side, side, 3), dtype=np.uint8)
     return encode(Image.fromarray(noise), "PNG")
 
@@ -24,7 +24,7 @@ def encode(image: Image.Image, kind: str) -> bytes:
 
 
 def huge() -> bytes:
-    """The head of a PNG that says 100,000 by 100,000 pixels."""
+    """The header of a PNG of 100,000 by 100,000 pixels."""
     head = b"IHDR" + struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
     data = b"IDAT" + zlib.compress(b"")
     chunks = [struct.pack(">I", len(one) - 4) + one + struct.pack(">I", zlib.crc32(one)) for one in (head, data)]
@@ -32,7 +32,7 @@ def huge() -> bytes:
 
 
 def corrupt() -> bytes:
-    """A PNG of which a byte in a chunk of pixels was flipped."""
+    """A PNG with a flipped byte in a chunk of pixels."""
     data = bytearray(png(99))
     data[len(data) // 2] ^= 0xFF
     return bytes(data)
@@ -40,7 +40,7 @@ def corrupt() -> bytes:
 
 JPEG = encode(Image.fromarray(np.arange(4800, dtype=np.uint8).reshape(40, 40, 3)), "JPEG")
 
-# Name, what writes it.
+# Name, and the function that writes the file.
 SORTS: dict[str, Callable[[Path], object]] = {
     "truncated.jpg": lambda path: path.write_bytes(JPEG[: len(JPEG) // 2]),
     "empty.png": lambda path: path.write_bytes(b""),
@@ -54,7 +54,7 @@ SORTS: dict[str, Callable[[Path], object]] = {
 
 
 def write_damaged(folder: Path) -> list[str]:
-    """Write a file of each sort; return their names, sorted."""
+    """Write a file of each kind; return their names, sorted."""
     for name, write in SORTS.items():
         write(folder / name)
     return sorted(SORTS)

@@ -3,7 +3,7 @@ import pytest
 from mocodet import configs
 from mocodet.pretrain.config import check_config, get_cfg
 
-# Recipe -> what its config must say, by the papers and the original code.
+# Recipe -> the values of its config, from the papers and the original code.
 COMMON = {
     "MODEL.ARCH": "resnet50",
     "MODEL.DIM": 128,

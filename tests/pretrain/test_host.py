@@ -1,4 +1,4 @@
-"""Neither a method nor views make the CPU wait for a GPU: proved as far as it can be without one."""
+"""Neither a method nor views make the CPU wait for a GPU, as far as a test without a GPU can prove it."""
 
 from contextlib import nullcontext
 from random import Random
@@ -46,9 +46,9 @@ MAKERS = {
 
 
 class Copies(TorchDispatchMode):
-    """Records copies from the CPU to another device: which are from pinned memory and do not wait, and which are not.
+    """Records whether copies from the CPU to another device are from pinned memory and do not wait.
 
-    Without a driver no memory can be pinned; here a tensor counts as pinned that was to be.
+    Without a driver no memory can be pinned; here a tensor counts as pinned if the code asked for it.
     """
 
     def __init__(self) -> None:
@@ -75,7 +75,7 @@ class Copies(TorchDispatchMode):
 
 
 def step_away_from_the_cpu(method: Method, copies: Copies) -> dict[str, torch.Tensor]:
-    """Run forward and backward on the device "meta", which knows shapes and no values."""
+    """Run forward and backward on the device "meta", which has shapes but no values."""
     batch = {name: torch.empty(BATCH, 3, 6, 6, device="meta") for name in method.views}
     batch |= {name: torch.empty(BATCH, dtype=torch.long, device="meta") for name in ("index", "label")}
     method.to("meta")
@@ -88,13 +88,13 @@ def step_away_from_the_cpu(method: Method, copies: Copies) -> dict[str, torch.Te
 @pytest.mark.parametrize("world", [1, 2])
 @pytest.mark.parametrize("name", MAKERS)
 def test_forward_and_backward__nothing_makes_the_cpu_wait(name, world, monkeypatch):
-    """Of what makes the CPU wait for a GPU, two things are excluded in the methods and their backward pass.
+    """Two reasons for which the CPU waits for a GPU do not occur in the methods and their backward pass.
 
     On "meta" a value that the CPU wants to know raises: ``item``, ``tolist``, ``if tensor``, masks, ``nonzero``.
     Every copy from the CPU is from pinned memory and does not wait. That these are the only reasons in PyTorch's own
     operations on CUDA, and what the Triton kernels and NCCL do, this test cannot show.
     """
-    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # it does not know the device
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # it does not support the device
     copies = Copies()
     method = MAKERS[name]()  # a memory bank asks all processes for their memory
     with pretended_processes(world):
@@ -109,7 +109,7 @@ def test_forward_and_backward__nothing_makes_the_cpu_wait(name, world, monkeypat
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_apply_steps__nothing_makes_the_cpu_wait(recipe):
-    """The same of what is left of the views: their parameters are known on the CPU, and sent."""
+    """The same holds for the remaining steps of views: the CPU has their parameters and sends them."""
     rng, copies = Random(0), Copies()
     steps = torch.stack([encode_steps(draw_view(RECIPES[recipe], 9, 9, 0.2, rng).steps) for _ in range(40)])
     images = torch.empty(40, 3, 9, 9, device="meta")
@@ -124,7 +124,7 @@ def test_makers__every_method_of_the_package():
 
 
 class Waiting(nn.Module):
-    """Does what the test above is to find."""
+    """Does what the test above must detect."""
 
     views = ("query",)
 

@@ -1,4 +1,4 @@
-"""Against a slow imitation of the original code: its model inside DDP, its optimizer, its scripts that read files."""
+"""Exchange with a slow imitation of the original code: its model in DDP, its optimizer, its scripts that read files."""
 
 import copy
 import pickle
@@ -35,11 +35,11 @@ from tests.checkpoints import assert_equal_states
 from tests.commands import pretrain
 
 DIM, K, BATCH, MOMENTUM, TAU, LR = 8, 12, 4, 0.9, 0.2, 0.05
-ITERATIONS = 3  # an epoch
+ITERATIONS = 3  # per epoch
 
 
 class OriginalMoCo(nn.Module):
-    """What the original code trains; on one device without shuffling."""
+    """The model that the original code trains; on one device without shuffling."""
 
     def __init__(self, head: str, queue_size: int = K, arch: str = "resnet18") -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class OriginalMoCo(nn.Module):
 
 
 class Wrapped(nn.Module):
-    """DDP as far as names go."""
+    """DDP, reduced to its names."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class OriginalRun:
         self.optimizer.step()
 
     def checkpoint(self, epoch: int, arch: str = "resnet18") -> dict:
-        """What the original code saves at the end of an epoch."""
+        """The checkpoint that the original code saves at the end of an epoch."""
         state = {"state_dict": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
         return copy.deepcopy({"epoch": epoch, "arch": arch, **state})
 
@@ -147,7 +147,7 @@ def save(content: object, path: Path, **kwargs: object) -> Path:
 
 
 def assert_same_step(ours: OurRun, original: OriginalRun) -> None:
-    """The two sum in another order, so the result of a step is equal up to rounding."""
+    """The two sum in a different order, so the results of a step are equal up to rounding."""
     before = copy.deepcopy(original.model.module.state_dict())
     batch = views(99)
     ours.step(*batch)
@@ -226,7 +226,7 @@ def test_convert__original_there_and_back(original):
 
 
 def test_from_original__numbers_of_an_old_pytorch(original):
-    """Before PyTorch 1.6 parameters were numbered by their addresses, and SGD knew fewer options."""
+    """Before PyTorch 1.6 parameters were numbered by their addresses, and SGD had fewer options."""
     checkpoint = original.checkpoint(epoch=1)
     expected = from_original(checkpoint, ITERATIONS)["optimizer"]
     optimizer = checkpoint["optimizer"]
@@ -293,17 +293,17 @@ def test_export__round_trip_is_bit_identical(run, exported):
     assert_equal_states({key: back[key] for key in whole}, whole)
     assert back.keys() == whole.keys()
     assert back["model"]["queue_ptr"].item() == 3 * 8 % 20
-    assert torch.load(exported, weights_only=True)["epoch"] == 1, "of the second epoch only half is done"
+    assert torch.load(exported, weights_only=True)["epoch"] == 1, "only half of the second epoch is done"
     assert not list(exported.parent.glob(".*"))
 
 
 def test_resume_from__an_export_from_mid_epoch_continues_exactly(config, run, exported, tmp_path):
-    torch.manual_seed(99)  # whatever the process did before must not matter
+    torch.manual_seed(99)  # earlier random numbers of the process must not matter
     command = ["--config-file", str(config), "--resume-from", str(exported)]
     pretrain([*command, "OUTPUT_DIR", str(tmp_path / "run")])
     found, expected = (torch.load(path / "model_final.pth", weights_only=True) for path in (tmp_path / "run", run))
     assert_equal_states(found, expected)
-    assert not (tmp_path / "run" / "model_0000002.pth").is_file(), "the run must not have begun anew"
+    assert not (tmp_path / "run" / "model_0000002.pth").is_file(), "the run must not have started again"
 
 
 def test_export_flag__writes_the_last_checkpoint_and_nothing_else(config, run, tmp_path, monkeypatch):
@@ -356,12 +356,12 @@ def test_export_flag__takes_the_last_checkpoint(config, run, tmp_path, monkeypat
         with pytest.raises(ValueError, match=f"METHOD '{method}' has no original format.* read our own .pth"):
             pretrain([*command, "METHOD", method])
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
-    with pytest.raises(ValueError, match="METHOD 'dense' has no original format"):  # the file's, whatever the config's
+    with pytest.raises(ValueError, match="METHOD 'dense' has no original format"):  # the file's, not the config's
         to_original({"method": {"name": "dense", "encoder": "encoder_q"}}, "resnet18", 1)
 
 
 def query_features(run: Path, images: torch.Tensor) -> torch.Tensor:
-    """Pooled features of the query encoder, from the checkpoint before it was exported."""
+    """Pooled features of the query encoder in the checkpoint before its export."""
     state = torch.load(run / "model_0000002.pth", weights_only=True)["model"]
     encoder = build_encoder("resnet18", "mlp", DIM)
     encoder.load_state_dict(
@@ -456,7 +456,7 @@ def test_export__refusals(run, tmp_path):
 
 
 def put(name: str, value: object, place: tuple | None = None):
-    """Return what changes a tensor of a checkpoint, all of it or at one place; names are ours."""
+    """Return a function that changes a tensor of a checkpoint, as a whole or at one place; names are ours."""
 
     def change(tensors: dict[str, torch.Tensor], prefix: str) -> None:
         if place is None:
@@ -508,7 +508,7 @@ def test_values__refused_in_both_directions(change, message):
     ],
 )
 def test_momentum__refused_in_both_directions(state, message):
-    if isinstance(state, dict):  # a value is that of all places
+    if isinstance(state, dict):  # the same value for all places
         state = {name: value.expand(64, 3, 7, 7) if value.ndim == 0 else value for name, value in state.items()}
     checkpoint = OriginalRun().checkpoint(epoch=1)
     ours = from_original(copy.deepcopy(checkpoint), ITERATIONS)
@@ -543,7 +543,7 @@ def test_load_original__refuses_an_export_of_more_processes(config, exported, tm
     trainer = PretrainTrainer(config_of(config, "OUTPUT_DIR", tmp_path))
     with pytest.raises(ValueError, match=r"two\.pth\.tar: exported from a run of 2 process\(es\), this run has 1"):
         load_original(path, trainer.checkpointer, 2)
-    # What docs/interchange.md says to do.
+    # As docs/interchange.md says.
     del checkpoint["mocodet"]
     load_original(save(checkpoint, path), trainer.checkpointer, 2)
     assert trainer.iter == 1

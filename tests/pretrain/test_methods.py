@@ -1,4 +1,4 @@
-"""Every METHOD through the command: what the config says reaches it, and a run continues where it stopped."""
+"""Every METHOD through the command: it receives the config's values, and a run resumes where it stopped."""
 
 import json
 import math
@@ -50,7 +50,7 @@ def train(method: str, root: Path, output: Path, *overrides: object, flags: tupl
 def arguments(method: str, root: Path, output: Path, *overrides: object, flags: tuple[str, ...] = ()) -> list[str]:
     config = output.parent / "small.yaml"
     output.parent.mkdir(parents=True, exist_ok=True)
-    size = 40 if method == "dense" else 32  # of 32 pixels the last map has a single cell
+    size = 40 if method == "dense" else 32  # with 32 pixels the last map has a single cell
     config.write_text(
         f"""
         METHOD: {method}
@@ -76,14 +76,14 @@ def run(request, folder, tmp_path_factory) -> tuple[str, Path]:
     return request.param, output
 
 
-# What refuses here is shared by all.
+# All methods share the code that refuses these.
 ONE_METHOD = pytest.mark.parametrize("run", ["memory_bank"], indirect=True)
 
 
 def test_resume__is_bit_identical(run, folder, tmp_path):
     method, whole = run
     copy_checkpoint(whole, tmp_path / "run", "model_0000002.pth")
-    torch.manual_seed(99)  # whatever the process did before must not matter
+    torch.manual_seed(99)  # earlier random numbers of the process must not matter
     train(method, folder, tmp_path / "run", flags=("--resume",))
     found, expected = load(tmp_path / "run" / "model_final.pth"), load(whole / "model_final.pth")
     assert found["model"].keys() == expected["model"].keys()
@@ -98,7 +98,7 @@ def test_resume__is_bit_identical(run, folder, tmp_path):
 
 def test_checkpoint__converts_to_what_its_encoder_computes(run, tmp_path):
     method, whole = run
-    conversion = convert_file(whole / "model_final.pth", tmp_path / "encoder.pkl")  # detectron2's stages beside ours
+    conversion = convert_file(whole / "model_final.pth", tmp_path / "encoder.pkl")  # includes detectron2's stages
     state = load(whole / "model_final.pth")["model"]
     network = torchvision.models.resnet18()
     prefix = f"{METHODS[method].encoder_name}."
@@ -141,7 +141,7 @@ def test_resume__refuses_other_images_of_the_same_number(run, folder, tmp_path):
     shutil.copytree(folder, tmp_path / "data")
     renamed = tmp_path / "data" / "class0" / "00.png"
     copy_checkpoint(whole, tmp_path / "moved", "model_0000002.pth")
-    train(method, tmp_path / "data", tmp_path / "moved", flags=("--resume",))  # the same files elsewhere will do
+    train(method, tmp_path / "data", tmp_path / "moved", flags=("--resume",))  # the same files, elsewhere
     renamed.rename(renamed.with_name("99.png"))
     copy_checkpoint(whole, tmp_path / "run", "model_0000002.pth")
     with pytest.raises(ValueError, match="resume with the same data"):
@@ -194,11 +194,11 @@ def test_chance__is_what_scores_that_tell_nothing_give(method):
     outputs = model({**batch, "index": torch.arange(16) % 9, "label": torch.arange(16) % 2})
     chance = type(model).chance(cfg, data)
     assert {"loss", "accuracy"} <= chance.keys() <= outputs.keys()
-    # In a bank of nine images a query's own entry is often drawn, and is no negative.
+    # In a bank of nine images a query's own entry is often drawn, and it is not a negative.
     assert outputs["loss"].item() == pytest.approx(chance["loss"], abs=0.2 if method == "memory_bank" else 1e-5)
     assert chance["accuracy"] == pytest.approx(math.exp(-chance["loss"]))
     if method == "supervised":
-        assert outputs["accuracy"].item() == chance["accuracy"], "the first class wins, which half of the images have"
+        assert outputs["accuracy"].item() == chance["accuracy"], "the first class wins, and half of the images have it"
 
 
 def test_from_config__keys_of_one_method_arrive():
@@ -249,7 +249,7 @@ def test_evaluators__every_measurement_is_in_the_log_and_before_the_checkpoint(f
     for key in ("knn_top1", "top1"):
         assert [line["iteration"] for line in lines if key in line] == [1, 3]
 
-    # Killed while it measures for the last time: the last checkpoint is older, so --resume measures again.
+    # Killed during its last evaluation: the last checkpoint is older, so --resume measures again.
     monkeypatch.setattr(
         "mocodet.pretrain.evaluation.classification.ClassificationEvaluator.evaluate",
         lambda *_: (_ for _ in ()).throw(KeyboardInterrupt),

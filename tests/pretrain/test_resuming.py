@@ -7,7 +7,7 @@ from mocodet.pretrain.resuming import check_resumed
 def test_check_resumed__names_the_keys(tmp_path):
     cfg = get_cfg()
     cfg.OUTPUT_DIR = str(tmp_path)
-    check_resumed(cfg)  # no run before
+    check_resumed(cfg)  # no earlier run
     (tmp_path / "config.yaml").write_text(cfg.dump())
     (tmp_path / "last_checkpoint").write_text("model_0000009.pth")
     cfg.SOLVER.BASE_LR = 0.5

@@ -18,7 +18,7 @@ from tests.checkpoints import assert_equal_states, copy_checkpoint
 from tests.commands import parsed, pretrain
 from tests.processes import run_in_processes
 
-SIZES = (7, 1, 11, 5)  # 24 images: three batches of eight an epoch
+SIZES = (7, 1, 11, 5)  # 24 images: three batches of eight per epoch
 ROOT = Path(__file__).parents[2]
 MID_EPOCH = "model_0000001.pth"  # after two of three iterations of an epoch
 
@@ -76,7 +76,7 @@ def assert_equal_ends(output: Path, whole: Path) -> None:
     )
     assert_equal_states(*found)
     weights = "encoder_q.conv1.weight"
-    assert not torch.equal(first["model"][weights], found[0]["model"][weights]), "trained on from the checkpoint"
+    assert not torch.equal(first["model"][weights], found[0]["model"][weights]), "trained further from the checkpoint"
 
 
 def iterations(output: Path) -> list[int]:
@@ -93,7 +93,7 @@ def test_resume__in_mid_epoch_with_loader_processes_is_bit_identical(index, tmp_
         pretrain(arguments(index, whole))
     pretrain(arguments(index, whole, "DATA.NUM_WORKERS", 2, flags=("--allow-pipe",)))
     copy_checkpoint(whole, output, MID_EPOCH)
-    torch.manual_seed(99)  # whatever the process did before must not matter
+    torch.manual_seed(99)  # earlier random numbers of the process must not matter
     pretrain(arguments(index, output, "DATA.NUM_WORKERS", 2, flags=("--resume", "--allow-pipe")))
     assert_equal_ends(output, whole)
     assert iterations(whole) == list(range(6))
@@ -133,8 +133,8 @@ def test_two_processes__every_image_once_an_epoch_and_bit_identical_when_resumed
     assert_equal_ends(output, whole)
 
 
-# As of a JPEG of ImageNet, so that the default buffer has as many bytes as it may; decoders do not
-# look at what follows the end of a PNG.
+# The size of a JPEG of ImageNet, so that the default buffer reaches its limit in bytes; decoders do not
+# read bytes after the end of a PNG.
 BYTES = 100_000
 
 TRAIN = """
@@ -158,4 +158,4 @@ def test_memory__an_index_of_a_hundred_million_images(tmp_path):
     assert f"{10**8} images of {index}" in (tmp_path / "run" / "log.txt").read_text()
     assert iterations(tmp_path / "run") == [0, 1, 2]
     peak = int(done.stdout.splitlines()[-1].split()[1]) * 1024
-    assert 0.99 * MAX_BUFFER_BYTES < peak < 2e9, "the buffer is full, and little else is there"
+    assert 0.99 * MAX_BUFFER_BYTES < peak < 2e9, "the buffer is full, and little else takes memory"

@@ -1,4 +1,4 @@
-"""Each sign that a run does not learn, provoked by a short training, and what is said of it."""
+"""Each sign that a run does not learn, provoked by a short training, and its warning."""
 
 import logging
 import re
@@ -20,7 +20,7 @@ BATCH, IMAGES = 8, 4096
 
 
 class Trainer(TrainerBase):
-    """Trains MoCo with a small encoder on drawn images, and logs as a run on CUDA does."""
+    """Trains MoCo with a small encoder on generated images, and logs like a run on CUDA."""
 
     def __init__(self, cfg: CfgNode, rate: float, decay: float, noise: float) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class Trainer(TrainerBase):
 def warnings_of(caplog, steps: int, queue_size: int, momentum: float, rate: float, decay=0.0, noise=0.3) -> list[str]:
     cfg = get_cfg()
     cfg.CONTRAST.QUEUE_SIZE, cfg.CONTRAST.MOMENTUM, cfg.SOLVER.IMS_PER_BATCH = queue_size, momentum, BATCH
-    logging.getLogger("mocodet.pretrain").propagate = True  # a run of the command before may have set it
+    logging.getLogger("mocodet.pretrain").propagate = True  # an earlier run of the command may have set it
     with caplog.at_level(logging.WARNING, "mocodet.pretrain"):
         Trainer(cfg, rate, decay, noise).train(0, steps)
     return [record.message for record in caplog.records if record.name == "mocodet.pretrain"]
@@ -74,7 +74,7 @@ def test_old_keys__a_fast_encoder_and_a_long_queue(caplog):
 
 
 def test_old_keys__not_judged_by_one_accuracy_alone():
-    """As of somebody's own METHOD."""
+    """As for a METHOD of a user."""
     chance = {"accuracy_in_batch": 0.1}
     assert _old_keys({"accuracy": 0.9, "accuracy_in_batch": 0.1}, chance)
     assert not _old_keys({"accuracy_in_batch": 0.1}, chance)
@@ -89,7 +89,7 @@ def test_collapse__weights_that_decay_to_nothing(caplog):
 
 
 def test_signs__nothing_is_said_before_a_run_can_tell(caplog):
-    """The queue is noise until 128 iterations are done, and a collapse must last for 100."""
+    """The queue holds noise until 128 iterations are done, and a collapse must last for 100."""
     assert warnings_of(caplog, 227, queue_size=512, momentum=0.99, rate=0.1, decay=3.0) == []
 
 

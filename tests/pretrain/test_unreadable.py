@@ -1,4 +1,4 @@
-"""Pre-training on folders in which files cannot be read: replaced, listed, resumed; and removed in between."""
+"""Pre-training on folders with unreadable files, which are replaced and listed, and removed before the run resumes."""
 
 import json
 import shutil
@@ -101,7 +101,7 @@ def test_resume__refuses_where_others_were_removed(pool, whole_run, tmp_path):
 
 
 def drawn(cfg: CfgNode, resuming: bool) -> list[str]:
-    """The names of the images that two epochs have, in the order of the draws; equal images have equal names."""
+    """The names of the images of two epochs, in the order of the draws; equal images have equal names."""
     data = build_data(cfg, resuming=resuming)
     assert isinstance(data.dataset.images, ImageFolder)
     batches = islice(data.sampler, 2 * data.sampler.iterations_per_epoch)
@@ -110,7 +110,7 @@ def drawn(cfg: CfgNode, resuming: bool) -> list[str]:
 
 
 def test_build_data__a_run_begun_without_excluded_files_is_resumed_so(pool, tmp_path):
-    """The list has grown, and files of the old and of the new one are gone: numbers are those of the beginning."""
+    """The list has grown, and files of the old and the new list are gone; the numbering is unchanged."""
     root, listed, cfg = tmp_path / "pool", tmp_path / "list.txt", get_cfg()
     shutil.copytree(pool, root, ignore=shutil.ignore_patterns("*.jpg", "[a-z]*.png"))
     cfg.DATA.ROOT, cfg.DATA.EXCLUDE, cfg.OUTPUT_DIR = str(root), str(listed), str(tmp_path)

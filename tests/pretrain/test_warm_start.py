@@ -1,4 +1,4 @@
-"""MODEL.WEIGHTS: encoders that start from a checkpoint, and the queue or bank that is filled before the first step."""
+"""MODEL.WEIGHTS: encoders start from a checkpoint, and the queue or bank is filled before the first step."""
 
 import json
 from collections.abc import Callable
@@ -47,7 +47,7 @@ def images(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def start() -> nn.Module:
-    """The ResNet-18 that is in the files."""
+    """The ResNet-18 in the files."""
     return encoder("resnet18")
 
 
@@ -95,7 +95,7 @@ def test_start__backbone_of_the_file_and_the_head_of_the_seed(method, layout, st
     started, fresh = build(), build().state_dict()
     load_encoder(started.encoder_to_transfer, tmp_path / "start.pth")
     started.copy_encoder()
-    # Every ResNet of the method has the file's backbone; all else is as the seed made it.
+    # Every ResNet of the method has the file's backbone; all else has its initial values from the seed.
     networks = [name.split(".")[0] for name in fresh if name.endswith(".layer1.0.conv1.weight")]
     backbone = {
         f"{network}.{name}": value
@@ -168,7 +168,7 @@ def test_fill__the_queue_holds_the_key_encoders_vectors(queue_filled):
     statistics = [name for name in file if "running_" in name]
     assert all(torch.equal(state[f"encoder_q.{name}"], file[name]) for name in statistics)
     assert not any(torch.equal(state[f"encoder_k.{name}"], file[name]) for name in statistics)
-    # Training sees what it would have seen.
+    # Training gets the same batches as without the weights.
     assert_equal_states(first_batch, batches(cfg, 0, 1)[0])
 
 
@@ -206,7 +206,7 @@ def test_resume__after_a_warm_start_is_bit_identical_and_fills_nothing(images, w
     run(images, tmp_path / "whole", *changes, "MODEL.WEIGHTS", weights)
     copy_checkpoint(tmp_path / "whole", tmp_path / "part", "model_0000000.pth")
     (tmp_path / "part" / "config.yaml").write_text((tmp_path / "whole" / "config.yaml").read_text())
-    run(images, tmp_path / "part", *changes, flags=("--resume",))  # without the weights, which it needs no more
+    run(images, tmp_path / "part", *changes, flags=("--resume",))  # without the weights, which it no longer needs
     found, whole = (torch.load(tmp_path / name / "model_final.pth", weights_only=True) for name in ("part", "whole"))
     assert_equal_states(found, whole)
     logs = {name: (tmp_path / name / "log.txt").read_text() for name in ("part", "whole")}
@@ -229,7 +229,7 @@ def test_resume__neither_needs_the_weights_nor_fills(images, tmp_path):
 
 @pytest.mark.parametrize(("left", "iterations"), [((), WARM_START), (("last_checkpoint",), 0)])
 def test_resume__decides_as_an_earlier_attempt_only_where_that_left_a_checkpoint(images, tmp_path, left, iterations):
-    """The first one began without weights."""
+    """The first run began without weights."""
     cfg = config(images, tmp_path, "SEED", 5)
     cfg.SOLVER.WARMUP_ITERS = 0
     (tmp_path / "config.yaml").write_text(cfg.dump())

@@ -1,4 +1,4 @@
-"""The exchange of a step beside gathering everything, in two processes."""
+"""The exchange of a step, against gathering everything, in two processes."""
 
 from mocodet.pretrain.benchmark.collectives import DIM, OURS, REFERENCE, compare
 from tests.processes import run_in_processes
@@ -9,7 +9,7 @@ def test_compare__equal_keys_and_the_bytes_of_each_way():
     images, keys = rows * 3 * size * size * 4, rows * DIM * 4
     for rank, (seconds, sizes) in enumerate(run_in_processes(compare, rows, size, 3, world_size=world)):
         assert {who: len(values) for who, values in seconds.items()} == {REFERENCE: 3, OURS: 3}, rank
-        # Images once and keys twice go to the other process, and the order, int64, is spread.
+        # Images go to the other process once, keys twice, and the order, int64, is broadcast.
         assert sizes[REFERENCE] == (world - 1) * (images + 2 * keys) + world * rows * 8
-        # Half of the images is where it belongs already, in the mean over permutations.
+        # On average over permutations, half of the images are already in their places.
         assert sizes[OURS] == images / 2 + (world - 1) * keys

@@ -1,4 +1,4 @@
-"""Views of photographs beside Pillow's and torchvision's, on files that are like real ones."""
+"""Views of photographs, against Pillow's and torchvision's, on files that are like real ones."""
 
 import argparse
 
@@ -45,7 +45,7 @@ def test_measure__of_a_folder(tmp_path, monkeypatch):
     assert rows[0].name == "input, photographs of mine to 32 px"
     assert [row.contestant for row in rows] == [part.REFERENCE, *part.OURS, part.DECODING]
     for row in rows:
-        # Of CPU time one core's: a thousand images a second take so many.
+        # The number of cores for a thousand images per second, from one core's CPU time.
         assert float(row.details["cores for 1000 images/s"]) == pytest.approx(1000 / row.value, abs=0.06)
         assert (row.share is None) == ("CACHE" in row.contestant)
 

@@ -1,4 +1,4 @@
-"""The listing of a folder beside torchvision's, and processes that start."""
+"""The listing of a folder, against torchvision's, and processes that start."""
 
 import pytest
 

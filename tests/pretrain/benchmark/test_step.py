@@ -1,4 +1,4 @@
-"""The plain step is the trainer's, written otherwise; what bounds a step is what is in it."""
+"""The plain step equals the trainer's; the bounds of a step come from its parts."""
 
 import pytest
 import torch
@@ -39,7 +39,7 @@ def test_plain_step__learns_what_the_trainer_learns(cfg):
     for name, value in theirs.items():
         if name not in dict(plain.encoder_q.named_parameters(prefix="encoder_q")):
             torch.testing.assert_close(ours[name], value, atol=1e-4, rtol=1e-3, msg=lambda m, at=name: f"{at}: {m}")
-    # Rounding grows with every layer that a gradient goes through: what is compared is how far all parameters moved.
+    # Rounding grows with every layer that a gradient passes, so the test compares how far all parameters moved.
     moved, apart = (
         sum((theirs[name] - other[name]).square().sum().item() for name, _ in plain.named_parameters()) ** 0.5
         for other in (begun, ours)
@@ -64,7 +64,7 @@ def test_convolutions_alone__are_those_of_the_step():
     of_convolutions = sum(count for op, count in in_step.items() if "convolution" in op)
     assert 0 < of_convolutions < sum(in_step.values())
     found = convolutions_of(model.encoder_q, views[0])
-    assert len(found) == 20  # of a ResNet-18, the three of the shortcuts among them
+    assert len(found) == 20  # those of a ResNet-18, including three of the shortcuts
     assert count_flops(ConvolutionsAlone(found, CPU, torch.float32)) == of_convolutions
 
 

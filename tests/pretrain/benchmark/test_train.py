@@ -1,4 +1,4 @@
-"""Chunks of pre-training beside the original's loop."""
+"""Chunks of pre-training, against the original's loop."""
 
 import argparse
 

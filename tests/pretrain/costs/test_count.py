@@ -1,4 +1,4 @@
-"""Counted costs against hand formulas, fvcore, torchvision, and what real processes hand to each other."""
+"""Counted costs against hand formulas, fvcore, torchvision, and the exchange of real processes."""
 
 from collections import Counter
 from pathlib import Path
@@ -115,7 +115,7 @@ def images(tmp_path_factory) -> Path:
 
 
 class Counted(PretrainTrainer):
-    """Counts what the real step hands to collectives, DDP included, and what the log does."""
+    """Counts the bytes that the real step, with DDP, and the log hand to collectives."""
 
     def run_step(self) -> None:
         with CollectiveCounter() as counter:
@@ -186,7 +186,7 @@ def test_extrapolate__equals_a_count_at_full_size(method):
     found = extrapolate(small, large, 3)
     assert found.handed == full.handed
     assert found.memory["batch"] == full.memory["batch"]
-    # Similarities within a batch (end-to-end's logits, MoCo's second accuracy) are what grows with the square.
+    # Only similarities within a batch (end-to-end's logits, MoCo's second accuracy) grow with the square.
     squares = {"end_to_end": 6 * 12, "moco": 6 * 6, "dense": 6 * 6}.get(method, 0)
     assert found.flops == pytest.approx(full.flops, abs=2 * 3 * squares * DIM)
     kept = 4 * 4 * squares if method == "end_to_end" else 0
@@ -205,7 +205,7 @@ def test_count_run__memory_by_torchvision():
         "state of the optimizer": 4 * parameters,
         "buckets that DDP gathers gradients in": 4 * parameters,
         "queue": 4 * DIM * QUEUE,
-        "other buffers": 2 * buffers + 8,  # two encoders', and the queue's pointer
+        "other buffers": 2 * buffers + 8,  # those of two encoders, and the queue's pointer
         "batch": 6 * 2 * 4 * 3 * SIZE * SIZE + 6 * 8,  # two float32 views, and the places in the data set
     }
     assert {name: counted.memory[name] for name in expected} == expected
@@ -222,7 +222,7 @@ def test_count_run__half_the_bits_are_half_the_activations():
         assert once.image_memory == pytest.approx(difference / (BATCH / 2))
         return once.image_memory - once.memory["batch"] / (BATCH / 2)
 
-    # Nearly: places of maxima are int64, vectors and similarities float32 in both.
+    # Only nearly: places of maxima are int64, and vectors and similarities are float32, in both.
     assert 0.5 <= of_an_image("bfloat16") / of_an_image("float32") < 0.7
 
 
@@ -297,13 +297,13 @@ def test_main__tables(config_file, capsys):
     cells = {name.strip(): [cell.strip() for cell in rest.split("|")] for name, rest in rows.items()}
     run = count_run(config("moco", **{"SOLVER.MAX_EPOCHS": 3}), 2, 100)
     flops = sum(run.flops.values()) * 2 * iterations
-    minutes = flops / 0.2e12 / 60  # which would be 0.0 hours
+    minutes = flops / 0.2e12 / 60  # shown as hours they would be 0.0
     assert cells["fast, 0.1 TFLOP/s"][0] == f"{minutes:.2g} min"
     assert float(cells["slow, 0.0001 TFLOP/s"][0]) == pytest.approx(minutes * 1000 / 60, abs=0.05)
     share = float(cells["slow, 0.0001 TFLOP/s"][-1].rstrip("%")) / 100
     assert share == pytest.approx(flops / (2 * 0.0001e12 * 1800), abs=0.0005)
     assert cells["queue"] == [f"{4 * DIM * QUEUE} B"]
-    assert cells["forward: all_to_all"][:2] == ["73.7 kB", "36.9 kB"]  # 6 x 3 x 32 x 32 x 4, half of it leaves
+    assert cells["forward: all_to_all"][:2] == ["73.7 kB", "36.9 kB"]  # 6 x 3 x 32 x 32 x 4, of which half leaves
     leaves = sum(sent(operation, handed, 2) for (_, operation), handed in run.handed.items())
     assert f"that is {leaves / 0.01e9 / (1800 / iterations):.1%} of the step" in printed
     assert float(cells["sum"][-1].split()[0]) == pytest.approx(sum(run.memory.values()) / 1e6, rel=0.005)

@@ -1,4 +1,4 @@
-"""Steps measured on this machine: what runs, what is told of it, and what grows with the data set."""
+"""Steps measured on this machine: what runs, what is reported, and what grows with the data set."""
 
 import multiprocessing
 import os
@@ -32,7 +32,7 @@ def images(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def batches(monkeypatch) -> list[dict[str, torch.Tensor]]:
-    """The batches that the real trainer's steps see."""
+    """The batches that the real trainer's steps receive."""
     seen = []
     step = PretrainTrainer.run_step
 
@@ -55,7 +55,7 @@ def test_measure__some_of_the_images_that_are_there(images, batches):
     changes = {"DATA.ROOT": str(images), "DATA.CACHE": "ram", "DATA.NUM_WORKERS": 1, "SOLVER.CHECKPOINT_PERIOD": 1}
     measured = measure_run(config("supervised", **changes), 2, 1000, 2)
     assert measured.data == f"{4 * BATCH // 2} images of {images}"
-    assert len(batches) == 2 + 2 + measured.steps  # what the loader had ready is not timed
+    assert len(batches) == 2 + 2 + measured.steps  # batches that the loader had ready are not timed
     assert {len(batch["index"]) for batch in batches} == {BATCH // 2}
     assert 0 <= measured.waiting <= measured.seconds
     pixels_and_sizes = 40 * 50 * 3 + 2 * 8

@@ -93,7 +93,7 @@ def test_cache_images__removes_what_a_killed_run_left_and_nothing_else(folder, t
 
 
 def test_cache_images__when_another_process_takes_its_new_file_for_a_leftover(folder, tmp_path, monkeypatch):
-    """The other one removes it before it is locked here."""
+    """Another process removes the file before this one locks it."""
     flock = fcntl.flock
 
     def too_late(*how):
@@ -112,7 +112,7 @@ def test_cache_images__a_file_that_was_cut_off_is_refused(folder, tmp_path):
     cache_images(ImageFolder(folder), "disk", str(tmp_path), 25, 0)
     (file,) = tmp_path.glob("*.pixels")
     whole = file.read_bytes()
-    file.chmod(0o444)  # a cache may be shared by those who may not write it
+    file.chmod(0o444)  # users without permission to write may share a cache
     cache_images(ImageFolder(folder), "disk", str(tmp_path), 25, 0)
     file.chmod(0o644)
     for damaged in (whole[:-1], whole[:30], bytes(len(whole))):

@@ -61,7 +61,7 @@ def test_delivery__gives_the_batches_in_order_whether_fetched_ahead_or_not(devic
 
 
 class FakeStream:
-    """Stands for a CUDA stream, and for the current one; it waits for itself."""
+    """Replaces a CUDA stream, and the current one; it waits for itself."""
 
     def wait_stream(self, other: "FakeStream") -> None:
         pass

@@ -9,7 +9,7 @@ from torchvision.datasets import ImageFolder as TorchvisionFolder
 
 from mocodet.pretrain.data.inaturalist import read_inaturalist
 
-# Class -> id; the ids have gaps, and in their order the classes are in the order of the alphabet, as in class folders.
+# Class -> id; the ids have gaps, and their order is the alphabetical order of the classes, as in class folders.
 CATEGORIES = {"ant": 3, "bee": 4, "cat": 70, "dog": 8141}
 IMAGES = [("bee", "1.png"), ("ant", "7.png"), ("dog", "2.png"), ("bee", "0.png"), ("ant", "1.png"), ("cat", "5.png")]
 
@@ -25,7 +25,7 @@ def root(tmp_path) -> Path:
 
 
 def layout() -> dict:
-    """The content of the JSON file: ids of images in no order, annotations and categories in another."""
+    """The content of the JSON file: ids of images without order, annotations and categories in a different order."""
     ids = [40, 10, 20, 60, 50, 30]
     return {
         "info": {"year": 2018},
@@ -82,7 +82,7 @@ def test_read_inaturalist__missing_files_are_named(root):
     ):
         read_inaturalist(root, path)
     content = layout()
-    content["images"][0]["file_name"] = f"{'9' * 5000}/0.png"  # which no file system holds
+    content["images"][0]["file_name"] = f"{'9' * 5000}/0.png"  # too long for any file system
     with pytest.raises(FileNotFoundError, match=r"3 of 6 images of \S*json are not in"):
         read_inaturalist(root, write(root, content))
     with pytest.raises(FileNotFoundError, match="is not a folder"):

@@ -11,7 +11,7 @@ from mocodet.pretrain.data.listing_cache import list_images
 
 @pytest.fixture
 def tree(tmp_path, monkeypatch):
-    """Six images in three folders, as if they were many, and had been there for long."""
+    """Six images in three folders, treated as many old ones."""
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(listing_cache, "SMALLEST", 3)
     monkeypatch.setattr(listing_cache, "STEP", -60_000_000_000)
@@ -23,7 +23,7 @@ def tree(tmp_path, monkeypatch):
 
 @pytest.fixture
 def searches(monkeypatch) -> list[object]:
-    """What was searched, and not read from the cache, up to now."""
+    """The folders that were searched so far, not read from the cache."""
     seen: list[object] = []
 
     def watched(root):
@@ -71,7 +71,7 @@ def test_list_images__a_change_is_seen(tree, searches, change):
     assert after == list(search(tree))
     assert [one[2:] for one in after] != [one[2:] for one in before]
     assert list_images(tree) == after
-    assert len(searches) == 2  # the new listing is kept, too
+    assert len(searches) == 2  # the new listing is kept too
 
 
 @pytest.mark.parametrize("damage", [b"", b"\n", b"00000000\n{}", b"\xff\xfe", "cut", "name", "format"])
@@ -89,14 +89,14 @@ def test_list_images__a_damaged_file_is_made_anew(tree, searches, damage, monkey
 
 
 def test_list_images__what_may_not_be_kept(tree, searches, monkeypatch):
-    monkeypatch.setattr(listing_cache, "STEP", 60_000_000_000)  # it has changed just now
+    monkeypatch.setattr(listing_cache, "STEP", 60_000_000_000)  # the folder has changed just now
     list_images(tree)
     monkeypatch.setattr(listing_cache, "SMALLEST", 8)
     monkeypatch.setattr(listing_cache, "STEP", 0)
     list_images(tree)
     assert cached(tree) == []
     monkeypatch.setattr(listing_cache, "SMALLEST", 3)
-    monkeypatch.setenv("FVCORE_CACHE", str(tree / "a" / "0.jpg"))  # no folder: the cache cannot be written
+    monkeypatch.setenv("FVCORE_CACHE", str(tree / "a" / "0.jpg"))  # not a folder: the cache cannot be written
     assert list_images(tree) == list(search(tree))
     assert len(searches) == 3
 
@@ -120,7 +120,7 @@ def test_list_images__folders_without_a_time_are_not_kept(tree, monkeypatch):
 
 
 def test_list_images__processes_that_begin_together_search_once(tree, searches, monkeypatch):
-    whole = []  # the searches that came to their end
+    whole = []  # the searches that were completed
 
     def slowly(root):
         for one in search(root):

@@ -156,7 +156,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def killed_at(image: int, *args: object, **options: object) -> None:
-    """Call `make_shards` in a process that is killed when it loads so many images."""
+    """Call `make_shards` in a process that is killed when it loads an image of the given number."""
     if child := os.fork():
         assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
         return
@@ -178,7 +178,7 @@ def test_make_shards__a_killed_one_goes_on_to_the_same_bytes(folder, tmp_path, c
     (folder / "dog" / "bad.jpg").write_bytes(b"no image")
     options = {"images_per_shard": 3, "skip_damaged": True}
     whole, output = make_shards(folder, tmp_path / "whole", **options), tmp_path / "shards"
-    for image in (0, 25, 20):  # those ahead of the writer are loaded, too
+    for image in (0, 25, 20):  # images ahead of the writer are loaded too
         killed_at(image, folder, output, **options)
         assert (output / "unfinished.json").is_file()
     begun = len(list(output.glob("shard-*.tar")))
@@ -366,7 +366,7 @@ def test_main__faults_on_one_line(arguments, message, tmp_path, monkeypatch, cap
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as ended:
         run_shards(arguments)
-    # Wrong options are argparse's to tell, with the usage; the interpreter prints any other code that is a text.
+    # argparse reports wrong options itself, with the usage; the interpreter prints any other exit code that is text.
     told = ended.value.code if isinstance(ended.value.code, str) else capsys.readouterr().err.splitlines()[-1]
     assert message in told
     assert "\n" not in told
@@ -374,7 +374,7 @@ def test_main__faults_on_one_line(arguments, message, tmp_path, monkeypatch, cap
 
 
 def test_progress__of_images_and_of_shards(folder, tmp_path, monkeypatch, capsys):
-    """Each look at the clock finds it a minute later."""
+    """The clock advances by a minute at each reading."""
     minutes = itertools.count(0, 60)
     monkeypatch.setattr(make_shards_module, "progress", partial(progress, clock=lambda: next(minutes)))
     make_shards(folder, tmp_path / "shards", images_per_shard=10)

@@ -1,4 +1,4 @@
-"""What takes the place of an image that cannot be read, wherever images come from."""
+"""The replacement of an image that cannot be read, for all sources of images."""
 
 import shutil
 from pathlib import Path
@@ -50,9 +50,9 @@ def test_getitems__the_next_draw_takes_the_place(pool):
             assert draw % 24 in unread
             replaced.append(place)
         view = batches[draw // 4]["query"][draw % 4]
-        assert torch.equal(view, plain[place, draw]["query"]), "a view of that image, as this draw would have it"
+        assert torch.equal(view, plain[place, draw]["query"]), "a view of that image, with the parameters of this draw"
     assert len(replaced) == 16
-    assert len(set(replaced)) > 6, "one of all, not always the same"
+    assert len(set(replaced)) > 6, "any image, not always the same"
     listed = [Path(one.name).name for batch in batches for one in batch.get(SKIPPED, ())]
     assert set(listed) == set(SORTS)
     assert len(listed) >= 16

@@ -121,7 +121,7 @@ def test_shard_sampler__left_over_images_come_in_later_epochs(tmp_path):
     stream = take(sampler, 100)
     epochs = [images(stream[5 * epoch : 5 * epoch + 5]) for epoch in range(20)]
     assert all(len(set(order)) == 20 for order in epochs)
-    assert {image for order in epochs for image in order} == set(range(23)), "the end of the only shard, too"
+    assert {image for order in epochs for image in order} == set(range(23)), "including the end of the only shard"
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -149,7 +149,7 @@ def test_shard_sampler__windows_are_shuffled(tmp_path):
     index = write_shards(tmp_path, [250] * 4)
     kept = images(take(ShardSampler(index, 20, seed=0, shuffle_buffer=1), 50))
     mixed = images(take(ShardSampler(index, 20, seed=0, shuffle_buffer=200), 50))
-    assert np.mean(np.diff(kept) == 1) > 0.99, "with a buffer of one image the shards are read through"
+    assert np.mean(np.diff(kept) == 1) > 0.99, "with a buffer of one image the shards are read in order"
     assert np.mean(np.diff(mixed) == 1) < 0.02
     for window in range(5):
         part = slice(200 * window, 200 * (window + 1))
@@ -159,7 +159,7 @@ def test_shard_sampler__windows_are_shuffled(tmp_path):
         moved = np.mean([abs(places[image] - place) for place, image in enumerate(mixed[part])])
         assert 50 < moved < 84
     orders = [[kept[200 * w : 200 * w + 200].index(image) for image in mixed[200 * w : 200 * w + 200]] for w in (0, 1)]
-    assert orders[0] != orders[1], "each window has a permutation of its own"
+    assert orders[0] != orders[1], "each window has its own permutation"
 
 
 def test_shard_sampler__order_of_shards_and_beginning_differ_between_epochs(tmp_path):
@@ -315,7 +315,7 @@ def test_shard_index__whatever_it_is_called(tmp_path):
 
 def test_shard_index__shards_beside_a_url_with_a_query(tmp_path):
     content = Path(write_shards(tmp_path, [3])).read_bytes()
-    # A file system that, unlike a server of https, takes the query for a part of the name.
+    # A file system that, unlike an https server, treats the query as a part of the name.
     fsspec.filesystem("memory").pipe_file(f"/{tmp_path.name}/index.json?key=a/b", content)
     assert ShardIndex(f"memory://{tmp_path.name}/index.json?key=a/b").path(0) == f"memory://{tmp_path.name}/part-0.tar"
     odd = tmp_path / "what?"
@@ -350,7 +350,7 @@ def test_read__shard_cut_off_in_a_member(tmp_path, no_delay, name, keep):
         drain(index)
 
 
-# Header and data of an image and of its JSON: four blocks. tarfile alone takes such a cut for the end.
+# Header and data of an image and of its JSON: four blocks. tarfile alone mistakes such a cut for the end.
 @pytest.mark.parametrize("end", [10 * 4 * 512, 10 * 4 * 512 + 100], ids=["between members", "in a header"])
 def test_read__shard_cut_off_outside_of_data(tmp_path, end):
     index = write_shards(tmp_path, [20, 20])
@@ -449,7 +449,7 @@ def test_read__links_are_refused(tmp_path, kind):
 
 
 class Counted(io.FileIO):
-    """A file that counts the bytes that are read of it."""
+    """A file that counts the bytes that are read from it."""
 
     count = 0
 
@@ -469,11 +469,11 @@ def test_image_sizes__only_headers_of_a_local_archive_are_read(tmp_path, monkeyp
 
 
 class ClientError(Exception):
-    """What aiohttp's errors, for one, are derived from: nothing that says what kind they are of."""
+    """Derived from Exception alone, like the errors of aiohttp, so that its type says nothing."""
 
 
 class Breaking(io.BytesIO):
-    """A file of which no more than ``whole`` bytes can be read."""
+    """A file of which at most ``whole`` bytes can be read."""
 
     def __init__(self, data, whole):
         super().__init__(data)
@@ -486,7 +486,7 @@ class Breaking(io.BytesIO):
 
 
 class Flaky(AbstractFileSystem):
-    """Gives ``data``, each time as far as the next of ``lengths`` says; with 0 it cannot be opened."""
+    """Serves ``data``, each time up to the next of ``lengths``; with 0 it cannot be opened."""
 
     protocol = "flaky"
     cachable = False
@@ -512,7 +512,7 @@ def flaky(monkeypatch):
 def test_read__whatever_a_file_system_raises_is_tried_again(flaky, monkeypatch):
     whole = len(flaky.data)
     monkeypatch.setattr(retrying, "RETRY_DELAYS", (0.0,))
-    # More faults than delays, but images after each of them.
+    # More faults than delays, but each is followed by images.
     monkeypatch.setattr(flaky, "lengths", [0, whole // 4, whole // 2, 2 * whole])
     assert [int(data) for _, data in read_images("flaky://a.tar")] == list(range(200))
     assert flaky.lengths == []
@@ -526,7 +526,7 @@ def test_read__whatever_a_file_system_raises_is_told_in_the_end(flaky, monkeypat
     monkeypatch.setattr(flaky, "lengths", [len(flaky.data) // 2] * 10)
     with pytest.raises(ValueError, match=r"^flaky://a\.tar cannot be read \(ClientError\)$"):
         list(read_images("flaky://a.tar"))
-    assert len(flaky.lengths) == 10 - 3, "at the place where no image came after a delay"
+    assert len(flaky.lengths) == 10 - 3, "at the place where a delay was followed by no image"
     monkeypatch.setattr(flaky, "lengths", [100])
     with pytest.raises(ValueError, match=r"^flaky://index\.json cannot be read \(ClientError\); DATA.SHARDS is"):
         ShardIndex("flaky://index.json")
@@ -555,13 +555,13 @@ def test_read__a_command_that_never_ends_is_left(tmp_path):
 def test_read__what_a_command_started_ends_with_it(tmp_path):
     write_shards(tmp_path, [20])
     os.mkfifo(tmp_path / "held")
-    # As long as one of the processes lives it holds the fifo open.
+    # The fifo stays open as long as one of the processes is alive.
     found = read_images(
         f"pipe:exec 3> {tmp_path}/held; cat {tmp_path}/part-0.tar; (sleep 100; true) | cat", allow_pipe=True
     )
     with os.fdopen(os.open(tmp_path / "held", os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as fifo:
         next(found)
-        assert fifo.read(1) is None, "held, and nothing written"
+        assert fifo.read(1) is None, "open, but nothing was written"
         found.close()
         deadline = time.monotonic() + 5
         while fifo.read(1) is None:
@@ -698,7 +698,7 @@ def test_shard_sampler__a_hundred_million_images_fit_in_memory(tmp_path):
     finally:
         tracemalloc.stop()
     assert [len(batch) for batches in found for batch in batches] == [256] * 6
-    assert found[1][2][0][1] == 10**8, "draws go on in the next epoch"
+    assert found[1][2][0][1] == 10**8, "draws continue in the next epoch"
     # One name for each image would take gigabytes.
     assert peak < 100e6, "parsing, reading and shuffling"
     assert kept < 20e6, "index and order"

@@ -1,4 +1,4 @@
-"""Archives that `cat` or a tool has joined, padded or cut off, against GNU tar's ``--ignore-zeros``."""
+"""Archives that `cat` or a tool has joined, padded or truncated, against GNU tar's ``--ignore-zeros``."""
 
 import bz2
 import gzip

@@ -15,7 +15,7 @@ def image():
 
 
 def parameters(name: str) -> list:
-    """Return what each step of a recipe does, in order."""
+    """Return the operation of each step of a recipe, in order."""
     described = []
     for step in build_view(name).transforms:
         inner, p = (step.transforms[0], step.p) if isinstance(step, transforms.RandomApply) else (step, None)
@@ -124,4 +124,4 @@ def test_normalize__is_the_same_in_either_memory_format():
     assert torch.equal(last, normalize(images))
     values = images.float()
     normalize(values.contiguous(memory_format=torch.channels_last))
-    assert torch.equal(values, images.float()), "what is given stays as it is"
+    assert torch.equal(values, images.float()), "the input must not change"

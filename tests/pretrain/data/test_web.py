@@ -1,4 +1,4 @@
-"""Shards from a web server that breaks off, stalls, is busy and cuts short: no image is lost or comes twice."""
+"""Shards from a web server that breaks off, stalls, is busy and truncates: no image is lost or repeated."""
 
 import json
 import logging
@@ -29,7 +29,7 @@ def site(tmp_path, monkeypatch):
 @pytest.mark.parametrize("length", [True, False], ids=["said", "unsaid"])
 def test_shard_sampler__no_image_is_lost_or_repeated(tmp_path, site, caplog, monkeypatch, ranges, length):
     monkeypatch.setattr(download, "TIMEOUT", 0.2)
-    monkeypatch.setattr(retrying, "RETRY_DELAYS", (0.0,) * 9)  # a busy machine may be late, too
+    monkeypatch.setattr(retrying, "RETRY_DELAYS", (0.0,) * 9)  # a busy machine may also be late
     expected = take(ShardSampler(str(tmp_path / "index.json"), 12, 0, 9), 6)
     sampler = ShardSampler(f"{site.url}/index.json", 12, 0, 9)
     site.ranges, site.says_length, site.faults = ranges, length, list(FAULTS)
@@ -39,7 +39,7 @@ def test_shard_sampler__no_image_is_lost_or_repeated(tmp_path, site, caplog, mon
     said = "\n".join(caplog.messages)
     for fault in ("answered 503 Service Unavailable", "answered 429 Too Many Requests", "timed out", "reset by peer"):
         assert fault in said
-    # Without a length an answer that ends early looks like the end of the file; tar's own end mark tells.
+    # Without a length, a response that ends early looks like the end of the file; tar's end mark shows the difference.
     assert (" bytes arrived; retrying from byte " if length else "is damaged, or not a tar archive") in said
 
 

@@ -10,7 +10,7 @@ def test_count_right__equals_sorting(shape):
     generator = torch.Generator().manual_seed(0)
     scores = torch.randint(12, shape, generator=generator).float()  # many are equal
     labels = torch.randint(shape[-1], (50,), generator=generator)
-    order = np.argsort(-scores.numpy(), axis=-1, kind="stable")  # of equal scores the smaller class first
+    order = np.argsort(-scores.numpy(), axis=-1, kind="stable")  # on ties, the smaller class comes first
     right = order == labels.numpy().reshape(-1, *[1] * (len(shape) - 1))
     expected = np.stack([right[..., 0].sum(0), right[..., :5].any(-1).sum(0)])
     assert np.array_equal(count_right(scores, labels), expected)

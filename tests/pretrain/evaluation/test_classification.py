@@ -1,4 +1,4 @@
-"""Top-1 and top-5 against a loop over single images; training goes on as if the evaluator had not looked."""
+"""Top-1 and top-5 against a loop over single images; the evaluator does not affect training."""
 
 import json
 import logging
@@ -92,7 +92,7 @@ def test_accuracy__leaves_mode_statistics_gradients_and_generators(num_workers):
 
 
 def accuracy_in_process() -> dict[str, float]:
-    # Each process has normalised other images.
+    # Each process has normalised different images.
     return accuracy(small_network(0.3 + 5 * comm.get_rank()))
 
 
@@ -138,7 +138,7 @@ def test_accuracy__damaged_image_is_named(num_workers):
 
 
 class Trainer(TrainerBase):
-    """Changes the network at each step, so that each evaluation has another result to find."""
+    """Changes the network at each step, so that each evaluation has a different result."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -180,7 +180,7 @@ def test_evaluator__after_each_epoch_and_at_the_end(tmp_path):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> dict[str, Path]:
-    """Class folders of training and validation images, two and one of each class."""
+    """Class folders of training and validation images, with two and one of each class."""
     root = tmp_path_factory.mktemp("labelled")
     generator = np.random.default_rng(0)
     for split, each in (("train", 2), ("val", 1)):

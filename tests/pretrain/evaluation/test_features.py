@@ -45,7 +45,7 @@ def backbone():
 def test_extract_features__equals_torchvision_step_by_step(data, backbone):
     found = extract_features(backbone, data, FeatureSettings(size=35, batch_size=4))
     reference = resnet18()
-    reference.load_state_dict(backbone.state_dict(), strict=False)  # but for fc
+    reference.load_state_dict(backbone.state_dict(), strict=False)  # except fc
     parts = nn.Sequential(*list(reference.eval().children())[:-1])  # to avgpool
     view = transforms.Compose(
         [
@@ -68,7 +68,7 @@ def test_extract_features__some_places_in_another_precision_and_storage(data, ba
     assert part.dtype == torch.float16
     assert part.shape == (2, 512)
     difference = (part.float() - whole[[5, 1]]).abs().max() / whole.abs().max()
-    assert 0 < difference < 0.05, "bfloat16 is near float32, and not equal to it"
+    assert 0 < difference < 0.05, "bfloat16 is near float32, but not equal to it"
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -93,7 +93,7 @@ def test_extract_features__training_mode_and_bad_numbers_are_refused(data):
 
 
 def test_pooled_features__without_tf32(data, backbone):
-    """The switches are there on a machine without CUDA too."""
+    """The switches exist on a machine without CUDA too."""
     flags = torch.backends.cudnn
     seen = []
     handle = backbone.conv1.register_forward_hook(lambda *_: seen.append((flags.allow_tf32, flags.benchmark)))
@@ -118,7 +118,7 @@ def test_central_crops__labels_of_some_places(data):
 
 
 def test_central_crops__show_progress(data, monkeypatch, capsys):
-    """Each look at the clock finds it a minute later."""
+    """The clock advances by a minute at each reading."""
     seconds = itertools.count(0, 60)
     monkeypatch.setattr(module, "progress", partial(progress, clock=lambda: next(seconds)))
     list(central_crops(data, FeatureSettings(size=32, batch_size=2), range(7)))

@@ -17,7 +17,7 @@ def sorted_similarities(bank, queries):
 
 
 def accuracy_by_sorting(bank, bank_labels, queries, query_labels, k, temperature):
-    """Section 3.4 of Wu et al., one query at a time, in Python's floats."""
+    """Section 3.4 of Wu et al., one query at a time, with Python's floats."""
     top1 = top5 = 0
     for similarities, places, truth in zip(*sorted_similarities(bank, queries), query_labels.tolist(), strict=True):
         votes = {}
@@ -46,7 +46,7 @@ def test_knn_accuracy__equals_sorting(clusters, monkeypatch, chunk, temperature)
     monkeypatch.setattr(knn, "CHUNK", chunk)
     ks = [1, 7, 40, 80]
     expected = [accuracy_by_sorting(*clusters, k, temperature) for k in ks]
-    assert all(10 < row["top1"] < 90 for row in expected), "a test in which all or nothing is right shows nothing"
+    assert all(10 < row["top1"] < 90 for row in expected), "a test in which all or none are correct shows nothing"
     assert len({tuple(row.values()) for row in expected}) > 2
     assert knn_accuracy(*clusters, ks, temperature) == [pytest.approx(row) for row in expected]
 
@@ -63,7 +63,7 @@ def test_nearest__equals_sorting(monkeypatch, chunk, storage):
     assert labels.tolist() == places[:, :50].tolist()
     np.testing.assert_allclose(found, similarities[:, :50], atol=1e-6)
     every, _ = nearest(bank, torch.arange(300), queries, 1000)
-    assert every.shape == (40, 300), "of fewer entries all are the nearest"
+    assert every.shape == (40, 300), "of fewer entries, all are returned"
 
 
 def test_nearest__bounded_memory(monkeypatch):
@@ -78,7 +78,7 @@ def test_nearest__bounded_memory(monkeypatch):
 
 
 def classified(similarities, voters, label, temperature=0.07):
-    """Classify one query of this label, given its similarities to a bank in the plane and the classes of the bank."""
+    """Classify one query with this label, given its similarities to a planar bank and the classes of the bank."""
     cosines = torch.tensor(similarities)
     bank = torch.stack([cosines, (1 - cosines**2).sqrt()], dim=1)
     labels = torch.tensor(voters), torch.tensor([label])
@@ -94,6 +94,6 @@ def test_knn_accuracy__class_without_a_vote_is_never_right():
 def test_knn_accuracy__equal_sums_and_a_small_temperature():
     assert classified([0.5, 0.5], [2, 1], 1) == {"top1": 100.0, "top5": 100.0}
     assert classified([0.5, 0.5], [2, 1], 2) == {"top1": 0.0, "top5": 100.0}
-    # exp(1 / 1e-4) has no float
+    # exp(1 / 1e-4) exceeds a float
     assert classified([1.0, 0.999], [1, 0], 1, temperature=1e-4)["top1"] == 100
     assert classified([1.0, 0.999], [1, 0], 0, temperature=1e-4) == {"top1": 0.0, "top5": 100.0}

@@ -1,4 +1,4 @@
-"""Linear classifiers side by side against each trained alone by torch.optim.SGD."""
+"""Linear classifiers side by side, against each trained alone with torch.optim.SGD."""
 
 import io
 import itertools
@@ -147,7 +147,7 @@ def test_sweep__refuses_nonsense(grid):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Two classes, dark and bright, that colour alone tells apart."""
+    """Two classes, dark and bright, that differ in colour alone."""
     root = tmp_path_factory.mktemp("classes")
     generator = np.random.default_rng(0)
     for number in range(14):
@@ -175,8 +175,8 @@ def test_augmented_batches__frozen_features_of_random_crops(data, backbone):
     for epoch, found in enumerate((first, later)):
         by_place[epoch, torch.cat(SMALL.batches(14, epoch))] = torch.cat([rows for rows, _ in found])
     central = extract_features(backbone, data, SETTINGS)
-    assert (by_place[0] != by_place[1]).any(dim=1).all(), "crops are drawn anew in each epoch"
-    # A random crop of noise of one brightness looks much like the central one, unlike an image of the other class.
+    assert (by_place[0] != by_place[1]).any(dim=1).all(), "crops differ in each epoch"
+    # A random crop of noise with one brightness resembles the central crop more than an image of the other class.
     same = (by_place[0] - central).norm(dim=1)
     other = torch.stack(
         [
@@ -217,7 +217,7 @@ def test_evaluate_linear__backbone_that_changes_is_an_error(data, backbone):
 
 @pytest.mark.parametrize("cached", [True, False])
 def test_evaluate_linear__tells_the_time_left(data, backbone, monkeypatch, caplog, capsys, cached):
-    """Each look at the clock finds it a minute later."""
+    """The clock advances by a minute at each reading."""
     monkeypatch.setattr(logging.getLogger("mocodet.pretrain"), "propagate", True)
     seconds = itertools.count(0, 60)
     monkeypatch.setattr(features_module, "progress", partial(progress, clock=lambda: next(seconds)))
@@ -259,7 +259,7 @@ def test_evaluate_linear__resumed_equals_uninterrupted(data, backbone, tmp_path,
     with pytest.raises(FileExistsError, match="continue it with --resume"):
         evaluate_linear(backbone, data, data, SETTINGS, SMALL, grid, state=state)
     assert evaluate_linear(backbone, data, data, SETTINGS, SMALL, grid, state=state, resume=True) == whole
-    # What is finished is finished.
+    # A finished training takes no further steps.
     monkeypatch.setattr(LinearSweep, "step", None)
     assert evaluate_linear(backbone, data, data, SETTINGS, SMALL, grid, state=state, resume=True) == whole
 
@@ -307,7 +307,7 @@ def test_resume__names_the_piece_of_a_state_that_was_forged(data, tmp_path):
         torch.save(forge(content) or content, state)
         with pytest.raises(ValueError, match=rf"^{re.escape(str(state))}\b.*{message}[^\n]*$"):
             linear._resume(sweep, state, identity)
-    # A classifier that has diverged is none of these.
+    # A diverged classifier is not one of these faults.
     content = torch.load(io.BytesIO(whole), weights_only=True)
     content["sweep"]["optimizer"]["state"][0]["momentum_buffer"].fill_(math.nan)
     content["sweep"]["weights"][0].fill_(math.nan)

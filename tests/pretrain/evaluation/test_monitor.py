@@ -44,7 +44,7 @@ def knn_config(root, num_workers=0, **changes):
 
 
 class Method(nn.Module):
-    """As much of a contrast mechanism as the monitor looks at."""
+    """The parts of a contrastive method that the monitor uses."""
 
     def __init__(self):
         super().__init__()
@@ -113,7 +113,7 @@ def test_monitor__after_each_period_and_at_the_end(splits, period, expected):
 
 
 def measured_alone(splits, method, size):
-    """The same measurement from its parts."""
+    """Measure the same from its parts."""
     from torchvision import transforms
     from torchvision.datasets import ImageFolder
 
@@ -160,22 +160,22 @@ def measure_in_process(splits, chunks):
         comm.gather = lambda lists, gathered=gathered: gathered.append(gather(lists)) or gathered[-1]
         comm.all_gather = lambda data, received=received: received.append(all_gather(data)) or received[-1]
         method = Method()
-        # Statistics differ between processes, as in training: all must look with the main process's and keep their own.
+        # Statistics differ between processes, as in training: all must use the main process's and keep their own.
         method.encoder_q.bn1.running_mean.fill_(0.5 * comm.get_rank())
         before = state_digest(method)
         found = measure(monitor := KNNMonitor(knn_config(splits, K=9), 1), method)
-        voters = gathered[1:]  # the first are of the fixed queries
+        voters = gathered[1:]  # the first belong to the fixed queries
         most = max((sum(len(similarities) for similarities, _ in lists) for lists in voters), default=0)
         results.append((found, state_digest(method) == before, most))
         parts = [part for each in received for sent in each if isinstance(sent, list) for part in sent]
-        assert all(part.untyped_storage().nbytes() == part.nbytes for part in parts), "nothing is sent that is not read"
-        assert sum(len(part) for part in parts if part.ndim == 2) == 7, "all queries are sent, and nothing of the bank"
+        assert all(part.untyped_storage().nbytes() == part.nbytes for part in parts), "only what is read is sent"
+        assert sum(len(part) for part in parts if part.ndim == 2) == 7, "all queries are sent, but nothing of the bank"
         alike.append(monitor.neighbours)
     return results, alike
 
 
 def test_monitor__two_processes_share_the_work(splits):
-    """K exceeds what either has of the bank; the main process merges the lists of 7 queries, or of 4 at a time."""
+    """K exceeds either part of the bank; the main process merges the lists of 7 queries, or of 4 at a time."""
     monitor = KNNMonitor(knn_config(splits, K=9), 1)
     expected = measure(monitor, Method())
     (main, alike), (_, nothing) = run_in_processes(measure_in_process, splits, (2048, 8))
@@ -187,4 +187,4 @@ def test_monitor__two_processes_share_the_work(splits):
             for mine, theirs in zip(one["neighbours"], other["neighbours"], strict=True):
                 assert mine["path"] == theirs["path"]
                 assert mine["similarity"] == pytest.approx(theirs["similarity"], abs=2e-4)
-    assert nothing == [[], []], "the main process alone merges"
+    assert nothing == [[], []], "only the main process merges"

@@ -14,7 +14,7 @@ def test_fixed_queries__of_each_class_as_many_or_one_more():
     chosen = fixed_queries(labels, 10)
     assert len(set(chosen)) == 10
     assert sorted(Counter(labels[chosen].tolist()).values()) == [3, 3, 4]
-    assert Counter(labels[fixed_queries(labels, 20)].tolist())[1] == 3, "a class that has no more"
+    assert Counter(labels[fixed_queries(labels, 20)].tolist())[1] == 3, "the class has no more images"
     assert len(fixed_queries(labels, 3)) == len(set(labels[fixed_queries(labels, 3)].tolist())) == 3
     assert sorted(fixed_queries(labels, 100)) == list(range(73))
 
@@ -39,7 +39,7 @@ def part(name: str, features: torch.Tensor) -> SplitPart:
 def test_fixed_neighbours__are_those_of_a_search_by_hand():
     generator = torch.Generator().manual_seed(0)
     bank, queries = (torch.randn(rows, 6, generator=generator) for rows in (60, 30))
-    bank[40:45] = bank[7]  # one photograph six times: equal images come in the order of the files
+    bank[40:45] = bank[7]  # one photograph six times: equal images are in the order of the files
     queries[fixed_queries(torch.arange(30) % 3)[0]] = 2 * bank[7]
     found = fixed_neighbours(part("bank", bank), part("val", queries))
     assert len(found) == 20

@@ -13,7 +13,7 @@ from tests.commands import knn, linear
 
 @pytest.fixture(scope="module")
 def splits(tmp_path_factory):
-    """Two classes, dark and bright, that colour alone tells apart."""
+    """Two classes, dark and bright, that differ in colour alone."""
     root = tmp_path_factory.mktemp("splits")
     generator = np.random.default_rng(0)
     for split, count in (("train", 12), ("val", 6)):

@@ -38,7 +38,7 @@ def image_batches(views: Sequence[str], steps: int) -> list[dict[str, torch.Tens
 
 @dataclass
 class Training:
-    """What each step gave: of the package in one process, of the slow training on each device."""
+    """The results of each step: of the package in one process, or of the slow training on each device."""
 
     outputs: list[dict] = field(default_factory=list)  # loss and accuracies
     states: list = field(default_factory=list)  # state dicts after the step
@@ -66,7 +66,7 @@ def train(method: nn.Module, batches: list[dict[str, torch.Tensor]]) -> Training
 
 
 def on_devices(encoder: nn.Module, devices: int) -> list[nn.Module]:
-    """Copy an encoder for each device: one set of parameters, and buffers apart."""
+    """Copy an encoder for each device, with shared parameters and separate buffers."""
     shared = {id(parameter): parameter for parameter in encoder.parameters()}
     return [copy.deepcopy(encoder, dict(shared)) for _ in range(devices)]
 
@@ -87,7 +87,7 @@ def encode(encoders: list[nn.Module], images: torch.Tensor, order: Sequence[int]
 
 
 def contrast(scores: list[list[torch.Tensor]]) -> dict[str, list]:
-    """InfoNCE of each row of scores, its positive's first, and whether that is the highest."""
+    """InfoNCE of each row of scores, with the positive's score first, and whether that is the highest."""
     losses = [torch.logsumexp(torch.stack(row) / TEMPERATURE, 0) - row[0] / TEMPERATURE for row in scores]
     return {"loss": losses, "accuracy": [float(all(row[0] > other for other in row[1:])) for row in scores]}
 
@@ -103,7 +103,7 @@ def slow_training(
     Args:
         step: from a batch to each image's "loss", and what else is compared; it may change what it keeps.
         encoders: state name -> the encoder on each device; those with a gradient are trained.
-        state: returns what is kept beside encoders.
+        state: returns the state besides the encoders.
     """
     devices = len(next(iter(encoders.values())))
     trained = [p for encoder in encoders.values() for p in encoder[0].parameters() if p.requires_grad]
@@ -132,9 +132,9 @@ def slow_training(
 
 
 def assert_same_training(found: Training, expected: Training, devices: Sequence[int]) -> None:
-    """Compare each step of the package, in the process that stands for ``devices``: outputs and the whole state.
+    """Compare the outputs and the whole state of each step of the package, in the process that represents ``devices``.
 
-    Groups of a process share one set of running statistics, which follows the mean of what its devices saw.
+    Groups of a process share one set of running statistics, which follows the mean over its devices.
     """
     assert len(found.states) == len(expected.states)
     for step, state in enumerate(found.states):
@@ -149,7 +149,7 @@ def assert_same_training(found: Training, expected: Training, devices: Sequence[
 
 
 def assert_same_in_processes(found: Sequence[Training], expected: Training) -> None:
-    """Compare each process's training; together they stand for the devices of ``expected``, in order."""
+    """Compare each process's training; together they represent the devices of ``expected``, in order."""
     devices = len(expected.states[0]) // len(found)
     for rank, training in enumerate(found):
         assert_same_training(training, expected, range(rank * devices, (rank + 1) * devices))

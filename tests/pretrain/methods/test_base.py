@@ -1,4 +1,4 @@
-"""A method is one file: a toy one trains, resumes, converts and is evaluated with nothing else told of it."""
+"""A method is one file: a toy method trains, resumes, converts and is evaluated without any other change."""
 
 import json
 import re
@@ -144,7 +144,7 @@ def test_all_keys__a_key_means_one_thing():
 
 
 def test_check_copies__one_that_the_method_does_not_name(monkeypatch):
-    """A warm start would leave it random without a word."""
+    """A warm start would silently leave it random."""
     method = toy_method.Agreement(build_resnet("resnet18", num_classes=8), 0.5, 0)
     method.check_copies()
     monkeypatch.setattr(toy_method.Agreement, "encoder_copies", ())

@@ -1,4 +1,4 @@
-"""Dense contrast against sections 3.2 to 3.4 of DenseCL, one cell at a time and without the package's code."""
+"""Dense contrast against sections 3.2 to 3.4 of DenseCL, one cell at a time, without the package's code."""
 
 from collections import OrderedDict
 from functools import cache
@@ -41,7 +41,7 @@ STEPS = 10  # 10 x 8 keys go round queues of 11, which 8 does not divide, seven 
 
 
 def mapping_encoder(groups: int) -> nn.Module:
-    """Has the children of a ResNet that matter here; its maps have 2 x 3 cells."""
+    """A network with the children of a ResNet that the method uses; its maps have 2 x 3 cells."""
     torch.manual_seed(SEED)
     norm = nn.BatchNorm2d(WIDTH) if groups == 1 else GroupedBatchNorm2d(WIDTH, groups)
     return nn.Sequential(
@@ -72,7 +72,7 @@ def train_both_ways() -> dict[int, Training]:
 
 
 class Encoded(NamedTuple):
-    """What was made of an image: a unit vector; for each cell its features and its dense unit vector."""
+    """The encoding of an image: a unit vector, and for each cell its features and its dense unit vector."""
 
     vector: torch.Tensor
     features: list[torch.Tensor]
@@ -80,7 +80,7 @@ class Encoded(NamedTuple):
 
 
 def encode(encoders: list[nn.Module], head: nn.Module, images: torch.Tensor, order: list[int]) -> list[Encoded]:
-    """Encode the d-th part of ``order`` on device d; return what was made of each image, in the images' order."""
+    """Encode the d-th part of ``order`` on device d; return the encodings in the order of the images."""
     rows = BATCH // len(encoders)
     encoded = [None] * BATCH
     for device, encoder in enumerate(encoders):
@@ -159,7 +159,7 @@ def test_dense__agrees_with_the_definition_in_one_process(groups):
 
 
 def test_dense__agrees_with_the_definition_in_two_processes():
-    # Two processes of two groups each normalise as four devices do.
+    # Two processes with two groups each normalise like four devices.
     trainings = run_in_processes(train_both_ways)
     for groups in (1, 2):
         assert_same_in_processes([found[groups] for found in trainings], reference(2 * groups))
@@ -244,7 +244,7 @@ def test_init__encoder_without_maps():
 
 
 def test_nearest_cells__float32_under_autocast():
-    # Cosines differ by less than a thousandth, in bfloat16 by nothing.
+    # Cosines differ by less than a thousandth, and in bfloat16 not at all.
     maps_q = torch.randn(1, 64, 1, 1) + 0.02 * torch.randn(2, 64, 3, 3)
     maps_k = maps_q.roll(1, dims=3)
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -1,4 +1,4 @@
-"""How far encoded vectors lie apart, against the definition in float64."""
+"""The spread of encoded vectors, against the definition in float64."""
 
 import numpy as np
 import pytest

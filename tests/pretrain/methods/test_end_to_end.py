@@ -64,7 +64,7 @@ def test_end_to_end__agrees_with_the_definition_in_one_process(groups):
 
 
 def test_end_to_end__agrees_with_the_definition_in_two_processes():
-    # Equal parameters after every step are the proof that gradients that cross processes arrive in the right scale.
+    # Equal parameters after every step prove that gradients that cross processes have the right scale.
     trainings = run_in_processes(train_all)
     for groups, shuffled in trainings[0]:
         assert_same_in_processes([found[groups, shuffled] for found in trainings], reference(2 * groups, shuffled))

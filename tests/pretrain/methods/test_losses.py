@@ -31,12 +31,12 @@ def test_contrast_accuracy__share_of_rows_whose_positive_wins():
     assert contrast_accuracy(logits).item() == pytest.approx(0.75)
 
 
-# Similarities in one block, in blocks that divide N and K, in blocks that do not, and one by one.
+# Similarities in one block, in blocks that divide N and K, in blocks that do not, and singly.
 BLOCKS = [(100, 100), (3, 7), (4, 5), (1, 1)]
 
 
 def whole_matrix(q, k, queue, temperature) -> tuple[torch.Tensor, torch.Tensor]:
-    """What `queue_info_nce` stands for: all N x (1+K) logits, the positive in column 0, cross-entropy, argmax."""
+    """The definition of `queue_info_nce`: all N x (1+K) logits, the positive in column 0, cross-entropy, argmax."""
     logits = torch.cat([(q * k).sum(dim=1, keepdim=True), q @ queue], dim=1) / temperature
     loss = F.cross_entropy(logits, torch.zeros(len(q), dtype=torch.long))
     return loss, (logits.argmax(dim=1) == 0).double().mean()

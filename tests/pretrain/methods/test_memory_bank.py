@@ -158,7 +158,7 @@ def test_state_dict__a_resumed_run_is_bit_identical(tmp_path):
     torch.save(whole.state_dict(), tmp_path / "half.pth")
     resumed = small_bank(seed=SEED + 1)
     state = load_torch_file(tmp_path / "half.pth")  # as `--resume` reads it: weights_only
-    assert all(isinstance(value, torch.Tensor) for value in state.values())  # fvcore's checkpointer takes nothing else
+    assert all(isinstance(value, torch.Tensor) for value in state.values())  # fvcore's checkpointer takes only these
     resumed.load_state_dict(state)
     mine, theirs = train(whole, batches()[4:]), train(resumed, batches()[4:])
     assert mine.outputs == theirs.outputs
@@ -177,7 +177,7 @@ def huge_bank(images: int, **settings) -> MemoryBank:
     return MemoryBank(small_encoder(1), dataset_size=images, dim=128, seed=SEED, **settings)
 
 
-# The second could not be allocated anywhere: that it is refused in our words shows that nobody tried.
+# The second could not be allocated anywhere: our own message shows that the code did not try.
 @pytest.mark.parametrize("images", [100_000_000, 10**15])
 def test_init__refuses_a_bank_that_does_not_fit(images, monkeypatch):
     monkeypatch.setattr(memory_bank, "available_bytes", lambda device: 50 * 10**9)

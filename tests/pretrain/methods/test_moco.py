@@ -54,7 +54,7 @@ def reference(devices: int) -> Training:
     f_q, f_k = (on_devices(small_encoder(1), devices) for _ in range(2))
     for encoder in f_k:
         encoder.requires_grad_(False)
-    queue = [column.clone() for column in start.queue.T]  # oldest first, once `head` is considered
+    queue = [column.clone() for column in start.queue.T]  # oldest first, starting at `head`
     head = 0
     shuffling = torch.Generator().manual_seed(SEED)
 
@@ -83,7 +83,7 @@ def test_moco__agrees_with_algorithm_1_in_one_process(groups):
 
 
 def test_moco__agrees_with_algorithm_1_in_two_processes():
-    # Two processes of two groups each normalise as four devices do.
+    # Two processes with two groups each normalise like four devices.
     trainings = run_in_processes(train_both_ways)
     for groups in (1, 2):
         assert_same_in_processes([found[groups] for found in trainings], reference(2 * groups))

@@ -26,7 +26,7 @@ def shuffle_and_back(enabled: bool) -> list[dict[str, torch.Tensor]]:
 
 
 def gradient_through_gathering() -> tuple[torch.Tensor, torch.Tensor]:
-    """Return this process's rows and their gradient; the loss of process r weighs (row, column) by r + row + column."""
+    """Return this process's rows and their gradient; process r weights its loss at (row, column) by their sum and r."""
     from detectron2.utils import comm
 
     shuffle = BatchShuffle(seed=5)
@@ -47,7 +47,7 @@ def shuffle_in_this_process() -> dict:
 
 @pytest.fixture(scope="module", params=[1, 3])
 def shuffles(request) -> list[dict]:
-    """What `shuffle_in_this_process` returns, in one process and in each of three."""
+    """The results of `shuffle_in_this_process`, in one process and in each of three."""
     alone = request.param == 1
     return [shuffle_in_this_process()] if alone else run_in_processes(shuffle_in_this_process, world_size=request.param)
 
@@ -91,7 +91,7 @@ def test_batch_shuffle__continues_from_its_state():
 
 
 class Marked(nn.Module):
-    """An encoder that remembers which images each of its batch-norm groups saw, and the means they were given."""
+    """An encoder that records the images of each of its batch-norm groups, and their means."""
 
     def __init__(self, groups: int) -> None:
         super().__init__()
@@ -146,7 +146,7 @@ def shared_statistics(ranks: list[list[dict]]) -> int:
 def test_moco__query_and_key_see_different_statistics_in_two_processes():
     ranks = run_in_processes(all_companies)
     for groups in (1, 2):
-        # By chance a shuffled group could be the same set of images; with this seed none of 320 pairs shares it.
+        # A shuffled group could be the same set of images by chance; with this seed, none of 320 pairs shares it.
         assert shared_statistics([steps[groups, True] for steps in ranks]) == 0
         assert shared_statistics([steps[groups, False] for steps in ranks]) == 320
 

@@ -41,7 +41,7 @@ def torchvision_start() -> nn.Module:
 
 
 def small_start() -> nn.Module:
-    """Make a network with batch norm; a ResNet would amplify rounding, step by step, to what a fault would do."""
+    """Make a network with batch norm; a ResNet would amplify rounding, step by step, to the size of a real fault."""
     torch.manual_seed(1)
     return nn.Sequential(
         nn.Conv2d(3, 6, 3, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(),
@@ -87,7 +87,7 @@ def reference(devices: int) -> dict[str, list]:
         statistics = {name: buffer.clone() for name, buffer in network.named_buffers()}
         per_device = []
         for device in range(devices):
-            if device == 1:  # what is saved are the first device's statistics
+            if device == 1:  # checkpoints hold the first device's statistics
                 first = {name: buffer.clone() for name, buffer in network.named_buffers()}
             for name, buffer in network.named_buffers():
                 buffer.copy_(statistics[name])
@@ -157,7 +157,7 @@ def test_steps__two_processes_normalise_apart_and_average_gradients():
     expected, together = reference(devices=2), reference(devices=1)
     means = [sum(outputs["loss"] for outputs in per_device) / 2 for per_device in expected["outputs"]]
     others = [outputs["loss"] for (outputs,) in together["outputs"]]
-    assert means != pytest.approx(others, rel=0.01), "or this would prove nothing"
+    assert means != pytest.approx(others, rel=0.01), "otherwise this would prove nothing"
     assert_same_training(run_in_processes(train_in_process), expected)
 
 
@@ -188,7 +188,7 @@ def test_load_encoder__features_are_the_query_encoders(tmp_path):
     classifier = {name: value.clone() for name, value in network.fc.state_dict().items()}
     load_encoder(network, tmp_path / "model.pth")
     for name, value in classifier.items():
-        assert torch.equal(network.fc.state_dict()[name], value), "the classifier must stay fresh"
+        assert torch.equal(network.fc.state_dict()[name], value), "the classifier must not change"
     assert all(parameter.requires_grad for parameter in network.parameters())
     assert torch.equal(pooled_features(network), pooled_features(query))
 
@@ -244,13 +244,13 @@ def test_load_encoder__no_encoder_in_the_file(tmp_path):
 def test_load_classifier__whole_or_refused(tmp_path):
     start = torchvision_start()
     torch.save({"model": ours_from(start).state_dict(), "iteration": 41}, tmp_path / "ours.pth")
-    # torchvision's own files were written before there were batch counters
+    # torchvision's own files were written before batch counters existed
     old = {name: value for name, value in start.state_dict().items() if not name.endswith("num_batches_tracked")}
     assert len(old) < len(start.state_dict())
     torch.save(old, tmp_path / "torchvision.pth")
     wrapped = {f"module.{name}": value for name, value in start.state_dict().items()}
     torch.save({"epoch": 3, "state_dict": wrapped}, tmp_path / "distributed.pth")
-    torch.save({"method": "baseline", "state_dict": wrapped}, tmp_path / "foreign.pth")  # "method" is another's word
+    torch.save({"method": "baseline", "state_dict": wrapped}, tmp_path / "foreign.pth")  # "method" is a foreign key
     for file, iterations in (("ours.pth", 42), ("torchvision.pth", 0), ("distributed.pth", 0), ("foreign.pth", 0)):
         network = build_resnet("resnet18", nn.BatchNorm2d, False, CLASSES)
         assert load_classifier(network, tmp_path / file) == iterations

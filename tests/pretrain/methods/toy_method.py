@@ -14,7 +14,7 @@ from mocodet.pretrain.methods.encoding import embed
 
 
 class Agreement(Method, name="toy_agreement"):
-    """An online encoder follows a slow target; a draw for each step weighs the loss, as the state of a generator."""
+    """An online encoder predicts a slow target; a draw from a generator with state weights the loss of each step."""
 
     views = ("query", "key")
     encoder_name = "online"

@@ -1,4 +1,4 @@
-"""How far OpenCV's operations, and the device's, are from Pillow's with equal parameters."""
+"""Differences of OpenCV's operations, and the device's, from Pillow's with equal parameters."""
 
 from random import Random
 
@@ -20,7 +20,7 @@ from mocodet.pretrain.data.augment.opencv import (
 from mocodet.pretrain.data.augment.parameters import Operation, draw_view
 from mocodet.pretrain.data.augment.recipes import RECIPES
 
-# Grey levels, of the mean over an image and of the worst pixel, for OpenCV and for the device.
+# Bounds in grey levels for the mean over an image and for the worst pixel, for OpenCV and for the device.
 BOUNDS = {
     Operation.BRIGHTNESS: ((0.2, 1), (0.5, 1)),
     Operation.CONTRAST: ((0.2, 1), (0.5, 1)),
@@ -80,7 +80,7 @@ def test_operations__do_something_else_than_with_another_amount(operation):
     if other is None:
         other = OPERATIONS[operation](image, AMOUNTS[operation][0])
     error = np.abs(OPERATIONS[operation](image, AMOUNTS[operation][-1]).astype(float) - other)
-    assert error.mean() > 2 * BOUNDS[operation][0][0], "the bound would not tell them apart"
+    assert error.mean() > 2 * BOUNDS[operation][0][0], "the bound could not distinguish them"
 
 
 @pytest.mark.parametrize("size", [24, 96, 200])
@@ -124,7 +124,7 @@ def test_apply_steps__of_a_view_do_not_depend_on_its_batch():
 
 
 def test_blur__reaches_over_a_border_that_goes_on():
-    """By the definition: a weighted mean of the pixels around, the border's repeated."""
+    """The definition: a weighted mean of the surrounding pixels, with the border's pixels repeated."""
     rng, sigma = np.random.default_rng(0), 1.3
     image = rng.uniform(0, 255, (9, 9))
     radius = round(3 * sigma)

@@ -1,4 +1,4 @@
-"""The distribution of views is torchvision's, whose transforms are watched at work."""
+"""The distribution of views is that of torchvision, whose transforms are observed."""
 
 from collections import Counter, defaultdict
 from random import Random
@@ -17,13 +17,13 @@ from mocodet.pretrain.data.augment.recipes import RECIPES
 HEIGHT, WIDTH = 60, 90
 VIEWS = 1500
 
-# Chance alone gives a smaller p-value once in ten thousand times; the seeds are fixed.
+# A smaller p-value arises by chance once in ten thousand times; the seeds are fixed.
 SIGNIFICANT = 1e-4
 
 
 @pytest.fixture
 def watched(monkeypatch) -> list:
-    """Return a list to which torchvision's transforms add what they do, and with which numbers."""
+    """Return a list in which torchvision's transforms record their operations and parameters."""
     done = []
 
     def watch(where, name, operation):
@@ -69,7 +69,7 @@ def our_views(recipe, min_scale: float = 0.2) -> list[ViewParameters]:
 
 
 def p_values(ours: list[ViewParameters], reference: list[ViewParameters]) -> dict[str, float]:
-    """Compare crops and amounts by Kolmogorov and Smirnov's test, operations and their order by a chi-squared test."""
+    """Compare crops and amounts with a Kolmogorov-Smirnov test, operations and their order with a chi-squared test."""
     samples, orders, occurrences = [], [], []
     for views in (ours, reference):
         numbers = defaultdict(list)

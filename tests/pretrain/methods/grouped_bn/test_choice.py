@@ -14,14 +14,14 @@ FUSED = "mocodet.pretrain.methods.grouped_bn.fused"
 
 
 def batch(*, is_cuda: bool = True, dtype: torch.dtype = torch.float32, channels_last: bool = True) -> SimpleNamespace:
-    """What is asked of a batch that says it is on CUDA; what is done there is done on the CPU."""
+    """A batch that claims to be on CUDA, with the attributes that the choice reads; the CPU computes."""
     return SimpleNamespace(
         is_cuda=is_cuda, device=CPU, dtype=dtype, is_contiguous=lambda *, memory_format: channels_last
     )
 
 
 def offer(implementation, monkeypatch) -> None:
-    """Let ``implementation`` stand for the Triton kernels."""
+    """Replace the Triton kernels by ``implementation``."""
     module = types.ModuleType(FUSED)
     module.fused_batch_norm = implementation
     monkeypatch.setitem(sys.modules, FUSED, module)

@@ -1,4 +1,4 @@
-"""The Triton kernels without a GPU: what they compute, in Triton's interpreter, and that they compile for CUDA."""
+"""The Triton kernels without a GPU: their results, in Triton's interpreter, and their compilation for CUDA."""
 
 import os
 import subprocess
@@ -12,9 +12,9 @@ from torch import nn
 from mocodet.pretrain.methods import grouped_bn
 from tests.pretrain.methods.grouped_bn import interpreted
 
-pytest.importorskip("triton")  # PyTorch brings it where it brings CUDA
+pytest.importorskip("triton")  # installed with PyTorch for CUDA
 
-# N, C, H, W and groups: less than a tile; two chunks, the first of two tiles, the last not full; two values a channel.
+# N, C, H, W and groups: less than a tile; two chunks, the first of two tiles, the last not full; 2 values a channel.
 SHAPES = [(6, 5, 3, 3, 3), (8, 70, 9, 5, 2), (4, 3, 1, 1, 2)]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 MOMENTUM, EPS = 0.1, 1e-5
@@ -24,12 +24,12 @@ def inputs(shape, dtype) -> list:
     *size, groups = shape
     generator = torch.Generator().manual_seed(0)
     x, gradient = (torch.randn(size, generator=generator) for _ in range(2))
-    x = (3 * x + 20).to(dtype).contiguous(memory_format=torch.channels_last)  # far from 0: no variance by cancellation
+    x = (3 * x + 20).to(dtype).contiguous(memory_format=torch.channels_last)  # far from 0: subtraction would cancel
     return [x, gradient.to(dtype), *torch.rand(4, size[1], generator=generator), groups, MOMENTUM, EPS]
 
 
 def expected(x, gradient, weight, bias, mean, var, groups, momentum, eps) -> list[torch.Tensor]:
-    """One layer of PyTorch's for each group, in float64."""
+    """One layer of PyTorch for each group, in float64."""
     x = x.double().requires_grad_()
     layers = []
     for _ in range(groups):
@@ -65,14 +65,14 @@ def test_fused_batch_norm__equals_one_batch_norm_per_group(shape, dtype, interpr
     found = interpreted_results[shape, dtype]
     assert found[0].is_contiguous(memory_format=torch.channels_last)
     assert [tensor.dtype for tensor in found] == [dtype, dtype, *[torch.float32] * 4]
-    # The interpreter cuts off where a GPU rounds: outputs may be one step in the last place away.
+    # The interpreter truncates where a GPU rounds, so outputs may differ by one unit in the last place.
     steps = [torch.finfo(dtype).eps] * 2 + [0] * 4
     for tensor, reference, step in zip(found, expected(*inputs(shape, dtype)), steps, strict=True):
         torch.testing.assert_close(tensor.double(), reference, rtol=1e-4 + step, atol=1e-4)
 
 
 def test_fused_batch_norm__compiles_for_cuda(tmp_path, monkeypatch):
-    """To machine code, by Triton's own assembler, for an Ampere GPU that is not here."""
+    """Compile to machine code with Triton's own assembler, for an Ampere GPU that this machine lacks."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
 

@@ -51,7 +51,7 @@ def test_grouped_batch_norm__evaluates_as_batch_norm():
     grouped, plain = GroupedBatchNorm2d(4, num_groups=3), nn.BatchNorm2d(4)
     grouped(torch.randn(6, 4, 2, 2) * 3 + 1)
     plain.load_state_dict(grouped.state_dict())
-    x = torch.randn(5, 4, 2, 2)  # 5 does not divide into 3 groups, nor need it
+    x = torch.randn(5, 4, 2, 2)  # 5 is not divisible by 3 groups, and need not be
     torch.testing.assert_close(grouped.eval()(x), plain.eval()(x))
 
 
