@@ -32,8 +32,8 @@ COMMON_KEYS = {
     "DATA.ANNOTATIONS": Key(
         "", "With classes: iNaturalist's JSON of the training images, relative to ROOT; '': a folder for each class."
     ),
-    "DATA.VAL_ROOT": Key("", "With classes: validation split, a folder, or folder and JSON likewise; '': none."),
-    "DATA.VAL_ANNOTATIONS": Key("", "See VAL_ROOT."),
+    "DATA.VAL_ROOT": Key("", "With classes: folder of the validation split; '': none."),
+    "DATA.VAL_ANNOTATIONS": Key("", "With classes: iNaturalist's JSON of the validation images; see ANNOTATIONS."),
     "DATA.MAX_PIXELS": Key(
         MAX_PIXELS, "Larger images are refused: Pillow's limit against files made to fill memory. 0: none.", at_least(0)
     ),
@@ -121,7 +121,7 @@ COMMON_KEYS = {
         one_of("auto", "float32", "bfloat16", "float16"),
     ),
     "SOLVER.CHECKPOINT_PERIOD": Key(0, "Iterations between checkpoints. 0: one at the end of each epoch.", at_least(0)),
-    "SOLVER.CHECKPOINTS_KEPT": Key(3, "Checkpoints beside model_final.pth; older ones are deleted.", at_least(1)),
+    "SOLVER.CHECKPOINTS_KEPT": Key(3, "Checkpoints kept besides model_final.pth; older ones are deleted.", at_least(1)),
     "SOLVER.CHECKPOINTS_KEPT_EVERY": Key(
         0, "Also keep the older checkpoints at multiples of this many CHECKPOINT_PERIODs. 0: none.", at_least(0)
     ),

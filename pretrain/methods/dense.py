@@ -44,7 +44,7 @@ class DenseContrast(MomentumContrast, name="dense"):
     (section 3.4). Its negatives are one vector for each other image: the mean of the unit vectors of its cells,
     normalised again (section 3.3). The loss is (1 - lambda) global + lambda dense.
 
-    State beside MoCo's: ``dense_head_q.*``, ``dense_head_k.*``, ``dense_queue`` (C x K) and ``dense_queue_ptr`` (1).
+    Additional state: ``dense_head_q.*``, ``dense_head_k.*``, ``dense_queue`` (C x K) and ``dense_queue_ptr`` (1).
 
     Args:
         encoder: f_q, a ResNet that maps images to N x C vectors; the output of its ``layer4`` is the map.

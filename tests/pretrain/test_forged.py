@@ -1,4 +1,4 @@
-"""Checkpoints to resume of which a piece was forged: one line that names the file and the piece."""
+"""Resuming from a checkpoint with a forged piece: the error is one line that names the file and the piece."""
 
 import io
 import re
