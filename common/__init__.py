@@ -1,1 +1,1 @@
-"""What pre-training and detection share because both stand on detectron2's engine: launch, files, checkpoints."""
+"""What pre-training and detection share: commands, formats, studies, launch, files, checkpoints."""

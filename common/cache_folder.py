@@ -1,4 +1,4 @@
-"""Where mocodet keeps what it can make or download again."""
+"""The folder for files that mocodet can make or download again."""
 
 import os
 from pathlib import Path

@@ -24,11 +24,11 @@ LAST = "last_checkpoint"  # the file beside checkpoints that names the newest, a
 class AtomicSaveMixin:
     """Makes an fvcore ``Checkpointer`` write each file under a temporary name, flush it, then rename it.
 
-    Put it before the checkpointer class in the bases. A run killed in the middle of ``save`` leaves the previous
-    checkpoint and the ``last_checkpoint`` file that names it as they were.
+    Put it before the checkpointer class in the bases. If a run is killed during ``save``, the previous checkpoint and
+    the ``last_checkpoint`` file that names it stay unchanged.
 
     Attributes:
-        retention: which older checkpoints are removed after each ``save``; None: none.
+        retention: decides which older checkpoints are removed after each ``save``; None: none are.
     """
 
     path_manager: Any
@@ -44,7 +44,7 @@ class AtomicSaveMixin:
         """Write ``<save_dir>/<name>.pth`` and then its name into ``last_checkpoint``.
 
         Raises:
-            OSError: the disk is full or refuses; the message says from which checkpoint ``--resume`` goes on.
+            OSError: the file cannot be written; the message says from which checkpoint ``--resume`` continues.
         """
         try:
             super().save(name, **kwargs)  # type: ignore[misc]
@@ -55,13 +55,13 @@ class AtomicSaveMixin:
 
     def _way_on(self) -> str:
         try:
-            return f"--resume goes on from {last_checkpoint(self.save_dir)}, which is whole"
+            return f"--resume continues from {last_checkpoint(self.save_dir)}, which is intact"
         except FileNotFoundError:
             return "No checkpoint had been written before"
 
 
 class _AtomicWrites:
-    """A path manager, except that it writes files by `atomic_open`."""
+    """A path manager that writes files by `atomic_open`."""
 
     def __init__(self, path_manager: Any) -> None:
         self._path_manager = path_manager
@@ -70,15 +70,15 @@ class _AtomicWrites:
         return getattr(self._path_manager, name)
 
     def open(self, path: str, mode: str = "r", **kwargs: Any) -> AbstractContextManager[IO]:
-        """Open a file, which when written appears whole or not at all."""
+        """Open a file; one that is written appears whole or not at all."""
         return (atomic_open if mode in ("w", "wb") else self._path_manager.open)(path, mode, **kwargs)
 
 
 def last_checkpoint(folder: str | os.PathLike) -> Path:
-    """Return the checkpoint that a run in ``folder`` saved last, as ``--resume`` finds it.
+    """Return the last checkpoint of a run in ``folder``, as ``--resume`` finds it.
 
     Raises:
-        FileNotFoundError: the run has saved none, or the one that it saved last is gone.
+        FileNotFoundError: the run has saved none, or the last one is missing.
     """
     tag = Path(folder, LAST)
     if not tag.is_file():
@@ -86,7 +86,7 @@ def last_checkpoint(folder: str | os.PathLike) -> Path:
     path = tag.parent / tag.read_text(encoding="utf-8").strip()
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path}, which last_checkpoint beside it names, is not there; name another one in that file"
+            f"{path} does not exist, but last_checkpoint beside it names it; name another checkpoint in that file"
         )
     return path
 
@@ -97,10 +97,10 @@ def holds_checkpoint(folder: str | os.PathLike) -> bool:
 
 
 def refuse_other_run(folder: str | os.PathLike) -> None:
-    """Refuse to train in a folder that holds the checkpoints of another run, which would be replaced.
+    """Refuse to train in a folder with the checkpoints of another run, which would be overwritten.
 
     Raises:
-        FileExistsError: the message says how to go on.
+        FileExistsError: the folder has such checkpoints; the message says what to do.
     """
     if holds_checkpoint(folder):
         raise FileExistsError(
@@ -110,7 +110,7 @@ def refuse_other_run(folder: str | os.PathLike) -> None:
 
 @contextmanager
 def errors_about(what: str | os.PathLike) -> Iterator[None]:
-    """Put ``what`` in front of the messages of ``FileNotFoundError`` and ``ValueError``."""
+    """Put ``what`` before the messages of ``FileNotFoundError`` and ``ValueError``."""
     try:
         yield
     except FileNotFoundError as error:
@@ -122,12 +122,12 @@ def errors_about(what: str | os.PathLike) -> Iterator[None]:
 def load_torch_file(path: str | os.PathLike, *, lazily: bool = False) -> Any:
     """Load a file of ``torch.save`` (new format or old) or of safetensors onto the CPU without running code from it.
 
-    Which of the two it is, its content tells. Beside tensors and plain containers, it may hold what public checkpoints
-    hold and what is data only (`mocodet.common.encoders.safe_pickle`).
+    The content decides which of the two it is. Beside tensors and plain containers, the file may hold the data types
+    that public checkpoints use (`mocodet.common.encoders.safe_pickle`).
 
     Args:
         path: of the file.
-        lazily: leave tensors on the disk until they are looked at, and checksums aside, where the format allows it.
+        lazily: read tensors from the disk when they are used, and skip checksums, where the format allows it.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -145,14 +145,14 @@ def load_torch_file(path: str | os.PathLike, *, lazily: bool = False) -> Any:
         _uncover_methods(loaded)
         return loaded
     except Exception as error:  # damaged bytes make torch.load raise almost anything, IndexError and struct.error too
-        # An OSError without a name is of damaged bytes too: a seek to an offset that they named, for example.
+        # An OSError without a file name also comes from damaged bytes, such as a seek to an offset that they contain.
         if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.filename is not None):
             raise
         raise _unreadable(path, error) from error
 
 
 def _uncover_methods(loaded: Any) -> None:
-    """Take away the attributes that hide methods: torch gives an OrderedDict any that a file says, ``items`` too."""
+    """Remove attributes that hide methods: torch gives an OrderedDict any that the file names, even ``items``."""
     seen: set[int] = set()
     ahead = [loaded]
     while ahead:
@@ -167,17 +167,17 @@ def _uncover_methods(loaded: Any) -> None:
 
 
 def _is_safetensors(path: str | os.PathLike) -> bool:
-    """Tell whether a file begins as safetensors do: the length of a header in eight bytes, then its JSON object."""
+    """Tell whether a file begins like safetensors: the length of a header in eight bytes, then its JSON object."""
     with Path(path).open("rb") as handle:
         start = handle.read(9)
     return len(start) == 9 and start[8:] == b"{" and int.from_bytes(start[:8], "little") < 1 << 32
 
 
 def _check_sums(path: str | os.PathLike) -> None:
-    """Compare the parts of a file in torch's zip format with their checksums, which torch writes and does not read.
+    """Compare the parts of a file in torch's zip format with their checksums, which torch writes but does not check.
 
     Raises:
-        zipfile.BadZipFile: one differs, or the file would grow when it is unpacked: nothing has been unpacked then.
+        zipfile.BadZipFile: one differs, or unpacking would make the file larger; nothing is unpacked in that case.
     """
     with Path(path).open("rb") as handle:
         if handle.read(4) != b"PK\x03\x04":
@@ -192,14 +192,14 @@ def _check_sums(path: str | os.PathLike) -> None:
                 raise zipfile.BadZipFile("its members are larger than the whole file")
             damaged = archive.testzip()
     if damaged is not None:
-        raise zipfile.BadZipFile(f"{damaged} in it does not have its checksum")
+        raise zipfile.BadZipFile(f"{damaged} in it does not match its checksum")
 
 
 def check_fits(model: nn.Module, tensors: Mapping[str, Any]) -> None:
-    """Refuse tensors that are not exactly those of ``model``, before any is loaded.
+    """Refuse tensors that do not match those of ``model`` exactly, before any is loaded.
 
     Raises:
-        ValueError: naming those of a wrong shape or type or that are not finite, those missing and those too many.
+        ValueError: tensors are missing, unexpected, not finite, or of the wrong shape or type; the message names them.
     """
     if not isinstance(tensors, Mapping):
         raise ValueError(f"the model in the checkpoint is a {type(tensors).__name__}; expected a dict of tensors")
@@ -224,8 +224,8 @@ def check_fits(model: nn.Module, tensors: Mapping[str, Any]) -> None:
 def _unreadable(path: str | os.PathLike, error: Exception) -> ValueError:
     if mistaken := mistaken_for(path):
         return ValueError(mistaken)
-    # What torch says of an UnpicklingError advises to load without weights_only, which would run the file's code;
-    # the error that it handled when it said so is the cause.
+    # torch's message for an UnpicklingError advises to load without weights_only, which would run the file's code. The
+    # error that it handled then has the cause.
     cause = error.__context__ if isinstance(error, pickle.UnpicklingError) and error.__context__ else error
     lines = f"{type(cause).__name__}: {cause}".strip(": ").splitlines()
     told = lines[0].partition(" was not an allowed global")[0]  # advice to allow it follows

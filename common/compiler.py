@@ -1,7 +1,7 @@
-"""Keeping out PyTorch's compiler, whose import costs nearly as much CPU time as that of PyTorch itself.
+"""Avoiding the import of PyTorch's compiler, which takes nearly as much CPU time as that of PyTorch itself.
 
-torchvision and detectron2 import ``torch._dynamo`` to ask it one question each, whose answer needs no compiler here.
-Training imports it anyhow: PyTorch's optimizers do, when they are made.
+torchvision and detectron2 import ``torch._dynamo`` for one question each, whose answer needs no compiler here. Training
+imports it in any case: PyTorch's optimizers do, when they are constructed.
 """
 
 import sys
@@ -16,11 +16,11 @@ UTILS = f"{COMPILER}.utils"
 
 
 def import_torchvision() -> None:
-    """Import torchvision; leave the import of the compiler to the first use of what torchvision takes from it.
+    """Import torchvision; delay the import of the compiler until torchvision first uses it.
 
-    ``torchvision.ops.roi_align`` asks whether a function can be compiled for a device: where a run must be
-    deterministic on a GPU, or torchvision's own operators are missing. Nothing is different where torchvision or the
-    compiler is imported already.
+    ``torchvision.ops.roi_align`` asks whether a function can be compiled for a device, if a run must be deterministic
+    on a GPU or torchvision's own operators are missing. If torchvision or the compiler has been imported already, the
+    function changes nothing.
     """
     if COMPILER in sys.modules or "torchvision" in sys.modules:
         return
@@ -34,9 +34,9 @@ def import_torchvision() -> None:
 
 @contextmanager
 def eager_convolutions() -> Iterator[None]:
-    """Let detectron2's convolutions run in this block without the compiler, if it is not imported yet.
+    """Run detectron2's convolutions in this block without the compiler, unless it has been imported already.
 
-    They ask ``torch._dynamo.is_compiling``, in each call. ``torch.compiler.is_compiling`` answers the same.
+    They call ``torch._dynamo.is_compiling`` each time. ``torch.compiler.is_compiling`` answers the same.
     """
     import torch
     from detectron2.layers import wrappers
@@ -54,19 +54,19 @@ def eager_convolutions() -> Iterator[None]:
 
 
 class _StandIn(ModuleType):
-    """Stands for ``torch._dynamo.utils`` while torchvision is imported."""
+    """Replaces ``torch._dynamo.utils`` while torchvision is imported."""
 
     def leave(self) -> None:
-        """Make way for the module itself."""
+        """Import the module itself in place of this object."""
         if sys.modules.get(self.__name__) is self:
             del sys.modules[self.__name__]
 
     def is_compile_supported(self, device_type: Any) -> Any:
-        """Answer as the module's own function."""
+        """Answer as the module's own function does."""
         return import_module(self.__name__).is_compile_supported(device_type)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # asked by the import system, not by torchvision
+        if name.startswith("__"):  # a question of the import system, not of torchvision
             raise AttributeError(name)
         self.leave()
         return getattr(import_module(self.__name__), name)

@@ -1,4 +1,4 @@
-"""Numbers that are not finite: found where losses are logged, and before a checkpoint is written."""
+"""Detection of numbers that are not finite, where losses are logged and before a checkpoint is written."""
 
 import math
 from collections.abc import Mapping
@@ -9,12 +9,12 @@ from .text import first_few
 
 
 class DivergenceError(FloatingPointError):
-    """A training whose numbers are not finite any more.
+    """A training whose numbers are no longer finite.
 
     Args:
-        what: was found.
-        iteration: in which or after which it was, from 0 on; None where that is not known.
-        remedy: what to do, as sentences.
+        what: what was found.
+        iteration: the iteration in which or after which it was found, from 0; None if unknown.
+        remedy: what to do, in whole sentences.
     """
 
     def __init__(self, what: str, iteration: int | None, remedy: str) -> None:
@@ -23,26 +23,26 @@ class DivergenceError(FloatingPointError):
 
 
 def check_losses(losses: Mapping[str, float], iteration: int, remedy: str) -> None:
-    """Refuse losses, and what is logged with them, that are not finite.
+    """Refuse losses, and values logged with them, that are not finite.
 
     Args:
         losses: by name.
         iteration, remedy: see `DivergenceError`.
 
     Raises:
-        DivergenceError: a value is NaN or infinite; the message has all of them.
+        DivergenceError: a value is NaN or infinite; the message lists all of them.
     """
     if not all(map(math.isfinite, losses.values())):
         raise DivergenceError(", ".join(f"{name} {value:.4g}" for name, value in losses.items()), iteration, remedy)
 
 
 def check_state(state: Mapping[str, torch.Tensor], iteration: int | None, remedy: str) -> None:
-    """Refuse a model that is not to become a checkpoint: with parameters or buffers that are not finite.
+    """Refuse to save a model with parameters or buffers that are not finite.
 
-    The device is waited for once, whatever the number of tensors.
+    This waits for the device once, for all tensors together.
 
     Args:
-        state: of the model.
+        state: state dict of the model.
         iteration, remedy: see `DivergenceError`.
 
     Raises:

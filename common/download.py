@@ -1,4 +1,4 @@
-"""Files from the web that arrive whole or not at all, and go on where a transfer broke off."""
+"""Downloads that arrive whole or not at all, and that resume where a transfer broke off."""
 
 import hashlib
 import json
@@ -17,12 +17,12 @@ from urllib3.exceptions import HTTPError, MaxRetryError, ProtocolError
 from .files import write_json
 from .locks import exclusive
 
-ATTEMPTS = 5  # in one call; each goes on where the one before broke off
-FIRST_PAUSE = 1.0  # seconds before the second attempt; doubles with each further one
+ATTEMPTS = 5  # in one call; each resumes where the last one broke off
+FIRST_PAUSE = 1.0  # seconds before the second attempt; doubled for each further one
 TIMEOUT = 30.0  # seconds without a byte from the server
 CHUNK = 1 << 20  # bytes
 
-# Answers of a server that is busy or broken for the moment (RFC 9110 section 15, RFC 6585 section 4).
+# Status codes of a server that is busy or out of order for the moment (RFC 9110 section 15, RFC 6585 section 4).
 PASSING_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 
 
@@ -40,33 +40,32 @@ def download(
     replace: bool = False,
     origin: Path | None = None,
 ) -> Path:
-    """Download ``url`` to ``path``, which appears only when all of it has arrived and is what was expected.
+    """Download ``url`` to ``path``, which appears only when the whole file has arrived and has been checked.
 
-    What has arrived so far lies in ``<path>.part``, and in ``<path>.part.json`` what it is a part of. A later attempt,
-    of this call or of a later one, asks for the rest only; where the file has changed on the server since, or the
-    server sends whole files only, it starts again. Processes that want the same ``path`` at once wait for one of them.
-    A file that is at ``path`` already is checked and kept, without asking the server, unless it is to be replaced.
+    The bytes that have arrived are in ``<path>.part``, and a description of the whole file in ``<path>.part.json``. A
+    later attempt, in this call or another, requests only the rest. If the file has changed on the server, or the server
+    sends whole files only, it starts again. If several processes want the same ``path``, one downloads it and the
+    others wait. A file that exists at ``path`` is checked and kept without a request, unless ``replace`` is set.
 
     Args:
-        url: begins with ``http://`` or ``https://``; proxies and certificates are those that `requests` finds
-            in the environment.
+        url: begins with ``http://`` or ``https://``; `requests` takes proxies and certificates from the environment.
         path: the file to write; parent folders are made.
-        md5: hexadecimal digits of the MD5 sum, all 32 or the first of them.
-        size: bytes that the file must have.
-        label: what the progress bar (on a terminal's stderr) calls the file; default its name.
-        replace: replace a file that is there already, once the other has arrived.
-        origin: a JSON file to write the `origin_of` of what has arrived to.
+        md5: hexadecimal digits of the MD5 sum, all 32 or the first ones.
+        size: the size that the file must have, in bytes.
+        label: name of the file in the progress bar, on a terminal's stderr; by default the file's name.
+        replace: replace an existing file once the new one has arrived.
+        origin: a JSON file in which to write the `origin_of` of the download.
 
     Returns:
         ``path``.
 
     Raises:
-        ValueError: ``url`` or ``md5`` is none.
+        ValueError: ``url`` or ``md5`` is invalid.
         DownloadError: the server cannot be reached or refuses, the transfer broke off, or the file is another one.
         OSError: the file cannot be written.
     """
     if not re.fullmatch(r"https?://[\x21-\x7e]+", url):
-        raise ValueError(f"{url!r}: expected an address that begins with http:// or https:// and is free of blanks")
+        raise ValueError(f"{url!r}: expected an address that begins with http:// or https:// and contains no blanks")
     if md5 is not None and not re.fullmatch(r"[0-9a-fA-F]{1,32}", md5):
         raise ValueError(f"md5 {md5!r}: expected hexadecimal digits, at most 32")
     path = Path(path)
@@ -75,7 +74,7 @@ def download(
     if not replace and _is_there(path, md5, size):
         return path
     with exclusive(path):
-        if not replace and _is_there(path, md5, size):  # another process has brought it while this one waited
+        if not replace and _is_there(path, md5, size):  # another process has downloaded it while this one waited
             return path
         part = _Part(path, url)
         _fetch(part, size, label or path.name, verified=md5 is not None or size is not None)
@@ -85,7 +84,7 @@ def download(
         with part.path.open("rb+") as handle:
             os.fsync(handle.fileno())
         if origin is not None:
-            origin.unlink(missing_ok=True)  # there is never one beside the bytes of another file
+            origin.unlink(missing_ok=True)  # it must never describe another file
         part.path.replace(path)
         part.record.replace(origin) if origin is not None else part.record.unlink(missing_ok=True)
     return path
@@ -104,12 +103,12 @@ def _is_there(path: Path, md5: str | None, size: int | None) -> bool:
     if not path.is_file():
         return False
     if fault := file_fault(path, md5, size):
-        raise DownloadError(f"{path} is there, but {fault}. Delete it to have it downloaded again")
+        raise DownloadError(f"{path} exists, but {fault}. Delete it to download it again")
     return True
 
 
 def file_fault(path: Path, md5: str | None, size: int | None) -> str | None:
-    """Say what is wrong with the bytes of a complete file, if anything is; ``md5`` and ``size`` as in `download`."""
+    """Say what is wrong with a complete file, or return None; ``md5`` and ``size`` as in `download`."""
     found = path.stat().st_size
     if size is not None and found != size:
         return f"it has {found} bytes, expected {size}"
@@ -119,7 +118,7 @@ def file_fault(path: Path, md5: str | None, size: int | None) -> str | None:
 
 
 class _Part:
-    """The beginning of the file ``whole`` from ``url``, with a record of which file it is the beginning of."""
+    """The first bytes of the file ``whole`` from ``url``, with a description of that file."""
 
     def __init__(self, whole: Path, url: str) -> None:
         self.url = url
@@ -132,7 +131,7 @@ class _Part:
         return self.path.stat().st_size if self.path.is_file() else 0
 
     def origin(self) -> dict[str, Any]:
-        """Return the `origin_of` of what has arrived; empty when nothing from this address can go on from it."""
+        """Return the `origin_of` of these bytes; empty if no download from this address can continue them."""
         try:
             origin = json.loads(self.record.read_text(encoding="utf-8"))
             return origin if origin["url"] == self.url and self.size() else {}
@@ -140,7 +139,7 @@ class _Part:
             return {}
 
     def begin(self, origin: dict[str, Any]) -> None:
-        """Start anew with no bytes."""
+        """Start again without bytes."""
         self.discard()
         write_json(self.record, origin)
 
@@ -151,9 +150,9 @@ class _Part:
 
 
 def _fetch(part: _Part, size: int | None, label: str, verified: bool) -> None:
-    """Bring all bytes into ``part``, in several attempts where it must be; ``verified``: they are compared then.
+    """Download all bytes into ``part``, in several attempts if needed; ``verified``: the caller checks them.
 
-    urllib3's ``Retry`` would send the same request again; here each attempt asks for what the one before left.
+    urllib3's ``Retry`` would send the same request again; here each attempt asks for what is still missing.
     """
     for attempt in range(ATTEMPTS):
         if attempt:
@@ -169,22 +168,22 @@ def _fetch(part: _Part, size: int | None, label: str, verified: bool) -> None:
                 raise DownloadError(f"{part.url}: {reason}{advice} {part.by_hand}") from error
         except (requests.ConnectionError, requests.Timeout, HTTPError) as error:
             reason = f"the transfer broke off ({one_line(error)})"
-            if any(isinstance(cause, MaxRetryError) for cause in error.args):  # of connecting
+            if any(isinstance(cause, MaxRetryError) for cause in error.args):  # while connecting
                 reason = f"{urlsplit(part.url).netloc} cannot be reached ({one_line(error)})"
-                if not attempt:  # rather offline than unlucky
+                if not attempt:  # the machine is probably offline, so further attempts would fail too
                     raise DownloadError(f"{reason}; check the connection, or {part.by_hand}") from error
-        except (requests.RequestException, ValueError) as error:  # of an address, which a redirect may have given
+        except (requests.RequestException, ValueError) as error:  # a bad address, perhaps from a redirect
             raise DownloadError(f"{part.url}: {one_line(error)}; check the address, or {part.by_hand}") from error
     raise DownloadError(
-        f"{part.url}: {reason}, in the last of {ATTEMPTS} attempts; {part.size()} bytes are kept: run this again to go"
-        f" on from there, or {part.by_hand}"
+        f"{part.url}: {reason}, in the last of {ATTEMPTS} attempts; {part.size()} bytes are kept: run this again to"
+        f" resume, or {part.by_hand}"
     )
 
 
 def one_line(words: object) -> str:
-    """Write what the server or the system says, which may be pages of whatever, on one line of bearable length.
+    """Return a text of the server or the system, which may be long, as one short line.
 
-    Of an error that wraps others the innermost is written: requests wraps those of urllib3, which wrap the system's.
+    Of an error that wraps others, use the innermost: requests wraps urllib3's errors, which wrap the system's.
     """
     while isinstance(words, BaseException):
         wrapped = [each for each in (words.__cause__, *words.args) if isinstance(each, BaseException)]
@@ -193,42 +192,41 @@ def one_line(words: object) -> str:
 
 
 def _attempt(part: _Part, size: int | None, label: str, verified: bool) -> None:
-    """Ask for what is missing, and append it.
+    """Request the missing bytes, and append them.
 
     Raises:
         requests.RequestException: no connection; as HTTPError: the server refused.
-        urllib3.exceptions.HTTPError: not all came.
-        DownloadError: the server has a file of another size or packs it, or the disk takes no more.
+        urllib3.exceptions.HTTPError: the transfer was incomplete.
+        DownloadError: the server's file has another size or arrives compressed, or the disk is full.
     """
     known = part.origin()
     offset = part.size() if known else 0
-    if known and offset == known.get("total"):  # all had come, but the process was ended then
+    if known and offset == known.get("total"):  # complete, but the process ended before the rename
         return
-    # "identity": the bytes as they are, which Content-Length counts.
+    # "identity": uncompressed bytes, which Content-Length counts.
     headers: dict[str, Any] = {"User-Agent": "mocodet", "Accept-Encoding": "identity"}
     if known:
-        headers |= {"Range": f"bytes={offset}-", "If-Range": known.get("validator")}  # requests leaves out what is None
-    # A redirect is followed on a new connection: some servers close the old one without saying so.
+        headers |= {"Range": f"bytes={offset}-", "If-Range": known.get("validator")}  # requests drops a None
+    # Follow a redirect on a new connection: some servers close the old one without notice.
     hooks = {"response": lambda response, **_: response.connection.close()}
     with requests.get(part.url, headers=headers, hooks=hooks, stream=True, timeout=TIMEOUT) as response:
         status, origin = response.status_code, origin_of(part.url, response)
-        # A partial answer carries an ETag where the whole one did, but may leave out Last-Modified (RFC 9110 section
-        # 15.3.7). It is of another file or of other bytes where If-Range was not heeded.
+        # A partial answer has an ETag if the whole one had, but may leave out Last-Modified (RFC 9110 section 15.3.7).
+        # If the server ignored If-Range, it belongs to another file or to other bytes.
         same = origin["total"] == known.get("total") and origin["validator"] in (None, known.get("validator"))
         goes_on = known and same and response.headers.get("Content-Range", "").startswith(f"bytes {offset}-")
-        # 416: the file on the server ends before the part does.
+        # 416: the file on the server is shorter than the part.
         if (status == 206 and not goes_on) or (status == 416 and known):
             part.discard()
             raise ProtocolError("the file has changed on the server")
         if status not in (200, 206):
             raise requests.HTTPError(response=response)
-        # Servers announce a .tgz that they send as it is as gzip-encoded, too; so where the bytes are verified anyway,
-        # that decides.
+        # Servers also announce an unchanged .tgz as gzip-encoded. If the bytes are verified anyway, that check decides.
         encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
         if encoding != "identity" and not verified:
             raise DownloadError(
-                f"{part.url}: the server sends it packed (Content-Encoding: {one_line(encoding)}), though it was asked"
-                f" for the file as it is; {part.by_hand}"
+                f"{part.url}: the server sends it compressed (Content-Encoding: {one_line(encoding)}), though it was"
+                f" asked for the file itself; {part.by_hand}"
             )
         if size is not None and origin["total"] not in (None, size):
             part.discard()
@@ -237,15 +235,15 @@ def _attempt(part: _Part, size: int | None, label: str, verified: bool) -> None:
             part.begin(origin)
         _append(response, part, label, origin["total"])
     if origin["total"] not in (None, part.size()):
-        raise ProtocolError(f"{part.size()} of {origin['total']} bytes came")
+        raise ProtocolError(f"{part.size()} of {origin['total']} bytes arrived")
 
 
 def origin_of(url: str, response: requests.Response) -> dict[str, Any]:
-    """Describe the file that a response brings.
+    """Describe the file in a response.
 
-    ``url`` is where it comes from; ``validator`` is its strong ETag, else its Last-Modified, else None (RFC 9110
-    section 13.1.5); ``total`` is the bytes of the whole file, ``etag`` its ETag, strong or weak, and ``date`` its
-    Last-Modified, each None where the server does not say.
+    ``url`` is its address; ``validator`` is its strong ETag, else its Last-Modified, else None (RFC 9110 section
+    13.1.5); ``total`` is the size of the whole file in bytes, ``etag`` its ETag, strong or weak, and ``date`` its
+    Last-Modified. Each is None if the server does not give it.
     """
     etag = response.headers.get("ETag")
     strong = etag if etag and not etag.startswith("W/") else None
@@ -262,12 +260,12 @@ def origin_of(url: str, response: requests.Response) -> dict[str, Any]:
 
 
 def _append(response: requests.Response, part: _Part, label: str, total: int | None) -> None:
-    response.raw.enforce_content_length = False  # `_attempt` compares all that has come
-    # disable=None: quiet where stderr is no terminal.
+    response.raw.enforce_content_length = False  # `_attempt` compares the total
+    # disable=None: no bar unless stderr is a terminal.
     bar = tqdm(None, label, total, initial=part.size(), unit="B", unit_scale=True, unit_divisor=1024, disable=None)
     try:
         with bar, part.path.open("ab") as handle:
             for chunk in response.raw.stream(CHUNK, decode_content=False):
                 bar.update(handle.write(chunk))
-    except OSError as error:  # the network's errors do not come as such here
+    except OSError as error:  # errors of the network have other types here
         raise DownloadError(f"{part.path} cannot be written ({error}); what has arrived is kept") from error

@@ -1,4 +1,4 @@
-"""What a user or the machine did is told in one line; only a fault of the program is worth a traceback."""
+"""Errors of users and of the machine are told in one line; only a fault of the program has a traceback."""
 
 import os
 import re
@@ -7,16 +7,16 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# What bad input raises, and what the system refuses: no such file, no permission, a full disk.
+# Raised for bad input, and by the system: no such file, no permission, a full disk.
 USER_ERRORS: tuple[type[Exception], ...] = (OSError, ValueError, FloatingPointError)
 
 
 class MissingPackageError(ImportError):
-    """A package that mocodet needs is not installed, or too old; the message says how to install it."""
+    """A package that mocodet needs is not installed or too old; the message says how to install it."""
 
 
 def message_of(error: BaseException) -> str:
-    """Return what an error says: of one that a loader process raised, not the traceback that PyTorch makes of it."""
+    """Return the message of an error; for one from a loader process, without the traceback that PyTorch adds."""
     text = str(error)
     if not re.match(r"Caught \w+ in DataLoader worker process \d+\.\n", text):
         return text
@@ -28,12 +28,12 @@ def message_of(error: BaseException) -> str:
 
 @contextmanager
 def told_in_one_line() -> Iterator[None]:
-    """End the program in one line on stderr when Ctrl-C interrupts it, with status 130, or a package is missing.
+    """End the program with one line on stderr if Ctrl-C interrupts it, with status 130, or a package is missing.
 
-    With MOCODET_TRACEBACK=1 in the environment the error itself is raised.
+    With MOCODET_TRACEBACK=1 in the environment, the error itself is raised.
 
     Raises:
-        SystemExit: either happened.
+        SystemExit: the program was interrupted, or a package is missing.
     """
     try:
         yield
@@ -50,7 +50,7 @@ def told_in_one_line() -> Iterator[None]:
 def errors_in_one_line(*more: type[Exception]) -> Iterator[None]:
     """End the program with ``error: ...`` on stderr and status 1 when one of ``USER_ERRORS`` or ``more`` is raised.
 
-    With MOCODET_TRACEBACK=1 in the environment the error itself is raised.
+    With MOCODET_TRACEBACK=1 in the environment, the error itself is raised.
 
     Raises:
         SystemExit: its code is the message.

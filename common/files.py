@@ -22,7 +22,7 @@ TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")  # names of the files that `a
 class _Disk(io.FileIO):
     """An open file that remembers why it could not be written.
 
-    PyTorch's writer of zip files replaces the error of a full disk by one about its own positions.
+    PyTorch's zip writer replaces the error of a full disk with one about its own positions.
     """
 
     fault: OSError | None = None
@@ -32,7 +32,7 @@ class _Disk(io.FileIO):
             return super().write(data)
 
     def sync(self) -> None:
-        """Have the system write what it has been given; some disks refuse only now."""
+        """Have the system write its buffers; some disks fail only at this point."""
         with self._remembered():
             os.fsync(self.fileno())
 
@@ -47,14 +47,14 @@ class _Disk(io.FileIO):
 
 @contextmanager
 def atomic_open(path: str | os.PathLike, mode: str = "wb", **kwargs) -> Iterator[IO]:
-    """Open a temporary neighbour of ``path`` for writing; flush it to disk and rename it when the block ends well.
+    """Open a temporary file beside ``path`` for writing; flush it to disk and rename it when the block succeeds.
 
-    When the block raises, the temporary file is removed and whatever stood at ``path`` before stands there still. A
-    process that is killed leaves the temporary file, which `remove_leftovers` removes. ``mode`` must be a writing mode
+    If the block raises, the temporary file is removed and the file at ``path`` stays as it was. A process that is
+    killed leaves the temporary file, which `remove_leftovers` removes. ``mode`` must be a writing mode
     (``"w"`` or ``"wb"``); ``kwargs`` are those of ``io.TextIOWrapper``; parent folders are made.
 
     Raises:
-        OSError: the disk is full or refuses; the message has the path. Whatever the block made of it is its context.
+        OSError: the file cannot be written; the message has the path. The error that left the block is its context.
     """
     if mode not in ("w", "wb"):
         raise ValueError(f"atomic_open writes whole files: mode must be 'w' or 'wb', got {mode!r}")
@@ -78,17 +78,17 @@ def atomic_open(path: str | os.PathLike, mode: str = "wb", **kwargs) -> Iterator
         if disk.fault is not None and isinstance(error, Exception):
             why = disk.fault.strerror or disk.fault
             raise OSError(
-                f"{path} could not be written: {why}. What was there before is unchanged; make room on that disk and"
+                f"{path} could not be written: {why}. An older file there is unchanged; free space on that disk and"
                 " run the command again"
             ) from disk.fault
         raise
     finally:
-        with suppress(OSError):  # of bytes that are left in the buffer
+        with suppress(OSError):  # from bytes left in the buffer
             disk.close()
 
 
 def _locked_neighbour(path: Path) -> tuple[int, str]:
-    """Make a temporary file beside ``path``, locked, which is the mark of a file in use; see `remove_leftover`."""
+    """Make a temporary file beside ``path``; its lock marks it as in use, see `remove_leftover`."""
     while True:
         descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
         try:
@@ -97,15 +97,15 @@ def _locked_neighbour(path: Path) -> tuple[int, str]:
                 return descriptor, temporary
         except BlockingIOError:
             pass
-        except OSError:  # of a disk that refuses locks, for whatever reason
+        except OSError:  # from a disk that refuses locks
             return descriptor, temporary
-        os.close(descriptor)  # another process took the file, not locked yet, for a leftover
+        os.close(descriptor)  # another process took the file, before it was locked, for a leftover
 
 
 def remove_leftovers(folder: str | os.PathLike) -> None:
-    """Remove what killed processes left of `atomic_open` in ``folder`` and its subfolders, one level down; log it.
+    """Remove temporary files that killed processes left in ``folder`` and its direct subfolders; log it.
 
-    A file that a process is writing is locked, and stays; so does every file on a disk that knows no locks.
+    A file that a process is writing is locked and stays. On a disk without locks every file stays.
     """
     for path in [*Path(folder).glob(".*.tmp"), *Path(folder).glob("*/.*.tmp")]:
         if TEMPORARY.fullmatch(path.name):
@@ -113,16 +113,16 @@ def remove_leftovers(folder: str | os.PathLike) -> None:
 
 
 def remove_leftover(path: Path) -> None:
-    """Remove a file that its writer keeps locked, unless it is; log it. The disk must know locks."""
-    with suppress(OSError), path.open("rb") as handle:  # gone meanwhile, in use, or another user's
+    """Remove a temporary file unless its writer still locks it; log it. The disk must support locks."""
+    with suppress(OSError), path.open("rb") as handle:  # already removed, in use, or another user's
         if flock_now(handle.fileno()) is None:
             size = handle.seek(0, os.SEEK_END)
             path.unlink()
-            logger.info("removed %s (%d bytes), which a killed process had left", path, size)
+            logger.info("removed %s (%d bytes), left by a killed process", path, size)
 
 
 def writing_fault(folder: str | os.PathLike) -> str | None:
-    """Say why ``folder``, which need not be there, cannot be written to, as far as that shows; None if it can."""
+    """Say why ``folder``, which need not exist, cannot be written to; None if nothing speaks against it."""
     path = Path(folder).absolute()
     for place in (path, *path.parents):
         if place.is_dir():
@@ -136,7 +136,7 @@ def write_json(path: str | os.PathLike, content: Any) -> None:
     """Write ``content`` to a JSON file, indented, whole or not at all.
 
     Raises:
-        ValueError: a number is not finite, which JSON cannot say.
+        ValueError: a number is not finite, which JSON cannot express.
     """
     with atomic_open(path, "w", encoding="utf-8") as handle:
         json.dump(content, handle, indent=2, allow_nan=False)
@@ -158,11 +158,11 @@ def read_json(path: str | os.PathLike) -> Any:
 
 
 def read_json_lines(path: str | os.PathLike) -> list[dict[str, Any]]:
-    """Read a file of a JSON object a line, such as ``metrics.json``; half a line at its end is left out.
+    """Read a file with one JSON object per line, such as ``metrics.json``; an incomplete last line is left out.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: another line is not JSON, or no object.
+        ValueError: another line is not JSON, or not an object.
     """
     records = []
     lines = Path(path).read_bytes().split(b"\n")
@@ -170,7 +170,7 @@ def read_json_lines(path: str | os.PathLike) -> list[dict[str, Any]]:
         try:
             record = json.loads(line) if line.strip() else None
         except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
-            if number < len(lines):  # else it has no end: writing it was interrupted
+            if number < len(lines):  # else writing it was interrupted
                 raise ValueError(
                     f"{path}, line {number} is not JSON: {line[:80].decode(errors='replace')!r}"
                 ) from error
@@ -178,14 +178,14 @@ def read_json_lines(path: str | os.PathLike) -> list[dict[str, Any]]:
         if isinstance(record, dict):
             records.append(record)
         elif line.strip():
-            raise ValueError(f"{path}, line {number} is no JSON object: {line[:80].decode(errors='replace')!r}")
+            raise ValueError(f"{path}, line {number} is not a JSON object: {line[:80].decode(errors='replace')!r}")
     return records
 
 
 def drop_half_line(path: str | os.PathLike) -> None:
-    """Cut a file of lines after its last whole one, and say so: a full disk or a killed process leaves half of one.
+    """Cut a file of lines after its last complete line, and log it: a full disk or a killed process leaves a part.
 
-    The file is shortened in place, which takes no room: there may be none on the disk. What is not there is left so.
+    The file is shortened in place, which needs no space on a disk that may be full. A missing file stays missing.
     """
     path = Path(path)
     if not path.is_file():
@@ -201,4 +201,4 @@ def drop_half_line(path: str | os.PathLike) -> None:
         if end < length:
             handle.truncate(end)
             os.fsync(handle.fileno())
-            logger.warning("%s ended in half a line of %d bytes, which was dropped", path, length - end)
+            logger.warning("%s ended in an incomplete line of %d bytes, which was removed", path, length - end)

@@ -1,4 +1,4 @@
-"""The start of processes, which pre-training and detection have in common."""
+"""The start of processes, for pre-training and detection."""
 
 import argparse
 import multiprocessing
@@ -37,11 +37,11 @@ from .status import FAILED, STOPPED, note_end
 from .stopping import Stopped, passed_on
 from .tether import end_with_parent
 
-# NCCL aborts a process that waits, and does not say for which. The small collective of `StopWhenAsked`, by gloo,
-# begins a step later and must give up first. It is heard only in a process that does not wait for its GPU just then.
+# NCCL aborts a waiting process without saying for which one it waits. The small collective of `StopWhenAsked`, over
+# gloo, begins a step later and must give up first. Its error reaches only processes that are not waiting for their GPU.
 NCCL_WAITS_LONGER = timedelta(minutes=1)
 
-# A newer PyTorch warns of the older name.
+# A newer PyTorch warns about the older name.
 _SYNCS = "forward_sync_buffers"
 BUFFERS_STAY: dict[str, Any] = {
     _SYNCS if _SYNCS in signature(DistributedDataParallel).parameters else "broadcast_buffers": False
@@ -49,7 +49,7 @@ BUFFERS_STAY: dict[str, Any] = {
 
 
 class ReportedError(Exception):
-    """One of ``USER_ERRORS`` on its way from a spawned process to the one that started it; its text is the message."""
+    """Carries one of ``USER_ERRORS`` from a spawned process to the one that started it; its text is the message."""
 
 
 def launch(
@@ -59,20 +59,20 @@ def launch(
 ) -> None:
     """Run ``main(args)`` in ``args.num_gpus`` processes on each of ``args.num_machines`` machines, or under torchrun.
 
-    Where torchrun started this process, it is one of the processes already, and ``main`` runs in it.
+    A process that torchrun started is one of the processes already, so ``main`` runs in it.
 
-    Uses NCCL where CUDA is available and gloo elsewhere, as detectron2's launcher does. Several processes without CUDA
-    are refused unless the config says ``MODEL.DEVICE cpu``. On a CPU the cores are divided between the processes; left
-    alone, every process would start one thread for every core.
+    Uses NCCL if CUDA is available, else gloo, as detectron2's launcher does. Several processes without CUDA are refused
+    unless the config says ``MODEL.DEVICE cpu``. On a CPU the cores are divided between the processes; by default every
+    process would start one thread for every core.
 
     Args:
-        main: what is run; defined at the top level of a module.
+        main: the function to run, defined at the top level of a module.
         args: the command line.
-        read_config: reads its config, which `main` reads anew in each process.
+        read_config: reads the config; `main` reads it again in each process.
 
     Raises:
-        SystemExit: one of ``USER_ERRORS`` was raised; its message is the exit status. Under torchrun every process
-            that it was raised in says so. Or one of several processes was killed.
+        SystemExit: one of ``USER_ERRORS`` was raised, and its message is the exit status (under torchrun, in every
+            process that raised it); or one of several processes was killed.
         torch.multiprocessing.ProcessRaisedException: another error in one of several processes, with its traceback.
     """
     with errors_in_one_line():
@@ -85,10 +85,10 @@ def _start(
     args: argparse.Namespace,
     read_config: Callable[[argparse.Namespace], Any],
 ) -> None:
-    """Start the processes of this machine, by detectron2's launcher."""
+    """Start the processes of this machine by detectron2's launcher."""
     gpus, machines, rank, url = args.num_gpus, args.num_machines, args.machine_rank, args.dist_url
     if torch.cuda.is_available() and gpus > torch.cuda.device_count():
-        raise ValueError(f"--num-gpus {gpus}, but this machine has {torch.cuda.device_count()}")
+        raise ValueError(f"--num-gpus {gpus}, but this machine has {torch.cuda.device_count()} GPUs")
     start = partial(detectron2_launch, num_machines=machines, machine_rank=rank, dist_url=url)
     if gpus * machines == 1:
         start(_run_in_process, 1, args=(main, args))
@@ -103,36 +103,33 @@ def _start(
         except (ProcessExitedException, ProcessRaisedException) as error:
             if signals:
                 note_end(cfg.OUTPUT_DIR, STOPPED, signal.Signals(signals[0]).name)
-                print("interrupted", file=sys.stderr, flush=True)  # errors that this led to in processes say nothing
+                print("interrupted", file=sys.stderr, flush=True)  # the errors that follow are not printed
                 sys.exit(128 + signals[0])
             told = _told(error, gpus)
             note_end(cfg.OUTPUT_DIR, FAILED, told or str(error).strip().rpartition("\n")[2])
             if not told and isinstance(error, ProcessExitedException):
-                sys.exit(error.exit_code)  # it has said why
+                sys.exit(error.exit_code)  # it has printed why
             if not told:
                 raise
             sys.exit(f"error: {told}")
 
 
 def _told(error: ProcessExitedException | ProcessRaisedException, processes: int) -> str:
-    """Say in one line why one of several processes ended; nothing if it is a fault of the program, or has been said."""
+    """Say in one line why one of several processes ended; empty if it is a fault of the program or has been printed."""
     if isinstance(error, ProcessRaisedException):
-        # All that comes over is the traceback's text, the error last.
+        # Only the text of the traceback comes through, with the error at its end.
         _, reported, message = str(error).rpartition(f"{ReportedError.__module__}.{ReportedError.__qualname__}: ")
         return message.rstrip() if reported else ""
     if error.signal_name is None:
         return ""
-    because = "memory ran out: use fewer processes, fewer or smaller images"
+    because = "memory ran out: use fewer processes, or fewer or smaller images"
     if error.signal_name == signal.SIGABRT.name:  # of NCCL's watchdog
-        because = "it waited in vain for another one, which hangs or was stopped: see what is above, end what is left"
-    return (
-        f"process {error.error_index} of {processes} was ended from outside ({error.signal_name}); if nobody did so,"
-        f" {because}"
-    )
+        because = "it timed out waiting for another one, which hangs or was stopped: see above, and end what is left"
+    return f"process {error.error_index} of {processes} was killed ({error.signal_name}); if nobody did so, {because}"
 
 
 def collective_timeout(cfg: CfgNode) -> timedelta:
-    """Return how long the processes of a run wait for one of them, the key COLLECTIVE_TIMEOUT.
+    """Return how long the processes of a run wait for each other, the key COLLECTIVE_TIMEOUT.
 
     Raises:
         ValueError: it is less than a second.
@@ -147,7 +144,7 @@ def _timeout_of_group(timeout: timedelta) -> timedelta:
 
 
 def _bound_other_group(timeout: timedelta) -> None:
-    """Give the group by which detectron2 sends objects, where that is another one, the same timeout."""
+    """Give the same timeout to the group by which detectron2 sends objects, if that is another one."""
     if dist.get_backend() == "nccl":
         comm._get_global_gloo_group()._get_backend(torch.device("cpu"))._set_default_timeout(timeout)
 
@@ -156,7 +153,7 @@ def _run_in_process(
     main: Callable[[argparse.Namespace], object], args: argparse.Namespace, timeout: timedelta | None = None
 ) -> None:
     end_with_parent()
-    keep_freed_memory()  # a process that was spawned has the environment of the command alone
+    keep_freed_memory()  # a spawned process inherits only the environment of the command
     _divide_cores(args.num_gpus)
     if timeout is not None:
         _bound_other_group(timeout)
@@ -178,21 +175,21 @@ def _run_in_process(
 
 
 def _leave_group(args: argparse.Namespace) -> None:
-    if args.num_gpus * args.num_machines > 1:  # a thread of a group that is left may abort the process at its exit
+    if args.num_gpus * args.num_machines > 1:  # a thread of a remaining group may abort the process at its exit
         dist.destroy_process_group()
 
 
 def _check_cpu_is_meant(cfg: CfgNode, processes: int, remedy: str) -> None:
-    """Refuse several processes on a machine without CUDA, which may be another one than was meant."""
+    """Refuse several processes on a machine without CUDA, unless the config asks for the CPU."""
     if cfg.MODEL.DEVICE != "cpu":
         raise ValueError(
             f"{processes} processes, but PyTorch finds no GPU on this machine, and MODEL.DEVICE is"
-            f" {cfg.MODEL.DEVICE!r}; add  MODEL.DEVICE cpu  if the processes are to share its CPU, or {remedy}"
+            f" {cfg.MODEL.DEVICE!r}; add  MODEL.DEVICE cpu  to let the processes share its CPU, or {remedy}"
         )
 
 
 def _import_and_run(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> object:
-    """Import the modules of ``--import``, which may lie in the current folder, then return ``main(args)``."""
+    """Import the modules of ``--import``, which may be in the current folder, then return ``main(args)``."""
     if args.imports and str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
     for name in args.imports:
@@ -211,7 +208,7 @@ def _join_torchrun(
     """Run ``main`` in this process, which torchrun started and described in the environment.
 
     Raises:
-        ValueError: more processes than GPUs; machines with different numbers of them; see `_check_cpu_is_meant`.
+        ValueError: more processes than GPUs; machines with different numbers of processes; see `_check_cpu_is_meant`.
     """
     world, here = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
     on_cuda, gpus = torch.cuda.is_available(), torch.cuda.device_count()
@@ -221,7 +218,7 @@ def _join_torchrun(
         )
     if world % here:
         raise ValueError(
-            f"torchrun started {here} of {world} processes here; all machines must have the same --nproc-per-node"
+            f"torchrun started {here} of {world} processes here; all machines need the same --nproc-per-node"
         )
     cfg = read_config(args)
     if world > 1 and not on_cuda:
@@ -230,7 +227,7 @@ def _join_torchrun(
     if on_cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     _divide_cores(here)
-    if world == 1:  # no group: what needs one (synchronised batch norm, say) is not wanted then
+    if world == 1:  # no group: layers that need one, such as SyncBN, do without
         with mishaps_told():
             main(args)
         return
@@ -247,17 +244,17 @@ def _join_torchrun(
     _bound_other_group(timeout)
     with mishaps_told():
         main(args)
-    # Only after a good end: after an error the others may wait for this process, which a clean-up could not reach.
+    # Only after success: after an error other processes may still wait, and the clean-up would wait for them.
     dist.destroy_process_group()
 
 
 def fresh_store(store: dist.Store, rank: int, world_size: int) -> dist.Store:
-    """Return a part of ``store`` to which no earlier start of the processes has written; all of them must call it.
+    """Return a part of ``store`` to which no earlier start has written; all processes must call it.
 
-    torchrun may keep one store through its restarts (PyTorch 2.14 does), and there the address of a dead peer waits
-    for whoever asks before the living one has written its own. What torchrun tells a process does not number the
-    starts alike on all machines either, so the processes agree on a name: each asks under a name of its own, which
-    rank 0 answers with its own until all have confirmed it; questions left by the dead are answered in vain.
+    torchrun may keep one store through its restarts (PyTorch 2.14 does). A process might then read the address of a
+    dead peer before the new one has written its own. torchrun does not number the starts alike on all machines, so the
+    processes agree on a name: each asks under a name of its own, and rank 0 answers with its name until all have
+    confirmed it. Answers to questions of dead processes do no harm.
 
     Raises:
         RuntimeError: not all processes confirmed within detectron2's time for collectives.
@@ -272,7 +269,7 @@ def fresh_store(store: dist.Store, rank: int, world_size: int) -> dist.Store:
     deadline = time.monotonic() + DEFAULT_TIMEOUT.total_seconds()
     while missing:
         if time.monotonic() > deadline:
-            raise RuntimeError(f"of {world_size} processes {len(missing)} did not come: ranks {sorted(missing)}")
+            raise RuntimeError(f"{len(missing)} of {world_size} processes did not arrive: ranks {sorted(missing)}")
         for other in sorted(missing):
             if store.check([f"mocodet/{mine}/{other}"]):
                 missing.remove(other)
@@ -283,10 +280,10 @@ def fresh_store(store: dist.Store, rank: int, world_size: int) -> dist.Store:
 
 
 def check_output(folder: str) -> None:
-    """Refuse an ``OUTPUT_DIR`` in which nothing could be written, before anything is tried.
+    """Refuse an ``OUTPUT_DIR`` that cannot be written to, before any work is done.
 
     Raises:
-        OSError: the message names the key and what is in the way.
+        OSError: the message names the key and the obstacle.
     """
     if fault := writing_fault(folder):
         raise OSError(f"OUTPUT_DIR is {folder!r}, but {fault}; give a folder that you can write to")
@@ -296,7 +293,7 @@ def check_output(folder: str) -> None:
 def claim_output(folder: str) -> Iterator[None]:
     """Hold ``OUTPUT_DIR`` for the processes of this run while the block runs; all of them must call it.
 
-    The main process has the lock; the others wait for it, so that none writes anything before.
+    The main process takes the lock; the others wait for it, so that none writes before.
 
     Raises:
         BlockingIOError: in all processes: another run trains in ``folder``; see `mocodet.common.locks.claim`.
@@ -318,20 +315,20 @@ def claim_output(folder: str) -> Iterator[None]:
 
 
 def _divide_cores(processes: int) -> None:
-    """Give each of so many processes on this machine its part of the cores, where it computes on them."""
+    """Limit this process to its share of the cores, if it computes on the CPU."""
     if not torch.cuda.is_available() and processes > 1:
         torch.set_num_threads(threads_for_each(processes))
 
 
 def check_backend() -> None:
-    """Check that the processes of a run on the CPU are not connected by NCCL, as they are on a machine with CUDA.
+    """Refuse several processes on the CPU of a machine with CUDA, where NCCL connects them.
 
     Raises:
-        ValueError: the message says how to run it.
+        ValueError: the message says what to do.
     """
     if comm.get_world_size() > 1 and dist.get_backend() == "nccl":
         raise ValueError(
-            "MODEL.DEVICE cpu with several processes on a machine with CUDA: they are connected by NCCL, which cannot"
+            "MODEL.DEVICE cpu with several processes on a machine with CUDA: NCCL connects them, which cannot"
             " move CPU tensors; hide the GPUs (CUDA_VISIBLE_DEVICES=) or use one process"
         )
 
@@ -339,7 +336,7 @@ def check_backend() -> None:
 def distribute(model: nn.Module) -> nn.Module:
     """Wrap ``model`` in ``DistributedDataParallel`` when there is more than one process; else return it unchanged.
 
-    ``device_ids`` is given for CUDA models only: on CPU models DDP refuses it. Steps broadcast no buffers, as in
+    ``device_ids`` is given for CUDA models only, since DDP refuses it for CPU models. Steps broadcast no buffers, as in
     detectron2: batch-norm statistics are either synchronised by the norm itself or meant to differ (Shuffling BN).
     """
     if comm.get_world_size() == 1:

@@ -1,4 +1,4 @@
-"""Exports of a package that are imported when they are first asked for (PEP 562)."""
+"""Exports of a package that are imported on first access (PEP 562)."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -7,10 +7,10 @@ from typing import Any
 
 
 def lazy_exports(package: str, modules: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Make the ``__getattr__`` and ``__dir__`` of a package that imports a module when one of its names is asked for.
+    """Make the ``__getattr__`` and ``__dir__`` of a package that imports a module on the first access to its names.
 
     Args:
-        package: ``__name__`` of the package; it must be imported, or about to be.
+        package: ``__name__`` of the package, which must be imported or being imported.
         modules: exported name -> the module that has it, relative to the package, such as ``".run"``.
     """
     namespace = vars(sys.modules[package])

@@ -16,13 +16,13 @@ from portalocker.exceptions import LockException
 
 PATIENCE = 3600.0  # seconds
 
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what disks say that cannot lock
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # the errors of disks that cannot lock
 CLAIM = "in_use.lock"  # in a folder that a process works in
 
 logger = logging.getLogger(__name__)
 
 # Open files of this process's claims. A lock of flock belongs to the open file, which a forked child shares: a loader
-# that outlives its killed parent would keep the parent's lock. So a child closes them; this frees nothing.
+# that outlives its killed parent would keep the parent's lock. So a child closes them, which releases no lock.
 _claims: set[int] = set()
 
 
@@ -37,14 +37,14 @@ os.register_at_fork(after_in_child=_leave_claims_to_parent)
 
 @contextmanager
 def exclusive(path: str | os.PathLike, patience: float = PATIENCE) -> Iterator[None]:
-    """Hold the lock of ``path``, the file ``<path>.lock``, while the block runs; say so if it must be waited for.
+    """Hold the lock of ``path``, the file ``<path>.lock``, while the block runs; log it if this has to wait.
 
-    A process that ends, in whatever way, gives its locks back. The empty lock file stays: to remove it while another
-    process waits for it would let two in. Parent folders are made.
+    A process that ends, in any way, releases its locks. The empty lock file stays: if it were removed while another
+    process waits for it, two processes could enter. Parent folders are made.
 
     Args:
-        path: what is locked; need not be there.
-        patience: seconds to wait at most; may be infinite.
+        path: what is locked; it need not exist.
+        patience: the most seconds to wait; may be infinite.
 
     Raises:
         OSError: the lock file cannot be written, or another process has held the lock for that long.
@@ -61,9 +61,9 @@ def exclusive(path: str | os.PathLike, patience: float = PATIENCE) -> Iterator[N
     except LockException as error:
         raise OSError(
             f"{path}.lock is held by another process, or cannot be locked on this disk ({error}); wait until the"
-            " other one is done and run this again"
+            " other process is done and run this again"
         ) from error
-    with lock:  # it is held already; leaving the block gives it back
+    with lock:  # held already; leaving the block releases it
         yield
 
 
@@ -71,17 +71,17 @@ def exclusive(path: str | os.PathLike, patience: float = PATIENCE) -> Iterator[N
 def claim(folder: str | os.PathLike, *, work: str = "trains", instead: str = "choose another folder") -> Iterator[None]:
     """Hold ``folder`` for this process while the block runs; refuse at once where another process holds it.
 
-    The lock is on the file `CLAIM` in it, which says who holds it and is removed when the block ends. A process that
-    ends, in whatever way, gives its claim back: what a killed one left is taken over. Children have no part in it.
-    Where the disk knows no locks, a warning is all. The folder is made, and removed again if nothing was put in it.
+    The lock is on the file `CLAIM` in the folder, which says who holds it and is removed when the block ends. A process
+    that ends, in any way, releases its claim, and the next one takes over the file that it left. Children do not share
+    the claim. On a disk without locks there is only a warning. The folder is made, and removed again if it stays empty.
 
     Args:
-        folder: what one process at a time may write to.
-        work: what this process does there, for the message of the one that is refused.
-        instead: what else that one can do.
+        folder: a folder that one process at a time may write to.
+        work: what this process does there, for the message to a process that is refused.
+        instead: what the refused process can do instead.
 
     Raises:
-        BlockingIOError: another process holds it; the message has its id, its machine and since when.
+        BlockingIOError: another process holds it; the message has its id, its machine and its start.
         OSError: the folder or the file cannot be made.
     """
     folder = Path(folder)
@@ -100,14 +100,14 @@ def claim(folder: str | os.PathLike, *, work: str = "trains", instead: str = "ch
         if descriptor in _claims:  # else this is a forked child
             _claims.remove(descriptor)
             path.unlink(missing_ok=True)  # while it is locked: see `lock_file`
-            with suppress(OSError):  # one that holds something stays
+            with suppress(OSError):  # a folder with files stays
                 for place in made:
                     place.rmdir()
             os.close(descriptor)
 
 
 def flock_now(descriptor: int) -> OSError | None:
-    """Lock an open file, for all that share it, without waiting; return the error of a disk that knows no locks.
+    """Lock an open file, for all processes that share it, without waiting; return the error of a disk without locks.
 
     Raises:
         BlockingIOError: another process has it.
@@ -123,12 +123,12 @@ def flock_now(descriptor: int) -> OSError | None:
 
 
 def lock_file(path: Path) -> int | None:
-    """Lock the file at ``path``, made if need be, and return its descriptor, for reading and writing.
+    """Lock the file at ``path``, made if needed, and return its descriptor, for reading and writing.
 
-    Where the disk knows no locks, a warning is all.
+    On a disk without locks there is only a warning.
 
     Returns:
-        None where another process has it.
+        None if another process has the lock.
 
     Raises:
         OSError: the file or its folder cannot be made.
@@ -138,10 +138,10 @@ def lock_file(path: Path) -> int | None:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         except FileNotFoundError:
-            continue  # the folder was removed just now, with the claim of the process that had made it
+            continue  # the folder was just removed by the process whose claim it held
         try:
             if error := flock_now(descriptor):
-                logger.warning("%s cannot be locked on this disk (%s): see that one process alone uses it", path, error)
+                logger.warning("%s cannot be locked on this disk (%s): let only one process use it", path, error)
                 return descriptor
             # Between opening and locking, its holder may have ended and removed it; what is locked must be what
             # others will find.
@@ -151,7 +151,7 @@ def lock_file(path: Path) -> int | None:
             os.close(descriptor)
             return None
         except FileNotFoundError:
-            pass  # removed just now
+            pass  # it was just removed
         except OSError:
             os.close(descriptor)
             raise
@@ -159,9 +159,9 @@ def lock_file(path: Path) -> int | None:
 
 
 def _holder(path: Path) -> str:
-    """Say who holds the claim at ``path``, and what it does, as the beginning of a sentence."""
+    """Name the process that holds the claim at ``path`` and its work, as the beginning of a sentence."""
     try:
         held = json.loads(path.read_text(encoding="utf-8"))
         return f"another process (pid {held['pid']} on {held['host']}, since {held['since']}) {held['work']} in"
-    except (OSError, ValueError, KeyError, TypeError):  # it ends or begins just now
+    except (OSError, ValueError, KeyError, TypeError):  # the process is just starting or ending
         return "another process works in"

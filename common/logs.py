@@ -1,4 +1,4 @@
-"""Where a run logs: on the terminal of its main process, and in its folder once nothing keeps it from starting."""
+"""Where a run logs: on the terminal of its main process, and in its folder once all checks have passed."""
 
 import logging
 import sys
@@ -12,7 +12,7 @@ NAMES = ("mocodet", "fvcore", "detectron2", "densepose")
 
 
 class _Memory(logging.Handler):
-    """Keeps what is logged."""
+    """Keeps log records."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -23,11 +23,11 @@ class _Memory(logging.Handler):
 
 
 def log_to(folder: str | None) -> None:
-    """Log on the terminal and, if there is one, in ``log.txt`` of a folder, in place of where this process logged.
+    """Log on the terminal and, if a folder is given, in its ``log.txt``; this replaces earlier handlers.
 
-    What was logged while there was no folder is written into that of the next call.
+    Records from before there was a folder are written to the folder of the next call.
     """
-    setup_logger.cache_clear()  # with the handlers below: an earlier run of this process would log everything again
+    setup_logger.cache_clear()  # and remove the handlers of an earlier run, which would log everything twice
     for name in NAMES:
         logger = logging.getLogger(name)
         earlier = [handler for handler in logger.handlers if isinstance(handler, _Memory)]
@@ -47,9 +47,9 @@ def _files_of(logger: logging.Logger) -> list[logging.Handler]:
 
 @contextmanager
 def tracebacks_in_log_file() -> Iterator[None]:
-    """Write the traceback of an error that ends the block into ``log.txt`` alone, where detectron2's loop logs it too.
+    """Write the traceback of an error that ends the block to ``log.txt`` only, as detectron2's loop does.
 
-    Whoever started the run tells the error on the terminal.
+    The caller prints the error on the terminal.
     """
 
     def has_none(record: logging.LogRecord) -> bool:

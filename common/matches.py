@@ -1,6 +1,6 @@
-"""What an evaluation found right and wrong, kept in ``matches.npz``: enough for AP anew, over any choice of images.
+"""Right and wrong detections of an evaluation, in ``matches.npz``: enough to compute AP over any choice of images.
 
-NumPy alone reads it. What belongs to a task is called ``<task>/...`` there; the tasks are in ``tasks``.
+Reading takes NumPy alone. The arrays of a task are called ``<task>/...``; the tasks are in ``tasks``.
 """
 
 from collections.abc import Mapping
@@ -15,26 +15,26 @@ from .files import atomic_open
 MATCHES_FILE = "matches.npz"
 VERSION = 1
 
-# Where a metric reads precision: at these recalls, of which AP is the mean; 2012's AP is the area under the curve.
+# The recalls at which a metric reads precision; AP is the mean over them. 2012's AP is the area under the curve.
 RECALLS = {"voc2007": np.arange(0.0, 1.1, 0.1), "voc2012": None, "coco": np.linspace(0.0, 1.0, 101)}
 
 
 @dataclass(frozen=True)
 class Matches:
-    """The detections of one task on a data set, class after class, each class in the order of its falling scores.
+    """The detections of one task on a data set, class by class, by falling scores within each class.
 
     Attributes:
-        metric: ``"voc2007"``, ``"voc2012"`` or ``"coco"``: how AP is made of precision and recall.
+        metric: ``"voc2007"``, ``"voc2012"`` or ``"coco"``: how AP follows from precision and recall.
         thresholds: T of IoU (of keypoints: OKS), from 0 to 1.
         classes: C names.
-        images: I, what the data set calls its images.
-        begin: C + 1 places: class c has the detections ``begin[c]`` to ``begin[c + 1]``.
+        images: I image names of the data set.
+        begin: C + 1 indices: class c has the detections ``begin[c]`` to ``begin[c + 1]``, the last excluded.
         score: N, float32.
-        image: N places in ``images``.
-        right: T x N, bool: an object of the class was found, by this detection first.
-        ignored: T x N, bool: counts neither way, for it belongs to a difficult object or to a crowd.
-        objects_begin: C + 1 places, as ``begin``, in ``object_image``.
-        object_image: M places in ``images``: where there is an object to find.
+        image: N indices into ``images``.
+        right: T x N, bool: this detection is the first to find its object.
+        ignored: T x N, bool: does not count, because it belongs to a difficult object or a crowd.
+        objects_begin: C + 1 indices into ``object_image``, like ``begin``.
+        object_image: M indices into ``images``, one for each object to find.
     """
 
     metric: str
@@ -50,16 +50,16 @@ class Matches:
     object_image: np.ndarray
 
     def average_precisions(self, weights: np.ndarray | None = None) -> np.ndarray:
-        """Compute AP as the evaluation did, with each image counted as often as it is weighted.
+        """Compute AP as the evaluation did, with each image counted as often as its weight says.
 
-        That is the AP of a data set in which the images are really repeated, but for detections of equal scores: here
-        the copies of one follow each other, there the copies of an image might.
+        This is the AP of a data set with repeated images, except for the order of detections with equal scores: here
+        the copies of one detection follow each other, there the copies of an image may.
 
         Args:
-            weights: I x B whole numbers, int32: how often each image occurs in each of B data sets; None: once, in one.
+            weights: I x B, int32: how often each image occurs in each of B data sets; None: once, in a single one.
 
         Returns:
-            C x T x B values from 0 to 1; nan where there is no object of the class to find.
+            C x T x B values from 0 to 1; nan if there is no object of the class to find.
         """
         if weights is None:
             weights = np.ones((len(self.images), 1), dtype=np.int32)
@@ -70,10 +70,10 @@ class Matches:
         return aps
 
     def metrics(self, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        """Return ``AP``, ``AP50`` and ``AP75``, means over the classes, B values in per cent each; arguments as above.
+        """Return ``AP``, ``AP50`` and ``AP75``, means over classes, B values each, in per cent; arguments as above.
 
-        A class without an object to find is left out of the mean; by the 2007 metric, as in detectron2, one that has
-        none in the whole data set counts as 0. Without any class there is no mean, but nan.
+        A class without objects to find is left out of the mean. With the 2007 metric, as in detectron2, a class without
+        objects in the whole data set counts as 0. Without any class the mean is nan.
         """
         aps = self.average_precisions(weights) * 100
         if self.metric == "voc2007":
@@ -86,10 +86,10 @@ class Matches:
         return {"AP": means.mean(axis=0), **singles}
 
     def curve(self, index: int, threshold: float = 0.5) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return recall, precision and score at each right detection of a class, R each; none without objects.
+        """Return recall, precision and score at each right detection of a class, R each; empty without objects.
 
         Args:
-            index: place of the class.
+            index: index of the class.
             threshold: one of ``thresholds``.
         """
         at = int(np.argmin(np.abs(self.thresholds - threshold)))
@@ -100,12 +100,12 @@ class Matches:
         return found / max(1, objects), found / np.cumsum(counted)[right], self.score[own][right]
 
     def _of_class(self, index: int, weights: np.ndarray, positives: np.ndarray) -> np.ndarray:
-        """Return T x B AP of a class; ``positives``: B, how many objects there are."""
+        """Return T x B values of AP of a class; ``positives``: B numbers of objects."""
         own = slice(self.begin[index], self.begin[index + 1])
         right, ignored = self.right[:, own], self.ignored[:, own]
         aps = np.zeros((len(self.thresholds), weights.shape[1]))
-        # The curve matters where a detection is right, at some threshold: R of n. A detection that is right w times
-        # makes w points of the curve; the last of them has the highest precision and recall.
+        # The curve matters at the R of n detections that are right at some threshold. A detection that is right w
+        # times gives w points of the curve; the last of them has the highest precision and recall.
         points = np.flatnonzero(right.any(axis=0))
         if len(points):
             end = points[-1] + 1
@@ -123,18 +123,18 @@ class Matches:
         return np.where(positives > 0, aps, np.nan)
 
     def _area(self, found: np.ndarray, counted: np.ndarray, positives: np.ndarray) -> np.ndarray:
-        """Return B APs, of R x B right detections so far and right or wrong ones so far."""
+        """Return B values of AP from R x B cumulative counts of right detections and of all that count."""
         precision = found / np.maximum(counted, 1)
-        precision = np.maximum.accumulate(precision[::-1], axis=0)[::-1]  # the highest at this recall or a higher one
+        precision = np.maximum.accumulate(precision[::-1], axis=0)[::-1]  # the highest at this recall or above
         recall = found / np.maximum(positives, 1)
         recalls = RECALLS[self.metric]
-        if recalls is not None:  # the recalls reached at a point first are read off there
+        if recalls is not None:  # each recall is read at the first point that reaches it
             recall = np.searchsorted(recalls, recall, side="right") / len(recalls)
         return (precision * np.diff(recall, axis=0, prepend=0)).sum(axis=0)
 
 
 def write_matches(path: str | Path, matches: Mapping[str, Matches]) -> None:
-    """Write what was found of each task, whole or not at all."""
+    """Write the matches of each task; the file appears whole or not at all."""
     arrays: dict[str, Any] = {"version": np.array(VERSION), "tasks": np.array(list(matches), dtype=str)}
     for task, found in matches.items():
         parts = {
@@ -151,11 +151,11 @@ def write_matches(path: str | Path, matches: Mapping[str, Matches]) -> None:
 
 
 def read_matches(path: str | Path) -> dict[str, Matches]:
-    """Read what ``write_matches`` wrote, by task.
+    """Read the file that ``write_matches`` wrote; return the matches by task.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is none of these files, or of a later version.
+        ValueError: it is not such a file, or is of another version.
     """
     try:
         with np.load(path, allow_pickle=False) as arrays:

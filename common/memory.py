@@ -1,4 +1,4 @@
-"""How much memory can still be had, of a GPU, of a machine or of its container."""
+"""Free memory of a GPU, of a machine or of its container."""
 
 import os
 from pathlib import Path
@@ -7,23 +7,24 @@ import torch
 
 
 def available_bytes(device: torch.device) -> int:
-    """Return how much of the memory of ``device`` can still be had: free of a GPU; of a machine or of its container."""
+    """Return the free bytes of ``device``: of a GPU, or of the machine or its container."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     meminfo = Path("/proc/meminfo")
     if not meminfo.is_file():
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # without Linux, all there is
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # not Linux: all memory
     fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-    return min([int(fields["MemAvailable"].split()[0]) * 1024, *cgroup_bytes()])  # given in KiB
+    return min([int(fields["MemAvailable"].split()[0]) * 1024, *cgroup_bytes()])  # in KiB
 
 
 def cgroup_bytes(mount: Path = Path("/sys/fs/cgroup"), mine: Path = Path("/proc/self/cgroup")) -> list[int]:
-    """Return what each limit of memory leaves to this process: those of its control group and of the ones around it.
+    """Return the bytes that each memory limit leaves to this process: of its control group and of those around it.
 
-    A group's cache of files that are no longer in use counts as free. Versions 2 and 1 of the kernel's interface.
+    A group's cache of inactive files counts as free. Reads versions 2 and 1 of the kernel's interface.
 
     Args:
-        mount: where control groups are mounted. mine: the file that names this process's.
+        mount: where control groups are mounted.
+        mine: the file that names the groups of this process.
     """
     left = []
     for line in mine.read_text().splitlines() if mine.is_file() else ():
@@ -41,7 +42,7 @@ def cgroup_bytes(mount: Path = Path("/sys/fs/cgroup"), mine: Path = Path("/proc/
             try:
                 limit, used = ((folder / name).read_text().strip() for name in names)
                 stat = dict(entry.split() for entry in (folder / "memory.stat").read_text().splitlines())
-            except OSError:  # no such group here, or the root of all, which has no limit
+            except OSError:  # no such group here, or the root group, which has no limit
                 continue
             if limit != "max":
                 left.append(max(0, int(limit) - int(used) + int(stat.get(cache, 0))))

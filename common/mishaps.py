@@ -1,4 +1,4 @@
-"""What happens to a run from outside, told with the way on: PyTorch tells it as a fault of the program."""
+"""Clear errors for what happens to a run from outside; PyTorch reports it as a fault of the program."""
 
 import re
 import threading
@@ -10,11 +10,11 @@ import torch
 import torch.distributed as dist
 from detectron2.utils import comm
 
-PATIENCE = 10.0  # seconds in which the ranks of a run answer the roll call
-COURTESY = 1.0  # seconds more for the store to answer, and for its keeper to wait for those who still ask it
-GO_ON = "go on from the last checkpoint with --resume"
+PATIENCE = 10.0  # seconds that the ranks of a run have to answer the roll call
+COURTESY = 1.0  # further seconds for the store to answer, and for its process to serve ranks that still ask
+GO_ON = "continue from the last checkpoint with --resume"
 
-# Of gloo, NCCL and the store of the processes.
+# Messages of gloo, NCCL and the store of the processes.
 WAITED_IN_VAIN = re.compile(r"timed out|timeout", re.IGNORECASE)
 CONNECTION_LOST = re.compile(r"connection (closed|reset)|broken pipe", re.IGNORECASE)
 
@@ -27,12 +27,12 @@ OUT_OF_MEMORY = re.compile(r"CUDA out of memory[^.]*|can't allocate memory.*")
 
 @contextmanager
 def mishaps_told() -> Iterator[None]:
-    """Replace errors of PyTorch that mishaps outside of the program lead to by ones that say what to do.
+    """Replace PyTorch's errors for mishaps outside the program with errors that say what to do.
 
     Raises:
         TimeoutError: a process of this group did not come to a collective operation in time; the message names its
-            rank. All processes that waited call the roll by their store, for up to `PATIENCE` seconds.
-        ConnectionError: a process of this group has ended, likewise.
+            rank. The waiting processes find it by a roll call over their store, for up to `PATIENCE` seconds.
+        ConnectionError: a process of this group has ended; the message names its rank, too.
         ChildProcessError: a loader process was killed.
         OSError: memory ran out.
     """
@@ -52,28 +52,25 @@ def _told(error: RuntimeError) -> OSError | None:
         what = OUT_OF_MEMORY.search(text)
         return OSError(
             f"memory ran out ({what[0].strip() if what else 'of the GPU'}); use a smaller SOLVER.IMS_PER_BATCH, smaller"
-            " images or more processes"
+            " images, or more processes"
         )
     if comm.get_world_size() == 1:
         return None
     if WAITED_IN_VAIN.search(text):
         return TimeoutError(_of_ranks("did not come to a collective operation within COLLECTIVE_TIMEOUT"))
     if CONNECTION_LOST.search(text):
-        return ConnectionError(_of_ranks("has ended or is out of reach"))
+        return ConnectionError(_of_ranks("has ended or cannot be reached"))
     return None
 
 
 def _of_loader(pids: str, signal: str) -> str:
     if "Bus error" in signal:
         return (
-            f"loader process {pids} was ended by a bus error: shared memory (/dev/shm) ran out. Enlarge it, or lower"
+            f"loader process {pids} was killed by a bus error: shared memory (/dev/shm) ran out. Enlarge it, or lower"
             f" NUM_WORKERS, and {GO_ON}"
         )
     by = f" ({signal})" if signal else ""
-    return (
-        f"loader process {pids} was ended from outside{by}; if nobody did so, memory ran out: lower NUM_WORKERS, and"
-        f" {GO_ON}"
-    )
+    return f"loader process {pids} was killed{by}; if nobody did so, memory ran out: lower NUM_WORKERS, and {GO_ON}"
 
 
 def _of_ranks(what: str) -> str:
@@ -81,8 +78,8 @@ def _of_ranks(what: str) -> str:
     absent = absent_ranks()
     if not absent:
         return (
-            f"all {world} processes are there, but a collective operation of theirs failed: the network between them is"
-            f" slow or broken, or one was slower by COLLECTIVE_TIMEOUT. Raise that, and {GO_ON}"
+            f"all {world} processes are there, but a collective operation failed: the network between them is slow or"
+            f" broken, or one process was slower by COLLECTIVE_TIMEOUT. Raise that key, and {GO_ON}"
         )
     names = ", ".join(map(str, absent))
     return (
@@ -92,9 +89,9 @@ def _of_ranks(what: str) -> str:
 
 
 def absent_ranks() -> list[int]:
-    """Call the roll, by the store of the processes: return the ranks that do not call it, too, within `PATIENCE`.
+    """Call the roll over the store of the processes; return the ranks that do not answer within `PATIENCE`.
 
-    The store is kept by rank 0, except under torchrun. Where it does not answer, that is who is absent.
+    Rank 0 keeps the store, except under torchrun. If the store does not answer, rank 0 is absent.
     """
     rank, world = comm.get_rank(), comm.get_world_size()
     store = dist.distributed_c10d._get_default_store()
@@ -109,7 +106,7 @@ def absent_ranks() -> list[int]:
             time.sleep(0.05)
         called.set()
 
-    # In a thread: a store whose keeper is stopped is waited for without end.
+    # In a thread: a store whose process is stopped would block for ever.
     thread = threading.Thread(target=call, name="roll call", daemon=True)
     thread.start()
     thread.join(PATIENCE + COURTESY)

@@ -1,4 +1,4 @@
-"""What is where a checkpoint should be, and is none: a download's leftover (a web page, a pointer), a folder."""
+"""Recognition of what is not a checkpoint: a folder, or the result of a failed download (web page, pointer)."""
 
 import os
 import re
@@ -6,13 +6,13 @@ from pathlib import Path
 
 from .text import did_you_mean
 
-# How the content begins, whatever blanks and byte-order mark are before it; what that is; what to do.
+# How the content begins, after blanks and a byte-order mark; what it is; what to do.
 MARKS = (
     (rb"version https://git-lfs", "a Git LFS pointer", "fetch the file itself: git lfs pull"),
     (rb"(\.\./)*\.git/annex/|/annex/objects/", "a git-annex pointer", "fetch the file itself: git annex get"),
     (rb"<(!doctype\s+html|html|head|body|!--)", "a web page", "open it in a browser to see why, and download it again"),
-    (rb"<\?xml|<error>", "an XML document", "the server's refusal, it seems: read it, and download it again"),
-    (rb'\{\s*"', "JSON text", "the server's refusal, it seems: read it, and download it again"),
+    (rb"<\?xml|<error>", "an XML document", "probably the server's refusal: read it, and download it again"),
+    (rb'\{\s*"', "JSON text", "probably the server's refusal: read it, and download it again"),
 )
 START = 512  # bytes
 
@@ -21,7 +21,7 @@ def refuse_missing(path: str | os.PathLike) -> None:
     """Refuse a path at which there is no file.
 
     Raises:
-        FileNotFoundError: the message says what to give, or which file beside it was meant.
+        FileNotFoundError: the message says what to give, or suggests a file beside it.
     """
     place = Path(path)
     if place.is_file():

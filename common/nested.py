@@ -5,7 +5,7 @@ from typing import Any
 
 
 def look_up(config: Mapping[str, Any], key: str) -> Any:
-    """Return the value of a key, or None where the config has none."""
+    """Return the value of a key, or None if the config does not have it."""
     value: Any = config
     for name in key.split("."):
         value = value.get(name) if isinstance(value, Mapping) else None
@@ -13,12 +13,12 @@ def look_up(config: Mapping[str, Any], key: str) -> Any:
 
 
 def changes(there: Mapping[str, Any], now: Mapping[str, Any], keys: Sequence[str]) -> str:
-    """Say which of some keys have one value there and another now; empty if none, or where a config has no such key."""
+    """Say which of some keys have another value now than there; keys that one of the configs lacks are left out."""
     values = [(key, _plain(look_up(there, key)), _plain(look_up(now, key))) for key in keys]
     different = [(key, old, new) for key, old, new in values if None not in (old, new) and old != new]
     return ", ".join(f"{key} {old} there, {new} now" for key, old, new in different)
 
 
 def _plain(value: Any) -> Any:
-    """Return a value with lists for tuples, as YAML has it."""
+    """Return a value with lists in place of tuples, as YAML has them."""
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

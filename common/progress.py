@@ -1,4 +1,4 @@
-"""Progress with the time left, of whatever may take more than ten seconds."""
+"""Progress with the time left, for work that may take more than ten seconds."""
 
 import shutil
 import sys
@@ -22,21 +22,21 @@ def progress(
     stream: IO[str] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Item]:
-    """Yield ``items``, and tell how many are done and how long the others will take.
+    """Yield ``items``, and show how many are done and how long the others will take.
 
-    A terminal shows a bar, which vanishes at the end. Anything else gets a line every half minute. Work that takes less
-    than ten seconds shows nothing.
+    A terminal shows a bar, which vanishes at the end. Any other stream gets a line every half minute. Work of less than
+    ten seconds shows nothing.
 
     Args:
-        items: an item is done when the next one is asked for.
+        items: an item is done when the next one is requested.
         what: what an item is, for example ``"image"``.
         total: how many items there are.
-        stream: where progress is written; stderr by default.
+        stream: where to write progress; stderr by default.
         clock: returns seconds.
     """
     stream = stream or sys.stderr
     if stream.isatty():
-        columns, lines = shutil.get_terminal_size()  # tqdm is silent where a terminal does not know its size
+        columns, lines = shutil.get_terminal_size()  # tqdm is silent if a terminal does not know its size
         yield from tqdm(items, what, total, False, stream, ncols=columns, nrows=lines, delay=QUIET)
         return
     began = clock()
@@ -51,7 +51,7 @@ def progress(
 
 
 def duration(seconds: float) -> str:
-    """Write a duration for a reader: ``40 s``, ``12 min`` or ``2:10 h``."""
+    """Format a duration for a reader: ``40 s``, ``12 min`` or ``2:10 h``."""
     minutes = round(seconds / 60)
     if seconds < 90:
         return f"{seconds:.0f} s"

@@ -1,4 +1,4 @@
-"""How a run was made: its command and the versions of what it ran with."""
+"""How a run was made: its command and the versions of its packages."""
 
 import sys
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ PACKAGES = ("mocodet", "torch", "torchvision", "detectron2", "numpy")
 
 
 def versions() -> dict[str, str | None]:
-    """Return the versions of what a training depends on most; None for what is not installed as a distribution."""
+    """Return the versions of the main packages of a training; None for one that is not an installed distribution."""
     return {name: _version(name) for name in PACKAGES}
 
 
@@ -33,5 +33,5 @@ def _distributions() -> Mapping[str, list[str]]:
 
 
 def write_record(folder: str | Path) -> None:
-    """Write ``run.json`` into the folder of a run that the command line of this process has started."""
+    """Write ``run.json`` into the folder of a run that this process's command line started."""
     write_json(Path(folder, RECORD_FILE), {"command": [PROGRAM, *sys.argv[1:]], "versions": versions()})

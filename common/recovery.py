@@ -1,4 +1,4 @@
-"""The way on from a last checkpoint that is damaged or gone."""
+"""How to continue when the last checkpoint is damaged or missing."""
 
 import shlex
 from collections.abc import Iterator
@@ -11,10 +11,10 @@ from .checkpoint import LAST, last_checkpoint, load_torch_file
 
 @contextmanager
 def older_checkpoint_named(folder: str | Path) -> Iterator[None]:
-    """Add to an error of the block, which reads the last checkpoint of ``folder``, which other one is whole.
+    """Add the newest intact checkpoint to an error of the block, which reads the last checkpoint of ``folder``.
 
     Raises:
-        ValueError, FileNotFoundError: of the block, with a longer message.
+        ValueError, FileNotFoundError: the error of the block, with a longer message.
     """
     try:
         yield
@@ -24,16 +24,16 @@ def older_checkpoint_named(folder: str | Path) -> Iterator[None]:
 
 
 def load_last(folder: str | Path, *, lazily: bool = False) -> dict[str, Any]:
-    """Load the checkpoint that was saved last in ``folder``; see `load_torch_file`.
+    """Load the last checkpoint in ``folder``; see `load_torch_file`.
 
     Raises:
-        FileNotFoundError, ValueError: it is gone or damaged, or no checkpoint of a run; the message names an older one.
+        FileNotFoundError, ValueError: it is missing, damaged or not of a run; the message names an older one.
     """
     with older_checkpoint_named(folder):
         path = last_checkpoint(folder)
         content = load_torch_file(path, lazily=lazily)
         if not isinstance(content, dict):
-            raise ValueError(f"{path}: it holds a {type(content).__name__}; expected the checkpoint of a run")
+            raise ValueError(f"{path} holds a {type(content).__name__}; expected the checkpoint of a run")
         return content
 
 
@@ -44,15 +44,15 @@ def _way_on(folder: Path) -> str:
     path, iteration = newest
     command = f"echo {shlex.quote(path.name)} > {shlex.quote(str(folder / LAST))}"
     return (
-        f"The newest whole one is {path}, after {iteration + 1} iterations; to go on from it, run  {command}  and the"
-        " command with --resume again"
+        f"The newest whole one is {path}, after {iteration + 1} iterations; to go on from it, run  {command}  and then"
+        " this command again, with --resume"
     )
 
 
 def newest_whole(folder: Path) -> tuple[Path, int] | None:
-    """Return the checkpoint of a run with the most iterations that can be read to its end, and its iteration.
+    """Return the intact checkpoint of a run with the most iterations, and its iteration.
 
-    The one that was saved last is left out.
+    The last checkpoint is left out.
     """
     tag = folder / LAST
     last = tag.read_text(encoding="utf-8", errors="replace").strip() if tag.is_file() else ""
@@ -68,7 +68,7 @@ def newest_whole(folder: Path) -> tuple[Path, int] | None:
 
 
 def _iteration(path: Path) -> int | None:
-    """Return the iteration that had ended when a checkpoint was written; None where it cannot be read."""
+    """Return the last iteration before a checkpoint was written; None if the file cannot be read."""
     try:
         content = load_torch_file(path, lazily=True)
     except (ValueError, OSError):

@@ -1,4 +1,4 @@
-"""One check, with one clear message, that detectron2 is there and recent enough."""
+"""One check, with one clear message, that detectron2 is installed and recent enough."""
 
 import importlib.util
 import re
@@ -8,13 +8,13 @@ from .errors import MissingPackageError
 MINIMUM_DETECTRON2 = (0, 6)
 
 INSTALL_HELP = (
-    "install it by  make setup  in a checkout of mocodet (a pinned wheel, no compiler needed), or, after torch, by "
+    "install it with  make setup  in a checkout of mocodet (a pinned wheel, no compiler needed), or, after torch, by "
     " pip install --no-build-isolation 'git+https://github.com/facebookresearch/detectron2.git'"
 )
 
 
 def require_detectron2() -> None:
-    """Raise `MissingPackageError`, saying which command to run, unless detectron2 >= 0.6 can be imported."""
+    """Raise `MissingPackageError`, with the command to run, unless detectron2 >= 0.6 can be imported."""
     if importlib.util.find_spec("detectron2") is None:
         raise MissingPackageError(f"mocodet needs detectron2, which is not installed; {INSTALL_HELP}")
 

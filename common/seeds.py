@@ -1,4 +1,4 @@
-"""Random numbers as functions of a run's seed and a place in it: a resumed run draws what it would have drawn."""
+"""Random numbers as functions of a run's seed and a position in it, so that a resumed run draws the same numbers."""
 
 import random
 from collections.abc import Iterator
@@ -9,10 +9,10 @@ import torch
 
 
 def mix(seed: int, draw: int) -> int:
-    """Hash a run's seed and a draw's number, so that neighbours in either get unrelated seeds.
+    """Hash a run's seed and the number of a draw, so that neighbours in either get unrelated seeds.
 
-    PyTorch's CPU generator uses the lower 32 of the 63 bits: now and then two draws of a long run share a seed, and
-    with it their crops, of different images.
+    PyTorch's CPU generator uses the lower 32 of the 63 bits, so that now and then two draws of a long run share a seed,
+    and two images their crops.
 
     The finaliser of SplitMix64 (Steele et al., OOPSLA 2014), applied to both in turn.
     """
@@ -27,12 +27,12 @@ def mix(seed: int, draw: int) -> int:
 
 
 def seed_generators(seed: int) -> None:
-    """Seed this process's global generators: Python's, NumPy's, PyTorch's of the CPU and of every GPU.
+    """Seed this process's global generators: Python's, NumPy's, and PyTorch's for the CPU and every GPU.
 
-    It waits for no GPU.
+    This does not wait for a GPU.
 
     Args:
-        seed: of 63 bits, as `mix` returns it.
+        seed: 63 bits, as from `mix`.
     """
     _seed_python_and_numpy(seed)
     torch.manual_seed(seed)
@@ -40,10 +40,10 @@ def seed_generators(seed: int) -> None:
 
 @contextmanager
 def generators_of(seed: int) -> Iterator[None]:
-    """Seed the global generators of the CPU while the block runs, and put them back as they were.
+    """Seed the global generators of the CPU while the block runs, and restore them at its end.
 
     Args:
-        seed: of 63 bits, as `mix` returns it.
+        seed: 63 bits, as from `mix`.
     """
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:

@@ -1,4 +1,4 @@
-"""Networks that are built to be filled: without drawing initial values, and for names and shapes without memory."""
+"""Networks built without initial values, to be filled from a file, or without memory, for names and shapes."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,12 +9,12 @@ from torch import Tensor
 from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
-# What `torch.nn.init` and the layers' own initialisation draw with; it passes the tensor as ``tensor``.
+# The functions by which `torch.nn.init` and layers draw; they take the tensor as ``tensor``.
 DRAWS = {Tensor.normal_, Tensor.uniform_, init.normal_, init.uniform_, init.kaiming_uniform_}
 
 
 class NoDraws(TorchFunctionMode):
-    """A context in which networks draw no initial values when they are built; such parameters stay uninitialised."""
+    """A context in which networks are built without drawing initial values; parameters stay uninitialised."""
 
     def __torch_function__(self, func: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call ``func``, unless it draws."""
@@ -26,9 +26,9 @@ class NoDraws(TorchFunctionMode):
 
 @contextmanager
 def skeletons() -> Iterator[None]:
-    """Give the networks that are built in this block names and shapes alone, on the meta device.
+    """Build networks in this block on the meta device: with names and shapes, but without values.
 
-    To draw values on that device, which does nothing, PyTorch would import its compiler: a second of CPU time.
+    Drawing values there has no effect, but PyTorch would import its compiler for it: a second of CPU time.
     """
     with torch.device("meta"), NoDraws():
         yield

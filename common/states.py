@@ -1,6 +1,6 @@
-"""States that come from a file are of the sort that their objects write, or refused with the name of what is not.
+"""Checks that a state from a file has the form that its object writes; an error names the part that does not fit.
 
-What ``load_state_dict`` makes of anything else is left to chance: a traceback, or an object that fails steps later.
+Without them ``load_state_dict`` may end in a traceback, or in an object that fails some steps later.
 """
 
 from collections.abc import Collection, Mapping
@@ -15,10 +15,10 @@ WIDTH = 60  # characters of a value in a message
 LARGEST = torch.finfo(torch.float32).max
 EXPECTED = "expected what a run of this config writes"
 
-# Without these numbers SGD takes no step; for whatever else a group has, a newer PyTorch has a default.
+# Without these numbers SGD takes no step; for any other option PyTorch has a default.
 SGD_NUMBERS = ("lr", "momentum", "dampening", "weight_decay", "nesterov")
 
-# What a group takes from a file: these, and the rate that a schedule multiplies.
+# What a group takes from a file: these, its parameters, and the rate that a schedule multiplies.
 NUMBERS = {*SGD_NUMBERS, "initial_lr", "params"}
 
 
@@ -26,13 +26,13 @@ def take_up(name: str, holder: Any, state: Any, *, finite: bool = True) -> None:
     """Give ``holder`` a state from a file.
 
     Args:
-        name: of the state, for messages.
-        holder: an SGD, or whatever tells by its own state what a state must be like.
-        state: what the file has.
+        name: name of the state, for messages.
+        holder: an SGD, or an object whose own state shows what a state must look like.
+        state: the state from the file.
         finite: refuse momentum that is not finite.
 
     Raises:
-        ValueError: the state is of another sort, or what ``holder`` says of it.
+        ValueError: the state has another form, or ``holder`` refuses it.
     """
     if isinstance(holder, torch.optim.Optimizer):
         fault = _sgd_misfit(state, holder, name, finite)
@@ -47,15 +47,15 @@ def take_up(name: str, holder: Any, state: Any, *, finite: bool = True) -> None:
             holder.load_state_dict(state)
     except ValueError:
         raise
-    except Exception as error:  # of what no comparison shows
+    except Exception as error:  # from faults that no comparison shows
         raise ValueError(f"{name} cannot be taken up ({type(error).__name__}: {error!s:.200}); {EXPECTED}") from error
 
 
 def _load_sgd(optimizer: torch.optim.Optimizer, state: Any) -> None:
-    """Give an SGD its state: numbers from the file, and how the update is computed as it was here.
+    """Load the numbers of an SGD from a state, and keep how it computes updates.
 
-    Each parameter gets momentum of its own, where a file may have one number for many, and in its memory format, which
-    the fused update on CUDA needs.
+    Each parameter gets momentum of its own, since a file may store one number for many elements, and in its own memory
+    format, which the fused update on CUDA needs.
     """
     ways = [{key: group[key] for key in group if key not in NUMBERS} for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
@@ -67,10 +67,10 @@ def _load_sgd(optimizer: torch.optim.Optimizer, state: Any) -> None:
 
 
 def check_pieces(checkpoint: Mapping[str, Any], pieces: Collection[str]) -> None:
-    """Check that a checkpoint has the pieces of a run, and that its trainer says which iteration was the last.
+    """Check that a checkpoint has the pieces of a run, and that its trainer has the number of the last iteration.
 
     Raises:
-        ValueError: one is missing, or the trainer says something else.
+        ValueError: a piece or the number is missing.
     """
     if absent := [name for name in pieces if name not in checkpoint]:
         raise ValueError(f"the checkpoint has no {first_few(absent)}; {EXPECTED}")
@@ -82,10 +82,10 @@ def check_pieces(checkpoint: Mapping[str, Any], pieces: Collection[str]) -> None
 
 
 def misfit(found: Any, mine: Any, name: str) -> str | None:
-    """Say where ``found`` is of another sort than ``mine``; None if it is not.
+    """Say where ``found`` has another form than ``mine``; None if it has the same.
 
-    Containers are compared part by part, tensors by type and shape, numbers by being finite ones. What a dict of
-    ``mine`` has not, an older or newer version may have, and what is None or empty there may have been filled since.
+    Containers are compared part by part, tensors by type and shape; numbers must be finite. A dict may have keys that
+    ``mine`` lacks, from another version, and values that are None or empty in ``mine`` may be filled.
     """
     if mine is None:
         return None
@@ -100,7 +100,7 @@ def misfit(found: Any, mine: Any, name: str) -> str | None:
     elif isinstance(mine, int):
         fits = type(found) is int and abs(found) < 1 << 63
     elif isinstance(mine, float):
-        limit = LARGEST if type(found) is float else 1 << 53  # a nan is within no limit
+        limit = LARGEST if type(found) is float else 1 << 53  # nan exceeds any limit
         fits = type(found) in (int, float) and abs(found) <= limit
     else:
         fits = True
@@ -132,11 +132,11 @@ def _sgd_misfit(found: Any, optimizer: torch.optim.Optimizer, name: str, finite:
     if fault := misfit([group.get("params") for group in groups], mine, f"{name}'s parameters"):
         return fault
     if [list(group["params"]) for group in groups] != mine:
-        return f"{name} numbers other parameters than this run has"
+        return f"{name} has the numbers of other parameters than this run's"
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for number, state in found["state"].items():
         if type(number) is not int or not 0 <= number < len(parameters):
-            return f"{name}.state is of a parameter {number!r:.{WIDTH}}, of {len(parameters)} that there are"
+            return f"{name}.state has a parameter {number!r:.{WIDTH}}, but there are {len(parameters)}"
         if not isinstance(state, Mapping) or state.keys() - {"momentum_buffer"}:
             return f"{name}.state[{number}] is {_told(state)}, not SGD's momentum_buffer"
         if (buffer := state.get("momentum_buffer")) is not None:

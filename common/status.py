@@ -1,4 +1,4 @@
-"""``OUTPUT_DIR/status.json``: how far a run is, and how it ended, for people and programs that watch it."""
+"""``OUTPUT_DIR/status.json``: the progress and the end of a run, for people and programs that watch it."""
 
 import logging
 import math
@@ -25,10 +25,10 @@ from .stopping import Stopped
 
 STATUS_FILE = "status.json"
 PERIOD = 60.0  # seconds between two writes
-WINDOW = 20  # steps whose median tells the speed
+WINDOW = 20  # steps over which the median speed is taken
 LOSSES = ("loss", "total_loss")  # of pre-training and of fine-tuning
-LATEST = 5  # warnings that are kept
-LONGEST = 500  # letters of them
+LATEST = 5  # warnings to keep
+LONGEST = 500  # characters of a warning
 
 RUNNING, FINISHED, FAILED, STOPPED = "running", "finished", "failed", "stopped"
 
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 class _Warnings(logging.Handler):
-    """Counts warnings and errors, and keeps the latest."""
+    """Counts warnings and errors, and keeps the latest of them."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -49,14 +49,14 @@ class _Warnings(logging.Handler):
 
 
 class StatusFile(HookBase):
-    """Keeps ``status.json`` in the folder of a training, from the main process; once a minute, and at the end.
+    """Writes ``status.json`` into the folder of a training, from the main process, once a minute and at the end.
 
-    It takes loss and times from the `EventStorage` as they are, so no device is waited for. Register it after the
-    writers. A file that cannot be written is warned of once, and ends no training.
+    It takes loss and times from the `EventStorage`, so it waits for no device. Register it after the writers. If the
+    file cannot be written, there is one warning, and the training continues.
 
     Args:
         folder: ``OUTPUT_DIR``.
-        images_per_step: over all processes.
+        images_per_step: images in a step, over all processes.
         clock: returns seconds.
     """
 
@@ -71,7 +71,7 @@ class StatusFile(HookBase):
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Write how the training ended that runs in this block, and count warnings meanwhile."""
+        """Write how the training in this block ended, and count warnings while it runs."""
         loggers = [logging.getLogger(name) for name in NAMES]
         for each in loggers:
             each.addHandler(self._warnings)
@@ -83,7 +83,7 @@ class StatusFile(HookBase):
         except KeyboardInterrupt:
             self._write(STOPPED, Signals.SIGINT.name)
             raise
-        except SystemExit as error:  # of detectron2, where results are not TEST.EXPECTED_RESULTS
+        except SystemExit as error:  # from detectron2, if results differ from TEST.EXPECTED_RESULTS
             self._write(FAILED, f"exit status {error.code}")
             raise
         except BaseException as error:
@@ -96,12 +96,12 @@ class StatusFile(HookBase):
                 each.removeHandler(self._warnings)
 
     def before_train(self) -> None:
-        """Say that the run has begun."""
+        """Write that the run has begun."""
         self._step = self.trainer.start_iter
         self._write(RUNNING)
 
     def after_step(self) -> None:
-        """Write, if the last time was a minute ago."""
+        """Write if the last write was a minute ago."""
         self._step = self.trainer.iter + 1
         if self._clock() - self._written >= PERIOD:
             self._write(RUNNING)
@@ -147,15 +147,15 @@ def _stamp(state: str, reason: str | None) -> dict[str, Any]:
 
 
 def _pid_of_command() -> int:
-    """Return the process that signals are for: the one that spawned this one, if there is one."""
+    """Return the process to send signals to: the one that spawned this one, if any."""
     parent = multiprocessing.parent_process()
     return os.getpid() if parent is None or parent.pid is None else parent.pid
 
 
 def note_end(folder: str, state: str, reason: str) -> None:
-    """Write how the run ended that this process has started in ``folder``, where no process of it was left to do so.
+    """Write the end of the run that this process started in ``folder``, if no process of the run could do so.
 
-    The status of another process's run stays as it is, and so does one that says how the run ended.
+    The status of another process's run stays unchanged, and so does one that already has an end.
     """
     path = Path(folder, STATUS_FILE)
     try:
@@ -163,5 +163,5 @@ def note_end(folder: str, state: str, reason: str) -> None:
         mine = said["pid"] == os.getpid() and said["host"] == socket.gethostname()
         if mine and said["state"] == RUNNING:
             write_json(path, {**said, **_stamp(state, reason), "seconds_left": None})
-    except (OSError, ValueError, KeyError, TypeError):  # no status was begun, or the disk is full
+    except (OSError, ValueError, KeyError, TypeError):  # no status was written, or the disk is full
         return

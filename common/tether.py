@@ -1,4 +1,4 @@
-"""A process that must not outlive the one that started it, however that one ends: also by ``kill -9``."""
+"""A process that must not outlive the one that started it, even if that one is killed by ``kill -9``."""
 
 import multiprocessing
 import os
@@ -9,14 +9,14 @@ VARIABLE = "MOCODET_TETHER"
 
 
 def install() -> None:
-    """End this process and its group once the process that started it has ended, if the environment asks for that.
+    """End this process and its group when the process that started it ends, if the environment asks for that.
 
-    ``MOCODET_TETHER`` is the number of the reading end of a pipe whose writing end the other process alone has and
-    never writes to. The kernel closes it when that process ends, in whatever way; the end of file is the sign. What
-    this process has started dies with it, if this process leads its group, as it does after
+    ``MOCODET_TETHER`` is the number of the reading end of a pipe. Only the other process has the writing end, and it
+    never writes. The kernel closes that end when the process ends, in any way, and this one reads the end of file.
+    Processes that this one has started die with it if it leads its group, as it does after
     ``Popen(..., start_new_session=True, pass_fds=[...])``.
     """
-    number = os.environ.pop(VARIABLE, None)  # what this process starts has no such pipe
+    number = os.environ.pop(VARIABLE, None)  # processes that this one starts do not have the pipe
     if number is None:
         return
     os.set_inheritable(int(number), False)

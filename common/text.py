@@ -1,4 +1,4 @@
-"""What error messages share: wording, and finding what they name."""
+"""Shared parts of error messages: lists of names, and suggestions."""
 
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Sequence
@@ -9,7 +9,7 @@ Value = TypeVar("Value", bound=Hashable)
 
 
 def first_few(names: Sequence[str], limit: int = 5) -> str:
-    """Name the first ``limit`` of a list that may be long, on one line, and say how many more there are."""
+    """Name the first ``limit`` items of a list on one line, and the number of the others."""
     if not names:
         return "nothing"
     rest = f" and {len(names) - limit} more" if len(names) > limit else ""
@@ -22,22 +22,22 @@ def repeated(values: Iterable[Value]) -> list[Value]:
 
 
 def is_text(value: str) -> bool:
-    """Tell whether a text can be written at all: JSON may hold halves of characters."""
+    """Tell whether a text can be encoded: JSON may hold unpaired surrogates."""
     return not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
 def on_one_line(text: str) -> str:
-    """Return a text, which may hold a file name of any bytes, with escapes for what is no letter on a line."""
+    """Return a text, perhaps a file name of any bytes, with escapes for what cannot be printed on a line."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def did_you_mean(word: str, known: Collection[str]) -> str:
-    """Return the end of a message that suggests the word of ``known`` that was meant, if one is close."""
+    """Return the end of a message that suggests a word of ``known``, if one is close."""
     meant = closest(word, known)
     return f"; did you mean {meant}?" if meant else ""
 
 
 def closest(word: str, known: Collection[str]) -> str | None:
-    """Return the word of ``known``, as it is or in capitals, that is closest to a mistaken one; None: none is."""
+    """Return the word of ``known`` that is closest to a mistaken one, or to its capitals; None if none is close."""
     close = get_close_matches(word, known, 1) or get_close_matches(word.upper(), known, 1)
     return close[0] if close else None

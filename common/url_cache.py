@@ -1,4 +1,4 @@
-"""Files by their addresses: kept under the whole address, and compared with the server's each time they are wanted."""
+"""A cache of files by their whole address, compared with the server's at each use."""
 
 import hashlib
 import logging
@@ -17,15 +17,15 @@ from .locks import exclusive
 
 logger = logging.getLogger(__name__)
 
-ORIGIN = ".origin.json"  # what stands after a file's name in that of the record of what the server said of it
-LONGEST_NAME = 100  # letters of a file's name
+ORIGIN = ".origin.json"  # suffix of the record of the server's answer, after the file's name
+LONGEST_NAME = 100  # characters of a file's name
 
 
 def fetch(url: str) -> Path:
-    """Return the file behind an address; download it unless the copy is the server's current file.
+    """Return the file at an address; download it unless the copy is the server's current file.
 
-    The server is asked for the file if it is another than the copy: by ETag, else by date and size, else by size. What
-    was done is logged. Where it cannot be asked, the copy is used, with a warning.
+    The copy is compared with the server's file by ETag, else by date and size, else by size, and the result is logged.
+    If the server cannot be asked, the copy is used, with a warning.
 
     Args:
         url: begins with ``http://`` or ``https://``.
@@ -35,7 +35,7 @@ def fetch(url: str) -> Path:
 
     Raises:
         ValueError: ``url`` is not such an address.
-        DownloadError: there is no copy, or an old one, and the file cannot be downloaded.
+        DownloadError: there is no copy, or an outdated one, and the file cannot be downloaded.
         OSError: the cache cannot be written.
     """
     path = kept_at(url)
@@ -48,23 +48,23 @@ def fetch(url: str) -> Path:
             try:
                 changed, why = _compare(url, known)
             except DownloadError as error:
-                logger.warning(f"{error}; going on with the copy in {path}, which may be older than the server's")
+                logger.warning(f"{error}; using the copy in {path}, which may be older than the server's")
                 return path
             if not changed:
                 logger.info(f"{url}: the copy in {path} is the server's ({why})")
                 return path
-            logger.warning(f"{url} is another file than before on its server ({why}); downloading it again to {path}")
+            logger.warning(f"{url} has changed on its server ({why}); downloading it again to {path}")
         return download(url, path, replace=True, origin=record)
 
 
 def kept_at(url: str) -> Path:
-    """Return where the copy of what is behind an address lies, whether or not there is one."""
+    """Return the path of the copy for an address, whether or not it exists."""
     name = re.sub(r"[^\w.+-]", "_", urlsplit(url).path.rpartition("/")[2])[-LONGEST_NAME:] or "file"
     return cache_folder() / "urls" / hashlib.sha256(url.encode()).hexdigest()[:20] / name
 
 
 def _known(path: Path, record: Path) -> dict[str, Any] | None:
-    """Return what the server said of the copy; of one put there by hand, its size; without a copy, None."""
+    """Return the server's record of the copy; for one put there by hand, its size; None without a copy."""
     if not path.is_file():
         return None
     size = path.stat().st_size
@@ -78,13 +78,13 @@ def _known(path: Path, record: Path) -> dict[str, Any] | None:
 
 
 def _compare(url: str, known: dict[str, Any]) -> tuple[bool, str]:
-    """Ask the server for the file if it is not ``known``; its content is not taken.
+    """Ask the server whether its file is the ``known`` one, without reading the content.
 
     Returns:
-        whether the server's is another one, and by what that shows.
+        whether the server's file is another one, and what shows it.
 
     Raises:
-        DownloadError: the server cannot be reached, answers otherwise, or says nothing to compare by.
+        DownloadError: the server cannot be reached, gives another answer, or nothing to compare by.
     """
     headers = {
         "User-Agent": "mocodet",
@@ -96,7 +96,7 @@ def _compare(url: str, known: dict[str, Any]) -> tuple[bool, str]:
         with requests.get(url, headers=headers, stream=True, timeout=downloads.TIMEOUT) as response:
             status, now = response.status_code, origin_of(url, response)
             answer = one_line(f"{status} {response.reason}")
-    except (requests.RequestException, ValueError) as error:  # the latter of an address
+    except (requests.RequestException, ValueError) as error:  # ValueError: a bad address
         raise DownloadError(f"{url} cannot be compared with its server ({one_line(error)})") from error
     if status == 304:
         return False, "304 Not Modified"
@@ -106,7 +106,7 @@ def _compare(url: str, known: dict[str, Any]) -> tuple[bool, str]:
     keys = ["date", "total"] if by == "date" else [by]
     said = [key for key in keys if now[key] is not None]
     if not said:
-        raise DownloadError(f"{url} cannot be compared with its server, which says neither ETag, date nor size of it")
+        raise DownloadError(f"{url} cannot be compared with its server, which gives neither ETag, date nor size")
     names = {"etag": "ETag", "date": "date", "total": "size"}
     if different := [key for key in said if now[key] != known[key]]:
         return True, ", ".join(f"{names[key]} {known[key]} before, {now[key]} now" for key in different)

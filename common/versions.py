@@ -1,4 +1,4 @@
-"""The versions of mocodet and of what it builds on, found without importing them."""
+"""The versions of mocodet and of the packages that it builds on, found without importing them."""
 
 import platform
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
@@ -9,13 +9,13 @@ BASIS = ("torch", "torchvision", "detectron2")
 
 
 def versions() -> str:
-    """Return a line for mocodet, for each package it builds on and for Python, as a report of a fault needs them."""
+    """Return one line each for mocodet, the packages that it builds on and Python, for bug reports."""
     lines = [f"mocodet {__version__}", *(f"{package} {_installed(package)}" for package in BASIS)]
     return "\n".join([*lines, f"Python {platform.python_version()}, {platform.platform()}"])
 
 
 def _installed(package: str) -> str:
-    """Return the version of a package's distribution, which is named where it has another name."""
+    """Return the version of a package's distribution, with the distribution's name if it differs."""
     try:
         return version(package)
     except PackageNotFoundError:

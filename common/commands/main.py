@@ -1,4 +1,4 @@
-"""Parse a command line, then import what the command needs and do it."""
+"""Parse a command line, then import the module that does the work, and call it."""
 
 import os
 import re
@@ -23,7 +23,7 @@ DESCRIPTION = """Unlabelled images in, detectors out.
   mocodet train --config-file pascal_voc_R_50_C4_24k_moco.yaml MODEL.WEIGHTS output/moco_v2.pkl OUTPUT_DIR output/voc
 """
 
-# Beginnings of what PyTorch says of detectron2's code, at import and in every process that is started.
+# Beginnings of PyTorch's warnings about detectron2's code, at import and in every started process.
 NOT_THE_USERS = (
     "`torch.jit.script` is deprecated",
     "`torch.jit.script_method` is deprecated",
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> object:
     """Run the command that ``argv`` (default: the command line) names; return what its function returns.
 
     Raises:
-        SystemExit: help was asked for, the arguments are refused, or the command failed.
+        SystemExit: help was requested, the arguments are refused, or the command failed.
     """
     tether.install()
     words = list(sys.argv[1:] if argv is None else argv)
@@ -45,25 +45,25 @@ def main(argv: Sequence[str] | None = None) -> object:
             args = parse(command, words[1:])
             keep_freed_memory()
             with told_in_one_line():
-                return resolve_name(command.does)(args)  # imported only after the arguments are found good
+                return resolve_name(command.does)(args)  # imported only after the arguments are accepted
     return overview().parse_args(words[:1])
 
 
 def run(*leading: str) -> None:
-    """Run ``leading`` and the command line's words as one command, then exit; without warnings that are not the user's.
+    """Run ``leading`` and the command line's words as one command, then exit; hide warnings that do not concern users.
 
-    What ``python -m mocodet``, the installed ``mocodet`` and the files of ``tools/`` call.
+    ``python -m mocodet``, the installed ``mocodet`` and the files of ``tools/`` call this function.
     """
     for beginning in NOT_THE_USERS:
         warnings.filterwarnings("ignore", message=re.escape(beginning))
-    # For processes that this one starts; the interpreter escapes each message itself.
+    # For processes that this one starts; the interpreter escapes each message by itself.
     inherited = [os.environ["PYTHONWARNINGS"]] if os.environ.get("PYTHONWARNINGS") else []
     os.environ["PYTHONWARNINGS"] = ",".join(inherited + [f"ignore:{beginning}" for beginning in NOT_THE_USERS])
     main([*leading, *sys.argv[1:]])
 
 
 def overview() -> ArgumentParser:
-    """Make the parser that knows the names of the commands; it refuses, or helps with, what names none."""
+    """Make the parser of command names, which prints the overview and refuses unknown names."""
     width = max(len(command.name) for command in COMMANDS)
     listed = "\n".join(f"  {command.name:{width}}  {command.help}" for command in COMMANDS)
     epilog = f"commands:\n{listed}\n\n'{PROGRAM} COMMAND --help' shows the options of a command, with examples."
@@ -82,17 +82,17 @@ def parser_of(command: Command) -> Parser:
         f"{PROGRAM} {command.name}",
         description=text,
         formatter_class=RawDescriptionHelpFormatter,
-        allow_abbrev=False,  # --seed would be --seeds
+        allow_abbrev=False,  # else --seed would mean --seeds
     )
     file.add_arguments(parser)
     return parser
 
 
 def parse(command: Command, words: Sequence[str]) -> Namespace:
-    """Parse the arguments of a command, by its file's ``parse`` if it has one, and let ``check`` there look at them.
+    """Parse the arguments of a command by the ``parse`` of its file, if it has one, then call its ``check``.
 
     Raises:
-        SystemExit: they are refused, or help was asked for.
+        SystemExit: they are refused, or help was requested.
     """
     parser, file = parser_of(command), _file_of(command)
     args = getattr(file, "parse", ArgumentParser.parse_args)(parser, words)
@@ -106,7 +106,7 @@ class _Versions(Action):
     """Prints the versions."""
 
     def __call__(self, parser: ArgumentParser, *_: object) -> None:
-        from ..versions import versions  # slow beside the rest of this module
+        from ..versions import versions  # slow to import
 
         print(versions())
         parser.exit()

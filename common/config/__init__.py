@@ -1,1 +1,1 @@
-"""Configs: YAML files, the files that they are based on, KEY VALUE pairs, and how all are merged over defaults."""
+"""Configs: YAML files, their bases, KEY VALUE pairs, and merging these over defaults."""

@@ -1,4 +1,4 @@
-"""A config file with the files that it is based on, by ``_BASE_`` as detectron2 has it."""
+"""A config file with the files that it is based on, by ``_BASE_`` as in detectron2."""
 
 import os
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from mocodet.common.text import did_you_mean
 from .yaml_file import read_yaml
 
 BASE = "_BASE_"
-DEEPEST = 50  # files that are based on each other
+DEEPEST = 50  # files in a chain of bases
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Settings:
 
     Attributes:
         content: sections and keys, nested as in the file.
-        places: of each key, such as ``SOLVER.STEPS``, file and line where it is set.
+        places: file and line where each key, such as ``SOLVER.STEPS``, is set.
     """
 
     content: dict[str, Any]
@@ -29,23 +29,23 @@ class Settings:
 
 
 def read_settings(path: Path) -> Settings:
-    """Read a config file over its bases, of which a later one wins over those before it.
+    """Read a config file over its bases; a later base takes precedence over an earlier one.
 
-    A base is looked for beside the file that names it, then among mocodet's own configs. None is fetched.
+    A base is looked for beside the file that names it, then among mocodet's own configs. None is downloaded.
 
     Raises:
         OSError: a file cannot be read.
-        ValueError: a file is no YAML mapping of names, names a base that is not there, or is based on itself.
+        ValueError: a file is not a YAML mapping of names, names a base that does not exist, or is based on itself.
     """
     return _read(path, (), {})
 
 
 def _read(path: Path, below: tuple[Path, ...], known: dict[Path, Settings]) -> Settings:
-    """Read a file that those ``below`` are based on, one on the next; ``known`` were read before."""
+    """Read a file on which those ``below`` are based, each on the next; ``known`` were read before."""
     place = path.resolve()
     if place in below:
         chain = " -> ".join(file.name for file in (*below[below.index(place) :], place))
-        raise ValueError(f"{path}: {BASE} leads back to the file itself ({chain}); leave it out in one of them")
+        raise ValueError(f"{path}: {BASE} leads back to the file itself ({chain}); remove it from one of them")
     if len(below) > DEEPEST:
         raise ValueError(f"{path}: more than {DEEPEST} files are based on each other by {BASE}; join some of them")
     if place not in known:
@@ -74,10 +74,10 @@ def _read_one(path: Path) -> Settings:
 def _check_names(section: Mapping[Any, Any], where: str, places: Mapping[str, str], prefix: str = "") -> None:
     for name, value in section.items():
         if not isinstance(name, str):
-            told = f"{name!r} stands where the name of a key is expected, such as SOLVER"
+            told = f"expected the name of a key, such as SOLVER, got {name!r}"
             raise ValueError(f"{places.get(prefix.rstrip('.'), where)}: {told}")
         if "." in name:
-            told = "{} is a key within a section; expected  {}:  and below it, indented,  {}:"
+            told = "{} is a key within a section; expected  {}:  and, indented below it,  {}:"
             told = told.format(name, *name.split(".", 1))
             raise ValueError(f"{places.get(f'{prefix}{name}', where)}: {told}")
         if isinstance(value, dict):
@@ -89,15 +89,15 @@ def _find(name: object, asker: Path, where: str) -> Path:
     if not isinstance(name, str) or not name:
         raise ValueError(f"{where}: {BASE} is {name!r}; expected the name of a config file, or a list of names")
     if "://" in name:
-        raise ValueError(f"{where}: {BASE} {name} is an address, and a config is not fetched; download it and name it")
+        raise ValueError(f"{where}: {BASE} {name} is an address, but configs are not fetched; name a file")
     beside = asker.parent / os.path.expanduser(name)  # noqa: PTH111 (which leaves an unknown user's as it is)
     try:
         return beside if beside.is_file() else configs.path(name.removeprefix("configs/"))
-    except OSError as error:  # a name may be too long
+    except OSError as error:  # the name may be too long
         near = [file.name for file in asker.parent.glob("*.y*ml") if file != asker]
         meant = did_you_mean(name, [*near, *configs.names()])
         raise ValueError(
-            f"{where}: {BASE} names {name}, but there is no {beside}, nor has mocodet a config of that name{meant}"
+            f"{where}: {BASE} names {name}, but neither {beside} nor a config of mocodet with that name exists{meant}"
         ) from error
 
 

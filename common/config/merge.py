@@ -1,4 +1,4 @@
-"""Config files and KEY VALUE pairs over the defaults, each value of its key's type."""
+"""Merging of config files and KEY VALUE pairs over the defaults, with each value in its key's type."""
 
 import ast
 import sys
@@ -20,7 +20,7 @@ from .pairs import read_pairs
 OVERRIDES = "the overrides"
 WIDTH = 60  # characters of a value in a message
 
-# How values look whose defaults do not show it.
+# Examples of values whose defaults do not show their form.
 EXAMPLES = {
     "DATASETS.TRAIN": ("voc_2007_trainval",),
     "DATASETS.TEST": ("voc_2007_test",),
@@ -32,9 +32,9 @@ EXAMPLES = {
 def merge_config(cfg: CfgNode, config_file: str, opts: Sequence[str]) -> Path:
     """Merge a config file and KEY VALUE pairs into ``cfg``; return the file's path.
 
-    As in yacs, text may hold a Python literal, and a list serves for a tuple. A list may be written as in YAML, too. A
-    whole number serves where a number is wanted, and 9e4 as 90000; a config may be based, by ``_BASE_``, on one of
-    mocodet's own by its name.
+    As in yacs, text may hold a Python literal, and a list may stand for a tuple. A list may also be written as in YAML.
+    A whole number may stand for a float, and 9e4 for 90000. By ``_BASE_`` a config may be based on one of mocodet's
+    own, by its name.
 
     Args:
         cfg: all keys with their defaults; changed in place.
@@ -43,8 +43,8 @@ def merge_config(cfg: CfgNode, config_file: str, opts: Sequence[str]) -> Path:
 
     Raises:
         OSError: the config does not exist or cannot be read.
-        ValueError: a file that is no YAML config, an unknown key, a value of the wrong type, or a KEY without a VALUE;
-            the message has the file and the line, or says that it is an override.
+        ValueError: a file that is not a YAML config, an unknown key, a value of the wrong type, or a KEY without a
+            VALUE; the message has the file and the line, or says that it is an override.
     """
     path, defaults = configs.locate(config_file), cfg.clone()
     settings = read_settings(path)
@@ -56,7 +56,7 @@ def merge_config(cfg: CfgNode, config_file: str, opts: Sequence[str]) -> Path:
 
 
 def _flat(content: Mapping[str, Any], cfg: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield full keys and values; a mapping is one of keys where ``cfg`` has a section, else a value."""
+    """Yield full keys and values; a mapping is a section if ``cfg`` has one there, else a value."""
     for name, value in content.items():
         section = cfg.get(name)
         if isinstance(value, Mapping) and isinstance(section, CfgNode):
@@ -69,7 +69,7 @@ def _set(cfg: CfgNode, key: str, value: Any, defaults: CfgNode, place: str) -> N
     """Set a key to a value, in the type of its default.
 
     Raises:
-        ValueError: the key does not exist, or the value does not fit it; ``place`` is where it is set.
+        ValueError: the key does not exist, or the value does not fit it; the message begins with ``place``.
     """
     section, _, name = key.rpartition(".")
     node, known = _section(cfg, section), _section(defaults, section)
@@ -80,7 +80,7 @@ def _set(cfg: CfgNode, key: str, value: Any, defaults: CfgNode, place: str) -> N
         example = next(iter(_keys(default, f"{key}.")), f"{key}.KEY")
         raise ValueError(f"{place}: {key} is a section; expected a key of it, such as {example}, and its value")
     if key == "VERSION" and value != default:
-        raise ValueError(f"{place}: VERSION is {value}; expected {default}, of detectron2 0.6: write the config anew")
+        raise ValueError(f"{place}: VERSION is {value}; expected {default}, as in detectron2 0.6; write it again")
     node[name] = _fitting(key, value, default, place)
 
 
@@ -121,12 +121,12 @@ def _fitting(key: str, value: Any, default: Any, place: str) -> Any:
 
 
 def _literal(value: Any, wanted: type) -> Any:
-    """Return what text means as a Python literal, if anything; where text is ``wanted``, only one in further quotes."""
+    """Return text as a Python literal if it is one; if text is ``wanted``, only a literal in further quotes."""
     if not isinstance(value, str):
         return value
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a backslash in a path
+            warnings.simplefilter("ignore")  # about a backslash in a path
             meant = ast.literal_eval(value)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return _flow(value) if issubclass(wanted, (list, tuple)) and value[:1] in ("[", "{") else value
@@ -134,7 +134,7 @@ def _literal(value: Any, wanted: type) -> Any:
 
 
 def _flow(text: str) -> Any:
-    """Return the list or mapping that text is in YAML, where quotes may be left out; other text as it is."""
+    """Return the list or mapping that text is in YAML, where quotes may be left out; other text unchanged."""
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError):
@@ -142,7 +142,7 @@ def _flow(text: str) -> Any:
 
 
 def _is_number(value: Any) -> bool:
-    """Tell whether a value is a number, and one that a float can be."""
+    """Tell whether a value is a number that a float can hold."""
     return (type(value) is int and abs(value) <= sys.float_info.max) or (type(value) is float and value == value)
 
 
@@ -151,7 +151,7 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_list_like(found: Any, default: Sequence[Any]) -> bool:
-    """Tell whether a value is a list whose innermost values are numbers, or text, where all of the default's are."""
+    """Tell whether a value is a list whose innermost values are all numbers, or all text, if the default's are."""
     if not isinstance(found, (list, tuple)):
         return False
     known = list(_innermost(default))
@@ -170,7 +170,7 @@ def _innermost(values: Sequence[Any]) -> Iterator[Any]:
 
 
 def _example(key: str, default: Sequence[Any], place: str) -> str:
-    """Show a list for a key as it is written: on a command line in quotes of the shell's, in YAML in brackets."""
+    """Format a list for a key as the user writes it: in the shell's quotes on a command line, in brackets in YAML."""
     example = EXAMPLES.get(key, default)
     if place == OVERRIDES:
         return f'{key} "{example}"'
@@ -178,17 +178,17 @@ def _example(key: str, default: Sequence[Any], place: str) -> str:
 
 
 def _hint(found: Any, default: Any, place: str) -> str:
-    """Say what is usually behind a value that does not fit."""
+    """Suggest the usual cause of a value that does not fit."""
     if isinstance(default, (list, tuple)) and isinstance(found, str) and found[:1] in ("(", "[", "{"):
         if place == OVERRIDES:
-            return " with every text in it in quotes"
+            return " with each text in quotes"
         if found[:1] == "(":
             return ": within braces YAML ends a value at a comma, so write brackets, [ and ], for ( and )"
     return ""
 
 
 def _meant(cfg: CfgNode, key: str) -> str:
-    """Return the end of a message about an unknown key: the one that was meant, or those of its section."""
+    """Return the end of a message about an unknown key: a close key, or the keys of its section."""
     if close := did_you_mean(key, _keys(cfg)):
         return close
     name = key.rpartition(".")[0]
@@ -198,7 +198,7 @@ def _meant(cfg: CfgNode, key: str) -> str:
 
 
 def _keys(cfg: CfgNode, prefix: str = "") -> list[str]:
-    """List all keys of a config, in full."""
+    """Return all full keys of a config."""
     found = []
     for name, value in cfg.items():
         found += _keys(value, f"{prefix}{name}.") if isinstance(value, CfgNode) else [f"{prefix}{name}"]

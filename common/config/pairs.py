@@ -1,18 +1,18 @@
-"""The KEY VALUE pairs at the end of a command; nothing heavy is imported here."""
+"""The KEY VALUE pairs at the end of a command; this module imports nothing heavy."""
 
 import re
 from collections.abc import Sequence
 
 CONFIG_KEY = re.compile(r"[A-Za-z]\w*(\.\w+)*")
-SURELY_KEY = re.compile(r"(?=.*[._])[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*")  # and not a VALUE such as BGR
+SURELY_KEY = re.compile(r"(?=.*[._])[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*")  # but not a VALUE such as BGR
 
 
 def read_pairs(words: Sequence[str]) -> list[tuple[str, str]]:
     """Split ``KEY, VALUE, KEY, VALUE, ...`` into pairs.
 
     Raises:
-        ValueError: a KEY lacks its VALUE, or something else stands where a KEY is expected: a flag, ``KEY=VALUE`` or a
-            part of a VALUE that the shell has split at a blank.
+        ValueError: a KEY lacks its VALUE, or in place of a KEY there is a flag, ``KEY=VALUE`` or a part of a VALUE that
+            the shell has split at a blank.
     """
     odd = len(words) % 2 == 1
     for place in range(0, len(words), 2):
@@ -30,12 +30,12 @@ def read_pairs(words: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _no_key(word: str, before: Sequence[str]) -> str:
-    """Say of a word where a KEY is expected what it is, and what to do."""
+    """Say what a word in place of a KEY is, and what to do."""
     if word.startswith("-"):
         first = f"{before[0]} {before[1]}" if before else "KEY VALUE"
         return f"{word} stands after the pairs of KEY VALUE; flags come first: {word} ... {first} ..."
     key, separator, value = word.partition("=")
     if separator and CONFIG_KEY.fullmatch(key):
         return f"{word} is written with =; expected a KEY and its VALUE apart: {key} {value or 'VALUE'}"
-    after = f" after {before[-2]} {before[-1]}, of whose VALUE it may be a part" if before else ""
-    return f"{word!r} stands where a KEY such as SOLVER.BASE_LR is expected{after}; put a VALUE with blanks in quotes"
+    after = f" after {before[-2]} {before[-1]}, and may be a part of that VALUE" if before else ""
+    return f"expected a KEY such as SOLVER.BASE_LR, got {word!r}{after}; put a VALUE with blanks in quotes"

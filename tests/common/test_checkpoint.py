@@ -56,7 +56,7 @@ def test_save__full_disk_keeps_the_previous_checkpoint_and_says_how_to_go_on(tmp
         checkpointer.save("model_3", iteration=3)
     message = str(caught.value)
     assert message.startswith(f"{tmp_path}/model_3.pth could not be written: ")
-    assert message.endswith(f". --resume goes on from {tmp_path}/model_2.pth, which is whole")
+    assert message.endswith(f". --resume continues from {tmp_path}/model_2.pth, which is intact")
     assert "\n" not in message
     assert (tmp_path / "model_2.pth").read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["last_checkpoint", "model_2.pth"]
@@ -71,7 +71,7 @@ def test_last_checkpoint__is_the_one_that_fvcore_finds(tmp_path):
     assert str(last_checkpoint(tmp_path)) == Checkpointer(nn.Linear(3, 2), str(tmp_path)).get_checkpoint_file()
     assert last_checkpoint(str(tmp_path)).name == "second.pth"
     (tmp_path / "second.pth").unlink()
-    with pytest.raises(FileNotFoundError, match=r"second\.pth, which last_checkpoint beside it names, is not there"):
+    with pytest.raises(FileNotFoundError, match=r"second\.pth does not exist, but last_checkpoint beside it names it"):
         last_checkpoint(tmp_path)
 
 
@@ -228,7 +228,7 @@ def test_load_torch_file__a_flipped_bit_of_a_weight(tmp_path):
     path = tmp_path / "model.pth"
     path.write_bytes(content)
     assert not torch.equal(torch.load(path)["model"]["weight"], torch.arange(100.0))
-    with pytest.raises(ValueError, match=r"cannot be read .*archive/data/0 in it does not have its checksum"):
+    with pytest.raises(ValueError, match=r"cannot be read .*archive/data/0 in it does not match its checksum"):
         load_torch_file(path)
 
 

@@ -46,7 +46,7 @@ def interrupted(site: Site, path: Path, length: int, monkeypatch: pytest.MonkeyP
     with monkeypatch.context() as patch:
         patch.setattr(module, "ATTEMPTS", 1)
         site.cut = length
-        with pytest.raises(DownloadError, match=rf"{length} of {len(CONTENT)} bytes came.* run this again to go on"):
+        with pytest.raises(DownloadError, match=rf"{length} of {len(CONTENT)} bytes arrived.* run this again to"):
             download(url(site), path)
     assert path.with_name(path.name + ".part").read_bytes() == site.files["/file"][:length]
     assert not path.exists()
@@ -70,7 +70,7 @@ def test_download__what_is_there_is_checked_and_not_fetched(site, tmp_path):
     assert download(url(site), path, md5=MD5, size=len(CONTENT)) == path
     path.write_bytes(b"mine")
     assert download(url(site), path) == path
-    with pytest.raises(DownloadError, match=r"file is there, but it has 4 bytes, expected 9\. Delete it"):
+    with pytest.raises(DownloadError, match=r"file exists, but it has 4 bytes, expected 9\. Delete it"):
         download(url(site), path, size=9)
     with pytest.raises(DownloadError, match=rf"its MD5 sum is {hashlib.md5(b'mine').hexdigest()}, expected {MD5}\. D"):
         download(url(site), path, md5=MD5)
@@ -114,7 +114,7 @@ def test_download__broken_transfers_go_on_inside_one_call(site, tmp_path):
 
 def test_download__broken_for_good_and_taken_up_later(site, tmp_path):
     site.cut = 10
-    message = rf"broke off \(50 of {len(CONTENT)} bytes came\), in the last of 5 attempts; 50 bytes are kept: run this"
+    message = rf"broke off \(50 of {len(CONTENT)} bytes arrived\), in the last of 5 attempts; 50 bytes are kept: run this"
     with pytest.raises(DownloadError, match=message):
         download(url(site), tmp_path / "file", md5=MD5)
     assert names(tmp_path) == ["file.part", "file.part.json"]
@@ -225,9 +225,9 @@ def test_download__through_the_proxy_of_the_environment(site, tmp_path, monkeypa
 
 
 def test_download__server_packs_the_file(site, tmp_path):
-    """Apache announces a .tgz that it sends as it is as packed, too: the checksum decides where there is one."""
+    """Apache announces even an unchanged .tgz as gzip-encoded: the checksum decides if there is one."""
     site.headers["Content-Encoding"] = "gzip"
-    with pytest.raises(DownloadError, match=r"/file: the server sends it packed \(Content-Encoding: gzip\)"):
+    with pytest.raises(DownloadError, match=r"/file: the server sends it compressed \(Content-Encoding: gzip\)"):
         download(url(site), tmp_path / "file")
     assert names(tmp_path) == []
     assert download(url(site), tmp_path / "file", md5=MD5).read_bytes() == CONTENT
@@ -286,7 +286,7 @@ def test_download__server_falls_silent(site, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "ATTEMPTS", 1)
     site.delay = threading.Event()
     try:
-        with pytest.raises(DownloadError, match=r"broke off \(.*timed out\).* run this again to go on from there"):
+        with pytest.raises(DownloadError, match=r"broke off \(.*timed out\).* run this again to resume"):
             download(url(site), tmp_path / "file")
     finally:
         site.delay.set()

@@ -161,8 +161,8 @@ def test_run__goes_on_after_a_full_disk_and_stops_after_a_step_when_asked(start,
     status, printed = run.end()
     assert status == 1
     (error,) = (line for line in printed.splitlines() if line.startswith("error:"))
-    assert f"{output}/model_0000003.pth could not be written: File too large. What was there before is" in error
-    assert f"--resume goes on from {output}/model_0000001.pth" in error
+    assert f"{output}/model_0000003.pth could not be written: File too large. An older file there is" in error
+    assert f"--resume continues from {output}/model_0000001.pth" in error
     assert "Traceback" not in printed
     assert [path.name for path in output.glob("*.pth")] == ["model_0000001.pth"]
     assert list(output.glob(".*.tmp")) == []
@@ -189,7 +189,7 @@ def test_run__a_second_signal_ends_it_at_once(start, tmp_path):
     run = start("pretrain")
     run.wait_at_gate()
     run.signal(signal.SIGTERM)
-    run.wait_for("a second one ends it at once")
+    run.wait_for("a second signal ends it at once")
 
     def ended() -> bool:
         if run.process.exitcode is None:

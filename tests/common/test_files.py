@@ -58,7 +58,7 @@ def test_atomic_open__full_disk_is_named_whatever_the_writer_makes_of_it(tmp_pat
             else:
                 handle.write("x" * 100_000 if written == "text" else bytes(100_000))
 
-    with files_of_at_most(1 << 16), pytest.raises(OSError, match=r"File too large\. What was there before") as caught:
+    with files_of_at_most(1 << 16), pytest.raises(OSError, match=r"File too large\. An older file there") as caught:
         write()
     assert str(caught.value).startswith(f"{path} could not be written")
     assert path.read_bytes() == b"old"
@@ -136,5 +136,5 @@ def test_drop_half_line__leaves_whole_lines(tmp_path, monkeypatch, caplog, conte
     path.write_bytes(content)
     drop_half_line(path)
     assert path.read_bytes() == kept
-    dropped = [f"{path} ended in half a line of {len(content) - len(kept)} bytes, which was dropped"]
+    dropped = [f"{path} ended in an incomplete line of {len(content) - len(kept)} bytes, which was removed"]
     assert caplog.messages == (dropped if kept != content else [])

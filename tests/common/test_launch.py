@@ -108,7 +108,7 @@ def test_launch__several_processes_without_cuda_must_be_meant(monkeypatch, envir
     args = parse("--num-gpus", "8")
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    told = r"^error: 8 processes, but .* no GPU .*, and MODEL\.DEVICE is 'auto'; add  MODEL\.DEVICE cpu  if .*, or .*$"
+    told = r"^error: 8 processes, but .* no GPU .*, and MODEL\.DEVICE is 'auto'; add  MODEL\.DEVICE cpu  to .*, or .*$"
     with pytest.raises(SystemExit, match=told):
         launch(refuse, args, on_any)
 
@@ -132,7 +132,7 @@ def kill_the_second(args: argparse.Namespace) -> None:
 @needs_cpu
 @pytest.mark.usefixtures("forked")
 def test_launch__a_killed_process_is_one_line():
-    with pytest.raises(SystemExit, match=r"^error: process 1 of 2 was ended from outside \(SIGKILL\); .*\Z"):
+    with pytest.raises(SystemExit, match=r"^error: process 1 of 2 was killed \(SIGKILL\); .*\Z"):
         start(kill_the_second, parse("--num-gpus", "2"))
 
 
@@ -205,7 +205,7 @@ def test_torchrun__machines_must_be_alike(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "5")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(SystemExit, match="started 2 of 5 processes here; all machines must have the same"):
+    with pytest.raises(SystemExit, match="started 2 of 5 processes here; all machines need the same"):
         start(refuse, parse())
 
 

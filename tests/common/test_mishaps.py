@@ -32,7 +32,7 @@ def wait_for(fate: int) -> str:
 def test_mishaps_told__a_stopped_rank_is_named():
     told, _ = run_in_processes(wait_for, signal.SIGSTOP)
     assert told.startswith("rank 1 of 2 did not come to a collective operation within COLLECTIVE_TIMEOUT: stopped, ")
-    assert told.endswith("go on from the last checkpoint with --resume")
+    assert told.endswith("continue from the last checkpoint with --resume")
     assert "\n" not in told
 
 
@@ -71,7 +71,7 @@ class Killed(Dataset):
 
 
 def test_mishaps_told__a_killed_loader_process():
-    told = r"^loader process \d+ was ended from outside.*memory ran out: lower NUM_WORKERS, and go on .* --resume$"
+    told = r"^loader process \d+ was killed.*memory ran out: lower NUM_WORKERS, and continue .* --resume$"
     with pytest.raises(ChildProcessError, match=told), mishaps_told():
         list(DataLoader(Killed(), num_workers=1))
 

@@ -50,4 +50,4 @@ def test_retention__a_file_that_cannot_be_removed_ends_no_training(tmp_path, cap
     (tmp_path / NAMES[0]).mkdir()
     Retention(1).apply(tmp_path, NAMES[-1])
     assert {path.name for path in tmp_path.iterdir()} == {NAMES[0], NAMES[-1]}
-    assert f"{NAMES[0]}, which newer checkpoints supersede, stays: " in caplog.text
+    assert f"{NAMES[0]}, which newer checkpoints supersede, could not be removed: " in caplog.text

@@ -73,7 +73,7 @@ def test_fetch__a_file_that_was_replaced_on_its_server(caplog, says, size, same,
             f"{url}: the copy in {copy} is the server's ({answered})",
         ]
         assert re.fullmatch(
-            rf"{url} is another file .* \({change}\); downloading it again to {copy}", caplog.messages[-1]
+            rf"{url} has changed on its server \({change}\); downloading it again to {copy}", caplog.messages[-1]
         )
         caplog.clear()
         fetch(url)
@@ -90,10 +90,10 @@ def test_fetch__without_the_server_the_copy_is_used(caplog):
             (record,) = caplog.records
             assert record.levelname == "WARNING"
             assert f"{url} cannot be compared with its server, which answered {site.status} " in record.message
-            assert record.message.endswith(f"; going on with the copy in {path}, which may be older than the server's")
+            assert record.message.endswith(f"; using the copy in {path}, which may be older than the server's")
     caplog.clear()
     assert fetch(url).read_bytes() == b"first"
-    assert f"{url} cannot be compared with its server ([Errno 111] Connection refused); going on with" in caplog.text
+    assert f"{url} cannot be compared with its server ([Errno 111] Connection refused); using" in caplog.text
     with pytest.raises(DownloadError, match=r"^127\.0\.0\.1:\d+ cannot be reached .* put the file at \S+/other\.pth$"):
         fetch(f"{url.rpartition('/')[0]}/other.pth")
 
@@ -113,4 +113,4 @@ def test_fetch__a_copy_that_was_cut_off_or_put_there_by_hand(caplog):
         assert "(size 3 before, 5 now)" in caplog.messages[-1]
         site.etag, site.says_length = None, False
         fetch(url)
-        assert "which says neither ETag, date nor size of it; going on with" in caplog.messages[-1]
+        assert "which gives neither ETag, date nor size; using" in caplog.messages[-1]

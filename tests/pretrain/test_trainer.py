@@ -200,7 +200,7 @@ def test_resume__obeys_a_changed_rate_and_length(images, whole_run, tmp_path):
     changes = ("SOLVER.BASE_LR", 0.002, "SOLVER.LR_SCHEDULE", "step", "SOLVER.STEPS", "(5,)", "SOLVER.MAX_EPOCHS", 6)
     (tmp_path / "run" / "metrics.json").write_text('{"iteration": 7}\n{"iteration": 8, "lo')  # killed, or a full disk
     pretrain(images, tmp_path / "run", *changes, "SOLVER.WEIGHT_DECAY", 0.0, flags=("--resume",))
-    assert "half a line of 20 bytes, which was dropped" in (tmp_path / "run" / "log.txt").read_text()
+    assert "an incomplete line of 20 bytes, which was removed" in (tmp_path / "run" / "log.txt").read_text()
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.json").read_text().splitlines()]
     assert [line["lr"] for line in lines if "loss" in line] == pytest.approx([0.002, 0.002, 0.0002, 0.0002])
     state = torch.load(tmp_path / "run" / "model_final.pth", weights_only=True)["optimizer"]

@@ -27,7 +27,7 @@ STUDY = ["study", "--init", "a=detector.yaml", "--reference", "a", "--output", "
 MISTAKES = [
     ("1", [*PRETRAIN, "DATA.ROOT", "nowhere"], r"DATA\.ROOT 'nowhere' is not a folder; give one that holds the train"),
     ("1", [*PRETRAIN, "DATA.ROOT", ""], r"DATA\.ROOT is ''; expected a folder of images, for example DATA\.ROOT image"),
-    ("1", [*PRETRAIN, "DATA.ROOT", "empty"], r"DATA\.ROOT 'empty' holds no image; looked at any depth .*; give a fold"),
+    ("1", [*PRETRAIN, "DATA.ROOT", "empty"], r"DATA\.ROOT 'empty' holds no images; searched at any depth .*; give a "),
     ("1", [*PRETRAIN, "KNN.TRAIN_ROOT", "no", "KNN.VAL_ROOT", "images"], r"KNN\.TRAIN_ROOT 'no' is not a folder; give"),
     ("1", ["classify", "--config-file", "supervised.yaml", "DATA.VAL_ROOT", "no"], r"DATA\.VAL_ROOT 'no' is not a fol"),
     ("2", ["pretrain", "--config-file", "smal.yaml"], r"there is no config 'smal\.yaml'; did you mean small\.yaml\?"),
@@ -71,7 +71,7 @@ MISTAKES = [
     ("29", ["pretrain", "--config-file", "broken.yaml"], r"broken\.yaml, line 2: mapping values are not allowed here;"),
     ("29", ["study", "broken.yaml"], r"broken\.yaml, line 2: mapping values are not allowed here; put KEY: VALUE on a"),
     ("29", ["train", "--config-file", "itself.yaml"], r"itself\.yaml: _BASE_ leads back to the file itself"),
-    ("29", ["train", "--config-file", "fetched.yaml"], r"fetched\.yaml, line 1: _BASE_ http://127\S+ .* is not fetche"),
+    ("29", ["train", "--config-file", "fetched.yaml"], r"fetched\.yaml, line 1: _BASE_ http://127\S+ .* are not fetch"),
     ("30", ["train", "--config-file", "flow.yaml"], r"flow\.yaml, line 1: SOLVER\.STEPS is '\(2'; .*: within braces Y"),
     ("31", [*TRAIN, "MOCO.DATASETS", "[{NAME: a]"], r"MOCO\.DATASETS is .*; expected a list, such as .*\[{'NAME': "),
     ("32", ["convert", "p.json", "x.pkl"], r"p\.json cannot be read as a checkpoint|p\.json is JSON text, not a check"),
@@ -152,5 +152,5 @@ def test_no_detectron2__is_told_in_one_line(place, monkeypatch, capsys):
         raise MissingPackageError(f"mocodet needs detectron2, which is not installed; {INSTALL_HELP}")
 
     monkeypatch.setattr("mocodet.common.commands.main.resolve_name", missing)
-    message = r"^error: mocodet needs detectron2, which is not installed; install it by  make setup .* pip install "
+    message = r"^error: mocodet needs detectron2, which is not installed; install it with  make setup .* pip install "
     assert re.search(message, told([*PRETRAIN], capsys))

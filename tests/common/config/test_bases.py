@@ -44,20 +44,20 @@ def test_read_settings__a_base_may_be_one_of_mocodets_own(tmp_path, name):
     [
         (
             "SEED: 1\n_BASE_: nothing.yaml",
-            r"mine\.yaml, line 2: _BASE_ names nothing\.yaml, but there is no ",
+            r"mine\.yaml, line 2: _BASE_ names nothing\.yaml, but neither ",
         ),
         ("_BASE_: otter.yaml", r"_BASE_ names otter\.yaml, .*; did you mean other\.yaml\?$"),
         ("_BASE_: pretrain/own_image_R_50.yaml", r"; did you mean pretrain/own_images_R_50\.yaml\?$"),
         ("_BASE_: mine.yaml", r"mine\.yaml: _BASE_ leads back to the file itself \(mine\.yaml -> mine\.yaml\)"),
         ("_BASE_: other.yaml", r"mine\.yaml: _BASE_ leads back .*\(mine\.yaml -> other\.yaml -> mine\.yaml\)"),
-        ("_BASE_: http://127.0.0.1:9/a.yaml", r"line 1: _BASE_ http://.*/a\.yaml is an address, and .* not fetched"),
+        ("_BASE_: http://127.0.0.1:9/a.yaml", r"line 1: _BASE_ http://.*/a\.yaml is an address, but .* not fetched"),
         ("_BASE_: ~nobody_of_that_name/a.yaml", r"line 1: _BASE_ names ~nobody_of_that_name/a\.yaml, but"),
         ("_BASE_: [3]", r"line 1: _BASE_ is 3; expected the name of a config file, or a list of names$"),
         ("_BASE_:", r"line 1: _BASE_ is None; expected"),
         ("- a", r"mine\.yaml holds a list; expected a YAML config, KEY: VALUE$"),
         ("# nothing", r"mine\.yaml is empty; expected a YAML config, KEY: VALUE$"),
-        ("SOLVER:\n  1: 2", r"mine\.yaml, line 1: 1 stands where the name of a key is expected"),
-        ("SOLVER.MAX_ITER: 3", r"line 1: SOLVER\.MAX_ITER is a key within a section; expected  SOLVER:  and below it"),
+        ("SOLVER:\n  1: 2", r"mine\.yaml, line 1: expected the name of a key, such as SOLVER, got 1"),
+        ("SOLVER.MAX_ITER: 3", r"line 1: SOLVER\.MAX_ITER is a key within a section; expected  SOLVER:  and, indented"),
     ],
 )
 def test_read_settings__refuses(tmp_path, text, told):

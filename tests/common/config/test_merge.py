@@ -138,7 +138,7 @@ def test_merge_config__an_unknown_key_is_told_with_what_was_meant(key, told):
         ),
         ("DATASETS.TRAIN", "(3,)", None),  # of an empty default nothing is known
         ("MODEL.RPN.IN_FEATURES", "[3]", r"\[3\]; expected a list, such as MODEL.RPN.IN_FEATURES"),
-        ("VERSION", "1", "1; expected 2, of detectron2 0.6"),
+        ("VERSION", "1", "1; expected 2, as in detectron2 0.6"),
     ],
 )
 def test_merge_config__lists_of_detection_are_shown(key, value, told):

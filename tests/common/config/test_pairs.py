@@ -26,12 +26,12 @@ def test_read_pairs__good(words):
         (["DATA.ROOT=/x"], "DATA.ROOT=/x is written with =; expected a KEY and its VALUE apart: DATA.ROOT /x$"),
         (["SEED", "1", "SEED="], "SEED= is written with =; .*: SEED VALUE$"),
         (["SEED", "1", "--num-gpus", "2"], r"--num-gpus stands after .*; flags come first: --num-gpus \.\.\. SEED 1"),
-        (["DATA.ROOT", "my", "images", "SEED", "1"], "'1' stands where .* is expected after images SEED"),
+        (["DATA.ROOT", "my", "images", "SEED", "1"], "expected a KEY .*, got '1' after images SEED, and may be"),
         (
             ["DATA.ROOT", "my", "new/images", "x"],
-            "'new/images' stands where .*after DATA.ROOT my, of whose VALUE",
+            "got 'new/images' after DATA.ROOT my, and may be a part of that VALUE",
         ),
-        (["[{'NAME':", "'mine'}]"], r"stands where a KEY such as SOLVER.BASE_LR is expected; put a VALUE with blanks"),
+        (["[{'NAME':", "'mine'}]"], r"expected a KEY such as SOLVER.BASE_LR, got .*; put a VALUE with blanks"),
     ],
 )
 def test_read_pairs__refuses(words, told):

@@ -206,7 +206,7 @@ def test_name__wrong_md5(site, cache, monkeypatch, checkpoint, log):
 def test_name__broken_transfer_goes_on_in_the_next_call(site, cache, monkeypatch, checkpoint, log):
     monkeypatch.setattr(download_module, "ATTEMPTS", 2)
     site.cut = 1000
-    with pytest.raises(DownloadError, match=rf"2000 of {len(checkpoint)} bytes came.*run this again"):
+    with pytest.raises(DownloadError, match=rf"2000 of {len(checkpoint)} bytes arrived.*run this again"):
         local_weights(NAME)
     assert names(cache) == [f"{Path(FILE).name}.part", f"{Path(FILE).name}.part.json"]
     assert "CC BY-NC" not in log.text
