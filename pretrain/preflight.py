@@ -1,4 +1,4 @@
-"""What a pre-training run reads must be there before anything is written."""
+"""Checks that the inputs of a pre-training run exist, before anything is written."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from mocodet.common.mistaken_file import refuse_missing
 from .data.listing import search
 from .keys import value_of
 
-# What the folders of a config should hold.
+# Expected content of the folders in a config.
 FOLDERS = {
     "DATA.ROOT": "the training images",
     "DATA.VAL_ROOT": "the validation images",
@@ -20,14 +20,14 @@ FOLDERS = {
 
 
 def check_inputs(cfg: CfgNode, *, resume: bool = False, original: str = "") -> None:
-    """Refuse folders and files that are not there, and a folder of training images without one.
+    """Refuse missing folders and files, and a folder of training images that holds no images.
 
     Args:
-        cfg: a config that `check_config` takes.
+        cfg: a config that passed `check_config`.
         resume, original: see `PretrainTrainer.resume_or_start`.
 
     Raises:
-        FileNotFoundError: the message names the key, what it is, and what is expected.
+        FileNotFoundError: the message names the key, its value, and the expectation.
     """
     for key, holds in FOLDERS.items():
         folder = value_of(cfg, key)
@@ -36,8 +36,8 @@ def check_inputs(cfg: CfgNode, *, resume: bool = False, original: str = "") -> N
     root = cfg.DATA.ROOT
     if root and not any(listing.images for listing in search(root)):
         raise FileNotFoundError(
-            f"DATA.ROOT {root!r} holds no image; looked at any depth for .jpg, .png and what else Pillow reads, in"
-            " either case; give a folder that holds the training images"
+            f"DATA.ROOT {root!r} holds no images; searched at any depth for .jpg, .png and other formats that Pillow"
+            " reads; give a folder that holds the training images"
         )
     if resume and _has_checkpoint(cfg.OUTPUT_DIR):
         return

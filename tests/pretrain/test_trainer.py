@@ -38,7 +38,7 @@ def images(tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def errors_as_raised(monkeypatch):
-    """Let the command raise, where it would exit with the error's message."""
+    """Make the command raise instead of exiting with the error's message."""
     monkeypatch.setenv("MOCODET_TRACEBACK", "1")
 
 
@@ -104,7 +104,7 @@ def test_run__leaves_checkpoints_and_logs(whole_run):
     values = rf"{loss}  {accuracy}  accuracy_in_batch [\d.]+% \(12\.5%\)  lr 0\.004393  data_time \d\.\d{{3}}"
     log = (whole_run / "log.txt").read_text()
     assert re.search(f"{progress}  {values}", log)
-    for iteration in (2, 5):  # a run that is killed in between goes on from the checkpoint before
+    for iteration in (2, 5):  # a run that is killed in between resumes from the earlier checkpoint
         assert log.index(f"iter {iteration}/8") < log.index(f"model_{iteration:07d}.pth"), "values, then the checkpoint"
 
 
@@ -128,15 +128,15 @@ def test_resume__is_bit_identical(images, whole_run, tmp_path, checkpoint):
     output.mkdir()
     (output / checkpoint).write_bytes((whole_run / checkpoint).read_bytes())
     (output / "last_checkpoint").write_text(checkpoint)
-    torch.manual_seed(99)  # whatever the process did before must not matter
+    torch.manual_seed(99)  # earlier random numbers of the process must not matter
     log_before = (whole_run / "log.txt").read_text()
     pretrain(images, output, flags=("--resume",))
     found, expected = (torch.load(folder / "model_final.pth", weights_only=True) for folder in (output, whole_run))
     assert_equal_states(found, expected)
     assert (output / "log.txt").read_text().count("iter 7/8") == 1
-    assert (whole_run / "log.txt").read_text() == log_before  # of another run, which is over
+    assert (whole_run / "log.txt").read_text() == log_before  # that of another run, which has ended
     assert "WARNING" in log_before
-    assert "WARNING" not in (output / "log.txt").read_text(), "the run has been warned of its queue"
+    assert "WARNING" not in (output / "log.txt").read_text(), "the run already warned of its queue"
 
 
 @pytest.mark.parametrize("views", [("DATA.AUGMENT", "pil"), ("DATA.AUGMENT", "device", "DATA.CACHE", "ram")])
@@ -165,7 +165,7 @@ def test_resume__of_a_run_from_before_there_was_a_choice_goes_on_with_pillow(ima
 
 
 def test_signs__are_in_the_checkpoint_for_the_converter(tmp_path):
-    """Black images, which show in the fifth line of the log: in the iteration of the last checkpoint."""
+    """Black images are detected at the fifth line of the log: in the iteration of the last checkpoint."""
     (tmp_path / "black").mkdir()
     for number in range(20):
         Image.new("RGB", (16, 16)).save(tmp_path / "black" / f"{number:02}.png")
@@ -187,7 +187,7 @@ def test_resume__two_processes_are_bit_identical(images, tmp_path):
     expected = torch.load(tmp_path / "whole" / "model_final.pth", weights_only=True)
     assert len(expected["rng"]) == 2
     logs = [(tmp_path / "whole" / name).read_text() for name in ("log.txt", "log.txt.rank1")]
-    assert [log.count("WARNING") for log in logs] == [1, 0], "of the queue, once in all"
+    assert [log.count("WARNING") for log in logs] == [1, 0], "about the queue, only once"
     copy_checkpoint(tmp_path / "whole", tmp_path / "run", "model_0000002.pth")
     run_in_processes(pretrain_in_process, arguments(images, tmp_path / "run", flags=("--resume",)))
     assert_equal_states(torch.load(tmp_path / "run" / "model_final.pth", weights_only=True), expected)
@@ -198,7 +198,7 @@ def test_resume__two_processes_are_bit_identical(images, tmp_path):
 def test_resume__obeys_a_changed_rate_and_length(images, whole_run, tmp_path):
     copy_checkpoint(whole_run, tmp_path / "run", "model_final.pth")
     changes = ("SOLVER.BASE_LR", 0.002, "SOLVER.LR_SCHEDULE", "step", "SOLVER.STEPS", "(5,)", "SOLVER.MAX_EPOCHS", 6)
-    (tmp_path / "run" / "metrics.json").write_text('{"iteration": 7}\n{"iteration": 8, "lo')  # killed, or a full disk
+    (tmp_path / "run" / "metrics.json").write_text('{"iteration": 7}\n{"iteration": 8, "lo')  # by a kill or a full disk
     pretrain(images, tmp_path / "run", *changes, "SOLVER.WEIGHT_DECAY", 0.0, flags=("--resume",))
     assert "an incomplete line of 20 bytes, which was removed" in (tmp_path / "run" / "log.txt").read_text()
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.json").read_text().splitlines()]
