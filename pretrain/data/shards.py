@@ -387,7 +387,7 @@ def _read_once(shard: str, first: int, take: Take[Found], allow_pipe: bool) -> I
         stream.close()
         closed = True
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{shard} is not there") from error
+        raise FileNotFoundError(f"{shard} does not exist") from error
     except OSError as error:
         if isinstance(stream, Pipe) and stream.status:
             raise OSError(f"its command ended with status {stream.status}") from error
@@ -437,7 +437,7 @@ def open_location(location: str, allow_pipe: bool = False) -> IO[bytes]:
             return fsspec.open(location, "rb").open()
         return Path(location).open("rb")
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{location} is not there") from error
+        raise FileNotFoundError(f"{location} does not exist") from error
     except (ImportError, ValueError) as error:
         raise LastingError(f"{location} cannot be opened: {error}") from error
 

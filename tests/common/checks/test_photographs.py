@@ -110,6 +110,6 @@ def test_images__an_entry_that_is_none(pool):
         ("{KIND: semseg}", "expected an entry as in MOCO.DATASETS, with KIND voc or coco or yolo"),
         ("{KIND: voc, ROOT: x}", "--leaks of KIND voc has ROOT; expected ROOT, SPLIT, CLASSES (may be left out)"),
         ("{KIND: voc, ROOT: 3, SPLIT: test}", "--leaks: ROOT is 3; expected a text"),
-        ("{KIND: [", "is no entry as in MOCO.DATASETS"),
+        ("{KIND: [", "is not an entry as in MOCO.DATASETS"),
     ):
         assert expected in str(look(pool, "--leaks", entry))
