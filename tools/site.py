@@ -1,6 +1,5 @@
 """What MkDocs is told for `make docs` (mkdocs.yml): the pages beside docs/, the notebook, and links to the code."""
 
-import base64
 import json
 import posixpath
 import re
@@ -24,16 +23,13 @@ FENCE = re.compile(r"(^ *```.*?^ *```)", flags=re.DOTALL | re.MULTILINE)
 
 
 def on_files(files: "Files", config: "MkDocsConfig") -> "Files":
-    """Add the pages beside docs/ and the notebook with its pictures."""
+    """Add the pages beside docs/ and the notebook."""
     from mkdocs.structure.files import File
 
     for source, name in BESIDE.items():
         files.append(File.generated(config, name, content=(ROOT / source).read_text(encoding="utf-8")))
     notebook = json.loads((ROOT / "docs" / f"{NOTEBOOK}.ipynb").read_text(encoding="utf-8"))
-    text, pictures = as_markdown(notebook)
-    files.append(File.generated(config, f"{NOTEBOOK}.md", content=text))
-    for name, content in pictures.items():
-        files.append(File.generated(config, name, content=content))
+    files.append(File.generated(config, f"{NOTEBOOK}.md", content=as_markdown(notebook)))
     return files
 
 
@@ -88,10 +84,9 @@ def _as_code(text: str) -> str:
     return text if "`" in text else f"`{text.replace(chr(92), '')}`"
 
 
-def as_markdown(notebook: dict[str, Any]) -> tuple[str, dict[str, bytes]]:
-    """Return a notebook as a page with the outputs that it holds, and its pictures by the names that the page uses."""
+def as_markdown(notebook: dict[str, Any]) -> str:
+    """Return a notebook as a page, with the outputs that it holds; the page itself holds its pictures."""
     parts: list[str] = []
-    pictures: dict[str, bytes] = {}
     for cell in notebook["cells"]:
         source = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
@@ -100,12 +95,10 @@ def as_markdown(notebook: dict[str, Any]) -> tuple[str, dict[str, bytes]]:
         parts.append(f"```python\n{source}\n```")
         for kind, content in _shown(cell["outputs"]):
             if kind == "image/png":
-                name = f"{NOTEBOOK}-{len(pictures) + 1}.png"
-                pictures[name] = base64.b64decode(content)
-                parts.append(f"![What the cell above draws]({name})")
+                parts.append(f"![What the cell above draws](data:image/png;base64,{''.join(content.split())})")
             else:
                 parts.append(f"```text\n{content.rstrip()}\n```")
-    return "\n\n".join(parts) + "\n", pictures
+    return "\n\n".join(parts) + "\n"
 
 
 def _shown(outputs: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
