@@ -69,7 +69,7 @@ def build_training_loader(cfg: CfgNode, records: list[dict[str, Any]], mapper: M
         batch_sampler=TrainingOrder(indices, cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size(), wide),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=trivial_batch_collator,
-        worker_init_fn=_begin_worker,
+        worker_init_fn=begin_worker,
         generator=torch.Generator(),  # of the workers' seeds, which nothing reads
     )
 
@@ -81,5 +81,6 @@ def _is_wide(record: Mapping[str, Any]) -> bool:
     return record["width"] > record["height"]
 
 
-def _begin_worker(_: int) -> None:
+def begin_worker(_: int) -> None:
+    """Let a loader process, which a ``worker_init_fn`` runs in, live through signals to its process group."""
     leave_signals_to_parent()

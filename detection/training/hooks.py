@@ -1,9 +1,12 @@
 """The hooks of a fine-tuning that differ from detectron2's."""
 
+from collections.abc import Sequence
+
 import torch.distributed as dist
 from detectron2.engine import HookBase
-from detectron2.engine.hooks import EvalHook, PreciseBN
+from detectron2.engine.hooks import EvalHook, PeriodicWriter, PreciseBN
 from detectron2.utils import comm
+from detectron2.utils.events import EventWriter
 from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 from torch.utils.data import DataLoader
@@ -77,4 +80,38 @@ class EvalAfterGoodEnd(EvalHook):
     def after_train(self) -> None:
         """Evaluate, unless an error ended the training."""
         if self.trainer.iter >= self.trainer.max_iter:
+            self.trainer.storage.iter = self.trainer.max_iter  # one more where nothing was left to train
             super().after_train()
+
+
+class ValuesWriter(PeriodicWriter):
+    """``PeriodicWriter`` that also writes right after an evaluation, and nothing twice.
+
+    detectron2's writes the results of an evaluation when its period ends the next time, so a run that is killed before
+    loses them.
+
+    Args:
+        writers, period: as detectron2's.
+        evaluation_period: iterations from an evaluation to the next; 0: there is none before the end.
+    """
+
+    def __init__(self, writers: Sequence[EventWriter], period: int, evaluation_period: int) -> None:
+        super().__init__(writers, period)
+        self._periods = [period, *([evaluation_period] if evaluation_period > 0 else [])]
+        self._written = -1
+
+    def after_step(self) -> None:
+        """Write when the period, the run or the time between two evaluations ends with this iteration."""
+        done = self.trainer.iter + 1
+        if done == self.trainer.max_iter or any(done % period == 0 for period in self._periods):
+            for writer in self._writers:
+                writer.write()
+            self._written = self.trainer.iter
+
+    def after_train(self) -> None:
+        """Write what is new, and close the files."""
+        if self.trainer.iter != self._written:
+            super().after_train()
+            return
+        for writer in self._writers:  # an error came after the last write; the next would divide by no iterations
+            writer.close()

@@ -77,6 +77,10 @@ class AccumulatingTrainer(SimpleTrainer):
         self._scaler.step(self.optimizer)
         self._scaler.update()
 
+    def end_loader(self) -> None:
+        """End the loader processes: those that are there when this one ends are killed, and leave files in TMPDIR."""
+        self._data_loader_iter_obj = None
+
     def state_dict(self) -> dict[str, Any]:
         """Return the state of ``SimpleTrainer`` and, where there is one, of the loss scale."""
         return super().state_dict() | ({"grad_scaler": self._scaler.state_dict()} if self._scaler.is_enabled() else {})

@@ -10,7 +10,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase
-from detectron2.engine.hooks import EvalHook, PreciseBN
+from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer, PeriodicWriter, PreciseBN
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
@@ -29,13 +29,13 @@ from mocodet.common.stopping import StopWhenAsked
 from .. import densepose
 from ..data.classes import classes_of
 from ..data.fraction import Record, training_records
-from ..data.loader import build_training_loader
+from ..data.loader import begin_worker, build_training_loader
 from ..data.mapper import build_mapper
 from ..evaluation.build import build_evaluator
 from ..evaluation.complete import write_results
 from ..modeling.build import build
 from .checkpoint import DIVERGED, MocoDetCheckpointer
-from .hooks import EvalAfterGoodEnd, ResumablePreciseBN, SeedSteps
+from .hooks import EvalAfterGoodEnd, ResumablePreciseBN, SeedSteps, ValuesWriter
 from .resuming import DRAWS_KEY, draws_of, other_draws, seed_of_run
 from .scaling import scale_to_processes, schedule_in_passes
 from .step import AccumulatingTrainer
@@ -175,7 +175,9 @@ class Trainer(DefaultTrainer):
         """Build the loader that evaluates each image of a data set once, in one of the processes."""
         if densepose.is_densepose(cfg):
             return densepose.build_test_loader(cfg, dataset_name)
-        return build_detection_test_loader(cfg, dataset_name, mapper=build_mapper(cfg, training=False))
+        loader = build_detection_test_loader(cfg, dataset_name, mapper=build_mapper(cfg, training=False))
+        loader.worker_init_fn = begin_worker
+        return loader
 
     def train(self) -> OrderedDict[str, Any]:
         """Train, and return the results of the last evaluation (empty on other processes than the main one).
@@ -194,6 +196,8 @@ class Trainer(DefaultTrainer):
             raise
         except FloatingPointError as error:  # of detectron2, which names neither the iteration always nor a remedy
             raise DivergenceError(" ".join(str(error).split()).removesuffix("."), self.iter, DIVERGED) from error
+        finally:
+            self._trainer.end_loader()
         if self.checkpointer.mismatch:  # said before the training, hundreds of lines ago
             logger.warning(self.checkpointer.mismatch)
         return self._last_eval_results
@@ -202,7 +206,8 @@ class Trainer(DefaultTrainer):
         """Make detectron2's hooks, with those of :mod:`.hooks` among them.
 
         PreciseBN's loader yields micro-batches too, since whole batches may not fit; it takes so many more of them that
-        it sees as many images.
+        it sees as many images. The checkpoint of an iteration comes after its evaluation, and after both are written: a
+        run that is killed meanwhile comes to them again.
         """
         seed, micro_batches = self.cfg.SEED, self.cfg.MOCO.ACCUMULATION
         built = super().build_hooks()
@@ -214,6 +219,9 @@ class Trainer(DefaultTrainer):
                 )
             elif isinstance(hook, EvalHook):
                 built[place] = EvalAfterGoodEnd(hook._period, hook._func)
+            elif isinstance(hook, PeriodicWriter):
+                built[place] = ValuesWriter(hook._writers, hook._period, self.cfg.TEST.EVAL_PERIOD)
+        built.sort(key=lambda hook: isinstance(hook, PeriodicCheckpointer))
         return [SeedSteps(seed), *built, self.status, StopWhenAsked(self.checkpointer, collective_timeout(self.cfg))]
 
     def build_writers(self) -> list[EventWriter]:

@@ -2,6 +2,8 @@ import itertools
 import json
 import logging
 from collections.abc import Callable
+from functools import partial
+from multiprocessing import active_children
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from torch import nn
 from mocodet import configs
 from mocodet.detection.data import register_datasets
 from mocodet.detection.data.fraction import load_part
+from mocodet.detection.data.loader import begin_worker
 from mocodet.detection.modeling.norm import CPUSyncBatchNorm
 from mocodet.detection.training.trainer import Trainer
 from tests.checkpoints import assert_equal_states, copy_checkpoint
@@ -129,7 +132,7 @@ CROPPED = ("INPUT.CROP.ENABLED", "True")
 
 @pytest.mark.parametrize(
     ("more", "micro_batches", "stops"),
-    [(CROPPED, 1, (1, 2)), ((*WIDER, *BFLOAT16, *REPEATED, *HALF), 2, (1,))],
+    [(CROPPED, 1, (1, 2, 3)), ((*WIDER, *BFLOAT16, *REPEATED, *HALF), 2, (1,))],
     ids=["float32", "bfloat16"],
 )
 def test_trainer__a_resumed_run_is_bit_identical_to_one_that_was_not_stopped(tmp_path, more, micro_batches, stops):
@@ -137,27 +140,46 @@ def test_trainer__a_resumed_run_is_bit_identical_to_one_that_was_not_stopped(tmp
     crop_to_two_shapes(train)
     # PreciseBN runs and the model is evaluated after the second iteration and the third, the last.
     keys = ("SOLVER.MAX_ITER", "3", "TEST.EVAL_PERIOD", "2", "MOCO.ACCUMULATION", str(micro_batches), *more)
-    ends, seen = {}, {}
+    ends, seen, written = {}, {}, {}
     for stopped in (None, *stops):
         seed_all_rng(stopped)
         output = tmp_path / str(stopped)
         if stopped:
-            copy_checkpoint(tmp_path / "None", output, f"model_{stopped - 1:07d}.pth")
+            name = "model_final" if stopped == 3 else f"model_{stopped - 1:07d}"
+            copy_checkpoint(tmp_path / "None", output, f"{name}.pth")
         trainer = trainer_for(output, train, test, *keys, "SOLVER.CHECKPOINT_PERIOD", str(3 if stopped else 1))
         trainer.resume_or_load(resume=True)
         trainer.model.preprocess_image, seen[stopped] = spy_on_images(trainer.model.preprocess_image)
+        trainer.checkpointer.save, written[stopped] = spy_on_metrics(trainer.checkpointer.save, output)
         results = trainer.train()
         ends[stopped] = torch.load(output / "model_final.pth", weights_only=True), results
     for stopped in stops:
         assert_equal_states(ends[stopped], ends[None])
-        assert seen[stopped] == seen[None][-len(seen[stopped]) :]
+        assert seen[stopped] == seen[None][len(seen[None]) - len(seen[stopped]) :]
+        assert last_line(tmp_path / str(stopped)) == last_line(tmp_path / "None")  # of the last evaluation
     assert len(seen[None]) == (3 + 2 * 2) * micro_batches  # training, and two estimates
+    # What a run has that is killed right after a checkpoint: it does not come to that evaluation again.
+    assert "bbox/AP" in written[None]["model_0000001"]
+    assert "loss_cls" in written[None]["model_final"]
     listed = tmp_path / "1" / "labelled_images.json"
     assert listed.is_file() == ("MOCO.TRAIN_FRACTION" in more)
     if listed.is_file():
         (images,) = json.loads(listed.read_text())["images"].values()
         assert len(images) == 5
         assert {Path(file).stem for batch in seen[None] for file in batch} <= set(images)
+
+
+def test_trainer__ends_its_loader_processes_when_it_is_stopped(tmp_path, monkeypatch):
+    train, test = make_voc(tmp_path / "data", 2), make_voc(tmp_path / "data", 1, "test")
+    trainer = trainer_for(tmp_path / "output", train, test, "DATALOADER.NUM_WORKERS", "1")
+    before = set(active_children())
+    monkeypatch.setattr(trainer, "after_step", partial(next, iter([])))
+    with pytest.raises(StopIteration) as stopped:  # which holds all that the trainer was at
+        trainer.train()
+    assert set(active_children()) == before, stopped
+    # A signal that the whole group gets ends none of either sort before the step, and an evaluation, is done.
+    loaders = trainer.data_loader, trainer.build_test_loader(trainer.cfg, test["NAME"])
+    assert [loader.worker_init_fn for loader in loaders] == [begin_worker, begin_worker]
 
 
 def test_trainer__says_what_keeps_a_resumed_run_from_being_the_same(tmp_path, caplog):
@@ -172,6 +194,22 @@ def test_trainer__says_what_keeps_a_resumed_run_from_being_the_same(tmp_path, ca
         trainer.load_state_dict({**state, "draws": draws})
         assert ("not as it would have without the stop" in caplog.text) == bool(warning)
         assert warning in caplog.text
+
+
+def last_line(output: Path) -> str:
+    return (output / "metrics.json").read_text().splitlines()[-1]
+
+
+def spy_on_metrics(save: Callable, output: Path) -> tuple[Callable, dict[str, str]]:
+    """Return a ``save`` that notes what ``metrics.json`` has when a checkpoint has been saved, by its name."""
+    noted: dict[str, str] = {}
+
+    def noting(name: str, **kwargs: object) -> None:
+        save(name, **kwargs)
+        metrics = output / "metrics.json"
+        noted[name] = metrics.read_text() if metrics.is_file() else ""
+
+    return noting, noted
 
 
 def spy_on_images(preprocess: Callable) -> tuple[Callable, list]:
