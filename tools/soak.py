@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from soaking.ends import names_in, other_end, skipped
-from soaking.faults import FAULTS, STOP_RANK, Strike, complaints, hit, schedule, wait_for_moment
+from soaking.faults import FAULTS, KILL_LOADER, STOP_RANK, Strike, complaints, hit, schedule, wait_for_moment
 from soaking.processes import Run, grown, growth
 from soaking.trainings import TRAININGS, Training
 
@@ -38,6 +38,8 @@ from mocodet.common.study.process import Tether
 from mocodet.detection.data.toy import TOY_CLASSES, make_toy_data
 
 MORE_DISK = 1 << 20  # bytes more in OUT than before the first round, from which on it is a violation
+# A cache, which all programs of a user share; and the text of an error in one of several processes.
+BY_TORCH = re.compile(r"torchinductor_.*|pytorch-errorfile-.*")
 
 
 @dataclass
@@ -148,6 +150,8 @@ class Soak:
         checkpoints = {name for name in names_in(output) if name.endswith(".pth")}
         if run.status or checkpoints != training.checkpoints():
             raise ChildProcessError(f"{folder}: status {run.status} without a fault, and {sorted(checkpoints)}")
+        if left := left_over(self.temporary, 0):
+            raise ChildProcessError(f"{folder}: {left} left over without a fault")
         times = times[: training.iterations // training.period]
         gap = (times[-1] - times[0]) / (len(times) - 1)
         return {"seconds": seconds, "first": times[0], "gap": gap, "peak": run.peak, "growth": growth(run.samples)}
@@ -227,9 +231,9 @@ class Soak:
 
     def close(self, round_: Round, folder: Path, began: float) -> None:
         """Put away what a round has made, look at what is left of it, and write the report."""
-        for path in self.temporary.iterdir():
+        ended = Counter(attempt["fault"] == KILL_LOADER or attempt["status"] < 0 for attempt in round_.attempts)[True]
+        for path in left_over(self.temporary, ended):
             round_.violations.append(f"{path} is left over")
-            path.rename(folder / f"left_over_{path.name}")
         round_.disk = self.disk()
         if round_.disk > self.state["disk"] + MORE_DISK:
             round_.violations.append(f"{self.out} has grown from {self.state['disk']} bytes to {round_.disk}")
@@ -248,6 +252,20 @@ def began_at(output: Path, training: Training) -> tuple[int, int]:
     lines, tag = output / "metrics.json", output / LAST
     last = tag.read_text().strip() if tag.is_file() else ""
     return len(read_json_lines(lines)) if lines.is_file() else 0, training.next_iteration(last)
+
+
+def left_over(temporary: Path, ended: int) -> list[Path]:
+    """Return what a round has left among temporary files, but for what PyTorch leaves; remove all.
+
+    Args:
+        temporary: their folder.
+        ended: how many processes were ended at once, each of which may have had a folder of Python's there.
+    """
+    found = sorted(path for path in temporary.iterdir() if not BY_TORCH.fullmatch(path.name))
+    pythons = [path for path in found if path.name.startswith("pymp-")][:ended]
+    shutil.rmtree(temporary)
+    temporary.mkdir()
+    return [path for path in found if path not in pythons]
 
 
 def size_of(folder: Path) -> int:

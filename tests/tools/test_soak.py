@@ -175,6 +175,13 @@ def test_soak__finds_what_a_training_does_wrong_among_faults(toy_soak, tmp_path,
     assert "0, seed 0: " in soak.table(toy_soak().state)
 
 
+def test_left_over__is_what_neither_pytorch_nor_a_killed_process_leaves(tmp_path):
+    for name in ("pymp-a", "pymp-b", "torchinductor_me", "some.sock"):
+        (tmp_path / name).touch()
+    assert [path.name for path in soak.left_over(tmp_path, 1)] == ["pymp-b", "some.sock"]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_run__tells_the_processes_that_stay_when_it_has_ended(tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "FAREWELL", 0.3)
     command = ["sh", "-c", "sleep 1000 & echo begun"]
