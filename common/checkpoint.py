@@ -16,7 +16,7 @@ from .encoders.safe_pickle import HARMLESS
 from .files import atomic_open
 from .mistaken_file import mistaken_for, refuse_missing
 from .retention import Retention
-from .text import first_few
+from .text import first_few, on_one_line
 
 LAST = "last_checkpoint"  # the file beside checkpoints that names the newest, as fvcore writes it
 
@@ -80,15 +80,21 @@ def last_checkpoint(folder: str | os.PathLike) -> Path:
     Raises:
         FileNotFoundError: the run has saved none, or the last one is missing.
     """
-    tag = Path(folder, LAST)
-    if not tag.is_file():
+    if not holds_checkpoint(folder):
         raise FileNotFoundError(f"{folder} holds no checkpoint; give the OUTPUT_DIR of a run that has saved one")
-    path = tag.parent / tag.read_text(encoding="utf-8").strip()
-    if not path.is_file():
+    path = Path(folder, name_of_last(folder))
+    if not os.path.isfile(path):  # noqa: PTH113 (also of a name that no file system takes)
         raise FileNotFoundError(
-            f"{path} does not exist, but last_checkpoint beside it names it; name another checkpoint in that file"
+            f"{on_one_line(str(path))} does not exist, but last_checkpoint beside it names it; name another checkpoint"
+            " in that file"
         )
     return path
+
+
+def name_of_last(folder: str | os.PathLike) -> str:
+    """Return the name in ``last_checkpoint``, which a damaged disk may make any bytes; empty if there is no file."""
+    tag = Path(folder, LAST)
+    return tag.read_text(encoding="utf-8", errors="replace").strip() if tag.is_file() else ""
 
 
 def holds_checkpoint(folder: str | os.PathLike) -> bool:

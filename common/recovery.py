@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .checkpoint import LAST, last_checkpoint, load_torch_file
+from .checkpoint import LAST, last_checkpoint, load_torch_file, name_of_last
 
 
 @contextmanager
@@ -54,8 +54,7 @@ def newest_whole(folder: Path) -> tuple[Path, int] | None:
 
     The last checkpoint is left out.
     """
-    tag = folder / LAST
-    last = tag.read_text(encoding="utf-8", errors="replace").strip() if tag.is_file() else ""
+    last = name_of_last(folder)
     begun = {path: _iteration(path) for path in folder.glob("model_*.pth") if path.name != last}
     by_iteration = sorted((iteration, path) for path, iteration in begun.items() if iteration is not None)
     for iteration, path in reversed(by_iteration):

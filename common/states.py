@@ -95,8 +95,10 @@ def misfit(found: Any, mine: Any, name: str) -> str | None:
         fits = isinstance(found, Mapping)
     elif isinstance(mine, list | tuple):
         fits = isinstance(found, list | tuple) and (not mine or len(mine) == len(found))
-    elif isinstance(mine, bool | str):
-        fits = isinstance(found, type(mine))
+    elif isinstance(mine, bool):
+        fits = isinstance(found, bool)
+    elif isinstance(mine, str):
+        fits = isinstance(found, str) and found.isprintable()
     elif isinstance(mine, int):
         fits = type(found) is int and abs(found) < 1 << 63
     elif isinstance(mine, float):

@@ -17,7 +17,7 @@ from typing import Any
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
-from .checkpoint import LAST
+from .checkpoint import name_of_last
 from .errors import message_of
 from .files import read_json, write_json
 from .logs import NAMES
@@ -123,14 +123,13 @@ class StatusFile(HookBase):
         histories = storage.histories() if storage else {}
         seconds = histories["time"].median(WINDOW) if "time" in histories else None
         loss = next((histories[name].latest() for name in LOSSES if name in histories), None)
-        last = self._folder / LAST
         return {
             "step": of if state == FINISHED else self._step,
             "of": of,
             "seconds_left": round(seconds * (of - self._step), 1) if seconds and state == RUNNING else None,
             "images_per_second": round(self._images_per_step / seconds, 2) if seconds else None,
             "loss": loss if loss is not None and math.isfinite(loss) else None,
-            "last_checkpoint": last.read_text(encoding="utf-8").strip() if last.is_file() else None,
+            "last_checkpoint": name_of_last(self._folder) or None,
             "warnings": self._warnings.count,
             "latest_warnings": list(self._warnings.latest),
         }

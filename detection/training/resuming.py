@@ -8,7 +8,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
-from mocodet.common.checkpoint import LAST, holds_checkpoint, last_checkpoint
+from mocodet.common.checkpoint import holds_checkpoint, last_checkpoint, name_of_last
 from mocodet.common.config.bases import read_settings
 from mocodet.common.nested import changes, look_up
 from mocodet.common.recovery import load_last
@@ -188,6 +188,5 @@ def check_resumed_classes(cfg: CfgNode) -> None:
 
 def _from_its_weights(cfg: CfgNode) -> str:
     """Say how another run starts from the weights of the one in ``OUTPUT_DIR``."""
-    newest = Path(cfg.OUTPUT_DIR, LAST).read_text(encoding="utf-8").strip()
-    weights = Path(cfg.OUTPUT_DIR, newest)
+    weights = Path(cfg.OUTPUT_DIR, name_of_last(cfg.OUTPUT_DIR))
     return f"to start from its weights, choose another OUTPUT_DIR, leave out --resume and set MODEL.WEIGHTS {weights}"

@@ -71,8 +71,12 @@ def test_last_checkpoint__is_the_one_that_fvcore_finds(tmp_path):
     assert str(last_checkpoint(tmp_path)) == Checkpointer(nn.Linear(3, 2), str(tmp_path)).get_checkpoint_file()
     assert last_checkpoint(str(tmp_path)).name == "second.pth"
     (tmp_path / "second.pth").unlink()
-    with pytest.raises(FileNotFoundError, match=r"second\.pth does not exist, but last_checkpoint beside it names it"):
-        last_checkpoint(tmp_path)
+    for content in (b"second.pth", b"\xff\na", b"a" * 5000):
+        (tmp_path / "last_checkpoint").write_bytes(content)
+        with pytest.raises(
+            FileNotFoundError, match=rf"^{tmp_path}/[^\n]* does not exist, but last_checkpoint beside it"
+        ):
+            last_checkpoint(tmp_path)
 
 
 def test_load_torch_file__missing_is_not_called_damaged(tmp_path):

@@ -17,7 +17,7 @@ def optimizer(content: dict) -> dict:
 
 
 FORGED = {
-    "a list": (lambda c: [c], "it holds a list; expected the checkpoint of a run"),
+    "a list": (lambda c: [c], "holds a list; expected the checkpoint of a run"),
     "no model": (lambda c: c.pop("model"), "the checkpoint has no model"),
     "model of a list": (lambda c: c.update(model=[]), "the model in the checkpoint is a list"),
     "weight of text": (lambda c: c["model"].update({"layer.weight": "a"}), r"layer\.weight is a str, not a tensor"),
@@ -33,6 +33,10 @@ FORGED = {
     "settings of a tensor": (
         lambda c: c[SETTINGS_KEY].update({"INPUT.FORMAT": torch.ones(3)}),
         rf"{SETTINGS_KEY}\.INPUT\.FORMAT is a tensor of float32, shape \(3,\), not 'BGR'",
+    ),
+    "format of two lines": (
+        lambda c: c[SETTINGS_KEY].update({"INPUT.FORMAT": "B\nG"}),
+        rf"{SETTINGS_KEY}\.INPUT\.FORMAT is 'B\\nG', not 'BGR'",
     ),
     "classes of a number": (lambda c: c.update(classes=3), "classes are not those of a model"),
     "class of a dict": (lambda c: c["classes"]["names"].__setitem__(0, {}), "classes are not those of a model"),
