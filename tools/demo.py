@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""The whole path on the built-in data set: images, MoCo pre-training, conversion, detectors from MoCo and from nothing,
-and what the comparison shows.
+"""The whole path on the built-in data set: images, MoCo pre-training, conversion, detectors from MoCo and from random
+weights, and their comparison.
 
-Every stage is a command, shown before it runs. Stages that are done are not done again: after an interruption, run the
-demo again and it goes on; remove the output folder to begin anew. `make demo` sets what makes it quick on a CPU.
+Every stage is a command, printed before it runs. After an interruption, run the demo again: it skips completed stages.
+To start from the beginning, remove the output folder. `make demo` has settings that are fast on a CPU.
 """
 
 import argparse
@@ -26,25 +26,25 @@ BN_GROUPS = 4  # of 16 images each, over all processes
 
 
 def stage(title: str, done: Path | None, *command: object) -> tuple[str, float]:
-    """Run a command of ``mocodet``, or a file of ``tools/``, unless ``done`` is there; return the title and seconds."""
+    """Run a command of ``mocodet``, or a file of ``tools/``, unless ``done`` exists; return the title and seconds."""
     if done is not None and done.exists():
-        print(f"\n##### {title}: {done} is there already", flush=True)
+        print(f"\n##### {title}: {done} exists already", flush=True)
         return title, 0.0
     words = [str(word) for word in command]
     print(f"\n##### {title}\n# {shlex.join(words)}", flush=True)
     start = time.monotonic()
     program = [sys.executable, *(["-m"] if words[0] == "mocodet" else []), *words]
     if status := subprocess.run(program, check=False).returncode:
-        sys.exit(f"demo: {title} failed with exit status {status}; to go on from here, run the demo again")
+        sys.exit(f"demo: {title} failed with exit status {status}; to resume here, run the demo again")
     return title, time.monotonic() - start
 
 
 def main() -> None:
-    """Run the stages one after another, then say how long each took, what they left and what it shows."""
+    """Run the stages in order, then print their durations, their outputs and the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("output/demo"), metavar="DIR", help="default: output/demo")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of data and pre-training (default: 0)")
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="trials from each start (default: 3)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of data and pre-training (default: 0)")
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="trials of each init (default: 3)")
     args = parser.parse_args()
     output = args.output.resolve()  # part of each trial's recipe
     data, pretrain, study = output / "data", output / "pretrain", output / "study"
@@ -54,7 +54,7 @@ def main() -> None:
         {"NAME": f"toy_{split}", "KIND": "voc", "ROOT": root, "SPLIT": split, "CLASSES": classes}
         for split in ("trainval", "test")
     ]
-    # On a CPU two small processes of one thread each are quicker than one of two threads.
+    # On a CPU two processes of one thread each are faster than one of two threads.
     processes = 1 if torch.cuda.is_available() else min(2, available_cores())
     start = time.monotonic()
     times = [
@@ -66,14 +66,14 @@ def main() -> None:
             *("--num-gpus", processes, "MODEL.BN_GROUPS", BN_GROUPS // processes),
             *(("MODEL.DEVICE", "cpu") if processes > 1 else ()),
             *("DATA.ROOT", images, "OUTPUT_DIR", pretrain, "SEED", args.seed),
-            *(() if hasattr(os, "memfd_create") else ("DATA.CACHE", "none")),  # which needs Linux
+            *(() if hasattr(os, "memfd_create") else ("DATA.CACHE", "none")),  # the cache needs Linux
         ),
         stage(
             "3. Convert the encoder for detectron2 and verify it", weights, "mocodet", "convert", checkpoint, weights
         ),
         stage(
             "4. Fine-tune the same detector from MoCo and from random weights",
-            None,  # a study knows itself what is done
+            None,  # a study skips completed trials itself
             *("mocodet", "study", "--init", f"moco=toy_R_18_FPN_moco.yaml,MODEL.WEIGHTS={weights}"),
             *("--init", "random=toy_R_18_FPN_random.yaml", "--reference", "random"),
             *("--seeds", args.seeds, "--output", study, "--jobs", processes),
@@ -92,15 +92,15 @@ def main() -> None:
         (data, "the images: voc/, coco/ and unlabelled/"),
         (checkpoint, "the pre-trained encoder; its log is metrics.json beside it"),
         (weights, "the same for detectron2"),
-        (study, "the detectors, a folder for each start and seed; all values are in results.json"),
-        (study / "report.html", "tables, curves and what the detectors find, on one page for a browser"),
+        (study, "the detectors, a folder for each initialisation and seed; all values are in results.json"),
+        (study / "report.html", "tables, curves and detections on one page for a browser"),
     ):
         print(f"  {path}  {what}")
     print(f"\n{finding(study)}")
 
 
 def finding(study: Path) -> str:
-    """Say in a sentence what the study of the demo shows."""
+    """State the result of the demo's study in a sentence."""
     content = json.loads((study / "results.json").read_text(encoding="utf-8"))
     (moco,) = (row for row in aggregate(content) if row.init != row.reference)
     pairs = f"{moco.n_trials} pairs of trials" if moco.n_trials > 1 else "one pair of trials"

@@ -9,9 +9,9 @@ from mocodet.detection.data.toy import make_toy_data
 
 
 def main() -> None:
-    """Parse the arguments, draw, say what was made."""
+    """Parse the arguments, draw the images, and print a summary."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("output", help="folder to make; must not exist or be empty")
+    parser.add_argument("output", help="folder to make; it must be new or empty")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--train", type=int, default=40, metavar="N", help="labelled training images (default: 40)")
     parser.add_argument("--test", type=int, default=200, metavar="N", help="labelled test images (default: 200)")

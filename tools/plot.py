@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Draw what several runs have measured into one picture.
+"""Draw the metrics of several runs in one picture.
 
   plot.py metrics --key total_loss --output loss.png NAME=run/metrics.json ...
   plot.py features --xlabel m --output m.png 0.9=run1 0.99=run2 ...
 
-`features` are the top-1 accuracies that mocodet knn (knn.json) and mocodet linear (linear.json) have left in a folder.
+`features` draws the top-1 accuracies that mocodet knn (knn.json) and mocodet linear (linear.json) wrote to a folder.
 """
 
 import argparse
@@ -40,13 +40,13 @@ def top1(folder: Path) -> tuple[float, float]:
     """Return the kNN top-1 of the largest k and the best linear top-1, in percent, of the results in ``folder``.
 
     Raises:
-        FileNotFoundError: one of the two is not there.
+        FileNotFoundError: one of the two files is missing.
     """
     found = []
     for command, key in (("knn", "k"), ("linear", "top1")):
         path = folder / f"{command}.json"
         if not path.is_file():
-            raise FileNotFoundError(f"{path} is not there; write it with --output of mocodet {command}")
+            raise FileNotFoundError(f"{path} does not exist; write it with --output of mocodet {command}")
         results = [row for row in json.loads(path.read_text(encoding="utf-8"))["results"] if row["top1"] is not None]
         found.append(max(results, key=lambda row: row[key])["top1"])
     return found[0], found[1]
@@ -61,7 +61,7 @@ def draw_metrics(axes: Axes, args: argparse.Namespace) -> None:
 
 
 def draw_features(axes: Axes, args: argparse.Namespace) -> None:
-    """Draw how good the features of each run are, beside those of random weights and published figures."""
+    """Draw the accuracies of the features of each run, beside those of random weights and published ones."""
     names, folders = zip(*args.runs, strict=True)
     measured = zip(*(top1(Path(folder)) for folder in folders), strict=True)
     for label, values, colour in zip(("kNN", "linear"), measured, ("C0", "C1"), strict=True):
@@ -80,18 +80,18 @@ def draw_features(axes: Axes, args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Draw the runs named on the command line into one picture."""
+    """Draw the runs named on the command line in one picture."""
     shared = argparse.ArgumentParser(add_help=False)
     form = "NAME=PATH"
     shared.add_argument("runs", nargs="+", type=pair(form), metavar=form, help="a run's name, and its log or folder")
-    shared.add_argument("--output", required=True, type=Path, help="picture to write; its ending chooses the format")
+    shared.add_argument("--output", required=True, type=Path, help="picture to write; its suffix chooses the format")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     metrics = commands.add_parser("metrics", parents=[shared], help="draw one quantity of runs' metrics.json")
-    metrics.add_argument("--key", required=True, help="what to draw, for example loss, accuracy or total_loss")
+    metrics.add_argument("--key", required=True, help="quantity to draw, for example loss, accuracy or total_loss")
     metrics.set_defaults(draw=draw_metrics)
-    features = commands.add_parser("features", parents=[shared], help="draw how good the features of runs are")
-    features.add_argument("--xlabel", default="", help="what the names are values of")
+    features = commands.add_parser("features", parents=[shared], help="draw the accuracies of the features of runs")
+    features.add_argument("--xlabel", default="", help="label of the horizontal axis, for the names of the runs")
     features.add_argument("--random", type=Path, metavar="FOLDER", help="results of random weights, drawn as lines")
     form = "NAME=TOP1"
     features.add_argument(

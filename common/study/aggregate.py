@@ -35,10 +35,10 @@ def is_number(value: Any) -> bool:
 
 
 def read_max_iter(config: Path) -> int:
-    """Return how many iterations a training has, by the ``config.yaml`` that it saved.
+    """Return the number of iterations of a training from its saved ``config.yaml``.
 
     Raises:
-        OSError, ValueError: it cannot be read, or does not say so.
+        OSError, ValueError: the file cannot be read, or lacks the number.
     """
     found = look_up(read_settings(config).content, "SOLVER.MAX_ITER")
     if type(found) is not int:
@@ -49,20 +49,19 @@ def read_max_iter(config: Path) -> int:
 def read_metrics(folder: str | Path) -> Results:
     """Read the metrics of a finished training run from the ``metrics.json`` that detectron2 writes.
 
-    A metric's value is that of the last line which has it. The line must have been written at the end of training:
-    scores of an evaluation on the way are not results. A last line that breaks off is passed over: writing it was
-    interrupted.
+    The value of a metric is in the last line that has it. That line must have been written at the end of training,
+    because scores during training are not results. An incomplete last line, whose writing was interrupted, is skipped.
 
     Args:
         folder: the run's ``OUTPUT_DIR``, with ``metrics.json`` and the run's ``config.yaml``.
 
     Returns:
-        those of `TASKS` that were evaluated, such as ``bbox/AP50`` or ``sem_seg/mIoU``; in per cent.
+        the metrics of the evaluated `TASKS`, such as ``bbox/AP50`` or ``sem_seg/mIoU``, in per cent.
 
     Raises:
         FileNotFoundError: one of the two files is missing.
-        ValueError: a damaged config or line, no task that was evaluated at the end, a task without one of its metrics,
-            or a value that is not finite.
+        ValueError: a damaged config or line, no task evaluated at the end, a task without one of its metrics, or a
+            value that is not finite.
     """
     path, config = Path(folder, "metrics.json"), Path(folder, "config.yaml")
     max_iter = read_max_iter(config)
@@ -91,7 +90,7 @@ def read_metrics(folder: str | Path) -> Results:
                 raise ValueError(f"{path}: {key} is {value!r:.60} at iteration {iteration}; expected a number")
             results[key] = float(value)
     if not results:
-        raise ValueError(f"{path} has the metrics of no task; expected those of one of {', '.join(TASKS)}")
+        raise ValueError(f"{path} has no metrics of a task; expected those of one of {', '.join(TASKS)}")
     return results
 
 
@@ -101,7 +100,7 @@ class Cell:
 
     mean: float
     deviation: float | None  # sample standard deviation (n - 1); None for a single trial
-    gap: Gap | None  # to the reference; None for the reference itself, and without a pair
+    gap: Gap | None  # to the reference; None for the reference itself, and without pairs
 
 
 @dataclass(frozen=True)
@@ -109,11 +108,11 @@ class Row:
     """One line of a study's table.
 
     Attributes:
-        detector, init, fraction: of which trials.
+        detector, init, fraction: these identify the trials.
         reference: the initialisation that gaps are measured from.
-        n_trials: how many have finished.
-        n_failed: how many have failed, and n_left, how many have not ended. Both are left out of means and pairs.
-        metrics: those that the finished trials have, in the order of `KEYS`; none where no trial has finished.
+        n_trials: number of finished trials.
+        n_failed: number of failed trials, and n_left, of those that have not ended; neither count in means and pairs.
+        metrics: metrics of the finished trials, in the order of `KEYS`; empty if no trial has finished.
     """
 
     detector: str
@@ -129,20 +128,20 @@ class Row:
 def aggregate(results: Mapping[str, Any], folder: str | Path | None = None) -> list[Row]:
     """Summarise the trials of every detector, label fraction and initialisation, and compare them with the reference.
 
-    Trials are paired by their seeds. What has failed or not ended is left out and counted.
+    Trials are paired by their seeds. Trials that failed or have not ended are left out and counted.
 
     Args:
         results: the content of the study's ``results.json``, version 2.
-        folder: the study's. Where the trials of each pair have kept what they found, gaps get their intervals over test
-            images too; that takes seconds for each trial. None: they do not.
+        folder: folder of the study. If the trials of each pair have kept their detections, gaps also get intervals over
+            test images, which takes seconds for each trial. None: they do not.
 
     Returns:
-        the detectors and fractions of which any trial has finished, in the order of the study; in each of them the
+        rows for the detectors and fractions with a finished trial, in the order of the study, and within each for the
         initialisations, the reference first.
 
     Raises:
-        ValueError: unknown reference, trials of a detector with different metrics or with values that are not finite;
-            or what a trial has kept is damaged, or not of its metrics.
+        ValueError: unknown reference; trials of a detector with different metrics or with values that are not finite;
+            the detections of a trial are damaged, or do not match its metrics.
     """
     inits, reference = list(results["inits"]), results["reference"]
     if reference not in inits:
@@ -169,12 +168,12 @@ def aggregate(results: Mapping[str, Any], folder: str | Path | None = None) -> l
 
 
 def _shared_keys(trials: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return which of `KEYS` the trials of a detector have: all of them the same."""
+    """Return those of `KEYS` that the trials of a detector have, which must be the same for all."""
     shared = [key for key in KEYS if any(key in trial["metrics"] for trial in trials)]
     for trial in trials:
         found = [key for key in shared if key in trial["metrics"]]
         if found != shared:
-            raise ValueError(f"{_name(trial)} has the metrics {found}; expected {shared}, as the others have")
+            raise ValueError(f"{_name(trial)} has the metrics {found}; expected {shared}, as in the others")
         if broken := [key for key in shared if not math.isfinite(trial["metrics"][key])]:
             raise ValueError(f"{_name(trial)}: {', '.join(broken)} is not a finite number")
     return shared
@@ -206,7 +205,7 @@ def _row(
 def _with_image_intervals(
     rows: Sequence[Row], finished: Sequence[Mapping[str, Any]], reference: str, folder: Path
 ) -> list[Row]:
-    from .bootstrap import image_intervals  # needs NumPy, for which nobody who only starts a study should wait
+    from .bootstrap import image_intervals  # imports NumPy, which starting a study does not need
 
     found, filled = image_intervals(finished, reference, folder), []
     for row in rows:

@@ -1,8 +1,8 @@
-"""How a gap would vary over other test images of this kind, with the trained models as they are.
+"""Variation of a gap over other test images of the same kind, with the trained models fixed.
 
-A bootstrap (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13): as many images as the test set
-has are drawn from it with replacement, AP is computed of what each model found in these, and again; the interval holds
-the middle 95 % of the gaps. Both models of a pair see the same images.
+A bootstrap (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13): resamples of the size of the
+test set are drawn from it with replacement, AP of each model is computed on each resample, and the interval holds the
+middle 95 % of the gaps. Both models of a pair see the same images.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,15 +18,15 @@ from .statistics import CONFIDENCE
 
 RESAMPLES = 1000
 SEED = 0
-AT_ONCE = 100  # resamples; what is computed of so many stays in the processor's cache
-SAME = 1e-3  # points by which metrics may differ from what was logged, for other reasons than another model
+AT_ONCE = 100  # resamples computed together, few enough for the processor's cache
+SAME = 1e-3  # points by which metrics may differ from the logged ones of the same model
 
 Trial = Mapping[str, Any]  # as in results.json
 Metrics = dict[str, np.ndarray]  # for example {"bbox/AP": B values in per cent}
 
 
 def draw_weights(num_images: int, resamples: int = RESAMPLES, seed: int = SEED) -> Iterator[np.ndarray]:
-    """Yield how often each image occurs in each resample: num_images x at most AT_ONCE, int32, ``resamples`` in all."""
+    """Yield the counts of each image in resamples: num_images x at most AT_ONCE, int32, ``resamples`` in all."""
     rng, even = np.random.default_rng(seed), np.full(num_images, 1 / num_images)
     for begin in range(0, resamples, AT_ONCE):
         weights = rng.multinomial(num_images, even, size=min(AT_ONCE, resamples - begin))
@@ -34,7 +34,7 @@ def draw_weights(num_images: int, resamples: int = RESAMPLES, seed: int = SEED) 
 
 
 def resample(found: Mapping[str, Matches], resamples: int = RESAMPLES, seed: int = SEED) -> Metrics:
-    """Return the metrics of one trial on each resample; the same seed draws the same images for every trial."""
+    """Return the metrics of one trial on each resample; one seed draws the same images for every trial."""
     metrics: Metrics = {}
     for task, matches in found.items():
         parts = [matches.metrics(weights) for weights in draw_weights(len(matches.images), resamples, seed)]
@@ -43,7 +43,7 @@ def resample(found: Mapping[str, Matches], resamples: int = RESAMPLES, seed: int
 
 
 def percentiles(gaps: np.ndarray) -> tuple[float, float]:
-    """Return the 95 % interval of B gaps; resamples without any object, which have no AP, are passed over."""
+    """Return the 95 % interval of B gaps; resamples without objects, which have no AP, are left out."""
     low, high = np.nanquantile(gaps, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)
 
@@ -54,15 +54,15 @@ def image_intervals(
     """Return the intervals of all gaps to the reference, each the mean over its pairs of trials.
 
     Args:
-        trials: those that have finished, as in ``results.json``.
+        trials: finished trials, as in ``results.json``.
         reference: the initialisation that gaps are measured from.
-        folder: the study's.
+        folder: folder of the study.
 
     Returns:
-        ``{(detector, fraction, init): {"bbox/AP": (low, high)}}``; what has a pair without ``matches.npz`` is left out.
+        ``{(detector, fraction, init): {"bbox/AP": (low, high)}}``; without all ``matches.npz`` a gap is left out.
 
     Raises:
-        ValueError: such a file is damaged, not of the trial's metrics, or of other images than those of its partner.
+        ValueError: such a file is damaged, does not match the trial's metrics, or has other images than its partner's.
     """
     by_key = {_key(trial): trial for trial in trials}
     pairs: dict[tuple[str, float, str], list[tuple[Trial, Trial]]] = {}
@@ -90,7 +90,7 @@ def image_intervals(
 
 
 def _read(trial: Trial, folder: Path) -> dict[str, Matches]:
-    """Read what a trial has kept, if that gives the metrics which were logged."""
+    """Read the detections of a trial, and check that they give the logged metrics."""
     path = folder / trial["folder"] / MATCHES_FILE
     found = read_matches(path)
     for task, matches in found.items():
@@ -98,8 +98,8 @@ def _read(trial: Trial, folder: Path) -> dict[str, Matches]:
             logged = trial["metrics"].get(f"{task}/{name}")
             if logged is not None and not abs(value - logged) <= SAME:
                 raise ValueError(
-                    f"{path} is of another evaluation than the trial's metrics: {task}/{name} is {value:.3f} there and"
-                    f" {logged:.3f} in the results; evaluate the trial again: mocodet train --eval-only --resume"
+                    f"{path} is from another evaluation than the trial's metrics: {task}/{name} is {value:.3f} there"
+                    f" and {logged:.3f} in the results; evaluate the trial again: mocodet train --eval-only --resume"
                 )
     return found
 

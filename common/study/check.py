@@ -1,4 +1,4 @@
-"""Every trial is looked at before any is trained: its config, its weights, its test set and what its folder holds."""
+"""Checks of all trials before any is trained: config, weights, test set and the content of the folder."""
 
 import json
 import subprocess
@@ -15,24 +15,23 @@ from .spec import WEIGHTS_KEY, Study
 from .state import State, look
 from .trials import Trial, plan
 
-# Reads configs as a training does, for which it takes what a study does not import.
+# Reads configs as a training does, in a process of its own, since a study does not import detectron2.
 CONFIG_COMMAND = (sys.executable, "-m", "mocodet.detection.training.refusals")
 
 
 def check(
     study: Study, output: Path, announce: Callable[[str], None], *, training: bool = True
 ) -> dict[Trial, tuple[Recipe, State]]:
-    """Look at every trial, and announce it in a line each; return the recipe and the state of each.
+    """Check every trial, and announce each in a line; return the recipe and the state of each.
 
     Args:
         study: what is compared.
         output: its folder.
         announce: called with each line.
-        training: whether trials that have not finished are to be trained, so that they need weights, a test set and a
-            config without faults.
+        training: whether unfinished trials will be trained, so that they need weights, a test set and a valid config.
 
     Raises:
-        ValueError: trials that cannot be trained, or were by another recipe. All of them have been announced.
+        ValueError: trials cannot be trained, or were trained by another recipe. All of them have been announced.
         OSError: the configs cannot be checked.
         TimeoutError: a trial of a killed study does not end.
     """
@@ -71,7 +70,7 @@ def _existing(config: Path) -> Path:
 
 
 def _missing_weights(recipe: Mapping[str, Any], state: State) -> str | None:
-    """Return a message if a training would look for weights that are not there."""
+    """Return a message if the weights of a training are missing."""
     file = weights_file(recipe["weights"]["path"]) if recipe["weights"] else None
     if file is None or file.is_file() or state.resume:
         return None
@@ -79,7 +78,7 @@ def _missing_weights(recipe: Mapping[str, Any], state: State) -> str | None:
 
 
 def _no_single_test_set(recipe: Mapping[str, Any]) -> str | None:
-    """Return a message if a training would end without the metrics that are compared, or with those of several sets."""
+    """Return a message if a training would end without metrics to compare, or with those of several data sets."""
     names = recipe["settings"].get("DATASETS.TEST")
     if not isinstance(names, list) or len(names) == 1:
         return None
@@ -87,7 +86,7 @@ def _no_single_test_set(recipe: Mapping[str, Any]) -> str | None:
 
 
 def _refused_configs(trials: Sequence[Trial]) -> dict[Trial, str]:
-    """Say of trials whose configs a training would refuse, why: unknown keys, values of the wrong type and the like."""
+    """Return the faults of configs that a training would refuse: unknown keys, values of the wrong type and so on."""
     if not trials:
         return {}
     asked = {trial: json.dumps([str(trial.config), *trial.opts.items()]) for trial in trials}

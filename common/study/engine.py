@@ -1,4 +1,4 @@
-"""Trains the trials of a study, as many at a time as there are places for them."""
+"""Trains the trials of a study, one at a time in each place."""
 
 import os
 import signal
@@ -23,18 +23,18 @@ class Interruption(KeyboardInterrupt):
 
 
 class Engine:
-    """Runs trials, each once and in a process of its own, in places that no two of them share.
+    """Runs each trial once, in a process of its own, in a place that it does not share.
 
     Args:
-        recipes: of the trials, in the order in which they are trained.
-        states: what is to be done about each; finished ones are left alone.
-        places: where trials run, each one at a time.
+        recipes: recipes of the trials, in the order of training.
+        states: states of the trials; finished ones are left alone.
+        places: places of trials; each runs one at a time.
         command: the training command, before ``--config-file``.
-        view: shows how far the study is.
+        view: shows the progress of the study.
         changed: called whenever a trial has started or ended.
 
     Attributes:
-        outcomes: of the trials that have ended, those that had finished before included.
+        outcomes: outcomes of the ended trials, including those that had finished before.
     """
 
     def __init__(
@@ -57,11 +57,11 @@ class Engine:
 
     @property
     def running(self) -> list[Trial]:
-        """The trials that run now."""
+        """The running trials."""
         return list(self._running)
 
     def run(self) -> None:
-        """Train all that is to be trained; a trial that fails does not stop the others.
+        """Train all unfinished trials; a trial that fails does not stop the others.
 
         On SIGINT, SIGTERM and SIGHUP, and on any error, the running trials are ended; they keep their checkpoints.
 
@@ -97,7 +97,7 @@ class Engine:
         self._view.say(f"{trial}: {'goes on' if state.resume else 'training'}{where} in {trial.folder}")
 
     def _look_after(self) -> None:
-        """Note which trials have ended."""
+        """Record the trials that have ended."""
         for trial, (process, place, _) in list(self._running.items()):
             status = process.poll()
             if status is None:
@@ -118,7 +118,7 @@ class Engine:
 
 
 def failures(output_of: Mapping[Trial, Outcome]) -> list[str]:
-    """Describe the trials that failed, a line each."""
+    """Describe the failed trials, one per line."""
     return [
         f"{trial} failed: {outcome.reason} (its output: {trial.folder / LOG_FILE})"
         for trial, outcome in output_of.items()
@@ -129,7 +129,7 @@ def failures(output_of: Mapping[Trial, Outcome]) -> list[str]:
 @contextmanager
 def _signals_raise() -> Iterator[None]:
     """Raise `Interruption` in the block on a signal that would end this process at once."""
-    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
+    if threading.current_thread() is not threading.main_thread():  # only the main thread gets signals
         yield
         return
 
@@ -137,7 +137,7 @@ def _signals_raise() -> Iterator[None]:
         raise Interruption(number)
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    # One that is ignored, as SIGHUP under nohup, stays so.
+    # An ignored signal, such as SIGHUP under nohup, stays ignored.
     before = {
         number: signal.signal(number, raise_it) for number in numbers if signal.getsignal(number) != signal.SIG_IGN
     }

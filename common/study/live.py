@@ -1,4 +1,4 @@
-"""How far a study is: which trials run, how many have ended, how long the rest will take."""
+"""The progress of a study: the running trials, the number of ended ones, and the time left."""
 
 import json
 import os
@@ -18,13 +18,13 @@ from .aggregate import read_max_iter
 from .state import Outcome
 from .trials import Trial
 
-BETWEEN_LINES = 60.0  # seconds, where the output is no terminal
-BETWEEN_DRAWINGS = 1.0  # seconds, on one
+BETWEEN_LINES = 60.0  # seconds, if the output is not a terminal
+BETWEEN_DRAWINGS = 1.0  # seconds, on a terminal
 TAIL = 65536  # bytes at the end of metrics.json in which its last line is looked for
 
 
 class Progress(NamedTuple):
-    """How far a training is: iterations done, of how many, and the seconds that it still takes, if known."""
+    """The progress of a training: iterations done, of how many, and the seconds left, if known."""
 
     iteration: int
     total: int
@@ -32,7 +32,7 @@ class Progress(NamedTuple):
 
 
 class Running(NamedTuple):
-    """A running trial: since when, in seconds; how far it is, if it has logged that; whether it began anew."""
+    """A running trial: its running time in seconds, its progress if logged, and whether it began from the start."""
 
     trial: Trial
     seconds: float
@@ -41,11 +41,11 @@ class Running(NamedTuple):
 
 
 def read_progress(folder: Path, since: float) -> Progress | None:
-    """Read how far a training is from what it logs; None if it has logged nothing since it was started.
+    """Read the progress of a training from its log; None if it has logged nothing since its start.
 
     Args:
         folder: its ``OUTPUT_DIR``.
-        since: when it was started, in seconds since the epoch.
+        since: time of its start, in seconds since the epoch.
     """
     log, config = folder / "metrics.json", folder / "config.yaml"
     try:
@@ -59,18 +59,18 @@ def read_progress(folder: Path, since: float) -> Progress | None:
     if record is None:
         return None
     left = record.get("eta_seconds")
-    done = min(record["iteration"] + 1, total)  # hooks after the last step log under the iteration that would follow
+    done = min(record["iteration"] + 1, total)  # hooks after the last step log under the next iteration
     return Progress(done, total, None if left is None else max(0.0, left - (time.time() - logged)))
 
 
 @lru_cache(maxsize=64)
 def _iterations(config: Path, changed: int) -> int:
-    """Read the length of a schedule; ``changed`` tells one content of the file from the next."""
+    """Read the length of a schedule; ``changed`` distinguishes versions of the file for the cache."""
     return read_max_iter(config)
 
 
 def _last_record(log: Path) -> dict | None:
-    """Return the last line of a ``metrics.json`` that is whole and says of which iteration it is."""
+    """Return the last complete line of a ``metrics.json`` with an iteration."""
     with log.open("rb") as handle:
         handle.seek(max(0, handle.seek(0, os.SEEK_END) - TAIL))
         lines = handle.read().decode(errors="replace").splitlines()
@@ -87,10 +87,10 @@ def _last_record(log: Path) -> dict | None:
 def time_left(
     waiting: Sequence[Trial], running: Sequence[Running], outcomes: Mapping[Trial, Outcome], slots: int
 ) -> float | None:
-    """Estimate how long a study still takes, in seconds; None while no trial tells how long one takes.
+    """Estimate the seconds left of a study; None while no trial shows how long one takes.
 
-    A trial takes as long as those of the same detector and fraction took that were trained from beginning to end, else
-    as long as all of those did.
+    A trial is expected to take as long as the fully trained ones of the same detector and fraction or, without any, as
+    long as all fully trained ones.
     """
     known = {trial: end.seconds for trial, end in outcomes.items() if end.status == "finished" and end.whole}
     for trial, seconds, progress, whole in running:
@@ -119,32 +119,32 @@ class View:
     """Shows a running study: a block that is redrawn on a terminal, a line now and then anywhere else.
 
     Args:
-        name: of the study.
-        total: its trials.
-        slots: trials that run at a time.
-        stream: where it writes.
+        name: name of the study.
+        total: number of its trials.
+        slots: number of trials at a time.
+        stream: stream to write to.
         clock: returns seconds.
     """
 
     def __init__(self, name: str, total: int, slots: int, stream: IO[str], clock: Callable[[], float] = time.monotonic):
         self._name, self._total, self._slots, self._stream, self._clock = name, total, slots, stream, clock
         self._terminal = stream.isatty()
-        self._drawn = 0  # lines of the block that stands there
+        self._drawn = 0  # lines of the block on the terminal
         self._next = clock() + (0 if self._terminal else BETWEEN_LINES)
 
     def say(self, line: str) -> None:
-        """Write a line that stays."""
+        """Write a permanent line."""
         self._erase()
         print(line, file=self._stream, flush=True)
         if self._terminal:
-            self._next = self._clock()  # the block returns at once
+            self._next = self._clock()  # redraw the block at once
 
     def due(self) -> bool:
-        """Whether it is time to show how far the study is."""
+        """Whether it is time to show the progress."""
         return self._clock() >= self._next
 
     def show(self, waiting: Sequence[Trial], running: Sequence[Running], outcomes: Mapping[Trial, Outcome]) -> None:
-        """Show how far the study is."""
+        """Show the progress of the study."""
         failed = sum(outcome.status == "failed" for outcome in outcomes.values())
         counts = [f"{len(outcomes) - failed} of {self._total} finished"]
         counts += [f"{failed} failed"] if failed else []
@@ -164,7 +164,7 @@ class View:
         self._next = self._clock() + (BETWEEN_DRAWINGS if self._terminal else BETWEEN_LINES)
 
     def close(self) -> None:
-        """Take the block away."""
+        """Remove the block."""
         self._erase()
         self._stream.flush()
 

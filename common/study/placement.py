@@ -1,4 +1,4 @@
-"""Where trials run: on parts of a CPU's cores, or on GPUs of their own."""
+"""Places of trials: a share of the CPU's cores, or GPUs of their own."""
 
 import os
 import shutil
@@ -8,22 +8,22 @@ from typing import NamedTuple
 
 from mocodet.common.cores import threads_for_each
 
-GPUS_VARIABLE = "MOCODET_GPUS"  # GPUs to use, as "0,1"; tests simulate GPUs by it
+GPUS_VARIABLE = "MOCODET_GPUS"  # GPUs to use, such as "0,1"; tests simulate GPUs with it
 
 
 class Slot(NamedTuple):
     """A place for one trial at a time.
 
     Attributes:
-        gpus: the GPUs that the trial alone uses; None where the machine has none to divide.
-        jobs: trials that run at a time, with which this one shares the cores.
+        gpus: the GPUs of the trial alone; None if the machine has none to divide.
+        jobs: number of trials at a time, which share the cores.
     """
 
     gpus: tuple[str, ...] | None
     jobs: int
 
     def environment(self, inherited: Mapping[str, str]) -> dict[str, str]:
-        """Return the environment of a trial here: its GPUs, and its part of the cores unless the user has set that."""
+        """Return the environment of a trial here: its GPUs, and its share of the cores unless the user has set one."""
         own = dict(inherited)
         if self.jobs > 1:
             own.setdefault("OMP_NUM_THREADS", str(threads_for_each(self.jobs)))
@@ -32,7 +32,7 @@ class Slot(NamedTuple):
         return own
 
     def flags(self) -> list[str]:
-        """Return the flags of the training command that these GPUs need."""
+        """Return the flags of the training command for these GPUs."""
         return ["--num-gpus", str(len(self.gpus))] if self.gpus and len(self.gpus) > 1 else []
 
 
@@ -45,7 +45,7 @@ def slots(gpus: Sequence[str], gpus_per_trial: int | None = None, jobs: int | No
         jobs: trials at a time; None: as many as the GPUs allow, one on the CPU.
 
     Raises:
-        ValueError: fewer GPUs than a trial needs, or than so many trials need.
+        ValueError: fewer GPUs than a trial needs, or than ``jobs`` trials need.
     """
     each = min(1, len(gpus)) if gpus_per_trial is None else gpus_per_trial
     if each == 0:

@@ -1,4 +1,4 @@
-"""The process of a trial: it ends with its study, and leaves its output and the reason of a failure in its folder."""
+"""The process of a trial: it ends with its study, and writes its output to its folder."""
 
 import contextlib
 import os
@@ -15,21 +15,21 @@ from mocodet.common.tether import VARIABLE as TETHER_VARIABLE
 
 LOG_FILE = "study.log"
 LOCK_FILE = "trial.lock"
-GRACE = 30.0  # seconds between asking a trial to end, which it does after its step, and making it
+GRACE = 30.0  # seconds between asking a trial to end, which it does after its step, and killing it
 PATIENCE = 60.0  # seconds for the trial of a killed study to end
-TAIL = 65536  # bytes at the end of a log in which its last error is looked for
+TAIL = 65536  # bytes at the end of a log to search for its last error
 
 ERROR = re.compile(r"error: .*|(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Exit)(?:: .*)?")
 
 
 class Tether:
-    """The pipe by which trials notice that this process has ended. This process alone has its writing end."""
+    """The pipe by which trials notice that this process has ended; only this process has its writing end."""
 
     def __init__(self) -> None:
         self.reading, self._writing = os.pipe()
 
     def close(self) -> None:
-        """Let all that hang on it end."""
+        """End all processes tied to it."""
         os.close(self._writing)
         os.close(self.reading)
 
@@ -37,12 +37,12 @@ class Tether:
 class TrialProcess:
     """A running trial, in a process group of its own.
 
-    Its output is appended to ``study.log`` in its folder. It holds the folder's lock for as long as it, or what it
-    has started, lives, whatever becomes of this process.
+    Its output is appended to ``study.log`` in its folder. It holds the folder's lock as long as it, or a process that
+    it started, lives, even if this process ends.
 
     Args:
-        command: what it runs.
-        folder: of the trial.
+        command: the command to run.
+        folder: folder of the trial.
         environment: its environment.
         tether: ends it with this process, if the command installs `mocodet.common.tether`.
 
@@ -69,25 +69,25 @@ class TrialProcess:
 
     @property
     def seconds(self) -> float:
-        """Seconds since it was started."""
+        """Seconds since its start."""
         return time.monotonic() - self.began
 
     def poll(self) -> int | None:
-        """Return its exit status, after which nothing is left of it; None while it runs."""
+        """Return its exit status, once no process of it is left; None while it runs."""
         if self._process.returncode is None and os.waitid(
             os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT
         ):
-            self._signal(signal.SIGKILL)  # its children; its id cannot be another's before it is waited for
+            self._signal(signal.SIGKILL)  # its children; its id stays its own until it is waited for
             self._process.wait()
             os.close(self._lock)
         return self._process.returncode
 
     def ask_to_end(self) -> None:
-        """Ask it and its children to end; `end` sees to it."""
+        """Ask it and its children to end; `end` enforces it."""
         self._signal(signal.SIGTERM)
 
     def end(self, grace: float = GRACE) -> None:
-        """Wait until it has ended; after ``grace`` seconds, make it."""
+        """Wait until it has ended; after ``grace`` seconds, kill it."""
         deadline = time.monotonic() + grace
         while self.poll() is None:
             if time.monotonic() > deadline:
@@ -95,7 +95,7 @@ class TrialProcess:
             time.sleep(0.02)
 
     def reason(self) -> str:
-        """Say why it failed: its exit status, and the last error in what it has printed."""
+        """Say why it failed: its exit status, and the last error in its output."""
         status = self._process.returncode
         ended = f"exit status {status}"
         if status < 0:
@@ -117,9 +117,9 @@ def undisturbed(folder: Path, patience: float = PATIENCE) -> Iterator[None]:
     """Hold the lock of a trial's folder while the block runs; wait for a process of a killed study to end.
 
     Raises:
-        TimeoutError: it does not end.
+        TimeoutError: that process does not end.
     """
-    if not (folder / LOCK_FILE).exists():  # no study has started anything here
+    if not (folder / LOCK_FILE).exists():  # no study has started a trial here
         yield
         return
     lock = _lock(folder, patience)
@@ -135,7 +135,7 @@ def _lock(folder: Path, patience: float = PATIENCE) -> int:
     deadline = time.monotonic() + patience
     while True:
         try:
-            flock_now(descriptor)  # of a disk without locks the claim of the study, and the training's own, warn
+            flock_now(descriptor)  # the study and the training warn about a disk without locks
             return descriptor
         except BlockingIOError:
             if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""What a trial does, as far as its result depends on it, and in words how two such recipes differ."""
+"""Recipes of trials: all settings that affect the result, and the differences of two recipes in words."""
 
 import ast
 import hashlib
@@ -14,24 +14,24 @@ Recipe = dict[str, Any]  # {"config": file, "settings": {key: value}, "weights":
 WIDTH = 60  # characters of a value in a message
 ABSENT = object()
 
-# On which no result depends, so that one may correct them and go on.
+# Settings that do not affect results, so that the user may correct them and continue.
 WITHOUT_EFFECT = (
     *("OUTPUT_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS", "VIS_PERIOD", "COLLECTIVE_TIMEOUT"),
     *("SOLVER.CHECKPOINT_PERIOD", "SOLVER.CHECKPOINTS_KEPT", "SOLVER.CHECKPOINTS_KEPT_EVERY"),
 )
-# What a training computes before it saves its config, from passes over the images or the number of processes.
+# Settings that a training computes before it saves its config, from passes over the images or from the processes.
 SCHEDULED_BY = ("MOCO.PASSES", "SOLVER.REFERENCE_WORLD_SIZE")
 SCHEDULE = (
     *("SOLVER.MAX_ITER", "SOLVER.STEPS", "SOLVER.WARMUP_ITERS", "TEST.EVAL_PERIOD"),
     *("SOLVER.IMS_PER_BATCH", "SOLVER.BASE_LR", "SOLVER.REFERENCE_WORLD_SIZE"),
 )
 
-# What a study leaves out where it has one fraction, all labels, and the schedule of the config.
+# Settings that a study with all labels and the config's schedule leaves out.
 ALL_LABELS = {"MOCO.TRAIN_FRACTION": 1.0, "MOCO.PASSES": 0}
 
 
 class RecipeBook:
-    """Makes the recipes of trials that share configs and weights; each file is read once."""
+    """Makes the recipes of trials that share configs and weights, and reads each file once."""
 
     def __init__(self) -> None:
         self._settings = cache(_config_settings)
@@ -41,11 +41,11 @@ class RecipeBook:
         """Return the settings of a training, without its folder, and the digest of its weights.
 
         Args:
-            config: its config file; settings that it and its bases leave out are not looked at.
+            config: its config file; settings outside it and its bases are ignored.
             opts: the overrides, as text.
 
         Raises:
-            ValueError: the config, or a base of it, is no YAML mapping, or a base does not exist.
+            ValueError: the config, or a base of it, is not a YAML mapping, or a base does not exist.
         """
         settings = {**self._settings(config), **{key: plain(value) for key, value in opts.items()}}
         settings.pop("OUTPUT_DIR", None)
@@ -60,15 +60,15 @@ class RecipeBook:
 
 
 def weights_file(weights: str) -> Path | None:
-    """Return the file that ``MODEL.WEIGHTS`` names; None if it is empty or the name of something to be downloaded."""
-    path = Path(weights.removeprefix("moco://").partition("?")[0])  # moco:// may name a file, too
+    """Return the file that ``MODEL.WEIGHTS`` names; None if it is empty or names a download."""
+    path = Path(weights.removeprefix("moco://").partition("?")[0])  # moco:// may also name a file
     return path if weights and ("://" not in weights or path.is_file()) else None
 
 
 def differences(found: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Say in words how the recipe that was ``found`` differs from that of ``now``; empty if they are one.
+    """Say in words how the recipe ``found`` differs from the recipe ``now``; empty if they are equal.
 
-    Weights are compared by their contents where both are known: a file may have been moved, or since removed.
+    Weights are compared by content if both are known, because a file may have been moved or removed.
     """
     changes = _different_settings(found["settings"], now["settings"])
     old, new = (recipe["weights"] or {} for recipe in (found, now))
@@ -80,13 +80,13 @@ def differences(found: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def differences_from_config(folder: Path, now: Mapping[str, Any], seed: int) -> list[str]:
-    """Say how the training whose ``config.yaml`` is in ``folder`` differs from a recipe; empty if it is that one.
+    """Say how the training whose ``config.yaml`` is in ``folder`` differs from a recipe; empty if it does not.
 
-    For trainings that no study started here. The contents of their weights are not known. Of what the recipe leaves
-    open, the part of the labels alone is looked at: all of them are wanted, and no other schedule.
+    For trainings that no study started here, so that the contents of their weights are unknown. If the recipe leaves
+    fraction and schedule open, they must be all labels and the config's schedule.
 
     Raises:
-        ValueError: the file is no YAML mapping.
+        ValueError: the file is not a YAML mapping.
     """
     path = folder / "config.yaml"
     saved = _config_settings(path)
@@ -99,7 +99,7 @@ def differences_from_config(folder: Path, now: Mapping[str, Any], seed: int) -> 
 
 
 def plain(value: Any) -> Any:
-    """Return a value as yacs reads it, in types that JSON has: text of a Python literal is that, a tuple is a list."""
+    """Return a value as yacs reads it, in JSON's types: a Python literal in text becomes its value, a tuple a list."""
     if isinstance(value, str):
         try:
             return plain(ast.literal_eval(value)) if value else value
@@ -131,7 +131,7 @@ def _sha256(file: Path) -> str:
 
 
 def _different_settings(found: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
-    """Return the keys that differ, with words for each, but for those without effect."""
+    """Return the keys that differ, with words for each, except those without effect."""
     words = {}
     for key in dict.fromkeys([*now, *found]):
         there, here = found.get(key, ABSENT), now.get(key, ABSENT)
@@ -141,7 +141,7 @@ def _different_settings(found: Mapping[str, Any], now: Mapping[str, Any]) -> dic
 
 
 def _shown(value: object, other: object) -> str:
-    """Write a value; of a long one the part that differs from the other."""
+    """Format a value; of a long one only the part that differs from the other."""
     if value is ABSENT:
         return "not set"
     text, beside = str(value), str(other)

@@ -1,4 +1,4 @@
-"""``results.json`` of a study: every trial, how it ended, and what it was trained with."""
+"""``results.json`` of a study: every trial, its outcome, and its settings and weights."""
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
@@ -32,9 +32,9 @@ def results(
     Args:
         study: what is compared.
         output: its folder.
-        recipes: of all trials, in their order.
-        outcomes: of the trials that have ended.
-        running: trials that run now.
+        recipes: recipes of all trials, in order.
+        outcomes: outcomes of the ended trials.
+        running: running trials.
 
     Returns:
         ``status`` of a trial is ``finished``, ``failed``, ``running`` or ``waiting``; ``folder`` is relative to
@@ -74,12 +74,12 @@ def results(
 
 
 def results_fault(content: Mapping[str, Any]) -> str | None:
-    """Say what keeps the content of a ``results.json`` from being that of a study; None: nothing does."""
+    """Say why some content cannot be the ``results.json`` of a study; None if it can."""
     for key, is_one in STUDY_PARTS.items():
         if not is_one(content.get(key)):
             return f"{key} is {brief(content.get(key))}"
     if content["reference"] not in content["inits"]:
-        return f"reference {brief(content['reference'])} is none of inits {brief(content['inits'])}"
+        return f"reference {brief(content['reference'])} is not one of inits {brief(content['inits'])}"
     for number, trial in enumerate(content["trials"]):
         for key, is_one in TRIAL_PARTS.items():
             if not isinstance(trial, dict) or key not in trial or not is_one(trial[key]):
@@ -110,7 +110,7 @@ def _is_whole(value: object) -> bool:
     return type(value) is int
 
 
-# What `results` writes: by key, what tells whether a value can be that.
+# The keys that `results` writes, each with a test of its value.
 STUDY_PARTS: dict[str, Callable[[Any], bool]] = {
     "name": _is_text,
     "reference": _is_text,

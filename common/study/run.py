@@ -1,4 +1,4 @@
-"""The command ``mocodet study``: check every trial, train what is to be trained, tabulate what has finished."""
+"""The command ``mocodet study``: check every trial, train the unfinished ones, tabulate the finished ones."""
 
 import argparse
 import shlex
@@ -22,11 +22,11 @@ from .spec import DEFAULT_SEEDS, Detector, Init, Study, keep_study, kept_study, 
 from .tables import FILES, tables
 
 TRAIN_COMMAND = (sys.executable, "-m", "mocodet", "train")
-ONLY_DETECTOR = "detector"  # its name where flags describe the study
+ONLY_DETECTOR = "detector"  # name of the detector if flags describe the study
 
 
 def main(args: argparse.Namespace) -> None:
-    """Do what the command line asks for: train, print the commands that would, or collect what was trained elsewhere.
+    """Carry out the command line: train, print the training commands, or collect trials that were trained elsewhere.
 
     Raises:
         SystemExit: the study is refused or interrupted, or a trial failed.
@@ -45,7 +45,7 @@ def main(args: argparse.Namespace) -> None:
             try:
                 run_study(study, output, places, TRAIN_COMMAND)
             except Interruption as stop:
-                print("interrupted; the same command goes on from the last checkpoints", file=sys.stderr)
+                print("interrupted; the same command continues from the last checkpoints", file=sys.stderr)
                 sys.exit(128 + stop.args[0])
 
 
@@ -74,7 +74,7 @@ def asked_for(args: argparse.Namespace) -> tuple[Study, Path]:
 
 
 def _seeds(args: argparse.Namespace, given: Sequence[int]) -> tuple[int, ...]:
-    """Return the seeds that the command line asks for: as many as given, and from the least of them, if it says no."""
+    """Return the seeds: as many as ``--seeds``, from ``--first-seed`` or else from the smallest of ``given``."""
     if args.seeds is None and args.first_seed is None:
         return tuple(given)
     first = min(given) if args.first_seed is None else args.first_seed
@@ -82,17 +82,17 @@ def _seeds(args: argparse.Namespace, given: Sequence[int]) -> tuple[int, ...]:
 
 
 def run_study(study: Study, output: Path, places: Sequence[Slot], train_command: Sequence[str]) -> None:
-    """Train what is left to train of a study, and write ``results.json`` and the tables.
+    """Train the unfinished trials of a study, and write ``results.json`` and the tables.
 
     Args:
         study: what is compared.
-        output: its folder; nobody else may use it meanwhile.
-        places: where trials run.
+        output: its folder, which no other process may use at the same time.
+        places: places of trials.
         train_command: the training command, to which ``--config-file FILE KEY VALUE ...`` is appended.
 
     Raises:
         ValueError, TimeoutError: see `check`.
-        Interruption: a signal came; trials keep their checkpoints.
+        Interruption: a signal arrived; trials keep their checkpoints.
         SystemExit: trials failed; the message names them. The others are tabulated.
     """
     checked = check(study, output, print)
@@ -117,10 +117,10 @@ def run_study(study: Study, output: Path, places: Sequence[Slot], train_command:
 
 
 def collect(study: Study, output: Path) -> None:
-    """Note the trials that were trained elsewhere, whose folders are in place, and tabulate what has finished.
+    """Record trials that were trained elsewhere and copied into place, and tabulate the finished ones.
 
     Raises:
-        ValueError: folders hold trainings of another recipe.
+        ValueError: folders hold trainings of other recipes.
         SystemExit: not all have finished; the message says how many.
     """
     checked = check(study, output, print, training=False)
@@ -136,12 +136,12 @@ def collect(study: Study, output: Path) -> None:
 
 
 def print_commands(study: Study, output: Path, flags: Sequence[str]) -> None:
-    """Print the commands of all trials that have not finished, one a line, for machines that this one does not reach.
+    """Print the commands of all unfinished trials, one per line, for other machines.
 
-    A command that is given again goes on from its last checkpoint. Nothing is written but the study's ``study.json``.
+    A repeated command continues from its last checkpoint. Only the study's ``study.json`` is written.
 
     Raises:
-        ValueError: see `check`; or a folder holds another recipe's training, which the command would go on with.
+        ValueError: see `check`; or a folder holds a training of another recipe, which the command would continue.
     """
     checked = check(study, output, lambda line: print(line, file=sys.stderr))
     if others := [str(trial.folder) for trial, (_, state) in checked.items() if state.clear or state.aside]:
@@ -153,7 +153,7 @@ def print_commands(study: Study, output: Path, flags: Sequence[str]) -> None:
 
 
 def report(output: Path, content: Mapping[str, Any]) -> None:
-    """Tabulate the trials that have finished, print the table and write it in every style."""
+    """Tabulate the finished trials, print the table and write it in every style."""
     if not any(trial["status"] == "finished" for trial in content["trials"]):
         return
     written = tables(aggregate(content, folder=output))

@@ -29,9 +29,9 @@ Opts = Mapping[str, str]  # config key -> value, as on the command line
 
 @dataclass(frozen=True)
 class Detector:
-    """A detector: the config of its supervised variant, and overrides of its own.
+    """A detector: the config of its supervised variant, and its own overrides.
 
-    ``config`` is None where every initialisation names its config itself.
+    ``config`` is None if every initialisation names its own config.
     """
 
     config: str | None = None
@@ -40,7 +40,7 @@ class Detector:
 
 @dataclass(frozen=True)
 class Init:
-    """Where detectors start from: a variant of their configs or one config for all, weights, overrides of its own."""
+    """An initialisation: a variant of the detectors' configs or one config for all, weights, and its own overrides."""
 
     variant: str | None = None  # one of VARIANTS
     config: str | None = None
@@ -50,21 +50,21 @@ class Init:
 
 @dataclass(frozen=True)
 class Study:
-    """Detectors x initialisations x label fractions x seeds, and what their trainings have in common.
+    """Detectors x initialisations x label fractions x seeds, and the common settings of their trainings.
 
     Attributes:
-        name: what reports call it.
-        detectors, inits: by name; the names are those of folders.
+        name: its name in reports.
+        detectors, inits: by name; the names are also those of folders.
         reference: the initialisation that gaps are measured from.
-        fractions: parts of the training images, 0 < fraction <= 1.
-        seeds: of fine-tuning; with each, every initialisation is trained on the same images.
-        passes: length of a schedule in passes over the part of the images; None: the config's iterations.
-        min_iters: iterations that a schedule of ``passes`` has at least.
-        opts: overrides that all trials share. A detector's go before them, an initialisation's before both.
+        fractions: fractions of the training images, 0 < fraction <= 1.
+        seeds: seeds of fine-tuning; with each, every initialisation is trained on the same images.
+        passes: length of a schedule in passes over the fraction of the images; None: the config's iterations.
+        min_iters: the fewest iterations of a schedule of ``passes``.
+        opts: overrides of all trials. A detector's take precedence over them, an initialisation's over both.
 
     Raises:
         ValueError: nothing to compare, a bad name, an unknown reference or variant, a number out of range, or an
-            override of what the study sets itself.
+            override of a key that the study sets.
     """
 
     name: str
@@ -96,9 +96,9 @@ class Study:
             _check_opts(owner, opts)
 
     def overridden(self, opts: Opts, **changes: Any) -> "Study":
-        """Return the study with other attributes, and overrides that win over all of its own.
+        """Return the study with other attributes, and with overrides that take precedence over all of its own.
 
-        So does the command line over a file.
+        This applies the command line to a file.
         """
 
         def without(own: Opts) -> dict[str, str]:
@@ -130,7 +130,7 @@ def _check_numbers(study: Study) -> None:
 
 
 def _check_init(name: str, init: Init, detectors: Mapping[str, Detector]) -> None:
-    """Check that the initialisation says in one way which config it means, and which weights."""
+    """Check that the initialisation gives its config and its weights only once."""
     if init.variant is not None and init.variant not in VARIANTS:
         raise ValueError(
             f"initialisation {name!r}: VARIANT {init.variant!r}; expected one of {', '.join(VARIANTS)}"
@@ -148,7 +148,7 @@ def _check_init(name: str, init: Init, detectors: Mapping[str, Detector]) -> Non
 
 
 def _owners(study: Study) -> dict[str, Opts]:
-    """Return all overrides, by what messages call those that they belong to."""
+    """Return all overrides, by the names of their owners in messages."""
     return {
         "OPTS": study.opts,
         **{f"detector {name!r}": detector.opts for name, detector in study.detectors.items()},
@@ -159,10 +159,10 @@ def _owners(study: Study) -> dict[str, Opts]:
 def _check_opts(owner: str, opts: Opts) -> None:
     for key in opts:
         if not CONFIG_KEY.fullmatch(key):
-            raise ValueError(f"{owner}: {key!r} is no config key such as SOLVER.MAX_ITER")
+            raise ValueError(f"{owner}: {key!r} is not a config key such as SOLVER.MAX_ITER")
         if key in OWN_KEYS:
             raise ValueError(
-                f"{owner}: {key} is set by the study, for it differs from trial to trial; leave it out"
+                f"{owner}: {key} is set by the study, since it differs between trials; leave it out"
                 + (" (PASSES and MIN_ITERS of a STUDY.yaml)" if key in OWN_KEYS[-2:] else "")
             )
 
@@ -180,11 +180,11 @@ def paired(words: Sequence[str]) -> dict[str, str]:
 
 
 def read_study(file: str | Path) -> Study:
-    """Read a STUDY.yaml, by its path or by the name that mocodet has it under, such as ``studies/table_4.yaml``.
+    """Read a STUDY.yaml, by its path or, for one of mocodet's own, by its name, such as ``studies/table_4.yaml``.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no YAML (see `read_yaml`), no study (see `Study`), or has a key that no study has.
+        ValueError: the file is not YAML (see `read_yaml`), is not a study (see `Study`), or has an unknown key.
     """
     path = configs.locate(str(file))
     content, _ = read_yaml(path)
@@ -195,7 +195,7 @@ def read_study(file: str | Path) -> Study:
 
 
 def keep_study(study: Study, folder: Path) -> None:
-    """Write the study into its folder, so that the folder alone says what was compared."""
+    """Write the study into its folder, so that the folder itself records what was compared."""
     write_json(folder / STUDY_FILE, asdict(study))
 
 
@@ -208,7 +208,7 @@ def kept_study(folder: Path) -> Study:
     """
     path = folder / STUDY_FILE
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} has no {STUDY_FILE}, so it is no study's folder; give the STUDY.yaml")
+        raise FileNotFoundError(f"{folder} has no {STUDY_FILE}, so it is not a study's folder; give the STUDY.yaml")
     content = read_json(path)
     try:
         parts: dict[str, Any] = {
@@ -225,10 +225,10 @@ def kept_study(folder: Path) -> Study:
 
 
 def _texts(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return texts by name, and overrides, as they are; None stands for no text.
+    """Return texts by name, and overrides, unchanged; None stands for no text.
 
     Raises:
-        TypeError: one is something else.
+        TypeError: a value is neither.
     """
     for key, value in values.items():
         inner = value.values() if key == "opts" and isinstance(value, dict) else [value]
@@ -272,7 +272,7 @@ def _parse(content: object, default_name: str) -> Study:
 
 
 def _mapping(value: object, what: str, known: Collection[str] | None = None) -> dict[str, Any]:
-    """Return ``value`` if it is a mapping by names, with keys of ``known`` alone (None: any)."""
+    """Return ``value`` if it is a mapping by names, with only ``known`` keys (None: any)."""
     if not isinstance(value, dict):
         raise ValueError(f"{what} must be a mapping, KEY: VALUE, got {value!r}")
     named = {str(key): item for key, item in value.items()}
@@ -294,7 +294,7 @@ def _opts(parts: Mapping[str, Any], where: str = "") -> dict[str, str]:
 
 
 def _literal(value: object) -> str:
-    """Write a value for a command line; texts within it in double quotes, which a shell takes between its own."""
+    """Format a value for a command line; texts within it are in double quotes, to fit within the shell's quotes."""
 
     def inner(value: object) -> str:
         if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""How far a trial is, by what its folder holds: waiting, finished or failed."""
+"""The state of a trial, from the files in its folder: waiting, finished or failed."""
 
 import shutil
 from dataclasses import dataclass, field
@@ -16,20 +16,20 @@ from .trials import Trial
 RECIPE_FILE = "trial.json"
 OUTCOME_FILE = "outcome.json"
 CHECKPOINT_FILE = "last_checkpoint"
-# Files of a folder in which nothing was trained: ours, the log of a training that was refused, and what was being
-# written when its writer was killed.
+# Files in a folder without a training: ours, the log of a training that was refused, and temporary files of a killed
+# process.
 NO_TRAINING = (RECIPE_FILE, OUTCOME_FILE, LOG_FILE, LOCK_FILE, CLAIM, "log.txt*", ".*.tmp")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a trial ended.
+    """The end of a trial.
 
     Attributes:
         status: ``finished`` or ``failed``.
         reason: why it failed; None if it finished.
-        metrics: of the last evaluation, in per cent; empty if it failed.
-        seconds: that its last start took; None where it was not started here.
+        metrics: metrics of the last evaluation, in per cent; empty if it failed.
+        seconds: duration of its last start; None if it was not started here.
         whole: whether that start trained it from beginning to end.
     """
 
@@ -42,15 +42,15 @@ class Outcome:
 
 @dataclass(frozen=True)
 class State:
-    """What is to be done about a trial.
+    """The state of a trial, and what to do about it.
 
     Attributes:
         status: ``waiting``, ``finished`` or ``failed``. A failed trial is trained again.
-        note: the state in words, for a line of the study's beginning.
-        outcome: how it ended, if it did.
-        clear: whether its folder holds another recipe's training that failed or hardly began, and is to be emptied.
-        aside: whether it holds another recipe's training that can still go on, and is to be renamed.
-        resume: whether it goes on from a checkpoint.
+        note: the state in words, for the list of trials at the start of a study.
+        outcome: its end, if it has ended.
+        clear: whether to empty its folder, which holds a training of another recipe that failed or hardly began.
+        aside: whether to rename its folder, which holds a training of another recipe that can still continue.
+        resume: whether it continues from a checkpoint.
         fault: why the study cannot use this folder; None if it can.
     """
 
@@ -64,9 +64,9 @@ class State:
 
 
 def look(trial: Trial, recipe: Recipe) -> State:
-    """Find out how far a trial is. A finished one, or one that nobody here started, of another recipe is a fault.
+    """Find the state of a trial. A finished one of another recipe, or one that no study started, is a fault.
 
-    Nothing is changed, but that a training which ended with its metrics, unseen by a study, is noted now.
+    Nothing changes, except that a training that ended with its metrics unseen by a study is recorded now.
 
     Raises:
         TimeoutError: a process that an earlier study started does not end.
@@ -84,7 +84,7 @@ def look(trial: Trial, recipe: Recipe) -> State:
         else:
             changes = differences(found, recipe)
         outcome = noted
-        # One that had failed may since have been trained elsewhere.
+        # A failed trial may since have been trained elsewhere.
         if (noted is None or noted.status == "failed") and (metrics := _metrics(folder)):
             outcome = Outcome("finished", metrics=metrics)
         finished = outcome is not None and outcome.status == "finished"
@@ -109,7 +109,7 @@ def look(trial: Trial, recipe: Recipe) -> State:
 
 
 def prepare(trial: Trial, recipe: Recipe, state: State) -> None:
-    """Make the folder ready for a start: without another recipe's training, without an old outcome, with the recipe."""
+    """Prepare the folder for a start: remove another recipe's training and an old outcome, and write the recipe."""
     if state.aside:
         trial.folder.rename(_free_name(trial.folder))
     trial.folder.mkdir(parents=True, exist_ok=True)
@@ -124,20 +124,20 @@ def prepare(trial: Trial, recipe: Recipe, state: State) -> None:
 
 
 def _free_name(folder: Path) -> Path:
-    """Return a name beside a trial's folder that is not taken: ``seed_0.replaced``, ``seed_0.replaced_2`` and so on."""
+    """Return a free name beside a trial's folder: ``seed_0.replaced``, ``seed_0.replaced_2`` and so on."""
     names = (folder.with_name(f"{folder.name}.replaced{'' if n == 1 else f'_{n}'}") for n in count(1))
     return next(name for name in names if not name.exists())
 
 
 def conclude(folder: Path, status: int, reason: str, seconds: float, whole: bool) -> Outcome:
-    """Judge a training that has ended and note it in its folder.
+    """Judge a training that has ended, and record the outcome in its folder.
 
     Args:
-        folder: of the trial.
+        folder: folder of the trial.
         status: exit status of its process.
-        reason: why it failed, if the status says so.
-        seconds: that it took.
-        whole: whether it began anew.
+        reason: why it failed, if the status is not 0.
+        seconds: its duration.
+        whole: whether it began from the start.
     """
     if status:
         outcome = Outcome("failed", reason, seconds=seconds, whole=whole)
@@ -151,7 +151,7 @@ def conclude(folder: Path, status: int, reason: str, seconds: float, whole: bool
 
 
 def read_outcome(folder: Path) -> Outcome | None:
-    """Read how the trial in a folder ended; None if it did not, or nobody noted it.
+    """Read the outcome of the trial in a folder; None if it has not ended, or none was recorded.
 
     Raises:
         ValueError: the file is not what a study writes there.
@@ -170,7 +170,7 @@ def read_outcome(folder: Path) -> Outcome | None:
             seconds is None or is_number(seconds)
         ):
             return Outcome(status, reason, metrics, seconds, whole)
-    raise ValueError(f"{path} is not what a study writes there; remove it, and the trial is looked at anew")
+    raise ValueError(f"{path} is not what a study writes there; remove it, and the trial is judged again")
 
 
 def _write_outcome(folder: Path, outcome: Outcome) -> None:
@@ -185,7 +185,7 @@ def _metrics(folder: Path) -> Results | None:
 
 
 def read_recipe(folder: Path) -> Recipe | None:
-    """Read with what recipe the trial in a folder was started; None if no study started it.
+    """Read the recipe with which the trial in a folder was started; None if no study started it.
 
     Raises:
         ValueError: the file is not what a study writes there.

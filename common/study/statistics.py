@@ -1,9 +1,9 @@
-"""Means of trials, gaps between initialisations, and how sure of these one may be.
+"""Means of trials, gaps between initialisations, and their uncertainty.
 
 Two initialisations are trained with the same seeds, and each seed gives a pair: the same order of the images, the same
 choice of labels. A gap is the mean difference of the pairs; its interval is that of the paired t test (Student, "The
-probable error of a mean", Biometrika 1908). It takes the differences for draws from one normal distribution, and says
-within what the mean over ever more seeds would be. All values are in the metrics' points.
+probable error of a mean", Biometrika 1908). The test assumes that the differences come from one normal distribution;
+the interval is for the mean over infinitely many seeds. All values are in the metrics' points.
 """
 
 import math
@@ -15,7 +15,7 @@ from functools import cache
 
 CONFIDENCE = 0.95
 POINTS = 0.5  # half a point: the gap that the paper's tables mark
-POWER = 0.8  # how often a study is to find it
+POWER = 0.8  # share of studies that should find it
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,12 @@ class Gap:
     """How much better an initialisation is than the reference.
 
     Attributes:
-        mean: of the differences of the pairs.
-        deviation: their sample standard deviation (n - 1); None for one pair.
+        mean: mean difference of the pairs.
+        deviation: sample standard deviation (n - 1) of the differences; None for one pair.
         low, high: 95 % interval of the mean over seeds of fine-tuning, for these weights; None for one pair.
         n: number of pairs.
-        image_low, image_high: 95 % interval over other test images of this kind, for these trained models; None where
-            what they found has not been kept.
+        image_low, image_high: 95 % interval over other test images of this kind, for these trained models; None if
+            their detections have not been kept.
     """
 
     mean: float
@@ -51,7 +51,7 @@ def deviation(values: Sequence[float]) -> float | None:
 
 
 def interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """Return the 95 % interval of the mean by Student's t; None for a single value, of which no spread is known."""
+    """Return the 95 % interval of the mean by Student's t; None for a single value, which has no spread."""
     spread = deviation(values)
     if spread is None:
         return None
@@ -60,7 +60,7 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
 
 
 def half_width(spread: float, n: int) -> float:
-    """Return by how much the 95 % interval of a mean of ``n`` values extends to either side.
+    """Return the half-width of the 95 % interval of a mean of ``n`` values.
 
     Args:
         spread: the sample standard deviation of the values.
@@ -73,29 +73,29 @@ def paired_gap(values: Sequence[float], reference: Sequence[float]) -> Gap:
     """Compare trials with those of the reference that have the same seeds, in the same order.
 
     Raises:
-        ValueError: there is no pair, or something has no partner.
+        ValueError: there is no pair, or a trial has no partner.
     """
     if len(values) != len(reference) or not values:
-        raise ValueError(f"pairs of trials are compared, found {len(values)} and {len(reference)}")
+        raise ValueError(f"expected pairs of trials, found {len(values)} and {len(reference)}")
     differences = [own - other for own, other in zip(values, reference, strict=True)]
     low, high = interval(differences) or (None, None)
     return Gap(statistics.fmean(differences), deviation(differences), low, high, len(differences))
 
 
 def seeds_to_show(deviation: float, points: float = POINTS) -> int:
-    """Return the least number of seeds for which the 95 % interval reaches no further than ``points`` to either side.
+    """Return the least number of seeds for which the 95 % interval extends at most ``points`` to either side.
 
-    A gap that is measured as ``points`` is then told from 0. See `seeds_to_find` for one that is so in truth.
+    A measured gap of ``points`` is then told from 0. See `seeds_to_find` for a true gap.
 
     Args:
-        deviation: the standard deviation of the differences of pairs, as seen so far.
+        deviation: the observed standard deviation of the differences of pairs.
         points: half the width of the interval.
 
     Raises:
-        ValueError: a deviation that is negative or no number, or points that are not above 0.
+        ValueError: the deviation is negative or not a number, or points are not above 0.
     """
     _check(deviation, points)
-    # The interval is wider than by the normal distribution, which so gives where to begin.
+    # The interval is wider than with the normal distribution, which therefore gives a start.
     n = max(2, math.ceil((statistics.NormalDist().inv_cdf((1 + CONFIDENCE) / 2) * deviation / points) ** 2))
     while half_width(deviation, n) > points:
         n += 1
@@ -103,7 +103,7 @@ def seeds_to_show(deviation: float, points: float = POINTS) -> int:
 
 
 def seeds_to_find(deviation: float, points: float = POINTS) -> int:
-    """Return the least number of seeds with which a true gap of ``points`` is told from 0 in 80 % of studies.
+    """Return the least number of seeds with which 80 % of studies tell a true gap of ``points`` from 0.
 
     That is the power of the paired t test (Cohen, Statistical Power Analysis for the Behavioral Sciences, 1988, chapter
     2), by the distribution of t squared, a noncentral F: SciPy's noncentral t is not a number for some gaps. Arguments
@@ -125,7 +125,7 @@ def seeds_to_find(deviation: float, points: float = POINTS) -> int:
 
 
 def in_words(gap: Gap, name: str, reference: str) -> str:
-    """Say in a few words what a gap means: whether ``name`` is better than ``reference``, or cannot be told from it."""
+    """Say in a few words whether ``name`` is better than ``reference``, or cannot be told from it."""
     if gap.low is None or gap.high is None:
         return "one pair of trials: no interval"
     if not gap.is_told:
@@ -137,7 +137,7 @@ def in_words(gap: Gap, name: str, reference: str) -> str:
 
 
 def bound(value: float, sign: str = "") -> str:
-    """Write the end of an interval with one decimal, or with more where it would look like 0 and is not.
+    """Format the end of an interval with one decimal, or with more if it would round to 0.
 
     Args:
         value: in points.
@@ -154,7 +154,7 @@ def _check(deviation: float, points: float) -> None:
 
 @cache
 def _quantile(degrees: int) -> float:
-    """Return how many standard errors the interval extends to either side."""
-    from scipy.stats import t  # takes a second, which whoever only starts a study need not wait for
+    """Return the half-width of the interval in standard errors."""
+    from scipy.stats import t  # takes a second, which starting a study does not need
 
     return float(t.ppf((1 + CONFIDENCE) / 2, degrees))

@@ -1,4 +1,4 @@
-"""A study's tables: AP50 / AP / AP75 as the paper prints them, each gap with its intervals, and what these cover."""
+"""A study's tables: AP50 / AP / AP75 as in the paper, each gap with its intervals, and what these cover."""
 
 import csv
 import io
@@ -13,7 +13,7 @@ from .aggregate import KEYS, Cell, Row
 from .statistics import POINTS, POWER, Gap, bound, in_words, seeds_to_find, seeds_to_show
 from .trials import percent
 
-# In which file each style stands.
+# The file of each style.
 FILES = {
     "text": "report.txt",
     "markdown": "report.md",
@@ -22,19 +22,19 @@ FILES = {
     "json": "report.json",
 }
 MARKED_GAP = POINTS  # the paper's tables mark gaps of at least +0.5 points
-# sem_seg's mIoU says by itself of what it is.
+# The name of sem_seg's mIoU needs no task.
 TASK_NAMES = {"bbox": "box", "segm": "mask", "keypoints": "keypoint", "densepose_gps": "GPS", "sem_seg": ""}
 NONE = "–"
 
 
 def format_table(rows: Sequence[Row], style: str = "text") -> str:
-    """Write what a study found.
+    """Format the rows of a study as a table.
 
-    Detector and label fraction have a column where there is more than one of them; in CSV and JSON always. Numbers have
-    one decimal, in CSV and JSON all.
+    Detector and label fraction have a column if there is more than one of them, and always in CSV and JSON. Numbers
+    have one decimal; in CSV and JSON all.
 
     Args:
-        rows: from `aggregate`, at least one.
+        rows: the result of `aggregate`, at least one.
         style: ``text``, ``markdown``, ``latex`` (for booktabs), ``csv`` (a line for each metric of a row) or ``json``.
 
     Raises:
@@ -52,12 +52,12 @@ def format_table(rows: Sequence[Row], style: str = "text") -> str:
 
 
 def tables(rows: Sequence[Row]) -> dict[str, str]:
-    """Write what a study found in every style, by the names of the files; rows and errors as of `format_table`."""
+    """Format the rows of a study in every style, by file name; rows and errors as in `format_table`."""
     return {name: f"{format_table(rows, style)}\n" for style, name in FILES.items()}
 
 
 def notes(rows: Sequence[Row]) -> list[str]:
-    """Say in a sentence each what the numbers are, what the intervals cover, and what was left out."""
+    """Say, in one sentence each, what the numbers are, what the intervals cover, and what was left out."""
     cells = [cell for row in rows for cell in row.metrics.values()]
     gaps = [cell.gap for cell in cells if cell.gap]
     spread = any(cell.deviation is not None for cell in cells)
@@ -90,7 +90,7 @@ def notes(rows: Sequence[Row]) -> list[str]:
 
 
 def is_marked(gap: Gap) -> bool:
-    """Whether a gap has the paper's mark: at least +0.5 as it is printed, and its interval over seeds excludes 0."""
+    """Whether a gap has the paper's mark: at least +0.5 as printed, with an interval over seeds that excludes 0."""
     return gap.is_told and round(gap.mean, 1) >= MARKED_GAP
 
 
@@ -101,14 +101,14 @@ def metric_name(key: str) -> str:
 
 
 class Style(NamedTuple):
-    """How a kind of text writes what the tables need; ``{}`` is what is written."""
+    """The elements of a table in one kind of text; ``{}`` stands for the content."""
 
-    table: Callable[[list[str], list[list[str]]], str]  # of titles and rows
+    table: Callable[[list[str], list[list[str]]], str]  # from titles and rows
     notes: Callable[[list[str]], str]
     number: str
     plus_minus: str
     marked: str  # the mean of a gap with the paper's mark
-    mark: str  # what that is called
+    mark: str  # the name of that mark
     escape: Callable[[str], str] = str
 
 
@@ -179,7 +179,7 @@ def _cell(cell: Cell | None, style: Style) -> str:
 
 
 def _gaps(rows: Sequence[Row], style: Style) -> str:
-    """Tabulate what each gap says, and how many seeds would show half a point; nothing where no gap has an interval."""
+    """Tabulate the meaning of each gap, and the seeds that would show half a point; empty if no gap has an interval."""
     gaps = [
         (row, key, gap)
         for row in rows
@@ -213,7 +213,7 @@ def _keys(rows: Sequence[Row]) -> list[str]:
 
 
 def _labels(rows: Sequence[Row], row: Row) -> dict[str, str]:
-    """Return what tells a row from the others, by the titles of its columns."""
+    """Return the labels that distinguish a row from the others, by the titles of their columns."""
     labels = {}
     if len({row.detector for row in rows}) > 1:
         labels["detector"] = row.detector

@@ -1,4 +1,4 @@
-"""The trials of a study: which there are, and how each is trained."""
+"""The trials of a study, and how each is trained."""
 
 import re
 from collections.abc import Mapping
@@ -15,11 +15,11 @@ class Trial:
     """One fine-tuning.
 
     Attributes:
-        detector, init, fraction, seed: which one it is.
+        detector, init, fraction, seed: these identify it.
         folder: its ``OUTPUT_DIR``.
-        config: its config file, which need not be there.
-        opts: all overrides but ``OUTPUT_DIR`` and ``SEED``; key -> value, as text.
-        only_detector: whether the study has no other, so that names leave it out.
+        config: its config file, which need not exist.
+        opts: all overrides except ``OUTPUT_DIR`` and ``SEED``; key -> value, as text.
+        only_detector: whether the study has no other detector, so that names leave it out.
     """
 
     detector: str
@@ -40,9 +40,9 @@ class Trial:
         return hash(self.folder)
 
     def words(self) -> list[str]:
-        """Return what follows ``mocodet train`` to train it, without ``--resume`` and flags of a machine.
+        """Return its arguments of ``mocodet train``, without ``--resume`` and the flags of a machine.
 
-        A config of mocodet's own goes by its name: other machines have it elsewhere.
+        One of mocodet's own configs is given by name, because its path differs between machines.
         """
         packaged = self.config.is_relative_to(configs.ROOT)
         config = self.config.relative_to(configs.ROOT) if packaged else self.config
@@ -51,7 +51,7 @@ class Trial:
 
 
 def plan(study: Study, output: Path) -> list[Trial]:
-    """List the trials of a study, seed by seed, so that an early stop leaves complete comparisons.
+    """Return the trials of a study, seed by seed, so that an early stop leaves complete comparisons.
 
     Their folders are ``output/<detector>/<init>/labels_<percent>/seed_<seed>``.
     """
@@ -74,14 +74,14 @@ def plan(study: Study, output: Path) -> list[Trial]:
 
 
 def percent(fraction: float) -> str:
-    """Write a fraction in per cent, without zeros that say nothing: 0.1 is ``10``, 0.005 is ``0.5``."""
+    """Format a fraction in per cent, without trailing zeros: 0.1 is ``10``, 0.005 is ``0.5``."""
     return f"{100 * fraction:.6g}"
 
 
 def _config_of(study: Study, detector: str, init: str) -> Path:
-    """Return the config of an initialisation: a path as given, or one of mocodet's own; the path as given if neither.
+    """Return the config of an initialisation: a given path, or one of mocodet's own; the given path if neither exists.
 
-    That of a variant lies beside the detector's and has the variant at the end of its name.
+    The config of a variant is beside the detector's, with the variant at the end of its name.
     """
     start = study.inits[init]
     name = start.config or study.detectors[detector].config or ""
@@ -89,17 +89,17 @@ def _config_of(study: Study, detector: str, init: str) -> Path:
         name = re.sub(r"(\.ya?ml)?$", rf"_{start.variant}\1", name, count=1)
     try:
         return configs.locate(name)
-    except OSError:  # a name may be too long
+    except OSError:  # the name may be too long
         return Path(name)
 
 
 def _opts_of(study: Study, detector: str, init: str, fraction: float, seed: int) -> dict[str, str]:
-    """Merge the overrides, the more special later, and set what the study itself decides."""
+    """Merge the overrides, the more specific later, and set the study's own keys."""
     start = study.inits[init]
     opts = {**study.opts, **study.detectors[detector].opts, **start.opts}
     if start.weights is not None:
         opts[WEIGHTS_KEY] = start.weights
-    if fraction < 1:  # of all images every seed has the same subset
+    if fraction < 1:  # with all images every seed has the same subset
         opts |= {"MOCO.TRAIN_FRACTION": str(fraction), "MOCO.FRACTION_SEED": str(seed)}
     if study.passes is not None:
         opts["MOCO.PASSES"] = str(study.passes)

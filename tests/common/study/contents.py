@@ -1,4 +1,4 @@
-"""What a study's ``results.json`` holds, made up."""
+"""Made-up content of a study's ``results.json``."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

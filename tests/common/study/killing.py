@@ -1,4 +1,4 @@
-"""Kill a study of toy trials at random moments, run it to its end, and check what became of each trial."""
+"""Kill a study of toy trials at random moments, run it to its end, and check the outcome of each trial."""
 
 import json
 import os
@@ -58,8 +58,8 @@ def harass(folder: Path, seeds: int, jobs: int, sleep: float, moments: Sequence[
         its ``results.json``.
 
     Raises:
-        AssertionError: a trial was trained by two processes at a time, or not once to its end; a failed one has not its
-            reason; or the command did not end as it should.
+        AssertionError: two processes trained a trial at the same time; a trial was not trained to its end once; a
+            failed one lacks its reason; or the command did not end as expected.
     """
     for moment in moments:
         study = start(folder, seeds, jobs, sleep)

@@ -51,7 +51,7 @@ def test_read_metrics__not_finite(tmp_path, value):
 
 
 def test_read_metrics__no_evaluation(tmp_path):
-    with pytest.raises(ValueError, match=r"metrics of no task; expected those of one of bbox, .*sem_seg"):
+    with pytest.raises(ValueError, match=r"no metrics of a task; expected those of one of bbox, .*sem_seg"):
         read_metrics(write_run(tmp_path, [{"iteration": 99, "total_loss": 1.0}]))
 
 

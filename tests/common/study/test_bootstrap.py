@@ -9,7 +9,7 @@ from tests.common.test_matches import draw_matches
 
 
 def easy(found: np.ndarray, images: np.ndarray | None = None) -> Matches:
-    """Make one class with an object in each image; ``found``: which of them are, all at once and with nothing else."""
+    """Make one class with an object in each image; ``found`` says which objects are found, with equal scores."""
     place = np.flatnonzero(found)
     right = np.ones((2, len(place)), dtype=bool)
     return Matches(
@@ -28,7 +28,7 @@ def easy(found: np.ndarray, images: np.ndarray | None = None) -> Matches:
 
 
 def write_study(folder, **matches: list[Matches | None]) -> dict:
-    """Write what the trials have kept; return the content of ``results.json``."""
+    """Write the detections of the trials; return the content of ``results.json``."""
 
     def metrics(found: Matches | None) -> dict[str, float]:
         values = found.metrics() if found else {"AP50": 1.0, "AP": 1.0, "AP75": 1.0}
@@ -105,6 +105,6 @@ def test_image_intervals__refuse_what_does_not_belong_together(tmp_path):
         aggregate(content, folder=tmp_path)
     content["trials"][0]["metrics"]["bbox/AP50"] += 1
     with pytest.raises(
-        ValueError, match=r"matches.npz is of another evaluation .* bbox/AP50 is 55.556 there and 56.556"
+        ValueError, match=r"matches.npz is from another evaluation .* bbox/AP50 is 55.556 there and 56.556"
     ):
         aggregate(content, folder=tmp_path)

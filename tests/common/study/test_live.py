@@ -31,11 +31,11 @@ A, B, C, D = (trial("moco", seed) for seed in range(4))
         ([A, B], [Running(C, 100, None)], {D: finished(600)}, 1, 1700),
         ([A, B], [Running(C, 100, None)], {D: finished(600)}, 2, 850),
         ([], [Running(C, 700, None)], {D: finished(600)}, 2, 0),
-        # What a running trial says of itself is known: 100 seconds gone, 500 to come.
+        # The progress of a running trial is known: 100 seconds done, 500 left.
         ([A], [Running(C, 100, Progress(5, 10, 500.0))], {}, 1, 1100),
         # The longest of the running ones decides.
         ([], [Running(C, 0, Progress(5, 10, 500.0)), Running(D, 0, Progress(9, 10, 10.0))], {}, 2, 500),
-        # What goes on from a checkpoint does not tell how long one takes from its beginning.
+        # A resumed trial does not show how long a whole one takes.
         ([], [Running(C, 100, Progress(5, 10, 500.0), whole=False)], {}, 1, 500),
         ([A], [Running(C, 100, Progress(5, 10, 500.0), whole=False)], {}, 1, None),
         ([A], [Running(C, 100, Progress(5, 10, 500.0), whole=False)], {D: finished(600)}, 1, 1100),

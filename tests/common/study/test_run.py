@@ -88,7 +88,7 @@ def test_study__flags_describe_one(here, capsys):
     inits = ["--init", "a=toy_R_18_FPN_random.yaml,AP=50", "--init", "b=toy_R_18_FPN_random.yaml"]
     toy_study.study(*inits, "--reference", "b", "--seeds", 1, "--output", "study", "AP", 20)
     found = {trial["init"]: (trial["folder"], trial["metrics"]["bbox/AP"]) for trial in results()["trials"]}
-    # An initialisation's own override wins over the shared one.
+    # An initialisation's own override takes precedence over the shared one.
     assert found == {"a": ("detector/a/labels_100/seed_0", 50.0), "b": ("detector/b/labels_100/seed_0", 20.0)}
 
 
@@ -283,7 +283,7 @@ def test_print_commands__then_collect(here, capsys):
 
 
 def wait_for(folder, count):
-    """Wait until so many lines were noted in the study in ``folder``."""
+    """Wait until the study in ``folder`` has recorded a number of lines."""
     deadline = time.monotonic() + 60
     while not (folder / "study" / "records.txt").exists() or len(records(folder)) < count:
         assert time.monotonic() < deadline, (folder / "printed.txt").read_text()
@@ -313,7 +313,7 @@ def test_study__its_end_is_that_of_its_trials(tmp_path, number):
     process = start(tmp_path, seeds=1, jobs=2, sleep=30)
     wait_for(tmp_path, 2)
     assert len(alive(tmp_path)) == 2
-    if number == signal.SIGTERM:  # meanwhile nobody else may have the folder
+    if number == signal.SIGTERM:  # no other process may use the folder at the same time
         second = subprocess.run(process.args, cwd=tmp_path, capture_output=True, text=True)
         assert second.returncode == 1
         assert re.match(r"error: another process \(pid .*\) runs a study in study; wait for it", second.stderr)
@@ -327,7 +327,7 @@ def test_study__its_end_is_that_of_its_trials(tmp_path, number):
         assert time.monotonic() < deadline, "a trial outlives its study"
         time.sleep(0.02)
     if status > 0:
-        assert "interrupted; the same command goes on" in (tmp_path / "printed.txt").read_text()
+        assert "interrupted; the same command continues" in (tmp_path / "printed.txt").read_text()
 
 
 def test_study__two_trials_never_share_a_gpu(here, monkeypatch):

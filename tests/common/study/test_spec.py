@@ -91,7 +91,7 @@ def test_read_study__defaults(tmp_path):
         (SHORT + "MIN_ITERS: 20", "MIN_ITERS 20 is the least length of a schedule that PASSES gives; set both"),
         (SHORT + "OPTS: {SEED: 1}", "OPTS: SEED is set by the study"),
         (SHORT + "OPTS: {MOCO.PASSES: 1}", "MOCO.PASSES is set by the study, .*PASSES and MIN_ITERS of a STUDY.yaml"),
-        (SHORT + "OPTS: {'a b': 1}", "'a b' is no config key"),
+        (SHORT + "OPTS: {'a b': 1}", "'a b' is not a config key"),
         (SHORT + "OPTS: [a]", "OPTS must be a mapping"),
         (SHORT + "NAME: [a]", r"NAME must be a text, got \['a'\]"),
         (SHORT.replace("a:", "../a:"), "'../a' cannot name a detector"),

@@ -38,7 +38,7 @@ def test_read__sound_ones(tmp_path):
     [
         ({"trials": [3]}, "trial 0 has for detector 3"),
         ({"trials": []}, "there is no trial of FPN from random"),
-        ({"reference": "coco"}, "reference 'coco' is none of inits"),
+        ({"reference": "coco"}, "reference 'coco' is not one of inits"),
         ({"fractions": ["all"]}, r"fractions is \['all'\]"),
         ({"weights": {"moco": "a.pkl"}}, "weights is "),
     ],

@@ -54,7 +54,7 @@ def test_paired_gap__one_pair_and_no_spread():
 
 @pytest.mark.parametrize(("own", "reference"), [([], []), ([1.0, 2.0], [1.0])])
 def test_paired_gap__refuses_what_is_no_pair(own, reference):
-    with pytest.raises(ValueError, match="pairs of trials are compared"):
+    with pytest.raises(ValueError, match="expected pairs of trials"):
         paired_gap(own, reference)
 
 

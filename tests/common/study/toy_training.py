@@ -1,4 +1,4 @@
-"""A training command in small, for studies in tests: it takes ``mocodet train``'s arguments and needs no PyTorch.
+"""A toy training command for studies in tests: it takes ``mocodet train``'s arguments and needs no PyTorch.
 
 It "trains" for SOLVER.MAX_ITER iterations, writes a checkpoint after each and resumes from the last. In the folder of
 the study it notes when it begins (``begin``) and when it is trained to its end (``end``), and holds a lock of its own
@@ -27,7 +27,7 @@ def note(folder: Path, word: str) -> None:
 
 
 def main() -> None:
-    """Do what the command line asks for."""
+    """Carry out the command line."""
     tether.install()
     words = sys.argv[1:]
     resume = "--resume" in words
