@@ -1,4 +1,4 @@
-"""What the tests of ``mocodet benchmark`` share."""
+"""Shared code of the tests of ``mocodet benchmark``."""
 
 from collections.abc import Callable, Mapping
 from types import ModuleType

@@ -1,4 +1,4 @@
-"""What tests of saved runs share."""
+"""Shared code of tests of saved runs."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The order of the tests: files that take long come first, or one process would be left alone with them at the end."""
+"""The order of the tests: long files come first, so that no process is left alone with them at the end."""
 
 import signal
 
@@ -8,7 +8,7 @@ from mocodet.common.allocator import keep_freed_memory
 
 keep_freed_memory()  # as the commands do
 
-# A shell has its background jobs ignore Ctrl-C, and what they start; the tests send it.
+# Background jobs of a shell, and their children, ignore Ctrl-C; the tests send it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

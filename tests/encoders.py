@@ -74,7 +74,7 @@ def checkpoint_of(model: nn.Module, layout: str) -> dict:
     return {"model": state, "optimizer": optimizer, "scheduler": {"last_epoch": 3}, "iteration": 41}
 
 
-# What other projects save, laid out as their public code does it; `mocodet.common.encoders.styles` names the files.
+# Checkpoints of other projects, in the layout of their public code; `mocodet.common.encoders.styles` names the files.
 
 
 def backbone(model: nn.Module, prefix: str = "", offset: float = 0) -> dict[str, torch.Tensor]:
@@ -83,7 +83,7 @@ def backbone(model: nn.Module, prefix: str = "", offset: float = 0) -> dict[str,
 
 
 def numbered(model: nn.Module, prefix: str = "", offset: float = 0, children: int = -1) -> dict[str, torch.Tensor]:
-    """The same as ``nn.Sequential(*list(resnet.children())[:-1])`` has it."""
+    """The same in the layout of ``nn.Sequential(*list(resnet.children())[:-1])``."""
     sequence = nn.Sequential(*list(model.children())[:children])
     return {f"{prefix}{name}": value + offset for name, value in sequence.state_dict().items()}
 
@@ -365,7 +365,7 @@ def torchvision_training(model: nn.Module) -> dict:
 
 @dataclass(frozen=True)
 class Foreign:
-    """A foreign checkpoint, and what is to be found in it."""
+    """A foreign checkpoint, and what a reader should find in it."""
 
     make: Callable[[nn.Module], dict]
     kind: str

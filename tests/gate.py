@@ -1,7 +1,7 @@
-"""For ``--import tests.gate``: a training of either half waits before one of its steps until it is told to go on.
+"""For ``--import tests.gate``: a training of either half waits before one of its steps until it may continue.
 
-MOCODET_TEST_GATE names a folder and the step, as in ``/some/folder:2``. Each process leaves a file there that is named
-after its rank and holds its process id, and waits for one that is named ``open``.
+MOCODET_TEST_GATE names a folder and the step, as in ``/some/folder:2``. Each process writes its process id there to a
+file named after its rank, and waits for a file named ``open``.
 """
 
 import os

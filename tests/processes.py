@@ -21,7 +21,7 @@ PRELOADED = ["mocodet.pretrain.trainer", "mocodet.detection.training.trainer", "
 
 
 def forking() -> multiprocessing.context.BaseContext:
-    """Return the context in which processes begin with `PRELOADED`; spawned ones take seconds to import as much.
+    """Return the context in which processes begin with `PRELOADED`; spawned ones take seconds for these imports.
 
     Their environment is that of this one when the first of them started.
     """

@@ -1,4 +1,4 @@
-"""A web server on this machine that behaves, or misbehaves, as a test asks."""
+"""A web server on this machine that behaves, or misbehaves, as a test requires."""
 
 import http.server
 import socket
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Site:
-    """What the server serves, how, and what it was asked.
+    """The content of the server, its behaviour, and its requests.
 
     Attributes:
         url: where it is, without a slash at the end.

@@ -1,4 +1,4 @@
-"""What holds over all files of configs/, whatever reads them."""
+"""Properties of all files in configs/, for every reader."""
 
 import os
 from collections import defaultdict
@@ -13,7 +13,7 @@ FILES = {str(path.relative_to(configs.ROOT)): path for path in sorted(configs.RO
 
 
 class UniqueKeyLoader(yaml.SafeLoader):
-    """Refuses a mapping that has a key twice, of which YAML would silently keep the last."""
+    """Refuses a mapping that has a key twice; YAML would silently keep the last value."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]

@@ -1,4 +1,4 @@
-"""What a process of torchrun does: the command `mocodet pretrain`, in which one may be killed at some iteration."""
+"""A process of torchrun: the command `mocodet pretrain`, in which one process may be killed at some iteration."""
 
 import json
 import os
@@ -39,14 +39,14 @@ def work(notes: Path, kill: int, arguments: list[str]) -> None:
     """Pre-train.
 
     Args:
-        notes: folder for a file from each process, of each time that it was started.
+        notes: folder for a file from each start of each process.
         kill: iteration before which the process of rank 1 dies the first time.
-        arguments: of the command.
+        arguments: arguments of the command.
     """
     fault, built = Fault(notes, kill), PretrainTrainer.build_hooks
     PretrainTrainer.build_hooks = lambda trainer: [*built(trainer), fault]
     if fault.started != "0" and os.environ["RANK"] == "0":
-        time.sleep(2)  # so that the other one comes first, and finds in torchrun's store what the dead have left
+        time.sleep(2)  # so that the other one comes first, and finds the entries of dead processes in torchrun's store
     pretrain(arguments)
     if dist.is_initialized():
         raise RuntimeError("the process group was left behind")

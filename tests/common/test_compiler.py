@@ -43,7 +43,7 @@ def test_stand_in__gives_all_that_the_module_has(monkeypatch):
     monkeypatch.setitem(sys.modules, compiler.UTILS, stand_in)
     monkeypatch.setattr(compiler, "import_module", lambda name: utils)
     assert stand_in.counters is utils.counters
-    assert compiler.UTILS not in sys.modules  # it has made way
+    assert compiler.UTILS not in sys.modules  # it has been replaced
 
 
 def test_eager_convolutions__compute_the_same_and_are_put_back(monkeypatch):

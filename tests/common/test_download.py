@@ -42,7 +42,7 @@ def names(folder: Path) -> list[str]:
 
 
 def interrupted(site: Site, path: Path, length: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave what a call leaves that got the first ``length`` bytes, and forget that it was made."""
+    """Leave the files of a call that got the first ``length`` bytes, and forget its requests."""
     with monkeypatch.context() as patch:
         patch.setattr(module, "ATTEMPTS", 1)
         site.cut = length
@@ -79,7 +79,7 @@ def test_download__what_is_there_is_checked_and_not_fetched(site, tmp_path):
 
 
 def test_download__what_is_there_in_a_folder_that_cannot_be_written(site, tmp_path, monkeypatch):
-    """A shared cache: nothing is to be locked there."""
+    """A shared cache, where nothing can be locked."""
     monkeypatch.setattr(module, "exclusive", None)
     (tmp_path / "file").write_bytes(CONTENT)
     assert download(url(site), tmp_path / "file", md5=MD5) == tmp_path / "file"
@@ -114,7 +114,9 @@ def test_download__broken_transfers_go_on_inside_one_call(site, tmp_path):
 
 def test_download__broken_for_good_and_taken_up_later(site, tmp_path):
     site.cut = 10
-    message = rf"broke off \(50 of {len(CONTENT)} bytes arrived\), in the last of 5 attempts; 50 bytes are kept: run this"
+    message = (
+        rf"broke off \(50 of {len(CONTENT)} bytes arrived\), in the last of 5 attempts; 50 bytes are kept: run this"
+    )
     with pytest.raises(DownloadError, match=message):
         download(url(site), tmp_path / "file", md5=MD5)
     assert names(tmp_path) == ["file.part", "file.part.json"]
@@ -182,7 +184,7 @@ def test_download__part_whose_record_is_damaged(site, tmp_path, record):
 
 
 def test_download__ended_before_the_last_rename(site, tmp_path):
-    """All had come: nothing is asked for."""
+    """The file was complete: no request is sent."""
     (tmp_path / "file.part").write_bytes(CONTENT)
     record = {"url": url(site), "validator": '"1"', "total": len(CONTENT)}
     (tmp_path / "file.part.json").write_text(json.dumps(record))
@@ -270,7 +272,7 @@ def test_download__whatever_the_server_says_is_told_on_one_line(tmp_path, monkey
 
 def test_download__offline(tmp_path, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(module, "FIRST_PAUSE", None)  # to wait would be an error here
+    monkeypatch.setattr(module, "FIRST_PAUSE", None)  # waiting would be an error here
     with socket.socket() as taken:  # bound, so that nobody else listens there, and never listening
         taken.bind(("127.0.0.1", 0))
         host = f"127.0.0.1:{taken.getsockname()[1]}"

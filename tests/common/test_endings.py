@@ -1,4 +1,4 @@
-"""Trainings in processes of their own that a full disk, a signal or the end of their parent ends."""
+"""Trainings in processes of their own, ended by a full disk, a signal or the end of their parent."""
 
 import os
 import resource
@@ -18,19 +18,19 @@ from tests import commands
 from tests.detection.tiny import make_voc, options
 from tests.processes import start_process
 
-PATIENCE = 120.0  # seconds for what takes a few, on a machine that has much else to do
-STEP = 2  # before which the trainings wait; they write a checkpoint after every second one
+PATIENCE = 120.0  # seconds for work of a few seconds, on a busy machine
+STEP = 2  # the trainings wait before this step; they write a checkpoint after every second step
 
 
 def until(condition: Callable[[], object], what: str) -> None:
     deadline = time.monotonic() + PATIENCE
     while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        assert time.monotonic() < deadline, f"timed out waiting for {what}"
         time.sleep(0.02)
 
 
 def is_there(pid: int) -> bool:
-    """Tell whether a process runs; one that has ended may wait for its parent to look."""
+    """Tell whether a process runs; one that has ended may still be a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except (FileNotFoundError, ProcessLookupError):
@@ -38,9 +38,9 @@ def is_there(pid: int) -> bool:
 
 
 def command(name: str, arguments: list[str], terminal: Path, waits_at: str) -> None:
-    """Run a command that waits at a gate; what it prints goes to ``terminal``. Its processes are forked, not spawned.
+    """Run a command that waits at a gate; its output goes to ``terminal``. Its processes are forked, not spawned.
 
-    So none of them imports anew what takes seconds.
+    So none of them repeats imports that take seconds.
     """
     with terminal.open("wb") as printed:
         for number in (1, 2):
@@ -72,7 +72,7 @@ class Run:
 
     @property
     def ranks(self) -> list[int]:
-        """The process ids of those that have come to the gate."""
+        """The ids of the processes that have reached the gate."""
         return [int(path.read_text()) for path in self.folder.glob("[0-9]")]
 
     def wait(self, condition: Callable[[], object], what: str) -> None:
@@ -96,7 +96,7 @@ class Run:
         (self.folder / "open").touch()
 
     def end(self) -> tuple[int | None, str]:
-        """Return the exit status and what was printed."""
+        """Return the exit status and the output."""
         self.process.join(PATIENCE)
         return self.process.exitcode, self.terminal.read_text()
 

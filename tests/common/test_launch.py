@@ -83,7 +83,7 @@ needs_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="with CUDA the 
 
 @pytest.fixture
 def forked(monkeypatch):
-    """Has the processes of a run forked; `tests/detection/training/test_run.py` has one whose processes are spawned."""
+    """Fork the processes of a run; `tests/detection/training/test_run.py` has a run with spawned processes."""
     starting = partial(torch.multiprocessing.start_processes, start_method=forking().get_start_method())
     monkeypatch.setattr(torch.multiprocessing, "start_processes", starting)
 
@@ -221,7 +221,7 @@ def test_torchrun__more_processes_than_gpus(monkeypatch):
 
 def test_fresh_store__every_start_has_its_own():
     store, world = dist.HashStore(), 3
-    # A start in which rank 0 never came; its questions stay.
+    # A start without rank 0; its questions remain.
     store.set_timeout(timedelta(seconds=0.2))
     for rank in (1, 2):
         with pytest.raises(dist.DistStoreError):
@@ -300,7 +300,7 @@ def test_torchrun__restarts_a_killed_process_from_the_last_checkpoint(tmp_path):
     for kind in ("model", "rng", "shuffle"):
         assert_equal(found[kind], expected[kind])
     assert_equal(found["optimizer"]["state"], expected["optimizer"]["state"])
-    # It was killed, and went on in the middle of the run.
+    # It was killed, and resumed in the middle of the run.
     threads = max(1, len(os.sched_getaffinity(0)) // 2)
     for started in range(2):
         for rank in range(2):
@@ -342,7 +342,7 @@ def test_distribute__averages_gradients_on_cpu():
 
 
 def claims(free: Path, held: Path) -> tuple[bool, int, str]:
-    """Whether the lock is there once this process may go on, the process that has it, and what becomes of the other."""
+    """Whether the lock exists when this process may continue, the process that holds it, and the fate of the other."""
     with claim_output(str(free)):
         there, holder = (free / CLAIM).is_file(), json.loads((free / CLAIM).read_text())["pid"]
         comm.synchronize()

@@ -25,7 +25,7 @@ def test_lazy_exports__imports_when_asked(package):
     assert "VALUE" in dir(package)
     assert "lazily.slow" not in sys.modules
     assert package.VALUE is sys.modules["lazily.slow"].VALUE
-    assert vars(package)["VALUE"] is package.VALUE  # the next time it is no longer asked for
+    assert vars(package)["VALUE"] is package.VALUE  # the next access does not import it
 
 
 def test_lazy_exports__other_names(package):

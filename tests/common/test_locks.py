@@ -18,7 +18,7 @@ from mocodet.common.locks import CLAIM, claim
 
 
 def hold(folder: str, with_child: bool, to_test: Connection) -> None:
-    """Hold ``folder`` until told to end, and send word; with a child, which outlives a killed parent."""
+    """Hold ``folder`` until told to end, and report it; with a child that outlives a killed parent."""
     with claim(folder, work="paints"):
         child = os.fork() if with_child else None
         if child == 0:
@@ -43,7 +43,7 @@ def holder(folder: Path, *, with_child: bool = False) -> Iterator[tuple[BaseProc
         process.kill()
         process.join()
         if child is not None:
-            os.kill(child, signal.SIGKILL)  # fails the test where it has not outlived its parent
+            os.kill(child, signal.SIGKILL)  # fails the test if the child has not outlived its parent
 
 
 def test_claim__refuses_at_once_and_says_who(tmp_path):

@@ -1,4 +1,4 @@
-"""What is logged before a run has a folder is in the folder's log once it has one."""
+"""Records from before a run has a folder are in the folder's log later."""
 
 import logging
 

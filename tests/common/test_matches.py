@@ -41,7 +41,7 @@ def draw_matches(rng: np.random.Generator, metric: str, images: int = 12, classe
 
 
 def slow_ap(found: Matches, index: int, at: int, repeats: np.ndarray) -> float:
-    """AP of a class where images are really repeated: each copy's detections are told right or wrong one by one."""
+    """AP of a class with really repeated images: the detections of each copy are judged one by one."""
     hits, total = [], 0
     for place in range(found.begin[index], found.begin[index + 1]):
         for _ in range(repeats[found.image[place]]):

@@ -15,7 +15,7 @@ from tests.processes import run_in_processes
 
 
 def wait_for(fate: int) -> str:
-    """Wait for rank 1, which gets a signal instead of coming, in rank 0; return what that is told."""
+    """In rank 0, wait for rank 1, which gets a signal instead; return the message of the error."""
     mishaps.PATIENCE, mishaps.COURTESY = 0.2, 2.0
     pids = comm.all_gather(os.getpid())
     group = dist.new_group(backend="gloo")  # to meet for it may take longer than a second

@@ -20,7 +20,7 @@ class Clock:
 
 
 def work(seconds: list[float], stream: io.StringIO, clock: Clock) -> list[str]:
-    """Do work of so many seconds for each item; return what the stream holds when an item is begun, and at the end."""
+    """Work some seconds on each item; return the content of the stream at the start of each, and at the end."""
     shown = []
     for number, item in enumerate(progress(seconds, "image", len(seconds), stream=stream, clock=clock)):
         assert item == seconds[number]

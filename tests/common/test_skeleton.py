@@ -24,5 +24,5 @@ def test_networks__draw_nothing_and_have_all_shapes():
     assert torch.equal(torch.get_rng_state(), before)
     assert shapes_of(network) == shapes_of(skeleton) == shapes_of(build())
     assert {tensor.device.type for tensor in skeleton.state_dict().values()} == {"meta"}
-    assert network[1].weight.tolist() == [1, 1, 1, 1]  # what is not drawn is set
+    assert network[1].weight.tolist() == [1, 1, 1, 1]  # values that are set, not drawn
     assert not torch.equal(torch.get_rng_state(), before)  # and outside the block it is drawn

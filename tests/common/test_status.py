@@ -11,7 +11,7 @@ from mocodet.common.stopping import Stopped
 
 
 class Writer(HookBase):
-    """Stores what a step has measured, as the loops of both halves do, and reads the status after it."""
+    """Stores the measurements of a step, as the loops of both halves do, and reads the status after it."""
 
     def after_step(self) -> None:
         self.trainer.storage.put_scalars(total_loss=1.5, time=0.5)

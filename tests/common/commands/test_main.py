@@ -1,4 +1,4 @@
-"""The one command: help and refusals at once, without PyTorch; the table leads to what does the work."""
+"""The command: help and refusals at once, without PyTorch; the table leads to the functions that do the work."""
 
 import argparse
 import importlib
@@ -38,7 +38,7 @@ print(json.dumps([status, heavy]))
 
 
 def watch(*arguments: str) -> tuple[str, int, list[str]]:
-    """Return what a process of its own printed, its status, and which heavy packages it imported."""
+    """Return the output of a separate process, its status, and the heavy packages that it imported."""
     done = subprocess.run([sys.executable, "-c", WATCHED, *arguments], capture_output=True, text=True, check=True)
     status, heavy = json.loads(done.stdout.splitlines()[-1])
     return done.stdout + done.stderr, status, heavy

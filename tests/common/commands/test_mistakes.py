@@ -1,4 +1,4 @@
-"""Ordinary mistakes: one line that says what was found, what is expected and what to do; nothing is written before."""
+"""Ordinary mistakes: one line says what was found, what is expected and what to do, before anything is written."""
 
 import json
 import os
@@ -23,7 +23,7 @@ TRAIN = ["train", "--config-file", "detector.yaml"]
 STUDY = ["study", "--init", "a=detector.yaml", "--reference", "a", "--output", "study"]
 
 # fmt: off
-# Number in the list of mistakes, command, what is told. Numbers are those of the reports behind the issue.
+# Number in the list of mistakes, command, message. Numbers are those of the reports behind the issue.
 MISTAKES = [
     ("1", [*PRETRAIN, "DATA.ROOT", "nowhere"], r"DATA\.ROOT 'nowhere' is not a folder; give one that holds the train"),
     ("1", [*PRETRAIN, "DATA.ROOT", ""], r"DATA\.ROOT is ''; expected a folder of images, for example DATA\.ROOT image"),
@@ -81,7 +81,7 @@ MISTAKES = [
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A folder with what the commands name."""
+    """A folder with the files that the commands name."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MOCODET_TRACEBACK", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -113,7 +113,7 @@ def place(tmp_path, monkeypatch):
 
 
 def told(words: list[str], capsys) -> str:
-    """Run a command that is refused; return what is said, which is one line and nothing else."""
+    """Run a command that is refused; return its message, which is one line and nothing else."""
     with pytest.raises(SystemExit) as ended:
         main(words)
     printed = capsys.readouterr()
@@ -131,7 +131,7 @@ def test_mistake__is_told_in_one_line_before_anything_is_written(place, number, 
 
 
 def test_ctrl_c__is_one_line_and_status_130(place):
-    """While a package is imported, which takes long, of the program and of what it started in its group."""
+    """During the long import of a package, in the program and in the processes of its group."""
     script = (
         "import signal, sys, mocodet.common.commands.main as main\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # which a shell's background job ignores

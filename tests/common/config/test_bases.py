@@ -35,7 +35,7 @@ def test_read_settings__a_base_may_be_one_of_mocodets_own(tmp_path, name):
     assert read_settings(tmp_path / "mine.yaml").content == {**own, "SEED": 5}
     (tmp_path / "pretrain").mkdir()
     (tmp_path / "configs" / "pretrain").mkdir(parents=True)
-    (tmp_path / name).write_text("LOG_PERIOD: 1\n")  # what is beside the file comes first
+    (tmp_path / name).write_text("LOG_PERIOD: 1\n")  # a file beside it comes first
     assert read_settings(tmp_path / "mine.yaml").content == {"LOG_PERIOD": 1, "SEED": 5}
 
 
@@ -68,7 +68,7 @@ def test_read_settings__refuses(tmp_path, text, told):
 
 
 def test_read_settings__chains_are_bounded_and_files_are_read_once(tmp_path):
-    # Read anew for each file that names it, the last would be read 2^39 times.
+    # If it were read again for each file that names it, the last would be read 2^39 times.
     write(tmp_path, a0="SEED: 1", **{f"a{n}": f"_BASE_: [a{n - 1}.yaml, a{n - 1}.yaml]" for n in range(1, 60)})
     assert read_settings(tmp_path / "a40.yaml").content == {"SEED": 1}
     with pytest.raises(ValueError, match=r"more than 50 files are based on each other"):

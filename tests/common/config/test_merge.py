@@ -65,7 +65,7 @@ def test_merge_config__numbers_in_lists_stay_as_they_are():
     assert cfg.MODEL.PIXEL_STD == [57, 57.5, 1]
 
 
-# Key, value as a word and in YAML, what is told after "KEY is VALUE" in both.
+# Key, value as a word and in YAML, the message after "KEY is VALUE" in both.
 WRONG = [
     ("SOLVER.MAX_EPOCHS", "ten", "'ten'; expected a whole number, such as 200$"),
     ("SOLVER.MAX_EPOCHS", "1.5", "1.5; expected a whole number, such as 200$"),
@@ -134,9 +134,9 @@ def test_merge_config__an_unknown_key_is_told_with_what_was_meant(key, told):
         (
             "MOCO.DATASETS",
             "[{NAME: mine, KIND: voc]",
-            r"""'\[{NAME: .*'; .* such as MOCO.DATASETS "\[{'NAME': 'mine', .*}\]" with every text in it in quotes$""",
+            r"""'\[{NAME: .*'; .* such as MOCO.DATASETS "\[{'NAME': 'mine', .*}\]" with each text in quotes$""",
         ),
-        ("DATASETS.TRAIN", "(3,)", None),  # of an empty default nothing is known
+        ("DATASETS.TRAIN", "(3,)", None),  # an empty default says nothing about its values
         ("MODEL.RPN.IN_FEATURES", "[3]", r"\[3\]; expected a list, such as MODEL.RPN.IN_FEATURES"),
         ("VERSION", "1", "1; expected 2, as in detectron2 0.6"),
     ],

@@ -1,4 +1,4 @@
-"""Whatever is wrong with a YAML file is told in one line, with the file and the line in it."""
+"""Every error in a YAML file is one line, with the file and the line number."""
 
 import re
 
