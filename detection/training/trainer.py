@@ -131,7 +131,8 @@ class Trainer(DefaultTrainer):
         found = {(group.get("initial_lr", group["lr"]), group["weight_decay"]) for group in groups}
         for group, asked in zip(groups, self._asked, strict=True):
             group.update(asked, initial_lr=asked["lr"])
-        self.scheduler.base_lrs, self.scheduler.last_epoch = [asked["lr"] for asked in self._asked], self.start_iter
+        self.scheduler.base_lrs = [asked["lr"] for asked in self._asked]
+        self.scheduler.last_epoch = min(self.start_iter, self.max_iter)  # the schedule has no rate after the end
         for group, rate in zip(groups, self.scheduler.get_lr(), strict=True):
             group["lr"] = rate
         if (now := {(group["initial_lr"], group["weight_decay"]) for group in groups}) != found:

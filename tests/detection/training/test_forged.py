@@ -103,3 +103,12 @@ def test_resume__takes_the_schedule_from_config_and_iteration(tmp_path):
     assert run.scheduler.last_epoch == expected == 1
     run.take_step()
     assert run.optimizer.state[run.model.layer.weight]["momentum_buffer"].is_contiguous()
+
+
+def test_resume__of_a_run_that_was_longer_there_is_nothing_left_to_train(tmp_path):
+    content = torch.load(io.BytesIO(tuned_checkpoint()), weights_only=True)
+    content["trainer"]["iteration"] = 5
+    torch.save(content, tmp_path / NAME)
+    (tmp_path / "last_checkpoint").write_text(NAME)
+    run = tuning_in(tmp_path)
+    assert run.start_iter == 6 > run.max_iter
