@@ -1,1 +1,1 @@
-"""What is wrong with the files of a data set: a module for each data set, over what files of one format must hold."""
+"""Checks of the files of data sets: one module for each data set, on top of the readers of formats."""

@@ -21,7 +21,7 @@ LABEL_ENDING, TRAIN_ID_ENDING = "_gtFine_labelIds.png", "_gtFine_labelTrainIds.p
 
 @lru_cache
 def label_table() -> tuple[frozenset[int], np.ndarray]:
-    """Return the label ids of Cityscapes, and the training id of each value of a byte (256, uint8; 255: none).
+    """Return the label ids of Cityscapes, and the training id of each byte value (256, uint8; 255: none).
 
     Raises:
         ImportError: cityscapesscripts, which has the table, is not installed.
@@ -52,7 +52,7 @@ def check(root: Path, tally: Tally, *, any_size: bool = False, workers: int = 0)
         if absent := [folder for folder in (images, annotations) if not folder.is_dir()]:
             yield from (Fault(folder, "is missing; prepare cityscapes") for folder in absent)
             continue
-        frames: dict[str, Path] = {}  # city/name, without an ending -> image
+        frames: dict[str, Path] = {}  # city/name, without suffix -> image
         for path in sorted(images.glob("*/*")):
             if path.name.endswith(IMAGE_ENDING):
                 frames[path.relative_to(images).as_posix().removesuffix(IMAGE_ENDING)] = path
@@ -74,7 +74,7 @@ def check(root: Path, tally: Tally, *, any_size: bool = False, workers: int = 0)
 
 
 def _frame_faults(annotations: Path, job: tuple[str, Path]) -> list[Finding]:
-    """Look at one image and what belongs to it; return what is wrong."""
+    """Check one image and the files that belong to it; return the faults."""
     frame, picture = job
     known, train_ids = label_table()
     endings = ("_gtFine_instanceIds.png", LABEL_ENDING, "_gtFine_polygons.json", TRAIN_ID_ENDING)
@@ -93,7 +93,7 @@ def _frame_faults(annotations: Path, job: tuple[str, Path]) -> list[Finding]:
     faults += broken
     if not broken and labels.is_file():
         if train.is_file() and (train_ids[read_labels(labels)] != read_labels(train)).any():
-            faults.append(Fault(train, f"is not what {labels.name} gives; remove it and prepare cityscapes again"))
+            faults.append(Fault(train, f"does not match {labels.name}; remove it and prepare cityscapes again"))
         if instances.is_file():
             faults += _instance_faults(instances, known)
     if size and polygons.is_file():
@@ -102,7 +102,7 @@ def _frame_faults(annotations: Path, job: tuple[str, Path]) -> list[Finding]:
 
 
 def _instance_faults(path: Path, known: frozenset[int]) -> Iterator[Finding]:
-    # label * 1000 + number; below 1000 it is a label alone: of a crowd, or of a class without instances.
+    # label * 1000 + number; below 1000 the label alone, of a crowd or of a class without instances.
     values = np.unique(read_labels(path)).astype(np.int64)
     labels = set(np.where(values >= 1000, values // 1000, values).tolist())
     if unknown := sorted(labels - known):
@@ -116,7 +116,7 @@ def _polygon_faults(path: Path, size: Size) -> Iterator[str]:
         content = json.loads(path.read_bytes())
         found, objects = (content["imgWidth"], content["imgHeight"]), list(content["objects"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        yield f"is no JSON of imgWidth, imgHeight and objects ({error!r}); prepare with --only gtFine --again"
+        yield f"is not JSON with imgWidth, imgHeight and objects ({error!r}); prepare with --only gtFine --again"
         return
     if found != size:
         yield f"says that its image is {by(found)}, but it is {by(size)}"
@@ -126,7 +126,7 @@ def _polygon_faults(path: Path, size: Size) -> Iterator[str]:
             continue
         label, polygon = str(item.get("label")), item.get("polygon")
         if label not in name2label and label.removesuffix("group") not in name2label:
-            yield f"object {number} has the label {label!r}, which Cityscapes does not"
+            yield f"object {number} has the label {label!r}, which Cityscapes does not have"
         points = polygon if isinstance(polygon, list) else []
         if len(points) < 3 or any(not isinstance(point, list) or len(point) != 2 for point in points):
             yield f"object {number} ({label}) has no polygon of three points x, y or more"

@@ -18,7 +18,7 @@ ANNOTATIONS = {
 
 
 def check(root: Path, tally: Tally, *, any_size: bool = False, workers: int = 0) -> Iterator[Finding]:
-    """Yield what is found in COCO 2017's instances and keypoints below ``root``; arguments as in `voc.check`."""
+    """Yield the findings in COCO 2017's instances and keypoints below ``root``; arguments as in `voc.check`."""
     for name, (split, kind) in ANNOTATIONS.items():
         path = root / name
         if not path.is_file():

@@ -12,13 +12,13 @@ from .images import ImageJob, check_images, files_below
 
 
 def check_json(path: Path, images: Path, tally: Tally, *, workers: int = 0) -> Iterator[Finding]:
-    """Yield what is found in one JSON file of instances (boxes, masks, keypoints), and the faults of its images.
+    """Yield the findings in one JSON file of instances (boxes, masks, keypoints), and the faults of its images.
 
     Args:
         path: the JSON file.
         images: the folder that its file names are relative to.
-        tally: gets what was looked at.
-        workers: processes that decode images; 0: this one does.
+        tally: counts what was checked.
+        workers: processes that decode images; 0: this process does.
     """
     if not path.is_file():
         yield Fault(path, "is missing; give --json the file of annotations")
@@ -27,11 +27,11 @@ def check_json(path: Path, images: Path, tally: Tally, *, workers: int = 0) -> I
     yield from instances_findings(coco, images, tally, workers)
     readable = coco.images and coco.is_annotated and not coco.refused
     if readable and all(annotation["iscrowd"] for annotation in coco.annotations):
-        yield Fault(path, "has no object, or crowds alone, to train and to evaluate on; annotate some")
+        yield Fault(path, "has no objects, or only crowds, to train and to evaluate on; annotate some")
 
 
 def instances_findings(coco: Coco, folder: Path, tally: Tally, workers: int) -> Iterator[Finding]:
-    """Yield what was found in a file of instances, and the faults of its images in ``folder``."""
+    """Yield the findings in a file of instances, and the faults of its images in ``folder``."""
     yield from coco.findings
     first = folder not in tally.looked_at
     files = {image["id"]: folder / image["file_name"] for image in coco.images}
@@ -43,17 +43,17 @@ def instances_findings(coco: Coco, folder: Path, tally: Tally, workers: int) -> 
 
 
 def count_annotations(coco: Coco, tally: Tally) -> None:
-    """Enter how many annotations were looked at."""
+    """Count the annotations."""
     tally.counts["annotations"] += len(coco.annotations) + coco.refused
     tally.counts["annotations with keypoints"] += sum("keypoints" in annotation for annotation in coco.annotations)
 
 
 def image_file_faults(coco: Coco, files: Mapping[Id, Path], tally: Tally, workers: int) -> Iterator[Finding]:
-    """Yield the faults of the image files, whose paths by image id are ``files``.
+    """Yield the faults of the image files; ``files`` maps image ids to paths.
 
-    Folders that are missing are told, not each of their files. Files that have been looked at are passed over.
+    A missing folder is one fault, in place of those of its files. Files that have been checked are skipped.
     """
-    # Each folder is read once instead of asking for each of a hundred thousand files.
+    # Read each folder once, rather than look for each of a hundred thousand files.
     there = {folder: files_below(folder) for folder in sorted({path.parent for path in files.values()})}
     for folder in there:
         if folder not in tally.looked_at and not folder.is_dir():
@@ -67,6 +67,6 @@ def image_file_faults(coco: Coco, files: Mapping[Id, Path], tally: Tally, worker
             jobs.append(ImageJob(path, sizes.get(identity), coco.path.name))
         else:
             what = f"is missing, and image {short(identity)} of {coco.path} is in it"
-            yield Fault(path, f"{what}; unpack the images with --again, or fetch it")
+            yield Fault(path, f"{what}; unpack the images with --again, or add it")
     tally.looked_at.update(files.values(), there)
     yield from check_images(jobs, tally, workers)

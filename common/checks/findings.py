@@ -1,4 +1,4 @@
-"""What a check finds beside what a reader does, and what it has looked at."""
+"""Faults that a check finds beyond those of a reader, and a count of what it checked."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from mocodet.common.formats.findings import Finding
 
 @dataclass(frozen=True, init=False)
 class Fault(Finding):
-    """Something wrong with a file: an error of the file as a whole, whose ``what`` says what to do as well."""
+    """An error of a file as a whole; its ``what`` also says what to do."""
 
     def __init__(self, file: Path, what: str) -> None:
         super().__init__("error", file, "", what, "")
@@ -19,9 +19,9 @@ class Fault(Finding):
 
 @dataclass
 class Tally:
-    """What a check has looked at, counted for its summary and by file and folder; what it noticed besides faults.
+    """Counts of what was checked, for the summary and by file and folder, and notes that are not faults.
 
-    ``max_pixels``: how large an image may be; 0: of any size.
+    ``max_pixels``: the largest image; 0: any size.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -31,7 +31,7 @@ class Tally:
 
 
 def count_faults(file: Path, what: str, found: int, expected: int | None) -> Iterator[Fault]:
-    """Yield a fault unless there are as many as in the published data set; ``expected`` None: any number will do."""
+    """Yield a fault unless there are as many as in the published data set; ``expected`` None: any number."""
     if expected is not None and found != expected:
         yield Fault(
             file,

@@ -25,7 +25,7 @@ def check(root: Path, tally: Tally, *, any_size: bool = False, workers: int = 0)
         below = sorted(folder.iterdir())
         for path in below:
             if not (path.is_dir() and WNID.fullmatch(path.name)):
-                yield Fault(path, "is no class folder; those are called by WordNet ids, such as n01440764")
+                yield Fault(path, "is not a class folder; class folders are named by WordNet ids, such as n01440764")
         folders = [path for path in below if path.is_dir()]
         classes[split] = {path.name for path in folders if WNID.fullmatch(path.name)}
         jobs = []

@@ -1,4 +1,4 @@
-"""Image files: whether they can be decoded, and what they measure."""
+"""Checks of image files: whether they can be decoded, and their size."""
 
 import errno
 import os
@@ -41,9 +41,9 @@ class ImageJob:
 
     Attributes:
         path: the file.
-        size: what it must measure once turned as its EXIF data say, as detectron2 turns it; None if nothing says.
-        said_by: who says so.
-        labels: the pixel values that an image of labels may have; None for a photograph.
+        size: the expected size after rotation by EXIF, as in detectron2; None if unknown.
+        said_by: the source of the expected size.
+        labels: the values that a label image may have; None for a photograph.
     """
 
     path: Path
@@ -53,17 +53,17 @@ class ImageJob:
 
 
 def check_images(jobs: Sequence[ImageJob], tally: Tally, workers: int) -> Iterator[Finding]:
-    """Decode every image, in ``workers`` processes (0: in this one); yield a fault for each that is wrong."""
+    """Decode every image, in ``workers`` processes (0: in this one); yield a fault for each bad one."""
     tally.counts.update("images" if job.labels is None else "masks" for job in jobs)
     yield from in_processes(partial(image_fault, max_pixels=tally.max_pixels), jobs, workers, "images")
 
 
 def in_processes(look: Callable[[Job], Found | None], jobs: Sequence[Job], workers: int, what: str) -> Iterator[Found]:
-    """Yield what ``look`` finds in ``jobs``, if anything, in their order; ``workers`` as in `check_images`."""
+    """Yield what ``look`` finds in each of ``jobs``, in order, without None; ``workers`` as in `check_images`."""
     if workers == 0 or not jobs:
         yield from filter(None, progress(map(look, jobs), what, len(jobs)))
         return
-    # spawn: a forked child of a process with threads may hang. Ctrl-C, which they get too, is this one's to tell.
+    # spawn: a forked child of a process with threads may hang. Children get Ctrl-C, too; only this process reports it.
     with ProcessPoolExecutor(workers, get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
         try:
             yield from filter(None, progress(pool.map(look, jobs, chunksize=32), what, len(jobs)))
@@ -73,7 +73,7 @@ def in_processes(look: Callable[[Job], Found | None], jobs: Sequence[Job], worke
 
 
 def image_fault(job: ImageJob, max_pixels: int = MAX_PIXELS) -> Finding | None:
-    """Decode one image as a run does; return what is wrong with it, if anything is.
+    """Decode one image as a run does; return its fault, if any.
 
     ``max_pixels``: see `mocodet.common.formats.image.decode_rgb`.
     """
@@ -91,12 +91,12 @@ def image_fault(job: ImageJob, max_pixels: int = MAX_PIXELS) -> Finding | None:
     if values is None:
         return Fault(job.path, "holds colours, not class indices; labels are PNGs with a palette or of 8-bit grey")
     if unknown := sorted(values - job.labels):
-        return Fault(job.path, f"has the label {unknown[0]}, which stands for no class; known are {ranges(job.labels)}")
+        return Fault(job.path, f"has the label {unknown[0]}, which is not a class; known are {ranges(job.labels)}")
     return None
 
 
 def _look_at(job: ImageJob, max_pixels: int) -> tuple[Size, set[int] | None]:
-    """Decode an image; return its size, and of an image of labels the values, None if it has colours.
+    """Decode an image; return its size and, for a label image, its values (None if it has colours).
 
     Raises:
         FileNotFoundError: the file is missing.
@@ -116,15 +116,15 @@ def _look_at(job: ImageJob, max_pixels: int) -> tuple[Size, set[int] | None]:
 
 
 def files_below(folder: Path, suffix: str = "") -> set[str]:
-    """Return the names of the files directly in ``folder`` that end in ``suffix``; no folder, no names."""
+    """Return the names of the files directly in ``folder`` that end in ``suffix``; none if it does not exist."""
     try:
         if not folder.is_dir():
             return set()
     except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:  # so no file system has such a folder
+        if error.errno == errno.ENAMETOOLONG:  # so the folder cannot exist
             return set()
         raise
-    with os.scandir(folder) as entries:  # a folder may hold a hundred thousand
+    with os.scandir(folder) as entries:  # a folder may hold a hundred thousand files
         return {
             entry.name
             for entry in entries
@@ -133,15 +133,15 @@ def files_below(folder: Path, suffix: str = "") -> set[str]:
 
 
 def ranges(values: Iterable[int]) -> str:
-    """Write whole numbers as ranges: ``0-20, 255``."""
-    # In a run the difference between a value and its place stays the same.
+    """Format whole numbers as ranges: ``0-20, 255``."""
+    # Within a range, the difference between a value and its position is constant.
     places = count()
     runs = [list(run) for _, run in groupby(sorted(values), key=lambda value: value - next(places))]
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
 def known_size(path: Path) -> Size | None:
-    """Return what an image measures, as a run turns it, without decoding it; None if it cannot be read."""
+    """Return the size of an image after rotation, as in a run, without decoding it; None if it cannot be read."""
     try:
         return image_size(path)
     except (OSError, ValueError):

@@ -13,7 +13,7 @@ from mocodet.common.formats.findings import Finding
 from .coco_json import count_annotations, image_file_faults
 from .findings import Fault, Tally, count_faults
 
-# The paper and the lvis-api's page round the images of train to 57 thousand; those of val and the categories are exact.
+# The paper and the lvis-api's page round the images of train to 57 thousand; the other numbers are exact.
 IMAGE_COUNTS = {"train": None, "val": 5_000}
 FILES = {split: f"lvis_v0.5_{split}.json" for split in IMAGE_COUNTS}
 CATEGORY_COUNT = 1_230
@@ -21,7 +21,7 @@ FREQUENCIES = ("r", "c", "f")  # rare, common, frequent
 
 
 def check(root: Path, tally: Tally, *, any_size: bool = False, workers: int = 0) -> Iterator[Finding]:
-    """Yield what is found in LVIS v0.5 below ``root`` and its images; arguments as in `voc.check`."""
+    """Yield the findings in LVIS v0.5 below ``root`` and its images; arguments as in `voc.check`."""
     for split, number in IMAGE_COUNTS.items():
         path = root / "lvis" / FILES[split]
         if not path.is_file():
@@ -61,14 +61,14 @@ def _category_faults(coco: Coco) -> Iterator[str]:
 
 
 def _mask_faults(coco: Coco) -> Iterator[str]:
-    # LVIS has no crowds, so every mask is of polygons, and detectron2's reader wants one.
+    # LVIS has no crowds, so every mask consists of polygons, and detectron2's reader needs one.
     for annotation in coco.annotations:
         if not isinstance(annotation.get("segmentation"), list):
             yield f"{name_of(annotation)} has a segmentation without a polygon"
 
 
 def _federation_faults(coco: Coco) -> Iterator[str]:
-    """Say what is wrong with what images say of categories: which are surely absent, which are annotated in part.
+    """Say what is wrong with the categories of images that are absent for certain, or annotated in part.
 
     Gupta et al., "LVIS", CVPR 2019.
     """
@@ -82,6 +82,6 @@ def _federation_faults(coco: Coco) -> Iterator[str]:
             if not isinstance(ids, list):
                 yield f"image {image['id']} lacks the list {key}, which LVIS's AP needs"
             elif unknown := [entry for entry in ids if type(entry) not in (int, str) or entry not in known]:
-                yield f"image {image['id']} has {brief(unknown[0])} in {key}, which is no category of the file"
+                yield f"image {image['id']} has {brief(unknown[0])} in {key}, which is not a category of the file"
             elif key == "neg_category_ids" and (both := [entry for entry in ids if entry in present[image["id"]]]):
                 yield f"image {image['id']} says that category {both[0]} is not in it, but has an annotation of it"

@@ -1,4 +1,4 @@
-"""Photographs to pre-train on: which are damaged, tiny, the same as another, or in a test split."""
+"""Photographs for pre-training: those that are damaged, tiny, duplicates, or in a test split."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,12 +12,12 @@ from .images import in_processes
 
 
 class Photograph(NamedTuple):
-    """What one look at a file tells.
+    """The result of reading one file.
 
     Attributes:
         path: the file.
-        side: the shorter one, pixels; 0: it cannot be read.
-        digest: hash of size and pixels, as a run sees them.
+        side: the shorter side in pixels; 0: the file cannot be read.
+        digest: hash of size and pixels, as a run reads them.
         reason: why it cannot be read.
     """
 
@@ -28,7 +28,7 @@ class Photograph(NamedTuple):
 
 
 class Unwanted(NamedTuple):
-    """A photograph that had better not be learned from: its file, in a word what it is, and more of it."""
+    """A photograph that pre-training should leave out: its file, the reason in a word, and details."""
 
     path: str
     what: str
@@ -47,17 +47,17 @@ def look_at(path: str, max_pixels: int = MAX_PIXELS) -> Photograph:
 
 
 def look_at_all(paths: Sequence[str], workers: int, max_pixels: int = MAX_PIXELS) -> Iterator[Photograph]:
-    """Yield what each of ``paths`` is, in their order, decoded by ``workers`` processes (0: this one)."""
+    """Yield the photographs at ``paths``, in order, decoded by ``workers`` processes (0: this one)."""
     yield from in_processes(partial(look_at, max_pixels=max_pixels), paths, workers, "image")
 
 
 def unwanted(photographs: Iterable[Photograph], least: int, test: Iterable[Photograph] = ()) -> Iterator[Unwanted]:
-    """Yield what is wrong with photographs, one thing for each: of equal ones the first is kept.
+    """Yield the photographs to leave out, with one reason each; the first of equal ones is kept.
 
     Args:
-        photographs: a pool.
-        least: their shorter sides' least length, pixels.
-        test: photographs that must not be in it.
+        photographs: the photographs of the pool.
+        least: the least length of a shorter side, in pixels.
+        test: photographs that must not be in the pool.
     """
     seen: dict[bytes, str] = {}
     tested = {photograph.digest: photograph.path for photograph in test if photograph.side}

@@ -21,8 +21,8 @@ CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
-MASK_LABELS = frozenset((*range(len(CLASSES) + 1), 255))  # 255 is the rim of an object, and what is hard to tell
-# Images in each list of ImageSets: VOC's pages "Database statistics", and arXiv 1412.7062 for trainaug.
+MASK_LABELS = frozenset((*range(len(CLASSES) + 1), 255))  # 255 marks the rim of an object, and what is hard to tell
+# Images in each list of ImageSets, from VOC's pages "Database statistics"; for trainaug, from arXiv 1412.7062.
 COUNTS = {
     "VOC2007": {"Main/trainval": 5_011, "Main/test": 4_952},
     "VOC2012": {
@@ -35,13 +35,13 @@ TRAINAUG_MASKS = "SegmentationClassAug"
 
 
 def check(root: Path, tally: Tally, *, any_size: bool = False, workers: int = 0) -> Iterator[Finding]:
-    """Yield what is found in VOC2007 and VOC2012 below ``root``, in both or in the one that is there.
+    """Yield the findings in VOC2007 and VOC2012 below ``root``, in both or in the one that exists.
 
     Args:
         root: the folder of the data sets.
-        tally: gets what was looked at.
+        tally: counts what was checked.
         any_size: do not compare the numbers of images with the published ones.
-        workers: processes that decode images; 0: this one does.
+        workers: processes that decode images; 0: this process does.
     """
     years = [year for year in COUNTS if (root / year).is_dir()]
     if not years:
@@ -67,18 +67,18 @@ def list_file(folder: Path, split: str) -> Path:
 def check_layout(
     root: Path, classes: Sequence[str], tally: Tally, *, lists: Sequence[Path] = (), workers: int = 0
 ) -> Iterator[Finding]:
-    """Yield what is found in one folder in VOC's layout: Annotations, ImageSets/Main, JPEGImages.
+    """Yield the findings in one folder in VOC's layout: Annotations, ImageSets/Main, JPEGImages.
 
-    Looked at are the images that the lists of ``ImageSets/Main`` and ``ImageSets/Segmentation`` name; without the
-    former, and without ``lists``, all that have an XML file. Lists called ``<class>_<split>.txt`` are VOC's
-    classification task and not looked at.
+    The check covers the images in the lists of ``ImageSets/Main`` and ``ImageSets/Segmentation`` or, without the former
+    and without ``lists``, all images with an XML file. Lists called ``<class>_<split>.txt`` belong to VOC's
+    classification task and are not read.
 
     Args:
         root: the folder.
-        classes: of the objects to look at.
-        tally: gets what was looked at.
-        lists: more lists of images.
-        workers: processes that decode images; 0: this one does.
+        classes: classes of the objects to check.
+        tally: counts what was checked.
+        lists: further lists of images.
+        workers: processes that decode images; 0: this process does.
     """
     folder = VocFolder(root)
     if folder.absent:
@@ -89,7 +89,7 @@ def check_layout(
     if not lists and listing.is_dir():
         yield Fault(listing, "holds no list of images, such as trainval.txt")
     elif not lists:
-        tally.notes.append(f"{root} has no lists of images: SPLIT takes the path of one, HOLD_OUT makes two parts")
+        tally.notes.append(f"{root} has no lists of images: give SPLIT the path of one, or divide by HOLD_OUT")
     images: dict[str, VocImage] = {}  # by name
     jobs = []
     for path in lists or ([] if listing.is_dir() else [folder.annotations.root]):
@@ -107,10 +107,10 @@ def check_layout(
         yield from class_findings(split, classes)
         all_read = names and all(map(folder.annotations.find, names))
         if all_read and not any(image.annotation.count for image in split.images):
-            yield Fault(path, "names no image with an object, to train or to evaluate on; label some")
+            yield Fault(path, "names no image with an object to train or to evaluate on; label some")
     pictures = folder.images.names()
     for name in sorted(folder.annotations.names() - pictures - images.keys()):
-        what = f"has no image {folder.images.root.name}/{name} with a suffix of images; fetch it or remove the file"
+        what = f"has no image {folder.images.root.name}/{name} with the suffix of an image; add it, or remove the file"
         yield Fault(folder.annotation_file(name), what)
     jobs += yield from _mask_jobs(folder, classes, images)
     yield from check_images(jobs, tally, workers)
@@ -120,7 +120,7 @@ def check_layout(
 
 
 def _image_findings(folder: VocFolder, name: str, listed: Path, tally: Tally) -> Generator[Finding, None, VocImage]:
-    """Yield what is found about an image and in its XML file, without decoding it; return what was read."""
+    """Yield the findings about an image and in its XML file, without decoding it; return what was read."""
     image, findings = folder.read_image(name, listed)
     yield from findings
     file = folder.annotation_file(name)
@@ -131,12 +131,12 @@ def _image_findings(folder: VocFolder, name: str, listed: Path, tally: Tally) ->
     filename = image.annotation.filename.replace("\\", "/").rpartition("/")[2]
     own = (image.image is not None and stem_of(image.image.name)) or name
     if filename and own not in (filename, stem_of(filename)):
-        yield Finding("note", file, "", f"says in <filename> that it is about {filename}", f"taken for that of {own}")
+        yield Finding("note", file, "", f"names {filename} in <filename>", f"taken for the file of {own}")
     return image
 
 
 def _lists(folder: Path, classes: Sequence[str]) -> list[Path]:
-    """List the lists of images; those of one class, ``cat_trainval.txt``, which say 1, 0 or -1 of each, are none."""
+    """Return the lists of images, except those of one class, such as ``cat_trainval.txt``, with 1, 0 or -1 each."""
     prefixes = tuple(f"{name}_" for name in classes)
     labels = {label.encode() for label in LABELS}
     return [
@@ -149,9 +149,9 @@ def _lists(folder: Path, classes: Sequence[str]) -> list[Path]:
 def _mask_jobs(
     folder: VocFolder, classes: Sequence[str], looked_at: Container[str]
 ) -> Generator[Finding, None, list[ImageJob]]:
-    """List the masks that ``ImageSets/Segmentation`` asks for; yield what is wrong with those lists.
+    """Return the masks that ``ImageSets/Segmentation`` names; yield the faults of its lists.
 
-    Of a missing image that is ``looked_at`` anyway nothing is said again.
+    A missing image that is ``looked_at`` anyway is not reported again.
     """
     jobs: dict[Path, ImageJob] = {}
     for split in _lists(folder.root / "ImageSets" / "Segmentation", classes):
@@ -162,7 +162,7 @@ def _mask_jobs(
             mask = folder.root / (TRAINAUG_MASKS if split.stem == "trainaug" else "SegmentationClass") / f"{name}.png"
             size = known_size(pictures[0]) if pictures else None
             if size is None and name not in looked_at:
-                what = f"is missing or no image, and {split} names it; fetch it"
+                what = f"is missing or not an image, and {split} names it; add it"
                 yield Fault(folder.images.root / name, what)
             elif not mask.is_file():
                 yield Fault(mask, f"is missing, and {split} names it; prepare with --again")

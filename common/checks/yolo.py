@@ -1,4 +1,4 @@
-"""Data sets of one's own in YOLO's format: images and label files (docs.ultralytics.com/datasets)."""
+"""Users' data sets in YOLO's format: images and label files (docs.ultralytics.com/datasets)."""
 
 import argparse
 from collections.abc import Iterator, Sequence
@@ -12,21 +12,21 @@ from .findings import Fault, Tally
 
 
 def check(args: argparse.Namespace, tally: Tally, *, workers: int = 0) -> Iterator[Finding]:
-    """Yield what is found in the data set that the command line describes; arguments as in `check_yolo`."""
+    """Yield the findings in the data set that the command line describes; arguments as in `check_yolo`."""
     return check_yolo(args.root, tally, splits=args.split, classes=args.classes, workers=workers)
 
 
 def check_yolo(
     path: Path, tally: Tally, *, splits: Sequence[str] = (), classes: Sequence[str] = (), workers: int = 0
 ) -> Iterator[Finding]:
-    """Yield what is found in a data set.
+    """Yield the findings in a data set.
 
     Args:
         path: ``data.yaml`` or a folder.
-        tally: gets what was looked at.
-        splits: those to look at; empty: all.
-        classes: as of `read_yolo`.
-        workers: processes that decode images; 0: this one does.
+        tally: counts what was checked.
+        splits: splits to check; empty: all.
+        classes: as in `read_yolo`.
+        workers: processes that decode images; 0: this process does.
 
     Raises:
         FileNotFoundError: the file or folder does not exist.
@@ -41,4 +41,4 @@ def check_yolo(
         yield from image_file_faults(coco, files, tally, workers)
         count_annotations(coco, tally)
         if not coco.annotations and all(finding.severity != "error" for finding in coco.findings):
-            yield Fault(coco.path, f"has no object in {split or 'its images'} to train and to evaluate on; label some")
+            yield Fault(coco.path, f"has no objects in {split or 'its images'} to train and to evaluate on; label some")

@@ -1,4 +1,4 @@
-"""One reader for each format of images and annotations; what it finds is told by loader, evaluator and check alike."""
+"""One reader for each format of images and annotations; loaders, evaluators and checks report its findings."""
 
-# Pixels from where on Pillow takes an image for one that is made to fill the memory; larger ones have to be asked for.
+# Pixels above which Pillow suspects an image of exhausting the memory; the user must allow larger ones.
 MAX_PIXELS = 178_956_970

@@ -1,4 +1,4 @@
-"""Images and the boxes in them, of a data set of any kind of objects, for who needs no more of it."""
+"""Images and their boxes, for any kind of data set, where nothing else of it is needed."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Box:
-    """An object: its class, and left, top, right, bottom edge in pixels from the image's upper left corner."""
+    """An object: its class, and its left, top, right and bottom edge in pixels from the image's upper left corner."""
 
     name: str
     edges: tuple[float, float, float, float]
@@ -25,7 +25,7 @@ class Box:
 
 @dataclass(frozen=True)
 class BoxedImage:
-    """An image, whose file may be missing, and the objects in it, without crowds."""
+    """An image, whose file may be missing, and its objects, without crowds."""
 
     path: Path
     boxes: tuple[Box, ...] = ()
@@ -35,14 +35,14 @@ Found = tuple[list[BoxedImage], Sequence[Finding]]
 
 
 def read_boxes(entry: object, key: str) -> list[BoxedImage]:
-    """Read the data set that an entry describes as one of ``MOCO.DATASETS`` does; it needs no ``NAME``.
+    """Read the data set of an entry like those of ``MOCO.DATASETS``; it needs no ``NAME``.
 
     Args:
         entry: a mapping with ``KIND`` and the keys of that kind (`KINDS`).
-        key: what messages call it.
+        key: its name in messages.
 
     Raises:
-        FileNotFoundError: files of the data set are not there.
+        FileNotFoundError: files of the data set are missing.
         ValueError: the entry is malformed, or there is an error in the files.
     """
     kind = entry.get("KIND") if isinstance(entry, Mapping) else None
@@ -76,7 +76,7 @@ def _read_voc(entry: Mapping[str, Any]) -> Found:
     images = []
     for image in found.images:
         objects = [(one.name, one.box) for one in image.annotation.objects]
-        # Edges from VOC's pixels, which are counted from 1; the last one is included.
+        # VOC counts pixels from 1 and includes the last one.
         boxes = tuple(Box(name, (x - 1, y - 1, right, bottom)) for name, (x, y, right, bottom) in objects)
         if image.image is not None:
             images.append(BoxedImage(image.image, boxes))
@@ -105,14 +105,14 @@ def _of_coco(coco: Coco, folder: Path) -> Found:
     return images, coco.findings
 
 
-WITHOUT_MEANING = ("KIND", "NAME", "YEAR")  # of an entry as MOCO.DATASETS has it, to those who want boxes
+WITHOUT_MEANING = ("KIND", "NAME", "YEAR")  # keys of an entry that do not concern boxes
 TYPES = {
     "CLASSES": ((list, tuple), "a list of names"),
     "HOLD_OUT": ((int, float), "a number"),
     "HOLD_OUT_SEED": ((int,), "a number"),
 }
 
-# KIND: the keys that it needs, those that may be left out, what reads it.
+# KIND: required keys, optional keys, reader.
 KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...], Callable[[Mapping[str, Any]], Found]]] = {
     "voc": (("ROOT", "SPLIT"), ("CLASSES", "HOLD_OUT", "HOLD_OUT_SEED"), _read_voc),
     "coco": (("JSON", "IMAGES"), ("CLASSES",), _read_coco),

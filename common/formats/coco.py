@@ -1,7 +1,7 @@
-"""COCO's JSON of objects (cocodataset.org/#format-data): boxes, masks and keypoints; one reader for all who need it.
+"""COCO's JSON of objects (cocodataset.org/#format-data): boxes, masks and keypoints; one reader for all uses.
 
-What tools leave out (sizes of images, ``iscrowd``, ``area``, ``num_keypoints``, ids of annotations) is filled in, and
-what they write otherwise than COCO does is rewritten where it can mean one thing only.
+The reader fills in what tools leave out (sizes of images, ``iscrowd``, ``area``, ``num_keypoints``, ids of
+annotations), and rewrites what differs from COCO but has only one possible meaning.
 """
 
 import json
@@ -21,7 +21,7 @@ from .image import image_size
 from .not_coco import found_instead
 
 LISTS = ("images", "annotations", "categories")
-# How files begin that are called JSON but hold something else; what that is, and what to do.
+# Beginnings of files that are called JSON but hold something else; what that is, and what to do.
 BEGINNINGS = {
     b"version https://git-lfs": ("is a pointer of Git LFS, not the file itself", "run git lfs pull"),
     b"<": ("is a page of HTML or XML", "export or fetch it again, as JSON"),
@@ -34,22 +34,22 @@ KEYPOINTS = "of no use for MODEL.KEYPOINT_ON"
 
 @dataclass(frozen=True)
 class Coco:
-    """What a file in COCO's format holds, of what is sound, repaired.
+    """The valid content of a file in COCO's format, with repairs.
 
     Attributes:
         path: the file.
-        images: by their ids, ascending. ``id`` is the file's own, a whole number or text; ``width`` and ``height`` are
+        images: by id, ascending. ``id`` is the file's own, a whole number or text; ``width`` and ``height`` are
             whole numbers above 0, or both absent.
-        categories: in the order of the classes: by their ids, ascending, or as chosen. ``name`` is text.
+        categories: in the order of the classes: by id, ascending, or as chosen. ``name`` is text.
         annotations: in the file's order. All have ``id``, ``image_id``, ``category_id``, ``bbox`` (x, y, width, height
             in pixels), ``iscrowd`` (0 or 1) and ``area`` (square pixels); those with a mask ``segmentation``, polygons
             or run lengths; those with keypoints ``keypoints`` and ``num_keypoints``.
-        keypoint_names: of the categories; empty where no annotation has keypoints, or a note says why they cannot be
-            learned.
+        keypoint_names: names of the keypoints; empty if no annotation has keypoints, or if they cannot be learned, as a
+            note explains.
         findings: at least one error for each annotation of the file that is not among ``annotations``; repairs, notes.
         left_out: the categories that were not chosen.
-        refused: how many annotations of the file are not among ``annotations``.
-        is_annotated: the file has a list of annotations; those of COCO's test images have none.
+        refused: number of annotations of the file that are not among ``annotations``.
+        is_annotated: the file has a list of annotations; files for COCO's test images have none.
     """
 
     path: Path
@@ -64,15 +64,15 @@ class Coco:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the categories, in the order of a model's indices."""
+        """Names of the categories, in the order of the model's indices."""
         return tuple(category["name"] for category in self.categories)
 
     def content(self) -> dict[str, list[Record]]:
-        """Return the records as in a file of COCO's format."""
+        """Return the records as in a file in COCO's format."""
         return {"images": self.images, "annotations": self.annotations, "categories": self.categories}
 
     def numbered(self) -> dict[str, list[Record]]:
-        """Return copies of the records whose ids are whole numbers, as pycocotools wants them.
+        """Return copies of the records with whole numbers as ids, as pycocotools needs them.
 
         Images and annotations are numbered from 1 in their order here, categories from 1 in the order of the classes.
         """
@@ -91,12 +91,12 @@ class Coco:
 
 @uncollected()
 def read_coco(path: Path, folder: Path | None = None, *, lvis: bool = False) -> Coco:
-    """Read a file of annotations; what is wrong with it, and what was repaired, is among the findings.
+    """Read a file of annotations; the findings list its errors and repairs.
 
     Args:
         path: the JSON file, in UTF-8, UTF-16 or UTF-32, with or without a byte-order mark.
-        folder: where its images are. An image whose size the file does not give is asked for it.
-        lvis: the annotations may be LVIS's, which are of some categories in each image.
+        folder: folder of its images, read for sizes that the file lacks.
+        lvis: the annotations may be LVIS's, which cover only some categories in each image.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -127,14 +127,14 @@ def read_coco(path: Path, folder: Path | None = None, *, lvis: bool = False) -> 
 
 
 def choose_classes(coco: Coco, classes: Sequence[str] = ()) -> Coco:
-    """Keep some categories, in this order, and their annotations; a note counts what is left out.
+    """Keep some categories, in this order, and their annotations; a note counts those left out.
 
     Args:
         coco: as from `read_coco`.
-        classes: names of categories. Empty: all, but for the empty one that Roboflow writes above the others.
+        classes: names of categories. Empty: all, except the unused supercategory that Roboflow writes.
 
     Raises:
-        ValueError: a name is of no category.
+        ValueError: no category has such a name.
     """
     if not classes:
         parent = _empty_parent(coco)
@@ -160,10 +160,10 @@ def choose_classes(coco: Coco, classes: Sequence[str] = ()) -> Coco:
 
 
 def order_categories(coco: Coco, ids: Sequence[Id]) -> Coco:
-    """Keep the categories of some ids, in this order, and their annotations.
+    """Keep the categories with some ids, in this order, and their annotations.
 
     Raises:
-        ValueError: an id is of no category.
+        ValueError: no category has such an id.
     """
     by_id = {category["id"]: category for category in coco.categories}
     if unknown := [short(identity) for identity in ids if identity not in by_id]:
@@ -183,7 +183,7 @@ def _keep(coco: Coco, categories: list[Record], note: Finding) -> Coco:
 
 
 def _empty_parent(coco: Coco) -> Record | None:
-    """Find the category without an annotation that is the supercategory of all others and has none itself."""
+    """Find the category that has no annotations and no supercategory, and is the supercategory of all others."""
     below = Counter(str(category.get("supercategory")) for category in coco.categories)
     for category in coco.categories:
         above = str(category.get("supercategory") or "none")
@@ -213,7 +213,7 @@ def _parse(path: Path, ledger: Ledger) -> Any:
 
 
 def _lists(content: Any, ledger: Ledger) -> dict[str, list]:
-    """Return those of the three lists that the content of a file has; enter an error if it lacks one."""
+    """Return the three lists in the content of a file, as far as they exist; enter an error if one is missing."""
     lists = {name: content[name] for name in LISTS if isinstance(content, dict) and isinstance(content.get(name), list)}
     lacking = [name for name in LISTS if name not in lists]
     if lacking:
@@ -225,7 +225,7 @@ def _lists(content: Any, ledger: Ledger) -> dict[str, list]:
 def _by_id(
     kind: str, entries: list, ledger: Ledger, fault_of: Callable[[Record, str], tuple[str, str] | None]
 ) -> dict[Id, Record]:
-    """Index the sound entries of a list by id, the first of each; the id becomes a whole number or text."""
+    """Index the valid entries of a list by id, the first of each; the id becomes a whole number or text."""
     found: dict[Id, Record] = {}
     repetitions: Counter[Id] = Counter()
     for place, entry in enumerate(entries):
@@ -247,7 +247,7 @@ def _by_id(
 
 
 def _image_fault(image: Record, name: str, folder: Path | None, ledger: Ledger) -> tuple[str, str] | None:
-    """Make sure of an image's file name and size; return what is wrong, and what to do."""
+    """Check an image's file name and size; return what is wrong, and what to do."""
     file_name = image.get("file_name")
     if type(file_name) is not str or not file_name or "\0" in file_name:
         return f"has the file_name {brief(file_name)}", "name its file"
@@ -257,7 +257,7 @@ def _image_fault(image: Record, name: str, folder: Path | None, ledger: Ledger) 
         try:
             sides = image_size(folder / file_name)
         except FileNotFoundError:
-            pass  # who needs the file, says so
+            pass  # whoever needs the file reports it
         except (OSError, ValueError):
             return f"({file_name}) lacks a width and a height above 0", "write its size, or bring its file"
         else:
@@ -270,7 +270,7 @@ def _image_fault(image: Record, name: str, folder: Path | None, ledger: Ledger) 
 
 
 def _category_fault(category: Record, name: str, ledger: Ledger) -> tuple[str, str] | None:
-    """Make the name of a category text; return what is wrong, and what to do."""
+    """Turn the name of a category into text; return what is wrong, and what to do."""
     given = category.get("name")
     if type(given) not in (str, int, float) or not str(given).strip():
         return f"has the name {brief(given)}", "give it a name"
@@ -281,7 +281,7 @@ def _category_fault(category: Record, name: str, ledger: Ledger) -> tuple[str, s
 
 
 def _look_at_all(images: Mapping[Id, Record], categories: Mapping[Id, Record], ledger: Ledger, lvis: bool) -> None:
-    """Find what is wrong with images or categories, each of which is sound, together."""
+    """Find the faults of images or categories as a whole; each by itself is valid."""
     if not images:
         ledger.error("", "names no image: the data set is empty", "list the images")
     if not categories:
@@ -300,7 +300,7 @@ def _look_at_all(images: Mapping[Id, Record], categories: Mapping[Id, Record], l
 
 
 def _keypoint_names(categories: Mapping[Id, Record], entries: list, ledger: Ledger) -> tuple[str, ...]:
-    """Return what categories call their keypoints, if annotations have any; (), with a note why, if it is of no use."""
+    """Return the names of the keypoints, if annotations have any; () with a note if they cannot be learned."""
     if not any(type(entry) is dict and entry.get("keypoints") for entry in entries):
         return ()
     named = [category for category in categories.values() if category.get("keypoints")]
@@ -325,7 +325,7 @@ def _keypoint_names(categories: Mapping[Id, Record], entries: list, ledger: Ledg
 
 
 def mirrored(word: str) -> str:
-    """Return what a keypoint is called in a mirrored image: of ``left_eye`` it is ``right_eye``."""
+    """Return the name of a keypoint in a mirrored image: ``right_eye`` for ``left_eye``."""
     for side, other in ((LEFT, RIGHT), (RIGHT, LEFT)):
         if word.startswith(side):
             return other + word.removeprefix(side)

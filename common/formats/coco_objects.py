@@ -1,4 +1,4 @@
-"""The objects in a file of COCO's format: what each annotation must hold, and what is rewritten in it."""
+"""The objects in a file in COCO's format: checks and repairs of each annotation."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,10 +10,10 @@ from .coco_values import Id, Record, are_numbers, as_id, as_side, other_form, sh
 from .findings import Ledger, Severity
 from .runs import measure_runs
 
-# Conventions differ by a pixel, half-open or closed, from 0 or from 1; detectron2 clips what is that little outside.
+# Conventions differ by a pixel (half-open or closed, from 0 or from 1); detectron2 clips boxes that reach outside.
 TOLERANCE = 1.0
 LEAST = 6  # numbers of a polygon: three points
-# Their boxes have no height in COCO 2017 as published: cocodataset/cocoapi issue 355. detectron2 drops such boxes.
+# Annotations of COCO 2017 whose boxes have no height: cocodataset/cocoapi issue 355. detectron2 drops such boxes.
 KNOWN_EMPTY_BOXES = frozenset({918, 2_206_849})
 
 CORRECT = "correct it or remove the annotation"
@@ -26,23 +26,23 @@ class ObjectReader:
     """Reads the annotations of one file.
 
     Args:
-        images: by their ids.
-        categories: likewise.
-        num_keypoints: how many keypoints an object has, if it has any; 0: nothing says.
-        ledger: gets the findings.
+        images: images by id.
+        categories: categories by id.
+        num_keypoints: number of keypoints of an object that has any; 0: unknown.
+        ledger: collects the findings.
     """
 
     def __init__(
         self, images: Mapping[Id, Record], categories: Mapping[Id, Record], num_keypoints: int, ledger: Ledger
     ):
         self.images, self.categories, self.num_keypoints, self.ledger = images, categories, num_keypoints, ledger
-        self._compressed: list[tuple[int, Record]] = []  # masks that are measured together, and their places
+        self._compressed: list[tuple[int, Record]] = []  # masks to measure together, and their positions
 
     def read(self, entries: Sequence[Any]) -> list[Record]:
-        """Return the annotations without an error, repaired in place."""
+        """Return the annotations without errors, repaired in place."""
         sound: list[Record | None] = []
         seen: set[Id] = set()
-        # detectron2 lets ids repeat in the parts of COCO 2014's val that are called so.
+        # detectron2 allows repeated ids in the parts of COCO 2014's val with these names.
         may_repeat = "minival" in self.ledger.file.name
         errors = self.ledger.errors
         for place, entry in enumerate(entries):
@@ -60,7 +60,7 @@ class ObjectReader:
         return found
 
     def _look_at_id(self, entry: Record, place: int, seen: set[Id], may_repeat: bool) -> None:
-        """Make sure that no other annotation has the id; give one to an annotation that has none."""
+        """Check that no other annotation has the id; give an id to an annotation without one."""
         given = entry.get("id")
         identity = as_id(given)
         entry["id"] = f"number {place} of the list" if identity is None else identity
@@ -75,7 +75,7 @@ class ObjectReader:
         seen.add(entry["id"])
 
     def _look_at(self, entry: Record, place: int) -> None:
-        """Look at all but the id; enter every error."""
+        """Check everything except the id; enter every error."""
         image = self._linked(entry, "image_id", self.images)
         category = self._linked(entry, "category_id", self.categories)
         size = (image["width"], image["height"]) if image and "width" in image else UNKNOWN
@@ -100,7 +100,7 @@ class ObjectReader:
         self.ledger.count(severity, name_of(entry), what, remedy)
 
     def _linked(self, entry: Record, key: str, records: Mapping[Id, Record]) -> Record | None:
-        """Find the image or the category that an annotation is of, also by its id as text or as a number."""
+        """Find the image or the category of an annotation, also if its id is text instead of a number or vice versa."""
         given = entry.get(key)
         identity = given if type(given) is int or type(given) is str else as_id(given)
         if identity is None:
@@ -152,7 +152,7 @@ class ObjectReader:
         return self._polygons_fault(entry, mask, size)
 
     def _polygons_fault(self, entry: Record, mask: list, size: tuple[float, float]) -> Fault:
-        """Look at polygons ``[[x, y, x, y, ...], ...]``; see that none is too short to cover anything."""
+        """Check polygons ``[[x, y, x, y, ...], ...]``, and leave out those that are too short to cover anything."""
         if not all(type(polygon) is list and len(polygon) >= LEAST and are_numbers(polygon) for polygon in mask):
             mask = self._rewritten(entry, mask)
             if not mask:
@@ -178,7 +178,7 @@ class ObjectReader:
         return None
 
     def _rewritten(self, entry: Record, mask: list) -> list:
-        """Return polygons of points ``[x, y]`` as polygons of numbers, and leave out what is empty."""
+        """Return polygons of points ``[x, y]`` as polygons of numbers, without empty ones."""
         if len(mask) >= LEAST // 2 and all(map(_is_point, mask)):
             mask = [mask]
         found = [
@@ -191,7 +191,7 @@ class ObjectReader:
         return found
 
     def _runs_fault(self, entry: Record, mask: Record, size: tuple[float, float], place: int) -> Fault:
-        """Look at run lengths; those that are compressed are measured later."""
+        """Check run lengths; compressed ones are measured later."""
         sides = mask.get("size")
         found = [as_side(side) or 0 for side in sides] if type(sides) is list else []
         if len(found) != 2 or 0 in found:
@@ -210,7 +210,7 @@ class ObjectReader:
         return None
 
     def _measure_compressed(self, sound: list[Record | None]) -> None:
-        """Refuse compressed run lengths that do not make up their image, and fill in areas that wait for them."""
+        """Refuse compressed run lengths that do not fill their image, and set the areas that depend on them."""
         texts = [entry["segmentation"]["counts"] for _, entry in self._compressed]
         for (place, entry), (pixels, inside) in zip(self._compressed, measure_runs(texts), strict=True):
             height, width = entry["segmentation"]["size"]
@@ -265,7 +265,7 @@ class ObjectReader:
         return None
 
     def _note_masks(self, annotations: Sequence[Record]) -> None:
-        """Note what a model of masks would be refused for."""
+        """Note what prevents the training of masks."""
         bare = [entry for entry in annotations if "segmentation" not in entry]
         for entry in bare if len(bare) < len(annotations) else ():
             self._count("note", entry, "has no mask, where others have one", "it serves with MODEL.MASK_ON False")
@@ -275,7 +275,7 @@ class ObjectReader:
 
 
 def name_of(entry: Record) -> str:
-    """Return what messages call an annotation."""
+    """Return the name of an annotation in messages."""
     return f"annotation {short(entry['id'])} (image {_value(entry, 'image_id')})"
 
 

@@ -1,4 +1,4 @@
-"""Single values in COCO's JSON, and what they may be written as."""
+"""Single values in COCO's JSON, and the forms in which they may be written."""
 
 import gc
 import re
@@ -12,32 +12,32 @@ Id = int | str
 Record = dict[str, Any]
 
 FAR = 1e12  # beyond every coordinate, and beyond the area of every object, in pixels
-DIGITS = re.compile(r"0|[1-9][0-9]{0,17}")  # as a program writes a whole number
+DIGITS = re.compile(r"0|[1-9][0-9]{0,17}")  # a whole number as programs write it
 
 
 def as_id(value: Any) -> Id | None:
-    """Return an id as a whole number or text, None if it is neither."""
+    """Return an id as a whole number or text; None if it is neither."""
     if type(value) is int or (type(value) is str and value):
         return value
     return int(value) if type(value) is float and value.is_integer() else None
 
 
 def other_form(value: Id) -> Id | None:
-    """Return the same id as text if it is a number, and as a number if it is text of digits."""
+    """Return an id as text if it is a number, and as a number if it consists of digits."""
     if isinstance(value, int):
         return str(value)
     return int(value) if DIGITS.fullmatch(value) else None
 
 
 def order(identity: Id) -> tuple[int, int, str]:
-    """Return what sorts ids: numbers, also as text, before text."""
+    """Return a key that sorts ids: numbers, also as text, before text."""
     if type(identity) is str and not DIGITS.fullmatch(identity):
         return 1, 0, identity
     return 0, int(identity), str(identity)
 
 
 def as_side(value: Any) -> int | None:
-    """Return the side of an image, pixels: a whole number above 0, also if it is written as text or with a point."""
+    """Return the side of an image in pixels: a whole number above 0, perhaps written as text or with a point."""
     if type(value) is str:
         value = int(value) if DIGITS.fullmatch(value) else None
     side = as_id(value)
@@ -45,8 +45,8 @@ def as_side(value: Any) -> int | None:
 
 
 def are_numbers(values: Any) -> TypeGuard[list[float]]:
-    """Tell whether this is a list of finite numbers of a size that pixels can have, not empty."""
-    # The sum shows what is no number, infinite or nan; the extremes what it hides of numbers beyond all pixels.
+    """Tell whether this is a non-empty list of finite numbers within the range of pixels."""
+    # The sum reveals values that are not numbers, infinite or nan; the extremes reveal numbers out of range.
     try:
         return type(values) is list and isfinite(sum(values)) and min(values) > -FAR and max(values) < FAR
     except (TypeError, ValueError, OverflowError):
@@ -54,13 +54,13 @@ def are_numbers(values: Any) -> TypeGuard[list[float]]:
 
 
 def short(value: Any) -> str:
-    """Write a value for a message: text of little length as it is."""
+    """Format a value for a message: short text unchanged."""
     return value if type(value) is str and len(value) <= 60 else brief(value)
 
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Leave the garbage collector off: it would look through millions of records, all in use, again and again."""
+    """Disable the garbage collector, which would search millions of records, all in use, again and again."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -68,5 +68,5 @@ def uncollected() -> Iterator[None]:
     finally:
         if was_on:
             gc.freeze()
-            gc.unfreeze()  # all counts as old now; as young it would be looked through at once
+            gc.unfreeze()  # all objects count as old now; young ones would be searched at once
             gc.enable()

@@ -1,4 +1,4 @@
-"""What a reader finds in a file besides its records: errors, what was repaired, and what is worth a note."""
+"""Findings of a reader in a file, besides its records: errors, repairs and notes."""
 
 import logging
 from collections import Counter
@@ -9,7 +9,7 @@ from typing import Literal
 
 from mocodet.common.text import on_one_line
 
-# error: a run refuses; repaired: the meaning is certain, the log counts it; note: worth knowing, nothing is lost.
+# error: a run refuses; repaired: the meaning is certain, and the log counts it; note: worth knowing, without loss.
 Severity = Literal["error", "repaired", "note"]
 
 FIRST = 3  # errors that a refusal shows
@@ -17,15 +17,15 @@ FIRST = 3  # errors that a refusal shows
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that a reader noticed in a file.
+    """Something that a reader found in a file.
 
     Attributes:
         severity: see `Severity`.
-        file: which one.
-        record: what messages call the part of it, ``object 2 (cat)`` say; empty: the file as a whole.
+        file: the file.
+        record: the part of it in messages, such as ``object 2 (cat)``; empty: the file as a whole.
         what: what was found, and what was expected.
-        remedy: what to do, or for what was repaired, what was done.
-        count: of how many records this is true; ``record`` is the first of them.
+        remedy: what to do or, for a repair, what was done.
+        count: number of records with this finding; ``record`` is the first of them.
     """
 
     severity: Severity
@@ -36,7 +36,7 @@ class Finding:
     count: int = 1
 
     def __str__(self) -> str:
-        """Tell it on one line that any terminal can show."""
+        """Return the finding on one line that any terminal can show."""
         record = f"{self.record} " if self.record else ""
         record += f"(and {self.count - 1:,} more) " if self.count > 1 else ""
         line = f"{self.file}: {record}{self.what}" + (f"; {self.remedy}" if self.remedy else "")
@@ -44,7 +44,7 @@ class Finding:
 
 
 class Ledger:
-    """Findings in one file: each error, and of each repair and note the first record and how many more there are."""
+    """Findings in one file: every error, and for each repair and note the first record and the number of records."""
 
     def __init__(self, file: Path):
         self.file = file
@@ -56,7 +56,7 @@ class Ledger:
         self.errors.append(Finding("error", self.file, record, what, remedy))
 
     def count(self, severity: Severity, record: str, what: str, remedy: str) -> None:
-        """Enter a repair or a note, which may be true of many records; arguments as in `Finding`."""
+        """Enter a repair or a note, which may concern many records; arguments as in `Finding`."""
         key = (severity, what, remedy)
         known = self._counted.get(key)
         self._counted[key] = (
@@ -69,7 +69,7 @@ class Ledger:
 
 
 def merged(findings: Iterable[Finding]) -> list[Finding]:
-    """Return errors as they are, and of repairs and notes that say the same the first, which counts them."""
+    """Return errors unchanged, and for equal repairs and notes the first, with their number."""
     found: list[Finding] = []
     places: dict[tuple[Severity, str, str], int] = {}
     for finding in findings:
@@ -87,8 +87,8 @@ def refuse_errors(name: str, findings: Iterable[Finding]) -> None:
     """Refuse a data set in which a reader found errors.
 
     Args:
-        name: of the data set, for messages.
-        findings: of any severity.
+        name: name of the data set, for messages.
+        findings: findings of any severity.
 
     Raises:
         ValueError: there are errors; the message, one line, has the first of them and their number.
@@ -102,7 +102,7 @@ def refuse_errors(name: str, findings: Iterable[Finding]) -> None:
 
 
 def log_repairs(name: str, findings: Iterable[Finding], logger: logging.Logger) -> None:
-    """Log what was repaired in a data set called ``name``, one line for each kind: how many, and the first of them."""
+    """Log the repairs in a data set called ``name``, one line for each kind: the number and the first of them."""
     counts: Counter[str] = Counter()
     first: dict[str, Finding] = {}
     for finding in findings:

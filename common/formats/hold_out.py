@@ -1,4 +1,4 @@
-"""A part of a data set that is held out, to evaluate on: by the images' names alone, on every machine the same."""
+"""A held-out part of a data set, for evaluation: chosen by image names alone, so the same on every machine."""
 
 import hashlib
 from dataclasses import dataclass
@@ -11,18 +11,18 @@ class HoldOut:
     """Which images are held out.
 
     Attributes:
-        share: how large a part of the images, about; above 0 and below 1.
-        seed: for another choice.
+        share: approximate share of the images; above 0 and below 1.
+        seed: another seed gives another choice.
     """
 
     share: float
     seed: int = 0
 
     def check(self, split: str) -> None:
-        """Check the share, and that a split is the part to train on or the one held out.
+        """Check the share, and that a split is train or test.
 
         Raises:
-            ValueError: they are not.
+            ValueError: one of them is invalid.
         """
         if not 0 < self.share < 1:
             raise ValueError(f"HOLD_OUT is the part of the images that are held out, between 0 and 1, got {self.share}")
@@ -32,7 +32,7 @@ class HoldOut:
     def takes(self, name: str, split: str) -> bool:
         """Tell whether an image is in a part.
 
-        A hash of seed and name decides, so an image stays where it is when others are added.
+        A hash of seed and name decides, so an image stays in its part when others are added.
         """
         digest = hashlib.sha256(f"{self.seed}/{name}".encode("utf-8", "surrogateescape")).digest()
         number = int.from_bytes(digest[:8], "big")

@@ -1,4 +1,4 @@
-"""Image files of any format that Pillow reads, as 8-bit RGB: the same pixels for whoever asks."""
+"""Image files of any format that Pillow reads, as 8-bit RGB; all parts of mocodet get the same pixels."""
 
 import errno
 import io
@@ -23,12 +23,12 @@ try:
 except ImportError:
     simplejpeg = None
 
-Size = tuple[int, int]  # width, height, pixels
+Size = tuple[int, int]  # width, height in pixels
 
-# Formats that Pillow recognises but leaves to others to decode (Ghostscript, Windows, plugins of one's own).
+# Formats that Pillow recognises but does not decode itself (Ghostscript, Windows, users' plugins).
 NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "PDF", "WMF"})
 
-ORIENTATION = 0x0112  # tag of EXIF
+ORIENTATION = 0x0112  # EXIF tag
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -39,12 +39,11 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# What stands for white in grey of more than 16 bits: the first of these that no pixel exceeds. Pixels of whole numbers
-# are not fractions of 1.
+# White in grey of more than 16 bits: the first of these that no pixel exceeds. Whole numbers are not fractions of 1.
 WHITES = {"F": (1.0, 255.0, 65_535.0), "I": (255.0, 65_535.0)}
 
 _lock = threading.Lock()
-_readers = 0  # for which Pillow's limit is lifted
+_readers = 0  # readers for which Pillow's limit is lifted
 _pillows_limit = Image.MAX_IMAGE_PIXELS
 
 
@@ -52,7 +51,7 @@ class ImageTooLargeError(ValueError):
     """An image has more pixels than may be decoded."""
 
 
-# Things that may have an image's name but are not files: reading one may block for ever.
+# Kinds of paths that are not files, although an image's name may lead there; reading one may block for ever.
 NO_FILES = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",
@@ -64,14 +63,14 @@ NO_FILES = {
 
 @cache
 def image_suffixes() -> tuple[str, ...]:
-    """Return the endings of file names, dot included and in lower case, of the formats that Pillow decodes."""
+    """Return the file name suffixes, with dot and in lower case, of the formats that Pillow decodes."""
     Image.init()
     formats = Image.registered_extensions().items()
     return tuple(sorted(end for end, kind in formats if kind in Image.OPEN and kind not in NOT_DECODED))
 
 
 def by(size: Size) -> str:
-    """Write what an image measures: ``40 x 30``."""
+    """Format the size of an image: ``40 x 30``."""
     return f"{size[0]} x {size[1]}"
 
 
@@ -85,7 +84,7 @@ def open_file(path: str | os.PathLike) -> IO[bytes]:
     """Open a file for reading; refuse what is not a file.
 
     Raises:
-        OSError: it is a named pipe, a socket, a device or a folder, is not there, or may not be read.
+        OSError: it is a named pipe, a socket, a device or a folder, does not exist, or cannot be read.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -108,18 +107,18 @@ def read_file(path: str | os.PathLike) -> bytes:
 def decode_rgb(file: str | os.PathLike | IO[bytes], name: str = "", max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Read an image of any mode (grey of 8 to 32 bits, CMYK, palette, with alpha) as 8-bit RGB.
 
-    It is turned as its EXIF data say. Of several frames or pages it is the first. Of 16-bit grey the upper byte is
-    kept. In grey of 32 bits, whole numbers or not, nothing says what is white: it is 1, 255 or 65,535, the first that
-    no pixel exceeds; where a pixel exceeds all or is negative, the least becomes black and the greatest white. What is
-    not a number is black. Alpha is dropped.
+    The image is rotated by its EXIF orientation. Of several frames or pages the first is used. Of 16-bit grey the upper
+    byte is kept. Grey of 32 bits, whole numbers or not, does not define white: it is 1, 255 or 65,535, the first that
+    no pixel exceeds. If a pixel exceeds all of them or is negative, the smallest becomes black and the largest white.
+    nan is black. Alpha is dropped.
 
     Args:
         file: path, or an open file.
         name: its name in messages, if ``file`` is not a path.
-        max_pixels: how large an image may be; 0: of any size. Nothing is decoded of a larger one.
+        max_pixels: the largest image; 0: any size. A larger one is not decoded at all.
 
     Raises:
-        ImageTooLargeError: it is; the message names it and the key that lifts the limit.
+        ImageTooLargeError: it is too large; the message names it and the key that lifts the limit.
         ValueError: it cannot be decoded; the message names it.
     """
     try:
@@ -128,7 +127,7 @@ def decode_rgb(file: str | os.PathLike | IO[bytes], name: str = "", max_pixels: 
             if max_pixels and pixels > max_pixels:
                 raise ImageTooLargeError(too_large(name or file, pixels, max_pixels))
             rgb = _to_rgb(image)
-            turn = TURNS.get(_orientation(image))  # after the pixels are loaded: Pillow itself turns a TIFF then
+            turn = TURNS.get(_orientation(image))  # after loading the pixels, when Pillow itself has rotated a TIFF
     except (MemoryError, ImageTooLargeError):
         raise
     except Exception as error:  # damaged bytes make decoders raise almost anything
@@ -139,16 +138,16 @@ def decode_rgb(file: str | os.PathLike | IO[bytes], name: str = "", max_pixels: 
 def decode_pixels(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Decode the bytes of an image file to H x W x 3, uint8, RGB: the pixels that `decode_rgb` gives.
 
-    An ordinary JPEG is decoded to the same bytes as by Pillow, in less time, where simplejpeg is installed. All else is
-    left to Pillow, and so is the verdict on a JPEG in which simplejpeg finds any fault.
+    If simplejpeg is installed, it decodes ordinary JPEGs to the same bytes as Pillow, in less time. Pillow decodes
+    everything else, including a JPEG in which simplejpeg finds a fault.
 
     Args:
-        data: the file's.
-        name: what messages call it.
+        data: content of the file.
+        name: its name in messages.
         max_pixels: see `decode_rgb`.
 
     Returns:
-        it may be read only.
+        the pixels, perhaps in a read-only array.
 
     Raises:
         ValueError: see `decode_rgb`.
@@ -158,15 +157,15 @@ def decode_pixels(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> np.nd
 
 
 def image_size(file: str | os.PathLike | IO[bytes], name: str = "") -> Size:
-    """Read width and height, pixels, of an image as it is turned by `decode_rgb`, without decoding it.
+    """Read width and height in pixels of an image, as rotated by `decode_rgb`, without decoding it.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no image, or its head is damaged.
+        ValueError: it is not an image, or its header is damaged.
     """
     try:
         with _without_pillows_limit(), _opened(file) as handle, Image.open(handle) as image:
-            # Of a TIFF Pillow gives the size as turned.
+            # Pillow gives the size of a TIFF after rotation.
             turned = image.format != "TIFF" and _orientation(image) >= 5
             return image.size[::-1] if turned else image.size
     except (MemoryError, FileNotFoundError):
@@ -176,19 +175,19 @@ def image_size(file: str | os.PathLike | IO[bytes], name: str = "") -> Size:
 
 
 def unreadable(name: object, error: Exception) -> str:
-    """Return the message about an image that cannot be read, and why."""
+    """Return the message for an image that cannot be read, with the reason."""
     reason = "of no known format" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
     return f"{name} cannot be read as an image ({' '.join(reason.split())}); replace or remove it"
 
 
 def reason_of(path: object, error: OSError | ValueError) -> str:
-    """Return why an image cannot be read, and what to do, without its name before it."""
+    """Return why an image cannot be read, and what to do, without its name."""
     told = unreadable(path, error) if isinstance(error, OSError) else str(error)
     return told.removeprefix(f"{path} ")
 
 
 def too_large(name: object, pixels: int, limit: int) -> str:
-    """Return the message about an image of more ``pixels`` than the ``limit``, which names the key that lifts it."""
+    """Return the message for an image of more ``pixels`` than the ``limit``, with the key that lifts it."""
     return (
         f"{name} has {pixels:,} pixels, more than the limit of {limit:,}; if it is sound, set DATA.MAX_PIXELS"
         f" (pre-training), INPUT.MAX_PIXELS (detection) or --max-pixels (other commands) to {pixels}, or remove it"
@@ -196,7 +195,7 @@ def too_large(name: object, pixels: int, limit: int) -> str:
 
 
 def size_fault(image: Path, found: Size, said: Size, said_by: str) -> Finding:
-    """Return the error of an image that is not of the size that is said of it."""
+    """Return the error of an image that does not have the size in its annotation."""
     remedy = "one of them is another image's"
     if found == said[::-1]:
         remedy = f"if EXIF data turn it and its boxes are of the image as stored, remove the orientation; else {remedy}"
@@ -205,7 +204,7 @@ def size_fault(image: Path, found: Size, said: Size, said_by: str) -> Finding:
 
 @contextmanager
 def _without_pillows_limit() -> Iterator[None]:
-    """Lift Pillow's limit, which is the process's: the size is checked here, and against a limit of the caller's."""
+    """Lift Pillow's limit, which holds for the process; the caller checks the size against its own limit."""
     global _readers, _pillows_limit
     with _lock:
         if not _readers:
@@ -251,14 +250,14 @@ def _scaled(grey: np.ndarray, whites: tuple[float, ...]) -> np.ndarray:
 def _orientation(image: Image.Image) -> int:
     try:
         return image.getexif().get(ORIENTATION, 1)
-    except Exception:  # damaged EXIF data say nothing, and the pixels may be sound
+    except Exception:  # with damaged EXIF data the pixels may still be valid
         return 1
 
 
 def _decode_jpeg(data: bytes, max_pixels: int) -> np.ndarray | None:
     """Decode an upright JPEG of no more than ``max_pixels``, grey or of three colours; else return None.
 
-    OpenCV does not serve here: of a damaged file it returns a partly decoded image and reports no error.
+    OpenCV cannot be used here: for a damaged file it returns a partly decoded image and reports no error.
     """
     if not data.startswith(b"\xff\xd8") or _may_be_turned(data):
         return None
@@ -272,7 +271,7 @@ def _decode_jpeg(data: bytes, max_pixels: int) -> np.ndarray | None:
 
 
 def _may_be_turned(data: bytes) -> bool:
-    """Tell whether a JPEG has EXIF data, or XMP, by which it is turned."""
+    """Tell whether a JPEG has an EXIF or XMP orientation."""
     if b"Exif\0\0" not in data and b"tiff:Orientation" not in data:
         return False
     try:

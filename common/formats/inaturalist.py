@@ -12,11 +12,11 @@ from mocodet.common.text import first_few, repeated
 
 @dataclass(frozen=True)
 class Classified:
-    """Images of a list, each with its class.
+    """A list of images with their classes.
 
     Attributes:
-        files: their names, relative to a folder, in the order of the list.
-        labels: the class of each, in [0, C).
+        files: names of the images, relative to a folder, in the order of the list.
+        labels: class of each image, in [0, C).
         classes: names of the C classes.
     """
 
@@ -35,13 +35,13 @@ def read_classified(path: Path) -> Classified:
         path: the JSON file.
 
     Returns:
-        the images, with the names of the categories as classes, in the order of their ids, which need not be
-        contiguous. Where the names are missing or repeat themselves, the ids take their place.
+        the images. Their classes are the names of the categories, in the order of the ids, which need not be
+        contiguous. If names are missing or repeated, the ids take their place.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not of this layout, or lists no image; an image with no annotation or with several; an
-            annotation of an unknown image or category; an id twice. The message names the first few.
+        ValueError: it does not have this layout, or lists no image; an image without an annotation or with several;
+            an annotation of an unknown image or category; a repeated id. The message names the first few.
     """
     content = _read(path)
     categories = _by_id(content["categories"], f"{path}: category")
@@ -61,7 +61,7 @@ def read_classified(path: Path) -> Classified:
 
 
 def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
-    """Read the JSON file and make sure that its three lists are there."""
+    """Read the JSON file, and check that it has its three lists."""
     content = read_json(path)
     wanted = {"images": ("id", "file_name"), "annotations": ("image_id", "category_id"), "categories": ("id",)}
     for name, keys in wanted.items():
@@ -79,9 +79,9 @@ def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def _fits(key: str, value: Any) -> bool:
-    """Say whether a value can be a file's name, or an id."""
+    """Tell whether a value can be a file's name, or an id."""
     if isinstance(value, str):
-        return bool(value) and value.isprintable()  # in which a file's name has neither a zero nor half a character
+        return bool(value) and value.isprintable()  # a file's name has no zero byte and no unpaired surrogate
     return key != "file_name" and type(value) is int
 
 
@@ -94,7 +94,7 @@ def _by_id(entries: list[dict[str, Any]], what: str) -> dict[Any, dict[str, Any]
 def _one_for_each(
     annotations: list[dict[str, Any]], files: Mapping[Any, str], categories: Mapping[Any, object], where: str
 ) -> dict[Any, Any]:
-    """Map each image's id to its category's, of which it has exactly one."""
+    """Map each image's id to the id of its only category."""
     category_of = {entry["image_id"]: entry["category_id"] for entry in annotations}
     used = set(category_of.values())
     faults: dict[str, list[Any]] = {

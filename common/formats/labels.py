@@ -1,4 +1,4 @@
-"""Label images of semantic segmentation: what their values stand for, which image each is of, what all hold."""
+"""Label images for semantic segmentation: the meaning of their values, their images, and counts of pixels."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,25 +17,25 @@ from .image import Size, image_size, image_suffixes, open_file, size_fault, unre
 from .lists import NamedFiles, read_list
 
 LABEL_SUFFIX = ".png"
-INDEX_MODES = ("L", "P")  # 8-bit grey, 8-bit palette: Pillow gives the indices of both
+INDEX_MODES = ("L", "P")  # 8-bit grey and 8-bit palette; Pillow gives the indices of both
 IGNORED = 255
 
-# Of all pixels: VOC's outlines are 5 %, what Cityscapes leaves out is about 12 %.
+# Share of all pixels; VOC's outlines are 5 %, and Cityscapes ignores about 12 %.
 MAX_IGNORED = 0.5
 
-READERS = 8  # threads that decode
+READERS = 8  # threads that decode images
 
 
 @dataclass(frozen=True)
 class Meaning:
-    """What the values of label images stand for.
+    """The meaning of the values of label images.
 
     Attributes:
-        classes: names, in the order of a model's indices.
+        classes: names, in the order of the model's indices.
         ignore: the value of pixels that are neither learned nor evaluated.
-        values: that of each class; empty: its index. With it, values of no class are left out, which is to say ignored,
-            and without it they are errors. A value of a class is not ignored.
-        max_ignored: how large a part of all pixels may be ignored, or left out.
+        values: the value of each class; empty: its index. If given, values of no class are ignored; otherwise they are
+            errors. A value of a class is not ignored.
+        max_ignored: the largest share of all pixels that may be ignored.
     """
 
     classes: tuple[str, ...]
@@ -45,12 +45,12 @@ class Meaning:
 
     @cached_property
     def names(self) -> dict[int, str]:
-        """Names of the classes by their values; that of an ignored class is not among them."""
+        """Names of the classes by their values, without an ignored class."""
         pairs = zip(self.values or range(len(self.classes)), self.classes, strict=True)
         return {value: name for value, name in pairs if self.values or value != self.ignore}
 
     def check(self) -> None:
-        """Check that the values are those of 8-bit labels, and that they go with the classes.
+        """Check that the values are 8-bit labels, and that they match the classes.
 
         Raises:
             ValueError: they do not.
@@ -75,9 +75,9 @@ class LabelledImage:
     """An image and its labels.
 
     Attributes:
-        name: without a suffix, as lists have it.
+        name: its name in lists, without suffix.
         image: its file.
-        labels: likewise.
+        labels: the file of its labels.
     """
 
     name: str
@@ -87,12 +87,12 @@ class LabelledImage:
 
 @dataclass(frozen=True)
 class Counts:
-    """What label images hold.
+    """Counts over label images.
 
     Attributes:
-        pixels: how many have each value, 256.
-        files: how many label images these are.
-        findings: errors of single files, and a note of those that are mostly ignored.
+        pixels: number of pixels with each of the 256 values.
+        files: number of label images.
+        findings: errors of single files, and a note on those that are mostly ignored.
     """
 
     pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
@@ -103,7 +103,7 @@ class Counts:
 def read_values(path: str | Path) -> np.ndarray:
     """Read a label image: H x W, uint8.
 
-    Palette images, as VOC's, give the indices: detectron2's own reader would turn their colours into shades of grey.
+    Palette images, such as VOC's, give the indices; detectron2's own reader would turn their colours into grey.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -130,16 +130,16 @@ def read_labels(path: str | Path, num_classes: int, ignore_label: int, values: S
 
     Args:
         path: an 8-bit palette or grey image.
-        num_classes: what indices must be below.
-        ignore_label: the one index besides that may occur.
-        values: as of `Meaning`: what stands for each class in the file.
+        num_classes: indices must be below this number.
+        ignore_label: the only other index that may occur.
+        values: the value of each class in the file, as in `Meaning`.
 
     Returns:
         H x W, uint8.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is damaged or no 8-bit image of indices, or holds a value that is no class.
+        ValueError: it is damaged, is not an 8-bit image of indices, or holds a value that is not a class.
     """
     try:
         labels = read_values(path)
@@ -155,7 +155,7 @@ def read_labels(path: str | Path, num_classes: int, ignore_label: int, values: S
 
 
 def check_same_size(label_file: str, labels: Sequence[int], file: str, image: Sequence[int]) -> None:
-    """Check that labels, (height, width), are of the size of the image that they belong to.
+    """Check that labels, (height, width), have the size of their image.
 
     Raises:
         ValueError: they differ; the message names both files.
@@ -170,12 +170,12 @@ def check_same_size(label_file: str, labels: Sequence[int], file: str, image: Se
 def find_labelled_images(
     images: Path, labels: Path, split: Path | None = None
 ) -> tuple[list[LabelledImage], list[Finding]]:
-    """Pair the images of a folder with their labels, which bear the same name and end in ``.png``.
+    """Pair the images of a folder with their labels, which have the same names and the suffix ``.png``.
 
     Args:
-        images: folder of images, of any suffix that Pillow reads.
+        images: folder of images, with any suffix that Pillow reads.
         labels: folder of the label images.
-        split: file that names the images, one a line; None: every image of the folder.
+        split: file that names the images, one per line; None: every image of the folder.
 
     Returns:
         the pairs, in the order of the list or of the names; an error for each image that is not among them.
@@ -217,7 +217,7 @@ def count_labels(images: Sequence[LabelledImage], meaning: Meaning) -> Counts:
 
 
 def join_counts(parts: Iterable[Counts]) -> Counts:
-    """Return what several parts of a data set hold."""
+    """Return the sum of the counts of several parts of a data set."""
     pixels, files = np.zeros(256, np.int64), 0
     findings: list[Finding] = []
     for part in parts:
@@ -256,13 +256,13 @@ def count_label_image(image: LabelledImage, meaning: Meaning) -> Counts:
 
 
 def judge_labels(counts: Counts, folder: Path, meaning: Meaning, *, learned: bool) -> Iterator[Finding]:
-    """Say how what label images hold together goes with what it should mean; errors of single files come last.
+    """Compare the counts over label images with the meaning of their values; errors of single files come last.
 
     Args:
-        counts: of all label images of a data set.
-        folder: where they are.
-        meaning: of their values.
-        learned: a model is trained on them, which takes pixels of every class; to evaluate, a class may be absent.
+        counts: counts over all label images of a data set.
+        folder: the folder of these images.
+        meaning: the meaning of their values.
+        learned: the images are for training, which needs pixels of every class; for evaluation a class may be absent.
     """
     total = int(counts.pixels.sum())
     if total:
@@ -289,7 +289,7 @@ def judge_labels(counts: Counts, folder: Path, meaning: Meaning, *, learned: boo
 
 
 def _shares(pixels: np.ndarray, meaning: Meaning) -> str:
-    """Write which values occur, how often, and which of them is ignored."""
+    """Format the values that occur, their shares, and which of them is ignored."""
     found = [int(value) for value in np.argsort(-pixels, kind="stable") if pixels[value]]
     ignored = {} if meaning.ignore in meaning.names else {meaning.ignore: "ignored"}
     told = {value: meaning.names.get(value) or ignored.get(value, "no class") for value in found}
@@ -308,7 +308,7 @@ def _count(values: np.ndarray) -> np.ndarray:
 
 
 def _unknown(pixels: np.ndarray, known: set[int], num_classes: int, ignore: int) -> str:
-    """Say which values occur that are not known, if any do."""
+    """Name the unknown values that occur, if any."""
     unknown = [str(value) for value in np.flatnonzero(pixels) if value not in known]
     if not unknown:
         return ""

@@ -1,4 +1,4 @@
-"""Lists of images as text, one name a line, and the files that the names stand for."""
+"""Lists of images as text, one name per line, and the files of these names."""
 
 import codecs
 import os
@@ -10,18 +10,19 @@ from mocodet.common.text import repeated
 from .findings import Finding, Ledger
 from .image import stem_of
 
-LABELS = frozenset({"-1", "0", "1"})  # in VOC's lists of one class: no object of it, only difficult ones, an object
+# In VOC's lists of one class: no object of the class, only difficult ones, an object.
+LABELS = frozenset({"-1", "0", "1"})
 
 
 def read_list(path: Path, knows: Callable[[str], bool]) -> tuple[list[str], list[Finding]]:
-    """Read a list of images; return their names, each once, and what is wrong with the list.
+    """Read a list of images; return their names, each once, and the findings.
 
-    A line may hold a label after the name, as in VOC's lists of one class, and a name its suffix, its folder
+    A line may have a label after the name, as in VOC's lists of one class. A name may have a suffix, a folder
     (``JPEGImages/a.jpg``) or blanks.
 
     Args:
         path: the list.
-        knows: tells whether there is anything of a name, and so which of these a line means.
+        knows: tells whether a name exists, and so which of the possible names a line means.
 
     Raises:
         FileNotFoundError: there is no such list.
@@ -49,28 +50,28 @@ def read_list(path: Path, knows: Callable[[str], bool]) -> tuple[list[str], list
 
 
 def decode_text(data: bytes) -> str:
-    """Return the text of a file: by its byte-order mark, or as UTF-8.
+    """Decode the text of a file, by its byte-order mark or as UTF-8.
 
     Raises:
-        UnicodeDecodeError: it is neither.
+        UnicodeDecodeError: neither fits.
     """
     wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     return data.decode("utf-16" if wide else "utf-8-sig")
 
 
 def lines_of(data: bytes) -> list[str]:
-    """Return the lines of a text file, see `decode_text`, that are not blank, without blanks around them."""
+    """Return the lines of a text file that are not blank, stripped; see `decode_text`."""
     return [line.strip() for line in decode_text(data).splitlines() if line.strip()]
 
 
 class NamedFiles:
-    """The files below a folder by their names: what stands before one of some suffixes, in either case.
+    """The files below a folder by their names without suffix; suffixes match in either case.
 
-    A name may have folders before it (``town/a``). Each folder is listed once, and when it is asked for.
+    A name may have folders before it (``town/a``). Each folder is listed once, on first use.
 
     Args:
         root: the folder; it may be absent.
-        suffixes: in lower case, dot included.
+        suffixes: suffixes in lower case, with dot.
     """
 
     def __init__(self, root: Path, suffixes: tuple[str, ...]) -> None:
@@ -78,7 +79,7 @@ class NamedFiles:
         self._listed: dict[str, dict[str, list[str]]] = {}
 
     def find(self, name: str) -> list[Path]:
-        """Return the files of a name; there should be one."""
+        """Return the files with a name; there should be one."""
         parent, _, last = name.rpartition("/")
         return [self.root / parent / file for file in self._list(parent).get(last, [])]
 
@@ -97,21 +98,21 @@ class NamedFiles:
 
 def _files(folder: Path) -> list[str]:
     try:
-        with os.scandir(folder) as entries:  # a folder may hold a hundred thousand
+        with os.scandir(folder) as entries:  # a folder may hold a hundred thousand files
             return [entry.name for entry in entries if not entry.name.startswith(".") and not entry.is_dir()]
-    except (OSError, ValueError):  # what stands in a list may be no path at all
+    except (OSError, ValueError):  # an entry of a list may be an impossible path
         return []
 
 
 def _name_in(line: str, knows: Callable[[str], bool]) -> tuple[str | None, bool]:
-    """Find the name of an image in a line of a list, and whether a label follows it; None if it has not just one."""
+    """Find the name of an image in a line of a list, and whether a label follows; None unless there is just one."""
     words = line.split()
     labelled = len(words) > 1 and words[-1] in LABELS
     without_label = line[: -len(words[-1])].rstrip()
     for text in (line, without_label) if labelled else (line,):
         if name := _known(text, knows):
             return name, labelled and text != line
-    # Paths of an image, of its XML file, of its mask.
+    # The path may be that of an image, of its XML file or of its mask.
     names = {_known(word, knows) for word in (words[:-1] if labelled else words)}
     if len(names) == 1 and (name := names.pop()):
         return name, labelled
@@ -119,7 +120,7 @@ def _name_in(line: str, knows: Callable[[str], bool]) -> tuple[str | None, bool]
 
 
 def _known(text: str, knows: Callable[[str], bool]) -> str | None:
-    """Find the known name that a text means: itself, or without suffix and with fewer and fewer of its folders."""
+    """Find the known name that a text means: the text itself, or without suffix and with ever fewer of its folders."""
     if knows(text):
         return text
     path = text.replace("\\", "/")

@@ -1,4 +1,4 @@
-"""What a JSON file is that should be of COCO's format and is of another: of a tool, or a list of predictions."""
+"""Recognition of JSON files that are not in COCO's format: another tool's format, or a list of predictions."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ CONVERT = "export the labels from the tool in COCO's format"
 
 
 class _Other(NamedTuple):
-    """A format: whether an object of it has a key, how it is called, and what to do."""
+    """A format: a test for it, its description, and what to do."""
 
     known_by: Callable[[Mapping[str, Any]], bool]
     what: str
@@ -22,7 +22,7 @@ def _has(*keys: str) -> Callable[[Mapping[str, Any]], bool]:
     return lambda entry: set(keys) <= entry.keys()
 
 
-# Files that are an object, and files that are a list, by its first entry.
+# For files that hold an object, and for files that hold a list, by its first entry.
 OBJECTS = (
     _Other(_has("shapes", "imagePath"), "is LabelMe's, of one image", CONVERT),
     _Other(_has("_via_img_metadata"), "is a project of VIA (VGG Image Annotator)", CONVERT),
@@ -51,7 +51,7 @@ ABSENT = "export it in COCO's format, of instances"
 
 
 def found_instead(content: Any) -> tuple[str, str]:
-    """Say what the content of a JSON file is that lacks COCO's lists, and what to do."""
+    """Say what the content of a JSON file without COCO's lists is, and what to do."""
     if isinstance(content, list):
         first = content[0] if content and isinstance(content[0], dict) else {}
         for other in ENTRIES:

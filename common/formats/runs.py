@@ -1,20 +1,20 @@
-"""Masks as run lengths, compressed as COCO writes them: measured many at a time, so that none is decoded unseen."""
+"""Masks as COCO's compressed run lengths, measured many at a time, so that none is decoded unchecked."""
 
 import re
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-# Each run is written in groups of five bits, the lowest first; characters from "P" on say that more of it follow.
+# Each run is written in groups of five bits, the lowest first; characters from "P" on mean that more groups follow.
 COUNTS = re.compile(rb"([P-o]{0,5}[0-O])+")
 TOGETHER = 4096  # masks
 
 
 def measure_runs(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """Yield for each mask of how many pixels its runs are, and how many of these the object has; -1, -1: it is damaged.
+    """Yield for each mask the number of pixels of its runs, and of the object; -1, -1 for a damaged mask.
 
-    Runs of pixels outside and inside the object alternate, column by column; from the fourth on a run is written as
-    its difference to the run before the last (pycocotools, ``rleToString``).
+    Runs of pixels outside and inside the object alternate, column by column. From the fourth on, a run is written as
+    its difference from the run before the last (pycocotools, ``rleToString``).
     """
     for begin in range(0, len(texts), TOGETHER):
         encoded = [text.encode("utf-8", "surrogatepass") for text in texts[begin : begin + TOGETHER]]
@@ -34,7 +34,7 @@ def _measure(texts: Sequence[bytes]) -> list[tuple[int, int]]:
     values -= np.where(codes[last] & 16, 1 << 5 * (last - first + 1), 0)  # in two's complement
     begins = np.searchsorted(last, np.cumsum([0, *map(len, texts)])[:-1])  # first run of each mask
     number = np.arange(len(values)) - np.repeat(begins, np.diff(begins, append=len(values)))  # of a run in its mask
-    # Sums of the differences: of the second run, the fourth, ...; and of the third, the fifth, ...
+    # Sums of the differences over the second run, the fourth, ...; and over the third, the fifth, ...
     runs = np.where(number == 0, values, 0)
     for parity in (number % 2 == 1, (number % 2 == 0) & (number > 0)):
         total = np.cumsum(np.where(parity, values, 0))

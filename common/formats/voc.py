@@ -1,7 +1,7 @@
 """One XML file of Pascal VOC (host.robots.ox.ac.uk/pascal/VOC, "Development kit"): the objects in one image.
 
-What other tools leave out (``pose``, ``truncated``, ``difficult``, ``size``) is not missed, and what they write
-otherwise than VOC (corners between pixels, blanks, encodings) is taken where it can mean one thing only.
+The reader does without what other tools leave out (``pose``, ``truncated``, ``difficult``, ``size``), and accepts what
+differs from VOC (corners between pixels, blanks, encodings) but has only one possible meaning.
 """
 
 import codecs
@@ -16,15 +16,15 @@ from .findings import Finding, Ledger
 from .image import Size, by
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
-# What is difficult, in VOC's words and in those of other tools; what is not said is not difficult.
+# Values of <difficult>, in VOC's words and in those of other tools; an object without it is not difficult.
 FLAGS = {"0": False, "1": True, "false": False, "true": True, "no": False, "yes": True, "": False, "unspecified": False}
 
-# Half-open or closed, counted from 0 or from 1: conventions differ by a pixel, which is left as it is.
+# Conventions differ by a pixel (half-open or closed, from 0 or from 1), which is left as it is.
 TOLERANCE = 1.0
 
 BYTE_ORDER_MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
-    codecs.BOM_UTF32_LE: "utf-32",  # before the next, which begins alike
+    codecs.BOM_UTF32_LE: "utf-32",  # before the next one, which begins with the same bytes
     codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
@@ -32,7 +32,7 @@ BYTE_ORDER_MARKS = {
     b"\0<": "utf-16-be",
 }
 DECLARATION = re.compile(rb"""^\s*<\?xml[^>]*?\bencoding\s*=\s*["']([^"']*)["']""")
-# Programs write the larger set of letters under the name of the smaller one.
+# Programs write the larger character set under the name of the smaller one.
 LARGER = {"gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "euc_kr": "cp949", "big5": "cp950"}
 
 
@@ -41,11 +41,11 @@ class VocObject:
     """An object in an image.
 
     Attributes:
-        name: of its class, without blanks around it.
-        box: xmin, ymin, xmax, ymax as VOC has them: pixels are counted from 1 and the last one is included. So the
-            edges, in pixels from the upper left corner of the image, are xmin - 1, ymin - 1, xmax and ymax. Corners
-            between pixels are taken so as well.
-        difficult: found or not, it counts neither way.
+        name: name of its class, stripped.
+        box: xmin, ymin, xmax, ymax as in VOC: pixels are counted from 1, and the last one is included. So the edges,
+            in pixels from the upper left corner of the image, are xmin - 1, ymin - 1, xmax and ymax. Corners between
+            pixels are read in the same way.
+        difficult: the object does not count, found or not.
     """
 
     name: str
@@ -55,14 +55,14 @@ class VocObject:
 
 @dataclass(frozen=True)
 class VocAnnotation:
-    """What an XML file says.
+    """The content of an XML file.
 
     Attributes:
-        objects: those that are sound.
-        count: how many the file has.
-        size: width and height, pixels: as the file has them, or else the image itself; None if neither is known.
-        says_size: the size is the file's.
-        filename: what the file calls its image; not to be relied on, for tools keep it when they rename.
+        objects: the valid objects.
+        count: number of objects in the file.
+        size: width and height in pixels, from the file or else from the image; None if unknown.
+        says_size: the size is from the file.
+        filename: name of the image in the file; not reliable, since tools keep it when they rename an image.
         findings: an error for each object that is not among ``objects``; repairs.
     """
 
@@ -79,7 +79,7 @@ def read_annotation(path: Path, size_of_image: Callable[[str], Size | None] = la
 
     Args:
         path: the file.
-        size_of_image: asked for the size of the image, by what the file calls it, where the file has none.
+        size_of_image: called for the size of the image, with its name in the file, if the file has no size.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -127,7 +127,7 @@ def _parse(path: Path, ledger: Ledger) -> ElementTree.Element | None:
         ledger.error("", f"is not XML ({error})", "write, fetch or unpack it again")
     else:
         for node in root.iter():
-            node.tag = node.tag.rpartition("}")[2]  # without a namespace
+            node.tag = node.tag.rpartition("}")[2]  # remove the namespace
         if root.tag == "annotation":
             return root
         ledger.error("", f"is XML of <{root.tag[:40]}>, not VOC's <annotation>", "export it as Pascal VOC")
@@ -135,7 +135,7 @@ def _parse(path: Path, ledger: Ledger) -> ElementTree.Element | None:
 
 
 def _decode(data: bytes, ledger: Ledger) -> str:
-    """Return the text of an XML file: by its byte-order mark, by the encoding that it declares, or as UTF-8.
+    """Decode the text of an XML file: by its byte-order mark, by the encoding that it declares, or as UTF-8.
 
     Raises:
         LookupError: it declares an encoding that Python does not know.
@@ -148,7 +148,7 @@ def _decode(data: bytes, ledger: Ledger) -> str:
     if declared is None:
         return data.decode("utf-8")
     name = codecs.lookup(declared[1].decode("latin-1")).name
-    if name.startswith(("utf-16", "utf-32")):  # in which the declaration could not be read as bytes
+    if name.startswith(("utf-16", "utf-32")):  # its declaration could not have been read as bytes
         text = data.decode("utf-8")
         ledger.count("repaired", "", f"declares {name} and is text in UTF-8", "read as UTF-8")
         return text
@@ -171,7 +171,7 @@ def _size_as_written(root: ElementTree.Element) -> str:
 
 
 def _object(node: ElementTree.Element, number: str, size: Size | None, ledger: Ledger) -> VocObject | None:
-    """Read an object of an image of ``size``; None, with an error, if it is not sound."""
+    """Read an object of an image of ``size``; None, with an error, if it is not valid."""
     name = " ".join((node.findtext("name") or "").split())
     if not name:
         ledger.error(number, "has no <name>", "name its class, or remove it")
@@ -213,13 +213,13 @@ def _box(
     if edges_fault([min(max(edge, 0.0), float(most)) for edge, most in zip(edges, size * 2, strict=True)]):
         ledger.error(record, f"{box}, which is not inside the image, {by(size)}", "correct or remove it")
         return None
-    # Evaluation takes the box as it is, as VOC's does.
+    # Evaluation uses the box unchanged, as VOC's does.
     ledger.count("repaired", record, f"reaches out of the image, {by(size)}", "training cuts it at the image's edge")
     return xmin, ymin, xmax, ymax
 
 
 def edges_fault(edges: list[float]) -> str | None:
-    """Say what is wrong with a box of the edges left, top, right, bottom, if anything is."""
+    """Say what is wrong with a box of the edges left, top, right, bottom, or return nothing."""
     left, top, right, bottom = edges
     if right < left or bottom < top:
         return "inside out"
@@ -227,7 +227,7 @@ def edges_fault(edges: list[float]) -> str | None:
 
 
 def is_inside(edges: list[float], size: Size) -> bool:
-    """Tell whether a box reaches no further out of an image of ``size`` than `TOLERANCE`, pixels."""
+    """Tell whether a box reaches out of an image of ``size`` by at most `TOLERANCE` pixels."""
     left, top, right, bottom = edges
     width, height = size
     return min(left, top) >= -TOLERANCE and right <= width + TOLERANCE and bottom <= height + TOLERANCE

@@ -1,4 +1,4 @@
-"""Folders of images and VOC's XML files: where both of a name are, which images a split has, a split as a whole."""
+"""Folders of images and VOC's XML files: finding the files of a name, the images of a split, and whole splits."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from .image import Size, image_size, image_suffixes, size_fault, stem_of
 from .lists import NamedFiles, read_list
 from .voc import VocAnnotation, read_annotation
 
-# Where XML files and images are, in VOC's words and in those of other tools; else in one folder, side by side.
+# Folders of XML files and of images, in VOC's words and in those of other tools; else both are in one folder.
 ANNOTATIONS, IMAGES = ("Annotations", "annotations"), ("JPEGImages", "images")
 XML = ".xml"
 
@@ -25,9 +25,9 @@ class VocImage:
     """One image of a split.
 
     Attributes:
-        name: as lists have it, without a suffix.
+        name: its name in lists, without suffix.
         image: its file; None if there is none.
-        annotation: what its XML file says.
+        annotation: the content of its XML file.
     """
 
     name: str
@@ -40,10 +40,10 @@ class VocSplit:
     """The images of a list.
 
     Attributes:
-        images: in the order of the list, their objects those of the classes that were asked for.
-        findings: of the list, of the XML files and of the images.
-        listed: the list; without one the folder of the XML files.
-        left_out: how many objects there are of other classes, by name.
+        images: in the order of the list, with the objects of the requested classes.
+        findings: findings in the list, the XML files and the images.
+        listed: the list; without one, the folder of the XML files.
+        left_out: number of objects of each other class, by name.
     """
 
     images: Sequence[VocImage]
@@ -56,7 +56,7 @@ class VocFolder:
     """A folder of ``Annotations`` and ``JPEGImages``, or of XML files and images side by side; each is listed once.
 
     Args:
-        root: the folder; of what it should hold anything may be absent.
+        root: the folder; any part of its layout may be absent.
     """
 
     def __init__(self, root: str | os.PathLike) -> None:
@@ -65,7 +65,7 @@ class VocFolder:
         self.annotations = self._files(ANNOTATIONS, (XML,))
 
     def _files(self, folders: Sequence[str], suffixes: tuple[str, ...]) -> NamedFiles:
-        """Return the files of the first of some folders that is there, or of the one that holds such files as well."""
+        """Return the files of the first of some folders that exists, or of the one that holds such files."""
         named = [self.root / name for name in folders if (self.root / name).is_dir()]
         others = [self.root / name for name in (*ANNOTATIONS, *IMAGES, ".")]
         places = (NamedFiles(folder, suffixes) for folder in (*named[:1], *([] if named else others)))
@@ -73,25 +73,25 @@ class VocFolder:
 
     @property
     def absent(self) -> list[Path]:
-        """The folders without which there is nothing to read."""
+        """The missing folders without which there is nothing to read."""
         return [files.root for files in (self.annotations, self.images) if not files.root.is_dir()]
 
     def list_file(self, split: str) -> Path:
-        """Return the file of VOC's that lists the images of a split such as ``Main/train``."""
+        """Return VOC's file that lists the images of a split such as ``Main/train``."""
         return self.root / "ImageSets" / f"{split}.txt"
 
     def find_names(self, split: str, hold_out: HoldOut | None = None) -> tuple[list[str], list[Finding], Path]:
         """Find the names of the images of a split.
 
         Args:
-            split: what ``ImageSets/Main`` calls it, or the path of a list of images.
-            hold_out: of all images with an XML file, those that it takes.
+            split: its name in ``ImageSets/Main``, or the path of a list of images.
+            hold_out: choose from all images with an XML file.
 
         Returns:
-            the names; what was found about the list; the list, or without one the folder of the XML files.
+            the names; the findings about the list; the list or, without one, the folder of the XML files.
 
         Raises:
-            FileNotFoundError: there is no such list; the message names those that there are.
+            FileNotFoundError: there is no such list; the message names the existing ones.
         """
         if hold_out is not None:
             return self._held_out(split, hold_out)
@@ -115,11 +115,11 @@ class VocFolder:
         return names, ledger.findings(), folder
 
     def annotation_file(self, name: str) -> Path:
-        """Return where the XML file of an image is, or should be."""
+        """Return the path where the XML file of an image is, or should be."""
         return next(iter(self.annotations.find(name)), self.annotations.root / f"{name}.xml")
 
     def knows(self, name: str) -> bool:
-        """Tell whether there is an image or an XML file of a name."""
+        """Tell whether there is an image or an XML file with a name."""
         return bool(self.images.find(name) or self.annotations.find(name))
 
     def read_image(self, name: str, listed: Path) -> tuple[VocImage, list[Finding]]:
@@ -132,7 +132,7 @@ class VocFolder:
             try:
                 return None if chosen is None else image_size(chosen)
             except (OSError, ValueError):
-                return None  # `measure` says so
+                return None  # `measure` reports it
 
         try:
             annotation = read_annotation(ledger.file, size_of_image)
@@ -147,7 +147,7 @@ class VocFolder:
         return VocImage(name, chosen, annotation), [*annotation.findings, *ledger.findings()]
 
     def _choose(self, candidates: Sequence[Path], filename: str, name: str) -> Path | None:
-        """Choose among the images of a name; what the XML file calls its image decides only where the name does not."""
+        """Choose among the images with a name; <filename> in the XML file decides only if the name does not."""
         if len(candidates) == 1:
             return candidates[0]
         said = filename.replace("\\", "/").rpartition("/")[2]
@@ -161,16 +161,16 @@ class VocFolder:
 def read_split(
     folder: VocFolder, split: str, classes: Collection[str] | None = None, hold_out: HoldOut | None = None
 ) -> VocSplit:
-    """Read the XML files of the images of a split, and where one has no size, the image's.
+    """Read the XML files of the images of a split, and the images' sizes where a file has none.
 
     Args:
-        folder: which.
+        folder: the folder.
         split: see `VocFolder.find_names`.
-        classes: of the objects to keep; None: all.
+        classes: classes of the objects to keep; None: all.
         hold_out: see `VocFolder.find_names`.
 
     Raises:
-        FileNotFoundError: there is no such list; the message names those that there are.
+        FileNotFoundError: there is no such list; the message names the existing ones.
     """
     names, findings, listed = folder.find_names(split, hold_out)
     read = [folder.read_image(name, listed) for name in names]
@@ -194,7 +194,7 @@ def choose_classes(
 
 
 def missing_image(folder: VocFolder, image: VocImage, listed: Path) -> Finding | None:
-    """Return the error of an image that the file ``listed`` names, if there is no file of it."""
+    """Return the error of an image that the file ``listed`` names, if its file does not exist."""
     if image.image is not None or folder.images.find(image.name):
         return None
     what = f"is missing, with whatever suffix of an image, and {listed} names it"
@@ -203,7 +203,7 @@ def missing_image(folder: VocFolder, image: VocImage, listed: Path) -> Finding |
 
 
 def measure(image: VocImage) -> Finding | None:
-    """Read the size of an image from its head, and return what is wrong with it, if anything is."""
+    """Read the size of an image from its header; return its error, if any."""
     if image.image is None:
         return None
     try:
@@ -215,7 +215,7 @@ def measure(image: VocImage) -> Finding | None:
 
 
 def class_findings(split: VocSplit, classes: Sequence[str]) -> Iterator[Finding]:
-    """Say how the objects of a split go with the ``classes`` that are asked for."""
+    """Compare the objects of a split with the requested ``classes``."""
     path = split.listed
     kept = Counter(one.name for image in split.images for one in image.annotation.objects)
     if not split.left_out:
@@ -236,5 +236,5 @@ def class_findings(split: VocSplit, classes: Sequence[str]) -> Iterator[Finding]
 
 
 def _plain(name: str) -> str:
-    """Return a class's name as people remember it: without case, blanks, hyphens and underscores."""
+    """Return a class's name without case, blanks, hyphens and underscores, which people confuse."""
     return re.sub(r"[\s_-]", "", name.casefold())

@@ -1,4 +1,4 @@
-"""One label file of YOLO (docs.ultralytics.com/datasets): a line for each object, in parts of the image's sides."""
+"""One label file of YOLO (docs.ultralytics.com/datasets): one line per object, in fractions of the image's sides."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from .image import Size, by
 from .lists import decode_text
 
 BOX = 5  # words of a line: class, x and y of the centre, width, height
-POLYGON = 7  # the fewest: class, three points
+POLYGON = 7  # at least: class, three points
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,10 @@ class YoloObject:
 
     Attributes:
         line: number of its line, from 1.
-        index: of its class.
-        box: x and y of the upper left corner, width, height; pixels.
-        area: of the polygon or, without one, the box; square pixels.
-        polygon: x, y, x, y, ... in pixels; empty if there is a box alone.
+        index: index of its class.
+        box: x and y of the upper left corner, width, height, in pixels.
+        area: area of the polygon or, without one, of the box, in square pixels.
+        polygon: x, y, x, y, ... in pixels; empty if there is only a box.
     """
 
     line: int
@@ -35,12 +35,12 @@ class YoloObject:
 
 @dataclass(frozen=True)
 class YoloLabels:
-    """What a label file says.
+    """The content of a label file.
 
     Attributes:
-        objects: those that are sound.
-        count: how many lines that are not blank the file has.
-        findings: an error for each object that is not among ``objects``, or that it is there twice; notes.
+        objects: the valid objects.
+        count: number of lines that are not blank.
+        findings: an error or a repair (of a repeated line) for each line that is not among ``objects``; notes.
     """
 
     objects: tuple[YoloObject, ...] = ()
@@ -53,8 +53,8 @@ def read_label_file(path: Path, size: Size, num_classes: int) -> YoloLabels:
 
     Args:
         path: the file.
-        size: width and height of the image, pixels.
-        num_classes: what the indices of classes are below.
+        size: width and height of the image in pixels.
+        num_classes: indices of classes must be below this number.
 
     Raises:
         OSError: it cannot be read.
@@ -79,7 +79,7 @@ def read_label_file(path: Path, size: Size, num_classes: int) -> YoloLabels:
 
 
 def _object(number: int, words: Sequence[str], size: Size, num_classes: int, ledger: Ledger) -> YoloObject | None:
-    """Read an object of an image of ``size``; None, with an error, if it is not sound."""
+    """Read an object of an image of ``size``; None, with an error, if it is not valid."""
     record = f"line {number}"
     try:
         values = [float(word) for word in words]
@@ -111,7 +111,7 @@ def _object(number: int, words: Sequence[str], size: Size, num_classes: int, led
 
 
 def _form_fault(values: Sequence[float], num_classes: int) -> tuple[str, str] | None:
-    """Say what is wrong with how many numbers a line has, or with its class; and what to do."""
+    """Say what is wrong with the number of values in a line, or with its class, and what to do."""
     if not all(map(math.isfinite, values)):
         return "has a number that is not finite", "correct it or remove the line"
     count = len(values)
@@ -126,7 +126,7 @@ def _form_fault(values: Sequence[float], num_classes: int) -> tuple[str, str] | 
 
 
 def _range_fault(values: Sequence[float], size: Size) -> tuple[str, str] | None:
-    """Say which number is no part of a side of the image, by more than a pixel; and what to do."""
+    """Name a value that is not a fraction of the image's side, by more than a pixel; and say what to do."""
     for value, side in zip(values, size * (len(values) // 2), strict=True):
         if not -TOLERANCE / side <= value <= 1 + TOLERANCE / side:
             remedy = f"divide pixels by the image's width and height ({by(size)}), or remove the line"

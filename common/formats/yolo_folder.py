@@ -1,4 +1,4 @@
-"""Data sets in YOLO's layout, with ``data.yaml`` or without: which images a split has, and where their labels are."""
+"""Data sets in YOLO's layout, with or without ``data.yaml``: the images of a split, and the files of their labels."""
 
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -22,26 +22,26 @@ from .lists import decode_text, lines_of
 from .yolo import YoloLabels, YoloObject, read_label_file
 
 DESCRIPTIONS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
-NO_LABELS = {"classes.txt", "train.txt", "val.txt", "valid.txt", "test.txt"}  # text beside labels
+NO_LABELS = {"classes.txt", "train.txt", "val.txt", "valid.txt", "test.txt"}  # other text files beside labels
 NAME_LISTS = ("classes.txt", "obj.names", "labels/classes.txt", "images/classes.txt")
 NOTHING = (None, "", "null", "~")  # values of YAML, all read as text
 SPLITS = ("train", "val", "test")
 OTHER_NAMES = {"val": ("valid", "validation"), "valid": ("val", "validation"), "validation": ("val", "valid")}
-IMAGES, LABELS = "images", "labels"  # in the path of a label file the last folder of the first name has the second one
+IMAGES, LABELS = "images", "labels"  # folders; a label's path has the second in place of the last of the first
 
 READERS = 8  # threads that wait for files
 
 
 @dataclass(frozen=True)
 class YoloFolder:
-    """What a ``data.yaml`` says, or the folders themselves where there is none.
+    """The content of a ``data.yaml`` or, without one, of the folders themselves.
 
     Attributes:
         file: the ``data.yaml``, or the folder.
         root: the folder that ids of images are relative to.
-        names: of the classes, in the order of their indices.
-        splits: where the images of each split are: folders, and lists of images. Without ``data.yaml`` and folders of
-            splits there is one, called "".
+        names: names of the classes, in the order of their indices.
+        splits: the folders and lists with the images of each split. Without ``data.yaml`` and folders of splits there
+            is one split, called "".
         findings: errors; repairs.
     """
 
@@ -53,17 +53,17 @@ class YoloFolder:
 
 
 def read_yolo(path: Path, split: str = "", classes: Sequence[str] = (), hold_out: HoldOut | None = None) -> Coco:
-    """Read a split as what a file of COCO's format would hold: boxes, and polygons as masks, in pixels.
+    """Read a split as if it were a file in COCO's format: boxes, and polygons as masks, in pixels.
 
-    Ids of images are their paths below the data set's folder without suffix; those of annotations, the image's and the
-    number of the line.
+    The id of an image is its path below the data set's folder, without suffix; that of an annotation, the image's id
+    and the number of the line.
 
     Args:
-        path: ``data.yaml``, or a folder: one that holds it, or ``images`` and ``labels``, or images and label files.
-        split: such as ``train``, as ``data.yaml`` or the folders call it; empty: the only one.
-        classes: names of those to keep, in this order; empty: all. Where nothing else names the classes, their names
-            in the order of their indices.
-        hold_out: which images the splits train and test have, where the data set has one part alone.
+        path: ``data.yaml``, or a folder that holds it, or ``images`` and ``labels``, or images and label files.
+        split: name of the split in ``data.yaml`` or of its folder, such as ``train``; empty: the only one.
+        classes: names of the classes to keep, in this order; empty: all. If no file names the classes, all names in the
+            order of their indices.
+        hold_out: divides a data set of one part into the splits train and test.
 
     Returns:
         its ``findings`` have at least one for each line of a label file that is not among the annotations.
@@ -87,7 +87,7 @@ def read_yolo(path: Path, split: str = "", classes: Sequence[str] = (), hold_out
 
 
 def open_yolo(path: Path) -> YoloFolder:
-    """Read ``data.yaml``, or look for the folders of splits and a list of classes.
+    """Read ``data.yaml``, or find the folders of splits and a list of classes.
 
     Raises:
         FileNotFoundError: there is no such file or folder.
@@ -102,12 +102,12 @@ def open_yolo(path: Path) -> YoloFolder:
 
 
 def folder_of(file: Path) -> Path:
-    """Return the folder that the file names of `read_yolo` are relative to; ``file``: as of `YoloFolder`."""
+    """Return the folder that the file names of `read_yolo` are relative to; ``file`` as in `YoloFolder`."""
     return file if file.is_dir() else file.parent
 
 
 def label_file(image: Path) -> Path:
-    """Return where the labels of an image are: in ``labels`` for ``images``, the last of its folders of that name."""
+    """Return the label file of an image: the path with ``labels`` for the last folder called ``images``."""
     parts = list(image.parent.parts)
     if IMAGES in parts:
         parts[len(parts) - 1 - parts[::-1].index(IMAGES)] = LABELS
@@ -118,7 +118,7 @@ def _described(file: Path) -> YoloFolder:
     """Read ``data.yaml``."""
     ledger = Ledger(file)
     try:
-        # All values as text: a class may be called no, or 1e3.
+        # Read all values as text: a class may be called no, or 1e3.
         content = yaml.load(decode_text(file.read_bytes()), yaml.BaseLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         ledger.error("", f"is not YAML ({' '.join(str(error).split())})", "write path, train, val and names")
@@ -164,7 +164,7 @@ def _names(content: Mapping[Any, Any], ledger: Ledger) -> tuple[str, ...]:
 
 
 def _roots(file: Path, given: object, ledger: Ledger) -> list[Path]:
-    """List the folders that splits may be relative to, the likeliest first."""
+    """Return the folders that splits may be relative to, the likeliest first."""
     beside = file.parent
     if given in NOTHING:
         return [beside]
@@ -178,15 +178,15 @@ def _roots(file: Path, given: object, ledger: Ledger) -> list[Path]:
 
 
 def _place(entry: str, roots: Sequence[Path]) -> Path:
-    """Find the folder or list that an entry of a split means."""
-    # Roboflow writes ../train/images for what lies beside data.yaml.
+    """Find the folder or the list of an entry of a split."""
+    # Roboflow writes ../train/images for a folder beside data.yaml.
     entries = (entry, entry[3:]) if entry.startswith("../") else (entry,)
     places = [root / one for root in roots for one in entries]
     return next((place for place in places if _is(Path.exists, place)), places[0])
 
 
 def _is(what: Callable[[Path], bool], path: Path) -> bool:
-    """Ask of a path that may be none at all, too long or with a zero byte."""
+    """Test a path that may be invalid, such as too long or with a zero byte."""
     try:
         return what(path)
     except (OSError, ValueError):
@@ -194,7 +194,7 @@ def _is(what: Callable[[Path], bool], path: Path) -> bool:
 
 
 def _bare(folder: Path) -> YoloFolder:
-    """Look for splits in a folder without ``data.yaml``."""
+    """Find the splits in a folder without ``data.yaml``."""
     ledger = Ledger(folder)
     splits: dict[str, list[Path]] = {}
     for split in (*SPLITS, "valid", "validation"):
@@ -231,7 +231,7 @@ def _sources(folder: YoloFolder, split: str, ledger: Ledger) -> Sequence[Path]:
 
 @dataclass(frozen=True)
 class _Read:
-    """What was read about an image: its size, None if it cannot be read; its labels; their file, None if there is none.
+    """An image as read: its size, None if it cannot be read; its labels; their file, None if there is none.
 
     ``fault`` is the error of an image that cannot be read.
     """
@@ -249,7 +249,7 @@ def _read_images(
     findings: Sequence[Finding],
     takes: Callable[[str], bool] | None,
 ) -> Coco:
-    """Read the images of ``sources``, those that are taken, and their labels; ``findings`` are those so far."""
+    """Read the chosen images of ``sources``, and their labels; ``findings`` are those so far."""
     ledger = Ledger(folder.file)
     everything = _find_images(folder, sources, ledger)
     files = everything if takes is None else {name: file for name, file in everything.items() if takes(name)}
@@ -287,12 +287,12 @@ def _read_images(
 
 
 def _file_name(image: Path, folder: Path) -> str:
-    """Return the path of an image below a folder; if it is elsewhere, from the root on."""
+    """Return the path of an image below a folder; if it is elsewhere, its absolute path."""
     return str(image.relative_to(folder) if image.is_relative_to(folder) else image.absolute())
 
 
 def _find_images(folder: YoloFolder, sources: Sequence[Path], ledger: Ledger) -> dict[str, Path]:
-    """Find the images of folders and lists, by what they are called: their paths below the root without suffix."""
+    """Find the images of folders and lists by their ids, the paths below the root without suffix."""
     files: dict[str, Path] = {}
     for source in sources:
         for image in _images_of(source, folder.root, ledger):
@@ -320,7 +320,7 @@ def _images_of(source: Path, root: Path, ledger: Ledger) -> Iterator[Path]:
     except UnicodeDecodeError as error:
         ledger.error(str(source), f"is not text in UTF-8 ({error.reason})", "write it anew, one image a line")
         return
-    except (OSError, ValueError) as error:  # what stands in a file may be no path at all
+    except (OSError, ValueError) as error:  # an entry of a file may be an impossible path
         reason = getattr(error, "strerror", None) or error
         ledger.error(str(source), f"is named by the split and cannot be read ({reason})", "correct the path")
         return
@@ -337,7 +337,7 @@ def _images_of(source: Path, root: Path, ledger: Ledger) -> Iterator[Path]:
 
 
 def _listed(line: str, folders: Sequence[Path]) -> Path | None:
-    """Find the image that a line of a list means: as it is, or with fewer and fewer of its folders below ours."""
+    """Find the image of a line of a list: its path, or the path with ever fewer folders, below ours."""
     text = line.replace("\\", "/")
     while text and text.lower().endswith(image_suffixes()):
         for folder in folders:
@@ -350,7 +350,7 @@ def _listed(line: str, folders: Sequence[Path]) -> Path | None:
 def _read_image(image: Path, num_classes: int) -> _Read:
     path = label_file(image)
     if not path.is_file() and image.with_name(path.name).is_file():
-        path = image.with_name(path.name)  # side by side, below a folder that is called images by chance
+        path = image.with_name(path.name)  # both in one folder, below a folder that happens to be called images
     fault: Finding | None = None
     try:
         size = image_size(image)
@@ -380,14 +380,14 @@ def _annotation(image: str, one: YoloObject) -> Record:
 
 
 def _note_boxes(annotations: Sequence[Record], ledger: Ledger) -> None:
-    """Note what a model of masks would be refused for."""
+    """Note what prevents the training of masks."""
     boxes = [one for one in annotations if "segmentation" not in one]
     for one in boxes if len(boxes) < len(annotations) else ():
         ledger.count("note", one["id"], "has a box, where others have a polygon", "it serves with MODEL.MASK_ON False")
 
 
 def _without_image(sources: Sequence[Path], known: Collection[Path]) -> Iterator[Finding]:
-    """Note label files that are of no image of the folders that should have them."""
+    """Note label files without an image in the folders that should have it."""
     for source in sources:
         if source.is_dir():
             for file in sorted(label_file(source / "image").parent.rglob("*.txt")):

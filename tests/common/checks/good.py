@@ -1,4 +1,4 @@
-"""Small data sets without a fault, for tests to spoil."""
+"""Small data sets without faults, for tests to damage."""
 
 import json
 from pathlib import Path

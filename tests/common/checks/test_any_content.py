@@ -1,4 +1,4 @@
-"""Whatever stands at whatever place of an annotation file, a check names faults and goes on."""
+"""With any value at any place of an annotation file, a check names faults and continues."""
 
 import copy
 import json
@@ -22,7 +22,7 @@ VALUES = (None, *NUMBERS, "", "x", "\ud800\0\n", [], [[]], [10**308] * 4, {}, Tr
 
 
 def places(content: object, path: tuple = ()) -> Iterator[tuple]:
-    """Yield the way to every value inside ``content``."""
+    """Yield the path to every value inside ``content``."""
     entries = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
     for key, value in entries:
         yield (*path, key)
@@ -30,7 +30,7 @@ def places(content: object, path: tuple = ()) -> Iterator[tuple]:
 
 
 def spoilt(content: dict) -> Iterator[tuple[str, dict]]:
-    """Yield ``content`` with each value inside it in turn exchanged for each of `VALUES`, or removed."""
+    """Yield ``content`` with each of its values in turn replaced by each of `VALUES`, or removed."""
     for *way, last in places(content):
         for value in (*VALUES, "removed"):
             changed = copy.deepcopy(content)
@@ -45,7 +45,7 @@ def spoilt(content: dict) -> Iterator[tuple[str, dict]]:
 
 
 def few(values: list) -> list:
-    """Keep the first and the last ones of a long list, such as keypoints, whose inner ones are of one kind."""
+    """Keep the first and last values of a long list, such as keypoints, whose inner values are alike."""
     return values if len(values) <= 6 else [*values[:3], *values[-3:]]
 
 

@@ -49,7 +49,7 @@ FAULTS = {  # what is done: (how, the file that must be named, words that must s
     "a list": (lambda folder: write_json(folder / JSON, []), JSON, "lacks the list images, annotations, categories"),
     "no file": (lambda folder: (folder / JSON).unlink(), JSON, "is missing"),
     "no annotations": (edited(lambda c: c.pop("annotations")), JSON, "lacks the list annotations"),
-    "no object": (edited(lambda c: c.update(annotations=[])), JSON, "has no object, or crowds alone"),
+    "no object": (edited(lambda c: c.update(annotations=[])), JSON, "has no objects, or only crowds"),
     "no images named": (edited(lambda c: c.update(images=[], annotations=[])), JSON, "names no image"),
     "image gone": (lambda f: (f / "images/000003.jpg").unlink(), "images/000003.jpg", "image 3 of"),
     "images gone": (lambda f: (f / "images").rename(f / "elsewhere"), "images", "names images in it"),

@@ -1,4 +1,4 @@
-"""The look at photographs before pre-training, through its command."""
+"""The check of photographs before pre-training, through its command."""
 
 import json
 import os

@@ -106,7 +106,7 @@ FAULTS = {  # what is done: (how, the file that must be named, words that must s
     "folder gone": (move_annotations, "Annotations", "is missing"),
     "mask gone": (remove(MASK), MASK, "train.txt names it"),
     "mask truncated": (truncate(MASK), MASK, "cannot be read as an image"),
-    "unknown label": (mask_of(21), MASK, "has the label 21, which stands for no class; known are 0-20, 255"),
+    "unknown label": (mask_of(21), MASK, "has the label 21, which is not a class; known are 0-20, 255"),
     "mask of another size": (mask_of(1, (HEIGHT, WIDTH)), MASK, "is 30 x 40, but its image says 40 x 30"),
     "coloured mask": (
         lambda folder: png(folder / MASK, np.zeros((HEIGHT, WIDTH, 3), np.uint8)),
@@ -157,7 +157,7 @@ REPAIRS = {  # what a run takes as well, and what is said of it
     "no size": (rewrite(FIRST, f"<width>{WIDTH}</width>", ""), "repaired", "has the <size> nothing x 30; the size is"),
     "box outside": (with_box(1, -1, WIDTH + 2, 30), "repaired", "reaches out of the image, 40 x 30; training cuts it"),
     "label": (rewrite(MAIN, "000002", "000002 -1"), "note", "000002 has a label behind its name"),
-    "name of another": (rewrite(FIRST, "000001.jpg", "7.jpg"), "note", "is about 7.jpg; taken for that of 000001"),
+    "name of another": (rewrite(FIRST, "000001.jpg", "7.jpg"), "note", "<filename>; taken for the file of 000001"),
     "other class": (rewrite(FIRST, ">cat<", ">cow<"), "note", "1 objects of other classes than CLASSES: cow (1)"),
     "no pose": (rewrite(FIRST, "<pose>Left</pose>", ""), "", ""),
     "no truncated": (rewrite(FIRST, "<truncated>0</truncated>", ""), "", ""),

@@ -69,7 +69,7 @@ def test_read_labels__values_of_the_classes(tmp_path):
 
 
 def found(root: Path, meaning: Meaning, *labels: object, learned: bool = True) -> list[str]:
-    """What a check finds where images have these rows of labels."""
+    """Return the findings of a check on images with these rows of labels."""
     for place, values in enumerate(labels):
         rows = np.atleast_2d(values)
         save_labels(root / f"labels/{place}.png", rows)
@@ -114,7 +114,7 @@ TWO = ("ground", "thing")
             ["note labels/0.png: (and 1 more) is ignored (value 255) in more than half of its pixels"],
         ),
         (
-            Meaning(("none", *TWO), ignore=0),  # nobody expects a pixel of a class that is ignored
+            Meaning(("none", *TWO), ignore=0),  # an ignored class needs no pixels
             ([0, 1, 2],),
             [],
         ),

@@ -204,7 +204,7 @@ def judge_voc(folder: Path) -> Outcome:
     entry = {"KIND": "voc", "ROOT": str(folder), "SPLIT": "train", "CLASSES": list(CLASSES)}
     findings = list(voc.check_layout(folder, CLASSES, Tally()))
     # An XML file that no list names is nothing to the run.
-    errors = [one for one in findings if one.severity == "error" and "fetch it or remove the file" not in one.what]
+    errors = [one for one in findings if one.severity == "error" and "add it, or remove the file" not in one.what]
     total = 0
     for path in (folder / "Annotations").rglob("*.[xX][mM][lL]"):
         found = read_annotation(path)

@@ -121,7 +121,7 @@ def test_load_voc__without_lists(layout, tmp_path, caplog):
     found = list(check_layout(tmp_path, CLASSES, tally := Tally()))
     assert [str(one) for one in found] == []
     assert tally.notes == [
-        f"{tmp_path} has no lists of images: SPLIT takes the path of one, HOLD_OUT makes two parts",
+        f"{tmp_path} has no lists of images: give SPLIT the path of one, or divide by HOLD_OUT",
         f"{tmp_path}: 1 images have no XML file",
     ]
     assert tally.counts["objects"] == 11
