@@ -1,1 +1,1 @@
-"""Which ResNet a file holds: architectures, layouts of checkpoints, and reading them without running their code."""
+"""The ResNet in a file: architectures, layouts of checkpoints, and reading them without running their code."""

@@ -19,16 +19,16 @@ from .styles import (
     without_wrappers,
 )
 
-# How deep dicts are searched. VISSL's, the deepest of the table, lie four deep.
+# Depth to which dicts are searched. The deepest ones in the table, VISSL's, are four deep.
 MAX_DEPTH = 8
 
-# mocodet knn and linear have the option too; what else reads encoders takes no choice.
+# mocodet knn and linear have the option too; other commands do not let the user choose.
 HOW_TO_CHOOSE = "choose one with --prefix of mocodet convert"
 
-# Signs that a run does not learn, by the names under which its checkpoints keep them.
+# Signs that a run does not learn, by their names in its checkpoints.
 CONSTANT_IMAGES, COLLAPSE, OLD_KEYS = "constant images", "collapse", "old keys"
 
-# A name in a block of a ResNet: what stands before it, and its stage by name or by number.
+# A name in a block of a ResNet: its prefix, and its stage by name or by number.
 _WRAPPED = rf"(?:(?:{'|'.join(WRAPPERS)})\.)*"
 BLOCK = re.compile(rf"((?:.*?\.)??)(layer[1-4]|[4-7])\.{_WRAPPED}\d+\.{_WRAPPED}conv[1-3]\.")
 
@@ -38,13 +38,13 @@ def find_encoder(checkpoint: Mapping, prefix: str | None = None) -> tuple[Style,
 
     Args:
         checkpoint: what `mocodet.common.checkpoint.load_torch_file` returned.
-        prefix: what stands before its names, where the choice is the user's.
+        prefix: prefix of the names of the ResNet that the user chooses; None: the styles decide.
 
     Returns:
-        the style that was recognised, its ResNet, and the others that it passes over.
+        the recognised style, its ResNet, and the others, which are passed over.
 
     Raises:
-        ValueError: there is none, or there are several and no style says which.
+        ValueError: there is none, or there are several and no style decides between them.
     """
     states = dict(_states(checkpoint))
     resnets = [resnet for keys, state in states.items() for resnet in _resnets(keys, state)]
@@ -60,9 +60,9 @@ def find_encoder(checkpoint: Mapping, prefix: str | None = None) -> tuple[Style,
 
 
 def holds_encoder(checkpoint: Any) -> bool:
-    """Tell whether a loaded file has an encoder in torchvision's names (as opposed to detectron2's own), known or not.
+    """Tell whether a loaded file has a ResNet in torchvision's names (rather than detectron2's), known or not.
 
-    Which one to take, `find_encoder` may still not know.
+    `find_encoder` may still not know which one to take.
     """
     return isinstance(checkpoint, Mapping) and any(_resnets(keys, state) for keys, state in _states(checkpoint))
 
@@ -73,7 +73,7 @@ def labels(resnets: Collection[StoredResNet]) -> str:
 
 
 def recorded_method(checkpoint: Mapping) -> dict[str, str]:
-    """Return ``name`` and ``encoder`` of the METHOD that a checkpoint of mocodet says it is of; {} where none does."""
+    """Return ``name`` and ``encoder`` of the METHOD in a checkpoint of mocodet; {} for other checkpoints."""
     match checkpoint.get("method"):
         case {"name": str(name), "encoder": str(encoder)}:
             return {"name": name, "encoder": encoder}
@@ -81,7 +81,7 @@ def recorded_method(checkpoint: Mapping) -> dict[str, str]:
 
 
 def recorded_signs(checkpoint: Mapping) -> tuple[str, ...]:
-    """Return the signs of not learning that a run of mocodet warned of until it wrote the checkpoint."""
+    """Return the signs of not learning of which a run of mocodet had warned when it wrote the checkpoint."""
     match checkpoint.get("signs"):
         case {"told": [*names]}:
             return tuple(name for name in names if isinstance(name, str))
@@ -89,14 +89,14 @@ def recorded_signs(checkpoint: Mapping) -> tuple[str, ...]:
 
 
 def _recorded(checkpoint: Mapping) -> Iterator[Style]:
-    """Yield the style of a checkpoint of a mocodet method, which says itself which child is its encoder."""
+    """Yield the style of a checkpoint of a mocodet method, which names the child that is its encoder."""
     if method := recorded_method(checkpoint):
         child = re.escape(method["encoder"])
         yield Style(f"encoder of METHOD {method['name']}, mocodet format", rf"model\.{child}\.", r".*")
 
 
 def _by_style(styles: list[Style], resnets: list[StoredResNet], names: Collection[str]) -> tuple[Style, StoredResNet]:
-    """Return the first style that fits a ResNet and knows all others, and that ResNet."""
+    """Return the first style that fits a ResNet and accounts for all others, and that ResNet."""
     for style in styles:
         for resnet in resnets:
             others = (other for other in resnets if other is not resnet)
@@ -104,7 +104,7 @@ def _by_style(styles: list[Style], resnets: list[StoredResNet], names: Collectio
                 return style, resnet
     if len(resnets) > 1:
         raise ValueError(
-            f"holds {len(resnets)} ResNets, and which one to take is not known: {labels(resnets)}; {HOW_TO_CHOOSE}"
+            f"holds {len(resnets)} ResNets, and which to take is unclear: {labels(resnets)}; {HOW_TO_CHOOSE}"
         )
     raise ValueError(
         f"holds no encoder of a layout that is known; there are ResNets at {labels(resnets)}: {HOW_TO_CHOOSE}"
@@ -125,9 +125,9 @@ def _chosen(resnets: list[StoredResNet], prefix: str, names: Collection[str]) ->
 
 
 def _states(checkpoint: Mapping) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Walk through nested dicts: the keys that lead to each, and what it holds by name apart from further dicts.
+    """Walk through nested dicts; yield the keys that lead to each, and its values by name, without nested dicts.
 
-    A dict that is there twice, or in itself, is seen once.
+    A dict that occurs twice, or within itself, is visited once.
     """
     seen: set[int] = set()
     ahead: list[tuple[str, Mapping, int]] = [("", checkpoint, 0)]
@@ -144,8 +144,8 @@ def _states(checkpoint: Mapping) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _resnets(keys: str, state: Mapping[str, Any]) -> list[StoredResNet]:
-    """Return the ResNets in one dict, in the order of its names, each of which belongs to the longest prefix."""
-    # Beside the dicts of a checkpoint lie values that say what it is; in a bare state dict there are tensors only.
+    """Return the ResNets in one dict, in the order of its names; each name belongs to the longest prefix."""
+    # A checkpoint has nested dicts and values that describe it; a bare state dict has tensors only.
     names = [name for name, value in state.items() if keys or isinstance(value, Tensor)]
     stages: dict[str, set[str]] = {}
     for match in filter(None, map(BLOCK.match, names)):
@@ -175,8 +175,8 @@ def _no_resnet_message(states: Mapping[str, Mapping[str, Any]], prefix: str | No
     tensors = [name for state in states.values() for name, value in state.items() if isinstance(value, Tensor)]
     wanted = "'encoder_q.*', 'backbone.*' or a torchvision ResNet's" if prefix is None else f"{prefix!r}"
     groups = sorted({".".join(name.split(".")[:2]) for name in tensors})
-    seen = f"names begin with {first_few(groups)}" if groups else "there are no names at all"
+    seen = f"names begin with {first_few(groups)}" if groups else "there are no names"
     return (
         f"holds no encoder: {len(tensors)} tensors, none named {wanted} with a ResNet's layer1.0.conv1.weight; {seen};"
-        " expected the checkpoint of a ResNet, whole"
+        " expected the complete checkpoint of a ResNet"
     )

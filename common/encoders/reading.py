@@ -1,7 +1,7 @@
-"""The encoder in a checkpoint: where it lies, which ResNet it is, whether it is whole.
+"""The encoder in a checkpoint: where it is, which ResNet it is, and whether it is complete.
 
-Linear evaluation, classification and the converter to detectron2 read the same files, all through `extract_encoder`:
-those of MoCo, our own, torchvision's and those of the other projects in `mocodet.common.encoders.styles`.
+Linear evaluation, classification and the converter to detectron2 all read files through `extract_encoder`: those of the
+original MoCo, of mocodet, of torchvision and of the other projects in `mocodet.common.encoders.styles`.
 """
 
 import re
@@ -23,23 +23,23 @@ from .pixels import GREY_MEAN, GREY_STD, input_channels, spread_over_rgb
 from .resnet import build_resnet, recognise_resnet
 from .styles import without_wrappers
 
-# What DistributedDataParallel puts in front of every name; a checkpoint may or may not have it.
+# The prefix that DistributedDataParallel adds to every name; a checkpoint may lack it.
 DISTRIBUTED_PREFIX = "module."
 
-# Under which key a checkpoint of the original code, and one of ours, keeps its tensors.
+# The key of the tensors in a checkpoint of the original code, and in one of ours.
 STATE_KEYS = ("state_dict", "model")
 
 BATCH_COUNTER = ".num_batches_tracked"  # nothing reads it
 
-# The heads that METHOD dense has beside its encoders, which give vectors to the cells of their last maps.
+# The heads of METHOD dense beside its encoders, which compute vectors for the cells of the last feature maps.
 DENSE_HEAD = re.compile(r"dense_head_[qk]\.")
 
 ABOUT_SIGNS = "docs/evaluation.md, Is it learning?"
 
-# Weights of these types are read as float32; float16 and bfloat16 lose nothing by it.
+# Weights of these types are read as float32, which is exact for float16 and bfloat16.
 FLOAT_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
-# Names that neither torchvision's nor detectron2's ResNet has -> what they are signs of.
+# Names that neither torchvision's nor detectron2's ResNet has -> the variant that they indicate.
 VARIANTS: dict[str, str] = {
     r"conv1\.\d+\.|stem\.\d+\.": "a deep stem of three 3x3 convolutions (ResNet-C, -D and -T)",
     r"layer\d\.\d+\.downsample\.2\.": "an average pool before the convolutions of its shortcuts (ResNet-D)",
@@ -49,23 +49,21 @@ VARIANTS: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Encoder:
-    """A complete and sane ResNet, in torchvision's names, taken out of a checkpoint.
+    """A complete and valid ResNet from a checkpoint, in torchvision's names.
 
     Attributes:
-        kind: what the checkpoint was recognised as, for people.
-        prefix: what stood in front of the encoder's names, after the keys of the dicts around them where these say
-            more.
-        arch: which of `.resnet.ARCHITECTURES` it is.
+        kind: the recognised kind of checkpoint, for people.
+        prefix: the prefix of the encoder's names, after the keys of the dicts around them if these add information.
+        arch: its key in `.resnet.ARCHITECTURES`.
         small_stem: whether it begins with a 3x3 convolution and no max-pool (`.resnet.build_resnet`).
-        tensors: torchvision name -> float32 tensor; without the head (``fc``) and the batch counters.
-        left_out: reason -> number of the checkpoint's tensors that are not in ``tensors`` for that reason.
-        progress: how far the pre-training had come, where the checkpoint says so, such as ``"epoch 200"``.
-        notes: what else is to be told of it: encoders that were passed over, weights that were of another type,
-            ``signs``.
-        signs: of not learning, that the checkpoint's run warned of (docs/evaluation.md, Is it learning?).
-        channels: of the images that it takes: 3, or 1 for grey ones.
-        is_ours: whether mocodet's pre-training says that it wrote the checkpoint, so that it is known how images were
-            normalised and where strides are, which tensors do not tell.
+        tensors: torchvision name -> float32 tensor, without the head (``fc``) and the batch counters.
+        left_out: reason -> number of the checkpoint's tensors that were left out for it.
+        progress: how far the pre-training was, such as ``"epoch 200"``, if the checkpoint says so.
+        notes: further remarks: encoders that were passed over, weights that had another type, ``signs``.
+        signs: signs of not learning of which the checkpoint's run warned (docs/evaluation.md, Is it learning?).
+        channels: channels of the images that it takes: 3, or 1 for grey.
+        is_ours: whether mocodet's pre-training wrote the checkpoint, so that the normalisation of images and the
+            position of strides are known, which tensors do not show.
     """
 
     kind: str
@@ -81,23 +79,23 @@ class Encoder:
     is_ours: bool = False
 
     def build(self) -> nn.Module:
-        """Return the network with a copy of the weights: images N x C x H x W to pooled features N x D.
+        """Return the network with a copy of the weights; it maps images N x C x H x W to pooled features N x D.
 
-        It is in evaluation mode, on the CPU, in float32, trainable; its ``fc`` is the identity. No random number is
-        drawn for it.
+        It is in evaluation mode, on the CPU, in float32, trainable; its ``fc`` is the identity. This draws no random
+        numbers.
         """
         network = _empty_resnet(self.arch, self.small_stem, self.channels)
-        # A plain dict carries no version, so torch fills in the batch counters that the encoder goes without.
+        # A plain dict has no version, so torch fills in the batch counters that the encoder lacks.
         copies = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in self.tensors.items()}
         network.load_state_dict(copies, assign=True)
         return network.eval()
 
     def for_rgb(self) -> "Encoder":
-        """Return the encoder as one of RGB images that computes the same: of grey ones by `spread_over_rgb`."""
+        """Return the encoder for RGB images with the same output; one for grey images changes by `spread_over_rgb`."""
         if self.channels == 3:
             return self
         note = (
-            f"takes grey images; its first convolution is spread over RGB, by the shares of grey, for mean"
+            f"takes grey images; its first convolution is spread over RGB, by the weights of grey, for mean"
             f" {GREY_MEAN[0]:g} and deviation {GREY_STD[0]:g} (assumed)"
         )
         spread = {"conv1.weight": spread_over_rgb(self.tensors["conv1.weight"])}
@@ -105,16 +103,16 @@ class Encoder:
 
 
 def extract_encoder(checkpoint: Any, prefix: str | None = None) -> Encoder:
-    """Find the encoder in a loaded checkpoint, and make sure that all of it is there and that it is sane.
+    """Find the encoder in a loaded checkpoint, and check that it is complete and valid.
 
     Args:
         checkpoint: what `mocodet.common.checkpoint.load_torch_file` returned.
-        prefix: what stands in front of the encoder's names, where no style says which encoder to take, or another one
-            is wanted; with or without the keys of the dicts around it.
+        prefix: prefix of the encoder's names, if no style decides which encoder to take or another one is wanted; with
+            or without the keys of the dicts around it.
 
     Raises:
-        ValueError: no encoder, or several and no saying which; one of no known architecture, or of images that are
-            neither grey nor RGB; missing or unknown tensors; a wrong shape or type; values that are not finite.
+        ValueError: no encoder, or several without a choice; an unknown architecture; images that are neither grey nor
+            RGB; missing or unknown tensors; a wrong shape or type; values that are not finite.
     """
     if not isinstance(checkpoint, Mapping):
         raise ValueError(f"holds a {type(checkpoint).__name__}; expected a dict with tensors by name")
@@ -127,7 +125,7 @@ def extract_encoder(checkpoint: Any, prefix: str | None = None) -> Encoder:
     expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     heads = [name for name in entries if name.startswith(("fc.", *style.heads))]
     _check_names(resnet, expected, heads, arch)
-    # Batch counters may be absent (torch < 0.4.1 had none): nothing is read from them.
+    # Batch counters may be absent (torch < 0.4.1 had none); nothing reads them.
     tensors = {name: entries[name] for name in expected if not name.endswith(BATCH_COUNTER)}
     for name, tensor in tensors.items():
         check_tensor(resnet.own_name(name), tensor, FLOAT_TYPES, expected[name])
@@ -162,11 +160,11 @@ def extract_encoder(checkpoint: Any, prefix: str | None = None) -> Encoder:
 
 
 def read_checkpoint(path: str | PathLike) -> Any:
-    """Load a checkpoint that an encoder or a classifier is to be taken from.
+    """Load a checkpoint with an encoder or a classifier.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it was converted for detectron2, or is damaged.
+        ValueError: it is converted for detectron2, or damaged.
     """
     refuse_missing(path)
     if Path(path).suffix == ".pkl":
@@ -175,11 +173,11 @@ def read_checkpoint(path: str | PathLike) -> Any:
 
 
 def read_encoder(path: str | PathLike, prefix: str | None = None) -> Encoder:
-    """Take the encoder out of a checkpoint, any that the converter reads, for RGB images; see `extract_encoder`.
+    """Read the encoder, for RGB images, from any checkpoint that the converter reads; see `extract_encoder`.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it holds no encoder that is whole and finite, or see `read_checkpoint`; the message names the file.
+        ValueError: it holds no complete and finite encoder, or see `read_checkpoint`; the message names the file.
     """
     checkpoint = read_checkpoint(path)
     with errors_about(path):
@@ -191,13 +189,13 @@ def _check_variants(resnet: StoredResNet) -> None:
         if name := next((name for name in resnet.entries if re.match(pattern, name)), None):
             raise ValueError(
                 f"the encoder is a variant with {variant}: it has {resnet.own_name(name)}; expected a plain ResNet, as"
-                " torchvision and detectron2 have it"
+                " in torchvision and detectron2"
             )
     norms = [name for name in resnet.entries if re.fullmatch(r"(?:layer\d\.\d+\.)?bn\d\.weight", name)]
     if norms and not any(name.endswith(".running_mean") for name in resnet.entries):
         raise ValueError(
             f"the encoder's norms keep no running statistics (group norm?): {resnet.own_name(norms[0])} has no"
-            " running_mean beside it; expected batch norm, as torchvision's ResNet has it"
+            " running_mean beside it; expected batch norm, as in torchvision's ResNet"
         )
 
 
@@ -206,21 +204,21 @@ def _check_names(resnet: StoredResNet, expected: Mapping[str, Any], heads: list[
     if missing := [resnet.own_name(name) for name in absent]:
         raise ValueError(f"the encoder is incomplete for a {arch}: missing {first_few(missing)}")
     if unknown := [resnet.own_name(name) for name in resnet.entries if name not in expected and name not in heads]:
-        raise ValueError(f"the encoder has tensors that a torchvision {arch} has not: {first_few(unknown)}")
+        raise ValueError(f"the encoder has tensors that torchvision's {arch} does not have: {first_few(unknown)}")
 
 
 def check_tensor(name: str, tensor: Any, types: Collection[torch.dtype], shape: tuple[int, ...] | None = None) -> None:
-    """Refuse what cannot be a network's tensor.
+    """Refuse a value that cannot be a tensor of the network.
 
     Args:
-        name: what the file calls it; a variance ends in ``running_var``.
-        tensor: what the file has under the name.
-        types: which it may have.
-        shape: which it must have; None: any.
+        name: its name in the file; that of a variance ends in ``running_var``.
+        tensor: the value in the file.
+        types: types that it may have.
+        shape: shape that it must have; None: any.
 
     Raises:
-        ValueError: it is no dense tensor on the CPU of such a type and shape, a value is not finite, or a variance is
-            negative.
+        ValueError: it is not a dense tensor on the CPU with such a type and shape, a value is not finite, or a variance
+            is negative.
     """
     if not isinstance(tensor, Tensor):
         raise ValueError(f"{name} is a {type(tensor).__name__}; expected a tensor")
@@ -238,7 +236,7 @@ def check_tensor(name: str, tensor: Any, types: Collection[torch.dtype], shape: 
 
 
 def _empty_resnet(arch: str, small_stem: bool, channels: int) -> nn.Module:
-    """Build the network without its classifier and without values: names and shapes."""
+    """Build the network without its classifier and without values, for names and shapes."""
     with skeletons():
         network = build_resnet(arch, small_stem=small_stem, channels=channels)
         network.fc = nn.Identity()

@@ -1,4 +1,4 @@
-"""ResNets of several depths and widths under torchvision's names, and which of them a set of tensors belongs to."""
+"""ResNets of several depths and widths under torchvision's names, and recognition of one by its tensors."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -12,13 +12,13 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 @dataclass(frozen=True)
 class Architecture:
-    """What tells one ResNet from another.
+    """An architecture of a ResNet.
 
     Attributes:
-        depth: layers with weights, by which detectron2 knows the numbers of blocks.
+        depth: number of layers with weights, from which detectron2 derives the numbers of blocks.
         blocks: numbers of blocks in layer1 to layer4.
         bottleneck: blocks of 1x1, 3x3 and 1x1 convolutions, whose output is four times as wide; otherwise two 3x3.
-        width: multiplies the channels of every layer, the stem's too (w2x and w4x in table 1 of the MoCo paper).
+        width: factor of the channels of every layer, including the stem (w2x and w4x in table 1 of the MoCo paper).
         groups: groups of the 3x3 convolutions in bottlenecks, the first of the numbers in "32x8d".
         width_per_group: their channels per group in layer1 before ``width`` multiplies them, the second number.
     """
@@ -83,7 +83,7 @@ def build_resnet(
         small_stem: begin with a 3x3 convolution of stride 1 and no max-pool instead of 7x7, stride 2 and max-pool; for
             images of 32 to 64 px.
         num_classes: outputs of the last layer, ``fc``.
-        channels: C, of the images.
+        channels: C, the channels of the images.
 
     Raises:
         ValueError: unknown ``arch``.
@@ -109,11 +109,11 @@ def build_resnet(
 
 
 def recognise_resnet(tensors: Mapping[str, Any]) -> tuple[str, bool]:
-    """Tell which of `ARCHITECTURES` tensors with torchvision's names belong to, and whether it has the small stem.
+    """Return the key in `ARCHITECTURES` of tensors with torchvision's names, and whether the stem is the small one.
 
-    Names and shapes decide, nothing else; a stem is small if its convolution is 3x3, though its stride and a missing
-    max-pool leave no trace in a file. Whether all tensors are there and fit is for the caller to check: one that is
-    missing or odd is passed over here where others tell the same.
+    Names and shapes alone decide. A stem is small if its convolution is 3x3; its stride and a missing max-pool leave no
+    trace in a file. The caller checks whether all tensors are there and fit: a missing or malformed tensor is skipped
+    here if others give the same information.
 
     Raises:
         ValueError: no architecture of the table has these blocks, or blocks of this width.
@@ -151,10 +151,10 @@ def recognise_resnet(tensors: Mapping[str, Any]) -> tuple[str, bool]:
 
 
 class _WideResNet(ResNet):
-    """torchvision's ResNet with every number of channels times ``width``.
+    """torchvision's ResNet with every number of channels multiplied by ``width``.
 
-    torchvision's ``width_per_group`` widens the 3x3 convolutions alone; here stem, block outputs and the features
-    before ``fc`` grow with them, as in the wide networks of the paper's table 1.
+    torchvision's ``width_per_group`` widens only the 3x3 convolutions. Here stem, block outputs and the features before
+    ``fc`` grow too, as in the wide networks of the paper's table 1.
     """
 
     fc: nn.Linear

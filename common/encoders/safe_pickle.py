@@ -1,8 +1,8 @@
-"""What a file may name beside tensors and plain containers: stand-ins that take data and can do nothing with it.
+"""The objects that a file may name beside tensors and plain containers: stand-ins that only take data.
 
-An unpickler calls what a file names and gives it a state, and the file chooses both. numpy's own types are not made for
-that: a forged state turns a ``numpy.dtype`` of numbers into one of objects, whose values are addresses in memory. So no
-type of numpy's is handed out. A type is a `DType` until the number or the array is built, from a name that was checked.
+An unpickler calls what a file names and gives it a state, and the file chooses both. numpy's own types are not safe for
+that: a forged state turns a ``numpy.dtype`` of numbers into one of objects, whose values are addresses in memory. So
+the unpickler gets none of numpy's types. A type is a `DType` until a number or an array is built from its checked name.
 """
 
 import argparse
@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
-NUMBER_CODE = re.compile(r"[?biufc][0-9]{0,2}", re.ASCII)  # truth values, integers, floats, complex numbers
+NUMBER_CODE = re.compile(r"[?biufc][0-9]{0,2}", re.ASCII)  # booleans, integers, floats, complex numbers
 
 NUMPY_CORES = ("numpy.core", "numpy._core")  # renamed in numpy 2
 
 
 class DType:
-    """Stands for ``numpy.dtype``: a kind of numbers, its size and the order of its bytes; nothing else is taken."""
+    """Stands for ``numpy.dtype``: a kind of numbers, its size and its byte order, and nothing else."""
 
     __slots__ = ("numbers",)
 
@@ -34,14 +34,14 @@ class DType:
     def __setstate__(self, state: Any) -> None:
         _, order, subarray, names, fields, *_ = state
         if order not in ("<", ">", "|", "=") or any(part is not None for part in (subarray, names, fields)):
-            raise UnpicklingError("it holds a type of numpy's with parts; expected numbers")
+            raise UnpicklingError("it holds a structured type of numpy's; expected numbers")
         self.numbers = self.numbers.newbyteorder(order)
 
 
 class Array(np.ndarray):
-    """Stands for numpy's array: begins empty, whatever a file asks for; the file's numbers give it type and shape.
+    """Stands for numpy's array: it begins empty, and takes type and shape with the numbers of the file.
 
-    That happens once: to fill it anew would free memory that a tensor or a view may share.
+    It is filled only once, because filling it again would free memory that a tensor or a view may share.
     """
 
     def __new__(cls, *claims: Any) -> "Array":
@@ -52,9 +52,9 @@ class Array(np.ndarray):
         _, shape, kind, in_fortran_order, content = state
         if type(kind) is not DType:
             raise UnpicklingError(f"it holds numbers of type {type(kind).__name__}; expected numpy.dtype")
-        if isinstance(content, str):  # Python 2's strings were read as latin1
+        if isinstance(content, str):  # strings of Python 2, read as latin1
             content = content.encode("latin1")
-        if not isinstance(content, bytes | bytearray):  # a list, as of objects
+        if not isinstance(content, bytes | bytearray):  # a list, as for objects
             raise UnpicklingError(f"numbers in it are a {type(content).__name__}; expected bytes")
         if not isinstance(shape, tuple) or not all(type(length) is int and length >= 0 for length in shape):
             raise UnpicklingError(f"an array in it has the shape {shape!r}")
@@ -72,12 +72,12 @@ def rebuild_from_buffer(content: Any, kind: Any, shape: Any, order: Any, axis_or
 
 
 def rebuild_number(kind: Any, content: Any) -> Any:
-    """Stand for ``numpy._core.multiarray.scalar``: a number is an array without axes."""
+    """Stand for ``numpy._core.multiarray.scalar``: a number as an array without axes."""
     return rebuild_from_buffer(content, kind, (), "C")[()]
 
 
 class Ignored:
-    """Stands for an object of a library that need not be installed: takes what a file says of it, and does nothing."""
+    """Stands for an object of a library that need not be installed: takes the file's data and does nothing."""
 
     def __setstate__(self, state: Any) -> None:
         pass
@@ -90,7 +90,7 @@ class Namespace(argparse.Namespace):
         vars(self).update(state)
 
 
-# What any file may name beside plain containers, and what is called instead: numpy's numbers, and arrays of numbers.
+# Names that any file may use beside plain containers -> stand-ins: for numpy's numbers and arrays of numbers.
 NUMPY: dict[str, Callable] = {
     "numpy.dtype": DType,
     "numpy.ndarray": Array,
@@ -103,8 +103,8 @@ _LIGHTNING = [
     *(f"{package}.utilities.data" for package in ("lightning_fabric", "lightning.fabric")),
 ]
 
-# What `torch.load` may meet beside tensors, as `torch.serialization.safe_globals` takes it: the arguments of a training
-# script, paths among them; Lightning's hyperparameters; mmengine's record of losses.
+# Further names for `torch.load`, in the form of `torch.serialization.safe_globals`: the arguments of a training script
+# with their paths, Lightning's hyperparameters, mmengine's record of losses.
 HARMLESS: list[Any] = [
     *((stand_in, name) for name, stand_in in NUMPY.items()),
     (Namespace, "argparse.Namespace"),

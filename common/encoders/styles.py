@@ -1,9 +1,9 @@
-"""Where checkpoints keep their ResNet: one table of layouts, recognised by names and nesting, never by a file's name.
+"""Layouts of checkpoints: a table of where a ResNet is, recognised by names and nesting, never by the file name.
 
 A checkpoint is a tree of dicts whose leaves are tensors. A dict in it with names such as
-``backbone.layer1.0.conv1.weight`` holds a ResNet; its *address* is the keys that lead to the dict and what stands
-before ``layer1``: ``state_dict.backbone.``. What DistributedDataParallel and torch.compile put into names is left out
-of it. `STYLES` says which address a project transfers, and which others its files hold besides.
+``backbone.layer1.0.conv1.weight`` holds a ResNet. Its *address* consists of the keys that lead to the dict and the
+prefix of ``layer1``: ``state_dict.backbone.``, without the parts that DistributedDataParallel and torch.compile add.
+`STYLES` has the address that a project transfers, and the others that its files hold.
 """
 
 import re
@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-# Parts of names that a wrapper adds: DistributedDataParallel (and DataParallel), torch.compile. They mean nothing.
+# Meaningless parts of names that a wrapper adds: DistributedDataParallel (and DataParallel), torch.compile.
 WRAPPERS = frozenset({"module", "_orig_mod"})
 
 # ``nn.Sequential(*resnet.children())`` numbers torchvision's children; 2, 3 and 8 (ReLU, the pools) have no tensors.
@@ -25,31 +25,31 @@ def join_keys(keys: str, name: str) -> str:
 
 
 def rename_child(name: str, new: Mapping[str, str]) -> str:
-    """Exchange the first part of a name."""
+    """Replace the first part of a name."""
     child, dot, rest = name.partition(".")
     return new.get(child, child) + dot + rest
 
 
 def with_dot(prefix: str) -> str:
-    """End a prefix that is not empty with a dot, as it stands before names."""
+    """End a prefix with a dot, unless it is empty."""
     return prefix if prefix == "" or prefix.endswith(".") else f"{prefix}."
 
 
 def without_wrappers(name: str) -> str:
-    """Leave out of a name what wrappers put into it."""
+    """Remove the parts of wrappers from a name."""
     return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
 @dataclass(frozen=True)
 class StoredResNet:
-    """What looks like a ResNet in a checkpoint; whether it is whole is not known yet.
+    """A candidate for a ResNet in a checkpoint, not yet known to be complete.
 
     Attributes:
         keys: the dict keys that lead to its names, joined by dots: ``"state_dict"``.
-        prefix: what stands before its names there: ``"module.encoder_q."``.
+        prefix: the prefix of its names there: ``"module.encoder_q."``.
         numbered: whether its children are numbered.
-        entries: torchvision name -> value, whatever it is.
-        outside: names in the same dict that are not its own.
+        entries: torchvision name -> value of any type.
+        outside: names in the same dict that do not belong to it.
     """
 
     keys: str
@@ -60,17 +60,17 @@ class StoredResNet:
 
     @property
     def address(self) -> str:
-        """Dict keys and prefix, wrappers left out: ``"state_dict.encoder_q."``."""
+        """Dict keys and prefix without wrappers: ``"state_dict.encoder_q."``."""
         return without_wrappers(join_keys(self.keys, self.prefix))
 
     @property
     def label(self) -> str:
-        """The prefix that chooses this ResNet; with the keys before it, where they say more than the prefix."""
+        """The prefix that chooses this ResNet, after its keys if they add information."""
         keys = "" if self.prefix and self.keys in ("state_dict", "model") else self.keys
         return join_keys(keys, self.prefix)
 
     def own_name(self, name: str) -> str:
-        """Return what the file calls torchvision's ``name``, such as ``module.encoder_q.conv1.weight``."""
+        """Return the file's name for torchvision's ``name``, such as ``module.encoder_q.conv1.weight``."""
         return self.prefix + (rename_child(name, CHILD_NUMBERS) if self.numbered else name)
 
     def answers_to(self, prefix: str) -> bool:
@@ -84,11 +84,11 @@ class Style:
     """One layout of checkpoints. Patterns are regular expressions that match whole addresses or names.
 
     Attributes:
-        name: what was recognised, for people.
+        name: description for people.
         encoder: the address of the ResNet to take.
         companions: addresses of ResNets that belong to the method and are not transferred.
-        sign: a name, with the keys that lead to it, or such keys alone, that the file must have besides.
-        heads: beginnings of names inside the encoder's address that are none of the ResNet's.
+        sign: a name with the keys that lead to it, or only such keys, that the file must also have.
+        heads: beginnings of names within the encoder's address that do not belong to the ResNet.
         numbered: whether the ResNet's children are numbered (`NUMBERED_CHILDREN`); None: either.
     """
 
@@ -108,12 +108,12 @@ class Style:
         )
 
     def knows(self, resnet: StoredResNet) -> bool:
-        """Tell whether the style has this ResNet besides the one that it transfers."""
+        """Tell whether the style has this ResNet in addition to the one that it transfers."""
         return bool(re.fullmatch(self.companions, resnet.address))
 
 
-# In the order of preference: the first that fits and accounts for every ResNet in the file. Each comment names the
-# public source of the names (repository: file) and, where a file holds two encoders, of the choice between them.
+# In order of preference: the first style that fits and accounts for every ResNet in the file counts. Each comment names
+# the public source of the names (repository: file) and, if a file holds two encoders, of the choice between them.
 STYLES: tuple[Style, ...] = (
     # facebookresearch/moco: main_moco.py (nesting), main_lincls.py and detection/convert-pretrain-to-detectron2.py take
     # encoder_q. Ours: pretrain/methods (moco.py; dense.py has dense_head_q and dense_head_k beside the encoders).
@@ -153,16 +153,16 @@ STYLES: tuple[Style, ...] = (
         numbered=None,
         sign=r"pytorch-lightning_version|(?:state_dict\.)?(?:model\.)?backbone\.4\.0\.conv1\.weight",
     ),
-    # examples/pytorch_lightning/dino.py of the same; the teacher is what DINO transfers, see below.
+    # examples/pytorch_lightning/dino.py of lightly; DINO transfers the teacher, see below.
     Style(
         "lightly DINO teacher",
         r"(?:state_dict\.)?teacher_backbone\.",
         r"(?:state_dict\.)?student_backbone\.",
         numbered=None,
     ),
-    # benchmarks/imagenet/resnet50/{mocov2,dino,byol}.py of the same: "backbone" is the momentum copy in MoCo and DINO,
-    # and the online network in BYOL; taken is what the papers transfer: MoCo's query encoder, DINO's teacher, BYOL's
-    # online network. (tico.py has DINO's two ResNets without its last_layer; which to take is left to the user.)
+    # benchmarks/imagenet/resnet50/{mocov2,dino,byol}.py of lightly: "backbone" is the momentum copy in MoCo and DINO,
+    # and the online network in BYOL. The styles take what the papers transfer: MoCo's query encoder, DINO's teacher,
+    # BYOL's online network. (tico.py has DINO's two ResNets without its last_layer; the user must choose.)
     Style(
         "lightly MoCo query backbone",
         r"state_dict\.query_backbone\.",
@@ -233,7 +233,7 @@ STYLES: tuple[Style, ...] = (
     Style("mocodet classifier, mocodet format", r"model\.encoder\.", sign="iteration"),
     Style("encoder of a model", r"(?:state_dict\.|model\.)?encoder\."),
     Style("backbone of a model", r"(?:state_dict\.|model\.)?backbone\."),
-    # torchvision, and all who publish in its names: timm (safetensors too), resnet50.pth of Barlow Twins and VICReg,
+    # torchvision, and all that publish in its names: timm (safetensors too), resnet50.pth of Barlow Twins and VICReg,
     # dino_resnet50_pretrain.pth, BYOL converted from JAX (ajtejankar/byol-convert: convert.py).
     Style("torchvision ResNet, bare state dict", r""),
     Style("torchvision ResNet in a checkpoint", r"(?:state_dict|model|model_state_dict)\."),

@@ -1,1 +1,1 @@
-"""Data sets on the disk as detectron2 and the pre-training expect them: downloaded, unpacked and laid out."""
+"""Preparation of data sets, as detectron2 and pre-training expect them: download, unpacking and layout."""

@@ -1,4 +1,4 @@
-"""Archives: fetched once, unpacked safely, and in place only when they are whole."""
+"""Archives, fetched once, unpacked safely, and put in place only when complete."""
 
 import os
 import shutil
@@ -23,9 +23,9 @@ Place = Callable[[str], str | None]
 
 
 def inside(*prefixes: tuple[str, str]) -> Place:
-    """Place the members below a folder of the archive below another: ``("VOCdevkit/VOC2007", "VOC2007")``.
+    """Map members below a folder of the archive to another folder: ``("VOCdevkit/VOC2007", "VOC2007")``.
 
-    Members below none of the folders are left out. Either folder may be ``""``, the archive itself or the root.
+    Members outside these folders are left out. Either folder may be ``""``, the archive itself or the root.
     """
 
     def place(name: str) -> str | None:
@@ -43,21 +43,20 @@ class Archive:
 
     Attributes:
         name: file name.
-        part: what ``--only`` calls it.
-        place: gives the path of each member below the root of the data sets, or None to leave the member out.
-        targets: paths below the root that are there once it is unpacked; what takes most of the room is below the
-            first.
-        size: bytes of the file; of one without a published size, about that.
-        unpacked: bytes that it takes on the disk once unpacked, about.
-        url: where it is; None if it must be fetched by hand.
+        part: its name for ``--only``.
+        place: returns the path of a member below the root of the data sets, or None to leave the member out.
+        targets: paths below the root that exist once it is unpacked; most of the data is below the first.
+        size: size of the file in bytes; approximate if none is published.
+        unpacked: approximate size once unpacked, in bytes.
+        url: its address; None if it must be fetched by hand.
         md5: published checksum of the file, hexadecimal; None if there is none.
         exact: whether ``size`` is the published size, which the file must have.
         members: lists the files in it.
-        read_with: a package that mocodet does not install and that further steps read its files with.
-        products: paths below the root that are made with the help of it; where they are there, it is not needed.
-        needs: a path below the root that must be there before it, and that it does not bring; "" for none.
-        otherwise: what to do where that is not there.
-        brought_by: another part of the same data set, which would bring it.
+        read_with: a package that further steps need to read its files, and that mocodet does not install.
+        products: paths below the root that are made from it; if they exist, it is not needed.
+        needs: a path below the root that must already exist, and that it does not contain; "" for none.
+        otherwise: what to do if that path is missing.
+        brought_by: another part of the same data set that provides that path.
     """
 
     name: str
@@ -78,20 +77,20 @@ class Archive:
 
 
 def marker(archive: Archive, root: Path) -> Path:
-    """Return the file below ``root`` that says how much of ``archive`` has been unpacked, or `BEGUN`."""
+    """Return the file below ``root`` that says what of ``archive`` has been unpacked, or `BEGUN`."""
     return root / ".prepared" / archive.name
 
 
 def is_unpacked(archive: Archive, root: Path) -> bool:
-    """Tell whether ``archive`` has been unpacked below ``root`` and what came of it is still there."""
+    """Tell whether ``archive`` has been unpacked below ``root`` and its targets still exist."""
     path = marker(archive, root)
     return path.is_file() and path.read_text() != BEGUN and all((root / place).exists() for place in archive.targets)
 
 
 def laid_out(archive: Archive, root: Path) -> tuple[str, ...]:
-    """Return what makes ``archive`` needless though this program did not unpack it below ``root``: targets or products.
+    """Return the targets or products of ``archive`` below ``root`` that exist without this program's unpacking.
 
-    Nothing unless all of either are there, as files or as folders that are not empty.
+    Empty unless all of the ones or the others exist, as files or as non-empty folders.
     """
     if not marker(archive, root).is_file():
         for paths in (archive.targets, archive.products):
@@ -101,13 +100,13 @@ def laid_out(archive: Archive, root: Path) -> tuple[str, ...]:
 
 
 def want_again(archive: Archive, root: Path) -> None:
-    """Note that ``archive`` is to be unpacked whatever is below ``root``, until that is done."""
+    """Mark ``archive`` to be unpacked, whatever exists below ``root``."""
     with atomic_open(marker(archive, root), "w") as handle:
         handle.write(BEGUN)
 
 
 def check_space(pending: Sequence[Archive], root: Path, folder: Path) -> None:
-    """Make sure that ``pending`` archives fit on the disks, downloaded into ``folder`` and unpacked below ``root``.
+    """Check that ``pending`` archives fit on the disks, downloaded into ``folder`` and unpacked below ``root``.
 
     Raises:
         FileNotFoundError: a link below ``root`` leads nowhere.
@@ -117,7 +116,7 @@ def check_space(pending: Sequence[Archive], root: Path, folder: Path) -> None:
     for archive in pending:
         disks = [disk_of(root, target) for target in archive.targets]
         amounts.append((root / disks[0], archive.unpacked))
-    needed: Counter[Path] = Counter()  # by one folder of each disk
+    needed: Counter[Path] = Counter()  # by one folder on each disk
     for place, amount in amounts:
         existing = next(parent for parent in (place.absolute(), *place.absolute().parents) if parent.exists())
         needed[next((known for known in needed if device_of(known) == device_of(existing)), existing)] += amount
@@ -125,17 +124,17 @@ def check_space(pending: Sequence[Archive], root: Path, folder: Path) -> None:
         free = shutil.disk_usage(existing).free
         if amount > free:
             raise OSError(
-                f"{existing} has {free / GIGABYTE:.1f} GB free, but {amount / GIGABYTE:.1f} GB are needed; make"
-                " room, or choose another disk with --root or --archives"
+                f"{existing} has {free / GIGABYTE:.1f} GB free, but {amount / GIGABYTE:.1f} GB are needed; free"
+                " some space, or choose another disk with --root or --archives"
             )
 
 
 def obtain(archive: Archive, folder: Path) -> Path:
-    """Return the archive's file in ``folder``, verified; downloaded, if it can be and is not there.
+    """Return the archive's verified file in ``folder``; download it if it is missing and has an address.
 
     Raises:
-        ValueError: a file that was fetched by hand is another one, or damaged.
-        OSError: the download failed, or what is there is not what would be downloaded.
+        ValueError: a file that was fetched by hand is the wrong one, or damaged.
+        OSError: the download failed, or an existing file is not the published one.
     """
     path = folder / archive.name
     size = archive.size if archive.exact else None
@@ -147,14 +146,14 @@ def obtain(archive: Archive, folder: Path) -> Path:
 
 
 def unpack(archive: Archive, path: Path, root: Path) -> None:
-    """Unpack ``path`` below ``root``; an interrupted unpacking goes on where it stopped.
+    """Unpack ``path`` below ``root``; an interrupted unpacking resumes where it left off.
 
-    Files wait beside their place, each under a temporary name first, and are moved there when all of them are whole. So
-    neither half a file nor half an archive stands where a data set is looked for. Of a damaged archive nothing is kept.
+    Files are written beside their place, first under a temporary name, and moved there when all are complete. So a data
+    set never contains part of a file or of an archive. Nothing of a damaged archive is kept.
 
     Raises:
-        ValueError: the archive is damaged, has a member that would land outside ``root``, a link or a device, or lacks
-            what it should bring.
+        ValueError: the archive is damaged, has a member outside ``root``, a link or a device, or lacks expected
+            files.
     """
     staging = Staging(root, path)
     try:
@@ -163,7 +162,7 @@ def unpack(archive: Archive, path: Path, root: Path) -> None:
         staging.discard()
         raise
     os.sync()  # once: the marker must not reach the disk before the files
-    want_again(archive, root)  # from here on some of it may be in place
+    want_again(archive, root)  # from here on, part of it may be in place
     staging.move_into_place()
     with atomic_open(marker(archive, root), "w") as handle:
         handle.write(f"{said}\n")
@@ -171,7 +170,7 @@ def unpack(archive: Archive, path: Path, root: Path) -> None:
 
 
 def _stage(archive: Archive, path: Path, staging: Staging) -> str:
-    """Unpack ``path`` to ``staging``; return, in words, how much that was."""
+    """Unpack ``path`` to ``staging``; return the numbers of files in words."""
     written = passed_over = 0
     absent = set(archive.targets)
     try:
@@ -196,7 +195,7 @@ def _stage(archive: Archive, path: Path, staging: Staging) -> str:
 
 
 def _write(member: Member, path: Path) -> None:
-    """Write one member, under a temporary name until it is whole; one that is there from an earlier try stays."""
+    """Write one member, under a temporary name until it is complete; one from an earlier attempt stays."""
     if path.is_file() and path.stat().st_size == member.size:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -207,10 +206,10 @@ def _write(member: Member, path: Path) -> None:
 
 
 def _harmless(name: str, archive: Path) -> str:
-    """Return ``name`` as it is unless a file of that name could land outside the folder that it is unpacked into.
+    """Return ``name`` unchanged, unless its file would be outside the target folder.
 
     Raises:
-        ValueError: it is absolute or climbs.
+        ValueError: the name is absolute, or leads upwards.
     """
     parts = name.replace("\\", "/").split("/")
     if name.startswith(("/", "\\")) or ".." in parts or ":" in parts[0] or not any(parts):

@@ -1,4 +1,4 @@
-"""How each data set comes below the root of the data sets: its archives, and what is made of their files."""
+"""The preparation of each data set: its archives, and the files that are made from them."""
 
 import re
 from functools import lru_cache, partial
@@ -18,10 +18,10 @@ from .matlab import load_mat
 from .members import tar_of_tars
 from .steps import Plan, making
 
-SBD = ("cls", "train.txt", "val.txt")  # what is needed of it
+SBD = ("cls", "train.txt", "val.txt")  # the needed part of SBD
 
-# Names, addresses and checksums as torchvision's datasets/voc.py and datasets/sbd.py give them; sizes in bytes are
-# the servers' Content-Length.
+# Names, addresses and checksums as in torchvision's datasets/voc.py and datasets/sbd.py; sizes in bytes from the
+# servers' Content-Length.
 VOC = (
     *(
         Archive(
@@ -46,7 +46,7 @@ VOC = (
         place=inside(*((f"benchmark_RELEASE/dataset/{name}", f"sbd/{name}") for name in SBD)),
         targets=tuple(f"sbd/{name}" for name in SBD),
         size=1_419_539_633,
-        unpacked=100_000_000,  # the masks alone; its images are VOC's
+        unpacked=100_000_000,  # only the masks; the images are VOC's
         url="https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz",
         md5="82b4d87ceb2ed10f6038a1cba92111cb",
         products=(f"VOC2012/{TRAINAUG_MASKS}", "VOC2012/ImageSets/Segmentation/trainaug.txt"),
@@ -56,8 +56,8 @@ VOC = (
     ),
 )
 
-# Addresses as cocodataset.org/#download gives them. It publishes no checksums; these are the ones that users of the
-# files agree on (PaddlePaddle's and Avalanche's downloaders, for example), as are the sizes in bytes.
+# Addresses from cocodataset.org/#download, which publishes no checksums. Checksums and sizes in bytes are those on
+# which other downloaders agree, such as PaddlePaddle's and Avalanche's.
 COCO = tuple(
     Archive(
         name=name,
@@ -76,7 +76,7 @@ COCO = tuple(
     )
 )
 
-# The addresses are those of v0.5 on lvisdataset.org; no checksum is published. Sizes are rough.
+# Addresses of v0.5 on lvisdataset.org, which publishes no checksums. Sizes are approximate.
 LVIS = tuple(
     Archive(
         name=f"{lvis.FILES[split]}.zip",
@@ -93,8 +93,7 @@ LVIS = tuple(
     for split, size, unpacked in (("train", 350_000_000, 1_000_000_000), ("val", 30_000_000, 80_000_000))
 )
 
-# Sizes in bytes are those of the files that the site hands out after the login; it publishes checksums to those who are
-# logged in only.
+# Sizes in bytes of the files behind the site's login; so are its checksums.
 CITYSCAPES = tuple(
     Archive(
         name=f"{part}_trainvaltest.zip",
@@ -125,7 +124,7 @@ VAL_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
 
 
 def plan_of(dataset: str, root: Path) -> Plan:
-    """Say how ``dataset``, one of the command line's, comes below ``root``."""
+    """Return the plan that prepares ``dataset``, as named on the command line, below ``root``."""
     match dataset:
         case "voc":
             masks, names = root / "VOC2012" / TRAINAUG_MASKS, list_file(root / "VOC2012", "Segmentation/trainaug")
@@ -151,26 +150,26 @@ def make_train_ids(folder: Path) -> None:
 
     Raises:
         ImportError: cityscapesscripts is not installed.
-        ValueError: an image has a label that Cityscapes does not.
+        ValueError: an image has a label that Cityscapes does not have.
     """
     known, train_ids = cityscapes.label_table()
     todo = {path: labels for path, labels in _train_id_files(folder).items() if not path.exists()}
     for path, source in tqdm(todo.items(), desc="labelTrainIds", disable=None):
         labels = cityscapes.read_labels(source)
         if unknown := sorted(set(np.unique(labels).tolist()) - known):
-            raise ValueError(f"{source} has the label {unknown[0]}, which Cityscapes does not; --only gtFine --again")
+            raise ValueError(f"{source} has the label {unknown[0]}, unknown to Cityscapes; --only gtFine --again")
         with atomic_open(path) as handle:
             Image.fromarray(train_ids[labels]).save(handle, format="PNG")
 
 
 def _train_id_files(folder: Path) -> dict[Path, Path]:
-    """Return each file of training ids that there must be below ``folder``, and the file of labels it is made from."""
+    """Return the files of training ids that must exist below ``folder``, each with its file of labels."""
     old, new = cityscapes.LABEL_ENDING, cityscapes.TRAIN_ID_ENDING
     return {path.with_name(path.name.replace(old, new)): path for path in sorted(folder.glob(f"*/*/*{old}"))}
 
 
 def _image_net(root: Path) -> tuple[Archive, ...]:
-    """Return ImageNet's archives, which come to ``imagenet/train/<wnid>`` and ``imagenet/val/<wnid>``."""
+    """Return ImageNet's archives, for ``imagenet/train/<wnid>`` and ``imagenet/val/<wnid>``."""
 
     @lru_cache
     def wnids() -> list[str]:
@@ -185,7 +184,7 @@ def _image_net(root: Path) -> tuple[Archive, ...]:
             raise ValueError(f"{name} is not among the {len(wnids())} validation images that the development kit knows")
         return f"imagenet/val/{wnids()[number - 1]}/{name}"
 
-    # Names and checksums as torchvision's datasets/imagenet.py gives them; sizes in bytes are those of the files.
+    # Names and checksums as in torchvision's datasets/imagenet.py; sizes in bytes of the files.
     return (
         Archive(
             name="ILSVRC2012_devkit_t12.tar.gz",
@@ -233,7 +232,7 @@ def val_wnids(devkit: Path) -> list[str]:
     meta, truth = devkit / META, devkit / TRUTH
     try:
         synsets = load_mat(meta)["synsets"]
-        # Inner nodes of WordNet's tree are in the table too; only its leaves are classes.
+        # The table also has inner nodes of WordNet's tree; only leaves are classes.
         names = {int(row.ILSVRC2012_ID): str(row.WNID) for row in synsets if not int(row.num_children)}
         return [names[int(line)] for line in truth.read_text(encoding="ascii").split()]
     except (KeyError, AttributeError, TypeError) as error:

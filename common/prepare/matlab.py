@@ -1,4 +1,4 @@
-"""Files that MATLAB wrote."""
+"""Files of MATLAB."""
 
 from pathlib import Path
 from typing import Any
@@ -17,4 +17,4 @@ def load_mat(path: Path) -> dict[str, Any]:
     except MemoryError:
         raise
     except Exception as error:  # damaged bytes make it raise almost anything
-        raise ValueError(f"{path} is no MATLAB file ({error}); unpack its archive again with --again") from error
+        raise ValueError(f"{path} is not a MATLAB file ({error}); unpack its archive again with --again") from error

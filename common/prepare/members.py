@@ -1,4 +1,4 @@
-"""What is in an archive, zip or tar."""
+"""The files in an archive, zip or tar."""
 
 import tarfile
 import zipfile
@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-# What reading a damaged archive raises; EOFError and zlib's error come from compressed streams.
+# Errors from reading a damaged archive; EOFError and zlib's error come from compressed streams.
 DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError)
 
 
@@ -26,7 +26,7 @@ Members = Callable[[Path], Iterator[Member]]
 
 
 def members(path: Path) -> Iterator[Member]:
-    """List the files of a zip or tar archive, in their order there.
+    """Yield the files of a zip or tar archive, in order.
 
     Raises:
         ValueError: it has a link or a device.
@@ -45,7 +45,7 @@ def members(path: Path) -> Iterator[Member]:
 
 
 def tar_members(handle: IO[bytes]) -> Iterator[Member]:
-    """List the files of an open tar archive, plain or compressed.
+    """Yield the files of an open tar archive, plain or compressed.
 
     Raises:
         ValueError: it has a link or a device.
@@ -57,7 +57,7 @@ def tar_members(handle: IO[bytes]) -> Iterator[Member]:
                 raise ValueError(f"{info.name!r} is a link or a device")
             if info.isfile():
                 yield Member(info.name, info.size, partial(archive.extractfile, info))  # type: ignore[arg-type]  # a file
-        # tarfile takes any end for the end; a whole archive ends with a block of zeros.
+        # tarfile accepts any end; a complete archive ends with a block of zeros.
         archive.fileobj.seek(archive.offset)
         if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
             raise tarfile.ReadError("unexpected end of data")
@@ -66,7 +66,7 @@ def tar_members(handle: IO[bytes]) -> Iterator[Member]:
 
 
 def tar_of_tars(path: Path) -> Iterator[Member]:
-    """List the files of the tar archives in a tar archive, each below a folder of its archive's name."""
+    """Yield the files of the tar archives in a tar archive, each below a folder with its archive's name."""
     for inner in members(path):
         with inner.open() as handle:
             for member in tar_members(handle):

@@ -1,4 +1,4 @@
-"""The command ``mocodet prepare-data``: archives to where detectron2 looks, or a check of what is there."""
+"""The command ``mocodet prepare-data``: it prepares a data set where detectron2 looks for it, or checks one."""
 
 import argparse
 import os
@@ -19,10 +19,10 @@ from .steps import only_parts, prepare
 
 
 def main(args: argparse.Namespace) -> None:
-    """Do what the command line asks for; exit status 1 if a check finds a fault.
+    """Carry out the command line; a check that finds a fault exits with status 1.
 
     Raises:
-        SystemExit: what was asked could not be done, or the data have faults.
+        SystemExit: the preparation failed, or the data have faults.
     """
     with errors_in_one_line(ImportError):
         if args.dataset == PHOTOGRAPHS:
@@ -37,9 +37,9 @@ def main(args: argparse.Namespace) -> None:
 
 
 def _check(args: argparse.Namespace, root: Path) -> int:
-    """Print every finding as it is made, then notes and summary; return the exit status, 1 if there is an error.
+    """Print every finding at once, then notes and summary; return the exit status, 1 if there is an error.
 
-    ``root`` is the folder of the data sets, or the data set itself if ``--classes`` says that it is one's own.
+    ``root`` is the folder of the data sets or, with ``--classes``, the user's data set itself.
     """
     tally = Tally(max_pixels=args.max_pixels)
     faults: Counter[Path] = Counter()

@@ -1,4 +1,4 @@
-"""Where the files of an archive wait until all of them are there."""
+"""The place where the files of an archive wait until all of them are complete."""
 
 import errno
 import shutil
@@ -10,15 +10,15 @@ WAITING = ".unpacking"
 
 
 class Staging:
-    """The files of one archive that are to come below ``root``, waiting beside their place until all are there.
+    """The files of one archive for ``root``, which wait beside their place until all are complete.
 
-    A folder below ``root`` may be a link to another disk, or one may be mounted there. Files for it wait in it, so that
-    on each disk they need room once, and are only renamed in the end. What waits belongs to one state of the archive's
-    file: what another one has left there is removed.
+    A folder below ``root`` may be a link to another disk, or a mount point. Its files wait in that folder, so that they
+    need space on each disk only once and are just renamed at the end. Waiting files belong to one state of the
+    archive's file; those of another state are removed.
     """
 
     def __init__(self, root: Path, archive: Path) -> None:
-        """Prepare to stage the files of ``archive`` for ``root``, which is made if it is not there."""
+        """Prepare to stage the files of ``archive`` for ``root``, which is made if it does not exist."""
         state = archive.stat()
         self._root = root
         self._waiting = PurePosixPath(WAITING, archive.name, f"{state.st_size}-{state.st_mtime_ns}")
@@ -27,7 +27,7 @@ class Staging:
         root.mkdir(parents=True, exist_ok=True)
 
     def path(self, place: str) -> Path:
-        """Return where the file that is to come to ``place``, relative to the root, waits."""
+        """Return the waiting path of the file for ``place``, a path relative to the root."""
         disk = self._disk_of(PurePosixPath(place).parent)
         waiting = self._root / disk / self._waiting
         if disk not in self._disks:
@@ -38,13 +38,13 @@ class Staging:
         return waiting / PurePosixPath(place).relative_to(disk)
 
     def move_into_place(self) -> None:
-        """Move all that waits to where it belongs, filling folders and replacing files that are there."""
+        """Move all waiting files to their places, filling folders and replacing existing files."""
         for disk in self._disks:
             move_tree(self._root / disk / self._waiting, self._root / disk)
         self.discard()
 
     def discard(self) -> None:
-        """Remove what waits."""
+        """Remove the waiting files."""
         for disk in self._disks:
             waiting = self._root / disk / self._waiting.parent
             shutil.rmtree(waiting, ignore_errors=True)
@@ -54,7 +54,7 @@ class Staging:
 
 
 def disk_of(root: Path, place: str | PurePosixPath) -> PurePosixPath:
-    """Return the highest folder at or above ``place``, relative to ``root``, from which on the disk does not change.
+    """Return the highest folder at or above ``place``, relative to ``root``, on the same disk as ``place``.
 
     That is ``.`` unless a link or a mount point on the way leads to another disk.
 
@@ -65,7 +65,7 @@ def disk_of(root: Path, place: str | PurePosixPath) -> PurePosixPath:
     for folder in (*reversed(place.parents), place):
         path = root / folder
         if path.is_symlink() and not path.exists():
-            what = f"the link leads to {path.readlink()}, which is not there; make that folder, or remove the link"
+            what = f"the link leads to {path.readlink()}, which does not exist; make that folder, or remove the link"
             raise FileNotFoundError(errno.ENOENT, what, str(path))
         if path.is_dir() and device_of(path) != device_of(root / disk):
             disk = folder
@@ -73,12 +73,12 @@ def disk_of(root: Path, place: str | PurePosixPath) -> PurePosixPath:
 
 
 def device_of(path: Path) -> int:
-    """Return the number of the disk that ``path``, which must be there, is on."""
+    """Return the number of the disk of ``path``, which must exist."""
     return path.stat().st_dev
 
 
 def move_tree(source: Path, target: Path) -> None:
-    """Move the content of folder ``source`` into ``target``, filling folders and replacing files that are there."""
+    """Move the content of folder ``source`` into ``target``, filling folders and replacing existing files."""
     target.mkdir(parents=True, exist_ok=True)
     for entry in sorted(source.iterdir()):
         place = target / entry.name

@@ -1,4 +1,4 @@
-"""What a preparation consists of: steps that know whether they have been done, taken in order."""
+"""The steps of a preparation, carried out in order; each knows whether it is done."""
 
 import importlib.util
 import math
@@ -16,9 +16,9 @@ from .archives import GIGABYTE, Archive, check_space, is_unpacked, laid_out, obt
 
 @dataclass(frozen=True)
 class Step:
-    """Something to do once: ``what`` it is, in a line; whether it is ``done``; how to ``run`` it.
+    """A step to carry out once: ``what`` it does, in one line; whether it is ``done``; how to ``run`` it.
 
-    ``forget`` makes it have to be done again. ``part`` is what ``--only`` calls it, as in `Archive`.
+    ``forget`` undoes it, so that it runs again. ``part`` is its name for ``--only``, as in `Archive`.
     """
 
     part: str
@@ -29,7 +29,7 @@ class Step:
 
 
 def making(part: str, what: str, products: Callable[[], Collection[Path]], run: Callable[[], None]) -> Step:
-    """Return the step that makes ``products``, files and folders; to forget it is to remove them, in their order."""
+    """Return the step that makes ``products``, files and folders; ``forget`` removes them, in order."""
 
     def done() -> bool:
         return bool(products()) and all(path.exists() for path in products())
@@ -49,9 +49,9 @@ class Plan:
     """How a data set is prepared.
 
     Attributes:
-        archives: what is fetched and unpacked.
-        by_hand: how to get the archives that have no address: where, and after what.
-        further: what is done with the unpacked files.
+        archives: archives to fetch and unpack.
+        by_hand: how to get the archives that have no address.
+        further: steps after unpacking.
     """
 
     archives: Sequence[Archive]
@@ -60,7 +60,7 @@ class Plan:
 
 
 def only_parts(plan: Plan, parts: Sequence[str]) -> Plan:
-    """Keep the archives and steps of ``parts``, or all of them if that is empty.
+    """Keep the archives and steps of ``parts``; all if ``parts`` is empty.
 
     Raises:
         ValueError: there is no such part.
@@ -78,23 +78,23 @@ def only_parts(plan: Plan, parts: Sequence[str]) -> Plan:
 
 
 def prepare(plan: Plan, root: Path, folder: Path, *, dry_run: bool = False, again: bool = False) -> None:
-    """Take every step of ``plan`` that has not been taken; two processes at once take turns.
+    """Carry out every step of ``plan`` that is not done; two processes at once take turns.
 
-    What lies where an archive would be unpacked, but was not unpacked by this program, is left as it is.
+    Files in an archive's place that this program did not unpack stay unchanged.
 
     Args:
-        plan: what to do.
+        plan: the steps.
         root: the folder of the data sets.
-        folder: where archives are, or are downloaded to.
-        dry_run: only say what would be done.
-        again: take all steps, whether they have been taken or not.
+        folder: folder of the archives, and of downloads.
+        dry_run: only list what would be done.
+        again: repeat completed steps, too.
 
     Raises:
         FileNotFoundError: archives that must be fetched by hand are not in ``folder`` (the message names all of them),
-            or another data set that this one is made with is not there.
+            or another data set that this one needs is missing.
         ImportError: a package that reads the files is not installed.
         ValueError: an archive is damaged.
-        OSError: a download failed, or there is no room.
+        OSError: a download failed, or the disk is full.
     """
     _check_needs(plan.archives, root)
     archives = [archive for archive in plan.archives if again or not _left_as_it_is(archive, root)]
@@ -114,18 +114,18 @@ def prepare(plan: Plan, root: Path, folder: Path, *, dry_run: bool = False, agai
                 step.forget()
             step.run()
     if not todo and steps:
-        print("everything had been done before")
+        print("everything was done before")
     if sizes := [(folder / archive.name).stat().st_size for archive in archives if (folder / archive.name).exists()]:
-        print(f"the archives in {folder} ({sum(sizes) / GIGABYTE:.1f} GB) are not needed any more")
+        print(f"the archives in {folder} ({sum(sizes) / GIGABYTE:.1f} GB) are no longer needed")
 
 
 def _left_as_it_is(archive: Archive, root: Path) -> bool:
-    """Tell whether what ``archive`` is for has been put below ``root`` in another way; if so, say it."""
+    """Tell whether the data of ``archive`` exist below ``root`` without this program; if so, print that."""
     there = laid_out(archive, root)
     if there:
         print(
-            f"there already, and left as it is: {first_few([str(root / path) for path in there])}; --check looks at it,"
-            f" --again unpacks {archive.name} over it"
+            f"exists already, and is left unchanged: {first_few([str(root / path) for path in there])};"
+            f" --check verifies it, --again unpacks {archive.name} over it"
         )
     return bool(there)
 
@@ -149,7 +149,7 @@ def _check_needs(archives: Sequence[Archive], root: Path) -> None:
     for archive in archives:
         if archive.needs and archive.brought_by not in parts and not (root / archive.needs).exists():
             raise FileNotFoundError(
-                f"{archive.part} needs {root / archive.needs}, which is not there; {archive.otherwise}"
+                f"{archive.part} needs {root / archive.needs}, which is missing; {archive.otherwise}"
             )
 
 
@@ -159,8 +159,7 @@ def _check_obtainable(pending: Sequence[Archive], folder: Path, by_hand: str) ->
         package = archive.read_with
         if package and importlib.util.find_spec(package) is None:
             raise ImportError(
-                f"what is in {archive.name} is read with {package}: pip install {package}, or prepare other parts with"
-                " --only"
+                f"{package} is needed to read {archive.name}: pip install {package}, or prepare other parts with --only"
             )
     missing = [archive.name for archive in pending if archive.url is None and not (folder / archive.name).exists()]
     if missing:

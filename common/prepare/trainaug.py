@@ -1,4 +1,4 @@
-"""The training set of semantic segmentation on VOC 2012: VOC's masks, and SBD's for the images that VOC gives none for.
+"""The training set for semantic segmentation on VOC 2012: VOC's masks, and SBD's for images without one in VOC.
 
 SBD is Hariharan et al., "Semantic contours from inverse detectors", ICCV 2011: masks for 11,355 images of VOC 2011 in
 its own division into train and val. The field trains on SBD's train and val and VOC's train without VOC's val, 10,582
@@ -23,16 +23,16 @@ SBD_LABELS = MASK_LABELS - {255}
 def make(root: Path, images: int | None = COUNTS["VOC2012"]["Segmentation/trainaug"]) -> None:
     """Write the masks of trainaug and val to ``VOC2012/SegmentationClassAug``, then the list ``trainaug.txt``.
 
-    Masks are 8-bit grey PNGs whose values are the class indices, 255 where VOC gives none. Those that are there already
-    stay: an interrupted run goes on.
+    Masks are 8-bit grey PNGs whose values are class indices, 255 where VOC gives none. Existing masks stay, so that an
+    interrupted run resumes.
 
     Args:
-        root: holds ``VOC2012`` and ``sbd``, both as unpacked.
-        images: how many the list must have; None: any number.
+        root: folder of ``VOC2012`` and ``sbd``, both as unpacked.
+        images: number of images that the list must have; None: any.
 
     Raises:
         FileNotFoundError: VOC2012 or SBD has not been unpacked.
-        ValueError: the list would be of another length, or a mask is damaged.
+        ValueError: the list would have another length, or a mask is damaged.
     """
     folder, sbd = root / "VOC2012", root / "sbd"
     lists = {split: list_file(folder, f"Segmentation/{split}") for split in ("train", "val", "trainaug")}
@@ -58,11 +58,11 @@ def make(root: Path, images: int | None = COUNTS["VOC2012"]["Segmentation/traina
 
 
 def _voc_mask(root: Path, name: str) -> np.ndarray:
-    """Read the indices, H x W, of one of VOC's masks, whose palette gives them colours."""
+    """Read the class indices, H x W, of one of VOC's masks, which have a palette."""
     path = root / "VOC2012" / "SegmentationClass" / f"{name}.png"
     with Image.open(path) as image:
         if image.mode != "P":
-            raise ValueError(f"{path} is of mode {image.mode}; VOC's masks have a palette: --only 2012 --again")
+            raise ValueError(f"{path} has the mode {image.mode}; VOC's masks have a palette: --only 2012 --again")
         return np.asarray(image)
 
 
@@ -73,7 +73,7 @@ def _sbd_mask(root: Path, name: str) -> np.ndarray:
         raise FileNotFoundError(f"there is no {path}, which SBD's lists name; --only trainaug --again")
     mask = np.asarray(getattr(load_mat(path).get("GTcls"), "Segmentation", None))
     if mask.ndim != 2 or mask.dtype != np.uint8:
-        raise ValueError(f"{path} holds no mask GTcls.Segmentation of 8-bit labels; --only trainaug --again")
+        raise ValueError(f"{path} has no mask GTcls.Segmentation of 8-bit labels; --only trainaug --again")
     if unknown := sorted(set(np.unique(mask).tolist()) - SBD_LABELS):
         raise ValueError(f"{path} has the labels {first_few([str(label) for label in unknown])}; SBD's are 0 to 20")
     return mask

@@ -1,4 +1,4 @@
-"""Encoders of grey images: what they compute on RGB images, against grey made before."""
+"""Encoders for grey images: their output on RGB images, against the output on grey images."""
 
 import torch
 

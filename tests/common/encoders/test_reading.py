@@ -1,4 +1,4 @@
-"""Encoders in checkpoints of every layout; what is damaged or unknown is refused by name."""
+"""Encoders in checkpoints of every layout; damaged or unknown tensors are refused by name."""
 
 import pytest
 import torch
@@ -92,7 +92,7 @@ DEFECTS = {
     "missing stem": (drop("conv1.weight"), r"missing module\.encoder_q\.conv1\.weight"),
     "missing inner": (drop("layer1.0.conv2.weight"), r"for a resnet18: missing .*encoder_q\.layer1\.0\.conv2\.weight"),
     "missing block": (drop_block, r"has \(2, 2, 1, 2\) basic blocks"),
-    "unknown tensor": (put("layer1.0.gate", torch.ones(2)), r"has not: module\.encoder_q\.layer1\.0\.gate"),
+    "unknown tensor": (put("layer1.0.gate", torch.ones(2)), r"does not have: module\.encoder_q\.layer1\.0\.gate"),
     "wrong kernel": (put("conv1.weight", torch.ones(64, 3, 5, 5)), r"conv1\.weight has shape \(64, 3, 5, 5\).*7, 7\)"),
     "channels": (put("conv1.weight", torch.ones(64, 4, 7, 7)), r"4 channels .*one channel or three; .* red, green and"),
     "wrong width": (put("layer1.0.conv2.weight", torch.ones(32, 32, 3, 3)), r"inner channels 32, groups 1"),

@@ -10,7 +10,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from mocodet.common.encoders.resnet import ARCHITECTURES, build_resnet, recognise_resnet
 
-# Those that torchvision builds itself, under these names.
+# Architectures that torchvision builds itself, under these names.
 SHARED = sorted(arch for arch in ARCHITECTURES if hasattr(torchvision.models, arch))
 
 
@@ -86,7 +86,7 @@ def test_build_resnet__parameters(arch: str, layout: tuple, millions: int, small
 
 
 def test_build_resnet__all_widths_doubled() -> None:
-    """Every tensor of the wide network has twice the channels on each side that is not the image's or the classes'."""
+    """Every tensor of the wide network has twice the channels, except those of the image and of the classes."""
     narrow = on_meta(build_resnet, "resnet50", num_classes=10).state_dict()
     wide = on_meta(build_resnet, "resnet50w2", num_classes=10).state_dict()
     assert list(wide) == list(narrow)
@@ -135,7 +135,7 @@ def test_build_resnet__output_stride(arch: str, small_stem: bool, side: int) -> 
 
 
 class OtherNorm(nn.BatchNorm2d):
-    """Tells itself apart from the default."""
+    """A norm that differs from the default."""
 
 
 @pytest.mark.parametrize("arch", ["resnet50w2", "resnet50w4", "resnext50_32x8d", "resnet18"])
@@ -158,7 +158,7 @@ def test_build_resnet__unknown() -> None:
 def test_recognise_resnet(arch: str, small_stem: bool) -> None:
     state = on_meta(build_resnet, arch, small_stem=small_stem, num_classes=2).state_dict()
     assert recognise_resnet(state) == (arch, small_stem)
-    # The order of names and what else there is play no part; what is missing is told from the model.
+    # The order of names and other tensors play no part; missing ones are found by the model.
     backwards = {name: state[name] for name in reversed(state) if not name.endswith("num_batches_tracked")}
     assert recognise_resnet({"queue": torch.zeros(1), **backwards}) == (arch, small_stem)
     without = {name: value for name, value in state.items() if name not in ("layer1.0.conv1.weight", "fc.weight")}

@@ -1,4 +1,4 @@
-"""What reads them is tested in test_checkpoint, test_array_pickle and test_convert_damaged."""
+"""The readers are tested in test_checkpoint, test_array_pickle and test_convert_damaged."""
 
 from pickle import UnpicklingError
 
@@ -10,7 +10,7 @@ from mocodet.common.encoders.safe_pickle import Array, DType
 
 
 def test_array__is_filled_once():
-    """A file may name an array again; to fill it anew would free the memory of what was made from it."""
+    """A file may name an array again; filling it again would free the memory of tensors made from it."""
     array = Array((10**15,))
     assert array.shape == (0,)
     array.__setstate__((1, (2,), DType("f8", False, True), False, np.array([1.0, 2.0]).tobytes()))

@@ -1,4 +1,4 @@
-"""Which encoder is taken from the checkpoints of each project, and what is not for the code to decide."""
+"""The encoder that is taken from the checkpoints of each project, and the choices left to the user."""
 
 import re
 
@@ -44,7 +44,7 @@ def test_extract_encoder__what_is_passed_over_can_be_chosen(resnet18: nn.Module,
         found = extract_encoder(content, prefix)
         assert (found.kind, found.prefix) == ("encoder named by prefix", prefix)
         same = torch.equal(found.tensors["conv1.weight"], resnet18.conv1.weight)
-        # Some files name the encoder twice; what is another one was made by adding 1.
+        # Some files name the encoder twice; other ones were made by adding 1.
         assert_is(found.tensors, resnet18, 0 if same else 1)
 
 
@@ -108,7 +108,7 @@ def test_extract_encoder__says_no_more_of_the_origin_than_it_knows(resnet18: nn.
 
 
 def test_extract_encoder__lightlys_tico_is_left_to_the_user(resnet18: nn.Module) -> None:
-    """Its two ResNets are called as DINO's."""
+    """Its two ResNets have the names of DINO's."""
     content = lightning({**backbone(resnet18, "backbone."), **backbone(resnet18, "student_backbone.", 1)})
     with pytest.raises(ValueError, match=r"holds 2 ResNets, .*: 'backbone\.', 'student_backbone\.'; choose"):
         extract_encoder(content)

@@ -144,7 +144,7 @@ def test_unpack__a_link_that_leads_nowhere(tmp_path):
     (tmp_path / "mine").symlink_to(tmp_path / "gone")
     archive = archive_of(KINDS["a.tar"], "a.tar")
     for attempt in (lambda: check_space([archive], tmp_path, tmp_path), lambda: unpack(archive, path, tmp_path)):
-        with pytest.raises(FileNotFoundError, match=r"the link leads to .*gone, which is not there.*mine"):
+        with pytest.raises(FileNotFoundError, match=r"the link leads to .*gone, which does not exist.*mine"):
             attempt()
 
 
@@ -172,7 +172,7 @@ def test_unpack__of_a_damaged_or_an_exchanged_archive_nothing_is_kept(tmp_path, 
         patch.setattr(module.os, "sync", interrupt)
         with pytest.raises(KeyboardInterrupt):
             unpack(archive, path, root)
-    (waiting,) = (root / ".unpacking").rglob("a.txt")  # the other one's takes no room any more
+    (waiting,) = (root / ".unpacking").rglob("a.txt")  # the other archive's file needs no space any more
     assert waiting.read_bytes() == PLACED["mine/a.txt"]
     unpack(archive, path, root)
     assert below(root) == PLACED
@@ -197,14 +197,14 @@ def linked_zip() -> bytes:
 
 
 def damaged_gz() -> bytes:
-    """Exchange bytes that are stored as they are, so that only the checksum at the end tells."""
+    """Change bytes that are stored uncompressed, so that only the checksum at the end reveals it."""
     content = bytearray(make_tar({"top/data/a.txt": random.Random(0).randbytes(40_000)}, "w:gz"))
     content[20_000:20_400] = bytes(400)
     return bytes(content)
 
 
 def broken_gz() -> bytes:
-    """Exchange bytes of a compressed stream so that it cannot be read from there on."""
+    """Change bytes of a compressed stream so that it cannot be read from there on."""
     good = make_tar({"top/data/a.txt": str(list(range(200_000))).encode()}, "w:gz")
     for place in range(len(good) // 2, len(good)):
         content = good[:place] + b"\xff" * 40 + good[place + 40 :]

@@ -5,10 +5,10 @@ from tests.commands import prepare_data
 
 def test_lvis__needs_the_images_of_its_parts(tmp_path, capsys):
     command = ["lvis", "--root", str(tmp_path), "--dry-run"]
-    with pytest.raises(SystemExit, match=r"train needs .*train2017, which is not there; .* prepare coco first"):
+    with pytest.raises(SystemExit, match=r"train needs .*train2017, which is missing; .* prepare coco first"):
         prepare_data(command)
     (tmp_path / "coco/train2017").mkdir(parents=True)
-    with pytest.raises(SystemExit, match=r"val needs .*val2017, which is not there"):
+    with pytest.raises(SystemExit, match=r"val needs .*val2017, which is missing"):
         prepare_data(command)
     prepare_data([*command, "--only", "train"])  # needs no images of val
     (line,) = capsys.readouterr().out.splitlines()

@@ -46,7 +46,7 @@ def test_prepare__downloads_unpacks_and_does_nothing_the_second_time(site, tmp_p
     shutil.rmtree(folder)  # archives are not needed any more
     capsys.readouterr()
     prepare(plan, root, folder)
-    assert capsys.readouterr().out == "everything had been done before\n"
+    assert capsys.readouterr().out == "everything was done before\n"
     assert len(site.requests) == len(KINDS)
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
 
@@ -102,7 +102,9 @@ def test_prepare__what_was_laid_out_in_another_way_is_left_as_it_is(site, tmp_pa
         (root / name).mkdir(parents=True)
     (root / "mine0/a.txt").write_text("the user's")  # mine2 is empty
     prepare(plan, root, root / "archives", dry_run=True)
-    said = f"there already, and left as it is: {root / 'mine0'}; --check looks at it, --again unpacks a.tar over it"
+    said = (
+        f"exists already, and is left unchanged: {root / 'mine0'}; --check verifies it, --again unpacks a.tar over it"
+    )
     first, second = capsys.readouterr().out.splitlines()
     assert first == said
     assert second.startswith(f"to do: download {site.url}/a.zip")
@@ -118,7 +120,7 @@ def test_prepare__needs(tmp_path):
     more = archive_of(KINDS["a.zip"], "a.zip")
     some = replace(more, needs="other", otherwise="prepare other first", brought_by="more")
     plan = Plan([some, replace(more, part="more")], "by hand")
-    with pytest.raises(FileNotFoundError, match=r"some needs .*other, which is not there; prepare other first"):
+    with pytest.raises(FileNotFoundError, match=r"some needs .*other, which is missing; prepare other first"):
         prepare(only_parts(plan, ["some"]), tmp_path, tmp_path, dry_run=True)
     prepare(only_parts(plan, ["more"]), tmp_path, tmp_path, dry_run=True)
     prepare(plan, tmp_path, tmp_path, dry_run=True)
@@ -169,6 +171,6 @@ def test_prepare__archives_fetched_by_hand(tmp_path):
 
 def test_prepare__package_that_reads_it_is_missing(site, tmp_path):
     plan = Plan([replace(plan_of(site).archives[0], read_with="no_such_package")])
-    with pytest.raises(ImportError, match=r"a\.tar is read with no_such_package: pip install no_such_package"):
+    with pytest.raises(ImportError, match=r"no_such_package is needed to read a\.tar: pip install no_such_package"):
         prepare(plan, tmp_path, tmp_path)
     assert site.requests == []

@@ -54,7 +54,7 @@ def make_voc2012(root: Path) -> None:
 @pytest.fixture
 def with_sbd(tmp_path):
     make_voc2012(tmp_path)
-    # SBD has masks of its own for VOC's images; VOC's go before.
+    # SBD also has masks for VOC's images; VOC's take precedence.
     mats = {f"{SBD}/cls/{name}.mat": sbd_mat(mask(value)) for name, value in zip("abcd", (7, 8, 9, 20), strict=True)}
     lists = {f"{SBD}/train.txt": b"a\nc\n", f"{SBD}/val.txt": b"b\nd\n"}
     content = make_tar({**mats, **lists, f"{SBD}/img/a.jpg": b"", "benchmark_RELEASE/README": b""}, "w:gz")
@@ -111,9 +111,9 @@ def test_trainaug__bad_input(with_sbd, tmp_path):
     with pytest.raises(ValueError, match="give 3 images for trainaug, the published list has 10,582"):
         trainaug.make(with_sbd)
     for content, message in (
-        (b"MATLAB", "is no MATLAB file"),
+        (b"MATLAB", "is not a MATLAB file"),
         (sbd_mat(mask(21)), "has the labels 21; SBD's are 0 to 20"),
-        (sbd_mat(mask(1).astype(float)), "holds no mask GTcls.Segmentation"),
+        (sbd_mat(mask(1).astype(float)), "has no mask GTcls.Segmentation"),
     ):
         (with_sbd / "sbd/cls/c.mat").write_bytes(content)
         with pytest.raises(ValueError, match=message):
@@ -141,7 +141,7 @@ def test_trainaug__again_makes_all_masks_anew(with_sbd):
 
 
 def test_trainaug__without_voc_2012_nothing_is_downloaded(tmp_path, capsys):
-    message = r"trainaug needs .*train\.txt, which is not there; .* --only 2012 trainaug"
+    message = r"trainaug needs .*train\.txt, which is missing; .* --only 2012 trainaug"
     for more in ([], ["--dry-run"]):
         with pytest.raises(SystemExit, match=message):
             prepare_data(["voc", "--only", "trainaug", "--root", str(tmp_path), *more])
@@ -157,7 +157,7 @@ def test_trainaug__masks_from_elsewhere_make_sbd_needless(tmp_path, capsys):
     png(tmp_path / "VOC2012/SegmentationClassAug/a.png", mask(1))
     write_list(tmp_path / "VOC2012/ImageSets/Segmentation/trainaug.txt", ("a",))
     prepare_data(["voc", "--only", "trainaug", "--root", str(tmp_path)])
-    assert "there already, and left as it is" in capsys.readouterr().out
+    assert "exists already, and is left unchanged" in capsys.readouterr().out
     assert not (tmp_path / "archives").exists()
 
 
