@@ -1,1 +1,1 @@
-"""What the parts of ``mocodet benchmark`` share: measuring in turn, the limits of a device, tables and JSON."""
+"""Shared code of ``mocodet benchmark``: alternating measurements, the limits of a device, tables and JSON."""

@@ -1,4 +1,4 @@
-"""Time contestants in turn, in one process, so that whatever disturbs the machine disturbs all of them."""
+"""Time contestants in turn, in one process, so that disturbances of the machine affect all of them alike."""
 
 import gc
 import resource
@@ -13,10 +13,10 @@ Seconds = dict[str, list[float]]  # by contestant, one for each round
 
 
 class Clock(NamedTuple):
-    """What times a run.
+    """A clock for timing runs.
 
     Attributes:
-        name: ``"CPU"`` or ``"wall"``: of which time.
+        name: kind of time, ``"CPU"`` or ``"wall"``.
         now: returns seconds.
     """
 
@@ -33,13 +33,13 @@ class Spread(NamedTuple):
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
-        """Return that of one value or more; quartiles lie between values as numpy's do."""
+        """Return the median and quartiles of at least one value, interpolated as in numpy."""
         low, median, high = np.quantile(values, (0.25, 0.5, 0.75)).tolist()
         return cls(median, low, high)
 
 
 def cpu_seconds() -> float:
-    """Return the CPU time of all threads of this process, and of the processes that it started and that have ended."""
+    """Return the CPU time of all threads of this process, and of its child processes that have ended."""
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + children.ru_utime + children.ru_stime
 
@@ -48,10 +48,10 @@ CPU, WALL = Clock("CPU", cpu_seconds), Clock("wall", time.perf_counter)
 
 
 def clock_of(device: torch.device) -> Clock:
-    """Return what times work on ``device``.
+    """Return the clock for work on ``device``.
 
-    On CUDA that is wall time with the queue of the device empty. On a CPU it is CPU time, which other programs disturb
-    little; with several threads it is wall time, since threads that wait may spin.
+    On CUDA it measures wall time with an empty queue of the device. On a CPU it measures CPU time, which other programs
+    hardly disturb, or wall time with several threads, since waiting threads may spin.
     """
     if device.type == "cuda":
 
@@ -74,12 +74,12 @@ def alternate(
     """Run all contestants in turn, ``pairs`` times, and return the seconds that each run took.
 
     Args:
-        contestants: what to run, by name.
-        pairs: rounds that are timed. Every other one goes backwards, so that a machine that slows down steadily
-            favours none.
-        clock: what times them.
-        warm_up: runs of each before the first round: memory is taken, kernels are chosen.
-        before: is called before each timed run, and not timed. By default it sweeps up what the last contestant left.
+        contestants: functions to run, by name.
+        pairs: timed rounds. Every other one is in reverse order, so that a machine that steadily slows down favours
+            none.
+        clock: times the runs.
+        warm_up: runs of each before the first round, to allocate memory and to choose kernels.
+        before: called before each timed run, untimed. By default it collects the garbage of the last contestant.
     """
     for run in contestants.values():
         for _ in range(warm_up):
@@ -95,5 +95,5 @@ def alternate(
 
 
 def ratio(seconds: Seconds, reference: str, contestant: str) -> Spread:
-    """Return how many times as fast as ``reference`` a contestant is: the median over the rounds, with quartiles."""
+    """Return the speed of a contestant relative to ``reference``: the median over the rounds, with quartiles."""
     return Spread.of([slow / fast for slow, fast in zip(seconds[reference], seconds[contestant], strict=True)])

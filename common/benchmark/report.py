@@ -1,4 +1,4 @@
-"""The rows of ``mocodet benchmark``: what they hold, and how they are printed and written."""
+"""The rows of ``mocodet benchmark``: their content, and printing and writing them."""
 
 import platform
 from collections.abc import Collection, Mapping, Sequence
@@ -15,21 +15,21 @@ from .alternate import Clock, Seconds, Spread, ratio
 
 @dataclass(frozen=True)
 class Row:
-    """One contestant beside its reference.
+    """One contestant compared with its reference.
 
     Attributes:
-        name: what was done, and how large it was.
-        reference, contestant: who did it; a reference has a row of its own.
-        unit: of ``value``: ``"s"``, or ``"images/s"``, ``"files/s"`` and the like.
+        name: the work and its size.
+        reference, contestant: their names; a reference has a row of its own.
+        unit: unit of ``value``: ``"s"``, or ``"images/s"``, ``"files/s"`` and the like.
         value: median over the rounds.
-        ratio: how many times as fast as the reference, median of the pairs.
-        pairs: how many pairs.
+        ratio: speed relative to the reference, median of the pairs.
+        pairs: number of pairs.
         limit: the contestant whose time is the lower bound of the others'; ``""``: none.
-        limit_ratio: how many times as fast as the reference one would be that is as quick as the limit.
-        share: how much of the contestant's time the limit takes, 0 to 1; median of the pairs, as ``limit_ratio``.
+        limit_ratio: speed of the limit relative to the reference.
+        share: share of the contestant's time that the limit takes, 0 to 1; median of the pairs, like ``limit_ratio``.
         clock: ``"CPU"`` or ``"wall"``.
-        settings: what the part was run with.
-        details: further figures of this part's rows, as they are printed.
+        settings: settings of the part.
+        details: further figures in this part's rows, as printed.
         machine: see `machine`.
     """
 
@@ -49,7 +49,7 @@ class Row:
     machine: Mapping[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        """Return what JSON can hold of it."""
+        """Return the row in types that JSON can hold."""
         return asdict(self) | {"ratio": self.ratio._asdict()}
 
 
@@ -65,18 +65,18 @@ def rows_of(
     settings: Mapping[str, Any] | None = None,
     details: Mapping[str, Mapping[str, str]] | None = None,
 ) -> list[Row]:
-    """Make a row of each contestant.
+    """Make a row for each contestant.
 
     Args:
         name: see `Row`.
-        seconds: what `alternate` returned.
-        reference: which contestant the others are compared with; its row comes first.
-        clock: what timed them.
-        items: how many of what one run handles, to give a rate in place of seconds.
-        limit: the contestant that does no more than is needed at least, whose time bounds the others'.
-        unbounded: contestants that do without that work.
+        seconds: the result of `alternate`.
+        reference: the contestant that the others are compared with; its row comes first.
+        clock: the clock that timed them.
+        items: number and name of the items in one run, for a rate in place of seconds.
+        limit: the contestant that does only the necessary work, so that its time bounds the others'.
+        unbounded: contestants that do not need that work.
         settings: see `Row`.
-        details: by contestant.
+        details: see `Row`; by contestant.
     """
     medians = {who: Spread.of(values).median for who, values in seconds.items()}
     others = [who for who in seconds if who != reference]
@@ -102,7 +102,7 @@ def rows_of(
 
 
 def machine() -> dict[str, Any]:
-    """Say what the figures were measured on."""
+    """Describe the machine of the measurements."""
     found = {
         "cpu": _cpu_name(),
         "cores": available_cores(),

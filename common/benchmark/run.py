@@ -1,4 +1,4 @@
-"""The command ``mocodet benchmark``: measure the parts that were asked for, and tell of each in a table and in JSON."""
+"""The command ``mocodet benchmark``: measure the requested parts, and report each in a table and in JSON."""
 
 import argparse
 import logging
@@ -15,7 +15,7 @@ from .report import machine, table
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep what is measured from logging."""
+    """Silence the log of the measured code."""
     logging.disable(logging.WARNING)
     try:
         yield
@@ -24,10 +24,10 @@ def quiet() -> Iterator[None]:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Measure each of ``args.runs`` by the function that it names, its ``does``.
+    """Measure each of ``args.runs`` by the function in its ``does``.
 
-    Such a function takes the parsed arguments and yields the rows of one comparison after the other. They are printed
-    as they come, and the JSON file is written anew after each, so that a run that is stopped leaves what it has.
+    The function takes the parsed arguments and yields the rows of each comparison. They are printed at once, and the
+    JSON file is rewritten after each comparison, so that a run that is stopped keeps its results.
     """
     torch.set_num_threads(args.threads)
     print(", ".join(f"{name} {value}" for name, value in machine().items()), end="\n\n")

@@ -1,4 +1,4 @@
-"""The page of a study or of a pre-training run: what was measured, in one file that needs nothing else.
+"""The page of a study or of a pre-training run: all results in one self-contained file.
 
-It reads files that studies and runs leave, draws its charts itself, and imports no PyTorch.
+It reads files that studies and runs write, draws its charts itself, and does not import PyTorch.
 """

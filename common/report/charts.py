@@ -1,7 +1,7 @@
 """Charts as inline SVG: lines with bands, and gaps with their intervals.
 
-A chart is as wide as a phone; the page lays several side by side. Its colours are variables of the page's style sheet,
-so that it follows light, dark and print. Shapes carry names as well as colours: each line ends in its own.
+A chart is as wide as a phone; the page puts several side by side. Its colours are variables of the page's style sheet,
+so that it follows light, dark and print. Lines have names as well as colours: each ends in its name.
 """
 
 import math
@@ -17,8 +17,8 @@ Point = tuple[float, float]
 
 WIDTH, HEIGHT = 360, 236
 TOP, BOTTOM = 10, 36
-ABOVE = 18  # for the name of the vertical axis, where it has one
-CHARACTER = 7.0  # width of one at 11 px, on the broad side, as names in bold are
+ABOVE = 18  # for the name of the vertical axis, if it has one
+CHARACTER = 7.0  # width at 11 px, rather wide, for names in bold
 MAX_NAME = 20  # characters of a name before it is cut
 LINE_HEIGHT = 14  # of labels that must not touch
 ROW_HEIGHT, DOT = 22, 4.5
@@ -27,13 +27,13 @@ TONES = 6  # colours of the style sheet beside the reference's, which is tone 0
 
 @dataclass(frozen=True)
 class Axis:
-    """What one direction of a chart shows.
+    """One axis of a chart.
 
     Attributes:
         label: the quantity, with its unit.
-        ticks: values that are marked, with their text; by default round numbers.
-        logarithmic: whether equal factors are equally far apart.
-        limits: the least and the greatest value that are shown; by default those of the data, rounded outwards.
+        ticks: marked values with their text; by default round numbers.
+        logarithmic: whether the scale is logarithmic.
+        limits: the smallest and the largest value shown; by default those of the data, rounded outwards.
     """
 
     label: str
@@ -47,11 +47,11 @@ class Series:
     """One line.
 
     Attributes:
-        name: written at its end; nothing, where a chart has one line only.
+        name: written at its end; empty if a chart has only one line.
         points: (x, y), with x rising.
         tone: number of its colour; 0 is the reference's grey.
         band: (low, high) around each point.
-        marked: whether points are shown, as where they are few.
+        marked: whether points are shown, for lines with few of them.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Level:
-    """A horizontal line, such as what chance would reach."""
+    """A horizontal line, such as the chance level."""
 
     name: str
     value: float
@@ -71,7 +71,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Gap:
-    """One row of `gap_chart`: a difference, and the interval that it lies in."""
+    """One row of `gap_chart`: a difference and its interval."""
 
     name: str
     value: float
@@ -94,11 +94,11 @@ def round_ticks(low: float, high: float, count: int = 4) -> list[float]:
 
 
 def line_chart(title: str, series: Sequence[Series], x: Axis, y: Axis, levels: Sequence[Level] = ()) -> Markup:
-    """Draw lines over each other.
+    """Draw lines in one chart.
 
     Args:
-        title: what the chart shows, for those who cannot see it; the page prints its own.
-        series: at least one point in all.
+        title: description for readers who cannot see the chart; the page prints its own title.
+        series: the lines, with at least one point in all.
         x, y: the axes.
         levels: horizontal lines.
 
@@ -132,9 +132,9 @@ def line_chart(title: str, series: Sequence[Series], x: Axis, y: Axis, levels: S
 
 
 def gap_chart(title: str, gaps: Sequence[Gap], axis: Axis) -> Markup:
-    """Draw differences as dots with intervals, a row each, beside the line of no difference.
+    """Draw differences as dots with intervals, one row each, beside the line of no difference.
 
-    A dot is filled where the interval excludes 0. Rows of one ``group`` follow each other under its name.
+    A dot is filled if its interval excludes 0. Rows of one ``group`` follow each other under its name.
 
     Raises:
         ValueError: there is no row.
@@ -175,7 +175,7 @@ def gap_chart(title: str, gaps: Sequence[Gap], axis: Axis) -> Markup:
 
 
 class _Scale:
-    """From values to pixels."""
+    """Maps values to pixels."""
 
     def __init__(self, axis: Axis, values: Sequence[float], start: float, end: float) -> None:
         self.axis, self.start, self.end = axis, start, end
@@ -206,7 +206,7 @@ def _grid(svg: ElementTree.Element, across: _Scale, upwards: _Scale, left: float
         height = upwards(value)
         _add(svg, "line", class_="grid", x1=left, x2=right, y1=height, y2=height)
         _add(svg, "text", text, class_="tick y", x=left - 6, y=height + 4, text_anchor="end")
-    free = -math.inf  # where the last label ends: ticks that stand close do not write over each other
+    free = -math.inf  # end of the last label, so that labels of close ticks do not overlap
     for value, text in across.ticks:
         place, half = across(value), CHARACTER * len(text) / 2
         _add(svg, "line", class_="notch", x1=place, x2=place, y1=HEIGHT - BOTTOM, y2=HEIGHT - BOTTOM + 4)
@@ -235,7 +235,7 @@ def _line(svg: ElementTree.Element, line: Series, across: _Scale, upwards: _Scal
 
 
 def _labels(svg: ElementTree.Element, ends: Sequence[tuple[float, str, int]], top: float, right: float) -> None:
-    """Write names beside the ends of lines, moved apart where they would touch; ``ends``: (height, name, tone)."""
+    """Write names beside the ends of lines, moved apart if they would touch; ``ends``: (height, name, tone)."""
     places = spread([height for height, _, _ in ends], LINE_HEIGHT, top, HEIGHT - BOTTOM)
     for place, (_, name, tone) in zip(places, ends, strict=True):
         group = _add(svg, "g", class_=_tone(tone) if tone >= 0 else "chance")
@@ -245,13 +245,13 @@ def _labels(svg: ElementTree.Element, ends: Sequence[tuple[float, str, int]], to
 
 
 def spread(heights: Sequence[float], room: float, low: float, high: float) -> list[float]:
-    """Move ``heights`` as little as keeps their order, ``room`` between them and all within ``low`` to ``high``.
+    """Move ``heights`` as little as possible, in order, at least ``room`` apart and within ``low`` to ``high``.
 
-    Where they do not all fit they are evenly apart.
+    If they do not fit, they are spaced evenly.
     """
     order = sorted(range(len(heights)), key=lambda n: heights[n])
     room = min(room, (high - low) / max(1, len(heights) - 1))
-    # Labels that touch form a block, which stands where their mean wants to be.
+    # Labels that touch form a block, centred on the mean of their wanted positions.
     blocks: list[list[int]] = []
     for n in order:
         blocks.append([n])
@@ -269,7 +269,7 @@ def spread(heights: Sequence[float], room: float, low: float, high: float) -> li
 
 
 def _begin(block: Sequence[int], heights: Sequence[float], room: float, low: float, high: float) -> float:
-    """Return where the first label of a block stands."""
+    """Return the position of the first label of a block."""
     wanted = sum(heights[n] - k * room for k, n in enumerate(block)) / len(block)
     return min(max(wanted, low), high - room * (len(block) - 1))
 
@@ -287,7 +287,7 @@ def _cut(name: str) -> str:
 
 
 def _tone(tone: int) -> str:
-    """Return the classes of a tone; past the last colour they come again, dashed."""
+    """Return the classes of a tone; after the last colour, colours repeat with dashed lines."""
     if tone <= TONES:
         return f"tone-{tone}"
     return f"tone-{(tone - 1) % TONES + 1} dashed"
@@ -324,5 +324,5 @@ def _add(
 
 
 def _markup(svg: ElementTree.Element) -> Markup:
-    """Return what stands in a page as it is: everything in it was escaped when it was written out."""
+    """Return markup for a page; everything in it was escaped when it was serialised."""
     return Markup(ElementTree.tostring(svg, encoding="unicode"))

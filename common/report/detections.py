@@ -1,4 +1,4 @@
-"""The same test images with what the detectors of each initialisation found in them."""
+"""The same test images with the detections from each initialisation."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +10,7 @@ from .read import Study, Trial, labels
 EXAMPLES_FILE = "examples.json"
 VERSION = 1
 FOUND_AT = 0.5  # IoU
-SIDE = 240  # of a picture, in its pixels: the longer side of a thumbnail, to which a smaller image is enlarged
+SIDE = 240  # longer side of a picture in pixels; smaller images are enlarged to it
 LETTER, LINE = 5.8, 11  # width and height of a label's letters, in pixels of the picture
 
 Box = Sequence[float]  # x0, y0, x1, y1, in pixels of the picture
@@ -22,7 +22,7 @@ class Drawn:
 
     Attributes:
         x, y, width, height: in pixels of the picture.
-        label: what stands at it, at (label_x, label_y).
+        label: its text, at (label_x, label_y).
         kind: ``truth``, ``crowd``, ``right``, ``wrong`` or ``ignored``.
     """
 
@@ -37,9 +37,9 @@ class Drawn:
 
 
 def pictures(study: Study) -> dict[str, Any] | None:
-    """Collect images, ground truth and detections for the page; nothing where no trial kept any.
+    """Collect images, ground truth and detections for the page; empty if no trial kept any.
 
-    Of each detector one seed is shown, the first that all initialisations have, with the most labels.
+    For each detector, one seed is shown: the first that all initialisations have, with the most labels.
     """
     store: dict[str, dict[str, Any]] = {}
     groups = []
@@ -64,10 +64,10 @@ def pictures(study: Study) -> dict[str, Any] | None:
 
 
 def matched(truth: Sequence[Mapping[str, Any]], detections: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Say of each detection whether it is ``right``, ``wrong`` or ``ignored``.
+    """Judge each detection as ``right``, ``wrong`` or ``ignored``.
 
-    A right one overlaps an object of its class, which no detection of a higher score has found, with an IoU of 0.5. One
-    that lies in a crowd of its class, by half of its area, is ignored.
+    A right one overlaps an object of its class with an IoU of at least 0.5, and no detection with a higher score has
+    found that object. One with half of its area in a crowd of its class is ignored.
 
     Args:
         truth: objects with ``class``, ``box`` and ``crowd``.
@@ -113,7 +113,7 @@ def _shared(one: Box, other: Box) -> float:
 
 
 def _chosen(study: Study, detector: str) -> dict[str, Trial]:
-    """Return a trial of each initialisation with one seed: the first that most of them have examples of."""
+    """Return one trial of each initialisation, with the first seed for which most of them have examples."""
     fractions = [fraction for of, fraction in study.groups if of == detector]
     if not fractions:
         return {}
@@ -134,17 +134,17 @@ def _examples(trial: Trial) -> dict[str, dict[str, Any]]:
     """Return the images that a trial kept, by name, in the size of a picture.
 
     Raises:
-        ValueError: the file is of another version.
+        ValueError: the file has another version.
     """
     path = trial.folder / EXAMPLES_FILE
     content = json.loads(path.read_text(encoding="utf-8"))
     if content["version"] != VERSION:
-        raise ValueError(f"{path} is of version {content['version']}, this mocodet reads {VERSION}")
+        raise ValueError(f"{path} has version {content['version']}, but this mocodet reads {VERSION}")
     return {image["name"]: enlarged(image) for image in content["images"]}
 
 
 def enlarged(image: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an image whose longer side is that of a picture, so that letters and lines are as fine in small ones."""
+    """Resize an image to the longer side of a picture, so that letters and lines look alike in all pictures."""
     scale = max(1.0, SIDE / max(image["width"], image["height"]))
 
     def moved(things: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -168,7 +168,7 @@ def _detected(image: Mapping[str, Any]) -> dict[str, Any]:
     words = f"{verdicts.count('right')} of {_objects(image)} found"
     if wrong := verdicts.count("wrong"):
         words += f", {wrong} false"
-    # Right ones last, over the others.
+    # Right ones last, on top of the others.
     return {"boxes": sorted(_drawn(image, boxes), key=lambda box: box.kind == "right"), "words": words}
 
 
@@ -177,7 +177,7 @@ def _objects(image: Mapping[str, Any]) -> int:
 
 
 def _drawn(image: Mapping[str, Any], boxes: Iterable[tuple[Box, str, str]]) -> list[Drawn]:
-    """Place boxes, given with label and kind, and their labels: above the box, or lower where that is taken."""
+    """Place boxes, given with label and kind, and their labels, above the box or, if space is taken, lower."""
     drawn: list[Drawn] = []
     for box, label, kind in boxes:
         x0, y0, x1, y1 = (round(value, 1) for value in box)

@@ -1,4 +1,4 @@
-"""What a study shows, in sentences."""
+"""The findings of a study, in sentences."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,7 +10,7 @@ from .numbers import signed
 
 
 def metric_names(keys: Sequence[str]) -> dict[str, str]:
-    """Name metrics for people: ``bbox/AP50`` is AP50, or AP50 box where there are metrics of several tasks."""
+    """Name metrics for people: ``bbox/AP50`` is AP50, or AP50 box if there are several tasks."""
     several = len({key.split("/")[0] for key in keys}) > 1
     return {key: metric_name(key) if several else key.split("/")[1] for key in keys}
 
@@ -19,13 +19,13 @@ def compare(row: Row, reference: str) -> str:
     """Say in a sentence whether an initialisation is better than the reference, by the intervals of its gaps.
 
     Args:
-        row: of the initialisation, with a gap in each metric that it shares with the reference.
-        reference: its name.
+        row: row of the initialisation, with a gap in each metric that it shares with the reference.
+        reference: name of the reference.
     """
     names = metric_names(list(row.metrics))
     gaps = {names[key]: cell.gap for key, cell in row.metrics.items() if cell.gap is not None}
     if not gaps:
-        return f"{row.init} has no finished trial of a seed that {reference} has finished too."
+        return f"{row.init} has no finished trial with a seed that {reference} has finished, too."
     known = {name: (gap.low, gap.high) for name, gap in gaps.items() if gap.low is not None and gap.high is not None}
     if not known:
         differences = _listed([f"{signed(gap.mean)} {name}" for name, gap in gaps.items()])
@@ -47,10 +47,10 @@ def compare(row: Row, reference: str) -> str:
 
 
 def compare_others(pairs: Sequence[tuple[str, Row]]) -> list[str]:
-    """Say how the initialisations beside the reference compare with each other, where their gaps have intervals.
+    """Say how the initialisations other than the reference compare with each other, if gaps have intervals.
 
     Args:
-        pairs: one for each two of them: the name of one, and the row of the other with its gaps to that one.
+        pairs: for each two of them, the name of one, and the row of the other with its gaps to that one.
     """
     pairs = [
         (other, row)

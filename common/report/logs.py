@@ -1,4 +1,4 @@
-"""Curves from the ``metrics.json`` that detectron2 writes while it trains."""
+"""Curves from the ``metrics.json`` that detectron2 writes during training."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -8,14 +8,14 @@ from typing import Any
 from .charts import Point
 
 LOG_FILE = "metrics.json"
-MOST_POINTS = 120  # of a curve on a page: a pixel or two each
+MOST_POINTS = 120  # of a curve on a page, one or two pixels each
 
 
 def curve(records: Iterable[dict[str, Any]], key: str) -> list[Point]:
-    """Return (iterations done, value) of each line that has a finite ``key``; of repeated iterations the last.
+    """Return (iterations done, value) for each line with a finite ``key``; for a repeated iteration the last one.
 
-    A resumed run writes the iterations after its checkpoint again. What is evaluated after the last step is logged as
-    of an iteration more.
+    A resumed run repeats the iterations after its checkpoint. The evaluation after the last step is logged under the
+    next iteration.
     """
     found, steps = {}, 0
     for record in records:
@@ -27,7 +27,7 @@ def curve(records: Iterable[dict[str, Any]], key: str) -> list[Point]:
 
 
 def thin(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
-    """Return at most ``most`` points: the means of as many neighbours as that takes. The last point stays as it is."""
+    """Return at most ``most`` points, as means of neighbours. The last point stays unchanged."""
     size = math.ceil(len(points) / most)
     if size <= 1:
         return list(points)
@@ -37,7 +37,7 @@ def thin(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
 
 
 def over_seeds(curves: Sequence[Sequence[Point]]) -> tuple[list[Point], list[Point] | None]:
-    """Return the mean over curves where all have a point, and the band of one sample standard deviation around it.
+    """Return the mean over curves at common points, and the band of one sample standard deviation around it.
 
     There is no band around a single curve.
     """

@@ -1,4 +1,4 @@
-"""A page: its sections in order, put into the templates of this folder. Templates escape what they are given."""
+"""A page: its sections in order, rendered by the templates of this folder, which escape their input."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Group:
-    """Figures side by side under a heading; ``note`` is about all of them; ``folded``: shown when asked for."""
+    """Figures side by side under a heading, with a common ``note``; ``folded`` ones open on click."""
 
     title: str
     figures: Sequence[Figure]
@@ -37,8 +37,8 @@ class Section:
 
     Attributes:
         title: the heading.
-        template: of ``templates/``; it is given ``content``.
-        content: what that template shows.
+        template: its template in ``templates/``.
+        content: the data for that template.
     """
 
     title: str
@@ -47,19 +47,19 @@ class Section:
 
     @property
     def anchor(self) -> str:
-        """The name by which the page's contents lead here."""
+        """The anchor of this section in the page's table of contents."""
         return "-".join("".join(letter if letter.isalnum() else " " for letter in self.title.lower()).split())
 
 
 @dataclass(frozen=True)
 class Page:
-    """What a report says.
+    """The content of a report.
 
     Attributes:
-        kind: of what it is, such as "Study".
+        kind: kind of report, such as "Study".
         title: its name.
         summary: one sentence under it.
-        sections: in the order of reading.
+        sections: the sections, in order.
         footer: how the page was made.
     """
 

@@ -1,4 +1,4 @@
-"""Precision over recall, from what the evaluations of a study's trials kept."""
+"""Precision over recall, from the stored evaluations of a study's trials."""
 
 from collections.abc import Mapping, Sequence
 
@@ -17,7 +17,7 @@ IOUS = (0.5, 0.75)
 
 
 def precision_recall(study: Study) -> list[Group]:
-    """Draw precision over recall, of each detector with the most labels: over all classes, and class by class."""
+    """Draw precision over recall for each detector with the most labels: over all classes, and class by class."""
     groups = []
     for detector, fraction in most_labels(study):
         by_init = {init: _matches(study.finished(detector, fraction, init)) for init in study.inits}
@@ -43,10 +43,10 @@ def precision_recall(study: Study) -> list[Group]:
 
 
 def precision_at(recall: np.ndarray, precision: np.ndarray) -> np.ndarray:
-    """Return the interpolated precision at `RECALLS`: the highest from that recall on, 0 where there is none.
+    """Return the interpolated precision at `RECALLS`: the highest from that recall on, 0 if there is none.
 
     Args:
-        recall, precision: at each right detection, by falling scores.
+        recall, precision: values at each right detection, by falling scores.
     """
     highest = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
     return highest[np.searchsorted(recall, RECALLS - 1e-9)]
@@ -65,7 +65,7 @@ def _objects(matches: Matches, index: int) -> int:
 
 
 def _thresholds(matches: Matches) -> dict[str, Sequence[float]]:
-    """Return the IoU thresholds that are drawn, by the title of their chart."""
+    """Return the IoU thresholds to draw, by the title of their chart."""
     kept = matches.thresholds.tolist()
     drawn: dict[str, Sequence[float]] = {f"IoU {iou:g}": [iou] for iou in IOUS if np.isclose(kept, iou).any()}
     if len(kept) > 1:
@@ -81,7 +81,7 @@ def _pr_figure(
     title: str,
     spoken: str,
 ) -> Figure:
-    """Draw the mean precision over trials, classes and thresholds, as far as it is above 0."""
+    """Draw the mean precision over trials, classes and thresholds, up to where it falls to 0."""
     series = []
     for init, trials in by_init.items():
         curves = [

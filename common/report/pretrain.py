@@ -1,4 +1,4 @@
-"""The page of a pre-training run: its curves, what its features find alike, and how it was run."""
+"""The page of a pre-training run: its curves, nearest neighbours of its features, and how it was run."""
 
 import json
 import re
@@ -24,12 +24,12 @@ PRINTED = "log.txt"
 CHANCE = "_chance"
 NEIGHBOURS = "neighbours"
 SIDE = 88  # of a neighbour's picture, in pixels
-FEW = 20  # points that are marked each
+FEW = 20  # most points of a curve that are marked one by one
 
 LENGTH = re.compile(r"(\d+) iterations an epoch, (\d+) in all")
 WARNING = re.compile(r"^\[[^\]]*\] mocodet\S* WARNING: (.*)$", re.MULTILINE)
 
-# Of every line of the log, and no curve of learning.
+# In every line of the log, but not curves of learning.
 TIMING = ("iteration", "time", "data_time", "eta_seconds")
 
 
@@ -39,10 +39,10 @@ class Quantity:
 
     Attributes:
         title: its name on the page.
-        unit: of the shown value; ``%``: logged shares are multiplied by 100.
-        factor: of the logged value.
-        digits: after the point.
-        best: ``max`` or ``min``, or nothing where neither is better.
+        unit: unit of the shown value; ``%``: logged shares are multiplied by 100.
+        factor: factor of the logged value.
+        digits: digits after the point.
+        best: ``max`` or ``min``, or empty if neither is better.
     """
 
     title: str
@@ -72,7 +72,7 @@ ASIDE = ("spread", "image_std", "images_per_second")  # of interest when somethi
 
 
 def is_run(folder: Path) -> bool:
-    """Say whether ``folder`` is the OUTPUT_DIR of a pre-training run."""
+    """Tell whether ``folder`` is the OUTPUT_DIR of a pre-training run."""
     return (folder / LOG_FILE).is_file() and "METHOD" in read_config(folder)
 
 
@@ -99,7 +99,7 @@ def pretrain_page(folder: Path, with_images: bool) -> Page:
         "note": "Logged values are of single batches. First and last are means over a tenth of what was logged.",
         "rows": [_level(key, points, chance) for key, points in curves.items() if key not in (*ASIDE, "lr")],
         "warnings": list(dict.fromkeys(WARNING.findall(text))),
-        "no_warnings": "" if text else f"Which warnings there were is not known: there is no {PRINTED}.",
+        "no_warnings": "" if text else f"Warnings are unknown: there is no {PRINTED}.",
     }
     shown = [key for key in curves if key not in ASIDE]
     aside = [key for key in curves if key in ASIDE]
@@ -124,7 +124,7 @@ def _keys(records: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _length(text: str) -> tuple[int | None, int | None]:
-    """Return iterations in an epoch and in all, from what the run printed."""
+    """Return the iterations per epoch and in all, from the run's printed log."""
     found = LENGTH.findall(text)
     return (int(found[-1][0]), int(found[-1][1])) if found else (None, None)
 
@@ -193,12 +193,12 @@ def _neighbours(files: Sequence[Path], per_epoch: int | None) -> dict[str, Any]:
         rows.append(row)
     note = "The first of each row is the query. Underlined neighbours have its class; the others are named."
     if missing:
-        note += f" {missing} images are no longer where they were: their file names stand in their place."
+        note += f" {missing} images no longer exist: their file names are shown instead."
     return {"text": text, "queries": rows, "note": note}
 
 
 def _alike(evaluation: Mapping[str, Any]) -> tuple[int, int]:
-    """Count the neighbours that have the class of their query, and all."""
+    """Count the neighbours with the class of their query, and all neighbours."""
     pairs = [(query["class"], image["class"]) for query in evaluation["queries"] for image in query["neighbours"]]
     return sum(own == other for own, other in pairs), len(pairs)
 

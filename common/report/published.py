@@ -1,4 +1,4 @@
-"""Published results of the tasks that mocodet has configs of, and whether a trial is of such a task."""
+"""Published results for the tasks of mocodet's configs, and whether a trial is of such a task."""
 
 import ast
 from collections.abc import Mapping, Sequence
@@ -14,19 +14,19 @@ from mocodet import configs
 from mocodet.common.nested import look_up
 
 FILE = Path(__file__).with_name("published.yaml")
-BATCH = 16  # detectron2's, where a config names none
-# What else makes another task: key -> detectron2's default, and words for a value.
+BATCH = 16  # detectron2's, if a config has none
+# Other keys that change the task -> detectron2's default, and words for a value.
 OTHERWISE = {"MODEL.RESNETS.DEPTH": (50, "a ResNet-{}"), "INPUT.MIN_SIZE_TEST": (800, "test images of {} pixels")}
 
 
 @dataclass(frozen=True)
 class PublishedRow:
-    """What others report of one initialisation.
+    """Published results of one initialisation.
 
     Attributes:
         init: the initialisation, with its data.
-        place: where in the source, or which, in a word or two.
-        values: by metric, in per cent; only those that are published.
+        place: the place in the source, in a word or two.
+        values: published values by metric, in per cent.
     """
 
     init: str
@@ -36,18 +36,18 @@ class PublishedRow:
 
 @dataclass(frozen=True)
 class Published:
-    """What is published of a trial's task: rows, and a note that names the sources or says why there are none."""
+    """Published results for a trial's task: rows, and a note that names the sources or says why there are none."""
 
     rows: Sequence[PublishedRow] = ()
     note: str = ""
 
 
 def published(config_file: str, trained_with: Mapping[str, Any]) -> Published:
-    """Return the published results that a trial may stand beside.
+    """Return the published results that a trial may be compared with.
 
     Args:
-        config_file: of the trial, whichever variant it is.
-        trained_with: the whole config, as the training saved it.
+        config_file: config of the trial, of any variant.
+        trained_with: the whole config, as saved by the training.
     """
     content = _content()
     name = Path(config_file).name.removesuffix(".yaml")
@@ -70,7 +70,7 @@ def published(config_file: str, trained_with: Mapping[str, Any]) -> Published:
 
 
 def _differences(paper: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """Say in words what separates a trial from the published setting: data, how much of it is seen, network, size."""
+    """Say how a trial differs from the published setting: data, length of training, network, image size."""
     different = []
     for split, what in (("TRAIN", "trained on"), ("TEST", "tested on")):
         theirs, own = (_names(config["DATASETS"][split]) for config in (paper, found))

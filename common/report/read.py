@@ -1,4 +1,4 @@
-"""A study as its ``results.json`` tells it, and what its trials left in their folders."""
+"""A study as read from its ``results.json`` and from the folders of its trials."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,13 +23,13 @@ class Trial:
     """One fine-tuning.
 
     Attributes:
-        detector, init, fraction, seed: which one.
+        detector, init, fraction, seed: these identify it.
         status: finished, failed, running or waiting.
         reason: why it failed.
-        metrics: of a finished one, in per cent.
-        seconds: how long it took, if it ended.
-        command: by which it ran.
-        folder: where it left its files.
+        metrics: metrics of a finished trial, in per cent.
+        seconds: duration, if it has ended.
+        command: the command that ran it.
+        folder: folder of its files.
     """
 
     detector: str
@@ -44,16 +44,16 @@ class Trial:
     folder: Path
 
     def log(self) -> list[dict[str, Any]]:
-        """Return the lines of its log, or nothing if there is none."""
+        """Return the lines of its log; empty without one."""
         path = self.folder / LOG_FILE
         return read_json_lines(path) if path.is_file() else []
 
     def config(self) -> dict[str, Any]:
-        """Return the config that it was trained with, or nothing if it saved none."""
+        """Return the config of its training; empty if none was saved."""
         return read_config(self.folder)
 
     def config_file(self) -> str:
-        """Return the config file that its command names."""
+        """Return the config file in its command."""
         words = list(self.command)
         return words[words.index("--config-file") + 1] if "--config-file" in words[:-1] else ""
 
@@ -63,9 +63,9 @@ class Study:
     """A study, whether or not it has ended.
 
     Attributes:
-        folder: of the study.
-        content: of its ``results.json``.
-        trials: all that were planned.
+        folder: folder of the study.
+        content: content of its ``results.json``.
+        trials: all planned trials.
     """
 
     folder: Path
@@ -74,7 +74,7 @@ class Study:
 
     @property
     def name(self) -> str:
-        """What the study is called."""
+        """Name of the study."""
         return self.content["name"]
 
     @property
@@ -89,7 +89,7 @@ class Study:
 
     @cached_property
     def groups(self) -> list[tuple[str, float]]:
-        """Detectors and label fractions of which a trial has finished: what is compared with each other."""
+        """Detectors and label fractions with a finished trial, each of which is one comparison."""
         pairs = [(detector, fraction) for detector in self.content["detectors"] for fraction in self.fractions]
         ended = {(trial.detector, trial.fraction) for trial in self.trials if trial.status == "finished"}
         return [pair for pair in pairs if pair in ended]
@@ -100,13 +100,13 @@ class Study:
         return sorted(self.content["fractions"], reverse=True)
 
     def finished(self, detector: str, fraction: float, init: str) -> list[Trial]:
-        """Return the trials that have a result, by seed."""
+        """Return the trials with a result, by seed."""
         asked = (detector, fraction, init, "finished")
         found = [t for t in self.trials if (t.detector, t.fraction, t.init, t.status) == asked]
         return sorted(found, key=lambda trial: trial.seed)
 
     def metrics(self, detector: str, fraction: float) -> list[str]:
-        """Return the metrics that finished trials of a detector have, in the order of tables."""
+        """Return the metrics of finished trials of a detector, in the order of tables."""
         found = {key for init in self.inits for t in self.finished(detector, fraction, init) for key in t.metrics}
         return sorted(found, key=KEYS.index)
 
@@ -116,7 +116,7 @@ class Study:
 
 
 def is_study(folder: Path) -> bool:
-    """Say whether ``folder`` is that of a study."""
+    """Tell whether ``folder`` is the folder of a study."""
     content = read_json(folder / RESULTS_FILE) if (folder / RESULTS_FILE).is_file() else None
     return isinstance(content, dict) and "reference" in content
 
@@ -125,7 +125,7 @@ def read_study(folder: Path) -> Study:
     """Read the study in ``folder``.
 
     Raises:
-        ValueError: its ``results.json`` is of another version, or lacks something.
+        ValueError: its ``results.json`` has another version, or is incomplete.
     """
     path = folder / RESULTS_FILE
     content = read_json(path)
@@ -133,8 +133,8 @@ def read_study(folder: Path) -> Study:
         raise ValueError(f"{path} holds a {type(content).__name__}; expected the results of a study")
     if content.get("version") != VERSION:
         raise ValueError(
-            f"{path} is of version {brief(content.get('version'))}, this mocodet reads {VERSION}; run the study's"
-            " command again, which writes it anew from the trials that are there"
+            f"{path} has version {brief(content.get('version'))}, but this mocodet reads {VERSION}; run the study's"
+            " command again, which rewrites it from the existing trials"
         )
     if fault := results_fault(content):
         raise ValueError(f"{path} is damaged: {fault}")
@@ -149,7 +149,7 @@ def _trial(folder: Path, content: Mapping[str, Any]) -> Trial:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Return the config that a run saved in its folder, or nothing if it saved none."""
+    """Return the config that a run saved in its folder; empty without one."""
     path = folder / CONFIG_FILE
     found = read_yaml(path)[0] if path.is_file() else {}
     return found if isinstance(found, dict) else {}

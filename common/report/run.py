@@ -21,7 +21,7 @@ def report(folder: str | Path, output: str | Path | None = None, *, with_images:
     """Write the report of a study or of a pre-training run.
 
     Args:
-        folder: of the study, or OUTPUT_DIR of the run.
+        folder: folder of the study, or OUTPUT_DIR of the run.
         output: folder for the report; by default ``folder``.
         with_images: show images of the data sets.
 
@@ -30,7 +30,7 @@ def report(folder: str | Path, output: str | Path | None = None, *, with_images:
 
     Raises:
         FileNotFoundError: there is no such folder.
-        ValueError: it holds neither, or nothing to report yet, or a damaged file.
+        ValueError: it holds neither, nothing to report yet, or a damaged file.
     """
     folder = Path(folder)
     written = []
@@ -43,16 +43,16 @@ def report(folder: str | Path, output: str | Path | None = None, *, with_images:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Write the report and print where it is."""
+    """Write the report and print its path."""
     with errors_in_one_line():
         for path in report(args.folder, args.output, with_images=not args.no_pictures):
             print(path)
 
 
 def _contents(folder: Path, with_images: bool) -> dict[str, str]:
-    """Return what the files of the report hold, by name."""
+    """Return the contents of the report's files, by name."""
     if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {folder}; expected that of a study or of a pre-training run")
+        raise FileNotFoundError(f"there is no folder {folder}; expected the folder of a study or of a pre-training run")
     if is_study(folder):
         study = read_study(folder)
         if not study.groups:

@@ -1,4 +1,4 @@
-"""The page of a study: what it found, first in sentences, then in tables, charts and pictures."""
+"""The page of a study: findings in sentences, then tables, charts and pictures."""
 
 from collections.abc import Sequence
 from shlex import join
@@ -29,9 +29,9 @@ def study_page(study: Study, rows: Sequence[Row], with_images: bool) -> Page:
     """Describe a study.
 
     Args:
-        study: of which at least one trial has finished.
-        rows: what `aggregate` makes of it.
-        with_images: show test images with what was detected.
+        study: a study with at least one finished trial.
+        rows: its rows, from `aggregate`.
+        with_images: show test images with detections.
     """
     candidates = [
         Section("Findings", "findings.html", _findings(study, rows)),
@@ -92,7 +92,7 @@ def _findings(study: Study, rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _among_others(study: Study) -> list[tuple[str, Row]]:
-    """Compare the initialisations beside the reference with each other: (the one compared with, row of the other)."""
+    """Compare the initialisations other than the reference in pairs: (name of one, row of the other)."""
     found = []
     for place, other in enumerate(study.inits[1:], start=1):
         later = study.inits[place + 1 :]
@@ -102,7 +102,7 @@ def _among_others(study: Study) -> list[tuple[str, Row]]:
 
 
 def _seeds_needed(study: Study, rows: Sequence[Row]) -> str:
-    """Say how many seeds would show half a point, by the largest and the smallest spread of the gaps seen."""
+    """Say how many seeds would show half a point, for the largest and the smallest observed spread of gaps."""
     key, name = next(iter(metric_names(charts.shared_keys(rows)).items()))
     gaps = [row.metrics[key].gap for row in rows if key in row.metrics]
     spreads = [gap.deviation for gap in gaps if gap is not None and gap.deviation is not None]
@@ -171,7 +171,7 @@ def _table_row(study: Study, row: Row, keys: Sequence[str]) -> dict[str, Any]:
 
 
 def _published(study: Study, detector: str) -> Published:
-    """Return what is published of a detector's task, judged by a trial with all labels."""
+    """Return the published results for a detector's task, judged by a trial with all labels."""
     for trial in study.trials:
         if (trial.detector, trial.fraction, trial.status) == (detector, 1.0, "finished"):
             config = trial.config()

@@ -12,12 +12,12 @@ from .logs import curve, over_seeds, thin
 from .page import Figure, Group
 from .read import Study, Trial, labels
 
-MOST_CLASSES = 40  # in one chart; of more, those with the largest gaps either way
+MOST_CLASSES = 40  # in one chart; of more classes, those with the largest gaps in either direction
 BANDS = "Lines are means over seeds; bands are one sample standard deviation to either side."
 
 
 def group_name(study: Study, detector: str, fraction: float) -> str:
-    """Name what is compared with each other, as far as the study has more than one of it."""
+    """Name a comparison by detector and fraction, as far as the study has several."""
     several = len({of for of, _ in study.groups}) > 1
     fraction_name = labels(fraction)
     if several:
@@ -26,7 +26,7 @@ def group_name(study: Study, detector: str, fraction: float) -> str:
 
 
 def gaps(study: Study, rows: Sequence[Row]) -> list[Figure]:
-    """Draw the gaps to the reference with their intervals, a chart for each detector and label fraction."""
+    """Draw the gaps to the reference with their intervals, one chart for each detector and label fraction."""
     found = [cell.gap for row in rows for cell in row.metrics.values() if cell.gap is not None]
     if not found:
         return []
@@ -49,12 +49,12 @@ def gaps(study: Study, rows: Sequence[Row]) -> list[Figure]:
 
 
 def shared_keys(rows: Sequence[Row]) -> list[str]:
-    """Return the metrics of rows, of which some may have no finished trial and so none."""
+    """Return the metrics of rows; rows without a finished trial have none."""
     return list(dict.fromkeys(key for row in rows for key in row.metrics))
 
 
 def label_fractions(study: Study, rows: Sequence[Row]) -> list[Group]:
-    """Draw metrics over the label fraction, for detectors that have several."""
+    """Draw metrics over the label fraction, for detectors with several fractions."""
     groups = []
     for detector in study.content["detectors"]:
         here = [row for row in rows if row.detector == detector]
@@ -74,7 +74,7 @@ def label_fractions(study: Study, rows: Sequence[Row]) -> list[Group]:
 
 
 def training(study: Study) -> list[Group]:
-    """Draw the metrics on the way, the loss and the learning rate of finished trials."""
+    """Draw the metrics during training, the loss and the learning rate of finished trials."""
     groups = []
     for detector, fraction in study.groups:
         logs = {init: [trial.log() for trial in study.finished(detector, fraction, init)] for init in study.inits}
@@ -84,7 +84,7 @@ def training(study: Study) -> list[Group]:
         figures = []
         for key, name in wanted.items():
             series = _of_training(study, key, logs)
-            # One evaluation, that of the end, makes no curve.
+            # A single evaluation, at the end, makes no curve.
             if series and max(len(line.points) for line in series) > 1:
                 title = f"{name} over iterations, {group_name(study, detector, fraction)}"
                 last = max(x for line in series for x, _ in line.points)
@@ -98,7 +98,7 @@ def training(study: Study) -> list[Group]:
 
 
 def classes(study: Study) -> list[Group]:
-    """Draw the gaps by class in AP, of each detector with the most labels."""
+    """Draw the gaps in AP by class, for each detector with the most labels."""
     groups = []
     for detector, fraction in most_labels(study):
         by_init = {init: _class_gaps(study, detector, fraction, init) for init in study.inits[1:]}
@@ -120,7 +120,7 @@ def classes(study: Study) -> list[Group]:
 
 
 def most_labels(study: Study) -> list[tuple[str, float]]:
-    """Return each detector with the largest label fraction that has finished trials."""
+    """Return each detector with its largest label fraction that has finished trials."""
     largest: dict[str, float] = {}
     for detector, fraction in study.groups:
         largest[detector] = max(fraction, largest.get(detector, 0.0))
@@ -128,7 +128,7 @@ def most_labels(study: Study) -> list[tuple[str, float]]:
 
 
 def class_metrics(trial: Trial) -> dict[str, float]:
-    """Return the AP of each class at the end of a trial, in per cent; classes that have none are left out."""
+    """Return the AP of each class at the end of a trial, in per cent, without classes that have none."""
     records = trial.log()
     task = next(iter(trial.metrics)).split("/")[0]
     begin = f"{task}/AP-"
@@ -156,14 +156,14 @@ def _of_training(study: Study, key: str, logs: Mapping[str, Sequence[Sequence[di
         points, band = over_seeds(curves)
         if points:
             series.append(Series(init, points, study.tone(init), band, marked=evaluated))
-    # What is the same for all is one line without a name.
+    # A curve that is the same for all is one line without a name.
     if len(series) > 1 and all(line.points == series[0].points for line in series):
         return [Series("", series[0].points)]
     return series
 
 
 def _class_gaps(study: Study, detector: str, fraction: float, init: str) -> list[Gap]:
-    """Compare the AP of each class that all pairs of trials have, the highest gap first."""
+    """Compare the AP of each class in all pairs of trials, the highest gap first."""
     base = {trial.seed: class_metrics(trial) for trial in study.finished(detector, fraction, study.reference)}
     own = {trial.seed: class_metrics(trial) for trial in study.finished(detector, fraction, init)}
     pairs = [(own[seed], base[seed]) for seed in own if seed in base]

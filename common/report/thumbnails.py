@@ -1,4 +1,4 @@
-"""Small pictures that stand in the page itself."""
+"""Small pictures embedded in the page."""
 
 import base64
 import io
@@ -14,9 +14,9 @@ QUALITY = 72  # of JPEG
 def thumbnail(
     path: Path, side: int, *, square: bool = False, box: tuple[int, int, int, int] | None = None
 ) -> str | None:
-    """Return an image of at most ``side`` pixels as base64 of a JPEG; nothing where it cannot be read.
+    """Return an image of at most ``side`` pixels as base64 of a JPEG; empty if it cannot be read.
 
-    ``square``: its middle, scaled to ``side`` x ``side``. ``box``: only what is within left, top, right, bottom.
+    ``square``: its middle, scaled to ``side`` x ``side``. ``box``: only the part within left, top, right, bottom.
     """
     try:
         small = decode_rgb(path, max_pixels=0)
@@ -32,7 +32,7 @@ def thumbnail(
 
 
 def as_jpeg(picture: Image.Image, quality: int) -> str:
-    """Return base64 of the JPEG of a picture."""
+    """Return a picture as base64 of a JPEG."""
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=quality, optimize=True)
     return base64.b64encode(buffer.getvalue()).decode("ascii")

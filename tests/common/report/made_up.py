@@ -95,7 +95,7 @@ def write_trial(
 
 
 def make_matches(right: float, draw: random.Random, images: int = 20) -> Matches:
-    """Make detections of each class, the share ``right`` of them so at an IoU of 0.5 and fewer at higher ones."""
+    """Make detections of each class; the share ``right`` is right at an IoU of 0.5, and fewer at higher ones."""
     count = 30
     score = np.concatenate([np.sort([draw.random() for _ in range(count)])[::-1] for _ in CLASSES])
     fit = [draw.random() for _ in score]
@@ -116,7 +116,7 @@ def make_matches(right: float, draw: random.Random, images: int = 20) -> Matches
 
 
 def examples(draw: random.Random, count: int = 2) -> dict:
-    """Make images of one colour with two objects each, of which detections find the first."""
+    """Make images of one colour with two objects each; the detections find the first."""
     images = []
     for number in range(count):
         buffer = io.BytesIO()

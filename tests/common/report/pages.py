@@ -1,4 +1,4 @@
-"""What every page must be: checked by a parser that knows no more than HTML's own rules."""
+"""Requirements of every page, checked by a parser that knows only the rules of HTML."""
 
 import itertools
 from html.parser import HTMLParser
@@ -57,7 +57,7 @@ class Parsed(HTMLParser):
 
 
 def check_page(page: str) -> Parsed:
-    """Parse a page and check what all pages owe: it stands alone, and those who cannot see it can read it."""
+    """Parse a page, and check that it is self-contained and accessible."""
     parsed = Parsed(page)
     ids = [attributes["id"] for _, attributes in parsed.elements if "id" in attributes]
     assert len(set(ids)) == len(ids), "an id twice"

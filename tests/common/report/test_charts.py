@@ -107,7 +107,7 @@ def test_charts__names_are_text_and_long_ones_are_cut():
     assert root.get("aria-label") == name
     texts = [node.text for node in by_class(root, "end")]
     assert texts == [name, "a very long name of…"]
-    assert long in "".join(root.itertext())  # the whole of it stands in its title
+    assert long in "".join(root.itertext())  # the whole name is in its title
     gaps = parse(gap_chart(name, [Gap(name, 1, 0, 2, group=name)], Axis(name)))
     assert name in [node.text for node in gaps.iter()]
 

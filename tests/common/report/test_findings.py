@@ -41,7 +41,7 @@ def test_compare__one_pair_and_none():
     one = Row("FPN", "moco", 1.0, "random", 1, 0, 0, {"bbox/AP": Cell(3.0, None, Gap(-1.5, None, None, None, 1))})
     assert compare(one, "random") == ("moco differs from random by −1.5 AP in one pair of trials, which may be luck.")
     none = Row("FPN", "moco", 1.0, "random", 0, 1, 0, {})
-    assert compare(none, "random") == "moco has no finished trial of a seed that random has finished too."
+    assert compare(none, "random") == "moco has no finished trial with a seed that random has finished, too."
 
 
 def test_compare_others():

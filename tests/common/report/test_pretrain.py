@@ -61,7 +61,7 @@ def test_page_of_a_run(tmp_path):
     assert "at the first evaluation 0 had." in page.text
     assert [image["alt"] for image in page.all("img")] == ["query, cat", "neighbour 1, cat"]
     assert "0.80 a <dog> (gone <b>.png)" in page.text
-    assert "1 images are no longer where they were" in page.text
+    assert "1 images no longer exist" in page.text
     assert "mocodet pretrain DATA.ROOT 'photos <&>'" in page.text
     assert "torch 2.10" in page.text
     page = check_page(report(tmp_path / "run", with_images=False)[0].read_text())
@@ -75,12 +75,12 @@ def test_page_of_a_run__log_alone(tmp_path):
         (folder / name).unlink()
     page = check_page(report(folder)[0].read_text())
     assert "batches of 64: 40 iterations." in page.text
-    assert "Which warnings there were is not known" in page.text
+    assert "Warnings are unknown" in page.text
     assert "Nearest neighbours" not in page.text
 
 
 def test_report__neither_study_nor_run(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"there is no folder .*absent; expected that of a study"):
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*absent; expected the folder of a study"):
         report(tmp_path / "absent")
     (tmp_path / "metrics.json").write_text("")
     with pytest.raises(ValueError, match=r"holds neither a study \(results.json .* nor a pre-training run"):
