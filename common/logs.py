@@ -1,9 +1,11 @@
 """Where a run logs: on the terminal of its main process, and in its folder once all checks have passed."""
 
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
@@ -22,6 +24,33 @@ class _Memory(logging.Handler):
         self.records.append(record)
 
 
+class _LogFile:
+    """A log file that goes on without what a full disk refuses, and says so once on the terminal.
+
+    Python's handlers would print a traceback for each record. What stays in a buffer would fail again at the exit, so
+    there is none.
+
+    Args:
+        stream: the file, open for appending.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._name, self._descriptor = stream.name, stream.fileno()
+        self._told = False
+
+    def write(self, text: str) -> None:
+        """Append ``text``, in UTF-8, if there is room."""
+        try:
+            os.write(self._descriptor, text.encode(errors="backslashreplace"))
+        except OSError as error:
+            if not self._told:
+                print(f"{self._name} lacks what follows: {error.strerror}", file=sys.stderr, flush=True)
+            self._told = True
+
+    def flush(self) -> None:
+        """Do nothing: what is written is with the system."""
+
+
 def log_to(folder: str | None) -> None:
     """Log on the terminal and, if a folder is given, in its ``log.txt``; this replaces earlier handlers.
 
@@ -36,13 +65,15 @@ def log_to(folder: str | None) -> None:
         if folder is None:
             logger.addHandler(_Memory())
             continue
-        for record in (record for memory in earlier for record in memory.records):
-            for file in _files_of(logger):
+        for file in _files_of(logger):
+            file.setStream(_LogFile(file.stream))
+            for record in (record for memory in earlier for record in memory.records):
                 file.handle(record)
 
 
-def _files_of(logger: logging.Logger) -> list[logging.Handler]:
-    return [handler for handler in logger.handlers if getattr(handler, "stream", sys.stdout) is not sys.stdout]
+def _files_of(logger: logging.Logger) -> list[logging.StreamHandler]:
+    streams = [handler for handler in logger.handlers if isinstance(handler, logging.StreamHandler)]
+    return [handler for handler in streams if handler.stream is not sys.stdout]
 
 
 @contextmanager

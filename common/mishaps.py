@@ -5,6 +5,8 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_sharer
+from traceback import walk_tb
 
 import torch
 import torch.distributed as dist
@@ -42,6 +44,11 @@ def mishaps_told() -> Iterator[None]:
         if told := _told(error):
             raise told from error
         raise
+    except (ConnectionError, EOFError, FileNotFoundError) as error:
+        frames = [frame.f_code.co_filename for frame, _ in walk_tb(error.__traceback__)]
+        if resource_sharer.__file__ in frames:  # by which a loader process hands its tensors over
+            raise ChildProcessError(_of_loader("", "")) from error
+        raise
 
 
 def _told(error: RuntimeError) -> OSError | None:
@@ -70,7 +77,8 @@ def _of_loader(pids: str, signal: str) -> str:
             f" NUM_WORKERS, and {GO_ON}"
         )
     by = f" ({signal})" if signal else ""
-    return f"loader process {pids} was killed{by}; if nobody did so, memory ran out: lower NUM_WORKERS, and {GO_ON}"
+    which = f"loader process {pids}" if pids else "a loader process"
+    return f"{which} was killed{by}; if nobody did so, memory ran out: lower NUM_WORKERS, and {GO_ON}"
 
 
 def _of_ranks(what: str) -> str:

@@ -5,6 +5,7 @@ import logging
 import pytest
 
 from mocodet.common.logs import NAMES, log_to, tracebacks_in_log_file
+from tests.faults import files_of_at_most
 
 
 def test_log_to__keeps_what_comes_before_the_folder(tmp_path, capsys):
@@ -24,6 +25,23 @@ def test_log_to__keeps_what_comes_before_the_folder(tmp_path, capsys):
     first, second = ((tmp_path / name / "log.txt").read_text().splitlines() for name in ("first", "second"))
     assert [line.rpartition(": ")[2] for line in first] == ["an annotation was repaired", "the run begins"]
     assert [line.rpartition(": ")[2] for line in second] == ["another run"]
+
+
+def test_log_to__a_full_disk_is_said_once_and_the_log_goes_on_when_there_is_room(tmp_path, capsys):
+    logger = logging.getLogger("mocodet")
+    try:
+        log_to(str(tmp_path))
+        with files_of_at_most(10):
+            logger.info("refused")
+            logger.info("refused, too")
+        shown = capsys.readouterr()
+        logger.info("room again")
+    finally:
+        for name in NAMES:
+            logging.getLogger(name).handlers.clear()
+    assert shown.out.count("refused") == 2
+    assert shown.err == f"{tmp_path / 'log.txt'} lacks what follows: File too large\n"
+    assert (tmp_path / "log.txt").read_text().endswith("room again\n")
 
 
 def fail_as_detectron2_does() -> None:

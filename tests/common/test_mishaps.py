@@ -2,6 +2,7 @@ import os
 import signal
 import threading
 from datetime import timedelta
+from multiprocessing import resource_sharer
 
 import pytest
 import torch
@@ -74,6 +75,27 @@ def test_mishaps_told__a_killed_loader_process():
     told = r"^loader process \d+ was killed.*memory ran out: lower NUM_WORKERS, and continue .* --resume$"
     with pytest.raises(ChildProcessError, match=told), mishaps_told():
         list(DataLoader(Killed(), num_workers=1))
+
+
+class Tensors(Dataset):
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.zeros(2)
+
+
+def test_mishaps_told__a_loader_process_killed_while_it_hands_over_a_batch(monkeypatch):
+    def killed(_: object) -> None:
+        raise ConnectionResetError(104, "Connection reset by peer")
+
+    loader = iter(DataLoader(Tensors(), num_workers=1))
+    monkeypatch.setattr(resource_sharer._resource_sharer, "get_connection", killed)
+    with pytest.raises(ChildProcessError, match=r"^a loader process was killed; if .* --resume$"), mishaps_told():
+        next(loader)
+    with pytest.raises(ConnectionResetError) as caught, mishaps_told():
+        killed(loader)
+    assert caught.type is ConnectionResetError
 
 
 @pytest.mark.parametrize(
