@@ -205,7 +205,7 @@ class Soak:
             violations += complaints(strike, struck, run.status, printed)
         elif run.status:
             violations.append(f"status {run.status} without a fault, and {printed.splitlines()[-1:]}")
-        stopped = re.search(r"--resume goes on from (model_\d+\.pth)$", printed, re.MULTILINE)
+        stopped = re.search(r"--resume .*from (model_\d+\.pth)$", printed, re.MULTILINE)
         if stopped and run.newest() != stopped[1]:
             violations.append(f"the last checkpoint is {run.newest()}, not {stopped[1]}")
         left = {name for name in shared_memory() - shared if run.pids & set(map(int, re.findall(r"\d+", name)))}

@@ -21,8 +21,8 @@ FAULTS = (KILL, *SIGNALS, KILL_RANK, KILL_LOADER, STOP_RANK, FULL_DISK)
 
 # The one line that a fault leads to, with status 1.
 TOLD = {
-    KILL_RANK: r"process \d of 2 was ended from outside \(SIGKILL\)|rank \d of 2 (has ended|did not come)",
-    KILL_LOADER: r"loader process \d+ was ended from outside",
+    KILL_RANK: r"process \d of 2 was killed \(SIGKILL\)|rank \d of 2 (has ended|did not come)",
+    KILL_LOADER: r"loader process( \d+)? was killed",
     STOP_RANK: r"rank {rank} of 2 did not come to a collective operation within COLLECTIVE_TIMEOUT",
     FULL_DISK: r"File too large",
 }
@@ -168,7 +168,7 @@ def complaints(strike: Strike, struck: Struck, status: int, printed: str) -> lis
     errors = [line for line in lines if line.startswith("error:")]
     if strike.fault in SIGNALS:
         number = SIGNALS[strike.fault]
-        good = status == 128 + number and f"stopped by {strike.fault}; --resume goes on from" in printed
+        good = status == 128 + number and f"stopped by {strike.fault}; --resume" in printed
         # Before the first step and after the last one signals have their usual effect.
         good = good or ((not struck.wrote or struck.late) and status in (-number, 128 + number))
         good = good and not errors
