@@ -64,7 +64,7 @@ MISTAKES = [
     ("27", [*STUDY[:-1], "p.json"], r"--output p\.json: \S+p\.json is not a folder; name a place that you can write"),
     ("27", ["convert", "images/0.png", "p.json/x.pkl"], r"output p\.json/x\.pkl: \S+p\.json is not a folder; name a p"),
     ("27", ["knn", "a.pth", "--train", "a", "--val", "b", "--output", "images"], r"--output images: images is a folde"),
-    ("28", ["train", "--config-file", "baseless.yaml"], r"baseless\.yaml, line 1: _BASE_ names nothing\.yaml, but the"),
+    ("28", ["train", "--config-file", "baseless.yaml"], r"baseless\.yaml, line 1: _BASE_ names nothing\.yaml, but nei"),
     ("28", ["convert", "smal.pth", "x.pkl"], r"there is no checkpoint smal\.pth; did you mean small\.pth\?"),
     ("28", ["convert", "images", "x.pkl"], r"images is a folder; give the checkpoint in it, such as images/model_fina"),
     ("28", ["convert", "--to", "torchvision", "no.pth", "x.pth"], r"there is no checkpoint no\.pth; give a file such "),
