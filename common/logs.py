@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
@@ -57,6 +58,7 @@ def log_to(folder: str | None) -> None:
     Records from before there was a folder are written to the folder of the next call.
     """
     setup_logger.cache_clear()  # and remove the handlers of an earlier run, which would log everything twice
+    opened: dict[str, _LogFile] = {}
     for name in NAMES:
         logger = logging.getLogger(name)
         earlier = [handler for handler in logger.handlers if isinstance(handler, _Memory)]
@@ -66,7 +68,7 @@ def log_to(folder: str | None) -> None:
             logger.addHandler(_Memory())
             continue
         for file in _files_of(logger):
-            file.setStream(_LogFile(file.stream))
+            file.setStream(opened.setdefault(file.stream.name, _LogFile(file.stream)))
             for record in (record for memory in earlier for record in memory.records):
                 file.handle(record)
 
@@ -80,21 +82,29 @@ def _files_of(logger: logging.Logger) -> list[logging.StreamHandler]:
 def tracebacks_in_log_file() -> Iterator[None]:
     """Write the traceback of an error that ends the block to ``log.txt`` only, as detectron2's loop does.
 
-    The caller prints the error on the terminal.
+    The caller prints the error on the terminal. So it is with an error that ends a thread, as that of TensorBoard's
+    writer when the disk is full, which raises it again when it is next used.
     """
 
     def has_none(record: logging.LogRecord) -> bool:
         return record.exc_info is None
 
     loop, ours = logging.getLogger("detectron2.engine.train_loop"), logging.getLogger("mocodet")
-    loop.addFilter(has_none)
-    try:
-        yield
-    except Exception:
-        what = ("ended by an error:", (), sys.exc_info())
-        record = ours.makeRecord(ours.name, logging.ERROR, __file__, 0, *what)
+
+    def log(what: str, error: BaseException | None) -> None:
+        exc_info = (type(error), error, error.__traceback__) if error else None
+        record = ours.makeRecord(ours.name, logging.ERROR, __file__, 0, what, (), exc_info)
         for file in _files_of(ours):
             file.handle(record)
+
+    loop.addFilter(has_none)
+    hook = threading.excepthook
+    threading.excepthook = lambda ended: log("a thread ended by an error:", ended.exc_value)
+    try:
+        yield
+    except Exception as error:
+        log("ended by an error:", error)
         raise
     finally:
+        threading.excepthook = hook
         loop.removeFilter(has_none)

@@ -1,5 +1,6 @@
 """Clear errors for what happens to a run from outside; PyTorch reports it as a fault of the program."""
 
+import errno
 import re
 import threading
 import time
@@ -26,6 +27,8 @@ LOADER_ENDED = re.compile(
 )
 OUT_OF_MEMORY = re.compile(r"CUDA out of memory[^.]*|can't allocate memory.*")
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a disk says that takes no more
+
 
 @contextmanager
 def mishaps_told() -> Iterator[None]:
@@ -36,7 +39,7 @@ def mishaps_told() -> Iterator[None]:
             rank. The waiting processes find it by a roll call over their store, for up to `PATIENCE` seconds.
         ConnectionError: a process of this group has ended; the message names its rank, too.
         ChildProcessError: a loader process was killed.
-        OSError: memory ran out.
+        OSError: memory ran out, or the disk is full.
     """
     try:
         yield
@@ -44,7 +47,11 @@ def mishaps_told() -> Iterator[None]:
         if told := _told(error):
             raise told from error
         raise
-    except (ConnectionError, EOFError, FileNotFoundError) as error:
+    except (OSError, EOFError) as error:
+        if isinstance(error, OSError) and error.errno in FULL and error.filename is None:
+            raise OSError(
+                f"a file in OUTPUT_DIR could not be written: {error.strerror}. Free space on that disk, and {GO_ON}"
+            ) from error
         frames = [frame.f_code.co_filename for frame, _ in walk_tb(error.__traceback__)]
         if resource_sharer.__file__ in frames:  # by which a loader process hands its tensors over
             raise ChildProcessError(_of_loader("", "")) from error

@@ -1,6 +1,7 @@
 """Records from before a run has a folder are in the folder's log later."""
 
 import logging
+import threading
 
 import pytest
 
@@ -33,7 +34,7 @@ def test_log_to__a_full_disk_is_said_once_and_the_log_goes_on_when_there_is_room
         log_to(str(tmp_path))
         with files_of_at_most(10):
             logger.info("refused")
-            logger.info("refused, too")
+            logging.getLogger("fvcore").info("refused, too")
         shown = capsys.readouterr()
         logger.info("room again")
     finally:
@@ -44,9 +45,12 @@ def test_log_to__a_full_disk_is_said_once_and_the_log_goes_on_when_there_is_room
     assert (tmp_path / "log.txt").read_text().endswith("room again\n")
 
 
-def fail_as_detectron2_does() -> None:
+def fail_as_detectron2_does() -> None:  # in a thread, too
     loop = logging.getLogger("detectron2.engine.train_loop")
     loop.info("a step")
+    thread = threading.Thread(target=[].pop)
+    thread.start()
+    thread.join()
     try:
         raise RuntimeError("the cause")
     except RuntimeError as error:
@@ -66,4 +70,5 @@ def test_tracebacks_in_log_file__and_not_on_the_terminal(tmp_path, capsys):
     assert "a step" in shown.out
     assert "Traceback" not in shown.out + shown.err
     log = (tmp_path / "log.txt").read_text()
+    assert log.count("IndexError: pop from empty list") == 1
     assert log.count("RuntimeError: the cause") == log.count("OSError: told") == 1

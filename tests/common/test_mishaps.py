@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import threading
@@ -110,12 +111,16 @@ def test_mishaps_told__a_loader_process_killed_while_it_hands_over_a_batch(monke
             r"^memory ran out \(CUDA out of memory\); use a smaller SOLVER\.IMS_PER_BATCH",
         ),
         (
+            OSError(errno.ENOSPC, "No space left on device"),
+            r"^a file in OUTPUT_DIR could not be written: No space left .* continue from the last checkpoint with",
+        ),
+        (
             RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory: you tried"),
             r"^memory ran out \(can't allocate memory: you tried\); use",
         ),
     ],
 )
-def test_mishaps_told__memory(error, told):
+def test_mishaps_told__memory_and_disk(error, told):
     with pytest.raises(OSError, match=told) as caught, mishaps_told():
         raise error
     assert caught.value.__cause__ is error
