@@ -24,7 +24,7 @@ TOLD = {
     KILL_RANK: r"process \d of 2 was killed \(SIGKILL\)|rank \d of 2 (has ended|did not come)",
     KILL_LOADER: r"loader process( \d+)? was killed",
     STOP_RANK: r"rank {rank} of 2 did not come to a collective operation within COLLECTIVE_TIMEOUT",
-    FULL_DISK: r"File too large",
+    FULL_DISK: r"could not be written: File too large",
 }
 
 TRACEBACK = re.compile(r"Traceback \(most recent call last\)|--- Logging error")

@@ -51,6 +51,7 @@ def _pretraining(name: str, epochs: int, processes: int = 1, **keys: object) -> 
         DATA__ROOT="{data}/unlabelled",
         DATA__MAX_UNREADABLE=0.05,
         DATA__NUM_WORKERS=1 if processes == 1 else 0,
+        DATA__CACHE="none",
         AUGMENTATION__CROP_SIZE=24,
         MODEL__DEVICE="cpu",
         MODEL__BN_GROUPS=4 // processes,
