@@ -1,6 +1,7 @@
 """detectron2's main imports cityscapesScripts by a name inside Meta; here that name leads to the installed package."""
 
 import importlib
+import importlib.abc
 import importlib.util
 import sys
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from types import ModuleType
 INSIDE_META = "deeplearning.projects.cityscapesApi"
 
 
-class CityscapesScripts:
+class CityscapesScripts(importlib.abc.Loader):
     """Finder and loader of the modules `cityscapesscripts.…` under the name that they have inside Meta.
 
     Packages under that name are empty. A module under it *is* the installed one, not a second copy: whoever replaces
