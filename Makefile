@@ -20,7 +20,7 @@ export GOMP_SPINCOUNT := 0
 setup: $(READY)
 
 $(READY): setup.py requirements/no_deps.txt $(if $(NEWEST),,$(LOCKS))
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "mocodet needs Python >= 3.10, found " + sys.version.split()[0] + "; try: make setup PYTHON=python3.11")'
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mocodet needs Python >= 3.11, found " + sys.version.split()[0] + "; try: make setup PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 ifdef NEWEST
 	$(BIN)/python -m pip install --quiet --upgrade setuptools wheel
@@ -39,7 +39,7 @@ endif
 # Makes the locks anew, for every Python and system, with the newest versions that requirements/held.txt allows; with
 # UPGRADE= only what setup.py has changed moves. build.txt has what builds packages that the registry lacks as wheels.
 UPGRADE ?= --upgrade
-LOCK := build/lock/bin/uv --no-python-downloads --quiet pip compile --universal --python-version 3.10 \
+LOCK := build/lock/bin/uv --no-python-downloads --quiet pip compile --universal --python-version 3.11 \
     --generate-hashes $(UPGRADE) --custom-compile-command 'make lock'
 
 lock:

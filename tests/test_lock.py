@@ -31,7 +31,7 @@ def locked(name: str, python: str) -> dict[str, str]:
     return versions
 
 
-@pytest.mark.parametrize("python", ["3.10.0", "3.11.7", "3.12.1", "3.13.0", "3.14.0"])
+@pytest.mark.parametrize("python", ["3.11.7", "3.12.1", "3.13.0", "3.14.0"])
 def test_lock__has_a_version_in_every_range_of_setup(python, monkeypatch):
     monkeypatch.chdir(REQUIREMENTS.parent)
     arguments: dict = {}
