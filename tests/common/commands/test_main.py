@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import json
+import os
 import pkgutil
 import re
 import runpy
@@ -17,7 +18,7 @@ import torchvision
 
 import mocodet
 from mocodet.common.commands import main as module
-from mocodet.common.commands.main import main, parse, parser_of
+from mocodet.common.commands.main import OPENMP, main, parse, parser_of
 from mocodet.common.commands.table import COMMANDS, PROGRAM
 
 NAMES = [command.name for command in COMMANDS]
@@ -212,3 +213,15 @@ def test_run__hides_the_warnings_that_are_not_the_users():
     assert "mine" in done.stderr
     assert "torch.jit" not in done.stderr
     assert "ignore:torch.meshgrid" in done.stdout
+
+
+@pytest.mark.parametrize("chosen", [None, "active"])
+def test_openmp__waits_without_spinning_unless_the_user_chose_otherwise(chosen):
+    """OpenMP itself prints what it read when PyTorch loaded it."""
+    code = "from mocodet.common.commands import main; main.main = lambda words: __import__('torch'); main.run()"
+    environment = {name: value for name, value in os.environ.items() if name not in OPENMP}
+    environment |= {"OMP_DISPLAY_ENV": "true"} | ({"OMP_WAIT_POLICY": chosen} if chosen else {})
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    if "OMP_WAIT_POLICY" not in result.stderr:
+        pytest.skip("this OpenMP does not print its settings")
+    assert f"OMP_WAIT_POLICY = '{(chosen or 'passive').upper()}'" in result.stderr
