@@ -3,6 +3,7 @@
 import logging
 import time
 import weakref
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import torch
@@ -75,6 +76,7 @@ class PretrainTrainer(TrainerBase):
         self.dtype = amp_dtype(cfg, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
 
+        self._loaders = ExitStack()  # their processes: killed at the exit, they would leave files in TMPDIR
         self.start_iter = 0
         self.batches_to_fill = 0  # before the first iteration; see `start_from`
         self.max_iter = max_iterations(cfg, self.sampler.iterations_per_epoch)
@@ -217,7 +219,8 @@ class PretrainTrainer(TrainerBase):
             if not comm.all_gather(Path(self.cfg.OUTPUT_DIR, "model_final.pth").is_file())[0]:
                 self.checkpointer.save("model_final", iteration=self.iter)
             return
-        super().train(self.start_iter, self.max_iter)
+        with self._loaders:
+            super().train(self.start_iter, self.max_iter)
 
     def before_train(self) -> None:
         """Open the stream of batches at the first iteration of this run, or earlier to fill a queue or bank."""
@@ -228,14 +231,14 @@ class PretrainTrainer(TrainerBase):
                 keep_exclusion(self.exclusion, self.cfg.OUTPUT_DIR)
         comm.synchronize()
         self.sampler.start_iteration = self.start_iter - self.batches_to_fill
-        batches = load_batches(
+        loaded = load_batches(
             self.dataset,
             self.cfg.DATA.NUM_WORKERS,
             batch_sampler=self.sampler,
             collate_fn=collate,
             pin_memory=self.device.type == "cuda",
         )
-        batches = self.skipped.watch(batches, self.sampler.start_iteration)
+        batches = self._loaders.enter_context(closing(self.skipped.watch(loaded, self.sampler.start_iteration)))
         self.delivery = Delivery(batches, self.device, memory_format(self.cfg))
         self.model.train()
         if self.batches_to_fill:

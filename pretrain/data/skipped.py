@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ class SkippedImages:
                 entry["settled"] = entry["file"] in excluded or not Path(self.root, entry["file"]).exists()
             self._write([entry for entry in entries if entry["settled"] or not self._can_be_read(entry, max_pixels)])
 
-    def watch(self, batches: Iterable[dict[str, Any]], iteration: int) -> Iterator[dict[str, Any]]:
+    def watch(self, batches: Iterable[dict[str, Any]], iteration: int) -> Generator[dict[str, Any], None, None]:
         """Yield batches, starting with that of ``iteration``, without their entry `SKIPPED`.
 
         Raises:

@@ -4,6 +4,7 @@ import json
 import math
 import re
 import subprocess
+from multiprocessing import active_children
 from pathlib import Path
 
 import numpy as np
@@ -250,8 +251,11 @@ def test_log__a_line_holds_everything_every_period(images, tmp_path, monkeypatch
     assert all({"loss", "accuracy", "lr"} <= line.keys() for line in lines)
 
 
-def test_run__same_with_loader_processes(images, whole_run, tmp_path):
+def test_run__same_with_loader_processes_which_end_with_the_training(images, whole_run, tmp_path, monkeypatch):
+    train, before, kept = PretrainTrainer.train, set(active_children()), []
+    monkeypatch.setattr(PretrainTrainer, "train", lambda trainer: (kept.append(trainer), train(trainer)))
     pretrain(images, tmp_path / "run", "DATA.NUM_WORKERS", 2, "SOLVER.MAX_EPOCHS", 1, "SOLVER.CHECKPOINT_PERIOD", 1)
+    assert set(active_children()) == before, kept
     pretrain(images, tmp_path / "again", "SOLVER.MAX_EPOCHS", 1, "SOLVER.CHECKPOINT_PERIOD", 1)
     found, expected = (
         torch.load(tmp_path / name / "model_final.pth", weights_only=True)["model"] for name in ("run", "again")
