@@ -1,1 +1,1 @@
-"""Fine-tuning: what is checked before a run, the trainer, one step of it, and its checkpoints."""
+"""Fine-tuning: the checks before a run, the trainer, one training step, and checkpoints."""

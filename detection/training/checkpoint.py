@@ -1,4 +1,4 @@
-"""The checkpointer of fine-tuning: reads unconverted encoders too, runs no code from a file, lets nothing slip."""
+"""The checkpointer of fine-tuning: also reads unconverted encoders, runs no code from files, checks every tensor."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -36,47 +36,46 @@ from ..weights.settings import (
     stored_settings,
 )
 
-# Left over whenever MSRA's R-50.pkl is loaded: Caffe's ResNet-50 has a bias in its first convolution, detectron2's has
-# none and has always left it out; the batch norm that follows it is the file's own.
+# Left over whenever MSRA's R-50.pkl is loaded: the first convolution of Caffe's ResNet-50 has a bias. detectron2's has
+# none and has always dropped it; the batch norm that follows comes from the file.
 CAFFE_SURPLUS = {"stem.conv1.bias"}
 
-# Not by --resume: weights and momentum of the last checkpoint may have gone astray already.
-DIVERGED = "Start it anew with a lower SOLVER.BASE_LR or a longer warm-up (SOLVER.WARMUP_ITERS)"
+# Not by --resume: the weights and momentum of the last checkpoint may already be diverging.
+DIVERGED = "Start again with a lower SOLVER.BASE_LR or a longer warm-up (SOLVER.WARMUP_ITERS)"
 
-# Where a checkpoint keeps what its classes are.
+# Key of a checkpoint's classes.
 CLASSES_KEY = "classes"
 
-# Where a checkpoint that was converted while loading says which ResNet it holds.
+# Key of the ResNet's architecture in a checkpoint that was converted while loading.
 ARCH_KEY = "__arch__"
 
 
 class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
     """detectron2's checkpointer with eight differences.
 
-    * A run goes on from the whole of its last checkpoint, or says which piece of that is not what a run writes.
-    * ``MODEL.WEIGHTS`` may name an unconverted pre-training checkpoint; it is recognised by its contents and converted
-      while loading (`extract_encoder` says what is accepted). detectron2's own files are read as ever, and so is a file
-      in the model's own names, though they may be like an encoder's.
-    * No file runs code: ``.pth`` is read with ``weights_only``, ``.pkl`` by an unpickler that knows arrays and plain
-      containers only.
-    * A ResNet parameter of the model that the file does not give, or one of the file that the model does not take, is
-      an error. The rest of a detector (heads, FPN, added norms) starts anew and may be missing, unless the file is to
-      give the whole detector.
-    * A detector of other classes, or of another head, gives what fits: the ResNet wherever it stands (a C4 detector has
-      its last stage in the region head), and the rest by name and shape. What starts anew and what is left over is
-      logged.
-    * Weights are refused by a model whose bottlenecks have the stride in the other convolution, as detectron2's default
-      and torchvision's networks have, and by one whose images have other channels than they are known to be for: all
-      would fit, and compute something else. Of another mean or deviation, and of channels that are only assumed, it
-      warns, and ``mismatch`` keeps the warning. Our checkpoints say what their images were.
+    * A run resumes from its complete last checkpoint, or the error says which part is not as a run writes it.
+    * ``MODEL.WEIGHTS`` may name an unconverted pre-training checkpoint. Its contents identify it, and it is converted
+      while loading (`extract_encoder` says what is accepted). detectron2's own files are read as usual, and so is a
+      file that uses the model's own parameter names, even if they look like an encoder's.
+    * No file runs code: ``.pth`` is read with ``weights_only``, ``.pkl`` by an unpickler that accepts only arrays and
+      plain containers.
+    * A ResNet parameter that only the model or only the file has is an error. The rest of a detector (heads, FPN,
+      added norms) may be missing and is then initialised at random, unless the file must give the whole detector.
+    * A detector with other classes or another head gives what fits: the ResNet wherever it is (a C4 detector has its
+      last stage in the region head), and the rest by name and shape. The log says what is initialised at random and
+      what is left over.
+    * Weights are refused if their bottlenecks have the stride in the other convolution than the model's (detectron2's
+      default and torchvision's networks differ in this), or if they are known to be for images with other channels:
+      they would load, but compute something else. Another mean or deviation, or other channels that are only assumed,
+      give a warning, which ``mismatch`` keeps. Our checkpoints record their image format.
     * Weights that are not finite are not saved.
-    * A checkpoint says what its classes are, so that one file is enough to use the model (`from_checkpoint`).
+    * A checkpoint records its classes, so that one file is enough to use the model (`from_checkpoint`).
 
     Args:
         model, save_dir, checkpointables: as detectron2's.
-        classes: what the model learns, saved with it.
+        classes: the classes that the model learns; saved with it.
         whole_detector: every parameter of the model must come from the file, as for an evaluation.
-        retention: which older checkpoints are removed when one is saved; None: none.
+        retention: which older checkpoints are removed when a new one is saved; None removes none.
     """
 
     _parsed_url_during_load: Any
@@ -109,27 +108,27 @@ class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
         super().save(name, **{SETTINGS_KEY: _settings(self.model), **classes}, **kwargs)
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
-        """Go on from the checkpoint that was saved last, if there is one, with ``resume``; else `load` ``path``.
+        """With ``resume``, continue from the last saved checkpoint if there is one; else `load` ``path``.
 
         Raises:
-            FileNotFoundError, ValueError: the last checkpoint is gone or damaged; the message names an older one. Or it
-                is not the whole of a run with this model.
+            FileNotFoundError, ValueError: the last checkpoint is gone or damaged (the message names an older one), or
+                it is not a complete checkpoint of a run with this model.
         """
         if not (resume and self.has_checkpoint()):
             return super().resume_or_load(path, resume=False)
         with older_checkpoint_named(self.save_dir):
             last = last_checkpoint(self.save_dir)
             checkpoint = load_torch_file(last)
-        self.logger.info(f"Going on from {last}")
+        self.logger.info(f"Resuming from {last}")
         with errors_about(last):
             self._take_up(checkpoint)
         return checkpoint
 
     def _take_up(self, checkpoint: Any) -> None:
-        """Give the model and the other states what a run has saved, all of it.
+        """Restore the model and the other states from a complete checkpoint of a run.
 
         Raises:
-            ValueError: the message says which piece is missing, or is not what a run of this config writes.
+            ValueError: the message says which part is missing, or is not as a run of this config writes it.
         """
         if not isinstance(checkpoint, dict):
             raise ValueError(f"it holds a {type(checkpoint).__name__}; expected the checkpoint of a run")
@@ -146,7 +145,7 @@ class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
         """Load ``path`` (a file, an address, see `local_copy`, a name that detectron2 knows, or ``""``) into the model.
 
         Raises:
-            FileNotFoundError: ``path`` names a local file that is not there.
+            FileNotFoundError: ``path`` names a local file that does not exist.
             ConnectionError: it could not be downloaded.
             ValueError: the file is damaged, would run code, or does not fit the model's ResNet; see the class.
         """
@@ -164,7 +163,7 @@ class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
                 f" {address} elsewhere and give the file as MODEL.WEIGHTS"
             ) from error
         finally:
-            self._parsed_url_during_load = None  # detectron2 leaves it behind on errors and then refuses to load again
+            self._parsed_url_during_load = None  # detectron2 keeps it after an error, and then refuses to load again
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         """Read ``filename`` into ``{"model": name -> array or tensor, ...}``."""
@@ -185,11 +184,11 @@ class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
         if options.pop("matching_heuristics", []) == ["True"]:
             loaded["matching_heuristics"] = True
         if options:
-            raise ValueError(f"{url.geturl()}: unknown options {sorted(options)}; known is 'matching_heuristics'")
+            raise ValueError(f"{url.geturl()}: unknown options {sorted(options)}; known: 'matching_heuristics'")
         return loaded
 
     def _is_models_own(self, loaded: dict[str, Any]) -> bool:
-        """Tell whether a file holds parameters of this model, as a checkpoint of its own training does."""
+        """Tell whether a file holds parameters under this model's names, as a checkpoint of its own training does."""
         own = {name for name, _ in self.model.named_parameters()}
         state = loaded["model"] if isinstance(loaded.get("model"), dict) else loaded
         return any(str(name).removeprefix(DISTRIBUTED_PREFIX) in own for name in state)
@@ -208,7 +207,7 @@ class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
         if "model" in data and "__author__" in data:  # detectron2's model zoo, and ours
             self.logger.info(f"Reading a file from '{data['__author__']}'")
             return data
-        # Caffe2's: a detector has its arrays under "blobs", an ImageNet model at the top.
+        # Caffe2: a detector keeps its arrays under "blobs", an ImageNet model at the top level.
         blobs = data.get("blobs", data)
         model = {name: value for name, value in blobs.items() if not name.endswith("_momentum")}
         return {"model": model, "__author__": "Caffe2", "matching_heuristics": True}
@@ -222,7 +221,7 @@ class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
             checkpoint["model"] = self._in_place(checkpoint["model"])
         incompatible = super()._load_model(checkpoint)
         lacking = {*incompatible.missing_keys, *(name for name, *_ in incompatible.incorrect_shapes)}
-        mine = [name for name in self.model.state_dict() if not name.endswith(BATCH_COUNTER)]  # which nothing reads
+        mine = [name for name in self.model.state_dict() if not name.endswith(BATCH_COUNTER)]  # nothing reads these
         self.logger.info(
             f"Of the model's {len(mine)} parameters and buffers the file gives {sum(n not in lacking for n in mine)};"
             f" {len(incompatible.unexpected_keys)} of the file are left over"
@@ -231,7 +230,7 @@ class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
         if missing and self._whole_detector:
             raise ValueError(
                 f"the file does not hold this whole detector: left without a fitting value: {first_few(missing, 10)}."
-                " To evaluate a fine-tuned detector, name its checkpoint as MODEL.WEIGHTS and give the config that it"
+                " To evaluate a fine-tuned detector, set MODEL.WEIGHTS to its checkpoint and give the config that it"
                 " was trained with"
             )
         missing = [name for name in missing if ENCODER_PART.search(name)]
@@ -253,34 +252,34 @@ class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
         return incompatible
 
     def _check_settings(self, theirs: Settings) -> None:
-        """Compare what the weights were trained with, as far as it is known, with this model.
+        """Compare this model with the settings that the weights were trained with, as far as they are known.
 
         Raises:
-            ValueError: the strides are in other convolutions, or see `refuse_other_format`; nothing has been loaded.
+            ValueError: the strides are in other convolutions, or see `refuse_other_format`. Nothing has been loaded.
         """
         ours = _settings(self.model)
         different = [key for key, value in ours.items() if theirs.values.get(key) not in (None, value)]
         if STRIDE_KEY in different:
             theirs_in, ours_in = ("1x1", "3x3") if theirs.values[STRIDE_KEY] else ("3x3", "1x1")
             raise ValueError(
-                f"the weights are of a ResNet with the stride in the {theirs_in} convolutions, the model has it in the"
+                f"the weights are of a ResNet with the stride in the {theirs_in} convolutions; the model has it in the"
                 f" {ours_in} convolutions ({first_few([*_strided_blocks(self.model)])}) and would compute something"
                 f" else; set {theirs.remedy}"
             )
         refuse_other_format(theirs, ours.get(FORMAT_KEY))
         if different:
             self.mismatch = (
-                f"The weights are of a network that was trained on images of another kind than the model has:"
-                f" {', '.join(f'{key} {ours[key]}' for key in different)}. Unless that is meant, set {theirs.remedy}"
+                f"The weights were trained on images with other settings than the model's"
+                f" {', '.join(f'{key} {ours[key]}' for key in different)}. Unless this is intended, set {theirs.remedy}"
             )
             self.logger.warning(self.mismatch)
 
     def _in_place(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a file's tensors, those of a detector's ResNet under the names that this model has for them.
+        """Return a file's tensors, with a detector's ResNet renamed to this model's parameter names.
 
-        A detector without FPN has its ResNet in ``backbone``, or with C4 the last stage in ``roi_heads``; others have
-        it in ``backbone.bottom_up``. A part that the file has twice, as of a teacher and a student, stays where it is,
-        and so does a ResNet that is not in a detector.
+        A detector without FPN has its ResNet in ``backbone``, and a C4 detector the last stage in ``roi_heads``; others
+        have it in ``backbone.bottom_up``. A part that occurs twice in the file, such as in a teacher and a student,
+        keeps its name, and so does a ResNet outside a detector.
         """
         mine = self.model.state_dict().keys()
         place = {match[1]: name for name in mine if (match := ENCODER_PART.search(name))}
@@ -295,27 +294,27 @@ class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
         if moved:
             one, there = next(iter(moved.items()))
             self.logger.info(
-                f"{len(moved)} tensors of the file's ResNet stand elsewhere in the model: {one} is {there}"
+                f"{len(moved)} tensors of the file's ResNet have other names in the model: {one} becomes {there}"
             )
         return {moved.get(name, name): value for name, value in state.items()}
 
 
 def _strided_blocks(model: nn.Module) -> dict[str, BottleneckBlock | DeformBottleneckBlock]:
-    """Return a model's bottlenecks that have a stride, in whichever convolution, by name."""
+    """Return by name those bottlenecks of a model that have a stride in either convolution."""
     bottlenecks = (BottleneckBlock, DeformBottleneckBlock)
     blocks = {name: module for name, module in model.named_modules() if isinstance(module, bottlenecks)}
     return {name: block for name, block in blocks.items() if {*block.conv1.stride, *block.conv2.stride} != {1}}
 
 
 def _settings(model: nn.Module) -> dict[str, Any]:
-    """Return the settings of a detectron2 model, of those in `REQUIRED_CONFIG`, that its weights are made for.
+    """Return the settings, of those in `REQUIRED_CONFIG`, that a detectron2 model has.
 
-    A ResNet without bottlenecks has its strides in no 1x1 convolution.
+    A ResNet without bottlenecks has no stride in a 1x1 convolution to compare.
     """
     found: dict[str, Any] = {"INPUT.FORMAT": getattr(model, "input_format", None)}
     for name in ("pixel_mean", "pixel_std"):
         if (per_channel := getattr(model, name, None)) is not None:
             found[f"MODEL.{name.upper()}"] = [round(value, 3) for value in per_channel.flatten().tolist()]
-    for block in _strided_blocks(model).values():  # all alike
+    for block in _strided_blocks(model).values():  # all have the same
         found[STRIDE_KEY] = tuple(block.conv1.stride) != (1, 1)
     return {key: value for key, value in found.items() if value is not None}

@@ -1,4 +1,4 @@
-"""The hooks of a fine-tuning that differ from detectron2's."""
+"""The hooks of fine-tuning that differ from detectron2's."""
 
 from collections.abc import Sequence
 
@@ -19,8 +19,9 @@ from ..seeds import Purpose, seed_for
 class SeedSteps(HookBase):
     """Seeds the global generators before each step by the run's seed, the iteration and the process.
 
-    What a step draws, such as the anchors and proposals that losses are computed on, then depends on no step before it:
-    a checkpoint needs no state of generators, and one written on a GPU fits a CPU. Register it before other hooks.
+    The random choices of a step, such as the anchors and proposals that losses are computed on, then do not depend on
+    earlier steps: a checkpoint needs no generator state, and one written on a GPU works on a CPU. Register this hook
+    before the others.
 
     Args:
         seed: of the run; not negative.
@@ -35,18 +36,18 @@ class SeedSteps(HookBase):
 
 
 class ResumablePreciseBN(PreciseBN):
-    """``PreciseBN`` that a stop changes nothing about, and after which all processes have the same statistics.
+    """``PreciseBN`` that gives the same result in a resumed run, and the same statistics to all processes.
 
-    detectron2's goes on with its own stream of images, from the first one in a resumed run. Here it sees the batches
-    that the training comes to next, and draws proposals by the iteration.
+    detectron2's has its own stream of images, which starts over in a resumed run. This one uses the next batches of the
+    training, and the iteration seeds the proposals.
 
-    It weights each batch's statistics, which are those of all processes, by the local number of values; with images of
-    different sizes every process would end with other averages, and evaluate another model than is saved. So all take
-    the main process's.
+    It weights each batch's statistics, which are those of all processes, by the local number of values. With images of
+    different sizes each process would get other averages and evaluate a model other than the saved one, so all take
+    those of the main process.
 
     Args:
         period, model, num_iter: as detectron2's.
-        loader: as the training's, with a `TrainingOrder` of its own.
+        loader: like the training's, with its own `TrainingOrder`.
         seed: of the run; not negative.
         micro_batches: of ``loader`` that the training takes in an iteration.
     """
@@ -59,10 +60,10 @@ class ResumablePreciseBN(PreciseBN):
         self._micro_batches = micro_batches
 
     def update_stats(self) -> None:
-        """Estimate ``running_mean`` and ``running_var`` of every norm, then overwrite them by the main process's."""
+        """Estimate ``running_mean`` and ``running_var`` of every norm, then replace them with the main process's."""
         following = self.trainer.iter + 1
         self._data_loader.batch_sampler.start = following * self._micro_batches
-        self._data_iter = None  # of an earlier estimate
+        self._data_iter = None  # drop that of an earlier estimate
         seed_generators(seed_for(self._seed, Purpose.PRECISE_BN, following, comm.get_rank()))
         super().update_stats()
         if comm.get_world_size() > 1:
@@ -72,27 +73,27 @@ class ResumablePreciseBN(PreciseBN):
 
 
 class EvalAfterGoodEnd(EvalHook):
-    """``EvalHook`` that evaluates at the end of a training that came to it.
+    """``EvalHook`` that evaluates after the last iteration only if it succeeded.
 
-    detectron2's also evaluates where the last iteration failed, as when its weights are not finite.
+    detectron2's also evaluates if the last iteration failed, for example because its weights are not finite.
     """
 
     def after_train(self) -> None:
         """Evaluate, unless an error ended the training."""
         if self.trainer.iter >= self.trainer.max_iter:
-            self.trainer.storage.iter = self.trainer.max_iter  # one more where nothing was left to train
+            self.trainer.storage.iter = self.trainer.max_iter  # one more if no iteration was left to train
             super().after_train()
 
 
 class ValuesWriter(PeriodicWriter):
-    """``PeriodicWriter`` that also writes right after an evaluation, and nothing twice.
+    """``PeriodicWriter`` that also writes right after an evaluation, and writes nothing twice.
 
-    detectron2's writes the results of an evaluation when its period ends the next time, so a run that is killed before
+    detectron2's writes the results of an evaluation at the end of its next period, so a run that is killed before then
     loses them.
 
     Args:
         writers, period: as detectron2's.
-        evaluation_period: iterations from an evaluation to the next; 0: there is none before the end.
+        evaluation_period: iterations from one evaluation to the next; 0: none before the end.
     """
 
     def __init__(self, writers: Sequence[EventWriter], period: int, evaluation_period: int) -> None:
@@ -113,5 +114,5 @@ class ValuesWriter(PeriodicWriter):
         if self.trainer.iter != self._written:
             super().after_train()
             return
-        for writer in self._writers:  # an error came after the last write; the next would divide by no iterations
+        for writer in self._writers:  # an error followed the last write; writing again would divide by zero iterations
             writer.close()

@@ -1,4 +1,4 @@
-"""Every check before a run, so that it is refused before it starts rather than after hours of training."""
+"""Every check before a run, so that mistakes stop it at the start rather than after hours of training."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -23,34 +23,34 @@ from ..weights.settings import refuse_other_format, settings_of
 from .resuming import check_resumed, check_resumed_classes
 from .trainer import AMP_DTYPES
 
-# The recipe is that of docs/small_scale.md: ImageNet's has a queue that is longer than a small data set.
+# The recipe is that of docs/small_scale.md: the queue of ImageNet's is longer than a small data set.
 MAKE_WEIGHTS = (
     "make it from your images (docs/small_scale.md):  mocodet pretrain --config-file configs/pretrain/{recipe}"
     " DATA.ROOT path/to/images OUTPUT_DIR output/{name}  and  mocodet convert output/{name}/model_final.pth {weights};"
-    " or name a pre-training checkpoint that you have, or the published weights of a ResNet-50, moco://v2_200ep"
+    " or name a pre-training checkpoint of yours, or the published weights of a ResNet-50, moco://v2_200ep"
 )
 
 
 def check_run(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
-    """Check a run before it leaves anything; what could only fail later, or would be ignored, is refused.
+    """Check a run before it writes anything; refuse settings that would fail later or be ignored.
 
-    In this order, the quick before the slow:
+    In this order, quick checks first:
 
-    1. the settings of this trainer, and how the processes are connected (`check_config`);
-    2. unless ``eval_only``, the augmentation, the batch, the part of the labels and, with ``resume``, the run that goes
-       on (`check_resumed`);
+    1. the settings of this trainer, and the connection of the processes (`check_config`);
+    2. unless ``eval_only``, the augmentation, the batch, the part of the labels and, with ``resume``, the run to resume
+       (`check_resumed`);
     3. ``MODEL.WEIGHTS``;
-    4. the data sets (`check_datasets`), and with ``resume`` that their classes are the run's
+    4. the data sets (`check_datasets`), and with ``resume`` that the run has the same classes
        (`check_resumed_classes`);
     5. for each of ``DATASETS.TEST`` whether it can be evaluated: ``check`` of its `EvaluationKind`.
 
     Args:
-        cfg: the config of the run, its ``MOCO.DATASETS`` registered.
-        resume: whether the run goes on with the last checkpoint in ``OUTPUT_DIR``, if there is one.
-        eval_only: whether it evaluates and does not train.
+        cfg: the config of the run, with its ``MOCO.DATASETS`` registered.
+        resume: whether the run resumes from the last checkpoint in ``OUTPUT_DIR``, if there is one.
+        eval_only: whether it only evaluates.
 
     Raises:
-        FileNotFoundError: there are no such weights or data.
+        FileNotFoundError: the weights or the data do not exist.
         ValueError: the config contradicts itself, the data, the machine or the run to be resumed.
     """
     check_config(cfg)
@@ -90,7 +90,7 @@ def check_config(cfg: CfgNode) -> None:
 
 
 def _check_channels(cfg: CfgNode) -> None:
-    """Check that mean and deviation have a number for each channel of the images."""
+    """Check that mean and deviation have one number for each channel of the images."""
     channels = 1 if cfg.INPUT.FORMAT == "L" else 3
     for key in ("PIXEL_MEAN", "PIXEL_STD"):
         if len(cfg.MODEL[key]) != channels:
@@ -102,11 +102,11 @@ def _check_channels(cfg: CfgNode) -> None:
 
 
 def check_augmentation(cfg: CfgNode) -> None:
-    """Check that the settings of the augmentation in training are sizes and ranges, and that the model uses them.
+    """Check that the training augmentation has valid sizes and ranges, and that the model uses them.
 
     Raises:
-        ValueError: ``INPUT.SCALE_RANGE`` is no range, or is set for a model that does not use it; ``INPUT.CROP.SIZE``
-            does not suit ``INPUT.CROP.TYPE``.
+        ValueError: ``INPUT.SCALE_RANGE`` is not a range, or is set for a model that does not use it;
+            ``INPUT.CROP.SIZE`` does not suit ``INPUT.CROP.TYPE``.
     """
     scale, crop, kind = tuple(cfg.INPUT.SCALE_RANGE), cfg.INPUT.CROP, cfg.INPUT.CROP.TYPE
     if scale and cfg.MODEL.META_ARCHITECTURE != "SemanticSegmentor":
@@ -116,19 +116,19 @@ def check_augmentation(cfg: CfgNode) -> None:
         )
     if scale and (len(scale) != 2 or not 0 < scale[0] <= scale[1]):
         raise ValueError(
-            f"INPUT.SCALE_RANGE must be two positive ratios, the smaller first, as (0.5, 2.0), got {scale}"
+            f"INPUT.SCALE_RANGE must be two positive ratios, the smaller first, such as (0.5, 2.0), got {scale}"
         )
     if not crop.ENABLED:
         return
     if kind in ("absolute", "absolute_range"):
-        wanted, fits = "whole numbers of pixels, as [513, 513]", [isinstance(n, int) and n > 0 for n in crop.SIZE]
+        wanted, fits = "whole numbers of pixels, such as [513, 513]", [isinstance(n, int) and n > 0 for n in crop.SIZE]
     elif kind in ("relative", "relative_range"):
-        wanted, fits = "fractions above 0 and up to 1, as [0.9, 0.9]", [0 < n <= 1 for n in crop.SIZE]
+        wanted, fits = "fractions above 0 and up to 1, such as [0.9, 0.9]", [0 < n <= 1 for n in crop.SIZE]
     else:
         raise ValueError(f"INPUT.CROP.TYPE must be absolute, absolute_range, relative or relative_range, got {kind!r}")
     if fits != [True, True]:
         raise ValueError(
-            f"INPUT.CROP.SIZE must be two {wanted}, where INPUT.CROP.TYPE is {kind}: height and width; got"
+            f"INPUT.CROP.SIZE must be two {wanted} (height and width) when INPUT.CROP.TYPE is {kind}; got"
             f" {list(crop.SIZE)}"
         )
 
@@ -154,7 +154,7 @@ def check_labels(cfg: CfgNode) -> None:
     """Check the part of the labels to learn from, and the schedule in passes over it.
 
     Raises:
-        ValueError: a number that means nothing, or one that the run would not heed.
+        ValueError: a number is out of range, or the run would ignore it.
     """
     moco = cfg.MOCO
     if not 0 < moco.TRAIN_FRACTION <= 1:
@@ -164,27 +164,27 @@ def check_labels(cfg: CfgNode) -> None:
             raise ValueError(f"MOCO.{key} must be 0 or more, got {moco[key]}")
     if moco.MIN_ITERS and not moco.PASSES:
         raise ValueError(
-            f"MOCO.MIN_ITERS {moco.MIN_ITERS} is the least length of a schedule in passes, but MOCO.PASSES is 0; set"
-            " that, or SOLVER.MAX_ITER and no MOCO.MIN_ITERS"
+            f"MOCO.MIN_ITERS {moco.MIN_ITERS} is the minimum length of a schedule in passes, but MOCO.PASSES is 0; set"
+            " MOCO.PASSES, or set SOLVER.MAX_ITER and leave out MOCO.MIN_ITERS"
         )
     if moco.PASSES and cfg.SOLVER.MAX_ITER < 1:
         raise ValueError(f"MOCO.PASSES changes the length of a schedule, but SOLVER.MAX_ITER is {cfg.SOLVER.MAX_ITER}")
     if (moco.PASSES or moco.TRAIN_FRACTION < 1) and is_densepose(cfg):
-        raise ValueError("MOCO.TRAIN_FRACTION and MOCO.PASSES do not reach DensePose's own loader; leave them out")
+        raise ValueError("MOCO.TRAIN_FRACTION and MOCO.PASSES do not affect DensePose's own loader; leave them out")
     sampler = cfg.DATALOADER.SAMPLER_TRAIN
     if moco.TRAIN_FRACTION < 1 and sampler.startswith("Weighted"):
         raise ValueError(
-            f"MOCO.TRAIN_FRACTION {moco.TRAIN_FRACTION:g} with DATALOADER.SAMPLER_TRAIN {sampler}, which weights whole"
-            " data sets; use TrainingSampler or RepeatFactorTrainingSampler"
+            f"MOCO.TRAIN_FRACTION {moco.TRAIN_FRACTION:g} does not work with DATALOADER.SAMPLER_TRAIN {sampler}, which"
+            " weights whole data sets; use TrainingSampler or RepeatFactorTrainingSampler"
         )
 
 
 def check_weights(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
-    """Check ``MODEL.WEIGHTS``, if a file, unless the run resumes from a checkpoint of its own.
+    """Check ``MODEL.WEIGHTS``, if it is a file, unless the run resumes from its own checkpoint.
 
     Raises:
-        FileNotFoundError: where MoCo weights are wanted, the message says which two commands make them.
-        ValueError: the file is damaged, or of a network for images of other channels.
+        FileNotFoundError: there is no such file. For MoCo weights the message gives the two commands that make them.
+        ValueError: the file is damaged, or is of a network for images with other channels.
     """
     weights = cfg.MODEL.WEIGHTS
     path = Path(weights.partition("?")[0])  # detectron2 takes options after a question mark
@@ -195,37 +195,37 @@ def check_weights(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
             refuse_other_format(settings_of(path), cfg.INPUT.FORMAT)
         return
     remedy = "name one that does"
-    if path.suffix == ".pkl" and not eval_only:  # converted weights; anything else the user must have had
+    if path.suffix == ".pkl" and not eval_only:  # converted weights; the user must already have any other kind
         recipe = recipe_for(cfg.MODEL.RESNETS.DEPTH)
         remedy = MAKE_WEIGHTS.format(weights=path, recipe=recipe, name=path.stem)
     raise FileNotFoundError(f"MODEL.WEIGHTS names {weights}, which does not exist; {remedy}")
 
 
 def recipe_for(depth: int) -> str:
-    """Return the recipe for somebody's own images (docs/small_scale.md) that makes a ResNet of ``depth`` layers."""
+    """Return the recipe for the user's own images (docs/small_scale.md) that makes a ResNet of ``depth`` layers."""
     recipe = "own_images_R_18.yaml" if depth < 50 else "own_images_R_50.yaml"
     return recipe if depth in (18, 50) else f"{recipe} MODEL.ARCH resnet{depth}"
 
 
 def check_datasets(cfg: CfgNode, *, training: bool) -> None:
-    """Check that the data sets of ``cfg.DATASETS`` are there, hold something, and fit the model.
+    """Check that the data sets of ``cfg.DATASETS`` exist, are not empty, and fit the model.
 
-    Data sets from ``MOCO.DATASETS`` are read whole; for those that detectron2 brings, only their files are looked for,
-    and the packages that read and evaluate them.
+    Data sets from ``MOCO.DATASETS`` are read completely. For those that detectron2 provides, only the files and the
+    packages that read and evaluate them are looked for.
 
     Args:
-        cfg: the config of the run, its ``MOCO.DATASETS`` registered.
+        cfg: the config of the run, with its ``MOCO.DATASETS`` registered.
         training: check ``DATASETS.TRAIN`` too, not only ``DATASETS.TEST``.
 
     Raises:
         FileNotFoundError: files of a data set are missing.
         ValueError: no data set is named, a name is unknown, a data set is empty or malformed, a package is missing,
-            the data sets disagree about their classes, or the model learns or predicts something else than they hold.
+            the data sets have different classes, or the model learns or predicts something that they do not hold.
     """
     if training and not cfg.DATASETS.TRAIN:
         raise ValueError("DATASETS.TRAIN names no data set to train on")
     if not training and not cfg.DATASETS.TEST:
-        raise ValueError("--eval-only, but DATASETS.TEST names no data set to evaluate on")
+        raise ValueError("--eval-only is given, but DATASETS.TEST names no data set to evaluate on")
     own = {entry["NAME"] for entry in cfg.MOCO.DATASETS}
     to_train = cfg.DATASETS.TRAIN if training else ()
     names = list(dict.fromkeys([*to_train, *cfg.DATASETS.TEST]))
@@ -247,14 +247,14 @@ def check_datasets(cfg: CfgNode, *, training: bool) -> None:
     for name in names:
         if cfg.MODEL.KEYPOINT_ON:
             _check_keypoints(cfg, name)
-    if not is_densepose(cfg):  # its project merges the classes of its data sets itself, when it reads them
+    if not is_densepose(cfg):  # the project merges the classes of its data sets when it reads them
         _check_classes(cfg, names, semantic)
     for name, records in labelled.items():  # the slowest last: it decodes the labels
         check_label_images(name, records, learned=name in to_train)
 
 
 def check_names(cfg: CfgNode, names: Sequence[str]) -> None:
-    """Check the entries of ``cfg.MOCO.DATASETS``, and that ``names`` are of these or of detectron2; no file is read.
+    """Check the entries of ``cfg.MOCO.DATASETS``, and that they or detectron2 define all ``names``; reads no file.
 
     Raises:
         ValueError: an entry is malformed, or a name is unknown.
@@ -268,12 +268,12 @@ def check_names(cfg: CfgNode, names: Sequence[str]) -> None:
 
 
 def _kind(name: str) -> EvaluationKind | None:
-    """Return the kind of a data set, or None: one that is only trained on may be of any type."""
+    """Return the kind of a data set, or None, since a data set that is only trained on may be of any type."""
     return KINDS.get(MetadataCatalog.get(name).get("evaluator_type"))
 
 
 def _check_annotations_suit(cfg: CfgNode, name: str, semantic: bool) -> None:
-    """Check that a model that learns from objects gets objects, and one that learns from label images those."""
+    """Check that the data set has what the model learns from: objects or label images."""
     kind = _kind(name)
     labels_alone = kind is not None and kind.has_label_images
     has_labels = labels_alone or bool(MetadataCatalog.get(name).get("sem_seg_root"))  # panoptic data sets have both
@@ -286,7 +286,7 @@ def _check_annotations_suit(cfg: CfgNode, name: str, semantic: bool) -> None:
 
 
 def _check_files(name: str) -> None:
-    """Check a data set that is not from ``MOCO.DATASETS``: its packages, its folders and what its kind checks."""
+    """Check a data set that is not from ``MOCO.DATASETS``: its packages, its folders and its kind's own checks."""
     metadata, kind = MetadataCatalog.get(name), _kind(name)
     if kind:
         kind.check_packages(name)
@@ -295,15 +295,14 @@ def _check_files(name: str) -> None:
         datasets = os.environ.get("DETECTRON2_DATASETS", "unset, so ./datasets")
         raise FileNotFoundError(
             f"data set {name}: there is no {' and no '.join(missing)}; put it there (mocodet prepare-data can), or set"
-            f" the environment variable DETECTRON2_DATASETS (now {datasets}) to the folder that detectron2's data sets"
-            " are in"
+            f" the environment variable DETECTRON2_DATASETS (now {datasets}) to the folder with detectron2's data sets"
         )
     if kind:
         kind.check_files(name)
 
 
 def _check_pixels(cfg: CfgNode, records: Sequence[Mapping[str, Any]]) -> None:
-    """Check that no image, of those whose size is known, is larger than the mapper takes."""
+    """Check that no image, as far as sizes are known, is larger than the mapper accepts."""
     limit = cfg.INPUT.MAX_PIXELS
     for record in records:
         pixels = record.get("width", 0) * record.get("height", 0)
@@ -324,10 +323,10 @@ def _check_objects(cfg: CfgNode, name: str, records: Sequence[Mapping[str, Any]]
         bare = sum(key not in annotation for annotation in annotations)
         if cfg.MODEL[switch] and bare:
             raise ValueError(
-                f"MODEL.{switch}, but {bare} of the {len(annotations)} annotations of data set {name} have no {what};"
-                f" {remedy}set MODEL.{switch} False"
+                f"MODEL.{switch} is True, but {bare} of the {len(annotations)} annotations of data set {name} have no"
+                f" {what}; {remedy}set MODEL.{switch} False"
             )
-    # Crowds, of which COCO's masks are run lengths, are not learned.
+    # Crowds, whose masks COCO stores as run lengths, are not learned.
     runs = [
         record["file_name"]
         for record in records
@@ -336,9 +335,9 @@ def _check_objects(cfg: CfgNode, name: str, records: Sequence[Mapping[str, Any]]
     ]
     if cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT == "polygon" and runs:
         raise ValueError(
-            f"data set {name}: {len(runs)} of the {len(annotations)} annotations, such as one of {runs[0]}, have masks"
-            f" of run lengths in {MetadataCatalog.get(name).get('json_file')}, which INPUT.MASK_FORMAT polygon does not"
-            " take; add  INPUT.MASK_FORMAT bitmask"
+            f"data set {name}: {len(runs)} of the {len(annotations)} annotations, such as one of {runs[0]}, have"
+            f" run-length encoded masks in {MetadataCatalog.get(name).get('json_file')}, which INPUT.MASK_FORMAT"
+            " polygon does not accept; add  INPUT.MASK_FORMAT bitmask"
         )
 
 
@@ -347,11 +346,11 @@ def _check_keypoints(cfg: CfgNode, name: str) -> None:
     keypoints, classes = metadata.get("keypoint_names", ()), metadata.get("thing_classes", ())
     if not keypoints:
         fault = metadata.get("keypoint_fault", f"data set {name} has no keypoints")
-        raise ValueError(f"MODEL.KEYPOINT_ON, but {fault}; set MODEL.KEYPOINT_ON False")
+        raise ValueError(f"MODEL.KEYPOINT_ON is True, but {fault}; set MODEL.KEYPOINT_ON False")
     if len(classes) != 1:
         raise ValueError(
-            f"MODEL.KEYPOINT_ON, but data set {name} has {len(classes)} classes ({first_few(classes)}); a keypoint"
-            " detector is trained and evaluated on one"
+            f"MODEL.KEYPOINT_ON is True, but data set {name} has {len(classes)} classes ({first_few(classes)}); a"
+            " keypoint detector is trained and evaluated on one class"
         )
     if len(keypoints) != wanted:
         raise ValueError(
@@ -361,7 +360,7 @@ def _check_keypoints(cfg: CfgNode, name: str) -> None:
 
 
 def _check_classes(cfg: CfgNode, names: Sequence[str], semantic: bool) -> None:
-    """Check that the data sets have the same classes, as many as the model, and ignore the same label."""
+    """Check that the data sets have the same classes, as many as the model predicts, and the same ignored label."""
     kind, key = ("stuff_classes", "SEM_SEG_HEAD") if semantic else ("thing_classes", "ROI_HEADS")
     wanted, classes = cfg.MODEL[key].NUM_CLASSES, {name: MetadataCatalog.get(name).get(kind, ()) for name in names}
     first = names[0]
@@ -379,7 +378,7 @@ def _check_classes(cfg: CfgNode, names: Sequence[str], semantic: bool) -> None:
         ignored, expected = MetadataCatalog.get(name).get("ignore_label"), cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
         if semantic and ignored is None:
             raise ValueError(
-                f"the metadata of data set {name} does not say which label is ignored: set its ignore_label (the model"
+                f"the metadata of data set {name} does not say which label to ignore: set its ignore_label (the model"
                 f" ignores {expected})"
             )
         if semantic and ignored != expected:

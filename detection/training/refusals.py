@@ -1,7 +1,7 @@
 """Tell a study, which does not import detectron2, what is wrong with the configs of its trials.
 
-``python -m mocodet.detection.training.refusals`` reads from stdin a JSON list of ``[file, [KEY, VALUE], ...]``, and
-writes as the last line of stdout a list of what is wrong with each, null where nothing is.
+``python -m mocodet.detection.training.refusals`` reads a JSON list of ``[file, [KEY, VALUE], ...]`` from stdin. The
+last line of its stdout is a list with one error message for each, null for a config without errors.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from .run import read_config
 
 
 def refusal(config_file: str, opts: Sequence[str]) -> str | None:
-    """Return why a training would refuse a config before it looks at data and weights; None if it would not."""
+    """Return why a training run would refuse a config before it looks at data and weights; None if it would not."""
     try:
         cfg = read_config(argparse.Namespace(config_file=config_file, opts=opts, scale_to_gpus=False))
         for check in (check_config, check_augmentation, check_labels):

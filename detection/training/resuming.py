@@ -1,4 +1,4 @@
-"""Checks that the run to go on with, by ``--resume``, is the one that the config describes, and draws as it did."""
+"""Checks that the run that ``--resume`` continues is the one that the config describes, and draws images as before."""
 
 from collections.abc import Mapping
 from itertools import zip_longest
@@ -18,7 +18,7 @@ from mocodet.common.text import on_one_line
 from ..data.classes import classes_of, from_checkpoint
 from .checkpoint import CLASSES_KEY
 
-# What gives a model its layers and their sizes, which of them are trained, and what they take for images.
+# The keys that determine a model's layers and their sizes, which of them are trained, and their input images.
 MODEL_KEYS = (
     *("MODEL.META_ARCHITECTURE", "MODEL.MASK_ON", "MODEL.KEYPOINT_ON"),
     *("MODEL.BACKBONE.NAME", "MODEL.BACKBONE.FREEZE_AT"),
@@ -46,10 +46,10 @@ MODEL_KEYS = (
     *("INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"),
 )
 
-# Where the trainer's part of a checkpoint keeps what its draws depend on.
+# Key, in the trainer's part of a checkpoint, of the settings that its random draws depend on.
 DRAWS_KEY = "draws"
 
-# What decides which images an iteration has, and what is drawn for them.
+# The keys that determine which images an iteration has, and the random draws for them.
 DRAW_KEYS = (
     *("SEED", "SOLVER.IMS_PER_BATCH", "MOCO.ACCUMULATION"),
     *("DATALOADER.SAMPLER_TRAIN", "DATALOADER.ASPECT_RATIO_GROUPING"),
@@ -57,35 +57,36 @@ DRAW_KEYS = (
 
 
 def seed_of_run(cfg: CfgNode) -> int:
-    """Return the seed of the run in ``OUTPUT_DIR``, if that has a checkpoint, or else one that is drawn.
+    """Return the seed of the run in ``OUTPUT_DIR`` if it has a checkpoint, else a random seed.
 
-    All processes must call it, and get the same. The checkpoints of older versions have none.
+    All processes must call this, and get the same seed. Checkpoints of older versions have none.
 
     Raises:
-        ValueError: the checkpoint has something else for a seed.
+        ValueError: the checkpoint's seed is not a valid one.
     """
     kept = None
     if comm.is_main_process() and holds_checkpoint(cfg.OUTPUT_DIR):
         kept = look_up(load_last(cfg.OUTPUT_DIR, lazily=True), key := f"trainer.{DRAWS_KEY}.SEED")
         if not (kept is None or (type(kept) is int and 0 <= kept < 1 << 32)):
-            raise ValueError(f"{last_checkpoint(cfg.OUTPUT_DIR)}: {key} is no seed; {EXPECTED}")
+            raise ValueError(f"{last_checkpoint(cfg.OUTPUT_DIR)}: {key} is not a seed; {EXPECTED}")
     kept = comm.all_gather(kept)[0]
     return comm.shared_random_seed() if kept is None else kept
 
 
 def draws_of(cfg: CfgNode, images: str) -> dict[str, Any]:
-    """Return what the draws of a run depend on, for its checkpoints; ``images`` is the identity of `DrawnImages`."""
+    """Return what a run's random draws depend on, for its checkpoints; ``images`` is the identity of `DrawnImages`."""
     return {key: look_up(cfg, key) for key in DRAW_KEYS} | {"images": images, "processes": comm.get_world_size()}
 
 
 def other_draws(there: Any, now: Mapping[str, Any]) -> str:
-    """Say why a run draws otherwise ``now`` than the one whose checkpoint says what is ``there``; empty if it does not.
+    """Say how the random draws of a run differ from those of its checkpoint; empty if they do not.
 
     Args:
-        there, now: of `draws_of`; a checkpoint of an older version, or of a forger, has something else.
+        there: from the checkpoint; one from an older version, or a forged one, may hold anything.
+        now: of `draws_of`.
     """
     if not isinstance(there, Mapping):
-        return "its checkpoint does not say how images were drawn, as those of older versions"
+        return "its checkpoint, like those of older versions, does not say how images were drawn"
     different = [key for key in now if there.get(key) != now[key]]
     return ", ".join(f"{key} {there.get(key)} there, {now[key]} now" for key in different)
 
@@ -93,7 +94,7 @@ def other_draws(there: Any, now: Mapping[str, Any]) -> str:
 def check_resumed(cfg: CfgNode) -> None:
     """Check that the run in ``OUTPUT_DIR``, if it has a checkpoint, has the same scale, part of the labels and model.
 
-    On the main process alone: it is about to overwrite the config that the run was started with.
+    Only the main process checks: it is about to overwrite the config that the run was started with.
 
     Raises:
         ValueError: the message says how the run can be continued.
@@ -107,9 +108,9 @@ def check_resumed(cfg: CfgNode) -> None:
 
 
 def _check_scale(cfg: CfgNode, saved: Mapping[str, Any]) -> None:
-    """Check that the run to go on with has batches of the same size, if its schedule or this command's was scaled.
+    """Check that the run to resume has batches of the same size, if its schedule or this command's was scaled.
 
-    An iteration of the one is not an iteration of the other, so the schedule would go on at the wrong place.
+    Iterations of the two would cover different numbers of images, so the schedule would resume at the wrong place.
 
     Raises:
         ValueError: the message says how the run can be continued.
@@ -125,13 +126,13 @@ def _check_scale(cfg: CfgNode, saved: Mapping[str, Any]) -> None:
 
 
 def _check_labels(cfg: CfgNode, saved: Mapping[str, Any]) -> None:
-    """Check that the run to go on with learned from the same part of the labels.
+    """Check that the run to resume learned from the same part of the labels.
 
     Raises:
         ValueError: the message says which part that is.
     """
     theirs, ours = (
-        (part.get("TRAIN_FRACTION", 1.0), part.get("FRACTION_SEED", 0))  # of older runs, without these keys
+        (part.get("TRAIN_FRACTION", 1.0), part.get("FRACTION_SEED", 0))  # older runs lack these keys
         for part in (look_up(saved, "MOCO") or {}, cfg.MOCO)
     )
     if theirs != ours and not theirs[0] == ours[0] == 1:
@@ -142,10 +143,10 @@ def _check_labels(cfg: CfgNode, saved: Mapping[str, Any]) -> None:
 
 
 def _check_model(cfg: CfgNode, saved: Mapping[str, Any]) -> None:
-    """Check that the run to go on with has the same model: a checkpoint of other layers would be loaded in part.
+    """Check that the run to resume has the same model: a checkpoint with other layers would be loaded in part.
 
     Raises:
-        ValueError: the message says which keys differ, and how to start anew from these weights.
+        ValueError: the message says which keys differ, and how to start a new run from these weights.
     """
     if different := changes(saved, cfg, MODEL_KEYS):
         raise ValueError(
@@ -154,23 +155,23 @@ def _check_model(cfg: CfgNode, saved: Mapping[str, Any]) -> None:
 
 
 def check_resumed_classes(cfg: CfgNode) -> None:
-    """Check that the run to go on with, if there is one, learned the same classes, in the same order.
+    """Check that the run to resume, if there is one, learned the same classes, in the same order.
 
-    On the main process alone. A checkpoint from before classes were kept says nothing.
+    Only the main process checks. Old checkpoints, which do not record their classes, pass.
 
     Args:
         cfg: the config of the run; its ``DATASETS.TRAIN`` has been loaded.
 
     Raises:
-        ValueError: the message names the first class that differs, and how to start anew from these weights; or the
-            checkpoint has something else for classes.
+        ValueError: the message names the first class that differs, and how to start a new run from these weights; or
+            the checkpoint's classes are malformed.
     """
     if not (comm.is_main_process() and holds_checkpoint(cfg.OUTPUT_DIR)):
         return
     content = load_last(cfg.OUTPUT_DIR, lazily=True)
     kept = from_checkpoint(content.get(CLASSES_KEY))
     if kept is None and CLASSES_KEY in content:
-        raise ValueError(f"{last_checkpoint(cfg.OUTPUT_DIR)}: {CLASSES_KEY} are not those of a model; {EXPECTED}")
+        raise ValueError(f"{last_checkpoint(cfg.OUTPUT_DIR)}: {CLASSES_KEY} are malformed; {EXPECTED}")
     ours = classes_of(cfg, cfg.DATASETS.TRAIN[0])
     if kept is None or ours is None or kept.names == ours.names:
         return
@@ -181,12 +182,12 @@ def check_resumed_classes(cfg: CfgNode) -> None:
     )
     raise ValueError(
         f"--resume: the run in {cfg.OUTPUT_DIR} learned other classes than those of {cfg.DATASETS.TRAIN[0]} (class"
-        f" {index} is {on_one_line(str(theirs))} there, {mine} now); give the data set's CLASSES as they were, or"
+        f" {index} is {on_one_line(str(theirs))} there, {mine} now); restore the data set's CLASSES, or,"
         f" {_from_its_weights(cfg)}"
     )
 
 
 def _from_its_weights(cfg: CfgNode) -> str:
-    """Say how another run starts from the weights of the one in ``OUTPUT_DIR``."""
+    """Say how to start a new run from the weights of the one in ``OUTPUT_DIR``."""
     weights = Path(cfg.OUTPUT_DIR, name_of_last(cfg.OUTPUT_DIR))
     return f"to start from its weights, choose another OUTPUT_DIR, leave out --resume and set MODEL.WEIGHTS {weights}"

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 def read_config(args: argparse.Namespace) -> CfgNode:
-    """Return the config of file and command line; it is not frozen.
+    """Return the config from the file and the command line; it is not frozen.
 
     Raises:
         FileNotFoundError, ValueError: there is no such config, or it is malformed.
@@ -48,17 +48,17 @@ def read_config(args: argparse.Namespace) -> CfgNode:
 
 
 def setup(cfg: CfgNode, args: argparse.Namespace) -> None:
-    """Complete and freeze a config of `read_config`, start the log, register the data sets and check the run.
+    """Complete and freeze the config of `read_config`, start the log, register the data sets and check the run.
 
     Raises:
         FileNotFoundError, ValueError: see `check_run`.
     """
-    # Before the config is frozen, so that whatever reads it later has the scaled values, the saved copy too.
+    # Before the config is frozen, so that all later code and the saved copy have the scaled values.
     scaled = "" if args.eval_only else scale_to_processes(cfg, comm.get_world_size())
     without_cuda = fall_back_to_cpu(cfg)
     log_to(None)
     register_datasets(cfg)
-    # First of all what may refuse the run: starting it replaces the config that an earlier run left in the folder.
+    # Check first: starting the run replaces the config that an earlier run left in the folder.
     check_run(cfg, resume=args.resume, eval_only=args.eval_only)
     in_passes = ""
     if cfg.MOCO.PASSES and not args.eval_only:
@@ -78,9 +78,9 @@ def setup(cfg: CfgNode, args: argparse.Namespace) -> None:
 def start_run(cfg: CfgNode, args: argparse.Namespace) -> None:
     """Start the log, save the config and seed the generators, as detectron2's ``default_setup`` does.
 
-    That one parses the whole config anew for each of three keys that it looks up: half a second. An evaluation saves
-    the config as ``eval_config.yaml``: ``config.yaml`` remains that of the training in the same folder, whose schedule
-    tells how the run can be resumed.
+    ``default_setup`` parses the whole config again for each of the three keys that it looks up, which takes half a
+    second. An evaluation saves its config as ``eval_config.yaml``, so ``config.yaml`` remains that of the training run
+    in the same folder; resuming the run needs its schedule.
     """
     rank, config = comm.get_rank(), cfg.dump()
     log_to(cfg.OUTPUT_DIR)
@@ -93,7 +93,7 @@ def start_run(cfg: CfgNode, args: argparse.Namespace) -> None:
         with atomic_open(Path(cfg.OUTPUT_DIR, name), "w", encoding="utf-8") as handle:
             handle.write(config)
     seed_all_rng(cfg.SEED + rank if cfg.SEED >= 0 else None)
-    if not args.eval_only:  # trying out algorithms pays off for the many images of a training
+    if not args.eval_only:  # trying out algorithms pays off over the many images of a training run
         torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
 
 
@@ -106,8 +106,8 @@ def evaluate(cfg: CfgNode, *, resume: bool) -> dict[str, Any]:
     checkpointer = MocoDetCheckpointer(model, cfg.OUTPUT_DIR, whole_detector=True)
     if not cfg.MODEL.WEIGHTS and not (resume and checkpointer.has_checkpoint()):
         logger.warning(
-            "--eval-only, but MODEL.WEIGHTS is empty: this evaluates a detector with random weights. To evaluate a"
-            f" fine-tuned one name it, for example  MODEL.WEIGHTS {cfg.OUTPUT_DIR}/model_final.pth"
+            "--eval-only is given, but MODEL.WEIGHTS is empty: this evaluates a detector with random weights. To"
+            f" evaluate a fine-tuned one, name it, for example  MODEL.WEIGHTS {cfg.OUTPUT_DIR}/model_final.pth"
         )
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     results = Trainer.test(cfg, model)
@@ -117,7 +117,7 @@ def evaluate(cfg: CfgNode, *, resume: bool) -> dict[str, Any]:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Do, in one process of the launched ones, what the command line asks for; return the evaluation's results."""
+    """Run the command line's request in one of the launched processes; return the results of the evaluation."""
     cfg = read_config(args)
     if args.eval_only:
         check_output(cfg.OUTPUT_DIR)
@@ -133,5 +133,5 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Do what the command line asks for, in as many processes as it asks for."""
+    """Run the command line's request in as many processes as it asks for."""
     launch(run, args, read_config)

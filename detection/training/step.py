@@ -1,4 +1,4 @@
-"""One iteration of fine-tuning: in any precision, on any device, of one batch or of several micro-batches."""
+"""One iteration of fine-tuning: in any precision, on any device, on one batch or several micro-batches."""
 
 import time
 from collections import defaultdict
@@ -14,22 +14,22 @@ from mocodet.common.states import take_up
 
 
 class AccumulatingTrainer(SimpleTrainer):
-    """``SimpleTrainer`` whose update may gather the gradients of several micro-batches, in any precision.
+    """``SimpleTrainer`` whose update may accumulate the gradients of several micro-batches, in any precision.
 
-    The loss of an update is the mean of the micro-batches' losses, as it is the mean over the processes under
-    ``DistributedDataParallel``: N micro-batches of one process are to the optimizer what N processes are. Gradients go
-    between processes once, with the last micro-batch. Batch norm sees one micro-batch at a time.
+    The loss of an update is the mean of the micro-batches' losses, just as it is the mean over the processes under
+    ``DistributedDataParallel``: to the optimizer, N micro-batches of one process are the same as N processes. Gradients
+    are reduced between processes once, with the last micro-batch. Batch norm sees one micro-batch at a time.
 
-    detectron2's ``AMPTrainer`` wants CUDA and always scales the loss. Here autocast works on a CPU too, and the loss is
-    scaled for float16 only: bfloat16 has the range of float32.
+    detectron2's ``AMPTrainer`` needs CUDA and always scales the loss. Here autocast also works on a CPU, and the loss
+    is scaled only for float16, since bfloat16 has the range of float32.
 
     Args:
         model: returns a dict of losses in training; wrapped in ``DistributedDataParallel`` or not.
-        data_loader: endless micro-batches.
+        data_loader: yields micro-batches without end.
         optimizer: updates the (float32) parameters of ``model``.
-        micro_batches: how many make an update.
+        micro_batches: number of micro-batches in an update.
         device_type: ``"cuda"`` or ``"cpu"``, for autocast.
-        dtype: what autocast computes in; None: no autocast.
+        dtype: the type that autocast computes in; None: no autocast.
     """
 
     def __init__(
@@ -49,9 +49,9 @@ class AccumulatingTrainer(SimpleTrainer):
         self._scaler = torch.amp.GradScaler(device_type, enabled=dtype == torch.float16)
 
     def run_step(self) -> None:
-        """Do one iteration: for each micro-batch data, losses and gradients; then metrics and the update.
+        """Run one iteration: data, losses and gradients of each micro-batch; then metrics and the update.
 
-        The losses logged are means over the micro-batches, ``data_time`` is the sum of the waits.
+        The logged losses are means over the micro-batches; ``data_time`` is the sum of the waiting times.
 
         Raises:
             FloatingPointError: on the main process, a loss is not finite; nothing is updated.
@@ -65,7 +65,7 @@ class AccumulatingTrainer(SimpleTrainer):
             start = time.perf_counter()
             data = next(self._data_loader_iter)
             data_time += time.perf_counter() - start
-            # DDP decides in the forward pass whether gradients go between processes in the backward pass.
+            # DDP decides in the forward pass whether the backward pass reduces gradients between processes.
             with nullcontext() if number == self._micro_batches else getattr(self.model, "no_sync", nullcontext)():
                 with torch.autocast(self._device_type, dtype=self._dtype, enabled=self._dtype is not None):
                     losses = self.model(data)
@@ -78,15 +78,15 @@ class AccumulatingTrainer(SimpleTrainer):
         self._scaler.update()
 
     def end_loader(self) -> None:
-        """End the loader processes: those that are there when this one ends are killed, and leave files in TMPDIR."""
+        """End the loader processes: those that outlive this process are killed, and leave files in TMPDIR."""
         self._data_loader_iter_obj = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of ``SimpleTrainer`` and, where there is one, of the loss scale."""
+        """Return the state of ``SimpleTrainer`` and of the loss scale, if there is one."""
         return super().state_dict() | ({"grad_scaler": self._scaler.state_dict()} if self._scaler.is_enabled() else {})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what ``state_dict`` returned; a run continued in another precision starts with a fresh loss scale.
+        """Restore the result of ``state_dict``; a run resumed in another precision starts with a new loss scale.
 
         Raises:
             ValueError: of `take_up`.

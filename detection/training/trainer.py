@@ -1,4 +1,4 @@
-"""Fine-tuning on detectron2's engine, on GPUs and on CPU processes alike."""
+"""Fine-tuning with detectron2's engine, on GPUs or in CPU processes."""
 
 import logging
 import weakref
@@ -49,23 +49,23 @@ class Trainer(DefaultTrainer):
     """detectron2's ``DefaultTrainer`` for this plugin's models and data sets.
 
     It differs in these points: it runs in several CPU processes; mixed precision works on a CPU and in bfloat16; an
-    update may gather the gradients of ``MOCO.ACCUMULATION`` micro-batches; it learns from ``MOCO.TRAIN_FRACTION`` of
-    the labels, for ``MOCO.PASSES`` if that is set; training images come as the task wants them (:mod:`.data.mapper`);
-    what is drawn at random (the order of images, their augmentation, anchors and proposals) is a function of ``SEED``
-    and the iteration, so a resumed run ends as one that was not stopped; norms that say ``SyncBN`` are synchronised on
-    any device; checkpoints are written atomically, and none with numbers that are not finite; pre-trained weights that
-    do not fit are refused; each data set chooses its evaluator; the results of the last evaluation are in
-    ``OUTPUT_DIR/results.json``.
+    update may accumulate the gradients of ``MOCO.ACCUMULATION`` micro-batches; it learns from ``MOCO.TRAIN_FRACTION``
+    of the labels, for ``MOCO.PASSES`` if that is set; the mapper of training images suits the task
+    (:mod:`.data.mapper`); the random draws (the order of images, their augmentation, anchors and proposals) depend only
+    on ``SEED`` and the iteration, so a resumed run gives the same result as an uninterrupted one; ``SyncBN`` norms are
+    synchronised on any device; checkpoints are written atomically, and never with numbers that are not finite;
+    pre-trained weights that do not fit are refused; each data set chooses its evaluator; the results of the last
+    evaluation are in ``OUTPUT_DIR/results.json``.
 
-    A negative ``SEED`` is drawn, or is that of the run in ``OUTPUT_DIR``, if there is one.
+    A negative ``SEED`` means the seed of the run in ``OUTPUT_DIR`` if there is one, else a random seed.
     """
 
     def __init__(self, cfg: CfgNode):
-        # DefaultTrainer builds its parts in its own __init__, for CUDA; so the parts are built here instead.
+        # DefaultTrainer.__init__ builds its parts for CUDA, so they are built here instead.
         TrainerBase.__init__(self)
         cfg = cfg.clone()
         cfg.defrost()
-        # Nothing more to do in these where the command has done it.
+        # These have no further effect if the command has already called them.
         scale_to_processes(cfg, comm.get_world_size())
         records = None if densepose.is_densepose(cfg) else training_records(cfg, announce=True)
         if records is not None:
@@ -87,8 +87,8 @@ class Trainer(DefaultTrainer):
         )
         if cfg.MOCO.ACCUMULATION > 1:
             logger.info(
-                f"Each update gathers the gradients of {cfg.MOCO.ACCUMULATION} micro-batches. Batch norm takes its"
-                f" statistics from one at a time: from {cfg.SOLVER.IMS_PER_BATCH // cfg.MOCO.ACCUMULATION} images where"
+                f"Each update accumulates the gradients of {cfg.MOCO.ACCUMULATION} micro-batches. Batch norm takes its"
+                f" statistics from one at a time: from {cfg.SOLVER.IMS_PER_BATCH // cfg.MOCO.ACCUMULATION} images if"
                 f" it is synchronised, not from {cfg.SOLVER.IMS_PER_BATCH}"
             )
         self._asked = [
@@ -113,12 +113,12 @@ class Trainer(DefaultTrainer):
     def resume_or_load(self, resume: bool = True) -> None:
         """Continue from the last checkpoint in ``OUTPUT_DIR``, or load ``MODEL.WEIGHTS`` and start at iteration 0.
 
-        A resumed run is bit-identical to one that was not stopped (CPU, float32 and bfloat16), as long as the config,
-        the images and the number of processes are the same; a warning says what is not. Its rates, decay, momentum and
-        steps are the config's, as in pre-training, whatever the checkpoint was trained with.
+        A resumed run is bit-identical to an uninterrupted one (CPU, float32 and bfloat16) if the config, the images and
+        the number of processes are the same; a warning names any difference. As in pre-training, rates, decay,
+        momentum and steps are those of the config, not those of the checkpoint.
         """
         if resume and not self.checkpointer.has_checkpoint():
-            logger.warning(f"--resume, but {self.cfg.OUTPUT_DIR} holds no checkpoint: starting at iteration 0")
+            logger.warning(f"--resume is given, but {self.cfg.OUTPUT_DIR} holds no checkpoint: starting at iteration 0")
         super().resume_or_load(resume)
         if self.start_iter == 0:
             return
@@ -126,41 +126,39 @@ class Trainer(DefaultTrainer):
         self.data_loader.batch_sampler.start = self.start_iter * self.cfg.MOCO.ACCUMULATION
 
     def _obey_config(self) -> None:
-        """Give the optimizer the settings that the config asks for, in place of those that the checkpoint had."""
+        """Give the optimizer the settings of the config instead of those of the checkpoint."""
         groups = self.optimizer.param_groups
         found = {(group.get("initial_lr", group["lr"]), group["weight_decay"]) for group in groups}
         for group, asked in zip(groups, self._asked, strict=True):
             group.update(asked, initial_lr=asked["lr"])
         self.scheduler.base_lrs = [asked["lr"] for asked in self._asked]
-        self.scheduler.last_epoch = min(self.start_iter, self.max_iter)  # the schedule has no rate after the end
+        self.scheduler.last_epoch = min(self.start_iter, self.max_iter)  # the schedule has no rate beyond its end
         for group, rate in zip(groups, self.scheduler.get_lr(), strict=True):
             group["lr"] = rate
         if (now := {(group["initial_lr"], group["weight_decay"]) for group in groups}) != found:
-            logger.info(
-                f"Goes on with the config's rates and decays {sorted(now)}; the checkpoint's are {sorted(found)}"
-            )
+            logger.info(f"Using the config's rates and decays {sorted(now)}, not the checkpoint's {sorted(found)}")
 
     def state_dict(self) -> dict[str, Any]:
-        """Return detectron2's state, and what the meaning of an iteration's number depends on."""
+        """Return detectron2's state, and the settings on which the random draws of an iteration depend."""
         return {**super().state_dict(), DRAWS_KEY: draws_of(self.cfg, self.data_loader.dataset.identity)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what ``state_dict`` returned; warn if the run goes on otherwise than it would have.
+        """Restore the result of ``state_dict``; warn if the run continues differently than without the stop.
 
-        The schedule stays out: it follows from config and iteration, and what a file has of it could take the place of
-        its methods.
+        The schedule is not restored: it follows from the config and the iteration, and its state in a file could
+        replace its methods.
         """
         super().load_state_dict({**state_dict, "hooks": {}})
         if different := other_draws(state_dict.get(DRAWS_KEY), self.state_dict()[DRAWS_KEY]):
-            logger.warning(f"The run goes on, but not as it would have without the stop: {different}")
+            logger.warning(f"The resumed run will differ from an uninterrupted one: {different}")
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode, records: list[Record] | None = None) -> DataLoader:
         """Build the endless loader of this process's micro-batches, each a list of detectron2's dicts.
 
         Args:
-            cfg: of the run.
-            records: of `training_records`, which are loaded where they are not given.
+            cfg: config of the run.
+            records: of `training_records`; loaded if not given.
         """
         cfg = cfg.clone()
         cfg.defrost()
@@ -181,10 +179,10 @@ class Trainer(DefaultTrainer):
         return loader
 
     def train(self) -> OrderedDict[str, Any]:
-        """Train, and return the results of the last evaluation (empty on other processes than the main one).
+        """Train, and return the results of the last evaluation (empty except on the main process).
 
         Raises:
-            DivergenceError: losses, proposals, parameters or buffers are not finite. No checkpoint has such weights.
+            DivergenceError: losses, proposals, parameters or buffers are not finite. No checkpoint holds such weights.
             OSError: see `mishaps_told`.
         """
         with self.status.watched(), tracebacks_in_log_file(), mishaps_told():
@@ -195,20 +193,20 @@ class Trainer(DefaultTrainer):
             super().train()
         except DivergenceError:
             raise
-        except FloatingPointError as error:  # of detectron2, which names neither the iteration always nor a remedy
+        except FloatingPointError as error:  # detectron2's names no remedy and not always the iteration
             raise DivergenceError(" ".join(str(error).split()).removesuffix("."), self.iter, DIVERGED) from error
         finally:
             self._trainer.end_loader()
-        if self.checkpointer.mismatch:  # said before the training, hundreds of lines ago
+        if self.checkpointer.mismatch:  # repeated: the first warning is hundreds of lines above
             logger.warning(self.checkpointer.mismatch)
         return self._last_eval_results
 
     def build_hooks(self) -> list[HookBase | None]:
-        """Make detectron2's hooks, with those of :mod:`.hooks` among them.
+        """Make detectron2's hooks, some of them replaced by those of :mod:`.hooks`.
 
-        PreciseBN's loader yields micro-batches too, since whole batches may not fit; it takes so many more of them that
-        it sees as many images. The checkpoint of an iteration comes after its evaluation, and after both are written: a
-        run that is killed meanwhile comes to them again.
+        PreciseBN's loader yields micro-batches too, since whole batches may not fit into memory; it takes more of them,
+        to see as many images. An iteration's checkpoint is saved after its evaluation has been written: a run that is
+        killed in between repeats both.
         """
         seed, micro_batches = self.cfg.SEED, self.cfg.MOCO.ACCUMULATION
         built = super().build_hooks()
@@ -226,7 +224,7 @@ class Trainer(DefaultTrainer):
         return [SeedSteps(seed), *built, self.status, StopWhenAsked(self.checkpointer, collective_timeout(self.cfg))]
 
     def build_writers(self) -> list[EventWriter]:
-        """Make detectron2's writers, after half a line at the end of ``metrics.json`` has been dropped."""
+        """Remove an incomplete last line from ``metrics.json``, then make detectron2's writers."""
         drop_half_line(Path(self.cfg.OUTPUT_DIR, "metrics.json"))
         return super().build_writers()
 
@@ -249,7 +247,7 @@ class Trainer(DefaultTrainer):
         """Evaluate on every data set of ``DATASETS.TEST`` and write ``OUTPUT_DIR/results.json``.
 
         Returns:
-            ``{task: {metric: value}}`` of the one data set; with several, those by the name of the data set.
+            ``{task: {metric: value}}`` for one data set; for several, a dict of these by data set.
         """
         results = super().test(cfg, model, evaluators)
         if comm.is_main_process() and results:

@@ -201,15 +201,15 @@ def test_setup__a_schedule_in_passes_over_a_part_of_the_labels(data, tmp_path):
     [
         (
             {"SOLVER__MAX_ITER": 1},
-            r"diverged at iteration 0: \d+ of \d+ tensors .*no checkpoint is written\. Start it ane",
+            r"diverged at iteration 0: \d+ of \d+ tensors .*no checkpoint is written\. Start again",
         ),
         (
             {"SOLVER__MAX_ITER": 1, "TEST__PRECISE_BN__ENABLED": True},
-            "diverged at iteration 0: .* Start it",
+            "diverged at iteration 0: .* Start again",
         ),
         (
             {"SOLVER__MAX_ITER": 2, "SOLVER__CHECKPOINT_PERIOD": 2},
-            "diverged at iteration 1: .* Start it anew with a low",
+            "diverged at iteration 1: .* Start again with a low",
         ),
     ],
 )
@@ -309,7 +309,9 @@ def test_resume__continues_where_the_run_stopped(data, tmp_path):
         train("--resume", SOLVER__MAX_ITER=4, MODEL__ROI_HEADS__NUM_CLASSES=3)
     other = [{**entry, "NAME": new_name(), "CLASSES": list(reversed(CLASSES))} for entry in data]
     train_set, test_set = ((entry["NAME"],) for entry in other)
-    with pytest.raises(SystemExit, match=r"class 0 is cat there, dog now\); give the .* CLASSES .*model_final.pth$"):
+    with pytest.raises(
+        SystemExit, match=r"class 0 is cat there, dog now\); restore the .* CLASSES, or, .*model_final.pth$"
+    ):
         train("--resume", SOLVER__MAX_ITER=4, MOCO__DATASETS=other, DATASETS__TRAIN=train_set, DATASETS__TEST=test_set)
     assert (tmp_path / "config.yaml").read_text() == before
     assert [line["iteration"] for line in metrics(tmp_path) if "total_loss" in line] == [1, 2]
