@@ -1,1 +1,1 @@
-"""Metrics: one file in `kinds` for each ``evaluator_type``, and what these are made of."""
+"""Metrics: one file in `kinds` for each ``evaluator_type``, and the parts that these share."""

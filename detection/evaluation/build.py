@@ -1,4 +1,4 @@
-"""From a run's config to its evaluators, and to the predictions that they leave in ``<OUTPUT_DIR>/inference/``."""
+"""Evaluators for a run's config, and the place of their predictions in ``<OUTPUT_DIR>/inference/``."""
 
 from pathlib import Path
 
@@ -12,8 +12,8 @@ from .kinds import kind_of
 def build_evaluator(cfg: CfgNode, dataset_name: str) -> KeepingEvaluator:
     """Build the evaluator that the metadata ``evaluator_type`` of the data set asks for.
 
-    Predictions are left in ``<OUTPUT_DIR>/inference/<dataset_name>/``; what a study needs of them in ``OUTPUT_DIR``, or
-    in that folder too where the run is evaluated on several data sets.
+    Predictions are written to ``<OUTPUT_DIR>/inference/<dataset_name>/``. The files that a study needs are written to
+    ``OUTPUT_DIR``, or to the folder of the predictions if the run is evaluated on several data sets.
 
     Raises:
         ValueError: there is no evaluator of that type.
@@ -24,10 +24,10 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> KeepingEvaluator:
 
 
 def predictions_folder(path: str | Path, dataset_name: str) -> Path:
-    """Return where the predictions on a data set are: in ``path``, or deeper if that is a run's ``OUTPUT_DIR``.
+    """Return the folder of the predictions on a data set: ``path``, or one inside it if it is a run's ``OUTPUT_DIR``.
 
     Raises:
-        FileNotFoundError: it is the folder of a run that has predictions on other data sets only.
+        FileNotFoundError: ``path`` is the folder of a run that has predictions only on other data sets.
     """
     inference = Path(path, "inference")
     if not inference.is_dir():

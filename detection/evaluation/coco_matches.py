@@ -1,6 +1,6 @@
-"""Which detections COCO's metrics count as right: pycocotools' matching, here of all images and classes at once.
+"""Which detections COCO's metrics count as right: pycocotools' matching, for all images and classes at once.
 
-faster-coco-eval matches in C++ and tells the counts alone, but it keeps every IoU, of which this starts.
+faster-coco-eval matches in C++ and returns only counts, but it keeps every IoU, and the matching here starts from them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,14 +13,14 @@ from faster_coco_eval import COCOeval_faster
 from mocodet.common.matches import Matches
 
 Rows = Sequence[Mapping[str, Any]]  # annotations or predictions in COCO's formats
-ALMOST_1 = 1 - 1e-10  # what pycocotools takes for a threshold of 1
+ALMOST_1 = 1 - 1e-10  # pycocotools uses this for a threshold of 1
 
 
 class Grouped(NamedTuple):
-    """N objects or detections by group, which is a class in an image, and in their order within it."""
+    """N objects or detections, ordered by group (a class in an image) and within each group."""
 
-    group: np.ndarray  # N, ascending: place of the class x I + place of the image
-    source: np.ndarray  # N, place in the rows that they were made of
+    group: np.ndarray  # N, ascending: index of the class x I + index of the image
+    source: np.ndarray  # N, index of the row that it was made from
 
 
 class Overlaps(NamedTuple):
@@ -32,11 +32,11 @@ class Overlaps(NamedTuple):
 
 
 def coco_matches(evaluation: COCOeval_faster) -> Matches:
-    """Tell which detections of an evaluation that was run were right, of all areas and the largest number an image.
+    """Tell which detections of a finished evaluation were right, for all areas and the largest number per image.
 
-    The detections of a class in an image choose by falling scores. Each takes the object that it overlaps most of those
-    that are free. If none reaches the threshold it may belong to a crowd (or to an object without keypoints, where
-    these are compared), and counts neither way.
+    The detections of a class in an image choose in order of decreasing score. Each takes the free object that it
+    overlaps most. If no overlap reaches the threshold, the detection may belong to a crowd (or, for keypoints, to an
+    object without keypoints) and then counts neither way.
     """
     params, truth = evaluation.params, evaluation.cocoGt
     objects, found = truth.dataset["annotations"], evaluation.cocoDt.dataset["annotations"]
@@ -72,21 +72,21 @@ def coco_matches(evaluation: COCOeval_faster) -> Matches:
 def match(
     overlaps: Overlaps, group: np.ndarray, crowd: np.ndarray, ignored: np.ndarray, thresholds: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Match as pycocotools' ``evaluateImg``, all groups at the same time: in each round one detection of each chooses.
+    """Match like pycocotools' ``evaluateImg``, but all groups at once: in each round one detection of a group chooses.
 
     Args:
-        overlaps: their detections are numbered group by group and in these by falling scores.
+        overlaps: their detections are numbered group by group, in each by decreasing score.
         group: N, of each detection.
         crowd: M, bool: the object may be matched any number of times.
-        ignored: M, bool: what is matched with it counts neither way. A crowd is ignored.
-        thresholds: T of IoU.
+        ignored: M, bool: detections matched with the object count neither way. Crowds are ignored.
+        thresholds: T, of IoU.
 
     Returns:
         T x N, bool: which detections are right, and which count neither way.
     """
     right, left_out = (np.zeros((len(thresholds), len(group)), dtype=bool) for _ in range(2))
     taken = np.zeros((len(thresholds), len(ignored)), dtype=bool)
-    # What a detection likes best comes first: an object that counts, the highest IoU, of equal ones the last object.
+    # A detection prefers an object that counts, then the highest IoU, then the last of equal objects.
     order = np.lexsort((-overlaps.target, -overlaps.iou, ignored[overlaps.target], overlaps.detection))
     choosing, owner = np.unique(overlaps.detection[order], return_inverse=True)
     rounds = _place_in_run(group[choosing])[owner]
@@ -105,7 +105,7 @@ def match(
 
 
 def _group(rows: Rows, images: Sequence[int], categories: Sequence[int], key: np.ndarray, most: int) -> Grouped:
-    """Group what is of these images and categories; in each group by ``key``, at most ``most``; ids are ascending."""
+    """Group the rows of these images and categories (ascending ids); keep the first ``most`` of each by ``key``."""
     image, category = (np.array([row[name] for row in rows], dtype=int) for name in ("image_id", "category_id"))
     source = np.flatnonzero(np.isin(image, images) & np.isin(category, categories))
     group = np.searchsorted(categories, category[source]) * len(images) + np.searchsorted(images, image[source])
@@ -115,7 +115,7 @@ def _group(rows: Rows, images: Sequence[int], categories: Sequence[int], key: np
 
 
 def _place_in_run(values: np.ndarray) -> np.ndarray:
-    """Number the elements of each run of equal values, which are not negative, from 0."""
+    """Number the elements of each run of equal, non-negative values from 0."""
     first = np.flatnonzero(np.diff(values, prepend=-1))
     return np.arange(len(values)) - np.repeat(first, np.diff(first, append=len(values)))
 

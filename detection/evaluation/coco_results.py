@@ -1,4 +1,4 @@
-"""Saved predictions in COCO's result format, read with errors that say what is wrong with which one."""
+"""Reads saved predictions in COCO's result format, with errors that say which prediction is wrong and why."""
 
 import json
 import logging
@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 
 RESULTS = "coco_instances_results.json"
 FILES = (RESULTS, "instances_predictions.pth")  # as detectron2 names them
-SHAPES = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}  # what each task compares
-# The lengths of runs in groups of five bits; characters from "P" on say that more follow, which the libraries believe.
+SHAPES = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}  # the shape that each task compares
+# The lengths of runs in groups of five bits. Characters from "P" on promise another group; the libraries trust that.
 COUNTS = re.compile(rb"([P-o]{0,5}[0-O])+")
 
 
@@ -42,16 +42,16 @@ def read_results(
 
     Args:
         path: a JSON file of COCO's result format, ``instances_predictions.pth``, or the folder that holds one of them.
-        dataset: the content of the JSON file of annotations, its categories in the order of the model's classes.
-        names: what to look for in a folder.
-        left_out: ids of categories that are not evaluated; their predictions are passed over.
+        dataset: the content of the JSON file of annotations, with its categories in the order of the model's classes.
+        names: the file names to look for in a folder.
+        left_out: ids of categories that are not evaluated; their predictions are ignored.
 
     Returns:
         the predictions, with the data set's category ids.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: what it holds is malformed (https://cocodataset.org/#format-results), is not finite, or is of an
+        ValueError: a prediction is malformed (https://cocodataset.org/#format-results), is not finite, or is for an
             image or a category that the data set does not have.
     """
     path = find_file(path, *names)
@@ -63,7 +63,7 @@ def read_results(
         if fault := _fault(result, kinds, images, categories):
             raise ValueError(f"{path}: prediction {place} {fault}")
     if passed_over := sum(result["category_id"] in left_out for result in results):
-        logger.info(f"{path}: {passed_over:,} predictions are of classes that CLASSES leaves out, and passed over")
+        logger.info(f"{path}: {passed_over:,} predictions are of classes that CLASSES leaves out; ignored")
         results = [result for result in results if result["category_id"] not in left_out]
     seen = {result["image_id"] for result in results}
     logger.info(f"{path} holds {len(results)} predictions, for {len(seen)} of the {len(images)} images")
@@ -71,7 +71,7 @@ def read_results(
 
 
 def read_things(path: Path, dataset: Mapping[str, Any], names: Sequence[str] = FILES) -> dict[str, list[Thing]]:
-    """Read predictions as things to draw, by the images' ids; arguments and errors as those of `read_results`."""
+    """Read predictions as things to draw, by image id; arguments and errors as those of `read_results`."""
     indices = {category["id"]: index for index, category in enumerate(dataset["categories"])}
     things = defaultdict(list)
     for result in read_results(path, dataset, names):
@@ -80,7 +80,7 @@ def read_things(path: Path, dataset: Mapping[str, Any], names: Sequence[str] = F
 
 
 def as_thing(result: Mapping[str, Any], index: int) -> Thing:
-    """Return a prediction in COCO's result format as a thing to draw; ``index`` is that of its class."""
+    """Return a prediction in COCO's result format as a thing to draw; ``index``: index of its class."""
     keypoints = np.reshape(result["keypoints"], (-1, 3)).astype(float) if "keypoints" in result else None
     if keypoints is not None:
         keypoints[:, :2] += 0.5  # COCO's are indices of pixels, detectron2's are points
@@ -100,22 +100,22 @@ def choose_tasks(
     wanted: Sequence[str] | None,
     possible: Sequence[str] = tuple(SHAPES),
 ) -> Sequence[str]:
-    """Return the tasks to evaluate: those wanted, else all for which the predictions have shapes.
+    """Return the tasks to evaluate: those wanted, else all tasks whose shapes the predictions have.
 
     Args:
-        path: where the predictions are from, for messages.
+        path: source of the predictions, for messages.
         results: as from `read_results`.
         wanted: None or empty leaves the choice to the predictions.
         possible: the tasks of the data set's metrics.
 
     Raises:
-        ValueError: the metrics do not know a task, or the predictions lack what a wanted one compares.
+        ValueError: the metrics do not support a task, or the predictions lack the shape that a wanted task compares.
     """
     found = [task for task, shape in SHAPES.items() if results and shape in results[0]]
     tasks = wanted or found or ["bbox"]
     if unknown := [task for task in tasks if task not in possible]:
         raise ValueError(
-            f"the metrics of the data set are of {' and '.join(possible)}, not of {', '.join(unknown)}; choose by"
+            f"the metrics of the data set are for {' and '.join(possible)}, not for {', '.join(unknown)}; choose with"
             " --tasks"
         )
     if lacking := [task for task in tasks if results and task not in found]:
@@ -124,7 +124,7 @@ def choose_tasks(
 
 
 def find_file(path: str | Path, *names: str) -> Path:
-    """Return the file of predictions itself, or the first of ``names`` in the folder that a run left.
+    """Return ``path`` itself if it is a file, or the first of ``names`` in it if it is a folder.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -141,15 +141,15 @@ def find_file(path: str | Path, *names: str) -> Path:
 
 
 def read_json(path: str | Path, list_of: str = "") -> Any:
-    """Read a JSON file; ``list_of``: what its elements are called, where it must hold a list.
+    """Read a JSON file; ``list_of``: name of its elements if it must hold a list.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not JSON, or no list.
+        ValueError: it is not JSON, or not a list.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:  # UnicodeDecodeError is one
+    except ValueError as error:  # includes UnicodeDecodeError
         raise ValueError(f"{path} is not JSON: {error}") from error
     if list_of and not isinstance(content, list):
         raise ValueError(f"{path} must hold a list of {list_of}, found a {type(content).__name__}")
@@ -157,7 +157,7 @@ def read_json(path: str | Path, list_of: str = "") -> Any:
 
 
 def _read_pth(path: Path, dataset: Mapping[str, Any]) -> list[Any]:
-    """Flatten what detectron2 notes of each image; its categories are the model's indices."""
+    """Flatten detectron2's list of images into predictions; its categories are the model's class indices."""
     images = load_torch_file(path)
     if not isinstance(images, list) or not all(
         isinstance(i, dict) and {"image_id", "instances"} <= i.keys() for i in images
@@ -173,13 +173,13 @@ def _read_pth(path: Path, dataset: Mapping[str, Any]) -> list[Any]:
     results = [dict(result) for image in images for result in image["instances"]]
     for result in results:
         if not 0 <= result["category_id"] < len(ids):
-            raise ValueError(f"{path}: class {result['category_id']} is predicted, the data set has {len(ids)} classes")
+            raise ValueError(f"{path} predicts class {result['category_id']}, but the data set has {len(ids)} classes")
         result["category_id"] = ids[result["category_id"]]
     return results
 
 
 def _fault(result: Any, kinds: Sequence[str], images: Mapping[Any, Any], categories: set[Id]) -> str | None:
-    """Say what is wrong with one prediction; ``kinds`` are the shapes that any of them has, and so all must have."""
+    """Say what is wrong with one prediction; ``kinds``: the shapes that any prediction has, so all must have them."""
     if not isinstance(result, dict):
         return f"must be a mapping, found {result!r}"
     missing = [key for key in ("image_id", "category_id", "score", *kinds) if key not in result]
@@ -190,11 +190,11 @@ def _fault(result: Any, kinds: Sequence[str], images: Mapping[Any, Any], categor
     if not isinstance(result["category_id"], (int, str)) or result["category_id"] not in categories:
         return f"is of category {result['category_id']!r}, which the data set does not have"
     if not _is_finite(result["score"]):
-        return f"has the score {result['score']!r}, which is no finite number"
+        return f"has the score {result['score']!r}, which is not a finite number"
     if "bbox" in kinds and not (_are_finite(box := result["bbox"]) and len(box) == 4 and min(box[2:]) >= 0):
         return f"has the box {box!r}, which is not x, y, width, height in finite numbers"
     if "keypoints" in kinds and not (_are_finite(points := result["keypoints"]) and points and len(points) % 3 == 0):
-        return "has keypoints that are not x, y, score of each in finite numbers"
+        return "has keypoints that are not x, y, score in finite numbers"
     if "segmentation" in kinds:
         image = images[result["image_id"]]
         return mask_fault(result["segmentation"], [image.get("height"), image.get("width")])
@@ -212,16 +212,16 @@ def _is_finite(value: Any) -> bool:
 def mask_fault(mask: Any, size: Sequence[int]) -> str | None:
     """Say what is wrong with a compressed run-length encoded mask of ``size`` (height, width), if anything.
 
-    The libraries decode a mask without looking, beyond their memory if the runs are wrong.
+    The libraries decode a mask without checks, and write beyond their memory if the runs are wrong.
     """
     if not isinstance(mask, dict) or not isinstance(mask.get("counts"), (str, bytes)):
         return "has a mask that is not run-length encoded: size and counts, compressed"
     if list(mask.get("size", ())) != list(size):
-        return f"has a mask of the size {mask.get('size')}, in an image of {list(size)} (height, width)"
+        return f"has a mask of size {mask.get('size')} in an image of size {list(size)} (height, width)"
     text = mask["counts"].encode() if isinstance(mask["counts"], str) else mask["counts"]
     try:
         runs = toUncompressedRLE([{"size": list(size), "counts": text}])[0]["counts"] if COUNTS.fullmatch(text) else ()
-    except (ValueError, TypeError, RuntimeError):  # some versions look at the sum, and all at the type of the size
+    except (ValueError, TypeError, RuntimeError):  # some versions check the sum, and all the type of the size
         runs = ()
     if sum(runs) != size[0] * size[1] or not runs:
         return f"has a mask whose runs do not make up its {size[0]} x {size[1]} pixels"

@@ -1,4 +1,4 @@
-"""Results of a whole evaluation, or an error that says what is missing."""
+"""Results of a complete evaluation, or an error that says what is missing."""
 
 import itertools
 import json
@@ -18,22 +18,22 @@ from mocodet.common.files import write_json
 
 logger = logging.getLogger(__name__)
 
-# What the studies compare: AP of boxes, masks and keypoints, and the mean IoU of semantic segmentation.
+# The metrics that studies compare: AP of boxes, masks and keypoints, and the mean IoU of semantic segmentation.
 HEADLINES = ("AP", "AP50", "AP75", "mIoU")
 
 
 class CompleteEvaluator(DatasetEvaluator):
-    """Wraps an evaluator and refuses what it would let pass.
+    """Wraps an evaluator and refuses results that it would accept.
 
-    * Every image of the data set must have been evaluated, in whichever process, exactly once. Images are told apart
-      by ``image_id``, or by ``file_name`` where the data set gives none.
-    * A detector that finds nothing scores 0, with a warning, where detectron2's COCO metrics would be nan.
+    * Every image of the data set must have been evaluated exactly once over all processes. ``image_id`` identifies an
+      image, or ``file_name`` if the data set has no ids.
+    * A detector that finds nothing scores 0, with a warning; detectron2's COCO metrics would be nan.
     * ``AP``, ``AP50``, ``AP75`` and ``mIoU`` must be numbers. Finer metrics may be nan (no ground truth of that size or
-      class); they are named in a warning.
+      class); a warning names them.
 
     Args:
         evaluator: of the data set.
-        dataset_name: what is evaluated on.
+        dataset_name: the data set.
         load: returns its records.
     """
 
@@ -56,20 +56,20 @@ class CompleteEvaluator(DatasetEvaluator):
         self.evaluator.reset()
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Hand a batch to the wrapped evaluator and note which images it held."""
+        """Pass a batch to the wrapped evaluator and note its images."""
         self._images.extend(_identity(image) for image in inputs)
-        for output in outputs:  # a map of classes is one prediction
+        for output in outputs:  # a class map is one prediction
             self._num_predictions += len(output["instances"]) if "instances" in output else "sem_seg" in output
         self.evaluator.process(inputs, outputs)
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
-        """Return ``{task: {metric: value}}`` on the main process, None on the others; every process must call.
+        """Return ``{task: {metric: value}}`` on the main process, None on the others; every process must call this.
 
         Raises:
             RuntimeError: images are missing or were evaluated twice, or a headline metric is not a number.
         """
         gathered = comm.gather((self._images, self._num_predictions), dst=0)
-        # Before the evaluator, which fails in ways of its own when it has seen too little.
+        # Checked before the evaluator runs, which fails with less clear errors if images are missing.
         if comm.is_main_process():
             self._check_images(list(itertools.chain.from_iterable(images for images, _ in gathered)))
         results = self.evaluator.evaluate()
@@ -84,7 +84,7 @@ class CompleteEvaluator(DatasetEvaluator):
         if not expected or missing or repeated:
             raise RuntimeError(
                 f"evaluation on {self._dataset_name} is not complete: of its {len(expected)} images, {len(missing)}"
-                f" were not evaluated and {repeated} evaluated more than once"
+                f" were not evaluated and {repeated} were evaluated more than once"
             )
         logger.info(f"Evaluated each of the {len(seen)} images of {self._dataset_name} once")
 
@@ -121,11 +121,11 @@ def check_metrics(
 def format_results(
     results: Mapping[str, Mapping[str, float]], columns: Mapping[str, Mapping[str, float]] | None = None
 ) -> str:
-    """Make a table of each task's metrics and one of its classes; a class's metrics are called ``<metric>-<class>``.
+    """Make a table of each task's metrics and one of its classes, whose metrics are called ``<metric>-<class>``.
 
     Args:
         results: ``{task: {metric: value}}``.
-        columns: what else is known of each class, ``{class: {title: value}}``; it comes first.
+        columns: further values of each class, ``{class: {title: value}}``; these columns come first.
     """
     parts = []
     for task, metrics in results.items():
@@ -144,12 +144,12 @@ def format_results(
 
 
 def write_results(results: Mapping[str, Mapping[str, Mapping[str, float]]], path: str | Path) -> None:
-    """Write ``{data set: {task: {metric: value}}}`` to a JSON file; a metric that is not defined becomes null."""
-    # JSON has no nan, which Python writes and reads all the same.
+    """Write ``{data set: {task: {metric: value}}}`` to a JSON file; an undefined metric becomes null."""
+    # Python would write nan, which is not valid JSON.
     plain = json.loads(json.dumps(results), parse_constant=lambda name: None)
     write_json(path, plain)
 
 
 def _identity(image: Mapping[str, Any]) -> int | str:
-    """What tells an image of the data set, or an input made from it, from the others."""
+    """Return what identifies an image of the data set, or an input made from it."""
     return image["image_id"] if "image_id" in image else image["file_name"]

@@ -1,4 +1,4 @@
-"""A few test images with what is in them and what a detector found, for the page of a study: ``examples.json``."""
+"""A few test images with their objects and a detector's detections, for the report of a study: ``examples.json``."""
 
 import hashlib
 from bisect import insort
@@ -19,7 +19,7 @@ from .things import image_key
 EXAMPLES_FILE = "examples.json"
 VERSION = 1
 CHOSEN = 8  # images
-CANDIDATES = 4 * CHOSEN  # of which those with objects are chosen first
+CANDIDATES = 4 * CHOSEN  # images; those with objects are chosen first
 MIN_SCORE = 0.3
 MOST_BELOW = 20  # detections of an image that may be shown though none scores more than that
 SIDE = 240  # pixels of a thumbnail's longer side, at most
@@ -28,29 +28,29 @@ QUALITY = 80  # of the JPEG
 
 @dataclass(order=True)
 class Candidate:
-    """An image that may be chosen, by the hash of its file's name, and what was found in it."""
+    """An image that may be chosen, with the hash of its file name, and the detections in it."""
 
     rank: str
-    image: str  # as `image_key` has it
-    # Class, score, and x0 y0 x1 y1 in pixels; by falling scores.
+    image: str  # of `image_key`
+    # Class, score, and x0 y0 x1 y1 in pixels; by decreasing score.
     found: list[tuple[int, float, list[float]]] = field(compare=False)
 
 
 class Candidates:
-    """Keeps the images with the lowest hashes and their detections: the same images whatever their order.
+    """Keeps the images with the lowest hashes, and their detections; the order of the images has no effect.
 
-    So every trial of a data set shows the same ones, and processes need not know of each other's images.
+    So every trial on a data set shows the same images, and processes need not know each other's.
     """
 
     def __init__(self) -> None:
         self.kept: list[Candidate] = []
 
     def see(self, record: Mapping[str, Any], instances: Instances) -> None:
-        """Consider an image.
+        """Keep an image if its hash is among the lowest.
 
         Args:
             record: as in the data set, with ``file_name``.
-            instances: what was found, with ``pred_boxes``, ``scores`` and ``pred_classes``.
+            instances: the detections, with ``pred_boxes``, ``scores`` and ``pred_classes``.
         """
         rank = hashlib.sha256(Path(record["file_name"]).name.encode()).hexdigest()
         if len(self.kept) == CANDIDATES and rank > self.kept[-1].rank:
@@ -76,12 +76,12 @@ def choose(kept: Iterable[Candidate], records: Mapping[str, Mapping[str, Any]]) 
 def write_examples(
     path: str | Path, chosen: Sequence[Candidate], records: Mapping[str, Mapping[str, Any]], classes: Sequence[str]
 ) -> None:
-    """Write the chosen images, whole or not at all.
+    """Write the chosen images atomically.
 
-    The file has ``version``, ``min_score`` and ``images``, each of these with ``name``, ``width`` and ``height`` of the
+    The file has ``version``, ``min_score`` and ``images``. Each image has ``name``, ``width`` and ``height`` of the
     thumbnail, ``jpeg`` in base64, ``truth`` (``class``, ``box``, ``crowd``) and ``detections`` (``class``, ``box``,
-    ``score``, by falling scores). A box is x0, y0, x1, y1 in pixels of the thumbnail. Of the detections there are those
-    above ``min_score``, and at least as many as there are objects: a detector of few labels is seldom sure.
+    ``score``, by decreasing score). A box is x0, y0, x1, y1 in pixels of the thumbnail. The detections are those above
+    ``min_score``, and at least as many as there are objects: a detector trained on few labels rarely has high scores.
     """
     images = [_example(candidate, records[candidate.image], classes) for candidate in chosen]
     write_json(path, {"version": VERSION, "min_score": MIN_SCORE, "images": images})

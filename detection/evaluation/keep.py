@@ -1,4 +1,4 @@
-"""What a study needs of an evaluation beyond its metrics, left in the run's folder."""
+"""The files that a study needs from an evaluation besides its metrics, in the run's folder."""
 
 import itertools
 from collections import OrderedDict
@@ -17,15 +17,15 @@ from .things import image_key
 
 
 class KeepingEvaluator(CompleteEvaluator):
-    """Leaves two files beside the metrics, on the main process; those of the last evaluation remain.
+    """Writes two files beside the metrics, on the main process; each evaluation replaces them.
 
-    * ``matches.npz``: which detections were right; where the kind of evaluation can tell.
-    * ``examples.json``: what was found in a few images, the same ones in every run; where there are boxes.
+    * ``matches.npz``: which detections were right, if the kind of evaluation can tell.
+    * ``examples.json``: the detections in a few images, the same ones in every run, if there are boxes.
 
     Args:
         evaluator: of the data set's kind.
-        dataset_name: what is evaluated on.
-        folder: where to leave them.
+        dataset_name: the data set.
+        folder: where to write the files.
     """
 
     def __init__(self, evaluator: DatasetEvaluator, dataset_name: str, folder: str | Path):
@@ -38,14 +38,14 @@ class KeepingEvaluator(CompleteEvaluator):
         super().reset()
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Hand a batch on, and look for images to keep."""
+        """Pass a batch on, and look for images to keep."""
         super().process(inputs, outputs)
         for record, output in zip(inputs, outputs, strict=True):
             if "instances" in output and output["instances"].has("pred_boxes"):
                 self._candidates.see(record, output["instances"])
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
-        """Return what `CompleteEvaluator` does, which raises likewise, and write the files."""
+        """Write the files, and return (or raise) as `CompleteEvaluator` does."""
         gathered = comm.gather(self._candidates.kept, dst=0)
         results = super().evaluate()
         if results is None:

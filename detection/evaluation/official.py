@@ -1,9 +1,9 @@
-"""Running the official evaluation scripts of LVIS and Cityscapes unchanged, on a numpy newer than they know."""
+"""Runs the official evaluation scripts of LVIS and Cityscapes unchanged on a numpy newer than they support."""
 
 from types import SimpleNamespace
 
 import numpy as np
 
-# numpy with the names that it once had and the scripts still use; ``in1d`` flattened its first argument.
+# numpy with the old names that the scripts still use; ``in1d`` flattened its first argument.
 OLD_NAMES = {"float": float, "in1d": lambda elements, test_elements: np.isin(np.ravel(elements), test_elements)}
 OLD_NUMPY = SimpleNamespace(**vars(np) | OLD_NAMES)

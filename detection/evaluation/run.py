@@ -19,17 +19,17 @@ from .kinds import KINDS, kind_of
 
 
 def main(args: argparse.Namespace) -> None:
-    """Evaluate what the command line names, and print the table."""
+    """Evaluate the predictions that the command line names, and print the table."""
     with errors_in_one_line(RuntimeError):
         cfg, name = resolve_dataset(args)
         kind = kind_of(name)
         if kind.evaluate_saved is None:
             raise ValueError(
                 f"data set {name} has the evaluator type {kind.evaluator_type!r}; saved predictions can be evaluated"
-                f" for {', '.join(sorted(name for name, other in KINDS.items() if other.evaluate_saved))}"
+                f" only for {', '.join(sorted(name for name, other in KINDS.items() if other.evaluate_saved))}"
             )
         if not {*args.tasks} <= {*kind.tasks}:
-            raise ValueError(f"--tasks {' '.join(args.tasks)}, but {name} has {', '.join(kind.tasks) or 'no choice'}")
+            raise ValueError(f"--tasks {' '.join(args.tasks)}: {name} allows {', '.join(kind.tasks) or 'no choice'}")
         tasks = args.tasks or (predicted_tasks(cfg) if "config_file" in args else None)
         evaluator = kind.build(cfg, name, tasks, None)
         results, count = kind.evaluate_saved(evaluator, predictions_folder(args.predictions, name))
@@ -70,7 +70,7 @@ def _name_from_config(cfg: CfgNode, predictions: Path) -> str:
     if found := [folder.name for folder in (predictions, predictions.parent) if folder.name in test]:
         return found[0]
     if len(test) != 1:
-        raise ValueError(f"--config-file evaluates on {', '.join(test) or 'no data set'}: choose one by --dataset NAME")
+        raise ValueError(f"--config-file evaluates on {', '.join(test) or 'no data set'}: give one with --dataset NAME")
     return test[0]
 
 

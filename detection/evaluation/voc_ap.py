@@ -1,4 +1,4 @@
-"""Pascal VOC's average precision, vectorised, with the floating-point operations of detectron2's ``voc_eval``."""
+"""Pascal VOC's average precision, vectorised, with the same floating-point operations as detectron2's ``voc_eval``."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,27 +11,27 @@ from detectron2.evaluation.pascal_voc_evaluation import voc_ap
 class Objects:
     """The objects of one class in a split, grouped by image; boxes count pixels from 1 and include the last one."""
 
-    image: np.ndarray  # M, place of the image in the split, ascending
+    image: np.ndarray  # M, index of the image in the split, ascending
     boxes: np.ndarray  # M x 4, xmin ymin xmax ymax, float64
-    difficult: np.ndarray  # M, bool: found or not, these count neither way
+    difficult: np.ndarray  # M, bool: these count neither way, found or not
 
     @property
     def num_positives(self) -> int:
-        """How many objects there are to find."""
+        """The number of objects to find."""
         return int(np.count_nonzero(~self.difficult))
 
 
 @dataclass(frozen=True)
 class Detections:
-    """The detections of one class in a split, in the order in which they came; boxes as in `Objects`."""
+    """The detections of one class in a split, in their original order; boxes as in `Objects`."""
 
-    image: np.ndarray  # N, place of the image in the split
+    image: np.ndarray  # N, index of the image in the split
     boxes: np.ndarray  # N x 4, xmin ymin xmax ymax, float64
     scores: np.ndarray  # N, float64
 
     @classmethod
     def from_rows(cls, rows: np.ndarray) -> "Detections":
-        """Make them of N rows that begin with the place of the image, score, xmin, ymin, xmax, ymax."""
+        """Make them from N rows that begin with the index of the image, score, xmin, ymin, xmax, ymax."""
         return cls(rows[:, 0].astype(int), boxes=rows[:, 2:6], scores=rows[:, 1])
 
     def __len__(self) -> int:
@@ -40,25 +40,25 @@ class Detections:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What became of the N detections of one class, in the order of their falling scores, at each of T thresholds."""
+    """Which of the N detections of one class, by decreasing score, are right at each of T thresholds."""
 
     scores: np.ndarray  # N
-    image: np.ndarray  # N, place of the image in the split
+    image: np.ndarray  # N, index of the image in the split
     right: np.ndarray  # T x N, bool
-    wrong: np.ndarray  # T x N, bool; neither right nor wrong: of a difficult object
+    wrong: np.ndarray  # T x N, bool; a detection of a difficult object is neither right nor wrong
 
 
 def judge(detections: Detections, objects: Objects, thresholds: Sequence[float]) -> Judgement:
-    """Tell the right detections of one class from the wrong ones (Everingham et al., IJCV 2010, section 4.2).
+    """Judge which detections of one class are right (Everingham et al., IJCV 2010, section 4.2).
 
     A detection belongs to the object of its image that it overlaps most. It is right if their IoU is above the
-    threshold and no detection of a higher score has taken the object, left out if the object is difficult, and wrong
-    otherwise. IoUs do not depend on the threshold, so they are computed once.
+    threshold and no detection with a higher score has taken the object. It is left out if the object is difficult, and
+    wrong otherwise. IoUs do not depend on the threshold, so they are computed once.
 
     Args:
         detections: of one class.
         objects: of the same class and split.
-        thresholds: T of IoU, from 0 to 1.
+        thresholds: T, of IoU, from 0 to 1.
     """
     order = np.argsort(-detections.scores)  # ties as numpy's default sort leaves them, as in detectron2
     detections = Detections(detections.image[order], detections.boxes[order], detections.scores[order])
@@ -73,12 +73,12 @@ def average_precisions(judgement: Judgement, num_positives: int, *, use_07_metri
 
     Args:
         judgement: of the class's detections.
-        num_positives: how many objects there are to find.
+        num_positives: number of objects to find.
         use_07_metric: precision averaged over eleven recalls (2007) rather than the area under the curve (2012).
 
     Returns:
-        T values from 0 to 1. Without objects to find they are what detectron2 makes of it: nan where there are
-        detections and the metric is 2012's, else 0.
+        T values from 0 to 1. Without objects to find they are as in detectron2: nan if there are detections and the
+        metric is the 2012 one, else 0.
     """
     if not num_positives:
         undefined = len(judgement.scores) and not use_07_metric
@@ -89,13 +89,13 @@ def average_precisions(judgement: Judgement, num_positives: int, *, use_07_metri
         recall = true_positives / float(num_positives)
         # The first detections may all belong to difficult objects: neither right nor wrong.
         precision = true_positives / np.maximum(true_positives + false_positives, np.finfo(np.float64).eps)
-        # Precision only falls where a detection is wrong: the curve's steps, which alone count, are where one is right.
+        # Precision falls only at wrong detections, so only the points at right detections matter for the area.
         aps.append(voc_ap(recall[right], precision[right], use_07_metric))
     return np.array(aps)
 
 
 def _most_overlapped(detections: Detections, objects: Objects) -> tuple[np.ndarray, np.ndarray]:
-    """Return N highest IoUs and the N places in ``objects`` of those that have them; -inf and -1 in images without."""
+    """Return each detection's highest IoU (N) and its object's index (N); -inf and -1 in images without objects."""
     overlap, place = np.full(len(detections), -np.inf), np.full(len(detections), -1)
     first = np.searchsorted(objects.image, detections.image, side="left")  # N
     count = np.searchsorted(objects.image, detections.image, side="right") - first  # N
@@ -108,7 +108,7 @@ def _most_overlapped(detections: Detections, objects: Objects) -> tuple[np.ndarr
     candidate = np.arange(len(detection)) + np.repeat(first - begin, count)  # P
     ious = _iou(detections.boxes[meets][detection], objects.boxes[candidate])  # P
     highest = np.maximum.reduceat(ious, begin)
-    # The first of equals, as argmax takes it; a nan (two boxes without area) is the highest to numpy.
+    # Of equal ones the first, as in argmax; numpy takes a nan (two boxes without area) for the highest.
     reached = np.flatnonzero((ious == highest[detection]) | np.isnan(ious))
     _, leading = np.unique(detection[reached], return_index=True)
     overlap[meets], place[meets] = highest, candidate[reached[leading]]
@@ -116,7 +116,7 @@ def _most_overlapped(detections: Detections, objects: Objects) -> tuple[np.ndarr
 
 
 def _iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """IoU of P x 4 with P x 4 boxes that include their last pixel: hence each + 1."""
+    """Return the IoU of P x 4 with P x 4 boxes. They include their last pixel, hence each + 1."""
     xmin, ymin = np.maximum(others[:, 0], boxes[:, 0]), np.maximum(others[:, 1], boxes[:, 1])
     xmax, ymax = np.minimum(others[:, 2], boxes[:, 2]), np.minimum(others[:, 3], boxes[:, 3])
     intersection = np.maximum(xmax - xmin + 1.0, 0.0) * np.maximum(ymax - ymin + 1.0, 0.0)
@@ -129,7 +129,7 @@ def _area_of(boxes: np.ndarray) -> np.ndarray:
 
 
 def _judge(close: np.ndarray, place: np.ndarray, difficult: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Tell which of N detections, by falling score, are right and which wrong; ``close``: IoU above the threshold."""
+    """Return which of N detections, by decreasing score, are right and which wrong; ``close``: IoU above threshold."""
     counted = close.copy()
     counted[close] = ~difficult[place[close]]
     right = np.zeros_like(close)

@@ -1,6 +1,6 @@
-"""What is known of the data sets of one ``evaluator_type``: an `EvaluationKind`, in a file of this folder.
+"""How the data sets of each ``evaluator_type`` are evaluated: an `EvaluationKind` per type, in a file of this folder.
 
-To add a kind, add a file that calls `register_kind`. One of your own may be in any module: importing it registers it.
+To add a kind, add a file that calls `register_kind`. Your own kind may be in any module: importing it registers it.
 """
 
 import importlib
@@ -28,26 +28,26 @@ class EvaluationKind:
     """How data sets of one ``evaluator_type`` are checked, evaluated and drawn.
 
     Attributes:
-        evaluator_type: what the metadata of the data sets say.
-        build: (config, data set, tasks, output) -> the evaluator. Tasks are of ``bbox``, ``segm`` and ``keypoints``, or
-            None: those that the predictions have. Predictions are left in the folder ``output``, if it is not None.
-        check: (config, data set): before a run that evaluates on the data set, whether its metrics can be computed.
-            Raises FileNotFoundError or ValueError.
-        check_files: (data set): before any run, whether its files are there, beyond the folders that the metadata name;
-            not of data sets from ``MOCO.DATASETS``, which are read whole. Raises FileNotFoundError or ValueError.
-        evaluate_saved: (evaluator, file or folder) -> the results of what a run has left there, instead of what the
-            evaluator has processed, and the number of predictions; None: runs keep none. Raises FileNotFoundError, or
-            ValueError: the predictions are malformed, of another data set, or lack what a task needs.
-        matches: (evaluator) -> what its last evaluation found right and wrong, by task, on the main process; None: it
-            cannot be told, as where pixels are counted.
-        read: (file or folder, metadata, records) -> what a run has left there, as things to draw, by the keys of the
-            images (`image_key`); None: likewise. Raises like ``evaluate_saved``.
-        records: (data set) -> its records, with categories as its model counts them; called after the evaluator has
+        evaluator_type: as in the metadata of the data sets.
+        build: (config, data set, tasks, output) -> the evaluator. Tasks are among ``bbox``, ``segm`` and ``keypoints``;
+            None means those that the predictions have. Predictions are written to the folder ``output`` if not None.
+        check: (config, data set): checks, before a run that evaluates on the data set, that its metrics can be
+            computed. Raises FileNotFoundError or ValueError.
+        check_files: (data set): checks, before any run, files beyond the folders that the metadata name. Not called for
+            data sets from ``MOCO.DATASETS``, which are read completely. Raises FileNotFoundError or ValueError.
+        evaluate_saved: (evaluator, file or folder) -> the results of saved predictions, instead of those that the
+            evaluator has processed, and the number of predictions; None: runs save none. Raises FileNotFoundError, or
+            ValueError if the predictions are malformed, of another data set, or lack what a task needs.
+        matches: (evaluator) -> which detections its last evaluation found right, by task, on the main process; None if
+            that cannot be told, as when pixels are counted.
+        read: (file or folder, metadata, records) -> saved predictions as things to draw, by the keys of the images
+            (`image_key`); None: runs save none. Raises like ``evaluate_saved``.
+        records: (data set) -> its records, with the model's class indices as categories; called after the evaluator has
             been built.
-        tasks: those that ``mocodet evaluate --tasks`` can choose from.
-        has_label_images: whether the ground truth is label images alone, not objects.
-        packages: modules, besides those that mocodet always needs, that read or evaluate the data sets.
-        install: the command that installs them.
+        tasks: the choices of ``mocodet evaluate --tasks``.
+        has_label_images: whether the ground truth consists only of label images, not of objects.
+        packages: modules that read or evaluate the data sets and that mocodet does not always need.
+        install: the command that installs these packages.
     """
 
     evaluator_type: str
@@ -72,8 +72,8 @@ class EvaluationKind:
         missing = [module for module in self.packages if importlib.util.find_spec(module) is None]
         if missing:
             raise ValueError(
-                f"data set {dataset_name} needs the packages {' and '.join(missing)}, not installed here; install them:"
-                f"  {self.install}"
+                f"data set {dataset_name} needs the packages {' and '.join(missing)}, which are not installed; run "
+                f" {self.install}"
             )
 
 
@@ -81,13 +81,13 @@ KINDS: dict[str, EvaluationKind] = {}
 
 
 def register_kind(kind: EvaluationKind) -> None:
-    """Make a kind known to all commands.
+    """Register a kind for all commands.
 
     Raises:
-        ValueError: there is a kind of this type already.
+        ValueError: a kind of this type already exists.
     """
     if kind.evaluator_type in KINDS:
-        raise ValueError(f"there is a kind of evaluation {kind.evaluator_type!r} already; choose another name")
+        raise ValueError(f"a kind of evaluation {kind.evaluator_type!r} already exists; choose another name")
     KINDS[kind.evaluator_type] = kind
 
 
@@ -100,7 +100,7 @@ def kind_of(dataset_name: str) -> EvaluationKind:
     evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type")
     if evaluator_type not in KINDS:
         raise ValueError(
-            f"data set {dataset_name} asks for an evaluator of type {evaluator_type!r}; there are"
+            f"data set {dataset_name} asks for an evaluator of type {evaluator_type!r}; the known types are"
             f" {', '.join(sorted(KINDS))}"
         )
     return KINDS[evaluator_type]

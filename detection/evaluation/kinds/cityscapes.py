@@ -1,4 +1,4 @@
-"""Cityscapes' instance AP, by its official script; and its files, which are paired by name alone."""
+"""Cityscapes' instance AP, by its official script; and checks of its files, which only their names pair."""
 
 import itertools
 import json
@@ -32,16 +32,15 @@ ANNOTATIONS = ("_gtFine_polygons.json", "_gtFine_instanceIds.png", "_gtFine_labe
 
 
 class CityscapesInstanceEvaluator(Detectron2CityscapesInstanceEvaluator):
-    """detectron2's Cityscapes evaluator, whose script runs on today's numpy; it also tells each class's AP.
+    """detectron2's Cityscapes evaluator, with its script running on current numpy; it also reports each class's AP.
 
-    The numbers are those of cityscapesScripts: AP is the mean over the classes with ground truth and the IoU thresholds
-    0.5 to 0.95, AP50 that at 0.5, of masks. It has no AP75. Detections go from process to process through files, so all
-    processes must be on one machine.
+    The numbers are those of cityscapesScripts, for masks: AP is the mean over the classes with ground truth and the IoU
+    thresholds 0.5 to 0.95; AP50 is the mean at 0.5. There is no AP75. Processes exchange detections through files, so
+    all must be on one machine.
 
     Args:
         dataset_name: a data set whose metadata has ``thing_classes`` and ``gt_dir``.
-        output_dir: where to leave ``coco_instances_results.json``, for which images are named by their files; None
-            leaves nothing.
+        output_dir: where to write ``coco_instances_results.json``, in which files name the images; None writes nothing.
 
     Raises:
         ValueError: cityscapesScripts is not installed.
@@ -54,12 +53,12 @@ class CityscapesInstanceEvaluator(Detectron2CityscapesInstanceEvaluator):
         self._output_dir = output_dir
 
     def reset(self) -> None:
-        """Forget the detections so far."""
+        """Forget the detections seen."""
         super().reset()
         self._found: list[dict[str, Any]] = []
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Note the instances of each image, where the script will look for them."""
+        """Write the instances of each image to where the script looks for them."""
         super().process(inputs, outputs)
         if self._output_dir:
             for record, output in zip(inputs, outputs, strict=True):
@@ -69,26 +68,26 @@ class CityscapesInstanceEvaluator(Detectron2CityscapesInstanceEvaluator):
         """Return ``{"segm": {"AP", "AP50", "AP-<class>", "AP50-<class>"}}`` in per cent on the main process.
 
         Raises:
-            RuntimeError: the script finds fault with the files; its complaint is on the standard output.
+            RuntimeError: the script reports an error in the files; its message is on standard output.
         """
         gathered = comm.gather(self._found, dst=0)
         compute, averages = self._script.computeAverages, {}
 
         def compute_averages(*args: Any) -> dict[str, Any]:
-            averages.update(compute(*args))  # detectron2 passes on the means alone
+            averages.update(compute(*args))  # detectron2 only passes on the means
             return averages
 
         replacements: dict[str, Any] = {
             "np": OLD_NUMPY,
             "computeAverages": compute_averages,
-            "writeDict2JSON": lambda content, path: None,  # matches.json would be left in the working directory
+            "writeDict2JSON": lambda content, path: None,  # it would write matches.json to the working directory
         }
         with mock.patch.multiple(self._script, **replacements), mock.patch.object(self._script.args, "quiet", True):
             try:
                 results = super().evaluate()
             except SystemExit as error:
                 raise RuntimeError(
-                    f"cityscapesScripts gave up on {self._metadata.gt_dir}; what it complained of is printed above"
+                    f"cityscapesScripts failed on {self._metadata.gt_dir}; its error message is printed above"
                 ) from error
         if not comm.is_main_process():
             return None
@@ -109,11 +108,11 @@ def check_can_be_evaluated(cfg: CfgNode, dataset_name: str) -> None:
         ValueError: it does not, or they are not.
     """
     if not cfg.MODEL.MASK_ON:
-        raise ValueError(f"data set {dataset_name} is evaluated by masks alone; set MODEL.MASK_ON True")
+        raise ValueError(f"data set {dataset_name} is evaluated only by masks; set MODEL.MASK_ON True")
     if comm.get_local_size() != comm.get_world_size():
         raise ValueError(
-            f"data set {dataset_name} is evaluated through files that all processes share: its evaluation runs on one"
-            f" machine, but {comm.get_world_size() // comm.get_local_size()} take part; set DATASETS.TEST () and"
+            f"data set {dataset_name} is evaluated through files that all processes share: its evaluation must run on"
+            f" one machine, but this run has {comm.get_world_size() // comm.get_local_size()}; set DATASETS.TEST () and"
             " evaluate with --eval-only afterwards"
         )
 
@@ -122,8 +121,9 @@ def check_cityscapes_files(name: str, endings: Sequence[str]) -> None:
     """Check that every image of ``<image_dir>/<city>/`` has its annotations in ``<gt_dir>/<city>/``, and the reverse.
 
     Args:
-        name: a data set whose metadata has ``image_dir`` and ``gt_dir``, as ``leftImg8bit/train`` and ``gtFine/train``.
-        endings: what the names of an image's annotations end in; they begin like the image.
+        name: a data set whose metadata has ``image_dir`` and ``gt_dir``, such as ``leftImg8bit/train`` and
+            ``gtFine/train``.
+        endings: the endings of an image's annotation files; their names begin like the image's.
 
     Raises:
         FileNotFoundError: images, annotations or images of annotations are missing.

@@ -31,23 +31,23 @@ from . import EvaluationKind, Results, register_kind
 
 logger = logging.getLogger(__name__)
 
-COCO_KEYPOINTS = 17  # how many spreads the metric's definition gives, for a person's keypoints
+COCO_KEYPOINTS = 17  # number of spreads in the metric's definition, for a person's keypoints
 
 
 class FasterCOCOEvaluator(COCOEvaluator):
-    """detectron2's ``COCOEvaluator`` that computes with faster-coco-eval, in seconds where pycocotools takes minutes.
+    """detectron2's ``COCOEvaluator`` with faster-coco-eval, which takes seconds where pycocotools takes minutes.
 
-    Results are those of pycocotools but for two cases: an object whose annotation has the id 0 can be found like any
-    other (pycocotools also marks what was not found by 0), and a model that finds nothing gets the metrics of no
-    detection (pycocotools fails). The annotations are read as the training reads them (`read_truth`). Predictions are
-    left with the ids that the file gives its images and categories, also where these are text.
+    The results equal those of pycocotools except in two cases: an object whose annotation has the id 0 can be found
+    like any other (pycocotools uses 0 to mark unmatched objects), and a model that finds nothing gets the metrics of no
+    detections (pycocotools fails). The annotations are read as in training (`read_truth`). Predictions are saved with
+    the file's ids of images and categories, even if these are text.
 
     Args:
         dataset_name: a data set whose metadata has ``json_file``.
         tasks: of ``bbox``, ``segm`` and ``keypoints``; None takes those that the predictions hold.
-        output_dir: where to leave ``coco_instances_results.json`` and ``instances_predictions.pth``; None leaves none.
-        options: ``max_dets_per_image``: how many detections of an image count, the best; for boxes and masks (100);
-            ``kpt_oks_sigmas``: the spread of each keypoint in object keypoint similarity (those of COCO's 17).
+        output_dir: where to write ``coco_instances_results.json`` and ``instances_predictions.pth``; None writes none.
+        options: ``max_dets_per_image``: number of best-scoring detections of an image that count for boxes and masks
+            (100); ``kpt_oks_sigmas``: the spread of each keypoint in object keypoint similarity (those of COCO's 17).
 
     Raises:
         FileNotFoundError: there is no annotation file.
@@ -63,8 +63,8 @@ class FasterCOCOEvaluator(COCOEvaluator):
                 super().__init__(dataset_name, tasks=tasks, output_dir=output_dir, **options)
         except FileNotFoundError as error:
             raise FileNotFoundError(
-                f"data set {dataset_name}: there is no annotation file {error.filename}; detectron2's own data sets are"
-                " looked for in the folder that the environment variable DETECTRON2_DATASETS names"
+                f"data set {dataset_name}: there is no annotation file {error.filename}; detectron2's own data sets"
+                " belong in the folder that the environment variable DETECTRON2_DATASETS names"
             ) from error
         self._dataset_name = dataset_name
         self.reset()
@@ -87,7 +87,7 @@ class FasterCOCOEvaluator(COCOEvaluator):
         self._evaluations: dict[str, COCOeval_faster] = {}  # by task
 
     def matches(self) -> dict[str, Matches]:
-        """Return what the last evaluation, on this process, found right and wrong; see `EvaluationKind`."""
+        """Return which detections the last evaluation, on this process, found right; see `EvaluationKind`."""
         found = {}
         for task, evaluation in self._evaluations.items():
             images = [str(self._truth.images[number - 1]["id"]) for number in evaluation.params.imgIds]
@@ -102,7 +102,7 @@ class FasterCOCOEvaluator(COCOEvaluator):
         """
         if not self._do_evaluation:
             raise ValueError(
-                f"{self._metadata.json_file} has no list of annotations, as that of COCO's test images; name a file"
+                f"{self._metadata.json_file} has no list of annotations, like that of COCO's test images; name a file"
                 " that has one"
             )
         results = read_results(path, self._coco_api.dataset, left_out=[row["id"] for row in self._truth.left_out])
@@ -118,12 +118,12 @@ class FasterCOCOEvaluator(COCOEvaluator):
             with atomic_open(Path(self._output_dir, RESULTS), "w") as handle:
                 json.dump(results, handle)
         if not self._do_evaluation:
-            logger.info(f"{self._metadata.json_file} has no annotations: the predictions are kept, not evaluated")
+            logger.info(f"{self._metadata.json_file} has no annotations: the predictions are saved, not evaluated")
             return
         self._evaluate_results(results, self._tasks or self._tasks_from_predictions(results), img_ids)
 
     def _restore_category_ids(self, results: Sequence[dict[str, Any]]) -> None:
-        """Put the ids that the JSON gives its categories in place of the model's indices."""
+        """Replace the model's class indices by the category ids of the JSON file."""
         ids = [category["id"] for category in self._truth.categories]
         for result in results:
             if not 0 <= result["category_id"] < len(ids):
@@ -156,15 +156,15 @@ class FasterCOCOEvaluator(COCOEvaluator):
 
     @cached_property
     def _ground_truth(self) -> COCO:
-        """The annotations, in copies since the library writes into them, numbered from 1: it reads 0 as no object."""
+        """Copies of the annotations, since the library changes them, numbered from 1, since it reads 0 as no object."""
         return COCO(self._truth.numbered())
 
 
 def read_truth(metadata: Metadata) -> Coco:
-    """Read the annotations of a data set, of the classes that a model of it has, in their order.
+    """Read the annotations of a data set for the classes of its models, in their order.
 
     Args:
-        metadata: of the data set, with ``json_file``, or with ``read_truth``, which reads another format.
+        metadata: of the data set, with ``json_file``, or with ``read_truth`` to read another format.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -175,7 +175,7 @@ def read_truth(metadata: Metadata) -> Coco:
     images = metadata.get("image_root")
     coco = read_coco(Path(PathManager.get_local_path(metadata.json_file)), Path(images) if images else None)
     indices = metadata.get("thing_dataset_id_to_contiguous_id")
-    if indices:  # known once the images have been looked for, and always of detectron2's own data sets
+    if indices:  # known once the data set has been loaded, and always for detectron2's own data sets
         return order_categories(coco, sorted(indices, key=indices.get))
     return choose_classes(coco, metadata.get("chosen_classes", ()))
 
@@ -188,24 +188,24 @@ def evaluate_task(
     max_dets: Sequence[int] = (1, 10, 100),
     img_ids: Sequence[int] | None = None,
 ) -> COCOeval_faster:
-    """Evaluate predictions in COCO's result format, as detectron2 has pycocotools do it.
+    """Evaluate predictions in COCO's result format, as detectron2 does with pycocotools.
 
     Args:
-        truth: the annotations; the library notes its matches in them.
-        results: the predictions, perhaps none; they are not changed.
+        truth: the annotations; the library writes its matches into them.
+        results: the predictions, which may be empty; they are not changed.
         task: ``bbox``, ``segm`` or ``keypoints``.
         kpt_oks_sigmas: the spread of each keypoint; empty means those of COCO's 17.
-        max_dets: how many detections of an image count; AP is of the last number. Not used for keypoints.
+        max_dets: numbers of detections per image that count; AP uses the last one. Not used for keypoints.
         img_ids: the images to evaluate on; None means all.
 
     Returns:
-        the evaluation, its ``stats`` and ``eval["precision"]`` as in pycocotools: -1 where there is no ground truth.
+        the evaluation, with ``stats`` and ``eval["precision"]`` as in pycocotools: -1 where there is no ground truth.
     """
-    # With boxes beside the masks, the boxes' areas would tell small from large.
+    # If masks came with boxes, the areas of the boxes would separate small from large objects.
     left_out = {"bbox"} if task == "segm" else set()
     copies = [{key: value for key, value in result.items() if key not in left_out} for result in results]
     evaluation = COCOeval_faster(truth, truth.loadRes(copies), task, print_function=logger.debug)
-    # All categories, which for keypoints are not the library's default.
+    # All categories: for keypoints that is not the library's default.
     evaluation.params.catIds = sorted(truth.getCatIds())
     if task != "keypoints":
         evaluation.params.maxDets = list(max_dets)
@@ -222,7 +222,7 @@ def check_coco_ground_truth(cfg: CfgNode, dataset_name: str) -> None:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no JSON of annotations, or see `check_annotations`.
+        ValueError: it is not a JSON file of annotations, or see `check_annotations`.
     """
     metadata = MetadataCatalog.get(dataset_name)
     if not metadata.get("json_file"):  # detectron2 makes one for a data set that has none
@@ -231,17 +231,17 @@ def check_coco_ground_truth(cfg: CfgNode, dataset_name: str) -> None:
     refuse_errors(dataset_name, coco.findings)
     if cfg.MODEL.META_ARCHITECTURE == "ProposalNetwork" and any(type(image["id"]) is str for image in coco.images):
         raise ValueError(
-            f"{coco.path}: detectron2 evaluates proposals by ids that are whole numbers; renumber the images"
+            f"{coco.path}: detectron2 evaluates proposals only if ids are whole numbers; renumber the images"
         )
     for task in predicted_tasks(cfg):
         check_annotations(coco, task, cfg.TEST.KEYPOINT_OKS_SIGMAS)
 
 
 def check_annotations(coco: Coco, task: str, sigmas: Sequence[float], predictions: Rows = ()) -> None:
-    """Check that annotations have what a task needs, and that there is a spread for each keypoint.
+    """Check that annotations have what a task needs, and that each keypoint has a spread.
 
     Args:
-        coco: what was read.
+        coco: the annotations.
         task: ``bbox``, ``segm`` or ``keypoints``.
         sigmas: ``TEST.KEYPOINT_OKS_SIGMAS``; empty means COCO's 17.
         predictions: in COCO's result format; their keypoints are counted like those of the annotations.
@@ -274,7 +274,7 @@ def _check_sigmas(sigmas: Sequence[float], rows: Mapping[str, Rows]) -> None:
     for kind, row in ((kind, row) for kind, of_kind in rows.items() for row in of_kind):
         if len(row["keypoints"]) != 3 * wanted:
             raise ValueError(
-                f"the metrics take the spreads of {wanted} keypoints ({source}),"
+                f"the metrics have the spreads of {wanted} keypoints ({source}),"
                 f" but the {kind} {row.get('id', '')} of image {row['image_id']} has {len(row['keypoints']) / 3:g}"
                 " keypoints; give one spread for each"
             )

@@ -13,11 +13,11 @@ from scipy.io import loadmat
 from ...densepose import EVALUATOR_TYPE, INSTALL, PROJECT, records_of, trainer
 from . import EvaluationKind, Results, register_kind
 
-DISTANCES = "https://dl.fbaipublicfiles.com/densepose/data/Pdist_matrix.pkl"  # as the project's evaluator has it
+DISTANCES = "https://dl.fbaipublicfiles.com/densepose/data/Pdist_matrix.pkl"  # as in the project's evaluator
 
 
 class DensePoseEvaluators(DatasetEvaluators):
-    """The project's evaluators of boxes and surfaces; a metric without ground truth is nan, where theirs is -100."""
+    """The project's evaluators of boxes and surfaces, but a metric without ground truth is nan, not -100."""
 
     def evaluate(self) -> Results | None:
         """Return ``{task: {metric: value}}`` on the main process, None on the others."""
@@ -31,11 +31,11 @@ class DensePoseEvaluators(DatasetEvaluators):
 
 
 def check_surface(cfg: CfgNode, dataset_name: str) -> None:
-    """Fetch the files of the human surface, which the project would only ask for at the end, and try its distances.
+    """Fetch the files of the human surface, which the project only fetches at the end, and test its distances.
 
     Raises:
-        ValueError: a file cannot be had, or the project would take distances of other vertices than it means to: with
-            NumPy 2 it multiplies their numbers in as few bits as the file has.
+        ValueError: a file cannot be fetched, or the project would look up the distances of the wrong vertices: with
+            NumPy 2 it multiplies vertex numbers in the narrow integer type of the file.
     """
     metadata = MetadataCatalog.get(dataset_name)
     files = {}
@@ -49,23 +49,23 @@ def check_surface(cfg: CfgNode, dataset_name: str) -> None:
             files[address] = PathManager.get_local_path(address)
         except OSError as error:
             raise ValueError(
-                f"data set {dataset_name}: DensePose's evaluation needs {address}, which cannot be had: {error}; the"
-                " folder densepose/data below FVCORE_CACHE, by default ~/.torch/iopath_cache, may hold it"
+                f"data set {dataset_name}: DensePose's evaluation needs {address}, which cannot be fetched: {error};"
+                " you can put it into densepose/data below FVCORE_CACHE (default: ~/.torch/iopath_cache)"
             ) from error
     vertices = loadmat(files[metadata.densepose_smpl_subdiv_transform])["index"].ravel()
     if not finds_distances(vertices):
         raise ValueError(
-            f"data set {dataset_name}: with NumPy {np.__version__} DensePose's evaluation looks up wrong distances, for"
-            f" its products of vertex numbers do not fit into their {vertices.dtype}; evaluate with an older one (pip"
+            f"data set {dataset_name}: with NumPy {np.__version__} DensePose's evaluation looks up wrong distances:"
+            f" its products of vertex numbers overflow their {vertices.dtype}; evaluate with an older NumPy (pip"
             ' install "numpy<2" "opencv-python-headless<4.11"), or train with DATASETS.TEST "()" and evaluate later'
         )
 
 
 def finds_distances(vertices: np.ndarray) -> bool:
-    """Tell whether the project looks up the distance of two vertices in the place where its table has it.
+    """Tell whether the project looks up the distance of two vertices at the right place of its table.
 
     Args:
-        vertices: their numbers, from 1; the highest and the lowest are tried.
+        vertices: their numbers, from 1; the highest and the lowest are tested.
     """
     evaluation = importlib.import_module(f"{PROJECT}.evaluation.densepose_coco_evaluation").DensePoseCocoEval()
     evaluation.Pdist_matrix = _Places()
@@ -77,7 +77,7 @@ def finds_distances(vertices: np.ndarray) -> bool:
 
 
 class _Places:
-    """A table in which every place holds its own number."""
+    """A table in which every entry is its own index."""
 
     def __getitem__(self, place: int) -> tuple[int]:
         return (place,)

@@ -18,20 +18,20 @@ from . import KINDS, EvaluationKind, Results, register_kind
 SCRIPT = "lvis.eval"
 TASKS = ("bbox", "segm")
 RESULTS = "lvis_instances_results.json"
-UNDEFINED = -100.0  # in per cent: what the script gives for a group of categories without ground truth
+UNDEFINED = -100.0  # per cent; the script's value for a group of categories without ground truth
 
 
 class LVISEvaluator(Detectron2LVISEvaluator):
-    """detectron2's LVIS evaluator, whose script runs on today's numpy and whose undefined metrics are nan.
+    """detectron2's LVIS evaluator, with its script running on current numpy and undefined metrics as nan.
 
-    AP, AP50 and AP75, APr, APc and APf of rare, common and frequent categories, and APs, APm and APl by area, each of
-    boxes and of masks, in per cent (Gupta et al., LVIS, CVPR 2019, section 3). A detection counts only in images for
-    which LVIS knows whether its category is there.
+    The metrics are AP, AP50 and AP75; APr, APc and APf of rare, common and frequent categories; and APs, APm and APl by
+    area; each for boxes and for masks, in per cent (Gupta et al., LVIS, CVPR 2019, section 3). A detection counts only
+    in images for which LVIS knows whether its category is present.
 
     Args:
         dataset_name: a data set whose metadata has ``json_file``, in LVIS's format.
         tasks: ``"bbox"``, ``"segm"``; None: those that the predictions have.
-        output_dir: where to leave ``lvis_instances_results.json``; None leaves nothing.
+        output_dir: where to write ``lvis_instances_results.json``; None writes nothing.
 
     Raises:
         ValueError: LVIS's script is not installed.
@@ -56,11 +56,11 @@ class LVISEvaluator(Detectron2LVISEvaluator):
         """Evaluate ``lvis_instances_results.json``; see `EvaluationKind`.
 
         Raises:
-            ValueError: besides, a task is not of LVIS's metrics.
+            ValueError: also if LVIS's metrics do not include a task.
         """
         results = read_results(path, _in_order(self._lvis_api.dataset), [RESULTS])
         self._tasks: Sequence[str] | None = choose_tasks(path, results, self._tasks, TASKS)
-        # `evaluate` makes the data set's category ids of detectron2's indices again.
+        # `evaluate` turns detectron2's indices back into the data set's category ids.
         indices = self._metadata.get("thing_dataset_id_to_contiguous_id")
         for result in results:
             result["category_id"] = indices[result["category_id"]] if indices else result["category_id"] - 1
@@ -81,7 +81,7 @@ register_kind(
         read=lambda path, metadata, records: read_things(path, _in_order(read_json(metadata.json_file)), [RESULTS]),
         tasks=TASKS,
         packages=("lvis",),
-        # Its dependencies name opencv-python, which would overwrite opencv-python-headless.
+        # Without dependencies: opencv-python among them would overwrite opencv-python-headless.
         install="pip install --no-deps lvis",
     )
 )

@@ -1,4 +1,4 @@
-"""Mean intersection over union of semantic segmentation, with the numbers of each class."""
+"""Mean intersection over union of semantic segmentation, overall and for each class."""
 
 import logging
 from collections import OrderedDict, defaultdict
@@ -27,21 +27,21 @@ logger = logging.getLogger(__name__)
 RESULTS = "sem_seg_predictions.json"  # as detectron2 names it
 CITYSCAPES_ANNOTATIONS = ("_gtFine_polygons.json", "_gtFine_labelIds.png", "_gtFine_labelTrainIds.png")
 
-# The index of a class and its pixels in an image: run-length encoded as COCO's, with its size, [height, width].
+# The index of a class and its pixels in an image: run-length encoded as in COCO, with its size, [height, width].
 Region = tuple[int, dict[str, Any]]
 
 
 class MeanIoUEvaluator(SemSegEvaluator):
-    """detectron2's ``SemSegEvaluator`` that reads labels as indices, checks them and tells each class's numbers.
+    """detectron2's ``SemSegEvaluator``, but it reads labels as indices, checks them and reports each class.
 
     IoU of a class is TP / (TP + FP + FN) over the labelled pixels of all images together, as Pascal VOC and Cityscapes
-    define it; pixels with the ignored label count nowhere. A class without a labelled pixel is left out of every mean
-    and named in a warning, as by detectron2. Boundary IoU, which detectron2 adds and neither data set's protocol has,
-    is not computed.
+    define it; pixels with the ignored label never count. As in detectron2, every mean leaves out a class without
+    labelled pixels, and a warning names it. Boundary IoU, which detectron2 adds and neither data set's protocol has, is
+    not computed.
 
     Args:
         dataset_name: a data set whose metadata has ``stuff_classes`` and ``ignore_label``.
-        output_dir: where to leave ``sem_seg_predictions.json`` (run-length encoded, as COCO's); None leaves nothing.
+        output_dir: where to write ``sem_seg_predictions.json`` (run-length encoded as in COCO); None writes nothing.
     """
 
     def __init__(self, dataset_name: str, output_dir: str | None = None):
@@ -56,7 +56,7 @@ class MeanIoUEvaluator(SemSegEvaluator):
             outputs: for each, ``sem_seg``: scores, classes x H x W, in the size of the labels.
 
         Raises:
-            ValueError: the labels cannot be read, hold a value that is no class, or are of another size.
+            ValueError: the labels cannot be read, hold a value that is not a class, or have another size.
         """
         for record, output in zip(inputs, outputs, strict=True):
             predicted = output["sem_seg"].argmax(dim=0).cpu().numpy()  # H x W
@@ -76,19 +76,19 @@ class MeanIoUEvaluator(SemSegEvaluator):
     def evaluate(self) -> Results | None:
         """Return ``{"sem_seg": {...}}`` in per cent on the main process.
 
-        Its metrics are ``mIoU``; ``fwIoU``, weighted by the classes' pixels; ``pACC``, the fraction of pixels that are
-        right; ``mACC``, the mean of the classes' fractions; and ``IoU-<class>`` and ``ACC-<class>``.
+        The metrics are ``mIoU``; ``fwIoU``, weighted by the classes' pixels; ``pACC``, the fraction of correct pixels;
+        ``mACC``, the mean of that fraction over the classes; and ``IoU-<class>`` and ``ACC-<class>``.
 
         Raises:
-            RuntimeError: no pixel is labelled.
+            RuntimeError: no pixels are labelled.
         """
-        with np.errstate(invalid="ignore"):  # 0 / 0, without a labelled pixel, is refused below
+        with np.errstate(invalid="ignore"):  # 0 / 0, without labelled pixels, is refused below
             results = super().evaluate()
         if not comm.is_main_process():
             return None
         metrics = results["sem_seg"]
         if np.isnan(metrics["pACC"]):
-            raise RuntimeError(f"{self._dataset_name} has no labelled pixel to evaluate on")
+            raise RuntimeError(f"{self._dataset_name} has no labelled pixels to evaluate on")
         absent = [name for name in self._class_names if np.isnan(metrics[f"IoU-{name}"])]
         if absent:
             logger.warning(f"No ground truth in {self._dataset_name}, so not part of the mean IoU: {', '.join(absent)}")
@@ -101,17 +101,17 @@ class MeanIoUEvaluator(SemSegEvaluator):
         return results
 
     def evaluate_saved(self, path: str | Path) -> tuple[Results, int]:
-        """Evaluate ``sem_seg_predictions.json``; see `EvaluationKind`. A map of an image is one prediction.
+        """Evaluate ``sem_seg_predictions.json``; see `EvaluationKind`. The class map of an image is one prediction.
 
         Raises:
-            ValueError: besides, there is no map of an image, or one is not whole.
+            ValueError: also if an image has no map, or a map is incomplete.
         """
         files = self.input_file_to_gt_file
         regions = read_regions(path, MetadataCatalog.get(self._dataset_name), files)
         if missing := [file for file in files if file not in regions]:
             raise ValueError(
-                f"{path} has maps of {len(regions)} images, data set {self._dataset_name} has {len(files)}; there is"
-                f" none of {first_few(missing)}"
+                f"{path} has maps of {len(regions)} images, but data set {self._dataset_name} has {len(files)}; those"
+                f" of {first_few(missing)} are missing"
             )
         self.reset()
         for file in files:
@@ -124,16 +124,16 @@ class MeanIoUEvaluator(SemSegEvaluator):
 
 
 def read_regions(path: str | Path, metadata: Metadata, files: Collection[str]) -> dict[str, list[Region]]:
-    """Read the regions of each image that has any, by its ``file_name``, and check them.
+    """Read the regions of each image that has any, by ``file_name``, and check them.
 
     Args:
         path: ``sem_seg_predictions.json``, or the folder that holds it.
-        metadata: of the data set; its ``stuff_classes``, or the ids that it gives them, are the categories.
-        files: the ``file_name`` of each image of the data set; quick to search.
+        metadata: of the data set; its ``stuff_classes``, or their ids, are the categories.
+        files: the ``file_name`` of each image of the data set; must be quick to search.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is malformed, or a region is of another image or class than the data set has.
+        ValueError: it is malformed, or a region is of an image or class that the data set does not have.
     """
     path = find_file(path, RESULTS)
     indices = metadata.get("stuff_dataset_id_to_contiguous_id") or {i: i for i in range(len(metadata.stuff_classes))}
@@ -161,17 +161,17 @@ def _region_fault(region: Any, files: Collection[str], indices: Mapping[int, int
 
 
 def _assemble(regions: Sequence[Region]) -> np.ndarray:
-    """Put the regions of an image together: H x W indices of classes, each pixel in exactly one."""
+    """Combine the regions of an image into H x W class indices, with each pixel in exactly one region."""
     size = regions[0][1]["size"]
     labels, covered = np.zeros(size, dtype=np.int64), np.zeros(size, dtype=np.int64)
     for index, mask in regions:
         if mask["size"] != size:
-            raise ValueError(f"it has masks of the sizes {size} and {mask['size']}")
+            raise ValueError(f"it has masks of sizes {size} and {mask['size']}")
         pixels = mask_util.decode(mask).astype(bool)
         labels[pixels] = index
         covered += pixels
     if (covered != 1).any():
-        raise ValueError(f"{np.count_nonzero(covered != 1)} pixels are of no class or of several")
+        raise ValueError(f"{np.count_nonzero(covered != 1)} pixels have no class or several")
     return labels
 
 
@@ -183,7 +183,7 @@ def _read(path: Path, metadata: Metadata, records: Sequence[Mapping[str, Any]]) 
 
 for _evaluator_type, _check_files in (
     ("sem_seg", DatasetCatalog.get),  # looks for the list and for each file
-    # Its 19 classes by training index; IoU as Cityscapes' script has it.
+    # Its 19 classes by training index; IoU as in Cityscapes' script.
     ("cityscapes_sem_seg", partial(check_cityscapes_files, endings=CITYSCAPES_ANNOTATIONS)),
 ):
     register_kind(

@@ -1,4 +1,4 @@
-"""Pascal VOC's AP in one pass, with the numbers of each class."""
+"""Pascal VOC's AP in one pass, overall and for each class."""
 
 import itertools
 import logging
@@ -34,28 +34,28 @@ IOU_THRESHOLDS = range(50, 100, 5)  # per cent
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """The images of a split in its order, and the objects of each class in them."""
+    """The images of a split, in its order, and the objects of each class in them."""
 
     images: Sequence[str]
     objects: Mapping[str, Objects]  # by class, in the order of the classes
 
     @property
     def absent(self) -> list[str]:
-        """The classes with nothing to find: no object, or only difficult ones."""
+        """The classes with nothing to find: no objects, or only difficult ones."""
         return [name for name, objects in self.objects.items() if not objects.num_positives]
 
 
 class VOCEvaluator(DatasetEvaluator):
-    """Pascal VOC's evaluation with exactly the results of detectron2's ``PascalVOCDetectionEvaluator``, and quick.
+    """Pascal VOC's evaluation, faster than detectron2's ``PascalVOCDetectionEvaluator`` and with identical results.
 
-    It reads the ground truth once, computes each IoU once for all thresholds, and also tells each class's AP and keeps
-    the detections. Where a class has no ground truth (no object, or only difficult ones), detectron2 counts it as AP 0
-    by the 2007 definition, and by the 2012 one makes the mean nan; so it is here, with a warning that names these
-    classes and gives the mean over the others.
+    It reads the ground truth once, computes each IoU once for all thresholds, and also reports each class's AP and
+    saves the detections. As in detectron2, a class without ground truth (no objects, or only difficult ones) counts as
+    AP 0 by the 2007 definition and makes the mean nan by the 2012 one. A warning names these classes and gives the mean
+    over the others.
 
     Args:
         dataset_name: a data set whose metadata has ``dirname``, ``split``, ``year`` and ``thing_classes``.
-        output_dir: where to leave one file of detections per class; None leaves none.
+        output_dir: where to write one file of detections per class; None writes none.
 
     Raises:
         ValueError: ``year`` is neither 2007 nor 2012.
@@ -66,7 +66,7 @@ class VOCEvaluator(DatasetEvaluator):
         self._metadata = MetadataCatalog.get(dataset_name)
         if self._metadata.year not in (2007, 2012):
             raise ValueError(
-                f"data set {dataset_name}: year chooses how AP is computed and is 2007 or 2012, got"
+                f"data set {dataset_name}: year chooses how AP is computed and must be 2007 or 2012, got"
                 f" {self._metadata.year}"
             )
         self._class_names: Sequence[str] = self._metadata.thing_classes
@@ -82,7 +82,7 @@ class VOCEvaluator(DatasetEvaluator):
         """Note the detections of a batch, rounded as detectron2 rounds them when it writes them to text.
 
         Raises:
-            ValueError: they are of an image that the split, or of a class that the data set, does not have.
+            ValueError: the split does not have an image, or the data set does not have a class.
         """
         for image, output in zip(inputs, outputs, strict=True):
             if image["image_id"] not in self._places:
@@ -117,13 +117,13 @@ class VOCEvaluator(DatasetEvaluator):
         """Evaluate a folder of one file for each class; see `EvaluationKind`.
 
         Raises:
-            RuntimeError: besides, the split has no ground truth at all.
+            RuntimeError: also if the split has no ground truth at all.
         """
         detections = read_detections(folder, self._ground_truth.images, self._class_names)
         return self._evaluate(detections), sum(map(len, detections.values()))
 
     def matches(self) -> dict[str, Matches]:
-        """Return what the last evaluation, on this process, found right and wrong; see `EvaluationKind`."""
+        """Return which detections the last evaluation, on this process, found right; see `EvaluationKind`."""
         judged, truth = list(self._judgements.values()), self._ground_truth
         places = [objects.image[~objects.difficult] for objects in truth.objects.values()]
         right = np.concatenate([of.right for of in judged], axis=1)
@@ -173,7 +173,7 @@ class VOCEvaluator(DatasetEvaluator):
             others = _means([values for name, values in aps.items() if name not in truth.absent])
             logger.warning(
                 f"No ground truth in {self._dataset_name} for {', '.join(truth.absent)}:"
-                f" {'the 2007 metric counts these as AP 0' if is_2007 else 'the 2012 metric is not defined for these'}."
+                f" {'the 2007 metric counts these as AP 0' if is_2007 else 'the 2012 metric is undefined for these'}."
                 f" Over the other {len(aps) - len(truth.absent)} classes the means are"
                 f" {', '.join(f'{metric} {value:.2f}' for metric, value in others.items())}"
             )
@@ -181,9 +181,9 @@ class VOCEvaluator(DatasetEvaluator):
 
 
 def _table(place: int, instances: Instances) -> np.ndarray:
-    """Return n x 7 of the image's place, score, xmin, ymin, xmax, ymax in VOC's pixels, which count from 1, and class.
+    """Return n x 7: the image's index, score, xmin, ymin, xmax, ymax in VOC's pixels, which count from 1, and class.
 
-    Rounding float32 in float64 gives the numbers that the decimal texts of the same digits stand for.
+    Rounding float32 in float64 gives the same numbers as parsing the decimal text.
     """
     boxes = instances.pred_boxes.tensor.float().cpu().numpy().copy()
     boxes[:, :2] += 1  # the inverse of what reading the data does
@@ -193,7 +193,7 @@ def _table(place: int, instances: Instances) -> np.ndarray:
 
 
 def _means(aps: Sequence[np.ndarray]) -> dict[str, float]:
-    """Average classes x thresholds, first over the classes, in the order of operations of detectron2."""
+    """Average classes x thresholds, first over the classes, in detectron2's order of operations."""
     means = {iou: np.mean([values[column] for values in aps]) for column, iou in enumerate(IOU_THRESHOLDS)}
     return {"AP": float(np.mean(list(means.values()))), "AP50": float(means[50]), "AP75": float(means[75])}
 
@@ -209,7 +209,7 @@ def _ground_truth_of(metadata: Metadata) -> GroundTruth:
 def read_ground_truth(
     root: str, split: str, class_names: Sequence[str], hold_out: HoldOut | None = None
 ) -> GroundTruth:
-    """Read the annotations of a split (`VocFolder.find_names`); objects of other classes are passed over.
+    """Read the annotations of a split (`VocFolder.find_names`); objects of other classes are ignored.
 
     Raises:
         FileNotFoundError: there is no such split.
@@ -231,8 +231,8 @@ def read_ground_truth(
 def check_voc_ground_truth(cfg: CfgNode, dataset_name: str) -> None:
     """Check that the AP of a data set will be a number.
 
-    Classes without ground truth (absent, or difficult only) make the mean of the 2012 metric nan; the mean of the 2007
-    metric counts them as 0, which is warned of.
+    Classes without ground truth (no objects, or only difficult ones) make the mean of the 2012 metric nan. The mean of
+    the 2007 metric counts them as 0; a warning says so.
 
     Raises:
         FileNotFoundError: there is no such split.
@@ -246,8 +246,8 @@ def check_voc_ground_truth(cfg: CfgNode, dataset_name: str) -> None:
     names = ", ".join(truth.absent)
     if len(truth.absent) == len(truth.objects):
         raise ValueError(
-            f"data set {dataset_name} has no ground truth to evaluate on: its {len(truth.images)} images hold no object"
-            f" of {names} that is not marked difficult"
+            f"data set {dataset_name} has no ground truth to evaluate on: its {len(truth.images)} images hold no"
+            f" objects of {names} that are not marked difficult"
         )
     if metadata.year != 2007:
         raise ValueError(
@@ -256,8 +256,7 @@ def check_voc_ground_truth(cfg: CfgNode, dataset_name: str) -> None:
             " them, or choose YEAR 2007, which counts them as 0"
         )
     logger.warning(
-        f"No ground truth in {dataset_name} for {names}: the 2007 metric counts a class without any as AP 0, and so"
-        " will its mean"
+        f"No ground truth in {dataset_name} for {names}: the 2007 metric counts such a class as AP 0, also in its mean"
     )
 
 

@@ -49,7 +49,7 @@ def test_complete_evaluator__every_image_once():
     [
         ([], "of its 3 images, 3 were not evaluated and 0"),
         ([0, 2], "1 were not evaluated and 0"),
-        ([0, 1, 2, 0], "0 were not evaluated and 1 evaluated more than once"),
+        ([0, 1, 2, 0], "0 were not evaluated and 1 were evaluated more than once"),
     ],
 )
 def test_complete_evaluator__images_missing_or_repeated(seen, message):
@@ -93,7 +93,7 @@ def test_complete_evaluator__image_without_id_is_known_by_its_file(caplog):
     assert found["sem_seg"]["mIoU"] == 40.0
     assert "so nan, for sem_seg: IoU-cow" in caplog.text
     assert "predicted no object" not in caplog.text
-    with pytest.raises(RuntimeError, match="of its 2 images, 1 were not evaluated and 1 evaluated more than once"):
+    with pytest.raises(RuntimeError, match="of its 2 images, 1 were not evaluated and 1 were evaluated more than once"):
         evaluate_semantic(["1.png", "1.png"], miou=40.0)
 
 

@@ -87,7 +87,7 @@ def test_evaluate__data_set_by_name_by_config_and_by_folder(tmp_path, voc, capsy
     first, *others = capsys.readouterr().out.split(f"{2 * COUNT} predictions on ")[1:]
     assert others == [first] * 4
     elsewhere = (tmp_path / "inference" / entry["NAME"]).rename(tmp_path / "elsewhere")
-    assert "choose one by --dataset NAME" in message([str(elsewhere), "--config-file", str(config)])
+    assert "give one with --dataset NAME" in message([str(elsewhere), "--config-file", str(config)])
 
 
 def test_evaluate__a_run_with_predictions_on_another_data_set(tmp_path, voc):
@@ -152,7 +152,7 @@ def test_evaluate__coco_json_that_is_lvis(tmp_path, coco):
         ({"image_id": 77}, "prediction 1 is of image 77, which the data set does not have"),
         ({"image_id": [1]}, "prediction 1 is of image [1], which"),
         ({"category_id": 4}, "prediction 1 is of category 4, which the data set does not have"),
-        ({"score": float("nan")}, "prediction 1 has the score nan, which is no finite number"),
+        ({"score": float("nan")}, "prediction 1 has the score nan, which is not a finite number"),
         ({"score": "0.5"}, "prediction 1 has the score '0.5'"),
         ({"bbox": [1, 2, -3, 4]}, "prediction 1 has the box [1, 2, -3, 4], which is not x, y, width, height"),
         ({"bbox": [1, 2, 3]}, "prediction 1 has the box [1, 2, 3]"),
@@ -170,7 +170,7 @@ def test_evaluate__malformed_prediction(tmp_path, coco, change, expected):
     ("mask", "expected"),
     [
         ([[1, 2, 3, 4, 5, 6]], "has a mask that is not run-length encoded"),
-        ({"size": [3, 3], "counts": "9"}, f"has a mask of the size [3, 3], in an image of [{SIZE}, {SIZE}]"),
+        ({"size": [3, 3], "counts": "9"}, f"has a mask of size [3, 3] in an image of size [{SIZE}, {SIZE}]"),
         ({"size": [SIZE, SIZE], "counts": "9"}, f"whose runs do not make up its {SIZE} x {SIZE} pixels"),
         ({"size": [SIZE, SIZE], "counts": "P"}, "whose runs do not make up"),
     ],
@@ -239,9 +239,9 @@ def test_evaluate__data_set_or_key_that_there_is_not(tmp_path, coco):
 @pytest.mark.parametrize(
     ("evaluator_type", "flags", "expected"),
     [
-        ("densepose", [], "saved predictions can be evaluated for cityscapes_sem_seg, coco, lvis, pascal_voc, sem_seg"),
-        ("unheard", [], "asks for an evaluator of type 'unheard'; there are cityscapes_instance, "),
-        ("pascal_voc", ["--tasks", "bbox"], "has no choice"),
+        ("densepose", [], "can be evaluated only for cityscapes_sem_seg, coco, lvis, pascal_voc, sem_seg"),
+        ("unheard", [], "asks for an evaluator of type 'unheard'; the known types are cityscapes_instance, "),
+        ("pascal_voc", ["--tasks", "bbox"], "allows no choice"),
     ],
 )
 def test_evaluate__kinds_that_cannot(tmp_path, evaluator_type, flags, expected):
@@ -289,14 +289,14 @@ def test_evaluate__maps_whose_classes_have_ids(maps):
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (lambda parts: parts[3:], "has maps of 1 images, data set"),
-        (lambda parts: parts[1:], "pixels are of no class or of several"),
-        (lambda parts: [*parts, parts[0]], "pixels are of no class or of several"),
+        (lambda parts: parts[3:], "has maps of 1 images, but data set"),
+        (lambda parts: parts[1:], "pixels have no class or several"),
+        (lambda parts: [*parts, parts[0]], "pixels have no class or several"),
         (lambda parts: [parts[0] | {"category_id": 9}, *parts[1:]], "region 0 is of category 9, which the data set"),
         (lambda parts: [parts[0] | {"segmentation": {}}, *parts[1:]], "region 0 has a mask without a size"),
         (
             lambda parts: [parts[0] | {"segmentation": SMALL}, *parts[1:]],
-            "is malformed: it has masks of the sizes [1, 1]",
+            "is malformed: it has masks of sizes [1, 1]",
         ),
         (lambda parts: {"a": 1}, "must hold a list of regions, found a dict"),
         (lambda parts: [parts[0] | {"file_name": "x.jpg"}, *parts], "region 0 is of image 'x.jpg', which the data set"),

@@ -64,7 +64,7 @@ def test_check_datasets__masks_of_run_lengths_take_bitmasks(tmp_path):
     content["annotations"][0]["segmentation"] = {"size": [64, 64], "counts": [0, 64**2]}
     path.write_text(json.dumps(content))
     with pytest.raises(
-        ValueError, match=r"1 of the 4 .* one of .*0\.jpg, have masks of run lengths.*add  INPUT\.MASK_F"
+        ValueError, match=r"1 of the 4 .* one of .*0\.jpg, have run-length encoded masks.*add  INPUT\.MASK_F"
     ):
         check(coco, coco, MODEL__MASK_ON=True)
     check(coco, coco, MODEL__MASK_ON=True, INPUT__MASK_FORMAT="bitmask")
@@ -125,7 +125,9 @@ def test_check_datasets__builtin_without_files(voc):
 
 
 def test_check_datasets__masks_wanted_but_absent(voc):
-    with pytest.raises(ValueError, match=r"MODEL\.MASK_ON, but 2 of the 2 annotations of data set .* have no mask"):
+    with pytest.raises(
+        ValueError, match=r"MODEL\.MASK_ON is True, but 2 of the 2 annotations of data set .* have no mask"
+    ):
         check(*voc, MODEL__MASK_ON=True)
 
 
@@ -169,9 +171,9 @@ def test_check_datasets__keypoints_good(tmp_path):
 
 
 def test_check_datasets__keypoints_wanted_but_absent(voc, tmp_path):
-    with pytest.raises(ValueError, match=r"MODEL\.KEYPOINT_ON, but 4 of the 4 annotations of .* have no keypoints"):
+    with pytest.raises(ValueError, match=r"KEYPOINT_ON is True, but 4 of the 4 annotations of .* have no keypoints"):
         check_keypoints(make_coco(tmp_path / "coco"))
-    with pytest.raises(ValueError, match=r"MODEL\.KEYPOINT_ON, but data set .* has no keypoints"):
+    with pytest.raises(ValueError, match=r"MODEL\.KEYPOINT_ON is True, but data set .* has no keypoints"):
         check(*voc, training=False, MODEL__KEYPOINT_ON=True)
 
 
@@ -232,7 +234,7 @@ def test_check_datasets__panoptic_data_sets_have_both_kinds(tmp_path):
     )
     check_builtin(name)
     MetadataCatalog.get(name).set(stuff_classes=list(CLASSES))
-    with pytest.raises(ValueError, match=rf"{name} does not say which label is ignored: .* \(the model ignores 255\)"):
+    with pytest.raises(ValueError, match=rf"{name} does not say which label to ignore: .* \(the model ignores 255\)"):
         check_builtin(name, MODEL__META_ARCHITECTURE="SemanticSegmentor")
     MetadataCatalog.get(name).set(ignore_label=255)
     check_builtin(name, MODEL__META_ARCHITECTURE="SemanticSegmentor")
@@ -302,14 +304,14 @@ def test_check_datasets__cityscapes_something_else(tmp_path, installed):
 
 
 def test_check_datasets__cityscapes_instances_need_masks(tmp_path, installed):
-    with pytest.raises(ValueError, match="evaluated by masks alone"):
+    with pytest.raises(ValueError, match="evaluated only by masks"):
         check_builtin(make_cityscapes(tmp_path))
 
 
 def test_check_datasets__cityscapes_on_several_machines(tmp_path, installed, monkeypatch):
     monkeypatch.setattr(comm, "get_world_size", lambda: 16)  # among which the default batch of 16 divides
     monkeypatch.setattr(comm, "get_local_size", lambda: 8)
-    with pytest.raises(ValueError, match=r"runs on one machine, but 2 take part; .*--eval-only afterwards$"):
+    with pytest.raises(ValueError, match=r"must run on one machine, but this run has 2; .*--eval-only afterwards$"):
         check_builtin(make_cityscapes(tmp_path), MODEL__MASK_ON=True)
 
 
@@ -330,7 +332,7 @@ def test_check_datasets__cityscapes_train_ids_have_to_be_made(tmp_path):
 def test_check_datasets__packages_of_a_data_set(tmp_path, monkeypatch, evaluator_type, command):
     name = make_cityscapes(tmp_path, evaluator_type)
     monkeypatch.setattr(importlib.util, "find_spec", lambda module: None)
-    with pytest.raises(ValueError, match=rf"data set {name} needs the packages .*: +pip install .*{command}"):
+    with pytest.raises(ValueError, match=rf"data set {name} needs the packages .*; run +pip install .*{command}"):
         check_builtin(name, MODEL__MASK_ON=True)
 
 
@@ -350,7 +352,7 @@ def test_check_augmentation__bad_scale_range(bad):
 @pytest.mark.parametrize(
     ("kind", "size", "message"),
     [
-        ("absolute", [0.9, 0.9], r"must be two whole numbers of pixels, .*TYPE is absolute: .* got \[0\.9, 0\.9\]"),
+        ("absolute", [0.9, 0.9], r"must be two whole numbers of pixels, .*TYPE is absolute; got \[0\.9, 0\.9\]"),
         ("absolute", [65], "must be two whole numbers"),
         ("absolute_range", [0, 5], "must be two whole numbers"),
         ("relative", [513, 513], "must be two fractions above 0 and up to 1"),
@@ -380,11 +382,11 @@ def test_check_augmentation__sizes_of_crops_from_a_file(kind):
         ({"MOCO__FRACTION_SEED": -1}, "FRACTION_SEED must be 0 or more, got -1"),
         ({"MOCO__PASSES": -1}, "PASSES must be 0 or more, got -1"),
         ({"MOCO__PASSES": 1, "MOCO__MIN_ITERS": -5}, "MIN_ITERS must be 0 or more, got -5"),
-        ({"MOCO__MIN_ITERS": 5}, r"MIN_ITERS 5 is the least length .* MOCO\.PASSES is 0; set that, or"),
+        ({"MOCO__MIN_ITERS": 5}, r"MIN_ITERS 5 is the minimum length .* MOCO\.PASSES is 0; set MOCO\.PASSES, or"),
         ({"MOCO__PASSES": 1, "SOLVER__MAX_ITER": 0}, "SOLVER.MAX_ITER is 0"),
         (
             {"MOCO__TRAIN_FRACTION": 0.5, "DATALOADER__SAMPLER_TRAIN": "WeightedTrainingSampler"},
-            "TRAIN_FRACTION 0.5 with .*WeightedTrainingSampler, .*; use TrainingSampler or RepeatFactor",
+            "TRAIN_FRACTION 0.5 does not work with .*WeightedTrainingSampler, .*; use TrainingSampler or RepeatFactor",
         ),
     ],
 )
@@ -397,7 +399,7 @@ def test_check_labels__densepose_has_its_own_loader():
     cfg = empty_config(MOCO__TRAIN_FRACTION=0.5)
     check_labels(cfg)
     cfg.MODEL.DENSEPOSE_ON = True
-    with pytest.raises(ValueError, match=r"do not reach DensePose's own loader"):
+    with pytest.raises(ValueError, match=r"do not affect DensePose's own loader"):
         check_labels(cfg)
 
 
@@ -447,7 +449,7 @@ def test_check_run__kind_of_evaluation_that_there_is_not(tmp_path):
     cfg = empty_config(MOCO__DATASETS=[voc], DATASETS__TRAIN=(voc["NAME"],), DATASETS__TEST=(name,))
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(CLASSES)
     register_datasets(cfg)
-    with pytest.raises(ValueError, match=r"an evaluator of type 'none'; there are .*coco, .*pascal_voc"):
+    with pytest.raises(ValueError, match=r"an evaluator of type 'none'; the known types are .*coco, .*pascal_voc"):
         check_run(cfg, resume=False, eval_only=False)
 
 

@@ -137,7 +137,7 @@ def test_cityscapes_evaluator__no_detection_is_zero(tmp_path):
 def test_cityscapes_evaluator__an_image_without_a_file(tmp_path, capsys):
     found = truth()
     found.popitem()
-    with pytest.raises(RuntimeError, match=r"cityscapesScripts gave up on .*gtFine"):
+    with pytest.raises(RuntimeError, match=r"cityscapesScripts failed on .*gtFine"):
         evaluate(register(tmp_path), found)
     assert "Found no prediction" in capsys.readouterr().out
 
@@ -179,5 +179,5 @@ def test_cityscapes_evaluator__two_processes_share_the_images(tmp_path):
 def test_cityscapes_evaluator__not_installed(tmp_path, monkeypatch):
     kind = replace(KINDS["cityscapes_instance"], packages=("no_such_package",), install="pip install this")
     monkeypatch.setitem(KINDS, "cityscapes_instance", kind)
-    with pytest.raises(ValueError, match=r"needs the packages no_such_package, .*: +pip install this$"):
+    with pytest.raises(ValueError, match=r"needs the packages no_such_package, .*; run +pip install this$"):
         CityscapesInstanceEvaluator(register(tmp_path))

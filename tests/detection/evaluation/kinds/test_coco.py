@@ -379,7 +379,7 @@ def test_check_coco_ground_truth__sound_and_not_json(tmp_path):
     file = tmp_path / "truth.json"
     file.write_text(json.dumps(annotations_of(*TRUTH)))
     check(file, *TASKS)
-    with pytest.raises(ValueError, match="the metrics take the spreads of 17 keypoints"):
+    with pytest.raises(ValueError, match="the metrics have the spreads of 17 keypoints"):
         check(file, *TASKS, sigmas=())
     file.write_text("{")
     with pytest.raises(ValueError, match=r"truth\.json: is not JSON"):

@@ -208,7 +208,7 @@ def test_lvis_evaluator__tasks_of_saved_predictions(tmp_path):
     run(name, perfect(content), ("bbox", "segm"), str(tmp_path))
     file = tmp_path / "lvis_instances_results.json"
     results = json.loads(file.read_text())
-    with pytest.raises(ValueError, match=r"are of bbox and segm, not of keypoints; choose by --tasks"):
+    with pytest.raises(ValueError, match=r"are for bbox and segm, not for keypoints; choose with --tasks"):
         LVISEvaluator(name, ("bbox", "keypoints")).evaluate_saved(file)
     left_out = {"bbox": "bbox", "segm": "segmentation"}
     for task, shape in left_out.items():
@@ -237,5 +237,5 @@ def test_lvis_evaluator__leaves_numpy_and_the_script_as_they_were(tmp_path):
 def test_lvis_evaluator__not_installed(tmp_path, monkeypatch):
     monkeypatch.setitem(KINDS, "lvis", replace(KINDS["lvis"], packages=("no_such_package",)))
     name = register(tmp_path, ground_truth(0))
-    with pytest.raises(ValueError, match=r"needs the packages no_such_package, .*: +pip install --no-deps lvis$"):
+    with pytest.raises(ValueError, match=r"needs the packages no_such_package, .*; run +pip install --no-deps lvis$"):
         LVISEvaluator(name, ("bbox",))

@@ -123,7 +123,7 @@ def test_mean_iou__class_without_ground_truth_is_named_and_left_out(tmp_path, ca
 
 def test_mean_iou__no_labelled_pixel(tmp_path):
     name = make_dataset(tmp_path, [np.full((2, 3), 255)])
-    with pytest.raises(RuntimeError, match="has no labelled pixel to evaluate on"):
+    with pytest.raises(RuntimeError, match="has no labelled pixels to evaluate on"):
         run(MeanIoUEvaluator(name), name, [np.zeros((2, 3), dtype=int)])
 
 

@@ -223,7 +223,7 @@ def test_voc_evaluator__only_difficult_objects(tmp_path):
         path.write_text(voc_annotation(voc_object("cat", (4, 8, 36, 40), difficult=1)))
     with pytest.raises(RuntimeError, match="no ground truth to evaluate on in its 2 images"):
         run(VOCEvaluator(name), detections(2))
-    with pytest.raises(ValueError, match="hold no object of cat, dog that is not marked difficult"):
+    with pytest.raises(ValueError, match="hold no objects of cat, dog that are not marked difficult"):
         check_voc_ground_truth(empty_config(), name)
 
 
@@ -269,8 +269,8 @@ def test_voc_evaluator__class_names_that_are_no_file_names(tmp_path):
             "cat.txt, line 2: expected  image score xmin ymin xmax ymax, found 'train000 0.5 1 2 3'",
         ),
         ("train000 high 1 2 3 4", "line 2: expected  image score"),
-        ("train000 nan 1 2 3 4", "line 2: the score or the box is no number or inside out"),
-        ("train000 0.5 9 2 3 4", "no number or inside out"),
+        ("train000 nan 1 2 3 4", "line 2: the score or the box is not a number, or the box is inside out"),
+        ("train000 0.5 9 2 3 4", "not a number, or the box is inside out"),
         ("else 0.5 1 2 3 4", "line 2: the image 'else' is not in the split of 2 images"),
     ],
 )
