@@ -1,4 +1,4 @@
-"""What the classes of a model are: their names, ids and colours, as a checkpoint keeps them beside the weights."""
+"""The classes of a model: their names, ids and colours, which a checkpoint stores beside the weights."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,12 +19,12 @@ class Classes:
     """The classes of a model, in the order of their indices.
 
     Attributes:
-        names: what they are called.
-        ids: what they are as ``category_id`` in COCO's format: the ids of the data set's own file; where it has none,
-            1 and on. Of pixels: their values in label images, the indices.
-        colours: in which they are drawn.
-        keypoints: the names of the keypoints that an object has, if any.
-        skeleton: the pairs of keypoints that a line joins.
+        names: their names.
+        ids: their ``category_id`` in COCO's format: the ids of the data set's own file; without any, 1, 2 and so on.
+            For semantic segmentation their values in label images, which are the indices.
+        colours: the colours in which they are drawn.
+        keypoints: the names of an object's keypoints, if any.
+        skeleton: the pairs of keypoints that are joined by a line.
     """
 
     names: tuple[str, ...]
@@ -34,14 +34,14 @@ class Classes:
     skeleton: tuple[tuple[str, str], ...] = ()
 
     def categories(self) -> list[dict[str, Any]]:
-        """Return them as COCO's format lists categories; its skeletons count keypoints from 1."""
+        """Return COCO's list of categories; its skeletons count keypoints from 1."""
         shape: dict[str, Any] = {"keypoints": list(self.keypoints)} if self.keypoints else {}
         if self.skeleton:
             shape["skeleton"] = [[self.keypoints.index(end) + 1 for end in line] for line in self.skeleton]
         return [{"id": i, "name": name, **shape} for i, name in zip(self.ids, self.names, strict=True)]
 
     def as_metadata(self) -> Metadata:
-        """Return what detectron2's ``Visualizer`` asks of a data set."""
+        """Return the metadata that detectron2's ``Visualizer`` needs."""
         metadata = Metadata(thing_colors=list(self.colours))
         if self.keypoints:
             lines = [(*line, colour) for line, colour in zip(self.skeleton, _palette(len(self.skeleton)), strict=True)]
@@ -50,36 +50,36 @@ class Classes:
 
 
 def to_checkpoint(classes: Classes) -> dict[str, Any]:
-    """Return classes as plain lists, which a checkpoint holds safely."""
+    """Return classes as plain lists, which are safe to store in a checkpoint."""
     return {key: _listed(value) for key, value in asdict(classes).items()}
 
 
 def from_checkpoint(kept: Any) -> Classes | None:
-    """Return what `to_checkpoint` gave, or None if it is something else, as another program's checkpoint may hold."""
+    """Return the classes from the result of `to_checkpoint`, or None for anything else, as from another program."""
     try:
         names, ids = map(tuple, (kept["names"], kept["ids"]))
         colours = tuple((int(red), int(green), int(blue)) for red, green, blue in kept["colours"])
         skeleton = tuple((str(start), str(end)) for start, end in kept["skeleton"])
         classes = Classes(names, ids, colours, tuple(kept["keypoints"]), skeleton)
-    except (TypeError, ValueError, KeyError, IndexError, OverflowError, RuntimeError):  # of tensors, too
+    except (TypeError, ValueError, KeyError, IndexError, OverflowError, RuntimeError):  # tensors raise some of these
         return None
     plain = all(type(word) in (int, str) for word in (*names, *ids, *classes.keypoints))
     return classes if plain and len(names) == len(ids) == len(colours) else None
 
 
 def classes_of(cfg: CfgNode, dataset_name: str) -> Classes | None:
-    """Return the classes of a data set, as the model of a config learns them; None where its metadata name none.
+    """Return the classes of a data set, as the model of a config learns them; None if its metadata name none.
 
     Args:
-        cfg: says whether things or pixels are classified, and whether there are keypoints.
-        dataset_name: a data set that has been loaded: some have their classes in their files.
+        cfg: says whether objects or pixels are classified, and whether there are keypoints.
+        dataset_name: a data set that has been loaded, since some have their classes in their files.
     """
     metadata = MetadataCatalog.get(dataset_name)
     names = tuple(metadata.get("stuff_classes" if predicts_pixels(cfg) else "thing_classes", ()))
     if not names:
         return None
     indices: Mapping[Id, int] = metadata.get("thing_dataset_id_to_contiguous_id", {})
-    # Where several categories share a class, the first stands for them.
+    # If several categories share a class, the first one gives its id.
     known = {index: identity for identity, index in reversed(list(indices.items()))}
     if predicts_pixels(cfg):
         known = dict(enumerate(range(len(names))))
@@ -95,19 +95,19 @@ def classes_of(cfg: CfgNode, dataset_name: str) -> Classes | None:
 
 
 def numbered(cfg: CfgNode) -> Classes:
-    """Return the classes of the model of a config where nothing is known of them; they are called by their ids."""
+    """Return the classes of a config's model if nothing is known about them; their names are made from the ids."""
     first, count = (0 if predicts_pixels(cfg) else 1), number_of_classes(cfg)
     ids = range(first, first + count)
     return Classes(tuple(f"class {i}" for i in ids), tuple(ids), _palette(count))
 
 
 def predicts_pixels(cfg: CfgNode) -> bool:
-    """Tell whether the model of a config gives each pixel a class, not objects."""
+    """Tell whether the model of a config classifies each pixel instead of finding objects."""
     return cfg.MODEL.META_ARCHITECTURE == "SemanticSegmentor"
 
 
 def number_of_classes(cfg: CfgNode) -> int:
-    """Return how many classes the model of a config has."""
+    """Return the number of classes of a config's model."""
     if cfg.MODEL.META_ARCHITECTURE == "RetinaNet":
         return cfg.MODEL.RETINANET.NUM_CLASSES
     return cfg.MODEL["SEM_SEG_HEAD" if predicts_pixels(cfg) else "ROI_HEADS"].NUM_CLASSES

@@ -1,4 +1,4 @@
-"""Data sets of boxes, masks and keypoints in COCO's or YOLO's format, read with errors that say what is wrong."""
+"""Reads data sets of boxes, masks and keypoints in COCO's or YOLO's format, with errors that say what is wrong."""
 
 import logging
 from collections import defaultdict
@@ -21,15 +21,15 @@ from mocodet.common.formats.yolo_folder import folder_of, read_yolo
 logger = logging.getLogger(__name__)
 
 READERS = 8  # threads that wait for files
-TOGETHER = 500  # files that each asks for
+TOGETHER = 500  # files for each thread
 
 
 @uncollected()
 def load_coco(name: str, json: str, images: str, classes: Sequence[str] = ()) -> list[dict]:
-    """Read a COCO JSON file as detectron2's ``load_coco_json`` does, repaired, and check it against its images.
+    """Read a COCO JSON file like detectron2's ``load_coco_json``, repair it, and check it against its images.
 
-    Sets ``thing_classes`` and the category mapping in the metadata of ``name``, as detectron2 does, and where objects
-    have keypoints ``keypoint_names`` and ``keypoint_flip_map``.
+    Sets ``thing_classes`` and the category mapping in the metadata of ``name``, as detectron2 does, and if objects have
+    keypoints also ``keypoint_names`` and ``keypoint_flip_map``.
 
     Args:
         name: of the data set.
@@ -39,8 +39,8 @@ def load_coco(name: str, json: str, images: str, classes: Sequence[str] = ()) ->
 
     Raises:
         FileNotFoundError: the file, the folder or an image is missing.
-        ValueError: there is an error in the file (`read_coco`), a class is none of its categories, or an image has
-            another size than the file says.
+        ValueError: there is an error in the file (`read_coco`), a class is not one of its categories, or an image does
+            not have the size that the file says.
     """
     if not Path(json).is_file():
         raise FileNotFoundError(f"data set {name}: there is no annotation file {json}")
@@ -61,18 +61,18 @@ def load_coco(name: str, json: str, images: str, classes: Sequence[str] = ()) ->
 def load_yolo(
     name: str, root: str, split: str = "", classes: Sequence[str] = (), hold_out: HoldOut | None = None
 ) -> list[dict]:
-    """Read a split of a data set in YOLO's format, and set the metadata of ``name``, as `load_coco` does.
+    """Read a split of a data set in YOLO's format, and set the metadata of ``name`` as `load_coco` does.
 
     Args:
         name: of the data set.
         root: ``data.yaml`` or a folder (`read_yolo`).
-        split: which.
+        split: the split to read.
         classes: those to learn, in the order of their indices; empty: all.
-        hold_out: which images the splits train and test have, where the data set has one part alone.
+        hold_out: how to divide the images into splits train and test, if the data set has only one part.
 
     Raises:
         FileNotFoundError: there is no such file or folder.
-        ValueError: there is an error in the files, or a class is none of theirs.
+        ValueError: there is an error in the files, or a class is not one of theirs.
     """
     coco = read_yolo(Path(root), split, classes, hold_out)
     refuse_errors(name, coco.findings)
@@ -80,7 +80,7 @@ def load_yolo(
 
 
 def _records(name: str, coco: Coco, images: Path) -> list[dict]:
-    """Set the metadata of a data set and return detectron2's standard dicts; ``images``: where its images are."""
+    """Set the metadata of a data set and return detectron2's standard dicts; ``images``: folder of its images."""
     log_repairs(name, coco.findings, logger)
     for finding in coco.findings:
         if finding.severity == "note":
@@ -109,7 +109,7 @@ def _records(name: str, coco: Coco, images: Path) -> list[dict]:
 
 
 def _object(annotation: Record, category: int) -> Record:
-    """Turn an annotation into what detectron2's mapper takes."""
+    """Convert an annotation to the form that detectron2's mapper accepts."""
     found = {
         "iscrowd": annotation["iscrowd"],
         "bbox": annotation["bbox"],
@@ -129,7 +129,7 @@ def _object(annotation: Record, category: int) -> Record:
 
 
 def _size_errors(coco: Coco, folder: Path) -> list[Finding]:
-    """Ask every image for its size: detectron2 would stop the training at the first that has another one."""
+    """Check the size of every image: detectron2 would stop training at the first image with the wrong size."""
 
     def look(images: Sequence[Record]) -> Iterator[Finding]:
         for image in images:

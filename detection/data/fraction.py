@@ -1,4 +1,4 @@
-"""Few labels: which images of the training data a run learns from (``MOCO.TRAIN_FRACTION``)."""
+"""Few labels: the part of the training images that a run learns from (``MOCO.TRAIN_FRACTION``)."""
 
 import hashlib
 import logging
@@ -31,9 +31,9 @@ class Part:
 
     Attributes:
         records: of its images, in the order of the data sets.
-        images: their ids by the data set that they are of, in the same order.
-        total: of how many images they are a part.
-        total_objects: in those.
+        images: the ids of the images by data set, in the same order.
+        total: number of all images, of which these are a part.
+        total_objects: number of objects in all images.
     """
 
     records: list[Record]
@@ -43,11 +43,11 @@ class Part:
 
 
 def training_records(cfg: CfgNode, *, announce: bool = False) -> list[Record]:
-    """Load the images that a run learns from: those of ``DATASETS.TRAIN``, or the part that it asks for.
+    """Load the images that a run learns from: those of ``DATASETS.TRAIN``, or the part that the config asks for.
 
     Args:
-        cfg: of the run.
-        announce: log how large a part is, and list its images in ``OUTPUT_DIR/labelled_images.json``.
+        cfg: config of the run.
+        announce: log the size of a part, and list its images in ``OUTPUT_DIR/labelled_images.json``.
 
     Raises:
         ValueError: see `load_part`.
@@ -66,8 +66,9 @@ def training_records(cfg: CfgNode, *, announce: bool = False) -> list[Record]:
 def load_part(cfg: CfgNode) -> Part:
     """Load the part of ``DATASETS.TRAIN`` that ``MOCO.TRAIN_FRACTION`` asks for; see `choose`.
 
-    It is a part of the images that a run with all labels sees: those without usable objects are left out before, if
-    ``DATALOADER.FILTER_EMPTY_ANNOTATIONS``. An image has a class where an object of it is no crowd, or a pixel.
+    It is a part of the images that a run with all labels sees: with ``DATALOADER.FILTER_EMPTY_ANNOTATIONS``, images
+    without usable objects are left out first. An image has a class if an object of it that is not a crowd, or a pixel,
+    has the class.
 
     Raises:
         ValueError: a label image cannot be read.
@@ -81,7 +82,7 @@ def load_part(cfg: CfgNode) -> Part:
         cfg.MOCO.TRAIN_FRACTION,
         cfg.MOCO.FRACTION_SEED,
         lambda index: (_labels if semantic else _objects)(cfg, images[index][1]),
-        # Label images have to be read: no more of them than it takes to see every class.
+        # Label images must be decoded for this; read only as many as it takes to see every class.
         cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES if semantic else math.inf,
     )
     by_dataset: dict[str, list[str]] = {name: [] for name in cfg.DATASETS.TRAIN}
@@ -93,7 +94,7 @@ def load_part(cfg: CfgNode) -> Part:
 
 
 def _load(cfg: CfgNode, numbers: Sequence[int]) -> list[Record]:
-    """Load some of ``DATASETS.TRAIN``, by their places in it, as detectron2's loader does."""
+    """Load some of ``DATASETS.TRAIN``, by their indices in it, as detectron2's loader does."""
     return get_detection_dataset_dicts(
         [cfg.DATASETS.TRAIN[number] for number in numbers],
         filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
@@ -109,18 +110,18 @@ def choose(
     classes_of: Callable[[int], Collection[int]],
     num_classes: float = math.inf,
 ) -> list[int]:
-    """Choose a part of some images, so that a smaller part is within a larger one and each holds every class.
+    """Choose a part of the images, so that a larger part contains a smaller one and each part has every class.
 
-    The names are ordered by a hash of seed and name: neither the order in which files were listed nor a generator's
-    state has a part in it. Those images in which a class occurs first in this order come before all others, and the
-    part is as many of the first ones as asked for, or those with a new class if these are more.
+    The names are ordered by a hash of seed and name, so neither the order of the files nor the state of a random
+    generator matters. The images in which a class occurs first in this order move to the front. The part consists of
+    the first images, as many as asked for, or of all those that were moved if they are more.
 
     Args:
-        names: of the images, each different.
+        names: of the images, all different.
         fraction: of the images; above 0 and up to 1.
-        seed: for another choice.
-        classes_of: which classes occur in the image of an index.
-        num_classes: look no further when as many have been seen.
+        seed: another seed gives another choice.
+        classes_of: returns the classes that occur in the image with an index.
+        num_classes: the search ends when this many classes have been seen.
 
     Returns:
         indices, ascending.
@@ -141,7 +142,7 @@ def choose(
 
 
 def image_name(record: Record) -> str:
-    """Return what an image is called in its data set, wherever that lies: its id, or else the name of its file."""
+    """Return an image's name, which does not depend on the data set's folder: its id, or else its file name."""
     return str(record["image_id"]) if "image_id" in record else Path(record["file_name"]).name
 
 
@@ -161,9 +162,9 @@ def _count_objects(records: Iterable[Record]) -> int:
 
 
 def _describe(cfg: CfgNode, part: Part) -> str:
-    """Say how many images and objects a part has, and where there are more images than asked for, why."""
+    """Say how many images and objects a part has, and why if it has more images than asked for."""
     asked = max(1, round(cfg.MOCO.TRAIN_FRACTION * part.total))
-    more = f" (not {asked}, so that every class that occurs has one)" if len(part.records) > asked else ""
+    more = f" (not {asked}, so that each class that occurs has an image)" if len(part.records) > asked else ""
     objects = f" with {_count_objects(part.records)} of {part.total_objects} objects" if part.total_objects else ""
     return (
         f"MOCO.TRAIN_FRACTION {cfg.MOCO.TRAIN_FRACTION:g}, seed {cfg.MOCO.FRACTION_SEED}: the run learns from"

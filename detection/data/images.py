@@ -1,4 +1,4 @@
-"""Images as ``INPUT.FORMAT`` wants them."""
+"""Reads images in the format that ``INPUT.FORMAT`` asks for."""
 
 import numpy as np
 from detectron2.data.detection_utils import convert_PIL_to_numpy
@@ -10,15 +10,15 @@ from mocodet.common.formats.image import decode_pixels, read_file, unreadable
 
 
 def read_image(path: str, image_format: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Read an image as detectron2's ``read_image``, by the rules of :func:`mocodet.common.formats.image.decode_rgb`.
+    """Read an image like detectron2's ``read_image``, by the rules of :func:`mocodet.common.formats.image.decode_rgb`.
 
     Args:
-        path: of the file, or what else detectron2's ``PathManager`` opens.
+        path: of the file, or anything else that detectron2's ``PathManager`` opens.
         image_format: as ``INPUT.FORMAT``: BGR, RGB, L (grey) or another of detectron2's.
-        max_pixels: how large the image may be; 0: of any size.
+        max_pixels: the largest allowed number of pixels; 0: no limit.
 
     Returns:
-        H x W x C, uint8 in RGB, BGR and L; it may be read only.
+        H x W x C, uint8 in RGB, BGR and L; it may be read-only.
 
     Raises:
         ValueError: it cannot be read, or is too large; the message names it.

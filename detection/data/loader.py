@@ -1,4 +1,4 @@
-"""The images of a fine-tuning, in batches that depend on the seed and their number alone."""
+"""The training images, in batches that depend only on the seed and the number of the batch."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -24,15 +24,15 @@ Mapper = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class DrawnImages(Dataset[dict[str, Any]]):
-    """Images as a mapper augments them, each by a seed of its own: neither processes nor what came before matter.
+    """Images augmented by a mapper, each with its own seed, so that neither processes nor earlier images matter.
 
     Args:
         records: detectron2's standard dicts.
-        mapper: makes of a record what the model takes; it draws from the global generators.
+        mapper: turns a record into the model's input; it draws from the global generators.
         seed: of the run.
 
     Attributes:
-        identity: tells these images, in this order, from others.
+        identity: identifies these images in this order.
     """
 
     def __init__(self, records: list[dict[str, Any]], mapper: Mapper, seed: int) -> None:
@@ -50,18 +50,18 @@ class DrawnImages(Dataset[dict[str, Any]]):
 
 
 def build_training_loader(cfg: CfgNode, records: list[dict[str, Any]], mapper: Mapper) -> DataLoader:
-    """Build the endless loader of this process's batches, each a list of what ``mapper`` returns.
+    """Build the endless loader of this process's batches, each a list of results of ``mapper``.
 
-    Its ``batch_sampler`` is a `TrainingOrder`. It shuffles as detectron2's loader does, and leaves the process's
-    generators alone.
+    Its ``batch_sampler`` is a `TrainingOrder`. It shuffles as detectron2's loader does, and does not change the state
+    of the process's generators.
 
     Args:
-        cfg: ``DATALOADER`` says how; a batch of all processes has ``SOLVER.IMS_PER_BATCH`` images; ``SEED`` is not
-            negative.
+        cfg: with the settings in ``DATALOADER``; a batch of all processes has ``SOLVER.IMS_PER_BATCH`` images; ``SEED``
+            is not negative.
         records: detectron2's standard dicts.
         mapper: see `DrawnImages`.
     """
-    with generators_of(seed_for(cfg.SEED, Purpose.ORDER)):  # in which detectron2's samplers find their seeds
+    with generators_of(seed_for(cfg.SEED, Purpose.ORDER)):  # detectron2's samplers draw their seeds from them
         indices = build_detection_train_loader.from_config(cfg, mapper=mapper, dataset=records)["sampler"]
     wide = [_is_wide(record) for record in records] if cfg.DATALOADER.ASPECT_RATIO_GROUPING else None
     return DataLoader(
@@ -70,7 +70,7 @@ def build_training_loader(cfg: CfgNode, records: list[dict[str, Any]], mapper: M
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=trivial_batch_collator,
         worker_init_fn=begin_worker,
-        generator=torch.Generator(),  # of the workers' seeds, which nothing reads
+        generator=torch.Generator(),  # for the workers' seeds, which nothing reads
     )
 
 
@@ -82,5 +82,5 @@ def _is_wide(record: Mapping[str, Any]) -> bool:
 
 
 def begin_worker(_: int) -> None:
-    """Let a loader process, which a ``worker_init_fn`` runs in, live through signals to its process group."""
+    """Let a loader process survive signals to its process group; for use as ``worker_init_fn``."""
     leave_signals_to_parent()

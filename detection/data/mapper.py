@@ -1,4 +1,4 @@
-"""From a record to what the model is given, and the augmentation of semantic segmentation (MoCo, Appendix)."""
+"""Maps records to the model's input, with the augmentation of semantic segmentation (MoCo, Appendix)."""
 
 import copy
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ from .images import read_image
 
 
 def build_mapper(cfg: CfgNode, *, training: bool) -> "SemSegMapper | InstanceMapper":
-    """Return what maps records: for detectors as detectron2's ``DatasetMapper`` does.
+    """Return the mapper of records; for detectors it maps like detectron2's ``DatasetMapper``.
 
-    For a ``SemanticSegmentor``, in training: a random scale (``INPUT.SCALE_RANGE``; without it
-    ``INPUT.MIN_SIZE_TRAIN``), a crop (``INPUT.CROP``; of ``TYPE`` absolute it always has its full size, for what is
-    smaller is padded) and a flip (``INPUT.RANDOM_FLIP``).
+    A ``SemanticSegmentor`` gets, in training, a random scale (``INPUT.SCALE_RANGE``; without it
+    ``INPUT.MIN_SIZE_TRAIN``), a crop (``INPUT.CROP``; with ``TYPE`` absolute it always has its full size, since smaller
+    images are padded) and a flip (``INPUT.RANDOM_FLIP``).
 
-    To evaluate, labels are left to the evaluator: ``DatasetMapper`` would read them as grey images.
+    In evaluation, the evaluator reads the labels: ``DatasetMapper`` would read them as grey images.
     ``INPUT.MIN_SIZE_TEST`` 0 keeps the size of the images.
     """
     if cfg.MODEL.META_ARCHITECTURE != "SemanticSegmentor":
@@ -43,8 +43,8 @@ def semseg_augmentations(cfg: CfgNode) -> list[T.Augmentation]:
     resize, *flip = detection_utils.build_augmentation(cfg, is_train=True)
     found = [RandomScale(*cfg.INPUT.SCALE_RANGE) if cfg.INPUT.SCALE_RANGE else resize]
     if cfg.INPUT.CROP.ENABLED:
-        # Not detectron2's FixedSizeCrop, which pads as well: it draws one number for both axes, so that its windows
-        # lie on the diagonal of the image and never in the other two corners.
+        # detectron2's FixedSizeCrop also pads, but it draws one number for both axes, so that its windows lie on the
+        # diagonal of the image and never in the other two corners.
         found.append(T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
         if cfg.INPUT.CROP.TYPE == "absolute":
             found.append(PadToSize(cfg.INPUT.CROP.SIZE, cfg.MODEL.PIXEL_MEAN, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE))
@@ -52,11 +52,11 @@ def semseg_augmentations(cfg: CfgNode) -> list[T.Augmentation]:
 
 
 class InstanceMapper(DatasetMapper):
-    """detectron2's mapper of images with objects, with images as this plugin reads them.
+    """detectron2's mapper of images with objects, but it reads images as this plugin does.
 
     Args:
-        max_pixels: how large an image may be; 0: of any size.
-        more: as of ``DatasetMapper``.
+        max_pixels: the largest allowed number of pixels; 0: no limit.
+        more: arguments of ``DatasetMapper``.
     """
 
     @configurable
@@ -66,20 +66,20 @@ class InstanceMapper(DatasetMapper):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
-        """Return the arguments that the config stands for."""
+        """Return the arguments that the config gives."""
         return {**super().from_config(cfg, is_train), "max_pixels": cfg.INPUT.MAX_PIXELS}
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         """Return the record with ``image``, 3 x H x W, and in training ``instances``.
 
         Raises:
-            ValueError: the image cannot be read, or has another size than the record says.
+            ValueError: the image cannot be read, or does not have the size that the record says.
         """
         record = copy.deepcopy(dataset_dict)
         image = read_image(record["file_name"], self.image_format, self.max_pixels)
         detection_utils.check_image_size(record, image)
         labels = None
-        if "sem_seg_file_name" in record:  # of a panoptic data set
+        if "sem_seg_file_name" in record:  # a panoptic data set
             labels = detection_utils.read_image(record.pop("sem_seg_file_name"), "L").squeeze(2)
         augmented = T.AugInput(image, sem_seg=labels)
         transforms = self.augmentations(augmented)
@@ -99,7 +99,7 @@ class InstanceMapper(DatasetMapper):
         self, record: dict[str, Any], transforms: T.Transform, image_shape: tuple[int, int]
     ) -> None:
         if all(annotation.get("iscrowd", 0) for annotation in record["annotations"]):
-            # detectron2's would ask for the boxes of masks that are not there, where masks are cropped.
+            # detectron2's mapper, if it crops masks, would compute boxes from masks that do not exist.
             del record["annotations"]
             record["instances"] = detection_utils.annotations_to_instances([], image_shape)
         else:
@@ -108,13 +108,13 @@ class InstanceMapper(DatasetMapper):
 
 @dataclass
 class SemSegMapper:
-    """Reads an image, in training with its labels, and augments both alike."""
+    """Reads an image and, in training, its labels, and augments both in the same way."""
 
     augmentations: Sequence[T.Augmentation]  # applied in this order
     image_format: str  # as INPUT.FORMAT
-    num_classes: int | None = None  # what labels must be below; None for evaluation, which reads no labels here
-    ignore_label: int = 255  # the one label besides that may occur
-    max_pixels: int = MAX_PIXELS  # how large an image may be; 0: of any size
+    num_classes: int | None = None  # labels must be below this; None in evaluation, which reads no labels here
+    ignore_label: int = 255  # the only other label that may occur
+    max_pixels: int = MAX_PIXELS  # the largest allowed number of pixels; 0: no limit
 
     def __call__(self, record: dict) -> dict:
         """Return the record with ``image``, 3 x H x W, uint8, and in training ``sem_seg``, H x W, int64.
@@ -123,8 +123,8 @@ class SemSegMapper:
 
         Raises:
             FileNotFoundError: the labels do not exist.
-            ValueError: the image cannot be read; the labels cannot be read, have another size than it, or hold a value
-                that is no class.
+            ValueError: the image cannot be read; or the labels cannot be read, have another size than the image, or
+                hold a value that is not a class.
         """
         record = dict(record)
         label_file, values = record.pop("sem_seg_file_name"), record.pop("label_values", ())
@@ -144,7 +144,7 @@ class SemSegMapper:
 
 @dataclass(repr=False)
 class RandomScale(T.Augmentation):
-    """Scales height and width by one ratio, drawn uniformly; images bilinearly, labels to the nearest."""
+    """Scales height and width by one ratio, drawn uniformly: images bilinearly, labels by nearest neighbour."""
 
     low: float  # the smallest ratio
     high: float
@@ -158,25 +158,25 @@ class RandomScale(T.Augmentation):
 
 @dataclass(repr=False)
 class PadToSize(T.Augmentation):
-    """Pads what is smaller than a size on the right and at the bottom."""
+    """Pads images smaller than a size on the right and at the bottom."""
 
     size: Sequence[int]  # height and width in pixels
-    colour: Sequence[float]  # of the padding, by the image's channels; the pixel mean becomes 0 when normalised
+    colour: Sequence[float]  # of the padding, for each channel; the pixel mean becomes 0 when normalised
     label: int  # of the padding
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
-        """Measure what an image, H x W x 3, lacks."""
+        """Measure how many rows and columns an image, H x W x 3, lacks."""
         bottom, right = (max(0, wanted - side) for wanted, side in zip(self.size, image.shape[:2], strict=True))
         return ColourPadTransform(right, bottom, self.colour, self.label)
 
 
 class ColourPadTransform(T.PadTransform):
-    """``PadTransform`` with a colour, where that pads all channels by one value.
+    """``PadTransform`` with a colour; detectron2's pads all channels with one value.
 
     Args:
         right: columns to add.
         bottom: rows to add.
-        colour: their value in each channel, rounded for images of integers.
+        colour: their value in each channel, rounded for integer images.
         label: their value in label images.
     """
 

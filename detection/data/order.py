@@ -1,4 +1,4 @@
-"""Which images are in which batch of a fine-tuning: a function of the seed and the batch's number."""
+"""Which images are in which batch of the training: a function of the seed and the batch's number."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,8 +12,8 @@ class Draw(NamedTuple):
     """An image that has been drawn.
 
     Attributes:
-        image: its place in the data set.
-        number: of the draw, in the stream of all processes; unlike any other.
+        image: its index in the data set.
+        number: unique number of the draw, in the stream of all processes.
     """
 
     image: int
@@ -21,17 +21,17 @@ class Draw(NamedTuple):
 
 
 class TrainingOrder(Sampler[list[Draw]]):
-    """This process's part of an endless stream of batches, which can be entered at any of them.
+    """This process's part of an endless stream of batches, which can start at any batch.
 
-    To enter it at batch N, the batches before are drawn again: indices only, a million in half a second.
+    To start at batch N, the earlier batches are drawn again: only indices, a million in half a second.
 
     Args:
-        indices: this process's part of an endless stream of places in the data set, as detectron2's samplers divide it:
-            by turns. Whenever it is iterated over, it yields the same.
-        batch_size: images of one of this process's batches.
-        wide: whether each image of the data set is wider than high. All images of a batch are alike in this; the others
-            wait for one of theirs, as in detectron2's ``AspectRatioGroupedDataset``. None: images come as they are
-            drawn.
+        indices: this process's part of an endless stream of indices into the data set, which detectron2's samplers deal
+            out to the processes in turn. Each iteration over it yields the same indices.
+        batch_size: number of images in one of this process's batches.
+        wide: whether each image of the data set is wider than high. Each batch has only wide or only other images;
+            images wait until their batch is full, as in detectron2's ``AspectRatioGroupedDataset``. None: images stay
+            in the order of the draws.
 
     Attributes:
         start: the number of the first batch to yield.

@@ -1,4 +1,4 @@
-"""Data sets to register: the user's own, from ``MOCO.DATASETS`` so that they need no code, and VOC's segmentation."""
+"""Registers data sets: the user's, from ``MOCO.DATASETS`` and so without code, and VOC's segmentation."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -26,17 +26,17 @@ class VocDataset:
 
     name: str
     root: str  # the folder that holds Annotations/ ImageSets/Main/ JPEGImages/, or XML files and images side by side
-    split: str  # ImageSets/Main/<split>.txt names the images, or the file of this path; see hold_out
+    split: str  # ImageSets/Main/<split>.txt or the file at this path lists the images; see hold_out
     classes: tuple[str, ...]
     year: int = 2007  # which definition of AP: 2007 (eleven points) or 2012 (area)
-    hold_out: float = 0.0  # unless 0, split is test for about this part of the images, or train for the others
+    hold_out: float = 0.0  # unless 0, split test has about this part of the images, and train has the others
     hold_out_seed: int = 0
 
     def __post_init__(self) -> None:
         _check_classes(self.name, self.classes)
         if self.year not in (2007, 2012):
             raise ValueError(
-                f"data set {self.name}: YEAR chooses how AP is computed and is 2007 or 2012, got {self.year}"
+                f"data set {self.name}: YEAR chooses how AP is computed and must be 2007 or 2012, got {self.year}"
             )
         _hold_out(self)
 
@@ -77,8 +77,8 @@ class YoloDataset:
     name: str
     root: str  # data.yaml, or a folder with images/ and labels/
     split: str = ""  # such as train; empty: the only one
-    classes: tuple[str, ...] = ()  # of its names, in the order of the indices; empty: all. All where it has no names
-    hold_out: float = 0.0  # as of `VocDataset`, where data.yaml or the folders have one part alone
+    classes: tuple[str, ...] = ()  # of its names, in the order of the indices; empty: all
+    hold_out: float = 0.0  # as in `VocDataset`, if data.yaml or the folders have only one part
     hold_out_seed: int = 0
 
     def __post_init__(self) -> None:
@@ -101,11 +101,11 @@ class SemSegDataset:
     name: str
     images: str
     labels: str
-    classes: tuple[str, ...]  # in the order of the indices, background included where it is a class
-    split: str = ""  # a file that names the images, one a line; empty: every image of the folder
+    classes: tuple[str, ...]  # in the order of the indices, with background if it is a class
+    split: str = ""  # a file that lists the images, one per line; empty: every image in the folder
     ignore: int = IGNORED  # the label of pixels that are neither learned nor evaluated; 255 on VOC's outlines
-    values: tuple[int, ...] = ()  # which label stands for each class; empty: its index
-    max_ignored: float = MAX_IGNORED  # how large a part of all pixels may be ignored
+    values: tuple[int, ...] = ()  # the label of each class; empty: its index
+    max_ignored: float = MAX_IGNORED  # the largest part of all pixels that may be ignored
 
     def __post_init__(self) -> None:
         _check_classes(self.name, self.classes)
@@ -113,7 +113,7 @@ class SemSegDataset:
 
     @property
     def meaning(self) -> Meaning:
-        """What the values of the label images stand for."""
+        """The meaning of the values in the label images."""
         return Meaning(self.classes, self.ignore, self.values, self.max_ignored)
 
     def register(self) -> None:
@@ -122,13 +122,13 @@ class SemSegDataset:
         DatasetCatalog.register(self.name, lambda: load_semseg(self.name, images, labels, split, self.values))
         metadata = MetadataCatalog.get(self.name).set(stuff_classes=list(self.classes), evaluator_type="sem_seg")
         metadata.set(image_root=images, sem_seg_root=labels, label_values=self.values)
-        # Labels of VALUES become indices as they are read; the index of what is ignored is then no value of theirs.
+        # Labels from VALUES become indices when they are read, so the ignored index is not one of VALUES.
         metadata.set(ignore_label=IGNORED if self.values else self.ignore)
         metadata.set(meaning=self.meaning)
 
 
-# Folder of labels, list of images. trainaug is the train_aug2012 of the paper, 10,582 images: VOC's train and what
-# Hariharan et al. (Semantic contours from inverse detectors, 2011) labelled besides, less VOC's val.
+# Folder of labels, list of images. trainaug is the paper's train_aug2012, 10,582 images: VOC's train and the images
+# that Hariharan et al. (Semantic contours from inverse detectors, 2011) labelled in addition, without VOC's val.
 VOC_SETS = {
     "voc_2012_trainaug_sem_seg": ("SegmentationClassAug", "trainaug"),
     "voc_2012_val_sem_seg": ("SegmentationClass", "val"),
@@ -144,7 +144,7 @@ KINDS: dict[str, type[Dataset]] = {
     "semseg": SemSegDataset,
 }
 
-# Of the keys that are not text.
+# The keys that are not text.
 TYPES = {"YEAR": int, "IGNORE": int, "HOLD_OUT_SEED": int, "MAX_IGNORED": float, "HOLD_OUT": float}
 
 _registered: dict[str, Dataset] = {}
@@ -153,8 +153,9 @@ _registered: dict[str, Dataset] = {}
 def register_voc_sem_seg() -> None:
     """Register ``voc_2012_trainaug_sem_seg`` and ``voc_2012_val_sem_seg`` with detectron2, which lacks them.
 
-    They lie in ``VOC2012/`` of ``$DETECTRON2_DATASETS``, as detectron2's own Pascal VOC: ``JPEGImages/``, the labels in
-    ``SegmentationClassAug/`` and ``SegmentationClass/``, the lists in ``ImageSets/Segmentation/``.
+    They are in ``VOC2012/`` of ``$DETECTRON2_DATASETS``, like detectron2's own Pascal VOC: the images in
+    ``JPEGImages/``, the labels in ``SegmentationClassAug/`` and ``SegmentationClass/``, the lists in
+    ``ImageSets/Segmentation/``.
     """
     root = f"{os.getenv('DETECTRON2_DATASETS', 'datasets')}/VOC2012"
     for name, (labels, split) in VOC_SETS.items():
@@ -171,7 +172,7 @@ def register_datasets(cfg: CfgNode) -> None:
     Registering the same definition again does nothing, so each process of a run may call it.
 
     Raises:
-        ValueError: an entry is malformed, or its name already stands for another data set.
+        ValueError: an entry is malformed, or another data set already has its name.
     """
     for entry in cfg.MOCO.DATASETS:
         dataset = parse_dataset(entry)
@@ -180,7 +181,7 @@ def register_datasets(cfg: CfgNode) -> None:
         if dataset.name in DatasetCatalog.list():
             known = _registered.get(dataset.name, "a data set that detectron2 or another plugin registered")
             raise ValueError(
-                f"MOCO.DATASETS: the name {dataset.name!r} already stands for {known}; it cannot also mean {dataset}."
+                f"MOCO.DATASETS: the name {dataset.name!r} already means {known}; it cannot also mean {dataset}."
                 " Choose another NAME"
             )
         dataset.register()
@@ -191,7 +192,7 @@ def parse_dataset(entry: object) -> Dataset:
     """Turn one entry of ``MOCO.DATASETS`` into its dataclass.
 
     Raises:
-        ValueError: no mapping, unknown ``KIND``, missing or unknown keys, or a value of the wrong type.
+        ValueError: not a mapping, unknown ``KIND``, missing or unknown keys, or a value of the wrong type.
     """
     if not isinstance(entry, Mapping):
         raise ValueError(f"MOCO.DATASETS: every entry must be a mapping with NAME and KIND, got {entry!r}")
@@ -231,10 +232,10 @@ def _expand(path: str) -> str:
 
 
 def _hold_out(dataset: VocDataset | YoloDataset) -> HoldOut | None:
-    """Return what a data set holds out, if anything.
+    """Return the part that a data set holds out, if any.
 
     Raises:
-        ValueError: it is no part of the images, or is asked for in part.
+        ValueError: HOLD_OUT is out of range, or HOLD_OUT_SEED is given alone.
     """
     if dataset.hold_out:
         found = HoldOut(dataset.hold_out, dataset.hold_out_seed)
@@ -246,7 +247,7 @@ def _hold_out(dataset: VocDataset | YoloDataset) -> HoldOut | None:
 
 
 def _check(name: str, check: Callable[..., None], *arguments: object) -> None:
-    """Call what checks a part of a data set, and name the data set in what it raises."""
+    """Call a check of part of a data set, and name the data set in the error that it raises."""
     try:
         check(*arguments)
     except ValueError as error:

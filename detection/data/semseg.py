@@ -1,4 +1,4 @@
-"""Semantic segmentation: images with label images, as detectron2's records."""
+"""Semantic segmentation: images and label images as detectron2's records."""
 
 import logging
 from pathlib import Path
@@ -20,14 +20,14 @@ logger = logging.getLogger(__name__)
 
 
 def load_semseg(name: str, images: str, labels: str, split: str = "", values: tuple[int, ...] = ()) -> list[dict]:
-    """Pair the images of a folder with their labels, which bear the same name and end in ``.png``.
+    """Pair the images of a folder with their labels, which have the same name and end in ``.png``.
 
     Args:
         name: name of the data set, for messages.
         images: folder of images, of any suffix that Pillow reads.
         labels: folder of the label images.
-        split: file that names the images, one a line; empty: every image of the folder.
-        values: what stands for each class in the label images; empty: its index.
+        split: file that lists the images, one per line; empty: every image in the folder.
+        values: the value of each class in the label images; empty: its index.
 
     Returns:
         detectron2's standard dicts with ``file_name``, ``sem_seg_file_name`` and ``image_id``, and ``label_values``
@@ -35,13 +35,13 @@ def load_semseg(name: str, images: str, labels: str, split: str = "", values: tu
 
     Raises:
         FileNotFoundError: a folder or the split file is missing.
-        ValueError: there is no image, an image or its label is missing, or a name stands for two.
+        ValueError: there are no images, an image or its label is missing, or two have the same name.
     """
     for key, folder in (("images", images), ("labels", labels)):
         if not Path(folder).is_dir():
             raise FileNotFoundError(f"data set {name}: there is no folder of {key} {folder}")
     if split and not Path(split).is_file():
-        known = ", ".join(sorted(file.name for file in Path(split).parent.glob("*.txt"))) or "no list at all"
+        known = ", ".join(sorted(file.name for file in Path(split).parent.glob("*.txt"))) or "no lists"
         raise FileNotFoundError(f"data set {name}: there is no split file {split}; its folder has {known}")
     found, findings = find_labelled_images(Path(images), Path(labels), Path(split) if split else None)
     refuse_errors(name, findings)
@@ -54,12 +54,12 @@ def load_semseg(name: str, images: str, labels: str, split: str = "", values: tu
 
 
 def check_labels(name: str, records: list[dict], *, learned: bool) -> None:
-    """Read all label images of a data set from ``MOCO.DATASETS``, each process its part, and judge them.
+    """Read all label images of a data set from ``MOCO.DATASETS``, a part in each process, and judge them.
 
     Args:
         name: of the data set.
         records: of `load_semseg`.
-        learned: a model is trained on them, not evaluated alone.
+        learned: whether a model is trained on them, not only evaluated.
 
     Raises:
         ValueError: see `judge_labels`.

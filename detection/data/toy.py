@@ -1,13 +1,13 @@
 """The built-in data set: scenes of textured things, drawn from a seed, with exact boxes and masks.
 
-A thing is a texture on an outline, six of each. Four textures on two outlines are the classes of objects
-(``dotted_square``); colours are drawn independently of both, so neither outline, texture nor colour alone gives a class
-away. The other 28 kinds are distractors: they carry a class's texture on a foreign outline or the other way round.
+A thing is a texture on an outline; there are six of each. Four textures on two outlines are the classes of objects
+(``dotted_square``). Colours are drawn independently of both, so neither outline, texture nor colour alone identifies a
+class. The other 28 kinds are distractors: a class's texture on another outline, or the other way round.
 
 An unlabelled image is a portrait: one thing of any of the 36 kinds, at the scale of the scenes. Contrastive
-pre-training learns what the crops of an image share and what tells them from other images. For that to be outline and
-texture, as it is shape and texture in photographs, a portrait shows one thing and not a scene; things stand upright, as
-most things do that are photographed; and colours are pale, else they alone would tell the portraits apart.
+pre-training learns what the crops of an image share and what distinguishes them from other images. To make that
+outline and texture, as it is shape and texture in photographs, a portrait shows one thing and not a scene; things stand
+upright, like most things in photographs; and colours are pale, else they alone would distinguish the portraits.
 """
 
 import colorsys
@@ -55,7 +55,7 @@ TOY_CLASSES: tuple[str, ...] = tuple(f"{texture}_{outline}" for texture, outline
 
 MAX_TILT = np.deg2rad(12)
 MAX_SATURATION = 0.15
-MIN_VISIBLE_FRACTION = 0.6  # a scene in which an object is hidden further than this is drawn anew
+MIN_VISIBLE_FRACTION = 0.6  # a scene in which less of an object is visible is drawn again
 MIN_VISIBLE_PIXELS = 24
 JPEG_QUALITY = 92
 # Fractions of a scene's side.
@@ -76,7 +76,7 @@ class Scene:
 def draw_scene(rng: np.random.Generator, size: int, required_class: int | None = None) -> Scene:
     """Draw one scene of ``size`` x ``size`` pixels: one to four objects, and up to two distractors.
 
-    It is drawn anew while an object is so hidden that it is fair neither to label it nor to leave it out.
+    It is drawn again while an object is hidden so much that neither labelling it nor leaving it out would be fair.
 
     Args:
         rng: source of every choice made.
@@ -105,7 +105,7 @@ def draw_scene(rng: np.random.Generator, size: int, required_class: int | None =
 
 
 def draw_portrait(rng: np.random.Generator, size: int) -> Array:
-    """Draw one thing of any kind as it would look, large, in a scene of ``size`` pixels.
+    """Draw one thing of any kind as it would look as a large thing in a scene of ``size`` pixels.
 
     Returns:
         A square image of ``PORTRAIT * size`` pixels (H x W x 3, uint8).
@@ -119,7 +119,7 @@ def draw_portrait(rng: np.random.Generator, size: int) -> Array:
 
 
 def _expose(rng: np.random.Generator, canvas: Array) -> Array:
-    """Light a canvas (H x W x 3, float32 in [0, 1]) from one side, add a camera's noise, return it as uint8."""
+    """Light a canvas (H x W x 3, float32 in [0, 1]) from one side, add camera noise, and return it as uint8."""
     size = canvas.shape[0]
     ramp = np.linspace(-1.0, 1.0, size)
     slope, _ = _turn(ramp[None, :], ramp[:, None], rng.uniform(0, 2 * np.pi))
@@ -163,7 +163,7 @@ def _draw_thing(
     """Paint one thing onto ``canvas``; return its H x W coverage.
 
     Args:
-        rng: source of tilt, aspect, colours and the texture's phase.
+        rng: source of tilt, aspect, colours and phase of the texture.
         canvas: H x W x 3.
         kind: index into ``KINDS``.
         centre: x, y in pixels.
@@ -202,8 +202,8 @@ def mask_to_polygons(mask: Array) -> list[list[float]]:
     The mask is cut into pieces with one vertical run in each column, so holes and separate parts need no special
     form; pycocotools fills the polygons back to the very same pixels.
     """
-    pieces: list[tuple[int, list[Run]]] = []  # first column; the run of each column from there on
-    growing: dict[Run, list[Run]] = {}  # for each run of the previous column the runs of its piece
+    pieces: list[tuple[int, list[Run]]] = []  # first column; the runs of that and the following columns
+    growing: dict[Run, list[Run]] = {}  # for each run of the previous column, the runs of its piece
     for column in range(mask.shape[1]):
         edges = np.flatnonzero(np.diff(mask[:, column].astype(np.int8), prepend=0, append=0))
         runs = [(int(top), int(bottom)) for top, bottom in edges.reshape(-1, 2)]
@@ -250,12 +250,12 @@ def make_toy_data(
     size: int = 96,
     workers: int = 1,
 ) -> dict[str, int]:
-    """Draw the whole data set into ``root``; return how many images and objects each part holds.
+    """Draw the whole data set into ``root``; return the numbers of images and objects in each part.
 
     The labelled images are written twice, in VOC layout (``root/voc/VOC2007``) and as COCO JSON with polygon masks
-    (``root/coco``), with the same boxes; the unlabelled ones lie in ``root/unlabelled``. ``train.txt`` and
-    ``trainval.txt`` list the same images. Every image has a random stream of its own, so a smaller set is a prefix of a
-    larger one, and the same arguments give the same bytes. ``root`` appears whole or not at all.
+    (``root/coco``), with the same boxes; the unlabelled ones are in ``root/unlabelled``. ``train.txt`` and
+    ``trainval.txt`` list the same images. Every image has its own random stream, so a smaller set is a prefix of a
+    larger one, and the same arguments give the same bytes. ``root`` appears completely or not at all.
 
     Args:
         root: folder to make; it may exist if it is empty.
@@ -263,12 +263,12 @@ def make_toy_data(
         train: number of labelled training images.
         test: number of labelled test images.
         unlabelled: number of images for pre-training.
-        size: side of the labelled images in pixels; the unlabelled ones have seven twelfths of it.
+        size: side of the labelled images in pixels; that of the unlabelled ones is seven twelfths of it.
         workers: number of processes that draw the unlabelled images; the result does not depend on it.
 
     Raises:
         FileExistsError: ``root`` is a file or a folder that is not empty.
-        ValueError: a negative seed or count, no worker, images under 48 pixels, or fewer labelled images than classes.
+        ValueError: a negative seed or count, no workers, images under 48 pixels, or fewer labelled images than classes.
     """
     root = Path(root)
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
@@ -358,10 +358,10 @@ def voc_xml(
 
     Args:
         file_name: of the image.
-        scene: what it shows.
-        classes: what its classes are called.
-        folder: of the data set, ``VOC2007``; left out if empty.
-        segmented: whether there is a class map of it.
+        scene: the scene in the image.
+        classes: names of its classes.
+        folder: of the data set, such as ``VOC2007``; left out if empty.
+        segmented: whether the image has a class map.
     """
     height, width = scene.image.shape[:2]
     lines = [

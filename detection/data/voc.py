@@ -20,21 +20,21 @@ logger = logging.getLogger(__name__)
 
 
 def load_voc(name: str, root: str, split: str, classes: Sequence[str], hold_out: HoldOut | None = None) -> list[dict]:
-    """Read one split, with the size of each image. Objects of other classes are left out, and the log counts them.
+    """Read one split, with the size of each image. Objects of other classes are left out; the log counts them.
 
     Args:
         name: name of the data set, for messages.
         root: folder that holds ``Annotations/``, ``ImageSets/Main/`` and ``JPEGImages/``, or XML files and images.
-        split: ``ImageSets/Main/<split>.txt`` lists the images, or the file of this path.
+        split: ``ImageSets/Main/<split>.txt`` or the file at this path lists the images.
         classes: class names in the order of their indices.
-        hold_out: instead of a list, which images the splits train and test have.
+        hold_out: how to divide the images into splits train and test, instead of by a list.
 
     Returns:
         detectron2's standard dicts; objects marked difficult are among the annotations, as in detectron2.
 
     Raises:
         FileNotFoundError: a folder or the split file is missing.
-        ValueError: what `mocodet prepare-data --check` finds faults in.
+        ValueError: the data set has a fault that `mocodet prepare-data --check` reports.
     """
     folder = VocFolder(root)
     if folder.absent:

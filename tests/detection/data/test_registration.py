@@ -45,12 +45,12 @@ def test_register_datasets__again_and_differently(tmp_path):
     entry = make_voc(tmp_path)
     register(entry)
     register(entry, dict(reversed(entry.items())))
-    with pytest.raises(ValueError, match=f"name '{entry['NAME']}' already stands for VocDataset"):
+    with pytest.raises(ValueError, match=f"name '{entry['NAME']}' already means VocDataset"):
         register(entry | {"SPLIT": "test"})
 
 
 def test_register_datasets__name_that_detectron2_uses(tmp_path):
-    with pytest.raises(ValueError, match="'coco_2017_val' already stands for a data set that detectron2"):
+    with pytest.raises(ValueError, match="'coco_2017_val' already means a data set that detectron2"):
         register(make_voc(tmp_path) | {"NAME": "coco_2017_val"})
 
 
