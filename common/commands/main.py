@@ -31,8 +31,8 @@ NOT_THE_USERS = (
     "pkg_resources is deprecated",
 )
 
-# OpenMP reads these when PyTorch loads it. By default threads that wait spin, and a second busy process on the same cores
-# slows a step up to fifty times.
+# OpenMP reads these when PyTorch loads it. By default threads that wait spin, and a second busy process on the same
+# cores slows a step up to fifty times.
 OPENMP = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
 
 
