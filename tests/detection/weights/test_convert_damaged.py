@@ -30,8 +30,6 @@ import pytest
 import safetensors.torch
 import torch
 import torchvision
-from numpy._core.multiarray import _reconstruct, scalar
-from numpy._core.numeric import _frombuffer
 from PIL import Image
 from torch import nn
 
@@ -40,6 +38,10 @@ from tests.commands import convert
 from tests.processes import forking
 
 CANARY = "canary"  # what code from a file would leave in the working directory
+
+# What numpy's pickles call; where these functions are differs between its versions.
+_reconstruct, scalar = np.zeros(1).__reduce__()[0], np.float64(1).__reduce__()[0]
+_frombuffer = np.zeros(1).__reduce_ex__(5)[0]
 
 Files = dict[str, bytes]
 
