@@ -1,1 +1,1 @@
-"""Encoders as detectron2 reads them: conversion both ways, and weights by name."""
+"""Encoders in detectron2's format: conversion both ways, and weights by name."""

@@ -1,6 +1,6 @@
-"""``MODEL.WEIGHTS`` by an address of the web: one copy for all processes of a machine, the same for each of them.
+"""``MODEL.WEIGHTS`` from a web address: one copy for all processes of a machine.
 
-detectron2's own cache knows files by the path of their address, without its host, and never asks for them again.
+detectron2's own cache identifies files by the path of their address, without the host, and never checks for new ones.
 """
 
 from pathlib import Path
@@ -9,18 +9,18 @@ from detectron2.utils import comm
 
 from mocodet.common.url_cache import fetch
 
-HEURISTICS = "matching_heuristics=True"  # detectron2's option, which stands where an address has its query
+HEURISTICS = "matching_heuristics=True"  # detectron2's option, which has the place of an address's query
 
 
 def is_address(weights: str) -> bool:
-    """Tell whether ``MODEL.WEIGHTS`` is an address of http or https."""
+    """Tell whether ``MODEL.WEIGHTS`` is an http or https address."""
     return weights.startswith(("http://", "https://"))
 
 
 def local_copy(weights: str) -> str:
-    """Return the file behind an address, with detectron2's option if that stands in its query; see `fetch`.
+    """Return the file at an address, with detectron2's option if it is in the query; see `fetch`.
 
-    The other parts of a query belong to the address. All processes must call: the first of each machine asks.
+    The rest of the query belongs to the address. All processes must call this; the first of each machine downloads.
 
     Raises:
         ValueError, OSError: see `fetch`, in every process.
@@ -39,7 +39,7 @@ def _in_first_process(url: str) -> Path:
         try:
             outcome = fetch(url)
         except (OSError, ValueError) as error:
-            outcome = error  # for all of them to raise
+            outcome = error  # raised by all processes
     mine = comm.all_gather(outcome)[first]
     if isinstance(mine, Exception):
         raise mine

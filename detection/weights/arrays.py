@@ -1,4 +1,4 @@
-"""Reading pickled numpy arrays, as detectron2's model zoo and Caffe2 publish them, without running code from a file."""
+"""Reads pickled numpy arrays, as detectron2's model zoo and Caffe2 publish them, without running code from the file."""
 
 import io
 import pickle
@@ -11,10 +11,10 @@ from mocodet.common.mistaken_file import mistaken_for
 
 
 class Dict(Ignored, dict):
-    """Stands for ``collections.OrderedDict``: leaves the attributes that a file may give it, for they hide methods."""
+    """Replaces ``collections.OrderedDict``: it ignores attributes from the file, which could hide methods."""
 
 
-# What a pickle of arrays may name, and what is called instead. Old protocols have bytes as a call of ``encode``.
+# The names that a pickle of arrays may use, and their stand-ins. Old protocols write bytes as a call of ``encode``.
 ARRAY_NAMES = NUMPY | {
     "collections.OrderedDict": Dict,
     "_codecs.encode": str.encode,
@@ -22,20 +22,20 @@ ARRAY_NAMES = NUMPY | {
 }
 
 
-PYTHONS: Any = pickle._Unpickler  # the typing of the standard library does not have it
+PYTHONS: Any = pickle._Unpickler  # the standard library's type stubs lack it
 
 
 def load_array_pickle(path: str | PathLike) -> dict[str, Any]:
-    """Read a pickled dict of numpy arrays, as detectron2's model zoo and Caffe2 write them, running no code from it.
+    """Read a pickled dict of numpy arrays, as detectron2's model zoo and Caffe2 write them, without running its code.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, or asks for anything but arrays, numbers, strings and plain containers.
+        ValueError: the file is damaged, or needs anything but arrays, numbers, strings and plain containers.
     """
     content = Path(path).read_bytes()
     try:
-        data = _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()  # many zoo files come from Python 2
-    except Exception as error:  # damaged bytes make an unpickler raise almost anything, MemoryError too
+        data = _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()  # many model zoo files come from Python 2
+    except Exception as error:  # damaged bytes make an unpickler raise almost anything, even MemoryError
         if mistaken := mistaken_for(path):
             raise ValueError(mistaken) from error
         told = f"{type(error).__name__}: {error}".strip(": ")
@@ -50,20 +50,20 @@ def load_array_pickle(path: str | PathLike) -> dict[str, Any]:
 class _ArrayUnpickler(PYTHONS):
     """Rebuilds numpy arrays and plain containers, and looks up nothing else.
 
-    Python's own unpickler, not the one in C: that one sets aside the memory for lengths and numbers that a file claims.
-    So does this one for a bytearray; bytes do in its place.
+    It is the unpickler in Python: the one in C allocates memory for the lengths that a file claims. The one in Python
+    does so only for a bytearray, which becomes bytes here.
     """
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return the stand-in of what an array needs; refuse every other name, before it can be called."""
+        """Return the stand-in for a name that an array needs; refuse any other name before it can be called."""
         if f"{module}.{name}" not in ARRAY_NAMES:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no array needs")
         return ARRAY_NAMES[f"{module}.{name}"]
 
     def load_build(self) -> None:
-        """Give a state to what a file has built; pickle would give one to the functions and classes it calls too."""
+        """Set the state of an object that the file built; pickle would also set that of functions and classes."""
         if type(self.stack[-2]) not in (Array, DType, Dict):
-            raise pickle.UnpicklingError("it asks to change what it calls")
+            raise pickle.UnpicklingError("it asks to change a function or a class")
         super().load_build()
 
     dispatch: ClassVar = {

@@ -1,8 +1,8 @@
-"""From a pre-trained encoder's checkpoint to weights that detectron2 reads (docs/converter.md).
+"""Converts a pre-trained encoder's checkpoint to weights that detectron2 reads (docs/converter.md).
 
-The one module that knows the parameter names of both sides: on the left ResNets under torchvision's names, as
-`mocodet.common.encoders.reading` finds them in checkpoints, ``layer1.0.bn1.weight``; on the right detectron2's ResNet,
-``res2.0.conv1.norm.weight``. `mocodet.detection.weights.convert_back` is the way back.
+Only this module knows the parameter names of both sides: torchvision's for ResNets, as
+`mocodet.common.encoders.reading` finds them in checkpoints, such as ``layer1.0.bn1.weight``; and those of detectron2's
+ResNet, such as ``res2.0.conv1.norm.weight``. `mocodet.detection.weights.convert_back` converts in the other direction.
 """
 
 import pickle
@@ -33,7 +33,7 @@ from .settings import ASSUMED_KEY, AUTHOR, SETTINGS_KEY, encoder_settings, requi
 
 STAGES = {"layer1": "res2", "layer2": "res3", "layer3": "res4", "layer4": "res5"}
 
-# Parts of names, torchvision's and detectron2's, in the order in which they are exchanged on the way there.
+# Parts of names, torchvision's and detectron2's, in the order in which they are replaced for detectron2.
 PARTS: tuple[tuple[str, str], ...] = (
     *((f"{layer}.", f"{stage}.") for layer, stage in STAGES.items()),
     *((f"bn{i}.", f"conv{i}.norm.") for i in (1, 2, 3)),
@@ -41,18 +41,18 @@ PARTS: tuple[tuple[str, str], ...] = (
     ("downsample.1.", "shortcut.norm."),
 )
 
-# The part of a parameter's name that says where in a ResNet it stands: `stem.conv1.weight` of
+# The part of a parameter's name that gives its place in a ResNet: `stem.conv1.weight` of
 # `backbone.bottom_up.stem.conv1.weight`, `res5.0.conv1.weight` of `roi_heads.res5.0.conv1.weight`. A stage's blocks are
-# numbered, so that what a detector adds beside them (`roi_heads.res5.norm`, `fpn_lateral5`) is not meant.
+# numbered, so layers that a detector adds beside them (`roi_heads.res5.norm`, `fpn_lateral5`) do not match.
 ENCODER_PART = re.compile(r"(?:^|\.)((?:stem|res[2-5]\.\d+)\..+)$")
 
 # Largest relative difference that `compare_stages` accepts.
 TOLERANCE = 1e-5
 
-# What batch norm adds to a variance. Where most variances are below it, what it lets through is next to nothing.
+# The epsilon that batch norm adds to a variance. If most variances are below it, almost no signal passes.
 BATCH_NORM_EPSILON = 1e-5
 
-# Signs after which an encoder is worth nothing, and what to change.
+# Warning signs that make an encoder useless, and their remedies.
 NOTHING_LEARNED = {
     CONSTANT_IMAGES: "images were of one colour. Look at the files: 16-bit images and masks come out black or white",
     COLLAPSE: "the encoder gave every image the same vector. Lower SOLVER.BASE_LR or raise SOLVER.WARMUP_ITERS",
@@ -61,7 +61,7 @@ NOTHING_LEARNED = {
 
 @dataclass(frozen=True)
 class Conversion:
-    """What a conversion, there or back, wrote: an encoder; and the difference of each stage, if it was verified."""
+    """Result of a conversion in either direction: the encoder, and the difference of each stage if it was verified."""
 
     encoder: Encoder
     differences: dict[str, float]
@@ -72,19 +72,19 @@ def convert_file(
 ) -> Conversion:
     """Convert the checkpoint ``source`` and write ``output``, a pickle that detectron2's checkpointer reads.
 
-    The file appears only if everything went well; until then whatever was at ``output`` stays.
+    The file appears only if everything succeeds; until then an existing ``output`` stays as it is.
 
     Args:
         source: a file of ``torch.save`` or safetensors.
         output: name of the file to write; must end in ``.pkl``, by which detectron2 recognises the format.
-        prefix: what stands in front of the encoder's names, where none of `mocodet.common.encoders.styles.STYLES` says
-            which encoder to take, or another one is wanted.
-        check: prove by `compare_stages` that the bytes to be written compute what the encoder in ``source`` computes,
-            and that this differs from image to image (see also `refuse_signs` and `refuse_constant_statistics`).
+        prefix: prefix of the encoder's names, if none of `mocodet.common.encoders.styles.STYLES` says which encoder to
+            take, or another one is wanted.
+        check: verify by `compare_stages` that the bytes to be written compute the same as the encoder in ``source``,
+            and that the result differs from image to image (see also `refuse_signs` and `refuse_constant_statistics`).
 
     Raises:
-        FileNotFoundError: there is no file ``source``.
-        ValueError: ``source`` is damaged or holds no complete, finite encoder, or one that detectron2 has no network
+        FileNotFoundError: ``source`` does not exist.
+        ValueError: ``source`` is damaged, or holds no complete, finite encoder, or one that detectron2 has no network
             for; or the verification failed.
     """
     output = Path(output)
@@ -93,7 +93,7 @@ def convert_file(
     checkpoint = _load(source)
     with errors_about(source):
         encoder = extract_encoder(checkpoint, prefix)
-        # Protocol 4 pickles arrays without out-of-band buffers; numpy 1.26 and later read what numpy 2 writes.
+        # Protocol 4 pickles arrays without out-of-band buffers; numpy 1.26 and later can read files from numpy 2.
         content = pickle.dumps(to_detectron2(encoder), protocol=4)
         differences = {}
         if check:
@@ -106,12 +106,12 @@ def convert_file(
 
 
 def convert_state_dict(checkpoint: dict[str, Any], prefix: str | None = None) -> dict[str, Any]:
-    """Return the encoder in a loaded checkpoint, or in a bare state dict, as detectron2's checkpointer reads it.
+    """Return the encoder in a loaded checkpoint, or in a bare state dict, in the format of detectron2's checkpointer.
 
-    ``DetectionCheckpointer`` takes it from a file that ``pickle.dump`` has written under a name that ends in ``.pkl``.
+    ``DetectionCheckpointer`` reads it from a file written by ``pickle.dump`` whose name ends in ``.pkl``.
 
     Args:
-        checkpoint: what ``torch.load`` returned, or ``model.state_dict()``.
+        checkpoint: the result of ``torch.load``, or ``model.state_dict()``.
         prefix: see `convert_file`.
 
     Raises:
@@ -130,16 +130,16 @@ def _load(source: str | PathLike) -> Any:
             is_converted = False
         if is_converted:
             raise ValueError(
-                f"{source} is a .pkl of detectron2's already and needs no conversion: name it as MODEL.WEIGHTS;"
-                " --to torchvision is the way back"
+                f"{source} is already a .pkl in detectron2's format and needs no conversion: set MODEL.WEIGHTS to it;"
+                " --to torchvision converts in the other direction"
             ) from error
         raise
 
 
 def to_detectron2(encoder: Encoder) -> dict[str, Any]:
-    """Return what detectron2's checkpointer reads: ``{"model": name -> float32 ndarray, "__author__", ...}``.
+    """Return the format of detectron2's checkpointer: ``{"model": name -> float32 ndarray, "__author__", ...}``.
 
-    It says for which images and strides the encoder was trained (`mocodet.detection.weights.settings`).
+    It records the images and strides that the encoder was trained with (`mocodet.detection.weights.settings`).
 
     Raises:
         ValueError: detectron2 has no network with the encoder's small stem.
@@ -147,7 +147,7 @@ def to_detectron2(encoder: Encoder) -> dict[str, Any]:
     if encoder.small_stem:
         raise ValueError(
             f"this {encoder.arch} has the small stem (3x3 first convolution, no max-pool), which detectron2's ResNet"
-            " cannot have: no detector starts from it, while linear evaluation and kNN read it as it is; for detectors"
+            " cannot have: no detector can start from it, but linear evaluation and kNN can use it; for detectors"
             " pre-train with MODEL.SMALL_STEM False"
         )
     model = {detectron2_name(name): tensor.detach().contiguous().numpy() for name, tensor in encoder.tensors.items()}
@@ -176,10 +176,10 @@ def torchvision_name(name: str) -> str:
 
 
 def detectron2_resnet(encoder: Encoder, checkpoint: dict[str, Any]) -> nn.Module:
-    """Build detectron2's ResNet for an encoder, as `required_config` says; let detectron2's own checkpointer fill it.
+    """Build detectron2's ResNet for an encoder by `required_config`, and load it with detectron2's own checkpointer.
 
     Args:
-        encoder: which ResNet.
+        encoder: gives the ResNet.
         checkpoint: as detectron2 loads it from a file: ``{"model": name -> array or tensor, ...}``.
 
     Raises:
@@ -194,7 +194,8 @@ def detectron2_resnet(encoder: Encoder, checkpoint: dict[str, Any]) -> nn.Module
     with NoDraws():
         backbone = build_backbone(cfg)
     for tensor in backbone.state_dict().values():
-        tensor.fill_(torch.nan if tensor.is_floating_point() else 0)  # nan spreads: nothing equals what is left of it
+        # A nan that is left spreads to the output, which then equals nothing.
+        tensor.fill_(torch.nan if tensor.is_floating_point() else 0)
     incompatible = DetectionCheckpointer(backbone)._load_model(checkpoint)
     if any(incompatible):
         raise ValueError(
@@ -206,7 +207,7 @@ def detectron2_resnet(encoder: Encoder, checkpoint: dict[str, Any]) -> nn.Module
 
 
 def refuse_signs(encoder: Encoder) -> None:
-    """Refuse an encoder whose own run warned that it learns nothing (docs/evaluation.md, Is it learning?).
+    """Refuse an encoder whose own run warned that it learned nothing (docs/evaluation.md, Is it learning?).
 
     Raises:
         ValueError: the checkpoint records a sign of `NOTHING_LEARNED`.
@@ -214,16 +215,16 @@ def refuse_signs(encoder: Encoder) -> None:
     if told := [sign for sign in NOTHING_LEARNED if sign in encoder.signs]:
         reasons = "; ".join(f"{sign}: {NOTHING_LEARNED[sign]}" for sign in told)
         raise ValueError(
-            f"verification failed: its training warned of {reasons}; pre-train anew ({ABOUT_SIGNS}). --no-verify"
-            " converts it all the same"
+            f"verification failed: its training warned of {reasons}; pre-train again ({ABOUT_SIGNS}). --no-verify"
+            " converts it anyway"
         )
 
 
 def refuse_constant_statistics(encoder: Encoder) -> None:
     """Refuse an encoder with a layer whose features hardly varied in training.
 
-    So ends a training on black images where a last map has a single cell (crops of 32 pixels). On larger maps zero
-    padding makes even those vary, and only what a checkpoint records tells of it (`refuse_signs`).
+    Training on black images gives this result if the last map has a single cell (crops of 32 pixels). On larger maps,
+    zero padding makes even those features vary, and only the checkpoint's records reveal it (`refuse_signs`).
 
     Raises:
         ValueError: half of the variances of a layer are below `BATCH_NORM_EPSILON`.
@@ -234,24 +235,24 @@ def refuse_constant_statistics(encoder: Encoder) -> None:
             f"verification failed: in {len(blind)} of {len(norms)} batch norms, {first_few(blind)}, half of the"
             f" variances are below {BATCH_NORM_EPSILON:g}: the encoder was trained on images that do not differ, or it"
             " has collapsed; look at the images and at spread and image_std in the log of pre-training. --no-verify"
-            " converts it all the same"
+            " converts it anyway"
         )
 
 
 def compare_stages(written: nn.Module, source: nn.Module) -> dict[str, float]:
-    """Compare what a ResNet of detectron2 and one of torchvision compute from the same random images.
+    """Compare the activations of a detectron2 ResNet and a torchvision ResNet on the same random images.
 
     Args:
         written: the network with the weights to be written.
-        source: the one with the weights that they were made from.
+        source: the network with the original weights.
 
     Returns:
         for each of res2 to res5 the relative difference ``max|a - b| / max|b|`` of the activations in evaluation mode,
         ``b`` being the source's.
 
     Raises:
-        ValueError: a difference exceeds `TOLERANCE`; or the images do not differ by as much in the last stage of
-            ``source``, and so whatever gives every image the same would agree with it.
+        ValueError: a difference exceeds `TOLERANCE`; or the images do not differ by that much in the last stage of
+            ``source``, so that any network with constant features would agree with it.
     """
     found, expected = _stages(written), _stages(source)
     differences = {stage: _relative_difference(found[stage], expected[stage]) for stage in STAGES.values()}
@@ -265,8 +266,8 @@ def compare_stages(written: nn.Module, source: nn.Module) -> dict[str, float]:
     one, other = expected["res5"]
     if _relative_difference(one, other) <= TOLERANCE:
         raise ValueError(
-            "verification failed: the encoder gives all images the same features in res5: it has collapsed, and no"
-            " detector learns from it; look at spread in the log of pre-training. --no-verify converts it all the same"
+            "verification failed: the encoder gives all images the same features in res5: it has collapsed, and is"
+            " useless for a detector; look at spread in the log of pre-training. --no-verify converts it anyway"
         )
     return differences
 

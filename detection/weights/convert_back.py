@@ -1,7 +1,7 @@
-"""From a detectron2 detector back to its encoder under torchvision's names.
+"""Converts the encoder of a detectron2 detector back to torchvision's names.
 
-The way back of `mocodet.detection.weights.convert`: the ResNet of a detector that was fine-tuned, ``backbone.*``,
-``backbone.bottom_up.*`` and, in C4 models, ``roi_heads.res5.*``, as a state dict that torchvision's ResNet loads.
+The inverse of `mocodet.detection.weights.convert`: it writes the ResNet of a fine-tuned detector (``backbone.*``,
+``backbone.bottom_up.*`` and, in C4 models, ``roi_heads.res5.*``) as a state dict that torchvision's ResNet loads.
 """
 
 import io
@@ -38,26 +38,26 @@ def convert_back_file(
 ) -> Conversion:
     """Take the ResNet out of the detector ``source`` and write ``output``, a state dict for torchvision's ResNet.
 
-    torchvision's ResNet (without ``fc``) that loads it computes what the detector's backbone computes. Tensors do not
-    tell whether a bottleneck has its stride in the 3x3 convolution, as torchvision's have, or in the 1x1 before it, as
-    Caffe's; the detector's config does, or the author of a file that holds torchvision's network. The file appears only
-    if everything went well.
+    A torchvision ResNet (without ``fc``) that loads it computes the same as the detector's backbone. Tensors do not
+    tell whether a bottleneck has its stride in the 3x3 convolution, as in torchvision, or in the 1x1 before it, as in
+    Caffe; the detector's config does, or the author recorded in a file with torchvision's network. The file appears
+    only if everything succeeds.
 
     Args:
-        source: ``.pth`` of detectron2's trainer, or ``.pkl`` as detectron2's model zoo has them.
+        source: ``.pth`` from detectron2's trainer, or ``.pkl`` as in detectron2's model zoo.
         output: file to write with ``torch.save``.
-        prefix: what stands before ``stem.conv1.weight`` in the detector, if there are several ResNets in it.
-        config_file: the detector's; default: ``config.yaml`` beside ``source``, if it is there.
-        check: prove that the bytes to be written compute what detectron2's ResNet computes with the detector's tensors.
+        prefix: the part before ``stem.conv1.weight`` in the detector's names, if it holds several ResNets.
+        config_file: the detector's; default: ``config.yaml`` beside ``source``, if it exists.
+        check: verify that the bytes to be written compute the same as detectron2's ResNet with the detector's tensors.
 
     Raises:
-        FileNotFoundError: there is no file ``source``, or no ``config_file``.
-        ValueError: ``source`` is damaged; it holds no complete, finite ResNet, or several; its stride is known to lie
+        FileNotFoundError: ``source`` or ``config_file`` does not exist.
+        ValueError: ``source`` is damaged; it holds no complete, finite ResNet, or several; its stride is known to be
             in the 1x1 convolutions, or is not known; the verification failed.
     """
     output = Path(output)
     if output.suffix == ".pkl":
-        raise ValueError(f"{output}: detectron2 takes a .pkl for its own; give a name such as resnet.pth")
+        raise ValueError(f"{output}: detectron2 takes any .pkl for its own format; give a name such as resnet.pth")
     if output.resolve() == Path(source).resolve():
         raise ValueError(f"{output} is the detector itself; write to another file")
     beside = Path(source).with_name("config.yaml")
@@ -114,18 +114,18 @@ def _find_resnet(loaded: Mapping, prefix: str | None) -> tuple[str, dict[str, to
 def _no_resnet_message(loaded: Mapping, state: Mapping[str, torch.Tensor], prefix: str | None) -> str:
     if holds_encoder(loaded):
         return (
-            "holds a ResNet under torchvision's names already, as pre-training saves it; --to torchvision takes a"
-            " detector of detectron2's, and without it the way there"
+            "already holds a ResNet under torchvision's names, as pre-training saves it; --to torchvision converts"
+            " detectors of detectron2; leave it out to convert in the other direction"
         )
     places = ("backbone.", "backbone.bottom_up.") if prefix is None else (with_dot(prefix),)
     expected = " or ".join(f"'{place}stem.*'" for place in places)
     groups = sorted({".".join(name.split(".")[:2]) for name in state})
     seen = f"names begin with {first_few(groups)}" if groups else f"its keys are {first_few([*map(repr, loaded)])}"
-    return f"holds no ResNet of detectron2: {len(state)} tensors, none named {expected}; {seen}"
+    return f"holds no detectron2 ResNet: {len(state)} tensors, none of them named {expected}; {seen}"
 
 
 def _read_config(path: str | PathLike) -> CfgNode:
-    """Read a detector's config with the files that it is based on, over detectron2's defaults; further keys may be."""
+    """Read a detector's config and its base files over detectron2's defaults; unknown keys are allowed."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no config file {path}; give the detector's, such as OUTPUT_DIR/config.yaml")
     cfg = get_cfg()
@@ -141,36 +141,36 @@ def _read_config(path: str | PathLike) -> CfgNode:
 def _notes(
     encoder: Encoder, author: str | None, config: CfgNode | None, path: str | PathLike | None
 ) -> tuple[str, ...]:
-    """Refuse a stride that is not known to lie in the 3x3 convolutions; return what torchvision's user must know."""
+    """Refuse a stride that is not known to be in the 3x3 convolutions; return notes for users of torchvision."""
     bottleneck = ARCHITECTURES[encoder.arch].bottleneck
     notes = []
     if encoder.channels == 1:
         width = ARCHITECTURES[encoder.arch].stem_channels
         notes.append(
-            "it takes grey images; before torchvision's ResNet loads it, set network.conv1 ="
+            "it is for grey images; before torchvision's ResNet loads it, set network.conv1 ="
             f" torch.nn.Conv2d(1, {width}, 7, 2, 3, bias=False)"
         )
     if config is None:
         if bottleneck and author not in TORCHVISION_AUTHORS:
             raise ValueError(
-                "tensors do not tell whether its bottlenecks have their stride in the 1x1 convolutions, as detectron2's"
-                " default and most of its model zoo have it, or in the 3x3 as torchvision's; give the detector's config"
-                " with --config-file"
+                "tensors do not tell whether its bottlenecks have their stride in the 1x1 convolutions, as in"
+                " detectron2's default and most of its model zoo, or in the 3x3, as in torchvision; give the detector's"
+                " config with --config-file"
             )
         return tuple(notes)
     if bottleneck and config.MODEL.RESNETS.STRIDE_IN_1X1:
         raise ValueError(
             f"the detector has the stride of its bottlenecks in the 1x1 convolutions (MODEL.RESNETS.STRIDE_IN_1X1 True"
-            f" in {path}), as networks from Caffe have; torchvision's ResNet has it in the 3x3 convolutions and would"
+            f" in {path}), like networks from Caffe; torchvision's ResNet has it in the 3x3 convolutions and would"
             " compute something else"
         )
     notes.append(
-        f"the detector saw {config.INPUT.FORMAT} images of 0 to 255, less {list(config.MODEL.PIXEL_MEAN)}, divided by"
-        f" {list(config.MODEL.PIXEL_STD)} ({path})"
+        f"the detector's input: {config.INPUT.FORMAT} images of 0 to 255, minus {list(config.MODEL.PIXEL_MEAN)},"
+        f" divided by {list(config.MODEL.PIXEL_STD)} ({path})"
     )
     if config.MODEL.RESNETS.RES5_DILATION != 1:
         notes.append(
-            f"res5 was dilated by {config.MODEL.RESNETS.RES5_DILATION}; for equal features build torchvision's ResNet"
+            f"res5 has dilation {config.MODEL.RESNETS.RES5_DILATION}; for equal features build torchvision's ResNet"
             " with replace_stride_with_dilation=[False, False, True]"
         )
     return tuple(notes)

@@ -1,4 +1,4 @@
-"""The command ``mocodet convert``: rewrite an encoder for detectron2 and back, prove it, say how to use it."""
+"""The command ``mocodet convert``: convert an encoder for detectron2 or back, verify it, and say how to use it."""
 
 import argparse
 import warnings
@@ -12,9 +12,9 @@ from .settings import encoder_settings, required_config
 
 
 def main(args: argparse.Namespace) -> None:
-    """Convert in the direction that the command line asks for, and print what was done."""
+    """Convert in the direction that the command line asks for, and print the result."""
     with errors_in_one_line(), warnings.catch_warnings():
-        # torch's guess about a damaged file; the error that follows says it better.
+        # torch's guess about a damaged file; the error that follows is clearer.
         warnings.filterwarnings("ignore", message="Detected pickle protocol")
         options = {"prefix": args.prefix, "check": args.verify}
         if args.to == "torchvision":
@@ -49,7 +49,7 @@ def _report(conversion: Conversion, args: argparse.Namespace) -> list[str]:
 
 
 def _settings(encoder: Encoder) -> list[str]:
-    """Say what a config needs, setting by setting, and where each is known from."""
+    """List the settings that a config needs, and the source of each."""
     assumed = encoder_settings(encoder).assumed
     lines = [
         f"  {key + ': ' + _yaml(value):<52}  # {'assumed' if key in assumed else 'known'}"
@@ -59,8 +59,8 @@ def _settings(encoder: Encoder) -> list[str]:
     remarks = [f"Known: {source}. The norms are batch norm: MODEL.RESNETS.NORM may be FrozenBN, BN or SyncBN."]
     if assumed:
         remarks += [
-            "Assumed: the checkpoint does not say it. Usual are ImageNet's pixels, torchvision's strides, and a batch",
-            f"norm that adds {BATCH_NORM_EPSILON:g} to variances. If its training differed, set what it had.",
+            "Assumed: the checkpoint does not say it. ImageNet's pixels, torchvision's strides, and a batch norm that",
+            f"adds {BATCH_NORM_EPSILON:g} to variances are usual. If its training differed, set its own values.",
         ]
     overrides = " ".join(f"{key} {_word(value)}" for key, value in required_config(encoder).items())
     return [

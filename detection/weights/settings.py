@@ -1,4 +1,4 @@
-"""What a detectron2 config must set for a model that starts from weights: which of it is known, which is assumed."""
+"""The settings that a detectron2 config needs for a model that starts from weights, known or assumed."""
 
 import contextlib
 from collections.abc import Mapping
@@ -18,8 +18,8 @@ from .arrays import load_array_pickle
 
 FORMAT_KEY, STRIDE_KEY = "INPUT.FORMAT", "MODEL.RESNETS.STRIDE_IN_1X1"
 
-# What any detectron2 model must be told when it starts from a pre-trained encoder of RGB images;
-# what its architecture asks for comes on top (`required_config`).
+# The settings for any detectron2 model that starts from a pre-trained encoder of RGB images. Its architecture may need
+# more (`required_config`).
 REQUIRED_CONFIG: dict[str, Any] = {
     FORMAT_KEY: FORMATS[3],
     "MODEL.PIXEL_MEAN": list(RGB_MEAN),
@@ -27,7 +27,7 @@ REQUIRED_CONFIG: dict[str, Any] = {
     STRIDE_KEY: False,
 }
 
-# The same of one of grey images.
+# The same for an encoder of grey images.
 GREY_CONFIG = {
     **REQUIRED_CONFIG,
     FORMAT_KEY: FORMATS[1],
@@ -37,21 +37,21 @@ GREY_CONFIG = {
 
 AUTHOR = "mocodet"
 
-# Whose files hold torchvision's networks, in which the 3x3 convolution of a bottleneck has its stride: ours (made while
-# loading, too), those of MoCo's own conversion script and of detectron2's for torchvision's files.
+# Authors whose files hold torchvision's networks, which have the stride of a bottleneck in its 3x3 convolution: mocodet
+# (also for files converted while loading), MoCo's own conversion script, and detectron2's script for torchvision files.
 TORCHVISION_AUTHORS = {AUTHOR, "MOCO", "torchvision"}
 
-# Where a file says for which images and strides its network was trained, and which of these settings are assumed.
+# Keys of a file for the images and strides that its network was trained with, and for those settings that are assumed.
 SETTINGS_KEY, ASSUMED_KEY = "settings", "assumed"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """For which images and strides weights were trained, as far as it is known.
+    """The images and strides that weights were trained with, as far as they are known.
 
     Attributes:
         values: config key -> value.
-        assumed: keys of those that nothing in the file tells.
+        assumed: keys of the values that nothing in the file proves.
     """
 
     values: Mapping[str, Any]
@@ -59,14 +59,14 @@ class Settings:
 
     @property
     def remedy(self) -> str:
-        """Name them as on a command line."""
+        """Return them as on a command line."""
         return ", ".join(f"{key} {value}" for key, value in self.values.items() if value is not None)
 
 
 def required_config(encoder: Encoder) -> dict[str, Any]:
-    """Return what a detectron2 config must set to start from ``encoder``, where detectron2's defaults are otherwise.
+    """Return the settings that a detectron2 config needs to start from ``encoder``, if they differ from the defaults.
 
-    The depth is there in any case, so that it is plain which network is meant.
+    The depth is always included, to make clear which network is meant.
     """
     defaults = dict(get_cfg().MODEL.RESNETS)
     special = {
@@ -78,10 +78,10 @@ def required_config(encoder: Encoder) -> dict[str, Any]:
 
 
 def encoder_settings(encoder: Encoder) -> Settings:
-    """Return for which images and strides an encoder was trained.
+    """Return the images and strides that an encoder was trained with.
 
-    Tensors show whether images are grey; of blocks without 1x1 convolutions there is one place for the stride. The rest
-    is known of mocodet's own checkpoints alone, and assumed of others, whose authors may have done otherwise.
+    Tensors show whether images are grey, and blocks without 1x1 convolutions have only one place for the stride. The
+    rest is known only for mocodet's own checkpoints. For others it is assumed; their authors may have chosen otherwise.
     """
     grey = encoder.channels == 1
     values = GREY_CONFIG if grey else REQUIRED_CONFIG
@@ -104,7 +104,7 @@ def resnet_config(arch: str) -> dict[str, int]:
 
 
 def stored_settings(content: Mapping[str, Any]) -> Settings:
-    """Return the settings in what detectron2's checkpointer reads, from a file of ours or of torchvision's networks."""
+    """Return the settings in a file of ours or of torchvision's networks, as detectron2's checkpointer loads it."""
     if isinstance(values := content.get(SETTINGS_KEY), Mapping):
         assumed = content.get(ASSUMED_KEY, ())
         return Settings(values, frozenset(assumed if isinstance(assumed, list) else ()))
@@ -114,7 +114,7 @@ def stored_settings(content: Mapping[str, Any]) -> Settings:
 
 
 def settings_of(path: str | PathLike) -> Settings:
-    """Return the settings of the weights in a file, whatever ``MODEL.WEIGHTS`` may name; no values where none is known.
+    """Return the settings of the weights in any file that ``MODEL.WEIGHTS`` may name; empty if none are known.
 
     Raises:
         ValueError: the file is damaged.
@@ -125,21 +125,21 @@ def settings_of(path: str | PathLike) -> Settings:
     if isinstance(loaded, Mapping) and SETTINGS_KEY in loaded:
         return stored_settings(loaded)
     if holds_encoder(loaded):
-        with contextlib.suppress(ValueError):  # loading says it, if it takes this for an encoder too
+        with contextlib.suppress(ValueError):  # loading reports the error, if it also takes this for an encoder
             return encoder_settings(extract_encoder(loaded))
     return Settings({})
 
 
 def refuse_other_format(theirs: Settings, ours: str | None) -> None:
-    """Refuse weights for images whose channels are others than a model's, or stand in another order.
+    """Refuse weights for images with other channels, or in another order, than a model's.
 
     Raises:
-        ValueError: they are known to be for another ``INPUT.FORMAT`` than ``ours``. None means that nothing is known.
+        ValueError: they are known to be for another ``INPUT.FORMAT`` than ``ours``. None means that it is unknown.
     """
     wanted = theirs.values.get(FORMAT_KEY)
     is_known = FORMAT_KEY not in theirs.assumed or FORMATS[1] in (wanted, ours)
     if wanted and ours and wanted != ours and is_known:
         raise ValueError(
             f"the weights were trained on images of {FORMAT_KEY} {wanted}, the config has {ours}; set {theirs.remedy},"
-            " or take the config's variant for such weights (_moco for mocodet's)"
+            " or use the config's variant for such weights (_moco for mocodet's)"
         )

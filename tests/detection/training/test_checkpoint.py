@@ -239,7 +239,7 @@ def test_load__classifier(resnet18: dict, tmp_path: Path) -> None:
 
 def test_load__small_stem(tmp_path: Path) -> None:
     path = save(ours(build_resnet("resnet18", small_stem=True).state_dict()), tmp_path / "moco.pth")
-    with pytest.raises(ValueError, match=r"moco\.pth: this resnet18 has the small stem.*no detector starts from it"):
+    with pytest.raises(ValueError, match=r"moco\.pth: this resnet18 has the small stem.*no detector can start from it"):
         MocoDetCheckpointer(fpn18()).load(path)
 
 

@@ -130,7 +130,7 @@ def test_convert_back_file__c4(tmp_path: Path, images: torch.Tensor) -> None:
     (tmp_path / "config.yaml").write_text("MODEL: {RESNETS: {STRIDE_IN_1X1: false}, OWN: {KEY: 1}}\n")
     conversion = convert_back_file(source, tmp_path / "resnet.pth")
     assert (conversion.encoder.prefix, conversion.encoder.arch) == ("backbone.", "resnet50")
-    assert conversion.encoder.notes[0].startswith("the detector saw BGR images of 0 to 255, less [103.53, ")
+    assert conversion.encoder.notes[0].startswith("the detector's input: BGR images of 0 to 255, minus [103.53, ")
     assert_same(torchvision_stages(50, tmp_path / "resnet.pth", images), stages_of(model, images))
 
     # Where the stride is known to be elsewhere, torchvision's network would compute something else.
@@ -179,13 +179,13 @@ def test_convert_back_file__stride_that_nothing_tells(tmp_path: Path, images: to
 @pytest.mark.parametrize("layout", ["original", "ours", "supervised"])
 def test_convert_back_file__pre_training(tmp_path: Path, layout: str) -> None:
     torch.save(checkpoint_of(encoder("resnet18"), layout), tmp_path / "in.pth")
-    with pytest.raises(ValueError, match=r"in\.pth: holds a ResNet under torchvision's names already, .* a detector"):
+    with pytest.raises(ValueError, match=r"in\.pth: already holds a ResNet under torchvision's names, .* detectors"):
         convert_back_file(tmp_path / "in.pth", tmp_path / "out.pth")
 
 
 def test_convert_back_file__says_what_it_found(tmp_path: Path) -> None:
     torch.save({"state_dict": {"cls_token": torch.ones(1)}, "epoch": 3}, tmp_path / "in.pth")
-    with pytest.raises(ValueError, match=r"0 tensors, none named .*; its keys are 'state_dict', 'epoch'$"):
+    with pytest.raises(ValueError, match=r"0 tensors, none of them named .*; its keys are 'state_dict', 'epoch'$"):
         convert_back_file(tmp_path / "in.pth", tmp_path / "out.pth")
 
 
@@ -227,8 +227,8 @@ def nan(state: dict) -> None:
 
 
 DEFECTS = {
-    "no resnet": (drop("bottom_up"), r"holds no ResNet of detectron2: .*'backbone\.stem\.\*'.*begin with backbone\."),
-    "no stem": (drop("stem"), r"holds no ResNet of detectron2"),
+    "no resnet": (drop("bottom_up"), r"holds no detectron2 ResNet: .*'backbone\.stem\.\*'.*begin with backbone\."),
+    "no stem": (drop("stem"), r"holds no detectron2 ResNet"),
     "no stage": (drop("res3"), r"has \(2, 0, 2, 2\) basic blocks"),
     "no statistics": (drop("running_var"), r"incomplete for a resnet18: missing bn1\.running_var"),
     "two": (double, r"holds 2 ResNets, at 'backbone\.bottom_up\.', 'teacher\.'; choose one with --prefix"),
@@ -282,7 +282,7 @@ def test_convert_back_file__verification(
 
 def test_convert_back_file__refuses_names(tmp_path: Path, fpn18: nn.Module) -> None:
     source = save(fpn18, tmp_path / "model.pth")
-    with pytest.raises(ValueError, match=r"out\.pkl: detectron2 takes a \.pkl for its own"):
+    with pytest.raises(ValueError, match=r"out\.pkl: detectron2 takes any \.pkl for its own"):
         convert_back_file(source, tmp_path / "out.pkl")
     with pytest.raises(ValueError, match=r"model\.pth is the detector itself"):
         convert_back_file(source, tmp_path / "model.pth")

@@ -103,7 +103,7 @@ def test_main__converted_already(source: Path, tmp_path: Path, protocol: int) ->
     first = tmp_path / "first.pkl"
     convert([str(source), str(first), "--no-verify"])
     first.write_bytes(pickle.dumps(pickle.loads(first.read_bytes()), protocol=protocol))
-    told = rf"^error: {first} is a \.pkl of detectron2's already and needs no conversion: .*--to torchvision is the way"
+    told = rf"^error: {first} is already a \.pkl in detectron2's format and needs no conversion: .*--to torchvision"
     with pytest.raises(SystemExit, match=told):
         convert([str(first), str(tmp_path / "second.pkl")])
     assert not (tmp_path / "second.pkl").exists()
@@ -174,7 +174,7 @@ def test_main__signs_in_the_checkpoint(sign: str, tmp_path: Path, capsys: pytest
     torch.save({**checkpoint_of(encoder("resnet18"), "ours"), "signs": {"told": [sign]}}, path)
     flags = [] if sign == "old keys" else ["--no-verify"]
     if flags:
-        with pytest.raises(SystemExit, match=rf"in\.pth: verification failed: its training warned of {sign}: .*anew"):
+        with pytest.raises(SystemExit, match=rf"in\.pth: verification failed: its training warned of {sign}: .*again"):
             convert([str(path), str(output)])
         assert not output.exists()
     convert([str(path), str(output), *flags])
