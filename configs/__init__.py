@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent
 
 
 def names() -> list[str]:
-    """Return the names of all, relative to ``configs/``, sorted."""
+    """Return the sorted names of all configs, relative to ``configs/``."""
     return sorted(file.relative_to(ROOT).as_posix() for file in ROOT.rglob("*.yaml"))
 
 
@@ -29,7 +29,7 @@ def locate(name: str) -> Path:
     """Return the config file that a user means: a path as given, else one of mocodet's own by its name.
 
     Raises:
-        FileNotFoundError: neither exists; the message has the nearest name, of those beside a path too.
+        FileNotFoundError: neither exists; the message has the nearest name, also of files beside a path.
     """
     given, packaged = Path(name), name.removeprefix("configs/")
     if given.is_file():
@@ -43,8 +43,8 @@ def locate(name: str) -> Path:
 
 
 def _meant(name: str, files: Iterable[str]) -> str:
-    """Return the end of a message that suggests one of some files, whose folder may have been left out."""
-    # Without the suffix, by which all names are alike.
+    """Return the end of a message that suggests one of the files; ``name`` may lack their folder."""
+    # Without the suffix, which all names share.
     known = {(file if "/" in name else Path(file).name).rpartition(".")[0]: file for file in files}
     found = closest(name.removesuffix(".yaml"), known)
     return f"; did you mean {known[found]}?" if found else ""
