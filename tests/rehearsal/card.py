@@ -1,8 +1,8 @@
 """``python -m tests.rehearsal.card``: the three tools, from images to AP50 / AP / AP75, on real images.
 
-The commands are those of the paper's Pascal VOC and COCO experiments, with the configs' own data set names and paths.
-Only sizes, schedules and the number of loader processes are overridden. COCO's images, in its own layout, are laid out
-as VOC2007 and VOC2012 too: the objects of VOC's twenty classes, all of which COCO has.
+The commands are those of the paper's Pascal VOC and COCO experiments, with the data set names and paths of the configs.
+Only sizes, schedules and the number of loader processes are overridden. COCO's images also serve as VOC2007 and
+VOC2012, with the objects of VOC's twenty classes, all of which COCO has.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from xml.etree import ElementTree
 from detectron2.data.datasets.pascal_voc import CLASS_NAMES as VOC_CLASSES
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-# The classes that the two data sets call by different names.
+# The classes that have different names in the two data sets.
 VOC_NAMES = {
     "airplane": "aeroplane",
     "motorcycle": "motorbike",
@@ -50,10 +50,10 @@ FINE_TUNING = {
 
 
 def lay_out(coco: Path, datasets: Path) -> None:
-    """Make ``datasets/coco`` and ``datasets/VOC{2007,2012}`` from a folder in COCO's layout, by links.
+    """Make ``datasets/coco`` and ``datasets/VOC{2007,2012}`` from a folder in COCO's layout, with links.
 
-    VOC2007's and VOC2012's ``trainval`` share the training images, VOC2007's ``test`` has the validation images. Images
-    without an object of VOC's classes are left out there.
+    ``trainval`` of VOC2007 and of VOC2012 have the same training images; ``test`` of VOC2007 has the validation images.
+    These splits leave out images without objects of VOC's classes.
     """
     datasets.mkdir(parents=True)
     (datasets / "coco").symlink_to(coco.resolve())
@@ -66,7 +66,7 @@ def lay_out(coco: Path, datasets: Path) -> None:
             name = VOC_NAMES.get(name, name)
             if name in VOC_CLASSES and not annotation["iscrowd"]:
                 x, y, width, height = annotation["bbox"]
-                corners = (x + 1, y + 1, x + width, y + height)  # pixels counted from one, the last one included
+                corners = (x + 1, y + 1, x + width, y + height)  # pixels count from 1; the last one is included
                 objects[annotation["image_id"]].append((name, [max(1, round(corner)) for corner in corners]))
         images = [image for image in content["images"] if image["id"] in objects]
         for number, part in enumerate(parts):
@@ -96,7 +96,7 @@ def _write_voc(part: Path, source: Path, images: Sequence[dict], objects: dict[i
 
 
 def commands(images: Path, epochs: int, iterations: int) -> dict[str, list[str]]:
-    """Return the commands, in order, by the file that each leaves; all paths are below the current folder."""
+    """Return the commands, in order, by the file that each writes; all paths are below the current folder."""
     pretrained, converted = "output/moco_v2_R_50_200ep/model_final.pth", "output/moco_v2_R_50_200ep.pkl"
     pretraining = {"DATA.ROOT": images, **PRETRAINING, "SOLVER.MAX_EPOCHS": epochs, "SEED": 0}
     steps = (iterations * 3 // 4, iterations * 11 // 12)
@@ -120,7 +120,7 @@ def _words(overrides: Mapping[str, object]) -> list[str]:
 
 
 def main() -> None:
-    """Lay the data out, run the commands, print each with its time and what the detectors reached."""
+    """Prepare the data, run the commands, and print each with its time and the detectors' results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", type=Path, help="folder of images to pre-train on")
     parser.add_argument("coco", type=Path, help="folder in COCO's layout: train2017, val2017, annotations")
@@ -135,7 +135,7 @@ def main() -> None:
     for result, (tool, *words) in commands(args.images.resolve(), args.epochs, args.iterations).items():
         print("#", shlex.join([tool, *words]), flush=True)
         if (args.output / result).exists():
-            print(f"{result} is there already")
+            print(f"{result} already exists")
             continue
         located = [str(REPOSITORY / word) if word.startswith("configs/") else word for word in words]
         start = time.monotonic()
@@ -145,7 +145,7 @@ def main() -> None:
                 program, cwd=args.output, env=environment, stdout=log, stderr=log, check=False
             ).returncode
         if status:
-            sys.exit(f"error: it ended with status {status}; {log.name} says why")
+            sys.exit(f"error: the command ended with status {status}; {log.name} says why")
         print(f"{time.monotonic() - start:.0f} s", flush=True)
     for results in sorted(args.output.glob("output/*/results.json")):
         for dataset, tasks in json.loads(results.read_text(encoding="utf-8")).items():

@@ -1,8 +1,8 @@
-"""``python -m tests.rehearsal.demo_seeds OUTPUT``: is what the demo shows luck? The demo with ten seeds, as a table.
+"""``python -m tests.rehearsal.demo_seeds OUTPUT``: is the demo's result luck? The demo with ten seeds, as a table.
 
-Each seed has its own data, pre-training and fine-tunings, in ``OUTPUT/seed_S``, and is one pair: the interval covers
-all of these, where the demo's own covers the fine-tuning alone. What is done is not done again, so the command goes on
-after an interruption.
+Each seed has its own data, pre-training and fine-tuning runs, in ``OUTPUT/seed_S``, and is one pair. The interval
+covers the variation of all of these; the demo's own covers only that of fine-tuning. The command does not repeat
+completed steps, so it resumes after an interruption.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path)
     parser.add_argument("--seeds", type=int, default=10, metavar="N", help="seeds 0 to N - 1 (default: 10)")
-    parser.add_argument("--trials", type=int, default=1, metavar="N", help="fine-tunings of each start (default: 1)")
+    parser.add_argument("--trials", type=int, default=1, metavar="N", help="fine-tuning runs per start (default: 1)")
     args = parser.parse_args()
     studies = {}
     for seed in range(args.seeds):
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def table(studies: Mapping[int, Mapping[str, Any]]) -> str:
-    """Return a line for each seed, their means, and what the gaps say, in Markdown.
+    """Return a line for each seed, the means, and the conclusion from the gaps, in Markdown.
 
     Args:
         studies: the ``results.json`` of each seed's study.
@@ -61,7 +61,7 @@ def table(studies: Mapping[int, Mapping[str, Any]]) -> str:
 
 
 def _means(results: Mapping[str, Any]) -> list[list[float]]:
-    """Return the metrics from random and from MoCo's weights, means over the trials of a study."""
+    """Return the metrics from random and MoCo weights, as means over the trials of a study."""
     rows = {row.init: row for row in aggregate(results)}
     return [[rows[init].metrics[key].mean for key in METRICS.values()] for init in ("random", "moco")]
 

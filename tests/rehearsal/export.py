@@ -1,7 +1,7 @@
-"""``python -m tests.rehearsal.export``: which models can be exported? Each, with random weights, in a table.
+"""``python -m tests.rehearsal.export``: which models can be exported? A table of all models, with random weights.
 
-Last layers are spread so that the detectors find as much as they may; every file is compared with its model on three
-images of different sizes, as ``mocodet export`` does it.
+Last layers are scaled so that the detectors find as many objects as possible. Every file is compared with its model on
+three images of different sizes, as in ``mocodet export``.
 """
 
 import argparse

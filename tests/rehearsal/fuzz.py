@@ -1,9 +1,9 @@
-"""``python -m tests.rehearsal.fuzz OUTPUT``: inputs with mistakes for every reader, and what became of them.
+"""``python -m tests.rehearsal.fuzz OUTPUT``: inputs with mistakes for every reader, and the results.
 
-For each reader inputs are drawn, written and read, in a process of its own. A row of the table says how many were read
-and how many refused, and how many ended otherwise: by another exception, by a message of several lines or without the
-file's name, by the end of the process, or not within the time limit. Those are left in OUTPUT with their tracebacks.
-The exit status is 1 if there are any.
+For each reader, inputs are drawn, written and read in a separate process. A row of the table says how many were read
+and refused, and how many ended otherwise: by another exception, by a message of several lines or without the file's
+name, by the end of the process, or not within the time limit. Those are saved in OUTPUT with their tracebacks. The exit
+status is 1 if there are any.
 """
 
 import argparse
@@ -25,7 +25,7 @@ import torch
 
 from .fuzzing import LIMIT, READERS, HangError, judge
 
-MEMORY = 8 << 30  # bytes that a process may ask for, so that none takes the machine's
+MEMORY = 8 << 30  # bytes that a process may allocate, so that none exhausts the machine's memory
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -33,9 +33,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, metavar="OUTPUT", help="folder for the inputs that were misjudged")
     parser.add_argument("--inputs", type=int, default=10_000, metavar="N", help="for each reader (default: 10000)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of what is drawn (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the random inputs (default: 0)")
     parser.add_argument("--readers", nargs="+", default=list(READERS), choices=list(READERS), help="default: all")
-    parser.add_argument("--seconds", type=float, metavar="T", help="end each reader's inputs after so many seconds")
+    parser.add_argument("--seconds", type=float, metavar="T", help="stop each reader's inputs after T seconds")
     args = parser.parse_args(argv)
     print(
         "| reader | inputs | read | refused | misjudged | hangs | ends | seconds |\n|---|---|---|---|---|---|---|---|"
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def look_at(name: str, folder: Path, inputs: int, seed: int, seconds: float | None) -> Counter[str]:
-    """Draw and judge inputs of a reader; return how many came to what."""
+    """Draw and judge inputs of a reader; return the counts of the results."""
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "log.txt"
     log.write_text("")
@@ -67,7 +67,7 @@ def look_at(name: str, folder: Path, inputs: int, seed: int, seconds: float | No
             process.join(LIMIT)
             if (
                 process.is_alive() and time.time() - log.stat().st_mtime > 2 * LIMIT
-            ):  # within a call that takes no signal
+            ):  # within a call that handles no signals
                 process.kill()
         counts = Counter(log.read_text().split())
         if counts.total() == done and not process.exitcode:
@@ -81,7 +81,7 @@ def look_at(name: str, folder: Path, inputs: int, seed: int, seconds: float | No
 
 
 def _judge_all(name: str, folder: Path, places: range, seed: int, until: float | None) -> None:
-    """Note in the log, a word for each input, what became of it."""
+    """Log the result of each input in one word."""
     torch.set_num_threads(1)
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")

@@ -1,6 +1,6 @@
-"""Inputs with mistakes for every reader, and whether each is read or refused as it should be.
+"""Inputs with mistakes for every reader, and checks that each is read or properly refused.
 
-A refusal is one of the exceptions that the command line tells in one line, and its message names the file.
+A refusal is one of the exceptions that the command line reports in one line, and its message names the file.
 """
 
 import contextlib
@@ -68,11 +68,11 @@ LIKELY = (0, 1, "1", 1.0, "a", ["a"], {"a": 1}, "pipe:true", "../a.tar", "https:
 
 
 class Reader(NamedTuple):
-    """What an input is made of and read by.
+    """How inputs are drawn and read.
 
     Attributes:
-        draw: writes an input into an empty folder; returns the files of which a message names one.
-        read: reads those.
+        draw: writes an input into an empty folder; returns the files, one of which a message must name.
+        read: reads those files.
     """
 
     draw: Callable[[Random, Path], list[Path]]
@@ -80,7 +80,7 @@ class Reader(NamedTuple):
 
 
 class HangError(BaseException):
-    """An input took too long; nothing on the way may catch this."""
+    """An input took too long; no reader may catch this."""
 
 
 def judge(reader: Reader, rng: Random, folder: Path) -> str:
@@ -89,7 +89,7 @@ def judge(reader: Reader, rng: Random, folder: Path) -> str:
     Raises:
         HangError: it took longer than `LIMIT`.
         AssertionError: it was refused in several lines, or without the file's name.
-        Exception: whatever else the reader raised.
+        Exception: any other exception of the reader.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -124,7 +124,7 @@ def _limited(seconds: float) -> Iterator[None]:
 
 
 def spoilt_bytes(rng: Random, data: bytes) -> bytes:
-    """Flip, cut, repeat, remove or exchange some bytes."""
+    """Flip, truncate, repeat, remove or replace some bytes."""
     for _ in range(rng.choice([1, 1, 2, 8])):
         place = rng.randint(0, len(data))
         length = min(rng.choice([1, 2, 8, 100, len(data)]), len(data) - place)
@@ -146,7 +146,7 @@ def spoilt_bytes(rng: Random, data: bytes) -> bytes:
 
 
 def spoilt(rng: Random, content: Any, values: tuple[Any, ...] = (*VALUES, *LIKELY)) -> Any:
-    """Exchange, remove, repeat or rename a few of the values inside nested containers; or exchange the whole."""
+    """Replace, remove, repeat or rename a few of the values inside nested containers; or replace the whole."""
     content = copy.deepcopy(content)
     for _ in range(rng.choice([1, 1, 2, 3])):
         ways = list(_places(content))
@@ -176,7 +176,7 @@ def _places(content: object, path: tuple = ()) -> Iterator[tuple]:
 
 
 def spoilt_json(rng: Random, content: object) -> bytes:
-    """Write content as JSON, spoilt as such or as bytes, in one of JSON's encodings."""
+    """Write content as JSON in one of its encodings, with mistakes in the values or the bytes."""
     if rng.randrange(4):
         content = spoilt(rng, content)
     data = json.dumps(content, ensure_ascii=rng.random() < 0.5).encode(
@@ -186,7 +186,7 @@ def spoilt_json(rng: Random, content: object) -> bytes:
 
 
 def spoilt_text(rng: Random, text: str) -> bytes:
-    """Exchange some words of a text, then perhaps some bytes."""
+    """Replace some words of a text, then perhaps some bytes."""
     words = text.split(" ")
     others = ["&a", "*a", "!!python/name:os.system", "<<:", "{", "]", "'", "\t", "\n", "- ", ": ", "nan", "1e400", "~"]
     others += ["2001-13-99", "0x", "!!binary", "%", "|", "\0", "_BASE_:", "http://127.0.0.1:9/a.yaml", "9" * 5000]
@@ -211,7 +211,7 @@ def _small_checkpoint() -> dict[str, Any]:
 
 @cache
 def _checkpoint_files() -> list[tuple[str, bytes]]:
-    """Sound files of each format that the converter reads."""
+    """Valid files of each format that the converter reads."""
     tensors = {name: torch.ones(3) for name in list(small_state(""))[:9]}
     arrays = {"model": {"stem.conv1.weight": np.ones((2, 3), np.float32)}, "__author__": "me"}
     return [
@@ -226,7 +226,7 @@ TENSORS = (torch.ones(3), torch.tensor(float("nan")), torch.ones(2, 0), torch.on
 
 
 def draw_checkpoint(rng: Random, folder: Path) -> list[Path]:
-    """Spoil the bytes of a file, or what is in it."""
+    """Damage the bytes of a file, or its content."""
     if rng.randrange(2):
         name, data = rng.choice(_checkpoint_files())
         return [put(folder / name, spoilt_bytes(rng, data))]
@@ -235,12 +235,12 @@ def draw_checkpoint(rng: Random, folder: Path) -> list[Path]:
 
 
 def read_checkpoint(files: list[Path]) -> None:
-    """Find the encoder in a checkpoint, as the converter does before it rewrites it."""
+    """Find the encoder in a checkpoint, as the converter does before it converts."""
     load_array_pickle(files[0]) if files[0].suffix == ".pkl" else read_encoder(files[0])
 
 
 class SmallRun(TrainerBase):
-    """As much of a run of pre-training as its checkpoints have pieces; it can take a step."""
+    """Only those parts of a pre-training run that its checkpoints hold; it can take a step."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -282,7 +282,7 @@ def _run_checkpoint() -> bytes:
 
 
 def draw_resumed(rng: Random, folder: Path) -> list[Path]:
-    """Spoil a piece of a run's checkpoint."""
+    """Damage a part of a run's checkpoint."""
     content = torch.load(io.BytesIO(_run_checkpoint()), weights_only=False)
     content["optimizer"]["param_groups"] = list(content["optimizer"]["param_groups"])
     adam = torch.optim.AdamW([torch.ones(1)]).state_dict()
@@ -300,7 +300,7 @@ def read_resumed(files: list[Path]) -> None:
 
 
 class OneLayer(nn.Module):
-    """A model with what the checkpoints of fine-tuning say of one."""
+    """A model with the attributes that checkpoints of fine-tuning record."""
 
     input_format = "BGR"
 
@@ -311,7 +311,7 @@ class OneLayer(nn.Module):
 
 
 class SmallTuning(Trainer):
-    """A fine-tuning of `OneLayer`; it can take a step."""
+    """A fine-tuning run of `OneLayer`; it can take a step."""
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
@@ -320,7 +320,7 @@ class SmallTuning(Trainer):
         return OneLayer()
 
     def take_step(self) -> None:
-        """Update the parameters and the schedule, and find the next images."""
+        """Update the parameters and the schedule, and look up the next images."""
         for parameter in self.model.parameters():
             parameter.grad = torch.ones_like(parameter)
         self.optimizer.step()
@@ -330,7 +330,7 @@ class SmallTuning(Trainer):
 
 @cache
 def _tuning_settings() -> tuple[CfgNode, tempfile.TemporaryDirectory]:
-    """A config, and the folder of its data, which is there as long as the process."""
+    """A config, and the folder of its data, which exists until the process ends."""
     folder = tempfile.TemporaryDirectory()
     train, test = make_voc(Path(folder.name), 2), make_voc(Path(folder.name), 1, "test")
     cfg = empty_config()
@@ -341,7 +341,7 @@ def _tuning_settings() -> tuple[CfgNode, tempfile.TemporaryDirectory]:
 
 
 def tuning_in(folder: Path) -> SmallTuning:
-    """Begin a fine-tuning in a folder, or go on with it, as the command does."""
+    """Start or resume a fine-tuning run in a folder, as the command does."""
     cfg = _tuning_settings()[0].clone()
     cfg.OUTPUT_DIR = str(folder)
     check_resumed_classes(cfg)
@@ -353,7 +353,7 @@ def tuning_in(folder: Path) -> SmallTuning:
 
 @cache
 def tuned_checkpoint() -> bytes:
-    """The checkpoint of a fine-tuning after its first step."""
+    """The checkpoint of a fine-tuning run after its first step."""
     with tempfile.TemporaryDirectory() as folder:
         run = tuning_in(Path(folder))
         run.take_step()
@@ -362,7 +362,7 @@ def tuned_checkpoint() -> bytes:
 
 
 def draw_tuned(rng: Random, folder: Path) -> list[Path]:
-    """Spoil a piece of a fine-tuning's checkpoint."""
+    """Damage a part of a fine-tuning run's checkpoint."""
     content = torch.load(io.BytesIO(tuned_checkpoint()), weights_only=True)
     put(folder / "last_checkpoint", b"model_0000000.pth")
     return [put(folder / "model_0000000.pth", saved(spoilt(rng, content, (*VALUES, *LIKELY, *TENSORS))))]
@@ -385,7 +385,7 @@ def _sweep() -> LinearSweep:
 
 
 def draw_linear(rng: Random, folder: Path) -> list[Path]:
-    """Spoil a piece of the state of a linear evaluation."""
+    """Damage a part of the state of a linear evaluation."""
     sweep = _sweep()
     sweep.step(torch.ones(2, 3), torch.tensor([0, 1]))
     content = {"epoch": 1, "identity": IDENTITY, "sweep": sweep.state_dict()}
@@ -393,14 +393,14 @@ def draw_linear(rng: Random, folder: Path) -> list[Path]:
 
 
 def read_linear(files: list[Path]) -> None:
-    """Go on with it, and take a step."""
+    """Resume it, and take a step."""
     sweep = _sweep()
     resume_sweep(sweep, files[0], IDENTITY)
     sweep.step(torch.ones(2, 3), torch.tensor([0, 1]))
 
 
 def draw_yaml(rng: Random, folder: Path) -> list[Path]:
-    """Spoil a config of one of the halves, or the base that it has."""
+    """Damage a config of pre-training or detection, or its base."""
     base = spoilt_text(
         rng, "SEED: 3\nSOLVER: &s\n  BASE_LR: 1e-3\n  IMS_PER_BATCH: 4\n  STEPS: [1, 2]\nOUTPUT_DIR: 'a b'\n"
     )
@@ -413,7 +413,7 @@ def draw_yaml(rng: Random, folder: Path) -> list[Path]:
 
 
 def read_yaml(files: list[Path]) -> None:
-    """Merge a config over the defaults of its half."""
+    """Merge a config over the defaults of pre-training or detection."""
     cfg = get_cfg() if files[0].stem == "pretrain" else detectron2_config()
     if files[0].stem == "train":
         add_moco_config(cfg)
@@ -432,7 +432,7 @@ def _shard() -> bytes:
 
 
 def draw_shards(rng: Random, folder: Path) -> list[Path]:
-    """Spoil an index, or its shard."""
+    """Damage an index, or its shard."""
     content = {
         "version": 1,
         "shards": [{"name": "a.tar", "images": 3, "bytes": 2100}, {"name": "b.tar", "images": 3, "bytes": 9}],
@@ -447,14 +447,14 @@ def draw_shards(rng: Random, folder: Path) -> list[Path]:
 
 
 def read_shards(files: list[Path]) -> None:
-    """Open the index, then read the first shard, wherever the index says it is."""
+    """Open the index, then read the first shard where the index says it is."""
     ShardIndex(str(files[0])).digest()
     for _ in read_images(str(files[1])):
         pass
 
 
 def draw_inaturalist(rng: Random, folder: Path) -> list[Path]:
-    """Spoil a file of annotations."""
+    """Damage a file of annotations."""
     content = {
         "images": [{"id": n, "file_name": f"{n % 2}/{n}.jpg"} for n in range(4)],
         "annotations": [{"id": n, "image_id": n, "category_id": n % 2} for n in range(4)],
@@ -496,7 +496,7 @@ def _results() -> tuple[dict[str, Any], bytes]:
 
 
 def draw_study(rng: Random, folder: Path) -> list[Path]:
-    """Spoil one of the files that a study writes, or its STUDY.yaml."""
+    """Damage one of the files that a study writes, or its STUDY.yaml."""
     results, matches = _results()
     outcome = {"status": "finished", "reason": None, "metrics": {"bbox/AP": 3.0}, "seconds": 1.5, "whole": True}
     metrics = {"iteration": 9, "bbox/AP": 3.0, "bbox/AP50": 4.0, "bbox/AP75": 2.0}
@@ -542,7 +542,7 @@ def read_study_file(files: list[Path]) -> None:
 
 
 def draw_data(kind: str) -> Callable[[Random, Path], list[Path]]:
-    """Return what writes a data set of a kind with mistakes."""
+    """Return a function that writes a data set of a kind with mistakes."""
 
     def draw(rng: Random, folder: Path) -> list[Path]:
         write(folder, KINDS[kind].files(rng))
@@ -552,7 +552,7 @@ def draw_data(kind: str) -> Callable[[Random, Path], list[Path]]:
 
 
 def read_data(kind: str) -> Callable[[list[Path]], None]:
-    """Return what checks a data set and runs it up to the first step, which must agree."""
+    """Return a function that checks a data set and runs it up to the first step; both must agree."""
 
     def read(files: list[Path]) -> None:
         outcome = KINDS[kind].judge(files[0])

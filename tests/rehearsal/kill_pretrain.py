@@ -1,9 +1,9 @@
-"""``python -m tests.rehearsal.kill_pretrain``: kill -9 a pre-training on 800 images, eight of them damaged; go on.
+"""``python -m tests.rehearsal.kill_pretrain``: kill -9 a pre-training run on 800 images, eight damaged, and resume it.
 
-The damage is of eight sorts, and the files that the run has listed are removed before it goes on. Every fourth kill, by
-chance, may come before the run has taken a step since it went on. The exit status is 1 unless the run ends
-bit-identical to one that was not interrupted, both list all eight, and nothing half-written is left. Takes 15 seconds
-of a core for each kill.
+The damage is of eight kinds, and the files that the run has listed are removed before it resumes. A random fourth of
+the kills may come before the run has taken a step after it resumed. The exit status is 1 unless the run ends
+bit-identical to an uninterrupted one, both list all eight files, and no incomplete files are left. Takes 15 seconds of
+one core for each kill.
 """
 
 import argparse
@@ -36,7 +36,7 @@ SOLVER: {{IMS_PER_BATCH: 16, MAX_EPOCHS: {epochs}, PRECISION: float32, CHECKPOIN
 
 
 def start(config: Path, output: Path, *flags: str) -> subprocess.Popen:
-    """Start the command on the way to ``output``."""
+    """Start the command for the run in ``output``."""
     given = ("pretrain", "--config-file", config, *flags, "OUTPUT_DIR", output)
     command = [sys.executable, "-m", "mocodet", *map(str, given)]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # OUTPUT_DIR/log.txt has it
@@ -55,10 +55,10 @@ def iterations(output: Path) -> int:
 
 
 def kill_once(config: Path, output: Path, stream: random.Random) -> None:
-    """Start the run, kill it at a random moment, and say when that was.
+    """Start the run, kill it at a random moment, and say when.
 
     Raises:
-        SystemExit: it had ended by itself.
+        SystemExit: it had already ended by itself.
     """
     run, begun = start(config, output, "--resume"), iterations(output)
     early, until = stream.random() < 0.25, begun + stream.randint(1, STEPS - 8)
@@ -78,7 +78,7 @@ def half_written(output: Path) -> list[str]:
 
 
 def main() -> None:
-    """Train, train again with kills, compare, and say what was found."""
+    """Train, train again with kills, compare, and report the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20, metavar="N", help="default: 20")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the moments (default: 0)")
@@ -92,14 +92,14 @@ def main() -> None:
         damaged = write_damaged(root)
         config.write_text(CONFIG.format(root=root, epochs=math.ceil(args.kills * STEPS / STEPS_OF_EPOCH)))
         if start(config, whole).wait():
-            sys.exit("the run that was not interrupted did not end well")
+            sys.exit("the uninterrupted run failed")
         for kill in range(args.kills):
             print(f"kill {kill + 1} ", end="")
             kill_once(config, killed, stream)
             for name in skipped(killed):
                 (root / name).unlink(missing_ok=True)
         if start(config, killed, "--resume").wait():
-            sys.exit("the run that was killed did not end well")
+            sys.exit("the killed run failed")
         ends = [torch.load(output / "model_final.pth", weights_only=True) for output in (killed, whole)]
         assert_equal_states(*ends)
         lists, left = [skipped(output) for output in (whole, killed)], half_written(killed)

@@ -1,12 +1,12 @@
 """``python -m tests.rehearsal.kill_study``: kill a study of twelve toy trials at ten random moments, then let it end.
 
-Of the trials one fails by NaN and one by a missing file. Every second kill, by chance, is of the study alone, the
-others of its whole process group. The exit status is 1 if a trial was trained by two processes at a time or not once
-to its end, or if a failure lacks its reason. Takes two minutes; a trial needs no PyTorch.
+One of the trials fails by NaN and one by a missing file. A random half of the kills hits only the study, the others its
+whole process group. The exit status is 1 if two processes trained a trial at the same time, if a trial was not trained
+to its end exactly once, or if a failure lacks its reason. Takes two minutes; a trial needs no PyTorch.
 
-With ``--trainings`` the trials are two real fine-tunings of twenty iterations. The exit status is 1 unless tables,
-metrics and checkpoints are those of a study that was not killed, and nothing half-written is left. Takes half a minute
-of a core for each kill.
+With ``--trainings`` the trials are two real fine-tuning runs of twenty iterations. The exit status is 1 unless tables,
+metrics and checkpoints are those of a study that was not killed, and no incomplete files are left. Takes half a minute
+of one core for each kill.
 """
 
 import argparse
@@ -34,7 +34,7 @@ STARTING = 30.0  # seconds, about, until the first step
 
 
 def start(folder: Path, pairs: list[str]) -> subprocess.Popen:
-    """Start the study of trainings in ``folder`` in a process group of its own; ``printed.txt`` has what it prints."""
+    """Start the study of fine-tuning runs in ``folder`` in its own process group; ``printed.txt`` has its output."""
     folder.mkdir(exist_ok=True)
     inits = [word for init in INITS for word in ("--init", init)]
     words = ["study", *inits, "--reference", "slow", "--seeds", "1", "--output", "study", *pairs]
@@ -49,7 +49,7 @@ def progress(folder: Path) -> list[str]:
 
 
 def tables(folder: Path) -> dict[str, object]:
-    """Return what a study of trainings has found: its tables, the trials' metrics and their weights."""
+    """Return the results of a study of fine-tuning runs: its tables, the trials' metrics and their weights."""
     results = json.loads((folder / "study" / "results.json").read_text())
     ends = {path.parent: path for path in sorted(folder.rglob("model_final.pth"))}
     return {
@@ -60,11 +60,11 @@ def tables(folder: Path) -> dict[str, object]:
 
 
 def kill_trainings(folder: Path, kills: int, stream: random.Random) -> None:
-    """Kill a study of trainings again and again, let it end, and compare it with one that was not killed.
+    """Kill a study of fine-tuning runs repeatedly, let it end, and compare it with one that was not killed.
 
     Raises:
         AssertionError: they differ.
-        SystemExit: one of them did not end well.
+        SystemExit: one of them failed.
     """
     train, test = make_voc(folder / "data", 10), make_voc(folder / "data", 4, "test")
     crop_to_two_shapes(train)
@@ -86,7 +86,7 @@ def kill_trainings(folder: Path, kills: int, stream: random.Random) -> None:
         print(f"kill {number + 1}, of {'the study' if alone else 'all'}, at {progress(killed)}", flush=True)
     for place in (killed, whole):
         if start(place, pairs).wait():
-            sys.exit(f"the study did not end well: {(place / 'printed.txt').read_text()}")
+            sys.exit(f"the study failed: {(place / 'printed.txt').read_text()}")
     found, expected = tables(killed), tables(whole)
     assert len(found["ends"]) == len(INITS)
     assert_equal_states(found, expected)
@@ -95,10 +95,10 @@ def kill_trainings(folder: Path, kills: int, stream: random.Random) -> None:
 
 
 def main() -> None:
-    """Parse the arguments, kill, and say what was found."""
+    """Parse the arguments, kill, and report the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=10, metavar="N", help="default: 10")
-    parser.add_argument("--trainings", action="store_true", help="of real trainings, one at a time")
+    parser.add_argument("--trainings", action="store_true", help="use real fine-tuning runs, one at a time")
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="toy trials at a time (default: 2)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the moments (default: 0)")
     args = parser.parse_args()

@@ -1,8 +1,8 @@
-"""``python -m tests.rehearsal.kill_train``: kill -9 a fine-tuning at random moments, and let it go on each time.
+"""``python -m tests.rehearsal.kill_train``: kill -9 a fine-tuning run at random moments, and resume it each time.
 
-Every fourth kill, by chance, may come before the run has written a checkpoint since it went on. The exit status is 1
-unless the run ends bit-identical to one that was not killed, with the same results, and leaves nothing over. With
-``--folder`` the command goes on with the kills that it has done there. Takes 15 seconds of a core for each kill.
+A random fourth of the kills may come before the run has written a checkpoint after it resumed. The exit status is 1
+unless the run ends bit-identical to one that was not killed, with the same results, and leaves no temporary files. With
+``--folder`` the command continues after the kills already done there. Takes 15 seconds of one core for each kill.
 """
 
 import argparse
@@ -33,7 +33,7 @@ KEYS = {
 
 
 def start(folder: Path, name: str, kills: int, precision: str) -> subprocess.Popen:
-    """Start the command on the way to ``folder / name``."""
+    """Start the command for the run in ``folder / name``."""
     entries = json.loads((folder / "data.json").read_text())
     keys = {**KEYS, "SOLVER__MAX_ITER": STEPS * kills, "SOLVER__AMP__ENABLED": precision == "bfloat16"}
     given = ("train", "--config-file", CONFIG, "--resume", *options(folder / name, *entries, **keys))
@@ -53,7 +53,7 @@ def half_written(output: Path) -> list[str]:
 
 
 def kill_once(folder: Path, kills: int, precision: str, stream: random.Random) -> str:
-    """Start the run, kill it at a random moment, and say when that was; nothing where it had come to its end."""
+    """Start the run, kill it at a random moment, and say when; return nothing if it had already ended."""
     output = folder / "killed"
     run, before, began = start(folder, "killed", kills, precision), newest(output), time.monotonic()
     early = stream.random() < 0.25
@@ -70,7 +70,7 @@ def kill_once(folder: Path, kills: int, precision: str, stream: random.Random) -
 
 
 def prepare(folder: Path) -> None:
-    """Write the data, unless they are there."""
+    """Write the data, unless they exist."""
     if not (folder / "data.json").is_file():
         train, test = make_voc(folder / "data", 10), make_voc(folder / "data", 4, "test")
         crop_to_two_shapes(train)
@@ -78,7 +78,7 @@ def prepare(folder: Path) -> None:
 
 
 def main() -> None:
-    """Train, train again with kills, compare, and say what was found."""
+    """Train, train again with kills, compare, and report the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20, metavar="N", help="default: 20")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
@@ -100,7 +100,7 @@ def main() -> None:
             print(f"kill {kill + 1} {when}", flush=True)
         for name in ("killed", "whole"):
             if start(folder, name, args.kills, args.precision).wait():
-                sys.exit(f"the run in {folder / name} did not end well; see its log.txt")
+                sys.exit(f"the run in {folder / name} failed; see its log.txt")
         outputs = [folder / name for name in ("killed", "whole")]
         assert_equal_states(*(torch.load(output / "model_final.pth", weights_only=True) for output in outputs))
         results = [json.loads((output / "results.json").read_text()) for output in outputs]

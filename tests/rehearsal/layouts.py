@@ -1,8 +1,8 @@
 """Generated mini data sets in the layouts that VOC, COCO, LVIS and Cityscapes have on disk.
 
-The images are the toy scenes of ``toy.py``; its classes stand for eight classes of each data set, so that something can
-be learned. With ``DETECTRON2_DATASETS`` set to the folder, a config of these data sets runs with nothing about its data
-overridden.
+The images are the toy scenes of ``toy.py``; its classes replace eight classes of each data set, so that something can
+be learned. With ``DETECTRON2_DATASETS`` set to the folder, a config of these data sets runs without overrides for its
+data.
 """
 
 import json
@@ -50,8 +50,8 @@ COCO_SUPERCATEGORIES = {
     "appliance": 5,
     "indoor": 7,
 }
-# Where COCO's 17 keypoints lie in the box of a person seen from the front: fractions of width and height. The person's
-# left is on the right.
+# Positions of COCO's 17 keypoints in the box of a person seen from the front, as fractions of width and height. The
+# person's left is on the right.
 KEYPOINT_PLACES = (
     (0.50, 0.10),
     (0.56, 0.07),
@@ -76,8 +76,8 @@ SKELETON = (
     *((16, 14), (14, 12), (17, 15), (15, 13), (12, 13), (6, 12), (7, 13), (6, 7), (6, 8), (7, 9)),
     *((8, 10), (9, 11), (2, 3), (1, 2), (1, 3), (2, 4), (3, 5), (4, 6), (5, 7)),
 )
-PERSON = 0  # the toy class that stands for COCO's person
-LVIS_FREQUENCIES = "ffffccrr"  # of the categories that the toy classes stand for: frequent, common, rare
+PERSON = 0  # the toy class that replaces COCO's person
+LVIS_FREQUENCIES = "ffffccrr"  # of the categories that the toy classes replace: frequent, common, rare
 DENSEPOSE_SIDE = 256  # DensePose's points and part masks are given in a box scaled to this many pixels
 DENSEPOSE_PARTS = 14
 DENSEPOSE_CHARTS = 24
@@ -100,10 +100,10 @@ def make_layouts(root: str | Path, *, size: int, train: int, val: int, seed: int
                             (Segmentation), ``val`` images in val
     ``coco``                masks of the 80 categories, keypoints and DensePose points of persons; 2017 and 2014 names
     ``lvis``                masks of the 1,230 categories, over COCO's images
-    ``cityscapes``          polygons and the PNG files made from them, ``labelTrainIds`` included; twice as wide as high
+    ``cityscapes``          polygons and their PNG files, including ``labelTrainIds``; twice as wide as high
     ======================  ==========================================================================================
 
-    The same arguments give the same files. ``root`` appears whole or not at all.
+    The same arguments give the same files. ``root`` appears completely or not at all.
 
     Args:
         root: folder to make; it may exist if it is empty.
@@ -193,7 +193,7 @@ def _write_voc(root: Path, year: int, splits: Mapping[str, list[Scene]]) -> None
 
 
 def _write_voc_class_maps(root: Path, names: Mapping[str, list[str]], splits: Mapping[str, list[Scene]]) -> None:
-    """Write VOC's own maps of half the training and all val images, and maps of all as the augmented set has them."""
+    """Write VOC's own maps of half the training and all val images, and maps of all images as in the augmented set."""
     train = names["train"][: len(names["train"]) // 2]
     for split, scenes in splits.items():
         for name, scene in zip(names[split], scenes, strict=True):
@@ -222,7 +222,7 @@ def _class_map(scene: Scene) -> Array:
 
 
 def _voc_palette() -> list[int]:
-    """Return VOC's colours, 256 x RGB: the bits of an index, dealt to the three channels from the highest bit down."""
+    """Return VOC's colours, 256 x RGB: the bits of an index go to the three channels in turn, from the highest bit."""
     colours = []
     for index in range(256):
         for channel in range(3):
@@ -263,11 +263,11 @@ def _write_coco(root: Path, split: str, scenes: Sequence[Scene]) -> None:
     _write_coco_json(annotations / f"person_keypoints_{split}2017.json", images, with_keypoints, [person])
 
     images_2014 = [image | {"file_name": f"COCO_{split}2014_{image['file_name']}"} for image in images]
-    with_points = [  # every second person, as not all have points
+    with_points = [  # every second person, since in DensePose not all have points
         annotation | (_densepose(item["mask"], annotation["id"]) if number % 2 == 0 else {})
         for number, (item, annotation) in enumerate(persons)
     ]
-    # DensePose divides COCO's val2014 into a small part to test on and a rest to train on.
+    # DensePose divides COCO's val2014 into a small part for testing and the rest for training.
     parts = {"train2014": images_2014}
     if split == "val":
         parts = {"minival2014": images_2014[::2], "valminusminival2014": images_2014[1::2]}
@@ -304,7 +304,7 @@ def _coco_categories() -> list[dict[str, Any]]:
 
 
 def _coco_object(item: Mapping[str, Any]) -> dict[str, Any]:
-    """Describe an object as COCO does, but for its category."""
+    """Describe an object as in COCO, without its category."""
     x0, y0, x1, y1 = mask_box(item["mask"])
     return {
         "id": item["id"],
@@ -327,7 +327,7 @@ def _keypoints(mask: Array) -> dict[str, Any]:
 
 
 def _densepose(mask: Array, seed: int) -> dict[str, Any]:
-    """Annotate a mask as DensePose-COCO does: one body part's mask and points with chart index and coordinates."""
+    """Annotate a mask as in DensePose-COCO: one body part's mask and points with chart index and coordinates."""
     x0, y0, x1, y1 = mask_box(mask)
     crop = Image.fromarray(mask[y0:y1, x0:x1]).resize((DENSEPOSE_SIDE, DENSEPOSE_SIDE), Image.Resampling.NEAREST)
     part = np.asarray(crop, dtype=np.uint8)
@@ -378,7 +378,7 @@ def _write_lvis(path: Path, images: Sequence[dict], objects: Sequence[Mapping[st
 
 
 def _write_cityscapes(root: Path, split: str, scenes: Sequence[Scene]) -> None:
-    """Write one split, two scenes side by side in an image, as Cityscapes' images are twice as wide as high."""
+    """Write one split; an image has two scenes side by side, since Cityscapes' images are twice as wide as high."""
     for index, (left, right) in enumerate(zip(scenes[::2], scenes[1::2], strict=True)):
         city = CITIES[split][index % len(CITIES[split])]
         stem = f"{city}_{index:06d}_000019"
@@ -394,7 +394,7 @@ def _write_cityscapes(root: Path, split: str, scenes: Sequence[Scene]) -> None:
 
 
 def _cityscapes_background(height: int, width: int) -> list[dict[str, Any]]:
-    """Sky above, road below, and under that the bonnet of the car that took the picture, which is not scored."""
+    """Sky above, road below, and under that the bonnet of the car with the camera, which is not scored."""
     bands = {"sky": (0, height // 2 - 1), "road": (height // 2, height - 1), "ego vehicle": (height - 3, height - 1)}
     return [
         {"label": label, "polygon": [[0, top], [width - 1, top], [width - 1, bottom], [0, bottom]]}
@@ -429,7 +429,7 @@ def _write_cityscapes_labels(folder: Path, stem: str, height: int, width: int, o
         fills = {"instanceIds": instance_id, "labelIds": label_id, "labelTrainIds": train_id, "color": colour}
         for kind, fill in fills.items():
             drawers[kind].polygon(polygon, fill=fill)
-    # 16 bits, as Cityscapes has them: Pillow no longer writes 32-bit PNG.
+    # 16 bits, as in Cityscapes: Pillow no longer writes 32-bit PNG.
     maps["instanceIds"] = Image.fromarray(np.asarray(maps["instanceIds"]).astype(np.uint16))
     for kind, image in maps.items():
         image.save(folder / f"{stem}_gtFine_{kind}.png")

@@ -1,9 +1,9 @@
 """``python -m tests.rehearsal.mutations OUTPUT``: data sets with mistakes, and whether check and run agree on them.
 
 For each kind (voc, coco, yolo, semseg) data sets are drawn, written, checked and run up to the first step. A row of the
-table says how many were taken and how many refused, and how many ended otherwise: by another exception, by a check that
-said something else than the run, or with annotations neither read nor reported. Those are left in OUTPUT. The exit
-status is 1 if there are any.
+table says how many were accepted and refused, and how many ended otherwise: by another exception, by a check that
+disagreed with the run, or with annotations neither read nor reported. Those are saved in OUTPUT. The exit status is 1
+if there are any.
 """
 
 import argparse
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--number", type=int, default=2000, metavar="N", help="of data sets of each kind (default: 2000)"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of what is drawn (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the random data sets (default: 0)")
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=list(KINDS), help="default: all")
     args = parser.parse_args(argv)
     logging.disable(logging.WARNING)
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def look_at(kind: str, folder: Path, number: int, seed: int) -> Counter[str]:
-    """Draw and judge data sets of a kind; return how many came to what."""
+    """Draw and judge data sets of a kind; return the counts of the results."""
     counts: Counter[str] = Counter()
     drawn = folder / "drawn"
     for place in range(number):

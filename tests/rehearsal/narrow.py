@@ -1,4 +1,4 @@
-"""ResNet-50 detectors with an eighth of the channels: every layer of theirs, at a fraction of the time and the disk."""
+"""ResNet-50 detectors with an eighth of the channels: the same layers for a fraction of the time and the disk space."""
 
 import pickle
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ def narrow_options(leaf: Path) -> Mapping[str, object]:
 
 
 def narrow_file(path: str) -> None:
-    """Let a stand-in of a ResNet-50 fit a narrowed config: of each layer's channels it keeps the first."""
+    """Make a stand-in of a ResNet-50 fit a narrowed config by keeping the first channels of each layer."""
     content = pickle.loads(Path(path).read_bytes())
     arrays = content.get("model", content)
     arrays.update({name: _narrow(array) for name, array in arrays.items()})

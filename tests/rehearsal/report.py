@@ -10,7 +10,7 @@ HEADERS = ("config", "weights", "loss", "s/it", "AP or mIoU", "predictions", "ou
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """Lay out outcomes as a Markdown table, a line each."""
+    """Format outcomes as a Markdown table, one line each."""
     rows = [
         (
             outcome.config,

@@ -1,4 +1,4 @@
-"""Train, resume and evaluate with config after config, each in a process of its own."""
+"""Train, resume and evaluate with each config in its own process."""
 
 import json
 import multiprocessing
@@ -32,7 +32,7 @@ SIZES_AND_SCHEDULE: dict[str, object] = {
     "MODEL.DEVICE": "cpu",
     "INPUT.MIN_SIZE_TRAIN": (IMAGE_SIZE,),
     "INPUT.MIN_SIZE_TEST": IMAGE_SIZE,
-    "INPUT.CROP.SIZE": (IMAGE_SIZE + 1, IMAGE_SIZE + 1),  # where a config crops
+    "INPUT.CROP.SIZE": (IMAGE_SIZE + 1, IMAGE_SIZE + 1),  # for configs that crop
     "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 16,
     "MODEL.RPN.PRE_NMS_TOPK_TRAIN": 100,
     "MODEL.RPN.POST_NMS_TOPK_TRAIN": 50,
@@ -42,13 +42,13 @@ SIZES_AND_SCHEDULE: dict[str, object] = {
     "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0,  # so that there are detections to compare
     "SOLVER.IMS_PER_BATCH": 2,
     "SOLVER.STEPS": (2,),
-    "MOCO.PASSES": 0,  # where a config counts in passes
+    "MOCO.PASSES": 0,  # for configs that count in passes
     "MOCO.MIN_ITERS": 0,
     "TEST.PRECISE_BN.NUM_ITER": 2,
     "DATALOADER.NUM_WORKERS": 0,
     "SEED": 0,
 }
-# What detectron2 logs.
+# detectron2's log line.
 STARTED = re.compile(r"Starting training from iteration (\d+)")
 NO_DENSEPOSE = "detectron2's DensePose project is not installed"
 MARKER = ".rehearsal"  # in the folders that may be removed
@@ -56,16 +56,16 @@ MARKER = ".rehearsal"  # in the folders that may be removed
 
 @dataclass
 class Outcome:
-    """What became of one config: a line of the table.
+    """The outcome of one config: a line of the table.
 
     Attributes:
         config: its name.
-        weights: what it started from.
-        loss: the total of the last iteration.
+        weights: those that it started from.
+        loss: total loss of the last iteration.
         seconds_per_iteration: as logged.
         metrics: task -> AP, or mIoU, in per cent.
-        predictions: how many were saved; None where the evaluator saves none.
-        outcome: ``"ok"``, what went wrong, or why it was not run.
+        predictions: number of saved ones; None if the evaluator saves none.
+        outcome: ``"ok"``, the error, or why it was not run.
     """
 
     config: str
@@ -94,19 +94,19 @@ def rehearse(
 ) -> list[Outcome]:
     """Train with every config for 3 iterations, resume to 5, evaluate with ``--eval-only``; failures are outcomes.
 
-    Only sizes, schedules, the score threshold, the device and ``MODEL.WEIGHTS`` are overridden. A config fails, too, if
-    the resumed run does not go on where the first one stopped, or if ``--eval-only`` gives other results or predictions
-    than the evaluation at the end of the training.
+    Only sizes, schedules, the score threshold, the device and ``MODEL.WEIGHTS`` are overridden. A config also fails if
+    the resumed run does not continue where the first one stopped, or if ``--eval-only`` gives results or predictions
+    other than the evaluation at the end of the training.
 
     Args:
         leaves: config files, as `leaf_configs` lists them.
-        datasets: what ``DETECTRON2_DATASETS`` is to be: the data under the names that the configs have.
+        datasets: value of ``DETECTRON2_DATASETS``: the data under the names in the configs.
         stand_ins: weights for each kind of variant.
-        output: folder for the toy set, the cache with the surface of DensePose, and below ``runs`` logs and results of
-            each config; what an earlier rehearsal left there is replaced.
-        changes: returns the overrides of a config beside those.
-        jobs: configs at a time, each on one thread.
-        announce: told of every outcome as soon as it is there.
+        output: folder for the toy set, the cache with the surface of DensePose, and in ``runs`` logs and results of
+            each config; the files of an earlier rehearsal are replaced.
+        changes: returns further overrides of a config.
+        jobs: number of configs at a time, each on one thread.
+        announce: called with every outcome as soon as it is known.
     """
     toy = output / "toy"
     if any(toy_options(leaf, toy) for leaf in leaves) and not toy.exists():
@@ -152,12 +152,12 @@ def variant(leaf: Path) -> str:
 
 
 def is_toy(leaf: Path) -> bool:
-    """Tell whether a config is of the toy set, which is where `make demo` has put it and nowhere else."""
+    """Tell whether a config uses the toy set, which it expects where `make demo` puts it."""
     return leaf.stem.startswith("toy_")
 
 
 def toy_options(leaf: Path, toy: Path) -> dict[str, object]:
-    """Return the overrides by which a config of the toy set, or one of own data, finds the toy set in ``toy``."""
+    """Return overrides with which a config of the toy set, or of the user's own data, finds the toy set in ``toy``."""
     entries = CfgNode.load_yaml_with_base(str(leaf)).get("MOCO", {}).get("DATASETS", [])
     if is_toy(leaf):
         return {"MOCO.DATASETS": [{**entry, "ROOT": str((toy / "voc" / "VOC2007").resolve())} for entry in entries]}
@@ -172,16 +172,16 @@ def toy_options(leaf: Path, toy: Path) -> dict[str, object]:
 
 
 def run_config(leaf: Path, stand_in: StandIn, more: Mapping[str, object], runs: Path) -> Outcome:
-    """Train, resume and evaluate with one config in this process; what it prints goes to ``runs/<config>.log``.
+    """Train, resume and evaluate with one config in this process; its output goes to ``runs/<config>.log``.
 
     Args:
         leaf: the config file.
-        stand_in: what to start from.
+        stand_in: weights to start from.
         more: further overrides.
         runs: folder for the run.
     """
     torch.set_num_threads(1)
-    # As in a command from a shell. A spawned process would spawn the helpers of detectron2's Cityscapes loader, too.
+    # As in a command from a shell. A spawned process would also spawn the helpers of detectron2's Cityscapes loader.
     multiprocessing.set_start_method(None, force=True)
     outcome = Outcome(leaf.stem, stand_in.description)
     folder = runs / leaf.stem
@@ -195,7 +195,7 @@ def run_config(leaf: Path, stand_in: StandIn, more: Mapping[str, object], runs: 
             evaluation = {**options, "MODEL.WEIGHTS": checkpoint, "OUTPUT_DIR": folder / "eval"}
             _run(leaf, evaluation, "--eval-only")
         read_results(outcome, folder)
-    except BaseException as error:  # SystemExit is how the command reports what it refuses
+    except BaseException as error:  # the command reports refusals by SystemExit
         outcome.outcome = f"FAILED: {type(error).__name__}: {error}".strip().splitlines()[0]
     finally:
         if (folder / MARKER).exists():
@@ -205,9 +205,9 @@ def run_config(leaf: Path, stand_in: StandIn, more: Mapping[str, object], runs: 
 
 
 def _start_anew(folder: Path) -> None:
-    """Remove what an earlier rehearsal left, whose metrics would be taken for this one's, and nothing else."""
+    """Remove only the files of an earlier rehearsal, whose metrics could be mistaken for this one's."""
     if folder.exists() and not (folder / MARKER).exists():
-        raise FileExistsError(f"{folder} is there, but no rehearsal made it; choose another --output")
+        raise FileExistsError(f"{folder} exists, but no rehearsal made it; choose another --output")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     (folder / MARKER).touch()
@@ -219,18 +219,18 @@ def _run(leaf: Path, options: Mapping[str, object], *flags: str) -> None:
 
 
 def read_results(outcome: Outcome, folder: Path) -> None:
-    """Read what the runs left; raise ``RuntimeError`` where it is not as it should be."""
+    """Read the results of the runs; raise ``RuntimeError`` if they are not as expected."""
     lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
     steps = [line for line in lines if "total_loss" in line]
     started = [int(text) for text in STARTED.findall((folder / "log.txt").read_text())]
     ended = [line["iteration"] + 1 for line in steps]
     if (started, ended) != ([0, ITERATIONS], [ITERATIONS, RESUMED_ITERATIONS]):
-        raise RuntimeError(f"the resumed run did not go on where it stopped: runs from {started} to {ended}")
+        raise RuntimeError(f"the resumed run did not continue where it stopped: runs from {started} to {ended}")
     outcome.loss = steps[-1]["total_loss"]
-    outcome.seconds_per_iteration = steps[0]["time"]  # detectron2 times nothing in the first three of a run
+    outcome.seconds_per_iteration = steps[0]["time"]  # detectron2 does not time the first three of a run
     trained, evaluated = (json.loads((run / "results.json").read_text()) for run in (folder, folder / "eval"))
     saved = saved_predictions(folder)
-    # After a few iterations most metrics are 0 whatever the weights are; the predictions are not.
+    # After a few iterations most metrics are 0 with any weights, but predictions differ.
     if trained != evaluated or saved != saved_predictions(folder / "eval"):
         raise RuntimeError("--eval-only gives other results than the training run")
     (tasks,) = evaluated.values()
@@ -238,11 +238,11 @@ def read_results(outcome: Outcome, folder: Path) -> None:
     if saved:
         outcome.predictions = sum(map(len, saved.values()))
         if outcome.predictions == 0:
-            raise RuntimeError("no prediction to compare")
+            raise RuntimeError("no predictions to compare")
 
 
 def saved_predictions(folder: Path) -> dict[str, list]:
-    """Read what a run predicted: one list a file, VOC's text lines or the records of the COCO formats."""
+    """Read the predictions of a run: one list per file, VOC's text lines or the records of the COCO formats."""
     found = {}
     for path in sorted((folder / "inference").rglob("*")):
         if path.suffix == ".txt":
@@ -254,7 +254,7 @@ def saved_predictions(folder: Path) -> dict[str, list]:
 
 @contextmanager
 def _environment(**variables: str) -> Iterator[None]:
-    """Set environment variables for the processes that are started meanwhile."""
+    """Set environment variables for the processes that start inside the block."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -269,7 +269,7 @@ def _environment(**variables: str) -> Iterator[None]:
 
 @contextmanager
 def _output_to(path: Path) -> Iterator[None]:
-    """Send everything that this process prints, C libraries included, to a file."""
+    """Send all output of this process, including that of C libraries, to a file."""
     sys.stdout.flush()
     sys.stderr.flush()
     before = os.dup(1), os.dup(2)

@@ -16,17 +16,17 @@ from mocodet.detection.weights.convert import convert_file, detectron2_name
 
 @dataclass(frozen=True)
 class StandIn:
-    """What a variant starts from: a file ("" for none), and what to call it in a table."""
+    """Weights that a variant starts from: a file ("" for none), and its name in a table."""
 
     file: str
     description: str
 
 
 def make_stand_ins(folder: Path) -> dict[str, StandIn]:
-    """Write ResNets of random values into ``folder``: for supervised and moco variants a ResNet-50, and a ResNet-18.
+    """Write ResNets with random values into ``folder``: a ResNet-50 for each variant, and a ResNet-18.
 
     The supervised one has the Caffe2 layout of MSRA's R-50.pkl, those of MoCo have gone through the converter, and that
-    of COCO is a detector of detectron2's model zoo of which the ResNet alone is left.
+    of COCO is a detector of detectron2's model zoo, reduced to its ResNet.
 
     Returns:
         the stand-ins by the name of the variant: ``"supervised"``, ``"coco"``, ``"moco"``, ``"random"``, and

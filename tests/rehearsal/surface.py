@@ -1,4 +1,4 @@
-"""Stand-ins for DensePose's files of the human surface, which its project downloads: made up, in the true layouts."""
+"""Stand-ins for DensePose's files of the human surface, which its project downloads: invented, in the real layouts."""
 
 import pickle
 from pathlib import Path
@@ -7,13 +7,13 @@ import numpy as np
 from scipy.io import savemat
 
 CHARTS = 24
-SIDE = 4  # vertices along an edge of a chart; the true surface has 27,554 in all
-LEVELS = 256  # of U and V, in the maps that say where a point is once the image is flipped
+SIDE = 4  # vertices along an edge of a chart; the real surface has 27,554 in total
+LEVELS = 256  # of U and V, in the maps of positions in flipped images
 CHART_SIZE = 0.25  # metres
 
 
 def make_surface(cache: Path) -> None:
-    """Write the four files to where the project would leave them, if ``FVCORE_CACHE`` named ``cache``.
+    """Write the four files to where the project would save them if ``FVCORE_CACHE`` were ``cache``.
 
     ==============================  ==================================================================================
     ``UV_symmetry_transforms.mat``  ``U_transforms``, ``V_transforms``: for each of the 24 charts a 256 x 256 map
@@ -23,7 +23,7 @@ def make_surface(cache: Path) -> None:
     ``Pdist_matrix.pkl``            ``Pdist_matrix``: pairs x 1 distances in metres, of vertices (2, 1), (3, 1), (3, 2)
     ==============================  ==================================================================================
 
-    The charts are squares beside each other in a plane, four in a row; distances are along straight lines.
+    The charts are adjacent squares in a plane, four in a row; distances are along straight lines.
     """
     folder = cache / "densepose" / "data"
     folder.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from tests.rehearsal.demo_seeds import METRICS, table
 
 
 def study(values: dict[str, np.ndarray]) -> dict:
-    """Return what a study keeps; ``values`` of each initialisation: trials x metrics."""
+    """Return the results of a study; ``values``: trials x metrics of each initialisation."""
     trials = [
         {
             "detector": "detector",

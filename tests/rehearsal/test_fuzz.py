@@ -15,7 +15,7 @@ from tests.rehearsal import fuzzing
 from tests.rehearsal.fuzz import look_at
 from tests.rehearsal.fuzzing import READERS, HangError, Reader, judge, put
 
-# How many inputs each reader gets here, by what they cost.
+# The number of inputs for each reader here, by their cost.
 INPUTS = {
     "checkpoint": 3,
     "resumed": 15,
@@ -30,7 +30,7 @@ INPUTS = {
 
 @pytest.mark.parametrize("name", [name for name in READERS if name not in KINDS])
 def test_reader__reads_or_refuses_in_one_line_with_the_files_name(name, tmp_path):
-    # The same inputs each time: the long form looks for faults, this one that the readers stay as they are.
+    # The same inputs each time: the long form looks for faults, this one guards against regressions.
     @settings(deadline=None, max_examples=INPUTS[name], database=None, derandomize=True)
     @given(rng=st.randoms(use_true_random=True))
     def look(rng):

@@ -15,8 +15,8 @@ from tests.rehearsal.layouts import make_layouts
 TRAIN, VAL, SIZE = 8, 4, 64
 EIGHT = set(range(len(TOY_CLASSES)))
 
-# Every data set by the name that a config has for it, read by detectron2's own loader in a process that starts with
-# the environment variable; the first and last classes, the number of objects and the size of an image of each.
+# Every data set by its name in a config, read by detectron2's own loader in a process that starts with the environment
+# variable.
 READ = """
 import json, sys
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -81,7 +81,7 @@ def test_make_layouts__detectron2_reads_every_data_set_by_its_name(root):
         assert found[name]["objects"] > 0, name
         assert set(found[name]["categories"]) <= set(range(classes)), name
     for name in ("voc_2007_trainval", "coco_2017_train", "lvis_v0.5_train"):
-        assert len(found[name]["categories"]) == len(TOY_CLASSES)  # with 8 images each class has had its turn
+        assert len(found[name]["categories"]) == len(TOY_CLASSES)  # 8 images are enough for every class
     for name, images in SEGMENTATION.items():
         assert len(found[name]["labels"]) == images, name
     for name, content in found.items():
@@ -114,7 +114,7 @@ def test_make_layouts__voc_class_maps_agree_with_the_boxes(root):
     for name in listed["trainval"]:
         with Image.open(voc / "SegmentationClass" / f"{name}.png") as image:
             assert image.mode == "P"
-            # VOC's first colours, as its development kit has them: background, aeroplane, bicycle, bird; and void.
+            # VOC's first colours, as in its development kit: background, aeroplane, bicycle, bird; and void.
             palette = np.array(image.getpalette()).reshape(-1, 3)
             np.testing.assert_array_equal(palette[:4], [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0]])
             np.testing.assert_array_equal(palette[255], [224, 224, 192])
@@ -161,7 +161,7 @@ def test_make_layouts__densepose_points_lie_on_persons(root):
         posed += len(with_points)
         without += len(densepose.anns) - len(with_points)
         for annotation in with_points:
-            # As DENSEPOSE_DATASETS.md of the project and http://densepose.org have them.
+            # As in the project's DENSEPOSE_DATASETS.md and at http://densepose.org.
             assert len({len(annotation[f"dp_{key}"]) for key in "xyIUV"}) == 1
             assert {*annotation["dp_I"]} <= {*range(1, 25)}
             assert (

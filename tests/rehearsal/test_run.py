@@ -7,7 +7,7 @@ from tests.rehearsal.layouts import make_layouts
 from tests.rehearsal.narrow import narrow_file, narrow_options
 from tests.rehearsal.stand_ins import StandIn
 
-# One of each task and model, the variants by turns; `python -m tests.rehearsal` runs them all.
+# One of each task and model, with different variants; `python -m tests.rehearsal` runs them all.
 SHORT = (
     "cityscapes_R_50_FCN_90k",
     "cityscapes_R_50_FPN_24k_moco",
@@ -45,7 +45,7 @@ def test_short__has_every_kind_of_task():
         return name
 
     tasks = {task(leaf.stem) for leaf in leaf_configs()}
-    # VOC 2007 alone and somebody's own data are the same with other data; DensePose needs a project that is not on the
+    # VOC 2007 alone and the user's own data are the same with other data; DensePose needs a project that is not on the
     # package registry.
     left_out = {"pascal_voc07_R_50_C4_9k", "own_data_R_50_FPN", "coco_densepose_R_50_FPN_s1x"}
     assert {task(name) for name in SHORT} == tasks - left_out
@@ -98,9 +98,9 @@ def test_read_results__a_good_run(tmp_path):
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        ({"started": (0, 0)}, r"did not go on where it stopped: runs from \[0, 0\] to \[3, 5\]"),
-        ({"iterations": (2, 2)}, "did not go on where it stopped"),
-        ({"iterations": (2,)}, "did not go on where it stopped"),
+        ({"started": (0, 0)}, r"did not continue where it stopped: runs from \[0, 0\] to \[3, 5\]"),
+        ({"iterations": (2, 2)}, "did not continue where it stopped"),
+        ({"iterations": (2,)}, "did not continue where it stopped"),
         ({"evaluated": 4.0}, "other results"),
         ({"predicted": ("b",)}, "other results"),
     ],
