@@ -24,6 +24,7 @@ from mocodet.pretrain.config import get_cfg as pretrain_cfg
 from tests.pages import FENCE, PAGES, README, ROOT
 
 # What starts a command of mocodet or a file of tools/: variables, a launcher, Python.
+COMMANDS_PAGE = PAGES["docs/commands.md"]
 LEADING = r"(?:(?:\w+=\S* |(?:srun|torchrun|taskset|nice|python3?)\s).*?)?"
 LINE = re.compile(rf"{LEADING}(?:(?:-m )?{PROGRAM} |-m tests\.|tools/\w+\.py)")
 
@@ -175,11 +176,11 @@ def test_commands__the_parser_takes_it(page, command, monkeypatch, tmp_path):
             merge_config(pretrain_cfg() if ".pretrain." in program.does else detection_cfg(), file, opts)
 
 
-def test_tools__are_the_commands_that_the_readme_says(monkeypatch, capsys):
+def test_tools__are_the_commands_that_their_page_says(monkeypatch, capsys):
     said = re.search(
         rf"as `tools/(\w+)\.py`, `tools/(\w+)\.py`\sand\s`tools/(\w+)\.py`: `{PROGRAM} (\w+)`, `{PROGRAM} (\w+)`"
         rf"\sand `{PROGRAM} (\w+)`",
-        README,
+        COMMANDS_PAGE,
     ).groups()
     monkeypatch.setenv("PYTHONWARNINGS", "")  # a command adds to it, for processes that it starts
     for tool, command in zip(said[:3], said[3:], strict=True):
@@ -189,13 +190,16 @@ def test_tools__are_the_commands_that_the_readme_says(monkeypatch, capsys):
         assert capsys.readouterr().out.startswith(f"usage: {PROGRAM} {command} ")
 
 
-def test_readme__its_table_of_commands_is_the_table():
-    rows = re.findall(rf"^\| `{PROGRAM} ([\w-]+)` \| (.+) \|$", README, flags=re.MULTILINE)
+def test_commands__their_page_has_the_table():
+    rows = re.findall(rf"^\| `{PROGRAM} ([\w-]+)` \| (.+) \|$", COMMANDS_PAGE, flags=re.MULTILINE)
     assert rows == [(command.name, command.help) for command in COMMANDS]
 
 
-@pytest.mark.parametrize("block", [block for kind, block in FENCE.findall(README) if kind == "yaml"])
-def test_readme__yaml_blocks_are_configs(block, tmp_path):
+@pytest.mark.parametrize(
+    "block",
+    [text for page in (README, PAGES["docs/finetuning.md"]) for kind, text in FENCE.findall(page) if kind == "yaml"],
+)
+def test_yaml_blocks__are_configs(block, tmp_path):
     for name in re.findall(r"_BASE_: (\S+)", block):
         block = block.replace(name, str(configs.path(name)))
     file = tmp_path / "mine.yaml"
