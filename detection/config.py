@@ -14,22 +14,22 @@ def add_moco_config(cfg: CfgNode) -> None:
     # FCNHead: the 3x3 convolutions before the classifier, and their dilation.
     cfg.MODEL.SEM_SEG_HEAD.NUM_CONVS = 2
     cfg.MODEL.SEM_SEG_HEAD.DILATION = 6
-    # Semantic segmentation: training images are scaled by a random ratio between these two, as (0.5, 2.0), before they
-    # are cropped (INPUT.CROP). Empty: they are resized by INPUT.MIN_SIZE_TRAIN, as for detectors.
+    # Semantic segmentation: training images are scaled by a random ratio between these two, such as (0.5, 2.0), before
+    # they are cropped (INPUT.CROP). Empty: they are resized by INPUT.MIN_SIZE_TRAIN, as for detectors.
     cfg.INPUT.SCALE_RANGE = ()
 
-    # Images of more pixels are refused: Pillow's limit against files that are made to fill the memory. 0: none.
+    # Images with more pixels are refused: Pillow's limit against files designed to fill the memory. 0: no limit.
     cfg.INPUT.MAX_PIXELS = MAX_PIXELS
 
-    # Seconds that processes wait for one of them, which is then named and ends the run.
+    # Seconds that processes wait for another one; then the run ends with an error that names it.
     cfg.COLLECTIVE_TIMEOUT = 600
-    # Checkpoints that stay beside model_final.pth; older ones are deleted.
+    # Checkpoints to keep beside model_final.pth; older ones are deleted.
     cfg.SOLVER.CHECKPOINTS_KEPT = 3
-    # Of the older ones, those after a multiple of so many SOLVER.CHECKPOINT_PERIODs stay, too. 0: none, 1: all.
+    # Older ones are also kept if they fall on a multiple of this many SOLVER.CHECKPOINT_PERIODs. 0: none, 1: all.
     cfg.SOLVER.CHECKPOINTS_KEPT_EVERY = 0
 
     cfg.MOCO = CfgNode()
-    # Data sets to register, a list of mappings. Pascal VOC layout:
+    # List of data sets to register, as mappings. Pascal VOC layout:
     #   {NAME: ..., KIND: voc, ROOT: folder that holds Annotations/ ImageSets/ JPEGImages/, SPLIT: file name in
     #    ImageSets/Main without .txt, CLASSES: [...] (objects of others are left out), YEAR: 2007 or 2012 (which AP to
     #    compute; default 2007)}. Images may be of any format that Pillow reads.
@@ -38,22 +38,22 @@ def add_moco_config(cfg: CfgNode) -> None:
     #    in which order; others are left out)}
     # Images with label images, for semantic segmentation:
     #   {NAME: ..., KIND: semseg, IMAGES: folder, LABELS: folder of PNGs whose values are class indices, CLASSES: [...],
-    #    SPLIT: file with one image name a line (default: every image of the folder), IGNORE: label of
+    #    SPLIT: file with one image name per line (default: every image in the folder), IGNORE: label of
     #    pixels that are neither learned nor evaluated (default 255)}
     # On the command line: MOCO.DATASETS "[{'NAME': 'mine_train', 'KIND': 'voc', 'ROOT': ..., ...}]"
     cfg.MOCO.DATASETS = []
-    # What to compute in when SOLVER.AMP.ENABLED: "bfloat16" (CPU and GPU) or "float16" (GPU; scales the loss).
+    # Number type with SOLVER.AMP.ENABLED: "bfloat16" (CPU and GPU) or "float16" (GPU; scales the loss).
     cfg.MOCO.AMP_DTYPE = "bfloat16"
-    # Micro-batches whose gradients make one update: SOLVER.IMS_PER_BATCH / ACCUMULATION images are in memory at a time,
-    # divided among the processes. Batch norm sees the images of one micro-batch.
+    # Number of micro-batches whose gradients make one update: SOLVER.IMS_PER_BATCH / ACCUMULATION images are in memory
+    # at a time, divided among the processes. Batch norm sees the images of one micro-batch.
     cfg.MOCO.ACCUMULATION = 1
 
-    # Few labels: the part of the images of DATASETS.TRAIN to train on, above 0 and up to 1, and which one: images are
-    # drawn by this seed alone, so that every initialisation has the same. Smaller parts are within larger ones, and
-    # every class that occurs in the whole has an image in each.
+    # Few labels: the part of the images of DATASETS.TRAIN to train on, above 0 and up to 1, and its seed. Only the seed
+    # determines the images, so every initialisation has the same. Larger parts contain smaller ones, and each part has
+    # an image of every class that occurs in the whole.
     cfg.MOCO.TRAIN_FRACTION = 1.0
     cfg.MOCO.FRACTION_SEED = 0
-    # A schedule in passes over the images: SOLVER.MAX_ITER becomes as many iterations as PASSES takes, at least
-    # MIN_ITERS, and steps, warm-up and periods change in proportion. 0: SOLVER.MAX_ITER as it stands.
+    # A schedule in passes over the images: SOLVER.MAX_ITER becomes the number of iterations that PASSES takes, at least
+    # MIN_ITERS, and steps, warm-up and periods change in proportion. 0: SOLVER.MAX_ITER is unchanged.
     cfg.MOCO.PASSES = 0
     cfg.MOCO.MIN_ITERS = 0

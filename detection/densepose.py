@@ -1,4 +1,4 @@
-"""DensePose R-CNN: keys, loaders and metrics come from detectron2's DensePose project, if that is installed."""
+"""DensePose R-CNN: keys, loaders and metrics come from detectron2's DensePose project, if it is installed."""
 
 import importlib
 import importlib.util
@@ -17,8 +17,8 @@ from mocodet import configs
 from mocodet.common.config.bases import read_settings
 
 PROJECT = "densepose"
-COMMIT = "9ca668968de7f3230c67b1b572e594c0797eff30"  # of detectron2, with which it was run
-# Without what it declares to need: that is a detectron2 of its own. Its setup.py imports torch.
+COMMIT = "9ca668968de7f3230c67b1b572e594c0797eff30"  # of detectron2; tested with it
+# Without its declared dependencies, which include its own detectron2. Its setup.py imports torch.
 INSTALL = (
     "pip install av setuptools wheel && pip install --no-deps --no-build-isolation"
     f" 'git+https://github.com/facebookresearch/detectron2@{COMMIT}#subdirectory=projects/DensePose'"
@@ -29,16 +29,16 @@ EVALUATOR_TYPE = "densepose"
 def add_densepose_keys(cfg: CfgNode, config_file: str) -> None:
     """Add the DensePose project's keys to ``cfg`` (in place) if the config file, or a base of it, uses them.
 
-    Importing the project also registers its models; its data sets are registered where ``DETECTRON2_DATASETS`` says.
-    Call it before the file is merged.
+    Importing the project also registers its models; its data sets are registered in the folder ``DETECTRON2_DATASETS``.
+    Call this before the file is merged.
 
     Args:
-        cfg: detectron2's keys with those of this plugin.
+        cfg: config with the keys of detectron2 and of this plugin.
         config_file: a path, or the name of one of mocodet's own configs.
 
     Raises:
         FileNotFoundError: there is no such config.
-        ValueError: the file needs the project, which is not installed or lacks a package; the message has the command
+        ValueError: the file needs the project, which is not installed or lacks a package; the message gives the command
             that installs both.
     """
     if not uses_densepose(config_file):
@@ -54,7 +54,7 @@ def add_densepose_keys(cfg: CfgNode, config_file: str) -> None:
             f"{config_file} needs detectron2's DensePose project, which cannot be imported ({error}); install it: "
             f" {INSTALL}"
         ) from error
-    # As its train_net.py does: its evaluator asks for a file with a time limit, and detectron2 takes none.
+    # As in its train_net.py: its evaluator passes a time limit for a file, which detectron2 does not accept.
     PathManager.set_strict_kwargs_checking(False)
     _register_datasets(os.environ.get("DETECTRON2_DATASETS", "datasets"))
 
@@ -70,19 +70,19 @@ def uses_densepose(config_file: str | Path) -> bool:
 
 
 def is_densepose(cfg: CfgNode) -> bool:
-    """Tell whether ``cfg`` is of a DensePose model."""
+    """Tell whether ``cfg`` is the config of a DensePose model."""
     return bool(cfg.MODEL.get("DENSEPOSE_ON", False))
 
 
 def trainer() -> Any:
-    """Return its trainer, a class that builds its loaders, of images with points on persons, and evaluators."""
+    """Return the project's trainer class, which builds its loaders and evaluators."""
     return importlib.import_module(f"{PROJECT}.engine").Trainer
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
-    """Build its loader of every image to evaluate; by itself it would leave out images without a person.
+    """Build the project's loader for all images to evaluate; by default it leaves out images without a person.
 
-    In the project's own minival each image has one, so the metrics are the project's there.
+    In the project's own minival every image has a person, so there the metrics equal the project's.
     """
     cfg = cfg.clone()
     cfg.defrost()
@@ -91,7 +91,7 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
 
 
 def records_of(dataset_name: str) -> list[dict[str, Any]]:
-    """Return the records of one of its data sets whose loader has been built, with classes for the ids of the file."""
+    """Return the records of a DensePose data set whose loader was built, with classes instead of the file's ids."""
     classes = MetadataCatalog.get(dataset_name).thing_dataset_id_to_contiguous_id
     records: list[dict[str, Any]] = DatasetCatalog.get(dataset_name)
     for record in records:
@@ -101,28 +101,30 @@ def records_of(dataset_name: str) -> list[dict[str, Any]]:
 
 
 def training_data(cfg: CfgNode) -> tuple[list[dict[str, Any]], Callable[[dict[str, Any]], dict[str, Any]]]:
-    """Return the records that its training loader draws from, and what maps one: the parts of detectron2's loader.
+    """Return the records and the mapper of the project's training loader: the parts of detectron2's loader.
 
     Raises:
-        ValueError: the loader is another, which yields images that a model has annotated.
+        ValueError: it is another loader, which yields images that a model has annotated.
     """
     loader = trainer().build_train_loader(cfg)
     if isinstance(loader, AspectRatioGroupedDataset):
         loader = loader.dataset
     if not isinstance(loader, DataLoader):
-        raise ValueError("BOOTSTRAP_DATASETS is not supported: training on images that a model annotates; leave it out")
-    drawn: Any = loader.dataset  # by a sampler
+        raise ValueError(
+            "BOOTSTRAP_DATASETS (training on images that a model annotates) is not supported; leave it out"
+        )
+    drawn: Any = loader.dataset  # a sampler draws from it
     images = drawn.dataset
     return list(images._dataset), images._map_func
 
 
 def _register_datasets(root: str) -> None:
-    """Register the project's data sets anew under ``root``: it looks for them in ``./datasets`` alone."""
+    """Register the project's data sets again under ``root``, since it only looks for them in ``./datasets``."""
     coco = importlib.import_module(f"{PROJECT}.data.datasets.coco")
     for dataset in coco.DATASETS:
         if dataset.name in DatasetCatalog.list():
             DatasetCatalog.remove(dataset.name)
             MetadataCatalog.remove(dataset.name)
         coco.register_dataset(dataset, root)
-        # The project's trainer evaluates all its data sets alike, so they do not say how.
+        # The project's trainer evaluates all its data sets in one way, so their metadata do not say how.
         MetadataCatalog.get(dataset.name).evaluator_type = EVALUATOR_TYPE

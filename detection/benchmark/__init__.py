@@ -1,1 +1,1 @@
-"""Parts of ``mocodet benchmark`` that detection has: what it does beside detectron2."""
+"""The detection part of ``mocodet benchmark``: comparisons with detectron2."""

@@ -1,4 +1,4 @@
-"""Data sets in VOC's layout and COCO's and detections of them, some on objects and most on nothing, drawn at random."""
+"""Random data sets in the layouts of VOC and COCO, with random detections, a few on objects and most on nothing."""
 
 import json
 from pathlib import Path
@@ -10,9 +10,9 @@ from detectron2.structures import Boxes, Instances
 
 WIDTH, HEIGHT = 500, 375
 CLASSES = {"voc": 20, "coco": 80}
-OBJECTS = {"voc": 3, "coco": 7}  # the mean of an image, about as in test2007 and val2017
+OBJECTS = {"voc": 3, "coco": 7}  # mean per image, about as in test2007 and val2017
 
-Objects = tuple[np.ndarray, np.ndarray]  # M classes; M x 4 boxes x0 y0 x1 y1, of whole pixels
+Objects = tuple[np.ndarray, np.ndarray]  # M classes; M x 4 boxes x0 y0 x1 y1 in whole pixels
 
 
 def draw_objects(rng: np.random.Generator, metric: str) -> Objects:
@@ -24,7 +24,7 @@ def draw_objects(rng: np.random.Generator, metric: str) -> Objects:
 
 
 def draw_detections(rng: np.random.Generator, objects: Objects, count: int, metric: str) -> Instances:
-    """Draw detections of one image: a few about each object, the others of anything and with lower scores."""
+    """Draw detections of one image: a few around each object, the others anywhere and with lower scores."""
     classes, boxes = objects
     hits = np.flatnonzero(rng.random(count) < 0.3)
     others = count - len(hits)
@@ -42,7 +42,7 @@ def draw_detections(rng: np.random.Generator, objects: Objects, count: int, metr
 
 
 def write_voc(root: Path, truth: list[Objects], metadata: Metadata) -> None:
-    """Write and register data in VOC's layout, a tenth of the objects difficult."""
+    """Write and register data in VOC's layout; a tenth of the objects are difficult."""
     for folder in ("Annotations", "ImageSets/Main"):
         (root / folder).mkdir(parents=True)
     (root / "ImageSets/Main/test.txt").write_text("".join(f"{image:06d}\n" for image in range(len(truth))))
@@ -58,7 +58,7 @@ def write_voc(root: Path, truth: list[Objects], metadata: Metadata) -> None:
 
 
 def write_coco(root: Path, truth: list[Objects], metadata: Metadata) -> None:
-    """Write and register annotations as COCO's JSON, one in fifty of a crowd."""
+    """Write and register annotations as COCO JSON; one in fifty is a crowd."""
     annotations: list[dict] = []
     for image, (classes, boxes) in enumerate(truth):
         for kind, (x0, y0, x1, y1) in zip(classes.tolist(), boxes.tolist(), strict=True):

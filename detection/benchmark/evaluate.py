@@ -1,4 +1,4 @@
-"""``mocodet benchmark evaluate``: the evaluators beside those of detectron2, whose numbers they must give."""
+"""``mocodet benchmark evaluate``: the evaluators compared with those of detectron2, whose results they must equal."""
 
 import argparse
 import contextlib
@@ -29,15 +29,15 @@ NAMES = {
 
 
 class Evaluation:
-    """Evaluates the same detections, from the reading of the annotations to the numbers, each time anew.
+    """Evaluates the same detections each time, from reading the annotations to the results.
 
     Args:
         make: returns a new evaluator.
-        metric: ``"voc"`` or ``"coco"``: how images are called.
+        metric: ``"voc"`` or ``"coco"``; determines the names of images.
         found: the detections of each image.
 
     Attributes:
-        results: of the last time.
+        results: of the last evaluation.
     """
 
     def __init__(self, make: Callable[[], DatasetEvaluator], metric: str, found: list[Instances]) -> None:
@@ -45,7 +45,7 @@ class Evaluation:
         self.results: dict[str, float] = {}
 
     def __call__(self) -> None:
-        """Take the detections and evaluate them."""
+        """Evaluate the detections."""
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
             evaluator = self.make()
             evaluator.reset()
@@ -56,7 +56,7 @@ class Evaluation:
 
 
 def evaluators(metric: str, dataset: str, folder: Path) -> dict[str, Callable[[], DatasetEvaluator]]:
-    """Return what makes detectron2's evaluator and ours, by name."""
+    """Return functions that make detectron2's evaluator and ours, by name."""
     theirs, ours = NAMES[metric]
     if metric == "voc":
         return {
@@ -70,22 +70,22 @@ def evaluators(metric: str, dataset: str, folder: Path) -> dict[str, Callable[[]
 
 
 def check_equal(theirs: dict[str, float], ours: dict[str, float]) -> None:
-    """Compare results by detectron2 and by this project.
+    """Compare the results of detectron2 and of this project.
 
     Raises:
         ValueError: some differ by more than 1e-9.
     """
     differing = [
-        f"{key} is {value} by detectron2 and {ours[key]} here"
+        f"{key} is {value} with detectron2 and {ours[key]} here"
         for key, value in theirs.items()
-        if not np.isclose(value, ours[key], rtol=0, atol=1e-9, equal_nan=True)  # a class without objects has none
+        if not np.isclose(value, ours[key], rtol=0, atol=1e-9, equal_nan=True)  # nan for a class without objects
     ]
     if differing:
         raise ValueError(f"the results differ: {first_few(differing)}")
 
 
 def compare(metric: str, images: int, detections: int, pairs: int) -> list[Row]:
-    """Compare the evaluators of one metric on data that are drawn.
+    """Compare the evaluators of one metric on random data.
 
     Raises:
         ValueError: see `check_equal`.
@@ -100,7 +100,7 @@ def compare(metric: str, images: int, detections: int, pairs: int) -> list[Row]:
         (write_voc if metric == "voc" else write_coco)(root, truth, metadata)
         makers = evaluators(metric, metadata.name, root)
         runs = {who: Evaluation(make, metric, found) for who, make in makers.items()}
-        seconds = alternate(runs, pairs, CPU, warm_up=0)  # an evaluation is long, and runs once in practice
+        seconds = alternate(runs, pairs, CPU, warm_up=0)  # an evaluation takes long, and in practice runs once
     theirs, ours = (run.results for run in runs.values())
     check_equal(theirs, ours)
     return rows_of(

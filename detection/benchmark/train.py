@@ -1,4 +1,4 @@
-"""``mocodet benchmark train --detection``: a step of fine-tuning beside that of plain detectron2."""
+"""``mocodet benchmark train --detection``: a step of fine-tuning, compared with plain detectron2."""
 
 import argparse
 import tempfile
@@ -35,10 +35,10 @@ REFERENCE = "detectron2, float32"
 
 
 class PlainStep:
-    """A step as detectron2's ``SimpleTrainer`` takes it, written out: data, losses, gradients, update.
+    """A step of detectron2's ``SimpleTrainer``, written out: data, losses, gradients, update.
 
     Args:
-        cfg: its model has plain batch norm, which is what synchronised norms are in one process.
+        cfg: its model has plain batch norm, to which synchronised norms are equal in one process.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
@@ -47,7 +47,7 @@ class PlainStep:
         self.batches = iter(build_detection_train_loader(cfg))
 
     def __call__(self) -> dict[str, float]:
-        """Take the step; return the losses, which are logged."""
+        """Run the step; return the losses, which are logged."""
         losses = self.model(next(self.batches))
         self.optimizer.zero_grad()
         sum(losses.values()).backward()
@@ -57,7 +57,7 @@ class PlainStep:
 
 
 class TrainerWithoutHooks(Trainer):
-    """The trainer, for single steps: neither log nor checkpoints nor evaluation.
+    """The trainer for single steps, without log, checkpoints or evaluation.
 
     Args:
         cfg: see `Trainer`.
@@ -83,7 +83,7 @@ def toy_entry(root: Path, kind: str) -> dict[str, object]:
 
 @contextmanager
 def configs_of(args: argparse.Namespace, device: torch.device) -> Iterator[dict[str, CfgNode]]:
-    """Make the configs, at the size asked for, on toy images; by name."""
+    """Make the configs at the given size, on toy images; by name."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder, "toy")
         make_toy_data(root, train=IMAGES, test=len(TOY_CLASSES), unlabelled=0, size=args.size)
@@ -126,7 +126,7 @@ def autocast(cfg: CfgNode) -> CfgNode:
 
 
 def steps_of(cfg: CfgNode) -> dict[str, Callable[[], object]]:
-    """Return what takes a step of each contestant; all start from the same weights and see the same images."""
+    """Return a function for a step of each contestant; all start from the same weights and see the same images."""
     makers: dict[str, Callable[[], Callable[[], object]]] = {
         REFERENCE: lambda: PlainStep(plain(cfg)),
         "mocodet, float32": lambda: TrainerWithoutHooks(cfg).run_step,

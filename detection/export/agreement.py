@@ -1,4 +1,4 @@
-"""Whether an exported model finds what the model finds."""
+"""Checks whether an exported model finds the same as the original model."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -8,25 +8,26 @@ from torch import nn
 
 from .trace import outputs_of
 
-# What numbers may differ by (boxes and keypoints in pixels, scores), and of masks and labels the share of pixels.
+# The largest allowed difference of numbers (boxes and keypoints in pixels, scores), and for masks and labels the
+# largest share of pixels that may differ.
 TOLERANCE = 1e-3
-# The share of objects that one of the two may find alone. A traced model suppresses duplicates of all classes in one
-# pass, on coordinates that are moved apart by class; this rounds overlaps near the threshold otherwise.
+# The share of objects that only one of the two models may find. A traced model suppresses duplicates of all classes in
+# one pass, on coordinates that are moved apart by class, which rounds overlaps near the threshold differently.
 ALONE = 0.01
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """What was compared, and how far it is apart."""
+    """The result of a comparison."""
 
     images: int
     objects: int  # that the model finds
-    alone: int  # objects that one of the two finds and the other does not
-    difference: float  # the largest, of those that both find
+    alone: int  # objects that only one of the two finds
+    difference: float  # the largest, over the objects that both find
 
 
 def compare(exported: torch.jit.ScriptModule, model: nn.Module, images: Iterable[torch.Tensor]) -> Agreement:
-    """Run an exported model and the model itself on images, each C x H x W, and compare what they find.
+    """Run an exported model and the original on images, each C x H x W, and compare the results.
 
     Raises:
         ValueError: they differ in more than a few objects, or in the pixels of an image; or the exported model fails.
@@ -38,13 +39,13 @@ def compare(exported: torch.jit.ScriptModule, model: nn.Module, images: Iterable
         try:
             with torch.no_grad():
                 found = exported(image)
-        except RuntimeError as error:  # what the tracer took for constants does not suit this image
+        except RuntimeError as error:  # values that the tracer took for constants do not suit this image
             said = str(error).strip().splitlines()[-1]
-            raise ValueError(f"the exported model does not take an image of {size} pixels ({said})") from error
+            raise ValueError(f"the exported model does not accept an image of {size} pixels ({said})") from error
         if "labels" in expected:
             difference = _share(expected["labels"], found["labels"])
             if difference > TOLERANCE:
-                raise ValueError(f"the exported model labels {difference:.2%} of {size} pixels unlike the model")
+                raise ValueError(f"the exported model labels {difference:.2%} of {size} pixels unlike the original")
             largest = max(largest, difference)
             continue
         distances = _paired_distances(expected, found)
@@ -53,15 +54,15 @@ def compare(exported: torch.jit.ScriptModule, model: nn.Module, images: Iterable
         largest = max([largest, *distances])
     if alone > ALONE * objects:
         raise ValueError(
-            f"the exported model does not find what the model finds: {alone} objects are found by one of the two alone,"
-            f" of {objects}"
+            f"the exported model does not find the same as the original: of {objects} objects, only one of the two"
+            f" finds {alone}"
         )
     return Agreement(count, objects, alone, largest)
 
 
 def _paired_distances(expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> list[float]:
-    """Pair the objects that are the same in both, in whichever order; return how far each pair is apart."""
-    distances, free = [], torch.zeros(len(found["scores"]), device=found["scores"].device)  # infinity: it has its pair
+    """Pair the objects that are the same in both, in any order; return the difference of each pair."""
+    distances, free = [], torch.zeros(len(found["scores"]), device=found["scores"].device)  # infinity: already paired
     for row in range(len(expected["scores"])):
         if not len(free):
             break
@@ -76,7 +77,7 @@ def _paired_distances(expected: Mapping[str, torch.Tensor], found: Mapping[str, 
 
 
 def _distances(one: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """Return how far one object is from each of N others in one respect: N; infinity where it cannot be compared."""
+    """Return the difference of one object to each of N others in one respect (N); infinity if not comparable."""
     if one.shape != others.shape[1:] or one.dtype != others.dtype:
         return torch.full((len(others),), float("inf"), device=others.device)
     if one.dtype == torch.int64:  # a class
@@ -87,5 +88,5 @@ def _distances(one: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
 
 
 def _share(expected: torch.Tensor, found: torch.Tensor) -> float:
-    """Return the share of pixels that are not alike; all, where the images are not of one size."""
+    """Return the share of pixels that differ; 1 if the images have different sizes."""
     return 1.0 if expected.shape != found.shape else (expected != found).double().mean().item()

@@ -1,4 +1,4 @@
-"""The command ``mocodet export``: a trained model as a TorchScript file that computes the same."""
+"""The command ``mocodet export``: write a trained model as a TorchScript file that computes the same."""
 
 import argparse
 import io
@@ -22,23 +22,23 @@ from .trace import describe, load, save, trace
 logger = logging.getLogger(__name__)
 
 COMPARED = 3  # images
-SIZES = ((480, 640), (640, 480), (512, 512))  # height, width of those that are drawn, pixels
+SIZES = ((480, 640), (640, 480), (512, 512))  # height, width of random images in pixels
 
 
 def export(predictor: Predictor, output: Path, images: list[Path] | None = None) -> Agreement:
-    """Write a model as TorchScript, after it has been compared with the model.
+    """Write a model as TorchScript, after comparing the exported model with the original.
 
     Args:
-        predictor: has the model.
+        predictor: holds the model.
         output: the file.
-        images: to compare on, the first three; without any three are drawn, in which a detector may find nothing.
+        images: the first three are compared; without any, three random ones, in which a detector may find nothing.
 
     Returns:
-        what was compared.
+        the result of the comparison.
 
     Raises:
-        ValueError: an image cannot be read; the model cannot be exported, or would compute something else. There is no
-            file then.
+        ValueError: an image cannot be read, or the model cannot be exported, or would compute something else. No file
+            is written then.
     """
     inputs = [predictor.prepare(image)["image"] for image in _images(predictor, images)]
     module = trace(predictor, inputs[0])
@@ -64,7 +64,7 @@ def _images(predictor: Predictor, images: list[Path] | None) -> Iterator[np.ndar
 
 
 def main(args: argparse.Namespace) -> None:
-    """Export as the command line asks, and say what goes into the file's model and what comes out."""
+    """Export as the command line asks, and describe the input and output of the exported model."""
     with errors_in_one_line():
         setup_logger(name="mocodet")
         output = Path(args.output)
@@ -73,12 +73,12 @@ def main(args: argparse.Namespace) -> None:
         agreement = export(predictor, output, images)
     told = describe(predictor)
     print(
-        f"{output} computes what the model computes: on {agreement.images} images the two differ by at most"
+        f"{output} computes the same as the model: on {agreement.images} images the two differ by at most"
         f" {agreement.difference:.1e} (allowed: {TOLERANCE:g})"
-        + (f"; of {agreement.objects} objects {agreement.alone} are found by one alone" if agreement.alone else "")
+        + (f"; of {agreement.objects} objects, only one finds {agreement.alone}" if agreement.alone else "")
     )
     print(f"image in: {told['input']}")
     print(*(f"{name} out: {form}" for name, form in told["output"].items()), sep="\n")
-    print(f"It computes on {told['device']}. In Python: import torch, torchvision; torch.jit.load({str(output)!r})")
+    print(f"It runs on {told['device']}. In Python: import torch, torchvision; torch.jit.load({str(output)!r})")
     if not agreement.objects and "labels" not in told["output"]:
-        logger.warning("the model found nothing in these images; to compare what it finds, name IMAGES with objects")
+        logger.warning("the model found nothing in these images; for a full comparison, name IMAGES with objects")

@@ -1,4 +1,4 @@
-"""From a model to TorchScript, by detectron2's tracer."""
+"""Converts a model to TorchScript with detectron2's tracer."""
 
 import json
 import warnings
@@ -13,15 +13,15 @@ from torch import nn
 from ..data.classes import predicts_pixels
 from ..predict.predictor import Predictor
 
-DESCRIPTION = "description.json"  # in the file: what goes in, what comes out, and the classes
+DESCRIPTION = "description.json"  # in the file: its input, its output, and the classes
 
 
 class Exportable(nn.Module):
-    """A model as a function of one image, with what it finds by name.
+    """A model as a function of one image, with its outputs by name.
 
     Args:
-        model: of detectron2, in evaluation.
-        example: an image, C x H x W, as detectron2's tracer wants one.
+        model: of detectron2, in evaluation mode.
+        example: an image, C x H x W, which detectron2's tracer needs.
     """
 
     def __init__(self, model: nn.Module, example: torch.Tensor):
@@ -30,15 +30,15 @@ class Exportable(nn.Module):
         self.adapter = TracingAdapter(model, example, outputs_of)
 
     def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return what is found in an image, C x H x W of 0 to 255; see `outputs_of`."""
+        """Return the predictions on an image, C x H x W of 0 to 255; see `outputs_of`."""
         return dict(zip(self.names, self.adapter(image), strict=True))
 
 
 def outputs_of(model: nn.Module, image: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Return what a model finds in an image, C x H x W, as tensors by name, in pixels of that image.
+    """Return a model's predictions on an image, C x H x W, as tensors by name, in pixels of that image.
 
-    Of a detector: ``boxes`` (N x 4: x0, y0, x1, y1), ``classes`` (N, indices), ``scores`` (N), and where it has them
-    ``masks`` (N x H x W, bool) and ``keypoints`` (N x K x 3: x, y, score). Of a segmentation network: ``labels``
+    For a detector: ``boxes`` (N x 4: x0, y0, x1, y1), ``classes`` (N, indices), ``scores`` (N), and if it has them
+    ``masks`` (N x H x W, bool) and ``keypoints`` (N x K x 3: x, y, score). For a segmentation network: ``labels``
     (H x W, the index of each pixel's class).
     """
     with torch.no_grad():
@@ -54,41 +54,42 @@ def trace(predictor: Predictor, example: torch.Tensor) -> torch.jit.ScriptModule
     """Return a model in TorchScript, traced so that it takes images of any size.
 
     Args:
-        predictor: has the model.
-        example: an image as the model takes it, C x H x W, uint8.
+        predictor: holds the model.
+        example: an image in the model's input format, C x H x W, uint8.
 
     Raises:
         ValueError: the model cannot be traced.
     """
     try:
         with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # that values become constants, on which the comparison has the last word
+            # It warns of values that become constants; the comparison decides if that matters.
+            warnings.simplefilter("ignore")
             # It returns a dict, which strict=False allows.
             return torch.jit.trace(Exportable(predictor.model, example), (example,), check_trace=False, strict=False)
-    except Exception as error:  # the tracer refuses by errors of any kind
+    except Exception as error:  # the tracer raises errors of any kind
         said = " ".join(str(error).split())[:300]
         raise ValueError(
             f"a {predictor.cfg.MODEL.META_ARCHITECTURE} with {predictor.cfg.MODEL.BACKBONE.NAME} cannot be exported:"
-            f" TorchScript's tracer fails ({said}); docs/predict.md lists the models that can be"
+            f" TorchScript's tracer fails ({said}); docs/predict.md lists the models that can be exported"
         ) from error
 
 
 def save(module: torch.jit.ScriptModule, handle: IO[bytes], description: Mapping[str, Any]) -> None:
-    """Write a TorchScript file that holds a description beside the model."""
+    """Write a TorchScript file that holds the model and a description."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # TorchScript gets no new features
         torch.jit.save(module, handle, _extra_files={DESCRIPTION: json.dumps(description)})
 
 
 def load(handle: IO[bytes]) -> torch.jit.ScriptModule:
-    """Read what `save` wrote."""
+    """Read the file of `save`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         return torch.jit.load(handle)
 
 
 def describe(predictor: Predictor) -> dict[str, Any]:
-    """Say what an exported model takes and gives, and what its classes are."""
+    """Describe an exported model's input, output and classes."""
     cfg, model = predictor.cfg, predictor.model
     channels = "L (grey)" if cfg.INPUT.FORMAT == "L" else cfg.INPUT.FORMAT
     boxes = {
@@ -103,10 +104,10 @@ def describe(predictor: Predictor) -> dict[str, Any]:
     pixelwise = predicts_pixels(cfg)
     size = "" if cfg.INPUT.MIN_SIZE_TEST == 0 else f", whose shorter side is {cfg.INPUT.MIN_SIZE_TEST} pixels"
     if size:
-        size += f" and whose longer one at most {cfg.INPUT.MAX_SIZE_TEST}, as in the evaluation"
+        size += f" and whose longer side is at most {cfg.INPUT.MAX_SIZE_TEST}, as in the evaluation"
     return {
         "input": f"{len(cfg.MODEL.PIXEL_MEAN)} x H x W, uint8 or float32 of 0 to 255, {channels}{size}; the mean"
-        f" {list(cfg.MODEL.PIXEL_MEAN)} is subtracted within",
+        f" {list(cfg.MODEL.PIXEL_MEAN)} is subtracted inside",
         "output": {"labels": "H x W, int64: indices of classes"} if pixelwise else boxes,
         "device": str(next(model.parameters()).device),
         "classes": asdict(predictor.classes),

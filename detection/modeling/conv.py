@@ -1,4 +1,4 @@
-"""The convolution that the paper's new layers are made of."""
+"""The convolution of which the paper's new layers consist."""
 
 import fvcore.nn.weight_init as weight_init
 import torch.nn.functional as F
@@ -11,8 +11,8 @@ def conv3x3_norm_relu(in_channels: int, out_channels: int, norm: str, dilation: 
     Args:
         in_channels: C.
         out_channels: K.
-        norm: a name that ``detectron2.layers.get_norm`` knows; without one the convolution has a bias.
-        dilation: distance between the rows, and columns, of the input that an output sees.
+        norm: a name for ``detectron2.layers.get_norm``; without one the convolution has a bias.
+        dilation: distance between the input rows, and columns, that an output sees.
     """
     norm_layer = get_norm(norm, out_channels)
     size = {"kernel_size": 3, "padding": dilation, "dilation": dilation}

@@ -12,16 +12,16 @@ from .conv import conv3x3_norm_relu
 
 
 class DilatedC5(Backbone):
-    """A ResNet followed by one 3x3 convolution with norm and ReLU that narrows res5; its output is called ``c5``.
+    """A ResNet and one 3x3 convolution with norm and ReLU that reduces the channels of res5; its output is ``c5``.
 
-    The paper's appendix does not state whether a ReLU follows the convolution and its norm. Here one does, as after
-    every other convolution with norm in the network, so that the RPN and the box head see features that are not
-    negative, as they would from res5 itself.
+    The paper's appendix does not say whether a ReLU follows the convolution and its norm. Here one does, as after every
+    other convolution with norm in the network, so that the RPN and the box head see non-negative features, as they
+    would from res5 itself.
 
     Args:
         bottom_up: the ResNet; ``res5`` is among its outputs.
         out_channels: channels of ``c5``.
-        norm: norm after the convolution, a name that ``detectron2.layers.get_norm`` knows.
+        norm: norm after the convolution, a name for ``detectron2.layers.get_norm``.
     """
 
     def __init__(self, bottom_up: ResNet, out_channels: int, norm: str):
@@ -43,7 +43,7 @@ def build_resnet_dilated_c5_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Di
     """Build the backbone from ``MODEL.RESNETS`` (``RES5_DILATION: 2`` gives res5 stride 1) and ``MODEL.DILATED_C5``.
 
     Raises:
-        ValueError: ``MODEL.RESNETS.OUT_FEATURES`` does not hold ``res5``.
+        ValueError: ``MODEL.RESNETS.OUT_FEATURES`` does not contain ``res5``.
     """
     if "res5" not in cfg.MODEL.RESNETS.OUT_FEATURES:
         raise ValueError(

@@ -16,25 +16,24 @@ from .conv import conv3x3_norm_relu
 class FCNHead(nn.Module):
     """Dilated 3x3 convolutions with norm and ReLU, then a 1x1 classifier of pixels, enlarged to the size of the image.
 
-    Under detectron2's ``SemanticSegmentor`` and on a ResNet whose res5 has dilation 2 and stride 1 this is the paper's
-    FCN-16s: two convolutions of 256 channels with BN and ReLU, their dilation 6, and a total stride of 16. The head
-    enlarges by the stride of its input, so that ``MODEL.SEM_SEG_HEAD.COMMON_STRIDE``, which is of FPN's head, has no
-    effect.
+    In detectron2's ``SemanticSegmentor``, on a ResNet whose res5 has dilation 2 and stride 1, this is the paper's
+    FCN-16s: two convolutions of 256 channels with BN and ReLU, dilation 6, and a total stride of 16. The head enlarges
+    by the stride of its input, so ``MODEL.SEM_SEG_HEAD.COMMON_STRIDE``, which is for FPN's head, has no effect.
 
-    How to enlarge is not stated. Every convolution of stride 2 in a ResNet is padded so that its first output lies on
-    its first input: feature ``i`` lies on pixel ``16 i``. Bilinear interpolation here puts it back there
+    The paper does not say how to enlarge. Every convolution of stride 2 in a ResNet is padded so that its first output
+    is centred on its first input: feature ``i`` is at pixel ``16 i``. Bilinear interpolation here puts it back there
     (``align_corners=True`` between the first and the last feature; the pixels beyond the last one repeat it), at
     every size. A crop of 16 k + 1 pixels, such as the paper's 513 and 769, ends on a feature. Half-pixel centres
     (``align_corners=False``) would move every logit by 7.5 pixels.
 
     Args:
-        cfg: ``MODEL.SEM_SEG_HEAD`` has the one feature map to classify (``IN_FEATURES``), the classes, background
-            included where it is one, the 3x3 convolutions (``NUM_CONVS``, ``CONVS_DIM``, ``DILATION``, ``NORM``), the
-            factor of the loss and the label of pixels that are not to be learned.
+        cfg: ``MODEL.SEM_SEG_HEAD`` gives the one feature map to classify (``IN_FEATURES``), the classes, including
+            background if it is one, the 3x3 convolutions (``NUM_CONVS``, ``CONVS_DIM``, ``DILATION``, ``NORM``), the
+            weight of the loss and the label of ignored pixels.
         input_shape: the outputs of the backbone.
 
     Raises:
-        ValueError: ``IN_FEATURES`` is not one output of the backbone.
+        ValueError: ``IN_FEATURES`` is not exactly one output of the backbone.
     """
 
     def __init__(self, cfg: CfgNode, input_shape: dict[str, ShapeSpec]):
@@ -53,7 +52,7 @@ class FCNHead(nn.Module):
             *(conv3x3_norm_relu(before, after, head.NORM, head.DILATION) for before, after in pairwise(channels))
         )
         self.predictor = Conv2d(channels[-1], head.NUM_CLASSES, kernel_size=1)
-        # As detectron2's box classifier: at first all classes are about equally probable.
+        # As in detectron2's box classifier: at first all classes are about equally probable.
         nn.init.normal_(self.predictor.weight, std=0.01)
         nn.init.zeros_(self.predictor.bias)
 
@@ -64,11 +63,11 @@ class FCNHead(nn.Module):
 
         Args:
             features: maps of the backbone; the head's is N x C x h x w with h = ceil(H / stride).
-            targets: in training the labels of the pixels, N x H x W.
+            targets: in training, the labels of the pixels, N x H x W.
 
         Returns:
-            In training None and the loss. In evaluation the logits, N x classes x (stride h) x (stride w), at least
-            as large as the images; ``SemanticSegmentor`` cuts each image's part out of them; and no loss.
+            In training, None and the loss. In evaluation, the logits, N x classes x (stride h) x (stride w), at least
+            as large as the images (``SemanticSegmentor`` crops them to each image), and no loss.
         """
         scores = self.predictor(self.convs(features[self.in_feature])).float()  # also under autocast
         if self.training and targets is not None:
@@ -76,14 +75,14 @@ class FCNHead(nn.Module):
         return self._enlarge(scores, *(self.stride * side for side in scores.shape[-2:])), {}
 
     def _enlarge(self, scores: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        """Interpolate N x K x h x w to N x K x height x width, feature ``i`` on pixel ``stride * i``."""
+        """Interpolate N x K x h x w to N x K x height x width, with feature ``i`` at pixel ``stride * i``."""
         rows, columns = (self.stride * (side - 1) + 1 for side in scores.shape[-2:])
         spanned = F.interpolate(scores, size=(rows, columns), mode="bilinear", align_corners=True)
         return F.pad(spanned, (0, width - columns, 0, height - rows), mode="replicate")
 
     def _loss(self, scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Return the mean cross-entropy over the labelled pixels of the batch; 0 where no pixel is labelled."""
+        """Return the mean cross-entropy over the labelled pixels of the batch; 0 if no pixels are labelled."""
         logits = self._enlarge(scores, *targets.shape[-2:])
         total = F.cross_entropy(logits, targets, ignore_index=self.ignore_value, reduction="sum")
-        # cross_entropy's own mean is nan without labelled pixels, and one such batch would end the run.
+        # cross_entropy's own mean is nan without labelled pixels; one such batch would end the run.
         return total / (targets != self.ignore_value).sum().clamp(min=1)

@@ -9,8 +9,8 @@ from torch import nn
 def pool_in_float32(model: nn.Module) -> nn.Module:
     """Make every ``ROIPooler`` of ``model`` pool from float32 copies of its features; return the model.
 
-    detectron2's ROIAlign casts the boxes to the type of the features. bfloat16 keeps 8 bits of a coordinate, so that
-    under autocast a box at 1027 pixels would be pooled at 1024 in training, and exactly in evaluation.
+    detectron2's ROIAlign casts the boxes to the type of the features. bfloat16 keeps 8 bits of a coordinate, so under
+    autocast a box at 1027 pixels would be pooled at 1024 in training, but at 1027 in evaluation.
     """
     for module in model.modules():
         if isinstance(module, ROIPooler):

@@ -13,9 +13,9 @@ from .basic import DEPTHS, build_basic_res5
 class Res5ROIHeadsExtraNorm(Res5ROIHeads):
     """``Res5ROIHeads`` whose res5 is followed by one norm (MoCo, Sec. 4.2: BN in the newly added layers).
 
-    The res5 of a pre-trained ResNet was followed by global pooling in its pre-training; here a box predictor (and, with
-    ``MODEL.MASK_ON``, a mask head) with fresh weights follows, and the norm hands it features of a known scale.
-    The norm is of the kind ``MODEL.RESNETS.NORM`` and its parameters are ``roi_heads.res5.norm.*``.
+    In pre-training, global pooling followed res5. Here a box predictor (and, with ``MODEL.MASK_ON``, a mask head) with
+    new weights follows, and the norm gives it features of a known scale.
+    The norm is of the kind ``MODEL.RESNETS.NORM``, and its parameters are ``roi_heads.res5.norm.*``.
     """
 
     @classmethod
@@ -23,7 +23,7 @@ class Res5ROIHeadsExtraNorm(Res5ROIHeads):
         """Return the block, R x 1024 x 14 x 14 -> R x 2048 x 7 x 7 for a ResNet-50, and its output channels.
 
         Raises:
-            ValueError: ``MODEL.RESNETS.NORM`` names no norm.
+            ValueError: ``MODEL.RESNETS.NORM`` does not name a norm.
         """
         basic = cfg.MODEL.RESNETS.DEPTH in DEPTHS
         res5, out_channels = build_basic_res5(cfg) if basic else super()._build_res5_block(cfg)

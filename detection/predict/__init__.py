@@ -1,1 +1,1 @@
-"""A trained model in use: predictions on images that nobody has labelled, and its export."""
+"""Predictions of a trained model on unlabelled images."""

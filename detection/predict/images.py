@@ -1,4 +1,4 @@
-"""The images to predict on: found in files and folders, read beside the model, put together in batches."""
+"""The images to predict on: found in files and folders, read while the model computes, and batched."""
 
 import logging
 import os
@@ -17,39 +17,39 @@ from .predictor import Preparation
 
 logger = logging.getLogger(__name__)
 
-WAITING = 4  # batches' worth of images that wait for others of their size
+WAITING = 4  # how many batches of images may wait for others of their size
 
 
 class ImageFile(NamedTuple):
-    """A file, and what it is called in the results: its path from the folder that all have in common."""
+    """A file and its name in the results: its path from the folder that all files have in common."""
 
     path: Path
     name: str
 
 
 class Loaded(NamedTuple):
-    """What became of the file at a place in the list: pixels and what the model takes, or why it could not be read."""
+    """The file at an index of the list, read: its pixels and the model's input, or why it could not be read."""
 
     place: int
-    pixels: np.ndarray | None  # H x W x 3, uint8, RGB; None where they are not asked for
+    pixels: np.ndarray | None  # H x W x 3, uint8, RGB; None if not asked for
     inputs: dict[str, Any] | None
     fault: str
 
 
 def find_images(words: Sequence[str], leave_out: Path) -> tuple[Path, list[ImageFile]]:
-    """Find the images that files and folders stand for, those of a folder by their suffix and in order of their names.
+    """Find the images that files and folders name, those in a folder by suffix and in order of name.
 
     Args:
-        words: paths of images, of any suffix, and of folders, which are searched with all below them but hidden ones.
-        leave_out: a folder that is not searched: the predictions may lie beside the images.
+        words: paths of images, with any suffix, and of folders, which are searched recursively except hidden ones.
+        leave_out: a folder that is not searched, since the predictions may be beside the images.
 
     Returns:
-        the folder that all have in common, and the images, each once.
+        the folder that all have in common, and the images without duplicates.
 
     Raises:
         FileNotFoundError: there is no such file or folder.
         OSError: a folder cannot be searched.
-        ValueError: there is no image.
+        ValueError: there are no images.
     """
     found: dict[Path, None] = {}
     for word in words:
@@ -60,13 +60,13 @@ def find_images(words: Sequence[str], leave_out: Path) -> tuple[Path, list[Image
             found[path] = None
         else:
             raise FileNotFoundError(
-                f"there is no file or folder {word}; give images or folders of them, and after them the pairs of KEY"
+                f"there is no file or folder {word}; give images or folders of images, and after them pairs of KEY"
                 " VALUE"
             )
     if not found:
         raise ValueError(
-            f"{', '.join(words)} holds no image, no file with a suffix such as .jpg, .png or .tif; name files of other"
-            " suffixes one by one"
+            f"{', '.join(words)} holds no images (files with a suffix such as .jpg, .png or .tif); name files with"
+            " other suffixes one by one"
         )
     roots = [path if path.is_dir() else path.parent for path in map(Path, map(os.path.expanduser, words))]
     common = Path(os.path.commonpath([root.absolute() for root in roots]))
@@ -77,7 +77,7 @@ def _below(folder: Path, leave_out: Path) -> Iterator[Path]:
     seen, others = {leave_out.resolve()}, 0
     for place, folders, files in os.walk(folder, onerror=_refuse, followlinks=True):
         here = Path(place)
-        if here.resolve() in seen:  # a link may lead back
+        if here.resolve() in seen:  # a link may lead to an earlier folder
             folders.clear()
             continue
         seen.add(here.resolve())
@@ -87,7 +87,7 @@ def _below(folder: Path, leave_out: Path) -> Iterator[Path]:
         others += len(shown) - len(images)
         yield from (here / name for name in images)
     if others:
-        logger.info(f"{folder}: {others:,} files without the suffix of an image are left out")
+        logger.info(f"{folder}: {others:,} files are not images (by suffix); ignored")
 
 
 def _refuse(error: OSError) -> None:
@@ -97,14 +97,14 @@ def _refuse(error: OSError) -> None:
 def read_images(
     files: Sequence[ImageFile], prepare: Preparation, *, max_pixels: int, workers: int, keep_pixels: bool
 ) -> Iterator[Loaded]:
-    """Read and prepare images in their order, by ``workers`` processes; 0: by this one.
+    """Read and prepare images in order, in ``workers`` processes; 0: in this process.
 
     Args:
         files: of `find_images`.
         prepare: of a `Predictor`.
-        max_pixels: how large an image may be; 0: of any size.
-        workers: how many processes.
-        keep_pixels: whether ``pixels`` are wanted, for a picture.
+        max_pixels: the largest allowed number of pixels; 0: no limit.
+        workers: number of processes.
+        keep_pixels: whether to return ``pixels``, for a picture.
     """
     reading = _Reading(files, prepare, max_pixels, keep_pixels)
     yield from DataLoader(reading, batch_size=None, num_workers=min(workers, len(files)), collate_fn=_as_it_is)
@@ -133,11 +133,11 @@ def _as_it_is(item: Any) -> Any:
 
 
 def in_batches(loaded: Iterable[Loaded], size: int) -> Iterator[list[Loaded]]:
-    """Put together images of one size as the model takes them, so that none is padded for another's sake.
+    """Batch images with equal sizes as model inputs, so that no image needs padding.
 
     Args:
-        loaded: what was read. A file that could not be read makes a batch of its own.
-        size: of the batches. One is smaller where there are no more of its size, or too many of others wait.
+        loaded: the files read. A file that could not be read is a batch of its own.
+        size: of the batches. One is smaller if no more images have its size, or if too many others wait.
     """
     waiting: dict[tuple[int, ...], list[Loaded]] = {}
     for item in loaded:
@@ -149,5 +149,5 @@ def in_batches(loaded: Iterable[Loaded], size: int) -> Iterator[list[Loaded]]:
         if len(waiting[shape]) == size:
             yield waiting.pop(shape)
         elif sum(map(len, waiting.values())) >= WAITING * size:
-            yield waiting.pop(next(iter(waiting)))  # which has waited longest
+            yield waiting.pop(next(iter(waiting)))  # it has waited longest
     yield from waiting.values()

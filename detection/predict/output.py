@@ -1,4 +1,4 @@
-"""What ``mocodet predict`` leaves: results and a list of images in COCO's format, label images, pictures."""
+"""The output of ``mocodet predict``: results and a list of images in COCO's format, label images, pictures."""
 
 import json
 import shutil
@@ -25,27 +25,27 @@ from .predictor import Prediction
 IMAGES = "images.json"
 LABELS = "labels"
 PICTURES = "pictures"
-COMMAND = "predict.json"  # what was asked for; it marks a folder as one of predictions
+COMMAND = "predict.json"  # the request; it marks a folder as one of predictions
 QUALITY = 90  # of pictures, as JPEG
-DRAWN_FROM = 0.5  # the score from which on an object is drawn, if nothing else is asked for
+DRAWN_FROM = 0.5  # default of the lowest score at which an object is drawn
 
 
 def start_folder(folder: Path, command: Mapping[str, Any], *, overwrite: bool) -> None:
-    """Make the folder of predictions, and note in it what they are made by.
+    """Make the folder of predictions, and record the request in it.
 
     Args:
-        folder: not there, empty, or with ``overwrite`` a folder of earlier predictions, which are removed.
-        command: what is asked for.
+        folder: it must not exist, be empty, or with ``overwrite`` hold earlier predictions, which are removed.
+        command: the request.
         overwrite: whether earlier predictions may be removed.
 
     Raises:
-        ValueError: it holds something else, or predictions that are not to be overwritten.
+        ValueError: it holds something else, or predictions that must not be overwritten.
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--output {folder} is a file; give a folder")
     if folder.is_dir() and any(folder.iterdir()):
         if not (folder / COMMAND).is_file():
-            raise ValueError(f"--output {folder} holds other files than predictions; choose a new folder")
+            raise ValueError(f"--output {folder} holds files other than predictions; choose a new folder")
         if not overwrite:
             raise ValueError(f"--output {folder} holds predictions; choose another folder, or add --overwrite")
         for name in (PICTURES, LABELS):
@@ -56,11 +56,11 @@ def start_folder(folder: Path, command: Mapping[str, Any], *, overwrite: bool) -
 
 
 def write_images(folder: Path, root: Path, images: Sequence[Mapping[str, Any]], classes: Classes) -> None:
-    """Write ``images.json``, beside which pycocotools' ``loadRes`` takes the results.
+    """Write ``images.json``, which pycocotools' ``loadRes`` needs to read the results.
 
     Args:
         folder: of the predictions.
-        root: what the images' file names are relative to.
+        root: the folder that the images' file names are relative to.
         images: ``id``, ``file_name``, ``width`` and ``height`` of each.
         classes: of the model.
     """
@@ -70,26 +70,26 @@ def write_images(folder: Path, root: Path, images: Sequence[Mapping[str, Any]], 
 
 
 def output_names(files: Sequence[ImageFile]) -> list[str]:
-    """Name what is made of each image after it: without suffix, unless two would then be called alike."""
+    """Return output names for images: those of the images without suffix, unless two would then be the same."""
     stems = [stem_of(file.name) for file in files]
     return stems if len(set(stems)) == len(files) else [file.name for file in files]
 
 
 class Writer(Protocol):
-    """Writes what was found in an image."""
+    """Writes the predictions on an image."""
 
     def __call__(self, image_id: int, name: str, found: Prediction) -> list[Thing]:
-        """Write the prediction on an image, and return it as things to draw."""
+        """Write the predictions on an image, and return them as things to draw."""
 
 
 @contextmanager
 def object_writer(folder: Path, classes: Classes, threshold: float | None) -> Iterator[Writer]:
-    """Open ``coco_instances_results.json``, which appears whole when the block ends well.
+    """Open ``coco_instances_results.json``, which appears when the block ends without an error.
 
     Args:
         folder: of the predictions.
         classes: of the model.
-        threshold: the lowest score that is written, and drawn; None: all are written, those of DRAWN_FROM drawn.
+        threshold: the lowest score that is written and drawn; None: all are written, those from DRAWN_FROM on drawn.
     """
 
     def write(image_id: int, name: str, found: Prediction) -> list[Thing]:
@@ -109,7 +109,7 @@ def object_writer(folder: Path, classes: Classes, threshold: float | None) -> It
 
 @dataclass(frozen=True)
 class LabelWriter:
-    """Writes label images: 8-bit palette PNGs whose pixels are indices of classes, shown in the classes' colours."""
+    """Writes label images: 8-bit palette PNGs whose pixels are class indices, shown in the classes' colours."""
 
     folder: Path
     classes: Classes
@@ -125,7 +125,7 @@ class LabelWriter:
 
 
 def write_picture(folder: Path, name: str, pixels: np.ndarray, things: Sequence[Thing], classes: Classes) -> None:
-    """Write ``pictures/<name>.jpg``: things drawn into an image, H x W x 3, uint8, RGB."""
+    """Write ``pictures/<name>.jpg``: an image, H x W x 3, uint8, RGB, with things drawn into it."""
     drawn = draw_things(pixels, things, classes.names, classes.as_metadata())
     with atomic_open(folder / PICTURES / f"{name}.jpg") as handle:
         Image.fromarray(drawn).save(handle, format="JPEG", quality=QUALITY)
@@ -133,7 +133,7 @@ def write_picture(folder: Path, name: str, pixels: np.ndarray, things: Sequence[
 
 @contextmanager
 def _json_list(path: Path) -> Iterator[Callable[[Any], None]]:
-    """Write a JSON list item by item, since all together may not fit into memory."""
+    """Write a JSON list item by item, since the whole list may not fit into memory."""
     with atomic_open(path, "w", encoding="utf-8") as handle:
         start = "[\n"
 

@@ -26,16 +26,16 @@ from ..training.preflight import check_config
 
 logger = logging.getLogger(__name__)
 
-# What these predict besides objects would be lost.
+# These predict more than objects, which would be lost.
 NOT_SUPPORTED = ("PanopticFPN", "ProposalNetwork")
 
-# What is found in an image: objects, or of semantic segmentation the class of each pixel, H x W, int64.
+# The prediction on an image: objects, or in semantic segmentation the class of each pixel, H x W, int64.
 Prediction: TypeAlias = Instances | np.ndarray
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """Makes of an image what the model takes, as in an evaluation."""
+    """Turns an image into the model's input, as in an evaluation."""
 
     augmentations: T.AugmentationList
     image_format: str  # as INPUT.FORMAT
@@ -44,7 +44,7 @@ class Preparation:
         """Return detectron2's dict of an image, H x W x 3, uint8, RGB.
 
         It has ``image``, C x H' x W', resized by ``INPUT.MIN_SIZE_TEST`` and ``MAX_SIZE_TEST``, and ``height`` and
-        ``width``, to which the model brings its predictions back.
+        ``width``, to which the model rescales its predictions.
 
         Raises:
             ValueError: the image is not of that form.
@@ -61,25 +61,25 @@ class Preparation:
 
 
 class Predictor:
-    """A trained detector or segmentation network that predicts what an evaluation of it predicts.
+    """A trained detector or segmentation network, with the same predictions as in its evaluation.
 
-    It runs on ``MODEL.DEVICE``, or where that is CUDA and not available on the CPU.
+    It runs on ``MODEL.DEVICE``, or on the CPU if that is CUDA and CUDA is not available.
 
     Args:
-        config: what it was trained with: a file, such as ``OUTPUT_DIR/config.yaml``, the name of one of mocodet's own
-            configs, or a config itself.
-        weights: its checkpoint, or what else ``MODEL.WEIGHTS`` may be.
+        config: the config that it was trained with: a file, such as ``OUTPUT_DIR/config.yaml``, the name of one of
+            mocodet's own configs, or the config itself.
+        weights: its checkpoint, or any other value of ``MODEL.WEIGHTS``.
 
     Attributes:
         cfg: the config.
         model: the network.
-        classes: what it predicts: those that its checkpoint names; without any those of the config's data sets.
-        prepare: makes of an image what ``infer`` takes.
+        classes: the classes that it predicts: those in its checkpoint, or without any those of the config's data sets.
+        prepare: turns an image into an input of ``infer``.
 
     Raises:
         FileNotFoundError: there is no such config or checkpoint.
-        ValueError: the config is malformed, or is of a model that predicts something else than objects or pixels; the
-            checkpoint is damaged, or is not of the whole model that the config describes.
+        ValueError: the config is malformed, or its model predicts something other than objects or pixel classes; the
+            checkpoint is damaged, or does not hold the whole model of the config.
     """
 
     def __init__(self, config: str | os.PathLike | CfgNode, weights: str | os.PathLike):
@@ -106,7 +106,7 @@ class Predictor:
         return self.infer([self.prepare(image) for image in images])
 
     def infer(self, inputs: Sequence[Mapping[str, Any]]) -> list[Prediction]:
-        """Predict for images that ``prepare`` has made; returns as a call."""
+        """Predict for images from ``prepare``; return the same as a call."""
         with torch.no_grad():
             outputs = self.model(list(inputs))
         if predicts_pixels(self.cfg):
@@ -121,7 +121,7 @@ def read_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
         FileNotFoundError, ValueError: there is no such config, or it is malformed or DensePose's.
     """
     if uses_densepose(config_file):
-        raise ValueError(f"{config_file} is of DensePose, whose surfaces need its own apply_net.py")
+        raise ValueError(f"{config_file} is a DensePose config; its surfaces need DensePose's own apply_net.py")
     cfg = get_cfg()
     add_moco_config(cfg)
     merge_config(cfg, config_file, opts)
@@ -129,16 +129,16 @@ def read_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
 
 
 def _usable(cfg: CfgNode) -> CfgNode:
-    """Return a copy of a config that names a device that is there; see `Predictor` for what is refused."""
+    """Return a copy of a config that names an available device; see `Predictor` for errors."""
     cfg = cfg.clone()
     cfg.defrost()
     if cfg.MODEL.META_ARCHITECTURE in NOT_SUPPORTED:
         raise ValueError(
-            f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} predicts something else than objects or pixels;"
+            f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} does not predict objects or pixel classes;"
             " expected GeneralizedRCNN, RetinaNet or SemanticSegmentor"
         )
     if cfg.MODEL.LOAD_PROPOSALS:
-        raise ValueError("MODEL.LOAD_PROPOSALS, but new images have no proposals; use a model that makes its own")
+        raise ValueError("MODEL.LOAD_PROPOSALS: new images have no proposals; use a model that makes its own")
     if without_cuda := fall_back_to_cpu(cfg):
         logger.warning(without_cuda)
     check_config(cfg)
@@ -147,7 +147,7 @@ def _usable(cfg: CfgNode) -> CfgNode:
 
 
 def _find_classes(cfg: CfgNode, weights: str, kept: Mapping[str, Any]) -> Classes:
-    """Return the classes that a checkpoint keeps, else those of the config's data sets, else numbers."""
+    """Return the classes in a checkpoint, else those of the config's data sets, else numbers."""
     count = number_of_classes(cfg)
     classes = from_checkpoint(kept.get(CLASSES_KEY))
     if classes is not None and len(classes.names) == count:
@@ -156,11 +156,11 @@ def _find_classes(cfg: CfgNode, weights: str, kept: Mapping[str, Any]) -> Classe
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         classes = _classes_of_dataset(cfg, name)
         if classes is not None and len(classes.names) == count:
-            logger.info(f"{weights} does not name its classes; taking those of data set {name}")
+            logger.info(f"{weights} does not name its classes; using those of data set {name}")
             return classes
     logger.warning(
-        f"{weights} does not name its {count} classes, and no data set of the config can be read that does: they are"
-        f" called {numbered(cfg).names[0]} and so on"
+        f"{weights} does not name its {count} classes, and no readable data set of the config does: they are called"
+        f" {numbered(cfg).names[0]} and so on"
     )
     return numbered(cfg)
 
@@ -171,7 +171,7 @@ def _classes_of_dataset(cfg: CfgNode, name: str) -> Classes | None:
     if (classes := classes_of(cfg, name)) is not None:
         return classes
     try:
-        DatasetCatalog.get(name)  # COCO's names stand in its file
+        DatasetCatalog.get(name)  # COCO's names are in its file
     except (OSError, ValueError):  # it may be on another machine
         return None
     return classes_of(cfg, name)

@@ -1,4 +1,4 @@
-"""The command ``mocodet predict``: what a trained model finds in images that nobody has labelled."""
+"""The command ``mocodet predict``: predictions of a trained model on unlabelled images."""
 
 import argparse
 import logging
@@ -41,19 +41,19 @@ def predict(
     threshold: float | None = None,
     pictures: bool = True,
 ) -> list[str]:
-    """Predict on images, and write what is found to a folder.
+    """Predict on images, and write the predictions to a folder.
 
     Args:
         predictor: the model.
-        root: what the images are named relative to.
-        files: the images; their ids are 1 and on.
-        output: the folder, started by `start_folder`.
-        batch_size: how many images of one size to compute at a time.
-        threshold: the lowest score of an object that is kept; None: all are written, the likelier half drawn.
+        root: the folder that the names of the images are relative to.
+        files: the images; their ids are 1, 2 and so on.
+        output: the folder, made by `start_folder`.
+        batch_size: number of images of one size to process at a time.
+        threshold: the lowest score of an object to write; None: all are written, those from DRAWN_FROM on drawn.
         pictures: whether to draw.
 
     Returns:
-        what is wrong with each file that could not be read; the others have their predictions.
+        an error message for each file that could not be read; the others have their predictions.
     """
     names, images, faults = output_names(files), [], []
     pixelwise = predicts_pixels(predictor.cfg)
@@ -81,7 +81,7 @@ def predict(
 def _predictions(
     predictor: Predictor, files: Sequence[ImageFile], batch_size: int, *, keep_pixels: bool
 ) -> Iterator[tuple[Loaded, Prediction | None]]:
-    """Yield each file with what is found in it, None where it could not be read."""
+    """Yield each file with its prediction, None if it could not be read."""
     cfg = predictor.cfg
     workers = cfg.DATALOADER.NUM_WORKERS
     loaded = read_images(
@@ -96,7 +96,7 @@ def main(args: argparse.Namespace) -> None:
     """Predict as the command line asks, and say where the predictions are.
 
     Raises:
-        SystemExit: with an error, also where a file could not be read; the predictions on the others are there.
+        SystemExit: with an error, also if a file could not be read; predictions on the others are written.
     """
     with errors_in_one_line():
         setup_logger(name="mocodet")
@@ -105,10 +105,10 @@ def main(args: argparse.Namespace) -> None:
         predictor = Predictor(read_config(args.config_file, args.opts), args.weights)
         pixelwise = predicts_pixels(predictor.cfg)
         if pixelwise and args.threshold is not None:
-            raise ValueError("--threshold is of objects' scores, and this model gives each pixel a class; leave it out")
+            raise ValueError("--threshold is for scores of objects, but this model classifies pixels; leave it out")
         if pixelwise and len(predictor.classes.names) > LABEL_VALUES:
             raise ValueError(
-                f"the model has {len(predictor.classes.names)} classes, and a pixel of a label image one of"
+                f"the model has {len(predictor.classes.names)} classes, but a pixel of a label image has only"
                 f" {LABEL_VALUES} values"
             )
         command = {"config_file": args.config_file, "weights": args.weights, "threshold": args.threshold}
@@ -117,7 +117,7 @@ def main(args: argparse.Namespace) -> None:
         faults = predict(predictor, root, files, output, **options)
         if faults:
             raise ValueError(
-                f"{len(faults)} of {len(files)} images could not be read, each named above; the predictions on the"
+                f"{len(faults)} of {len(files)} images could not be read; each is named above. The predictions on the"
                 f" other {len(files) - len(faults)} are in {output}"
             )
     print(

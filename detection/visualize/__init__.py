@@ -1,1 +1,1 @@
-"""Pictures of what is in images beside what several runs predicted."""
+"""Pictures of images' ground truth beside the predictions of several runs."""

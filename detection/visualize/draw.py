@@ -1,4 +1,4 @@
-"""Pictures of what is in an image beside what several runs saw in it, by detectron2's ``Visualizer``."""
+"""Draws an image's ground truth beside the predictions of several runs, with detectron2's ``Visualizer``."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from pycocotools import mask as mask_util
 from ..data.classes import class_colours
 from ..evaluation.things import Thing
 
-LONGER_SIDE = 400  # pixels to which smaller images are enlarged, by a whole number, so that labels can be read
+LONGER_SIDE = 400  # pixels; smaller images are enlarged by a whole factor, so that labels can be read
 TITLE_HEIGHT = 24  # pixels
 GAP = 6  # pixels between two columns
 OPACITY = 0.5
@@ -25,15 +25,15 @@ def draw_columns(
 
     Args:
         image: H x W x 3, uint8, RGB.
-        columns: title and things to draw of each.
+        columns: title and things to draw for each.
         names: of the classes.
         metadata: of the data set; its ``thing_colors`` or ``stuff_colors``, and the names of keypoints, are used.
 
     Returns:
-        (TITLE_HEIGHT + S H) x (columns (S W + GAP) - GAP) x 3, uint8, RGB, where S enlarges.
+        (TITLE_HEIGHT + S H) x (columns (S W + GAP) - GAP) x 3, uint8, RGB, with the scale S.
 
     Raises:
-        ValueError: a mask has another size than the image.
+        ValueError: a mask does not have the size of the image.
     """
     panels = [
         np.concatenate((_draw_title(title, panel.shape[1]), panel))
@@ -47,14 +47,14 @@ def draw_things(image: np.ndarray, things: Sequence[Thing], names: Sequence[str]
     """Draw things into an image; arguments as those of `draw_columns`.
 
     Returns:
-        S H x S W x 3, uint8, RGB, where S enlarges small images.
+        S H x S W x 3, uint8, RGB, where the scale S enlarges small images.
 
     Raises:
-        ValueError: a mask has another size than the image.
+        ValueError: a mask does not have the size of the image.
     """
     canvas = Visualizer(image, metadata, scale=max(1, -(-LONGER_SIDE // max(image.shape[:2]))))
     colours = class_colours(names, metadata)
-    for thing in sorted(things, key=_box_area, reverse=True):  # the small ones last, so that they are seen
+    for thing in sorted(things, key=_box_area, reverse=True):  # small ones last, so that they stay visible
         score = "" if thing.score is None else f" {thing.score:.0%}"
         label, colour = f"{names[thing.category]}{score}{' (crowd)' * thing.crowd}", tuple(colours[thing.category])
         if thing.box is None:
@@ -83,13 +83,13 @@ def _region(thing: Thing, image: np.ndarray) -> np.ndarray:
         height, width = image.shape[:2]
         raise ValueError(
             f"a predicted region has {mask.shape[1]} x {mask.shape[0]} pixels, its image {width} x {height}; are the"
-            " predictions of these images?"
+            " predictions for these images?"
         )
     return mask.astype(np.uint8)
 
 
 def _draw_title(title: str, width: int) -> np.ndarray:
-    """Write black on white, as large as fits, at most 11 points: TITLE_HEIGHT x width x 3."""
+    """Write a title in black on white, as large as fits, at most 11 points: TITLE_HEIGHT x width x 3."""
     strip = VisImage(np.full((TITLE_HEIGHT, width, 3), 255, dtype=np.uint8))
     points = min(11.0, 72 / 0.8 * width / strip.dpi / len(title))  # few letters are wider than 0.8 of their size
     strip.ax.text(width / 2, TITLE_HEIGHT / 2, title, size=points, ha="center", va="center", parse_math=False)

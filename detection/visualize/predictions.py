@@ -1,4 +1,4 @@
-"""The ground truth of an image, and what runs predicted and left on disk, in one form for both: things to draw."""
+"""The ground truth of an image and the saved predictions of runs, both as things to draw."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -20,17 +20,17 @@ logger = logging.getLogger(__name__)
 
 
 def class_names(dataset_name: str) -> Sequence[str]:
-    """Return the names of what is predicted on a data set."""
+    """Return the names of the classes that are predicted on a data set."""
     metadata = MetadataCatalog.get(dataset_name)
     return metadata.stuff_classes if kind_of(dataset_name).has_label_images else metadata.thing_classes
 
 
 def ground_truth(record: Mapping[str, Any], dataset_name: str) -> list[Thing]:
-    """Return what there is to be seen in an image.
+    """Return the ground truth of an image.
 
     Args:
         record: detectron2's standard dict, with ``annotations`` or ``sem_seg_file_name``.
-        dataset_name: the data set that it is of.
+        dataset_name: the data set of the image.
 
     Raises:
         FileNotFoundError, ValueError: the label image is missing or malformed.
@@ -54,27 +54,27 @@ def ground_truth(record: Mapping[str, Any], dataset_name: str) -> list[Thing]:
 def read_run(
     name: str, path: str | Path, dataset_name: str, records: Sequence[Mapping[str, Any]]
 ) -> Mapping[str, list[Thing]]:
-    """Read the predictions of a run, by the keys of the images; an image without any may be absent.
+    """Read the predictions of a run, by the keys of the images; an image without predictions may be absent.
 
     Args:
-        name: what to call it in a warning.
+        name: the run's name in warnings.
         path: the file or the folder of predictions (``inference/<data set>``), or the run's ``OUTPUT_DIR``.
-        dataset_name: the data set that they are on.
+        dataset_name: the data set of the predictions.
         records: its images.
 
     Raises:
         FileNotFoundError: there are no predictions.
-        ValueError: they are malformed or not of this data set, or runs keep none of its kind.
+        ValueError: they are malformed or for another data set, or runs save none of its kind.
     """
     kind = kind_of(dataset_name)
     if kind.read is None:
         raise ValueError(
-            f"data set {dataset_name} is evaluated as {kind.evaluator_type!r}, of which runs keep no predictions to"
-            f" draw; they do of {', '.join(sorted(name for name, other in KINDS.items() if other.read))}"
+            f"data set {dataset_name} is evaluated as {kind.evaluator_type!r}, for which runs save no predictions to"
+            f" draw; they do for {', '.join(sorted(name for name, other in KINDS.items() if other.read))}"
         )
     things = kind.read(predictions_folder(path, dataset_name), MetadataCatalog.get(dataset_name), records)
     if not any(things.values()):
-        logger.warning(f"{name}: {path} holds no prediction at all")
+        logger.warning(f"{name}: {path} holds no predictions at all")
     return things
 
 
@@ -85,5 +85,5 @@ def index_records(records: Sequence[dict[str, Any]], dataset_name: str) -> dict[
         ValueError: two images have the same key.
     """
     if again := repeated(map(image_key, records)):
-        raise ValueError(f"data set {dataset_name} has several images of the name {first_few(again)}")
+        raise ValueError(f"data set {dataset_name} has several images with the name {first_few(again)}")
     return {image_key(record): record for record in records}

@@ -1,4 +1,4 @@
-"""The command ``mocodet visualize``: look at what several runs predicted."""
+"""The command ``mocodet visualize``: draw the predictions of several runs."""
 
 import argparse
 import random
@@ -35,23 +35,23 @@ def visualize(
     image_ids: Sequence[str] = (),
     threshold: float = 0.5,
 ) -> list[Path]:
-    """Draw images of a registered data set beside what runs predicted, one ``<image>.png`` for each.
+    """Draw images of a registered data set beside the predictions of runs, one ``<image>.png`` for each.
 
     Args:
-        dataset_name: what the predictions are on.
-        predictions: where those of each run are, by the run's name.
+        dataset_name: data set of the predictions.
+        predictions: the place of each run's predictions, by the run's name.
         output: folder of the pictures.
-        images: how many to choose, if ``image_ids`` is empty; all of them if there are fewer.
-        seed: which to choose.
-        image_ids: which to draw.
-        threshold: the lowest score drawn.
+        images: number of images to choose if ``image_ids`` is empty; all if there are fewer.
+        seed: of the choice.
+        image_ids: the images to draw.
+        threshold: the lowest score that is drawn.
 
     Returns:
         the files.
 
     Raises:
         FileNotFoundError: predictions or images are missing.
-        ValueError: an image is unknown, or predictions are malformed or of another data set.
+        ValueError: an image is unknown, or predictions are malformed or for another data set.
     """
     loaded = DatasetCatalog.get(dataset_name)
     records = index_records(loaded, dataset_name)
@@ -67,7 +67,7 @@ def visualize(
         for name, things in runs.items():
             found = things.get(key, [])
             seen = [thing for thing in found if thing.score is None or thing.score >= threshold]
-            # The pixels of a class have no score.
+            # The pixels of a class have no scores.
             has_scores = any(thing.score is not None for in_image in things.values() for thing in in_image)
             columns.append((f"{name}: {len(seen)}{f' of {len(found)}, score ≥ {threshold:g}' * has_scores}", seen))
         image = read_image(records[key]["file_name"], "RGB", max_pixels=0)
@@ -80,7 +80,7 @@ def visualize(
 
 
 def main(args: argparse.Namespace) -> None:
-    """Draw what the command line asks for, and say where the pictures are."""
+    """Draw the images that the command line asks for, and say where the pictures are."""
     with errors_in_one_line():
         setup_logger(name="mocodet")
         cfg = get_cfg()
@@ -89,7 +89,7 @@ def main(args: argparse.Namespace) -> None:
         merge_config(cfg, args.config_file, args.opts)
         if not args.dataset and not cfg.DATASETS.TEST:
             raise ValueError(f"{args.config_file} names no data set in DATASETS.TEST; give --dataset NAME")
-        # The one that is drawn, so that no other is checked.
+        # Check only the data set that is drawn.
         cfg.DATASETS.TEST = (args.dataset or cfg.DATASETS.TEST[0],)
         register_datasets(cfg)
         check_datasets(cfg, training=False)

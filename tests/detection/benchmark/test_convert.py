@@ -1,4 +1,4 @@
-"""The conversion beside reading and writing alone."""
+"""The conversion, compared with only reading and writing."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""Steps of fine-tuning beside plain detectron2's."""
+"""Steps of fine-tuning, compared with those of plain detectron2."""
 
 import argparse
 

@@ -36,7 +36,7 @@ def test_export__of_a_detector_finds_what_it_predicts(detector, tmp_path):
     extra = {DESCRIPTION: ""}
     exported = torch.jit.load(file, _extra_files=extra)
     assert json.loads(extra[DESCRIPTION])["classes"]["names"] == list(CLASSES)
-    for image in (picture(64, 64), picture(64, 90)):  # of the shorter side to which it would be resized
+    for image in (picture(64, 64), picture(64, 90)):  # with the shorter side to which it would be resized
         (expected,) = predictor([image])
         with torch.no_grad():
             found = exported(torch.from_numpy(image).permute(2, 0, 1))
@@ -64,7 +64,7 @@ def test_export__of_a_segmentation_network_labels_what_it_predicts(tmp_path, cap
 
 
 class Sized(nn.Module):
-    """A segmentation network whose trace takes the size of its example for a constant."""
+    """A segmentation network whose trace treats the size of its example as a constant."""
 
     def forward(self, inputs: list[dict[str, torch.Tensor]]) -> list[dict[str, torch.Tensor]]:
         image = inputs[0]["image"].float()
@@ -82,7 +82,7 @@ def test_compare__of_pixels_refuses_what_differs():
         compare(lambda image: {"labels": 1 - traced(image)["labels"]}, Sized(), images)
     with pytest.raises(ValueError, match=r"labels 100\.00% of 20 x 30 pixels unlike"):
         compare(lambda image: {"labels": traced(image)["labels"].T}, Sized(), images)
-    with pytest.raises(ValueError, match=r"does not take an image of 30 x 20 pixels \(RuntimeError: The size of"):
+    with pytest.raises(ValueError, match=r"does not accept an image of 30 x 20 pixels \(RuntimeError: The size of"):
         compare(traced, Sized(), [example.transpose(1, 2)])
 
 
@@ -115,7 +115,7 @@ def test_compare__of_objects_in_any_order(name, change, expected):
     if expected == 2:  # of 300 objects in two images, the first in one of them
         answers = iter([one, found])
         assert compare(lambda image: next(answers), Finds(), [image, image]).alone == expected
-        with pytest.raises(ValueError, match=r"300 objects are found by one of the two alone, of 150"):
+        with pytest.raises(ValueError, match=r"of 150 objects, only one of the two finds 300"):
             compare(lambda image: {**found, name: changed}, Finds(), [image])
     else:
         assert compare(lambda image: one, Finds(), [image]) == expected

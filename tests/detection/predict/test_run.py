@@ -15,7 +15,7 @@ from tests.detection.tiny import SEGMENTS, SIZE
 
 
 def evaluated(run: Path, name: str) -> list[dict]:
-    """Evaluate the model of a run; return what it leaves of its predictions."""
+    """Evaluate the model of a run; return its saved predictions."""
     weights = str(run / "model_final.pth")
     train_net(["--eval-only", "--config-file", str(run / "config.yaml"), "MODEL.WEIGHTS", weights])
     (file,) = run.glob(f"inference/*/{name}")
@@ -95,7 +95,7 @@ def test_predict__labels_are_those_of_an_evaluation(tmp_path):
         seen |= set(labels.flat)
         assert (tmp_path / "out" / "pictures" / image["file_name"]).with_suffix(".jpg").is_file()
     assert len(seen) > 1
-    with pytest.raises(SystemExit, match=r"error: --threshold is of objects' scores"):
+    with pytest.raises(SystemExit, match=r"error: --threshold is for scores of objects"):
         predict(command(run, tmp_path / "other", Path(entry["IMAGES"]), more=("--threshold", "0.5")))
 
 
@@ -111,10 +111,10 @@ def test_predict__damaged_files_are_named_and_the_others_predicted(tmp_path, mod
     (folder / "notes.txt").write_text("no image")
     picture.save(tmp_path / "no_suffix", format="PNG")
     words = command(run, folder / "out", folder, tmp_path / "no_suffix", more=("--batch-size", "2", "--no-pictures"))
-    with pytest.raises(SystemExit, match=r"^error: 1 of 5 images could not be read, .* other 4 are in .*out$"):
+    with pytest.raises(SystemExit, match=r"^error: 1 of 5 images could not be read; .* other 4 are in .*out$"):
         predict([*words, "INPUT.MIN_SIZE_TEST", "32"])
     assert f"{folder / 'broken.png'} cannot be read as an image" in caplog.text
-    assert "1 files without the suffix of an image are left out" in caplog.text
+    assert "1 files are not images (by suffix); ignored" in caplog.text
     images, results = read(folder / "out")
     sizes = {image["file_name"]: (image["width"], image["height"]) for image in images["images"]}
     square = (SIZE, SIZE)
@@ -153,7 +153,7 @@ def test_predict__folder_threshold_and_overwrite(tmp_path, model):
     predict(command(run, output, image, more=("--overwrite", "--no-pictures", "--threshold", str(middle))))
     assert read(output)[1] == [row for row in before if row["score"] >= middle]
     assert not (output / "pictures").exists()
-    with pytest.raises(SystemExit, match=r"holds other files than predictions; choose a new folder"):
+    with pytest.raises(SystemExit, match=r"holds files other than predictions; choose a new folder"):
         predict(command(run, run, image, more=("--overwrite",)))
     assert (run / "model_final.pth").is_file()
 
@@ -164,7 +164,7 @@ def test_predict__folder_threshold_and_overwrite(tmp_path, model):
         (("MODEL.ROI_HEADS.NUM_CLASSES", "3"), r"the file does not hold this whole detector"),
         (
             ("MODEL.META_ARCHITECTURE", "ProposalNetwork"),
-            r"predicts something else than objects or pixels",
+            r"does not predict objects or pixel classes",
         ),
         (("MODEL.LOAD_PROPOSALS", "True"), r"new images have no proposals"),
         (("MODEL.DEVICE", "cpu"), r"there is no file or folder .*none\.jpg"),

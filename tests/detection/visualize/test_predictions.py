@@ -200,7 +200,7 @@ def test_read_run__nothing_found_is_said(tmp_path, caplog):
     run = read_run("shy", tmp_path / "found.json", entry["NAME"], DatasetCatalog.get(entry["NAME"]))
     assert not any(run.values())
     assert "shy: " in caplog.text
-    assert "holds no prediction at all" in caplog.text
+    assert "holds no predictions at all" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -208,9 +208,9 @@ def test_read_run__nothing_found_is_said(tmp_path, caplog):
     [
         (
             "densepose",
-            "evaluated as 'densepose', of which runs keep no predictions to draw; they do of cityscapes_i",
+            "evaluated as 'densepose', for which runs save no predictions to draw; they do for cityscapes_i",
         ),
-        ("panoptic", "asks for an evaluator of type 'panoptic'; there are cityscapes_instance, "),
+        ("panoptic", "asks for an evaluator of type 'panoptic'; the known types are cityscapes_instance, "),
     ],
 )
 def test_read_run__kind_of_which_nothing_is_kept(tmp_path, evaluator_type, message):
@@ -223,5 +223,5 @@ def test_read_run__kind_of_which_nothing_is_kept(tmp_path, evaluator_type, messa
 def test_index_records__same_name_twice():
     records = [{"file_name": "a/x.png"}, {"file_name": "b/x.png"}, {"file_name": "c/y.png", "image_id": 7}]
     assert index_records(records[1:], "mine") == {"x": records[1], "7": records[2]}
-    with pytest.raises(ValueError, match="data set mine has several images of the name x"):
+    with pytest.raises(ValueError, match="data set mine has several images with the name x"):
         index_records(records, "mine")
