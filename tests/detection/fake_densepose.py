@@ -1,4 +1,4 @@
-"""A stand-in for detectron2's DensePose project, which the tests cannot install: its keys, and what it is asked for.
+"""A stand-in for detectron2's DensePose project, which the tests cannot install: its keys and the functions used.
 
 The keys are those of ``densepose/config.py`` that a chart-based config may set.
 """
@@ -56,7 +56,7 @@ class Evaluator(DatasetEvaluator):
 
 
 class DensePoseCocoEval:
-    """Looks distances up as the project does: in the integers that it is given."""
+    """Looks distances up as the project does: in the given integer type."""
 
     def getDistancesUV(self, truth: np.ndarray, found: np.ndarray) -> np.ndarray:
         high, low = (np.maximum(truth, found) - 1), (np.minimum(truth, found) - 1)

@@ -54,7 +54,7 @@ RECIPES = {
         130000, (100000, 120000), 1000, *DENSEPOSE, COCO_SCALES, 1, False, "DensePose",
     ),
 }  # fmt: skip
-# What holds for all tasks that say nothing else: batch and rate for eight GPUs, and detectron2's defaults.
+# Defaults for all tasks: batch and rate for eight GPUs, and detectron2's defaults.
 COMMON = {
     "SOLVER.IMS_PER_BATCH": 16,
     "SOLVER.BASE_LR": 0.02,
@@ -130,7 +130,7 @@ MAY_DIFFER = {
     "OUTPUT_DIR",
 }
 VARIANTS = ("", "_moco", "_random")  # supervised, MoCo, random
-# Tasks other than COCO that a detector of detectron2's zoo can start, by its name there: those with an _coco, too.
+# Tasks other than COCO that can start from a detector of detectron2's zoo, with its name there: those with a _coco.
 ZOO = {
     "pascal_voc_R_50_C4_24k": "COCO-Detection/faster_rcnn_R_50_C4_3x",
     "pascal_voc_R_50_DC5_24k": "COCO-Detection/faster_rcnn_R_50_DC5_3x",
@@ -143,7 +143,7 @@ PAPERS = [*(f"{leaf}{variant}" for leaf in RECIPES for variant in VARIANTS), *(f
 PAPERS.remove(f"{OWN_DATA}_coco")
 FROZEN_BN = "lvis_v0.5_R_50_FPN_2x_frozen_bn"  # supervised only
 TOYS = ["toy_R_18_FPN_moco", "toy_R_18_FPN_random"]
-# All leaves but the toy set's; the FCN's, whose settings tests/detection/test_fcn_configs.py has, among them.
+# All leaves except the toy set's, including the FCN's, whose settings are in tests/detection/test_fcn_configs.py.
 LEAVES = sorted(path.stem for path in configs.ROOT.glob("*.yaml") if not path.stem.startswith(("Base-", "toy_")))
 TRIOS = [leaf for leaf in LEAVES if not leaf.endswith(("_coco", "_moco", "_random")) and leaf != FROZEN_BN]
 

@@ -129,7 +129,7 @@ def test_check_surface__files(surface, monkeypatch):
     cfg = config(LEAF)
     (name,) = cfg.DATASETS.TEST
     kind_of(name).check(cfg, name)
-    # As the project's evaluator asks for it: with a hint that detectron2's PathManager would refuse.
+    # As the project's evaluator requests it: with a hint that detectron2's PathManager would refuse.
     path = PathManager.get_local_path(f"{fake_densepose.ADDRESS}/Pdist_matrix.pkl", timeout_sec=120)
     assert path == str(surface / "Pdist_matrix.pkl")
     monkeypatch.setattr("iopath.common.file_io.download", unreachable)

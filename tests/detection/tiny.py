@@ -23,7 +23,7 @@ def new_name() -> str:
     return f"tiny_{next(_names)}"
 
 
-# One object an image: (class, x0, y0, x1, y1) in pixels, exclusive at the end.
+# One object per image: (class, x0, y0, x1, y1) in pixels, exclusive at the end.
 def boxes(count: int) -> list[tuple[str, int, int, int, int]]:
     return [(CLASSES[i % 2], 4 + i, 8, 36 + i, 40) for i in range(count)]
 
@@ -172,7 +172,7 @@ def _segmented(index: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def make_semseg(root: Path, count: int = 4, split: str = "train", first: int = 0) -> dict:
-    """Write images with palette labels, outlines ignored as VOC's; return their entry for MOCO.DATASETS.
+    """Write images with palette labels, with ignored outlines like VOC's; return their entry for MOCO.DATASETS.
 
     Images ``first`` to ``first + count`` of an endless list are drawn.
     """
@@ -199,7 +199,7 @@ def make_semseg(root: Path, count: int = 4, split: str = "train", first: int = 0
     }
 
 
-# FCN-16s on a ResNet-50 of a quarter of the channels: every stride and dilation of the paper's, a fraction of its cost.
+# FCN-16s on a ResNet-50 with a quarter of the channels: the paper's strides and dilations at a fraction of the cost.
 FCN = {
     "MODEL.DEVICE": "cpu",
     "MODEL.WEIGHTS": "",
@@ -235,7 +235,7 @@ def fcn_config(output: Path, train: dict, test: dict, **more: object) -> CfgNode
 
 
 def resnet_config(depth: int, norm: str) -> CfgNode:
-    """detectron2's default detector with a ResNet in torchvision's form, all of it trainable, and three classes."""
+    """detectron2's default detector with a fully trainable ResNet in torchvision's form, and three classes."""
     return empty_config(
         MODEL__DEVICE="cpu",
         MODEL__BACKBONE__FREEZE_AT=0,

@@ -1,4 +1,4 @@
-"""Small data sets of each kind with mistakes in them, and whether check and run agree on what they make of them."""
+"""Small data sets of each kind with mistakes, and tests whether check and run agree on them."""
 
 import contextlib
 import copy
@@ -84,19 +84,19 @@ LIKELY = (0, 1, "1", "18", 1.0, [5, 5, 9, 9], [5, 5, 9, 9, 5, 12], {"size": [HEI
 
 
 class Outcome(NamedTuple):
-    """What became of a data set: what the check calls errors; why the run refuses it, "" if it does not."""
+    """The result for a data set: the errors of the check; why the run refuses it, "" if it does not."""
 
     errors: list[str]
     refusal: str
 
     @property
     def name(self) -> str:
-        """What a table calls it."""
+        """Its name in a table."""
         return "refused" if self.refusal else "taken"
 
 
 class Kind(NamedTuple):
-    """A kind of data set: draws one with mistakes; checks, runs and counts one that is in a folder."""
+    """A kind of data set: draws one with mistakes; checks, runs and counts one in a folder."""
 
     files: Callable[[Random], Files]
     judge: Callable[[Path], Outcome]
@@ -115,7 +115,7 @@ PICTURES = [picture(), picture(SIZE[::-1]), picture(kind="GIF"), picture(mode="L
 
 
 def write(folder: Path, files: Files) -> None:
-    """Write a data set into a folder in place of what is there."""
+    """Write a data set into a folder, replacing its content."""
     shutil.rmtree(folder, ignore_errors=True)
     for name, data in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -123,7 +123,7 @@ def write(folder: Path, files: Files) -> None:
 
 
 def spoilt_files(rng: Random, files: Files) -> Files:
-    """Remove, cut, exchange or rename one of the files, or write it in another encoding."""
+    """Remove, truncate, exchange or rename one of the files, or write it in another encoding."""
     name = rng.choice(sorted(files))
     data, is_text = files[name], not name.endswith((".png", ".jpg"))
     match rng.choice(["remove", "cut", "exchange", "rename", "encode" if is_text else "picture"]):
@@ -203,7 +203,7 @@ def judge_voc(folder: Path) -> Outcome:
     """Check and run a folder of `voc_files`."""
     entry = {"KIND": "voc", "ROOT": str(folder), "SPLIT": "train", "CLASSES": list(CLASSES)}
     findings = list(voc.check_layout(folder, CLASSES, Tally()))
-    # An XML file that no list names is nothing to the run.
+    # The run ignores an XML file that no list names.
     errors = [one for one in findings if one.severity == "error" and "add it, or remove the file" not in one.what]
     total = 0
     for path in (folder / "Annotations").rglob("*.[xX][mM][lL]"):
@@ -228,7 +228,7 @@ def judge_voc(folder: Path) -> Outcome:
 
 
 def coco_contents(rng: Random) -> Any:
-    """A good file in which a few values are exchanged, removed or repeated."""
+    """A valid file in which a few values are exchanged, removed or repeated."""
     content: Any = coco_content()
     content["categories"].append({"id": 20, "name": "cat", "supercategory": "dog"})
     for _ in range(rng.randint(1, 3)):
@@ -249,7 +249,7 @@ def coco_contents(rng: Random) -> Any:
 
 
 def coco_files(rng: Random) -> Files:
-    """Draw a data set in COCO's format: its values spoilt, or its files."""
+    """Draw a data set in COCO's format, with mistakes in its values or its files."""
     files = {f"images/{image['file_name']}": COCO_PICTURE for image in coco_content()["images"]}
     files["instances.json"] = json.dumps(coco_contents(rng)).encode()
     return spoilt_files(rng, files) if rng.randint(0, 4) == 0 else files
@@ -327,7 +327,7 @@ def judge_yolo(folder: Path) -> Outcome:
 
 
 def _lines(file: Path) -> int:
-    """Count the lines of a label file that are not blank; none if it is absent or no text."""
+    """Count the lines of a label file that are not blank; 0 if it is absent or not text."""
     try:
         data = file.read_bytes()
         text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
@@ -337,7 +337,7 @@ def _lines(file: Path) -> int:
 
 
 def semseg_files(rng: Random) -> Files:
-    """Draw three images with label images, and what a config says of them."""
+    """Draw three images with label images, and their entry in a config."""
     options: dict[str, Any] = {"CLASSES": list(CLASSES)}
     values = rng.choice([(0, 1), (0, 255), (7, 0)])
     if values != (0, 1) or rng.randrange(2):
@@ -394,7 +394,7 @@ def judge_semseg(folder: Path) -> Outcome:
 
 @cache
 def _config(semantic: bool) -> CfgNode:
-    """Make the config of a model of no architecture of detectron2's, whose number of classes is not compared."""
+    """Make the config of a model that is not one of detectron2's, so that its number of classes is not compared."""
     size = {"INPUT__MIN_SIZE_TRAIN": (12,), "INPUT__MAX_SIZE_TRAIN": 24}
     if semantic:
         return empty_config(**size, MODEL__META_ARCHITECTURE="SemanticSegmentor", MODEL__SEM_SEG_HEAD__NUM_CLASSES=2)
@@ -406,12 +406,12 @@ def _run(
     errors: Sequence[Finding],
     score: Callable[[str, list[dict[str, Any]], Path], None] = lambda name, records, folder: None,
 ) -> tuple[Outcome, list[dict[str, Any]]]:
-    """Do what a run does before its first step, and map every image; compare with the errors of the check.
+    """Run everything before the first step of a run, and map every image; compare with the errors of the check.
 
     Args:
         entry: for ``MOCO.DATASETS``, without a name.
-        errors: what the check found.
-        score: evaluates something on the data set that is not refused.
+        errors: those of the check.
+        score: evaluates something on a data set that is not refused.
     """
     entry, records, refusal = {"NAME": new_name(), **entry}, [], ""
     name = entry["NAME"]

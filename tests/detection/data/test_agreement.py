@@ -1,4 +1,4 @@
-"""Whatever a data set holds: check and run agree on it, and no annotation is lost without a word."""
+"""Check and run agree on any data set, and no annotation is dropped silently."""
 
 from pathlib import Path
 

@@ -131,7 +131,7 @@ def test_load_coco__keypoints(entry):
     metadata = MetadataCatalog.get(entry["NAME"])
     assert metadata.keypoint_names == EYES
     assert metadata.keypoint_flip_map == [("left_eye", "right_eye")]
-    # What a mirrored image does with them, by detectron2: nose stays, the eyes change places.
+    # When detectron2 mirrors an image, the nose stays and the eyes change places.
     assert create_keypoint_hflip_indices([entry["NAME"]]) == [0, 2, 1]
     assert records[0]["annotations"][0]["keypoints"] == [10.5, 10.5, 2] * 3  # the middle of the pixel
     assert load(entry)  # a second time

@@ -10,7 +10,7 @@ from mocodet.detection.data import fraction, register_datasets
 from mocodet.detection.data.fraction import choose, load_part, training_records
 from tests.detection.tiny import CLASSES, SEGMENTS, empty_config, make_coco, make_semseg, make_voc
 
-# Of 200 images each has a common class, some a second one, and class 9 only one image has.
+# Each of 200 images has a common class, some have a second one, and only one image has class 9.
 NAMES = [f"data/{number:03d}" for number in range(200)]
 CLASSES_OF = {name: {number % 3, *([4 + number % 5] if number % 7 == 0 else [])} for number, name in enumerate(NAMES)}
 CLASSES_OF["data/123"].add(9)
@@ -31,7 +31,7 @@ def test_choose__parts_are_nested_and_have_every_class(seed):
         assert smaller <= larger
     for wanted, found in zip(fractions, parts, strict=True):
         assert set().union(*(CLASSES_OF[name] for name in found)) == everything
-        # Nine classes, and each image of the fewest has a class that none before it has.
+        # Nine classes; in the smallest part each image has a class that no earlier one has.
         assert len(found) == round(wanted * 200) or (wanted < 0.05 and 5 <= len(found) <= 9)
     assert parts[-1] == set(NAMES)
 
@@ -43,7 +43,7 @@ def test_choose__knows_no_order_of_files_and_no_generator():
 
 
 def test_choose__another_seed_is_another_draw():
-    """With one class, each image is drawn as often as any other: binomial counts, each within five deviations."""
+    """With one class, all images are drawn equally often: binomial counts, each within five deviations."""
     seeds, one_class = 400, {name: {0} for name in NAMES}
     drawn = [part(NAMES, 0.5, seed, one_class) for seed in range(seeds)]
     assert len(set(map(frozenset, drawn))) == seeds

@@ -45,7 +45,7 @@ def test_build_training_loader__a_batch_is_a_function_of_seed_and_number(data, w
     whole = batches(data, 6)
     seed_all_rng(2)
     assert pixels(batches(cfg, 4, start=2)) == pixels(whole[2:])
-    # The slow way: each image by itself, whose number is its place in the stream.
+    # The slow way: one image at a time, numbered by its place in the stream.
     records = {record["file_name"]: record for record in training_records(cfg)}
     mapper = build_mapper(cfg, training=True)
     for number, one in enumerate(itertools.chain(*whole)):

@@ -21,11 +21,11 @@ from mocodet.detection.data.mapper import (
 from tests.detection.tiny import empty_config
 
 SIZE = 40, 56  # height, width
-GREEN = 120  # of every pixel: padding is told by it
+GREEN = 120  # of every pixel; it distinguishes padding
 
 
 def make_record(root: Path) -> dict:
-    """An image whose red is 6 times its row's number and blue 4 times its column's, and labels of 4 quadrants."""
+    """An image with red 6 times the row number and blue 4 times the column number, and labels of 4 quadrants."""
     height, width = SIZE
     y, x = np.mgrid[0:height, 0:width]
     Image.fromarray(np.stack([6 * y, np.full_like(y, GREEN), 4 * x], axis=-1).astype(np.uint8)).save(root / "a.png")
@@ -43,7 +43,7 @@ def voc_config(**keys: object):
 
 
 def quadrants(image: np.ndarray) -> np.ndarray:
-    """The labels that the colours of an image tell."""
+    """The labels that follow from the colours of an image."""
     return 2 * (image[0] >= 6 * SIZE[0] / 2 - 3) + (image[2] >= 4 * SIZE[1] / 2 - 2)
 
 
@@ -59,7 +59,7 @@ def test_build_mapper__crop_of_fixed_size_with_labels_that_follow(tmp_path):
         assert mapped["image"].dtype == torch.uint8
         assert mapped["sem_seg"].dtype == torch.int64
         inside = abs(image[1].astype(int) - GREEN) < 2
-        # The pixel mean is 116.28 of green, told from the image's 120.
+        # The green of the pixel mean is 116.28, which differs from the image's 120.
         assert ((labels == 255) == ~inside).all()
         assert (image[:, ~inside] == np.array([[124], [116], [104]])).all()
         padded += (~inside).any()

@@ -14,7 +14,7 @@ BATCHES = 40
 
 
 def slowly(stream: Sequence[int], size: int, wide: Sequence[bool] | None, rank: int, world: int) -> list[list[tuple]]:
-    """List batches of (index, number) of one process: each shape cut into batches, these in the order of their ends."""
+    """List batches of (index, number) of one process: each shape divided into batches, ordered by their ends."""
     mine = [(index, number) for number, index in enumerate(stream) if number % world == rank]
     shapes = [mine] if wide is None else [[draw for draw in mine if wide[draw[0]] == shape] for shape in (True, False)]
     batches = [draws[begin : begin + size] for draws in shapes for begin in range(0, len(draws) - size + 1, size)]
@@ -34,7 +34,7 @@ def test_training_order__any_batch_is_that_of_a_slow_enumeration(monkeypatch, ra
     monkeypatch.setattr(comm, "get_world_size", lambda: world)
     expected = slowly(stream, 3, wide, rank, world)
     order = TrainingOrder(sampler(), 3, wide)
-    for order.start in (0, 1, 17, BATCHES - 1, 4):  # in any order: nothing is left over from what was read before
+    for order.start in (0, 1, 17, BATCHES - 1, 4):  # in any order: earlier reads have no effect
         found = list(itertools.islice(order, BATCHES - order.start))
         assert found == expected[order.start :]
 

@@ -52,7 +52,7 @@ def test_load_voc__images_of_any_suffix(root):
     records = load(root)
     assert [Path(record["file_name"]).name for record in records] == ["train000.PNG", "photo 1.JPEG"]
     assert [record["image_id"] for record in records] == ["train000", "photo 1"]
-    # Where no image has the name of the XML file, its own word for it is taken.
+    # If no image has the name of the XML file, the name inside the file counts.
     path = annotate(root)
     path.write_text(path.read_text().replace("<size>", "<filename>C:\\x\\other.PNG</filename><size>"))
     (pictures / "train000.PNG").rename(pictures / "other.PNG")
@@ -104,7 +104,7 @@ def test_load_voc__without_lists(layout, tmp_path, caplog):
         assert {**record, "file_name": ""} == {**known, "file_name": ""}
         assert Path(record["file_name"]).name == Path(known["file_name"]).name
     assert sorted(names[0] + names[1]) == sorted(expected)
-    # In the words of the documentation: by the first 8 bytes of the hash of seed and name.
+    # As documented: by the first 8 bytes of the hash of seed and name.
     share = {name: int(sha256(f"0/{name}".encode()).hexdigest()[:16], 16) / 2**64 for name in expected}
     assert names[1] == [name for name in sorted(expected) if share[name] < 0.3]
     assert names[1] != [r["image_id"] for r in load_voc("mine", str(tmp_path), "test", CLASSES, HoldOut(0.3, 1))]

@@ -14,7 +14,7 @@ from tests.detection.tiny import CLASSES, empty_config, make_coco, new_name
 
 
 def as_yolo(entry: dict, root: Path, *, polygons: bool) -> dict:
-    """Write a COCO data set in YOLO's format, as its definition has it."""
+    """Write a COCO data set in YOLO's format, by its definition."""
     content = json.loads(Path(entry["JSON"]).read_text())
     (root / "labels").mkdir(parents=True)
     (root / "images").symlink_to(entry["IMAGES"])
@@ -68,7 +68,7 @@ def test_load_yolo__equals_the_same_data_set_as_coco(polygons, tmp_path):
         file = tmp_path / f"{entry['NAME']}.json"
         file.write_text(json.dumps(rows))
         results.append(FasterCOCOEvaluator(entry["NAME"], ["bbox"]).evaluate_saved(file)[0]["bbox"])
-    np.testing.assert_equal(results[0], results[1])  # where there is no large object both have nan
+    np.testing.assert_equal(results[0], results[1])  # without large objects both are nan
     assert 0 < results[0]["AP"] < 100
 
 

@@ -18,7 +18,7 @@ from tests.detection.tiny import SIZE, boxes, empty_config, make_coco, make_voc
 
 
 def instances(*found: tuple[int, float, list[float]]) -> Instances:
-    """Make detections of (class, score, box) each, their masks whole boxes."""
+    """Make detections of (class, score, box) each; their masks are whole boxes."""
     corners = torch.tensor([box for _, _, box in found], dtype=torch.float).reshape(-1, 4)
     masks = torch.zeros(len(found), SIZE, SIZE, dtype=torch.bool)
     for mask, (x0, y0, x1, y1) in zip(masks, corners.int().tolist(), strict=True):
@@ -102,7 +102,7 @@ def test_examples__large_images_become_small_and_boxes_with_them(tmp_path):
     evaluator.evaluate()
     (image,) = json.loads((tmp_path / "out" / "examples.json").read_text())["images"]
     assert (image["width"], image["height"]) == (240, 120)
-    (found,) = image["detections"]  # of those below the least score the best, as there is one object
+    (found,) = image["detections"]  # the best of those below the lowest score, since there is one object
     assert (found["score"], found["box"]) == (0.2, [24, 12, 120, 100])
     assert image["truth"][0]["box"] == [1.6, 3.2, 14.4, 16]  # of 4, 8, 36, 40
 

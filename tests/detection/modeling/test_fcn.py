@@ -123,7 +123,7 @@ def test_fcn__converted_weights_load_without_left_overs(fcn, tmp_path):
     model = encoder("resnet50")
     torch.save(checkpoint_of(model, "original"), tmp_path / "moco.pth.tar")
     convert_file(tmp_path / "moco.pth.tar", tmp_path / "moco.pkl", check=False)
-    # Left-overs, and values that are missing in the ResNet, are errors of this checkpointer.
+    # With this checkpointer, left-over values and missing values of the ResNet are errors.
     MocoDetCheckpointer(fcn, str(tmp_path)).load(str(tmp_path / "moco.pkl"))
     weights = pickle.loads((tmp_path / "moco.pkl").read_bytes())["model"]
     state = {name: value for name, value in fcn.backbone.state_dict().items() if "num_batches" not in name}
@@ -149,7 +149,7 @@ def test_head__is_two_dilated_convolutions_and_a_classifier():
 
 
 def lerp(values: list[float], place: float) -> float:
-    """Interpolate between values at 0, 1, 2, ...; the last one goes on for ever."""
+    """Interpolate between values at 0, 1, 2, ...; the last one repeats without end."""
     place = min(place, len(values) - 1)
     low = int(place)
     high = min(low + 1, len(values) - 1)
@@ -169,8 +169,8 @@ def test_head__enlarges_bilinearly_with_feature_i_on_pixel_16_i(height, width):
 
 @pytest.mark.parametrize("stride_in_1x1", [False, True])
 def test_backbone__feature_i_lies_on_pixel_16_i(stride_in_1x1, monkeypatch):
-    # What the head's geometry rests on. A narrow network of positive weights has no pixel without influence, if its
-    # pooling has none: a mean over the same windows as the maximum's.
+    # The assumption behind the head's geometry. In a narrow network with positive weights every pixel has influence if
+    # its pooling uses every pixel: a mean over the same windows as the maximum's.
     monkeypatch.setattr(F, "max_pool2d", F.avg_pool2d)
     cfg = empty_config()
     cfg.merge_from_file(str(configs.path(VOC_LEAF)))

@@ -7,7 +7,7 @@ from mocodet.detection.modeling.norm import CPUSyncBatchNorm, adapt_norms_to_dev
 from tests.processes import run_in_processes
 
 CHANNELS = 5
-# Batch and image size of each process: alike, uneven, one of them empty.
+# Batch and image size of each process: equal, uneven, one of them empty.
 SHAPES = {
     "even": [(2, 4, 4), (2, 4, 4)],
     "uneven": [(3, 4, 6), (1, 5, 2)],
@@ -18,7 +18,7 @@ SHAPES = {
 def batch(rank: int, shape: tuple[int, int, int]) -> torch.Tensor:
     n, h, w = shape
     generator = torch.Generator().manual_seed(rank)
-    # A large mean beside a small spread: E[x^2] - E[x]^2 would lose its digits here.
+    # A large mean with a small spread: E[x^2] - E[x]^2 would lose its precision here.
     return torch.randn(n, CHANNELS, h, w, generator=generator) * 0.1 + 30 * (rank + 1)
 
 
@@ -53,7 +53,7 @@ def evaluate() -> torch.Tensor:
 
 
 def everything() -> dict[str, object]:
-    """All that a process contributes to the tests: starting processes takes longer than what they do."""
+    """All results of a process for the tests, since starting processes takes longer than their work."""
     results = {name: forward_backward(name, torch.float32) for name in SHAPES}
     return results | {"bfloat16": forward_backward("uneven", torch.bfloat16), "evaluation": evaluate()}
 
@@ -68,7 +68,7 @@ def test_cpu_sync_batch_norm__equals_batch_norm_on_the_concatenated_batch(name, 
     found = [results[name] for results in processes]
     xs = [batch(rank, shape).double().requires_grad_() for rank, shape in enumerate(SHAPES[name])]
     reference = new_norm(nn.BatchNorm2d).double()
-    # BatchNorm2d wants one tensor: lay all values of all images in a row.
+    # BatchNorm2d needs one tensor: put all values of all images in a row.
     rows = torch.cat([x.transpose(0, 1).reshape(CHANNELS, -1) for x in xs], dim=1)
     normalised = reference(rows.T[:, :, None, None])[:, :, 0, 0].T  # C x values
     counts = [x[:, 0].numel() for x in xs]

@@ -79,7 +79,7 @@ FAMILIES = {
 
 
 def make_model(name: str, folder: Path, count: int = 2) -> tuple[CfgNode, dict]:
-    """Write a data set, and a config and a checkpoint as a training leaves them; return config and data set."""
+    """Write a data set, and a config and a checkpoint as after training; return config and data set."""
     family = FAMILIES[name]
     entry = family.make(folder / "data", count)
     cfg = family.config_of(entry, folder / "run")
@@ -94,7 +94,7 @@ def make_model(name: str, folder: Path, count: int = 2) -> tuple[CfgNode, dict]:
 
 
 def spread_scores(model: nn.Module) -> None:
-    """Scale the last layers so that scores, masks and keypoints differ from place to place, and none is saturated."""
+    """Scale the last layers so that scores, masks and keypoints vary with position, and none is saturated."""
 
     def scale(layer: nn.Module, inputs: object, output: torch.Tensor) -> torch.Tensor:
         factor = 2 / output.std().clamp(min=1e-6)

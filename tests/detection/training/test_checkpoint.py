@@ -70,7 +70,7 @@ def fpn18(norm: str = "BN") -> nn.Module:
 
 
 def encoder(depth: int) -> dict[str, torch.Tensor]:
-    """The state of a torchvision ResNet in which no two tensors are alike."""
+    """The state of a torchvision ResNet in which no two tensors are equal."""
     torch.manual_seed(depth)
     state = getattr(torchvision.models, f"resnet{depth}")(num_classes=16).state_dict()
     for name, value in state.items():
@@ -109,7 +109,7 @@ def dump(content: object, path: Path, protocol: int = 2) -> str:
 
 
 def wipe(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Overwrite every parameter and statistic with a value that no file holds; return the state, not a copy."""
+    """Overwrite every parameter and statistic with a value that is in no file; return the state, not a copy."""
     state = model.state_dict()
     for value in state.values():
         value.fill_(-7)
@@ -147,7 +147,7 @@ def test_load__c4_unconverted(c4: nn.Module, resnet50: dict, tmp_path: Path, lay
 
 
 def test_load__resnext_unconverted(c4: nn.Module, tmp_path: Path, caplog) -> None:
-    """Another architecture fits a model that was told of it; to one that was not, the error says what to set."""
+    """Another architecture fits a model that is configured for it; for others, the error says what to set."""
     state = trained_encoder("resnext50_32x4d").state_dict()
     path = save(ours(state), tmp_path / "moco.pth")
     with pytest.raises(
@@ -209,7 +209,7 @@ def test_load__warns_of_another_kind_of_images(resnet18: dict, tmp_path: Path, c
     assert len(warnings) == bool(told)
     assert told in "".join(warnings)
     assert checkpointer.mismatch == "".join(warnings)  # for the end of a training
-    if "INPUT.FORMAT" in keys:  # of our own encoders it is known
+    if "INPUT.FORMAT" in keys:  # it is known for our own encoders
         path = save({**ours(resnet18), "method": {"name": "moco", "encoder": "encoder_q"}}, tmp_path / "ours.pth")
         convert_file(path, tmp_path / "ours.pkl", check=False)
         with pytest.raises(
@@ -312,7 +312,7 @@ def test_load__msra(c4: nn.Module, resnet50: dict, tmp_path: Path) -> None:
 
 
 def test_load__caffe_with_folded_norms(resnet18: dict, tmp_path: Path) -> None:
-    """Folded statistics suit frozen norms only; into norms that train they would be wrong, and are refused."""
+    """Folded statistics only suit frozen norms; in trainable norms they would be wrong, and are refused."""
     renamed = {
         name.replace("bn_gamma", "bn_s").replace("bn_beta", "bn_b"): v for name, v in caffe_blobs(resnet18).items()
     }
@@ -330,14 +330,14 @@ def test_load__missing_encoder_tensor(resnet18: dict, tmp_path: Path) -> None:
     checkpointer = MocoDetCheckpointer(fpn18())
     with pytest.raises(ValueError, match=r"in the model: backbone\.bottom_up\.res3\.1\.conv2\.norm\.running_var; left"):
         checkpointer.load(dump(content, tmp_path / "moco.pkl"))
-    # The checkpointer is still of use after the error.
+    # The checkpointer still works after the error.
     checkpointer.load(save(ours(resnet18), tmp_path / "moco.pth"))
 
 
 def test_load__surplus_encoder_tensor(resnet18: dict, tmp_path: Path) -> None:
     convert_file(save(ours(resnet18), tmp_path / "moco.pth"), tmp_path / "moco.pkl", check=False)
     content = pickle.loads((tmp_path / "moco.pkl").read_bytes())
-    content["model"]["stem.conv1.bias"] = np.zeros(64, np.float32)  # forgiven to Caffe's files only
+    content["model"]["stem.conv1.bias"] = np.zeros(64, np.float32)  # allowed only in Caffe's files
     with pytest.raises(
         ValueError, match=r"left without a value in the model: nothing; left over .*: stem\.conv1\.bias"
     ):
@@ -404,7 +404,7 @@ def test_load__other_number_of_classes(tmp_path: Path) -> None:
     assert torch.equal(target.backbone.fpn_lateral5.weight, source.backbone.fpn_lateral5.weight)
 
 
-# What makes a ResNet-50 detector small, and leaves every name and every difference of shape.
+# Overrides that make a ResNet-50 detector small, without changing names or differences of shape.
 SMALL = [
     *("MODEL.DEVICE", "cpu", "MODEL.RESNETS.STEM_OUT_CHANNELS", 8, "MODEL.RESNETS.WIDTH_PER_GROUP", 4),
     *("MODEL.RESNETS.RES2_OUT_CHANNELS", 16, "MODEL.FPN.OUT_CHANNELS", 8, "MODEL.ROI_BOX_HEAD.FC_DIM", 8),
@@ -413,7 +413,7 @@ SMALL = [
 PREDICTOR = r"roi_heads\.box_predictor\.(cls_score|bbox_pred)\.(weight|bias)"
 NORM = r"norm\.(weight|bias|running_mean|running_var)"
 RPN = r"proposal_generator\.rpn_head\.(conv\.(weight|bias)|(objectness_logits|anchor_deltas)\.weight)"
-# What a detector of the zoo leaves without a value: how many tensors, and their names.
+# The tensors that a detector of the zoo leaves without a value: their number and names.
 ANEW = {
     "pascal_voc_R_50_C4_24k_coco": (4 + 4, rf"{PREDICTOR}|roi_heads\.res5\.{NORM}"),
     # The zoo's has no layer after res5, whose 2,048 channels its RPN and its first hidden layer take.
@@ -449,7 +449,7 @@ def test_load__a_detector_of_the_zoo_gives_all_that_fits(tmp_path: Path, caplog,
     for name in state.keys() - anew:
         found = content.get(name, content.get(name.replace("backbone.bottom_up.", "backbone.")))
         assert torch.equal(state[name], torch.from_numpy(found)), name
-    # What starts anew, and what is left over, is in the log; detectron2 writes the names of a module as one.
+    # The log names tensors without a value and left-over tensors; detectron2 groups the names of a module.
     for name in anew:
         module, _, last = name.rpartition(".")
         assert re.search(rf"{re.escape(module)}\.(\S*{{.*)?{last}", caplog.text), name
@@ -490,7 +490,7 @@ def test_load__our_detector_of_other_classes_and_of_another_model(tmp_path: Path
         place = "roi_heads." if ".res5." in name else "backbone."
         assert torch.equal(state[name], source[name.replace("backbone.bottom_up.", place)]), name
 
-    # It says what its images were, and where its strides are.
+    # It records its image format, and the place of its strides.
     with pytest.raises(
         ValueError, match=r"on images of INPUT\.FORMAT BGR, the config has RGB; set INPUT\.FORMAT BGR, "
     ):
@@ -528,7 +528,7 @@ def test_load__nothing_and_nowhere(tmp_path: Path) -> None:
 
 
 class Malicious:
-    """Makes a folder when it is unpickled by an unpickler that runs what it is told."""
+    """Makes a folder when an unpickler runs its code."""
 
     def __init__(self, target: Path) -> None:
         self.target = str(target)

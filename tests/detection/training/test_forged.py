@@ -1,4 +1,4 @@
-"""Checkpoints of fine-tuning to resume of which a piece was forged: one line that names the file and the piece."""
+"""Resuming from checkpoints with a forged part gives an error of one line that names the file and the part."""
 
 import io
 import math
@@ -91,7 +91,7 @@ def test_resume__names_the_piece_that_was_forged(name, tmp_path):
 
 
 def test_resume__takes_the_schedule_from_config_and_iteration(tmp_path):
-    """And gives each parameter momentum of its own, though the file has one number for all."""
+    """Each parameter gets its own momentum, though the file has one number for all."""
     content = torch.load(io.BytesIO(tuned_checkpoint()), weights_only=True)
     expected = content["trainer"]["hooks"]["LRScheduler"]["last_epoch"]
     content["trainer"]["hooks"]["LRScheduler"].update(last_epoch=900, get_lr=3, step="a")

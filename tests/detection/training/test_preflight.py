@@ -309,7 +309,7 @@ def test_check_datasets__cityscapes_instances_need_masks(tmp_path, installed):
 
 
 def test_check_datasets__cityscapes_on_several_machines(tmp_path, installed, monkeypatch):
-    monkeypatch.setattr(comm, "get_world_size", lambda: 16)  # among which the default batch of 16 divides
+    monkeypatch.setattr(comm, "get_world_size", lambda: 16)  # the default batch of 16 divides among them
     monkeypatch.setattr(comm, "get_local_size", lambda: 8)
     with pytest.raises(ValueError, match=r"must run on one machine, but this run has 2; .*--eval-only afterwards$"):
         check_builtin(make_cityscapes(tmp_path), MODEL__MASK_ON=True)
@@ -363,7 +363,7 @@ def test_check_augmentation__bad_scale_range(bad):
 def test_check_augmentation__bad_crop(kind, size, message):
     with pytest.raises(ValueError, match=message):
         check_augmentation(leaf("pascal_voc_R_50_FCN_30k_moco", INPUT__CROP__TYPE=kind, INPUT__CROP__SIZE=size))
-    # detectron2's own mapper, which detectors have, would fail on it too.
+    # detectron2's own mapper, which detectors use, would fail on it too.
     with pytest.raises(ValueError, match=message):
         check_augmentation(empty_config(INPUT__CROP__ENABLED=True, INPUT__CROP__TYPE=kind, INPUT__CROP__SIZE=size))
 
@@ -404,7 +404,7 @@ def test_check_labels__densepose_has_its_own_loader():
 
 
 def test_check_run__the_quick_checks_come_before_the_slow(tmp_path):
-    """Each fault hides those after it: mend them one by one, in the order that the docstring tells."""
+    """Each fault hides those after it: correct them one by one, in the order that the docstring gives."""
     voc = make_voc(tmp_path / "data", 2) | {"YEAR": 2012, "CLASSES": [*CLASSES, "unicorn"]}
     cfg = empty_config(
         MOCO__DATASETS=[voc],

@@ -10,7 +10,7 @@ from tests.detection.tiny import empty_config, leaf
 
 
 def scaled(output: Path, *, reference: int, processes: int = 0, saved: bool = False, batch: int = 16) -> CfgNode:
-    """A config scaled to ``processes``, or not if 0; ``saved``: as a run with a checkpoint has left it."""
+    """A config scaled to ``processes``, or not if 0; ``saved``: as saved by a run with a checkpoint."""
     keys = {"SOLVER__REFERENCE_WORLD_SIZE": reference, "SOLVER__IMS_PER_BATCH": batch, "OUTPUT_DIR": str(output)}
     cfg = leaf("pascal_voc_R_50_C4_24k_moco", **keys)
     if processes:
@@ -70,15 +70,15 @@ def test_check_resumed__labels(tmp_path):
         with pytest.raises(ValueError, match=r"resume it with MOCO\.TRAIN_FRACTION 0\.25 MOCO\.FRACTION_SEED 3, or"):
             check_resumed(run(*other))
     run(1.0, 0, saved=True)
-    check_resumed(run(1.0, 4))  # of all labels there is one part
-    (tmp_path / "config.yaml").write_text("SOLVER: {}\n")  # of a run from before there were such keys
+    check_resumed(run(1.0, 4))  # all labels form only one part
+    (tmp_path / "config.yaml").write_text("SOLVER: {}\n")  # of an older run without these keys
     check_resumed(run(1.0, 0))
     with pytest.raises(ValueError, match=r"TRAIN_FRACTION 1\.0"):
         check_resumed(run(0.5, 0))
 
 
 def test_check_resumed__model(tmp_path):
-    """Whatever gives a model its layers is compared, as the YAML has it: tuples become lists."""
+    """Everything that determines a model's layers is compared, in YAML's form: tuples become lists."""
     saved = empty_config(OUTPUT_DIR=str(tmp_path), MODEL__ROI_KEYPOINT_HEAD__CONV_DIMS=(8, 8))
     (tmp_path / "config.yaml").write_text(saved.dump())
     (tmp_path / "last_checkpoint").write_text("model_0000009.pth")

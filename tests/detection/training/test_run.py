@@ -1,4 +1,4 @@
-"""The real command on a tiny data set: train in two processes, evaluate, resume; and what it refuses."""
+"""The real command on a tiny data set: train in two processes, evaluate, resume; and refusals."""
 
 import argparse
 import json
@@ -34,7 +34,7 @@ def data(tmp_path_factory) -> tuple[dict, dict]:
 
 @pytest.fixture(scope="module")
 def trained(data, tmp_path_factory) -> tuple[Path, str]:
-    """Output folder and log of a run in two processes, of one iteration for four: two, with half of its batch."""
+    """Output folder and log of a run in two processes. One iteration for four becomes two, with half of its batch."""
     output = tmp_path_factory.mktemp("trained")
     flags = ["--config-file", CONFIG, "--num-gpus", "2", "--scale-to-gpus"]
     done = subprocess.run(
@@ -136,7 +136,7 @@ def test_scale_to_gpus__before_and_after_are_shown_and_saved(trained):
     assert table["SOLVER.MAX_ITER"] == ["1", "2"]
     saved = CfgNode.load_yaml_with_base(str(output / "config.yaml"))["SOLVER"]
     assert (saved["IMS_PER_BATCH"], saved["MAX_ITER"], saved["REFERENCE_WORLD_SIZE"]) == (2, 2, 2)
-    # The second of two iterations is half-way through the warm-up, which is longer than they are, from a thousandth on.
+    # The warm-up, from a thousandth on, is longer than the two iterations; the second one is half-way through it.
     assert [line["lr"] for line in metrics(output) if "lr" in line][-1] == pytest.approx(0.01 * (1 + 0.001) / 2)
 
 
@@ -255,10 +255,10 @@ def test_scale_to_gpus__an_evaluation_has_no_schedule(data, tmp_path, capsys):
 def test_eval_only__gives_the_training_runs_results(trained, data, tmp_path):
     output, _ = trained
     weights = str(output / "model_final.pth")
-    with claim(tmp_path):  # a training beside it; this one only looks
+    with claim(tmp_path):  # another training run; this one only evaluates
         train_net(["--config-file", CONFIG, "--eval-only", *options(tmp_path, *data, MODEL__WEIGHTS=weights)])
     assert results(tmp_path) == results(output)
-    # After two iterations most scores are 0 whatever the weights are; the detections are not.
+    # After two iterations most scores are 0 with any weights, but detections differ.
     found, expected = (detections(folder) for folder in (tmp_path, output))
     assert any(expected.values())
     assert found == expected
@@ -299,11 +299,11 @@ def test_resume__continues_where_the_run_stopped(data, tmp_path):
     assert (stopped["model"][counter], resumed["model"][counter]) == (2, 3)
     optimizers = [content["trainer"]["_trainer"]["optimizer"] for content in (stopped, resumed)]
     assert optimizers[1]["state"].keys() == optimizers[0]["state"].keys() != set()
-    # Rate and decay are those that this command asked for, from the first step on.
+    # Rate and decay are those of this command, from the first step on.
     assert {group["weight_decay"] for group in optimizers[0]["param_groups"]} != {0.0}
     assert {group["weight_decay"] for group in optimizers[1]["param_groups"]} == {0.0}
     assert [line["lr"] for line in metrics(tmp_path) if "total_loss" in line][-1] == 0.004
-    # What cannot go on with other classes is refused before anything is written.
+    # A run that cannot resume with other classes is refused before anything is written.
     before = (tmp_path / "config.yaml").read_text()
     with pytest.raises(SystemExit, match=r"NUM_CLASSES 2 there, 3 now\); to start from its weights"):
         train("--resume", SOLVER__MAX_ITER=4, MODEL__ROI_HEADS__NUM_CLASSES=3)
@@ -318,7 +318,7 @@ def test_resume__continues_where_the_run_stopped(data, tmp_path):
 
 
 def test_train__mask_rcnn_on_coco_in_grey(tmp_path):
-    """From an encoder of grey images, not converted; a run in RGB is refused before it leaves anything."""
+    """From an unconverted encoder of grey images; a run in RGB is refused before it writes anything."""
     train, test = make_coco(tmp_path / "a", 2), make_coco(tmp_path / "b", 1)
     torch.save(checkpoint_of(encoder("resnet18", channels=1), "original"), tmp_path / "grey.pth")
     keys = {"MODEL__MASK_ON": True, "SOLVER__MAX_ITER": 1, "TEST__PRECISE_BN__ENABLED": False}

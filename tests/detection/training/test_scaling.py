@@ -45,7 +45,7 @@ def test_scale_to_processes__linear_rule(processes, batch, rate, times):
         "TEST.PRECISE_BN.NUM_ITER": 200 * times,
     }
     assert after["SOLVER.REFERENCE_WORLD_SIZE"] == processes
-    # The table shows all that changed, and nothing else.
+    # The table shows all changes, and nothing else.
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
     assert rows[0] == ["key", "for 8", f"for {processes}"]
     changed = {key for key in after if after[key] != before[key]} - {"SOLVER.REFERENCE_WORLD_SIZE"}

@@ -22,7 +22,7 @@ BATCH = 8  # of all processes
 
 
 class Regression(nn.Module):
-    """Two losses, each a mean over the images as a detector's are, of a net without batch norm; notes its type."""
+    """Two losses of a net without batch norm, each a mean over the images like a detector's; records its type."""
 
     def __init__(self):
         super().__init__()
@@ -134,7 +134,7 @@ def test_accumulating_trainer__keeps_the_loss_scale_and_only_that():
     scaled._scaler.update(1024.0)
     fresh.load_state_dict(copy.deepcopy(scaled.state_dict()))
     assert fresh._scaler.get_scale() == 1024
-    full.load_state_dict(copy.deepcopy(scaled.state_dict()))  # a run goes on in another precision, both ways
+    full.load_state_dict(copy.deepcopy(scaled.state_dict()))  # a run resumes in another precision, both ways
     assert "grad_scaler" not in full.state_dict()
     fresh.load_state_dict(full.state_dict())
 
@@ -166,7 +166,7 @@ def accumulate_in_processes(micro_batches: int) -> dict:
         return allreduce_hook(group, bucket)
 
     def mine() -> Iterator[torch.Tensor]:
-        """As detectron2's loaders: every micro-batch is divided among the processes."""
+        """Like detectron2's loaders: every micro-batch is divided among the processes."""
         for x in batches():
             for part in x.chunk(micro_batches):
                 yield part[comm.get_rank() :: comm.get_world_size()]

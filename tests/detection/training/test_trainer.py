@@ -119,7 +119,7 @@ def test_trainer__two_processes_share_statistics_and_parameters(tmp_path):
     assert first["state"]["backbone.conv.norm.num_batches_tracked"] == 2
     for one in (first, second):  # stopped in the middle
         assert_equal_states(one["resumed"], one["state"])
-    # Half of the 6 images hold each class: their repeat factor is the root of 2 / 0.5, and one order is shared.
+    # Each class is in half of the 6 images: their repeat factor is the root of 2 / 0.5, and one order is shared.
     drawn = sorted(first["repeated"] + second["repeated"], key=lambda draw: draw.number)
     assert [draw.number for draw in drawn] == [*range(12)]
     assert sorted(draw.image for draw in drawn) == sorted([*range(6), *range(6)])
@@ -158,7 +158,7 @@ def test_trainer__a_resumed_run_is_bit_identical_to_one_that_was_not_stopped(tmp
         assert seen[stopped] == seen[None][len(seen[None]) - len(seen[stopped]) :]
         assert last_line(tmp_path / str(stopped)) == last_line(tmp_path / "None")  # of the last evaluation
     assert len(seen[None]) == (3 + 2 * 2) * micro_batches  # training, and two estimates
-    # What a run has that is killed right after a checkpoint: it does not come to that evaluation again.
+    # The state of a run that is killed right after a checkpoint: it does not repeat that evaluation.
     assert "bbox/AP" in written[None]["model_0000001"]
     assert "loss_cls" in written[None]["model_final"]
     listed = tmp_path / "1" / "labelled_images.json"
@@ -177,7 +177,7 @@ def test_trainer__ends_its_loader_processes_when_it_is_stopped(tmp_path, monkeyp
     with pytest.raises(StopIteration) as stopped:  # which holds all that the trainer was at
         trainer.train()
     assert set(active_children()) == before, stopped
-    # A signal that the whole group gets ends none of either sort before the step, and an evaluation, is done.
+    # A signal to the whole group ends no process of either kind before the step, and an evaluation, is complete.
     loaders = trainer.data_loader, trainer.build_test_loader(trainer.cfg, test["NAME"])
     assert [loader.worker_init_fn for loader in loaders] == [begin_worker, begin_worker]
 
@@ -201,7 +201,7 @@ def last_line(output: Path) -> str:
 
 
 def spy_on_metrics(save: Callable, output: Path) -> tuple[Callable, dict[str, str]]:
-    """Return a ``save`` that notes what ``metrics.json`` has when a checkpoint has been saved, by its name."""
+    """Return a ``save`` that records the content of ``metrics.json`` after each checkpoint, by its name."""
     noted: dict[str, str] = {}
 
     def noting(name: str, **kwargs: object) -> None:

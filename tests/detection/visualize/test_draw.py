@@ -31,7 +31,7 @@ def panels(page: np.ndarray, columns: int) -> list[np.ndarray]:
 
 
 def changed(panel: np.ndarray) -> np.ndarray:
-    """Which pixels are not the image's, H x W."""
+    """Which pixels differ from the image, H x W."""
     return (panel != 128).any(axis=2)
 
 

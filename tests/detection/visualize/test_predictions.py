@@ -1,4 +1,4 @@
-"""Predictions are written by the evaluators themselves, so that what is read is what runs leave."""
+"""The evaluators themselves write the predictions, so that the tests read the same files as those of runs."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ COUNT = 3
 
 
 def detections(index: int) -> Instances:
-    """The object of an image, moved a little, and a box on nothing."""
+    """The object of an image, slightly moved, and a box on nothing."""
     name, *box = boxes(COUNT)[index]
     found = torch.tensor([box, [1, 2, 9, 12]], dtype=torch.float) + torch.tensor([0.25, -0.5, 0.5, 1.0])
     masks = torch.zeros(2, SIZE, SIZE, dtype=torch.bool)
@@ -47,7 +47,7 @@ def labels_of(record: dict) -> np.ndarray:
 
 
 def evaluated(entry: dict, output: Path) -> tuple[str, list[dict]]:
-    """Evaluate the detections above, or the true labels, of which ignored pixels become the last class."""
+    """Evaluate the detections above, or the true labels with ignored pixels as the last class."""
     name = entry["NAME"]
     cfg = empty_config(MOCO__DATASETS=[entry], OUTPUT_DIR=str(output), MODEL__MASK_ON=entry["KIND"] == "coco")
     register_datasets(cfg)

@@ -31,7 +31,7 @@ def coco(tmp_path_factory) -> dict:
 
 @pytest.fixture
 def runs(tmp_path, coco) -> list[str]:
-    """Flags for two runs: one found something in the lower right of image 0, the other is less sure of it."""
+    """Flags for two runs: one found something in the lower right of image 0, the other with a lower score."""
     flags = []
     for name, score in (("sure", 0.9), ("shy", 0.3)):
         path = tmp_path / name / "inference" / coco["NAME"] / "coco_instances_results.json"
@@ -88,7 +88,7 @@ def test_visualize__draws_and_counts_what_reaches_the_threshold(tmp_path, coco, 
     found.write_text(json.dumps([result(0, [1, 2, 3, 4], score) for score in (0.125, 0.3)]))
     flags = ("--predictions", f"a={found}", "--threshold", threshold)
     draw(tmp_path / "out", coco, *flags, "--image-id", "0")
-    draw(tmp_path / "out", coco, *flags, "--image-id", "1")  # in which nothing was found
+    draw(tmp_path / "out", coco, *flags, "--image-id", "1")  # nothing was found in it
     assert drawn == {
         "ground truth: 1": 1,
         f"a: {shown} of 2, score ≥ {threshold}": shown,

@@ -1,4 +1,4 @@
-"""``MODEL.WEIGHTS`` by an address, from a server on this machine."""
+"""``MODEL.WEIGHTS`` as a web address, from a server on this machine."""
 
 import io
 import os
@@ -21,7 +21,7 @@ def cache(tmp_path, monkeypatch) -> None:
 
 
 def test_load__another_servers_file_of_the_same_path_is_not_taken():
-    """detectron2 keeps both under the same name, and would load the first for the second."""
+    """detectron2 caches both under the same name, and would load the first instead of the second."""
 
     def file_of(number: float) -> bytes:
         written = io.BytesIO()

@@ -38,7 +38,7 @@ def test_load_array_pickle__protocols(tmp_path: Path, protocol: int) -> None:
 
 
 def test_load_array_pickle__python2(tmp_path: Path) -> None:
-    """Bytes as Python 2 and an old numpy wrote them: byte strings for text, the module's former name."""
+    """Bytes from Python 2 and an old numpy: byte strings for text, the module's former name."""
     body = (
         b"\x80\x02}q\x00U\x07conv1_wq\x01cnumpy.core.multiarray\n_reconstruct\nq\x02cnumpy\nndarray\nq\x03K\x00\x85U\x01b"
         b"\x87Rq\x04(K\x01K\x02\x85cnumpy\ndtype\nq\x05U\x02f4K\x00K\x01\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff"
@@ -51,12 +51,12 @@ def test_load_array_pickle__python2(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("protocol", [2, 5])
 def test_load_array_pickle__reads_what_pickle_reads(tmp_path: Path, protocol: int) -> None:
-    """Either order of bytes, every kind of number, axes in any order, no axis, nothing in it."""
+    """Both byte orders, every kind of number, axes in any order, no axis, no elements."""
     codes = [order + code for order in "<>" for code in ("i2", "f2", "f8", "c16")]
     arrays = {code: np.arange(4).astype(code) for code in codes}
     arrays |= {"bool": np.array([True, False]), "byte": np.arange(3, dtype=np.uint8), "scalar": np.array(2.5)}
     arrays |= {"axes": np.arange(24).reshape(2, 3, 4).transpose(1, 0, 2), "fortran": np.asfortranarray(np.eye(3))}
-    if protocol > 2:  # where Python 3 asks for its type of bytes
+    if protocol > 2:  # Python 3 then needs its own type of bytes
         arrays["none"] = np.zeros((0, 3), np.float32)
     arrays |= {f"number {code}": np.array([1.5]).astype(code)[0] for code in codes}
     path = dump({"model": arrays}, tmp_path / "m.pkl", protocol)

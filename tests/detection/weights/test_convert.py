@@ -38,7 +38,7 @@ def detectron2_resnet(depth: int) -> nn.Module:
 
 
 def configured_resnet(needed: dict) -> nn.Module:
-    """detectron2's ResNet, without memory, from its own defaults and what the converter says is to be set."""
+    """detectron2's ResNet, without memory, from its defaults and the settings that the converter lists."""
     cfg = get_cfg()
     cfg.MODEL.BACKBONE.FREEZE_AT = 0
     cfg.MODEL.RESNETS.NORM = "BN"
@@ -50,7 +50,7 @@ def configured_resnet(needed: dict) -> nn.Module:
 
 
 def paired_modules(detectron2: nn.Module, torchvision_model: nn.Module):
-    """Pair the modules of the two libraries by where they stand in the network."""
+    """Pair the modules of the two libraries by their place in the network."""
     yield detectron2.stem.conv1, torchvision_model.conv1
     yield detectron2.stem.conv1.norm, torchvision_model.bn1
     stages = zip(detectron2.stages, [getattr(torchvision_model, f"layer{i}") for i in (1, 2, 3, 4)], strict=True)
@@ -104,7 +104,7 @@ def test_convert_file__names_and_values(tmp_path: Path, depth: int, head: str, l
     assert set(content["model"]) == expected_names
     assert len(conversion.encoder.tensors) == len(expected_names)
 
-    # Values by a path of their own: a plain load_state_dict, then module by module against the source.
+    # Values, checked independently: a plain load_state_dict, then module by module against the source.
     backbone.load_state_dict({name: torch.from_numpy(value) for name, value in content["model"].items()})
     compared = 0
     for ours, theirs in paired_modules(backbone, model):
@@ -123,7 +123,7 @@ def test_convert_file__names_and_values(tmp_path: Path, depth: int, head: str, l
     ("arch", "channels"), [*((arch, 3) for arch in ARCHITECTURES if arch != "resnet50w4"), ("resnet18", 1)]
 )
 def test_to_detectron2__activations(arch: str, channels: int) -> None:
-    """The settings that the converter names are enough for a ResNet that computes what the encoder computes."""
+    """With the settings that the converter lists, a ResNet computes the same as the encoder."""
     reference = encoder(arch, channels=channels).eval()
     found = extract_encoder(reference.state_dict())
     assert (found.arch, found.channels) == (arch, channels)
@@ -270,7 +270,7 @@ def test_convert_file__damaged(tmp_path: Path, resnet18: nn.Module, damage: str)
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("legacy", [False, True])
 def test_convert_file__damaged_anywhere(tmp_path: Path, legacy: bool) -> None:
-    """Wherever a file is broken the error is a ValueError that names it; a whole one would say 'incomplete'."""
+    """The error for a file damaged anywhere is a ValueError that names it; an intact one would give 'incomplete'."""
     source = tmp_path / "in.pth"
     state = OrderedDict({"encoder_q.conv1.weight": torch.ones(2, 3), "encoder_q.layer1.0.conv1.weight": torch.ones(2)})
     save({"model": state, "iteration": 3}, source, _use_new_zipfile_serialization=not legacy)
@@ -366,7 +366,7 @@ def test_verify__swapped_stages(tmp_path: Path, resnet18: nn.Module, monkeypatch
 def test_verify__stride_in_the_1x1(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(settings.REQUIRED_CONFIG, "MODEL.RESNETS.STRIDE_IN_1X1", True)
     found = extract_encoder(encoder("resnet50").state_dict())
-    # res2 has no stride, so it agrees whatever the setting is.
+    # res2 has no stride, so it agrees with either setting.
     with pytest.raises(ValueError, match="verification failed at res3, res4, res5:"):
         convert.compare_stages(convert.detectron2_resnet(found, convert.to_detectron2(found)), found.build())
 
@@ -397,7 +397,7 @@ def test_verify__encoder_that_gives_all_images_the_same(tmp_path: Path, resnet18
 
 
 def test_verify__encoder_trained_on_images_that_do_not_differ(tmp_path: Path) -> None:
-    """Batch norm follows the statistics of black images until its start is gone; the last map is one cell."""
+    """Batch norm sees black images until its initial statistics have decayed; the last map is one cell."""
     network = encoder("resnet18").train()
     with torch.no_grad():
         for _ in range(120):
@@ -410,7 +410,7 @@ def test_verify__encoder_trained_on_images_that_do_not_differ(tmp_path: Path) ->
 
 
 def test_converted_file__plain_detectron2_checkpointer(tmp_path: Path, resnet18: nn.Module) -> None:
-    """What is written needs nothing of mocodet to be read."""
+    """The output can be read without mocodet."""
     convert.convert_file(save(resnet18.state_dict(), tmp_path / "in.pth"), tmp_path / "out.pkl", check=False)
     backbone = detectron2_resnet(18)
     DetectionCheckpointer(backbone).load(str(tmp_path / "out.pkl"))

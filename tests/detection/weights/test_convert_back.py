@@ -55,7 +55,7 @@ def trained(cfg: CfgNode) -> nn.Module:
 
 
 def stages_of(model: nn.Module, images: torch.Tensor) -> dict[str, torch.Tensor]:
-    """What the detector's ResNet computes, with its own modules; res5 of a C4 model is its head's."""
+    """The activations of the detector's ResNet, with its own modules; res5 of a C4 model is in its head."""
     bottom_up = getattr(model.backbone, "bottom_up", model.backbone)
     with torch.no_grad():
         features = bottom_up.stem(images)
@@ -117,14 +117,14 @@ def test_convert_back_file__activations(tmp_path: Path, images: torch.Tensor, ki
     assert conversion.encoder.prefix == {"fpn": "backbone.bottom_up.", "plain": "backbone."}[kind]
     assert conversion.encoder.arch == "resnet18"
     assert max(conversion.differences.values()) <= 1e-5
-    assert conversion.encoder.notes == ()  # two 3x3 convolutions: there is one place for the stride
+    assert conversion.encoder.notes == ()  # two 3x3 convolutions: the stride has only one place
     assert_same(torchvision_stages(18, tmp_path / "resnet.pth", images), stages_of(model, images))
     # Weights only: nothing of the training.
     assert all(isinstance(value, torch.Tensor) for value in torch.load(tmp_path / "resnet.pth").values())
 
 
 def test_convert_back_file__c4(tmp_path: Path, images: torch.Tensor) -> None:
-    """res5 lies in the head; the head's extra norm, which torchvision has not, stays behind."""
+    """res5 is in the head; the head's extra norm, which torchvision lacks, is left out."""
     model = trained(config(50, "c4", "BN"))
     source = save(model, tmp_path / "model_final.pth")
     (tmp_path / "config.yaml").write_text("MODEL: {RESNETS: {STRIDE_IN_1X1: false}, OWN: {KEY: 1}}\n")
@@ -133,7 +133,7 @@ def test_convert_back_file__c4(tmp_path: Path, images: torch.Tensor) -> None:
     assert conversion.encoder.notes[0].startswith("the detector's input: BGR images of 0 to 255, minus [103.53, ")
     assert_same(torchvision_stages(50, tmp_path / "resnet.pth", images), stages_of(model, images))
 
-    # Where the stride is known to be elsewhere, torchvision's network would compute something else.
+    # If the stride is known to be in another place, torchvision's network would compute something else.
     (tmp_path / "base.yaml").write_text("MODEL: {RESNETS: {STRIDE_IN_1X1: true}}\n")
     (tmp_path / "config.yaml").write_text("_BASE_: base.yaml\nMODEL: {RESNETS: {DEPTH: 50}}\n")
     (tmp_path / "resnet.pth").unlink()
@@ -258,7 +258,7 @@ def test_convert_back_file__defects(tmp_path: Path, fpn18: nn.Module, defect: st
 def test_convert_back_file__verification(
     tmp_path: Path, fpn18: nn.Module, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """A wrong translation is found out, and leaves no file."""
+    """A wrong translation is detected, and no file is written."""
     right = torchvision_name
     if name == "running":
 

@@ -39,7 +39,7 @@ from tests.processes import forking
 
 CANARY = "canary"  # what code from a file would leave in the working directory
 
-# What numpy's pickles call; where these functions are differs between its versions.
+# The functions that numpy's pickles call; their modules differ between versions.
 _reconstruct, scalar = np.zeros(1).__reduce__()[0], np.float64(1).__reduce__()[0]
 _frombuffer = np.zeros(1).__reduce_ex__(5)[0]
 
@@ -58,7 +58,7 @@ def small_state(prefix: str = "encoder_q.") -> dict[str, torch.Tensor]:
 
 
 def checkpoint() -> dict[str, Any]:
-    """What pre-training saves, in small."""
+    """A small version of a pre-training checkpoint."""
     state = {**small_state(), **small_state("encoder_k."), "queue": torch.zeros(2, 4)}
     return {"model": state, "optimizer": {"state": {0: {"momentum_buffer": torch.ones(3)}}}, "iteration": 9}
 
@@ -164,7 +164,7 @@ def unsound() -> Files:
 
 
 class Call:
-    """Asks whoever unpickles it to call something."""
+    """Asks the unpickler to call something."""
 
     def __init__(self, function: Callable, *arguments: object) -> None:
         self.function, self.arguments = function, arguments
@@ -265,7 +265,7 @@ def forged_numbers() -> Files:
 
 
 def forged_arrays() -> Files:
-    """The same for the reader of detectron2's pickles, which has more ways to ask."""
+    """The same for the reader of detectron2's pickles, which offers more ways to call code."""
     contents = forged()
     kinds = {name: call.arguments[0] for name, call in contents.items() if name.startswith("number of")}
     for name, kind in kinds.items():

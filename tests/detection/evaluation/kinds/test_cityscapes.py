@@ -21,7 +21,7 @@ CLASSES = ("person", "rider", "car", "truck", "bus", "train", "motorcycle", "bic
 PERSON, CAR, ROAD, VOID = 24, 26, 7, 1  # Cityscapes' label ids
 Box = tuple[int, int, int, int]  # rows from, to, columns from, to
 
-# Two images, each two persons of 20 x 10 pixels; in the first a car and a strip that is not scored.
+# Two images with two persons of 20 x 10 pixels each; the first also has a car and a strip that is not scored.
 TRUTH: dict[str, dict[int, Box]] = {
     "ulm_000000_000019": {
         VOID: (36, 40, 0, 80),
@@ -104,7 +104,7 @@ def test_cityscapes_evaluator__perfect(tmp_path):
 def test_cityscapes_evaluator__an_object_not_found(tmp_path):
     found = truth()
     found["ulm_000001_000019"].pop()
-    # Of four persons three are found, without a mistake: precision 1 up to a recall of three quarters.
+    # Three of four persons are found, without mistakes: precision 1 up to a recall of three quarters.
     assert evaluate(register(tmp_path), found)["AP-person"] == pytest.approx(75)
 
 
@@ -123,8 +123,8 @@ def test_cityscapes_evaluator__thresholds(tmp_path):
 @pytest.mark.parametrize(("rows", "expected"), [((36, 40), 100.0), ((31, 35), 25.0)])
 def test_cityscapes_evaluator__detections_of_what_is_not_scored(tmp_path, rows, expected):
     found = truth()
-    # Scored higher than the car itself, and wrong unless it lies on what is not scored: the precision is 0 at recall 0
-    # and 1/2 at recall 1, between which the script draws a line.
+    # Scored higher than the car itself, and wrong unless it lies on an unscored region: the precision is 0 at recall 0
+    # and 1/2 at recall 1, and the script interpolates linearly.
     found["ulm_000000_000019"].append(("car", 0.95, (*rows, 0, 80)))
     assert evaluate(register(tmp_path), found)["AP-car"] == pytest.approx(expected)
 

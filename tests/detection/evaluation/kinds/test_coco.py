@@ -50,13 +50,13 @@ def keypoints(draw: st.DrawFn) -> list[float]:
 
 box = st.tuples(corner, corner, side, side).map(list)
 category = st.sampled_from(CATEGORIES)
-# Areas in annotations are of the mask, not of the box; here of anything, often at the boundaries.
+# Areas in annotations are those of masks, not of boxes. Here they are arbitrary, often at the boundaries.
 area = st.sampled_from([0, 32**2 - 1, 32**2, 32**2 + 1, 96**2 - 1, 96**2, 96**2 + 1]) | st.floats(1, 1e5)
 
 
 @st.composite
 def evaluations(draw: st.DrawFn) -> tuple[dict, list[dict]]:
-    """Annotations and predictions; images may have none of either, categories neither objects nor predictions."""
+    """Annotations and predictions; images and categories may have none of either."""
     ids = draw(st.lists(st.integers(1, 50), min_size=1, max_size=4, unique=True))
     annotations, results = [], []
     for image in ids:
@@ -108,7 +108,7 @@ def pycocotools(dataset: dict, results: list[dict], task: str, max_dets: tuple[i
 
 
 def check_matches(found: Matches, theirs: COCOeval) -> None:
-    """Compare each detection with what pycocotools tells of it."""
+    """Compare each detection with the result of pycocotools."""
     of_all_areas = [image for image in theirs.evalImgs if image and image["aRng"] == theirs.params.areaRng[0]]
     for place, category in enumerate(sorted(CATEGORIES)):
         images = [image for image in of_all_areas if image["category_id"] == category]
@@ -179,7 +179,7 @@ SQUARE, BESIDE, BETWEEN = [0, 0, 32, 32], [16, 0, 32, 32], [8, 0, 32, 32]
     ("objects", "found"),
     [
         ([(SQUARE, 0), (BESIDE, 0)], [BETWEEN, SQUARE]),  # overlaps both alike, and leaves the first to the next
-        ([(SQUARE, 1), ([0, 0, 32, 24], 0)], [SQUARE]),  # is like the crowd, and belongs to the object all the same
+        ([(SQUARE, 1), ([0, 0, 32, 24], 0)], [SQUARE]),  # equals the crowd, but belongs to the object
         ([(SQUARE, 1), ([0, 0, 32, 14], 0)], [SQUARE]),  # and here to the crowd
         ([(SQUARE, 0)], [[0, 0, 16, 32]]),  # at the lowest threshold
     ],
@@ -336,7 +336,7 @@ def test_evaluator__ids_as_text_and_classes_in_another_order(tmp_path):
 
 
 def check(file: Path, *tasks: str, sigmas: tuple[float, ...] = SIGMAS) -> None:
-    """Check a file before a run with a model of these tasks, boxes besides."""
+    """Check a file before a run with a model of these tasks and boxes."""
     name = new_name()
     MetadataCatalog.get(name).set(json_file=str(file))
     keys = {"MODEL__MASK_ON": "segm" in tasks, "MODEL__KEYPOINT_ON": "keypoints" in tasks}

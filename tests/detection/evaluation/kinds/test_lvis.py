@@ -68,7 +68,7 @@ def register(tmp_path: Path, content: dict) -> str:
 
 
 def detections(content: dict, seed: int) -> dict[int, Instances]:
-    """For each image its true boxes, shaken, some of them twice, some of a wrong category, and boxes on nothing."""
+    """For each image its true boxes with noise, some twice, some with a wrong category, and boxes on nothing."""
     rng = np.random.default_rng(seed)
     found = {}
     for image in content["images"]:
@@ -85,7 +85,7 @@ def detections(content: dict, seed: int) -> dict[int, Instances]:
         found[image["id"]] = Instances(
             (SIZE, SIZE),
             pred_boxes=Boxes(torch.tensor(np.array(boxes), dtype=torch.float32)),
-            # Ties too: LVIS takes those of an image in the order given.
+            # Ties, too: LVIS takes those of an image in the given order.
             scores=torch.tensor(rng.integers(1, 8, len(boxes)) / 8, dtype=torch.float32),
             pred_classes=torch.tensor(np.array(classes) - 1),
         )
@@ -111,7 +111,7 @@ def reference(content: dict, found: dict[int, Instances]) -> dict[int, np.ndarra
     for category in range(1, len(FREQUENCIES) + 1):
         by_threshold = []
         for threshold in THRESHOLDS:
-            hits, positives = [], 0  # (score, is it true), and how many objects there are
+            hits, positives = [], 0  # (score, is it true), and the number of objects
             for image in content["images"]:
                 truth = [
                     np.array(a["bbox"]) + np.array([0, 0, *a["bbox"][:2]])

@@ -181,7 +181,7 @@ def test_mean_iou__two_processes_together(tmp_path):
 
 
 def test_mean_iou__equals_cityscapes_own_script(tmp_path, monkeypatch):
-    monkeypatch.setattr(np, "in1d", np.isin, raising=False)  # the script wants it, numpy 2.4 no longer has it
+    monkeypatch.setattr(np, "in1d", np.isin, raising=False)  # the script needs it, numpy 2.4 no longer has it
     by_train_id = {label.trainId: label.id for label in cityscapes_labels if 0 <= label.trainId < 255}
     train_ids = random_labels(3, classes=19)
     train_ids[0][0] = np.arange(17)

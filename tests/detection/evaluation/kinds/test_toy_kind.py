@@ -1,4 +1,4 @@
-"""A kind of evaluation that a user would write: all of it is here, and the commands know it."""
+"""A complete user-defined kind of evaluation, and tests that the commands accept it."""
 
 import json
 from collections import OrderedDict
@@ -26,7 +26,7 @@ Found = dict[str, list[tuple[int, float, list[float]]]]  # image: class, score, 
 
 
 class CountEvaluator(DatasetEvaluator):
-    """By how many objects the number of detections in an image is wrong, on average."""
+    """The mean error of the number of detections in an image."""
 
     def __init__(self, dataset_name: str, output: str | None):
         self._truth = {record["image_id"]: len(record["annotations"]) for record in DatasetCatalog.get(dataset_name)}

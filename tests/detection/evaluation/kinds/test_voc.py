@@ -35,7 +35,7 @@ def instances(found: list[tuple[int, float, list[float]]]) -> Instances:
 
 
 def detections(count: int) -> list[Instances]:
-    """The true boxes, shaken, some with the wrong class, and some boxes on nothing."""
+    """The true boxes with noise, some with the wrong class, and some boxes on nothing."""
     generator = torch.Generator().manual_seed(0)
     found = []
     for name, *box in boxes(count):
@@ -94,7 +94,7 @@ TALL, HALF = [4, 4, 14, 24], [4.0, 4.0, 14.0, 14.0]  # HALF is half of TALL: the
 @example(images=[([(0, False, TALL)], [(0, 0.9, [4.0, 4.0, 14.0, 14.04])])], year=2012)
 # The wrong detection comes first until the scores are rounded.
 @example(images=[([(0, False, TALL)], [(0, 0.5001, TALL), (0, 0.5004, [30.0, 30.0, 40.0, 40.0])])], year=2012)
-# Of objects that are overlapped alike the first is taken; here it is difficult.
+# Of two objects with the same overlap the first is taken; here it is difficult.
 @example(images=[([(0, True, TALL), (0, False, TALL)], [(0, 0.9, TALL)])], year=2007)
 def test_voc_evaluator__equals_detectron2_exactly(images, year):
     kinds = ("ant", "bee", "cow")
@@ -123,7 +123,7 @@ def test_voc_evaluator__equals_detectron2_exactly(images, year):
 
 
 def check_matches(evaluator: VOCEvaluator, results: dict[str, float], year: int) -> None:
-    """From what is kept come the results; by the 2012 metric, where the mean is none, those of classes with objects."""
+    """The saved matches give the results; if the 2012 mean is undefined, those of the classes with objects."""
     matches = evaluator.matches()["bbox"]
     aps = matches.average_precisions()[:, :, 0] * 100
     for name, values in zip(matches.classes, aps, strict=True):
