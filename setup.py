@@ -70,39 +70,40 @@ setup(
     },
     # detectron2 itself is not on PyPI under its own name; `make setup` and the README install it.
     # The lines from cloudpickle to tqdm are what detectron2 imports and its wheel is installed without.
+    # What was tried with the lower bounds is in docs/versions.md. Upper ones would keep users from what works.
     install_requires=[
         "torch>=2.10",  # reads files safely: in older ones weights_only can be made to run code (CVE-2026-24747)
         "torchvision>=0.25",
         "fvcore>=0.1.5.post20221221",
         "iopath>=0.1.9",
-        "numpy",
-        f"{installed_opencv()}>=4.5",  # makes views in pre-training; detectron2 draws, and reads Cityscapes, with it
-        "pillow>=9.1",
+        "numpy>=1.26.1",
+        f"{installed_opencv()}>=4.5.5.64",  # makes views; detectron2 draws, and reads Cityscapes, with it
+        "pillow>=9.3",
         "pycocotools>=2.0.7",
         "yacs>=0.1.8",
-        "webdataset>=1.0",
-        "scipy>=1.8",  # a study's intervals; the masks of SBD and ImageNet's development kit are MATLAB files
-        "braceexpand",
+        "webdataset>=1.0.2",
+        "scipy>=1.11.1",  # a study's intervals; the masks of SBD and ImageNet's development kit are MATLAB files
+        "braceexpand>=0.1.7",
         "faster-coco-eval>=1.6",
         "safetensors>=0.4",
         "fsspec>=2023.1",
         "requests>=2.28",
-        "jinja2>=3.0",  # fills the pages of mocodet report
-        "cloudpickle",
-        "hydra-core>=1.1",
-        "matplotlib",
-        "omegaconf>=2.1",
-        "packaging",
-        "tabulate",
-        "tensorboard",
+        "jinja2>=3.1",  # fills the pages of mocodet report
+        "cloudpickle>=2.0",
+        "hydra-core>=1.3",
+        "matplotlib>=3.7",
+        "omegaconf>=2.3",
+        "packaging>=24.0",
+        "tabulate>=0.8.9",
+        "tensorboard>=2.12",
         "termcolor>=1.1",
-        "tqdm>4.29.0",
+        "tqdm>=4.64",
     ],
     extras_require={
         # Decodes JPEGs to the same bytes as Pillow in a fifth to a half less time.
-        "jpeg": ["simplejpeg"],
+        "jpeg": ["simplejpeg>=1.6.6"],
         # What detectron2 reads and evaluates Cityscapes instances with.
-        "cityscapes": ["cityscapesscripts>=2.2", "shapely"],
+        "cityscapes": ["cityscapesscripts>=2.2", "shapely>=2.0"],
         "dev": [
             "pytest>=8",
             "pytest-xdist>=3",
