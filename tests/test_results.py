@@ -17,9 +17,9 @@ STUDIES = {"1,000": "voc_fashion", "100": "voc_fashion_10"}
 TRANSFER = [row for row in ROWS if row[0] in DETECTORS]
 
 
-def trials(detector: str, labels: str, init: str, metric: str) -> np.ndarray:
+def trials(study: str, detector: str, init: str, metric: str) -> np.ndarray:
     """Return a metric of a detector's trials from an initialisation, in the order of their seeds."""
-    results = json.loads((DOCS / "report" / STUDIES[labels] / "results.json").read_text(encoding="utf-8"))
+    results = json.loads((DOCS / "report" / study / "results.json").read_text(encoding="utf-8"))
     found = [trial for trial in results["trials"] if (trial["detector"], trial["init"]) == (detector, init.lower())]
     return np.array([trial["metrics"][f"bbox/{metric}"] for trial in sorted(found, key=lambda trial: trial["seed"])])
 
@@ -28,29 +28,49 @@ def numbers(cell: str) -> list[float]:
     return [float(number.replace("−", "-").replace(",", "")) for number in re.findall(r"[+−]?\d[\d,]*\.?\d*", cell)]
 
 
+def study_of(row: list[str]) -> str:
+    """Return the study that a row names as its record, or that of its labelled images."""
+    named = re.search(r"report/(\w+)/results\.json", row[-1])
+    return named[1] if named else STUDIES[row[1]]
+
+
+def interval(gaps: np.ndarray) -> list[float]:
+    return [gaps.mean(), *stats.t.interval(0.95, len(gaps) - 1, gaps.mean(), stats.sem(gaps))]
+
+
 def test_transfer__has_all_rows():
-    assert len(TRANSFER) == 9
-    assert {STUDIES[row[1]] for row in TRANSFER} == {path.name for path in (DOCS / "report").iterdir()}
+    assert len(TRANSFER) == 10
+    assert {study_of(row) for row in TRANSFER} == {path.name for path in (DOCS / "report").iterdir()}
 
 
 @pytest.mark.parametrize("row", TRANSFER, ids=lambda row: "-".join(row[:3]))
 def test_transfer__the_numbers_are_those_of_the_trials(row):
-    detector, labels = DETECTORS[row[0]], row[1]
+    study, detector = study_of(row), DETECTORS[row[0]]
     for metric, cell in zip(METRICS, row[-4:-1], strict=True):
         if "±" in cell:
-            values = trials(detector, labels, row[2], metric)
+            values = trials(study, detector, row[2], metric)
             expected = [values.mean(), values.std(ddof=1)]
         else:
-            gaps = trials(detector, labels, "moco", metric) - trials(detector, labels, "random", metric)
-            expected = [gaps.mean(), *stats.t.interval(0.95, len(gaps) - 1, gaps.mean(), stats.sem(gaps))]
+            expected = interval(trials(study, detector, "moco", metric) - trials(study, detector, "random", metric))
             assert cell.startswith("**") == (expected[0] >= 0.5 and expected[1] > 0)
         for found, number, text in zip(numbers(cell), expected, re.findall(r"\d+\.(\d+)", cell), strict=True):
             assert found == round(number, len(text)), (row, metric)
 
 
-def test_features__the_small_recipe():
-    (row,) = [row for row in ROWS if "`own_images_R_18`" in row[0]]
-    *_, last = (DOCS / "lab/records/own_images_R_18/metrics.json").read_text(encoding="utf-8").splitlines()
+def test_transfer__the_gaps_to_supervised_weights_are_those_of_the_trials():
+    (row,) = [row for row in ROWS if row[0] == "MoCo − supervised"]
+    for metric, cell in zip(METRICS, row[-4:-1], strict=True):
+        moco, supervised = (trials(study_of(row), DETECTORS[row[1]], init, metric) for init in ("moco", "supervised"))
+        assert numbers(cell) == [round(number, 1) for number in interval(moco - supervised)]
+
+
+@pytest.mark.parametrize(
+    ("name", "record"),
+    [("`own_images_R_18`", "own_images_R_18"), ("supervised with the same images", "supervised_R_18")],
+)
+def test_features__of_the_encoders_that_were_fine_tuned(name, record):
+    (row,) = [row for row in ROWS if name in row[0]]
+    *_, last = (DOCS / "lab/records" / record / "metrics.json").read_text(encoding="utf-8").splitlines()
     assert numbers(row[1]) == [round(json.loads(last)["knn_top1"], 1)]
 
 
