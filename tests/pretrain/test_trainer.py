@@ -103,7 +103,7 @@ def test_run__leaves_checkpoints_and_logs(whole_run):
     progress = r"epoch 3\.50  iter 7/8  eta 0:00:00  [\d.]+ img/s"
     loss, accuracy = rf"loss \d\.\d{{3}} \(chance {math.log(21):.2f}\)", r"accuracy [\d.]+% \(4\.76%\)"  # of 20 + 1
     values = rf"{loss}  {accuracy}  accuracy_in_batch [\d.]+% \(12\.5%\)  lr 0\.004393  data_time \d\.\d{{3}}"
-    _, log = (whole_run / "log.txt").read_text().rsplit("Starting training from iteration 0", 1)  # less other tests' runs
+    log = (whole_run / "log.txt").read_text().rpartition("Starting training from iteration 0")[2]  # of this run
     assert re.search(f"{progress}  {values}", log)
     for iteration in (2, 5):  # a run that is killed in between resumes from the earlier checkpoint
         assert log.index(f"iter {iteration}/8") < log.index(f"model_{iteration:07d}.pth"), "values, then the checkpoint"
