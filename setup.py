@@ -84,7 +84,7 @@ setup(
         "webdataset>=1.0.2",
         "scipy>=1.11.1",  # a study's intervals; the masks of SBD and ImageNet's development kit are MATLAB files
         "braceexpand>=0.1.7",
-        "faster-coco-eval>=1.6",
+        "faster-coco-eval>=1.8",
         "safetensors>=0.4",
         "fsspec>=2023.1",
         "requests>=2.28",
