@@ -308,7 +308,7 @@ def _find_images(folder: YoloFolder, sources: Sequence[Path], ledger: Ledger) ->
 
 def _images_of(source: Path, root: Path, ledger: Ledger) -> Iterator[Path]:
     """List the images below a folder, or those that a list names."""
-    if source.is_dir():
+    if _is(Path.is_dir, source):
         for folder, below, names in os.walk(source, followlinks=True):
             below.sort()
             for name in sorted(names):
@@ -389,7 +389,7 @@ def _note_boxes(annotations: Sequence[Record], ledger: Ledger) -> None:
 def _without_image(sources: Sequence[Path], known: Collection[Path]) -> Iterator[Finding]:
     """Note label files without an image in the folders that should have it."""
     for source in sources:
-        if source.is_dir():
+        if _is(Path.is_dir, source):
             for file in sorted(label_file(source / "image").parent.rglob("*.txt")):
                 if file not in known and file.name not in NO_LABELS:
                     yield Finding("note", file, "", "has no image of its name", "its objects are lost")

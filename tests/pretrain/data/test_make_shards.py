@@ -1,6 +1,7 @@
 import itertools
 import json
 import os
+import re
 import signal
 import tarfile
 from collections import Counter
@@ -190,7 +191,8 @@ def test_make_shards__a_killed_one_goes_on_to_the_same_bytes(folder, tmp_path, c
         make_shards(folder, output, **options)
     capsys.readouterr()
     assert make_shards(folder, output, **options) == whole
-    assert f"{output} has {begun} complete shards; continuing after them" in capsys.readouterr().err
+    told = re.search(rf"{output} has (\d+) complete shards; continuing after them", capsys.readouterr().err)
+    assert begun - 1 <= int(told[1]) <= begun, "the last one may have been killed before it was noted"
     assert contents(output) == contents(tmp_path / "whole")
 
 
