@@ -179,7 +179,7 @@ def test_make_shards__a_killed_one_goes_on_to_the_same_bytes(folder, tmp_path, c
     (folder / "dog" / "bad.jpg").write_bytes(b"no image")
     options = {"images_per_shard": 3, "skip_damaged": True}
     whole, output = make_shards(folder, tmp_path / "whole", **options), tmp_path / "shards"
-    for image in (0, 25, 20):  # images ahead of the writer are loaded too
+    for image in (0, 25):  # images ahead of the writer are loaded too
         killed_at(image, folder, output, **options)
         assert (output / "unfinished.json").is_file()
     begun = len(list(output.glob("shard-*.tar")))
