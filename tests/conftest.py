@@ -32,9 +32,3 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return next((number for number, name in enumerate(LONG) if item.nodeid.startswith(name)), len(LONG))
 
     items.sort(key=place)
-
-
-@pytest.fixture(autouse=True)
-def errors_in_one_line(monkeypatch):
-    """Let no test see that another, or the user, has asked for tracebacks."""
-    monkeypatch.delenv("MOCODET_TRACEBACK", raising=False)

@@ -5,9 +5,11 @@ server that has imported what most of them need, and nothing of the test that as
 """
 
 import multiprocessing
+import os
 import tempfile
 from collections.abc import Callable
 from datetime import timedelta
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +22,27 @@ from detectron2.utils import comm
 PRELOADED = ["mocodet.pretrain.trainer", "mocodet.detection.training.trainer", "pytest", "torch._dynamo"]
 
 
-def forking() -> multiprocessing.context.BaseContext:
-    """Return the context in which processes begin with `PRELOADED`; spawned ones take seconds for these imports.
+class Process(ForkServerProcess):
+    """A process with the environment of the one that starts it; the server has that of the first test that used it."""
 
-    Their environment is that of this one when the first of them started.
-    """
+    def start(self) -> None:
+        """Note the environment, and start."""
+        self._environment = dict(os.environ)
+        super().start()
+
+    def run(self) -> None:
+        """Take the environment, and call the function."""
+        os.environ.clear()
+        os.environ.update(self._environment)
+        super().run()
+
+
+def forking() -> multiprocessing.context.BaseContext:
+    """Return the context in which processes begin with `PRELOADED`; spawned ones take seconds for these imports."""
     multiprocessing.set_forkserver_preload(PRELOADED)  # heeded when the server starts, with the first process
-    return multiprocessing.get_context("forkserver")
+    context = multiprocessing.get_context("forkserver")
+    context.Process = Process  # of all who ask for this start method, torch too: there is one context for each method
+    return context
 
 
 def start_process(function: Callable[..., Any], *args: Any) -> multiprocessing.process.BaseProcess:

@@ -46,7 +46,6 @@ def command(name: str, arguments: list[str], terminal: Path, waits_at: str) -> N
         for number in (1, 2):
             os.dup2(printed.fileno(), number)
     os.environ["MOCODET_TEST_GATE"] = waits_at  # read by `tests.gate`
-    os.environ.pop("MOCODET_TRACEBACK", None)  # of the test that started the server of processes
     torch.multiprocessing.start_processes = partial(torch.multiprocessing.start_processes, start_method="fork")
     commands.run(name, arguments)
 
