@@ -12,6 +12,11 @@ def copy_checkpoint(source: Path, output: Path, name: str) -> None:
     (output / "last_checkpoint").write_text(name)
 
 
+def half_written(folder: Path) -> list[str]:
+    """Return the files that the runs in a folder were writing."""
+    return sorted(path.name for path in folder.rglob(".*.tmp"))
+
+
 def assert_equal_states(one: object, other: object, where: str = "") -> None:
     """Compare nested containers bit by bit: types, names and their order, numbers of all tensors."""
     assert type(one) is type(other), where

@@ -29,7 +29,7 @@ from soaking.faults import FAULTS, KILL_LOADER, STOP_RANK, Strike, complaints, h
 from soaking.processes import Run, grown, growth
 from soaking.trainings import TRAININGS, Training
 
-from mocodet.common.checkpoint import LAST
+from mocodet.common.checkpoint import name_of_last
 from mocodet.common.errors import errors_in_one_line, told_in_one_line
 from mocodet.common.files import read_json, read_json_lines, write_json
 from mocodet.common.locks import claim
@@ -249,9 +249,8 @@ class Soak:
 
 def began_at(output: Path, training: Training) -> tuple[int, int]:
     """Return how many lines of metrics a folder has, and at which iteration a run there begins or goes on."""
-    lines, tag = output / "metrics.json", output / LAST
-    last = tag.read_text().strip() if tag.is_file() else ""
-    return len(read_json_lines(lines)) if lines.is_file() else 0, training.next_iteration(last)
+    lines = output / "metrics.json"
+    return len(read_json_lines(lines)) if lines.is_file() else 0, training.next_iteration(name_of_last(output))
 
 
 def left_over(temporary: Path, ended: int) -> list[Path]:

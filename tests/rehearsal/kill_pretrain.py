@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from tests.checkpoints import assert_equal_states
+from tests.checkpoints import assert_equal_states, half_written
 from tests.pretrain.damaged import png, write_damaged
 
 SOUND = 792
@@ -70,11 +70,6 @@ def kill_once(config: Path, output: Path, stream: random.Random) -> None:
         sys.exit(f"the run in {output} ended by itself, with status {status}; see its log.txt")
     writing = f", while it wrote {', '.join(half_written(output))}" if half_written(output) else ""
     print(f"after {iterations(output)} lines of metrics, {len(skipped(output))} files listed{writing}", flush=True)
-
-
-def half_written(output: Path) -> list[str]:
-    """Return the files that a run was writing."""
-    return sorted(path.name for path in output.rglob(".*.tmp"))
 
 
 def main() -> None:

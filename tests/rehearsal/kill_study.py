@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from tests.checkpoints import assert_equal_states
+from tests.checkpoints import assert_equal_states, half_written
 from tests.common.study.killing import harass, kill, records
 from tests.detection.tiny import crop_to_two_shapes, make_voc, options
 
@@ -90,7 +90,7 @@ def kill_trainings(folder: Path, kills: int, stream: random.Random) -> None:
     found, expected = tables(killed), tables(whole)
     assert len(found["ends"]) == len(INITS)
     assert_equal_states(found, expected)
-    assert not (left := sorted(path.name for path in killed.rglob(".*.tmp"))), left
+    assert not (left := half_written(killed)), left
     print(f"{kills} kills of a study of {len(INITS)} trainings: its tables, metrics and checkpoints are bit-identical")
 
 

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import torch
 
-from tests.checkpoints import assert_equal_states
+from mocodet.common.checkpoint import name_of_last
+from tests.checkpoints import assert_equal_states, half_written
 from tests.detection.tiny import crop_to_two_shapes, make_voc, options
 
 CONFIG = "pascal_voc_R_50_DC5_24k_random.yaml"
@@ -41,32 +42,21 @@ def start(folder: Path, name: str, kills: int, precision: str) -> subprocess.Pop
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # log.txt has it
 
 
-def newest(output: Path) -> str:
-    """Return the name of a run's last checkpoint, or nothing."""
-    path = output / "last_checkpoint"
-    return path.read_text().strip() if path.is_file() else ""
-
-
-def half_written(output: Path) -> list[str]:
-    """Return the files that a run was writing."""
-    return sorted(path.name for path in output.rglob(".*.tmp"))
-
-
 def kill_once(folder: Path, kills: int, precision: str, stream: random.Random) -> str:
     """Start the run, kill it at a random moment, and say when; return nothing if it had already ended."""
     output = folder / "killed"
-    run, before, began = start(folder, "killed", kills, precision), newest(output), time.monotonic()
+    run, before, began = start(folder, "killed", kills, precision), name_of_last(output), time.monotonic()
     early = stream.random() < 0.25
-    while not early and newest(output) == before and run.poll() is None:
+    while not early and name_of_last(output) == before and run.poll() is None:
         time.sleep(0.01)
     time.sleep(stream.uniform(0, STARTING if early else 1.0))
     run.kill()
     if status := max(0, run.wait()):
         sys.exit(f"the run in {output} ended by itself, with status {status}; see its log.txt")
-    if newest(output) == "model_final.pth":
+    if name_of_last(output) == "model_final.pth":
         return ""
     writing = f", while it wrote {', '.join(half_written(output))}" if half_written(output) else ""
-    return f"after {time.monotonic() - began:.1f} s, last checkpoint {newest(output) or 'none'}{writing}"
+    return f"after {time.monotonic() - began:.1f} s, last checkpoint {name_of_last(output) or 'none'}{writing}"
 
 
 def prepare(folder: Path) -> None:

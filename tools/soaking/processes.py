@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from mocodet.common.checkpoint import LAST
+from mocodet.common.checkpoint import name_of_last
 from mocodet.common.progress import duration
 from mocodet.common.study.process import Tether
 from mocodet.common.tether import VARIABLE as TETHER_VARIABLE
@@ -128,9 +128,7 @@ class Run:
 
     def newest(self) -> str:
         """Return the name of the last checkpoint in its folder, or nothing."""
-        with suppress(FileNotFoundError):
-            return (self.output / LAST).read_text().strip()
-        return ""
+        return name_of_last(self.output)
 
     def ranks(self) -> list[int]:
         """Return the processes that train, in the order of their ranks."""
