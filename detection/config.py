@@ -1,8 +1,30 @@
-"""The keys that the plugin adds to a detectron2 config."""
+"""The keys that the plugin adds to a detectron2 config, and configs that have them."""
 
-from detectron2.config import CfgNode
+from collections.abc import Sequence
+from pathlib import Path
 
+from detectron2.config import CfgNode, get_cfg
+
+from mocodet.common.config.merge import merge_config
 from mocodet.common.formats import MAX_PIXELS
+
+from .densepose import add_densepose_keys
+
+
+def merged_config(config_file: str, opts: Sequence[str] = ()) -> tuple[CfgNode, Path]:
+    """Return the config of a file and of ``KEY, VALUE, ...`` that override it, not frozen, and the file's path.
+
+    Args:
+        config_file: a path, or the name of one of mocodet's own configs.
+        opts: the overrides.
+
+    Raises:
+        OSError, ValueError: see `add_densepose_keys` and `merge_config`.
+    """
+    cfg = get_cfg()
+    add_moco_config(cfg)
+    add_densepose_keys(cfg, config_file)
+    return cfg, merge_config(cfg, config_file, opts)
 
 
 def add_moco_config(cfg: CfgNode) -> None:

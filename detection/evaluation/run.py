@@ -6,12 +6,10 @@ from pathlib import Path
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from mocodet.common.config.merge import merge_config
 from mocodet.common.errors import errors_in_one_line
 
-from ..config import add_moco_config
+from ..config import add_moco_config, merged_config
 from ..data.registration import CocoDataset, VocDataset, register_datasets
-from ..densepose import add_densepose_keys
 from .build import predictions_folder
 from .coco_results import predicted_tasks
 from .complete import check_metrics, format_results, write_results
@@ -46,12 +44,12 @@ def resolve_dataset(args: argparse.Namespace) -> tuple[CfgNode, str]:
         FileNotFoundError: there is no such config.
         ValueError: the config is malformed, or the data set is unknown.
     """
-    cfg = get_cfg()
-    add_moco_config(cfg)
     if "config_file" in args:
-        add_densepose_keys(cfg, args.config_file)
-        merge_config(cfg, args.config_file, args.opts)
+        cfg, _ = merged_config(args.config_file, args.opts)
         register_datasets(cfg)
+    else:
+        cfg = get_cfg()
+        add_moco_config(cfg)
     if args.json:
         # The images themselves are not needed.
         return cfg, _register(CocoDataset(name=args.json, json=args.json, images=str(Path(args.json).parent)))

@@ -8,14 +8,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, detection_utils
 from detectron2.data import transforms as T
 from detectron2.structures import Instances
 
-from mocodet.common.config.merge import merge_config
-
-from ..config import add_moco_config
+from ..config import merged_config
 from ..data.classes import Classes, classes_of, from_checkpoint, number_of_classes, numbered, predicts_pixels
 from ..data.images import in_format
 from ..data.registration import register_datasets
@@ -122,9 +120,7 @@ def read_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     """
     if uses_densepose(config_file):
         raise ValueError(f"{config_file} is a DensePose config; its surfaces need DensePose's own apply_net.py")
-    cfg = get_cfg()
-    add_moco_config(cfg)
-    merge_config(cfg, config_file, opts)
+    cfg, _ = merged_config(config_file, opts)
     return cfg
 
 

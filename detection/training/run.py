@@ -6,22 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
 
 from mocodet.common.checkpoint import refuse_other_run
-from mocodet.common.config.merge import merge_config
 from mocodet.common.files import atomic_open
 from mocodet.common.launch import check_output, claim_output, launch
 from mocodet.common.logs import log_to
 
-from ..config import add_moco_config
+from ..config import merged_config
 from ..data import register_datasets
 from ..data.fraction import training_records
-from ..densepose import add_densepose_keys
 from ..modeling.build import fall_back_to_cpu
 from .checkpoint import MocoDetCheckpointer
 from .preflight import check_run
@@ -38,10 +36,8 @@ def read_config(args: argparse.Namespace) -> CfgNode:
     Raises:
         FileNotFoundError, ValueError: there is no such config, or it is malformed.
     """
-    cfg = get_cfg()
-    add_moco_config(cfg)
-    add_densepose_keys(cfg, args.config_file)
-    args.config_file = str(merge_config(cfg, args.config_file, args.opts))
+    cfg, path = merged_config(args.config_file, args.opts)
+    args.config_file = str(path)
     if args.scale_to_gpus and cfg.SOLVER.REFERENCE_WORLD_SIZE == 0:
         cfg.SOLVER.REFERENCE_WORLD_SIZE = PAPERS_PROCESSES
     return cfg

@@ -6,20 +6,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.logger import setup_logger
 from PIL import Image
 
-from mocodet.common.config.merge import merge_config
 from mocodet.common.errors import errors_in_one_line
 from mocodet.common.files import atomic_open
 from mocodet.common.text import first_few
 
-from ..config import add_moco_config
+from ..config import merged_config
 from ..data import register_datasets
 from ..data.images import read_image
-from ..densepose import add_densepose_keys
 from ..training.preflight import check_datasets
 from .draw import draw_columns
 from .predictions import class_names, ground_truth, index_records, read_run
@@ -83,10 +80,7 @@ def main(args: argparse.Namespace) -> None:
     """Draw the images that the command line asks for, and say where the pictures are."""
     with errors_in_one_line():
         setup_logger(name="mocodet")
-        cfg = get_cfg()
-        add_moco_config(cfg)
-        add_densepose_keys(cfg, args.config_file)
-        merge_config(cfg, args.config_file, args.opts)
+        cfg, _ = merged_config(args.config_file, args.opts)
         if not args.dataset and not cfg.DATASETS.TEST:
             raise ValueError(f"{args.config_file} names no data set in DATASETS.TEST; give --dataset NAME")
         # Check only the data set that is drawn.
