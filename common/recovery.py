@@ -1,40 +1,27 @@
 """How to continue when the last checkpoint is damaged or missing."""
 
 import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from .checkpoint import LAST, last_checkpoint, load_torch_file, name_of_last
 
 
-@contextmanager
-def older_checkpoint_named(folder: str | Path) -> Iterator[None]:
-    """Add the newest intact checkpoint to an error of the block, which reads the last checkpoint of ``folder``.
-
-    Raises:
-        ValueError, FileNotFoundError: the error of the block, with a longer message.
-    """
-    try:
-        yield
-    except (ValueError, FileNotFoundError) as error:
-        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
-        raise kind(f"{error}. {_way_on(Path(folder))}") from error
-
-
-def load_last(folder: str | Path, *, lazily: bool = False) -> dict[str, Any]:
-    """Load the last checkpoint in ``folder``; see `load_torch_file`.
+def load_last(folder: str | Path, *, lazily: bool = False) -> tuple[Path, dict[str, Any]]:
+    """Load the last checkpoint in ``folder``, as `load_torch_file` does; return its path and its content.
 
     Raises:
         FileNotFoundError, ValueError: it is missing, damaged or not of a run; the message names an older one.
     """
-    with older_checkpoint_named(folder):
+    try:
         path = last_checkpoint(folder)
         content = load_torch_file(path, lazily=lazily)
         if not isinstance(content, dict):
             raise ValueError(f"{path} holds a {type(content).__name__}; expected the checkpoint of a run")
-        return content
+    except (ValueError, FileNotFoundError) as error:
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+        raise kind(f"{error}. {_way_on(Path(folder))}") from error
+    return path, content
 
 
 def _way_on(folder: Path) -> str:

@@ -10,7 +10,7 @@ from detectron2.utils import comm
 from fvcore.common.checkpoint import Checkpointer
 from torch import nn
 
-from mocodet.common.checkpoint import AtomicSaveMixin, check_fits, errors_about, last_checkpoint, load_torch_file
+from mocodet.common.checkpoint import AtomicSaveMixin, check_fits, errors_about
 from mocodet.common.divergence import check_state
 from mocodet.common.encoders.find import recorded_method
 from mocodet.common.encoders.reading import (
@@ -21,7 +21,7 @@ from mocodet.common.encoders.reading import (
     read_checkpoint,
     read_encoder,
 )
-from mocodet.common.recovery import older_checkpoint_named
+from mocodet.common.recovery import load_last
 from mocodet.common.retention import Retention
 from mocodet.common.states import EXPECTED, check_pieces, misfit, take_up
 from mocodet.common.text import first_few
@@ -73,9 +73,7 @@ class PretrainCheckpointer(AtomicSaveMixin, Checkpointer):
             ValueError: it is damaged (the message names the newest one that can be read), or it does not fit the
                 config, the data or the number of processes.
         """
-        with older_checkpoint_named(self.save_dir):
-            path = last_checkpoint(self.save_dir)
-            checkpoint = load_torch_file(path)
+        path, checkpoint = load_last(self.save_dir)
         self.logger.info(f"resuming from {path}")
         with errors_about(path):
             self._check_pieces(checkpoint)
@@ -85,14 +83,12 @@ class PretrainCheckpointer(AtomicSaveMixin, Checkpointer):
                     take_up(name, holder, checkpoint[name])
             set_rng_state(checkpoint["rng"])
 
-    def _check_pieces(self, checkpoint: Any) -> None:
+    def _check_pieces(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint that is not of this run's METHOD, model and number of processes.
 
         Raises:
             ValueError: the message says which piece is missing or wrong.
         """
-        if not isinstance(checkpoint, dict):
-            raise ValueError(f"it holds a {type(checkpoint).__name__}; expected the checkpoint of a run")
         name = recorded_method(checkpoint).get("name", self.model.name)  # older files do not record it
         if name != self.model.name:
             raise ValueError(f"the checkpoint is of METHOD {name!r}, this run is of {self.model.name!r}")

@@ -12,11 +12,11 @@ from detectron2.modeling.backbone.resnet import BottleneckBlock, DeformBottlenec
 from detectron2.utils.file_io import Detectron2Handler
 from torch import nn
 
-from mocodet.common.checkpoint import AtomicSaveMixin, check_fits, errors_about, last_checkpoint, load_torch_file
+from mocodet.common.checkpoint import AtomicSaveMixin, check_fits, errors_about, load_torch_file
 from mocodet.common.divergence import check_state
 from mocodet.common.encoders.find import holds_encoder
 from mocodet.common.encoders.reading import BATCH_COUNTER, DISTRIBUTED_PREFIX, extract_encoder
-from mocodet.common.recovery import older_checkpoint_named
+from mocodet.common.recovery import load_last
 from mocodet.common.retention import Retention
 from mocodet.common.states import EXPECTED, check_pieces, misfit, take_up
 from mocodet.common.text import first_few
@@ -116,22 +116,18 @@ class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
         """
         if not (resume and self.has_checkpoint()):
             return super().resume_or_load(path, resume=False)
-        with older_checkpoint_named(self.save_dir):
-            last = last_checkpoint(self.save_dir)
-            checkpoint = load_torch_file(last)
+        last, checkpoint = load_last(self.save_dir)
         self.logger.info(f"Resuming from {last}")
         with errors_about(last):
             self._take_up(checkpoint)
         return checkpoint
 
-    def _take_up(self, checkpoint: Any) -> None:
+    def _take_up(self, checkpoint: dict[str, Any]) -> None:
         """Restore the model and the other states from a complete checkpoint of a run.
 
         Raises:
             ValueError: the message says which part is missing, or is not as a run of this config writes it.
         """
-        if not isinstance(checkpoint, dict):
-            raise ValueError(f"it holds a {type(checkpoint).__name__}; expected the checkpoint of a run")
         check_pieces(checkpoint, ("model", *self.checkpointables))
         check_fits(self.model, checkpoint["model"])
         if fault := misfit(checkpoint.get(SETTINGS_KEY, {}), _settings(self.model), SETTINGS_KEY):

@@ -8,7 +8,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
-from mocodet.common.checkpoint import holds_checkpoint, last_checkpoint, name_of_last
+from mocodet.common.checkpoint import holds_checkpoint, name_of_last
 from mocodet.common.config.bases import read_settings
 from mocodet.common.nested import changes, look_up
 from mocodet.common.recovery import load_last
@@ -66,9 +66,10 @@ def seed_of_run(cfg: CfgNode) -> int:
     """
     kept = None
     if comm.is_main_process() and holds_checkpoint(cfg.OUTPUT_DIR):
-        kept = look_up(load_last(cfg.OUTPUT_DIR, lazily=True), key := f"trainer.{DRAWS_KEY}.SEED")
+        path, content = load_last(cfg.OUTPUT_DIR, lazily=True)
+        kept = look_up(content, key := f"trainer.{DRAWS_KEY}.SEED")
         if not (kept is None or (type(kept) is int and 0 <= kept < 1 << 32)):
-            raise ValueError(f"{last_checkpoint(cfg.OUTPUT_DIR)}: {key} is not a seed; {EXPECTED}")
+            raise ValueError(f"{path}: {key} is not a seed; {EXPECTED}")
     kept = comm.all_gather(kept)[0]
     return comm.shared_random_seed() if kept is None else kept
 
@@ -168,10 +169,10 @@ def check_resumed_classes(cfg: CfgNode) -> None:
     """
     if not (comm.is_main_process() and holds_checkpoint(cfg.OUTPUT_DIR)):
         return
-    content = load_last(cfg.OUTPUT_DIR, lazily=True)
+    path, content = load_last(cfg.OUTPUT_DIR, lazily=True)
     kept = from_checkpoint(content.get(CLASSES_KEY))
     if kept is None and CLASSES_KEY in content:
-        raise ValueError(f"{last_checkpoint(cfg.OUTPUT_DIR)}: {CLASSES_KEY} are malformed; {EXPECTED}")
+        raise ValueError(f"{path}: {CLASSES_KEY} are malformed; {EXPECTED}")
     ours = classes_of(cfg, cfg.DATASETS.TRAIN[0])
     if kept is None or ours is None or kept.names == ours.names:
         return
