@@ -10,8 +10,7 @@ LOCKS := requirements/build.txt requirements/lock.txt
 TYPES := build/types
 COMMA := ,
 
-# Read before the processes start, so they can be set only here: OpenMP threads that wait must not spin
-# (a second busy process would slow the first several times over).
+# As every command sets them (common/commands/main.py), for pytest and the tools: OpenMP threads that wait must not spin.
 export OMP_WAIT_POLICY := passive
 export GOMP_SPINCOUNT := 0
 

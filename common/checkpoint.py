@@ -92,7 +92,7 @@ def last_checkpoint(folder: str | os.PathLike) -> Path:
 
 
 def name_of_last(folder: str | os.PathLike) -> str:
-    """Return the name in ``last_checkpoint``, which a damaged disk may make any bytes; empty if there is no file."""
+    """Return the name in ``last_checkpoint``; empty without the file. A damaged file may hold any bytes."""
     tag = Path(folder, LAST)
     return tag.read_text(encoding="utf-8", errors="replace").strip() if tag.is_file() else ""
 

@@ -26,10 +26,9 @@ class _Memory(logging.Handler):
 
 
 class _LogFile:
-    """A log file that goes on without what a full disk refuses, and says so once on the terminal.
+    """A log file that leaves out the records that a full disk refuses, and reports that once on the terminal.
 
-    Python's handlers would print a traceback for each record. What stays in a buffer would fail again at the exit, so
-    there is none.
+    Python's handlers would print a traceback for each record. The file has no buffer, which would fail again at exit.
 
     Args:
         stream: the file, open for appending.
@@ -49,7 +48,7 @@ class _LogFile:
             self._told = True
 
     def flush(self) -> None:
-        """Do nothing: what is written is with the system."""
+        """Do nothing, since the file has no buffer."""
 
 
 def log_to(folder: str | None) -> None:
@@ -82,8 +81,8 @@ def _files_of(logger: logging.Logger) -> list[logging.StreamHandler]:
 def tracebacks_in_log_file() -> Iterator[None]:
     """Write the traceback of an error that ends the block to ``log.txt`` only, as detectron2's loop does.
 
-    The caller prints the error on the terminal. So it is with an error that ends a thread, as that of TensorBoard's
-    writer when the disk is full, which raises it again when it is next used.
+    The caller prints the error on the terminal. The traceback of an error that ends a thread goes to the file, too: if
+    the disk is full, TensorBoard's thread ends, and its writer raises the error again at its next use.
     """
 
     def has_none(record: logging.LogRecord) -> bool:

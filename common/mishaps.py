@@ -27,7 +27,7 @@ LOADER_ENDED = re.compile(
 )
 OUT_OF_MEMORY = re.compile(r"CUDA out of memory[^.]*|can't allocate memory.*")
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a disk says that takes no more
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the errors of a full disk
 
 
 @contextmanager

@@ -1,13 +1,11 @@
 """How a run was made: its command and the versions of its packages."""
 
 import sys
-from collections.abc import Mapping
-from functools import cache
-from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 
 from .commands.table import PROGRAM
 from .files import write_json
+from .versions import installed
 
 RECORD_FILE = "run.json"
 PACKAGES = ("mocodet", "torch", "torchvision", "detectron2", "numpy")
@@ -19,17 +17,11 @@ def versions() -> dict[str, str | None]:
 
 
 def _version(package: str) -> str | None:
-    for name in (package, *_distributions().get(package, ())):  # detectron2 comes in distributions of other names
-        try:
-            return version(name) if name == package else f"{name} {version(name)}"
-        except PackageNotFoundError:
-            continue
-    return None
-
-
-@cache
-def _distributions() -> Mapping[str, list[str]]:
-    return packages_distributions()
+    match installed(package):
+        case None:
+            return None
+        case name, found:
+            return found if name == package else f"{name} {found}"
 
 
 def write_record(folder: str | Path) -> None:

@@ -1,6 +1,8 @@
 """The versions of mocodet and of the packages that it builds on, found without importing them."""
 
 import platform
+from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 
 from mocodet import __version__
@@ -10,14 +12,29 @@ BASIS = ("torch", "torchvision", "detectron2")
 
 def versions() -> str:
     """Return one line each for mocodet, the packages that it builds on and Python, for bug reports."""
-    lines = [f"mocodet {__version__}", *(f"{package} {_installed(package)}" for package in BASIS)]
+    lines = [f"mocodet {__version__}", *(f"{package} {_told(package)}" for package in BASIS)]
     return "\n".join([*lines, f"Python {platform.python_version()}, {platform.platform()}"])
 
 
-def _installed(package: str) -> str:
+def installed(package: str) -> tuple[str, str] | None:
+    """Return name and version of the distribution that an importable package is from; None: of none."""
+    for name in (package, *_distributions().get(package, ())):  # detectron2 comes in distributions of other names
+        try:
+            return name, version(name)
+        except PackageNotFoundError:
+            continue
+    return None
+
+
+def _told(package: str) -> str:
     """Return the version of a package's distribution, with the distribution's name if it differs."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        holders = packages_distributions().get(package, [])
-    return ", ".join(f"{version(name)} ({name})" for name in holders) or "is not installed"
+    match installed(package):
+        case None:
+            return "is not installed"
+        case name, found:
+            return found if name == package else f"{found} ({name})"
+
+
+@cache
+def _distributions() -> Mapping[str, list[str]]:
+    return packages_distributions()

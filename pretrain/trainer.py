@@ -76,7 +76,7 @@ class PretrainTrainer(TrainerBase):
         self.dtype = amp_dtype(cfg, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
 
-        self._loaders = ExitStack()  # their processes: killed at the exit, they would leave files in TMPDIR
+        self._loaders = ExitStack()  # ends their processes: if killed at exit, they would leave files in TMPDIR
         self.start_iter = 0
         self.batches_to_fill = 0  # before the first iteration; see `start_from`
         self.max_iter = max_iterations(cfg, self.sampler.iterations_per_epoch)

@@ -16,7 +16,7 @@ def test_versions(monkeypatch):
     def missing(name):
         raise importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr("mocodet.common.record.version", missing)
+    monkeypatch.setattr("mocodet.common.versions.version", missing)
     assert set(versions().values()) == {None}
 
 
