@@ -35,7 +35,7 @@ endif
 	$(BIN)/python -c 'import mocodet.pretrain, mocodet.detection, mocodet.configs'
 	touch $(READY)
 
-# Makes the locks anew, for every Python and system, with the newest versions that requirements/held.txt allows; with
+# Regenerates the locks, for every Python and system, with the newest versions that requirements/held.txt allows; with
 # UPGRADE= only what setup.py has changed moves. build.txt has what builds packages that the registry lacks as wheels.
 UPGRADE ?= --upgrade
 LOCK := build/lock/bin/uv --no-python-downloads --quiet pip compile --universal --python-version 3.11 \

@@ -125,7 +125,8 @@ def _told(error: ProcessExitedException | ProcessRaisedException, processes: int
     because = "memory ran out: use fewer processes, or fewer or smaller images"
     if error.signal_name == signal.SIGABRT.name:  # of NCCL's watchdog
         because = "it timed out waiting for another one, which hangs or was stopped: see above, and end what is left"
-    return f"process {error.error_index} of {processes} was killed ({error.signal_name}); if nobody did so, {because}"
+    killed = f"process {error.error_index} of {processes} was killed ({error.signal_name})"
+    return f"{killed}; unless someone killed it, {because}"
 
 
 def collective_timeout(cfg: CfgNode) -> timedelta:
@@ -253,7 +254,7 @@ def fresh_store(store: dist.Store, rank: int, world_size: int) -> dist.Store:
 
     torchrun may keep one store through its restarts (PyTorch 2.14 does). A process might then read the address of a
     dead peer before the new one has written its own. torchrun does not number the starts alike on all machines, so the
-    processes agree on a name: each asks under a name of its own, and rank 0 answers with its name until all have
+    processes agree on a name: each asks under its own name, and rank 0 answers with its name until all have
     confirmed it. Answers to questions of dead processes do no harm.
 
     Raises:

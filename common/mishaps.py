@@ -85,7 +85,7 @@ def _of_loader(pids: str, signal: str) -> str:
         )
     by = f" ({signal})" if signal else ""
     which = f"loader process {pids}" if pids else "a loader process"
-    return f"{which} was killed{by}; if nobody did so, memory ran out: lower NUM_WORKERS, and {GO_ON}"
+    return f"{which} was killed{by}; unless someone killed it, memory ran out: lower NUM_WORKERS, and {GO_ON}"
 
 
 def _of_ranks(what: str) -> str:

@@ -27,11 +27,11 @@ def load_last(folder: str | Path, *, lazily: bool = False) -> tuple[Path, dict[s
 def _way_on(folder: Path) -> str:
     newest = newest_whole(folder)
     if newest is None:
-        return f"No other checkpoint in {folder} is whole: begin anew in another OUTPUT_DIR"
+        return f"No other checkpoint in {folder} is intact: start again in another OUTPUT_DIR"
     path, iteration = newest
     command = f"echo {shlex.quote(path.name)} > {shlex.quote(str(folder / LAST))}"
     return (
-        f"The newest whole one is {path}, after {iteration + 1} iterations; to go on from it, run  {command}  and then"
+        f"The newest intact one is {path}, after {iteration + 1} iterations; to resume from it run  {command}  and then"
         " this command again, with --resume"
     )
 

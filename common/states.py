@@ -48,13 +48,13 @@ def take_up(name: str, holder: Any, state: Any, *, finite: bool = True) -> None:
     except ValueError:
         raise
     except Exception as error:  # from faults that no comparison shows
-        raise ValueError(f"{name} cannot be taken up ({type(error).__name__}: {error!s:.200}); {EXPECTED}") from error
+        raise ValueError(f"{name} cannot be loaded ({type(error).__name__}: {error!s:.200}); {EXPECTED}") from error
 
 
 def _load_sgd(optimizer: torch.optim.Optimizer, state: Any) -> None:
     """Load the numbers of an SGD from a state, and keep how it computes updates.
 
-    Each parameter gets momentum of its own, since a file may store one number for many elements, and in its own memory
+    Each parameter gets its own momentum, since a file may store one number for many elements, and in its own memory
     format, which the fused update on CUDA needs.
     """
     ways = [{key: group[key] for key in group if key not in NUMBERS} for group in optimizer.param_groups]

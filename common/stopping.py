@@ -81,7 +81,7 @@ class StopWhenAsked(HookBase):
         if number := self._agreed():
             name = f"model_{self.trainer.iter:07d}"
             self._checkpointer.save(name, iteration=self.trainer.iter)
-            self._ended = f"stopped by {signal.Signals(number).name}; --resume goes on from {name}.pth"
+            self._ended = f"stopped by {signal.Signals(number).name}; --resume continues from {name}.pth"
             comm.synchronize()  # the first process to end would kill the others
             self._leave()
             raise Stopped(number)

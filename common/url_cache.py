@@ -64,7 +64,7 @@ def kept_at(url: str) -> Path:
 
 
 def _known(path: Path, record: Path) -> dict[str, Any] | None:
-    """Return the server's record of the copy; for one put there by hand, its size; None without a copy."""
+    """Return the server's record of the copy; for one placed there manually, its size; None without a copy."""
     if not path.is_file():
         return None
     size = path.stat().st_size

@@ -182,7 +182,7 @@ class Soak:
         return round_
 
     def attempt(self, training: Training, output: Path, terminal: Path, strike: Strike | None) -> dict[str, Any]:
-        """Let a training go on until a fault ends it, or to its end; return what came of it."""
+        """Run a training until a fault ends it or it finishes; return the outcome."""
         times, struck, after = self.state["references"][training.name], None, 0.0
         shared, violations = shared_memory(), []
         with self.started(training, output, terminal) as run:

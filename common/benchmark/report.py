@@ -19,7 +19,7 @@ class Row:
 
     Attributes:
         name: the work and its size.
-        reference, contestant: their names; a reference has a row of its own.
+        reference, contestant: their names; a reference has its own row.
         unit: unit of ``value``: ``"s"``, or ``"images/s"``, ``"files/s"`` and the like.
         value: median over the rounds.
         ratio: speed relative to the reference, median of the pairs.

@@ -20,7 +20,7 @@ import argparse
 
 from .arguments import add_training_arguments, check_training
 
-check = check_training  # no checks of its own
+check = check_training  # no additional checks
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

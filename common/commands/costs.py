@@ -15,7 +15,7 @@ import argparse
 
 from .arguments import add_overrides, check_config, pair, positive
 
-check = check_config  # no checks of its own
+check = check_config  # no additional checks
 
 
 def parse_peak(text: str) -> tuple[str, float]:

@@ -13,7 +13,7 @@ import argparse
 from .arguments import positive
 from .features import add_feature_arguments, check_features
 
-check = check_features  # no checks of its own
+check = check_features  # no additional checks
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -14,7 +14,7 @@ MAX_NODES = 100_000  # with aliases expanded, by which a short file can make bil
 # The parser's messages, and what to do about each.
 REMEDIES = (
     (r"found character '\\t'", "indent with blanks, not with tabs"),
-    (r"mapping values are not allowed", "put KEY: VALUE on a line of its own, or quote a text that contains ': '"),
+    (r"mapping values are not allowed", "put KEY: VALUE on a separate line, or quote a text that contains ': '"),
     (r"could not find expected ':'", "write KEY: VALUE, with a blank after the colon"),
     (r"expected ',' or", "close the bracket, and separate its items by commas"),
     (r"quoted scalar", "close the quotes"),

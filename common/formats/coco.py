@@ -206,7 +206,7 @@ def _parse(path: Path, ledger: Ledger) -> Any:
         else:
             return json.loads(data)
     except UnicodeDecodeError as error:
-        ledger.error("", f"is no text in UTF-8, -16 or -32: byte {error.start:,} does not fit", "save it as UTF-8")
+        ledger.error("", f"is not UTF-8, UTF-16 or UTF-32: byte {error.start:,} does not fit", "save it as UTF-8")
     except (ValueError, RecursionError) as error:
         ledger.error("", f"is not JSON ({error})", "it may be cut off: export or fetch it again")
     return None

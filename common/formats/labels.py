@@ -196,7 +196,7 @@ def find_labelled_images(
         paths, label = files.find(name), labels / f"{name}{LABEL_SUFFIX}"
         if not paths:
             what = f"is missing, with whatever suffix of an image, and {split} names it"
-            findings.append(Finding("error", images / name, "", what, f"fetch it, or take {name} off the list"))
+            findings.append(Finding("error", images / name, "", what, f"restore it, or remove {name} from the list"))
         elif len(paths) > 1:
             what = f"share the labels {label.name} and differ in nothing but their suffix"
             record = first_few([path.name for path in paths])

@@ -31,13 +31,13 @@ def read_list(path: Path, knows: Callable[[str], bool]) -> tuple[list[str], list
     try:
         lines = lines_of(path.read_bytes())
     except UnicodeDecodeError as error:
-        ledger.error("", f"is not text in UTF-8 ({error.reason})", "write it anew, one image name a line")
+        ledger.error("", f"is not text in UTF-8 ({error.reason})", "rewrite it, one image name per line")
         return [], ledger.findings()
     names = []
     for line in lines:
         name, labelled = _name_in(line, knows)
         if name is None:
-            ledger.error("", f"must hold one image name a line, found {line[:80]!r}", "write it anew")
+            ledger.error("", f"must hold one image name per line, found {line[:80]!r}", "rewrite it")
             continue
         names.append(name)
         if labelled:

@@ -120,7 +120,7 @@ def _parse(path: Path, ledger: Ledger) -> ElementTree.Element | None:
         ledger.error("", f"declares the encoding {name[:40]!r}, which is not known", "write it as UTF-8")
     except UnicodeError as error:
         reason = (
-            f"is not text in {error.encoding}" if isinstance(error, UnicodeDecodeError) else f"is no text ({error})"
+            f"is not text in {error.encoding}" if isinstance(error, UnicodeDecodeError) else f"is not text ({error})"
         )
         ledger.error("", reason, "declare its encoding in its first line, or write it as UTF-8")
     except (ElementTree.ParseError, ValueError, OSError, RecursionError) as error:

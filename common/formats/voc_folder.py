@@ -138,7 +138,9 @@ class VocFolder:
             annotation = read_annotation(ledger.file, size_of_image)
         except FileNotFoundError:
             annotation = VocAnnotation()
-            remedy = f"fetch it, write one without <object> if nothing is in the image, or take {name} off the list"
+            remedy = (
+                f"restore it, write one without <object> if nothing is in the image, or remove {name} from the list"
+            )
             ledger.error("", f"is missing, and {listed} names its image", remedy)
         chosen = self._choose(candidates, annotation.filename, name)
         if chosen is None and candidates:
@@ -198,7 +200,7 @@ def missing_image(folder: VocFolder, image: VocImage, listed: Path) -> Finding |
     if image.image is not None or folder.images.find(image.name):
         return None
     what = f"is missing, with whatever suffix of an image, and {listed} names it"
-    remedy = f"fetch it, or take {image.name} off the list"
+    remedy = f"restore it, or remove {image.name} from the list"
     return Finding("error", folder.images.root / image.name, "", what, remedy)
 
 

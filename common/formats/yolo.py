@@ -63,7 +63,7 @@ def read_label_file(path: Path, size: Size, num_classes: int) -> YoloLabels:
     try:
         lines = decode_text(path.read_bytes()).splitlines()
     except UnicodeDecodeError as error:
-        ledger.error("", f"is not text in UTF-8 ({error.reason})", "write it anew, one object a line")
+        ledger.error("", f"is not text in UTF-8 ({error.reason})", "rewrite it, one object per line")
         return YoloLabels(findings=tuple(ledger.findings()))
     written = {number: tuple(line.split()) for number, line in enumerate(lines, start=1) if line.strip()}
     first = {words: number for number, words in reversed(written.items())}
@@ -84,7 +84,7 @@ def _object(number: int, words: Sequence[str], size: Size, num_classes: int, led
     try:
         values = [float(word) for word in words]
     except ValueError:
-        ledger.error(record, f"is {' '.join(words)[:80]!r}, not numbers with blanks between them", "write it anew")
+        ledger.error(record, f"is {' '.join(words)[:80]!r}, not numbers with blanks between them", "rewrite it")
         return None
     if fault := _form_fault(values, num_classes) or _range_fault(values[1:], size):
         ledger.error(record, *fault)

@@ -209,7 +209,7 @@ def _bare(folder: Path) -> YoloFolder:
             try:
                 names = tuple(lines_of(file.read_bytes()))
             except UnicodeDecodeError as error:
-                ledger.error(file.name, f"is not text in UTF-8 ({error.reason})", "write it anew, one class a line")
+                ledger.error(file.name, f"is not text in UTF-8 ({error.reason})", "rewrite it, one class per line")
             if same := repeated(names):
                 ledger.error(file.name, f"has {first_few(same)} more than once", "names of classes must differ")
     return YoloFolder(folder, folder, names, splits, tuple(ledger.findings()))
@@ -318,7 +318,7 @@ def _images_of(source: Path, root: Path, ledger: Ledger) -> Iterator[Path]:
     try:
         lines = lines_of(source.read_bytes())
     except UnicodeDecodeError as error:
-        ledger.error(str(source), f"is not text in UTF-8 ({error.reason})", "write it anew, one image a line")
+        ledger.error(str(source), f"is not text in UTF-8 ({error.reason})", "rewrite it, one image per line")
         return
     except (OSError, ValueError) as error:  # an entry of a file may be an impossible path
         reason = getattr(error, "strerror", None) or error
@@ -329,9 +329,7 @@ def _images_of(source: Path, root: Path, ledger: Ledger) -> Iterator[Path]:
     for line in dict.fromkeys(lines):
         image = _listed(line, (source.parent, root))
         if image is None:
-            ledger.error(
-                f"{source.name}: {line[:200]}", "is no image that is there", "fetch it, or take it off the list"
-            )
+            ledger.error(f"{source.name}: {line[:200]}", "does not exist", "restore it, or remove it from the list")
         else:
             yield image
 

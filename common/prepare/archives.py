@@ -48,7 +48,7 @@ class Archive:
         targets: paths below the root that exist once it is unpacked; most of the data is below the first.
         size: size of the file in bytes; approximate if none is published.
         unpacked: approximate size once unpacked, in bytes.
-        url: its address; None if it must be fetched by hand.
+        url: its address; None if it must be downloaded manually.
         md5: published checksum of the file, hexadecimal; None if there is none.
         exact: whether ``size`` is the published size, which the file must have.
         members: lists the files in it.
@@ -133,7 +133,7 @@ def obtain(archive: Archive, folder: Path) -> Path:
     """Return the archive's verified file in ``folder``; download it if it is missing and has an address.
 
     Raises:
-        ValueError: a file that was fetched by hand is the wrong one, or damaged.
+        ValueError: a manually downloaded file is the wrong one, or damaged.
         OSError: the download failed, or an existing file is not the published one.
     """
     path = folder / archive.name

@@ -90,8 +90,8 @@ def prepare(plan: Plan, root: Path, folder: Path, *, dry_run: bool = False, agai
         again: repeat completed steps, too.
 
     Raises:
-        FileNotFoundError: archives that must be fetched by hand are not in ``folder`` (the message names all of them),
-            or another data set that this one needs is missing.
+        FileNotFoundError: archives that must be downloaded manually are not in ``folder`` (the message names all), or
+            another data set that this one needs is missing.
         ImportError: a package that reads the files is not installed.
         ValueError: an archive is damaged.
         OSError: a download failed, or the disk is full.
@@ -164,6 +164,6 @@ def _check_obtainable(pending: Sequence[Archive], folder: Path, by_hand: str) ->
     missing = [archive.name for archive in pending if archive.url is None and not (folder / archive.name).exists()]
     if missing:
         raise FileNotFoundError(
-            f"{folder} lacks {first_few(missing)}, which must be fetched by hand: {by_hand}; put them there, or"
+            f"{folder} lacks {first_few(missing)}, which must be downloaded manually: {by_hand}; put them there, or"
             " name the folder that holds them with --archives, and run this again"
         )

@@ -15,7 +15,7 @@ from .spec import WEIGHTS_KEY, Study
 from .state import State, look
 from .trials import Trial, plan
 
-# Reads configs as a training does, in a process of its own, since a study does not import detectron2.
+# Reads configs as a training does, in a separate process, since a study does not import detectron2.
 CONFIG_COMMAND = (sys.executable, "-m", "mocodet.detection.training.refusals")
 
 

@@ -23,7 +23,7 @@ class Interruption(KeyboardInterrupt):
 
 
 class Engine:
-    """Runs each trial once, in a process of its own, in a place that it does not share.
+    """Runs each trial once, in a separate process, in a place that it does not share.
 
     Args:
         recipes: recipes of the trials, in the order of training.

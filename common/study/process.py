@@ -35,7 +35,7 @@ class Tether:
 
 
 class TrialProcess:
-    """A running trial, in a process group of its own.
+    """A running trial, in its own process group.
 
     Its output is appended to ``study.log`` in its folder. It holds the folder's lock as long as it, or a process that
     it started, lives, even if this process ends.
@@ -100,7 +100,7 @@ class TrialProcess:
         ended = f"exit status {status}"
         if status < 0:
             name = signal.Signals(-status).name
-            ended = f"ended by {name}" + (" (if nobody did so, memory ran out)" if name == "SIGKILL" else "")
+            ended = f"ended by {name}" + (" (unless someone killed it, memory ran out)" if name == "SIGKILL" else "")
         with (self._folder / LOG_FILE).open("rb") as log:
             log.seek(max(self._log_start, log.seek(0, os.SEEK_END) - TAIL))
             lines = log.read().decode(errors="replace").splitlines()

@@ -102,7 +102,7 @@ def look(trial: Trial, recipe: Recipe) -> State:
         if resume and not outcome:
             return State("waiting", f"replaces an unfinished trial, which is kept beside it, {other}", aside=True)
         return State("waiting", f"replaces {'a failed' if outcome else 'an empty'} trial {other}", clear=True)
-    again = "goes on from its last checkpoint" if resume else "to be trained"
+    again = "continues from its last checkpoint" if resume else "to be trained"
     if outcome:
         return State("failed", f"{again}; it failed before ({outcome.reason})", outcome, resume=resume)
     return State("waiting", again, resume=resume)

@@ -68,8 +68,8 @@ def notes(rows: Sequence[Row]) -> list[str]:
         found += [
             "Its interval is of seeds of fine-tuning (95 %, paired t) and holds for these weights: another pre-training"
             " may have another gap.",
-            f"Seeds for ±{POINTS}: with so many the interval would reach {POINTS} to either side, by the spread seen."
-            f" Seeds to find {POINTS}: so many tell a true gap of {POINTS} from 0 in {100 * POWER:.0f} % of studies.",
+            f"Seeds for ±{POINTS}: the number that gives an interval of {POINTS} to either side, at this spread. Seeds"
+            f" to find {POINTS}: the number that detects a true gap of {POINTS} in {100 * POWER:.0f} % of studies.",
         ]
     elif gaps:
         found.append("A single pair has no interval: its gap may be luck.")

@@ -76,7 +76,7 @@ class Scene:
 def draw_scene(rng: np.random.Generator, size: int, required_class: int | None = None) -> Scene:
     """Draw one scene of ``size`` x ``size`` pixels: one to four objects, and up to two distractors.
 
-    It is drawn again while an object is hidden so much that neither labelling it nor leaving it out would be fair.
+    It is redrawn while an object is so hidden that neither labelling it nor omitting it would be fair.
 
     Args:
         rng: source of every choice made.

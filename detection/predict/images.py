@@ -136,7 +136,7 @@ def in_batches(loaded: Iterable[Loaded], size: int) -> Iterator[list[Loaded]]:
     """Batch images with equal sizes as model inputs, so that no image needs padding.
 
     Args:
-        loaded: the files read. A file that could not be read is a batch of its own.
+        loaded: the files read. A file that could not be read is a separate batch.
         size: of the batches. One is smaller if no more images have its size, or if too many others wait.
     """
     waiting: dict[tuple[int, ...], list[Loaded]] = {}

@@ -184,7 +184,7 @@ class MocoDetCheckpointer(AtomicSaveMixin, DetectionCheckpointer):
         return loaded
 
     def _is_models_own(self, loaded: dict[str, Any]) -> bool:
-        """Tell whether a file holds parameters under this model's names, as a checkpoint of its own training does."""
+        """Tell whether a file holds parameters under this model's names, as a checkpoint of this training does."""
         own = {name for name, _ in self.model.named_parameters()}
         state = loaded["model"] if isinstance(loaded.get("model"), dict) else loaded
         return any(str(name).removeprefix(DISTRIBUTED_PREFIX) in own for name in state)

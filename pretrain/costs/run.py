@@ -17,7 +17,7 @@ def main(args: argparse.Namespace) -> None:
     with errors_in_one_line():
         merge_config(cfg, args.config_file, args.opts)
         check_config(cfg)
-        # Before the count, which takes memory of its own.
+        # Before the count, which itself takes memory.
         measured = measure_run(cfg, args.world_size, args.images, args.measure) if args.measure else None
         run = count_run(cfg, args.world_size, args.images, args.classes)
     peaks = dict(args.peak or [("V100, 16 bits", 125e12)])

@@ -104,7 +104,7 @@ def _crops_of(image: BoxedImage, key: str) -> Iterator[_Crop]:
     try:
         width, height = image_size(image.path)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{key} has boxes in {image.path}, which does not exist; fetch it") from error
+        raise FileNotFoundError(f"{key} has boxes in {image.path}, which does not exist; restore it") from error
     for box in image.boxes:
         left, top, right, bottom = box.edges
         first = max(math.floor(left + SLACK), 0), max(math.floor(top + SLACK), 0)

@@ -76,7 +76,7 @@ def _write(file: Path, found: Iterable[Listing]) -> None:
 
 
 def _read(file: Path, root: str | os.PathLike) -> list[Listing] | None:
-    """Return the kept listing of ``root``; None if there is none, if it is damaged, or if a folder has changed."""
+    """Return the kept listing of ``root``; None if it is missing or damaged, or if a folder has changed."""
     try:
         checksum, _, content = file.read_bytes().partition(b"\n")
         if int(checksum, 16) != zlib.crc32(content):

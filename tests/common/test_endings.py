@@ -179,7 +179,7 @@ def test_run__goes_on_after_a_full_disk_and_stops_after_a_step_when_asked(start,
 def assert_stopped(run: Run, output: Path, number: signal.Signals, step: int) -> None:
     status, printed = run.end()
     assert status == 128 + number
-    assert printed.count(f"stopped by {number.name}; --resume goes on from model_{step:07d}.pth") == 1
+    assert printed.count(f"stopped by {number.name}; --resume continues from model_{step:07d}.pth") == 1
     assert "Traceback" not in printed
     assert (output / "last_checkpoint").read_text() == f"model_{step:07d}.pth"
     assert torch.load(output / f"model_{step:07d}.pth", weights_only=True)["iteration"] == step

@@ -92,7 +92,7 @@ def test_mishaps_told__a_loader_process_killed_while_it_hands_over_a_batch(monke
 
     loader = iter(DataLoader(Tensors(), num_workers=1))
     monkeypatch.setattr(resource_sharer._resource_sharer, "get_connection", killed)
-    with pytest.raises(ChildProcessError, match=r"^a loader process was killed; if .* --resume$"), mishaps_told():
+    with pytest.raises(ChildProcessError, match=r"^a loader process was killed; unless .* --resume$"), mishaps_told():
         next(loader)
     with pytest.raises(ConnectionResetError) as caught, mishaps_told():
         killed(loader)

@@ -43,7 +43,7 @@ def test_stop_when_asked__checkpoint_of_the_step_then_the_end(caplog, number):
     assert run.steps == [0, 1, 2, 3]
     assert run.saved == [("model_0000003", 3)]
     assert handlers() == before
-    assert caplog.messages[-1] == f"stopped by {number.name}; --resume goes on from model_0000003.pth"
+    assert caplog.messages[-1] == f"stopped by {number.name}; --resume continues from model_0000003.pth"
     assert "Traceback" not in caplog.text
 
 

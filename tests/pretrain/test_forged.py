@@ -35,7 +35,7 @@ FORGED = {
     "hook of text": (lambda c: c["trainer"].update(hooks="a"), "trainer.hooks is 'a', not a dict"),
     "sampler of a list": (lambda c: c.update(sampler=[1]), "sampler is a list of 1, not a dict"),
     "signs of a number": (lambda c: c.update(signs={"told": 3}), "signs.told is 3, not a list"),
-    "signs of dicts": (lambda c: c.update(signs={"told": [{}]}), r"signs cannot be taken up \(TypeError: unhashable"),
+    "signs of dicts": (lambda c: c.update(signs={"told": [{}]}), r"signs cannot be loaded \(TypeError: unhashable"),
 }
 
 
@@ -76,6 +76,6 @@ def test_resume__a_damaged_last_checkpoint_names_the_newest_whole_one(tmp_path):
     (tmp_path / "last_checkpoint").write_text("model_0000002.pth")
     path = tmp_path / "model_0000002.pth"
     path.write_bytes(path.read_bytes()[:500])
-    whole = re.escape(f"The newest whole one is {tmp_path / 'model_0000001.pth'}, after 2 iterations; to go on from it")
+    whole = re.escape(f"The newest intact one is {tmp_path / 'model_0000001.pth'}, after 2 iterations; to resume from")
     with pytest.raises(ValueError, match=rf"^{re.escape(str(path))} cannot be read .*{whole}"):
         SmallRun(tmp_path).checkpointer.resume()

@@ -94,8 +94,8 @@ def test_other_metrics__finds_what_is_lost_or_otherwise_but_not_times_and_broken
 @pytest.mark.parametrize(
     ("fault", "wrote", "status", "printed", "good"),
     [
-        ("SIGTERM", True, 143, "stopped by SIGTERM; --resume goes on from model_0000003.pth", True),
-        ("SIGTERM", True, 130, "stopped by SIGTERM; --resume goes on from model_0000003.pth", False),
+        ("SIGTERM", True, 143, "stopped by SIGTERM; --resume continues from model_0000003.pth", True),
+        ("SIGTERM", True, 130, "stopped by SIGTERM; --resume continues from model_0000003.pth", False),
         ("SIGTERM", False, -15, "", True),
         ("SIGTERM", True, -15, "", False),
         ("SIGTERM", True, 0, "", False),

@@ -36,7 +36,7 @@ class Process(NamedTuple):
 
 
 def processes_of(session: int) -> list[Process]:
-    """Return what runs in a session, in the order of the starts."""
+    """Return the processes of a session in the order in which they started."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
@@ -57,7 +57,7 @@ class Sample:
 
 
 def sample(pids: Iterable[int]) -> Sample | None:
-    """Measure processes; None where one is gone."""
+    """Measure processes; return None if one has ended."""
     whole = Sample(0, 0, 0)
     try:
         for pid in pids:
@@ -73,7 +73,7 @@ def sample(pids: Iterable[int]) -> Sample | None:
 
 
 class Run:
-    """A training that has been started, the leader of a session of its own.
+    """A training that has been started, the leader of its own session.
 
     Args:
         training: what is trained.
@@ -146,7 +146,7 @@ class Run:
         return [one for one in processes_of(self.pid) if one.parent == self.pid]
 
     def running(self) -> bool:
-        """Look after it; tell whether it has not ended."""
+        """Update what is known of it; return whether it is still running."""
         if self.status is not None:
             return False
         newest = self.newest()
@@ -192,11 +192,11 @@ class Run:
         return left
 
     def end(self) -> None:
-        """Kill all that is there of it."""
-        for process in processes_of(self.pid):
-            with suppress(ProcessLookupError):
-                os.kill(process.pid, signal.SIGKILL)
-        while self.running():
+        """Kill all that is there of it, and wait until nothing is."""
+        while (there := processes_of(self.pid)) or self.running():
+            for process in there:
+                with suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGKILL)
             time.sleep(0.05)
 
     def printed(self) -> str:

@@ -29,7 +29,7 @@ class Training:
     loaders: bool = True
 
     def next_iteration(self, checkpoint: str) -> int:
-        """Return the iteration at which ``--resume`` goes on from a checkpoint; ``""``: from none."""
+        """Return the iteration at which ``--resume`` continues from a checkpoint; ``""``: from none."""
         if match := PERIODIC.fullmatch(checkpoint):
             return int(match[1]) + 1
         return self.iterations if checkpoint else 0

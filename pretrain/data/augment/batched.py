@@ -72,7 +72,7 @@ def turn_hue(images: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
 
 
 def blur(images: torch.Tensor, sigmas: torch.Tensor) -> torch.Tensor:
-    """Blur each image (N x 3 x S x S) by a Gaussian of its own standard deviation (N, pixels, on the CPU).
+    """Blur each image (N x 3 x S x S) by a Gaussian with its own standard deviation (N, pixels, on the CPU).
 
     A blur along rows is a product with a banded matrix, and one along columns with its transpose. On a GPU two products
     take less time than a convolution with a different kernel for each image.

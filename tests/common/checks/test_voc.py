@@ -100,7 +100,7 @@ FAULTS = {  # what is done: (how, the file that must be named, words that must s
     "two words": (
         rewrite(MAIN, "000002", "no such image"),
         MAIN,
-        "must hold one image name a line, found 'no such image'",
+        "must hold one image name per line, found 'no such image'",
     ),
     "empty list": (lambda folder: (folder / MAIN).write_text("\n"), MAIN, "names no image"),
     "folder gone": (move_annotations, "Annotations", "is missing"),

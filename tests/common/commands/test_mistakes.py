@@ -57,7 +57,7 @@ MISTAKES = [
     ("25", ["evaluate", "p.json", "--json", "p.json"], r"p\.json: lacks .*: it is a list of predictions .*; name the "),
     ("25", ["evaluate", "p.json", "--json", "labelme.json"], r"labelme\.json: lacks .*: it is LabelMe's.*; export the"),
     ("25", ["evaluate", "p.json", "--json", "test.json"], r"test\.json has no list of annotations, .*; name a file th"),
-    ("25", ["evaluate", "p.json", "--json", "images/0.png"], r"images/0\.png: is no text in UTF-8.*; save it as UTF-8"),
+    ("25", ["evaluate", "p.json", "--json", "images/0.png"], r"images/0\.png: is not UTF-8, .*; save it as UTF-8"),
     ("27", [*PRETRAIN, "OUTPUT_DIR", "p.json/out"], r"OUTPUT_DIR is 'p\.json/out', but \S+p\.json is not a folder; g"),
     ("27", [*TRAIN, "OUTPUT_DIR", "p.json"], r"OUTPUT_DIR is 'p\.json', but \S+p\.json is not a folder; give a folder"),
     ("27", [*TRAIN, "--eval-only", "OUTPUT_DIR", "p.json"], r"OUTPUT_DIR is 'p\.json', but \S+p\.json is not a folder"),

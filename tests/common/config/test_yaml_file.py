@@ -32,7 +32,7 @@ def test_read_yaml__numbers_with_an_exponent_are_numbers(tmp_path, number):
     ("text", "told"),
     [
         ("a: 1\nb:\n\tc: 2\n", r", line 3: found character '\\t' .*; indent with blanks, not with tabs"),
-        ("a: 1\nb: x: 2\n", r", line 2: mapping values are not allowed here; put KEY: VALUE on a line of its own, or"),
+        ("a: 1\nb: x: 2\n", r", line 2: mapping values are not allowed here; put KEY: VALUE on a separate line, or"),
         ("a:\n  b: 1\n c: 2\n", r", line 3: expected <block end>, .* that begins on line 1; expected KEY: VALUE"),
         ("a: 1\nb 2\nc: 3\n", r", line 3: could not find expected ':'.*; write KEY: VALUE, with a blank"),
         ("a: [1,\nb: 2\n", r", line 3: expected ',' or '\]', .*; close the bracket"),

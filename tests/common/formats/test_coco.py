@@ -197,7 +197,7 @@ def test_read_coco__encodings(encoding, tmp_path):
         (b"version https://git-lfs.github.com/spec/v1\n", "pointer of Git LFS"),
         (b"  <!DOCTYPE html>", "page of HTML"),
         (b"PK\x03\x04", "zip archive"),
-        ('{"a": "ä"}'.encode("latin-1"), "is no text in UTF-8, -16 or -32: byte 7 does not fit; save it as UTF-8"),
+        ('{"a": "ä"}'.encode("latin-1"), "is not UTF-8, UTF-16 or UTF-32: byte 7 does not fit; save it as UTF-8"),
         (b'{"images": [', "is not JSON"),
         (b"[" * 100_000, "is not JSON"),
     ],

@@ -40,7 +40,7 @@ def test_read_list__faults(tmp_path):
     path.write_text("a\na.jpg site.2021.jpg\na\n")
     names, (error, repaired) = read_list(path, KNOWN.__contains__)
     assert names == ["a"]
-    assert str(error) == f"{path}: must hold one image name a line, found 'a.jpg site.2021.jpg'; write it anew"
+    assert str(error) == f"{path}: must hold one image name per line, found 'a.jpg site.2021.jpg'; rewrite it"
     assert str(repaired) == f"{path}: a is named more than once; taken once"
     for content, words in ((b"\n", "names no image"), ("é".encode("latin-1"), "is not text in UTF-8")):
         path.write_bytes(content)

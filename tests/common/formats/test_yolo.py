@@ -183,7 +183,7 @@ def test_read_yolo__lists(tmp_path):
     assert ids(read_yolo(path, "train")) == ["images/a", "images/b", "images/c"]
     write(tmp_path / "set/train.txt", "images/z.jpg\n")
     (error,) = read_yolo(path).findings
-    assert str(error).endswith("train.txt: images/z.jpg is no image that is there; fetch it, or take it off the list")
+    assert str(error).endswith("train.txt: images/z.jpg does not exist; restore it, or remove it from the list")
 
 
 def test_read_yolo__negatives_and_what_is_lost_are_counted(tmp_path):

@@ -159,7 +159,7 @@ def test_prepare__archives_fetched_by_hand(tmp_path):
     root, folder = tmp_path / "root", tmp_path / "fetched"
     archive = archive_of(KINDS["a.zip"], "a.zip", md5=hashlib.md5(KINDS["a.zip"]).hexdigest())
     plan = Plan([archive, replace(archive, name="b.zip")], by_hand="log in at example.org")
-    with pytest.raises(FileNotFoundError, match=r"lacks a\.zip, b\.zip, which must be fetched by hand: log in at"):
+    with pytest.raises(FileNotFoundError, match=r"lacks a\.zip, b\.zip, which must be downloaded manually: log in at"):
         prepare(plan, root, folder)
     folder.mkdir()
     for name in ("a.zip", "b.zip"):

@@ -36,7 +36,7 @@ def reason(script, folder, tether):
         ("print('an error: no'); exit(3)", "exit status 3; see study.log in its folder"),
         (
             "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
-            "ended by SIGKILL (if nobody did so, memory ran out); see study.log in its folder",
+            "ended by SIGKILL (unless someone killed it, memory ran out); see study.log in its folder",
         ),
         ("import os, signal; os.kill(os.getpid(), signal.SIGTERM)", "ended by SIGTERM; see study.log in its folder"),
         (

@@ -137,7 +137,7 @@ def test_study__same_recipe_resumes(here, capsys):
     capsys.readouterr()
     with pytest.raises(SystemExit):
         study("--seeds", 1, "FAIL", 3)
-    assert "moco, seed 0: goes on from its last checkpoint; it failed before (exit status 3;" in capsys.readouterr().out
+    assert "seed 0: continues from its last checkpoint; it failed before (exit status 3;" in capsys.readouterr().out
     assert noted(here)[2:] == ["moco 0 begin:2", "random 0 begin:2"]
     assert json.loads((folder / "outcome.json").read_text())["whole"] is False
 

@@ -28,8 +28,8 @@ NOTES = [
     "In brackets the gap to random, over the pairs of trials with the same seed.",
     "Its interval is of seeds of fine-tuning (95 %, paired t) and holds for these weights: another pre-training may"
     " have another gap.",
-    "Seeds for ±0.5: with so many the interval would reach 0.5 to either side, by the spread seen. Seeds to find 0.5:"
-    " so many tell a true gap of 0.5 from 0 in 80 % of studies.",
+    "Seeds for ±0.5: the number that gives an interval of 0.5 to either side, at this spread. Seeds to find 0.5: the"
+    " number that detects a true gap of 0.5 in 80 % of studies.",
 ]
 
 

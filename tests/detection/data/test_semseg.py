@@ -48,8 +48,8 @@ def test_load_semseg__split(tmp_path):
     ("content", "error", "message"),
     [
         ("", ValueError, "names no image: the data set is empty"),
-        ("a.jpg b.png\n", ValueError, r"one image name a line, found 'a\.jpg b\.png'"),
-        ("z\n", ValueError, r"images/z: is missing, .* and .*list\.txt names it; fetch it, or take z off the list"),
+        ("a.jpg b.png\n", ValueError, r"one image name per line, found 'a\.jpg b\.png'"),
+        ("z\n", ValueError, r"images/z: is missing, .* and .*list\.txt names it; restore it, or remove z from"),
         (None, FileNotFoundError, r"no split file .*list\.txt; its folder has other\.txt"),
     ],
 )

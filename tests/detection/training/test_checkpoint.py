@@ -623,8 +623,8 @@ def test_resume(tmp_path: Path) -> None:
     assert torch.equal(fresh.model.layer.weight, saved["model"]["layer.weight"])
     assert fresh._trainer.optimizer.state_dict()["state"] == {}
 
-    # A damaged last checkpoint, and one that is gone: the message names the newest whole one.
-    whole = re.escape(f"The newest whole one is {tmp_path / 'model_0000002.pth'}, after 3 iterations; to go on from it")
+    # A damaged last checkpoint, and one that is gone: the message names the newest intact one.
+    whole = re.escape(f"The newest intact one is {tmp_path / 'model_0000002.pth'}, after 3 iterations; to resume from")
     for path in (tmp_path / "model_0000005.pth", tmp_path / "model_final.pth"):
         path.write_bytes(path.read_bytes()[:500])
     (tmp_path / "last_checkpoint").write_text("model_0000005.pth")

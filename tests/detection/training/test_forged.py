@@ -52,11 +52,11 @@ FORGED = {
     "hooks of text": (lambda c: c["trainer"].update(hooks="a"), r"trainer\.hooks is 'a', not a dict"),
     "no steps": (
         lambda c: c["trainer"].pop("_trainer"),
-        r"trainer cannot be taken up \(KeyError: '_trainer'\)",
+        r"trainer cannot be loaded \(KeyError: '_trainer'\)",
     ),
     "no optimizer": (
         lambda c: c["trainer"]["_trainer"].pop("optimizer"),
-        r"trainer cannot be taken up \(KeyError: 'optimizer'\)",
+        r"trainer cannot be loaded \(KeyError: 'optimizer'\)",
     ),
     "rate that is no number": (
         lambda c: optimizer(c)["param_groups"][0].update(lr=math.nan),

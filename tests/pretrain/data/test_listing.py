@@ -58,6 +58,7 @@ def test_search__a_folder_that_cannot_be_searched(tree, monkeypatch):
             raise PermissionError(13, "Permission denied", str(path))
         return scandir(path)
 
-    monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(PermissionError, match="b"):
-        list(search(tree))
+    with monkeypatch.context() as patch:  # rmtree of tmp_path gives descriptors
+        patch.setattr(os, "scandir", refuse)
+        with pytest.raises(PermissionError, match="b"):
+            list(search(tree))

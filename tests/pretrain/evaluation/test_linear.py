@@ -276,7 +276,7 @@ FORGED = {
     "epoch before the first": (lambda c: c.update(epoch=-1), "how many of 4 epochs are done"),
     "epoch after the last": (lambda c: c.update(epoch=5), "how many of 4 epochs are done"),
     "no sweep": (lambda c: c.pop("sweep") and None, "sweep is None, not a dict of weights"),
-    "no weights": (lambda c: c["sweep"].pop("weights") and None, r"sweep cannot be taken up \(KeyError: 'weights'"),
+    "no weights": (lambda c: c["sweep"].pop("weights") and None, r"sweep cannot be loaded \(KeyError: 'weights'"),
     "weights of text": (lambda c: c["sweep"].update(weights="a"), "sweep.weights is 'a', not a list of 1"),
     "fewer weights": (lambda c: c["sweep"]["weights"].clear(), "sweep.weights is a list of 0, not a list of 1"),
     "bias of another shape": (
