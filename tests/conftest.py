@@ -1,6 +1,9 @@
-"""The order of the tests: long files come first, so that no process is left alone with them at the end."""
+"""The order of the tests, and what each of them restores."""
 
+import logging
 import signal
+import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -12,7 +15,7 @@ keep_freed_memory()  # as the commands do
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Beginnings of the names of such files.
+# Long files run first, so that no process is left alone with them at the end. The beginnings of their names:
 LONG = (
     "tests/rehearsal/test_run",
     "tests/pretrain/test_",
@@ -32,3 +35,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return next((number for number, name in enumerate(LONG) if item.nodeid.startswith(name)), len(LONG))
 
     items.sort(key=place)
+
+
+def _loggers() -> dict[str, logging.Logger]:
+    known = logging.Logger.manager.loggerDict
+    return {name: logger for name, logger in known.items() if isinstance(logger, logging.Logger)}
+
+
+@pytest.fixture(autouse=True)
+def _restored_loggers() -> Iterator[None]:
+    """Undo a test's changes to loggers: commands set up handlers and stop propagation, and later tests use caplog."""
+    before = {name: (logger.propagate, logger.level, [*logger.handlers]) for name, logger in _loggers().items()}
+    yield
+    for name, logger in _loggers().items():
+        logger.propagate, level, logger.handlers = before.get(name, (True, logging.NOTSET, []))
+        logger.setLevel(level)
+    if module := sys.modules.get("detectron2.utils.logger"):
+        module.setup_logger.cache_clear()  # or it would believe that its handlers are still there

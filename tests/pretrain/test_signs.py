@@ -57,7 +57,6 @@ class Trainer(TrainerBase):
 def warnings_of(caplog, steps: int, queue_size: int, momentum: float, rate: float, decay=0.0, noise=0.3) -> list[str]:
     cfg = get_cfg()
     cfg.CONTRAST.QUEUE_SIZE, cfg.CONTRAST.MOMENTUM, cfg.SOLVER.IMS_PER_BATCH = queue_size, momentum, BATCH
-    logging.getLogger("mocodet.pretrain").propagate = True  # an earlier run of the command may have set it
     with caplog.at_level(logging.WARNING, "mocodet.pretrain"):
         Trainer(cfg, rate, decay, noise).train(0, steps)
     return [record.message for record in caplog.records if record.name == "mocodet.pretrain"]

@@ -1,5 +1,4 @@
 import json
-import logging
 
 import pytest
 import torch
@@ -65,8 +64,7 @@ def test_open_labelled__folder_or_annotations(root):
     assert found.labels.tolist() == [1]
 
 
-def test_warn_of_passed_over__one_line_where_there_is_something_to_say(root, monkeypatch, caplog):
-    monkeypatch.setattr(logging.getLogger("mocodet.pretrain"), "propagate", True)
+def test_warn_of_passed_over__one_line_where_there_is_something_to_say(root, caplog):
     warn_of_passed_over(read_class_folders(root).images, "images")
     assert not caplog.records
     for name in ("dog/notes.txt", "cat/deep/film.mp4"):

@@ -218,7 +218,6 @@ def test_evaluate_linear__backbone_that_changes_is_an_error(data, backbone):
 @pytest.mark.parametrize("cached", [True, False])
 def test_evaluate_linear__tells_the_time_left(data, backbone, monkeypatch, caplog, capsys, cached):
     """The clock advances by a minute at each reading."""
-    monkeypatch.setattr(logging.getLogger("mocodet.pretrain"), "propagate", True)
     seconds = itertools.count(0, 60)
     monkeypatch.setattr(features_module, "progress", partial(progress, clock=lambda: next(seconds)))
     minutes = itertools.count(0, 60)

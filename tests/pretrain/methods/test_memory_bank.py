@@ -189,7 +189,6 @@ def test_init__refuses_a_bank_that_does_not_fit(images, monkeypatch):
 
 def test_check_bank_fits__logs_the_size_of_one_that_fits(monkeypatch, caplog):
     monkeypatch.setattr(memory_bank, "available_bytes", lambda device: 51_200_000_000)  # exactly
-    monkeypatch.setattr(logging.getLogger("mocodet.pretrain"), "propagate", True)
     with caplog.at_level(logging.INFO, logger="mocodet.pretrain"):
         memory_bank.check_bank_fits(100_000_000, 128, torch.device("cpu"))
     assert "100000000 images x 128 float32: 51.20 GB" in caplog.text

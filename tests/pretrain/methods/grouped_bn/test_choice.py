@@ -1,4 +1,3 @@
-import logging
 import sys
 import types
 from types import SimpleNamespace
@@ -35,8 +34,7 @@ def nothing_known():
 
 
 @pytest.fixture
-def log(monkeypatch, caplog) -> pytest.LogCaptureFixture:
-    monkeypatch.setattr(logging.getLogger("mocodet.pretrain"), "propagate", True)
+def log(caplog) -> pytest.LogCaptureFixture:
     return caplog
 
 
