@@ -1,5 +1,5 @@
-# `make demo` and `make test` do everything on a fresh machine; both begin with `make setup`, which installs the
-# versions of requirements/lock.txt. NEWEST=1 with any of them takes the newest of everything, in build/newest.
+# `make demo` and `make test` work on a fresh machine, because both first run `make setup`, which installs the versions
+# in requirements/lock.txt. With NEWEST=1, each target installs the newest versions in build/newest instead.
 PYTHON ?= python3
 NEWEST ?=
 VENV ?= $(if $(NEWEST),build/newest,.venv)
@@ -10,7 +10,7 @@ LOCKS := requirements/build.txt requirements/lock.txt
 TYPES := build/types
 COMMA := ,
 
-# As every command sets them (common/commands/main.py), for pytest and the tools: OpenMP threads that wait must not spin.
+# Keeps waiting OpenMP threads from spinning in pytest and the tools; common/commands/main.py does so for all commands.
 export OMP_WAIT_POLICY := passive
 export GOMP_SPINCOUNT := 0
 
@@ -19,7 +19,7 @@ export GOMP_SPINCOUNT := 0
 setup: $(READY)
 
 $(READY): setup.py requirements/no_deps.txt $(if $(NEWEST),,$(LOCKS))
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mocodet needs Python >= 3.11, found " + sys.version.split()[0] + "; try: make setup PYTHON=python3.11")'
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mocodet requires Python >= 3.11, found " + sys.version.split()[0] + "; try: make setup PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 ifdef NEWEST
 	$(BIN)/python -m pip install --quiet --upgrade setuptools wheel
@@ -35,8 +35,9 @@ endif
 	$(BIN)/python -c 'import mocodet.pretrain, mocodet.detection, mocodet.configs'
 	touch $(READY)
 
-# Regenerates the locks, for every Python and system, with the newest versions that requirements/held.txt allows; with
-# UPGRADE= only what setup.py has changed moves. build.txt has what builds packages that the registry lacks as wheels.
+# Regenerates the lock files, for every Python version and system, with the newest versions that requirements/held.txt
+# allows. With UPGRADE= only the packages that changed in setup.py are updated. build.txt lists the build requirements
+# of packages that are not available as wheels.
 UPGRADE ?= --upgrade
 LOCK := build/lock/bin/uv --no-python-downloads --quiet pip compile --universal --python-version 3.11 \
     --generate-hashes $(UPGRADE) --custom-compile-command 'make lock'
@@ -51,7 +52,7 @@ lock:
 demo: setup
 	$(BIN)/python tools/demo.py
 
-# What reads `mocodet` by its folders finds them here under the names that setup.py maps them to.
+# Links the folders under the names that setup.py maps them to, for tools that read the source of `mocodet`.
 types:
 	mkdir -p $(TYPES)/mocodet
 	ln -sfn $(addprefix $(CURDIR)/,common pretrain detection configs) $(wildcard $(CURDIR)/common/package/*) $(TYPES)/mocodet
@@ -65,11 +66,11 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The documentation site, in build/site. The variable silences an advertisement.
+# Builds the documentation site in build/site. The variable suppresses an advertisement.
 docs: setup types
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-# Two processes with one thread each; where a test starts two more, the machine is briefly shared.
+# Uses two processes with one thread each. A test that starts two more processes briefly shares the machine with them.
 test: lint docs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 

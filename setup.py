@@ -1,4 +1,4 @@
-"""Packaging of mocodet: the folders of this repository become one package, `mocodet`."""
+"""Packages the folders of this repository as one package, `mocodet`."""
 
 import runpy
 from importlib.metadata import PackageNotFoundError, version
@@ -6,28 +6,29 @@ from pathlib import Path
 
 from setuptools import setup
 
-# Top-level folder -> import name. A plugin that installed a module called `detection` would be
-# shadowed by the first folder of that name in the user's project, so everything is `mocodet.*`.
+# The top-level folders to package. They are imported as `mocodet.*`, because an installed module named `detection`
+# would be shadowed by any folder of that name in the user's project.
 ROOMS = ("common", "pretrain", "detection", "configs")
 
-# What `mocodet` itself is, with its `__main__`. It lies in a room, for the top level has a folder for each room only.
+# The package `mocodet` itself, with its `__main__`, is in a subfolder, because the top level contains only the folders
+# above.
 PACKAGE = Path("common/package")
 
-# The version, and the program's name in the table of its commands: neither file imports what is not installed yet.
+# The version and the name of the program. The two files import nothing that may not be installed yet.
 VERSION = runpy.run_path(str(PACKAGE / "__init__.py"))["__version__"]
 PROGRAM = runpy.run_path("common/commands/table.py")["PROGRAM"]
 
-# Every importable package (`mocodet`, `mocodet.pretrain.data`, ...) -> its folder.
+# Maps every importable package (`mocodet`, `mocodet.pretrain.data`, ...) to its folder.
 FOLDERS = [init.parent for room in ROOMS for init in sorted(Path(room).rglob("__init__.py"))]
 PACKAGES = {".".join(("mocodet", *folder.parts)): str(folder) for folder in FOLDERS if folder != PACKAGE}
 PACKAGES["mocodet"] = str(PACKAGE)
 
-# One package, `cv2`, in four distributions that overwrite each other.
+# Four distributions that provide the same package, `cv2`, and overwrite each other.
 OPENCV = ("opencv-python-headless", "opencv-python", "opencv-contrib-python-headless", "opencv-contrib-python")
 
 
 def installed_opencv() -> str:
-    """Return the distribution of OpenCV that is installed, or the first where none is seen, as in an isolated build."""
+    """Return the installed distribution of OpenCV, or the first one if none is found, as in an isolated build."""
     for name in OPENCV:
         try:
             version(name)
@@ -68,27 +69,27 @@ setup(
         "mocodet.common.report": ["published.yaml", "templates/*"],
         "mocodet.configs": ["py.typed", "*.yaml", "pretrain/*.yaml", "classification/*.yaml", "studies/*.yaml"],
     },
-    # detectron2 itself is not on PyPI under its own name; `make setup` and the README install it.
-    # The lines from cloudpickle to tqdm are what detectron2 imports and its wheel is installed without.
-    # What was tried with the lower bounds is in docs/versions.md. Upper ones would keep users from what works.
+    # detectron2 itself is not available on PyPI under its own name; `make setup` and the README install it.
+    # The packages from cloudpickle to tqdm are imported by detectron2, whose wheel is installed without dependencies.
+    # docs/versions.md describes how the lower bounds were tested. Upper bounds would exclude versions that work.
     install_requires=[
-        "torch>=2.10",  # reads files safely: in older ones weights_only can be made to run code (CVE-2026-24747)
+        "torch>=2.10",  # weights_only does not prevent code execution in older versions (CVE-2026-24747)
         "torchvision>=0.25",
         "fvcore>=0.1.5.post20221221",
         "iopath>=0.1.9",
         "numpy>=1.26.1",
-        f"{installed_opencv()}>=4.5.5.64",  # makes views; detectron2 draws, and reads Cityscapes, with it
+        f"{installed_opencv()}>=4.5.5.64",  # augments images; detectron2 uses it to draw and to read Cityscapes
         "pillow>=9.3",
         "pycocotools>=2.0.7",
         "yacs>=0.1.8",
         "webdataset>=1.0.2",
-        "scipy>=1.11.1",  # a study's intervals; the masks of SBD and ImageNet's development kit are MATLAB files
+        "scipy>=1.11.1",  # computes a study's intervals and reads MATLAB files (SBD, ImageNet's development kit)
         "braceexpand>=0.1.7",
         "faster-coco-eval>=1.8",
         "safetensors>=0.4",
         "fsspec>=2023.1",
         "requests>=2.28",
-        "jinja2>=3.1",  # fills the pages of mocodet report
+        "jinja2>=3.1",  # renders the pages of mocodet report
         "cloudpickle>=2.0",
         "hydra-core>=1.3",
         "matplotlib>=3.7",
@@ -100,9 +101,9 @@ setup(
         "tqdm>=4.64",
     ],
     extras_require={
-        # Decodes JPEGs to the same bytes as Pillow in a fifth to a half less time.
+        # Decodes JPEG files to the same bytes as Pillow in a fifth to a half less time.
         "jpeg": ["simplejpeg>=1.6.6"],
-        # What detectron2 reads and evaluates Cityscapes instances with.
+        # Used by detectron2 to read and evaluate Cityscapes instances.
         "cityscapes": ["cityscapesscripts>=2.2", "shapely>=2.0"],
         "dev": [
             "pytest>=8",
@@ -115,7 +116,7 @@ setup(
             "wheel",
         ],
         "docs": ["mkdocs>=1.6", "mkdocs-material>=9.5.30", "mkdocstrings[python]>=1.0"],
-        # Fills docs/tour.ipynb with its outputs (CONTRIBUTING.md).
+        # Executes docs/tour.ipynb to store its outputs (CONTRIBUTING.md).
         "notebook": ["ipykernel", "nbclient"],
     },
     entry_points={"console_scripts": [f"{PROGRAM}=mocodet.__main__:main"]},

@@ -1,1 +1,1 @@
-"""What pre-training and detection share: commands, formats, studies, launch, files, checkpoints."""
+"""Code shared by pre-training and detection: commands, formats, studies, launching, files and checkpoints."""

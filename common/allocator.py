@@ -1,33 +1,34 @@
-"""glibc's allocator, told to keep the memory that a step frees for the next one."""
+"""Configures glibc's allocator to keep freed memory, so that the next training step can reuse it."""
 
 import ctypes
 import os
 from collections.abc import Sequence
 
-# For each threshold: mallopt's parameter in <malloc.h>, the user's environment variable, and glibc's tunable.
+# For each threshold: the mallopt parameter from <malloc.h>, the environment variable, and the glibc tunable.
 SETTINGS = (
-    (-3, "MALLOC_MMAP_THRESHOLD_", "glibc.malloc.mmap_threshold"),  # from this size on, memory is mapped and unmapped
-    (-1, "MALLOC_TRIM_THRESHOLD_", "glibc.malloc.trim_threshold"),  # bytes that may stay unused at the end of the heap
+    (-3, "MALLOC_MMAP_THRESHOLD_", "glibc.malloc.mmap_threshold"),  # allocations of at least this size are mapped
+    (-1, "MALLOC_TRIM_THRESHOLD_", "glibc.malloc.trim_threshold"),  # free bytes that may remain at the end of the heap
 )
 
-# Above the activations of any layer. Older glibcs refuse more than half of a thread's heap.
+# Larger than the activations of any layer. Older glibc versions reject more than half of a thread's heap.
 THRESHOLDS = (1 << 30, 1 << 25)
 
-# Above a decoded photograph.
+# Larger than a decoded photograph.
 SMALL_THRESHOLDS = (1 << 25,)
 
 
 def keep_freed_memory() -> None:
-    """Let this process, and those forked from it, keep freed memory instead of handing it back to the kernel.
+    """Make this process and its forked children keep freed memory instead of returning it to the kernel.
 
-    A training step frees as much as the next one takes, and the kernel clears and maps every page that it gets back.
-    The function has no effect without glibc, and leaves alone what the user has set by glibc's own variables.
+    A training step frees about as much memory as the next one allocates, and the kernel would have to clear and map
+    every returned page again. This function has no effect without glibc, and it does not override thresholds that the
+    user has set with glibc's environment variables.
     """
     _set_thresholds(THRESHOLDS)
 
 
 def return_freed_memory() -> None:
-    """Undo `keep_freed_memory` in a loader process: there are many of them, and none must keep a gigabyte."""
+    """Undo `keep_freed_memory` in a loader process, because each of many loaders could otherwise keep a gigabyte."""
     _set_thresholds(SMALL_THRESHOLDS)
 
 
@@ -44,5 +45,5 @@ def _set_thresholds(thresholds: Sequence[int]) -> None:
 def _has_glibc() -> bool:
     try:
         return "glibc" in (os.confstr("CS_GNU_LIBC_VERSION") or "")
-    except (AttributeError, OSError, ValueError):  # not a Unix, or a C library without the function
+    except (AttributeError, OSError, ValueError):  # not a Unix system, or a C library without this function
         return False

@@ -1,4 +1,4 @@
-"""Saving and loading that survives an interrupted write and runs no code from a file."""
+"""Saves checkpoints atomically, and loads them without executing code from the file."""
 
 import os
 import pickle
@@ -18,17 +18,17 @@ from .mistaken_file import mistaken_for, refuse_missing
 from .retention import Retention
 from .text import first_few, on_one_line
 
-LAST = "last_checkpoint"  # the file beside checkpoints that names the newest, as fvcore writes it
+LAST = "last_checkpoint"  # fvcore's file that names the newest checkpoint in its folder
 
 
 class AtomicSaveMixin:
-    """Makes an fvcore ``Checkpointer`` write each file under a temporary name, flush it, then rename it.
+    """Makes an fvcore ``Checkpointer`` write each file under a temporary name, flush it to disk, and then rename it.
 
-    Put it before the checkpointer class in the bases. If a run is killed during ``save``, the previous checkpoint and
-    the ``last_checkpoint`` file that names it stay unchanged.
+    List this class before the checkpointer class in the bases. If a run is killed during ``save``, the previous
+    checkpoint and the ``last_checkpoint`` file that names it stay unchanged.
 
     Attributes:
-        retention: decides which older checkpoints are removed after each ``save``; None: none are.
+        retention: decides which older checkpoints are removed after each ``save``. If None, all of them are kept.
     """
 
     path_manager: Any
@@ -41,10 +41,10 @@ class AtomicSaveMixin:
         self.path_manager = _AtomicWrites(self.path_manager)
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """Write ``<save_dir>/<name>.pth`` and then its name into ``last_checkpoint``.
+        """Write ``<save_dir>/<name>.pth``, then record its name in ``last_checkpoint``.
 
         Raises:
-            OSError: the file cannot be written; the message says from which checkpoint ``--resume`` continues.
+            OSError: the file cannot be written; the message names the checkpoint from which ``--resume`` continues.
         """
         try:
             super().save(name, **kwargs)  # type: ignore[misc]
@@ -57,11 +57,11 @@ class AtomicSaveMixin:
         try:
             return f"--resume continues from {last_checkpoint(self.save_dir)}, which is intact"
         except FileNotFoundError:
-            return "No checkpoint had been written before"
+            return "No earlier checkpoint exists"
 
 
 class _AtomicWrites:
-    """A path manager that writes files by `atomic_open`."""
+    """A path manager that writes files with `atomic_open`."""
 
     def __init__(self, path_manager: Any) -> None:
         self._path_manager = path_manager
@@ -70,53 +70,56 @@ class _AtomicWrites:
         return getattr(self._path_manager, name)
 
     def open(self, path: str, mode: str = "r", **kwargs: Any) -> AbstractContextManager[IO]:
-        """Open a file; one that is written appears whole or not at all."""
+        """Open a file. A file opened for writing appears only once it is complete."""
         return (atomic_open if mode in ("w", "wb") else self._path_manager.open)(path, mode, **kwargs)
 
 
 def last_checkpoint(folder: str | os.PathLike) -> Path:
-    """Return the last checkpoint of a run in ``folder``, as ``--resume`` finds it.
+    """Return the last checkpoint of the run in ``folder``, from which ``--resume`` continues.
 
     Raises:
-        FileNotFoundError: the run has saved none, or the last one is missing.
+        FileNotFoundError: the run has not saved a checkpoint, or the last one is missing.
     """
     if not holds_checkpoint(folder):
-        raise FileNotFoundError(f"{folder} holds no checkpoint; give the OUTPUT_DIR of a run that has saved one")
+        raise FileNotFoundError(f"{folder} contains no checkpoint; specify the OUTPUT_DIR of a run that has saved one")
     path = Path(folder, name_of_last(folder))
-    if not os.path.isfile(path):  # noqa: PTH113 (also of a name that no file system takes)
+    if not os.path.isfile(path):  # noqa: PTH113 (also accepts names that no file system allows)
         raise FileNotFoundError(
-            f"{on_one_line(str(path))} does not exist, but last_checkpoint beside it names it; name another checkpoint"
-            " in that file"
+            f"{on_one_line(str(path))} does not exist, although the last_checkpoint file next to it names it; write the"
+            " name of another checkpoint to that file"
         )
     return path
 
 
 def name_of_last(folder: str | os.PathLike) -> str:
-    """Return the name in ``last_checkpoint``; empty without the file. A damaged file may hold any bytes."""
+    """Return the name in ``last_checkpoint``, or an empty string if there is no such file.
+
+    A damaged file may contain arbitrary bytes.
+    """
     tag = Path(folder, LAST)
     return tag.read_text(encoding="utf-8", errors="replace").strip() if tag.is_file() else ""
 
 
 def holds_checkpoint(folder: str | os.PathLike) -> bool:
-    """Tell whether a run in ``folder`` has saved a checkpoint, by the file that names the last one."""
+    """Return whether a run in ``folder`` has saved a checkpoint and therefore a ``last_checkpoint`` file."""
     return Path(folder, LAST).is_file()
 
 
 def refuse_other_run(folder: str | os.PathLike) -> None:
-    """Refuse to train in a folder with the checkpoints of another run, which would be overwritten.
+    """Raise an error if ``folder`` contains the checkpoints of another run, which training would overwrite.
 
     Raises:
-        FileExistsError: the folder has such checkpoints; the message says what to do.
+        FileExistsError: the folder contains checkpoints; the message explains what to do.
     """
     if holds_checkpoint(folder):
         raise FileExistsError(
-            f"{folder} already holds a run's checkpoints; continue it with --resume, or give another OUTPUT_DIR"
+            f"{folder} already contains a run's checkpoints; continue it with --resume, or choose another OUTPUT_DIR"
         )
 
 
 @contextmanager
 def errors_about(what: str | os.PathLike) -> Iterator[None]:
-    """Put ``what`` before the messages of ``FileNotFoundError`` and ``ValueError``."""
+    """Prefix the messages of ``FileNotFoundError`` and ``ValueError`` with ``what``."""
     try:
         yield
     except FileNotFoundError as error:
@@ -126,18 +129,18 @@ def errors_about(what: str | os.PathLike) -> Iterator[None]:
 
 
 def load_torch_file(path: str | os.PathLike, *, lazily: bool = False) -> Any:
-    """Load a file of ``torch.save`` (new format or old) or of safetensors onto the CPU without running code from it.
+    """Load a ``torch.save`` file (new or old format) or a safetensors file onto the CPU without executing its code.
 
-    The content decides which of the two it is. Beside tensors and plain containers, the file may hold the data types
+    The format is detected from the content. Besides tensors and plain containers, the file may contain the data types
     that public checkpoints use (`mocodet.common.encoders.safe_pickle`).
 
     Args:
-        path: of the file.
-        lazily: read tensors from the disk when they are used, and skip checksums, where the format allows it.
+        path: the file to load.
+        lazily: read tensors from disk only when they are used, and skip checksums, if the format allows it.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, or holds other pickled objects.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is damaged or contains other pickled objects.
     """
     refuse_missing(path)
     try:
@@ -150,15 +153,18 @@ def load_torch_file(path: str | os.PathLike, *, lazily: bool = False) -> Any:
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=lazily)
         _uncover_methods(loaded)
         return loaded
-    except Exception as error:  # damaged bytes make torch.load raise almost anything, IndexError and struct.error too
-        # An OSError without a file name also comes from damaged bytes, such as a seek to an offset that they contain.
+    except Exception as error:  # torch.load raises almost any error for damaged bytes, even struct.error
+        # Damaged bytes can also cause an OSError without a file name, for example a seek to an invalid offset.
         if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.filename is not None):
             raise
         raise _unreadable(path, error) from error
 
 
 def _uncover_methods(loaded: Any) -> None:
-    """Remove attributes that hide methods: torch gives an OrderedDict any that the file names, even ``items``."""
+    """Delete attributes that shadow methods.
+
+    When torch loads an OrderedDict, it sets every attribute that the file contains, even ``items``.
+    """
     seen: set[int] = set()
     ahead = [loaded]
     while ahead:
@@ -166,24 +172,24 @@ def _uncover_methods(loaded: Any) -> None:
         if id(value) in seen or not isinstance(value, dict | list | tuple):
             continue
         seen.add(id(value))
-        if isinstance(value, dict) and type(value) is not dict:  # a plain one has no attributes
+        if isinstance(value, dict) and type(value) is not dict:  # a plain dict has no attributes
             for name in [name for name in vars(value) if hasattr(type(value), name)]:
                 del vars(value)[name]
         ahead.extend(value.values() if isinstance(value, dict) else value)
 
 
 def _is_safetensors(path: str | os.PathLike) -> bool:
-    """Tell whether a file begins like safetensors: the length of a header in eight bytes, then its JSON object."""
+    """Return whether a file starts like safetensors, with an eight-byte header length followed by a JSON object."""
     with Path(path).open("rb") as handle:
         start = handle.read(9)
     return len(start) == 9 and start[8:] == b"{" and int.from_bytes(start[:8], "little") < 1 << 32
 
 
 def _check_sums(path: str | os.PathLike) -> None:
-    """Compare the parts of a file in torch's zip format with their checksums, which torch writes but does not check.
+    """Verify the checksums of a file in torch's zip format, which torch writes but does not check.
 
     Raises:
-        zipfile.BadZipFile: one differs, or unpacking would make the file larger; nothing is unpacked in that case.
+        zipfile.BadZipFile: a checksum differs, or unpacking would make the file larger; nothing is unpacked then.
     """
     with Path(path).open("rb") as handle:
         if handle.read(4) != b"PK\x03\x04":
@@ -193,16 +199,16 @@ def _check_sums(path: str | os.PathLike) -> None:
             members = archive.infolist()
             packed = [member.filename for member in members if member.compress_type != zipfile.ZIP_STORED]
             if packed:
-                raise zipfile.BadZipFile(f"{first_few(packed)} in it is compressed; torch.save does not compress")
+                raise zipfile.BadZipFile(f"it contains compressed members ({first_few(packed)}), unlike torch.save")
             if sum(member.file_size for member in members) > Path(path).stat().st_size:
-                raise zipfile.BadZipFile("its members are larger than the whole file")
+                raise zipfile.BadZipFile("its members are larger than the file itself")
             damaged = archive.testzip()
     if damaged is not None:
-        raise zipfile.BadZipFile(f"{damaged} in it does not match its checksum")
+        raise zipfile.BadZipFile(f"its member {damaged} does not match its checksum")
 
 
 def check_fits(model: nn.Module, tensors: Mapping[str, Any]) -> None:
-    """Refuse tensors that do not match those of ``model`` exactly, before any is loaded.
+    """Raise an error if ``tensors`` do not match those of ``model`` exactly, before any of them is loaded.
 
     Raises:
         ValueError: tensors are missing, unexpected, not finite, or of the wrong shape or type; the message names them.
@@ -215,11 +221,11 @@ def check_fits(model: nn.Module, tensors: Mapping[str, Any]) -> None:
         if not isinstance(found, torch.Tensor):
             faults.append(f"{name} is a {type(found).__name__}, not a tensor")
         elif found.shape != tensor.shape:
-            faults.append(f"{name} of shape {tuple(found.shape)}, not {tuple(tensor.shape)}")
+            faults.append(f"{name} has shape {tuple(found.shape)}, expected {tuple(tensor.shape)}")
         elif (found.dtype, found.layout) != (tensor.dtype, tensor.layout):
-            faults.append(f"{name} of {found.dtype}, {found.layout}, not {tensor.dtype}")
+            faults.append(f"{name} is {found.dtype} ({found.layout}), expected {tensor.dtype}")
         elif not found.isfinite().all():
-            faults.append(f"{name} with numbers that are not finite")
+            faults.append(f"{name} contains values that are not finite")
     mine = model.state_dict().keys()
     faults += [f"missing {name}" for name in mine if name not in tensors]
     faults += [f"unexpected {name}" for name in tensors if name not in mine]
@@ -230,12 +236,12 @@ def check_fits(model: nn.Module, tensors: Mapping[str, Any]) -> None:
 def _unreadable(path: str | os.PathLike, error: Exception) -> ValueError:
     if mistaken := mistaken_for(path):
         return ValueError(mistaken)
-    # torch's message for an UnpicklingError advises to load without weights_only, which would run the file's code. The
-    # error that it handled then has the cause.
+    # torch's message for an UnpicklingError recommends loading without weights_only, which would execute the file's
+    # code. The cause is in the error that torch was handling.
     cause = error.__context__ if isinstance(error, pickle.UnpicklingError) and error.__context__ else error
     lines = f"{type(cause).__name__}: {cause}".strip(": ").splitlines()
-    told = lines[0].partition(" was not an allowed global")[0]  # advice to allow it follows
+    told = lines[0].partition(" was not an allowed global")[0]  # torch's advice to allow it is left out
     return ValueError(
-        f"{path} cannot be read as a checkpoint ({told}); expected a file of torch.save or safetensors that"
-        " holds only tensors, numbers, strings, lists and dicts"
+        f"{path} cannot be read as a checkpoint ({told}); expected a torch.save or safetensors file that"
+        " contains only tensors, numbers, strings, lists and dicts"
     )

@@ -1,7 +1,7 @@
-"""Avoiding the import of PyTorch's compiler, which takes nearly as much CPU time as that of PyTorch itself.
+"""Avoids importing PyTorch's compiler, which takes almost as much CPU time as importing PyTorch itself.
 
-torchvision and detectron2 import ``torch._dynamo`` for one question each, whose answer needs no compiler here. Training
-imports it in any case: PyTorch's optimizers do, when they are constructed.
+torchvision and detectron2 each import ``torch._dynamo`` only to check one condition, which does not require the
+compiler here. Training imports the compiler in any case, because PyTorch's optimizers do so when they are constructed.
 """
 
 import sys
@@ -16,11 +16,11 @@ UTILS = f"{COMPILER}.utils"
 
 
 def import_torchvision() -> None:
-    """Import torchvision; delay the import of the compiler until torchvision first uses it.
+    """Import torchvision, but defer the import of the compiler until torchvision first uses it.
 
-    ``torchvision.ops.roi_align`` asks whether a function can be compiled for a device, if a run must be deterministic
-    on a GPU or torchvision's own operators are missing. If torchvision or the compiler has been imported already, the
-    function changes nothing.
+    ``torchvision.ops.roi_align`` checks whether a function can be compiled for a device if a run must be deterministic
+    on a GPU or if torchvision's own operators are missing. This function does nothing if torchvision or the compiler
+    has already been imported.
     """
     if COMPILER in sys.modules or "torchvision" in sys.modules:
         return
@@ -34,9 +34,10 @@ def import_torchvision() -> None:
 
 @contextmanager
 def eager_convolutions() -> Iterator[None]:
-    """Run detectron2's convolutions in this block without the compiler, unless it has been imported already.
+    """Run detectron2's convolutions in this block without importing the compiler, unless it is already imported.
 
-    They call ``torch._dynamo.is_compiling`` each time. ``torch.compiler.is_compiling`` answers the same.
+    Each convolution calls ``torch._dynamo.is_compiling``. Inside the block, it calls ``torch.compiler.is_compiling``
+    instead, which returns the same value.
     """
     import torch
     from detectron2.layers import wrappers
@@ -54,19 +55,19 @@ def eager_convolutions() -> Iterator[None]:
 
 
 class _StandIn(ModuleType):
-    """Replaces ``torch._dynamo.utils`` while torchvision is imported."""
+    """A placeholder for ``torch._dynamo.utils`` while torchvision is imported."""
 
     def leave(self) -> None:
-        """Import the module itself in place of this object."""
+        """Remove this placeholder, so that the next import loads the module itself."""
         if sys.modules.get(self.__name__) is self:
             del sys.modules[self.__name__]
 
     def is_compile_supported(self, device_type: Any) -> Any:
-        """Answer as the module's own function does."""
+        """Call the module's own function."""
         return import_module(self.__name__).is_compile_supported(device_type)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # a question of the import system, not of torchvision
+        if name.startswith("__"):  # requested by the import system, not by torchvision
             raise AttributeError(name)
         self.leave()
         return getattr(import_module(self.__name__), name)

@@ -1,10 +1,10 @@
-"""The CPU's cores, and how many of them a process may use."""
+"""The number of CPU cores that a process may use."""
 
 import os
 
 
 def threads_for_each(processes: int) -> int:
-    """Divide the cores that this process may use between ``processes``; each gets at least one thread."""
+    """Return the number of threads per process, at least one, if ``processes`` processes share the available cores."""
     return max(1, available_cores() // processes)
 
 

@@ -1,4 +1,4 @@
-"""Detection of numbers that are not finite, where losses are logged and before a checkpoint is written."""
+"""Detects values that are not finite, both when losses are logged and before a checkpoint is written."""
 
 import math
 from collections.abc import Mapping
@@ -9,12 +9,12 @@ from .text import first_few
 
 
 class DivergenceError(FloatingPointError):
-    """A training whose numbers are no longer finite.
+    """Raised when the losses or parameters of a training run are no longer finite.
 
     Args:
-        what: what was found.
-        iteration: the iteration in which or after which it was found, from 0; None if unknown.
-        remedy: what to do, in whole sentences.
+        what: a description of the fault.
+        iteration: the iteration, counted from 0, in which or after which the fault was found; None if unknown.
+        remedy: what to do, in complete sentences.
     """
 
     def __init__(self, what: str, iteration: int | None, remedy: str) -> None:
@@ -23,10 +23,10 @@ class DivergenceError(FloatingPointError):
 
 
 def check_losses(losses: Mapping[str, float], iteration: int, remedy: str) -> None:
-    """Refuse losses, and values logged with them, that are not finite.
+    """Raise an error if a loss, or a value logged with the losses, is not finite.
 
     Args:
-        losses: by name.
+        losses: the values by name.
         iteration, remedy: see `DivergenceError`.
 
     Raises:
@@ -37,12 +37,12 @@ def check_losses(losses: Mapping[str, float], iteration: int, remedy: str) -> No
 
 
 def check_state(state: Mapping[str, torch.Tensor], iteration: int | None, remedy: str) -> None:
-    """Refuse to save a model with parameters or buffers that are not finite.
+    """Raise an error if a model has parameters or buffers that are not finite, so that it is not saved.
 
-    This waits for the device once, for all tensors together.
+    The check waits for the device only once, for all tensors together.
 
     Args:
-        state: state dict of the model.
+        state: the state dict of the model.
         iteration, remedy: see `DivergenceError`.
 
     Raises:
@@ -54,8 +54,8 @@ def check_state(state: Mapping[str, torch.Tensor], iteration: int | None, remedy
     finite = torch.stack([state[name].isfinite().all() for name in names]).tolist()
     if faulty := [name for name, is_finite in zip(names, finite, strict=True) if not is_finite]:
         raise DivergenceError(
-            f"{len(faulty)} of {len(names)} tensors of the model are not finite ({first_few(faulty, 3)}), so no"
-            " checkpoint is written",
+            f"{len(faulty)} of {len(names)} tensors of the model contain values that are not finite"
+            f" ({first_few(faulty, 3)}), so no checkpoint is written",
             iteration,
             remedy,
         )

@@ -1,4 +1,4 @@
-"""Errors of users and of the machine are told in one line; only a fault of the program has a traceback."""
+"""Reports errors of the user and of the system in one line; only bugs in the program show a traceback."""
 
 import os
 import re
@@ -7,16 +7,16 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# Raised for bad input, and by the system: no such file, no permission, a full disk.
+# Raised for invalid input, and by the system, for example for a missing file, a missing permission or a full disk.
 USER_ERRORS: tuple[type[Exception], ...] = (OSError, ValueError, FloatingPointError)
 
 
 class MissingPackageError(ImportError):
-    """A package that mocodet needs is not installed or too old; the message says how to install it."""
+    """Raised when a required package is missing or too old. The message explains how to install it."""
 
 
 def message_of(error: BaseException) -> str:
-    """Return the message of an error; for one from a loader process, without the traceback that PyTorch adds."""
+    """Return the message of an error. For an error in a loader process, omit the traceback that PyTorch adds."""
     text = str(error)
     if not re.match(r"Caught \w+ in DataLoader worker process \d+\.\n", text):
         return text
@@ -28,9 +28,9 @@ def message_of(error: BaseException) -> str:
 
 @contextmanager
 def told_in_one_line() -> Iterator[None]:
-    """End the program with one line on stderr if Ctrl-C interrupts it, with status 130, or a package is missing.
+    """End the program with one line on stderr if Ctrl-C interrupts it (status 130) or a package is missing.
 
-    With MOCODET_TRACEBACK=1 in the environment, the error itself is raised.
+    If MOCODET_TRACEBACK=1 is set in the environment, the error itself is raised.
 
     Raises:
         SystemExit: the program was interrupted, or a package is missing.
@@ -48,12 +48,12 @@ def told_in_one_line() -> Iterator[None]:
 
 @contextmanager
 def errors_in_one_line(*more: type[Exception]) -> Iterator[None]:
-    """End the program with ``error: ...`` on stderr and status 1 when one of ``USER_ERRORS`` or ``more`` is raised.
+    """End the program with ``error: ...`` on stderr and status 1 if one of ``USER_ERRORS`` or ``more`` is raised.
 
-    With MOCODET_TRACEBACK=1 in the environment, the error itself is raised.
+    If MOCODET_TRACEBACK=1 is set in the environment, the error itself is raised.
 
     Raises:
-        SystemExit: its code is the message.
+        SystemExit: such an error was raised; the exit code is its message.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Files that matter appear whole or not at all."""
+"""Writes files atomically, so that a file is either complete or absent, and reads JSON files."""
 
 import io
 import json
@@ -16,13 +16,13 @@ from .locks import flock_now
 logger = logging.getLogger(__name__)
 
 BLOCK = 1 << 16  # bytes read at a time
-TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")  # names of the files that `atomic_open` writes before it renames
+TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")  # names of `atomic_open`'s temporary files
 
 
 class _Disk(io.FileIO):
-    """An open file that remembers why it could not be written.
+    """An open file that records why it could not be written.
 
-    PyTorch's zip writer replaces the error of a full disk with one about its own positions.
+    PyTorch's zip writer replaces the error of a full disk with an error about its own file positions.
     """
 
     fault: OSError | None = None
@@ -32,7 +32,7 @@ class _Disk(io.FileIO):
             return super().write(data)
 
     def sync(self) -> None:
-        """Have the system write its buffers; some disks fail only at this point."""
+        """Flush the system's buffers to disk, because some disks report errors only at this point."""
         with self._remembered():
             os.fsync(self.fileno())
 
@@ -47,17 +47,17 @@ class _Disk(io.FileIO):
 
 @contextmanager
 def atomic_open(path: str | os.PathLike, mode: str = "wb", **kwargs) -> Iterator[IO]:
-    """Open a temporary file beside ``path`` for writing; flush it to disk and rename it when the block succeeds.
+    """Open a temporary file next to ``path`` for writing; if the block succeeds, flush it to disk and rename it.
 
-    If the block raises, the temporary file is removed and the file at ``path`` stays as it was. A process that is
-    killed leaves the temporary file, which `remove_leftovers` removes. ``mode`` must be a writing mode
-    (``"w"`` or ``"wb"``); ``kwargs`` are those of ``io.TextIOWrapper``; parent folders are made.
+    If the block raises an error, the temporary file is removed and an existing file at ``path`` stays unchanged. A
+    killed process leaves its temporary file behind, which `remove_leftovers` removes. ``mode`` must be a writing mode
+    (``"w"`` or ``"wb"``), and ``kwargs`` are passed to ``io.TextIOWrapper``. Missing parent folders are created.
 
     Raises:
-        OSError: the file cannot be written; the message has the path. The error that left the block is its context.
+        OSError: the file cannot be written. The message contains the path; the error from the block is its context.
     """
     if mode not in ("w", "wb"):
-        raise ValueError(f"atomic_open writes whole files: mode must be 'w' or 'wb', got {mode!r}")
+        raise ValueError(f"mode must be 'w' or 'wb', got {mode!r}")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = _locked_neighbour(path)
@@ -68,7 +68,7 @@ def atomic_open(path: str | os.PathLike, mode: str = "wb", **kwargs) -> Iterator
             yield handle
             handle.flush()
             disk.sync()
-        # mkstemp makes the file private to its owner; give it what a plain open() would have given.
+        # mkstemp restricts the file to its owner; set the permissions that a plain open() would have set.
         umask = os.umask(0)
         os.umask(umask)
         Path(temporary).chmod(0o666 & ~umask)
@@ -78,8 +78,8 @@ def atomic_open(path: str | os.PathLike, mode: str = "wb", **kwargs) -> Iterator
         if disk.fault is not None and isinstance(error, Exception):
             why = disk.fault.strerror or disk.fault
             raise OSError(
-                f"{path} could not be written: {why}. An older file there is unchanged; free space on that disk and"
-                " run the command again"
+                f"{path} could not be written: {why}. An existing file at this path is unchanged; free space on the"
+                " disk and run the command again"
             ) from disk.fault
         raise
     finally:
@@ -88,7 +88,7 @@ def atomic_open(path: str | os.PathLike, mode: str = "wb", **kwargs) -> Iterator
 
 
 def _locked_neighbour(path: Path) -> tuple[int, str]:
-    """Make a temporary file beside ``path``; its lock marks it as in use, see `remove_leftover`."""
+    """Create a temporary file next to ``path`` and lock it, which marks it as in use (see `remove_leftover`)."""
     while True:
         descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
         try:
@@ -97,15 +97,15 @@ def _locked_neighbour(path: Path) -> tuple[int, str]:
                 return descriptor, temporary
         except BlockingIOError:
             pass
-        except OSError:  # from a disk that refuses locks
+        except OSError:  # the disk does not support locks
             return descriptor, temporary
-        os.close(descriptor)  # another process took the file, before it was locked, for a leftover
+        os.close(descriptor)  # another process removed the file as a leftover before it was locked
 
 
 def remove_leftovers(folder: str | os.PathLike) -> None:
-    """Remove temporary files that killed processes left in ``folder`` and its direct subfolders; log it.
+    """Remove temporary files that killed processes left in ``folder`` and its direct subfolders, and log this.
 
-    A file that a process is writing is locked and stays. On a disk without locks every file stays.
+    A file that a process is still writing is locked and therefore kept. On a disk without locks, all files are kept.
     """
     for path in [*Path(folder).glob(".*.tmp"), *Path(folder).glob("*/.*.tmp")]:
         if TEMPORARY.fullmatch(path.name):
@@ -113,16 +113,16 @@ def remove_leftovers(folder: str | os.PathLike) -> None:
 
 
 def remove_leftover(path: Path) -> None:
-    """Remove a temporary file unless its writer still locks it; log it. The disk must support locks."""
-    with suppress(OSError), path.open("rb") as handle:  # already removed, in use, or another user's
+    """Remove a temporary file and log this, unless its writer still locks it. The disk must support locks."""
+    with suppress(OSError), path.open("rb") as handle:  # already removed, in use, or owned by another user
         if flock_now(handle.fileno()) is None:
             size = handle.seek(0, os.SEEK_END)
             path.unlink()
-            logger.info("removed %s (%d bytes), left by a killed process", path, size)
+            logger.info("removed %s (%d bytes), which a killed process left behind", path, size)
 
 
 def writing_fault(folder: str | os.PathLike) -> str | None:
-    """Say why ``folder``, which need not exist, cannot be written to; None if nothing speaks against it."""
+    """Return why ``folder``, which need not exist, cannot be written to, or None if there is no obstacle."""
     path = Path(folder).absolute()
     for place in (path, *path.parents):
         if place.is_dir():
@@ -133,10 +133,10 @@ def writing_fault(folder: str | os.PathLike) -> str | None:
 
 
 def write_json(path: str | os.PathLike, content: Any) -> None:
-    """Write ``content`` to a JSON file, indented, whole or not at all.
+    """Write ``content`` to an indented JSON file atomically.
 
     Raises:
-        ValueError: a number is not finite, which JSON cannot express.
+        ValueError: a number is not finite, which JSON cannot represent.
     """
     with atomic_open(path, "w", encoding="utf-8") as handle:
         json.dump(content, handle, indent=2, allow_nan=False)
@@ -144,11 +144,11 @@ def write_json(path: str | os.PathLike, content: Any) -> None:
 
 
 def read_json(path: str | os.PathLike) -> Any:
-    """Read a JSON file, in UTF-8, UTF-16 or UTF-32.
+    """Read a JSON file encoded in UTF-8, UTF-16 or UTF-32.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is not JSON; the message names it.
+        OSError: the file cannot be read.
+        ValueError: the file is not JSON; the message names it.
     """
     try:
         return json.loads(Path(path).read_bytes())
@@ -158,11 +158,11 @@ def read_json(path: str | os.PathLike) -> Any:
 
 
 def read_json_lines(path: str | os.PathLike) -> list[dict[str, Any]]:
-    """Read a file with one JSON object per line, such as ``metrics.json``; an incomplete last line is left out.
+    """Read a file with one JSON object per line, such as ``metrics.json``, and ignore an incomplete last line.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: another line is not JSON, or not an object.
+        FileNotFoundError: the file does not exist.
+        ValueError: any other line is not JSON, or is not an object.
     """
     records = []
     lines = Path(path).read_bytes().split(b"\n")
@@ -170,7 +170,7 @@ def read_json_lines(path: str | os.PathLike) -> list[dict[str, Any]]:
         try:
             record = json.loads(line) if line.strip() else None
         except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
-            if number < len(lines):  # else writing it was interrupted
+            if number < len(lines):  # writing the last line may have been interrupted
                 raise ValueError(
                     f"{path}, line {number} is not JSON: {line[:80].decode(errors='replace')!r}"
                 ) from error
@@ -183,9 +183,9 @@ def read_json_lines(path: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 def drop_half_line(path: str | os.PathLike) -> None:
-    """Cut a file of lines after its last complete line, and log it: a full disk or a killed process leaves a part.
+    """Remove an incomplete last line, which a full disk or a killed process may have left, from a file and log this.
 
-    The file is shortened in place, which needs no space on a disk that may be full. A missing file stays missing.
+    The file is truncated in place, which requires no space on a disk that may be full. A missing file is ignored.
     """
     path = Path(path)
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""Exports of a package that are imported on first access (PEP 562)."""
+"""Package exports that are imported on first access (PEP 562)."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -7,11 +7,11 @@ from typing import Any
 
 
 def lazy_exports(package: str, modules: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Make the ``__getattr__`` and ``__dir__`` of a package that imports a module on the first access to its names.
+    """Create the ``__getattr__`` and ``__dir__`` of a package that imports a module on first access to its names.
 
     Args:
-        package: ``__name__`` of the package, which must be imported or being imported.
-        modules: exported name -> the module that has it, relative to the package, such as ``".run"``.
+        package: the ``__name__`` of the package, which must have been imported or be in the process of being imported.
+        modules: maps each exported name to its module, relative to the package, such as ``".run"``.
     """
     namespace = vars(sys.modules[package])
 

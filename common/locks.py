@@ -1,4 +1,4 @@
-"""One process at a time, on one machine or on a shared disk."""
+"""Locks that admit one process at a time, on one machine or on a shared disk."""
 
 import errno
 import fcntl
@@ -16,13 +16,14 @@ from portalocker.exceptions import LockException
 
 PATIENCE = 3600.0  # seconds
 
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # the errors of disks that cannot lock
-CLAIM = "in_use.lock"  # in a folder that a process works in
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # errors of disks that do not support locks
+CLAIM = "in_use.lock"  # the lock file in a folder that a process has claimed
 
 logger = logging.getLogger(__name__)
 
-# Open files of this process's claims. A lock of flock belongs to the open file, which a forked child shares: a loader
-# that outlives its killed parent would keep the parent's lock. So a child closes them, which releases no lock.
+# Open lock files of this process's claims. A flock lock belongs to the open file, which a forked child shares, so a
+# loader that outlives its killed parent would keep the parent's lock. A child therefore closes these files, which does
+# not release the locks.
 _claims: set[int] = set()
 
 
@@ -37,17 +38,17 @@ os.register_at_fork(after_in_child=_leave_claims_to_parent)
 
 @contextmanager
 def exclusive(path: str | os.PathLike, patience: float = PATIENCE) -> Iterator[None]:
-    """Hold the lock of ``path``, the file ``<path>.lock``, while the block runs; log it if this has to wait.
+    """Hold the lock of ``path``, the file ``<path>.lock``, while the block runs, and log a message if it must wait.
 
-    A process that ends, in any way, releases its locks. The empty lock file stays: if it were removed while another
-    process waits for it, two processes could enter. Parent folders are made.
+    A process releases its locks when it ends, whatever the reason. The empty lock file is kept, because two processes
+    could enter the block if it were removed while another process waits for it. Missing parent folders are created.
 
     Args:
-        path: what is locked; it need not exist.
-        patience: the most seconds to wait; may be infinite.
+        path: the path to lock, which need not exist.
+        patience: the maximum number of seconds to wait, which may be infinite.
 
     Raises:
-        OSError: the lock file cannot be written, or another process has held the lock for that long.
+        OSError: the lock file cannot be written, or another process has held the lock for ``patience`` seconds.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,28 +62,29 @@ def exclusive(path: str | os.PathLike, patience: float = PATIENCE) -> Iterator[N
     except LockException as error:
         raise OSError(
             f"{path}.lock is held by another process, or cannot be locked on this disk ({error}); wait until the"
-            " other process is done and run this again"
+            " other process has finished, then run the command again"
         ) from error
-    with lock:  # held already; leaving the block releases it
+    with lock:  # already acquired; leaving the block releases it
         yield
 
 
 @contextmanager
 def claim(folder: str | os.PathLike, *, work: str = "trains", instead: str = "choose another folder") -> Iterator[None]:
-    """Hold ``folder`` for this process while the block runs; refuse at once where another process holds it.
+    """Claim ``folder`` for this process while the block runs; raise an error if another process has claimed it.
 
-    The lock is on the file `CLAIM` in the folder, which says who holds it and is removed when the block ends. A process
-    that ends, in any way, releases its claim, and the next one takes over the file that it left. Children do not share
-    the claim. On a disk without locks there is only a warning. The folder is made, and removed again if it stays empty.
+    The lock is on the file `CLAIM` in the folder, which identifies the process and is removed when the block ends. A
+    process releases its claim when it ends, whatever the reason, and the next process reuses a lock file left behind.
+    Child processes do not share the claim. On a disk without locks, only a warning is logged. The folder is created if
+    necessary, and removed again if it stays empty.
 
     Args:
-        folder: a folder that one process at a time may write to.
-        work: what this process does there, for the message to a process that is refused.
-        instead: what the refused process can do instead.
+        folder: a folder that only one process at a time may write to.
+        work: what this process does in the folder, for the error message in another process.
+        instead: what the other process can do instead, for the same message.
 
     Raises:
-        BlockingIOError: another process holds it; the message has its id, its machine and its start.
-        OSError: the folder or the file cannot be made.
+        BlockingIOError: another process has claimed the folder; the message contains its id, machine and start time.
+        OSError: the folder or the lock file cannot be created.
     """
     folder = Path(folder)
     made = [place for place in (folder, *folder.parents) if not place.exists()]
@@ -97,10 +99,10 @@ def claim(folder: str | os.PathLike, *, work: str = "trains", instead: str = "ch
         os.pwrite(descriptor, json.dumps(holder).encode(), 0)
         yield
     finally:
-        if descriptor in _claims:  # else this is a forked child
+        if descriptor in _claims:  # otherwise this is a forked child
             _claims.remove(descriptor)
-            path.unlink(missing_ok=True)  # while it is locked: see `lock_file`
-            with suppress(OSError):  # a folder with files stays
+            path.unlink(missing_ok=True)  # while it is locked, see `lock_file`
+            with suppress(OSError):  # a folder that contains files is kept
                 for place in made:
                     place.rmdir()
             os.close(descriptor)
@@ -110,8 +112,8 @@ def flock_now(descriptor: int) -> OSError | None:
     """Lock an open file, for all processes that share it, without waiting; return the error of a disk without locks.
 
     Raises:
-        BlockingIOError: another process has it.
-        OSError: it cannot be locked, for another reason.
+        BlockingIOError: another process holds the lock.
+        OSError: the file cannot be locked for another reason.
     """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -123,28 +125,30 @@ def flock_now(descriptor: int) -> OSError | None:
 
 
 def lock_file(path: Path) -> int | None:
-    """Lock the file at ``path``, made if needed, and return its descriptor, for reading and writing.
+    """Lock the file at ``path``, creating it if necessary, and return its descriptor for reading and writing.
 
-    On a disk without locks there is only a warning.
+    On a disk without locks, only a warning is logged.
 
     Returns:
-        None if another process has the lock.
+        the descriptor, or None if another process holds the lock.
 
     Raises:
-        OSError: the file or its folder cannot be made.
+        OSError: the file or its folder cannot be created.
     """
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         except FileNotFoundError:
-            continue  # the folder was just removed by the process whose claim it held
+            continue  # the process that had claimed the folder has just removed it
         try:
             if error := flock_now(descriptor):
-                logger.warning("%s cannot be locked on this disk (%s): let only one process use it", path, error)
+                logger.warning(
+                    "%s cannot be locked on this disk (%s); ensure that only one process uses it", path, error
+                )
                 return descriptor
-            # Between opening and locking, its holder may have ended and removed it; what is locked must be what
-            # others will find.
+            # The holder may have ended and removed the file between opening and locking. The locked file must be the
+            # one that other processes will find.
             if os.path.samestat(os.fstat(descriptor), path.stat()):
                 return descriptor
         except BlockingIOError:
@@ -159,7 +163,7 @@ def lock_file(path: Path) -> int | None:
 
 
 def _holder(path: Path) -> str:
-    """Name the process that holds the claim at ``path`` and its work, as the beginning of a sentence."""
+    """Return the beginning of a sentence that names the process with the claim at ``path`` and its work."""
     try:
         held = json.loads(path.read_text(encoding="utf-8"))
         return f"another process (pid {held['pid']} on {held['host']}, since {held['since']}) {held['work']} in"

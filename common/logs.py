@@ -1,4 +1,4 @@
-"""Where a run logs: on the terminal of its main process, and in its folder once all checks have passed."""
+"""Logs a run to the terminal of its main process and, once all checks have passed, to a file in its folder."""
 
 import logging
 import os
@@ -15,7 +15,7 @@ NAMES = ("mocodet", "fvcore", "detectron2", "densepose")
 
 
 class _Memory(logging.Handler):
-    """Keeps log records."""
+    """Stores log records."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,12 +26,13 @@ class _Memory(logging.Handler):
 
 
 class _LogFile:
-    """A log file that leaves out the records that a full disk refuses, and reports that once on the terminal.
+    """A log file that omits the records that do not fit on a full disk, and reports this once on the terminal.
 
-    Python's handlers would print a traceback for each record. The file has no buffer, which would fail again at exit.
+    Python's own handlers would print a traceback for each such record. The file is unbuffered, because flushing a
+    buffer would fail again at exit.
 
     Args:
-        stream: the file, open for appending.
+        stream: the file, opened for appending.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -39,24 +40,24 @@ class _LogFile:
         self._told = False
 
     def write(self, text: str) -> None:
-        """Append ``text``, in UTF-8, if there is room."""
+        """Append ``text`` in UTF-8 if there is space on the disk."""
         try:
             os.write(self._descriptor, text.encode(errors="backslashreplace"))
         except OSError as error:
             if not self._told:
-                print(f"{self._name} lacks what follows: {error.strerror}", file=sys.stderr, flush=True)
+                print(f"{self._name} is incomplete from here on: {error.strerror}", file=sys.stderr, flush=True)
             self._told = True
 
     def flush(self) -> None:
-        """Do nothing, since the file has no buffer."""
+        """Do nothing, because the file has no buffer."""
 
 
 def log_to(folder: str | None) -> None:
-    """Log on the terminal and, if a folder is given, in its ``log.txt``; this replaces earlier handlers.
+    """Log to the terminal and, if a folder is given, to its ``log.txt``. Earlier handlers are replaced.
 
-    Records from before there was a folder are written to the folder of the next call.
+    Records that were logged before a folder was given are written to the folder of the next call.
     """
-    setup_logger.cache_clear()  # and remove the handlers of an earlier run, which would log everything twice
+    setup_logger.cache_clear()  # handlers of an earlier run would log everything twice
     opened: dict[str, _LogFile] = {}
     for name in NAMES:
         logger = logging.getLogger(name)
@@ -79,10 +80,11 @@ def _files_of(logger: logging.Logger) -> list[logging.StreamHandler]:
 
 @contextmanager
 def tracebacks_in_log_file() -> Iterator[None]:
-    """Write the traceback of an error that ends the block to ``log.txt`` only, as detectron2's loop does.
+    """Write the traceback of an error that ends the block to ``log.txt``, but not to the terminal.
 
-    The caller prints the error on the terminal. The traceback of an error that ends a thread goes to the file, too: if
-    the disk is full, TensorBoard's thread ends, and its writer raises the error again at its next use.
+    The caller prints the error on the terminal. The traceback of an error that ends a thread is also written to the
+    file. For example, if the disk is full, TensorBoard's thread ends, and its writer raises the error again when it is
+    next used.
     """
 
     def has_none(record: logging.LogRecord) -> bool:
@@ -98,11 +100,11 @@ def tracebacks_in_log_file() -> Iterator[None]:
 
     loop.addFilter(has_none)
     hook = threading.excepthook
-    threading.excepthook = lambda ended: log("a thread ended by an error:", ended.exc_value)
+    threading.excepthook = lambda ended: log("a thread ended with an error:", ended.exc_value)
     try:
         yield
     except Exception as error:
-        log("ended by an error:", error)
+        log("the run ended with an error:", error)
         raise
     finally:
         threading.excepthook = hook

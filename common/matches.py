@@ -1,6 +1,7 @@
-"""Right and wrong detections of an evaluation, in ``matches.npz``: enough to compute AP over any choice of images.
+"""Stores which detections of an evaluation are correct, which suffices to compute AP over any selection of images.
 
-Reading takes NumPy alone. The arrays of a task are called ``<task>/...``; the tasks are in ``tasks``.
+Reading the file, ``matches.npz``, requires only NumPy. The array ``tasks`` lists the tasks of the evaluation, and the
+arrays of each task are named ``<task>/...``.
 """
 
 from collections.abc import Mapping
@@ -15,24 +16,25 @@ from .files import atomic_open
 MATCHES_FILE = "matches.npz"
 VERSION = 1
 
-# The recalls at which a metric reads precision; AP is the mean over them. 2012's AP is the area under the curve.
+# The recalls at which a metric samples precision; AP is the mean over them. AP of VOC 2012 is the area under the curve.
 RECALLS = {"voc2007": np.arange(0.0, 1.1, 0.1), "voc2012": None, "coco": np.linspace(0.0, 1.0, 101)}
 
 
 @dataclass(frozen=True)
 class Matches:
-    """The detections of one task on a data set, class by class, by falling scores within each class.
+    """The detections of one task on a data set, grouped by class and sorted by descending score within each class.
 
     Attributes:
-        metric: ``"voc2007"``, ``"voc2012"`` or ``"coco"``: how AP follows from precision and recall.
-        thresholds: T of IoU (of keypoints: OKS), from 0 to 1.
-        classes: C names.
-        images: I image names of the data set.
-        begin: C + 1 indices: class c has the detections ``begin[c]`` to ``begin[c + 1]``, the last excluded.
-        score: N, float32.
+        metric: ``"voc2007"``, ``"voc2012"`` or ``"coco"``, which determines how AP is computed from precision and
+            recall.
+        thresholds: T IoU thresholds (OKS thresholds for keypoints), from 0 to 1.
+        classes: the names of the C classes.
+        images: the names of the I images in the data set.
+        begin: C + 1 indices; class c has the detections from ``begin[c]`` up to but not including ``begin[c + 1]``.
+        score: N scores, float32.
         image: N indices into ``images``.
-        right: T x N, bool: this detection is the first to find its object.
-        ignored: T x N, bool: does not count, because it belongs to a difficult object or a crowd.
+        right: T x N, bool; whether a detection is the first to find its object.
+        ignored: T x N, bool; whether a detection is not counted, because it matches a difficult object or a crowd.
         objects_begin: C + 1 indices into ``object_image``, like ``begin``.
         object_image: M indices into ``images``, one for each object to find.
     """
@@ -50,16 +52,17 @@ class Matches:
     object_image: np.ndarray
 
     def average_precisions(self, weights: np.ndarray | None = None) -> np.ndarray:
-        """Compute AP as the evaluation did, with each image counted as often as its weight says.
+        """Compute AP in the same way as the evaluation, but count each image as often as its weight specifies.
 
-        This is the AP of a data set with repeated images, except for the order of detections with equal scores: here
-        the copies of one detection follow each other, there the copies of an image may.
+        The result is the AP of a data set with repeated images, except for the order of detections with equal scores:
+        here, the copies of each detection are adjacent, whereas in such a data set the copies of an image may be.
 
         Args:
-            weights: I x B, int32: how often each image occurs in each of B data sets; None: once, in a single one.
+            weights: I x B, int32; how often each image occurs in each of B data sets. If None, there is a single data
+                set in which each image occurs once.
 
         Returns:
-            C x T x B values from 0 to 1; nan if there is no object of the class to find.
+            C x T x B values from 0 to 1, or nan for a class without objects to find.
         """
         if weights is None:
             weights = np.ones((len(self.images), 1), dtype=np.int32)
@@ -70,10 +73,11 @@ class Matches:
         return aps
 
     def metrics(self, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        """Return ``AP``, ``AP50`` and ``AP75``, means over classes, B values each, in per cent; arguments as above.
+        """Return ``AP``, ``AP50`` and ``AP75`` as means over the classes, in per cent, with B values each.
 
-        A class without objects to find is left out of the mean. With the 2007 metric, as in detectron2, a class without
-        objects in the whole data set counts as 0. Without any class the mean is nan.
+        The argument is described in `average_precisions`. A class without objects to find is excluded from the mean.
+        With the 2007 metric, as in detectron2, a class without any objects in the data set counts as 0. If no class
+        remains, the mean is nan.
         """
         aps = self.average_precisions(weights) * 100
         if self.metric == "voc2007":
@@ -86,10 +90,12 @@ class Matches:
         return {"AP": means.mean(axis=0), **singles}
 
     def curve(self, index: int, threshold: float = 0.5) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return recall, precision and score at each right detection of a class, R each; empty without objects.
+        """Return the recall, precision and score at each of the R correct detections of a class.
+
+        The three arrays are empty for a class without objects.
 
         Args:
-            index: index of the class.
+            index: the index of the class.
             threshold: one of ``thresholds``.
         """
         at = int(np.argmin(np.abs(self.thresholds - threshold)))
@@ -100,12 +106,12 @@ class Matches:
         return found / max(1, objects), found / np.cumsum(counted)[right], self.score[own][right]
 
     def _of_class(self, index: int, weights: np.ndarray, positives: np.ndarray) -> np.ndarray:
-        """Return T x B values of AP of a class; ``positives``: B numbers of objects."""
+        """Return the T x B AP values of a class; ``positives`` contains the B numbers of objects."""
         own = slice(self.begin[index], self.begin[index + 1])
         right, ignored = self.right[:, own], self.ignored[:, own]
         aps = np.zeros((len(self.thresholds), weights.shape[1]))
-        # The curve matters at the R of n detections that are right at some threshold. A detection that is right w
-        # times gives w points of the curve; the last of them has the highest precision and recall.
+        # Only the R of n detections that are correct at some threshold affect the curve. A detection that is correct w
+        # times contributes w points to the curve, of which the last has the highest precision and recall.
         points = np.flatnonzero(right.any(axis=0))
         if len(points):
             end = points[-1] + 1
@@ -123,18 +129,18 @@ class Matches:
         return np.where(positives > 0, aps, np.nan)
 
     def _area(self, found: np.ndarray, counted: np.ndarray, positives: np.ndarray) -> np.ndarray:
-        """Return B values of AP from R x B cumulative counts of right detections and of all that count."""
+        """Return B AP values from the R x B cumulative counts of correct detections and of all counted detections."""
         precision = found / np.maximum(counted, 1)
         precision = np.maximum.accumulate(precision[::-1], axis=0)[::-1]  # the highest at this recall or above
         recall = found / np.maximum(positives, 1)
         recalls = RECALLS[self.metric]
-        if recalls is not None:  # each recall is read at the first point that reaches it
+        if recalls is not None:  # precision is read at the first point that reaches each recall
             recall = np.searchsorted(recalls, recall, side="right") / len(recalls)
         return (precision * np.diff(recall, axis=0, prepend=0)).sum(axis=0)
 
 
 def write_matches(path: str | Path, matches: Mapping[str, Matches]) -> None:
-    """Write the matches of each task; the file appears whole or not at all."""
+    """Write the matches of each task to a file atomically."""
     arrays: dict[str, Any] = {"version": np.array(VERSION), "tasks": np.array(list(matches), dtype=str)}
     for task, found in matches.items():
         parts = {
@@ -151,21 +157,21 @@ def write_matches(path: str | Path, matches: Mapping[str, Matches]) -> None:
 
 
 def read_matches(path: str | Path) -> dict[str, Matches]:
-    """Read the file that ``write_matches`` wrote; return the matches by task.
+    """Read a file written by `write_matches` and return the matches by task.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not such a file, or is of another version.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file does not contain matches, or has another version.
     """
     try:
         with np.load(path, allow_pickle=False) as arrays:
             if (version := int(arrays["version"])) != VERSION:
-                raise ValueError(f"its version is {version}, this mocodet reads {VERSION}")
+                raise ValueError(f"its version is {version}, but this mocodet reads version {VERSION}")
             return {task: _read_task(arrays, task) for task in arrays["tasks"].tolist()}
-    except Exception as error:  # damaged bytes make an archive and its arrays raise almost anything
+    except Exception as error:  # damaged archives and arrays raise almost any error
         if isinstance(error, OSError) and error.filename is not None:
             raise
-        raise ValueError(f"{path} does not hold the matches of an evaluation: {error}") from error
+        raise ValueError(f"{path} does not contain the matches of an evaluation: {error}") from error
 
 
 def _read_task(arrays: Mapping[str, np.ndarray], task: str) -> Matches:

@@ -1,4 +1,4 @@
-"""Free memory of a GPU, of a machine or of its container."""
+"""Measures the free memory of a GPU, a machine or a container."""
 
 import os
 from pathlib import Path
@@ -7,24 +7,24 @@ import torch
 
 
 def available_bytes(device: torch.device) -> int:
-    """Return the free bytes of ``device``: of a GPU, or of the machine or its container."""
+    """Return the number of free bytes on a GPU or, for the CPU, on the machine or in its container."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     meminfo = Path("/proc/meminfo")
     if not meminfo.is_file():
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # not Linux: all memory
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # not Linux: total memory
     fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
     return min([int(fields["MemAvailable"].split()[0]) * 1024, *cgroup_bytes()])  # in KiB
 
 
 def cgroup_bytes(mount: Path = Path("/sys/fs/cgroup"), mine: Path = Path("/proc/self/cgroup")) -> list[int]:
-    """Return the bytes that each memory limit leaves to this process: of its control group and of those around it.
+    """Return the bytes that each memory limit leaves to this process, for its control group and all enclosing groups.
 
-    A group's cache of inactive files counts as free. Reads versions 2 and 1 of the kernel's interface.
+    A group's cache of inactive files counts as free. Versions 1 and 2 of the kernel's interface are supported.
 
     Args:
-        mount: where control groups are mounted.
-        mine: the file that names the groups of this process.
+        mount: the mount point of the control groups.
+        mine: the file that lists the control groups of this process.
     """
     left = []
     for line in mine.read_text().splitlines() if mine.is_file() else ():
@@ -36,7 +36,7 @@ def cgroup_bytes(mount: Path = Path("/sys/fs/cgroup"), mine: Path = Path("/proc/
             names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
         else:
             continue
-        # In a container the path may be the host's; the mounted root is then the container's own group.
+        # In a container, the path may be that of the host; the mounted root is then the container's own group.
         own = Path(group.lstrip("/"))
         for folder in (root / part for part in (own, *own.parents)):
             try:

@@ -1,4 +1,4 @@
-"""Clear errors for what happens to a run from outside; PyTorch reports it as a fault of the program."""
+"""Replaces the errors that PyTorch raises for external failures, such as a killed process, with clear messages."""
 
 import errno
 import re
@@ -13,11 +13,11 @@ import torch
 import torch.distributed as dist
 from detectron2.utils import comm
 
-PATIENCE = 10.0  # seconds that the ranks of a run have to answer the roll call
-COURTESY = 1.0  # further seconds for the store to answer, and for its process to serve ranks that still ask
+PATIENCE = 10.0  # seconds within which the ranks of a run must answer the roll call
+COURTESY = 1.0  # additional seconds for the store to reply, and for its process to serve the other ranks
 GO_ON = "continue from the last checkpoint with --resume"
 
-# Messages of gloo, NCCL and the store of the processes.
+# Error messages of gloo, NCCL and the store of the processes.
 WAITED_IN_VAIN = re.compile(r"timed out|timeout", re.IGNORECASE)
 CONNECTION_LOST = re.compile(r"connection (closed|reset)|broken pipe", re.IGNORECASE)
 
@@ -27,17 +27,17 @@ LOADER_ENDED = re.compile(
 )
 OUT_OF_MEMORY = re.compile(r"CUDA out of memory[^.]*|can't allocate memory.*")
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the errors of a full disk
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # errors of a full disk
 
 
 @contextmanager
 def mishaps_told() -> Iterator[None]:
-    """Replace PyTorch's errors for mishaps outside the program with errors that say what to do.
+    """Replace PyTorch's errors for failures outside the program with errors that explain what to do.
 
     Raises:
-        TimeoutError: a process of this group did not come to a collective operation in time; the message names its
-            rank. The waiting processes find it by a roll call over their store, for up to `PATIENCE` seconds.
-        ConnectionError: a process of this group has ended; the message names its rank, too.
+        TimeoutError: a process of this group did not join a collective operation in time. The message names its rank,
+            which the waiting processes find with a roll call over their store, for up to `PATIENCE` seconds.
+        ConnectionError: a process of this group has ended. The message also names its rank.
         ChildProcessError: a loader process was killed.
         OSError: memory ran out, or the disk is full.
     """
@@ -50,10 +50,10 @@ def mishaps_told() -> Iterator[None]:
     except (OSError, EOFError) as error:
         if isinstance(error, OSError) and error.errno in FULL and error.filename is None:
             raise OSError(
-                f"a file in OUTPUT_DIR could not be written: {error.strerror}. Free space on that disk, and {GO_ON}"
+                f"a file in OUTPUT_DIR could not be written: {error.strerror}. Free space on the disk, and {GO_ON}"
             ) from error
         frames = [frame.f_code.co_filename for frame, _ in walk_tb(error.__traceback__)]
-        if resource_sharer.__file__ in frames:  # by which a loader process hands its tensors over
+        if resource_sharer.__file__ in frames:  # which transfers the tensors of loader processes
             raise ChildProcessError(_of_loader("", "")) from error
         raise
 
@@ -71,7 +71,7 @@ def _told(error: RuntimeError) -> OSError | None:
     if comm.get_world_size() == 1:
         return None
     if WAITED_IN_VAIN.search(text):
-        return TimeoutError(_of_ranks("did not come to a collective operation within COLLECTIVE_TIMEOUT"))
+        return TimeoutError(_of_ranks("did not join a collective operation within COLLECTIVE_TIMEOUT"))
     if CONNECTION_LOST.search(text):
         return ConnectionError(_of_ranks("has ended or cannot be reached"))
     return None
@@ -80,12 +80,12 @@ def _told(error: RuntimeError) -> OSError | None:
 def _of_loader(pids: str, signal: str) -> str:
     if "Bus error" in signal:
         return (
-            f"loader process {pids} was killed by a bus error: shared memory (/dev/shm) ran out. Enlarge it, or lower"
-            f" NUM_WORKERS, and {GO_ON}"
+            f"loader process {pids} was killed by a bus error, because shared memory (/dev/shm) ran out. Enlarge it or"
+            f" lower NUM_WORKERS, and {GO_ON}"
         )
     by = f" ({signal})" if signal else ""
     which = f"loader process {pids}" if pids else "a loader process"
-    return f"{which} was killed{by}; unless someone killed it, memory ran out: lower NUM_WORKERS, and {GO_ON}"
+    return f"{which} was killed{by}; unless someone killed it, memory ran out. Lower NUM_WORKERS, and {GO_ON}"
 
 
 def _of_ranks(what: str) -> str:
@@ -93,20 +93,21 @@ def _of_ranks(what: str) -> str:
     absent = absent_ranks()
     if not absent:
         return (
-            f"all {world} processes are there, but a collective operation failed: the network between them is slow or"
-            f" broken, or one process was slower by COLLECTIVE_TIMEOUT. Raise that key, and {GO_ON}"
+            f"all {world} processes are running, but a collective operation failed, because the network between them"
+            " is slow or broken or because one process was slower than the others by COLLECTIVE_TIMEOUT. Increase that"
+            f" key, and {GO_ON}"
         )
     names = ", ".join(map(str, absent))
     return (
-        f"rank {names} of {world} {what}: stopped, hanging, ended or that much slower than the others. End what is left"
-        f" of it, and {GO_ON}"
+        f"rank {names} of {world} {what}; the process was stopped, hangs, has ended or is that much slower than the"
+        f" others. End the remaining processes, and {GO_ON}"
     )
 
 
 def absent_ranks() -> list[int]:
-    """Call the roll over the store of the processes; return the ranks that do not answer within `PATIENCE`.
+    """Call the roll over the store of the processes and return the ranks that do not answer within `PATIENCE` seconds.
 
-    Rank 0 keeps the store, except under torchrun. If the store does not answer, rank 0 is absent.
+    Rank 0 hosts the store, except under torchrun. If the store does not respond, rank 0 is considered absent.
     """
     rank, world = comm.get_rank(), comm.get_world_size()
     store = dist.distributed_c10d._get_default_store()
@@ -121,7 +122,7 @@ def absent_ranks() -> list[int]:
             time.sleep(0.05)
         called.set()
 
-    # In a thread: a store whose process is stopped would block for ever.
+    # In a thread, because a store whose process is stopped would block forever.
     thread = threading.Thread(target=call, name="roll call", daemon=True)
     thread.start()
     thread.join(PATIENCE + COURTESY)

@@ -1,4 +1,4 @@
-"""Progress with the time left, for work that may take more than ten seconds."""
+"""Shows progress and the remaining time of work that may take more than ten seconds."""
 
 import shutil
 import sys
@@ -8,7 +8,7 @@ from typing import IO, TypeVar
 
 from tqdm import tqdm
 
-QUIET = 10.0  # seconds after which the first progress is shown
+QUIET = 10.0  # seconds before progress is first shown
 BETWEEN_LINES = 30.0  # seconds
 
 Item = TypeVar("Item")
@@ -22,21 +22,21 @@ def progress(
     stream: IO[str] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Item]:
-    """Yield ``items``, and show how many are done and how long the others will take.
+    """Yield ``items`` and show how many are done and how long the remaining ones will take.
 
-    A terminal shows a bar, which vanishes at the end. Any other stream gets a line every half minute. Work of less than
-    ten seconds shows nothing.
+    A terminal shows a bar, which disappears at the end. Any other stream receives a line every half minute. Nothing is
+    shown for work that takes less than ten seconds.
 
     Args:
-        items: an item is done when the next one is requested.
-        what: what an item is, for example ``"image"``.
-        total: how many items there are.
-        stream: where to write progress; stderr by default.
-        clock: returns seconds.
+        items: the items to yield. An item is done when the next one is requested.
+        what: the name of an item, for example ``"image"``.
+        total: the number of items.
+        stream: the stream to write progress to; stderr by default.
+        clock: returns the time in seconds.
     """
     stream = stream or sys.stderr
     if stream.isatty():
-        columns, lines = shutil.get_terminal_size()  # tqdm is silent if a terminal does not know its size
+        columns, lines = shutil.get_terminal_size()  # tqdm shows nothing if the terminal does not report its size
         yield from tqdm(items, what, total, False, stream, ncols=columns, nrows=lines, delay=QUIET)
         return
     began = clock()
@@ -51,7 +51,7 @@ def progress(
 
 
 def duration(seconds: float) -> str:
-    """Format a duration for a reader: ``40 s``, ``12 min`` or ``2:10 h``."""
+    """Format a duration as ``40 s``, ``12 min`` or ``2:10 h``."""
     minutes = round(seconds / 60)
     if seconds < 90:
         return f"{seconds:.0f} s"

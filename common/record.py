@@ -1,4 +1,4 @@
-"""How a run was made: its command and the versions of its packages."""
+"""Records the command of a run and the versions of its packages."""
 
 import sys
 from pathlib import Path
@@ -12,7 +12,7 @@ PACKAGES = ("mocodet", "torch", "torchvision", "detectron2", "numpy")
 
 
 def versions() -> dict[str, str | None]:
-    """Return the versions of the main packages of a training; None for one that is not an installed distribution."""
+    """Return the versions of the main packages used in training; None for a package that is not installed."""
     return {name: _version(name) for name in PACKAGES}
 
 
@@ -25,5 +25,5 @@ def _version(package: str) -> str | None:
 
 
 def write_record(folder: str | Path) -> None:
-    """Write ``run.json`` into the folder of a run that this process's command line started."""
+    """Write ``run.json`` to the folder of the run that was started with this process's command line."""
     write_json(Path(folder, RECORD_FILE), {"command": [PROGRAM, *sys.argv[1:]], "versions": versions()})

@@ -1,4 +1,4 @@
-"""How to continue when the last checkpoint is damaged or missing."""
+"""Loads the last checkpoint of a run, and suggests an older one if it is damaged or missing."""
 
 import shlex
 from pathlib import Path
@@ -8,16 +8,17 @@ from .checkpoint import LAST, last_checkpoint, load_torch_file, name_of_last
 
 
 def load_last(folder: str | Path, *, lazily: bool = False) -> tuple[Path, dict[str, Any]]:
-    """Load the last checkpoint in ``folder``, as `load_torch_file` does; return its path and its content.
+    """Load the last checkpoint in ``folder`` with `load_torch_file`, and return its path and content.
 
     Raises:
-        FileNotFoundError, ValueError: it is missing, damaged or not of a run; the message names an older one.
+        FileNotFoundError, ValueError: the checkpoint is missing, damaged or not that of a run; the message names an
+            older one.
     """
     try:
         path = last_checkpoint(folder)
         content = load_torch_file(path, lazily=lazily)
         if not isinstance(content, dict):
-            raise ValueError(f"{path} holds a {type(content).__name__}; expected the checkpoint of a run")
+            raise ValueError(f"{path} contains a {type(content).__name__}; expected the checkpoint of a run")
     except (ValueError, FileNotFoundError) as error:
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
         raise kind(f"{error}. {_way_on(Path(folder))}") from error
@@ -27,19 +28,19 @@ def load_last(folder: str | Path, *, lazily: bool = False) -> tuple[Path, dict[s
 def _way_on(folder: Path) -> str:
     newest = newest_whole(folder)
     if newest is None:
-        return f"No other checkpoint in {folder} is intact: start again in another OUTPUT_DIR"
+        return f"No other checkpoint in {folder} is intact; start again with another OUTPUT_DIR"
     path, iteration = newest
     command = f"echo {shlex.quote(path.name)} > {shlex.quote(str(folder / LAST))}"
     return (
-        f"The newest intact one is {path}, after {iteration + 1} iterations; to resume from it run  {command}  and then"
-        " this command again, with --resume"
+        f"The newest intact checkpoint is {path}, saved after {iteration + 1} iterations; to resume from it, run "
+        f" {command}  and then this command again with --resume"
     )
 
 
 def newest_whole(folder: Path) -> tuple[Path, int] | None:
-    """Return the intact checkpoint of a run with the most iterations, and its iteration.
+    """Return the intact checkpoint of a run with the most iterations, and its iteration number.
 
-    The last checkpoint is left out.
+    The last checkpoint is ignored.
     """
     last = name_of_last(folder)
     begun = {path: _iteration(path) for path in folder.glob("model_*.pth") if path.name != last}
@@ -54,7 +55,7 @@ def newest_whole(folder: Path) -> tuple[Path, int] | None:
 
 
 def _iteration(path: Path) -> int | None:
-    """Return the last iteration before a checkpoint was written; None if the file cannot be read."""
+    """Return the last iteration before a checkpoint was written, or None if the file cannot be read."""
     try:
         content = load_torch_file(path, lazily=True)
     except (ValueError, OSError):

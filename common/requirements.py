@@ -1,4 +1,4 @@
-"""One check, with one clear message, that detectron2 is installed and recent enough."""
+"""Checks that detectron2 is installed and recent enough."""
 
 import importlib.util
 import re
@@ -8,15 +8,15 @@ from .errors import MissingPackageError
 MINIMUM_DETECTRON2 = (0, 6)
 
 INSTALL_HELP = (
-    "install it with  make setup  in a checkout of mocodet (a pinned wheel, no compiler needed), or, after torch, by "
+    "install it with  make setup  in a checkout of mocodet (a pinned wheel, no compiler needed) or, after torch, with "
     " pip install --no-build-isolation 'git+https://github.com/facebookresearch/detectron2.git'"
 )
 
 
 def require_detectron2() -> None:
-    """Raise `MissingPackageError`, with the command to run, unless detectron2 >= 0.6 can be imported."""
+    """Raise `MissingPackageError`, with installation instructions, unless detectron2 >= 0.6 can be imported."""
     if importlib.util.find_spec("detectron2") is None:
-        raise MissingPackageError(f"mocodet needs detectron2, which is not installed; {INSTALL_HELP}")
+        raise MissingPackageError(f"mocodet requires detectron2, which is not installed; {INSTALL_HELP}")
 
     import detectron2
 
@@ -24,4 +24,4 @@ def require_detectron2() -> None:
     numbers = tuple(int(part) for part in re.findall(r"\d+", found)[:2])
     if numbers < MINIMUM_DETECTRON2:
         wanted = ".".join(map(str, MINIMUM_DETECTRON2))
-        raise MissingPackageError(f"mocodet needs detectron2 >= {wanted}, found {found}; {INSTALL_HELP}")
+        raise MissingPackageError(f"mocodet requires detectron2 >= {wanted}, found {found}; {INSTALL_HELP}")

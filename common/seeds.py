@@ -1,4 +1,4 @@
-"""Random numbers as functions of a run's seed and a position in it, so that a resumed run draws the same numbers."""
+"""Derives random numbers from a run's seed and a position in the run, so that a resumed run samples the same ones."""
 
 import random
 from collections.abc import Iterator
@@ -9,12 +9,12 @@ import torch
 
 
 def mix(seed: int, draw: int) -> int:
-    """Hash a run's seed and the number of a draw, so that neighbours in either get unrelated seeds.
+    """Hash a run's seed and the index of a draw, so that adjacent values of either yield unrelated seeds.
 
-    PyTorch's CPU generator uses the lower 32 of the 63 bits, so that now and then two draws of a long run share a seed,
-    and two images their crops.
+    PyTorch's CPU generator uses only the lower 32 of the 63 bits. In a long run, two draws therefore occasionally share
+    a seed, and two images share their crops.
 
-    The finaliser of SplitMix64 (Steele et al., OOPSLA 2014), applied to both in turn.
+    The hash applies the finaliser of SplitMix64 (Steele et al., OOPSLA 2014) to both numbers in turn.
     """
     mask = (1 << 64) - 1
     state = 0
@@ -29,10 +29,10 @@ def mix(seed: int, draw: int) -> int:
 def seed_generators(seed: int) -> None:
     """Seed this process's global generators: Python's, NumPy's, and PyTorch's for the CPU and every GPU.
 
-    This does not wait for a GPU.
+    The function does not wait for a GPU.
 
     Args:
-        seed: 63 bits, as from `mix`.
+        seed: a 63-bit seed, such as the result of `mix`.
     """
     _seed_python_and_numpy(seed)
     torch.manual_seed(seed)
@@ -40,10 +40,10 @@ def seed_generators(seed: int) -> None:
 
 @contextmanager
 def generators_of(seed: int) -> Iterator[None]:
-    """Seed the global generators of the CPU while the block runs, and restore them at its end.
+    """Seed the global generators of the CPU while the block runs, and restore their states afterwards.
 
     Args:
-        seed: 63 bits, as from `mix`.
+        seed: a 63-bit seed, such as the result of `mix`.
     """
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:

@@ -1,4 +1,4 @@
-"""Networks built without initial values, to be filled from a file, or without memory, for names and shapes."""
+"""Builds networks without initial values, to be loaded from a file, or without memory, to read names and shapes."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,15 +9,15 @@ from torch import Tensor
 from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
-# The functions by which `torch.nn.init` and layers draw; they take the tensor as ``tensor``.
+# The functions with which `torch.nn.init` and layers sample initial values. Each accepts the tensor as ``tensor``.
 DRAWS = {Tensor.normal_, Tensor.uniform_, init.normal_, init.uniform_, init.kaiming_uniform_}
 
 
 class NoDraws(TorchFunctionMode):
-    """A context in which networks are built without drawing initial values; parameters stay uninitialised."""
+    """A context in which networks are built without sampling initial values; their parameters stay uninitialised."""
 
     def __torch_function__(self, func: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Call ``func``, unless it draws."""
+        """Call ``func`` unless it samples initial values."""
         kwargs = kwargs or {}
         if func in DRAWS:
             return args[0] if args else kwargs["tensor"]
@@ -26,9 +26,10 @@ class NoDraws(TorchFunctionMode):
 
 @contextmanager
 def skeletons() -> Iterator[None]:
-    """Build networks in this block on the meta device: with names and shapes, but without values.
+    """Build the networks in this block on the meta device, with names and shapes but without values.
 
-    Drawing values there has no effect, but PyTorch would import its compiler for it: a second of CPU time.
+    Initial values are not sampled, because on the meta device this has no effect but makes PyTorch import its compiler,
+    which takes a second of CPU time.
     """
     with torch.device("meta"), NoDraws():
         yield

@@ -1,6 +1,6 @@
-"""Checks that a state from a file has the form that its object writes; an error names the part that does not fit.
+"""Checks that a state from a file has the structure that an object expects, and names the element that does not match.
 
-Without them ``load_state_dict`` may end in a traceback, or in an object that fails some steps later.
+Without these checks, ``load_state_dict`` may raise an unclear error or produce an object that fails some steps later.
 """
 
 from collections.abc import Collection, Mapping
@@ -11,28 +11,28 @@ from torch import Tensor
 
 from .text import first_few
 
-WIDTH = 60  # characters of a value in a message
+WIDTH = 60  # maximum number of characters of a value in a message
 LARGEST = torch.finfo(torch.float32).max
-EXPECTED = "expected what a run of this config writes"
+EXPECTED = "expected the state of a run with this config"
 
-# Without these numbers SGD takes no step; for any other option PyTorch has a default.
+# SGD cannot take a step without these numbers; PyTorch has a default for every other option.
 SGD_NUMBERS = ("lr", "momentum", "dampening", "weight_decay", "nesterov")
 
-# What a group takes from a file: these, its parameters, and the rate that a schedule multiplies.
+# What a group loads from a file: these numbers, its parameters, and the rate that a schedule multiplies.
 NUMBERS = {*SGD_NUMBERS, "initial_lr", "params"}
 
 
 def take_up(name: str, holder: Any, state: Any, *, finite: bool = True) -> None:
-    """Give ``holder`` a state from a file.
+    """Load a state from a file into ``holder``.
 
     Args:
-        name: name of the state, for messages.
-        holder: an SGD, or an object whose own state shows what a state must look like.
+        name: the name of the state, for messages.
+        holder: an SGD optimizer, or an object whose own state has the expected structure.
         state: the state from the file.
-        finite: refuse momentum that is not finite.
+        finite: reject momentum that is not finite.
 
     Raises:
-        ValueError: the state has another form, or ``holder`` refuses it.
+        ValueError: the state has another structure, or ``holder`` rejects it.
     """
     if isinstance(holder, torch.optim.Optimizer):
         fault = _sgd_misfit(state, holder, name, finite)
@@ -47,15 +47,15 @@ def take_up(name: str, holder: Any, state: Any, *, finite: bool = True) -> None:
             holder.load_state_dict(state)
     except ValueError:
         raise
-    except Exception as error:  # from faults that no comparison shows
+    except Exception as error:  # caused by faults that the comparison does not detect
         raise ValueError(f"{name} cannot be loaded ({type(error).__name__}: {error!s:.200}); {EXPECTED}") from error
 
 
 def _load_sgd(optimizer: torch.optim.Optimizer, state: Any) -> None:
-    """Load the numbers of an SGD from a state, and keep how it computes updates.
+    """Load the numbers of an SGD optimizer from a state, but keep the options of how it computes updates.
 
-    Each parameter gets its own momentum, since a file may store one number for many elements, and in its own memory
-    format, which the fused update on CUDA needs.
+    Each momentum buffer is copied, because a file may store one number for many elements. The copy has the memory
+    format of the parameter, which the fused update on CUDA requires.
     """
     ways = [{key: group[key] for key in group if key not in NUMBERS} for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
@@ -67,10 +67,10 @@ def _load_sgd(optimizer: torch.optim.Optimizer, state: Any) -> None:
 
 
 def check_pieces(checkpoint: Mapping[str, Any], pieces: Collection[str]) -> None:
-    """Check that a checkpoint has the pieces of a run, and that its trainer has the number of the last iteration.
+    """Check that a checkpoint contains all pieces of a run, and that its trainer records the last iteration.
 
     Raises:
-        ValueError: a piece or the number is missing.
+        ValueError: a piece or the iteration is missing.
     """
     if absent := [name for name in pieces if name not in checkpoint]:
         raise ValueError(f"the checkpoint has no {first_few(absent)}; {EXPECTED}")
@@ -78,14 +78,15 @@ def check_pieces(checkpoint: Mapping[str, Any], pieces: Collection[str]) -> None
         case {"iteration": int(iteration)} if iteration >= 0:
             pass
         case _ if "trainer" in pieces:
-            raise ValueError(f"trainer does not say which iteration was the last; {EXPECTED}")
+            raise ValueError(f"trainer does not record the last iteration; {EXPECTED}")
 
 
 def misfit(found: Any, mine: Any, name: str) -> str | None:
-    """Say where ``found`` has another form than ``mine``; None if it has the same.
+    """Return where the structure of ``found`` differs from that of ``mine``, or None if they match.
 
-    Containers are compared part by part, tensors by type and shape; numbers must be finite. A dict may have keys that
-    ``mine`` lacks, from another version, and values that are None or empty in ``mine`` may be filled.
+    Containers are compared element by element, tensors are compared by type and shape, and numbers must be finite. A
+    dict may contain keys that ``mine`` lacks, for example from another version. Values that are None or empty in
+    ``mine`` may be filled in ``found``.
     """
     if mine is None:
         return None
@@ -126,7 +127,7 @@ def _sgd_misfit(found: Any, optimizer: torch.optim.Optimizer, name: str, finite:
     for n, group in enumerate(groups):
         for key in SGD_NUMBERS:
             if fault := misfit(group.get(key), 0.0 if key != "nesterov" else False, f"{name}.param_groups[{n}].{key}"):
-                return f"{fault}, as SGD has"
+                return f"{fault}, as SGD requires"
         for key, option in group.items():
             if key != "params" and not (option is None or type(option) in (bool, int, float)):
                 return f"{name}.param_groups[{n}].{key} is {_told(option)}, not an option of SGD"
@@ -134,11 +135,11 @@ def _sgd_misfit(found: Any, optimizer: torch.optim.Optimizer, name: str, finite:
     if fault := misfit([group.get("params") for group in groups], mine, f"{name}'s parameters"):
         return fault
     if [list(group["params"]) for group in groups] != mine:
-        return f"{name} has the numbers of other parameters than this run's"
+        return f"{name} refers to other parameters than those of this run"
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for number, state in found["state"].items():
         if type(number) is not int or not 0 <= number < len(parameters):
-            return f"{name}.state has a parameter {number!r:.{WIDTH}}, but there are {len(parameters)}"
+            return f"{name}.state has a parameter {number!r:.{WIDTH}}, but this run has {len(parameters)}"
         if not isinstance(state, Mapping) or state.keys() - {"momentum_buffer"}:
             return f"{name}.state[{number}] is {_told(state)}, not SGD's momentum_buffer"
         if (buffer := state.get("momentum_buffer")) is not None:

@@ -1,4 +1,4 @@
-"""``OUTPUT_DIR/status.json``: the progress and the end of a run, for people and programs that watch it."""
+"""Writes ``OUTPUT_DIR/status.json``, in which people and programs can monitor the progress and outcome of a run."""
 
 import logging
 import math
@@ -25,10 +25,10 @@ from .stopping import Stopped
 
 STATUS_FILE = "status.json"
 PERIOD = 60.0  # seconds between two writes
-WINDOW = 20  # steps over which the median speed is taken
-LOSSES = ("loss", "total_loss")  # of pre-training and of fine-tuning
-LATEST = 5  # warnings to keep
-LONGEST = 500  # characters of a warning
+WINDOW = 20  # number of steps over which the median speed is computed
+LOSSES = ("loss", "total_loss")  # names of the loss in pre-training and fine-tuning
+LATEST = 5  # number of warnings to keep
+LONGEST = 500  # maximum number of characters of a warning
 
 RUNNING, FINISHED, FAILED, STOPPED = "running", "finished", "failed", "stopped"
 
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 class _Warnings(logging.Handler):
-    """Counts warnings and errors, and keeps the latest of them."""
+    """Counts warnings and errors, and stores the latest ones."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -49,15 +49,15 @@ class _Warnings(logging.Handler):
 
 
 class StatusFile(HookBase):
-    """Writes ``status.json`` into the folder of a training, from the main process, once a minute and at the end.
+    """Writes ``status.json`` to the folder of a training run, from the main process, once a minute and at the end.
 
-    It takes loss and times from the `EventStorage`, so it waits for no device. Register it after the writers. If the
-    file cannot be written, there is one warning, and the training continues.
+    The hook reads the loss and times from the `EventStorage`, which does not require waiting for the device. Register
+    the hook after the writers. If the file cannot be written, a single warning is logged and training continues.
 
     Args:
-        folder: ``OUTPUT_DIR``.
-        images_per_step: images in a step, over all processes.
-        clock: returns seconds.
+        folder: the ``OUTPUT_DIR`` of the run.
+        images_per_step: the number of images in a step, over all processes.
+        clock: returns the time in seconds.
     """
 
     def __init__(self, folder: str, images_per_step: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -71,7 +71,7 @@ class StatusFile(HookBase):
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Write how the training in this block ended, and count warnings while it runs."""
+        """Count warnings while the training in this block runs, and write how it ended."""
         loggers = [logging.getLogger(name) for name in NAMES]
         for each in loggers:
             each.addHandler(self._warnings)
@@ -96,12 +96,12 @@ class StatusFile(HookBase):
                 each.removeHandler(self._warnings)
 
     def before_train(self) -> None:
-        """Write that the run has begun."""
+        """Write that the run has started."""
         self._step = self.trainer.start_iter
         self._write(RUNNING)
 
     def after_step(self) -> None:
-        """Write if the last write was a minute ago."""
+        """Write the status if the last write was at least a minute ago."""
         self._step = self.trainer.iter + 1
         if self._clock() - self._written >= PERIOD:
             self._write(RUNNING)
@@ -119,7 +119,7 @@ class StatusFile(HookBase):
 
     def _progress(self, state: str) -> dict[str, Any]:
         of = self.trainer.max_iter
-        storage = getattr(self.trainer, "storage", None)  # none before the first step
+        storage = getattr(self.trainer, "storage", None)  # absent before the first step
         histories = storage.histories() if storage else {}
         seconds = histories["time"].median(WINDOW) if "time" in histories else None
         loss = next((histories[name].latest() for name in LOSSES if name in histories), None)
@@ -146,15 +146,15 @@ def _stamp(state: str, reason: str | None) -> dict[str, Any]:
 
 
 def _pid_of_command() -> int:
-    """Return the process to send signals to: the one that spawned this one, if any."""
+    """Return the id of the process to send signals to, which is the one that spawned this process, if any."""
     parent = multiprocessing.parent_process()
     return os.getpid() if parent is None or parent.pid is None else parent.pid
 
 
 def note_end(folder: str, state: str, reason: str) -> None:
-    """Write the end of the run that this process started in ``folder``, if no process of the run could do so.
+    """Write how the run that this process started in ``folder`` ended, if no process of the run could do so.
 
-    The status of another process's run stays unchanged, and so does one that already has an end.
+    A status stays unchanged if it belongs to a run of another process or already states how the run ended.
     """
     path = Path(folder, STATUS_FILE)
     try:
@@ -162,5 +162,5 @@ def note_end(folder: str, state: str, reason: str) -> None:
         mine = said["pid"] == os.getpid() and said["host"] == socket.gethostname()
         if mine and said["state"] == RUNNING:
             write_json(path, {**said, **_stamp(state, reason), "seconds_left": None})
-    except (OSError, ValueError, KeyError, TypeError):  # no status was written, or the disk is full
+    except (OSError, ValueError, KeyError, TypeError):  # no status exists, or the disk is full
         return

@@ -1,4 +1,4 @@
-"""A training that gets a signal ends after its current step, with a checkpoint."""
+"""Stops training after the current step when a signal is received, and saves a checkpoint."""
 
 import logging
 import multiprocessing
@@ -17,21 +17,24 @@ import torch.distributed as dist
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
-# Ctrl-C, kill, and the signals that clusters send before they reclaim the machine.
+# Ctrl-C, kill, and the signals that clusters send before they reclaim a machine.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
-SAME = 1.0  # seconds in which two signals count as one: the terminal's and the one that the parent passes on
+SAME = 1.0  # seconds within which two signals count as one: the terminal's and the one forwarded by the parent
 
 logger = logging.getLogger(__name__)
 
 
 def heeded() -> list[int]:
-    """Return those of `SIGNALS` that this process does not ignore; a background job of a shell ignores Ctrl-C."""
+    """Return the `SIGNALS` that this process does not ignore; a shell's background job, for example, ignores Ctrl-C."""
     return [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 class Stopped(SystemExit):
-    """A signal ended the training between two steps; the exit status is 128 plus its number, as in a shell."""
+    """Raised when a signal ends training between two steps.
+
+    The exit status is 128 plus the number of the signal, as in a shell.
+    """
 
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)
@@ -39,42 +42,43 @@ class Stopped(SystemExit):
 
 
 class StopWhenAsked(HookBase):
-    """Ends a training after its current step when one of `SIGNALS` comes, with a checkpoint of that step.
+    """Ends training after the current step when one of `SIGNALS` is received, and saves a checkpoint of that step.
 
-    With several processes all of them end together, one step later, whichever got the signal: in each step they compare
-    by a small collective on the CPU, which has the time of a step to arrive. A second signal, more than a second later,
-    ends the process at once. Signals have their usual effect before and after the steps.
+    Multiple processes end together, one step later, no matter which of them received the signal. In each step, they
+    compare their signals with a small collective on the CPU, which may take until the end of the next step. A second
+    signal, more than a second later, ends the process at once. Signals have their usual effect before and after the
+    steps.
 
-    Register it after all hooks of a step, because the checkpoint must hold the state between two steps.
+    Register this hook after all hooks of a step, because the checkpoint must contain the state between two steps.
 
     Args:
-        checkpointer: has ``save(name, iteration=...)``; all processes call it.
-        timeout: timeout of that collective; by default gloo's, half an hour.
+        checkpointer: provides ``save(name, iteration=...)``, which all processes call.
+        timeout: the timeout of the collective; by default that of gloo, which is half an hour.
     """
 
     def __init__(self, checkpointer: Any, timeout: timedelta | None = None) -> None:
         self._checkpointer = checkpointer
         self._timeout = timeout
         self._before: dict[int, Any] = {}
-        self._asked = 0  # the number of the signal that came
+        self._asked = 0  # the number of the received signal
         self._when = 0.0
         self._ended = ""
-        self._group: Any = None  # for CPU tensors, if there are several processes
+        self._group: Any = None  # for CPU tensors, if there are multiple processes
         self._pending: tuple[dist.Work, torch.Tensor] | None = None
 
     def before_train(self) -> None:
-        """Begin to watch for the signals."""
+        """Start to handle the signals."""
         if comm.get_world_size() > 1:
             self._group = dist.new_group(backend="gloo", timeout=self._timeout)
         self._before = {number: signal.signal(number, self._note) for number in heeded()}
 
     def after_step(self) -> None:
-        """Stop here if a process got a signal.
+        """Stop training if a process has received a signal.
 
         Raises:
-            Stopped: one did; a checkpoint has been written.
+            Stopped: a process has received a signal, and a checkpoint has been written.
         """
-        if self.trainer.iter + 1 >= self.trainer.max_iter:  # this was the last step anyway
+        if self.trainer.iter + 1 >= self.trainer.max_iter:  # this was the last step in any case
             self._answer()
             self._leave()
             return
@@ -82,12 +86,12 @@ class StopWhenAsked(HookBase):
             name = f"model_{self.trainer.iter:07d}"
             self._checkpointer.save(name, iteration=self.trainer.iter)
             self._ended = f"stopped by {signal.Signals(number).name}; --resume continues from {name}.pth"
-            comm.synchronize()  # the first process to end would kill the others
+            comm.synchronize()  # otherwise the first process to end would kill the others
             self._leave()
             raise Stopped(number)
 
     def after_train(self) -> None:
-        """Restore the usual effect of the signals, and say how to continue if one ended the training."""
+        """Restore the usual effect of the signals and, if one of them ended training, log how to continue."""
         self._leave()
         if self._ended:  # after the last lines of the other hooks
             logger.warning(self._ended)
@@ -98,7 +102,7 @@ class StopWhenAsked(HookBase):
         self._before = {}
 
     def _agreed(self) -> int:
-        """Return the number of a signal that any process got, the same in all of them; 0 without one."""
+        """Return the number of a signal that a process has received, identical in all processes, or 0."""
         if self._group is None:
             return self._asked
         number = self._answer()
@@ -107,7 +111,7 @@ class StopWhenAsked(HookBase):
         return number
 
     def _answer(self) -> int:
-        """Wait for the comparison of the last step, if there was one."""
+        """Wait for the comparison of the previous step, if any, and return its result."""
         if self._pending is None:
             return 0
         work, found = self._pending
@@ -128,10 +132,10 @@ class StopWhenAsked(HookBase):
 
 @contextmanager
 def passed_on() -> Iterator[list[int]]:
-    """Pass `SIGNALS` on to the processes that this one has spawned, without ending, while the block runs.
+    """Forward `SIGNALS` to the processes that this one has spawned, without ending, while the block runs.
 
     Yields:
-        the numbers of the signals so far.
+        the numbers of the signals received so far.
     """
     found: list[int] = []
 
@@ -150,10 +154,11 @@ def passed_on() -> Iterator[list[int]]:
 
 
 def leave_signals_to_parent() -> None:
-    """Let a loader process survive signals to its whole process group; call this in the loader process.
+    """Make a loader process survive signals that are sent to its process group; call this in the loader process.
 
-    The training process needs its batches until its step is done, and then ends its loaders itself: a SIGTERM from the
-    parent has its usual effect. If the system does not say who sent it, every SIGTERM has.
+    The training process needs the loader's batches until its step is complete, and then ends its loaders itself.
+    Therefore, a SIGTERM from the parent keeps its usual effect. If the system does not report the sender of a signal,
+    every SIGTERM keeps its usual effect.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""A process that must not outlive the one that started it, even if that one is killed by ``kill -9``."""
+"""Ends a process together with the process that started it, even if the latter is killed with ``kill -9``."""
 
 import multiprocessing
 import os
@@ -9,14 +9,14 @@ VARIABLE = "MOCODET_TETHER"
 
 
 def install() -> None:
-    """End this process and its group when the process that started it ends, if the environment asks for that.
+    """End this process and its group when the process that started it ends, if the environment requests this.
 
-    ``MOCODET_TETHER`` is the number of the reading end of a pipe. Only the other process has the writing end, and it
-    never writes. The kernel closes that end when the process ends, in any way, and this one reads the end of file.
-    Processes that this one has started die with it if it leads its group, as it does after
-    ``Popen(..., start_new_session=True, pass_fds=[...])``.
+    ``MOCODET_TETHER`` is the file descriptor of the reading end of a pipe. Only the parent process has the writing
+    end, to which it never writes. When the parent ends for any reason, the kernel closes the writing end, and this
+    process reads the end of the file. If this process leads its group, as it does after
+    ``Popen(..., start_new_session=True, pass_fds=[...])``, the processes that it has started end with it.
     """
-    number = os.environ.pop(VARIABLE, None)  # processes that this one starts do not have the pipe
+    number = os.environ.pop(VARIABLE, None)  # processes started by this one do not inherit the pipe
     if number is None:
         return
     os.set_inheritable(int(number), False)
@@ -24,7 +24,7 @@ def install() -> None:
 
 
 def end_with_parent() -> None:
-    """End this process at once when the one that spawned it by `multiprocessing` ends; without one, do nothing."""
+    """End this process at once when the process that spawned it with `multiprocessing` ends, if there is one."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_after, args=(parent,), name="tether", daemon=True).start()

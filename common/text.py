@@ -1,4 +1,4 @@
-"""Shared parts of error messages: lists of names, and suggestions."""
+"""Formats parts of error messages, such as lists of names and suggestions."""
 
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Sequence
@@ -9,7 +9,7 @@ Value = TypeVar("Value", bound=Hashable)
 
 
 def first_few(names: Sequence[str], limit: int = 5) -> str:
-    """Name the first ``limit`` items of a list on one line, and the number of the others."""
+    """Return the first ``limit`` items of a list on one line, followed by the number of remaining items."""
     if not names:
         return "nothing"
     rest = f" and {len(names) - limit} more" if len(names) > limit else ""
@@ -17,27 +17,27 @@ def first_few(names: Sequence[str], limit: int = 5) -> str:
 
 
 def repeated(values: Iterable[Value]) -> list[Value]:
-    """Return the values that occur more than once, each once."""
+    """Return the values that occur more than once, without repetition."""
     return [value for value, count in Counter(values).items() if count > 1]
 
 
 def is_text(value: str) -> bool:
-    """Tell whether a text can be encoded: JSON may hold unpaired surrogates."""
+    """Return whether a text can be encoded, because JSON may contain unpaired surrogates."""
     return not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
 def on_one_line(text: str) -> str:
-    """Return a text, perhaps a file name of any bytes, with escapes for what cannot be printed on a line."""
+    """Return a text, such as a file name of arbitrary bytes, with all non-printable characters escaped."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def did_you_mean(word: str, known: Collection[str]) -> str:
-    """Return the end of a message that suggests a word of ``known``, if one is close."""
+    """Return the end of a message that suggests a similar word from ``known``, or an empty string."""
     meant = closest(word, known)
     return f"; did you mean {meant}?" if meant else ""
 
 
 def closest(word: str, known: Collection[str]) -> str | None:
-    """Return the word of ``known`` that is closest to a mistaken one, or to its capitals; None if none is close."""
+    """Return the word from ``known`` that is most similar to ``word`` or its upper case, or None if none is similar."""
     close = get_close_matches(word, known, 1) or get_close_matches(word.upper(), known, 1)
     return close[0] if close else None

@@ -1,4 +1,4 @@
-"""A cache of files by their whole address, compared with the server's at each use."""
+"""Caches files under their full URL, and compares them with the server's files at each use."""
 
 import hashlib
 import logging
@@ -17,25 +17,25 @@ from .locks import exclusive
 
 logger = logging.getLogger(__name__)
 
-ORIGIN = ".origin.json"  # suffix of the record of the server's answer, after the file's name
-LONGEST_NAME = 100  # characters of a file's name
+ORIGIN = ".origin.json"  # suffix, after the file name, of the record of the server's response
+LONGEST_NAME = 100  # maximum number of characters of a file name
 
 
 def fetch(url: str) -> Path:
-    """Return the file at an address; download it unless the copy is the server's current file.
+    """Return a cached copy of the file at a URL, and download the file unless the copy matches the server's file.
 
-    The copy is compared with the server's file by ETag, else by date and size, else by size, and the result is logged.
-    If the server cannot be asked, the copy is used, with a warning.
+    The copy is compared with the server's file by ETag or, if there is none, by date and size or by size only, and the
+    result is logged. If the server cannot be reached, the copy is used and a warning is logged.
 
     Args:
-        url: begins with ``http://`` or ``https://``.
+        url: a URL that starts with ``http://`` or ``https://``.
 
     Returns:
-        ``<cache_folder()>/urls/<digest of the address>/<name>``.
+        ``<cache_folder()>/urls/<digest of the URL>/<name>``.
 
     Raises:
-        ValueError: ``url`` is not such an address.
-        DownloadError: there is no copy, or an outdated one, and the file cannot be downloaded.
+        ValueError: ``url`` is not such a URL.
+        DownloadError: the copy is missing or outdated, and the file cannot be downloaded.
         OSError: the cache cannot be written.
     """
     path = kept_at(url)
@@ -48,23 +48,23 @@ def fetch(url: str) -> Path:
             try:
                 changed, why = _compare(url, known)
             except DownloadError as error:
-                logger.warning(f"{error}; using the copy in {path}, which may be older than the server's")
+                logger.warning(f"{error}; using the cached copy {path}, which may be outdated")
                 return path
             if not changed:
-                logger.info(f"{url}: the copy in {path} is the server's ({why})")
+                logger.info(f"{url}: the cached copy {path} matches the server's file ({why})")
                 return path
             logger.warning(f"{url} has changed on its server ({why}); downloading it again to {path}")
         return download(url, path, replace=True, origin=record)
 
 
 def kept_at(url: str) -> Path:
-    """Return the path of the copy for an address, whether or not it exists."""
+    """Return the path of the cached copy for a URL, whether or not the copy exists."""
     name = re.sub(r"[^\w.+-]", "_", urlsplit(url).path.rpartition("/")[2])[-LONGEST_NAME:] or "file"
     return cache_folder() / "urls" / hashlib.sha256(url.encode()).hexdigest()[:20] / name
 
 
 def _known(path: Path, record: Path) -> dict[str, Any] | None:
-    """Return the server's record of the copy; for one placed there manually, its size; None without a copy."""
+    """Return the server's record of the copy, only the size of a manually placed copy, or None without a copy."""
     if not path.is_file():
         return None
     size = path.stat().st_size
@@ -78,13 +78,13 @@ def _known(path: Path, record: Path) -> dict[str, Any] | None:
 
 
 def _compare(url: str, known: dict[str, Any]) -> tuple[bool, str]:
-    """Ask the server whether its file is the ``known`` one, without reading the content.
+    """Compare the server's file with the ``known`` one, without reading the content.
 
     Returns:
-        whether the server's file is another one, and what shows it.
+        whether the server's file is a different one, and which value shows this.
 
     Raises:
-        DownloadError: the server cannot be reached, gives another answer, or nothing to compare by.
+        DownloadError: the server cannot be reached, sends another response, or provides no value to compare.
     """
     headers = {
         "User-Agent": "mocodet",
@@ -96,17 +96,17 @@ def _compare(url: str, known: dict[str, Any]) -> tuple[bool, str]:
         with requests.get(url, headers=headers, stream=True, timeout=downloads.TIMEOUT) as response:
             status, now = response.status_code, origin_of(url, response)
             answer = one_line(f"{status} {response.reason}")
-    except (requests.RequestException, ValueError) as error:  # ValueError: a bad address
-        raise DownloadError(f"{url} cannot be compared with its server ({one_line(error)})") from error
+    except (requests.RequestException, ValueError) as error:  # ValueError: an invalid URL
+        raise DownloadError(f"{url} could not be checked for changes ({one_line(error)})") from error
     if status == 304:
         return False, "304 Not Modified"
     if status != 200:
-        raise DownloadError(f"{url} cannot be compared with its server, which answered {answer}")
+        raise DownloadError(f"{url} could not be checked for changes, because the server answered {answer}")
     by = next((key for key in ("etag", "date") if known[key] and now[key]), "total")
     keys = ["date", "total"] if by == "date" else [by]
     said = [key for key in keys if now[key] is not None]
     if not said:
-        raise DownloadError(f"{url} cannot be compared with its server, which gives neither ETag, date nor size")
+        raise DownloadError(f"{url} could not be checked for changes, because the server sent no ETag, date or size")
     names = {"etag": "ETag", "date": "date", "total": "size"}
     if different := [key for key in said if now[key] != known[key]]:
         return True, ", ".join(f"{names[key]} {known[key]} before, {now[key]} now" for key in different)

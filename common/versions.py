@@ -1,4 +1,4 @@
-"""The versions of mocodet and of the packages that it builds on, found without importing them."""
+"""Finds the versions of mocodet and of the packages that it is based on, without importing them."""
 
 import platform
 from collections.abc import Mapping
@@ -11,14 +11,14 @@ BASIS = ("torch", "torchvision", "detectron2")
 
 
 def versions() -> str:
-    """Return one line each for mocodet, the packages that it builds on and Python, for bug reports."""
+    """Return one line each for mocodet, the packages that it is based on and Python, for bug reports."""
     lines = [f"mocodet {__version__}", *(f"{package} {_told(package)}" for package in BASIS)]
     return "\n".join([*lines, f"Python {platform.python_version()}, {platform.platform()}"])
 
 
 def installed(package: str) -> tuple[str, str] | None:
-    """Return name and version of the distribution that an importable package is from; None: of none."""
-    for name in (package, *_distributions().get(package, ())):  # detectron2 comes in distributions of other names
+    """Return the name and version of the distribution that contains an importable package, or None."""
+    for name in (package, *_distributions().get(package, ())):  # detectron2 is distributed under several names
         try:
             return name, version(name)
         except PackageNotFoundError:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Rewrite a pre-training checkpoint for detectron2; the same as mocodet convert."""
+"""Convert a pre-training checkpoint for detectron2. This script is equivalent to mocodet convert."""
 
 from mocodet.common.commands.main import run
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""The whole path on the built-in data set: images, MoCo pre-training, conversion, detectors from MoCo and from random
-weights, and their comparison.
+"""Run the complete pipeline on the built-in data set: generate images, pre-train with MoCo, convert the encoder, train
+detectors from MoCo and from random weights, and compare them.
 
-Every stage is a command, printed before it runs. After an interruption, run the demo again: it skips completed stages.
-To start from the beginning, remove the output folder. `make demo` has settings that are fast on a CPU.
+Each stage is a command, which is printed before it runs. After an interruption, run the demo again; it skips completed
+stages. To start from the beginning, remove the output folder. The settings of `make demo` run fast on a CPU.
 """
 
 import argparse
@@ -22,13 +22,13 @@ from mocodet.common.report.findings import compare
 from mocodet.common.study.aggregate import aggregate
 from mocodet.detection.data.toy import TOY_CLASSES
 
-BN_GROUPS = 4  # of 16 images each, over all processes
+BN_GROUPS = 4  # with 16 images each, over all processes
 
 
 def stage(title: str, done: Path | None, *command: object) -> tuple[str, float]:
-    """Run a command of ``mocodet``, or a file of ``tools/``, unless ``done`` exists; return the title and seconds."""
+    """Run a ``mocodet`` command or a script in ``tools/`` unless ``done`` exists; return the title and duration."""
     if done is not None and done.exists():
-        print(f"\n##### {title}: {done} exists already", flush=True)
+        print(f"\n##### {title}: {done} already exists", flush=True)
         return title, 0.0
     words = [str(word) for word in command]
     print(f"\n##### {title}\n# {shlex.join(words)}", flush=True)
@@ -40,13 +40,19 @@ def stage(title: str, done: Path | None, *command: object) -> tuple[str, float]:
 
 
 def main() -> None:
-    """Run the stages in order, then print their durations, their outputs and the result."""
+    """Run the stages in order, then print their durations, output files and the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("output/demo"), metavar="DIR", help="default: output/demo")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of data and pre-training (default: 0)")
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="trials of each init (default: 3)")
+    parser.add_argument(
+        "--output", type=Path, default=Path("output/demo"), metavar="DIR", help="output folder (default: output/demo)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="seed for the data and pre-training (default: 0)"
+    )
+    parser.add_argument(
+        "--seeds", type=int, default=3, metavar="N", help="number of trials per initialisation (default: 3)"
+    )
     args = parser.parse_args()
-    output = args.output.resolve()  # part of each trial's recipe
+    output = args.output.resolve()  # absolute, because it is part of each trial's recipe
     data, pretrain, study = output / "data", output / "pretrain", output / "study"
     images, checkpoint, weights = data / "unlabelled", pretrain / "model_final.pth", output / "moco.pkl"
     root, classes = str(data / "voc" / "VOC2007"), list(TOY_CLASSES)
@@ -54,11 +60,11 @@ def main() -> None:
         {"NAME": f"toy_{split}", "KIND": "voc", "ROOT": root, "SPLIT": split, "CLASSES": classes}
         for split in ("trainval", "test")
     ]
-    # On a CPU two processes of one thread each are faster than one of two threads.
+    # On a CPU, two processes with one thread each are faster than one process with two threads.
     processes = 1 if torch.cuda.is_available() else min(2, available_cores())
     start = time.monotonic()
     times = [
-        stage("1. Draw the data", images, Path(__file__).with_name("make_toy_data.py"), data, "--seed", args.seed),
+        stage("1. Generate the data", images, Path(__file__).with_name("make_toy_data.py"), data, "--seed", args.seed),
         stage(
             "2. Pre-train with MoCo on the unlabelled images",
             checkpoint,
@@ -66,7 +72,7 @@ def main() -> None:
             *("--num-gpus", processes, "MODEL.BN_GROUPS", BN_GROUPS // processes),
             *(("MODEL.DEVICE", "cpu") if processes > 1 else ()),
             *("DATA.ROOT", images, "OUTPUT_DIR", pretrain, "SEED", args.seed),
-            *(() if hasattr(os, "memfd_create") else ("DATA.CACHE", "none")),  # the cache needs Linux
+            *(() if hasattr(os, "memfd_create") else ("DATA.CACHE", "none")),  # the cache requires Linux
         ),
         stage(
             "3. Convert the encoder for detectron2 and verify it", weights, "mocodet", "convert", checkpoint, weights
@@ -85,26 +91,26 @@ def main() -> None:
     print("\n##### Done")
     for title, seconds in times:
         print(f"{seconds / 60:6.1f} min  {title}")
-    print(f"{(time.monotonic() - start) / 60:6.1f} min  in all\n")
+    print(f"{(time.monotonic() - start) / 60:6.1f} min  in total\n")
     print((study / "report.txt").read_text(encoding="utf-8"))
     print("Files:")
     for path, what in (
         (data, "the images: voc/, coco/ and unlabelled/"),
-        (checkpoint, "the pre-trained encoder; its log is metrics.json beside it"),
-        (weights, "the same for detectron2"),
-        (study, "the detectors, a folder for each initialisation and seed; all values are in results.json"),
-        (study / "report.html", "tables, curves and detections on one page for a browser"),
+        (checkpoint, "the pre-trained encoder; its log is metrics.json in the same folder"),
+        (weights, "the encoder in detectron2's format"),
+        (study, "the detectors, one folder per initialisation and seed; results.json contains all values"),
+        (study / "report.html", "tables, curves and detections on a single web page"),
     ):
         print(f"  {path}  {what}")
     print(f"\n{finding(study)}")
 
 
 def finding(study: Path) -> str:
-    """State the result of the demo's study in a sentence."""
+    """Return the result of the demo's study as a sentence."""
     content = json.loads((study / "results.json").read_text(encoding="utf-8"))
     (moco,) = (row for row in aggregate(content) if row.init != row.reference)
     pairs = f"{moco.n_trials} pairs of trials" if moco.n_trials > 1 else "one pair of trials"
-    return f"What it shows, by {pairs}: {compare(moco, moco.reference)}"
+    return f"Result of {pairs}: {compare(moco, moco.reference)}"
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Pre-train an encoder; the same as mocodet pretrain."""
+"""Pre-train an encoder. This script is equivalent to mocodet pretrain."""
 
 from mocodet.common.commands.main import run
 

@@ -1,4 +1,4 @@
-"""What MkDocs is told for `make docs` (mkdocs.yml): the pages beside docs/, the notebook, and links to the code."""
+"""MkDocs hooks for `make docs` (mkdocs.yml), which add the pages outside docs/ and the notebook, and convert links."""
 
 import json
 import posixpath
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 
-# Pages that lie beside docs/ -> their names in the site.
+# Maps the pages outside docs/ to their names in the site.
 BESIDE = {name: name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")} | {"README.md": "index.md"}
 NOTEBOOK = "tour"
 
@@ -23,7 +23,7 @@ FENCE = re.compile(r"(^ *```.*?^ *```)", flags=re.DOTALL | re.MULTILINE)
 
 
 def on_files(files: "Files", config: "MkDocsConfig") -> "Files":
-    """Add the pages beside docs/ and the notebook."""
+    """Add the pages outside docs/ and the notebook."""
     from mkdocs.structure.files import File
 
     for source, name in BESIDE.items():
@@ -34,22 +34,22 @@ def on_files(files: "Files", config: "MkDocsConfig") -> "Files":
 
 
 def on_page_markdown(markdown: str, page: "Page", config: "MkDocsConfig", files: "Files") -> str:
-    """Turn the links of a page into links of the site."""
+    """Convert the links of a page into links within the site."""
     name = page.file.src_uri
     source = next((source for source, there in BESIDE.items() if there == name), f"docs/{name}")
     return with_links(markdown, source, config.repo_url or "")
 
 
 def with_links(markdown: str, source: str, repository: str = "") -> str:
-    """Return a page of the repository with links that hold in the site.
+    """Return a page of the repository with its links converted for the site.
 
     Args:
         markdown: the page.
-        source: its path in the repository.
-        repository: address where files of the code are shown; empty: their names are left without a link.
+        source: the path of the page in the repository.
+        repository: the URL at which code files are displayed. If empty, the names of code files are not linked.
 
     Raises:
-        FileNotFoundError: a link names a file that the repository lacks.
+        FileNotFoundError: a link refers to a file that does not exist in the repository.
     """
     place = posixpath.dirname(source)
     here = posixpath.dirname(_in_site(source) or source)
@@ -61,7 +61,9 @@ def with_links(markdown: str, source: str, repository: str = "") -> str:
             return match[0]
         path = posixpath.normpath(posixpath.join(place, file))
         if not (ROOT / path).exists():
-            raise FileNotFoundError(f"{source} links to {path}, which the repository lacks; mend the link")
+            raise FileNotFoundError(
+                f"{source} links to {path}, which does not exist in the repository; correct the link"
+            )
         if (page := _in_site(path)) is not None:
             return f"{image}[{text}]({posixpath.relpath(page, here or '.')}{mark}{anchor})"
         return f"[{text}]({repository.rstrip('/')}/blob/main/{path})" if repository else _as_code(text)
@@ -71,7 +73,7 @@ def with_links(markdown: str, source: str, repository: str = "") -> str:
 
 
 def _in_site(path: str) -> str | None:
-    """Return the path in the site of a file of the repository; None: the site does not have it."""
+    """Return the path in the site for a file in the repository, or None if the site does not contain the file."""
     if path in BESIDE:
         return BESIDE[path]
     inside = path.removeprefix("docs/")
@@ -85,7 +87,7 @@ def _as_code(text: str) -> str:
 
 
 def as_markdown(notebook: dict[str, Any]) -> str:
-    """Return a notebook as a page, with the outputs that it holds; the page itself holds its pictures."""
+    """Return a notebook as a Markdown page with its stored outputs. Images are embedded in the page."""
     parts: list[str] = []
     for cell in notebook["cells"]:
         source = "".join(cell["source"])
@@ -95,14 +97,14 @@ def as_markdown(notebook: dict[str, Any]) -> str:
         parts.append(f"```python\n{source}\n```")
         for kind, content in _shown(cell["outputs"]):
             if kind == "image/png":
-                parts.append(f"![What the cell above draws](data:image/png;base64,{''.join(content.split())})")
+                parts.append(f"![Output of the cell above](data:image/png;base64,{''.join(content.split())})")
             else:
                 parts.append(f"```text\n{content.rstrip()}\n```")
     return "\n\n".join(parts) + "\n"
 
 
 def _shown(outputs: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
-    """Yield type and content of what a cell has put out: pictures, else text."""
+    """Yield the type and content of each output of a cell: an image if there is one, otherwise text."""
     for output in outputs:
         data = output.get("data", {"text/plain": output.get("text", "")})
         kind = "image/png" if "image/png" in data else "text/plain"

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Train for hours among faults, and see that nothing is lost and nothing left over.
+"""Train for hours with injected faults, and check that nothing is lost or left behind.
 
-Rounds alternate between small trainings of both halves, on generated data. In a round, faults that the seed draws
-strike at random moments, and each time the same command goes on with --resume. The end must be bit-identical to that of
-a reference, which was not interrupted; exit statuses and messages must be the documented ones (docs/reliability.md).
+The rounds alternate between small pre-training and fine-tuning runs on generated data. In each round, faults selected
+by the seed occur at random moments, and the same command continues each time with --resume. The final state must be
+bit-identical to that of an uninterrupted reference run, and the exit statuses and messages must be those documented in
+docs/reliability.md.
 
-OUT/soak.json has what was found, after every round. The same command goes on with the next round until the hours are
-full. The exit status is 1 if anything was violated; the folders of such rounds stay.
+OUT/soak.json is updated with the results after every round. The same command continues with the next round until the
+hours are used up. The exit status is 1 if a check failed; the folders of rounds with failures are kept.
 """
 
 import argparse
@@ -37,14 +38,14 @@ from mocodet.common.progress import duration
 from mocodet.common.study.process import Tether
 from mocodet.detection.data.toy import TOY_CLASSES, make_toy_data
 
-MORE_DISK = 1 << 20  # bytes more in OUT than before the first round, from which on it is a violation
-# A cache, which all programs of a user share; and the text of an error in one of several processes.
+MORE_DISK = 1 << 20  # bytes by which OUT may grow after the first round before this is a violation
+# A cache that all programs of a user share, and the error text of one of multiple processes.
 BY_TORCH = re.compile(r"torchinductor_.*|pytorch-errorfile-.*")
 
 
 @dataclass
 class Round:
-    """What a round found; kept in ``soak.json``."""
+    """The results of a round, which are stored in ``soak.json``."""
 
     number: int
     training: str
@@ -52,11 +53,11 @@ class Round:
     attempts: list[dict[str, Any]] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
     seconds: float = 0.0
-    disk: int = 0  # bytes in the folder of the soak, without those of rounds with violations
+    disk: int = 0  # bytes in the soak folder, excluding rounds with violations
 
 
 def damage(folder: Path) -> None:
-    """Write four files that have an image's name and cannot be read as one."""
+    """Write four files that are named like images but cannot be read as images."""
     sound = next(path for path in sorted(folder.iterdir()) if not path.name.startswith("damaged")).read_bytes()
     contents = (b"", b"no image", sound[: len(sound) // 2], b"PK\x03\x04" + bytes(200))
     for number, content in enumerate(contents):
@@ -64,16 +65,16 @@ def damage(folder: Path) -> None:
 
 
 class Soak:
-    """Trainings among faults, in a folder.
+    """A series of training runs with injected faults, in a folder.
 
     Args:
         out: the folder.
-        seed: of the faults.
-        faults: which may strike.
-        trainings: which are trained, in turn.
+        seed: the seed that selects the faults.
+        faults: the faults that may occur.
+        trainings: the training runs, which are started in turn.
 
     Raises:
-        ValueError: the folder has a soak of other faults.
+        ValueError: the folder contains a soak with another seed, other faults or other training runs.
     """
 
     def __init__(self, out: Path, seed: int, faults: Sequence[str], trainings: Sequence[Training]):
@@ -87,13 +88,13 @@ class Soak:
         if self.report.is_file():
             self.state = read_json(self.report)
         if (found := {key: self.state[key] for key in what}) != what:
-            raise ValueError(f"{self.report} is of {found}, not of {what}; give another folder")
+            raise ValueError(f"{self.report} records a soak of {found}, not of {what}; choose another folder")
 
     def prepare(self) -> None:
-        """Make the data, unless they are there, some images of which cannot be read, and the references.
+        """Create the data, some images of which cannot be read, and run the references, unless they exist.
 
         Raises:
-            ChildProcessError: a training does not end well without a fault.
+            ChildProcessError: a training run without faults did not end as expected.
         """
         self.temporary.mkdir(parents=True, exist_ok=True)
         if not self.data.exists():
@@ -108,11 +109,11 @@ class Soak:
                 write_json(self.report, self.state)
 
     def disk(self) -> int:
-        """Return the bytes in the folder, without those of rounds with violations."""
+        """Return the number of bytes in the folder, excluding rounds with violations."""
         return size_of(self.out) - size_of(self.out / "rounds")
 
     def command(self, training: Training, output: Path) -> list[str]:
-        """Return the command of a training, which begins or goes on."""
+        """Return the command that starts or resumes a training run."""
         voc = {"KIND": "voc", "ROOT": str(self.data / "voc" / "VOC2007"), "CLASSES": list(TOY_CLASSES)}
         datasets = [{**voc, "NAME": f"toy_{split}", "SPLIT": split} for split in ("trainval", "test")]
         given = {"{data}": str(self.data), "{datasets}": repr(datasets), "{knn}": repr([{**voc, "SPLIT": "trainval"}])}
@@ -121,7 +122,7 @@ class Soak:
 
     @contextmanager
     def started(self, training: Training, output: Path, terminal: Path) -> Iterator[Run]:
-        """Start a training, and leave nothing of it when the block ends."""
+        """Start a training run, and end all of its processes when the block ends."""
         run = Run(training, self.command(training, output), output, terminal, self.environment, self.tether)
         try:
             yield run
@@ -129,14 +130,18 @@ class Soak:
             run.end()
 
     def reference(self, training: Training) -> Path:
-        """Return the OUTPUT_DIR of the uninterrupted run."""
+        """Return the OUTPUT_DIR of the uninterrupted reference run."""
         return self.out / "references" / training.name / "output"
 
     def measure(self, training: Training) -> dict[str, Any]:
-        """Train without a fault; return seconds in all, to the first checkpoint and between two, memory and growth.
+        """Train without faults and measure the run.
+
+        Returns:
+            the seconds in total, until the first checkpoint and between two checkpoints, the peak memory, and the
+            result of `growth`.
 
         Raises:
-            ChildProcessError: it did not end well.
+            ChildProcessError: the run did not end as expected.
         """
         output = self.reference(training)
         folder = output.parent
@@ -149,15 +154,17 @@ class Soak:
             seconds = run.seconds
         checkpoints = {name for name in names_in(output) if name.endswith(".pth")}
         if run.status or checkpoints != training.checkpoints():
-            raise ChildProcessError(f"{folder}: status {run.status} without a fault, and {sorted(checkpoints)}")
+            raise ChildProcessError(
+                f"{folder}: status {run.status} without a fault; the checkpoints are {sorted(checkpoints)}"
+            )
         if left := left_over(self.temporary, 0):
-            raise ChildProcessError(f"{folder}: {left} left over without a fault")
+            raise ChildProcessError(f"{folder}: a run without a fault left {left} behind")
         times = times[: training.iterations // training.period]
         gap = (times[-1] - times[0]) / (len(times) - 1)
         return {"seconds": seconds, "first": times[0], "gap": gap, "peak": run.peak, "growth": growth(run.samples)}
 
     def play(self) -> Round:
-        """Run the next round, compare its end, enter it in the report; its folder stays if something was violated."""
+        """Run the next round, check its final state and add it to the report; keep its folder if a check failed."""
         number = len(self.state["rounds"])
         training = self.trainings[number % len(self.trainings)]
         began, folder = time.monotonic(), self.out / "rounds" / "now"
@@ -176,13 +183,13 @@ class Soak:
         stopped = [one["stopped"] for one in round_.attempts if one["stopped"]]
         checkpoints = {path.name for path in output.glob("*.pth")}
         if checkpoints != (expected := training.checkpoints(stopped)):
-            round_.violations.append(f"the checkpoints are {sorted(checkpoints)}, not {sorted(expected)}")
+            round_.violations.append(f"the checkpoints are {sorted(checkpoints)}, expected {sorted(expected)}")
         damage(self.data / "unlabelled")
         self.close(round_, folder, began)
         return round_
 
     def attempt(self, training: Training, output: Path, terminal: Path, strike: Strike | None) -> dict[str, Any]:
-        """Run a training until a fault ends it or it finishes; return the outcome."""
+        """Train until a fault ends the run or it finishes, and return the outcome."""
         times, struck, after = self.state["references"][training.name], None, 0.0
         shared, violations = shared_memory(), []
         with self.started(training, output, terminal) as run:
@@ -198,18 +205,18 @@ class Soak:
             if struck and strike and strike.fault == STOP_RANK:
                 with suppress(ProcessLookupError):
                     os.kill(struck.pid, signal.SIGKILL)
-            violations += [f"process {one.pid} is left over: {one.command[:80]}" for one in run.leave()]
+            violations += [f"process {one.pid} was left behind: {one.command[:80]}" for one in run.leave()]
         assert run.status is not None
         printed = run.printed()
         if strike and struck:
             violations += complaints(strike, struck, run.status, printed)
         elif run.status:
-            violations.append(f"status {run.status} without a fault, and {printed.splitlines()[-1:]}")
+            violations.append(f"status {run.status} without a fault; the last line is {printed.splitlines()[-1:]}")
         stopped = re.search(r"--resume .*from (model_\d+\.pth)$", printed, re.MULTILINE)
         if stopped and run.newest() != stopped[1]:
-            violations.append(f"the last checkpoint is {run.newest()}, not {stopped[1]}")
+            violations.append(f"the last checkpoint is {run.newest()}, expected {stopped[1]}")
         left = {name for name in shared_memory() - shared if run.pids & set(map(int, re.findall(r"\d+", name)))}
-        violations += [f"/dev/shm/{name} is left over" for name in sorted(left)]
+        violations += [f"/dev/shm/{name} was left behind" for name in sorted(left)]
         trend = growth(run.samples)
         violations += grown(trend)
         if strike and strike.remove_images:
@@ -230,10 +237,10 @@ class Soak:
         }
 
     def close(self, round_: Round, folder: Path, began: float) -> None:
-        """Put away what a round has made, look at what is left of it, and write the report."""
+        """Remove the files of a round, check for leftovers, and write the report."""
         ended = Counter(attempt["fault"] == KILL_LOADER or attempt["status"] < 0 for attempt in round_.attempts)[True]
         for path in left_over(self.temporary, ended):
-            round_.violations.append(f"{path} is left over")
+            round_.violations.append(f"{path} was left behind")
         round_.disk = self.disk()
         if round_.disk > self.state["disk"] + MORE_DISK:
             round_.violations.append(f"{self.out} has grown from {self.state['disk']} bytes to {round_.disk}")
@@ -248,17 +255,17 @@ class Soak:
 
 
 def began_at(output: Path, training: Training) -> tuple[int, int]:
-    """Return how many lines of metrics a folder has, and at which iteration a run there begins or goes on."""
+    """Return the number of metrics lines in a folder, and the iteration at which a run starts or resumes there."""
     lines = output / "metrics.json"
     return len(read_json_lines(lines)) if lines.is_file() else 0, training.next_iteration(name_of_last(output))
 
 
 def left_over(temporary: Path, ended: int) -> list[Path]:
-    """Return what a round has left among temporary files, but for what PyTorch leaves; remove all.
+    """Return the temporary files that a round has left behind, except those of PyTorch, and remove all of them.
 
     Args:
-        temporary: their folder.
-        ended: how many processes were ended at once, each of which may have had a folder of Python's there.
+        temporary: the folder of the temporary files.
+        ended: the number of processes that were killed, each of which may have left a folder of Python's there.
     """
     found = sorted(path for path in temporary.iterdir() if not BY_TORCH.fullmatch(path.name))
     pythons = [path for path in found if path.name.startswith("pymp-")][:ended]
@@ -268,21 +275,21 @@ def left_over(temporary: Path, ended: int) -> list[Path]:
 
 
 def size_of(folder: Path) -> int:
-    """Return the bytes of all files in a folder."""
+    """Return the total size of all files in a folder in bytes."""
     return sum(path.lstat().st_size for path in folder.rglob("*"))
 
 
 def shared_memory() -> set[str]:
-    """Return the names of what is in shared memory, of all programs."""
+    """Return the names of all files in shared memory, including those of other programs."""
     return {path.name for path in Path("/dev/shm").iterdir()}
 
 
 def table(state: Mapping[str, Any]) -> str:
-    """Write what a soak found, for people."""
+    """Format the results of a soak as Markdown."""
     rounds = state["rounds"]
     attempts = [(one["training"], attempt) for one in rounds for attempt in one["attempts"]]
     lines = [f"{len(rounds)} rounds in {duration(state['seconds'])}, seed {state['seed']}", ""]
-    lines += ["| Training | rounds | starts | ended as the reference | peak memory, MiB | without a fault |"]
+    lines += ["| Training | rounds | starts | same end as the reference | peak memory, MiB | without a fault |"]
     lines += ["|---|---|---|---|---|---|"]
     for name, reference in state["references"].items():
         mine = [one for one in rounds if one["training"] == name]
@@ -291,7 +298,7 @@ def table(state: Mapping[str, Any]) -> str:
         starts = sum(len(one["attempts"]) for one in mine)
         memory = f"{min(peaks)} to {max(peaks)} | {reference['peak'] >> 20}"
         lines.append(f"| {name.replace('_', ' ')} | {len(mine)} | {starts} | {good} | {memory} |")
-    lines += ["", "| Fault | struck | exit statuses |", "|---|---|---|"]
+    lines += ["", "| Fault | occurrences | exit statuses |", "|---|---|---|"]
     for fault in state["faults"]:
         statuses = Counter(attempt["status"] for _, attempt in attempts if attempt["fault"] == fault)
         told = ", ".join(f"{status}: {count}" for status, count in sorted(statuses.items()))
@@ -320,23 +327,39 @@ def violations(state: Mapping[str, Any]) -> list[str]:
 
 
 def main() -> None:
-    """Soak until the hours are full, and say what was found."""
+    """Run rounds until the hours are used up, then print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "out", type=Path, nargs="?", default=Path("output/soak"), metavar="OUT", help="default: %(default)s"
+        "out",
+        type=Path,
+        nargs="?",
+        default=Path("output/soak"),
+        metavar="OUT",
+        help="output folder (default: %(default)s)",
     )
-    parser.add_argument("--hours", type=float, default=2.0, metavar="N", help="earlier calls count (default: 2)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the faults (default: 0)")
     parser.add_argument(
-        "--faults", nargs="+", choices=FAULTS, default=FAULTS, metavar="FAULT", help=f"some of {FAULTS}"
+        "--hours", type=float, default=2.0, metavar="N", help="hours, including earlier calls (default: 2)"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the faults (default: 0)")
+    parser.add_argument(
+        "--faults", nargs="+", choices=FAULTS, default=FAULTS, metavar="FAULT", help=f"faults to inject, from {FAULTS}"
     )
     names = [training.name for training in TRAININGS]
-    parser.add_argument("--trainings", nargs="+", choices=names, default=names, metavar="NAME", help=f"some of {names}")
+    parser.add_argument(
+        "--trainings",
+        nargs="+",
+        choices=names,
+        default=names,
+        metavar="NAME",
+        help=f"training runs to use, from {names}",
+    )
     args = parser.parse_args()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has its background jobs ignore it, and theirs
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell's background jobs ignore it, as do their children
     trainings = [training for training in TRAININGS if training.name in args.trainings]
     out = args.out.resolve()
-    with errors_in_one_line(), told_in_one_line(), claim(out, work="soaks", instead="give another one"):
+    with errors_in_one_line(), told_in_one_line(), claim(out, work="soaks", instead="choose another folder"):
         soak = Soak(out, args.seed, args.faults, trainings)
         soak.prepare()
         while soak.state["seconds"] < args.hours * 3600:
@@ -344,7 +367,7 @@ def main() -> None:
             told = ", ".join(f"{one['what'] or 'no fault'}: {one['status']}" for one in round_.attempts)
             print(f"round {round_.number}, {round_.training}, {duration(round_.seconds)}: {told}", flush=True)
             for what in round_.violations:
-                print(f"  violated: {what}", flush=True)
+                print(f"  violation: {what}", flush=True)
         print(table(soak.state))
     sys.exit(bool(violations(soak.state)))
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Fine-tune or evaluate a detector; the same as mocodet train."""
+"""Fine-tune or evaluate a detector. This script is equivalent to mocodet train."""
 
 from mocodet.common.commands.main import run
 

@@ -1,1 +1,1 @@
-"""Shared code of ``mocodet benchmark``: alternating measurements, the limits of a device, tables and JSON."""
+"""Shared code for ``mocodet benchmark``: alternating measurements, device limits, tables and JSON output."""

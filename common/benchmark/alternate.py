@@ -1,4 +1,4 @@
-"""Time contestants in turn, in one process, so that disturbances of the machine affect all of them alike."""
+"""Alternating timing of implementations in one process, so that other load on the machine affects all equally."""
 
 import gc
 import resource
@@ -9,15 +9,15 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-Seconds = dict[str, list[float]]  # by contestant, one for each round
+Seconds = dict[str, list[float]]  # by implementation, one value per round
 
 
 class Clock(NamedTuple):
     """A clock for timing runs.
 
     Attributes:
-        name: kind of time, ``"CPU"`` or ``"wall"``.
-        now: returns seconds.
+        name: kind of time that the clock measures, ``"CPU"`` or ``"wall"``.
+        now: function that returns the time in seconds.
     """
 
     name: str
@@ -25,7 +25,7 @@ class Clock(NamedTuple):
 
 
 class Spread(NamedTuple):
-    """A median with the quartiles around it."""
+    """A median, and the quartiles below and above it."""
 
     median: float
     low: float
@@ -33,13 +33,13 @@ class Spread(NamedTuple):
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
-        """Return the median and quartiles of at least one value, interpolated as in numpy."""
+        """Return the median and quartiles of at least one value, interpolated as in NumPy."""
         low, median, high = np.quantile(values, (0.25, 0.5, 0.75)).tolist()
         return cls(median, low, high)
 
 
 def cpu_seconds() -> float:
-    """Return the CPU time of all threads of this process, and of its child processes that have ended."""
+    """Return the CPU time used by all threads of this process and by its child processes that have ended."""
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + children.ru_utime + children.ru_stime
 
@@ -50,8 +50,9 @@ CPU, WALL = Clock("CPU", cpu_seconds), Clock("wall", time.perf_counter)
 def clock_of(device: torch.device) -> Clock:
     """Return the clock for work on ``device``.
 
-    On CUDA it measures wall time with an empty queue of the device. On a CPU it measures CPU time, which other programs
-    hardly disturb, or wall time with several threads, since waiting threads may spin.
+    On CUDA, the clock measures wall time after synchronising the device. On a CPU with one thread, it measures CPU
+    time, which other programs barely affect. With multiple threads, it measures wall time, because waiting threads may
+    spin.
     """
     if device.type == "cuda":
 
@@ -71,15 +72,16 @@ def alternate(
     warm_up: int = 1,
     before: Callable[[], object] = gc.collect,
 ) -> Seconds:
-    """Run all contestants in turn, ``pairs`` times, and return the seconds that each run took.
+    """Run all implementations alternately, ``pairs`` times each, and return the duration of every run in seconds.
 
     Args:
         contestants: functions to run, by name.
-        pairs: timed rounds. Every other one is in reverse order, so that a machine that steadily slows down favours
-            none.
-        clock: times the runs.
-        warm_up: runs of each before the first round, to allocate memory and to choose kernels.
-        before: called before each timed run, untimed. By default it collects the garbage of the last contestant.
+        pairs: number of timed rounds. Every second round is in reverse order, so that a gradual slowdown of the machine
+            favours no implementation.
+        clock: clock for timing the runs.
+        warm_up: number of untimed runs of each function before the first round, to allocate memory and select kernels.
+        before: function that is called, untimed, before each timed run. By default, it collects the garbage of the
+            previous run.
     """
     for run in contestants.values():
         for _ in range(warm_up):
@@ -95,5 +97,5 @@ def alternate(
 
 
 def ratio(seconds: Seconds, reference: str, contestant: str) -> Spread:
-    """Return the speed of a contestant relative to ``reference``: the median over the rounds, with quartiles."""
+    """Return the speed of ``contestant`` relative to ``reference``, as the median and quartiles over the rounds."""
     return Spread.of([slow / fast for slow, fast in zip(seconds[reference], seconds[contestant], strict=True)])

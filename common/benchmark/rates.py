@@ -1,4 +1,4 @@
-"""The limits of a device: its arithmetic rate and its bandwidth, measured with large single operations."""
+"""The limits of a device: its arithmetic rate and memory bandwidth, measured with large single operations."""
 
 from collections.abc import Callable
 from functools import cache
@@ -12,7 +12,7 @@ REPEATS = 5
 
 
 def _fastest(run: Callable[[], object], device: torch.device) -> float:
-    """Return the seconds of the fastest of some runs, since a limit is what the device reaches undisturbed."""
+    """Return the duration of the fastest of REPEATS runs in seconds, which is the least disturbed one."""
     clock = clock_of(device)
     run()
     seconds = []
@@ -25,9 +25,9 @@ def _fastest(run: Callable[[], object], device: torch.device) -> float:
 
 @cache
 def matmul_rate(device: torch.device, dtype: torch.dtype, side: int = 0) -> float:
-    """Return the FLOP/s of a product of two matrices, ``side`` x ``side``; a multiply-add is two operations.
+    """Return the FLOP/s of multiplying two ``side`` x ``side`` matrices. A multiply-add counts as two operations.
 
-    By default matrices are large enough to fill the device.
+    By default, the matrices are large enough to saturate the device.
     """
     side = side or (8192 if device.type == "cuda" else 2048)
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
@@ -36,9 +36,9 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, side: int = 0) -> floa
 
 @cache
 def conv_rate(device: torch.device, dtype: torch.dtype, channels: int = 256, side: int = 28, images: int = 0) -> float:
-    """Return the FLOP/s of a 3x3 convolution of ``images`` x ``channels`` x ``side`` x ``side``, channels_last.
+    """Return the FLOP/s of a 3x3 convolution on channels_last input, ``images`` x ``channels`` x ``side`` x ``side``.
 
-    By default there are enough images to fill the device.
+    By default, the number of images is large enough to saturate the device.
     """
     images = images or (512 if device.type == "cuda" else 16)
     x = torch.randn(images, channels, side, side, device=device, dtype=dtype).to(memory_format=torch.channels_last)
@@ -49,13 +49,13 @@ def conv_rate(device: torch.device, dtype: torch.dtype, channels: int = 256, sid
 
 
 def peak_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Return the higher of `matmul_rate` and `conv_rate`, which no step of a network exceeds."""
+    """Return the higher of `matmul_rate` and `conv_rate`, which no training step of a network exceeds."""
     return max(matmul_rate(device, dtype), conv_rate(device, dtype))
 
 
 @cache
 def copy_bandwidth(device: torch.device, nbytes: int = 0) -> float:
-    """Return the bytes/s, read and written together, of a copy of ``nbytes``, which exceed the caches."""
+    """Return the bytes/s, read plus written, of copying ``nbytes``. By default, the data exceeds the caches."""
     nbytes = nbytes or (2**31 if device.type == "cuda" else 2**28)
     source = torch.ones(nbytes, device=device, dtype=torch.uint8)
     target = torch.empty_like(source)

@@ -1,4 +1,4 @@
-"""The rows of ``mocodet benchmark``: their content, and printing and writing them."""
+"""The result rows of ``mocodet benchmark``: their content, and their formatting as tables and JSON."""
 
 import platform
 from collections.abc import Collection, Mapping, Sequence
@@ -15,21 +15,22 @@ from .alternate import Clock, Seconds, Spread, ratio
 
 @dataclass(frozen=True)
 class Row:
-    """One contestant compared with its reference.
+    """One implementation compared with its reference.
 
     Attributes:
-        name: the work and its size.
-        reference, contestant: their names; a reference has its own row.
-        unit: unit of ``value``: ``"s"``, or ``"images/s"``, ``"files/s"`` and the like.
+        name: name of the benchmark, including its size.
+        reference, contestant: names of the reference and of the implementation. The reference also has its own row.
+        unit: unit of ``value``, such as ``"s"``, ``"images/s"`` or ``"files/s"``.
         value: median over the rounds.
-        ratio: speed relative to the reference, median of the pairs.
+        ratio: speed relative to the reference, as the median and quartiles over the pairs.
         pairs: number of pairs.
-        limit: the contestant whose time is the lower bound of the others'; ``""``: none.
+        limit: implementation whose time is a lower bound for the others, or ``""``.
         limit_ratio: speed of the limit relative to the reference.
-        share: share of the contestant's time that the limit takes, 0 to 1; median of the pairs, like ``limit_ratio``.
+        share: time of the limit as a fraction of the contestant's time, 0 to 1; a median over the pairs, like
+            ``limit_ratio``.
         clock: ``"CPU"`` or ``"wall"``.
-        settings: settings of the part.
-        details: further figures in this part's rows, as printed.
+        settings: settings of the benchmark.
+        details: further values for the table, as printed.
         machine: see `machine`.
     """
 
@@ -49,7 +50,7 @@ class Row:
     machine: Mapping[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        """Return the row in types that JSON can hold."""
+        """Return the row as a mapping of JSON types."""
         return asdict(self) | {"ratio": self.ratio._asdict()}
 
 
@@ -65,18 +66,18 @@ def rows_of(
     settings: Mapping[str, Any] | None = None,
     details: Mapping[str, Mapping[str, str]] | None = None,
 ) -> list[Row]:
-    """Make a row for each contestant.
+    """Create a row for each implementation.
 
     Args:
         name: see `Row`.
-        seconds: the result of `alternate`.
-        reference: the contestant that the others are compared with; its row comes first.
-        clock: the clock that timed them.
-        items: number and name of the items in one run, for a rate in place of seconds.
-        limit: the contestant that does only the necessary work, so that its time bounds the others'.
-        unbounded: contestants that do not need that work.
+        seconds: result of `alternate`.
+        reference: implementation that the others are compared with. Its row comes first.
+        clock: clock that timed the runs.
+        items: number and name of the items per run, for reporting a rate instead of seconds.
+        limit: implementation that does only the necessary work, so that its time is a lower bound for the others.
+        unbounded: implementations that do not need to do this work.
         settings: see `Row`.
-        details: see `Row`; by contestant.
+        details: see `Row`; keyed by implementation.
     """
     medians = {who: Spread.of(values).median for who, values in seconds.items()}
     others = [who for who in seconds if who != reference]
@@ -102,7 +103,7 @@ def rows_of(
 
 
 def machine() -> dict[str, Any]:
-    """Describe the machine of the measurements."""
+    """Describe the machine on which the measurements run."""
     found = {
         "cpu": _cpu_name(),
         "cores": available_cores(),
@@ -120,7 +121,7 @@ def _cpu_name() -> str:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Write the rows of one comparison as a Markdown table under its name."""
+    """Format the rows of one comparison as a Markdown table with a title."""
     first = rows[0]
     columns = list(dict.fromkeys(column for row in rows for column in row.details))
     bounded = first.limit_ratio is not None

@@ -1,4 +1,4 @@
-"""The command ``mocodet benchmark``: measure the requested parts, and report each in a table and in JSON."""
+"""The ``mocodet benchmark`` command: run the requested benchmarks, and report the results as tables and JSON."""
 
 import argparse
 import logging
@@ -15,7 +15,7 @@ from .report import machine, table
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the log of the measured code."""
+    """Suppress the log messages of the measured code."""
     logging.disable(logging.WARNING)
     try:
         yield
@@ -24,10 +24,10 @@ def quiet() -> Iterator[None]:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Measure each of ``args.runs`` by the function in its ``does``.
+    """Run each measurement in ``args.runs`` with the function in its ``does``.
 
-    The function takes the parsed arguments and yields the rows of each comparison. They are printed at once, and the
-    JSON file is rewritten after each comparison, so that a run that is stopped keeps its results.
+    The function takes the parsed arguments and yields the rows of each comparison. Rows are printed immediately, and
+    the JSON file is rewritten after each comparison, so that an interrupted run keeps its results.
     """
     torch.set_num_threads(args.threads)
     print(", ".join(f"{name} {value}" for name, value in machine().items()), end="\n\n")

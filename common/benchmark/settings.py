@@ -1,4 +1,4 @@
-"""Configs for measurements."""
+"""Configs for benchmarks."""
 
 from collections.abc import Mapping
 
@@ -8,5 +8,5 @@ from ..config.merge import merge_config
 
 
 def merge_changes(cfg: CfgNode, config_file: str, changes: Mapping[str, object]) -> None:
-    """Merge a config file and changes to it, by key, into ``cfg``; see `merge_config`."""
+    """Merge a config file, and then ``changes`` by config key, into ``cfg``. See `merge_config`."""
     merge_config(cfg, config_file, [str(word) for pair in changes.items() for word in pair])

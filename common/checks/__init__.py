@@ -1,1 +1,1 @@
-"""Checks of the files of data sets: one module for each data set, on top of the readers of formats."""
+"""Checks of data set files, one module per data set, built on the readers for the formats."""

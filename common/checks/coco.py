@@ -1,4 +1,4 @@
-"""The files of COCO 2017 (cocodataset.org): boxes, masks and keypoints."""
+"""Checks of COCO 2017 (cocodataset.org): boxes, masks and keypoints."""
 
 from collections.abc import Iterator
 from itertools import product
@@ -18,11 +18,11 @@ ANNOTATIONS = {
 
 
 def check(root: Path, tally: Tally, *, any_size: bool = False, workers: int = 0) -> Iterator[Finding]:
-    """Yield the findings in COCO 2017's instances and keypoints below ``root``; arguments as in `voc.check`."""
+    """Yield the findings in COCO 2017's instances and keypoints below ``root``; see `voc.check` for the arguments."""
     for name, (split, kind) in ANNOTATIONS.items():
         path = root / name
         if not path.is_file():
-            yield Fault(path, "is missing; prepare with --only annotations --again")
+            yield Fault(path, "is missing; run prepare-data with --only annotations --again")
             continue
         coco = read_coco(path)
         yield from instances_findings(coco, root / "coco" / split, tally, workers)

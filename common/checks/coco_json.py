@@ -1,4 +1,4 @@
-"""JSON files in COCO's format, which LVIS uses too, and the images that they name."""
+"""Checks of JSON files in COCO format, which LVIS also uses, and of the images that they list."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,52 +12,53 @@ from .images import ImageJob, check_images, files_below
 
 
 def check_json(path: Path, images: Path, tally: Tally, *, workers: int = 0) -> Iterator[Finding]:
-    """Yield the findings in one JSON file of instances (boxes, masks, keypoints), and the faults of its images.
+    """Yield the findings in a JSON file of instances (boxes, masks, keypoints), and the errors in its images.
 
     Args:
         path: the JSON file.
-        images: the folder that its file names are relative to.
+        images: folder to which its file names are relative.
         tally: counts what was checked.
-        workers: processes that decode images; 0: this process does.
+        workers: number of processes that decode images; 0 decodes them in the calling process.
     """
     if not path.is_file():
-        yield Fault(path, "is missing; give --json the file of annotations")
+        yield Fault(path, "is missing; set --json to the annotation file")
         return
     coco = choose_classes(read_coco(path, images))
     yield from instances_findings(coco, images, tally, workers)
     readable = coco.images and coco.is_annotated and not coco.refused
     if readable and all(annotation["iscrowd"] for annotation in coco.annotations):
-        yield Fault(path, "has no objects, or only crowds, to train and to evaluate on; annotate some")
+        yield Fault(path, "has no objects, or only crowds, for training and evaluation; annotate some objects")
 
 
 def instances_findings(coco: Coco, folder: Path, tally: Tally, workers: int) -> Iterator[Finding]:
-    """Yield the findings in a file of instances, and the faults of its images in ``folder``."""
+    """Yield the findings in a file of instances, and the errors in its images in ``folder``."""
     yield from coco.findings
     first = folder not in tally.looked_at
     files = {image["id"]: folder / image["file_name"] for image in coco.images}
     yield from image_file_faults(coco, files, tally, workers)
     unknown = len({folder / name for name in files_below(folder)} - set(files.values()))
     if unknown and first:
-        tally.notes.append(f"{folder}: {unknown:,} files are not in {coco.path.name}")
+        tally.notes.append(f"{folder}: {unknown:,} files are not listed in {coco.path.name}")
     count_annotations(coco, tally)
 
 
 def count_annotations(coco: Coco, tally: Tally) -> None:
-    """Count the annotations."""
+    """Add the annotations in a file to the tally."""
     tally.counts["annotations"] += len(coco.annotations) + coco.refused
     tally.counts["annotations with keypoints"] += sum("keypoints" in annotation for annotation in coco.annotations)
 
 
 def image_file_faults(coco: Coco, files: Mapping[Id, Path], tally: Tally, workers: int) -> Iterator[Finding]:
-    """Yield the faults of the image files; ``files`` maps image ids to paths.
+    """Yield the errors in the image files; ``files`` maps image ids to paths.
 
-    A missing folder is one fault, in place of those of its files. Files that have been checked are skipped.
+    A missing folder is reported once instead of once for each of its files. Files that have already been checked are
+    skipped.
     """
-    # Read each folder once, rather than look for each of a hundred thousand files.
+    # List each folder once instead of looking up each of a hundred thousand files.
     there = {folder: files_below(folder) for folder in sorted({path.parent for path in files.values()})}
     for folder in there:
         if folder not in tally.looked_at and not folder.is_dir():
-            yield Fault(folder, f"is missing; {coco.path} names images in it")
+            yield Fault(folder, f"is missing, but {coco.path} lists images in it")
     sizes = {image["id"]: (image["width"], image["height"]) for image in coco.images if "width" in image}
     jobs = []
     for identity, path in files.items():
@@ -66,7 +67,7 @@ def image_file_faults(coco: Coco, files: Mapping[Id, Path], tally: Tally, worker
         if path.name in there[path.parent]:
             jobs.append(ImageJob(path, sizes.get(identity), coco.path.name))
         else:
-            what = f"is missing, and image {short(identity)} of {coco.path} is in it"
-            yield Fault(path, f"{what}; unpack the images with --again, or add it")
+            what = f"is missing, but image {short(identity)} of {coco.path} refers to it"
+            yield Fault(path, f"{what}; unpack the images with --again, or add the file")
     tally.looked_at.update(files.values(), there)
     yield from check_images(jobs, tally, workers)

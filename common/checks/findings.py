@@ -1,4 +1,4 @@
-"""Faults that a check finds beyond those of a reader, and a count of what it checked."""
+"""Errors that a check finds in addition to those of a reader, and counts of what was checked."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from mocodet.common.formats.findings import Finding
 
 @dataclass(frozen=True, init=False)
 class Fault(Finding):
-    """An error of a file as a whole; its ``what`` also says what to do."""
+    """An error in a file as a whole; its ``what`` also states what to do."""
 
     def __init__(self, file: Path, what: str) -> None:
         super().__init__("error", file, "", what, "")
@@ -19,9 +19,9 @@ class Fault(Finding):
 
 @dataclass
 class Tally:
-    """Counts of what was checked, for the summary and by file and folder, and notes that are not faults.
+    """Counts of what was checked, the files and folders that were checked, and notes that are not errors.
 
-    ``max_pixels``: the largest image; 0: any size.
+    ``max_pixels`` is the maximum number of pixels in an image; 0 means no limit.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -31,10 +31,10 @@ class Tally:
 
 
 def count_faults(file: Path, what: str, found: int, expected: int | None) -> Iterator[Fault]:
-    """Yield a fault unless there are as many as in the published data set; ``expected`` None: any number."""
+    """Yield an error if a number differs from that in the published data set; ``expected`` None accepts any number."""
     if expected is not None and found != expected:
         yield Fault(
             file,
-            f"counts differ: {found:,} {what}, the published data set has {expected:,}; unpack it again with"
-            " --again, or give --any-size if this is a part of it",
+            f"has {found:,} {what}, but the published data set has {expected:,}; unpack it again with --again, or use"
+            " --any-size if this is only part of it",
         )

@@ -1,4 +1,4 @@
-"""The files of ImageNet, ILSVRC 2012 (image-net.org), as class folders."""
+"""Checks of ImageNet, ILSVRC 2012 (image-net.org), in class folders."""
 
 import re
 from collections.abc import Iterator
@@ -15,17 +15,17 @@ WNID = re.compile(r"n\d{8}")
 
 
 def check(root: Path, tally: Tally, *, any_size: bool = False, workers: int = 0) -> Iterator[Finding]:
-    """Yield the faults of ``imagenet/train`` and ``imagenet/val`` below ``root``; arguments as in `voc.check`."""
+    """Yield the errors in ``imagenet/train`` and ``imagenet/val`` below ``root``; see `voc.check` for the arguments."""
     classes: dict[str, set[str]] = {}
     for split, number in IMAGE_COUNTS.items():
         folder = root / "imagenet" / split
         if not folder.is_dir():
-            yield Fault(folder, "is missing; prepare imagenet")
+            yield Fault(folder, "is missing; run mocodet prepare-data imagenet")
             continue
         below = sorted(folder.iterdir())
         for path in below:
             if not (path.is_dir() and WNID.fullmatch(path.name)):
-                yield Fault(path, "is not a class folder; class folders are named by WordNet ids, such as n01440764")
+                yield Fault(path, "is not a class folder; class folders are named after WordNet ids, such as n01440764")
         folders = [path for path in below if path.is_dir()]
         classes[split] = {path.name for path in folders if WNID.fullmatch(path.name)}
         jobs = []
@@ -33,7 +33,7 @@ def check(root: Path, tally: Tally, *, any_size: bool = False, workers: int = 0)
             images = sorted(files_below(path))
             jobs += [ImageJob(path / name) for name in images]
             if not images:
-                yield Fault(path, "is a class without images; prepare with --again")
+                yield Fault(path, "is a class folder without images; run prepare-data with --again")
         yield from check_images(jobs, tally, workers)
         if not any_size:
             yield from count_faults(folder, "class folders", len(folders), CLASSES)
@@ -41,4 +41,4 @@ def check(root: Path, tally: Tally, *, any_size: bool = False, workers: int = 0)
     if len(classes) == len(IMAGE_COUNTS):
         for name in sorted(classes["train"] ^ classes["val"]):
             there, lacking = ("train", "val") if name in classes["train"] else ("val", "train")
-            yield Fault(root / "imagenet" / lacking / name, f"is missing; {there} has this class")
+            yield Fault(root / "imagenet" / lacking / name, f"is missing, but {there} contains this class")

@@ -1,4 +1,4 @@
-"""Checks of image files: whether they can be decoded, and their size."""
+"""Checks that image files can be decoded and have the expected size."""
 
 import errno
 import os
@@ -41,9 +41,9 @@ class ImageJob:
 
     Attributes:
         path: the file.
-        size: the expected size after rotation by EXIF, as in detectron2; None if unknown.
-        said_by: the source of the expected size.
-        labels: the values that a label image may have; None for a photograph.
+        size: expected size after EXIF rotation, as in detectron2; None if unknown.
+        said_by: source of the expected size.
+        labels: values that a label image may have; None for a photograph.
     """
 
     path: Path
@@ -53,17 +53,18 @@ class ImageJob:
 
 
 def check_images(jobs: Sequence[ImageJob], tally: Tally, workers: int) -> Iterator[Finding]:
-    """Decode every image, in ``workers`` processes (0: in this one); yield a fault for each bad one."""
+    """Decode all images in ``workers`` processes (0: in this process), and yield an error for each invalid image."""
     tally.counts.update("images" if job.labels is None else "masks" for job in jobs)
     yield from in_processes(partial(image_fault, max_pixels=tally.max_pixels), jobs, workers, "images")
 
 
 def in_processes(look: Callable[[Job], Found | None], jobs: Sequence[Job], workers: int, what: str) -> Iterator[Found]:
-    """Yield what ``look`` finds in each of ``jobs``, in order, without None; ``workers`` as in `check_images`."""
+    """Yield the results of ``look`` for ``jobs`` in order, without None; for ``workers``, see `check_images`."""
     if workers == 0 or not jobs:
         yield from filter(None, progress(map(look, jobs), what, len(jobs)))
         return
-    # spawn: a forked child of a process with threads may hang. Children get Ctrl-C, too; only this process reports it.
+    # Use spawn, because a forked child of a process with threads may hang. Children ignore Ctrl-C; only this process
+    # reports it.
     with ProcessPoolExecutor(workers, get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
         try:
             yield from filter(None, progress(pool.map(look, jobs, chunksize=32), what, len(jobs)))
@@ -73,9 +74,9 @@ def in_processes(look: Callable[[Job], Found | None], jobs: Sequence[Job], worke
 
 
 def image_fault(job: ImageJob, max_pixels: int = MAX_PIXELS) -> Finding | None:
-    """Decode one image as a run does; return its fault, if any.
+    """Decode an image as in a run; return its error, if any.
 
-    ``max_pixels``: see `mocodet.common.formats.image.decode_rgb`.
+    For ``max_pixels``, see `mocodet.common.formats.image.decode_rgb`.
     """
     try:
         size, values = _look_at(job, max_pixels)
@@ -89,18 +90,22 @@ def image_fault(job: ImageJob, max_pixels: int = MAX_PIXELS) -> Finding | None:
     if job.labels is None:
         return None
     if values is None:
-        return Fault(job.path, "holds colours, not class indices; labels are PNGs with a palette or of 8-bit grey")
+        return Fault(
+            job.path, "contains colours instead of class indices; labels must be palette or 8-bit greyscale PNGs"
+        )
     if unknown := sorted(values - job.labels):
-        return Fault(job.path, f"has the label {unknown[0]}, which is not a class; known are {ranges(job.labels)}")
+        return Fault(
+            job.path, f"has the label {unknown[0]}, which is not a class; valid labels are {ranges(job.labels)}"
+        )
     return None
 
 
 def _look_at(job: ImageJob, max_pixels: int) -> tuple[Size, set[int] | None]:
-    """Decode an image; return its size and, for a label image, its values (None if it has colours).
+    """Decode an image; return its size and, for a label image, its values (None if it contains colours).
 
     Raises:
-        FileNotFoundError: the file is missing.
-        ValueError: it cannot be decoded, or is too large.
+        FileNotFoundError: the file does not exist.
+        ValueError: the image cannot be decoded, or is too large.
     """
     if job.labels is None:
         height, width, _ = decode_pixels(read_file(job.path), str(job.path), max_pixels).shape
@@ -111,20 +116,20 @@ def _look_at(job: ImageJob, max_pixels: int) -> tuple[Size, set[int] | None]:
             return image.size, _label_values(image)
     except (MemoryError, FileNotFoundError):
         raise
-    except Exception as error:  # damaged bytes make decoders raise almost anything
+    except Exception as error:  # decoders raise almost any exception for damaged data
         raise ValueError(unreadable(job.path, error)) from error
 
 
 def files_below(folder: Path, suffix: str = "") -> set[str]:
-    """Return the names of the files directly in ``folder`` that end in ``suffix``; none if it does not exist."""
+    """Return the names of the files directly in ``folder`` that end with ``suffix``; none if it does not exist."""
     try:
         if not folder.is_dir():
             return set()
     except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:  # so the folder cannot exist
+        if error.errno == errno.ENAMETOOLONG:  # no folder can have such a long name
             return set()
         raise
-    with os.scandir(folder) as entries:  # a folder may hold a hundred thousand files
+    with os.scandir(folder) as entries:  # a folder may contain a hundred thousand files
         return {
             entry.name
             for entry in entries
@@ -133,7 +138,7 @@ def files_below(folder: Path, suffix: str = "") -> set[str]:
 
 
 def ranges(values: Iterable[int]) -> str:
-    """Format whole numbers as ranges: ``0-20, 255``."""
+    """Format integers as ranges, such as ``0-20, 255``."""
     # Within a range, the difference between a value and its position is constant.
     places = count()
     runs = [list(run) for _, run in groupby(sorted(values), key=lambda value: value - next(places))]

@@ -1,4 +1,4 @@
-"""The files of LVIS v0.5 (lvisdataset.org): annotations of COCO 2017's images."""
+"""Checks of LVIS v0.5 (lvisdataset.org), annotations for the images of COCO 2017."""
 
 from collections import defaultdict
 from collections.abc import Generator, Iterator
@@ -13,7 +13,7 @@ from mocodet.common.formats.findings import Finding
 from .coco_json import count_annotations, image_file_faults
 from .findings import Fault, Tally, count_faults
 
-# The paper and the lvis-api's page round the images of train to 57 thousand; the other numbers are exact.
+# The paper and the lvis-api page round the number of train images to 57 thousand; the other numbers are exact.
 IMAGE_COUNTS = {"train": None, "val": 5_000}
 FILES = {split: f"lvis_v0.5_{split}.json" for split in IMAGE_COUNTS}
 CATEGORY_COUNT = 1_230
@@ -21,11 +21,11 @@ FREQUENCIES = ("r", "c", "f")  # rare, common, frequent
 
 
 def check(root: Path, tally: Tally, *, any_size: bool = False, workers: int = 0) -> Iterator[Finding]:
-    """Yield the findings in LVIS v0.5 below ``root`` and its images; arguments as in `voc.check`."""
+    """Yield the findings in LVIS v0.5 below ``root`` and in its images; see `voc.check` for the arguments."""
     for split, number in IMAGE_COUNTS.items():
         path = root / "lvis" / FILES[split]
         if not path.is_file():
-            yield Fault(path, "is missing; prepare lvis")
+            yield Fault(path, "is missing; run mocodet prepare-data lvis")
             continue
         coco = read_coco(path, lvis=True)
         yield from coco.findings
@@ -40,14 +40,14 @@ def check(root: Path, tally: Tally, *, any_size: bool = False, workers: int = 0)
 
 
 def _files(coco: Coco, images: Path) -> Generator[Fault, None, dict[Any, Path]]:
-    """Find each image as detectron2 does: by the last two parts of ``coco_url``, ``train2017/000000155379.jpg``."""
+    """Find each image as detectron2 does, by the last two parts of ``coco_url``: ``train2017/000000155379.jpg``."""
     files = {}
     for image in coco.images:
         parts = str(image.get("coco_url", "")).split("/")[-2:]
         if len(parts) == 2:
             files[image["id"]] = images.joinpath(*parts)
         else:
-            yield Fault(coco.path, f"image {image['id']} lacks coco_url, by which detectron2 finds its file")
+            yield Fault(coco.path, f"image {image['id']} lacks coco_url, which detectron2 uses to find the file")
     return files
 
 
@@ -57,20 +57,20 @@ def _category_faults(coco: Coco) -> Iterator[str]:
         if category.get("frequency") not in FREQUENCIES:
             yield f"{name} has the frequency {brief(category.get('frequency'))}; it must be r, c or f"
         if not isinstance(category.get("image_count"), int):
-            yield f"{name} lacks image_count, by which rare images are repeated and AP is divided"
+            yield f"{name} lacks image_count, which is required to repeat rare images and to group AP"
 
 
 def _mask_faults(coco: Coco) -> Iterator[str]:
-    # LVIS has no crowds, so every mask consists of polygons, and detectron2's reader needs one.
+    # LVIS has no crowds, so every mask consists of polygons, and detectron2's reader requires at least one.
     for annotation in coco.annotations:
         if not isinstance(annotation.get("segmentation"), list):
             yield f"{name_of(annotation)} has a segmentation without a polygon"
 
 
 def _federation_faults(coco: Coco) -> Iterator[str]:
-    """Say what is wrong with the categories of images that are absent for certain, or annotated in part.
+    """Yield the errors in each image's lists of categories that are verified to be absent or only partly annotated.
 
-    Gupta et al., "LVIS", CVPR 2019.
+    See Gupta et al., "LVIS", CVPR 2019.
     """
     known = {category["id"] for category in coco.categories}
     present: defaultdict[Any, set] = defaultdict(set)
@@ -80,8 +80,8 @@ def _federation_faults(coco: Coco) -> Iterator[str]:
         for key in ("neg_category_ids", "not_exhaustive_category_ids"):
             ids = image.get(key)
             if not isinstance(ids, list):
-                yield f"image {image['id']} lacks the list {key}, which LVIS's AP needs"
+                yield f"image {image['id']} lacks the list {key}, which LVIS's AP requires"
             elif unknown := [entry for entry in ids if type(entry) not in (int, str) or entry not in known]:
-                yield f"image {image['id']} has {brief(unknown[0])} in {key}, which is not a category of the file"
+                yield f"image {image['id']} has {brief(unknown[0])} in {key}, which is not a category in the file"
             elif key == "neg_category_ids" and (both := [entry for entry in ids if entry in present[image["id"]]]):
-                yield f"image {image['id']} says that category {both[0]} is not in it, but has an annotation of it"
+                yield f"image {image['id']} lists category {both[0]} as absent, but has an annotation of this category"

@@ -1,4 +1,4 @@
-"""Photographs for pre-training: those that are damaged, tiny, duplicates, or in a test split."""
+"""Detection of photographs that pre-training should leave out: damaged, tiny, duplicate, or part of a test split."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,13 +12,13 @@ from .images import in_processes
 
 
 class Photograph(NamedTuple):
-    """The result of reading one file.
+    """The result of reading an image file.
 
     Attributes:
         path: the file.
-        side: the shorter side in pixels; 0: the file cannot be read.
-        digest: hash of size and pixels, as a run reads them.
-        reason: why it cannot be read.
+        side: length of the shorter side in pixels; 0 if the file cannot be read.
+        digest: hash of the size and the pixels, as read in a run.
+        reason: why the file cannot be read.
     """
 
     path: str
@@ -28,7 +28,7 @@ class Photograph(NamedTuple):
 
 
 class Unwanted(NamedTuple):
-    """A photograph that pre-training should leave out: its file, the reason in a word, and details."""
+    """A photograph that pre-training should leave out: its file, a one-word reason, and details."""
 
     path: str
     what: str
@@ -36,7 +36,7 @@ class Unwanted(NamedTuple):
 
 
 def look_at(path: str, max_pixels: int = MAX_PIXELS) -> Photograph:
-    """Decode an image as a run does; ``max_pixels`` as of `decode_pixels`."""
+    """Decode an image as in a run; for ``max_pixels``, see `decode_pixels`."""
     try:
         pixels = decode_pixels(read_file(path), path, max_pixels)
     except (OSError, ValueError) as error:
@@ -47,16 +47,16 @@ def look_at(path: str, max_pixels: int = MAX_PIXELS) -> Photograph:
 
 
 def look_at_all(paths: Sequence[str], workers: int, max_pixels: int = MAX_PIXELS) -> Iterator[Photograph]:
-    """Yield the photographs at ``paths``, in order, decoded by ``workers`` processes (0: this one)."""
+    """Yield the photographs at ``paths`` in order, decoded in ``workers`` processes (0: in this process)."""
     yield from in_processes(partial(look_at, max_pixels=max_pixels), paths, workers, "image")
 
 
 def unwanted(photographs: Iterable[Photograph], least: int, test: Iterable[Photograph] = ()) -> Iterator[Unwanted]:
-    """Yield the photographs to leave out, with one reason each; the first of equal ones is kept.
+    """Yield the photographs to leave out, with one reason each; the first of identical photographs is kept.
 
     Args:
-        photographs: the photographs of the pool.
-        least: the least length of a shorter side, in pixels.
+        photographs: photographs in the pool.
+        least: minimum length of the shorter side, in pixels.
         test: photographs that must not be in the pool.
     """
     seen: dict[bytes, str] = {}
@@ -65,10 +65,10 @@ def unwanted(photographs: Iterable[Photograph], least: int, test: Iterable[Photo
         if not side:
             yield Unwanted(path, "damaged", reason)
         elif digest in tested:
-            yield Unwanted(path, "leak", f"has the pixels of {tested[digest]}")
+            yield Unwanted(path, "leak", f"has the same pixels as {tested[digest]}")
         elif side < least:
-            yield Unwanted(path, "tiny", f"has a side of {side} pixels, less than {least}")
+            yield Unwanted(path, "tiny", f"has a side of {side} pixels; the minimum is {least}")
         elif digest in seen:
-            yield Unwanted(path, "duplicate", f"has the pixels of {seen[digest]}")
+            yield Unwanted(path, "duplicate", f"has the same pixels as {seen[digest]}")
         else:
             seen[digest] = path

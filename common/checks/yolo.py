@@ -1,4 +1,4 @@
-"""Users' data sets in YOLO's format: images and label files (docs.ultralytics.com/datasets)."""
+"""Checks of users' data sets in YOLO format: images and label files (docs.ultralytics.com/datasets)."""
 
 import argparse
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from .findings import Fault, Tally
 
 
 def check(args: argparse.Namespace, tally: Tally, *, workers: int = 0) -> Iterator[Finding]:
-    """Yield the findings in the data set that the command line describes; arguments as in `check_yolo`."""
+    """Yield the findings in the data set specified on the command line; see `check_yolo` for the arguments."""
     return check_yolo(args.root, tally, splits=args.split, classes=args.classes, workers=workers)
 
 
@@ -22,15 +22,15 @@ def check_yolo(
     """Yield the findings in a data set.
 
     Args:
-        path: ``data.yaml`` or a folder.
+        path: a ``data.yaml`` file or a folder.
         tally: counts what was checked.
-        splits: splits to check; empty: all.
-        classes: as in `read_yolo`.
-        workers: processes that decode images; 0: this process does.
+        splits: splits to check; empty selects all.
+        classes: see `read_yolo`.
+        workers: number of processes that decode images; 0 decodes them in the calling process.
 
     Raises:
         FileNotFoundError: the file or folder does not exist.
-        ValueError: ``classes`` has a name that no class has.
+        ValueError: ``classes`` contains a name that matches no class.
     """
     told = set()
     for split in splits or open_yolo(path).splits or ("",):
@@ -41,4 +41,4 @@ def check_yolo(
         yield from image_file_faults(coco, files, tally, workers)
         count_annotations(coco, tally)
         if not coco.annotations and all(finding.severity != "error" for finding in coco.findings):
-            yield Fault(coco.path, f"has no objects in {split or 'its images'} to train and to evaluate on; label some")
+            yield Fault(coco.path, f"has no objects in {split or 'its images'} for training and evaluation; label some")

@@ -1,5 +1,5 @@
-"""The command ``mocodet``: one table of commands, and one file with the arguments of each.
+"""The ``mocodet`` command line: a table of commands, and one file per command that defines its arguments.
 
-Nothing in this folder imports PyTorch or detectron2, so that help and the refusal of a bad flag come at once. The
-module that does a command's work is imported after its arguments are parsed.
+Nothing in this folder imports PyTorch or detectron2, so help texts and argument errors appear immediately. The module
+that implements a command is imported only after the arguments have been parsed.
 """

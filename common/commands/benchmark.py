@@ -1,12 +1,13 @@
-"""Measure the speed of each part of mocodet against a plain reference, in turn, in one process.
+"""Compare the speed of each component of mocodet with a plain reference implementation.
 
-  mocodet benchmark                          # every part: about ten minutes on one core
+  mocodet benchmark                          # all components; takes about ten minutes on one core
   mocodet benchmark step --case resnet50,224,32 --device cuda
   mocodet benchmark input --images imagenet/train --crop 224 --workers 2
   mocodet benchmark --quick --json output/benchmark.json
 
-Each table shows the speed of a contestant relative to the reference, as median and quartiles of pairs of runs, and what
-limits it. docs/performance.md describes the references. 'mocodet benchmark PART --help' shows the flags of a part.
+The compared implementations run alternately in one process. Each table reports their speed relative to the reference,
+as the median and quartiles over pairs of runs, and the limiting factor. docs/performance.md describes the reference
+implementations. Run 'mocodet benchmark PART --help' to list the flags of a benchmark.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from .arguments import positive
 
 
 class Case(NamedTuple):
-    """The size of a step: architecture, side of the images in pixels, images in a batch."""
+    """The size of a training step: architecture, image side in pixels, and batch size."""
 
     arch: str
     size: int
@@ -27,7 +28,7 @@ class Case(NamedTuple):
 
 
 def parse_case(text: str) -> Case:
-    """Split ``ARCH,SIZE,BATCH``."""
+    """Parse ``ARCH,SIZE,BATCH``."""
     words = text.split(",")
     try:
         arch, size, batch = words[0], *map(positive(int), words[1:])
@@ -37,14 +38,14 @@ def parse_case(text: str) -> Case:
 
 
 class Flag(NamedTuple):
-    """A flag of a part.
+    """A command-line flag of a benchmark.
 
     Attributes:
-        name: such as ``"pairs"``.
-        full: its default.
-        help: its help text.
-        how: further arguments of ``add_argument``.
-        quick: its default with --quick; None: the same as ``full``.
+        name: name without the leading dashes, such as ``"pairs"``.
+        full: default value.
+        help: help text.
+        how: further keyword arguments for ``add_argument``.
+        quick: default value with ``--quick``; None means the same as ``full``.
     """
 
     name: str
@@ -54,18 +55,18 @@ class Flag(NamedTuple):
     quick: Any = None
 
     def default(self, quick: bool) -> Any:
-        """Return the default, with --quick or without."""
+        """Return the default value, with or without ``--quick``."""
         return self.full if self.quick is None or not quick else self.quick
 
 
 class Part(NamedTuple):
-    """A part of mocodet that can be measured.
+    """A benchmark of one component of mocodet.
 
     Attributes:
-        name: what the user types.
+        name: name on the command line.
         does: ``module:function``; the function takes the parsed arguments and yields lists of rows.
-        help: what is compared, in one line.
-        flags: the flags of this part.
+        help: one-line description of the comparison.
+        flags: flags of this benchmark.
     """
 
     name: str
@@ -75,117 +76,128 @@ class Part(NamedTuple):
 
 
 COUNT: dict[str, Any] = {"type": positive(int), "metavar": "N"}
-DEVICE = Flag("device", "auto", "auto: CUDA if there is a GPU, else the CPU", {"choices": ("auto", "cpu", "cuda")})
+DEVICE = Flag(
+    "device",
+    "auto",
+    "device to run on; auto selects CUDA if a GPU is available, and the CPU otherwise",
+    {"choices": ("auto", "cpu", "cuda")},
+)
 SMALL = Case("resnet18", 48, 64)
 
 
 def pairs(full: int) -> Flag:
-    """Make the flag for the number of measurements of a contestant."""
-    return Flag("pairs", full, "runs of each contestant", COUNT, quick=1)
+    """Create the flag for the number of runs of each implementation."""
+    return Flag("pairs", full, "number of runs of each implementation", COUNT, quick=1)
 
 
 STEP = (
     Flag(
         "case",
         [Case("resnet50", 224, 16), Case("resnet50", 64, 64), SMALL],
-        "what to train; one or more",
+        "one or more training steps to measure, given by architecture, image side in pixels and batch size",
         {"type": parse_case, "nargs": "+", "metavar": "ARCH,SIZE,BATCH"},
         quick=[Case("resnet18", 32, 16)],
     ),
     Flag(
         "queue",
         None,
-        "measure instead the trainer's step with these queue lengths (without K: 256 65536 262144)",
+        "measure the trainer's step with these queue lengths instead (without K: 256 65536 262144)",
         {"type": positive(int), "nargs": "*", "metavar": "K"},
     ),
-    Flag("profile", False, "show instead the ten longest operations of the trainer's step", {"action": "store_true"}),
+    Flag(
+        "profile",
+        False,
+        "list the ten most time-consuming operations of the trainer's step instead",
+        {"action": "store_true"},
+    ),
     pairs(5),
     DEVICE,
 )
 INPUT = (
     Flag("images", None, "folder of photographs (default: generated images)", {"metavar": "DIR"}),
-    Flag("crop", None, "side of the views in pixels (default: 224)", COUNT),
-    Flag("count", None, "images in a run (default: 48; with --workers 1024)", COUNT, quick=16),
+    Flag("crop", None, "side length of the views in pixels (default: 224)", COUNT),
+    Flag("count", None, "number of images per run (default: 48, or 1024 with --workers)", COUNT, quick=16),
     Flag(
         "workers",
         0,
-        "measure the whole loader with N processes, in wall time, on idle cores; 0: CPU time",
+        "measure the wall time of the complete data loader with N worker processes, which requires idle cores; 0"
+        " measures CPU time",
         {"type": positive(int, or_zero=True), "metavar": "N"},
     ),
-    Flag("rate", 2000, "images/s that the training takes; the table shows how many cores they need", COUNT),
+    Flag("rate", 2000, "training throughput in images/s; the table reports how many CPU cores it requires", COUNT),
     pairs(5),
 )
 TRAIN = (
-    Flag("detection", False, "measure fine-tuning against plain detectron2", {"action": "store_true"}),
-    Flag("config-file", "pretrain/toy_moco_v2_R_18.yaml", "a config of pre-training", {"metavar": "FILE"}),
-    Flag("iterations", 5, "steps in a run", COUNT, quick=1),
-    Flag("size", 160, "with --detection: side of the images in pixels", COUNT, quick=64),
-    Flag("batch", 2, "with --detection: images in a batch", COUNT),
-    Flag("regions", 32, "with --detection: regions per image for the heads (paper: 512)", COUNT, quick=4),
+    Flag("detection", False, "compare fine-tuning with plain detectron2", {"action": "store_true"}),
+    Flag("config-file", "pretrain/toy_moco_v2_R_18.yaml", "pre-training config", {"metavar": "FILE"}),
+    Flag("iterations", 5, "number of steps per run", COUNT, quick=1),
+    Flag("size", 160, "with --detection: image side in pixels", COUNT, quick=64),
+    Flag("batch", 2, "with --detection: batch size", COUNT),
+    Flag("regions", 32, "with --detection: number of regions per image for the heads (paper: 512)", COUNT, quick=4),
     pairs(5),
     DEVICE,
 )
 EVALUATE = (
-    Flag("metric", ["voc", "coco"], "which metrics", {"nargs": "+", "choices": ("voc", "coco")}),
-    Flag("images", 600, "generated images (VOC's test2007 has 4952)", COUNT, quick=60),
-    Flag("detections", 100, "detections in each image", COUNT, quick=10),
+    Flag("metric", ["voc", "coco"], "metrics to compute", {"nargs": "+", "choices": ("voc", "coco")}),
+    Flag("images", 600, "number of generated images (VOC test2007 contains 4952)", COUNT, quick=60),
+    Flag("detections", 100, "number of detections per image", COUNT, quick=10),
     pairs(1),
 )
 COLLECTIVES = (
-    Flag("processes", 2, "processes on this machine, over gloo", COUNT),
-    Flag("rows", 32, "images of each process", COUNT, quick=4),
-    Flag("size", 224, "side of the images in pixels", COUNT, quick=32),
+    Flag("processes", 2, "number of processes on this machine, which communicate over gloo", COUNT),
+    Flag("rows", 32, "number of images per process", COUNT, quick=4),
+    Flag("size", 224, "image side in pixels", COUNT, quick=32),
     pairs(9),
 )
-CONVERT = (Flag("arch", "resnet50", "architecture of the encoder", {"metavar": "ARCH"}, quick="resnet18"), pairs(5))
-STARTUP = (Flag("files", 200_000, "image files to list", COUNT, quick=100), pairs(3))
+CONVERT = (Flag("arch", "resnet50", "encoder architecture", {"metavar": "ARCH"}, quick="resnet18"), pairs(5))
+STARTUP = (Flag("files", 200_000, "number of image files to list", COUNT, quick=100), pairs(3))
 
 PARTS = (
     Part(
         "step",
         "mocodet.pretrain.benchmark.step:measure",
-        "a step of MoCo: the original code's, in float32 and under autocast, against the trainer's",
+        "a MoCo training step: the original code, in float32 and with autocast, compared with the trainer",
         STEP,
     ),
     Part(
         "input",
         "mocodet.pretrain.benchmark.input:measure",
-        "two views of a photograph: Pillow and torchvision against the loader's",
+        "creation of two views of a photograph: Pillow and torchvision compared with the data loader",
         INPUT,
     ),
     Part(
         "train",
         "mocodet.pretrain.benchmark.train:measure",
-        "training from files: the original code's loop against the trainer's, detectron2's against fine-tuning's",
+        "training on image files: the original code compared with the trainer, or plain detectron2 with fine-tuning",
         TRAIN,
     ),
     Part(
         "evaluate",
         "mocodet.detection.benchmark.evaluate:measure",
-        "VOC's and COCO's metrics: detectron2's evaluators against mocodet's, which must give the same numbers",
+        "VOC and COCO metrics: detectron2's evaluators compared with mocodet's, which must give identical results",
         EVALUATE,
     ),
     Part(
         "collectives",
         "mocodet.pretrain.benchmark.collectives:measure",
-        "exchange between processes: all images and keys gathered against only the rows that are needed",
+        "communication of processes: gathering all images and keys compared with exchanging only the required rows",
         COLLECTIVES,
     ),
     Part(
         "convert",
         "mocodet.detection.benchmark.convert:measure",
-        "conversion for detectron2, with and without verification, against reading and writing the file",
+        "conversion for detectron2, with and without verification, compared with reading and writing the file",
         CONVERT,
     ),
     Part(
         "startup",
         "mocodet.pretrain.benchmark.startup:measure",
-        "help, imports, and the listing of a folder against torchvision's",
+        "printing help, importing packages, and listing a folder compared with torchvision",
         STARTUP,
     ),
 )
 
-# What `mocodet benchmark` measures without a PART, in this order.
+# The measurements of `mocodet benchmark` without a PART, in order.
 ALL = (
     ["step"],
     ["input"],
@@ -198,18 +210,18 @@ ALL = (
     ["startup"],
 )
 QUEUES, QUICK_QUEUES = (256, 65536, 262144), (64, 256)
-GROUPS = 8  # of batch norm, as on the paper's eight GPUs
+GROUPS = 8  # of batch normalisation, as on the paper's eight GPUs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the parts, and the flags that all of them share, which may stand before or after a part."""
+    """Add the benchmarks and their shared flags, which may come before or after the name of a benchmark."""
     _add_common(parser, threads=1, json=None, quick=False)
-    commands = parser.add_subparsers(dest="part", metavar="PART", help="what to measure (default: all parts)")
+    commands = parser.add_subparsers(dest="part", metavar="PART", help="benchmark to run (default: all)")
     for part in PARTS:
         of_part = commands.add_parser(part.name, help=part.help, description=f"{part.help[0].upper()}{part.help[1:]}.")
         for flag in part.flags:
             default = "" if flag.full in (None, False) else f" (default: {_shown(flag.full)})"
-            # Absent unless given, because the default depends on --quick.
+            # The attribute is absent unless the flag is given, because the default depends on --quick.
             of_part.add_argument(f"--{flag.name}", default=argparse.SUPPRESS, help=f"{flag.help}{default}", **flag.how)
         _add_common(of_part, threads=argparse.SUPPRESS, json=argparse.SUPPRESS, quick=argparse.SUPPRESS)
 
@@ -221,14 +233,14 @@ def _add_common(parser: argparse.ArgumentParser, **defaults: Any) -> None:
         type=positive(int),
         default=defaults["threads"],
         metavar="N",
-        help="threads of PyTorch on the CPU (default: 1)",
+        help="number of CPU threads that PyTorch uses (default: 1)",
     )
-    add("--json", default=defaults["json"], metavar="FILE", help="also write the rows to this file")
+    add("--json", default=defaults["json"], metavar="FILE", help="also write all rows to this JSON file")
     add(
         "--quick",
         action="store_true",
         default=defaults["quick"],
-        help="run each part once at the smallest size, to see that it works",
+        help="run each benchmark once at the smallest size, as a functional test",
     )
 
 
@@ -239,7 +251,7 @@ def _shown(value: Any) -> str:
 
 
 def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
-    """Parse the flags of one part, or of all; ``runs`` of the result has one namespace for each measurement."""
+    """Parse the arguments of one or all benchmarks; ``runs`` of the result contains a namespace per measurement."""
     args = parser.parse_args(words)
     runs = [args] if args.part else [parser.parse_args([*words, *part]) for part in ALL]
     for run in runs:
@@ -248,7 +260,7 @@ def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Nam
 
 
 def _complete(run: argparse.Namespace) -> None:
-    """Fill in the defaults, which depend on --quick, the function that measures (``does``), and the flags ``given``."""
+    """Set the measuring function ``does``, the names of the ``given`` flags, and defaults, which depend on --quick."""
     part = next(part for part in PARTS if part.name == run.part)
     defaults = {flag.name.replace("-", "_"): flag.default(run.quick) for flag in part.flags}
     run.given = sorted(vars(run).keys() & defaults.keys())
@@ -263,7 +275,7 @@ def _complete(run: argparse.Namespace) -> None:
 
 
 def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Refuse flags without effect, sizes that cannot be measured, and a config that does not exist."""
+    """Exit with an error if a flag has no effect, a size cannot be measured, or the config does not exist."""
     for run in args.runs:
         if of_part := CHECKS.get(run.part):
             of_part(parser, run)
@@ -273,19 +285,19 @@ def _check_step(parser: argparse.ArgumentParser, run: argparse.Namespace) -> Non
     for case in run.case:
         if case.batch % GROUPS or case.batch < 2 * GROUPS:
             parser.error(
-                f"--case {_shown(case)}: the batch is normalised in {GROUPS} groups of two or more images; give a"
-                f" multiple of {GROUPS}, at least {2 * GROUPS}"
+                f"--case {_shown(case)}: batch normalisation uses {GROUPS} groups of at least two images; choose a"
+                f" batch size that is a multiple of {GROUPS} and at least {2 * GROUPS}"
             )
     if run.queue and run.profile:
-        parser.error("--queue and --profile are different measurements; give one of them")
+        parser.error("--queue cannot be combined with --profile; use one of them")
     if run.queue and len(run.queue) < 2:
-        parser.error(f"--queue {run.queue[0]}: queues are compared with the first; give two or more")
+        parser.error(f"--queue {run.queue[0]}: expected at least two lengths, because the first is the reference")
 
 
 def _check_train(parser: argparse.ArgumentParser, run: argparse.Namespace) -> None:
     foreign = ("config_file", "iterations") if run.detection else ("size", "batch", "regions")
     if nothing := [f"--{name.replace('_', '-')}" for name in foreign if name in run.given]:
-        parser.error(f"{', '.join(nothing)} {'has no effect with' if run.detection else 'needs'} --detection")
+        parser.error(f"{', '.join(nothing)} {'cannot' if run.detection else 'can only'} be used with --detection")
     try:
         configs.locate(run.config_file)
     except FileNotFoundError as error:
@@ -294,7 +306,7 @@ def _check_train(parser: argparse.ArgumentParser, run: argparse.Namespace) -> No
 
 def _check_collectives(parser: argparse.ArgumentParser, run: argparse.Namespace) -> None:
     if run.processes < 2:
-        parser.error(f"--processes {run.processes}: one process exchanges nothing; give two or more")
+        parser.error(f"--processes {run.processes}: expected at least two, because a single process exchanges no data")
 
 
 CHECKS = {"step": _check_step, "train": _check_train, "collectives": _check_collectives}

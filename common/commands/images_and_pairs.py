@@ -1,4 +1,4 @@
-"""IMAGES and KEY VALUE pairs on one command line, for the commands that use a trained model."""
+"""Command lines with IMAGES and KEY VALUE pairs, for the commands that use a trained model."""
 
 import argparse
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from .arguments import check_config, check_pairs
 
-# The first words of a detection config's keys; a test compares them with detectron2's.
+# The top-level keys of a detection config. A test compares them with detectron2's.
 SECTIONS = frozenset(
     {"MODEL", "INPUT", "DATASETS", "DATALOADER", "SOLVER", "TEST", "MOCO", "GLOBAL"}
     | {"VERSION", "OUTPUT_DIR", "SEED", "CUDNN_BENCHMARK", "VIS_PERIOD", "COLLECTIVE_TIMEOUT"}
@@ -14,18 +14,19 @@ SECTIONS = frozenset(
 
 
 def add_images_and_pairs(parser: argparse.ArgumentParser, what: str) -> None:
-    """Add the model, ``images`` and ``opts``: the words before the first KEY of a config, and the pairs after."""
+    """Add the model, ``images`` (the words before the first config KEY) and ``opts`` (the KEY VALUE pairs)."""
     add = parser.add_argument
     add("images", metavar="IMAGES", nargs="*", help=what)
-    add(
-        "opts", metavar="KEY VALUE", nargs="*", help="config keys to override, given in pairs at the end of the command"
-    )
-    add("--config-file", required=True, metavar="FILE", help="config of the trained model: OUTPUT_DIR/config.yaml")
-    add("--weights", required=True, metavar="FILE", help="its checkpoint: OUTPUT_DIR/model_final.pth")
+    pairs = "config keys to override, given as KEY VALUE pairs at the end of the command"
+    add("opts", metavar="KEY VALUE", nargs="*", help=pairs)
+    config = "config of the trained model, usually OUTPUT_DIR/config.yaml"
+    add("--config-file", required=True, metavar="FILE", help=config)
+    weights = "checkpoint of the trained model, usually OUTPUT_DIR/model_final.pth"
+    add("--weights", required=True, metavar="FILE", help=weights)
 
 
 def parse_images_and_pairs(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
-    """Parse a command that has `add_images_and_pairs`; refuse a config that does not exist and a KEY without VALUE."""
+    """Parse the arguments of `add_images_and_pairs`; a missing config and a KEY without a VALUE are errors."""
     args = parser.parse_intermixed_args(words)
     given = [*args.images, *args.opts]
     start = next((place for place, word in enumerate(given) if _is_key(word)), len(given))

@@ -1,4 +1,4 @@
-"""Parse a command line, then import the module that does the work, and call it."""
+"""Parse a command line, then import and call the function that implements the command."""
 
 import os
 import re
@@ -23,7 +23,7 @@ DESCRIPTION = """Unlabelled images in, detectors out.
   mocodet train --config-file pascal_voc_R_50_C4_24k_moco.yaml MODEL.WEIGHTS output/moco_v2.pkl OUTPUT_DIR output/voc
 """
 
-# Beginnings of PyTorch's warnings about detectron2's code, at import and in every started process.
+# Prefixes of PyTorch's warnings about detectron2's code, which appear at import and in every child process.
 NOT_THE_USERS = (
     "`torch.jit.script` is deprecated",
     "`torch.jit.script_method` is deprecated",
@@ -31,16 +31,16 @@ NOT_THE_USERS = (
     "pkg_resources is deprecated",
 )
 
-# OpenMP reads these when PyTorch loads it. By default threads that wait spin, and a second busy process on the same
-# cores slows a step up to fifty times.
+# OpenMP reads these variables when PyTorch loads it. By default, waiting threads spin, and a second busy process on the
+# same cores makes a step up to fifty times slower.
 OPENMP = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
 
 
 def main(argv: Sequence[str] | None = None) -> object:
-    """Run the command that ``argv`` (default: the command line) names; return what its function returns.
+    """Run the command given by ``argv`` (default: the command line), and return the result of its function.
 
     Raises:
-        SystemExit: help was requested, the arguments are refused, or the command failed.
+        SystemExit: help was requested, the arguments are invalid, or the command failed.
     """
     tether.install()
     words = list(sys.argv[1:] if argv is None else argv)
@@ -49,20 +49,20 @@ def main(argv: Sequence[str] | None = None) -> object:
             args = parse(command, words[1:])
             keep_freed_memory()
             with told_in_one_line():
-                return resolve_name(command.does)(args)  # imported only after the arguments are accepted
+                return resolve_name(command.does)(args)  # imported only after the arguments are checked
     return overview().parse_args(words[:1])
 
 
 def run(*leading: str) -> None:
-    """Run ``leading`` and the command line's words as one command, then exit; hide warnings that do not concern users.
+    """Run ``leading`` followed by the command-line arguments as one command, without warnings irrelevant to users.
 
-    OpenMP threads sleep while they wait, unless the user has set otherwise.
+    OpenMP threads sleep while they wait, unless the user's environment sets a different policy.
 
-    ``python -m mocodet``, the installed ``mocodet`` and the files of ``tools/`` call this function.
+    ``python -m mocodet``, the installed ``mocodet`` script and the scripts in ``tools/`` call this function.
     """
     for beginning in NOT_THE_USERS:
         warnings.filterwarnings("ignore", message=re.escape(beginning))
-    # For processes that this one starts; the interpreter escapes each message by itself.
+    # For child processes. The interpreter itself escapes each message.
     inherited = [os.environ["PYTHONWARNINGS"]] if os.environ.get("PYTHONWARNINGS") else []
     os.environ["PYTHONWARNINGS"] = ",".join(inherited + [f"ignore:{beginning}" for beginning in NOT_THE_USERS])
     for name, value in OPENMP.items():
@@ -71,10 +71,10 @@ def run(*leading: str) -> None:
 
 
 def overview() -> ArgumentParser:
-    """Make the parser of command names, which prints the overview and refuses unknown names."""
+    """Create the top-level parser, which prints the list of commands and rejects unknown commands."""
     width = max(len(command.name) for command in COMMANDS)
     listed = "\n".join(f"  {command.name:{width}}  {command.help}" for command in COMMANDS)
-    epilog = f"commands:\n{listed}\n\n'{PROGRAM} COMMAND --help' shows the options of a command, with examples."
+    epilog = f"commands:\n{listed}\n\nRun '{PROGRAM} COMMAND --help' for the options of a command and for examples."
     parser = Parser(PROGRAM, description=DESCRIPTION, epilog=epilog, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=[command.name for command in COMMANDS], metavar="COMMAND", help="see below")
     what = "show the versions of mocodet, torch, torchvision, detectron2 and Python, and exit"
@@ -83,24 +83,24 @@ def overview() -> ArgumentParser:
 
 
 def parser_of(command: Command) -> Parser:
-    """Make the parser of a command, from its file in this folder."""
+    """Create the parser of a command from the command's file in this folder."""
     file = _file_of(command)
     text = file.__doc__
     parser = Parser(
         f"{PROGRAM} {command.name}",
         description=text,
         formatter_class=RawDescriptionHelpFormatter,
-        allow_abbrev=False,  # else --seed would mean --seeds
+        allow_abbrev=False,  # otherwise, --seed would be read as --seeds
     )
     file.add_arguments(parser)
     return parser
 
 
 def parse(command: Command, words: Sequence[str]) -> Namespace:
-    """Parse the arguments of a command by the ``parse`` of its file, if it has one, then call its ``check``.
+    """Parse the arguments of a command with the ``parse`` function of its file, if any, then call its ``check``.
 
     Raises:
-        SystemExit: they are refused, or help was requested.
+        SystemExit: the arguments are invalid, or help was requested.
     """
     parser, file = parser_of(command), _file_of(command)
     args = getattr(file, "parse", ArgumentParser.parse_args)(parser, words)
@@ -111,7 +111,7 @@ def parse(command: Command, words: Sequence[str]) -> Namespace:
 
 
 class _Versions(Action):
-    """Prints the versions."""
+    """Prints the versions and exits."""
 
     def __call__(self, parser: ArgumentParser, *_: object) -> None:
         from ..versions import versions  # slow to import

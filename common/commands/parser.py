@@ -1,4 +1,4 @@
-"""The parser of all commands: it refuses an error in one line, and suggests the word that was meant."""
+"""The argument parser of all commands, which reports errors in one line and suggests corrections."""
 
 import re
 from argparse import ArgumentParser, Namespace
@@ -8,27 +8,27 @@ from typing import NoReturn
 from mocodet.common.files import writing_fault
 from mocodet.common.text import did_you_mean
 
-# Arguments that name a file to write or, if their metavar is DIR, a folder.
+# Arguments that specify an output file or, if their metavar is DIR, an output folder.
 OUTPUTS = ("output", "cache", "state", "export")
 UNKNOWN_FLAG = re.compile(r"unrecognized arguments: .*?(--[\w-]+)")
 NO_CHOICE = re.compile(r"invalid choice: '(.*?)' \(choose from (.*)\)")
 
 
 class Parser(ArgumentParser):
-    """Prints errors without the usage, which would hide the line that says what is wrong."""
+    """Prints errors without the usage text, which would hide the line that describes the error."""
 
     def error(self, message: str) -> NoReturn:
-        """End with status 2 and one line on stderr."""
+        """Print one line to stderr, and exit with status 2."""
         meant = ""
         if unknown := UNKNOWN_FLAG.match(message):
             meant = did_you_mean(unknown[1], [flag for action in self._actions for flag in action.option_strings])
         elif chosen := NO_CHOICE.search(message):
             meant = did_you_mean(chosen[1], chosen[2].replace("'", "").split(", "))
         told = " ".join(f"{message}{meant}".split())
-        self.exit(2, f"{self.prog}: error: {told} ({self.prog} --help says more)\n")
+        self.exit(2, f"{self.prog}: error: {told} (see {self.prog} --help)\n")
 
     def check_outputs(self, args: Namespace) -> None:
-        """Refuse outputs that cannot be written, before any work is done."""
+        """Exit with an error before any work is done if an output cannot be written."""
         for action in self._actions:
             given = getattr(args, action.dest, None)
             if action.dest not in OUTPUTS or not given:
@@ -39,4 +39,4 @@ class Parser(ArgumentParser):
                 fault = f"{path} is a folder"
             if fault:
                 name = next(iter(action.option_strings), action.dest)
-                self.error(f"{name} {path}: {fault}; name a place that you can write to")
+                self.error(f"{name} {path}: {fault}; choose a writable path")

@@ -1,11 +1,12 @@
-"""Fine-tune detectors from several initialisations, with several seeds, and compare them.
+"""Fine-tune detectors from multiple initialisations with multiple seeds, and compare the results.
 
   mocodet study studies/table_4.yaml --output output/table_4
   mocodet study --init moco=pascal_voc_R_50_C4_24k_moco.yaml \\
       --init supervised=pascal_voc_R_50_C4_24k.yaml --reference supervised --seeds 5 --output output/voc_study
 
-After an interruption, run the same command again. On a cluster, --print-commands prints the commands of the trials, and
-'mocodet study collect STUDY.yaml' tabulates their results. docs/studies.md describes a STUDY.yaml.
+To resume an interrupted study, run the same command again. For a cluster, --print-commands prints the training command
+of each trial, and 'mocodet study collect STUDY.yaml' tabulates the results. docs/studies.md describes the format of a
+STUDY.yaml.
 """
 
 import argparse
@@ -18,12 +19,12 @@ from mocodet.common.text import did_you_mean
 
 from .arguments import check_config, check_pairs, positive
 
-# A comma ends a value only before the next KEY=; keys are in capitals.
+# A comma ends a value only if KEY= follows. Keys are in capitals.
 SEPARATOR = re.compile(r",(?=[A-Z][A-Z0-9_]*(?:\.[A-Z0-9_]+)*=)")
 
 
 def parse_init(argument: str) -> tuple[str, str, tuple[str, ...]]:
-    """Split ``NAME=CONFIG[,KEY=VALUE...]`` into name, config and KEY, VALUE, ...; a VALUE may hold commas."""
+    """Split ``NAME=CONFIG[,KEY=VALUE...]`` into name, config and overrides. A VALUE may contain commas."""
     first, *others = SEPARATOR.split(argument)
     name, _, config = first.partition("=")
     if not (name and config):
@@ -33,14 +34,14 @@ def parse_init(argument: str) -> tuple[str, str, tuple[str, ...]]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the study, or the flags that describe one, the GPUs of its trials and its folder."""
+    """Add the study or the flags that define one, the GPUs for its trials, and its output folder."""
     add, count, seed = parser.add_argument, positive(int), positive(int, or_zero=True)
     add(
         "words",
         nargs="*",
         metavar="[collect] [STUDY.yaml] [KEY VALUE ...]",
-        help="a STUDY.yaml or a study's folder, after 'collect' if its trials were trained elsewhere; then config keys"
-        " to override, given in pairs, which take precedence over the file's",
+        help="a STUDY.yaml or the folder of a study, preceded by 'collect' if its trials were trained elsewhere; then"
+        " config keys to override, given as KEY VALUE pairs, which take precedence over the STUDY.yaml",
     )
     add(
         "--init",
@@ -48,33 +49,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         type=parse_init,
         metavar="NAME=CONFIG[,KEY=VALUE...]",
-        help="without a STUDY.yaml: name, config file and overrides of an initialisation, such as MODEL.WEIGHTS; give "
-        "--init once for each. A comma ends a VALUE only if KEY= follows",
+        help="without a STUDY.yaml: name, config file and overrides (such as MODEL.WEIGHTS) of an initialisation;"
+        " repeat --init for each one. A comma ends a VALUE only if KEY= follows",
     )
     add(
         "--reference",
         metavar="NAME",
-        help="the initialisation that the others are compared with (default: the STUDY.yaml's)",
+        help="initialisation that the others are compared with (default: the one in the STUDY.yaml)",
     )
     add(
         "--seeds",
         type=count,
         metavar="N",
-        help="trials of each initialisation (default: as many as the STUDY.yaml has, or 5)",
+        help="number of trials per initialisation (default: as in the STUDY.yaml, or 5)",
     )
-    what = "seeds are S, S+1, ... (default: the STUDY.yaml's, or 0; with --seeds the smallest of these)"
+    what = (
+        "first seed; the seeds are S, S+1, ... (default: the seeds in the STUDY.yaml or, with --seeds, the smallest of"
+        " them; 0 without a STUDY.yaml)"
+    )
     add("--first-seed", type=seed, metavar="S", help=what)
-    add("--jobs", type=count, metavar="N", help="trials at a time (default: as many as the GPUs allow; on a CPU 1)")
-    what = "GPUs of each trial, not shared (default: 1 if there is a GPU; 0: train on the CPU)"
+    what = "number of trials to run in parallel (default: as many as the GPUs allow, or 1 on the CPU)"
+    add("--jobs", type=count, metavar="N", help=what)
+    what = "number of GPUs for each trial, which are not shared; 0 trains on the CPU (default: 1 if a GPU is available)"
     add("--gpus-per-trial", type=seed, metavar="N", help=what)
-    what = "train nothing; print the command of each unfinished trial, one per line, for a cluster"
+    what = "do not train; print the training command of each unfinished trial, one per line, for use on a cluster"
     add("--print-commands", action="store_true", help=what)
-    what = "folder for the trials and the tables (default with a STUDY.yaml: output/NAME)"
+    what = "output folder for the trials and the tables (default with a STUDY.yaml: output/NAME)"
     add("--output", metavar="DIR", help=what)
 
 
 def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
-    """Parse flags and words in any order; set ``action``, ``study`` and ``opts`` from the words."""
+    """Parse flags and positional arguments in any order; set ``action``, ``study`` and ``opts`` from the latter."""
     args = parser.parse_intermixed_args(words)
     rest = list(args.words)
     args.action = rest.pop(0) if rest[:1] == ["collect"] else "run"
@@ -85,7 +90,7 @@ def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Nam
 
 
 def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Refuse flags that do not describe one study, files that do not exist, and a KEY without a VALUE."""
+    """Exit with an error if the flags do not define one study, a file does not exist, or a KEY lacks a VALUE."""
     if args.study is None and not args.init:
         parser.error("expected a STUDY.yaml, or --init NAME=CONFIG for each initialisation")
     _check_words(parser, args)
@@ -94,9 +99,9 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         check_config(parser, args, {f"--init {name}": config for name, config, _ in args.init})
         names = [name for name, _, _ in args.init]
         if len(set(names)) != len(names):
-            parser.error(f"--init names must differ, got {', '.join(names)}")
+            parser.error(f"the names given with --init must be unique, got {', '.join(names)}")
         if missing := [flag for flag in ("reference", "output") if getattr(args, flag) is None]:
-            parser.error(f"--init needs --{' and --'.join(missing)}")
+            parser.error(f"--init requires --{' and --'.join(missing)}")
         if args.reference not in names:
             parser.error(f"the reference {args.reference!r} is not among the initialisations {', '.join(names)}")
     collects = args.action == "collect"
@@ -107,22 +112,25 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         ("--gpus-per-trial", collects and args.gpus_per_trial is not None),
     ):
         if idle:
-            parser.error(f"{'collect' if collects else '--print-commands'} trains nothing; leave out {flag}")
+            parser.error(
+                f"{flag} cannot be combined with {'collect' if collects else '--print-commands'}, which does not train"
+            )
 
 
 def _check_words(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Refuse words in the wrong order, and a STUDY.yaml that does not exist."""
+    """Exit with an error if positional arguments are in the wrong order, or if the STUDY.yaml does not exist."""
     if args.opts[:1] == ["collect"]:
-        parser.error(f"'collect' comes before {args.study}")
+        parser.error(f"'collect' must come before {args.study}")
     if args.init and args.opts and Path(args.opts[0]).suffix in (".yaml", ".yml"):
-        parser.error(f"{args.opts[0]} and --init both describe a study; give one of them")
+        parser.error(f"{args.opts[0]} cannot be combined with --init, because both define a study; use one of them")
     if args.study is None or Path(args.study).is_dir():
         return
     try:
         configs.locate(args.study)
-    except OSError:  # the name may be too long
+    except OSError:  # also raised if the name is too long
         known = [name for name in configs.names() if name.startswith("studies/")]
         parser.error(
-            f"there is no study {args.study}; expected, before KEY VALUE pairs, the path of a STUDY.yaml, a study's"
-            f" folder, or one of mocodet's own: {', '.join(known)}{did_you_mean(args.study, known)}"
+            f"study {args.study} not found; expected the path of a STUDY.yaml, the folder of a study, or one of"
+            f" mocodet's own studies ({', '.join(known)}), followed by any KEY VALUE pairs"
+            f"{did_you_mean(args.study, known)}"
         )

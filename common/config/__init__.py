@@ -1,1 +1,1 @@
-"""Configs: YAML files, their bases, KEY VALUE pairs, and merging these over defaults."""
+"""Configs: YAML files, their bases, KEY VALUE pairs, and how these are merged over the defaults."""

@@ -1,4 +1,4 @@
-"""Merging of config files and KEY VALUE pairs over the defaults, with each value in its key's type."""
+"""Merging of config files and KEY VALUE pairs over the defaults, with each value converted to its key's type."""
 
 import ast
 import sys
@@ -18,9 +18,9 @@ from .bases import read_settings
 from .pairs import read_pairs
 
 OVERRIDES = "the overrides"
-WIDTH = 60  # characters of a value in a message
+WIDTH = 60  # maximum number of characters of a value in a message
 
-# Examples of values whose defaults do not show their form.
+# Example values for keys whose defaults do not show the expected form.
 EXAMPLES = {
     "DATASETS.TRAIN": ("voc_2007_trainval",),
     "DATASETS.TEST": ("voc_2007_test",),
@@ -32,19 +32,19 @@ EXAMPLES = {
 def merge_config(cfg: CfgNode, config_file: str, opts: Sequence[str]) -> Path:
     """Merge a config file and KEY VALUE pairs into ``cfg``; return the file's path.
 
-    As in yacs, text may hold a Python literal, and a list may stand for a tuple. A list may also be written as in YAML.
-    A whole number may stand for a float, and 9e4 for 90000. By ``_BASE_`` a config may be based on one of mocodet's
-    own, by its name.
+    As in yacs, text may contain a Python literal, and a list is accepted for a tuple. Lists may also be written in YAML
+    syntax. An integer is accepted for a float, and 9e4 for 90000. ``_BASE_`` may refer to one of mocodet's own configs
+    by name.
 
     Args:
-        cfg: all keys with their defaults; changed in place.
+        cfg: all keys with their defaults; modified in place.
         config_file: a path, or the name of one of mocodet's own configs.
         opts: ``KEY, VALUE, KEY, VALUE, ...``.
 
     Raises:
         OSError: the config does not exist or cannot be read.
-        ValueError: a file that is not a YAML config, an unknown key, a value of the wrong type, or a KEY without a
-            VALUE; the message has the file and the line, or says that it is an override.
+        ValueError: a file is not a YAML config, a key is unknown, a value has the wrong type, or a KEY has no VALUE.
+            The message contains the file and the line, or states that the value is an override.
     """
     path, defaults = configs.locate(config_file), cfg.clone()
     settings = read_settings(path)
@@ -56,7 +56,7 @@ def merge_config(cfg: CfgNode, config_file: str, opts: Sequence[str]) -> Path:
 
 
 def _flat(content: Mapping[str, Any], cfg: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield full keys and values; a mapping is a section if ``cfg`` has one there, else a value."""
+    """Yield full keys and values; a mapping counts as a section only if ``cfg`` has a section of that name."""
     for name, value in content.items():
         section = cfg.get(name)
         if isinstance(value, Mapping) and isinstance(section, CfgNode):
@@ -66,26 +66,26 @@ def _flat(content: Mapping[str, Any], cfg: CfgNode, prefix: str = "") -> Iterato
 
 
 def _set(cfg: CfgNode, key: str, value: Any, defaults: CfgNode, place: str) -> None:
-    """Set a key to a value, in the type of its default.
+    """Set a key to a value, converted to the type of its default.
 
     Raises:
-        ValueError: the key does not exist, or the value does not fit it; the message begins with ``place``.
+        ValueError: the key does not exist, or the value has the wrong type; the message begins with ``place``.
     """
     section, _, name = key.rpartition(".")
     node, known = _section(cfg, section), _section(defaults, section)
     if node is None or known is None or name not in known:
-        raise ValueError(f"{place}: there is no key {key}{_meant(defaults, key)}")
+        raise ValueError(f"{place}: unknown key {key}{_meant(defaults, key)}")
     default = known[name]
     if isinstance(default, CfgNode):
         example = next(iter(_keys(default, f"{key}.")), f"{key}.KEY")
-        raise ValueError(f"{place}: {key} is a section; expected a key of it, such as {example}, and its value")
+        raise ValueError(f"{place}: {key} is a section; set one of its keys instead, such as {example}")
     if key == "VERSION" and value != default:
-        raise ValueError(f"{place}: VERSION is {value}; expected {default}, as in detectron2 0.6; write it again")
+        raise ValueError(f"{place}: VERSION is {value}; expected {default}, as in detectron2 0.6; update the config")
     node[name] = _fitting(key, value, default, place)
 
 
 def _section(cfg: CfgNode, name: str) -> CfgNode | None:
-    """Return a section by its full name, ``""`` being the whole config; None if it does not exist."""
+    """Return a section by its full name, where ``""`` is the complete config; None if it does not exist."""
     node = cfg
     for part in name.split(".") if name else ():
         node = node.get(part)
@@ -95,7 +95,7 @@ def _section(cfg: CfgNode, name: str) -> CfgNode | None:
 
 
 def _fitting(key: str, value: Any, default: Any, place: str) -> Any:
-    """Return a value in the type of its key's default; see `_set`."""
+    """Convert a value to the type of its key's default; see `_set`."""
     found = _literal(value, wanted=type(default))
     if default is None:
         fits, expected = not isinstance(found, Mapping), "a value, not a mapping"
@@ -104,14 +104,14 @@ def _fitting(key: str, value: Any, default: Any, place: str) -> Any:
     elif isinstance(default, int):
         if isinstance(found, float) and found.is_integer():
             found = int(found)
-        fits, expected = type(found) is int, f"a whole number, such as {default}"
+        fits, expected = type(found) is int, f"an integer, such as {default}"
     elif isinstance(default, float):
         fits, expected = _is_number(found), f"a number, such as {default:g}"
         found = float(found) if fits else found
     elif isinstance(default, str):
-        fits, expected = isinstance(found, str), f"text, in quotes, such as {default!r}"
+        fits, expected = isinstance(found, str), f"text in quotes, such as {default!r}"
     else:
-        found = [found] if isinstance(found, Mapping) else found  # an entry of a data set is a list of one
+        found = [found] if isinstance(found, Mapping) else found  # a single data set entry is a list of one entry
         fits, expected = _is_list_like(found, default), f"a list, such as {_example(key, default, place)}"
         found = type(default)(deepcopy(found)) if fits else found
     if not fits:
@@ -121,12 +121,12 @@ def _fitting(key: str, value: Any, default: Any, place: str) -> Any:
 
 
 def _literal(value: Any, wanted: type) -> Any:
-    """Return text as a Python literal if it is one; if text is ``wanted``, only a literal in further quotes."""
+    """Convert text to the Python literal that it represents, if any; if text is ``wanted``, only strip extra quotes."""
     if not isinstance(value, str):
         return value
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about a backslash in a path
+            warnings.simplefilter("ignore")  # for example, about a backslash in a path
             meant = ast.literal_eval(value)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return _flow(value) if issubclass(wanted, (list, tuple)) and value[:1] in ("[", "{") else value
@@ -134,7 +134,7 @@ def _literal(value: Any, wanted: type) -> Any:
 
 
 def _flow(text: str) -> Any:
-    """Return the list or mapping that text is in YAML, where quotes may be left out; other text unchanged."""
+    """Convert text in YAML's list or mapping syntax, where quotes are optional; return other text unchanged."""
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError):
@@ -142,7 +142,7 @@ def _flow(text: str) -> Any:
 
 
 def _is_number(value: Any) -> bool:
-    """Tell whether a value is a number that a float can hold."""
+    """Return whether a value is a number that a float can represent."""
     return (type(value) is int and abs(value) <= sys.float_info.max) or (type(value) is float and value == value)
 
 
@@ -151,7 +151,7 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_list_like(found: Any, default: Sequence[Any]) -> bool:
-    """Tell whether a value is a list whose innermost values are all numbers, or all text, if the default's are."""
+    """Return whether a value is a list whose innermost values are all numbers or text, if the default's are."""
     if not isinstance(found, (list, tuple)):
         return False
     known = list(_innermost(default))
@@ -170,7 +170,7 @@ def _innermost(values: Sequence[Any]) -> Iterator[Any]:
 
 
 def _example(key: str, default: Sequence[Any], place: str) -> str:
-    """Format a list for a key as the user writes it: in the shell's quotes on a command line, in brackets in YAML."""
+    """Format a list for a key in the form that users write: quoted on a command line, in brackets in YAML."""
     example = EXAMPLES.get(key, default)
     if place == OVERRIDES:
         return f'{key} "{example}"'
@@ -178,27 +178,27 @@ def _example(key: str, default: Sequence[Any], place: str) -> str:
 
 
 def _hint(found: Any, default: Any, place: str) -> str:
-    """Suggest the usual cause of a value that does not fit."""
+    """Return the most common cause of a value that has the wrong type."""
     if isinstance(default, (list, tuple)) and isinstance(found, str) and found[:1] in ("(", "[", "{"):
         if place == OVERRIDES:
             return " with each text in quotes"
         if found[:1] == "(":
-            return ": within braces YAML ends a value at a comma, so write brackets, [ and ], for ( and )"
+            return ": inside braces, YAML ends a value at a comma, so use brackets, [ and ], instead of ( and )"
     return ""
 
 
 def _meant(cfg: CfgNode, key: str) -> str:
-    """Return the end of a message about an unknown key: a close key, or the keys of its section."""
+    """Return the end of a message about an unknown key: a similar key, or the keys in its section."""
     if close := did_you_mean(key, _keys(cfg)):
         return close
     name = key.rpartition(".")[0]
     if name and (section := _section(cfg, name)) is not None:
-        return f"; {name} has {first_few(list(section), 20)}"
+        return f"; {name} contains {first_few(list(section), 20)}"
     return f"; expected one of the sections {first_few([name for name in cfg if isinstance(cfg[name], CfgNode)], 20)}"
 
 
 def _keys(cfg: CfgNode, prefix: str = "") -> list[str]:
-    """Return all full keys of a config."""
+    """Return the full names of all keys in a config."""
     found = []
     for name, value in cfg.items():
         found += _keys(value, f"{prefix}{name}.") if isinstance(value, CfgNode) else [f"{prefix}{name}"]

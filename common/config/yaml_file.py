@@ -1,4 +1,4 @@
-"""YAML files, read within limits; every error is one line, with the file and the line number."""
+"""Reading of YAML files within size limits; every error is one line with the file name and the line number."""
 
 import re
 from collections.abc import Iterator
@@ -9,31 +9,31 @@ import yaml
 from yaml.constructor import ConstructorError
 
 MAX_BYTES = 1 << 20
-MAX_NODES = 100_000  # with aliases expanded, by which a short file can make billions
+MAX_NODES = 100_000  # with aliases expanded, which can turn a short file into billions of nodes
 
-# The parser's messages, and what to do about each.
+# Patterns in the parser's messages -> what to do.
 REMEDIES = (
-    (r"found character '\\t'", "indent with blanks, not with tabs"),
-    (r"mapping values are not allowed", "put KEY: VALUE on a separate line, or quote a text that contains ': '"),
-    (r"could not find expected ':'", "write KEY: VALUE, with a blank after the colon"),
-    (r"expected ',' or", "close the bracket, and separate its items by commas"),
+    (r"found character '\\t'", "indent with spaces, not with tabs"),
+    (r"mapping values are not allowed", "put KEY: VALUE on a separate line, or quote text that contains ': '"),
+    (r"could not find expected ':'", "write KEY: VALUE, with a space after the colon"),
+    (r"expected ',' or", "close the bracket, and separate its items with commas"),
     (r"quoted scalar", "close the quotes"),
-    (r"undefined alias", "quote a text that begins with *"),
-    (r"could not determine a constructor", "a config holds plain values: leave the tag out"),
-    (r"is set already|cannot be read as|leave out aliases", ""),  # our own messages, which say what to do
+    (r"undefined alias", "quote text that begins with *"),
+    (r"could not determine a constructor", "a config contains only plain values; remove the tag"),
+    (r"is already set|cannot be read as|remove aliases", ""),  # our own messages, which state what to do
 )
-OTHERWISE = "expected KEY: VALUE, the keys of a section indented alike"
-MERGE = "tag:yaml.org,2002:merge"  # of the key <<
+OTHERWISE = "expected KEY: VALUE, with equal indentation for the keys in a section"
+MERGE = "tag:yaml.org,2002:merge"  # tag of the key <<
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads ``1e-4``, which is text in YAML 1.1, as a number, and names a value that it cannot read."""
+    """Loader that reads ``1e-4``, which is text in YAML 1.1, as a number, and reports values that it cannot read."""
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
             return super().construct_object(node, deep)
-        except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:  # a month 13, for example
-            told = f"{node.value!r:.60} cannot be read as {node.tag.rpartition(':')[2]}; put a text in quotes"
+        except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:  # for example, a month 13
+            told = f"{node.value!r:.60} cannot be read as {node.tag.rpartition(':')[2]}; put text in quotes"
             raise ConstructorError(None, None, told, node.start_mark) from error
 
 
@@ -46,20 +46,21 @@ def read_yaml(path: Path) -> tuple[Any, dict[str, int]]:
     """Read a YAML file of plain values.
 
     Returns:
-        the content, None if empty; and the line of each key of nested mappings, such as ``SOLVER.STEPS``.
+        the content, or None if the file is empty; and the line number of each key in nested mappings, such as
+        ``SOLVER.STEPS``.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is not YAML, or not text; it is too large, perhaps only with its aliases expanded; a mapping has
-            a key twice. The message has the name of the file and the number of the line.
+        OSError: the file cannot be read.
+        ValueError: the file is not YAML or not text, is too large, possibly only after aliases are expanded, or sets a
+            key twice in a mapping. The message contains the file name and the line number.
     """
     if (size := path.stat().st_size) > MAX_BYTES:
-        raise ValueError(f"{path} has {size:,} bytes; expected a YAML file of at most {MAX_BYTES:,}")
+        raise ValueError(f"{path} has {size:,} bytes; expected a YAML file of at most {MAX_BYTES:,} bytes")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         line = path.read_bytes()[: error.start].count(b"\n") + 1
-        raise ValueError(f"{path}, line {line}: is not text in UTF-8; save it as UTF-8") from error
+        raise ValueError(f"{path}, line {line}: invalid UTF-8 text; save the file as UTF-8") from error
     try:
         loader = _Loader(text)
         try:
@@ -76,11 +77,11 @@ def read_yaml(path: Path) -> tuple[Any, dict[str, int]]:
     except yaml.MarkedYAMLError as error:
         raise ValueError(f"{path}{_told(error)}") from error
     except RecursionError as error:
-        raise ValueError(f"{path}: its brackets or sections are nested too deeply to be read") from error
+        raise ValueError(f"{path}: brackets or sections are nested too deeply; reduce the nesting") from error
 
 
 def _told(error: yaml.MarkedYAMLError) -> str:
-    """Format an error of the parser in one line: where, what, and what to do."""
+    """Format a parser error as one line: where it occurred, what it is, and what to do."""
     mark, begun = error.problem_mark or error.context_mark, error.context_mark
     problem = " ".join(str(error.problem or error.context).split())
     remedy = next((remedy for pattern, remedy in REMEDIES if re.search(pattern, problem)), OTHERWISE)
@@ -90,10 +91,10 @@ def _told(error: yaml.MarkedYAMLError) -> str:
 
 
 def _check(node: yaml.Node, sizes: dict[int, int]) -> int:
-    """Return how many values a node holds, with aliases expanded; 0 marks a node that is being counted.
+    """Return the number of values in a node, with aliases expanded; 0 marks a node that is still being counted.
 
     Raises:
-        ConstructorError: it holds too many, or itself, or a key twice.
+        ConstructorError: the node contains too many values, itself, or a repeated key.
     """
     if id(node) in sizes:
         size = sizes[id(node)]
@@ -102,8 +103,12 @@ def _check(node: yaml.Node, sizes: dict[int, int]) -> int:
         size = 1 + sum(_check(child, sizes) for child in _children(node))
         sizes[id(node)] = size
     if not 0 < size <= MAX_NODES:
-        what = f"holds more than {MAX_NODES:,} values with aliases expanded" if size else "contains itself by an alias"
-        raise ConstructorError(None, None, f"{what}; leave out aliases", node.start_mark)
+        what = (
+            f"contains more than {MAX_NODES:,} values with aliases expanded"
+            if size
+            else "contains itself through an alias"
+        )
+        raise ConstructorError(None, None, f"{what}; remove aliases", node.start_mark)
     return size
 
 
@@ -115,7 +120,7 @@ def _children(node: yaml.Node) -> Iterator[yaml.Node]:
         for key, value in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != MERGE:
                 if key.value in known:
-                    told = f"{key.value} is set already, on line {known[key.value]}; leave out one of the two"
+                    told = f"{key.value} is already set on line {known[key.value]}; remove one of the two"
                     raise ConstructorError(None, None, told, key.start_mark)
                 known[key.value] = key.start_mark.line + 1
             yield key

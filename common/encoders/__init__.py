@@ -1,1 +1,1 @@
-"""The ResNet in a file: architectures, layouts of checkpoints, and reading them without running their code."""
+"""The ResNet in a file: architectures, checkpoint layouts, and reading checkpoints without executing their code."""

@@ -1,4 +1,4 @@
-"""Finding the ResNet to transfer in a loaded checkpoint, by the table of styles."""
+"""Lookup of the ResNet to transfer in a loaded checkpoint, based on the table of styles."""
 
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -19,16 +19,16 @@ from .styles import (
     without_wrappers,
 )
 
-# Depth to which dicts are searched. The deepest ones in the table, VISSL's, are four deep.
+# Maximum depth to which dicts are searched. The deepest ones in the table, VISSL's, have four levels.
 MAX_DEPTH = 8
 
-# mocodet knn and linear have the option too; other commands do not let the user choose.
-HOW_TO_CHOOSE = "choose one with --prefix of mocodet convert"
+# mocodet knn and linear also have this option; other commands offer no choice.
+HOW_TO_CHOOSE = "choose one with the option --prefix of mocodet convert"
 
-# Signs that a run does not learn, by their names in its checkpoints.
+# Signs that a run is not learning, by their names in its checkpoints.
 CONSTANT_IMAGES, COLLAPSE, OLD_KEYS = "constant images", "collapse", "old keys"
 
-# A name in a block of a ResNet: its prefix, and its stage by name or by number.
+# Matches a name in a ResNet block; captures its prefix, and its stage by name or by number.
 _WRAPPED = rf"(?:(?:{'|'.join(WRAPPERS)})\.)*"
 BLOCK = re.compile(rf"((?:.*?\.)??)(layer[1-4]|[4-7])\.{_WRAPPED}\d+\.{_WRAPPED}conv[1-3]\.")
 
@@ -37,14 +37,14 @@ def find_encoder(checkpoint: Mapping, prefix: str | None = None) -> tuple[Style,
     """Find the ResNet to transfer in a loaded checkpoint.
 
     Args:
-        checkpoint: what `mocodet.common.checkpoint.load_torch_file` returned.
-        prefix: prefix of the names of the ResNet that the user chooses; None: the styles decide.
+        checkpoint: result of `mocodet.common.checkpoint.load_torch_file`.
+        prefix: name prefix of the ResNet that the user selects; None leaves the choice to the styles.
 
     Returns:
-        the recognised style, its ResNet, and the others, which are passed over.
+        the recognised style, its ResNet, and the other ResNets, which are not used.
 
     Raises:
-        ValueError: there is none, or there are several and no style decides between them.
+        ValueError: there is no ResNet, or no style determines which ResNet to use.
     """
     states = dict(_states(checkpoint))
     resnets = [resnet for keys, state in states.items() for resnet in _resnets(keys, state)]
@@ -60,20 +60,20 @@ def find_encoder(checkpoint: Mapping, prefix: str | None = None) -> tuple[Style,
 
 
 def holds_encoder(checkpoint: Any) -> bool:
-    """Tell whether a loaded file has a ResNet in torchvision's names (rather than detectron2's), known or not.
+    """Return whether a loaded file contains a ResNet, in any layout, with torchvision's rather than detectron2's names.
 
-    `find_encoder` may still not know which one to take.
+    `find_encoder` may still be unable to determine which ResNet to use.
     """
     return isinstance(checkpoint, Mapping) and any(_resnets(keys, state) for keys, state in _states(checkpoint))
 
 
 def labels(resnets: Collection[StoredResNet]) -> str:
-    """Name ResNets by the prefixes that choose them."""
+    """Format ResNets as the prefixes that select them."""
     return first_few([f"{resnet.label!r}" for resnet in resnets], 10)
 
 
 def recorded_method(checkpoint: Mapping) -> dict[str, str]:
-    """Return ``name`` and ``encoder`` of the METHOD in a checkpoint of mocodet; {} for other checkpoints."""
+    """Return ``name`` and ``encoder`` of the METHOD in a mocodet checkpoint; {} for other checkpoints."""
     match checkpoint.get("method"):
         case {"name": str(name), "encoder": str(encoder)}:
             return {"name": name, "encoder": encoder}
@@ -81,7 +81,7 @@ def recorded_method(checkpoint: Mapping) -> dict[str, str]:
 
 
 def recorded_signs(checkpoint: Mapping) -> tuple[str, ...]:
-    """Return the signs of not learning of which a run of mocodet had warned when it wrote the checkpoint."""
+    """Return the signs of not learning that a mocodet run had reported before it wrote the checkpoint."""
     match checkpoint.get("signs"):
         case {"told": [*names]}:
             return tuple(name for name in names if isinstance(name, str))
@@ -89,14 +89,14 @@ def recorded_signs(checkpoint: Mapping) -> tuple[str, ...]:
 
 
 def _recorded(checkpoint: Mapping) -> Iterator[Style]:
-    """Yield the style of a checkpoint of a mocodet method, which names the child that is its encoder."""
+    """Yield the style of a mocodet checkpoint, whose method specifies which child is the encoder."""
     if method := recorded_method(checkpoint):
         child = re.escape(method["encoder"])
         yield Style(f"encoder of METHOD {method['name']}, mocodet format", rf"model\.{child}\.", r".*")
 
 
 def _by_style(styles: list[Style], resnets: list[StoredResNet], names: Collection[str]) -> tuple[Style, StoredResNet]:
-    """Return the first style that fits a ResNet and accounts for all others, and that ResNet."""
+    """Return the first style that fits one of the ResNets and accounts for all others, and this ResNet."""
     for style in styles:
         for resnet in resnets:
             others = (other for other in resnets if other is not resnet)
@@ -104,22 +104,24 @@ def _by_style(styles: list[Style], resnets: list[StoredResNet], names: Collectio
                 return style, resnet
     if len(resnets) > 1:
         raise ValueError(
-            f"holds {len(resnets)} ResNets, and which to take is unclear: {labels(resnets)}; {HOW_TO_CHOOSE}"
+            f"contains {len(resnets)} ResNets, and it is unclear which one to use: {labels(resnets)}; {HOW_TO_CHOOSE}"
         )
     raise ValueError(
-        f"holds no encoder of a layout that is known; there are ResNets at {labels(resnets)}: {HOW_TO_CHOOSE}"
+        f"contains no encoder in a known layout, but does contain ResNets at {labels(resnets)}; {HOW_TO_CHOOSE}"
     )
 
 
 def _chosen(resnets: list[StoredResNet], prefix: str, names: Collection[str]) -> tuple[Style, StoredResNet]:
-    """Return the ResNet that a user means by ``prefix``, and a style for it."""
+    """Return the ResNet that the user selects with ``prefix``, and a style for it."""
     meant = [resnet for resnet in resnets if resnet.answers_to(prefix)]
     meant = [resnet for resnet in meant if resnet.label == with_dot(prefix)] or meant
     if not meant:
         wanted = f"named '{prefix.removesuffix('.')}.conv1.*'"
-        raise ValueError(f"holds no encoder {wanted}; there are ResNets at {labels(resnets)}: {HOW_TO_CHOOSE}")
+        raise ValueError(
+            f"contains no encoder {wanted}, but does contain ResNets at {labels(resnets)}; {HOW_TO_CHOOSE}"
+        )
     if len(meant) > 1:
-        raise ValueError(f"holds {len(meant)} ResNets named {prefix!r}: {labels(meant)}; give the whole prefix")
+        raise ValueError(f"contains {len(meant)} ResNets named {prefix!r}: {labels(meant)}; specify the full prefix")
     heads = next((style.heads for style in STYLES if style.fits(meant[0], names)), ())
     return Style("encoder named by prefix", "", heads=heads), meant[0]
 
@@ -127,7 +129,7 @@ def _chosen(resnets: list[StoredResNet], prefix: str, names: Collection[str]) ->
 def _states(checkpoint: Mapping) -> Iterator[tuple[str, dict[str, Any]]]:
     """Walk through nested dicts; yield the keys that lead to each, and its values by name, without nested dicts.
 
-    A dict that occurs twice, or within itself, is visited once.
+    A dict that occurs more than once or contains itself is visited only once.
     """
     seen: set[int] = set()
     ahead: list[tuple[str, Mapping, int]] = [("", checkpoint, 0)]
@@ -144,8 +146,8 @@ def _states(checkpoint: Mapping) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _resnets(keys: str, state: Mapping[str, Any]) -> list[StoredResNet]:
-    """Return the ResNets in one dict, in the order of its names; each name belongs to the longest prefix."""
-    # A checkpoint has nested dicts and values that describe it; a bare state dict has tensors only.
+    """Return the ResNets in one dict, in the order of its names; each name belongs to its longest matching prefix."""
+    # A checkpoint has nested dicts and values that describe it; a bare state dict has only tensors.
     names = [name for name, value in state.items() if keys or isinstance(value, Tensor)]
     stages: dict[str, set[str]] = {}
     for match in filter(None, map(BLOCK.match, names)):
@@ -175,8 +177,8 @@ def _no_resnet_message(states: Mapping[str, Mapping[str, Any]], prefix: str | No
     tensors = [name for state in states.values() for name, value in state.items() if isinstance(value, Tensor)]
     wanted = "'encoder_q.*', 'backbone.*' or a torchvision ResNet's" if prefix is None else f"{prefix!r}"
     groups = sorted({".".join(name.split(".")[:2]) for name in tensors})
-    seen = f"names begin with {first_few(groups)}" if groups else "there are no names"
+    seen = f"its names begin with {first_few(groups)}" if groups else "it has no names"
     return (
-        f"holds no encoder: {len(tensors)} tensors, none named {wanted} with a ResNet's layer1.0.conv1.weight; {seen};"
+        f"contains no encoder: none of its {len(tensors)} tensors is named {wanted} with layer1.0.conv1.weight; {seen};"
         " expected the complete checkpoint of a ResNet"
     )

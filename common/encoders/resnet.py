@@ -1,4 +1,4 @@
-"""ResNets of several depths and widths under torchvision's names, and recognition of one by its tensors."""
+"""ResNets of various depths and widths with torchvision's names, and recognition of a ResNet by its tensors."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -12,15 +12,17 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 @dataclass(frozen=True)
 class Architecture:
-    """An architecture of a ResNet.
+    """A ResNet architecture.
 
     Attributes:
-        depth: number of layers with weights, from which detectron2 derives the numbers of blocks.
-        blocks: numbers of blocks in layer1 to layer4.
-        bottleneck: blocks of 1x1, 3x3 and 1x1 convolutions, whose output is four times as wide; otherwise two 3x3.
-        width: factor of the channels of every layer, including the stem (w2x and w4x in table 1 of the MoCo paper).
-        groups: groups of the 3x3 convolutions in bottlenecks, the first of the numbers in "32x8d".
-        width_per_group: their channels per group in layer1 before ``width`` multiplies them, the second number.
+        depth: number of layers with weights, from which detectron2 derives the number of blocks.
+        blocks: number of blocks in layer1 to layer4.
+        bottleneck: whether blocks consist of 1x1, 3x3 and 1x1 convolutions with an output four times as wide; otherwise
+            they consist of two 3x3 convolutions.
+        width: factor by which the channels of every layer are multiplied, including the stem (w2x and w4x in table 1 of
+            the MoCo paper).
+        groups: number of groups in the 3x3 convolutions of bottlenecks, the first number in "32x8d".
+        width_per_group: number of channels per group in layer1, before multiplication by ``width``; the second number.
     """
 
     depth: int
@@ -32,22 +34,22 @@ class Architecture:
 
     @property
     def stem_channels(self) -> int:
-        """Channels after the first convolution."""
+        """Number of channels after the first convolution."""
         return 64 * self.width
 
     @property
     def inner_channels(self) -> int:
-        """Channels of the 3x3 convolutions in layer1; each later layer has twice as many as the one before."""
+        """Number of channels in the 3x3 convolutions of layer1; it doubles with each later layer."""
         return self.groups * self.width_per_group * self.width
 
     @property
     def layer1_channels(self) -> int:
-        """Channels after layer1; each later layer has twice as many as the one before."""
+        """Number of channels after layer1; it doubles with each later layer."""
         return (256 if self.bottleneck else 64) * self.width
 
 
 # [He et al. 2016, table 1]; wide: [MoCo, table 1] (all layers) and [Zagoruyko and Komodakis 2016] (3x3 convolutions
-# only, torchvision's wide_resnet); groups: [Xie et al. 2017], of which 50 layers with 32x8d are the paper's RX50.
+# only, torchvision's wide_resnet); groups: [Xie et al. 2017], where 50 layers with 32x8d are the paper's RX50.
 ARCHITECTURES: dict[str, Architecture] = {
     "resnet18": Architecture(18, (2, 2, 2, 2), bottleneck=False),
     "resnet34": Architecture(34, (3, 4, 6, 3), bottleneck=False),
@@ -72,21 +74,21 @@ def build_resnet(
     num_classes: int = 1000,
     channels: int = 3,
 ) -> ResNet:
-    """Build a ResNet that maps images, N x C x H x W, to N x ``num_classes``, initialised as torchvision does it.
+    """Build a ResNet that maps images, N x C x H x W, to N x ``num_classes``, initialised as in torchvision.
 
-    The stride of a bottleneck sits in its 3x3 convolution. Without ``small_stem`` the features before pooling have
-    1/32 of the image's side, with it 1/8.
+    The stride of a bottleneck is in its 3x3 convolution. Before pooling, the side of the features is 1/32 of the
+    image's side, or 1/8 with ``small_stem``.
 
     Args:
         arch: a key of `ARCHITECTURES`.
-        norm_layer: makes the normalisation layer for a number of channels.
-        small_stem: begin with a 3x3 convolution of stride 1 and no max-pool instead of 7x7, stride 2 and max-pool; for
-            images of 32 to 64 px.
-        num_classes: outputs of the last layer, ``fc``.
-        channels: C, the channels of the images.
+        norm_layer: creates the normalisation layer for a given number of channels.
+        small_stem: begin with a 3x3 convolution of stride 1 and no max-pool instead of a 7x7 convolution of stride 2
+            and a max-pool; intended for images of 32 to 64 px.
+        num_classes: number of outputs of the last layer, ``fc``.
+        channels: C, the number of image channels.
 
     Raises:
-        ValueError: unknown ``arch``.
+        ValueError: ``arch`` is unknown.
     """
     if arch not in ARCHITECTURES:
         raise ValueError(f"unknown encoder {arch!r}; expected one of {', '.join(ARCHITECTURES)}")
@@ -109,14 +111,14 @@ def build_resnet(
 
 
 def recognise_resnet(tensors: Mapping[str, Any]) -> tuple[str, bool]:
-    """Return the key in `ARCHITECTURES` of tensors with torchvision's names, and whether the stem is the small one.
+    """Return the key in `ARCHITECTURES` for tensors with torchvision's names, and whether the stem is the small one.
 
-    Names and shapes alone decide. A stem is small if its convolution is 3x3; its stride and a missing max-pool leave no
-    trace in a file. The caller checks whether all tensors are there and fit: a missing or malformed tensor is skipped
-    here if others give the same information.
+    The decision depends only on names and shapes. A stem is small if its convolution is 3x3, because a file does not
+    show its stride or a missing max-pool. The caller checks that all tensors exist and have the right shape: a missing
+    or malformed tensor is skipped here if others provide the same information.
 
     Raises:
-        ValueError: no architecture of the table has these blocks, or blocks of this width.
+        ValueError: no architecture in the table has these blocks, or blocks of this width.
     """
     layers = [{m[1] for name in tensors if (m := re.match(rf"layer{i}\.(\d+)\.", name))} for i in (1, 2, 3, 4)]
     blocks = tuple(map(len, layers))
@@ -129,7 +131,7 @@ def recognise_resnet(tensors: Mapping[str, Any]) -> tuple[str, bool]:
         sizes = dict.fromkeys((shape.depth, shape.blocks) for shape in ARCHITECTURES.values())
         known = ", ".join(f"{depth}: {numbers}" for depth, numbers in sizes)
         raise ValueError(f"{seen}; expected a complete ResNet ({known})")
-    # Output channels, input channels per group, height, width of each convolution's weight.
+    # Output channels, input channels per group, height and width of each convolution's weight.
     shapes = {name: value.shape for name, value in tensors.items() if isinstance(value, Tensor) and value.ndim == 4}
     stem, after_stem = shapes.get("conv1.weight"), shapes.get("layer1.0.conv1.weight")
     inner = next(filter(None, (shapes.get(f"layer1.{block}.conv2.weight") for block in range(blocks[0]))), None)
@@ -145,7 +147,7 @@ def recognise_resnet(tensors: Mapping[str, Any]) -> tuple[str, bool]:
             return arch, stem is not None and stem[2:] == (3, 3)
     numbers = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in found.items())
     raise ValueError(
-        f"{seen}, but no ResNet known here has these with {numbers} (inner: the 3x3 convolutions of"
+        f"{seen}, but no known ResNet combines these with {numbers} (inner: the 3x3 convolutions of"
         f" layer1); expected one of {', '.join(family)}"
     )
 
@@ -153,8 +155,8 @@ def recognise_resnet(tensors: Mapping[str, Any]) -> tuple[str, bool]:
 class _WideResNet(ResNet):
     """torchvision's ResNet with every number of channels multiplied by ``width``.
 
-    torchvision's ``width_per_group`` widens only the 3x3 convolutions. Here stem, block outputs and the features before
-    ``fc`` grow too, as in the wide networks of the paper's table 1.
+    torchvision's ``width_per_group`` widens only the 3x3 convolutions. This class also widens the stem, the block
+    outputs and the features before ``fc``, as in the wide networks of the paper's table 1.
     """
 
     fc: nn.Linear
@@ -175,5 +177,5 @@ class _WideResNet(ResNet):
 
 def _first_convolution(channels_in: int, channels: int, kernel_size: int, stride: int) -> nn.Conv2d:
     convolution = nn.Conv2d(channels_in, channels, kernel_size, stride=stride, padding=kernel_size // 2, bias=False)
-    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")  # as torchvision's
+    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")  # as in torchvision
     return convolution

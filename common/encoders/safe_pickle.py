@@ -1,8 +1,9 @@
-"""The objects that a file may name beside tensors and plain containers: stand-ins that only take data.
+"""Stand-ins for the objects that a file may name in addition to tensors and plain containers; they only store data.
 
-An unpickler calls what a file names and gives it a state, and the file chooses both. numpy's own types are not safe for
-that: a forged state turns a ``numpy.dtype`` of numbers into one of objects, whose values are addresses in memory. So
-the unpickler gets none of numpy's types. A type is a `DType` until a number or an array is built from its checked name.
+An unpickler calls what a file names and gives it a state, and the file chooses both. numpy's own types are not safe in
+this case: a forged state turns a ``numpy.dtype`` of numbers into one of objects, whose values are memory addresses. The
+unpickler therefore never receives numpy's types. A type is a `DType` until a number or an array is built from its
+checked name.
 """
 
 import argparse
@@ -22,26 +23,26 @@ NUMPY_CORES = ("numpy.core", "numpy._core")  # renamed in numpy 2
 
 
 class DType:
-    """Stands for ``numpy.dtype``: a kind of numbers, its size and its byte order, and nothing else."""
+    """Replaces ``numpy.dtype``: stores only a kind of number, its size and its byte order."""
 
     __slots__ = ("numbers",)
 
     def __init__(self, code: str, *flags: Any) -> None:
         if not isinstance(code, str) or not NUMBER_CODE.fullmatch(code):
-            raise UnpicklingError(f"it holds numpy's type {code!r}; expected numbers")
+            raise UnpicklingError(f"it contains the numpy type {code!r}; expected a numeric type")
         self.numbers = np.dtype(code)
 
     def __setstate__(self, state: Any) -> None:
         _, order, subarray, names, fields, *_ = state
         if order not in ("<", ">", "|", "=") or any(part is not None for part in (subarray, names, fields)):
-            raise UnpicklingError("it holds a structured type of numpy's; expected numbers")
+            raise UnpicklingError("it contains a structured numpy type; expected a numeric type")
         self.numbers = self.numbers.newbyteorder(order)
 
 
 class Array(np.ndarray):
-    """Stands for numpy's array: it begins empty, and takes type and shape with the numbers of the file.
+    """Replaces numpy's array: starts empty, and receives its type and shape together with the numbers in the file.
 
-    It is filled only once, because filling it again would free memory that a tensor or a view may share.
+    An array is filled only once, because filling it again would free memory that a tensor or a view may share.
     """
 
     def __new__(cls, *claims: Any) -> "Array":
@@ -51,46 +52,46 @@ class Array(np.ndarray):
     def __setstate__(self, state: Any) -> None:
         _, shape, kind, in_fortran_order, content = state
         if type(kind) is not DType:
-            raise UnpicklingError(f"it holds numbers of type {type(kind).__name__}; expected numpy.dtype")
+            raise UnpicklingError(f"it contains numbers of type {type(kind).__name__}; expected numpy.dtype")
         if isinstance(content, str):  # strings of Python 2, read as latin1
             content = content.encode("latin1")
-        if not isinstance(content, bytes | bytearray):  # a list, as for objects
-            raise UnpicklingError(f"numbers in it are a {type(content).__name__}; expected bytes")
+        if not isinstance(content, bytes | bytearray):  # for example, a list of objects
+            raise UnpicklingError(f"it contains numbers stored as {type(content).__name__}; expected bytes")
         if not isinstance(shape, tuple) or not all(type(length) is int and length >= 0 for length in shape):
-            raise UnpicklingError(f"an array in it has the shape {shape!r}")
+            raise UnpicklingError(f"it contains an array with the invalid shape {shape!r}")
         if self.size or math.prod(shape) * kind.numbers.itemsize != len(content):
-            raise UnpicklingError(f"an array of shape {shape} in it has {len(content)} bytes")
+            raise UnpicklingError(f"it contains an array of shape {shape} that does not match its {len(content)} bytes")
         checked: Any = (1, shape, kind.numbers, bool(in_fortran_order), bytes(content))
         super().__setstate__(checked)
 
 
 def rebuild_from_buffer(content: Any, kind: Any, shape: Any, order: Any, axis_order: Any = None) -> np.ndarray:
-    """Stand for ``numpy._core.numeric._frombuffer``; ``axis_order`` comes from numpy 2.3 and later, with order "K"."""
+    """Replace ``numpy._core.numeric._frombuffer``; numpy 2.3 and later pass ``axis_order``, with order "K"."""
     array = Array()
     array.__setstate__((1, shape, kind, order == "F", content))
     return array if axis_order is None else array.transpose(axis_order)
 
 
 def rebuild_number(kind: Any, content: Any) -> Any:
-    """Stand for ``numpy._core.multiarray.scalar``: a number as an array without axes."""
+    """Replace ``numpy._core.multiarray.scalar``: read a number as an array without axes."""
     return rebuild_from_buffer(content, kind, (), "C")[()]
 
 
 class Ignored:
-    """Stands for an object of a library that need not be installed: takes the file's data and does nothing."""
+    """Replaces an object of a library that need not be installed: accepts the file's data and does nothing."""
 
     def __setstate__(self, state: Any) -> None:
         pass
 
 
 class Namespace(argparse.Namespace):
-    """Stands for ``argparse.Namespace``: takes attributes, and nothing that would set a class."""
+    """Replaces ``argparse.Namespace``: accepts attributes, but nothing that would set a class."""
 
     def __setstate__(self, state: Any) -> None:
         vars(self).update(state)
 
 
-# Names that any file may use beside plain containers -> stand-ins: for numpy's numbers and arrays of numbers.
+# Names that any file may use in addition to plain containers -> stand-ins for numpy's numbers and arrays of numbers.
 NUMPY: dict[str, Callable] = {
     "numpy.dtype": DType,
     "numpy.ndarray": Array,
@@ -103,8 +104,8 @@ _LIGHTNING = [
     *(f"{package}.utilities.data" for package in ("lightning_fabric", "lightning.fabric")),
 ]
 
-# Further names for `torch.load`, in the form of `torch.serialization.safe_globals`: the arguments of a training script
-# with their paths, Lightning's hyperparameters, mmengine's record of losses.
+# Additional names for `torch.load`, in the form of `torch.serialization.safe_globals`: the arguments of a training
+# script with their paths, Lightning's hyperparameters, mmengine's history of losses.
 HARMLESS: list[Any] = [
     *((stand_in, name) for name, stand_in in NUMPY.items()),
     (Namespace, "argparse.Namespace"),

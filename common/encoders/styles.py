@@ -1,9 +1,9 @@
-"""Layouts of checkpoints: a table of where a ResNet is, recognised by names and nesting, never by the file name.
+"""Layouts of checkpoints: a table of ResNet locations, recognised by names and nesting, never by the file name.
 
-A checkpoint is a tree of dicts whose leaves are tensors. A dict in it with names such as
-``backbone.layer1.0.conv1.weight`` holds a ResNet. Its *address* consists of the keys that lead to the dict and the
-prefix of ``layer1``: ``state_dict.backbone.``, without the parts that DistributedDataParallel and torch.compile add.
-`STYLES` has the address that a project transfers, and the others that its files hold.
+A checkpoint is a tree of dicts whose leaves are tensors. A dict with names such as ``backbone.layer1.0.conv1.weight``
+contains a ResNet. The *address* of the ResNet consists of the keys that lead to the dict and the prefix of ``layer1``:
+``state_dict.backbone.``, without the parts that DistributedDataParallel and torch.compile add. `STYLES` lists the
+address that each project transfers, and the other addresses in its files.
 """
 
 import re
@@ -11,16 +11,16 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-# Meaningless parts of names that a wrapper adds: DistributedDataParallel (and DataParallel), torch.compile.
+# Parts that wrappers add to names: DistributedDataParallel (and DataParallel), torch.compile.
 WRAPPERS = frozenset({"module", "_orig_mod"})
 
-# ``nn.Sequential(*resnet.children())`` numbers torchvision's children; 2, 3 and 8 (ReLU, the pools) have no tensors.
+# ``nn.Sequential(*resnet.children())`` numbers torchvision's children; 2, 3 and 8 (ReLU and pooling) have no tensors.
 NUMBERED_CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4", "9": "fc"}
 CHILD_NUMBERS = {child: number for number, child in NUMBERED_CHILDREN.items()}
 
 
 def join_keys(keys: str, name: str) -> str:
-    """Join the keys that lead to a dict and a name in it."""
+    """Join the keys that lead to a dict with a name in the dict."""
     return f"{keys}.{name}" if keys else name
 
 
@@ -31,12 +31,12 @@ def rename_child(name: str, new: Mapping[str, str]) -> str:
 
 
 def with_dot(prefix: str) -> str:
-    """End a prefix with a dot, unless it is empty."""
+    """Append a dot to a prefix, unless the prefix is empty or already ends with a dot."""
     return prefix if prefix == "" or prefix.endswith(".") else f"{prefix}."
 
 
 def without_wrappers(name: str) -> str:
-    """Remove the parts of wrappers from a name."""
+    """Remove the parts that wrappers add from a name."""
     return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
@@ -45,11 +45,11 @@ class StoredResNet:
     """A candidate for a ResNet in a checkpoint, not yet known to be complete.
 
     Attributes:
-        keys: the dict keys that lead to its names, joined by dots: ``"state_dict"``.
-        prefix: the prefix of its names there: ``"module.encoder_q."``.
+        keys: dict keys that lead to its names, joined with dots: ``"state_dict"``.
+        prefix: prefix of its names in this dict: ``"module.encoder_q."``.
         numbered: whether its children are numbered.
         entries: torchvision name -> value of any type.
-        outside: names in the same dict that do not belong to it.
+        outside: names in the same dict that do not belong to the ResNet.
     """
 
     keys: str
@@ -65,7 +65,7 @@ class StoredResNet:
 
     @property
     def label(self) -> str:
-        """The prefix that chooses this ResNet, after its keys if they add information."""
+        """The prefix that selects this ResNet, preceded by its keys if they add information."""
         keys = "" if self.prefix and self.keys in ("state_dict", "model") else self.keys
         return join_keys(keys, self.prefix)
 
@@ -74,22 +74,22 @@ class StoredResNet:
         return self.prefix + (rename_child(name, CHILD_NUMBERS) if self.numbered else name)
 
     def answers_to(self, prefix: str) -> bool:
-        """Tell whether a user means this ResNet by ``prefix``, with or without keys and wrappers."""
+        """Return whether ``prefix`` refers to this ResNet, with or without keys and wrappers."""
         full = join_keys(self.keys, self.prefix)
         return with_dot(prefix) in {full, self.prefix, self.address, without_wrappers(self.prefix)}
 
 
 @dataclass(frozen=True)
 class Style:
-    """One layout of checkpoints. Patterns are regular expressions that match whole addresses or names.
+    """A checkpoint layout. Patterns are regular expressions that match complete addresses or names.
 
     Attributes:
-        name: description for people.
-        encoder: the address of the ResNet to take.
-        companions: addresses of ResNets that belong to the method and are not transferred.
-        sign: a name with the keys that lead to it, or only such keys, that the file must also have.
+        name: description for users.
+        encoder: address of the ResNet to transfer.
+        companions: addresses of ResNets that belong to the method but are not transferred.
+        sign: a name with the keys that lead to it, or only such keys, that the file must also contain.
         heads: beginnings of names within the encoder's address that do not belong to the ResNet.
-        numbered: whether the ResNet's children are numbered (`NUMBERED_CHILDREN`); None: either.
+        numbered: whether the ResNet's children are numbered (`NUMBERED_CHILDREN`); None accepts both.
     """
 
     name: str
@@ -100,7 +100,7 @@ class Style:
     numbered: bool | None = False
 
     def fits(self, resnet: StoredResNet, names: Collection[str]) -> bool:
-        """Tell whether this is the ResNet that the style transfers, in a file with ``names`` and keys."""
+        """Return whether the style transfers this ResNet from a file with the given ``names`` and keys."""
         return (
             bool(re.fullmatch(self.encoder, resnet.address))
             and self.numbered in (None, resnet.numbered)
@@ -108,12 +108,12 @@ class Style:
         )
 
     def knows(self, resnet: StoredResNet) -> bool:
-        """Tell whether the style has this ResNet in addition to the one that it transfers."""
+        """Return whether the style expects this ResNet in addition to the one that it transfers."""
         return bool(re.fullmatch(self.companions, resnet.address))
 
 
-# In order of preference: the first style that fits and accounts for every ResNet in the file counts. Each comment names
-# the public source of the names (repository: file) and, if a file holds two encoders, of the choice between them.
+# In order of preference: the first style that fits and accounts for every ResNet in the file is used. Each comment
+# cites the public source of the names (repository: file) and, if a file contains two encoders, of the choice.
 STYLES: tuple[Style, ...] = (
     # facebookresearch/moco: main_moco.py (nesting), main_lincls.py and detection/convert-pretrain-to-detectron2.py take
     # encoder_q. Ours: pretrain/methods (moco.py; dense.py has dense_head_q and dense_head_k beside the encoders).
@@ -145,7 +145,7 @@ STYLES: tuple[Style, ...] = (
         sign=r"pytorch-lightning_version",
     ),
     # lightly-ai/lightly: examples/pytorch_lightning/{moco,byol,densecl,simsiam}.py, backbone =
-    # nn.Sequential(*list(resnet.children())[:-1]); the package's old models (lightly/models/moco.py) lie under "model".
+    # nn.Sequential(*list(resnet.children())[:-1]); the package's old models (lightly/models/moco.py) are under "model".
     Style(
         "lightly backbone",
         r"(?:state_dict\.)?(?:model\.)?backbone\.",
@@ -153,7 +153,7 @@ STYLES: tuple[Style, ...] = (
         numbered=None,
         sign=r"pytorch-lightning_version|(?:state_dict\.)?(?:model\.)?backbone\.4\.0\.conv1\.weight",
     ),
-    # examples/pytorch_lightning/dino.py of lightly; DINO transfers the teacher, see below.
+    # examples/pytorch_lightning/dino.py of lightly; DINO transfers the teacher (see below).
     Style(
         "lightly DINO teacher",
         r"(?:state_dict\.)?teacher_backbone\.",
@@ -190,7 +190,7 @@ STYLES: tuple[Style, ...] = (
         r"model\.target_network\.encoder\.",
         numbered=None,
     ),
-    # sthalles/PyTorch-BYOL: models/resnet_base_network.py, trainer.py (the online encoder a second time, bare).
+    # sthalles/PyTorch-BYOL: models/resnet_base_network.py, trainer.py (also stores the online encoder separately).
     Style(
         "BYOL online encoder (PyTorch-BYOL)",
         r"online_network_state_dict\.encoder\.",
@@ -229,12 +229,12 @@ STYLES: tuple[Style, ...] = (
     Style("timm ResNet, moving average", r"state_dict_ema\.", r"state_dict\."),
     # facebookresearch/simsiam: simsiam/builder.py; main_lincls.py takes module.encoder.
     Style("SimSiam encoder", r"state_dict\.encoder\.", sign=r"state_dict\.predictor\..+"),
-    # Ours: pretrain/methods/supervised.py; the sign is what its checkpointer adds, as fvcore's does.
+    # Ours: pretrain/methods/supervised.py; the sign is added by its checkpointer, as by fvcore's.
     Style("mocodet classifier, mocodet format", r"model\.encoder\.", sign="iteration"),
     Style("encoder of a model", r"(?:state_dict\.|model\.)?encoder\."),
     Style("backbone of a model", r"(?:state_dict\.|model\.)?backbone\."),
-    # torchvision, and all that publish in its names: timm (safetensors too), resnet50.pth of Barlow Twins and VICReg,
-    # dino_resnet50_pretrain.pth, BYOL converted from JAX (ajtejankar/byol-convert: convert.py).
+    # torchvision, and all projects that publish with its names: timm (safetensors too), resnet50.pth of Barlow Twins
+    # and VICReg, dino_resnet50_pretrain.pth, BYOL converted from JAX (ajtejankar/byol-convert: convert.py).
     Style("torchvision ResNet, bare state dict", r""),
     Style("torchvision ResNet in a checkpoint", r"(?:state_dict|model|model_state_dict)\."),
 )

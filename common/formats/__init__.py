@@ -1,4 +1,4 @@
-"""One reader for each format of images and annotations; loaders, evaluators and checks report its findings."""
+"""Readers for image and annotation formats, one per format, shared by data loaders, evaluators and checks."""
 
-# Pixels above which Pillow suspects an image of exhausting the memory; the user must allow larger ones.
+# Number of pixels above which Pillow warns that decoding may exhaust the memory; users must allow larger images.
 MAX_PIXELS = 178_956_970

@@ -1,4 +1,4 @@
-"""Images and their boxes, for any kind of data set, where nothing else of it is needed."""
+"""Images and their boxes in any kind of data set, for code that needs nothing else."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Box:
-    """An object: its class, and its left, top, right and bottom edge in pixels from the image's upper left corner."""
+    """An object: its class, and its left, top, right and bottom edges in pixels from the image's upper-left corner."""
 
     name: str
     edges: tuple[float, float, float, float]
@@ -25,7 +25,7 @@ class Box:
 
 @dataclass(frozen=True)
 class BoxedImage:
-    """An image, whose file may be missing, and its objects, without crowds."""
+    """An image, whose file may be missing, and its objects without crowds."""
 
     path: Path
     boxes: tuple[Box, ...] = ()
@@ -35,15 +35,15 @@ Found = tuple[list[BoxedImage], Sequence[Finding]]
 
 
 def read_boxes(entry: object, key: str) -> list[BoxedImage]:
-    """Read the data set of an entry like those of ``MOCO.DATASETS``; it needs no ``NAME``.
+    """Read the data set described by an entry like those in ``MOCO.DATASETS``; ``NAME`` is not required.
 
     Args:
         entry: a mapping with ``KIND`` and the keys of that kind (`KINDS`).
-        key: its name in messages.
+        key: name of the entry in messages.
 
     Raises:
         FileNotFoundError: files of the data set are missing.
-        ValueError: the entry is malformed, or there is an error in the files.
+        ValueError: the entry is malformed, or the files contain errors.
     """
     kind = entry.get("KIND") if isinstance(entry, Mapping) else None
     if not isinstance(entry, Mapping) or kind not in KINDS:
@@ -54,10 +54,10 @@ def read_boxes(entry: object, key: str) -> list[BoxedImage]:
     needed, optional, read = KINDS[kind]
     given = {name: value for name, value in entry.items() if name not in WITHOUT_MEANING}
     if not set(needed) <= set(given) <= {*needed, *optional}:
-        known = ", ".join((*needed, *(f"{name} (may be left out)" for name in optional)))
-        raise ValueError(f"{key} of KIND {kind} has {', '.join(given) or 'nothing else'}; expected {known}")
+        known = ", ".join((*needed, *(f"{name} (optional)" for name in optional)))
+        raise ValueError(f"{key} of KIND {kind} has {', '.join(given) or 'no other keys'}; expected {known}")
     for name, value in given.items():
-        types, expected = TYPES.get(name, ((str,), "a text"))
+        types, expected = TYPES.get(name, ((str,), "text"))
         if not isinstance(value, types):
             raise ValueError(f"{key}: {name} is {value!r}; expected {expected}")
     images, findings = read(given)
@@ -69,14 +69,16 @@ def read_boxes(entry: object, key: str) -> list[BoxedImage]:
 def _read_voc(entry: Mapping[str, Any]) -> Found:
     folder = VocFolder(Path(entry["ROOT"]).expanduser())
     if folder.absent:
-        raise FileNotFoundError(f"there is no folder {folder.absent[0]}; ROOT holds Annotations and JPEGImages")
+        raise FileNotFoundError(
+            f"folder {folder.absent[0]} does not exist; ROOT must contain Annotations and JPEGImages"
+        )
     hold_out = HoldOut(entry["HOLD_OUT"], entry.get("HOLD_OUT_SEED", 0)) if entry.get("HOLD_OUT") else None
     found = read_split(folder, entry["SPLIT"], entry.get("CLASSES"), hold_out)
     lost = [missing_image(folder, image, found.listed) for image in found.images]
     images = []
     for image in found.images:
         objects = [(one.name, one.box) for one in image.annotation.objects]
-        # VOC counts pixels from 1 and includes the last one.
+        # VOC counts pixels from 1 and includes the last pixel.
         boxes = tuple(Box(name, (x - 1, y - 1, right, bottom)) for name, (x, y, right, bottom) in objects)
         if image.image is not None:
             images.append(BoxedImage(image.image, boxes))
@@ -105,11 +107,11 @@ def _of_coco(coco: Coco, folder: Path) -> Found:
     return images, coco.findings
 
 
-WITHOUT_MEANING = ("KIND", "NAME", "YEAR")  # keys of an entry that do not concern boxes
+WITHOUT_MEANING = ("KIND", "NAME", "YEAR")  # keys of an entry that do not affect its boxes
 TYPES = {
     "CLASSES": ((list, tuple), "a list of names"),
     "HOLD_OUT": ((int, float), "a number"),
-    "HOLD_OUT_SEED": ((int,), "a number"),
+    "HOLD_OUT_SEED": ((int,), "an integer"),
 }
 
 # KIND: required keys, optional keys, reader.

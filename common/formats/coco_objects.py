@@ -1,4 +1,4 @@
-"""The objects in a file in COCO's format: checks and repairs of each annotation."""
+"""Checks and repairs of the annotations in a file in COCO format."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,25 +10,26 @@ from .coco_values import Id, Record, are_numbers, as_id, as_side, other_form, sh
 from .findings import Ledger, Severity
 from .runs import measure_runs
 
-# Conventions differ by a pixel (half-open or closed, from 0 or from 1); detectron2 clips boxes that reach outside.
+# Conventions differ by a pixel (half-open or closed intervals, starting at 0 or 1). detectron2 clips boxes that extend
+# beyond the image.
 TOLERANCE = 1.0
-LEAST = 6  # numbers of a polygon: three points
-# Annotations of COCO 2017 whose boxes have no height: cocodataset/cocoapi issue 355. detectron2 drops such boxes.
+LEAST = 6  # minimum number of coordinates in a polygon: three points
+# Ids of COCO 2017 annotations whose boxes have zero height (cocodataset/cocoapi issue 355); detectron2 drops them.
 KNOWN_EMPTY_BOXES = frozenset({918, 2_206_849})
 
 CORRECT = "correct it or remove the annotation"
-CROWDS = {0: 0, 1: 1, "0": 0, "1": 1, None: 0}  # False, True and 0.0, 1.0 are equal to 0 and 1
+CROWDS = {0: 0, 1: 1, "0": 0, "1": 1, None: 0}  # False, True, 0.0 and 1.0 are equal to 0 and 1
 Fault = tuple[str, str] | None  # what was found, and what to do
 UNKNOWN = (math.inf, math.inf)  # width and height of an image
 
 
 class ObjectReader:
-    """Reads the annotations of one file.
+    """Reads the annotations in one file.
 
     Args:
         images: images by id.
         categories: categories by id.
-        num_keypoints: number of keypoints of an object that has any; 0: unknown.
+        num_keypoints: number of keypoints of each object that has any; 0 if unknown.
         ledger: collects the findings.
     """
 
@@ -36,18 +37,18 @@ class ObjectReader:
         self, images: Mapping[Id, Record], categories: Mapping[Id, Record], num_keypoints: int, ledger: Ledger
     ):
         self.images, self.categories, self.num_keypoints, self.ledger = images, categories, num_keypoints, ledger
-        self._compressed: list[tuple[int, Record]] = []  # masks to measure together, and their positions
+        self._compressed: list[tuple[int, Record]] = []  # positions and annotations of the masks to measure in batches
 
     def read(self, entries: Sequence[Any]) -> list[Record]:
-        """Return the annotations without errors, repaired in place."""
+        """Return the annotations without errors, after repairing them in place."""
         sound: list[Record | None] = []
         seen: set[Id] = set()
-        # detectron2 allows repeated ids in the parts of COCO 2014's val with these names.
+        # detectron2 allows repeated ids in the minival subsets of COCO 2014's val.
         may_repeat = "minival" in self.ledger.file.name
         errors = self.ledger.errors
         for place, entry in enumerate(entries):
             if type(entry) is not dict:
-                self.ledger.error(f"annotation number {place} of the list", f"is {brief(entry)}", "remove it")
+                self.ledger.error(f"annotation number {place} of the list", f"is {brief(entry)}", "remove the entry")
                 sound.append(None)
                 continue
             before = len(errors)
@@ -60,38 +61,42 @@ class ObjectReader:
         return found
 
     def _look_at_id(self, entry: Record, place: int, seen: set[Id], may_repeat: bool) -> None:
-        """Check that no other annotation has the id; give an id to an annotation without one."""
+        """Check that the annotation's id is unique; if it has no id, assign one."""
         given = entry.get("id")
         identity = as_id(given)
         entry["id"] = f"number {place} of the list" if identity is None else identity
         if given is None:
-            self._count("repaired", entry, "has no id", "it is called by its place")
+            self._count("repaired", entry, "has no id", "identified by its position")
         elif identity is None:
-            self.ledger.error(name_of(entry), f"has the id {brief(given)}", "give it a whole number or text")
+            self.ledger.error(name_of(entry), f"has the id {brief(given)}", "set the id to an integer or a string")
         elif identity in seen and not may_repeat:
             entry["id"] = f"{short(identity)} (number {place} of the list)"
-            remedy = "ids must differ: renumber the files before joining them"
+            remedy = "ids must be unique; renumber the files before merging them"
             self.ledger.error(name_of(entry), "has the id of another annotation", remedy)
         seen.add(entry["id"])
 
     def _look_at(self, entry: Record, place: int) -> None:
-        """Check everything except the id; enter every error."""
+        """Check everything except the id, and record all errors."""
         image = self._linked(entry, "image_id", self.images)
         category = self._linked(entry, "category_id", self.categories)
         size = (image["width"], image["height"]) if image and "width" in image else UNKNOWN
         faults = [
-            None if image else (f"is of image {_value(entry, 'image_id')}, which is not in the file", CORRECT),
-            None if category else (f"is of category {_value(entry, 'category_id')}, which is not in the file", CORRECT),
+            None if image else (f"refers to image {_value(entry, 'image_id')}, which is not in the file", CORRECT),
+            None
+            if category
+            else (f"refers to category {_value(entry, 'category_id')}, which is not in the file", CORRECT),
             self._box_fault(entry, size),
             self._mask_fault(entry, size, place),
             self._crowd_fault(entry),
             self._keypoints_fault(entry, size),
-            ("has ignore, which detectron2 does not know", "write iscrowd 1 instead") if entry.get("ignore") else None,
+            ("has ignore, which detectron2 does not support", "set iscrowd to 1 instead")
+            if entry.get("ignore")
+            else None,
         ]
         if entry.get("area") is not None:
             faults.append(_area_fault(entry["area"]))
         elif not any(faults):
-            self._count("repaired", entry, "has no area", "computed from its mask or, without one, its box")
+            self._count("repaired", entry, "has no area", "computed from its mask or, without a mask, its box")
             entry["area"] = _area(entry)
         for fault in filter(None, faults):
             self.ledger.error(name_of(entry), *fault)
@@ -100,7 +105,7 @@ class ObjectReader:
         self.ledger.count(severity, name_of(entry), what, remedy)
 
     def _linked(self, entry: Record, key: str, records: Mapping[Id, Record]) -> Record | None:
-        """Find the image or the category of an annotation, also if its id is text instead of a number or vice versa."""
+        """Return the image or category that an annotation refers to, even if one id is text and the other a number."""
         given = entry.get(key)
         identity = given if type(given) is int or type(given) is str else as_id(given)
         if identity is None:
@@ -109,7 +114,7 @@ class ObjectReader:
         other = other_form(identity) if record is None else None
         if other is not None and (record := records.get(other)) is not None:
             self._count(
-                "repaired", entry, f"has an {key} as text for a number, or a number for text", "taken for the same"
+                "repaired", entry, f"has {key} as text instead of a number, or vice versa", "treated as the same id"
             )
         if record is not None:
             entry[key] = record["id"]
@@ -121,15 +126,15 @@ class ObjectReader:
             return f"has the bbox {brief(bbox)}; it must be four numbers: x, y, width, height", CORRECT
         x, y, width, height = bbox
         if width < 0 or height < 0:
-            return f"has the bbox {brief(bbox)}, which is inside out: its width or height is negative", CORRECT
+            return f"has the bbox {brief(bbox)}, whose width or height is negative", CORRECT
         if width == 0 or height == 0:
             if entry["id"] not in KNOWN_EMPTY_BOXES or height:
                 return f"has the bbox {brief(bbox)}, which is empty", CORRECT
-            self._count("note", entry, "has an empty box, as published", "detectron2 drops it")
+            self._count("note", entry, "has an empty box, as published", "detectron2 drops the box")
         if x >= size[0] or y >= size[1] or x + width <= 0 or y + height <= 0:
             return f"has the bbox {brief(bbox)} outside its image, which is {size[0]} x {size[1]}", CORRECT
         if x < -TOLERANCE or y < -TOLERANCE or x + width > size[0] + TOLERANCE or y + height > size[1] + TOLERANCE:
-            self._count("note", entry, "has a box that is not inside its image", "training clips it")
+            self._count("note", entry, "has a box that extends beyond its image", "training clips the box")
         return None
 
     def _mask_fault(self, entry: Record, size: tuple[float, float], place: int) -> Fault:
@@ -139,20 +144,20 @@ class ObjectReader:
             return None
         if type(mask) is list and type(mask[0]) is dict:
             if len(mask) > 1:
-                return f"has {len(mask)} masks of run lengths", "join them, or write an annotation for each"
-            self._count("repaired", entry, "has run lengths in a list", "taken out of it")
+                return f"has {len(mask)} run-length masks", "merge them, or create an annotation for each mask"
+            self._count("repaired", entry, "has run lengths in a list", "extracted from the list")
             mask = entry["segmentation"] = mask[0]
         if type(mask) is dict:
             return self._runs_fault(entry, mask, size, place)
         if type(mask) is not list:
-            return f"has the segmentation {brief(mask)}", "write polygons or run lengths, or leave it out"
+            return f"has the segmentation {brief(mask)}", "use polygons or run lengths, or remove the segmentation"
         if type(mask[0]) in (int, float):
-            self._count("repaired", entry, "has a polygon that is not in a list of polygons", "put into one")
+            self._count("repaired", entry, "has a polygon that is not in a list of polygons", "put into a list")
             mask = entry["segmentation"] = [mask]
         return self._polygons_fault(entry, mask, size)
 
     def _polygons_fault(self, entry: Record, mask: list, size: tuple[float, float]) -> Fault:
-        """Check polygons ``[[x, y, x, y, ...], ...]``, and leave out those that are too short to cover anything."""
+        """Check polygons ``[[x, y, x, y, ...], ...]``, and remove those that are too short to cover an area."""
         if not all(type(polygon) is list and len(polygon) >= LEAST and are_numbers(polygon) for polygon in mask):
             mask = self._rewritten(entry, mask)
             if not mask:
@@ -162,23 +167,28 @@ class ObjectReader:
                 return "has a polygon that is not a list of numbers x, y, x, y, ...", CORRECT
             long = [polygon for polygon in mask if len(polygon) >= LEAST]
             if not long:
-                return f"has a polygon of {len(mask[0]) // 2} points; three are the least", CORRECT
+                return f"has a polygon of {len(mask[0]) // 2} points; at least three are required", CORRECT
             if len(long) < len(mask):
-                self._count("repaired", entry, "has a polygon of less than three points", "it covers nothing: left out")
+                self._count(
+                    "repaired",
+                    entry,
+                    "has a polygon with fewer than three points",
+                    "removed, because it covers no area",
+                )
             mask = entry["segmentation"] = long
         if any(len(polygon) % 2 for polygon in mask):
-            return "has a polygon of an odd number of numbers x, y, x, y, ...", CORRECT
+            return "has a polygon with an odd number of coordinates x, y, x, y, ...", CORRECT
         if any(
             min(polygon) < -TOLERANCE
             or max(polygon[0::2]) > size[0] + TOLERANCE
             or max(polygon[1::2]) > size[1] + TOLERANCE
             for polygon in mask
         ):
-            self._count("note", entry, "has a mask that is not inside its image", "training clips it")
+            self._count("note", entry, "has a mask that extends beyond its image", "training clips the mask")
         return None
 
     def _rewritten(self, entry: Record, mask: list) -> list:
-        """Return polygons of points ``[x, y]`` as polygons of numbers, without empty ones."""
+        """Convert polygons of points ``[x, y]`` to polygons of numbers, and remove empty polygons."""
         if len(mask) >= LEAST // 2 and all(map(_is_point, mask)):
             mask = [mask]
         found = [
@@ -187,11 +197,11 @@ class ObjectReader:
             if polygon != []
         ]
         if found != entry["segmentation"]:
-            self._count("repaired", entry, "has polygons of points, or empty ones", "written as x, y, x, y, ...")
+            self._count("repaired", entry, "has polygons of points or empty polygons", "converted to x, y, x, y, ...")
         return found
 
     def _runs_fault(self, entry: Record, mask: Record, size: tuple[float, float], place: int) -> Fault:
-        """Check run lengths; compressed ones are measured later."""
+        """Check run lengths; compressed run lengths are measured later."""
         sides = mask.get("size")
         found = [as_side(side) or 0 for side in sides] if type(sides) is list else []
         if len(found) != 2 or 0 in found:
@@ -204,18 +214,18 @@ class ObjectReader:
             self._compressed.append((place, entry))
             return None
         if not are_numbers(counts) or any(type(run) is not int or run < 0 for run in counts):
-            return "has an RLE without counts", CORRECT
+            return "has an RLE without valid counts", CORRECT
         if sum(counts) != width * height:
-            return f"has an RLE whose counts make {sum(counts)} pixels instead of {height} x {width}", CORRECT
+            return f"has an RLE whose counts add up to {sum(counts)} pixels instead of {height} x {width}", CORRECT
         return None
 
     def _measure_compressed(self, sound: list[Record | None]) -> None:
-        """Refuse compressed run lengths that do not fill their image, and set the areas that depend on them."""
+        """Record an error for compressed run lengths that do not fill their image, and set missing areas."""
         texts = [entry["segmentation"]["counts"] for _, entry in self._compressed]
         for (place, entry), (pixels, inside) in zip(self._compressed, measure_runs(texts), strict=True):
             height, width = entry["segmentation"]["size"]
             if pixels != height * width:
-                found = "cannot be read" if pixels < 0 else f"make {pixels} pixels instead of {height} x {width}"
+                found = "cannot be read" if pixels < 0 else f"add up to {pixels} pixels instead of {height} x {width}"
                 self.ledger.error(name_of(entry), f"has an RLE whose counts {found}", CORRECT)
                 sound[place] = None
             elif entry.get("area") is None:
@@ -242,8 +252,8 @@ class ObjectReader:
         wanted = 3 * self.num_keypoints
         if not are_numbers(values) or len(values) % 3 or len(values) != (wanted or len(values)):
             found = f"{len(values)} numbers" if are_numbers(values) else brief(values)
-            each = self.num_keypoints or "the keypoints"
-            return f"has {found} as keypoints; expected x, y and visibility of each of {each}", CORRECT
+            each = f"the {self.num_keypoints} keypoints" if self.num_keypoints else "the keypoints"
+            return f"has {found} as keypoints; expected x, y and visibility for each of {each}", CORRECT
         visible = values[2::3]
         if not set(visible) <= {0, 1, 2}:
             return "has a keypoint whose visibility is not 0, 1 or 2", CORRECT
@@ -251,31 +261,29 @@ class ObjectReader:
         given = entry.setdefault("num_keypoints", labelled)
         if type(given) is not int or given < 0:
             entry["num_keypoints"] = labelled
-            self._count("repaired", entry, f"has num_keypoints {brief(given)}", "counted")
+            self._count("repaired", entry, f"has num_keypoints {brief(given)}", "replaced with the actual number")
         elif given != labelled:
-            what = "has another num_keypoints than it has keypoints of visibility above 0"
-            self._count("note", entry, what, "COCO's metrics pass over objects where it is 0")
+            what = "has a num_keypoints that differs from its number of keypoints with visibility above 0"
+            self._count("note", entry, what, "COCO's metrics ignore objects for which num_keypoints is 0")
         points = [(x, y) for x, y, seen in zip(values[0::3], values[1::3], visible, strict=True) if seen]
         if any(
             not -TOLERANCE <= place <= side + TOLERANCE for xy in points for place, side in zip(xy, size, strict=True)
         ):
-            self._count(
-                "note", entry, "has a keypoint that is not inside its image", "training takes it as not labelled"
-            )
+            self._count("note", entry, "has a keypoint outside its image", "training treats the keypoint as unlabelled")
         return None
 
     def _note_masks(self, annotations: Sequence[Record]) -> None:
-        """Note what prevents the training of masks."""
+        """Note masks that are missing or in a format that prevents mask training."""
         bare = [entry for entry in annotations if "segmentation" not in entry]
         for entry in bare if len(bare) < len(annotations) else ():
-            self._count("note", entry, "has no mask, where others have one", "it serves with MODEL.MASK_ON False")
+            self._count("note", entry, "has no mask, although others have one", "usable only with MODEL.MASK_ON False")
         for entry in annotations:
             if type(entry.get("segmentation")) is dict and not entry["iscrowd"]:
-                self._count("note", entry, "has a mask of run lengths", "it serves with INPUT.MASK_FORMAT bitmask")
+                self._count("note", entry, "has a run-length mask", "usable only with INPUT.MASK_FORMAT bitmask")
 
 
 def name_of(entry: Record) -> str:
-    """Return the name of an annotation in messages."""
+    """Return an annotation's name for messages."""
     return f"annotation {short(entry['id'])} (image {_value(entry, 'image_id')})"
 
 
@@ -290,11 +298,11 @@ def _is_point(value: Any) -> bool:
 def _area_fault(area: Any) -> Fault:
     if are_numbers([area]) and area >= 0:
         return None
-    return f"has the area {brief(area)}; it must be a number of square pixels", "correct it or leave it out"
+    return f"has the area {brief(area)}; it must be a number of square pixels", "correct or remove the area"
 
 
 def _area(entry: Record) -> float | None:
-    """Return the area of a mask or, without one, of the box; None if the mask is yet to be measured."""
+    """Return the area of the mask or, without a mask, of the box; None if the mask has yet to be measured."""
     mask = entry.get("segmentation")
     if type(mask) is list:
         return float(sum(map(polygon_area, mask)))
@@ -305,6 +313,6 @@ def _area(entry: Record) -> float | None:
 
 
 def polygon_area(polygon: Sequence[float]) -> float:
-    """Return the area inside x, y, x, y, ... by the shoelace formula."""
+    """Return the area of a polygon x, y, x, y, ..., computed with the shoelace formula."""
     points = [*zip(polygon[0::2], polygon[1::2], strict=True)]
     return abs(sum(x0 * y1 - x1 * y0 for (x0, y0), (x1, y1) in pairwise([*points, points[0]]))) / 2

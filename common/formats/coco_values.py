@@ -11,33 +11,33 @@ from typing import Any, TypeGuard
 Id = int | str
 Record = dict[str, Any]
 
-FAR = 1e12  # beyond every coordinate, and beyond the area of every object, in pixels
-DIGITS = re.compile(r"0|[1-9][0-9]{0,17}")  # a whole number as programs write it
+FAR = 1e12  # exceeds every coordinate and every object area, in pixels
+DIGITS = re.compile(r"0|[1-9][0-9]{0,17}")  # an integer without leading zeros
 
 
 def as_id(value: Any) -> Id | None:
-    """Return an id as a whole number or text; None if it is neither."""
+    """Return an id as an integer or text, or None if it is neither."""
     if type(value) is int or (type(value) is str and value):
         return value
     return int(value) if type(value) is float and value.is_integer() else None
 
 
 def other_form(value: Id) -> Id | None:
-    """Return an id as text if it is a number, and as a number if it consists of digits."""
+    """Convert an integer id to text and a text id of digits to an integer; return None for other text."""
     if isinstance(value, int):
         return str(value)
     return int(value) if DIGITS.fullmatch(value) else None
 
 
 def order(identity: Id) -> tuple[int, int, str]:
-    """Return a key that sorts ids: numbers, also as text, before text."""
+    """Return a sort key for ids that puts numbers, including numbers written as text, before other text."""
     if type(identity) is str and not DIGITS.fullmatch(identity):
         return 1, 0, identity
     return 0, int(identity), str(identity)
 
 
 def as_side(value: Any) -> int | None:
-    """Return the side of an image in pixels: a whole number above 0, perhaps written as text or with a point."""
+    """Return the side of an image in pixels, a positive integer that may be given as text or a float, or None."""
     if type(value) is str:
         value = int(value) if DIGITS.fullmatch(value) else None
     side = as_id(value)
@@ -45,8 +45,8 @@ def as_side(value: Any) -> int | None:
 
 
 def are_numbers(values: Any) -> TypeGuard[list[float]]:
-    """Tell whether this is a non-empty list of finite numbers within the range of pixels."""
-    # The sum reveals values that are not numbers, infinite or nan; the extremes reveal numbers out of range.
+    """Return whether the value is a non-empty list of finite numbers within the range of pixels."""
+    # The sum reveals non-numeric, infinite and NaN values; the minimum and maximum reveal numbers out of range.
     try:
         return type(values) is list and isfinite(sum(values)) and min(values) > -FAR and max(values) < FAR
     except (TypeError, ValueError, OverflowError):
@@ -54,13 +54,13 @@ def are_numbers(values: Any) -> TypeGuard[list[float]]:
 
 
 def short(value: Any) -> str:
-    """Format a value for a message: short text unchanged."""
+    """Format a value for a message, leaving short text unchanged."""
     return value if type(value) is str and len(value) <= 60 else brief(value)
 
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Disable the garbage collector, which would search millions of records, all in use, again and again."""
+    """Disable the garbage collector, which would otherwise scan millions of live records over and over again."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -68,5 +68,5 @@ def uncollected() -> Iterator[None]:
     finally:
         if was_on:
             gc.freeze()
-            gc.unfreeze()  # all objects count as old now; young ones would be searched at once
+            gc.unfreeze()  # all objects now count as old; young objects would be scanned immediately
             gc.enable()

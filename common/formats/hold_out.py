@@ -1,4 +1,4 @@
-"""A held-out part of a data set, for evaluation: chosen by image names alone, so the same on every machine."""
+"""A held-out part of a data set for evaluation, chosen only by image name and therefore the same on every machine."""
 
 import hashlib
 from dataclasses import dataclass
@@ -8,31 +8,32 @@ PARTS = ("train", "test")
 
 @dataclass(frozen=True)
 class HoldOut:
-    """Which images are held out.
+    """Specifies which images are held out.
 
     Attributes:
-        share: approximate share of the images; above 0 and below 1.
-        seed: another seed gives another choice.
+        share: approximate fraction of images to hold out, between 0 and 1 (both exclusive).
+        seed: seed of the selection; another seed holds out other images.
     """
 
     share: float
     seed: int = 0
 
     def check(self, split: str) -> None:
-        """Check the share, and that a split is train or test.
+        """Check that the share is valid, and that a split is train or test.
 
         Raises:
-            ValueError: one of them is invalid.
+            ValueError: the share or the split is invalid.
         """
         if not 0 < self.share < 1:
-            raise ValueError(f"HOLD_OUT is the part of the images that are held out, between 0 and 1, got {self.share}")
+            raise ValueError(f"HOLD_OUT, the fraction of images to hold out, must be between 0 and 1; got {self.share}")
         if split not in PARTS:
-            raise ValueError(f"with HOLD_OUT SPLIT is train, or test for the images held out; got {split!r}")
+            raise ValueError(f"with HOLD_OUT, SPLIT must be train, or test for the held-out images; got {split!r}")
 
     def takes(self, name: str, split: str) -> bool:
-        """Tell whether an image is in a part.
+        """Return whether an image belongs to a split.
 
-        A hash of seed and name decides, so an image stays in its part when others are added.
+        The decision is based on a hash of the seed and the name, so adding images does not move others to another
+        split.
         """
         digest = hashlib.sha256(f"{self.seed}/{name}".encode("utf-8", "surrogateescape")).digest()
         number = int.from_bytes(digest[:8], "big")

@@ -1,4 +1,4 @@
-"""The JSON of iNaturalist's challenges: the layout of COCO, with one category for each image."""
+"""Reader for the JSON files of the iNaturalist challenges, which have COCO's layout with one category per image."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ from mocodet.common.text import first_few, repeated
 
 @dataclass(frozen=True)
 class Classified:
-    """A list of images with their classes.
+    """A list of images and their classes.
 
     Attributes:
-        files: names of the images, relative to a folder, in the order of the list.
-        labels: class of each image, in [0, C).
+        files: image file names, relative to a folder, in the order of the list.
+        labels: class index of each image, in [0, C).
         classes: names of the C classes.
     """
 
@@ -26,28 +26,29 @@ class Classified:
 
 
 def read_classified(path: Path) -> Classified:
-    """Read ``train2018.json``, ``val2018.json`` or another file of this layout.
+    """Read ``train2018.json``, ``val2018.json`` or another file in this layout.
 
-    It holds ``"images"`` (``id``, ``file_name``), ``"annotations"`` (``image_id``, ``category_id``), one for each
-    image, and ``"categories"`` (``id``, ``name``), all classes, also those that no image of this split has.
+    The file contains ``"images"`` (``id``, ``file_name``), ``"annotations"`` (``image_id``, ``category_id``), one per
+    image, and ``"categories"`` (``id``, ``name``), which lists all classes, including those without images in this
+    split.
 
     Args:
         path: the JSON file.
 
     Returns:
-        the images. Their classes are the names of the categories, in the order of the ids, which need not be
-        contiguous. If names are missing or repeated, the ids take their place.
+        the images. Their classes are the category names in the order of the ids, which need not be contiguous. If names
+        are missing or repeated, the ids are used instead.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it does not have this layout, or lists no image; an image without an annotation or with several;
-            an annotation of an unknown image or category; a repeated id. The message names the first few.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file does not have this layout or lists no images; an image has no annotation or more than one;
+            an annotation refers to an unknown image or category; or an id is repeated. The message names the first few.
     """
     content = _read(path)
     categories = _by_id(content["categories"], f"{path}: category")
     files = {image: entry["file_name"] for image, entry in _by_id(content["images"], f"{path}: image").items()}
     if not files:
-        raise ValueError(f"{path} lists no image")
+        raise ValueError(f"{path} lists no images")
     category_of = _one_for_each(content["annotations"], files, categories, str(path))
     ids = sorted(categories, key=lambda category: (isinstance(category, str), category))
     place = {category: number for number, category in enumerate(ids)}
@@ -61,44 +62,46 @@ def read_classified(path: Path) -> Classified:
 
 
 def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
-    """Read the JSON file, and check that it has its three lists."""
+    """Read the JSON file, and check that it contains the three lists."""
     content = read_json(path)
     wanted = {"images": ("id", "file_name"), "annotations": ("image_id", "category_id"), "categories": ("id",)}
     for name, keys in wanted.items():
         entries = content.get(name) if isinstance(content, Mapping) else None
         if not isinstance(entries, list):
-            raise ValueError(f"{path} has no list {name!r}; expected iNaturalist's layout: {', '.join(wanted)}")
+            raise ValueError(f"{path} has no list {name!r}; expected the iNaturalist layout with {', '.join(wanted)}")
         for number, entry in enumerate(entries):
             if not isinstance(entry, Mapping) or any(key not in entry for key in keys):
-                raise ValueError(f"{path}: entry {number} of {name!r} has not all of {', '.join(keys)}: {brief(entry)}")
+                raise ValueError(
+                    f"{path}: entry {number} of {name!r} must have {', '.join(keys)}; found {brief(entry)}"
+                )
             if wrong := [key for key in keys if not _fits(key, entry[key])]:
                 found = f"{wrong[0]} {brief(entry[wrong[0]])}"
-                kind = "the name of a file" if wrong[0] == "file_name" else "a whole number or a word"
+                kind = "a file name" if wrong[0] == "file_name" else "an integer or a string"
                 raise ValueError(f"{path}: entry {number} of {name!r} has {found}; expected {kind}")
     return content
 
 
 def _fits(key: str, value: Any) -> bool:
-    """Tell whether a value can be a file's name, or an id."""
+    """Return whether a value is a valid file name or id."""
     if isinstance(value, str):
-        return bool(value) and value.isprintable()  # a file's name has no zero byte and no unpaired surrogate
+        return bool(value) and value.isprintable()  # a file name contains no null byte and no unpaired surrogate
     return key != "file_name" and type(value) is int
 
 
 def _by_id(entries: list[dict[str, Any]], what: str) -> dict[Any, dict[str, Any]]:
     if again := repeated(entry["id"] for entry in entries):
-        raise ValueError(f"{what} ids must differ; repeated: {first_few(list(map(str, again)))}")
+        raise ValueError(f"{what} ids must be unique; repeated: {first_few(list(map(str, again)))}")
     return {entry["id"]: entry for entry in entries}
 
 
 def _one_for_each(
     annotations: list[dict[str, Any]], files: Mapping[Any, str], categories: Mapping[Any, object], where: str
 ) -> dict[Any, Any]:
-    """Map each image's id to the id of its only category."""
+    """Map each image id to the id of the image's only category."""
     category_of = {entry["image_id"]: entry["category_id"] for entry in annotations}
     used = set(category_of.values())
     faults: dict[str, list[Any]] = {
-        "images have several annotations": repeated(entry["image_id"] for entry in annotations),
+        "images have more than one annotation": repeated(entry["image_id"] for entry in annotations),
         "images have no annotation": [image for image in files if image not in category_of],
         "annotated images are not in 'images'": [image for image in category_of if image not in files],
         "annotations have a category that is not in 'categories'": [
@@ -108,5 +111,5 @@ def _one_for_each(
     for fault, ids in faults.items():
         if ids:
             few = first_few(list(map(str, ids)))
-            raise ValueError(f"{where}: {len(ids)} {fault}: id {few}; expected one annotation for each image")
+            raise ValueError(f"{where}: {len(ids)} {fault} (ids: {few}); expected one annotation per image")
     return category_of

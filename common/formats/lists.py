@@ -1,4 +1,4 @@
-"""Lists of images as text, one name per line, and the files of these names."""
+"""Text files that list images, one name per line, and lookup of the files with these names."""
 
 import codecs
 import os
@@ -10,68 +10,70 @@ from mocodet.common.text import repeated
 from .findings import Finding, Ledger
 from .image import stem_of
 
-# In VOC's lists of one class: no object of the class, only difficult ones, an object.
+# Labels in VOC's per-class lists: the image has no object of the class, only difficult ones, or at least one object.
 LABELS = frozenset({"-1", "0", "1"})
 
 
 def read_list(path: Path, knows: Callable[[str], bool]) -> tuple[list[str], list[Finding]]:
-    """Read a list of images; return their names, each once, and the findings.
+    """Read a list of images; return the names without repetitions, and the findings.
 
-    A line may have a label after the name, as in VOC's lists of one class. A name may have a suffix, a folder
-    (``JPEGImages/a.jpg``) or blanks.
+    A line may have a label after the name, as in VOC's per-class lists. A name may include a suffix, folders
+    (``JPEGImages/a.jpg``) or spaces.
 
     Args:
         path: the list.
-        knows: tells whether a name exists, and so which of the possible names a line means.
+        knows: returns whether an image name exists, which determines how an ambiguous line is read.
 
     Raises:
-        FileNotFoundError: there is no such list.
+        FileNotFoundError: the list does not exist.
     """
     ledger = Ledger(path)
     try:
         lines = lines_of(path.read_bytes())
     except UnicodeDecodeError as error:
-        ledger.error("", f"is not text in UTF-8 ({error.reason})", "rewrite it, one image name per line")
+        ledger.error("", f"is not UTF-8 text ({error.reason})", "save it as UTF-8 with one image name per line")
         return [], ledger.findings()
     names = []
     for line in lines:
         name, labelled = _name_in(line, knows)
         if name is None:
-            ledger.error("", f"must hold one image name per line, found {line[:80]!r}", "rewrite it")
+            ledger.error("", f"must contain one image name per line; found {line[:80]!r}", "correct the line")
             continue
         names.append(name)
         if labelled:
-            ledger.count("note", name, "has a label behind its name", "the image is taken whatever its label")
+            ledger.count("note", name, "has a label after its name", "the image is used regardless of its label")
     for name in repeated(names):
-        ledger.count("repaired", name, "is named more than once", "taken once")
+        ledger.count("repaired", name, "is listed more than once", "used only once")
     if not lines:
-        ledger.error("", "names no image: the data set is empty", "name images, one a line, or remove the list")
+        ledger.error(
+            "", "lists no images, so the data set is empty", "add image names, one per line, or remove the list"
+        )
     return list(dict.fromkeys(names)), ledger.findings()
 
 
 def decode_text(data: bytes) -> str:
-    """Decode the text of a file, by its byte-order mark or as UTF-8.
+    """Decode the contents of a text file according to its byte-order mark or, without one, as UTF-8.
 
     Raises:
-        UnicodeDecodeError: neither fits.
+        UnicodeDecodeError: the contents are not valid in that encoding.
     """
     wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     return data.decode("utf-16" if wide else "utf-8-sig")
 
 
 def lines_of(data: bytes) -> list[str]:
-    """Return the lines of a text file that are not blank, stripped; see `decode_text`."""
+    """Return the non-blank lines of a text file, stripped; see `decode_text`."""
     return [line.strip() for line in decode_text(data).splitlines() if line.strip()]
 
 
 class NamedFiles:
-    """The files below a folder by their names without suffix; suffixes match in either case.
+    """The files below a folder, indexed by name without suffix; suffixes match in upper and lower case.
 
-    A name may have folders before it (``town/a``). Each folder is listed once, on first use.
+    A name may include folders (``town/a``). Each folder is listed only once, on first use.
 
     Args:
-        root: the folder; it may be absent.
-        suffixes: suffixes in lower case, with dot.
+        root: the folder, which need not exist.
+        suffixes: lower-case suffixes, including the dot.
     """
 
     def __init__(self, root: Path, suffixes: tuple[str, ...]) -> None:
@@ -79,12 +81,12 @@ class NamedFiles:
         self._listed: dict[str, dict[str, list[str]]] = {}
 
     def find(self, name: str) -> list[Path]:
-        """Return the files with a name; there should be one."""
+        """Return the files with a given name; normally there is exactly one."""
         parent, _, last = name.rpartition("/")
         return [self.root / parent / file for file in self._list(parent).get(last, [])]
 
     def names(self) -> set[str]:
-        """Return the names of the files directly in the folder."""
+        """Return the names of the files directly in the root folder."""
         return set(self._list(""))
 
     def _list(self, parent: str) -> dict[str, list[str]]:
@@ -98,21 +100,21 @@ class NamedFiles:
 
 def _files(folder: Path) -> list[str]:
     try:
-        with os.scandir(folder) as entries:  # a folder may hold a hundred thousand files
+        with os.scandir(folder) as entries:  # a folder may contain a hundred thousand files
             return [entry.name for entry in entries if not entry.name.startswith(".") and not entry.is_dir()]
-    except (OSError, ValueError):  # an entry of a list may be an impossible path
+    except (OSError, ValueError):  # a list may contain invalid paths
         return []
 
 
 def _name_in(line: str, knows: Callable[[str], bool]) -> tuple[str | None, bool]:
-    """Find the name of an image in a line of a list, and whether a label follows; None unless there is just one."""
+    """Return the image name in a line of a list, or None if it is ambiguous, and whether a label follows the name."""
     words = line.split()
     labelled = len(words) > 1 and words[-1] in LABELS
     without_label = line[: -len(words[-1])].rstrip()
     for text in (line, without_label) if labelled else (line,):
         if name := _known(text, knows):
             return name, labelled and text != line
-    # The path may be that of an image, of its XML file or of its mask.
+    # The words may be the paths of an image, its XML file or its mask.
     names = {_known(word, knows) for word in (words[:-1] if labelled else words)}
     if len(names) == 1 and (name := names.pop()):
         return name, labelled
@@ -120,7 +122,7 @@ def _name_in(line: str, knows: Callable[[str], bool]) -> tuple[str | None, bool]
 
 
 def _known(text: str, knows: Callable[[str], bool]) -> str | None:
-    """Find the known name that a text means: the text itself, or without suffix and with ever fewer of its folders."""
+    """Return the known name that a text refers to: the text itself, or without its suffix and leading folders."""
     if knows(text):
         return text
     path = text.replace("\\", "/")

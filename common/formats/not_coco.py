@@ -1,4 +1,4 @@
-"""Recognition of JSON files that are not in COCO's format: another tool's format, or a list of predictions."""
+"""Recognition of JSON files that are not in COCO format: files in other tools' formats, and lists of predictions."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -7,11 +7,11 @@ from mocodet.common.text import first_few
 
 from .coco_values import short
 
-CONVERT = "export the labels from the tool in COCO's format"
+CONVERT = "export the labels from the tool in COCO format"
 
 
 class _Other(NamedTuple):
-    """A format: a test for it, its description, and what to do."""
+    """A format: how to recognise it, its description, and what to do."""
 
     known_by: Callable[[Mapping[str, Any]], bool]
     what: str
@@ -22,45 +22,45 @@ def _has(*keys: str) -> Callable[[Mapping[str, Any]], bool]:
     return lambda entry: set(keys) <= entry.keys()
 
 
-# For files that hold an object, and for files that hold a list, by its first entry.
+# Formats of files that contain an object, and of files that contain a list, recognised by its first entry.
 OBJECTS = (
-    _Other(_has("shapes", "imagePath"), "is LabelMe's, of one image", CONVERT),
-    _Other(_has("_via_img_metadata"), "is a project of VIA (VGG Image Annotator)", CONVERT),
+    _Other(_has("shapes", "imagePath"), "is a LabelMe file for a single image", CONVERT),
+    _Other(_has("_via_img_metadata"), "is a VIA (VGG Image Annotator) project", CONVERT),
     _Other(
         lambda entry: any(isinstance(value, dict) and "regions" in value for value in entry.values()),
-        "is VIA's (VGG Image Annotator)",
+        "is a VIA (VGG Image Annotator) file",
         CONVERT,
     ),
 )
 ENTRIES = (
     _Other(
         _has("image_id", "category_id", "score"),
-        "is a list of predictions (COCO's results)",
-        "name the file of annotations that they are evaluated with",
+        "is a list of predictions (COCO results format)",
+        "specify the annotation file that the predictions are evaluated against",
     ),
     _Other(
         _has("image_id", "category_id"),
-        "is a list of annotations alone",
-        'write {"images": [...], "annotations": [...], "categories": [...]}',
+        "contains only a list of annotations",
+        'write an object: {"images": [...], "annotations": [...], "categories": [...]}',
     ),
-    _Other(_has("image", "annotations"), "is CreateML's", CONVERT),
-    _Other(_has("data", "annotations"), "is Label Studio's", f"{CONVERT}, not as JSON"),
-    _Other(_has("External ID"), "is Labelbox's", CONVERT),
+    _Other(_has("image", "annotations"), "is a CreateML file", CONVERT),
+    _Other(_has("data", "annotations"), "is a Label Studio file", f"{CONVERT} instead of as JSON"),
+    _Other(_has("External ID"), "is a Labelbox file", CONVERT),
 )
-ABSENT = "export it in COCO's format, of instances"
+ABSENT = "export it in COCO format (instances)"
 
 
 def found_instead(content: Any) -> tuple[str, str]:
-    """Say what the content of a JSON file without COCO's lists is, and what to do."""
+    """Return what a JSON file without COCO's lists contains instead, and what to do about it."""
     if isinstance(content, list):
         first = content[0] if content and isinstance(content[0], dict) else {}
         for other in ENTRIES:
             if other.known_by(first):
                 return other.what, other.remedy
         what = f"is a list of {len(content):,} entries" if content else "is an empty list"
-        return f"{what}, and not an object", ABSENT
+        return f"{what}, not an object", ABSENT
     if not isinstance(content, dict):
-        return f"is {short(content)}, and not an object", ABSENT
+        return f"is {short(content)}, not an object", ABSENT
     for other in OBJECTS:
         if other.known_by(content):
             return other.what, other.remedy

@@ -1,4 +1,4 @@
-"""Folders of images and VOC's XML files: finding the files of a name, the images of a split, and whole splits."""
+"""Reader for folders of images and VOC XML files: looks up files by name, lists images of a split, and reads splits."""
 
 import os
 import re
@@ -15,19 +15,19 @@ from .image import Size, image_size, image_suffixes, size_fault, stem_of
 from .lists import NamedFiles, read_list
 from .voc import VocAnnotation, read_annotation
 
-# Folders of XML files and of images, in VOC's words and in those of other tools; else both are in one folder.
+# Names of the folders of XML files and of images, in VOC and in other tools. Otherwise both are in one folder.
 ANNOTATIONS, IMAGES = ("Annotations", "annotations"), ("JPEGImages", "images")
 XML = ".xml"
 
 
 @dataclass(frozen=True)
 class VocImage:
-    """One image of a split.
+    """An image in a split.
 
     Attributes:
-        name: its name in lists, without suffix.
-        image: its file; None if there is none.
-        annotation: the content of its XML file.
+        name: the image's name in lists, without suffix.
+        image: the image file; None if there is none.
+        annotation: contents of the image's XML file.
     """
 
     name: str
@@ -37,13 +37,13 @@ class VocImage:
 
 @dataclass(frozen=True)
 class VocSplit:
-    """The images of a list.
+    """The images in a list.
 
     Attributes:
-        images: in the order of the list, with the objects of the requested classes.
+        images: images in the order of the list, with the objects of the requested classes.
         findings: findings in the list, the XML files and the images.
-        listed: the list; without one, the folder of the XML files.
-        left_out: number of objects of each other class, by name.
+        listed: the list or, without one, the folder of the XML files.
+        left_out: number of objects of each other class, by class name.
     """
 
     images: Sequence[VocImage]
@@ -53,10 +53,10 @@ class VocSplit:
 
 
 class VocFolder:
-    """A folder of ``Annotations`` and ``JPEGImages``, or of XML files and images side by side; each is listed once.
+    """A folder with ``Annotations`` and ``JPEGImages``, or with XML files and images side by side; each is listed once.
 
     Args:
-        root: the folder; any part of its layout may be absent.
+        root: the folder; any part of its layout may be missing.
     """
 
     def __init__(self, root: str | os.PathLike) -> None:
@@ -65,7 +65,7 @@ class VocFolder:
         self.annotations = self._files(ANNOTATIONS, (XML,))
 
     def _files(self, folders: Sequence[str], suffixes: tuple[str, ...]) -> NamedFiles:
-        """Return the files of the first of some folders that exists, or of the one that holds such files."""
+        """Return the files in the first existing folder of ``folders``, or else in the first folder with such files."""
         named = [self.root / name for name in folders if (self.root / name).is_dir()]
         others = [self.root / name for name in (*ANNOTATIONS, *IMAGES, ".")]
         places = (NamedFiles(folder, suffixes) for folder in (*named[:1], *([] if named else others)))
@@ -73,25 +73,25 @@ class VocFolder:
 
     @property
     def absent(self) -> list[Path]:
-        """The missing folders without which there is nothing to read."""
+        """The missing folders that are required for reading."""
         return [files.root for files in (self.annotations, self.images) if not files.root.is_dir()]
 
     def list_file(self, split: str) -> Path:
-        """Return VOC's file that lists the images of a split such as ``Main/train``."""
+        """Return the path of VOC's image list for a split such as ``Main/train``."""
         return self.root / "ImageSets" / f"{split}.txt"
 
     def find_names(self, split: str, hold_out: HoldOut | None = None) -> tuple[list[str], list[Finding], Path]:
-        """Find the names of the images of a split.
+        """Return the names of the images in a split.
 
         Args:
-            split: its name in ``ImageSets/Main``, or the path of a list of images.
-            hold_out: choose from all images with an XML file.
+            split: name of a list in ``ImageSets/Main``, or the path of a list of images.
+            hold_out: how to select from all images that have an XML file.
 
         Returns:
-            the names; the findings about the list; the list or, without one, the folder of the XML files.
+            the names; the findings about the list; and the list or, without one, the folder of the XML files.
 
         Raises:
-            FileNotFoundError: there is no such list; the message names the existing ones.
+            FileNotFoundError: the list does not exist; the message names the existing lists.
         """
         if hold_out is not None:
             return self._held_out(split, hold_out)
@@ -99,31 +99,31 @@ class VocFolder:
         path = next((path for path in (usual, self.root / split, Path(split).expanduser()) if path.is_file()), None)
         if path is not None:
             return *read_list(path, self.knows), path
-        known = ", ".join(sorted(file.stem for file in usual.parent.glob("*.txt"))) or "none at all"
-        remedy = "write a list of images and name it in SPLIT, or set HOLD_OUT 0.2 and SPLIT train or test"
-        raise FileNotFoundError(f"there is no split {usual}; the folder has {known}; {remedy}")
+        known = ", ".join(sorted(file.stem for file in usual.parent.glob("*.txt"))) or "none"
+        remedy = "set SPLIT to the path of a list of images, or set HOLD_OUT 0.2 and SPLIT train or test"
+        raise FileNotFoundError(f"split {usual} does not exist; available splits: {known}; {remedy}")
 
     def _held_out(self, split: str, hold_out: HoldOut) -> tuple[list[str], list[Finding], Path]:
         folder, known = self.annotations.root, sorted(self.annotations.names())
         names = [name for name in known if hold_out.takes(name, split)]
         ledger = Ledger(folder)
         if not names:
-            what = f"has {len(known):,} XML files, none of which HOLD_OUT {hold_out.share:g} takes for {split}"
-            ledger.error("", what, "set HOLD_OUT_SEED to another number, or label more images")
+            what = f"has {len(known):,} XML files, but HOLD_OUT {hold_out.share:g} selects none of them for {split}"
+            ledger.error("", what, "change HOLD_OUT_SEED, or label more images")
         for name in sorted(self.images.names() - self.annotations.names()):
-            ledger.count("note", name, "has an image and no XML file", "left out; it serves to pre-train on")
+            ledger.count("note", name, "has an image but no XML file", "ignored, but usable for pre-training")
         return names, ledger.findings(), folder
 
     def annotation_file(self, name: str) -> Path:
-        """Return the path where the XML file of an image is, or should be."""
+        """Return the path at which an image's XML file exists or is expected."""
         return next(iter(self.annotations.find(name)), self.annotations.root / f"{name}.xml")
 
     def knows(self, name: str) -> bool:
-        """Tell whether there is an image or an XML file with a name."""
+        """Return whether an image or an XML file with the given name exists."""
         return bool(self.images.find(name) or self.annotations.find(name))
 
     def read_image(self, name: str, listed: Path) -> tuple[VocImage, list[Finding]]:
-        """Find the files of an image, which the file ``listed`` names, and read its XML file."""
+        """Find the files of an image that is in the list ``listed``, and read its XML file."""
         ledger = Ledger(self.annotation_file(name))
         candidates = self.images.find(name)
 
@@ -132,24 +132,24 @@ class VocFolder:
             try:
                 return None if chosen is None else image_size(chosen)
             except (OSError, ValueError):
-                return None  # `measure` reports it
+                return None  # reported by `measure`
 
         try:
             annotation = read_annotation(ledger.file, size_of_image)
         except FileNotFoundError:
             annotation = VocAnnotation()
             remedy = (
-                f"restore it, write one without <object> if nothing is in the image, or remove {name} from the list"
+                f"restore it, create one without <object> if the image has no objects, or remove {name} from the list"
             )
-            ledger.error("", f"is missing, and {listed} names its image", remedy)
+            ledger.error("", f"is missing, but {listed} lists its image", remedy)
         chosen = self._choose(candidates, annotation.filename, name)
         if chosen is None and candidates:
             files = ", ".join(path.name for path in candidates)
-            ledger.error("", f"may be about {files}", "remove all but one, or write in <filename> which of them it is")
+            ledger.error("", f"may refer to {files}", "remove all but one, or specify the right one in <filename>")
         return VocImage(name, chosen, annotation), [*annotation.findings, *ledger.findings()]
 
     def _choose(self, candidates: Sequence[Path], filename: str, name: str) -> Path | None:
-        """Choose among the images with a name; <filename> in the XML file decides only if the name does not."""
+        """Choose from the images with a name; <filename> in the XML file decides only if the name is ambiguous."""
         if len(candidates) == 1:
             return candidates[0]
         said = filename.replace("\\", "/").rpartition("/")[2]
@@ -163,16 +163,16 @@ class VocFolder:
 def read_split(
     folder: VocFolder, split: str, classes: Collection[str] | None = None, hold_out: HoldOut | None = None
 ) -> VocSplit:
-    """Read the XML files of the images of a split, and the images' sizes where a file has none.
+    """Read the XML files for the images in a split, and the sizes of images whose XML file specifies none.
 
     Args:
         folder: the folder.
         split: see `VocFolder.find_names`.
-        classes: classes of the objects to keep; None: all.
+        classes: classes of the objects to keep; None keeps all.
         hold_out: see `VocFolder.find_names`.
 
     Raises:
-        FileNotFoundError: there is no such list; the message names the existing ones.
+        FileNotFoundError: the list does not exist; the message names the existing lists.
     """
     names, findings, listed = folder.find_names(split, hold_out)
     read = [folder.read_image(name, listed) for name in names]
@@ -183,7 +183,7 @@ def read_split(
 def choose_classes(
     images: Iterable[VocImage], findings: Sequence[Finding], listed: Path, classes: Collection[str] | None
 ) -> VocSplit:
-    """Keep the objects of some classes and count the others; arguments as in `read_split` and `VocSplit`."""
+    """Keep the objects of some classes and count the others; see `read_split` and `VocSplit` for the arguments."""
     left_out: Counter[str] = Counter()
     chosen = []
     for image in images:
@@ -196,16 +196,16 @@ def choose_classes(
 
 
 def missing_image(folder: VocFolder, image: VocImage, listed: Path) -> Finding | None:
-    """Return the error of an image that the file ``listed`` names, if its file does not exist."""
+    """Return an error if the file of an image in the list ``listed`` does not exist."""
     if image.image is not None or folder.images.find(image.name):
         return None
-    what = f"is missing, with whatever suffix of an image, and {listed} names it"
-    remedy = f"restore it, or remove {image.name} from the list"
+    what = f"is missing with any image suffix, but {listed} lists it"
+    remedy = f"restore the image, or remove {image.name} from the list"
     return Finding("error", folder.images.root / image.name, "", what, remedy)
 
 
 def measure(image: VocImage) -> Finding | None:
-    """Read the size of an image from its header; return its error, if any."""
+    """Read an image's size from its header; return an error if it cannot be read or is wrong."""
     if image.image is None:
         return None
     try:
@@ -217,7 +217,7 @@ def measure(image: VocImage) -> Finding | None:
 
 
 def class_findings(split: VocSplit, classes: Sequence[str]) -> Iterator[Finding]:
-    """Compare the objects of a split with the requested ``classes``."""
+    """Compare the objects in a split with the requested ``classes``."""
     path = split.listed
     kept = Counter(one.name for image in split.images for one in image.annotation.objects)
     if not split.left_out:
@@ -226,17 +226,17 @@ def class_findings(split: VocSplit, classes: Sequence[str]) -> Iterator[Finding]
     written = {_plain(name): name for name in split.left_out}
     for name in classes:
         if not kept[name] and _plain(name) in written:
-            what = f"has no object of class {name!r}, but some of {written[_plain(name)]!r}"
-            yield Finding("error", path, "", what, "write the class in CLASSES as the objects have it")
+            what = f"has no objects of class {name!r}, but objects of class {written[_plain(name)]!r}"
+            yield Finding("error", path, "", what, "spell the class in CLASSES as in the annotations")
             return
     if not kept:
-        what = f"has no object of the classes {first_few(classes)}; its objects are {others}"
-        yield Finding("error", path, "", what, "name classes of theirs in CLASSES")
+        what = f"has no objects of the classes {first_few(classes)}; its objects are {others}"
+        yield Finding("error", path, "", what, "set CLASSES to classes of these objects")
         return
-    what = f"has {sum(split.left_out.values()):,} objects of other classes than CLASSES: {others}"
-    yield Finding("note", path, "", what, "they are left out")
+    what = f"has {sum(split.left_out.values()):,} objects of classes that are not in CLASSES: {others}"
+    yield Finding("note", path, "", what, "they are ignored")
 
 
 def _plain(name: str) -> str:
-    """Return a class's name without case, blanks, hyphens and underscores, which people confuse."""
+    """Return a class name without differences in case, spaces, hyphens and underscores, which are easily confused."""
     return re.sub(r"[\s_-]", "", name.casefold())

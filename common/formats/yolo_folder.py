@@ -1,4 +1,4 @@
-"""Data sets in YOLO's layout, with or without ``data.yaml``: the images of a split, and the files of their labels."""
+"""Reader for data sets in YOLO layout, with or without ``data.yaml``: the images of a split and their label files."""
 
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -22,27 +22,36 @@ from .lists import decode_text, lines_of
 from .yolo import YoloLabels, YoloObject, read_label_file
 
 DESCRIPTIONS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
-NO_LABELS = {"classes.txt", "train.txt", "val.txt", "valid.txt", "test.txt"}  # other text files beside labels
+NO_LABELS = {
+    "classes.txt",
+    "train.txt",
+    "val.txt",
+    "valid.txt",
+    "test.txt",
+}  # text files among the labels that are not label files
 NAME_LISTS = ("classes.txt", "obj.names", "labels/classes.txt", "images/classes.txt")
-NOTHING = (None, "", "null", "~")  # values of YAML, all read as text
+NOTHING = (None, "", "null", "~")  # empty values in YAML, where all values are read as text
 SPLITS = ("train", "val", "test")
 OTHER_NAMES = {"val": ("valid", "validation"), "valid": ("val", "validation"), "validation": ("val", "valid")}
-IMAGES, LABELS = "images", "labels"  # folders; a label's path has the second in place of the last of the first
+IMAGES, LABELS = (
+    "images",
+    "labels",
+)  # folders; replacing the last IMAGES in an image's path with LABELS gives its label file
 
-READERS = 8  # threads that wait for files
+READERS = 8  # threads that read files
 
 
 @dataclass(frozen=True)
 class YoloFolder:
-    """The content of a ``data.yaml`` or, without one, of the folders themselves.
+    """The contents of a ``data.yaml`` file or, without one, of the folders themselves.
 
     Attributes:
-        file: the ``data.yaml``, or the folder.
-        root: the folder that ids of images are relative to.
-        names: names of the classes, in the order of their indices.
-        splits: the folders and lists with the images of each split. Without ``data.yaml`` and folders of splits there
-            is one split, called "".
-        findings: errors; repairs.
+        file: the ``data.yaml`` file, or the folder.
+        root: the folder to which image ids are relative.
+        names: class names, in the order of their indices.
+        splits: the folders and lists of images in each split. Without ``data.yaml`` and folders of splits, the only
+            split is named "".
+        findings: errors and repairs.
     """
 
     file: Path
@@ -53,31 +62,33 @@ class YoloFolder:
 
 
 def read_yolo(path: Path, split: str = "", classes: Sequence[str] = (), hold_out: HoldOut | None = None) -> Coco:
-    """Read a split as if it were a file in COCO's format: boxes, and polygons as masks, in pixels.
+    """Read a split as if it were a file in COCO format: boxes, and polygons as masks, in pixels.
 
-    The id of an image is its path below the data set's folder, without suffix; that of an annotation, the image's id
-    and the number of the line.
+    The id of an image is its path relative to the data set's folder, without the suffix. The id of an annotation
+    consists of the image's id and the line number.
 
     Args:
-        path: ``data.yaml``, or a folder that holds it, or ``images`` and ``labels``, or images and label files.
-        split: name of the split in ``data.yaml`` or of its folder, such as ``train``; empty: the only one.
-        classes: names of the classes to keep, in this order; empty: all. If no file names the classes, all names in the
-            order of their indices.
-        hold_out: divides a data set of one part into the splits train and test.
+        path: a ``data.yaml`` file, or a folder that contains one, or a folder of ``images`` and ``labels``, or a folder
+            of images and label files.
+        split: name of the split in ``data.yaml`` or of its folder, such as ``train``; empty selects the only split.
+        classes: names of the classes to keep, in this order; empty keeps all. If no file lists the class names, all
+            names in the order of their indices.
+        hold_out: divides a data set with a single split into train and test.
 
     Returns:
-        its ``findings`` have at least one for each line of a label file that is not among the annotations.
+        the data set. Its ``findings`` contain at least one for each line of a label file that is not among the
+        annotations.
 
     Raises:
-        FileNotFoundError: there is no such file or folder.
-        ValueError: ``classes`` has a name that no class has.
+        FileNotFoundError: the file or folder does not exist.
+        ValueError: ``classes`` contains a name that matches no class.
     """
     folder = open_yolo(path)
     ledger = Ledger(folder.file)
     names = folder.names or tuple(classes)
     if not names and not any(finding.severity == "error" for finding in folder.findings):
-        what = f"says nowhere what the classes are called: there is neither data.yaml nor {' nor '.join(NAME_LISTS)}"
-        ledger.error("", what, "write one of them, or list all classes in CLASSES, in the order of their indices")
+        what = f"does not define class names, because neither data.yaml nor {' nor '.join(NAME_LISTS)} exists"
+        ledger.error("", what, "create one of these files, or set CLASSES to all classes in the order of their indices")
     sources = _sources(folder, "" if hold_out else split, ledger)
     findings = [*folder.findings, *ledger.findings()]
     if any(finding.severity == "error" for finding in findings):
@@ -90,24 +101,24 @@ def open_yolo(path: Path) -> YoloFolder:
     """Read ``data.yaml``, or find the folders of splits and a list of classes.
 
     Raises:
-        FileNotFoundError: there is no such file or folder.
+        FileNotFoundError: the file or folder does not exist.
     """
     if path.is_file():
         return _described(path)
     if not path.is_dir():
-        raise FileNotFoundError(f"there is no data.yaml and no folder {path}")
+        raise FileNotFoundError(f"no data.yaml file or folder exists at {path}")
     described = [path / name for name in DESCRIPTIONS if (path / name).is_file()]
     described = described or sorted(file for file in path.glob("*.y*ml") if b"names" in file.read_bytes())
     return _described(described[0]) if described else _bare(path)
 
 
 def folder_of(file: Path) -> Path:
-    """Return the folder that the file names of `read_yolo` are relative to; ``file`` as in `YoloFolder`."""
+    """Return the folder to which file names from `read_yolo` are relative; for ``file``, see `YoloFolder`."""
     return file if file.is_dir() else file.parent
 
 
 def label_file(image: Path) -> Path:
-    """Return the label file of an image: the path with ``labels`` for the last folder called ``images``."""
+    """Return an image's label file: its path with the last folder ``images`` replaced with ``labels``."""
     parts = list(image.parent.parts)
     if IMAGES in parts:
         parts[len(parts) - 1 - parts[::-1].index(IMAGES)] = LABELS
@@ -115,20 +126,24 @@ def label_file(image: Path) -> Path:
 
 
 def _described(file: Path) -> YoloFolder:
-    """Read ``data.yaml``."""
+    """Read a ``data.yaml`` file."""
     ledger = Ledger(file)
     try:
-        # Read all values as text: a class may be called no, or 1e3.
+        # Read all values as text, because a class may be named no or 1e3.
         content = yaml.load(decode_text(file.read_bytes()), yaml.BaseLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        ledger.error("", f"is not YAML ({' '.join(str(error).split())})", "write path, train, val and names")
+        ledger.error(
+            "", f"is not YAML ({' '.join(str(error).split())})", "write a mapping with path, train, val and names"
+        )
         return YoloFolder(file, file.parent, findings=tuple(ledger.findings()))
     if not isinstance(content, dict) or "names" not in content:
         found = first_few([str(key) for key in content]) if isinstance(content, dict) else brief(content)
-        ledger.error("", f"lacks names, found {found}", "write names: [cat, dog]")
+        ledger.error("", f"lacks the key names; found {found}", "add the class names, such as names: [cat, dog]")
         return YoloFolder(file, file.parent, findings=tuple(ledger.findings()))
     if content.get("kpt_shape"):
-        ledger.error("", "has kpt_shape: its label files hold keypoints", "export them in COCO's format (KIND: coco)")
+        ledger.error(
+            "", "has kpt_shape, so its label files contain keypoints", "export them in COCO format (KIND: coco)"
+        )
     names = _names(content, ledger)
     roots = _roots(file, content.get("path"), ledger)
     splits = {}
@@ -136,11 +151,11 @@ def _described(file: Path) -> YoloFolder:
         given = content.get(split)
         entries = given if isinstance(given, list) else [] if given in NOTHING else [given]
         if not all(isinstance(entry, str) for entry in entries):
-            ledger.error(split, f"is {brief(given)}", "name a folder of images, a list of images, or several of them")
+            ledger.error(split, f"is {brief(given)}", "specify one or more folders or lists of images")
         elif entries:
             splits[split] = [_place(entry, roots) for entry in entries]
     if not splits and not ledger.errors:
-        ledger.error("", "names no split", "write train: images/train")
+        ledger.error("", "defines no splits", "add a split, such as train: images/train")
     return YoloFolder(file, roots[0], names, splits, tuple(ledger.findings()))
 
 
@@ -148,45 +163,47 @@ def _names(content: Mapping[Any, Any], ledger: Ledger) -> tuple[str, ...]:
     given = content["names"]
     if isinstance(given, dict):
         if missing := [str(index) for index in range(len(given)) if str(index) not in given]:
-            what = f"lacks index {missing[0]} of {len(given)} names"
-            ledger.error("names", what, "number the classes 0, 1, 2, ...")
+            what = f"has {len(given)} entries, but lacks index {missing[0]}"
+            ledger.error("names", what, "number the classes consecutively from 0")
             return ()
         given = [given[str(index)] for index in range(len(given))]
     if not isinstance(given, list) or not given or not all(isinstance(name, str) and name.strip() for name in given):
-        ledger.error("names", f"is {brief(given)}", "write the names of the classes: [cat, dog]")
+        ledger.error("names", f"is {brief(given)}", "list the class names, such as [cat, dog]")
         return ()
     names = tuple(" ".join(name.split()) for name in given)
     if same := repeated(names):
-        ledger.error("names", f"has {first_few(same)} more than once", "names of classes must differ")
+        ledger.error("names", f"has {first_few(same)} more than once", "class names must be unique")
     if (number := content.get("nc", str(len(names)))) != str(len(names)):
-        ledger.error("nc", f"is {brief(number)}, but names has {len(names)}", "correct one of them")
+        ledger.error("nc", f"is {brief(number)}, but names has {len(names)} entries", "correct one of the two")
     return names
 
 
 def _roots(file: Path, given: object, ledger: Ledger) -> list[Path]:
-    """Return the folders that splits may be relative to, the likeliest first."""
+    """Return the folders to which splits may be relative, the most likely first."""
     beside = file.parent
     if given in NOTHING:
         return [beside]
     if not isinstance(given, str):
-        ledger.error("path", f"is {brief(given)}", "name the folder of the data set, or leave it out")
+        ledger.error("path", f"is {brief(given)}", "set it to the folder of the data set, or remove it")
         return [beside]
     found = [folder for folder in (beside / given, Path(given)) if _is(Path.is_dir, folder)]
     if not found:
-        ledger.count("repaired", f"path {given}", "does not exist", f"the folder of {file.name} is taken instead")
+        ledger.count(
+            "repaired", f"path {given}", "does not exist", f"the folder that contains {file.name} is used instead"
+        )
     return [*found, beside]
 
 
 def _place(entry: str, roots: Sequence[Path]) -> Path:
-    """Find the folder or the list of an entry of a split."""
-    # Roboflow writes ../train/images for a folder beside data.yaml.
+    """Return the folder or list that an entry of a split refers to."""
+    # Roboflow writes ../train/images for a folder next to data.yaml.
     entries = (entry, entry[3:]) if entry.startswith("../") else (entry,)
     places = [root / one for root in roots for one in entries]
     return next((place for place in places if _is(Path.exists, place)), places[0])
 
 
 def _is(what: Callable[[Path], bool], path: Path) -> bool:
-    """Test a path that may be invalid, such as too long or with a zero byte."""
+    """Test a path that may be invalid, for example too long or with a null byte."""
     try:
         return what(path)
     except (OSError, ValueError):
@@ -209,14 +226,16 @@ def _bare(folder: Path) -> YoloFolder:
             try:
                 names = tuple(lines_of(file.read_bytes()))
             except UnicodeDecodeError as error:
-                ledger.error(file.name, f"is not text in UTF-8 ({error.reason})", "rewrite it, one class per line")
+                ledger.error(
+                    file.name, f"is not UTF-8 text ({error.reason})", "save it as UTF-8 with one class per line"
+                )
             if same := repeated(names):
-                ledger.error(file.name, f"has {first_few(same)} more than once", "names of classes must differ")
+                ledger.error(file.name, f"has {first_few(same)} more than once", "class names must be unique")
     return YoloFolder(folder, folder, names, splits, tuple(ledger.findings()))
 
 
 def _sources(folder: YoloFolder, split: str, ledger: Ledger) -> Sequence[Path]:
-    """Return the folders and lists of a split; enter an error if there is no such split."""
+    """Return the folders and lists of a split; record an error if the split does not exist."""
     known = folder.splits
     if not split and len(known) == 1:
         split = next(iter(known))
@@ -224,14 +243,14 @@ def _sources(folder: YoloFolder, split: str, ledger: Ledger) -> Sequence[Path]:
     if called is not None:
         return known[called]
     if known:
-        what = f"has the splits {', '.join(known)}; SPLIT is {split or 'not given'}"
-        ledger.error("", what, f"name one of them in SPLIT{did_you_mean(split, known) if split else ''}")
+        what = f"has the splits {', '.join(known)}, but SPLIT is {split or 'not set'}"
+        ledger.error("", what, f"set SPLIT to one of the splits{did_you_mean(split, known) if split else ''}")
     return []
 
 
 @dataclass(frozen=True)
 class _Read:
-    """An image as read: its size, None if it cannot be read; its labels; their file, None if there is none.
+    """An image's size (None if it cannot be read), its labels, and its label file (None if there is none).
 
     ``fault`` is the error of an image that cannot be read.
     """
@@ -249,19 +268,19 @@ def _read_images(
     findings: Sequence[Finding],
     takes: Callable[[str], bool] | None,
 ) -> Coco:
-    """Read the chosen images of ``sources``, and their labels; ``findings`` are those so far."""
+    """Read the selected images of ``sources`` and their labels; the result includes the previous ``findings``."""
     ledger = Ledger(folder.file)
     everything = _find_images(folder, sources, ledger)
     files = everything if takes is None else {name: file for name, file in everything.items() if takes(name)}
     if everything and not files:
-        what = f"has {len(everything):,} images, none of which HOLD_OUT takes for this split"
-        ledger.error("", what, "set HOLD_OUT_SEED to another number, or label more images")
+        what = f"has {len(everything):,} images, but HOLD_OUT selects none of them for this split"
+        ledger.error("", what, "change HOLD_OUT_SEED, or label more images")
     with ThreadPoolExecutor(READERS) as pool:
         read = dict(zip(files, pool.map(partial(_read_image, num_classes=len(names)), files.values()), strict=True))
     images, annotations = [], []
     for identity, one in read.items():
         if one.file is None:
-            ledger.count("note", identity, "has no label file", "taken as an image without objects")
+            ledger.count("note", identity, "has no label file", "treated as an image without objects")
         if one.size is not None:
             size = {"width": one.size[0], "height": one.size[1]}
             images.append({"id": identity, "file_name": _file_name(files[identity], folder_of(folder.file)), **size})
@@ -269,7 +288,11 @@ def _read_images(
     label_files = {one.file for one in read.values() if one.file is not None}
     if files and not label_files:
         looked_for = label_file(next(iter(files.values())))
-        ledger.error("", f"has no label file for any of its {len(files):,} images, such as {looked_for}", "write them")
+        ledger.error(
+            "",
+            f"has no label file for any of its {len(files):,} images; expected files such as {looked_for}",
+            "create them",
+        )
     _note_boxes(annotations, ledger)
     found = [
         *findings,
@@ -287,27 +310,27 @@ def _read_images(
 
 
 def _file_name(image: Path, folder: Path) -> str:
-    """Return the path of an image below a folder; if it is elsewhere, its absolute path."""
+    """Return an image's path relative to a folder, or its absolute path if it is outside the folder."""
     return str(image.relative_to(folder) if image.is_relative_to(folder) else image.absolute())
 
 
 def _find_images(folder: YoloFolder, sources: Sequence[Path], ledger: Ledger) -> dict[str, Path]:
-    """Find the images of folders and lists by their ids, the paths below the root without suffix."""
+    """Find the images in folders and lists; return them by id, the path relative to the root without suffix."""
     files: dict[str, Path] = {}
     for source in sources:
         for image in _images_of(source, folder.root, ledger):
             identity = os.path.relpath(image.parent / stem_of(image.name), folder.root).replace(os.sep, "/")
             if files.setdefault(identity, image) != image:
-                what = f"share the labels {label_file(image).name} and differ in nothing but their suffix"
+                what = f"share the label file {label_file(image).name}, because they differ only in their suffix"
                 ledger.error(first_few([files[identity].name, image.name]), what, "remove all but one")
     if not files and not ledger.errors:
         where = first_few([str(source) for source in sources])
-        ledger.error("", f"has no image (.jpg, .png, ...) in {where}: the data set is empty", "name where images are")
+        ledger.error("", f"has no images (.jpg, .png, ...) in {where}", "specify a folder that contains images")
     return files
 
 
 def _images_of(source: Path, root: Path, ledger: Ledger) -> Iterator[Path]:
-    """List the images below a folder, or those that a list names."""
+    """Yield the images below a folder or in a list."""
     if _is(Path.is_dir, source):
         for folder, below, names in os.walk(source, followlinks=True):
             below.sort()
@@ -318,24 +341,26 @@ def _images_of(source: Path, root: Path, ledger: Ledger) -> Iterator[Path]:
     try:
         lines = lines_of(source.read_bytes())
     except UnicodeDecodeError as error:
-        ledger.error(str(source), f"is not text in UTF-8 ({error.reason})", "rewrite it, one image per line")
+        ledger.error(str(source), f"is not UTF-8 text ({error.reason})", "save it as UTF-8 with one image per line")
         return
-    except (OSError, ValueError) as error:  # an entry of a file may be an impossible path
+    except (OSError, ValueError) as error:  # the path may be invalid
         reason = getattr(error, "strerror", None) or error
-        ledger.error(str(source), f"is named by the split and cannot be read ({reason})", "correct the path")
+        ledger.error(str(source), f"is part of the split, but cannot be read ({reason})", "correct the path")
         return
     for line in repeated(lines):
-        ledger.count("repaired", f"{source.name}: {line}", "is named more than once", "taken once")
+        ledger.count("repaired", f"{source.name}: {line}", "is listed more than once", "used only once")
     for line in dict.fromkeys(lines):
         image = _listed(line, (source.parent, root))
         if image is None:
-            ledger.error(f"{source.name}: {line[:200]}", "does not exist", "restore it, or remove it from the list")
+            ledger.error(
+                f"{source.name}: {line[:200]}", "does not exist", "restore the image, or remove it from the list"
+            )
         else:
             yield image
 
 
 def _listed(line: str, folders: Sequence[Path]) -> Path | None:
-    """Find the image of a line of a list: its path, or the path with ever fewer folders, below ours."""
+    """Find the image in a line of a list: try its path, then drop leading folders until it exists in ``folders``."""
     text = line.replace("\\", "/")
     while text and text.lower().endswith(image_suffixes()):
         for folder in folders:
@@ -348,7 +373,7 @@ def _listed(line: str, folders: Sequence[Path]) -> Path | None:
 def _read_image(image: Path, num_classes: int) -> _Read:
     path = label_file(image)
     if not path.is_file() and image.with_name(path.name).is_file():
-        path = image.with_name(path.name)  # both in one folder, below a folder that happens to be called images
+        path = image.with_name(path.name)  # both in one folder, below a folder that happens to be named images
     fault: Finding | None = None
     try:
         size = image_size(image)
@@ -359,7 +384,7 @@ def _read_image(image: Path, num_classes: int) -> _Read:
     except FileNotFoundError:
         return _Read(size, YoloLabels(), None, fault)
     except OSError as error:
-        unread = Finding("error", path, "", f"cannot be read ({error.strerror})", "write or fetch it again")
+        unread = Finding("error", path, "", f"cannot be read ({error.strerror})", "create or download it again")
         return _Read(size, YoloLabels(findings=(unread,)), path, fault)
     return _Read(size, labels, path, fault)
 
@@ -378,16 +403,18 @@ def _annotation(image: str, one: YoloObject) -> Record:
 
 
 def _note_boxes(annotations: Sequence[Record], ledger: Ledger) -> None:
-    """Note what prevents the training of masks."""
+    """Note objects that prevent mask training."""
     boxes = [one for one in annotations if "segmentation" not in one]
     for one in boxes if len(boxes) < len(annotations) else ():
-        ledger.count("note", one["id"], "has a box, where others have a polygon", "it serves with MODEL.MASK_ON False")
+        ledger.count(
+            "note", one["id"], "has a box, although others have a polygon", "usable only with MODEL.MASK_ON False"
+        )
 
 
 def _without_image(sources: Sequence[Path], known: Collection[Path]) -> Iterator[Finding]:
-    """Note label files without an image in the folders that should have it."""
+    """Note label files without a matching image."""
     for source in sources:
         if _is(Path.is_dir, source):
             for file in sorted(label_file(source / "image").parent.rglob("*.txt")):
                 if file not in known and file.name not in NO_LABELS:
-                    yield Finding("note", file, "", "has no image of its name", "its objects are lost")
+                    yield Finding("note", file, "", "has no image of the same name", "its objects are ignored")

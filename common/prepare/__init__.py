@@ -1,1 +1,1 @@
-"""Preparation of data sets, as detectron2 and pre-training expect them: download, unpacking and layout."""
+"""Preparation of data sets for detectron2 and pre-training: download, unpacking and folder layout."""

@@ -1,4 +1,4 @@
-"""The preparation of each data set: its archives, and the files that are made from them."""
+"""Preparation of each data set: its archives, and the files created from them."""
 
 import re
 from functools import lru_cache, partial
@@ -18,9 +18,9 @@ from .matlab import load_mat
 from .members import tar_of_tars
 from .steps import Plan, making
 
-SBD = ("cls", "train.txt", "val.txt")  # the needed part of SBD
+SBD = ("cls", "train.txt", "val.txt")  # the required part of SBD
 
-# Names, addresses and checksums as in torchvision's datasets/voc.py and datasets/sbd.py; sizes in bytes from the
+# Names, URLs and checksums are from torchvision's datasets/voc.py and datasets/sbd.py; sizes in bytes are from the
 # servers' Content-Length.
 VOC = (
     *(
@@ -51,13 +51,13 @@ VOC = (
         md5="82b4d87ceb2ed10f6038a1cba92111cb",
         products=(f"VOC2012/{TRAINAUG_MASKS}", "VOC2012/ImageSets/Segmentation/trainaug.txt"),
         needs="VOC2012/ImageSets/Segmentation/train.txt",
-        otherwise="prepare VOC 2012 too: --only 2012 trainaug",
+        otherwise="also prepare VOC 2012, with --only 2012 trainaug",
         brought_by="2012",
     ),
 )
 
-# Addresses from cocodataset.org/#download, which publishes no checksums. Checksums and sizes in bytes are those on
-# which other downloaders agree, such as PaddlePaddle's and Avalanche's.
+# URLs from cocodataset.org/#download, which publishes no checksums. Other downloaders, such as PaddlePaddle's and
+# Avalanche's, agree on these checksums and sizes in bytes.
 COCO = tuple(
     Archive(
         name=name,
@@ -76,7 +76,7 @@ COCO = tuple(
     )
 )
 
-# Addresses of v0.5 on lvisdataset.org, which publishes no checksums. Sizes are approximate.
+# URLs of v0.5 on lvisdataset.org, which publishes no checksums. Sizes are approximate.
 LVIS = tuple(
     Archive(
         name=f"{lvis.FILES[split]}.zip",
@@ -88,12 +88,12 @@ LVIS = tuple(
         url=f"https://dl.fbaipublicfiles.com/LVIS/{lvis.FILES[split]}.zip",
         exact=False,
         needs=f"coco/{split}2017",
-        otherwise="LVIS annotates COCO's images: prepare coco first",
+        otherwise="LVIS annotates COCO's images, so prepare coco first",
     )
     for split, size, unpacked in (("train", 350_000_000, 1_000_000_000), ("val", 30_000_000, 80_000_000))
 )
 
-# Sizes in bytes of the files behind the site's login; so are its checksums.
+# The site provides the files and their checksums only after login. Sizes are in bytes.
 CITYSCAPES = tuple(
     Archive(
         name=f"{part}_trainvaltest.zip",
@@ -110,12 +110,12 @@ CITYSCAPES = tuple(
     )
 )
 CITYSCAPES_BY_HAND = (
-    "log in at https://www.cityscapes-dataset.com/downloads/ (free for research after registration), or"
-    " `csDownload gtFine_trainvaltest.zip leftImg8bit_trainvaltest.zip` of cityscapesscripts"
+    "log in at https://www.cityscapes-dataset.com/downloads/ (free for research after registration), or run"
+    " `csDownload gtFine_trainvaltest.zip leftImg8bit_trainvaltest.zip` from cityscapesscripts"
 )
 
 IMAGENET_BY_HAND = (
-    "log in at https://image-net.org/challenges/LSVRC/2012/2012-downloads.php and take the training and the validation"
+    "log in at https://image-net.org/challenges/LSVRC/2012/2012-downloads.php and download the training and validation"
     " images and the development kit (Task 1 & 2)"
 )
 DEVKIT = "imagenet/devkit"
@@ -124,12 +124,12 @@ VAL_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
 
 
 def plan_of(dataset: str, root: Path) -> Plan:
-    """Return the plan that prepares ``dataset``, as named on the command line, below ``root``."""
+    """Return the plan for preparing ``dataset``, named as on the command line, below ``root``."""
     match dataset:
         case "voc":
             masks, names = root / "VOC2012" / TRAINAUG_MASKS, list_file(root / "VOC2012", "Segmentation/trainaug")
             what = f"write the masks of VOC and SBD to {masks}, and the list trainaug.txt"
-            # The list is written last, and removed first.
+            # The list is written last and removed first.
             return Plan(VOC, further=[making("trainaug", what, lambda: [names, masks], partial(trainaug.make, root))])
         case "coco":
             return Plan(COCO)
@@ -146,30 +146,32 @@ def plan_of(dataset: str, root: Path) -> Plan:
 
 
 def make_train_ids(folder: Path) -> None:
-    """Write ``*_labelTrainIds.png`` beside every ``*_labelIds.png`` below ``folder`` that has none.
+    """Write ``*_labelTrainIds.png`` next to every ``*_labelIds.png`` below ``folder`` that has none.
 
     Raises:
         ImportError: cityscapesscripts is not installed.
-        ValueError: an image has a label that Cityscapes does not have.
+        ValueError: an image contains a label that is not a Cityscapes label.
     """
     known, train_ids = cityscapes.label_table()
     todo = {path: labels for path, labels in _train_id_files(folder).items() if not path.exists()}
     for path, source in tqdm(todo.items(), desc="labelTrainIds", disable=None):
         labels = cityscapes.read_labels(source)
         if unknown := sorted(set(np.unique(labels).tolist()) - known):
-            raise ValueError(f"{source} has the label {unknown[0]}, unknown to Cityscapes; --only gtFine --again")
+            raise ValueError(
+                f"{source} has the label {unknown[0]}, which is not a Cityscapes label; use --only gtFine --again"
+            )
         with atomic_open(path) as handle:
             Image.fromarray(train_ids[labels]).save(handle, format="PNG")
 
 
 def _train_id_files(folder: Path) -> dict[Path, Path]:
-    """Return the files of training ids that must exist below ``folder``, each with its file of labels."""
+    """Return the files of training ids that must exist below ``folder``, each mapped to its label file."""
     old, new = cityscapes.LABEL_ENDING, cityscapes.TRAIN_ID_ENDING
     return {path.with_name(path.name.replace(old, new)): path for path in sorted(folder.glob(f"*/*/*{old}"))}
 
 
 def _image_net(root: Path) -> tuple[Archive, ...]:
-    """Return ImageNet's archives, for ``imagenet/train/<wnid>`` and ``imagenet/val/<wnid>``."""
+    """Return ImageNet's archives, which are unpacked to ``imagenet/train/<wnid>`` and ``imagenet/val/<wnid>``."""
 
     @lru_cache
     def wnids() -> list[str]:
@@ -181,10 +183,10 @@ def _image_net(root: Path) -> tuple[Archive, ...]:
             return None
         number = int(match[1])
         if not 1 <= number <= len(wnids()):
-            raise ValueError(f"{name} is not among the {len(wnids())} validation images that the development kit knows")
+            raise ValueError(f"{name} is not among the {len(wnids())} validation images in the development kit")
         return f"imagenet/val/{wnids()[number - 1]}/{name}"
 
-    # Names and checksums as in torchvision's datasets/imagenet.py; sizes in bytes of the files.
+    # Names and checksums are from torchvision's datasets/imagenet.py; sizes are in bytes.
     return (
         Archive(
             name="ILSVRC2012_devkit_t12.tar.gz",
@@ -220,20 +222,20 @@ def _image_net(root: Path) -> tuple[Archive, ...]:
 
 
 def val_wnids(devkit: Path) -> list[str]:
-    """Return the class, a WordNet id, of each validation image of ImageNet in the order of their numbers.
+    """Return the class, a WordNet id, of each ImageNet validation image in the order of the image numbers.
 
     Args:
-        devkit: holds ``meta.mat`` and ``ILSVRC2012_validation_ground_truth.txt``, whose line n is the number of image
-            n's class in the former.
+        devkit: folder that contains ``meta.mat`` and ``ILSVRC2012_validation_ground_truth.txt``, in which line n is the
+            class number of image n in ``meta.mat``.
 
     Raises:
-        ValueError: one of them is damaged.
+        ValueError: one of these files is damaged.
     """
     meta, truth = devkit / META, devkit / TRUTH
     try:
         synsets = load_mat(meta)["synsets"]
-        # The table also has inner nodes of WordNet's tree; only leaves are classes.
+        # The table also contains inner nodes of the WordNet tree; only the leaves are classes.
         names = {int(row.ILSVRC2012_ID): str(row.WNID) for row in synsets if not int(row.num_children)}
         return [names[int(line)] for line in truth.read_text(encoding="ascii").split()]
     except (KeyError, AttributeError, TypeError) as error:
-        raise ValueError(f"{meta} and {truth.name} do not fit together ({error!r}); --only val --again") from error
+        raise ValueError(f"{meta} and {truth.name} do not match ({error!r}); use --only val --again") from error

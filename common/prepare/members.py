@@ -1,4 +1,4 @@
-"""The files in an archive, zip or tar."""
+"""The files in a zip or tar archive."""
 
 import tarfile
 import zipfile
@@ -9,13 +9,13 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-# Errors from reading a damaged archive; EOFError and zlib's error come from compressed streams.
+# Errors raised when reading a damaged archive; EOFError and zlib.error come from compressed streams.
 DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError)
 
 
 @dataclass(frozen=True)
 class Member:
-    """One file of an archive: its name there, its size in bytes, and how to read it."""
+    """A file in an archive: its name in the archive, its size in bytes, and a function that opens it."""
 
     name: str
     size: int
@@ -26,15 +26,15 @@ Members = Callable[[Path], Iterator[Member]]
 
 
 def members(path: Path) -> Iterator[Member]:
-    """Yield the files of a zip or tar archive, in order.
+    """Yield the files in a zip or tar archive, in order.
 
     Raises:
-        ValueError: it has a link or a device.
+        ValueError: the archive contains a link or a device.
     """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist():
-                # The upper half of the attributes is the file's mode under Unix; 0o12 is a symbolic link.
+                # The upper half of the attributes is the Unix file mode; 0o12 is a symbolic link.
                 if info.external_attr >> 28 == 0o12:
                     raise ValueError(f"{info.filename!r} is a link")
                 if not info.is_dir():
@@ -45,11 +45,11 @@ def members(path: Path) -> Iterator[Member]:
 
 
 def tar_members(handle: IO[bytes]) -> Iterator[Member]:
-    """Yield the files of an open tar archive, plain or compressed.
+    """Yield the files in an open tar archive, plain or compressed.
 
     Raises:
-        ValueError: it has a link or a device.
-        tarfile.ReadError: it is truncated.
+        ValueError: the archive contains a link or a device.
+        tarfile.ReadError: the archive is truncated.
     """
     with tarfile.open(fileobj=handle) as archive:
         for info in archive:
@@ -57,16 +57,16 @@ def tar_members(handle: IO[bytes]) -> Iterator[Member]:
                 raise ValueError(f"{info.name!r} is a link or a device")
             if info.isfile():
                 yield Member(info.name, info.size, partial(archive.extractfile, info))  # type: ignore[arg-type]  # a file
-        # tarfile accepts any end; a complete archive ends with a block of zeros.
+        # tarfile accepts any ending, but a complete archive ends with a block of zeros.
         archive.fileobj.seek(archive.offset)
         if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
             raise tarfile.ReadError("unexpected end of data")
-        while archive.fileobj.read(1 << 20):  # compressed streams have a checksum at their very end
+        while archive.fileobj.read(1 << 20):  # compressed streams end with a checksum
             pass
 
 
 def tar_of_tars(path: Path) -> Iterator[Member]:
-    """Yield the files of the tar archives in a tar archive, each below a folder with its archive's name."""
+    """Yield the files in the tar archives inside a tar archive, each below a folder named after its inner archive."""
     for inner in members(path):
         with inner.open() as handle:
             for member in tar_members(handle):

@@ -1,4 +1,4 @@
-"""The command ``mocodet prepare-data``: it prepares a data set where detectron2 looks for it, or checks one."""
+"""The command ``mocodet prepare-data``: prepares a data set where detectron2 expects it, or checks a data set."""
 
 import argparse
 import os
@@ -19,10 +19,10 @@ from .steps import only_parts, prepare
 
 
 def main(args: argparse.Namespace) -> None:
-    """Carry out the command line; a check that finds a fault exits with status 1.
+    """Run the command; a check that finds an error exits with status 1.
 
     Raises:
-        SystemExit: the preparation failed, or the data have faults.
+        SystemExit: the preparation failed, or the data set contains errors.
     """
     with errors_in_one_line(ImportError):
         if args.dataset == PHOTOGRAPHS:
@@ -37,9 +37,9 @@ def main(args: argparse.Namespace) -> None:
 
 
 def _check(args: argparse.Namespace, root: Path) -> int:
-    """Print every finding at once, then notes and summary; return the exit status, 1 if there is an error.
+    """Print each finding immediately, then notes and a summary; return the exit status, 1 if there are errors.
 
-    ``root`` is the folder of the data sets or, with ``--classes``, the user's data set itself.
+    ``root`` is the folder that contains the data sets or, with ``--classes``, the user's own data set.
     """
     tally = Tally(max_pixels=args.max_pixels)
     faults: Counter[Path] = Counter()
@@ -54,9 +54,9 @@ def _check(args: argparse.Namespace, root: Path) -> int:
     for note in tally.notes:
         print(f"note: {note}")
     looked_at = ", ".join(f"{count:,} {what}" for what, count in tally.counts.items() if count) or "nothing"
-    found = f"faults: {faults.total():,}, in {len(faults):,} files" if faults else "no fault"
-    found += f"; {repaired:,} repaired, which a run repairs as well" if repaired else ""
-    print(f"{args.dataset}: {found}; looked at {looked_at}")
+    found = f"{faults.total():,} errors in {len(faults):,} files" if faults else "no errors"
+    found += f"; {repaired:,} repairs, which a run also makes" if repaired else ""
+    print(f"{args.dataset}: {found}; checked {looked_at}")
     return 1 if faults else 0
 
 

@@ -1,4 +1,4 @@
-"""The place where the files of an archive wait until all of them are complete."""
+"""Temporary storage for the files of an archive until all of them are complete."""
 
 import errno
 import shutil
@@ -10,15 +10,15 @@ WAITING = ".unpacking"
 
 
 class Staging:
-    """The files of one archive for ``root``, which wait beside their place until all are complete.
+    """The files of one archive for ``root``, kept next to their destination until all of them are complete.
 
-    A folder below ``root`` may be a link to another disk, or a mount point. Its files wait in that folder, so that they
-    need space on each disk only once and are just renamed at the end. Waiting files belong to one state of the
-    archive's file; those of another state are removed.
+    A folder below ``root`` may be a link to another disk, or a mount point. Its files are then staged in that folder,
+    so that they need space only once on each disk and can simply be renamed at the end. Staged files belong to one
+    version of the archive file; those of other versions are removed.
     """
 
     def __init__(self, root: Path, archive: Path) -> None:
-        """Prepare to stage the files of ``archive`` for ``root``, which is made if it does not exist."""
+        """Prepare to stage the files of ``archive`` for ``root``, which is created if it does not exist."""
         state = archive.stat()
         self._root = root
         self._waiting = PurePosixPath(WAITING, archive.name, f"{state.st_size}-{state.st_mtime_ns}")
@@ -27,7 +27,7 @@ class Staging:
         root.mkdir(parents=True, exist_ok=True)
 
     def path(self, place: str) -> Path:
-        """Return the waiting path of the file for ``place``, a path relative to the root."""
+        """Return the temporary path for the file whose path relative to the root will be ``place``."""
         disk = self._disk_of(PurePosixPath(place).parent)
         waiting = self._root / disk / self._waiting
         if disk not in self._disks:
@@ -38,17 +38,17 @@ class Staging:
         return waiting / PurePosixPath(place).relative_to(disk)
 
     def move_into_place(self) -> None:
-        """Move all waiting files to their places, filling folders and replacing existing files."""
+        """Move all staged files to their destinations, merging folders and replacing existing files."""
         for disk in self._disks:
             move_tree(self._root / disk / self._waiting, self._root / disk)
         self.discard()
 
     def discard(self) -> None:
-        """Remove the waiting files."""
+        """Remove the staged files."""
         for disk in self._disks:
             waiting = self._root / disk / self._waiting.parent
             shutil.rmtree(waiting, ignore_errors=True)
-            with suppress(OSError):  # the files of another archive wait there too
+            with suppress(OSError):  # the folder may contain staged files of another archive
                 waiting.parent.rmdir()
         self._disks.clear()
 
@@ -56,16 +56,16 @@ class Staging:
 def disk_of(root: Path, place: str | PurePosixPath) -> PurePosixPath:
     """Return the highest folder at or above ``place``, relative to ``root``, on the same disk as ``place``.
 
-    That is ``.`` unless a link or a mount point on the way leads to another disk.
+    The result is ``.`` unless a link or a mount point in the path leads to another disk.
 
     Raises:
-        FileNotFoundError: a link on the way leads nowhere.
+        FileNotFoundError: the target of a link in the path does not exist.
     """
     disk, place = PurePosixPath(), PurePosixPath(place)
     for folder in (*reversed(place.parents), place):
         path = root / folder
         if path.is_symlink() and not path.exists():
-            what = f"the link leads to {path.readlink()}, which does not exist; make that folder, or remove the link"
+            what = f"the link points to {path.readlink()}, which does not exist; create that folder, or remove the link"
             raise FileNotFoundError(errno.ENOENT, what, str(path))
         if path.is_dir() and device_of(path) != device_of(root / disk):
             disk = folder
@@ -73,12 +73,12 @@ def disk_of(root: Path, place: str | PurePosixPath) -> PurePosixPath:
 
 
 def device_of(path: Path) -> int:
-    """Return the number of the disk of ``path``, which must exist."""
+    """Return the device number of ``path``, which must exist."""
     return path.stat().st_dev
 
 
 def move_tree(source: Path, target: Path) -> None:
-    """Move the content of folder ``source`` into ``target``, filling folders and replacing existing files."""
+    """Move the contents of the folder ``source`` to ``target``, merging folders and replacing existing files."""
     target.mkdir(parents=True, exist_ok=True)
     for entry in sorted(source.iterdir()):
         place = target / entry.name

@@ -1,4 +1,4 @@
-"""The steps of a preparation, carried out in order; each knows whether it is done."""
+"""The steps of a preparation, executed in order; each step can determine whether it is done."""
 
 import importlib.util
 import math
@@ -16,9 +16,9 @@ from .archives import GIGABYTE, Archive, check_space, is_unpacked, laid_out, obt
 
 @dataclass(frozen=True)
 class Step:
-    """A step to carry out once: ``what`` it does, in one line; whether it is ``done``; how to ``run`` it.
+    """A step that is executed once: ``what`` it does, in one line; whether it is ``done``; and how to ``run`` it.
 
-    ``forget`` undoes it, so that it runs again. ``part`` is its name for ``--only``, as in `Archive`.
+    ``forget`` undoes the step so that it runs again. ``part`` is its name for ``--only``, as in `Archive`.
     """
 
     part: str
@@ -29,7 +29,7 @@ class Step:
 
 
 def making(part: str, what: str, products: Callable[[], Collection[Path]], run: Callable[[], None]) -> Step:
-    """Return the step that makes ``products``, files and folders; ``forget`` removes them, in order."""
+    """Return a step that creates ``products``, files and folders, which its ``forget`` removes in order."""
 
     def done() -> bool:
         return bool(products()) and all(path.exists() for path in products())
@@ -46,11 +46,11 @@ def making(part: str, what: str, products: Callable[[], Collection[Path]], run: 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a data set is prepared.
+    """How to prepare a data set.
 
     Attributes:
-        archives: archives to fetch and unpack.
-        by_hand: how to get the archives that have no address.
+        archives: archives to download and unpack.
+        by_hand: how to obtain the archives that have no URL.
         further: steps after unpacking.
     """
 
@@ -60,14 +60,14 @@ class Plan:
 
 
 def only_parts(plan: Plan, parts: Sequence[str]) -> Plan:
-    """Keep the archives and steps of ``parts``; all if ``parts`` is empty.
+    """Keep only the archives and steps of ``parts``, or all of them if ``parts`` is empty.
 
     Raises:
-        ValueError: there is no such part.
+        ValueError: a part does not exist.
     """
     known = list(dict.fromkeys(archive.part for archive in plan.archives))
     if unknown := [part for part in parts if part not in known]:
-        raise ValueError(f"--only {unknown[0]}: the parts are {', '.join(known)}")
+        raise ValueError(f"--only {unknown[0]}: unknown part; expected one of {', '.join(known)}")
     if not parts:
         return plan
     return replace(
@@ -78,20 +78,20 @@ def only_parts(plan: Plan, parts: Sequence[str]) -> Plan:
 
 
 def prepare(plan: Plan, root: Path, folder: Path, *, dry_run: bool = False, again: bool = False) -> None:
-    """Carry out every step of ``plan`` that is not done; two processes at once take turns.
+    """Execute all steps of ``plan`` that are not done; concurrent processes take turns.
 
-    Files in an archive's place that this program did not unpack stay unchanged.
+    Existing files that this program did not unpack are left unchanged.
 
     Args:
         plan: the steps.
-        root: the folder of the data sets.
-        folder: folder of the archives, and of downloads.
-        dry_run: only list what would be done.
-        again: repeat completed steps, too.
+        root: folder that contains the data sets.
+        folder: folder of the archives, to which missing archives are downloaded.
+        dry_run: only print what would be done.
+        again: also repeat steps that are done.
 
     Raises:
-        FileNotFoundError: archives that must be downloaded manually are not in ``folder`` (the message names all), or
-            another data set that this one needs is missing.
+        FileNotFoundError: archives that must be downloaded manually are not in ``folder`` (the message names all of
+            them), or another data set that this one needs is missing.
         ImportError: a package that reads the files is not installed.
         ValueError: an archive is damaged.
         OSError: a download failed, or the disk is full.
@@ -114,29 +114,29 @@ def prepare(plan: Plan, root: Path, folder: Path, *, dry_run: bool = False, agai
                 step.forget()
             step.run()
     if not todo and steps:
-        print("everything was done before")
+        print("all steps were already done")
     if sizes := [(folder / archive.name).stat().st_size for archive in archives if (folder / archive.name).exists()]:
         print(f"the archives in {folder} ({sum(sizes) / GIGABYTE:.1f} GB) are no longer needed")
 
 
 def _left_as_it_is(archive: Archive, root: Path) -> bool:
-    """Tell whether the data of ``archive`` exist below ``root`` without this program; if so, print that."""
+    """Return whether the data of ``archive`` exists below ``root`` without this program; if so, print a message."""
     there = laid_out(archive, root)
     if there:
         print(
-            f"exists already, and is left unchanged: {first_few([str(root / path) for path in there])};"
-            f" --check verifies it, --again unpacks {archive.name} over it"
+            f"already exists and is left unchanged: {first_few([str(root / path) for path in there])}; use --check to"
+            f" verify it, or --again to unpack {archive.name} over it"
         )
     return bool(there)
 
 
 def _unpacking(archive: Archive, root: Path, folder: Path) -> Step:
     size = f"{archive.size / GIGABYTE:.2f} GB"
-    fetched = f"download {archive.url} ({size})" if archive.url else f"take {folder / archive.name} ({size})"
-    unverified = "" if archive.md5 else "; no checksum of it is published, only its size is compared"
+    fetched = f"download {archive.url} ({size})" if archive.url else f"use {folder / archive.name} ({size})"
+    unverified = "" if archive.md5 else "; no checksum is published, so only the size is compared"
     return Step(
         archive.part,
-        f"{fetched}, unpack it to {first_few([str(root / target) for target in archive.targets])}{unverified}",
+        f"{fetched} and unpack it to {first_few([str(root / target) for target in archive.targets])}{unverified}",
         done=partial(is_unpacked, archive, root),
         run=lambda: unpack(archive, obtain(archive, folder), root),
         forget=partial(want_again, archive, root),
@@ -144,7 +144,7 @@ def _unpacking(archive: Archive, root: Path, folder: Path) -> Step:
 
 
 def _check_needs(archives: Sequence[Archive], root: Path) -> None:
-    """Raise ``FileNotFoundError`` now rather than after hours of downloading."""
+    """Raise ``FileNotFoundError`` immediately rather than after hours of downloading."""
     parts = {archive.part for archive in archives}
     for archive in archives:
         if archive.needs and archive.brought_by not in parts and not (root / archive.needs).exists():
@@ -154,16 +154,17 @@ def _check_needs(archives: Sequence[Archive], root: Path) -> None:
 
 
 def _check_obtainable(pending: Sequence[Archive], folder: Path, by_hand: str) -> None:
-    """Raise ``ImportError`` or ``FileNotFoundError`` if an archive cannot be read or must be fetched first."""
+    """Raise ``ImportError`` or ``FileNotFoundError`` if an archive cannot be read or must be downloaded manually."""
     for archive in pending:
         package = archive.read_with
         if package and importlib.util.find_spec(package) is None:
             raise ImportError(
-                f"{package} is needed to read {archive.name}: pip install {package}, or prepare other parts with --only"
+                f"reading {archive.name} requires the {package} package, which is not installed; install it with pip"
+                f" install {package}, or prepare other parts with --only"
             )
     missing = [archive.name for archive in pending if archive.url is None and not (folder / archive.name).exists()]
     if missing:
         raise FileNotFoundError(
-            f"{folder} lacks {first_few(missing)}, which must be downloaded manually: {by_hand}; put them there, or"
-            " name the folder that holds them with --archives, and run this again"
+            f"{folder} lacks {first_few(missing)}, which must be downloaded manually: {by_hand}; then put them"
+            " there, or set --archives to the folder that contains them, and run this command again"
         )

@@ -1,8 +1,8 @@
-"""The training set for semantic segmentation on VOC 2012: VOC's masks, and SBD's for images without one in VOC.
+"""The training set for semantic segmentation on VOC 2012: VOC's masks, and SBD's masks for all other images.
 
-SBD is Hariharan et al., "Semantic contours from inverse detectors", ICCV 2011: masks for 11,355 images of VOC 2011 in
-its own division into train and val. The field trains on SBD's train and val and VOC's train without VOC's val, 10,582
-images, since Chen et al.'s DeepLab (arXiv 1412.7062).
+SBD (Hariharan et al., "Semantic contours from inverse detectors", ICCV 2011) provides masks for 11,355 images of VOC
+2011, divided into its own train and val. Since Chen et al.'s DeepLab (arXiv 1412.7062), the usual training set has been
+SBD's train and val and VOC's train without VOC's val, 10,582 images.
 """
 
 from pathlib import Path
@@ -23,29 +23,31 @@ SBD_LABELS = MASK_LABELS - {255}
 def make(root: Path, images: int | None = COUNTS["VOC2012"]["Segmentation/trainaug"]) -> None:
     """Write the masks of trainaug and val to ``VOC2012/SegmentationClassAug``, then the list ``trainaug.txt``.
 
-    Masks are 8-bit grey PNGs whose values are class indices, 255 where VOC gives none. Existing masks stay, so that an
-    interrupted run resumes.
+    The masks are 8-bit greyscale PNGs whose values are class indices, or 255 where VOC specifies no class. Existing
+    masks are kept, so an interrupted run can resume.
 
     Args:
-        root: folder of ``VOC2012`` and ``sbd``, both as unpacked.
-        images: number of images that the list must have; None: any.
+        root: folder that contains ``VOC2012`` and ``sbd``, both as unpacked.
+        images: required number of images in the list; None accepts any number.
 
     Raises:
-        FileNotFoundError: VOC2012 or SBD has not been unpacked.
-        ValueError: the list would have another length, or a mask is damaged.
+        FileNotFoundError: VOC 2012 or SBD has not been unpacked.
+        ValueError: the list has a different length, or a mask is damaged.
     """
     folder, sbd = root / "VOC2012", root / "sbd"
     lists = {split: list_file(folder, f"Segmentation/{split}") for split in ("train", "val", "trainaug")}
     for needed in (lists["train"], sbd / "train.txt"):
         if not needed.is_file():
-            raise FileNotFoundError(f"there is no {needed}; trainaug needs VOC 2012 and SBD: --only 2012 trainaug")
+            raise FileNotFoundError(
+                f"{needed} does not exist; trainaug needs VOC 2012 and SBD, so use --only 2012 trainaug"
+            )
     paths = (lists["train"], lists["val"], sbd / "train.txt", sbd / "val.txt")
     train, val, *sbd_names = (set(path.read_text(encoding="utf-8").split()) for path in paths)
     trainaug = sorted(train.union(*sbd_names) - val)
     if images is not None and len(trainaug) != images:
         raise ValueError(
-            f"the lists in {sbd} and {lists['train'].parent} give {len(trainaug):,} images for trainaug, the published"
-            f" list has {images:,}; one of them has been changed: --only 2012 trainaug --again"
+            f"the lists in {sbd} and {lists['train'].parent} contain {len(trainaug):,} images for trainaug, but the"
+            f" published list has {images:,}; a list has been changed, so use --only 2012 trainaug --again"
         )
     for name in tqdm(sorted({*trainaug, *val}), desc=TRAINAUG_MASKS, disable=None):
         target = folder / TRAINAUG_MASKS / f"{name}.png"
@@ -58,22 +60,26 @@ def make(root: Path, images: int | None = COUNTS["VOC2012"]["Segmentation/traina
 
 
 def _voc_mask(root: Path, name: str) -> np.ndarray:
-    """Read the class indices, H x W, of one of VOC's masks, which have a palette."""
+    """Read the class indices, H x W, from one of VOC's masks, which are palette images."""
     path = root / "VOC2012" / "SegmentationClass" / f"{name}.png"
     with Image.open(path) as image:
         if image.mode != "P":
-            raise ValueError(f"{path} has the mode {image.mode}; VOC's masks have a palette: --only 2012 --again")
+            raise ValueError(
+                f"{path} has the mode {image.mode}; VOC's masks are palette images; use --only 2012 --again"
+            )
         return np.asarray(image)
 
 
 def _sbd_mask(root: Path, name: str) -> np.ndarray:
-    """Read the class indices, H x W, of one of SBD's masks: ``GTcls.Segmentation``."""
+    """Read the class indices, H x W, from ``GTcls.Segmentation`` in one of SBD's mask files."""
     path = root / "sbd" / "cls" / f"{name}.mat"
     if not path.is_file():
-        raise FileNotFoundError(f"there is no {path}, which SBD's lists name; --only trainaug --again")
+        raise FileNotFoundError(f"{path} does not exist, but SBD's lists contain it; use --only trainaug --again")
     mask = np.asarray(getattr(load_mat(path).get("GTcls"), "Segmentation", None))
     if mask.ndim != 2 or mask.dtype != np.uint8:
-        raise ValueError(f"{path} has no mask GTcls.Segmentation of 8-bit labels; --only trainaug --again")
+        raise ValueError(f"{path} has no mask GTcls.Segmentation of 8-bit labels; use --only trainaug --again")
     if unknown := sorted(set(np.unique(mask).tolist()) - SBD_LABELS):
-        raise ValueError(f"{path} has the labels {first_few([str(label) for label in unknown])}; SBD's are 0 to 20")
+        raise ValueError(
+            f"{path} has the labels {first_few([str(label) for label in unknown])}; SBD's labels are 0 to 20"
+        )
     return mask

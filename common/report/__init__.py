@@ -1,4 +1,4 @@
-"""The page of a study or of a pre-training run: all results in one self-contained file.
+"""The report on a study or a pre-training run: a self-contained HTML page with all results.
 
-It reads files that studies and runs write, draws its charts itself, and does not import PyTorch.
+This package reads the files that studies and runs write, draws its own charts, and does not import PyTorch.
 """

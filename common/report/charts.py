@@ -1,7 +1,8 @@
 """Charts as inline SVG: lines with bands, and gaps with their intervals.
 
-A chart is as wide as a phone; the page puts several side by side. Its colours are variables of the page's style sheet,
-so that it follows light, dark and print. Lines have names as well as colours: each ends in its name.
+A chart is as wide as a phone screen, and the page places multiple charts side by side. The colours are variables of the
+page's style sheet, so that charts adapt to light mode, dark mode and print. Each line is labelled with its name at its
+end, so that readers do not have to rely on colours.
 """
 
 import math
@@ -17,12 +18,12 @@ Point = tuple[float, float]
 
 WIDTH, HEIGHT = 360, 236
 TOP, BOTTOM = 10, 36
-ABOVE = 18  # for the name of the vertical axis, if it has one
-CHARACTER = 7.0  # width at 11 px, rather wide, for names in bold
-MAX_NAME = 20  # characters of a name before it is cut
-LINE_HEIGHT = 14  # of labels that must not touch
+ABOVE = 18  # space for the label of the vertical axis, if it has one
+CHARACTER = 7.0  # estimated width of a character at 11 px, sufficient for bold names
+MAX_NAME = 20  # maximum length of a name before it is truncated
+LINE_HEIGHT = 14  # minimum distance of labels
 ROW_HEIGHT, DOT = 22, 4.5
-TONES = 6  # colours of the style sheet beside the reference's, which is tone 0
+TONES = 6  # number of colours in the style sheet, in addition to the reference's, which is tone 0
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,10 @@ class Axis:
     """One axis of a chart.
 
     Attributes:
-        label: the quantity, with its unit.
-        ticks: marked values with their text; by default round numbers.
+        label: name of the quantity, with its unit.
+        ticks: tick values and their labels; by default, round numbers.
         logarithmic: whether the scale is logarithmic.
-        limits: the smallest and the largest value shown; by default those of the data, rounded outwards.
+        limits: smallest and largest displayed value; by default, the range of the data, rounded outwards.
     """
 
     label: str
@@ -44,14 +45,14 @@ class Axis:
 
 @dataclass(frozen=True)
 class Series:
-    """One line.
+    """One line of a chart.
 
     Attributes:
-        name: written at its end; empty if a chart has only one line.
-        points: (x, y), with x rising.
-        tone: number of its colour; 0 is the reference's grey.
+        name: label at the end of the line; empty if the chart has only one line.
+        points: (x, y) pairs in increasing order of x.
+        tone: number of the colour; 0 is the grey of the reference.
         band: (low, high) around each point.
-        marked: whether points are shown, for lines with few of them.
+        marked: whether the points are marked, for lines with few points.
     """
 
     name: str
@@ -82,7 +83,7 @@ class Gap:
 
 
 def round_ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """Return about ``count`` round numbers that enclose ``low`` to ``high``."""
+    """Return about ``count`` round numbers that span the range from ``low`` to ``high``."""
     if not low < high:
         room = abs(low) / 10 or 1.0
         low, high = low - room, high + room
@@ -94,20 +95,20 @@ def round_ticks(low: float, high: float, count: int = 4) -> list[float]:
 
 
 def line_chart(title: str, series: Sequence[Series], x: Axis, y: Axis, levels: Sequence[Level] = ()) -> Markup:
-    """Draw lines in one chart.
+    """Draw a line chart.
 
     Args:
-        title: description for readers who cannot see the chart; the page prints its own title.
-        series: the lines, with at least one point in all.
-        x, y: the axes.
+        title: description for screen readers. The page displays its own title.
+        series: lines, at least one of which has a point.
+        x, y: axes.
         levels: horizontal lines.
 
     Raises:
-        ValueError: there is no point, or one is not finite.
+        ValueError: there are no points, or a point is not finite.
     """
     points = [point for line in series for point in line.points]
     if not points or not all(math.isfinite(value) for point in points for value in point):
-        raise ValueError(f"the chart {title!r} has no points, or some that are not finite")
+        raise ValueError(f"the chart {title!r} has no points, or contains values that are not finite")
     heights = [value for _, value in points] + [level.value for level in levels]
     heights += [value for line in series for pair in line.band or () for value in pair]
     named = [line for line in series if line.points and line.name]
@@ -132,12 +133,12 @@ def line_chart(title: str, series: Sequence[Series], x: Axis, y: Axis, levels: S
 
 
 def gap_chart(title: str, gaps: Sequence[Gap], axis: Axis) -> Markup:
-    """Draw differences as dots with intervals, one row each, beside the line of no difference.
+    """Draw differences as dots with intervals, one per row, relative to a line at zero.
 
-    A dot is filled if its interval excludes 0. Rows of one ``group`` follow each other under its name.
+    A dot is filled if its interval excludes 0. Consecutive rows of one ``group`` share a heading with the group's name.
 
     Raises:
-        ValueError: there is no row.
+        ValueError: there are no rows.
     """
     if not gaps:
         raise ValueError(f"the chart {title!r} has no rows")
@@ -206,7 +207,7 @@ def _grid(svg: ElementTree.Element, across: _Scale, upwards: _Scale, left: float
         height = upwards(value)
         _add(svg, "line", class_="grid", x1=left, x2=right, y1=height, y2=height)
         _add(svg, "text", text, class_="tick y", x=left - 6, y=height + 4, text_anchor="end")
-    free = -math.inf  # end of the last label, so that labels of close ticks do not overlap
+    free = -math.inf  # end of the previous label, so that the labels of close ticks do not overlap
     for value, text in across.ticks:
         place, half = across(value), CHARACTER * len(text) / 2
         _add(svg, "line", class_="notch", x1=place, x2=place, y1=HEIGHT - BOTTOM, y2=HEIGHT - BOTTOM + 4)
@@ -235,7 +236,7 @@ def _line(svg: ElementTree.Element, line: Series, across: _Scale, upwards: _Scal
 
 
 def _labels(svg: ElementTree.Element, ends: Sequence[tuple[float, str, int]], top: float, right: float) -> None:
-    """Write names beside the ends of lines, moved apart if they would touch; ``ends``: (height, name, tone)."""
+    """Write names next to the ends of lines, without overlaps. ``ends`` contains (height, name, tone) tuples."""
     places = spread([height for height, _, _ in ends], LINE_HEIGHT, top, HEIGHT - BOTTOM)
     for place, (_, name, tone) in zip(places, ends, strict=True):
         group = _add(svg, "g", class_=_tone(tone) if tone >= 0 else "chance")
@@ -245,13 +246,13 @@ def _labels(svg: ElementTree.Element, ends: Sequence[tuple[float, str, int]], to
 
 
 def spread(heights: Sequence[float], room: float, low: float, high: float) -> list[float]:
-    """Move ``heights`` as little as possible, in order, at least ``room`` apart and within ``low`` to ``high``.
+    """Move ``heights`` as little as possible, so that they are ``room`` apart and between ``low`` and ``high``.
 
-    If they do not fit, they are spaced evenly.
+    The heights keep their order. If they do not fit, they are spaced evenly.
     """
     order = sorted(range(len(heights)), key=lambda n: heights[n])
     room = min(room, (high - low) / max(1, len(heights) - 1))
-    # Labels that touch form a block, centred on the mean of their wanted positions.
+    # Labels that touch form a block, which is centred on the mean of their desired positions.
     blocks: list[list[int]] = []
     for n in order:
         blocks.append([n])
@@ -287,7 +288,7 @@ def _cut(name: str) -> str:
 
 
 def _tone(tone: int) -> str:
-    """Return the classes of a tone; after the last colour, colours repeat with dashed lines."""
+    """Return the CSS classes of a tone. After the last colour, the colours repeat with dashed lines."""
     if tone <= TONES:
         return f"tone-{tone}"
     return f"tone-{(tone - 1) % TONES + 1} dashed"
@@ -324,5 +325,5 @@ def _add(
 
 
 def _markup(svg: ElementTree.Element) -> Markup:
-    """Return markup for a page; everything in it was escaped when it was serialised."""
+    """Return the chart as markup for the page. Serialisation has escaped all of its content."""
     return Markup(ElementTree.tostring(svg, encoding="unicode"))

@@ -1,4 +1,4 @@
-"""The same test images with the detections from each initialisation."""
+"""The same test images with the detections of each initialisation."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,19 +10,19 @@ from .read import Study, Trial, labels
 EXAMPLES_FILE = "examples.json"
 VERSION = 1
 FOUND_AT = 0.5  # IoU
-SIDE = 240  # longer side of a picture in pixels; smaller images are enlarged to it
-LETTER, LINE = 5.8, 11  # width and height of a label's letters, in pixels of the picture
+SIDE = 240  # longer side of a displayed image in pixels; smaller images are enlarged to this size
+LETTER, LINE = 5.8, 11  # width and height of the letters in labels, in pixels of the displayed image
 
-Box = Sequence[float]  # x0, y0, x1, y1, in pixels of the picture
+Box = Sequence[float]  # x0, y0, x1, y1, in pixels of the displayed image
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A box in a picture.
+    """A box that is drawn on an image.
 
     Attributes:
-        x, y, width, height: in pixels of the picture.
-        label: its text, at (label_x, label_y).
+        x, y, width, height: position and size in pixels of the displayed image.
+        label: text at (label_x, label_y).
         kind: ``truth``, ``crowd``, ``right``, ``wrong`` or ``ignored``.
     """
 
@@ -37,9 +37,9 @@ class Drawn:
 
 
 def pictures(study: Study) -> dict[str, Any] | None:
-    """Collect images, ground truth and detections for the page; empty if no trial kept any.
+    """Collect images, ground truth and detections for the page. The result is None if no trial saved any.
 
-    For each detector, one seed is shown: the first that all initialisations have, with the most labels.
+    For each detector, one seed is shown, at the largest label fraction: the first one that all initialisations share.
     """
     store: dict[str, dict[str, Any]] = {}
     groups = []
@@ -64,14 +64,14 @@ def pictures(study: Study) -> dict[str, Any] | None:
 
 
 def matched(truth: Sequence[Mapping[str, Any]], detections: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Judge each detection as ``right``, ``wrong`` or ``ignored``.
+    """Classify each detection as ``right``, ``wrong`` or ``ignored``.
 
-    A right one overlaps an object of its class with an IoU of at least 0.5, and no detection with a higher score has
-    found that object. One with half of its area in a crowd of its class is ignored.
+    A detection is right if it overlaps an object of its class with an IoU of at least 0.5 that no detection with a
+    higher score has matched. Any other detection is ignored if at least half of its area is in a crowd of its class.
 
     Args:
         truth: objects with ``class``, ``box`` and ``crowd``.
-        detections: with ``class``, ``box`` and ``score``.
+        detections: detections with ``class``, ``box`` and ``score``.
     """
     left = [thing for thing in truth if not thing["crowd"]]
     verdicts = ["wrong"] * len(detections)
@@ -113,7 +113,7 @@ def _shared(one: Box, other: Box) -> float:
 
 
 def _chosen(study: Study, detector: str) -> dict[str, Trial]:
-    """Return one trial of each initialisation, with the first seed for which most of them have examples."""
+    """Return one trial of each initialisation, for the first seed with examples from the most initialisations."""
     fractions = [fraction for of, fraction in study.groups if of == detector]
     if not fractions:
         return {}
@@ -131,20 +131,20 @@ def _chosen(study: Study, detector: str) -> dict[str, Trial]:
 
 
 def _examples(trial: Trial) -> dict[str, dict[str, Any]]:
-    """Return the images that a trial kept, by name, in the size of a picture.
+    """Return the images that a trial saved, keyed by name and resized for display.
 
     Raises:
-        ValueError: the file has another version.
+        ValueError: the version of the file is not supported.
     """
     path = trial.folder / EXAMPLES_FILE
     content = json.loads(path.read_text(encoding="utf-8"))
     if content["version"] != VERSION:
-        raise ValueError(f"{path} has version {content['version']}, but this mocodet reads {VERSION}")
+        raise ValueError(f"{path} has version {content['version']}, but mocodet supports only version {VERSION}")
     return {image["name"]: enlarged(image) for image in content["images"]}
 
 
 def enlarged(image: Mapping[str, Any]) -> dict[str, Any]:
-    """Resize an image to the longer side of a picture, so that letters and lines look alike in all pictures."""
+    """Enlarge a small image for display, so that letters and lines look the same in all images."""
     scale = max(1.0, SIDE / max(image["width"], image["height"]))
 
     def moved(things: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -168,7 +168,7 @@ def _detected(image: Mapping[str, Any]) -> dict[str, Any]:
     words = f"{verdicts.count('right')} of {_objects(image)} found"
     if wrong := verdicts.count("wrong"):
         words += f", {wrong} false"
-    # Right ones last, on top of the others.
+    # Right detections come last, so that they are drawn on top of the others.
     return {"boxes": sorted(_drawn(image, boxes), key=lambda box: box.kind == "right"), "words": words}
 
 
@@ -177,7 +177,7 @@ def _objects(image: Mapping[str, Any]) -> int:
 
 
 def _drawn(image: Mapping[str, Any], boxes: Iterable[tuple[Box, str, str]]) -> list[Drawn]:
-    """Place boxes, given with label and kind, and their labels, above the box or, if space is taken, lower."""
+    """Position boxes, given with label and kind, and their labels: above the box or, if that overlaps, lower."""
     drawn: list[Drawn] = []
     for box, label, kind in boxes:
         x0, y0, x1, y1 = (round(value, 1) for value in box)

@@ -1,4 +1,4 @@
-"""The findings of a study, in sentences."""
+"""The findings of a study, expressed in sentences."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,13 +10,13 @@ from .numbers import signed
 
 
 def metric_names(keys: Sequence[str]) -> dict[str, str]:
-    """Name metrics for people: ``bbox/AP50`` is AP50, or AP50 box if there are several tasks."""
+    """Return readable names of metrics: ``bbox/AP50`` becomes AP50, or AP50 box if there are multiple tasks."""
     several = len({key.split("/")[0] for key in keys}) > 1
     return {key: metric_name(key) if several else key.split("/")[1] for key in keys}
 
 
 def compare(row: Row, reference: str) -> str:
-    """Say in a sentence whether an initialisation is better than the reference, by the intervals of its gaps.
+    """Return a sentence on whether an initialisation is better than the reference, based on the gap intervals.
 
     Args:
         row: row of the initialisation, with a gap in each metric that it shares with the reference.
@@ -25,11 +25,14 @@ def compare(row: Row, reference: str) -> str:
     names = metric_names(list(row.metrics))
     gaps = {names[key]: cell.gap for key, cell in row.metrics.items() if cell.gap is not None}
     if not gaps:
-        return f"{row.init} has no finished trial with a seed that {reference} has finished, too."
+        return f"{row.init} and {reference} have no finished trials with the same seed."
     known = {name: (gap.low, gap.high) for name, gap in gaps.items() if gap.low is not None and gap.high is not None}
     if not known:
         differences = _listed([f"{signed(gap.mean)} {name}" for name, gap in gaps.items()])
-        return f"{row.init} differs from {reference} by {differences} in one pair of trials, which may be luck."
+        return (
+            f"{row.init} differs from {reference} by {differences} in a single pair of trials, which may be due to"
+            " chance."
+        )
     better = {name: bounds for name, bounds in known.items() if bounds[0] > 0}
     worse = {name: (-bounds[1], -bounds[0]) for name, bounds in known.items() if bounds[1] < 0}
     alike = {name: bounds for name, bounds in known.items() if bounds[0] <= 0 <= bounds[1]}
@@ -42,15 +45,16 @@ def compare(row: Row, reference: str) -> str:
         clauses.append(f"worse than {reference} by {_ranges(worse)}")
     sentence = f"{row.init} is {' and '.join(clauses)}"
     if alike:
-        sentence += f"; in {_listed(list(alike))} the two cannot be told apart ({_bounds(alike)})"
+        sentence += f"; in {_listed(list(alike))}, the two cannot be told apart ({_bounds(alike)})"
     return f"{sentence}."
 
 
 def compare_others(pairs: Sequence[tuple[str, Row]]) -> list[str]:
-    """Say how the initialisations other than the reference compare with each other, if gaps have intervals.
+    """Return sentences that compare the initialisations other than the reference, if their gaps have intervals.
 
     Args:
-        pairs: for each two of them, the name of one, and the row of the other with its gaps to that one.
+        pairs: for each pair of initialisations, the name of the first, and the row of the second with its gaps to the
+            first.
     """
     pairs = [
         (other, row)
@@ -66,7 +70,7 @@ def compare_others(pairs: Sequence[tuple[str, Row]]) -> list[str]:
         sentences.append(f"No two of {_listed(names)} can be told apart.")
     elif alike:
         told = "; ".join(f"{row.init} and {other}" for other, row in alike)
-        sentences.append(f"These cannot be told apart: {told}.")
+        sentences.append(f"These pairs cannot be told apart: {told}.")
     return sentences
 
 

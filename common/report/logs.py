@@ -1,4 +1,4 @@
-"""Curves from the ``metrics.json`` that detectron2 writes during training."""
+"""Curves from the ``metrics.json`` file that detectron2 writes during training."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -8,14 +8,14 @@ from typing import Any
 from .charts import Point
 
 LOG_FILE = "metrics.json"
-MOST_POINTS = 120  # of a curve on a page, one or two pixels each
+MOST_POINTS = 120  # maximum number of points of a displayed curve, which are one or two pixels apart
 
 
 def curve(records: Iterable[dict[str, Any]], key: str) -> list[Point]:
-    """Return (iterations done, value) for each line with a finite ``key``; for a repeated iteration the last one.
+    """Return (completed iterations, value) for each line with a finite value of ``key``.
 
-    A resumed run repeats the iterations after its checkpoint. The evaluation after the last step is logged under the
-    next iteration.
+    A resumed run repeats the iterations after its checkpoint. For a repeated iteration, the last value is returned. The
+    evaluation after the last step is logged at the next iteration.
     """
     found, steps = {}, 0
     for record in records:
@@ -27,7 +27,7 @@ def curve(records: Iterable[dict[str, Any]], key: str) -> list[Point]:
 
 
 def thin(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
-    """Return at most ``most`` points, as means of neighbours. The last point stays unchanged."""
+    """Return at most ``most`` points, which are means of neighbouring points. The last x value stays unchanged."""
     size = math.ceil(len(points) / most)
     if size <= 1:
         return list(points)
@@ -37,9 +37,9 @@ def thin(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
 
 
 def over_seeds(curves: Sequence[Sequence[Point]]) -> tuple[list[Point], list[Point] | None]:
-    """Return the mean over curves at common points, and the band of one sample standard deviation around it.
+    """Return the mean of the curves at common points, and a band of one sample standard deviation around the mean.
 
-    There is no band around a single curve.
+    For a single curve, the band is None.
     """
     tables = [dict(points) for points in curves]
     shared = sorted(set.intersection(*map(set, tables))) if tables else []

@@ -1,4 +1,4 @@
-"""A page: its sections in order, rendered by the templates of this folder, which escape their input."""
+"""The HTML page: its sections in order, rendered with the templates in this folder, which escape their input."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from .numbers import between, fixed, signed
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart of :mod:`.charts` under its title."""
+    """A chart from :mod:`.charts` with a title."""
 
     title: str
     svg: Markup
@@ -23,7 +23,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Group:
-    """Figures side by side under a heading, with a common ``note``; ``folded`` ones open on click."""
+    """Figures side by side under a heading, with a shared ``note``. If ``folded``, they are collapsed at first."""
 
     title: str
     figures: Sequence[Figure]
@@ -33,12 +33,12 @@ class Group:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page with a heading.
+    """A section of the page.
 
     Attributes:
-        title: the heading.
-        template: its template in ``templates/``.
-        content: the data for that template.
+        title: heading of the section.
+        template: file name of the template in ``templates/``.
+        content: data for the template.
     """
 
     title: str
@@ -57,10 +57,10 @@ class Page:
 
     Attributes:
         kind: kind of report, such as "Study".
-        title: its name.
-        summary: one sentence under it.
+        title: name of the study or run.
+        summary: one sentence, displayed below the title.
         sections: the sections, in order.
-        footer: how the page was made.
+        footer: statement of how the page was created.
     """
 
     kind: str
@@ -71,7 +71,7 @@ class Page:
 
 
 def render(page: Page) -> str:
-    """Return the page as HTML that refers to no other file."""
+    """Return the page as HTML that does not depend on other files."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).with_name("templates")),
         autoescape=True,

@@ -1,4 +1,4 @@
-"""Precision over recall, from the stored evaluations of a study's trials."""
+"""Precision-recall curves from the saved evaluations of a study's trials."""
 
 from collections.abc import Mapping, Sequence
 
@@ -17,7 +17,7 @@ IOUS = (0.5, 0.75)
 
 
 def precision_recall(study: Study) -> list[Group]:
-    """Draw precision over recall for each detector with the most labels: over all classes, and class by class."""
+    """Draw precision-recall curves for each detector at its largest label fraction, over all classes and per class."""
     groups = []
     for detector, fraction in most_labels(study):
         by_init = {init: _matches(study.finished(detector, fraction, init)) for init in study.inits}
@@ -43,10 +43,10 @@ def precision_recall(study: Study) -> list[Group]:
 
 
 def precision_at(recall: np.ndarray, precision: np.ndarray) -> np.ndarray:
-    """Return the interpolated precision at `RECALLS`: the highest from that recall on, 0 if there is none.
+    """Return the interpolated precision at `RECALLS`: the highest precision at this or any higher recall, or 0.
 
     Args:
-        recall, precision: values at each right detection, by falling scores.
+        recall, precision: values at each right detection, in order of decreasing score.
     """
     highest = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
     return highest[np.searchsorted(recall, RECALLS - 1e-9)]
@@ -65,7 +65,7 @@ def _objects(matches: Matches, index: int) -> int:
 
 
 def _thresholds(matches: Matches) -> dict[str, Sequence[float]]:
-    """Return the IoU thresholds to draw, by the title of their chart."""
+    """Return the IoU thresholds to draw, keyed by chart title."""
     kept = matches.thresholds.tolist()
     drawn: dict[str, Sequence[float]] = {f"IoU {iou:g}": [iou] for iou in IOUS if np.isclose(kept, iou).any()}
     if len(kept) > 1:
@@ -81,7 +81,7 @@ def _pr_figure(
     title: str,
     spoken: str,
 ) -> Figure:
-    """Draw the mean precision over trials, classes and thresholds, up to where it falls to 0."""
+    """Draw the mean precision over trials, classes and thresholds, up to the recall at which it drops to 0."""
     series = []
     for init, trials in by_init.items():
         curves = [

@@ -1,4 +1,4 @@
-"""The page of a pre-training run: its curves, nearest neighbours of its features, and how it was run."""
+"""The page of a pre-training run: its curves, the nearest neighbours of its features, and its settings."""
 
 import json
 import re
@@ -23,25 +23,25 @@ from .thumbnails import thumbnail
 PRINTED = "log.txt"
 CHANCE = "_chance"
 NEIGHBOURS = "neighbours"
-SIDE = 88  # of a neighbour's picture, in pixels
-FEW = 20  # most points of a curve that are marked one by one
+SIDE = 88  # side length of the thumbnails of neighbours, in pixels
+FEW = 20  # curves with fewer points have each point marked
 
 LENGTH = re.compile(r"(\d+) iterations an epoch, (\d+) in all")
 WARNING = re.compile(r"^\[[^\]]*\] mocodet\S* WARNING: (.*)$", re.MULTILINE)
 
-# In every line of the log, but not curves of learning.
+# Values that every line of the log contains, but that are not learning curves.
 TIMING = ("iteration", "time", "data_time", "eta_seconds")
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """How a logged value is shown.
+    """The display format of a logged value.
 
     Attributes:
-        title: its name on the page.
-        unit: unit of the shown value; ``%``: logged shares are multiplied by 100.
-        factor: factor of the logged value.
-        digits: digits after the point.
+        title: name on the page.
+        unit: unit of the displayed value.
+        factor: factor by which the logged value is multiplied, such as 100 to display a fraction in ``%``.
+        digits: number of decimal places.
         best: ``max`` or ``min``, or empty if neither is better.
     """
 
@@ -68,20 +68,20 @@ KNOWN = {
     "spread": Quantity("Spread of the vectors"),
     "image_std": Quantity("Deviation within an image"),
 }
-ASIDE = ("spread", "image_std", "images_per_second")  # of interest when something is wrong
+ASIDE = ("spread", "image_std", "images_per_second")  # useful for diagnosing problems
 
 
 def is_run(folder: Path) -> bool:
-    """Tell whether ``folder`` is the OUTPUT_DIR of a pre-training run."""
+    """Return whether ``folder`` is the OUTPUT_DIR of a pre-training run."""
     return (folder / LOG_FILE).is_file() and "METHOD" in read_config(folder)
 
 
 def pretrain_page(folder: Path, with_images: bool) -> Page:
-    """Describe the run in ``folder``, with or without images of the nearest neighbours.
+    """Create the page of the run in ``folder``, with or without images of nearest neighbours.
 
     Raises:
-        FileNotFoundError: it has no log.
-        ValueError: a damaged log, or one without a value.
+        FileNotFoundError: the folder contains no log.
+        ValueError: the log is damaged or contains no values.
     """
     records, config = read_json_lines(folder / LOG_FILE), read_config(folder)
     chance = {key: value for record in records for key, value in record.items() if key.endswith(CHANCE)}
@@ -89,17 +89,17 @@ def pretrain_page(folder: Path, with_images: bool) -> Page:
     curves = {key: curve(records, key) for key in keys}
     curves = {key: points for key, points in curves.items() if points}
     if not curves:
-        raise ValueError(f"{folder / LOG_FILE} has no value of a step yet; expected those of a pre-training run")
+        raise ValueError(f"{folder / LOG_FILE} contains no training values yet; expected the log of a pre-training run")
     printed = folder / PRINTED
     text = printed.read_text(encoding="utf-8", errors="replace") if printed.is_file() else ""
     per_epoch, total = _length(text)
     done = round(max(points[-1][0] for points in curves.values()))
 
     levels = {
-        "note": "Logged values are of single batches. First and last are means over a tenth of what was logged.",
+        "note": "Each logged value is for a single batch. First and last are means over a tenth of the logged values.",
         "rows": [_level(key, points, chance) for key, points in curves.items() if key not in (*ASIDE, "lr")],
         "warnings": list(dict.fromkeys(WARNING.findall(text))),
-        "no_warnings": "" if text else f"Warnings are unknown: there is no {PRINTED}.",
+        "no_warnings": "" if text else f"Warnings are not shown, because {PRINTED} does not exist.",
     }
     shown = [key for key in curves if key not in ASIDE]
     aside = [key for key in curves if key in ASIDE]
@@ -124,7 +124,7 @@ def _keys(records: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _length(text: str) -> tuple[int | None, int | None]:
-    """Return the iterations per epoch and in all, from the run's printed log."""
+    """Return the number of iterations per epoch and in total, as stated in the run's text log."""
     found = LENGTH.findall(text)
     return (int(found[-1][0]), int(found[-1][1])) if found else (None, None)
 
@@ -172,10 +172,10 @@ def _neighbours(files: Sequence[Path], per_epoch: int | None) -> dict[str, Any]:
     alike, found = _alike(last)
     when = f"epoch {last['iterations'] / per_epoch:.3g}" if per_epoch else f"iteration {last['iterations']:,}"
     text = (
-        f"Fixed validation images, each with the training images whose features are nearest at {when}, by cosine"
-        f" similarity. Of {found} neighbours {alike} have the class of their query"
+        f"Fixed validation images, each with the training images whose features have the highest cosine similarity at"
+        f" {when}. Of {found} neighbours, {alike} have the same class as their query"
     )
-    text += f"; at the first evaluation {_alike(first)[0]} had." if len(files) > 1 else "."
+    text += f", compared with {_alike(first)[0]} at the first evaluation." if len(files) > 1 else "."
     rows, missing = [], 0
     for query in last["queries"]:
         row = []
@@ -191,14 +191,17 @@ def _neighbours(files: Sequence[Path], per_epoch: int | None) -> dict[str, Any]:
             alt = f"neighbour {place}, {image['class']}" if place else f"query, {image['class']}"
             row.append({"data": data, "alt": alt, "caption": caption, "alike": same, "side": SIDE})
         rows.append(row)
-    note = "The first of each row is the query. Underlined neighbours have its class; the others are named."
+    note = (
+        "The first image of each row is the query. Underlined neighbours have the class of the query. For the others,"
+        " the class is shown."
+    )
     if missing:
-        note += f" {missing} images no longer exist: their file names are shown instead."
+        note += f" {missing} images no longer exist, so their file names are shown instead."
     return {"text": text, "queries": rows, "note": note}
 
 
 def _alike(evaluation: Mapping[str, Any]) -> tuple[int, int]:
-    """Count the neighbours with the class of their query, and all neighbours."""
+    """Return the number of neighbours with the same class as their query, and the number of all neighbours."""
     pairs = [(query["class"], image["class"]) for query in evaluation["queries"] for image in query["neighbours"]]
     return sum(own == other for own, other in pairs), len(pairs)
 
@@ -226,4 +229,4 @@ def _facts(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _footer(folder: Path) -> str:
-    return f"Made by mocodet report from {LOG_FILE}, {CONFIG_FILE} and {NEIGHBOURS}/ of {folder.resolve().name}."
+    return f"Created by mocodet report from {LOG_FILE}, {CONFIG_FILE} and {NEIGHBOURS}/ of {folder.resolve().name}."

@@ -1,4 +1,4 @@
-"""A study as read from its ``results.json`` and from the folders of its trials."""
+"""A study, read from its ``results.json`` and from the folders of its trials."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,16 +20,16 @@ CONFIG_FILE = "config.yaml"
 
 @dataclass(frozen=True)
 class Trial:
-    """One fine-tuning.
+    """One fine-tuning run.
 
     Attributes:
-        detector, init, fraction, seed: these identify it.
+        detector, init, fraction, seed: detector, initialisation, label fraction and seed, which identify the trial.
         status: finished, failed, running or waiting.
-        reason: why it failed.
+        reason: why the trial failed.
         metrics: metrics of a finished trial, in per cent.
-        seconds: duration, if it has ended.
-        command: the command that ran it.
-        folder: folder of its files.
+        seconds: duration, if the trial has ended.
+        command: command that runs the trial.
+        folder: folder of the trial.
     """
 
     detector: str
@@ -44,16 +44,16 @@ class Trial:
     folder: Path
 
     def log(self) -> list[dict[str, Any]]:
-        """Return the lines of its log; empty without one."""
+        """Return the lines of the trial's log. The result is empty if there is no log."""
         path = self.folder / LOG_FILE
         return read_json_lines(path) if path.is_file() else []
 
     def config(self) -> dict[str, Any]:
-        """Return the config of its training; empty if none was saved."""
+        """Return the config of the training run. The result is empty if the run saved no config."""
         return read_config(self.folder)
 
     def config_file(self) -> str:
-        """Return the config file in its command."""
+        """Return the config file that the command specifies."""
         words = list(self.command)
         return words[words.index("--config-file") + 1] if "--config-file" in words[:-1] else ""
 
@@ -79,7 +79,7 @@ class Study:
 
     @property
     def reference(self) -> str:
-        """The initialisation that gaps are measured from."""
+        """The initialisation that the gaps refer to."""
         return self.content["reference"]
 
     @property
@@ -89,34 +89,34 @@ class Study:
 
     @cached_property
     def groups(self) -> list[tuple[str, float]]:
-        """Detectors and label fractions with a finished trial, each of which is one comparison."""
+        """Pairs of detector and label fraction with a finished trial, each of which is one comparison."""
         pairs = [(detector, fraction) for detector in self.content["detectors"] for fraction in self.fractions]
         ended = {(trial.detector, trial.fraction) for trial in self.trials if trial.status == "finished"}
         return [pair for pair in pairs if pair in ended]
 
     @property
     def fractions(self) -> list[float]:
-        """The label fractions, all labels first."""
+        """The label fractions, in decreasing order."""
         return sorted(self.content["fractions"], reverse=True)
 
     def finished(self, detector: str, fraction: float, init: str) -> list[Trial]:
-        """Return the trials with a result, by seed."""
+        """Return the finished trials, sorted by seed."""
         asked = (detector, fraction, init, "finished")
         found = [t for t in self.trials if (t.detector, t.fraction, t.init, t.status) == asked]
         return sorted(found, key=lambda trial: trial.seed)
 
     def metrics(self, detector: str, fraction: float) -> list[str]:
-        """Return the metrics of finished trials of a detector, in the order of tables."""
+        """Return the metrics of a detector's finished trials, in the order of the tables."""
         found = {key for init in self.inits for t in self.finished(detector, fraction, init) for key in t.metrics}
         return sorted(found, key=KEYS.index)
 
     def tone(self, init: str) -> int:
-        """Return the number of an initialisation's colour; 0 is the reference's."""
+        """Return the colour number of an initialisation, which is 0 for the reference."""
         return self.inits.index(init)
 
 
 def is_study(folder: Path) -> bool:
-    """Tell whether ``folder`` is the folder of a study."""
+    """Return whether ``folder`` is the folder of a study."""
     content = read_json(folder / RESULTS_FILE) if (folder / RESULTS_FILE).is_file() else None
     return isinstance(content, dict) and "reference" in content
 
@@ -125,16 +125,16 @@ def read_study(folder: Path) -> Study:
     """Read the study in ``folder``.
 
     Raises:
-        ValueError: its ``results.json`` has another version, or is incomplete.
+        ValueError: ``results.json`` has an unsupported version, or is incomplete.
     """
     path = folder / RESULTS_FILE
     content = read_json(path)
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}; expected the results of a study")
+        raise ValueError(f"{path}: expected the results of a study, found a {type(content).__name__}")
     if content.get("version") != VERSION:
         raise ValueError(
-            f"{path} has version {brief(content.get('version'))}, but this mocodet reads {VERSION}; run the study's"
-            " command again, which rewrites it from the existing trials"
+            f"{path} has version {brief(content.get('version'))}, but mocodet supports only version {VERSION}; run the"
+            " study's command again to rewrite the file from the existing trials"
         )
     if fault := results_fault(content):
         raise ValueError(f"{path} is damaged: {fault}")
@@ -142,19 +142,19 @@ def read_study(folder: Path) -> Study:
 
 
 def _trial(folder: Path, content: Mapping[str, Any]) -> Trial:
-    """Return a trial of results; of its metrics those that the tables have, too."""
+    """Return a trial from the results, with only those metrics that the tables contain."""
     found = {name: content[name] for name in Trial.__dataclass_fields__}
     metrics = {key: found["metrics"][key] for key in KEYS if key in found["metrics"]}
     return Trial(**{**found, "folder": folder / found["folder"], "metrics": metrics})
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Return the config that a run saved in its folder; empty without one."""
+    """Return the config that a run saved in its folder. The result is empty if there is no config."""
     path = folder / CONFIG_FILE
     found = read_yaml(path)[0] if path.is_file() else {}
     return found if isinstance(found, dict) else {}
 
 
 def labels(fraction: float) -> str:
-    """Name a label fraction."""
+    """Return the description of a label fraction."""
     return "all labels" if fraction == 1 else f"{percent(fraction)} % of the labels"

@@ -1,4 +1,4 @@
-"""The command ``mocodet report``."""
+"""The ``mocodet report`` command."""
 
 import argparse
 from pathlib import Path
@@ -18,19 +18,19 @@ PAGE = "report.html"
 
 
 def report(folder: str | Path, output: str | Path | None = None, *, with_images: bool = True) -> list[Path]:
-    """Write the report of a study or of a pre-training run.
+    """Write the report on a study or a pre-training run.
 
     Args:
         folder: folder of the study, or OUTPUT_DIR of the run.
-        output: folder for the report; by default ``folder``.
-        with_images: show images of the data sets.
+        output: output folder for the report; by default, ``folder``.
+        with_images: whether to include images from the data sets.
 
     Returns:
-        the files that were written, the page first.
+        the written files, starting with the page.
 
     Raises:
-        FileNotFoundError: there is no such folder.
-        ValueError: it holds neither, nothing to report yet, or a damaged file.
+        FileNotFoundError: the folder does not exist.
+        ValueError: the folder contains neither a study nor a run, no results yet, or a damaged file.
     """
     folder = Path(folder)
     written = []
@@ -43,7 +43,7 @@ def report(folder: str | Path, output: str | Path | None = None, *, with_images:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Write the report and print its path."""
+    """Write the report and print the paths of its files."""
     with errors_in_one_line():
         for path in report(args.folder, args.output, with_images=not args.no_pictures):
             print(path)
@@ -52,7 +52,7 @@ def main(args: argparse.Namespace) -> None:
 def _contents(folder: Path, with_images: bool) -> dict[str, str]:
     """Return the contents of the report's files, by name."""
     if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {folder}; expected the folder of a study or of a pre-training run")
+        raise FileNotFoundError(f"folder {folder} not found; expected the folder of a study or a pre-training run")
     if is_study(folder):
         study = read_study(folder)
         if not study.groups:
@@ -65,6 +65,6 @@ def _contents(folder: Path, with_images: bool) -> dict[str, str]:
     if is_run(folder):
         return {PAGE: render(pretrain_page(folder, with_images))}
     raise ValueError(
-        f"{folder} holds neither a study (results.json with its trials) nor a pre-training run (metrics.json, and"
-        " config.yaml with a METHOD); give the --output of mocodet study or the OUTPUT_DIR of mocodet pretrain"
+        f"{folder} contains neither a study (results.json with its trials) nor a pre-training run (metrics.json, and"
+        " config.yaml with a METHOD); pass the --output of mocodet study or the OUTPUT_DIR of mocodet pretrain"
     )

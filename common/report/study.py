@@ -1,4 +1,4 @@
-"""The page of a study: findings in sentences, then tables, charts and pictures."""
+"""The page of a study: a summary of the findings, followed by tables, charts and images."""
 
 from collections.abc import Sequence
 from shlex import join
@@ -19,19 +19,19 @@ from .published import Published, published
 from .read import Study, labels
 
 COVERS = (
-    "An interval holds the gap's true mean with 95 % confidence, by a paired t test over the seeds of fine-tuning, for"
-    " these weights: it says nothing about another pre-training. Intervals of test images come from a bootstrap over"
-    " the images with the trained detectors fixed."
+    "An interval contains the true mean gap with 95 % confidence, according to a paired t test over the fine-tuning"
+    " seeds. It is valid only for these weights, not for other pre-training runs. Intervals over test images come from"
+    " a bootstrap over the images, with fixed trained detectors."
 )
 
 
 def study_page(study: Study, rows: Sequence[Row], with_images: bool) -> Page:
-    """Describe a study.
+    """Create the page of a study.
 
     Args:
-        study: a study with at least one finished trial.
-        rows: its rows, from `aggregate`.
-        with_images: show test images with detections.
+        study: study with at least one finished trial.
+        rows: rows of the study, from `aggregate`.
+        with_images: whether to show test images with detections.
     """
     candidates = [
         Section("Findings", "findings.html", _findings(study, rows)),
@@ -45,7 +45,7 @@ def study_page(study: Study, rows: Sequence[Row], with_images: bool) -> Page:
         Section("How it was made", "facts.html", _facts(study)),
     ]
     sections = [section for section in candidates if section.content]
-    footer = f"Made by mocodet report from {RESULTS_FILE} and the trials' folders."
+    footer = f"Created by mocodet report from {RESULTS_FILE} and the folders of the trials."
     return Page("Study", study.name, _summary(study), sections, footer)
 
 
@@ -92,7 +92,7 @@ def _findings(study: Study, rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _among_others(study: Study) -> list[tuple[str, Row]]:
-    """Compare the initialisations other than the reference in pairs: (name of one, row of the other)."""
+    """Compare all pairs of initialisations other than the reference: (name of the first, row of the second)."""
     found = []
     for place, other in enumerate(study.inits[1:], start=1):
         later = study.inits[place + 1 :]
@@ -102,7 +102,7 @@ def _among_others(study: Study) -> list[tuple[str, Row]]:
 
 
 def _seeds_needed(study: Study, rows: Sequence[Row]) -> str:
-    """Say how many seeds would show half a point, for the largest and the smallest observed spread of gaps."""
+    """Return a sentence on how many seeds show half a point at the smallest and largest observed deviation of gaps."""
     key, name = next(iter(metric_names(charts.shared_keys(rows)).items()))
     gaps = [row.metrics[key].gap for row in rows if key in row.metrics]
     spreads = [gap.deviation for gap in gaps if gap is not None and gap.deviation is not None]
@@ -110,7 +110,9 @@ def _seeds_needed(study: Study, rows: Sequence[Row]) -> str:
         return ""
     least, most = (seeds_to_show(spread) for spread in (min(spreads), max(spreads)))
     seeds = f"{least}" if least == most else f"{least} to {most}"
-    return f"By the spread seen here, an interval of half a point {name} to either side takes {seeds} seeds."
+    return (
+        f"At the observed standard deviation, an interval of half a point {name} to either side requires {seeds} seeds."
+    )
 
 
 def _results(study: Study, rows: Sequence[Row]) -> dict[str, Any]:
@@ -171,7 +173,7 @@ def _table_row(study: Study, row: Row, keys: Sequence[str]) -> dict[str, Any]:
 
 
 def _published(study: Study, detector: str) -> Published:
-    """Return the published results for a detector's task, judged by a trial with all labels."""
+    """Return the published results for a detector's task, which is determined from a trial with all labels."""
     for trial in study.trials:
         if (trial.detector, trial.fraction, trial.status) == (detector, 1.0, "finished"):
             config = trial.config()
@@ -216,5 +218,5 @@ def _facts(study: Study) -> dict[str, Any]:
         for init in study.inits:
             own = next(trial for trial in study.trials if (trial.detector, trial.init) == (detector, init))
             commands.append(f"# {detector} from {init}, {labels(own.fraction)}, seed {own.seed}\n{join(own.command)}")
-    listings = [("Commands, of the first trial of each detector and initialisation", "\n\n".join(commands))]
+    listings = [("Command of the first trial of each detector and initialisation", "\n\n".join(commands))]
     return {"facts": facts, "listings": listings, "first_open": False}

@@ -1,4 +1,4 @@
-"""The charts of a study's metrics: gaps, label fractions, training, classes."""
+"""Charts of a study's metrics: gaps, label fractions, training curves and classes."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -12,12 +12,12 @@ from .logs import curve, over_seeds, thin
 from .page import Figure, Group
 from .read import Study, Trial, labels
 
-MOST_CLASSES = 40  # in one chart; of more classes, those with the largest gaps in either direction
-BANDS = "Lines are means over seeds; bands are one sample standard deviation to either side."
+MOST_CLASSES = 40  # per chart; if there are more, those with the largest gaps in either direction are shown
+BANDS = "Lines show means over seeds. Bands extend one sample standard deviation to either side."
 
 
 def group_name(study: Study, detector: str, fraction: float) -> str:
-    """Name a comparison by detector and fraction, as far as the study has several."""
+    """Return the title of a comparison: its label fraction, preceded by the detector if the study has more than one."""
     several = len({of for of, _ in study.groups}) > 1
     fraction_name = labels(fraction)
     if several:
@@ -26,7 +26,7 @@ def group_name(study: Study, detector: str, fraction: float) -> str:
 
 
 def gaps(study: Study, rows: Sequence[Row]) -> list[Figure]:
-    """Draw the gaps to the reference with their intervals, one chart for each detector and label fraction."""
+    """Draw the gaps to the reference with their intervals, in one chart per detector and label fraction."""
     found = [cell.gap for row in rows for cell in row.metrics.values() if cell.gap is not None]
     if not found:
         return []
@@ -49,12 +49,12 @@ def gaps(study: Study, rows: Sequence[Row]) -> list[Figure]:
 
 
 def shared_keys(rows: Sequence[Row]) -> list[str]:
-    """Return the metrics of rows; rows without a finished trial have none."""
+    """Return the metrics of the rows. Rows without a finished trial contain no metrics."""
     return list(dict.fromkeys(key for row in rows for key in row.metrics))
 
 
 def label_fractions(study: Study, rows: Sequence[Row]) -> list[Group]:
-    """Draw metrics over the label fraction, for detectors with several fractions."""
+    """Draw metrics over the label fraction, for detectors with multiple fractions."""
     groups = []
     for detector in study.content["detectors"]:
         here = [row for row in rows if row.detector == detector]
@@ -84,7 +84,7 @@ def training(study: Study) -> list[Group]:
         figures = []
         for key, name in wanted.items():
             series = _of_training(study, key, logs)
-            # A single evaluation, at the end, makes no curve.
+            # A single evaluation at the end of training does not form a curve.
             if series and max(len(line.points) for line in series) > 1:
                 title = f"{name} over iterations, {group_name(study, detector, fraction)}"
                 last = max(x for line in series for x, _ in line.points)
@@ -98,7 +98,7 @@ def training(study: Study) -> list[Group]:
 
 
 def classes(study: Study) -> list[Group]:
-    """Draw the gaps in AP by class, for each detector with the most labels."""
+    """Draw the gap in AP of each class, for each detector at its largest label fraction."""
     groups = []
     for detector, fraction in most_labels(study):
         by_init = {init: _class_gaps(study, detector, fraction, init) for init in study.inits[1:]}
@@ -110,7 +110,7 @@ def classes(study: Study) -> list[Group]:
         for init, found in by_init.items():
             if len(found) > MOST_CLASSES:
                 half = MOST_CLASSES // 2
-                note = f"Of {len(found)} classes the {half} with the highest gaps and the {half} with the lowest."
+                note = f"Of {len(found)} classes, those with the {half} highest and the {half} lowest gaps are shown."
                 found = [*found[:half], *found[-half:]]
             title = f"{init} − {study.reference}"
             figures.append(Figure(title, gap_chart(f"Gaps in AP by class: {title}, {detector}", found, axis)))
@@ -128,7 +128,7 @@ def most_labels(study: Study) -> list[tuple[str, float]]:
 
 
 def class_metrics(trial: Trial) -> dict[str, float]:
-    """Return the AP of each class at the end of a trial, in per cent, without classes that have none."""
+    """Return the AP of each class at the end of a trial, in per cent. Classes without an AP are omitted."""
     records = trial.log()
     task = next(iter(trial.metrics)).split("/")[0]
     begin = f"{task}/AP-"
@@ -156,14 +156,14 @@ def _of_training(study: Study, key: str, logs: Mapping[str, Sequence[Sequence[di
         points, band = over_seeds(curves)
         if points:
             series.append(Series(init, points, study.tone(init), band, marked=evaluated))
-    # A curve that is the same for all is one line without a name.
+    # If the curve is the same for all initialisations, it is drawn as one line without a name.
     if len(series) > 1 and all(line.points == series[0].points for line in series):
         return [Series("", series[0].points)]
     return series
 
 
 def _class_gaps(study: Study, detector: str, fraction: float, init: str) -> list[Gap]:
-    """Compare the AP of each class in all pairs of trials, the highest gap first."""
+    """Return the gaps in AP of each class over all pairs of trials, in decreasing order."""
     base = {trial.seed: class_metrics(trial) for trial in study.finished(detector, fraction, study.reference)}
     own = {trial.seed: class_metrics(trial) for trial in study.finished(detector, fraction, init)}
     pairs = [(own[seed], base[seed]) for seed in own if seed in base]

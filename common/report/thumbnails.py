@@ -1,4 +1,4 @@
-"""Small pictures embedded in the page."""
+"""Thumbnails for embedding in the page."""
 
 import base64
 import io
@@ -8,15 +8,16 @@ from PIL import Image, ImageOps
 
 from mocodet.common.formats.image import decode_rgb
 
-QUALITY = 72  # of JPEG
+QUALITY = 72  # JPEG quality
 
 
 def thumbnail(
     path: Path, side: int, *, square: bool = False, box: tuple[int, int, int, int] | None = None
 ) -> str | None:
-    """Return an image of at most ``side`` pixels as base64 of a JPEG; empty if it cannot be read.
+    """Return an image of at most ``side`` pixels as a base64-encoded JPEG, or None if the file cannot be read.
 
-    ``square``: its middle, scaled to ``side`` x ``side``. ``box``: only the part within left, top, right, bottom.
+    With ``square``, the centre of the image is cropped and scaled to ``side`` x ``side``. With ``box``, the image is
+    first cropped to (left, top, right, bottom).
     """
     try:
         small = decode_rgb(path, max_pixels=0)
@@ -32,7 +33,7 @@ def thumbnail(
 
 
 def as_jpeg(picture: Image.Image, quality: int) -> str:
-    """Return a picture as base64 of a JPEG."""
+    """Return an image as a base64-encoded JPEG."""
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=quality, optimize=True)
     return base64.b64encode(buffer.getvalue()).decode("ascii")

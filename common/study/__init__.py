@@ -1,5 +1,5 @@
-"""Comparison of initialisations: repeated trials of the same detector, their statistics, and tables as in the paper.
+"""Comparison of initialisations: repeated trials of the same detector, their statistics, and tables like the paper's.
 
-A study starts commands and reads their logs. It is in this package because it must not wait for PyTorch and detectron2,
-which `mocodet.detection` imports.
+A study starts commands and reads their logs. It is not in `mocodet.detection`, because that package imports PyTorch and
+detectron2, which would delay every command of a study.
 """

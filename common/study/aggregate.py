@@ -1,4 +1,4 @@
-"""From single trials to a study's rows: means, spreads and gaps."""
+"""Aggregation of single trials into the rows of a study: means, standard deviations and gaps."""
 
 import math
 import statistics
@@ -26,42 +26,43 @@ TASKS: dict[str, tuple[str, ...]] = {
     "sem_seg": ("mIoU",),
 }
 KEYS = tuple(f"{task}/{metric}" for task, metrics in TASKS.items() for metric in metrics)
-MAY_LACK = {"segm/AP75"}  # Cityscapes' script does not compute it
+MAY_LACK = {"segm/AP75"}  # the Cityscapes evaluation does not compute this metric
 
 
 def is_number(value: Any) -> bool:
-    """Tell whether a value from JSON is a finite number."""
+    """Return whether a value from JSON is a finite number."""
     return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def read_max_iter(config: Path) -> int:
-    """Return the number of iterations of a training from its saved ``config.yaml``.
+    """Return the number of iterations of a training run from its saved ``config.yaml``.
 
     Raises:
-        OSError, ValueError: the file cannot be read, or lacks the number.
+        OSError, ValueError: the file cannot be read or does not specify the number.
     """
     found = look_up(read_settings(config).content, "SOLVER.MAX_ITER")
     if type(found) is not int:
-        raise ValueError(f"{config} does not say how long the training is: SOLVER.MAX_ITER is {found!r:.60}")
+        raise ValueError(f"{config}: expected a number of iterations in SOLVER.MAX_ITER, found {found!r:.60}")
     return found
 
 
 def read_metrics(folder: str | Path) -> Results:
     """Read the metrics of a finished training run from the ``metrics.json`` that detectron2 writes.
 
-    The value of a metric is in the last line that has it. That line must have been written at the end of training,
-    because scores during training are not results. An incomplete last line, whose writing was interrupted, is skipped.
+    The value of each metric is read from the last line that contains it. That line must have been written at the end of
+    training: scores logged during training do not count as final results. If the last line of the file is incomplete
+    because writing was interrupted, it is skipped.
 
     Args:
-        folder: the run's ``OUTPUT_DIR``, with ``metrics.json`` and the run's ``config.yaml``.
+        folder: ``OUTPUT_DIR`` of the run, which contains ``metrics.json`` and ``config.yaml``.
 
     Returns:
         the metrics of the evaluated `TASKS`, such as ``bbox/AP50`` or ``sem_seg/mIoU``, in per cent.
 
     Raises:
         FileNotFoundError: one of the two files is missing.
-        ValueError: a damaged config or line, no task evaluated at the end, a task without one of its metrics, or a
-            value that is not finite.
+        ValueError: the config or a line is damaged, no task was evaluated at the end, a task lacks one of its metrics,
+            or a value is not finite.
     """
     path, config = Path(folder, "metrics.json"), Path(folder, "config.yaml")
     max_iter = read_max_iter(config)
@@ -71,7 +72,7 @@ def read_metrics(folder: str | Path) -> Results:
         for key in present and ("iteration", *present):
             if type(record.get(key)) not in (int, float):
                 raise ValueError(
-                    f"{path}: {key} is {record.get(key)!r:.60} in a line with {present[0]}; expected a number"
+                    f"{path}: expected a number for {key} in a line with {present[0]}, found {record.get(key)!r:.60}"
                 )
         last.update({key: (record["iteration"], record[key]) for key in present})
 
@@ -80,38 +81,42 @@ def read_metrics(folder: str | Path) -> Results:
         keys = [f"{task}/{metric}" for metric in metrics]
         present = [key for key in keys if key in last]
         if lacking := [key for key in keys if present and key not in {*present, *MAY_LACK}]:
-            raise ValueError(f"{path} has {', '.join(present)}, but no {', '.join(lacking)}")
+            raise ValueError(f"{path} contains {', '.join(present)}, but not {', '.join(lacking)}")
         for key in present:
             iteration, value = last[key]
-            # Hooks that run after the last step log under MAX_ITER, the step itself under MAX_ITER - 1.
+            # Hooks that run after the last step log at MAX_ITER, whereas the step itself logs at MAX_ITER - 1.
             if iteration < max_iter - 1:
-                raise ValueError(f"{path}: the last {key} is of iteration {iteration}, the run has {max_iter}")
+                raise ValueError(
+                    f"{path}: the last {key} was logged at iteration {iteration}, but the run has {max_iter} iterations"
+                )
             if not is_number(value):
-                raise ValueError(f"{path}: {key} is {value!r:.60} at iteration {iteration}; expected a number")
+                raise ValueError(
+                    f"{path}: expected a finite number for {key} at iteration {iteration}, found {value!r:.60}"
+                )
             results[key] = float(value)
     if not results:
-        raise ValueError(f"{path} has no metrics of a task; expected those of one of {', '.join(TASKS)}")
+        raise ValueError(f"{path} contains no task metrics; expected the metrics of at least one of {', '.join(TASKS)}")
     return results
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A metric over the trials of one initialisation."""
+    """Statistics of one metric over the trials of an initialisation."""
 
     mean: float
     deviation: float | None  # sample standard deviation (n - 1); None for a single trial
-    gap: Gap | None  # to the reference; None for the reference itself, and without pairs
+    gap: Gap | None  # to the reference; None for the reference itself, or if there are no pairs
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a study's table.
+    """One row of a study's table.
 
     Attributes:
-        detector, init, fraction: these identify the trials.
-        reference: the initialisation that gaps are measured from.
+        detector, init, fraction: detector, initialisation and label fraction of the trials.
+        reference: initialisation that the gaps refer to.
         n_trials: number of finished trials.
-        n_failed: number of failed trials, and n_left, of those that have not ended; neither count in means and pairs.
+        n_failed, n_left: number of failed trials, and of trials that have not ended. Means and pairs exclude both.
         metrics: metrics of the finished trials, in the order of `KEYS`; empty if no trial has finished.
     """
 
@@ -128,25 +133,25 @@ class Row:
 def aggregate(results: Mapping[str, Any], folder: str | Path | None = None) -> list[Row]:
     """Summarise the trials of every detector, label fraction and initialisation, and compare them with the reference.
 
-    Trials are paired by their seeds. Trials that failed or have not ended are left out and counted.
+    Trials are paired by seed. Trials that failed or have not ended are excluded, but counted.
 
     Args:
-        results: the content of the study's ``results.json``, version 2.
-        folder: folder of the study. If the trials of each pair have kept their detections, gaps also get intervals over
-            test images, which takes seconds for each trial. None: they do not.
+        results: content of the study's ``results.json``, version 2.
+        folder: folder of the study. If the trials of each pair saved their detections, gaps also get intervals over
+            test images, which takes a few seconds per trial. With None, these intervals are omitted.
 
     Returns:
-        rows for the detectors and fractions with a finished trial, in the order of the study, and within each for the
-        initialisations, the reference first.
+        rows for each detector and fraction with a finished trial, in the order of the study. For each of these, the
+        first row is that of the reference.
 
     Raises:
-        ValueError: unknown reference; trials of a detector with different metrics or with values that are not finite;
-            the detections of a trial are damaged, or do not match its metrics.
+        ValueError: the reference is unknown, the trials of a detector have different metrics or values that are not
+            finite, or the detections of a trial are damaged or do not match its metrics.
     """
     inits, reference = list(results["inits"]), results["reference"]
     if reference not in inits:
         raise ValueError(f"the reference {reference!r} is not among the initialisations {', '.join(inits)}")
-    inits.sort(key=lambda name: name != reference)  # stable: the rest keeps its order
+    inits.sort(key=lambda name: name != reference)  # the sort is stable, so the others keep their order
     finished = [trial for trial in results["trials"] if trial["status"] == "finished"]
     rows = []
     for detector in results["detectors"]:
@@ -168,12 +173,12 @@ def aggregate(results: Mapping[str, Any], folder: str | Path | None = None) -> l
 
 
 def _shared_keys(trials: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return those of `KEYS` that the trials of a detector have, which must be the same for all."""
+    """Return the `KEYS` that the trials of a detector contain, which must be the same for all trials."""
     shared = [key for key in KEYS if any(key in trial["metrics"] for trial in trials)]
     for trial in trials:
         found = [key for key in shared if key in trial["metrics"]]
         if found != shared:
-            raise ValueError(f"{_name(trial)} has the metrics {found}; expected {shared}, as in the others")
+            raise ValueError(f"{_name(trial)}: expected the metrics {shared}, as in the other trials, found {found}")
         if broken := [key for key in shared if not math.isfinite(trial["metrics"][key])]:
             raise ValueError(f"{_name(trial)}: {', '.join(broken)} is not a finite number")
     return shared

@@ -1,8 +1,8 @@
-"""Variation of a gap over other test images of the same kind, with the trained models fixed.
+"""Variation of a gap with the choice of test images, for fixed trained models.
 
-A bootstrap (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13): resamples of the size of the
-test set are drawn from it with replacement, AP of each model is computed on each resample, and the interval holds the
-middle 95 % of the gaps. Both models of a pair see the same images.
+The variation is estimated with a bootstrap (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13).
+Resamples of the same size as the test set are drawn from it with replacement, the AP of each model is computed on each
+resample, and the interval contains the middle 95 % of the gaps. Both models of a pair are evaluated on the same images.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,15 +18,15 @@ from .statistics import CONFIDENCE
 
 RESAMPLES = 1000
 SEED = 0
-AT_ONCE = 100  # resamples computed together, few enough for the processor's cache
-SAME = 1e-3  # points by which metrics may differ from the logged ones of the same model
+AT_ONCE = 100  # number of resamples computed together, small enough for the processor's cache
+SAME = 1e-3  # tolerance, in points, between the recomputed and the logged metrics of a model
 
 Trial = Mapping[str, Any]  # as in results.json
 Metrics = dict[str, np.ndarray]  # for example {"bbox/AP": B values in per cent}
 
 
 def draw_weights(num_images: int, resamples: int = RESAMPLES, seed: int = SEED) -> Iterator[np.ndarray]:
-    """Yield the counts of each image in resamples: num_images x at most AT_ONCE, int32, ``resamples`` in all."""
+    """Yield how often each resample contains each image, as int32 arrays of num_images x at most AT_ONCE."""
     rng, even = np.random.default_rng(seed), np.full(num_images, 1 / num_images)
     for begin in range(0, resamples, AT_ONCE):
         weights = rng.multinomial(num_images, even, size=min(AT_ONCE, resamples - begin))
@@ -34,7 +34,7 @@ def draw_weights(num_images: int, resamples: int = RESAMPLES, seed: int = SEED) 
 
 
 def resample(found: Mapping[str, Matches], resamples: int = RESAMPLES, seed: int = SEED) -> Metrics:
-    """Return the metrics of one trial on each resample; one seed draws the same images for every trial."""
+    """Return the metrics of one trial on each resample. The same seed draws the same images for every trial."""
     metrics: Metrics = {}
     for task, matches in found.items():
         parts = [matches.metrics(weights) for weights in draw_weights(len(matches.images), resamples, seed)]
@@ -43,7 +43,7 @@ def resample(found: Mapping[str, Matches], resamples: int = RESAMPLES, seed: int
 
 
 def percentiles(gaps: np.ndarray) -> tuple[float, float]:
-    """Return the 95 % interval of B gaps; resamples without objects, which have no AP, are left out."""
+    """Return the 95 % interval of B gaps. Resamples without objects, which have no AP, are ignored."""
     low, high = np.nanquantile(gaps, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)
 
@@ -51,18 +51,19 @@ def percentiles(gaps: np.ndarray) -> tuple[float, float]:
 def image_intervals(
     trials: Sequence[Trial], reference: str, folder: Path
 ) -> dict[tuple[str, float, str], dict[str, tuple[float, float]]]:
-    """Return the intervals of all gaps to the reference, each the mean over its pairs of trials.
+    """Return the interval over test images of every gap to the reference, which is a mean over pairs of trials.
 
     Args:
         trials: finished trials, as in ``results.json``.
-        reference: the initialisation that gaps are measured from.
+        reference: initialisation that the gaps refer to.
         folder: folder of the study.
 
     Returns:
-        ``{(detector, fraction, init): {"bbox/AP": (low, high)}}``; without all ``matches.npz`` a gap is left out.
+        ``{(detector, fraction, init): {"bbox/AP": (low, high)}}``. Gaps are omitted if a trial lacks ``matches.npz``.
 
     Raises:
-        ValueError: such a file is damaged, does not match the trial's metrics, or has other images than its partner's.
+        ValueError: a ``matches.npz`` is damaged, does not match the trial's metrics, or is for different images than
+            the file of the other trial in the pair.
     """
     by_key = {_key(trial): trial for trial in trials}
     pairs: dict[tuple[str, float, str], list[tuple[Trial, Trial]]] = {}
@@ -90,7 +91,7 @@ def image_intervals(
 
 
 def _read(trial: Trial, folder: Path) -> dict[str, Matches]:
-    """Read the detections of a trial, and check that they give the logged metrics."""
+    """Read the detections of a trial, and check that they reproduce the logged metrics."""
     path = folder / trial["folder"] / MATCHES_FILE
     found = read_matches(path)
     for task, matches in found.items():
@@ -98,8 +99,8 @@ def _read(trial: Trial, folder: Path) -> dict[str, Matches]:
             logged = trial["metrics"].get(f"{task}/{name}")
             if logged is not None and not abs(value - logged) <= SAME:
                 raise ValueError(
-                    f"{path} is from another evaluation than the trial's metrics: {task}/{name} is {value:.3f} there"
-                    f" and {logged:.3f} in the results; evaluate the trial again: mocodet train --eval-only --resume"
+                    f"{path} does not match the metrics of the trial: {task}/{name} is {value:.3f} in this file and"
+                    f" {logged:.3f} in the results; evaluate the trial again with mocodet train --eval-only --resume"
                 )
     return found
 
@@ -108,7 +109,7 @@ def _check_same_images(pair: Sequence[Trial], *images: Mapping[str, np.ndarray])
     first, second = images
     if first.keys() != second.keys() or any(not np.array_equal(first[task], second[task]) for task in first):
         names = " and ".join(trial["folder"] for trial in pair)
-        raise ValueError(f"{names} were evaluated on other images or tasks, so their detections cannot be compared")
+        raise ValueError(f"{names} were evaluated on different images or tasks, so their detections cannot be compared")
 
 
 def _key(trial: Trial) -> tuple[str, str, float, int]:

@@ -1,4 +1,4 @@
-"""Checks of all trials before any is trained: config, weights, test set and the content of the folder."""
+"""Checks of all trials before training starts: config, weights, test set and the contents of the folder."""
 
 import json
 import subprocess
@@ -15,25 +15,25 @@ from .spec import WEIGHTS_KEY, Study
 from .state import State, look
 from .trials import Trial, plan
 
-# Reads configs as a training does, in a separate process, since a study does not import detectron2.
+# Reads configs in the same way as training does, in a separate process, because a study does not import detectron2.
 CONFIG_COMMAND = (sys.executable, "-m", "mocodet.detection.training.refusals")
 
 
 def check(
     study: Study, output: Path, announce: Callable[[str], None], *, training: bool = True
 ) -> dict[Trial, tuple[Recipe, State]]:
-    """Check every trial, and announce each in a line; return the recipe and the state of each.
+    """Check every trial, announce each one in a line, and return the recipe and the state of each.
 
     Args:
-        study: what is compared.
-        output: its folder.
-        announce: called with each line.
-        training: whether unfinished trials will be trained, so that they need weights, a test set and a valid config.
+        study: the study to check.
+        output: output folder of the study.
+        announce: function that is called with each line.
+        training: whether unfinished trials will be trained, which requires weights, a test set and a valid config.
 
     Raises:
-        ValueError: trials cannot be trained, or were trained by another recipe. All of them have been announced.
+        ValueError: trials cannot be trained, or were trained with another recipe. All of them have been announced.
         OSError: the configs cannot be checked.
-        TimeoutError: a trial of a killed study does not end.
+        TimeoutError: a trial of a killed study is still running.
     """
     book, trials = RecipeBook(), plan(study, output)
     announce(f"{study.name}: {len(trials)} trials in {output}")
@@ -57,7 +57,7 @@ def check(
     for trial in trials:
         announce(f"  {trial}: {faults.get(trial) or checked[trial][1].note}")
     if faults:
-        what = "trained as they are, see above; none was started" if training else "collected as they are, see above"
+        what = "trained for the reasons above; no trial was started" if training else "collected for the reasons above"
         raise ValueError(f"{len(faults)} of {len(trials)} trials cannot be {what}")
     return checked
 
@@ -65,28 +65,28 @@ def check(
 def _existing(config: Path) -> Path:
     if not config.is_file():
         known = [str(path.relative_to(configs.ROOT)) for path in configs.ROOT.rglob("*.yaml")]
-        raise FileNotFoundError(f"there is no config {config}{did_you_mean(config.name, known)}")
+        raise FileNotFoundError(f"the config {config} does not exist{did_you_mean(config.name, known)}")
     return config
 
 
 def _missing_weights(recipe: Mapping[str, Any], state: State) -> str | None:
-    """Return a message if the weights of a training are missing."""
+    """Return an error message if the initial weights of a trial are missing."""
     file = weights_file(recipe["weights"]["path"]) if recipe["weights"] else None
     if file is None or file.is_file() or state.resume:
         return None
-    return f"{WEIGHTS_KEY} names {file}, which does not exist"
+    return f"{WEIGHTS_KEY} is set to {file}, which does not exist"
 
 
 def _no_single_test_set(recipe: Mapping[str, Any]) -> str | None:
-    """Return a message if a training would end without metrics to compare, or with those of several data sets."""
+    """Return an error message unless training will end with the metrics of exactly one data set."""
     names = recipe["settings"].get("DATASETS.TEST")
     if not isinstance(names, list) or len(names) == 1:
         return None
-    return f"DATASETS.TEST names {len(names)} data sets ({', '.join(names)}); a study compares the results on one"
+    return f"DATASETS.TEST contains {len(names)} data sets ({', '.join(names)}); a study requires exactly one"
 
 
 def _refused_configs(trials: Sequence[Trial]) -> dict[Trial, str]:
-    """Return the faults of configs that a training would refuse: unknown keys, values of the wrong type and so on."""
+    """Return the errors in configs that training would reject, such as unknown keys or values of the wrong type."""
     if not trials:
         return {}
     asked = {trial: json.dumps([str(trial.config), *trial.opts.items()]) for trial in trials}

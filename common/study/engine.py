@@ -1,4 +1,4 @@
-"""Trains the trials of a study, one at a time in each place."""
+"""Training of a study's trials, which runs one trial at a time in each slot."""
 
 import os
 import signal
@@ -19,22 +19,22 @@ POLL = 0.1  # seconds
 
 
 class Interruption(KeyboardInterrupt):
-    """A signal asked the study to end; ``args[0]`` is its number."""
+    """Raised when a signal requests that the study end; ``args[0]`` is the signal number."""
 
 
 class Engine:
-    """Runs each trial once, in a separate process, in a place that it does not share.
+    """Runs each trial once, in a separate process and in a slot that it does not share.
 
     Args:
         recipes: recipes of the trials, in the order of training.
-        states: states of the trials; finished ones are left alone.
-        places: places of trials; each runs one at a time.
-        command: the training command, before ``--config-file``.
-        view: shows the progress of the study.
-        changed: called whenever a trial has started or ended.
+        states: states of the trials. Finished trials are not run again.
+        places: slots for trials, each of which runs one trial at a time.
+        command: the training command, up to ``--config-file``.
+        view: displays the progress of the study.
+        changed: function that is called whenever a trial has started or ended.
 
     Attributes:
-        outcomes: outcomes of the ended trials, including those that had finished before.
+        outcomes: outcomes of all trials that have ended, including those that finished in an earlier run.
     """
 
     def __init__(
@@ -61,12 +61,12 @@ class Engine:
         return list(self._running)
 
     def run(self) -> None:
-        """Train all unfinished trials; a trial that fails does not stop the others.
+        """Train all unfinished trials. If a trial fails, the others continue.
 
-        On SIGINT, SIGTERM and SIGHUP, and on any error, the running trials are ended; they keep their checkpoints.
+        On SIGINT, SIGTERM and SIGHUP, and on any error, the running trials are stopped and their checkpoints are kept.
 
         Raises:
-            Interruption: one of these signals came.
+            Interruption: one of these signals was received.
         """
         try:
             with _signals_raise():
@@ -94,7 +94,7 @@ class Engine:
         self._running[trial] = process, place, time.time()
         self._changed()
         where = f" on GPU {', '.join(place.gpus)}" if place.gpus else ""
-        self._view.say(f"{trial}: {'goes on' if state.resume else 'training'}{where} in {trial.folder}")
+        self._view.say(f"{trial}: {'resuming' if state.resume else 'training'}{where} in {trial.folder}")
 
     def _look_after(self) -> None:
         """Record the trials that have ended."""
@@ -118,9 +118,9 @@ class Engine:
 
 
 def failures(output_of: Mapping[Trial, Outcome]) -> list[str]:
-    """Describe the failed trials, one per line."""
+    """Return one line for each failed trial, which describes the failure."""
     return [
-        f"{trial} failed: {outcome.reason} (its output: {trial.folder / LOG_FILE})"
+        f"{trial} failed: {outcome.reason} (output: {trial.folder / LOG_FILE})"
         for trial, outcome in output_of.items()
         if outcome.status == "failed"
     ]
@@ -128,8 +128,8 @@ def failures(output_of: Mapping[Trial, Outcome]) -> list[str]:
 
 @contextmanager
 def _signals_raise() -> Iterator[None]:
-    """Raise `Interruption` in the block on a signal that would end this process at once."""
-    if threading.current_thread() is not threading.main_thread():  # only the main thread gets signals
+    """Raise `Interruption` in the block on a signal that would otherwise end this process immediately."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread receives signals
         yield
         return
 

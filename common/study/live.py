@@ -1,4 +1,4 @@
-"""The progress of a study: the running trials, the number of ended ones, and the time left."""
+"""The progress of a study: the running trials, the number of trials that have ended, and the remaining time."""
 
 import json
 import os
@@ -20,11 +20,11 @@ from .trials import Trial
 
 BETWEEN_LINES = 60.0  # seconds, if the output is not a terminal
 BETWEEN_DRAWINGS = 1.0  # seconds, on a terminal
-TAIL = 65536  # bytes at the end of metrics.json in which its last line is looked for
+TAIL = 65536  # bytes at the end of metrics.json that are searched for the last line
 
 
 class Progress(NamedTuple):
-    """The progress of a training: iterations done, of how many, and the seconds left, if known."""
+    """The progress of a training run: completed iterations, total iterations, and remaining seconds, if known."""
 
     iteration: int
     total: int
@@ -32,7 +32,7 @@ class Progress(NamedTuple):
 
 
 class Running(NamedTuple):
-    """A running trial: its running time in seconds, its progress if logged, and whether it began from the start."""
+    """A running trial: its running time in seconds, its progress if logged, and whether it started from scratch."""
 
     trial: Trial
     seconds: float
@@ -41,11 +41,11 @@ class Running(NamedTuple):
 
 
 def read_progress(folder: Path, since: float) -> Progress | None:
-    """Read the progress of a training from its log; None if it has logged nothing since its start.
+    """Read the progress of a training run from its log. The result is None if nothing was logged since the start.
 
     Args:
-        folder: its ``OUTPUT_DIR``.
-        since: time of its start, in seconds since the epoch.
+        folder: ``OUTPUT_DIR`` of the run.
+        since: start time of the run, in seconds since the epoch.
     """
     log, config = folder / "metrics.json", folder / "config.yaml"
     try:
@@ -54,23 +54,23 @@ def read_progress(folder: Path, since: float) -> Progress | None:
             return None
         record = _last_record(log)
         total = _iterations(config, config.stat().st_mtime_ns)
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):  # it is being written
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):  # a file is still being written
         return None
     if record is None:
         return None
     left = record.get("eta_seconds")
-    done = min(record["iteration"] + 1, total)  # hooks after the last step log under the next iteration
+    done = min(record["iteration"] + 1, total)  # hooks after the last step log at the next iteration
     return Progress(done, total, None if left is None else max(0.0, left - (time.time() - logged)))
 
 
 @lru_cache(maxsize=64)
 def _iterations(config: Path, changed: int) -> int:
-    """Read the length of a schedule; ``changed`` distinguishes versions of the file for the cache."""
+    """Read the length of a schedule. ``changed`` distinguishes versions of the file in the cache."""
     return read_max_iter(config)
 
 
 def _last_record(log: Path) -> dict | None:
-    """Return the last complete line of a ``metrics.json`` with an iteration."""
+    """Return the last complete line of a ``metrics.json`` that contains an iteration."""
     with log.open("rb") as handle:
         handle.seek(max(0, handle.seek(0, os.SEEK_END) - TAIL))
         lines = handle.read().decode(errors="replace").splitlines()
@@ -87,10 +87,10 @@ def _last_record(log: Path) -> dict | None:
 def time_left(
     waiting: Sequence[Trial], running: Sequence[Running], outcomes: Mapping[Trial, Outcome], slots: int
 ) -> float | None:
-    """Estimate the seconds left of a study; None while no trial shows how long one takes.
+    """Estimate the remaining seconds of a study. The result is None until the duration of a trial is known.
 
-    A trial is expected to take as long as the fully trained ones of the same detector and fraction or, without any, as
-    long as all fully trained ones.
+    The expected duration of a trial is the mean over the fully trained trials with the same detector and fraction. If
+    there are no such trials, it is the mean over all fully trained trials.
     """
     known = {trial: end.seconds for trial, end in outcomes.items() if end.status == "finished" and end.whole}
     for trial, seconds, progress, whole in running:
@@ -116,14 +116,14 @@ def time_left(
 
 
 class View:
-    """Shows a running study: a block that is redrawn on a terminal, a line now and then anywhere else.
+    """Displays a running study, either as a block that is redrawn on a terminal or as periodic lines elsewhere.
 
     Args:
         name: name of the study.
-        total: number of its trials.
-        slots: number of trials at a time.
-        stream: stream to write to.
-        clock: returns seconds.
+        total: number of trials in the study.
+        slots: number of trials that run in parallel.
+        stream: output stream.
+        clock: function that returns the time in seconds.
     """
 
     def __init__(self, name: str, total: int, slots: int, stream: IO[str], clock: Callable[[], float] = time.monotonic):
@@ -133,14 +133,14 @@ class View:
         self._next = clock() + (0 if self._terminal else BETWEEN_LINES)
 
     def say(self, line: str) -> None:
-        """Write a permanent line."""
+        """Print a line that is not erased when the block is redrawn."""
         self._erase()
         print(line, file=self._stream, flush=True)
         if self._terminal:
-            self._next = self._clock()  # redraw the block at once
+            self._next = self._clock()  # redraw the block immediately
 
     def due(self) -> bool:
-        """Whether it is time to show the progress."""
+        """Return whether the progress is due to be shown."""
         return self._clock() >= self._next
 
     def show(self, waiting: Sequence[Trial], running: Sequence[Running], outcomes: Mapping[Trial, Outcome]) -> None:
@@ -164,7 +164,7 @@ class View:
         self._next = self._clock() + (BETWEEN_DRAWINGS if self._terminal else BETWEEN_LINES)
 
     def close(self) -> None:
-        """Remove the block."""
+        """Erase the block."""
         self._erase()
         self._stream.flush()
 

@@ -1,4 +1,4 @@
-"""The process of a trial: it ends with its study, and writes its output to its folder."""
+"""The process of a trial, which ends together with its study and writes its output to the trial's folder."""
 
 import contextlib
 import os
@@ -15,21 +15,21 @@ from mocodet.common.tether import VARIABLE as TETHER_VARIABLE
 
 LOG_FILE = "study.log"
 LOCK_FILE = "trial.lock"
-GRACE = 30.0  # seconds between asking a trial to end, which it does after its step, and killing it
-PATIENCE = 60.0  # seconds for the trial of a killed study to end
+GRACE = 30.0  # seconds between asking a trial to stop, which it does after the current step, and killing it
+PATIENCE = 60.0  # seconds to wait until the trial of a killed study has ended
 TAIL = 65536  # bytes at the end of a log to search for its last error
 
 ERROR = re.compile(r"error: .*|(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Exit)(?:: .*)?")
 
 
 class Tether:
-    """The pipe by which trials notice that this process has ended; only this process has its writing end."""
+    """A pipe through which trials detect that this process has ended. Only this process has the write end open."""
 
     def __init__(self) -> None:
         self.reading, self._writing = os.pipe()
 
     def close(self) -> None:
-        """End all processes tied to it."""
+        """End all processes that use this pipe."""
         os.close(self._writing)
         os.close(self.reading)
 
@@ -37,17 +37,17 @@ class Tether:
 class TrialProcess:
     """A running trial, in its own process group.
 
-    Its output is appended to ``study.log`` in its folder. It holds the folder's lock as long as it, or a process that
-    it started, lives, even if this process ends.
+    The output of the trial is appended to ``study.log`` in its folder. The folder stays locked while the trial or any
+    of its child processes is running, even if this process ends.
 
     Args:
-        command: the command to run.
+        command: command to run.
         folder: folder of the trial.
-        environment: its environment.
-        tether: ends it with this process, if the command installs `mocodet.common.tether`.
+        environment: environment variables of the trial.
+        tether: ends the trial together with this process, if the command installs `mocodet.common.tether`.
 
     Raises:
-        TimeoutError: a process of an earlier study still holds the folder.
+        TimeoutError: a process of an earlier study still has the folder locked.
     """
 
     def __init__(self, command: Sequence[str], folder: Path, environment: Mapping[str, str], tether: Tether):
@@ -69,25 +69,25 @@ class TrialProcess:
 
     @property
     def seconds(self) -> float:
-        """Seconds since its start."""
+        """Seconds since the start of the trial."""
         return time.monotonic() - self.began
 
     def poll(self) -> int | None:
-        """Return its exit status, once no process of it is left; None while it runs."""
+        """Return the exit status once the trial and its children have ended. Until then, return None."""
         if self._process.returncode is None and os.waitid(
             os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT
         ):
-            self._signal(signal.SIGKILL)  # its children; its id stays its own until it is waited for
+            self._signal(signal.SIGKILL)  # kill its children; its id is not reused before wait()
             self._process.wait()
             os.close(self._lock)
         return self._process.returncode
 
     def ask_to_end(self) -> None:
-        """Ask it and its children to end; `end` enforces it."""
+        """Ask the trial and its child processes to end. `end` enforces the request."""
         self._signal(signal.SIGTERM)
 
     def end(self, grace: float = GRACE) -> None:
-        """Wait until it has ended; after ``grace`` seconds, kill it."""
+        """Wait until the trial has ended, and kill it after ``grace`` seconds."""
         deadline = time.monotonic() + grace
         while self.poll() is None:
             if time.monotonic() > deadline:
@@ -95,17 +95,19 @@ class TrialProcess:
             time.sleep(0.02)
 
     def reason(self) -> str:
-        """Say why it failed: its exit status, and the last error in its output."""
+        """Return why the trial failed: its exit status, and the last error in its output."""
         status = self._process.returncode
         ended = f"exit status {status}"
         if status < 0:
             name = signal.Signals(-status).name
-            ended = f"ended by {name}" + (" (unless someone killed it, memory ran out)" if name == "SIGKILL" else "")
+            ended = f"ended by {name}" + (" (out of memory, unless someone killed it)" if name == "SIGKILL" else "")
         with (self._folder / LOG_FILE).open("rb") as log:
             log.seek(max(self._log_start, log.seek(0, os.SEEK_END) - TAIL))
             lines = log.read().decode(errors="replace").splitlines()
         error = next((line for line in reversed(lines) if ERROR.fullmatch(line)), None)
-        return f"{ended}: {error.removeprefix('error: ')}" if error else f"{ended}; see {LOG_FILE} in its folder"
+        return (
+            f"{ended}: {error.removeprefix('error: ')}" if error else f"{ended}; see {LOG_FILE} in the trial's folder"
+        )
 
     def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -114,12 +116,12 @@ class TrialProcess:
 
 @contextmanager
 def undisturbed(folder: Path, patience: float = PATIENCE) -> Iterator[None]:
-    """Hold the lock of a trial's folder while the block runs; wait for a process of a killed study to end.
+    """Lock a trial's folder while the block runs. If a process of a killed study is still running, wait for its end.
 
     Raises:
-        TimeoutError: that process does not end.
+        TimeoutError: that process does not end in time.
     """
-    if not (folder / LOCK_FILE).exists():  # no study has started a trial here
+    if not (folder / LOCK_FILE).exists():  # no study has started a trial in this folder
         yield
         return
     lock = _lock(folder, patience)
@@ -130,18 +132,19 @@ def undisturbed(folder: Path, patience: float = PATIENCE) -> Iterator[None]:
 
 
 def _lock(folder: Path, patience: float = PATIENCE) -> int:
-    """Open and lock the folder's lock file. The lock lives as long as any process has the open file."""
+    """Open and lock the folder's lock file. The lock is released when no process has the file open."""
     descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
     deadline = time.monotonic() + patience
     while True:
         try:
-            flock_now(descriptor)  # the study and the training warn about a disk without locks
+            flock_now(descriptor)  # the study and the training warn if the disk does not support locks
             return descriptor
         except BlockingIOError:
             if time.monotonic() > deadline:
                 os.close(descriptor)
                 raise TimeoutError(
-                    f"{folder}: the trial that an earlier study started here still runs; end it, then run this again"
+                    f"{folder}: the trial that an earlier study started in this folder is still running; stop it, then"
+                    " run the command again"
                 ) from None
             time.sleep(0.05)
         except OSError:

@@ -1,4 +1,4 @@
-"""Recipes of trials: all settings that affect the result, and the differences of two recipes in words."""
+"""Recipes of trials, which contain all settings that affect the result, and descriptions of how two recipes differ."""
 
 import ast
 import hashlib
@@ -11,41 +11,41 @@ from mocodet.common.config.bases import read_settings
 
 Recipe = dict[str, Any]  # {"config": file, "settings": {key: value}, "weights": {"path", "sha256"} or None}
 
-WIDTH = 60  # characters of a value in a message
+WIDTH = 60  # maximum length of a value in a message, in characters
 ABSENT = object()
 
-# Settings that do not affect results, so that the user may correct them and continue.
+# Settings that do not affect the results, so that users can change them and resume.
 WITHOUT_EFFECT = (
     *("OUTPUT_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS", "VIS_PERIOD", "COLLECTIVE_TIMEOUT"),
     *("SOLVER.CHECKPOINT_PERIOD", "SOLVER.CHECKPOINTS_KEPT", "SOLVER.CHECKPOINTS_KEPT_EVERY"),
 )
-# Settings that a training computes before it saves its config, from passes over the images or from the processes.
+# Settings that training computes from the number of passes or of processes before it saves its config.
 SCHEDULED_BY = ("MOCO.PASSES", "SOLVER.REFERENCE_WORLD_SIZE")
 SCHEDULE = (
     *("SOLVER.MAX_ITER", "SOLVER.STEPS", "SOLVER.WARMUP_ITERS", "TEST.EVAL_PERIOD"),
     *("SOLVER.IMS_PER_BATCH", "SOLVER.BASE_LR", "SOLVER.REFERENCE_WORLD_SIZE"),
 )
 
-# Settings that a study with all labels and the config's schedule leaves out.
+# Settings that a study omits if it uses all labels and the config's schedule.
 ALL_LABELS = {"MOCO.TRAIN_FRACTION": 1.0, "MOCO.PASSES": 0}
 
 
 class RecipeBook:
-    """Makes the recipes of trials that share configs and weights, and reads each file once."""
+    """Creates the recipes of trials. Config and weights files that trials share are read only once."""
 
     def __init__(self) -> None:
         self._settings = cache(_config_settings)
         self._digest = cache(_sha256)
 
     def recipe(self, config: Path, opts: Mapping[str, str]) -> Recipe:
-        """Return the settings of a training, without its folder, and the digest of its weights.
+        """Return the settings of a training run, except its output folder, and the digest of its weights.
 
         Args:
-            config: its config file; settings outside it and its bases are ignored.
-            opts: the overrides, as text.
+            config: config file of the run. Only settings in this file and its bases are considered.
+            opts: overrides, as strings.
 
         Raises:
-            ValueError: the config, or a base of it, is not a YAML mapping, or a base does not exist.
+            ValueError: the config or one of its bases is not a YAML mapping, or a base does not exist.
         """
         settings = {**self._settings(config), **{key: plain(value) for key, value in opts.items()}}
         settings.pop("OUTPUT_DIR", None)
@@ -60,37 +60,40 @@ class RecipeBook:
 
 
 def weights_file(weights: str) -> Path | None:
-    """Return the file that ``MODEL.WEIGHTS`` names; None if it is empty or names a download."""
-    path = Path(weights.removeprefix("moco://").partition("?")[0])  # moco:// may also name a file
+    """Return the file that ``MODEL.WEIGHTS`` refers to, or None if it is empty or refers to a download."""
+    path = Path(weights.removeprefix("moco://").partition("?")[0])  # moco:// may also refer to a file
     return path if weights and ("://" not in weights or path.is_file()) else None
 
 
 def differences(found: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Say in words how the recipe ``found`` differs from the recipe ``now``; empty if they are equal.
+    """Describe how the recipe ``found`` differs from the recipe ``now``. The result is empty if they are equal.
 
-    Weights are compared by content if both are known, because a file may have been moved or removed.
+    Weights are compared by content if both digests are known, because a file may have been moved or deleted.
     """
     changes = _different_settings(found["settings"], now["settings"])
     old, new = (recipe["weights"] or {} for recipe in (found, now))
     if old.get("sha256") and new.get("sha256"):
         renamed = changes.pop("MODEL.WEIGHTS", None)
         if old["sha256"] != new["sha256"]:
-            changes["MODEL.WEIGHTS"] = renamed or f"the contents of {new['path']} changed"
+            changes["MODEL.WEIGHTS"] = renamed or f"the contents of {new['path']} have changed"
     return list(changes.values())
 
 
 def differences_from_config(folder: Path, now: Mapping[str, Any], seed: int) -> list[str]:
-    """Say how the training whose ``config.yaml`` is in ``folder`` differs from a recipe; empty if it does not.
+    """Describe how the run whose ``config.yaml`` is in ``folder`` differs from a recipe; empty if they are equal.
 
-    For trainings that no study started here, so that the contents of their weights are unknown. If the recipe leaves
-    fraction and schedule open, they must be all labels and the config's schedule.
+    This function compares runs that no study started in this folder, for which the contents of the weights are unknown.
+    If the recipe does not set the label fraction and the schedule, the run must use all labels and the config's
+    schedule.
 
     Raises:
         ValueError: the file is not a YAML mapping.
     """
     path = folder / "config.yaml"
     saved = _config_settings(path)
-    defaults = {key: value for key, value in ALL_LABELS.items() if key in saved}  # older runs have no such keys
+    defaults = {
+        key: value for key, value in ALL_LABELS.items() if key in saved
+    }  # configs of older runs lack these keys
     wanted = {**defaults, **now["settings"], "SEED": seed}
     computed = SCHEDULE if any(wanted.get(key) for key in SCHEDULED_BY) else ()
     keys = [key for key in wanted if key not in computed]
@@ -99,7 +102,7 @@ def differences_from_config(folder: Path, now: Mapping[str, Any], seed: int) -> 
 
 
 def plain(value: Any) -> Any:
-    """Return a value as yacs reads it, in JSON's types: a Python literal in text becomes its value, a tuple a list."""
+    """Convert a value to JSON types in the way yacs reads it: strings are parsed as literals, tuples become lists."""
     if isinstance(value, str):
         try:
             return plain(ast.literal_eval(value)) if value else value
@@ -115,7 +118,7 @@ def _config_settings(config: Path) -> dict[str, Any]:
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the settings of a nested config by their full keys."""
+    """Return the settings of a nested config as a flat mapping from full keys to values."""
     settings: dict[str, Any] = {}
     for key, value in config.items():
         settings |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": plain(value)}
@@ -131,17 +134,17 @@ def _sha256(file: Path) -> str:
 
 
 def _different_settings(found: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
-    """Return the keys that differ, with words for each, except those without effect."""
+    """Return a description of each key that differs, except keys that do not affect the results."""
     words = {}
     for key in dict.fromkeys([*now, *found]):
         there, here = found.get(key, ABSENT), now.get(key, ABSENT)
         if there != here and key not in WITHOUT_EFFECT:
-            words[key] = f"{key}: {_shown(there, here)} there, {_shown(here, there)} now"
+            words[key] = f"{key} was {_shown(there, here)} and is now {_shown(here, there)}"
     return words
 
 
 def _shown(value: object, other: object) -> str:
-    """Format a value; of a long one only the part that differs from the other."""
+    """Format a value. If it is long, show only the part that differs from the other value."""
     if value is ABSENT:
         return "not set"
     text, beside = str(value), str(other)

@@ -1,4 +1,4 @@
-"""``results.json`` of a study: every trial, its outcome, and its settings and weights."""
+"""The ``results.json`` of a study, which records the outcome and command of every trial, the versions and weights."""
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
@@ -30,16 +30,16 @@ def results(
     """Return the content of ``results.json``.
 
     Args:
-        study: what is compared.
-        output: its folder.
+        study: the study.
+        output: output folder of the study.
         recipes: recipes of all trials, in order.
-        outcomes: outcomes of the ended trials.
-        running: running trials.
+        outcomes: outcomes of the trials that have ended.
+        running: trials that are running.
 
     Returns:
-        ``status`` of a trial is ``finished``, ``failed``, ``running`` or ``waiting``; ``folder`` is relative to
-        ``output``; ``metrics`` are in per cent; ``weights`` has an entry ``INIT``, or entries ``INIT (DETECTOR)`` where
-        detectors start from different weights.
+        the content. The ``status`` of a trial is ``finished``, ``failed``, ``running`` or ``waiting``, its ``folder``
+        is relative to ``output``, and its ``metrics`` are in per cent. ``weights`` contains an entry ``INIT`` for each
+        initialisation or, if its detectors start from different weights, entries ``INIT (DETECTOR)``.
     """
     rows = []
     for trial in recipes:
@@ -74,7 +74,7 @@ def results(
 
 
 def results_fault(content: Mapping[str, Any]) -> str | None:
-    """Say why some content cannot be the ``results.json`` of a study; None if it can."""
+    """Return why ``content`` is not a valid ``results.json`` of a study, or None if it is valid."""
     for key, is_one in STUDY_PARTS.items():
         if not is_one(content.get(key)):
             return f"{key} is {brief(content.get(key))}"
@@ -83,10 +83,10 @@ def results_fault(content: Mapping[str, Any]) -> str | None:
     for number, trial in enumerate(content["trials"]):
         for key, is_one in TRIAL_PARTS.items():
             if not isinstance(trial, dict) or key not in trial or not is_one(trial[key]):
-                return f"trial {number} has for {key} {brief(trial.get(key) if isinstance(trial, dict) else trial)}"
+                return f"{key} of trial {number} is {brief(trial.get(key) if isinstance(trial, dict) else trial)}"
     present = {(trial["detector"], trial["init"]) for trial in content["trials"]}
     if absent := [pair for pair in product(content["detectors"], content["inits"]) if pair not in present]:
-        return f"there is no trial of {' from '.join(absent[0])}"
+        return f"it contains no trial of {' from '.join(absent[0])}"
     return None
 
 
@@ -110,7 +110,7 @@ def _is_whole(value: object) -> bool:
     return type(value) is int
 
 
-# The keys that `results` writes, each with a test of its value.
+# The keys that `results` writes, each with a function that validates the value.
 STUDY_PARTS: dict[str, Callable[[Any], bool]] = {
     "name": _is_text,
     "reference": _is_text,
@@ -137,7 +137,7 @@ TRIAL_PARTS: dict[str, Callable[[Any], bool]] = {
 
 
 def write_results(output: Path, content: Mapping[str, Any]) -> None:
-    """Write ``results.json`` into the folder of a study."""
+    """Write ``results.json`` to the folder of a study."""
     write_json(output / RESULTS_FILE, content)
 
 

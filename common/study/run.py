@@ -1,4 +1,4 @@
-"""The command ``mocodet study``: check every trial, train the unfinished ones, tabulate the finished ones."""
+"""The ``mocodet study`` command: check all trials, train the unfinished ones, and tabulate the finished ones."""
 
 import argparse
 import shlex
@@ -22,21 +22,21 @@ from .spec import DEFAULT_SEEDS, Detector, Init, Study, keep_study, kept_study, 
 from .tables import FILES, tables
 
 TRAIN_COMMAND = (sys.executable, "-m", "mocodet", "train")
-ONLY_DETECTOR = "detector"  # name of the detector if flags describe the study
+ONLY_DETECTOR = "detector"  # name of the detector if flags define the study
 
 
 def main(args: argparse.Namespace) -> None:
-    """Carry out the command line: train, print the training commands, or collect trials that were trained elsewhere.
+    """Run the command: train, print the training commands, or collect trials that were trained elsewhere.
 
     Raises:
-        SystemExit: the study is refused or interrupted, or a trial failed.
+        SystemExit: the study is invalid or was interrupted, or a trial failed.
     """
     with errors_in_one_line():
         study, output = asked_for(args)
         if args.print_commands:
             print_commands(study, output, ["--num-gpus", str(args.gpus_per_trial)] if args.gpus_per_trial else [])
             return
-        with claim(output, work="runs a study", instead="give another --output"):
+        with claim(output, work="runs a study", instead="choose another --output"):
             remove_leftovers(output)
             if args.action == "collect":
                 collect(study, output)
@@ -45,12 +45,12 @@ def main(args: argparse.Namespace) -> None:
             try:
                 run_study(study, output, places, TRAIN_COMMAND)
             except Interruption as stop:
-                print("interrupted; the same command continues from the last checkpoints", file=sys.stderr)
+                print("interrupted; run the same command again to resume from the last checkpoints", file=sys.stderr)
                 sys.exit(128 + stop.args[0])
 
 
 def asked_for(args: argparse.Namespace) -> tuple[Study, Path]:
-    """Return the study that the command line describes, by a file, a study's folder or flags, and its folder.
+    """Return the study that the command line specifies by a file, a folder or flags, and the study's output folder.
 
     Raises:
         FileNotFoundError, ValueError: see `read_study`, `kept_study` and `Study`.
@@ -74,7 +74,7 @@ def asked_for(args: argparse.Namespace) -> tuple[Study, Path]:
 
 
 def _seeds(args: argparse.Namespace, given: Sequence[int]) -> tuple[int, ...]:
-    """Return the seeds: as many as ``--seeds``, from ``--first-seed`` or else from the smallest of ``given``."""
+    """Return ``--seeds`` consecutive seeds from ``--first-seed`` on, or ``given`` if neither flag is set."""
     if args.seeds is None and args.first_seed is None:
         return tuple(given)
     first = min(given) if args.first_seed is None else args.first_seed
@@ -85,15 +85,15 @@ def run_study(study: Study, output: Path, places: Sequence[Slot], train_command:
     """Train the unfinished trials of a study, and write ``results.json`` and the tables.
 
     Args:
-        study: what is compared.
-        output: its folder, which no other process may use at the same time.
-        places: places of trials.
+        study: the study to run.
+        output: output folder of the study, which no other process may use at the same time.
+        places: slots for trials.
         train_command: the training command, to which ``--config-file FILE KEY VALUE ...`` is appended.
 
     Raises:
         ValueError, TimeoutError: see `check`.
-        Interruption: a signal arrived; trials keep their checkpoints.
-        SystemExit: trials failed; the message names them. The others are tabulated.
+        Interruption: a signal was received. The trials keep their checkpoints.
+        SystemExit: trials failed. The message lists them, and the other trials are tabulated.
     """
     checked = check(study, output, print)
     keep_study(study, output)
@@ -113,15 +113,17 @@ def run_study(study: Study, output: Path, places: Sequence[Slot], train_command:
     report(output, results(study, output, recipes, engine.outcomes))
     if failed := failures(engine.outcomes):
         lines = "\n".join(f"  {line}" for line in failed)
-        sys.exit(f"error: {len(failed)} of {len(checked)} trials failed; the same command tries them again\n{lines}")
+        sys.exit(
+            f"error: {len(failed)} of {len(checked)} trials failed; run the same command again to retry them\n{lines}"
+        )
 
 
 def collect(study: Study, output: Path) -> None:
-    """Record trials that were trained elsewhere and copied into place, and tabulate the finished ones.
+    """Record trials that were trained elsewhere and copied to the output folder, and tabulate the finished ones.
 
     Raises:
-        ValueError: folders hold trainings of other recipes.
-        SystemExit: not all have finished; the message says how many.
+        ValueError: folders contain training runs with other recipes.
+        SystemExit: not all trials have finished. The message states how many have.
     """
     checked = check(study, output, print, training=False)
     keep_study(study, output)
@@ -132,20 +134,21 @@ def collect(study: Study, output: Path) -> None:
     report(output, content)
     finished = sum(outcome.status == "finished" for outcome in outcomes.values())
     if finished < len(checked):
-        sys.exit(f"error: {finished} of {len(checked)} trials have finished; see the lines above for the others")
+        sys.exit(f"error: only {finished} of {len(checked)} trials have finished; the others are listed above")
 
 
 def print_commands(study: Study, output: Path, flags: Sequence[str]) -> None:
-    """Print the commands of all unfinished trials, one per line, for other machines.
+    """Print the training commands of all unfinished trials, one per line, for use on other machines.
 
-    A repeated command continues from its last checkpoint. Only the study's ``study.json`` is written.
+    A command that is run again resumes from its last checkpoint. The only file that this function writes is
+    ``study.json``.
 
     Raises:
-        ValueError: see `check`; or a folder holds a training of another recipe, which the command would continue.
+        ValueError: see `check`; or a folder contains a run with another recipe, which the command would resume.
     """
     checked = check(study, output, lambda line: print(line, file=sys.stderr))
     if others := [str(trial.folder) for trial, (_, state) in checked.items() if state.clear or state.aside]:
-        raise ValueError(f"trainings of another recipe lie in {', '.join(others)}; remove these folders")
+        raise ValueError(f"training runs with another recipe exist in {', '.join(others)}; remove these folders")
     keep_study(study, output)
     for trial, (_, state) in checked.items():
         if state.status != "finished":
@@ -153,7 +156,7 @@ def print_commands(study: Study, output: Path, flags: Sequence[str]) -> None:
 
 
 def report(output: Path, content: Mapping[str, Any]) -> None:
-    """Tabulate the finished trials, print the table and write it in every style."""
+    """Tabulate the finished trials, print the table, and write it in every format."""
     if not any(trial["status"] == "finished" for trial in content["trials"]):
         return
     written = tables(aggregate(content, folder=output))
@@ -161,4 +164,4 @@ def report(output: Path, content: Mapping[str, Any]) -> None:
         with atomic_open(output / name, "w", encoding="utf-8") as handle:
             handle.write(table)
     others = ", ".join([*written, RESULTS_FILE])
-    print(f"\n{written[FILES['text']]}\nTable and all values, in {output}: {others}", flush=True)
+    print(f"\n{written[FILES['text']]}\nThe table and all values were written to {output}: {others}", flush=True)

@@ -1,4 +1,4 @@
-"""What a study compares: detectors, initialisations, label fractions and seeds, from a YAML file or from flags."""
+"""The definition of a study (detectors, initialisations, label fractions and seeds), from a YAML file or from flags."""
 
 import json
 import re
@@ -31,7 +31,7 @@ Opts = Mapping[str, str]  # config key -> value, as on the command line
 class Detector:
     """A detector: the config of its supervised variant, and its own overrides.
 
-    ``config`` is None if every initialisation names its own config.
+    ``config`` is None if every initialisation specifies its own config.
     """
 
     config: str | None = None
@@ -40,31 +40,32 @@ class Detector:
 
 @dataclass(frozen=True)
 class Init:
-    """An initialisation: a variant of the detectors' configs or one config for all, weights, and its own overrides."""
+    """An initialisation: a variant of each detector's config or one config for all, weights, and its own overrides."""
 
     variant: str | None = None  # one of VARIANTS
     config: str | None = None
-    weights: str | None = None  # None: those of the config
+    weights: str | None = None  # None: the weights in the config
     opts: Opts = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Study:
-    """Detectors x initialisations x label fractions x seeds, and the common settings of their trainings.
+    """Detectors x initialisations x label fractions x seeds, and the settings that all trials share.
 
     Attributes:
-        name: its name in reports.
-        detectors, inits: by name; the names are also those of folders.
-        reference: the initialisation that gaps are measured from.
+        name: name of the study in reports.
+        detectors, inits: detectors and initialisations by name. Folders have the same names.
+        reference: initialisation that the gaps refer to.
         fractions: fractions of the training images, 0 < fraction <= 1.
-        seeds: seeds of fine-tuning; with each, every initialisation is trained on the same images.
-        passes: length of a schedule in passes over the fraction of the images; None: the config's iterations.
-        min_iters: the fewest iterations of a schedule of ``passes``.
-        opts: overrides of all trials. A detector's take precedence over them, an initialisation's over both.
+        seeds: seeds for fine-tuning. For each seed, all initialisations are trained on the same images.
+        passes: length of the schedule in passes over the selected images; None keeps the config's iterations.
+        min_iters: minimum number of iterations of a schedule that ``passes`` defines.
+        opts: overrides for all trials. Overrides of a detector take precedence over these, and overrides of an
+            initialisation take precedence over both.
 
     Raises:
-        ValueError: nothing to compare, a bad name, an unknown reference or variant, a number out of range, or an
-            override of a key that the study sets.
+        ValueError: there is nothing to compare, a name is invalid, the reference or a variant is unknown, a number is
+            out of range, or an override sets a key that is reserved for the study.
     """
 
     name: str
@@ -80,10 +81,10 @@ class Study:
     def __post_init__(self) -> None:
         for what, named in (("detector", self.detectors), ("initialisation", self.inits)):
             if not named:
-                raise ValueError(f"a study needs at least one {what}")
+                raise ValueError(f"a study requires at least one {what}")
             for name in named:
                 if not NAME.fullmatch(name):
-                    raise ValueError(f"{name!r} cannot name a {what}: use letters, digits and _ . + - only")
+                    raise ValueError(f"invalid {what} name {name!r}; use only letters, digits and _ . + -")
         if self.reference not in self.inits:
             raise ValueError(
                 f"the reference {self.reference!r} is not among the initialisations {', '.join(self.inits)}"
@@ -96,9 +97,9 @@ class Study:
             _check_opts(owner, opts)
 
     def overridden(self, opts: Opts, **changes: Any) -> "Study":
-        """Return the study with other attributes, and with overrides that take precedence over all of its own.
+        """Return a copy of the study with changed attributes, and with overrides that take precedence over its own.
 
-        This applies the command line to a file.
+        This method applies the command line to a study from a file.
         """
 
         def without(own: Opts) -> dict[str, str]:
@@ -113,42 +114,46 @@ class Study:
 
 
 def _check_numbers(study: Study) -> None:
-    """Check seeds, fractions and schedule."""
+    """Check the seeds, the fractions and the schedule."""
     for what, values in (("seed", study.seeds), ("label fraction", study.fractions)):
         if not values:
-            raise ValueError(f"a study needs at least one {what}")
+            raise ValueError(f"a study requires at least one {what}")
         if repeated(values):
-            raise ValueError(f"each {what} must be given once, got {list(values)}")
+            raise ValueError(f"each {what} must be given only once, got {list(values)}")
     if min(study.seeds) < 0:
         raise ValueError(f"seeds must not be negative, got {list(study.seeds)}")
     if not all(0 < fraction <= 1 for fraction in study.fractions):
-        raise ValueError(f"label fractions must be above 0 and at most 1 (all labels), got {list(study.fractions)}")
+        raise ValueError(
+            f"label fractions must be greater than 0 and at most 1 (all labels), got {list(study.fractions)}"
+        )
     if study.passes is not None and study.passes <= 0:
         raise ValueError(f"PASSES must be a positive number of passes over the training images, got {study.passes}")
     if study.min_iters is not None and (study.passes is None or study.min_iters < 0):
-        raise ValueError(f"MIN_ITERS {study.min_iters} is the least length of a schedule that PASSES gives; set both")
+        raise ValueError(f"MIN_ITERS must not be negative and can only be used with PASSES, got {study.min_iters}")
 
 
 def _check_init(name: str, init: Init, detectors: Mapping[str, Detector]) -> None:
-    """Check that the initialisation gives its config and its weights only once."""
+    """Check that the initialisation specifies its config exactly once, and its weights at most once."""
     if init.variant is not None and init.variant not in VARIANTS:
         raise ValueError(
-            f"initialisation {name!r}: VARIANT {init.variant!r}; expected one of {', '.join(VARIANTS)}"
+            f"initialisation {name!r}: VARIANT is {init.variant!r}, expected one of {', '.join(VARIANTS)}"
             + did_you_mean(init.variant, VARIANTS)
         )
     if (init.variant is None) == (init.config is None):
         raise ValueError(
-            f"initialisation {name!r} needs either VARIANT (one of {', '.join(VARIANTS)}) or CONFIG, a file; got"
+            f"initialisation {name!r} requires either VARIANT (one of {', '.join(VARIANTS)}) or CONFIG (a file), got"
             f" {'both' if init.variant else 'neither'}"
         )
     if init.config is None and (lacking := [key for key, detector in detectors.items() if detector.config is None]):
-        raise ValueError(f"initialisation {name!r} has no CONFIG, and neither has the detector {', '.join(lacking)}")
+        raise ValueError(
+            f"neither initialisation {name!r} nor detector {', '.join(lacking)} has a CONFIG; set it for one of them"
+        )
     if init.weights is not None and WEIGHTS_KEY in init.opts:
-        raise ValueError(f"initialisation {name!r} has WEIGHTS and {WEIGHTS_KEY} in OPTS; leave one out")
+        raise ValueError(f"initialisation {name!r} sets both WEIGHTS and {WEIGHTS_KEY} in OPTS; remove one of them")
 
 
 def _owners(study: Study) -> dict[str, Opts]:
-    """Return all overrides, by the names of their owners in messages."""
+    """Return all overrides, keyed by the description of their owner in messages."""
     return {
         "OPTS": study.opts,
         **{f"detector {name!r}": detector.opts for name, detector in study.detectors.items()},
@@ -162,29 +167,29 @@ def _check_opts(owner: str, opts: Opts) -> None:
             raise ValueError(f"{owner}: {key!r} is not a config key such as SOLVER.MAX_ITER")
         if key in OWN_KEYS:
             raise ValueError(
-                f"{owner}: {key} is set by the study, since it differs between trials; leave it out"
-                + (" (PASSES and MIN_ITERS of a STUDY.yaml)" if key in OWN_KEYS[-2:] else "")
+                f"{owner}: {key} is set by the study, because it differs between trials; remove it"
+                + (" and use PASSES and MIN_ITERS in the STUDY.yaml instead" if key in OWN_KEYS[-2:] else "")
             )
 
 
 def paired(words: Sequence[str]) -> dict[str, str]:
-    """Turn ``KEY, VALUE, KEY, VALUE, ...`` into a mapping.
+    """Convert ``KEY, VALUE, KEY, VALUE, ...`` to a mapping.
 
     Raises:
-        ValueError: see `read_pairs`; or a key twice.
+        ValueError: see `read_pairs`; or a key occurs twice.
     """
     pairs = read_pairs(words)
     if twice := repeated(key for key, _ in pairs):
-        raise ValueError(f"{', '.join(twice)} is overridden twice; leave one of the values out")
+        raise ValueError(f"{', '.join(twice)} is overridden twice; remove one of the values")
     return dict(pairs)
 
 
 def read_study(file: str | Path) -> Study:
-    """Read a STUDY.yaml, by its path or, for one of mocodet's own, by its name, such as ``studies/table_4.yaml``.
+    """Read a STUDY.yaml from a path or, for a study included in mocodet, by a name such as ``studies/table_4.yaml``.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is not YAML (see `read_yaml`), is not a study (see `Study`), or has an unknown key.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is not YAML (see `read_yaml`), is not a study (see `Study`), or contains an unknown key.
     """
     path = configs.locate(str(file))
     content, _ = read_yaml(path)
@@ -195,20 +200,22 @@ def read_study(file: str | Path) -> Study:
 
 
 def keep_study(study: Study, folder: Path) -> None:
-    """Write the study into its folder, so that the folder itself records what was compared."""
+    """Write the definition of the study to its folder, so that the folder is self-contained."""
     write_json(folder / STUDY_FILE, asdict(study))
 
 
 def kept_study(folder: Path) -> Study:
-    """Read what `keep_study` wrote.
+    """Read a study that `keep_study` wrote.
 
     Raises:
-        FileNotFoundError: the folder is not that of a study.
+        FileNotFoundError: the folder does not belong to a study.
         ValueError: the file is damaged.
     """
     path = folder / STUDY_FILE
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} has no {STUDY_FILE}, so it is not a study's folder; give the STUDY.yaml")
+        raise FileNotFoundError(
+            f"{folder} contains no {STUDY_FILE}, so it is not the folder of a study; pass the STUDY.yaml instead"
+        )
     content = read_json(path)
     try:
         parts: dict[str, Any] = {
@@ -218,22 +225,22 @@ def kept_study(folder: Path) -> Study:
         _texts({key: content.get(key) for key in ("name", "reference", "opts")})
         for key in ("seeds", "passes", "min_iters"):
             if any(type(number) is not int for number in _listed(content.get(key))):
-                raise TypeError(f"{key} {content.get(key)!r:.60}; expected whole numbers")
+                raise TypeError(f"{key} is {content.get(key)!r:.60}, expected whole numbers")
         return Study(**parts, **content)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is not what a study writes there: {error}") from error
+        raise ValueError(f"{path} is not a valid study: {error}") from error
 
 
 def _texts(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return texts by name, and overrides, unchanged; None stands for no text.
+    """Return ``values`` unchanged if they are strings or None and, under ``opts``, a mapping of such values.
 
     Raises:
-        TypeError: a value is neither.
+        TypeError: a value has another type.
     """
     for key, value in values.items():
         inner = value.values() if key == "opts" and isinstance(value, dict) else [value]
         if (key == "opts" and not isinstance(value, dict)) or not all(isinstance(one, str | None) for one in inner):
-            raise TypeError(f"{key} {value!r:.60}; expected text")
+            raise TypeError(f"{key} is {value!r:.60}, expected text")
     return values
 
 
@@ -244,7 +251,7 @@ def _listed(value: Any) -> list[Any]:
 def _parse(content: object, default_name: str) -> Study:
     given = _mapping(content, "the study", STUDY_KEYS)
     if missing := [key for key in ("DETECTORS", "INITS", "REFERENCE") if key not in given]:
-        raise ValueError(f"{', '.join(missing)} is missing; a study needs DETECTORS, INITS and REFERENCE")
+        raise ValueError(f"{', '.join(missing)} is missing; a study requires DETECTORS, INITS and REFERENCE")
     detectors = {}
     for name, value in _mapping(given["DETECTORS"], "DETECTORS").items():
         parts = _mapping(value, f"detector {name!r}", DETECTOR_KEYS)
@@ -272,20 +279,22 @@ def _parse(content: object, default_name: str) -> Study:
 
 
 def _mapping(value: object, what: str, known: Collection[str] | None = None) -> dict[str, Any]:
-    """Return ``value`` if it is a mapping by names, with only ``known`` keys (None: any)."""
+    """Return ``value`` with string keys if it is a mapping that contains only ``known`` keys (None: any keys)."""
     if not isinstance(value, dict):
-        raise ValueError(f"{what} must be a mapping, KEY: VALUE, got {value!r}")
+        raise ValueError(f"{what} must be a mapping (KEY: VALUE), got {value!r}")
     named = {str(key): item for key, item in value.items()}
     for key in named:
         if known is not None and key not in known:
-            raise ValueError(f"{what} has no {key!r}; expected {', '.join(known)}{did_you_mean(key, known)}")
+            raise ValueError(
+                f"unknown key {key!r} in {what}; expected one of {', '.join(known)}{did_you_mean(key, known)}"
+            )
     return named
 
 
 def _text(parts: Mapping[str, Any], key: str, where: str = "") -> str | None:
     value = parts.get(key)
     if value is not None and not isinstance(value, (str, int, float)):
-        raise ValueError(f"{where}{key} must be a text, got {value!r}")
+        raise ValueError(f"{where}{key} must be a string, got {value!r}")
     return None if value is None else str(value)
 
 
@@ -294,7 +303,7 @@ def _opts(parts: Mapping[str, Any], where: str = "") -> dict[str, str]:
 
 
 def _literal(value: object) -> str:
-    """Format a value for a command line; texts within it are in double quotes, to fit within the shell's quotes."""
+    """Format a value for the command line. Nested strings have double quotes, because the shell uses single quotes."""
 
     def inner(value: object) -> str:
         if isinstance(value, str):
@@ -316,7 +325,7 @@ def _whole_number(parts: Mapping[str, Any], key: str) -> int | None:
 def _numbers(values: object, what: str, kind: type) -> tuple[Any, ...]:
     allowed = (int, float) if kind is float else int
     if not isinstance(values, list) or not all(isinstance(n, allowed) and not isinstance(n, bool) for n in values):
-        form = "numbers, such as [0.1, 1.0]" if kind is float else "whole numbers, or how many there are"
+        form = "numbers, such as [0.1, 1.0]" if kind is float else "whole numbers, or the number of seeds"
         raise ValueError(f"{what} must be a list of {form}, got {values!r}")
     return tuple(kind(value) for value in values)
 

@@ -1,4 +1,4 @@
-"""The state of a trial, from the files in its folder: waiting, finished or failed."""
+"""The state of a trial (waiting, finished or failed), determined from the files in its folder."""
 
 import shutil
 from dataclasses import dataclass, field
@@ -16,21 +16,21 @@ from .trials import Trial
 RECIPE_FILE = "trial.json"
 OUTCOME_FILE = "outcome.json"
 CHECKPOINT_FILE = "last_checkpoint"
-# Files in a folder without a training: ours, the log of a training that was refused, and temporary files of a killed
-# process.
+# Files that a folder without a training run may contain: those of a study, the log of a training run that was rejected,
+# and temporary files of a killed process.
 NO_TRAINING = (RECIPE_FILE, OUTCOME_FILE, LOG_FILE, LOCK_FILE, CLAIM, "log.txt*", ".*.tmp")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The end of a trial.
+    """The outcome of a trial that has ended.
 
     Attributes:
         status: ``finished`` or ``failed``.
-        reason: why it failed; None if it finished.
-        metrics: metrics of the last evaluation, in per cent; empty if it failed.
-        seconds: duration of its last start; None if it was not started here.
-        whole: whether that start trained it from beginning to end.
+        reason: why the trial failed; None if it finished.
+        metrics: metrics of the last evaluation, in per cent; empty if the trial failed.
+        seconds: duration of the last training process; None if the trial was trained elsewhere.
+        whole: whether that process trained the trial from beginning to end.
     """
 
     status: str
@@ -42,15 +42,15 @@ class Outcome:
 
 @dataclass(frozen=True)
 class State:
-    """The state of a trial, and what to do about it.
+    """The state of a trial, and the actions that it requires.
 
     Attributes:
         status: ``waiting``, ``finished`` or ``failed``. A failed trial is trained again.
-        note: the state in words, for the list of trials at the start of a study.
-        outcome: its end, if it has ended.
-        clear: whether to empty its folder, which holds a training of another recipe that failed or hardly began.
-        aside: whether to rename its folder, which holds a training of another recipe that can still continue.
-        resume: whether it continues from a checkpoint.
+        note: description of the state for the list of trials at the start of a study.
+        outcome: outcome of the trial, if it has ended.
+        clear: whether to empty the folder, because it contains a failed or empty run with another recipe.
+        aside: whether to rename the folder, because it contains a run with another recipe that can still be resumed.
+        resume: whether to resume from a checkpoint.
         fault: why the study cannot use this folder; None if it can.
     """
 
@@ -64,12 +64,13 @@ class State:
 
 
 def look(trial: Trial, recipe: Recipe) -> State:
-    """Find the state of a trial. A finished one of another recipe, or one that no study started, is a fault.
+    """Determine the state of a trial.
 
-    Nothing changes, except that a training that ended with its metrics unseen by a study is recorded now.
+    A run with another recipe is a fault if it has finished or if no study started it. This function does not change the
+    folder, except that it records the outcome of a finished run that no study has recorded yet.
 
     Raises:
-        TimeoutError: a process that an earlier study started does not end.
+        TimeoutError: a process that an earlier study started does not end in time.
     """
     folder = trial.folder
     if not folder.is_dir() or not any(folder.iterdir()):
@@ -78,7 +79,9 @@ def look(trial: Trial, recipe: Recipe) -> State:
         noted, found = read_outcome(folder), read_recipe(folder)
         empty = all(any(map(path.match, NO_TRAINING)) for path in folder.iterdir())
         if found is None and not empty and not (folder / "config.yaml").is_file():
-            return State("waiting", "", fault=f"{folder} is not empty, but holds no training of a study; move it")
+            return State(
+                "waiting", "", fault=f"{folder} is not empty, but contains no training run of a study; move it"
+            )
         if found is None:
             changes = [] if empty else differences_from_config(folder, recipe, trial.seed)
         else:
@@ -89,8 +92,8 @@ def look(trial: Trial, recipe: Recipe) -> State:
             outcome = Outcome("finished", metrics=metrics)
         finished = outcome is not None and outcome.status == "finished"
         if changes and (finished or found is None):
-            whose = "finished trial" if finished else "training"
-            kept = f"{folder} holds a {whose} of another recipe; move it, or give another --output"
+            whose = "finished trial" if finished else "training run"
+            kept = f"{folder} contains a {whose} with another recipe; move it, or choose another --output"
             return State("waiting", "", fault=f"{kept}: {'; '.join(changes)}")
         if outcome and finished:
             if outcome is not noted:
@@ -98,18 +101,18 @@ def look(trial: Trial, recipe: Recipe) -> State:
             return State("finished", "finished", outcome)
     resume = (folder / CHECKPOINT_FILE).is_file()
     if changes:
-        other = f"of another recipe: {'; '.join(changes)}"
+        other = f"that has another recipe: {'; '.join(changes)}"
         if resume and not outcome:
-            return State("waiting", f"replaces an unfinished trial, which is kept beside it, {other}", aside=True)
+            return State("waiting", f"replaces an unfinished trial (kept in a renamed folder) {other}", aside=True)
         return State("waiting", f"replaces {'a failed' if outcome else 'an empty'} trial {other}", clear=True)
-    again = "continues from its last checkpoint" if resume else "to be trained"
+    again = "resumes from its last checkpoint" if resume else "to be trained"
     if outcome:
-        return State("failed", f"{again}; it failed before ({outcome.reason})", outcome, resume=resume)
+        return State("failed", f"{again} after an earlier failure ({outcome.reason})", outcome, resume=resume)
     return State("waiting", again, resume=resume)
 
 
 def prepare(trial: Trial, recipe: Recipe, state: State) -> None:
-    """Prepare the folder for a start: remove another recipe's training and an old outcome, and write the recipe."""
+    """Prepare the folder for training: remove a run with another recipe and any old outcome, and write the recipe."""
     if state.aside:
         trial.folder.rename(_free_name(trial.folder))
     trial.folder.mkdir(parents=True, exist_ok=True)
@@ -124,20 +127,20 @@ def prepare(trial: Trial, recipe: Recipe, state: State) -> None:
 
 
 def _free_name(folder: Path) -> Path:
-    """Return a free name beside a trial's folder: ``seed_0.replaced``, ``seed_0.replaced_2`` and so on."""
+    """Return an unused name next to a trial's folder: ``seed_0.replaced``, ``seed_0.replaced_2`` and so on."""
     names = (folder.with_name(f"{folder.name}.replaced{'' if n == 1 else f'_{n}'}") for n in count(1))
     return next(name for name in names if not name.exists())
 
 
 def conclude(folder: Path, status: int, reason: str, seconds: float, whole: bool) -> Outcome:
-    """Judge a training that has ended, and record the outcome in its folder.
+    """Determine the outcome of a training process that has ended, and record it in the trial's folder.
 
     Args:
         folder: folder of the trial.
-        status: exit status of its process.
-        reason: why it failed, if the status is not 0.
-        seconds: its duration.
-        whole: whether it began from the start.
+        status: exit status of the process.
+        reason: why the process failed, if the status is not 0.
+        seconds: duration of the process.
+        whole: whether the process started training from scratch.
     """
     if status:
         outcome = Outcome("failed", reason, seconds=seconds, whole=whole)
@@ -145,16 +148,18 @@ def conclude(folder: Path, status: int, reason: str, seconds: float, whole: bool
         try:
             outcome = Outcome("finished", metrics=read_metrics(folder), seconds=seconds, whole=whole)
         except (OSError, ValueError) as error:
-            outcome = Outcome("failed", f"it ended without a usable result: {error}", seconds=seconds, whole=whole)
+            outcome = Outcome(
+                "failed", f"training ended without a usable result: {error}", seconds=seconds, whole=whole
+            )
     _write_outcome(folder, outcome)
     return outcome
 
 
 def read_outcome(folder: Path) -> Outcome | None:
-    """Read the outcome of the trial in a folder; None if it has not ended, or none was recorded.
+    """Read the outcome of the trial in a folder, or return None if no outcome is recorded.
 
     Raises:
-        ValueError: the file is not what a study writes there.
+        ValueError: the file does not contain a valid outcome.
     """
     path = folder / OUTCOME_FILE
     if not path.is_file():
@@ -170,7 +175,7 @@ def read_outcome(folder: Path) -> Outcome | None:
             seconds is None or is_number(seconds)
         ):
             return Outcome(status, reason, metrics, seconds, whole)
-    raise ValueError(f"{path} is not what a study writes there; remove it, and the trial is judged again")
+    raise ValueError(f"{path} does not contain a valid outcome; delete it to have the outcome determined again")
 
 
 def _write_outcome(folder: Path, outcome: Outcome) -> None:
@@ -185,10 +190,10 @@ def _metrics(folder: Path) -> Results | None:
 
 
 def read_recipe(folder: Path) -> Recipe | None:
-    """Read the recipe with which the trial in a folder was started; None if no study started it.
+    """Read the recipe that the trial in a folder was started with, or return None if no study started it.
 
     Raises:
-        ValueError: the file is not what a study writes there.
+        ValueError: the file does not contain a valid recipe.
     """
     path = folder / RECIPE_FILE
     if not path.is_file():
@@ -197,4 +202,4 @@ def read_recipe(folder: Path) -> Recipe | None:
     match content:
         case {"config": str(), "settings": dict(), "weights": None | {"path": str(), "sha256": str() | None}}:
             return content
-    raise ValueError(f"{path} is not what a study writes there; move the trial's folder, or give another --output")
+    raise ValueError(f"{path} does not contain a valid recipe; move the trial's folder, or choose another --output")

@@ -1,4 +1,4 @@
-"""A study's tables: AP50 / AP / AP75 as in the paper, each gap with its intervals, and what these cover."""
+"""The tables of a study: AP50 / AP / AP75 as in the paper, each gap with its intervals, and explanatory notes."""
 
 import csv
 import io
@@ -13,7 +13,7 @@ from .aggregate import KEYS, Cell, Row
 from .statistics import POINTS, POWER, Gap, bound, in_words, seeds_to_find, seeds_to_show
 from .trials import percent
 
-# The file of each style.
+# The output file of each format.
 FILES = {
     "text": "report.txt",
     "markdown": "report.md",
@@ -22,7 +22,7 @@ FILES = {
     "json": "report.json",
 }
 MARKED_GAP = POINTS  # the paper's tables mark gaps of at least +0.5 points
-# The name of sem_seg's mIoU needs no task.
+# mIoU, the metric of sem_seg, needs no task name.
 TASK_NAMES = {"bbox": "box", "segm": "mask", "keypoints": "keypoint", "densepose_gps": "GPS", "sem_seg": ""}
 NONE = "–"
 
@@ -30,15 +30,15 @@ NONE = "–"
 def format_table(rows: Sequence[Row], style: str = "text") -> str:
     """Format the rows of a study as a table.
 
-    Detector and label fraction have a column if there is more than one of them, and always in CSV and JSON. Numbers
-    have one decimal; in CSV and JSON all.
+    The detector and the label fraction each have a column if the study has more than one of them, and always in CSV and
+    JSON. Numbers have one decimal place, except in CSV and JSON, which contain all digits.
 
     Args:
-        rows: the result of `aggregate`, at least one.
-        style: ``text``, ``markdown``, ``latex`` (for booktabs), ``csv`` (a line for each metric of a row) or ``json``.
+        rows: result of `aggregate`, with at least one row.
+        style: ``text``, ``markdown``, ``latex`` (for booktabs), ``csv`` (one line per metric of a row) or ``json``.
 
     Raises:
-        ValueError: there is no row or no such style.
+        ValueError: there are no rows, or the style is unknown.
     """
     if not rows:
         raise ValueError("no trial has finished, so there is nothing to tabulate")
@@ -47,68 +47,73 @@ def format_table(rows: Sequence[Row], style: str = "text") -> str:
     if style == "json":
         return json.dumps({"rows": [asdict(row) for row in rows], "notes": notes(rows)}, indent=2, allow_nan=False)
     if style not in STYLES:
-        raise ValueError(f"tables are written as {', '.join(STYLES)}, csv or json, not as {style!r}")
+        raise ValueError(f"unknown table style {style!r}; expected {', '.join(STYLES)}, csv or json")
     return _document(rows, STYLES[style])
 
 
 def tables(rows: Sequence[Row]) -> dict[str, str]:
-    """Format the rows of a study in every style, by file name; rows and errors as in `format_table`."""
+    """Return the rows of a study formatted in every style, keyed by file name. See `format_table`."""
     return {name: f"{format_table(rows, style)}\n" for style, name in FILES.items()}
 
 
 def notes(rows: Sequence[Row]) -> list[str]:
-    """Say, in one sentence each, what the numbers are, what the intervals cover, and what was left out."""
+    """Return sentences that explain the numbers and the intervals, and list the excluded trials."""
     cells = [cell for row in rows for cell in row.metrics.values()]
     gaps = [cell.gap for cell in cells if cell.gap]
     spread = any(cell.deviation is not None for cell in cells)
-    found = ["Mean ± sample standard deviation over trials." if spread else "One trial each, so no spread."]
+    found = [
+        "Mean ± sample standard deviation over trials."
+        if spread
+        else "Values from single trials, without a standard deviation."
+    ]
     if gaps:
-        found.append(f"In brackets the gap to {rows[0].reference}, over the pairs of trials with the same seed.")
+        found.append(f"In parentheses: gap to {rows[0].reference}, averaged over pairs of trials with the same seed.")
     if any(gap.low is not None for gap in gaps):
         found += [
-            "Its interval is of seeds of fine-tuning (95 %, paired t) and holds for these weights: another pre-training"
-            " may have another gap.",
-            f"Seeds for ±{POINTS}: the number that gives an interval of {POINTS} to either side, at this spread. Seeds"
-            f" to find {POINTS}: the number that detects a true gap of {POINTS} in {100 * POWER:.0f} % of studies.",
+            "The interval of a gap covers the variation over fine-tuning seeds (95 %, paired t test). It is valid only"
+            " for these weights: another pre-training run may have a different gap.",
+            f"Seeds for ±{POINTS}: number of seeds for which, at the observed standard deviation, the interval extends"
+            f" {POINTS} to either side. Seeds to find {POINTS}: number of seeds with which {100 * POWER:.0f} % of"
+            f" studies detect a true gap of {POINTS}.",
         ]
     elif gaps:
-        found.append("A single pair has no interval: its gap may be luck.")
+        found.append("A single pair of trials has no interval, so its gap may be due to chance.")
     if any(gap.image_low is not None for gap in gaps):
         found.append(
-            "The interval over images is of other test images of this kind (95 %, bootstrap) and holds for these"
-            " trained models."
+            "The interval over images covers the variation over test images (95 %, bootstrap). It is valid only for"
+            " these trained models."
         )
     left_out = [
-        f"{count} {what} of {', '.join(_labels(rows, row).values())}"
+        f"{count} {what} ({', '.join(_labels(rows, row).values())})"
         for row in rows
         for count, what in ((row.n_failed, "failed"), (row.n_left, "not finished"))
         if count
     ]
     if left_out:
-        found.append(f"Trials left out: {'; '.join(left_out)}.")
+        found.append(f"Excluded trials: {'; '.join(left_out)}.")
     return found
 
 
 def is_marked(gap: Gap) -> bool:
-    """Whether a gap has the paper's mark: at least +0.5 as printed, with an interval over seeds that excludes 0."""
+    """Return whether a gap is marked, which requires +0.5 or more as printed and a seed interval that excludes 0."""
     return gap.is_told and round(gap.mean, 1) >= MARKED_GAP
 
 
 def metric_name(key: str) -> str:
-    """Name a metric as a column does: ``bbox/AP50`` is ``AP50 box``."""
+    """Return the column title of a metric: ``bbox/AP50`` becomes ``AP50 box``."""
     task, metric = key.split("/")
     return f"{metric} {TASK_NAMES[task]}".rstrip()
 
 
 class Style(NamedTuple):
-    """The elements of a table in one kind of text; ``{}`` stands for the content."""
+    """The elements of a table in one text format. ``{}`` is the placeholder for the content."""
 
-    table: Callable[[list[str], list[list[str]]], str]  # from titles and rows
+    table: Callable[[list[str], list[list[str]]], str]  # formats titles and rows
     notes: Callable[[list[str]], str]
     number: str
     plus_minus: str
-    marked: str  # the mean of a gap with the paper's mark
-    mark: str  # the name of that mark
+    marked: str  # format of the mean of a marked gap
+    mark: str  # name of the mark in the notes
     escape: Callable[[str], str] = str
 
 
@@ -179,7 +184,7 @@ def _cell(cell: Cell | None, style: Style) -> str:
 
 
 def _gaps(rows: Sequence[Row], style: Style) -> str:
-    """Tabulate the meaning of each gap, and the seeds that would show half a point; empty if no gap has an interval."""
+    """Tabulate the interpretation of each gap and the required seeds. The result is empty if no gap has an interval."""
     gaps = [
         (row, key, gap)
         for row in rows
@@ -213,7 +218,7 @@ def _keys(rows: Sequence[Row]) -> list[str]:
 
 
 def _labels(rows: Sequence[Row], row: Row) -> dict[str, str]:
-    """Return the labels that distinguish a row from the others, by the titles of their columns."""
+    """Return the labels that distinguish a row from the others, keyed by column title."""
     labels = {}
     if len({row.detector for row in rows}) > 1:
         labels["detector"] = row.detector

@@ -1,4 +1,4 @@
-"""The trials of a study, and how each is trained."""
+"""The trials of a study, and the training arguments of each."""
 
 import re
 from collections.abc import Mapping
@@ -12,14 +12,14 @@ from .spec import WEIGHTS_KEY, Study
 
 @dataclass(frozen=True)
 class Trial:
-    """One fine-tuning.
+    """One fine-tuning run.
 
     Attributes:
-        detector, init, fraction, seed: these identify it.
-        folder: its ``OUTPUT_DIR``.
-        config: its config file, which need not exist.
-        opts: all overrides except ``OUTPUT_DIR`` and ``SEED``; key -> value, as text.
-        only_detector: whether the study has no other detector, so that names leave it out.
+        detector, init, fraction, seed: detector, initialisation, label fraction and seed, which identify the trial.
+        folder: ``OUTPUT_DIR`` of the trial.
+        config: config file of the trial, which need not exist.
+        opts: all overrides except ``OUTPUT_DIR`` and ``SEED``, as a mapping from keys to strings.
+        only_detector: whether the study has no other detector, in which case names omit the detector.
     """
 
     detector: str
@@ -40,9 +40,9 @@ class Trial:
         return hash(self.folder)
 
     def words(self) -> list[str]:
-        """Return its arguments of ``mocodet train``, without ``--resume`` and the flags of a machine.
+        """Return the arguments of ``mocodet train`` for this trial, without ``--resume`` and machine-specific flags.
 
-        One of mocodet's own configs is given by name, because its path differs between machines.
+        Configs included in mocodet are given by name, because their path differs between machines.
         """
         packaged = self.config.is_relative_to(configs.ROOT)
         config = self.config.relative_to(configs.ROOT) if packaged else self.config
@@ -51,9 +51,9 @@ class Trial:
 
 
 def plan(study: Study, output: Path) -> list[Trial]:
-    """Return the trials of a study, seed by seed, so that an early stop leaves complete comparisons.
+    """Return the trials of a study, ordered by seed, so that stopping early leaves complete comparisons.
 
-    Their folders are ``output/<detector>/<init>/labels_<percent>/seed_<seed>``.
+    The folder of a trial is ``output/<detector>/<init>/labels_<percent>/seed_<seed>``.
     """
     return [
         Trial(
@@ -74,14 +74,15 @@ def plan(study: Study, output: Path) -> list[Trial]:
 
 
 def percent(fraction: float) -> str:
-    """Format a fraction in per cent, without trailing zeros: 0.1 is ``10``, 0.005 is ``0.5``."""
+    """Format a fraction in per cent, without trailing zeros: 0.1 becomes ``10``, and 0.005 becomes ``0.5``."""
     return f"{100 * fraction:.6g}"
 
 
 def _config_of(study: Study, detector: str, init: str) -> Path:
-    """Return the config of an initialisation: a given path, or one of mocodet's own; the given path if neither exists.
+    """Return the config of an initialisation: the given path or, if it is a name, a config included in mocodet.
 
-    The config of a variant is beside the detector's, with the variant at the end of its name.
+    The config of a variant is in the folder of the detector's config, and its name ends with the name of the variant.
+    If no config is found, the given path is returned.
     """
     start = study.inits[init]
     name = start.config or study.detectors[detector].config or ""
@@ -89,17 +90,17 @@ def _config_of(study: Study, detector: str, init: str) -> Path:
         name = re.sub(r"(\.ya?ml)?$", rf"_{start.variant}\1", name, count=1)
     try:
         return configs.locate(name)
-    except OSError:  # the name may be too long
+    except OSError:  # also raised if the name is too long
         return Path(name)
 
 
 def _opts_of(study: Study, detector: str, init: str, fraction: float, seed: int) -> dict[str, str]:
-    """Merge the overrides, the more specific later, and set the study's own keys."""
+    """Merge the overrides, of which the more specific take precedence, and set the keys that the study controls."""
     start = study.inits[init]
     opts = {**study.opts, **study.detectors[detector].opts, **start.opts}
     if start.weights is not None:
         opts[WEIGHTS_KEY] = start.weights
-    if fraction < 1:  # with all images every seed has the same subset
+    if fraction < 1:  # with all images, the subset is the same for every seed
         opts |= {"MOCO.TRAIN_FRACTION": str(fraction), "MOCO.FRACTION_SEED": str(seed)}
     if study.passes is not None:
         opts["MOCO.PASSES"] = str(study.passes)

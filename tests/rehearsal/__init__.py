@@ -1,4 +1,4 @@
-"""A rehearsal: trains with every config for three iterations, resumes and evaluates, on small data and a CPU."""
+"""A rehearsal, which trains with every config for three iterations, resumes and evaluates, on small data and a CPU."""
 
 from tests.rehearsal.report import summary, table
 from tests.rehearsal.run import Outcome, leaf_configs, rehearse

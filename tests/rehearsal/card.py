@@ -1,8 +1,8 @@
-"""``python -m tests.rehearsal.card``: the three tools, from images to AP50 / AP / AP75, on real images.
+"""``python -m tests.rehearsal.card``: runs the three tools, from images to AP50 / AP / AP75, on real images.
 
 The commands are those of the paper's Pascal VOC and COCO experiments, with the data set names and paths of the configs.
-Only sizes, schedules and the number of loader processes are overridden. COCO's images also serve as VOC2007 and
-VOC2012, with the objects of VOC's twenty classes, all of which COCO has.
+Only sizes, schedules and the number of loader processes are overridden. COCO's images are also used as VOC2007 and
+VOC2012, with the objects of VOC's twenty classes, all of which are COCO classes.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from xml.etree import ElementTree
 from detectron2.data.datasets.pascal_voc import CLASS_NAMES as VOC_CLASSES
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-# The classes that have different names in the two data sets.
+# The classes whose names differ between the two data sets.
 VOC_NAMES = {
     "airplane": "aeroplane",
     "motorcycle": "motorbike",
@@ -50,10 +50,10 @@ FINE_TUNING = {
 
 
 def lay_out(coco: Path, datasets: Path) -> None:
-    """Make ``datasets/coco`` and ``datasets/VOC{2007,2012}`` from a folder in COCO's layout, with links.
+    """Create ``datasets/coco`` and ``datasets/VOC{2007,2012}`` from a folder in COCO's layout, using symbolic links.
 
-    ``trainval`` of VOC2007 and of VOC2012 have the same training images; ``test`` of VOC2007 has the validation images.
-    These splits leave out images without objects of VOC's classes.
+    The ``trainval`` splits of VOC2007 and VOC2012 share the training images, and the ``test`` split of VOC2007 contains
+    the validation images. Images without objects of VOC's classes are omitted from these splits.
     """
     datasets.mkdir(parents=True)
     (datasets / "coco").symlink_to(coco.resolve())
@@ -96,7 +96,7 @@ def _write_voc(part: Path, source: Path, images: Sequence[dict], objects: dict[i
 
 
 def commands(images: Path, epochs: int, iterations: int) -> dict[str, list[str]]:
-    """Return the commands, in order, by the file that each writes; all paths are below the current folder."""
+    """Map the file that each command writes to the command, in order; all paths are relative to the current folder."""
     pretrained, converted = "output/moco_v2_R_50_200ep/model_final.pth", "output/moco_v2_R_50_200ep.pkl"
     pretraining = {"DATA.ROOT": images, **PRETRAINING, "SOLVER.MAX_EPOCHS": epochs, "SEED": 0}
     steps = (iterations * 3 // 4, iterations * 11 // 12)
@@ -120,13 +120,13 @@ def _words(overrides: Mapping[str, object]) -> list[str]:
 
 
 def main() -> None:
-    """Prepare the data, run the commands, and print each with its time and the detectors' results."""
+    """Prepare the data, run the commands, and print each command with its duration, then the detectors' results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", type=Path, help="folder of images to pre-train on")
     parser.add_argument("coco", type=Path, help="folder in COCO's layout: train2017, val2017, annotations")
-    parser.add_argument("--output", type=Path, default=Path("output/card"), help="logs, weights and data go here")
-    parser.add_argument("--epochs", type=int, default=2, help="of pre-training (default: 2)")
-    parser.add_argument("--iterations", type=int, default=60, help="of fine-tuning (default: 60)")
+    parser.add_argument("--output", type=Path, default=Path("output/card"), help="folder for logs, weights and data")
+    parser.add_argument("--epochs", type=int, default=2, help="epochs of pre-training (default: 2)")
+    parser.add_argument("--iterations", type=int, default=60, help="iterations of fine-tuning (default: 60)")
     args = parser.parse_args()
     datasets = args.output / "datasets"
     if not datasets.exists():
@@ -145,7 +145,7 @@ def main() -> None:
                 program, cwd=args.output, env=environment, stdout=log, stderr=log, check=False
             ).returncode
         if status:
-            sys.exit(f"error: the command ended with status {status}; {log.name} says why")
+            sys.exit(f"error: the command failed with status {status}; see {log.name}")
         print(f"{time.monotonic() - start:.0f} s", flush=True)
     for results in sorted(args.output.glob("output/*/results.json")):
         for dataset, tasks in json.loads(results.read_text(encoding="utf-8")).items():

@@ -1,8 +1,8 @@
-"""``python -m tests.rehearsal.demo_seeds OUTPUT``: is the demo's result luck? The demo with ten seeds, as a table.
+"""``python -m tests.rehearsal.demo_seeds OUTPUT``: runs the demo with ten seeds to test if its result is due to chance.
 
-Each seed has its own data, pre-training and fine-tuning runs, in ``OUTPUT/seed_S``, and is one pair. The interval
-covers the variation of all of these; the demo's own covers only that of fine-tuning. The command does not repeat
-completed steps, so it resumes after an interruption.
+Each seed has separate data, pre-training and fine-tuning runs in ``OUTPUT/seed_S``, and provides one pair of results.
+The interval covers the variation of all of these stages, whereas the demo's own interval covers only fine-tuning. The
+command skips completed stages, so it can be run again after an interruption.
 """
 
 import argparse
@@ -28,7 +28,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path)
     parser.add_argument("--seeds", type=int, default=10, metavar="N", help="seeds 0 to N - 1 (default: 10)")
-    parser.add_argument("--trials", type=int, default=1, metavar="N", help="fine-tuning runs per start (default: 1)")
+    parser.add_argument(
+        "--trials", type=int, default=1, metavar="N", help="fine-tuning runs per initialisation (default: 1)"
+    )
     args = parser.parse_args()
     studies = {}
     for seed in range(args.seeds):
@@ -40,7 +42,7 @@ def main() -> None:
 
 
 def table(studies: Mapping[int, Mapping[str, Any]]) -> str:
-    """Return a line for each seed, the means, and the conclusion from the gaps, in Markdown.
+    """Return Markdown tables with a line for each seed, the means, and the gaps with their interpretation.
 
     Args:
         studies: the ``results.json`` of each seed's study.
@@ -61,7 +63,7 @@ def table(studies: Mapping[int, Mapping[str, Any]]) -> str:
 
 
 def _means(results: Mapping[str, Any]) -> list[list[float]]:
-    """Return the metrics from random and MoCo weights, as means over the trials of a study."""
+    """Return the metrics of random and MoCo weights as means over the trials of a study."""
     rows = {row.init: row for row in aggregate(results)}
     return [[rows[init].metrics[key].mean for key in METRICS.values()] for init in ("random", "moco")]
 

@@ -1,7 +1,7 @@
-"""``python -m tests.rehearsal.export``: which models can be exported? A table of all models, with random weights.
+"""``python -m tests.rehearsal.export``: exports all models with random weights and prints a table of the results.
 
-Last layers are scaled so that the detectors find as many objects as possible. Every file is compared with its model on
-three images of different sizes, as in ``mocodet export``.
+The last layers are scaled so that the detectors find as many objects as possible. Each exported file is compared with
+its model on three images of different sizes, as in ``mocodet export``.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def main() -> None:
     """Export each model, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=400, metavar="N", help="shorter side of the images (default: 400)")
-    parser.add_argument("models", nargs="*", help=f"some of: {'; '.join(MODELS)} (default: all)")
+    parser.add_argument("models", nargs="*", help=f"models to export, from: {'; '.join(MODELS)} (default: all)")
     args = parser.parse_args()
     logging.disable(logging.INFO)
     rows = []
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def row(name: str, shorter_side: int) -> list[object]:
-    """Export a model, and return its line of the table."""
+    """Export a model and return its row of the table."""
     config, keys = MODELS[name]
     cfg = leaf(config, MODEL__WEIGHTS="", INPUT__MIN_SIZE_TEST=shorter_side, **keys)
     if not torch.cuda.is_available():

@@ -1,9 +1,9 @@
-"""``python -m tests.rehearsal.fuzz OUTPUT``: inputs with mistakes for every reader, and the results.
+"""``python -m tests.rehearsal.fuzz OUTPUT``: tests every reader with faulty inputs.
 
-For each reader, inputs are drawn, written and read in a separate process. A row of the table says how many were read
-and refused, and how many ended otherwise: by another exception, by a message of several lines or without the file's
-name, by the end of the process, or not within the time limit. Those are saved in OUTPUT with their tracebacks. The exit
-status is 1 if there are any.
+For each reader, inputs are generated at random, written and read in a separate process. Each row of the table reports
+how many inputs were read, how many were rejected, and how many had another result: another exception, a message with
+multiple lines or without the name of the file, the end of the process, or a timeout. The latter inputs are saved in
+OUTPUT with their tracebacks. The exit status is 1 if there are any.
 """
 
 import argparse
@@ -25,16 +25,20 @@ import torch
 
 from .fuzzing import LIMIT, READERS, HangError, judge
 
-MEMORY = 8 << 30  # bytes that a process may allocate, so that none exhausts the machine's memory
+MEMORY = 8 << 30  # bytes that a process may allocate, which protects the machine's memory
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse the arguments, draw and judge the inputs, print the table."""
+    """Parse the arguments, generate and judge the inputs, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("output", type=Path, metavar="OUTPUT", help="folder for the inputs that were misjudged")
-    parser.add_argument("--inputs", type=int, default=10_000, metavar="N", help="for each reader (default: 10000)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the random inputs (default: 0)")
-    parser.add_argument("--readers", nargs="+", default=list(READERS), choices=list(READERS), help="default: all")
+    parser.add_argument("output", type=Path, metavar="OUTPUT", help="folder for misjudged inputs")
+    parser.add_argument(
+        "--inputs", type=int, default=10_000, metavar="N", help="number of inputs for each reader (default: 10000)"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the random inputs (default: 0)")
+    parser.add_argument(
+        "--readers", nargs="+", default=list(READERS), choices=list(READERS), help="readers to test (default: all)"
+    )
     parser.add_argument("--seconds", type=float, metavar="T", help="stop each reader's inputs after T seconds")
     args = parser.parse_args(argv)
     print(
@@ -52,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def look_at(name: str, folder: Path, inputs: int, seed: int, seconds: float | None) -> Counter[str]:
-    """Draw and judge inputs of a reader; return the counts of the results."""
+    """Generate and judge inputs for a reader, and return the counts of the results."""
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "log.txt"
     log.write_text("")
@@ -67,7 +71,7 @@ def look_at(name: str, folder: Path, inputs: int, seed: int, seconds: float | No
             process.join(LIMIT)
             if (
                 process.is_alive() and time.time() - log.stat().st_mtime > 2 * LIMIT
-            ):  # within a call that handles no signals
+            ):  # hangs in a call that handles no signals
                 process.kill()
         counts = Counter(log.read_text().split())
         if counts.total() == done and not process.exitcode:
@@ -81,7 +85,7 @@ def look_at(name: str, folder: Path, inputs: int, seed: int, seconds: float | No
 
 
 def _judge_all(name: str, folder: Path, places: range, seed: int, until: float | None) -> None:
-    """Log the result of each input in one word."""
+    """Log the result of each input as one word."""
     torch.set_num_threads(1)
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")

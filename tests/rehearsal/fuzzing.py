@@ -1,6 +1,7 @@
-"""Inputs with mistakes for every reader, and checks that each is read or properly refused.
+"""Generates faulty inputs for every reader, and checks that each is either read or properly rejected.
 
-A refusal is one of the exceptions that the command line reports in one line, and its message names the file.
+A reader rejects an input properly if it raises an exception that the command line reports in one line, and if the
+message names the file.
 """
 
 import contextlib
@@ -63,16 +64,16 @@ from tests.detection.tiny import empty_config, make_voc, options
 from tests.detection.weights.test_convert_damaged import checkpoint as small_checkpoint
 from tests.detection.weights.test_convert_damaged import saved, small_state
 
-LIMIT = 20.0  # seconds for an input
+LIMIT = 20.0  # seconds per input
 LIKELY = (0, 1, "1", 1.0, "a", ["a"], {"a": 1}, "pipe:true", "../a.tar", "https://:0/a.tar", -(10**20), "\u732b")
 
 
 class Reader(NamedTuple):
-    """How inputs are drawn and read.
+    """The functions that generate and read the inputs of a reader.
 
     Attributes:
-        draw: writes an input into an empty folder; returns the files, one of which a message must name.
-        read: reads those files.
+        draw: writes an input to an empty folder and returns its files, one of which an error message must name.
+        read: reads these files.
     """
 
     draw: Callable[[Random, Path], list[Path]]
@@ -80,16 +81,16 @@ class Reader(NamedTuple):
 
 
 class HangError(BaseException):
-    """An input took too long; no reader may catch this."""
+    """Raised when an input takes too long. No reader may catch this exception."""
 
 
 def judge(reader: Reader, rng: Random, folder: Path) -> str:
-    """Draw an input in ``folder`` and read it; return "read" or "refused".
+    """Generate an input in ``folder``, read it, and return "read" or "refused".
 
     Raises:
-        HangError: it took longer than `LIMIT`.
-        AssertionError: it was refused in several lines, or without the file's name.
-        Exception: any other exception of the reader.
+        HangError: reading took longer than `LIMIT`.
+        AssertionError: the error message has multiple lines or does not name the file.
+        Exception: the reader raised any other exception.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -146,7 +147,7 @@ def spoilt_bytes(rng: Random, data: bytes) -> bytes:
 
 
 def spoilt(rng: Random, content: Any, values: tuple[Any, ...] = (*VALUES, *LIKELY)) -> Any:
-    """Replace, remove, repeat or rename a few of the values inside nested containers; or replace the whole."""
+    """Replace, remove, repeat or rename a few values inside nested containers, or replace the outermost container."""
     content = copy.deepcopy(content)
     for _ in range(rng.choice([1, 1, 2, 3])):
         ways = list(_places(content))
@@ -176,7 +177,7 @@ def _places(content: object, path: tuple = ()) -> Iterator[tuple]:
 
 
 def spoilt_json(rng: Random, content: object) -> bytes:
-    """Write content as JSON in one of its encodings, with mistakes in the values or the bytes."""
+    """Encode content as JSON in one of its encodings, with faults in the values or the bytes."""
     if rng.randrange(4):
         content = spoilt(rng, content)
     data = json.dumps(content, ensure_ascii=rng.random() < 0.5).encode(
@@ -186,7 +187,7 @@ def spoilt_json(rng: Random, content: object) -> bytes:
 
 
 def spoilt_text(rng: Random, text: str) -> bytes:
-    """Replace some words of a text, then perhaps some bytes."""
+    """Replace some words of a text and, in some cases, some of its bytes."""
     words = text.split(" ")
     others = ["&a", "*a", "!!python/name:os.system", "<<:", "{", "]", "'", "\t", "\n", "- ", ": ", "nan", "1e400", "~"]
     others += ["2001-13-99", "0x", "!!binary", "%", "|", "\0", "_BASE_:", "http://127.0.0.1:9/a.yaml", "9" * 5000]
@@ -198,7 +199,7 @@ def spoilt_text(rng: Random, text: str) -> bytes:
 
 
 def put(path: Path, data: bytes) -> Path:
-    """Write a file, and its folder."""
+    """Write a file, and create its folder if necessary."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     return path
@@ -211,7 +212,7 @@ def _small_checkpoint() -> dict[str, Any]:
 
 @cache
 def _checkpoint_files() -> list[tuple[str, bytes]]:
-    """Valid files of each format that the converter reads."""
+    """Return valid files in each format that the converter reads."""
     tensors = {name: torch.ones(3) for name in list(small_state(""))[:9]}
     arrays = {"model": {"stem.conv1.weight": np.ones((2, 3), np.float32)}, "__author__": "me"}
     return [
@@ -226,7 +227,7 @@ TENSORS = (torch.ones(3), torch.tensor(float("nan")), torch.ones(2, 0), torch.on
 
 
 def draw_checkpoint(rng: Random, folder: Path) -> list[Path]:
-    """Damage the bytes of a file, or its content."""
+    """Write a checkpoint with damaged bytes or damaged content."""
     if rng.randrange(2):
         name, data = rng.choice(_checkpoint_files())
         return [put(folder / name, spoilt_bytes(rng, data))]
@@ -235,12 +236,12 @@ def draw_checkpoint(rng: Random, folder: Path) -> list[Path]:
 
 
 def read_checkpoint(files: list[Path]) -> None:
-    """Find the encoder in a checkpoint, as the converter does before it converts."""
+    """Find the encoder in a checkpoint, as the converter does before the conversion."""
     load_array_pickle(files[0]) if files[0].suffix == ".pkl" else read_encoder(files[0])
 
 
 class SmallRun(TrainerBase):
-    """Only those parts of a pre-training run that its checkpoints hold; it can take a step."""
+    """A pre-training run reduced to the objects that its checkpoints contain, which can take a step."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -282,7 +283,7 @@ def _run_checkpoint() -> bytes:
 
 
 def draw_resumed(rng: Random, folder: Path) -> list[Path]:
-    """Damage a part of a run's checkpoint."""
+    """Write the checkpoint of a run with some damaged values."""
     content = torch.load(io.BytesIO(_run_checkpoint()), weights_only=False)
     content["optimizer"]["param_groups"] = list(content["optimizer"]["param_groups"])
     adam = torch.optim.AdamW([torch.ones(1)]).state_dict()
@@ -300,7 +301,7 @@ def read_resumed(files: list[Path]) -> None:
 
 
 class OneLayer(nn.Module):
-    """A model with the attributes that checkpoints of fine-tuning record."""
+    """A model with the attributes that fine-tuning checkpoints record."""
 
     input_format = "BGR"
 
@@ -311,16 +312,16 @@ class OneLayer(nn.Module):
 
 
 class SmallTuning(Trainer):
-    """A fine-tuning run of `OneLayer`; it can take a step."""
+    """A fine-tuning run of `OneLayer`, which can take a step."""
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
-        """Make the model."""
+        """Build the model."""
         torch.manual_seed(0)
         return OneLayer()
 
     def take_step(self) -> None:
-        """Update the parameters and the schedule, and look up the next images."""
+        """Update the parameters and the schedule, and request the next images."""
         for parameter in self.model.parameters():
             parameter.grad = torch.ones_like(parameter)
         self.optimizer.step()
@@ -330,7 +331,7 @@ class SmallTuning(Trainer):
 
 @cache
 def _tuning_settings() -> tuple[CfgNode, tempfile.TemporaryDirectory]:
-    """A config, and the folder of its data, which exists until the process ends."""
+    """Return a config and the folder of its data, which exists until the process ends."""
     folder = tempfile.TemporaryDirectory()
     train, test = make_voc(Path(folder.name), 2), make_voc(Path(folder.name), 1, "test")
     cfg = empty_config()
@@ -353,7 +354,7 @@ def tuning_in(folder: Path) -> SmallTuning:
 
 @cache
 def tuned_checkpoint() -> bytes:
-    """The checkpoint of a fine-tuning run after its first step."""
+    """Return the checkpoint of a fine-tuning run after its first step."""
     with tempfile.TemporaryDirectory() as folder:
         run = tuning_in(Path(folder))
         run.take_step()
@@ -362,7 +363,7 @@ def tuned_checkpoint() -> bytes:
 
 
 def draw_tuned(rng: Random, folder: Path) -> list[Path]:
-    """Damage a part of a fine-tuning run's checkpoint."""
+    """Write the checkpoint of a fine-tuning run with some damaged values."""
     content = torch.load(io.BytesIO(tuned_checkpoint()), weights_only=True)
     put(folder / "last_checkpoint", b"model_0000000.pth")
     return [put(folder / "model_0000000.pth", saved(spoilt(rng, content, (*VALUES, *LIKELY, *TENSORS))))]
@@ -385,7 +386,7 @@ def _sweep() -> LinearSweep:
 
 
 def draw_linear(rng: Random, folder: Path) -> list[Path]:
-    """Damage a part of the state of a linear evaluation."""
+    """Write the state of a linear evaluation with some damaged values."""
     sweep = _sweep()
     sweep.step(torch.ones(2, 3), torch.tensor([0, 1]))
     content = {"epoch": 1, "identity": IDENTITY, "sweep": sweep.state_dict()}
@@ -393,14 +394,14 @@ def draw_linear(rng: Random, folder: Path) -> list[Path]:
 
 
 def read_linear(files: list[Path]) -> None:
-    """Resume it, and take a step."""
+    """Resume the evaluation, and take a step."""
     sweep = _sweep()
     resume_sweep(sweep, files[0], IDENTITY)
     sweep.step(torch.ones(2, 3), torch.tensor([0, 1]))
 
 
 def draw_yaml(rng: Random, folder: Path) -> list[Path]:
-    """Damage a config of pre-training or detection, or its base."""
+    """Write a config of pre-training or detection and its base, with faults in both."""
     base = spoilt_text(
         rng, "SEED: 3\nSOLVER: &s\n  BASE_LR: 1e-3\n  IMS_PER_BATCH: 4\n  STEPS: [1, 2]\nOUTPUT_DIR: 'a b'\n"
     )
@@ -413,7 +414,7 @@ def draw_yaml(rng: Random, folder: Path) -> list[Path]:
 
 
 def read_yaml(files: list[Path]) -> None:
-    """Merge a config over the defaults of pre-training or detection."""
+    """Merge a config into the defaults of pre-training or detection."""
     cfg = get_cfg() if files[0].stem == "pretrain" else detectron2_config()
     if files[0].stem == "train":
         add_moco_config(cfg)
@@ -432,7 +433,7 @@ def _shard() -> bytes:
 
 
 def draw_shards(rng: Random, folder: Path) -> list[Path]:
-    """Damage an index, or its shard."""
+    """Write an index of shards and its first shard, one of which is damaged."""
     content = {
         "version": 1,
         "shards": [{"name": "a.tar", "images": 3, "bytes": 2100}, {"name": "b.tar", "images": 3, "bytes": 9}],
@@ -447,14 +448,14 @@ def draw_shards(rng: Random, folder: Path) -> list[Path]:
 
 
 def read_shards(files: list[Path]) -> None:
-    """Open the index, then read the first shard where the index says it is."""
+    """Open the index, then read the first shard."""
     ShardIndex(str(files[0])).digest()
     for _ in read_images(str(files[1])):
         pass
 
 
 def draw_inaturalist(rng: Random, folder: Path) -> list[Path]:
-    """Damage a file of annotations."""
+    """Write a damaged annotation file."""
     content = {
         "images": [{"id": n, "file_name": f"{n % 2}/{n}.jpg"} for n in range(4)],
         "annotations": [{"id": n, "image_id": n, "category_id": n % 2} for n in range(4)],
@@ -496,7 +497,7 @@ def _results() -> tuple[dict[str, Any], bytes]:
 
 
 def draw_study(rng: Random, folder: Path) -> list[Path]:
-    """Damage one of the files that a study writes, or its STUDY.yaml."""
+    """Write a damaged version of one of the files of a study, or of its STUDY.yaml."""
     results, matches = _results()
     outcome = {"status": "finished", "reason": None, "metrics": {"bbox/AP": 3.0}, "seconds": 1.5, "whole": True}
     metrics = {"iteration": 9, "bbox/AP": 3.0, "bbox/AP50": 4.0, "bbox/AP75": 2.0}
@@ -522,7 +523,7 @@ def draw_study(rng: Random, folder: Path) -> list[Path]:
 
 
 def read_study_file(files: list[Path]) -> None:
-    """Read a file as a study, or the report of one, does."""
+    """Read a file in the same way as a study or its report."""
     path = files[0]
     match path.name:
         case "study.yaml":
@@ -542,7 +543,7 @@ def read_study_file(files: list[Path]) -> None:
 
 
 def draw_data(kind: str) -> Callable[[Random, Path], list[Path]]:
-    """Return a function that writes a data set of a kind with mistakes."""
+    """Return a function that writes a faulty data set of the given kind."""
 
     def draw(rng: Random, folder: Path) -> list[Path]:
         write(folder, KINDS[kind].files(rng))
@@ -552,11 +553,11 @@ def draw_data(kind: str) -> Callable[[Random, Path], list[Path]]:
 
 
 def read_data(kind: str) -> Callable[[list[Path]], None]:
-    """Return a function that checks a data set and runs it up to the first step; both must agree."""
+    """Return a function that checks a data set and uses it up to the first step; both results must agree."""
 
     def read(files: list[Path]) -> None:
         outcome = KINDS[kind].judge(files[0])
-        if outcome.errors:  # the rest was not judged
+        if outcome.errors:  # the data set was not judged any further
             raise ValueError(outcome.refusal)
 
     return read

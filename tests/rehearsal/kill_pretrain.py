@@ -1,9 +1,9 @@
-"""``python -m tests.rehearsal.kill_pretrain``: kill -9 a pre-training run on 800 images, eight damaged, and resume it.
+"""``python -m tests.rehearsal.kill_pretrain``: repeatedly kills (kill -9) and resumes a pre-training run.
 
-The damage is of eight kinds, and the files that the run has listed are removed before it resumes. A random fourth of
-the kills may come before the run has taken a step after it resumed. The exit status is 1 unless the run ends
-bit-identical to an uninterrupted one, both list all eight files, and no incomplete files are left. Takes 15 seconds of
-one core for each kill.
+The run uses 800 images, eight of which are damaged in different ways. Files that the run has listed as damaged are
+removed before it is resumed. A random quarter of the kills may occur before the resumed run has taken a step. The exit
+status is 1 unless the final state is bit-identical to that of an uninterrupted run, both runs list all eight files, and
+no incomplete files are left. Each kill takes 15 seconds on one core.
 """
 
 import argparse
@@ -22,9 +22,9 @@ from tests.checkpoints import assert_equal_states, half_written
 from tests.pretrain.damaged import png, write_damaged
 
 SOUND = 792
-STEPS = 20  # of the whole run for each kill
+STEPS = 20  # steps of the complete run per kill
 STEPS_OF_EPOCH = 50
-STARTING = 8.0  # seconds, about, until the first step
+STARTING = 8.0  # approximate number of seconds until the first step
 CONFIG = """
 LOG_PERIOD: 1
 DATA: {{ROOT: {root}, NUM_WORKERS: 1, MAX_UNREADABLE: 0.01}}
@@ -36,29 +36,29 @@ SOLVER: {{IMS_PER_BATCH: 16, MAX_EPOCHS: {epochs}, PRECISION: float32, CHECKPOIN
 
 
 def start(config: Path, output: Path, *flags: str) -> subprocess.Popen:
-    """Start the command for the run in ``output``."""
+    """Start the command of the run in ``output``."""
     given = ("pretrain", "--config-file", config, *flags, "OUTPUT_DIR", output)
     command = [sys.executable, "-m", "mocodet", *map(str, given)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # OUTPUT_DIR/log.txt has it
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # see OUTPUT_DIR/log.txt
 
 
 def skipped(output: Path) -> list[str]:
-    """Return the files that a run has listed."""
+    """Return the files that a run has listed as damaged."""
     path = output / "skipped.json"
     return sorted(entry["file"] for entry in json.loads(path.read_text())["skipped"]) if path.is_file() else []
 
 
 def iterations(output: Path) -> int:
-    """Return how many lines of metrics a run has written."""
+    """Return the number of metrics lines that a run has written."""
     path = output / "metrics.json"
     return path.read_bytes().count(b"\n") if path.is_file() else 0
 
 
 def kill_once(config: Path, output: Path, stream: random.Random) -> None:
-    """Start the run, kill it at a random moment, and say when.
+    """Start the run, kill it at a random moment, and report this moment.
 
     Raises:
-        SystemExit: it had already ended by itself.
+        SystemExit: the run had already ended by itself.
     """
     run, begun = start(config, output, "--resume"), iterations(output)
     early, until = stream.random() < 0.25, begun + stream.randint(1, STEPS - 8)
@@ -73,10 +73,10 @@ def kill_once(config: Path, output: Path, stream: random.Random) -> None:
 
 
 def main() -> None:
-    """Train, train again with kills, compare, and report the result."""
+    """Train once without and once with kills, compare the runs, and report the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20, metavar="N", help="default: 20")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the moments (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the moments (default: 0)")
     args = parser.parse_args()
     stream = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as folder:
@@ -99,10 +99,10 @@ def main() -> None:
         assert_equal_states(*ends)
         lists, left = [skipped(output) for output in (whole, killed)], half_written(killed)
     if lists != [damaged, damaged]:
-        sys.exit(f"the lists are {lists}; expected {damaged} twice")
+        sys.exit(f"the lists of damaged files are {lists}; expected {damaged} twice")
     if left:
-        sys.exit(f"left over: {left}")
-    print(f"{args.kills} kills: bit-identical to the run without one; both list all {len(damaged)}; nothing left")
+        sys.exit(f"incomplete files were left behind: {left}")
+    print(f"{args.kills} kills: bit-identical to an uninterrupted run; both list all {len(damaged)}; nothing left")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
-"""``python -m tests.rehearsal.kill_study``: kill a study of twelve toy trials at ten random moments, then let it end.
+"""``python -m tests.rehearsal.kill_study``: kills a study of twelve toy trials at ten random moments, then finishes it.
 
-One of the trials fails by NaN and one by a missing file. A random half of the kills hits only the study, the others its
-whole process group. The exit status is 1 if two processes trained a trial at the same time, if a trial was not trained
-to its end exactly once, or if a failure lacks its reason. Takes two minutes; a trial needs no PyTorch.
+One of the trials fails with NaN and another with a missing file. A random half of the kills affect only the study, and
+the others affect its entire process group. The exit status is 1 if two processes trained a trial at the same time, if a
+trial was not completed exactly once, or if a failure has no reason. The test takes two minutes, because the trials do
+not use PyTorch.
 
-With ``--trainings`` the trials are two real fine-tuning runs of twenty iterations. The exit status is 1 unless tables,
-metrics and checkpoints are those of a study that was not killed, and no incomplete files are left. Takes half a minute
-of one core for each kill.
+With ``--trainings``, the trials are two real fine-tuning runs of twenty iterations. The exit status is 1 unless the
+tables, metrics and checkpoints are identical to those of a study that was not killed, and no incomplete files are left.
+Each kill takes half a minute on one core.
 """
 
 import argparse
@@ -24,17 +25,17 @@ from tests.checkpoints import assert_equal_states, half_written
 from tests.common.study.killing import harass, kill, records
 from tests.detection.tiny import crop_to_two_shapes, make_voc, options
 
-SEEDS = 3  # of four initialisations
-ITERATION = 1.0  # seconds; a trial has three
+SEEDS = 3  # seeds for each of four initialisations
+ITERATION = 1.0  # seconds; a trial has three iterations
 
 CONFIG = "pascal_voc_R_50_DC5_24k_random.yaml"
 INITS = (f"slow={CONFIG},SOLVER.BASE_LR=0.0005", f"fast={CONFIG},SOLVER.BASE_LR=0.001")
 KEYS = {"SOLVER__MAX_ITER": 20, "SOLVER__CHECKPOINT_PERIOD": 2, "TEST__EVAL_PERIOD": 10}
-STARTING = 30.0  # seconds, about, until the first step
+STARTING = 30.0  # approximate number of seconds until the first step
 
 
 def start(folder: Path, pairs: list[str]) -> subprocess.Popen:
-    """Start the study of fine-tuning runs in ``folder`` in its own process group; ``printed.txt`` has its output."""
+    """Start a study of fine-tuning runs in ``folder`` in its own process group, with the output in ``printed.txt``."""
     folder.mkdir(exist_ok=True)
     inits = [word for init in INITS for word in ("--init", init)]
     words = ["study", *inits, "--reference", "slow", "--seeds", "1", "--output", "study", *pairs]
@@ -49,7 +50,7 @@ def progress(folder: Path) -> list[str]:
 
 
 def tables(folder: Path) -> dict[str, object]:
-    """Return the results of a study of fine-tuning runs: its tables, the trials' metrics and their weights."""
+    """Return the results of a study of fine-tuning runs: its tables, and the metrics and weights of its trials."""
     results = json.loads((folder / "study" / "results.json").read_text())
     ends = {path.parent: path for path in sorted(folder.rglob("model_final.pth"))}
     return {
@@ -60,11 +61,11 @@ def tables(folder: Path) -> dict[str, object]:
 
 
 def kill_trainings(folder: Path, kills: int, stream: random.Random) -> None:
-    """Kill a study of fine-tuning runs repeatedly, let it end, and compare it with one that was not killed.
+    """Kill a study of fine-tuning runs repeatedly, finish it, and compare it with a study that was not killed.
 
     Raises:
-        AssertionError: they differ.
-        SystemExit: one of them failed.
+        AssertionError: the two studies differ.
+        SystemExit: one of the studies failed.
     """
     train, test = make_voc(folder / "data", 10), make_voc(folder / "data", 4, "test")
     crop_to_two_shapes(train)
@@ -95,12 +96,12 @@ def kill_trainings(folder: Path, kills: int, stream: random.Random) -> None:
 
 
 def main() -> None:
-    """Parse the arguments, kill, and report the result."""
+    """Parse the arguments, kill the study repeatedly, and report the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=10, metavar="N", help="default: 10")
     parser.add_argument("--trainings", action="store_true", help="use real fine-tuning runs, one at a time")
-    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="toy trials at a time (default: 2)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the moments (default: 0)")
+    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="number of toy trials at a time (default: 2)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the moments (default: 0)")
     args = parser.parse_args()
     stream = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,8 +1,8 @@
-"""``python -m tests.rehearsal.kill_train``: kill -9 a fine-tuning run at random moments, and resume it each time.
+"""``python -m tests.rehearsal.kill_train``: repeatedly kills (kill -9) and resumes a fine-tuning run at random moments.
 
-A random fourth of the kills may come before the run has written a checkpoint after it resumed. The exit status is 1
-unless the run ends bit-identical to one that was not killed, with the same results, and leaves no temporary files. With
-``--folder`` the command continues after the kills already done there. Takes 15 seconds of one core for each kill.
+A random quarter of the kills may occur before the resumed run has written a checkpoint. The exit status is 1 unless the
+final state and the results are identical to those of a run that was not killed, and no temporary files are left. With
+``--folder``, the command continues after the kills already recorded there. Each kill takes 15 seconds on one core.
 """
 
 import argparse
@@ -21,9 +21,9 @@ from tests.checkpoints import assert_equal_states, half_written
 from tests.detection.tiny import crop_to_two_shapes, make_voc, options
 
 CONFIG = "pascal_voc_R_50_DC5_24k_random.yaml"
-PERIOD = 2  # iterations from a checkpoint to the next
-STEPS = 6  # of the whole run for each kill
-STARTING = 8.0  # seconds, about, until the first step
+PERIOD = 2  # number of iterations between two checkpoints
+STEPS = 6  # steps of the complete run per kill
+STARTING = 8.0  # approximate number of seconds until the first step
 KEYS = {
     "SOLVER__CHECKPOINT_PERIOD": PERIOD,
     "SOLVER__BASE_LR": 0.001,
@@ -34,16 +34,16 @@ KEYS = {
 
 
 def start(folder: Path, name: str, kills: int, precision: str) -> subprocess.Popen:
-    """Start the command for the run in ``folder / name``."""
+    """Start the command of the run in ``folder / name``."""
     entries = json.loads((folder / "data.json").read_text())
     keys = {**KEYS, "SOLVER__MAX_ITER": STEPS * kills, "SOLVER__AMP__ENABLED": precision == "bfloat16"}
     given = ("train", "--config-file", CONFIG, "--resume", *options(folder / name, *entries, **keys))
     command = [sys.executable, "-m", "mocodet", *given]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # log.txt has it
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # see log.txt
 
 
 def kill_once(folder: Path, kills: int, precision: str, stream: random.Random) -> str:
-    """Start the run, kill it at a random moment, and say when; return nothing if it had already ended."""
+    """Start the run, kill it at a random moment, and describe this moment; return "" if the run had already ended."""
     output = folder / "killed"
     run, before, began = start(folder, "killed", kills, precision), name_of_last(output), time.monotonic()
     early = stream.random() < 0.25
@@ -60,7 +60,7 @@ def kill_once(folder: Path, kills: int, precision: str, stream: random.Random) -
 
 
 def prepare(folder: Path) -> None:
-    """Write the data, unless they exist."""
+    """Write the data unless they exist."""
     if not (folder / "data.json").is_file():
         train, test = make_voc(folder / "data", 10), make_voc(folder / "data", 4, "test")
         crop_to_two_shapes(train)
@@ -68,12 +68,14 @@ def prepare(folder: Path) -> None:
 
 
 def main() -> None:
-    """Train, train again with kills, compare, and report the result."""
+    """Train with kills and once more without, compare the runs, and report the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20, metavar="N", help="default: 20")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the moments (default: 0)")
-    parser.add_argument("--folder", type=Path, metavar="DIR", help="keep everything there (default: nowhere)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the moments (default: 0)")
+    parser.add_argument(
+        "--folder", type=Path, metavar="DIR", help="folder in which to keep all files (default: a temporary folder)"
+    )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.folder or Path(temporary)
@@ -96,8 +98,8 @@ def main() -> None:
         results = [json.loads((output / "results.json").read_text()) for output in outputs]
         left, kills = half_written(outputs[0]), len(told.read_text().splitlines())
     if results[0] != results[1] or left:
-        sys.exit(f"the results are {results[0]} and {results[1]}; left over: {left}")
-    print(f"{kills} kills, {args.precision}: bit-identical to the run without one, with the same results, nothing left")
+        sys.exit(f"the results are {results[0]} and {results[1]}; files left behind: {left}")
+    print(f"{kills} kills, {args.precision}: bit-identical to an uninterrupted run, same results, nothing left")
 
 
 if __name__ == "__main__":

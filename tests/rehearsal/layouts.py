@@ -1,8 +1,8 @@
-"""Generated mini data sets in the layouts that VOC, COCO, LVIS and Cityscapes have on disk.
+"""Generates mini data sets in the layouts that VOC, COCO, LVIS and Cityscapes have on disk.
 
-The images are the toy scenes of ``toy.py``; its classes replace eight classes of each data set, so that something can
-be learned. With ``DETECTRON2_DATASETS`` set to the folder, a config of these data sets runs without overrides for its
-data.
+The images are the toy scenes of ``toy.py``, whose classes replace eight classes of each data set so that the detectors
+have something to learn. If ``DETECTRON2_DATASETS`` is set to the folder, the configs of these data sets can be run
+without changes to their data settings.
 """
 
 import json
@@ -35,7 +35,7 @@ from mocodet.detection.data.toy import (
 )
 
 VOC_VOID = 255  # the border of an object, not scored
-# Supercategories of COCO in the order of their ids, with the number of categories in each.
+# COCO's supercategories in the order of their ids, with the number of categories in each.
 COCO_SUPERCATEGORIES = {
     "person": 1,
     "vehicle": 8,
@@ -50,8 +50,8 @@ COCO_SUPERCATEGORIES = {
     "appliance": 5,
     "indoor": 7,
 }
-# Positions of COCO's 17 keypoints in the box of a person seen from the front, as fractions of width and height. The
-# person's left is on the right.
+# Positions of COCO's 17 keypoints in the box of a person seen from the front, as fractions of its width and height. The
+# person's left side is on the right of the image.
 KEYPOINT_PLACES = (
     (0.50, 0.10),
     (0.56, 0.07),
@@ -71,19 +71,19 @@ KEYPOINT_PLACES = (
     (0.60, 0.95),
     (0.40, 0.95),
 )
-# COCO's skeleton, keypoints counted from one.
+# COCO's skeleton, with keypoints counted from one.
 SKELETON = (
     *((16, 14), (14, 12), (17, 15), (15, 13), (12, 13), (6, 12), (7, 13), (6, 7), (6, 8), (7, 9)),
     *((8, 10), (9, 11), (2, 3), (1, 2), (1, 3), (2, 4), (3, 5), (4, 6), (5, 7)),
 )
 PERSON = 0  # the toy class that replaces COCO's person
-LVIS_FREQUENCIES = "ffffccrr"  # of the categories that the toy classes replace: frequent, common, rare
-DENSEPOSE_SIDE = 256  # DensePose's points and part masks are given in a box scaled to this many pixels
+LVIS_FREQUENCIES = "ffffccrr"  # frequencies of the replaced categories: frequent, common, rare
+DENSEPOSE_SIDE = 256  # pixels of the box in which DensePose's points and part masks are defined
 DENSEPOSE_PARTS = 14
 DENSEPOSE_CHARTS = 24
 DENSEPOSE_POINTS = 20
 CITIES = {"train": ("aachen", "bochum"), "val": ("frankfurt", "lindau")}
-# Cityscapes' name -> (id, trainId, colour) of the labels that occur.
+# Maps Cityscapes' names of the labels that occur to (id, trainId, colour).
 CITYSCAPES_LABELS = {
     "ego vehicle": (1, 255, (0, 0, 0)),
     **{label["name"]: (label["id"], label["trainId"], label["color"]) for label in CITYSCAPES_CATEGORIES},
@@ -92,7 +92,7 @@ CITYSCAPES_THINGS = tuple(label["name"] for label in CITYSCAPES_CATEGORIES if la
 
 
 def make_layouts(root: str | Path, *, size: int, train: int, val: int, seed: int = 0) -> None:
-    """Draw one mini data set for each of VOC 2007 and 2012, COCO, LVIS v0.5 and Cityscapes into ``root``.
+    """Generate one mini data set each for VOC 2007, VOC 2012, COCO, LVIS v0.5 and Cityscapes in ``root``.
 
     ======================  ==========================================================================================
     ``VOC2007``             boxes; ``train`` images in trainval, ``val`` images in test
@@ -103,14 +103,14 @@ def make_layouts(root: str | Path, *, size: int, train: int, val: int, seed: int
     ``cityscapes``          polygons and their PNG files, including ``labelTrainIds``; twice as wide as high
     ======================  ==========================================================================================
 
-    The same arguments give the same files. ``root`` appears completely or not at all.
+    The same arguments produce the same files. ``root`` is either created completely or not at all.
 
     Args:
-        root: folder to make; it may exist if it is empty.
-        size: height of the images in pixels, at least 48.
-        train: number of training images of each data set, at least 2.
-        val: number of validation or test images of each, at least 2.
-        seed: non-negative seed of all random choices.
+        root: the folder to create, which may exist if it is empty.
+        size: the height of the images in pixels, at least 48.
+        train: the number of training images in each data set, at least 2.
+        val: the number of validation or test images in each data set, at least 2.
+        seed: the non-negative seed of all random choices.
 
     Raises:
         FileExistsError: ``root`` is a file or a folder that is not empty.
@@ -127,7 +127,7 @@ def make_layouts(root: str | Path, *, size: int, train: int, val: int, seed: int
     root.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=f".{root.name}.", suffix=".tmp", dir=root.parent))
     try:
-        building.chmod(0o755)  # mkdtemp makes it private
+        building.chmod(0o755)  # mkdtemp restricts the folder to its owner
         for index, year in enumerate((2007, 2012)):
             splits = {"train": _scenes(seed, 4 * index, train, size), "val": _scenes(seed, 4 * index + 1, val, size)}
             _write_voc(building / f"VOC{year}", year, {split: list(scenes) for split, scenes in splits.items()})
@@ -135,14 +135,14 @@ def make_layouts(root: str | Path, *, size: int, train: int, val: int, seed: int
             scenes = list(_scenes(seed, stream, count, size))
             _write_coco(building, split, scenes)
             _write_cityscapes(building / "cityscapes", split, list(_scenes(seed, stream + 4, 2 * count, size)))
-        building.replace(root)  # replaces an empty folder, fails on any other
+        building.replace(root)  # replaces an empty folder, but fails for any other folder
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
         raise
 
 
 def _scenes(seed: int, stream: int, count: int, size: int) -> Iterator[Scene]:
-    """Draw ``count`` scenes in which the classes take turns."""
+    """Generate ``count`` scenes, each of which contains the next class in turn."""
     for index in range(count):
         yield draw_scene(np.random.default_rng([seed, stream, index]), size, required_class=index % len(TOY_CLASSES))
 
@@ -193,13 +193,13 @@ def _write_voc(root: Path, year: int, splits: Mapping[str, list[Scene]]) -> None
 
 
 def _write_voc_class_maps(root: Path, names: Mapping[str, list[str]], splits: Mapping[str, list[Scene]]) -> None:
-    """Write VOC's own maps of half the training and all val images, and maps of all images as in the augmented set."""
+    """Write VOC's maps for half of the train and all val images, and maps as in the augmented set for all images."""
     train = names["train"][: len(names["train"]) // 2]
     for split, scenes in splits.items():
         for name, scene in zip(names[split], scenes, strict=True):
             image = Image.fromarray(_class_map(scene))
             augmented = _folder(root / "SegmentationClassAug") / f"{name}.png"
-            image.save(augmented)  # plain indices: the augmented maps have no palette
+            image.save(augmented)  # plain indices, because the augmented maps have no palette
             if name in train or split == "val":
                 image.putpalette(_voc_palette())
                 image.save(_folder(root / "SegmentationClass") / f"{name}.png")
@@ -222,7 +222,7 @@ def _class_map(scene: Scene) -> Array:
 
 
 def _voc_palette() -> list[int]:
-    """Return VOC's colours, 256 x RGB: the bits of an index go to the three channels in turn, from the highest bit."""
+    """Return VOC's 256 RGB colours: the bits of an index are assigned to the channels in turn, from the highest bit."""
     colours = []
     for index in range(256):
         for channel in range(3):
@@ -236,11 +236,11 @@ def _voc_palette() -> list[int]:
 def _write_coco(root: Path, split: str, scenes: Sequence[Scene]) -> None:
     """Write the images of one split with COCO's, DensePose's and LVIS's annotations."""
     images = []
-    first = 1 if split == "train" else 500_001  # ids are unique over the splits
+    first = 1 if split == "train" else 500_001  # ids are unique across the splits
     for image_id, scene in enumerate(scenes, start=first):
         name = f"{image_id:012d}.jpg"
         _write_jpeg(root / "coco" / f"{split}2017" / name, scene.image)
-        # COCO 2014 has the same images under other names.
+        # COCO 2014 contains the same images under other names.
         _write_jpeg(root / "coco" / f"{split}2014" / f"COCO_{split}2014_{name}", scene.image)
         height, width = scene.image.shape[:2]
         url = f"http://images.cocodataset.org/{split}2017/{name}"
@@ -263,11 +263,11 @@ def _write_coco(root: Path, split: str, scenes: Sequence[Scene]) -> None:
     _write_coco_json(annotations / f"person_keypoints_{split}2017.json", images, with_keypoints, [person])
 
     images_2014 = [image | {"file_name": f"COCO_{split}2014_{image['file_name']}"} for image in images]
-    with_points = [  # every second person, since in DensePose not all have points
+    with_points = [  # every second person, because not all persons in DensePose have points
         annotation | (_densepose(item["mask"], annotation["id"]) if number % 2 == 0 else {})
         for number, (item, annotation) in enumerate(persons)
     ]
-    # DensePose divides COCO's val2014 into a small part for testing and the rest for training.
+    # DensePose splits COCO's val2014 into a small test set and additional training images.
     parts = {"train2014": images_2014}
     if split == "val":
         parts = {"minival2014": images_2014[::2], "valminusminival2014": images_2014[1::2]}
@@ -317,7 +317,7 @@ def _coco_object(item: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _keypoints(mask: Array) -> dict[str, Any]:
-    """Place COCO's keypoints in the box of a mask: visible (2) on the mask, hidden (1) off it."""
+    """Place COCO's keypoints in the box of a mask, visible (2) on the mask and hidden (1) outside it."""
     x0, y0, x1, y1 = mask_box(mask)
     keypoints: list[int] = []
     for across, down in KEYPOINT_PLACES:
@@ -327,7 +327,7 @@ def _keypoints(mask: Array) -> dict[str, Any]:
 
 
 def _densepose(mask: Array, seed: int) -> dict[str, Any]:
-    """Annotate a mask as in DensePose-COCO: one body part's mask and points with chart index and coordinates."""
+    """Annotate a mask as in DensePose-COCO: the mask of one body part, and points with chart index and coordinates."""
     x0, y0, x1, y1 = mask_box(mask)
     crop = Image.fromarray(mask[y0:y1, x0:x1]).resize((DENSEPOSE_SIDE, DENSEPOSE_SIDE), Image.Resampling.NEAREST)
     part = np.asarray(crop, dtype=np.uint8)
@@ -378,7 +378,7 @@ def _write_lvis(path: Path, images: Sequence[dict], objects: Sequence[Mapping[st
 
 
 def _write_cityscapes(root: Path, split: str, scenes: Sequence[Scene]) -> None:
-    """Write one split; an image has two scenes side by side, since Cityscapes' images are twice as wide as high."""
+    """Write one split, with two scenes per image, because Cityscapes' images are twice as wide as high."""
     for index, (left, right) in enumerate(zip(scenes[::2], scenes[1::2], strict=True)):
         city = CITIES[split][index % len(CITIES[split])]
         stem = f"{city}_{index:06d}_000019"
@@ -394,7 +394,7 @@ def _write_cityscapes(root: Path, split: str, scenes: Sequence[Scene]) -> None:
 
 
 def _cityscapes_background(height: int, width: int) -> list[dict[str, Any]]:
-    """Sky above, road below, and under that the bonnet of the car with the camera, which is not scored."""
+    """Return sky above, road below and, at the bottom, the bonnet of the camera car, which is not scored."""
     bands = {"sky": (0, height // 2 - 1), "road": (height // 2, height - 1), "ego vehicle": (height - 3, height - 1)}
     return [
         {"label": label, "polygon": [[0, top], [width - 1, top], [width - 1, bottom], [0, bottom]]}
@@ -403,7 +403,7 @@ def _cityscapes_background(height: int, width: int) -> list[dict[str, Any]]:
 
 
 def _outline(mask: Array) -> list[list[int]]:
-    """Outline a mask by one polygon of whole pixels: down along the first pixel of each row, up along the last."""
+    """Outline a mask with one polygon of integer pixels: down along the first pixel of each row, up along the last."""
     rows = np.flatnonzero(mask.any(axis=1))
     first = mask.argmax(axis=1)
     last = mask.shape[1] - 1 - mask[:, ::-1].argmax(axis=1)
@@ -411,7 +411,7 @@ def _outline(mask: Array) -> list[list[int]]:
 
 
 def _write_cityscapes_labels(folder: Path, stem: str, height: int, width: int, objects: Sequence[dict]) -> None:
-    """Write polygons, and the maps that Cityscapes' own scripts draw from them: each polygon over those before it."""
+    """Write polygons, and the maps that Cityscapes' scripts draw from them, each polygon over the previous ones."""
     content = {"imgHeight": height, "imgWidth": width, "objects": objects}
     _write_json(folder / f"{stem}_gtFine_polygons.json", content)
     modes = {"instanceIds": "I", "labelIds": "L", "labelTrainIds": "L", "color": "RGBA"}
@@ -429,7 +429,7 @@ def _write_cityscapes_labels(folder: Path, stem: str, height: int, width: int, o
         fills = {"instanceIds": instance_id, "labelIds": label_id, "labelTrainIds": train_id, "color": colour}
         for kind, fill in fills.items():
             drawers[kind].polygon(polygon, fill=fill)
-    # 16 bits, as in Cityscapes: Pillow no longer writes 32-bit PNG.
+    # 16 bits, as in Cityscapes; Pillow no longer writes 32-bit PNG files.
     maps["instanceIds"] = Image.fromarray(np.asarray(maps["instanceIds"]).astype(np.uint16))
     for kind, image in maps.items():
         image.save(folder / f"{stem}_gtFine_{kind}.png")

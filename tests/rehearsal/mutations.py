@@ -1,9 +1,9 @@
-"""``python -m tests.rehearsal.mutations OUTPUT``: data sets with mistakes, and whether check and run agree on them.
+"""``python -m tests.rehearsal.mutations OUTPUT``: tests whether check and training agree on faulty data sets.
 
-For each kind (voc, coco, yolo, semseg) data sets are drawn, written, checked and run up to the first step. A row of the
-table says how many were accepted and refused, and how many ended otherwise: by another exception, by a check that
-disagreed with the run, or with annotations neither read nor reported. Those are saved in OUTPUT. The exit status is 1
-if there are any.
+For each kind (voc, coco, yolo, semseg), data sets are generated at random, written, checked and used in training up to
+the first step. Each row of the table reports how many data sets were accepted, how many were rejected, and how many had
+another result: another exception, a check that disagreed with training, or annotations that were neither read nor
+reported. The latter data sets are saved in OUTPUT. The exit status is 1 if there are any.
 """
 
 import argparse
@@ -21,14 +21,16 @@ from tests.detection.data.mutations import KINDS, write
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse the arguments, draw and judge the data sets, print the table."""
+    """Parse the arguments, generate and judge the data sets, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("output", type=Path, metavar="OUTPUT", help="folder for the data sets that were misjudged")
+    parser.add_argument("output", type=Path, metavar="OUTPUT", help="folder for misjudged data sets")
     parser.add_argument(
-        "--number", type=int, default=2000, metavar="N", help="of data sets of each kind (default: 2000)"
+        "--number", type=int, default=2000, metavar="N", help="number of data sets of each kind (default: 2000)"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the random data sets (default: 0)")
-    parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=list(KINDS), help="default: all")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the random data sets (default: 0)")
+    parser.add_argument(
+        "--kinds", nargs="+", default=list(KINDS), choices=list(KINDS), help="kinds to test (default: all)"
+    )
     args = parser.parse_args(argv)
     logging.disable(logging.WARNING)
     print("| kind | data sets | taken | refused | misjudged | seconds |\n|---|---|---|---|---|---|")
@@ -43,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def look_at(kind: str, folder: Path, number: int, seed: int) -> Counter[str]:
-    """Draw and judge data sets of a kind; return the counts of the results."""
+    """Generate and judge data sets of a kind, and return the counts of the results."""
     counts: Counter[str] = Counter()
     drawn = folder / "drawn"
     for place in range(number):

@@ -1,4 +1,4 @@
-"""The table of a rehearsal."""
+"""Formats the results of a rehearsal."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ HEADERS = ("config", "weights", "loss", "s/it", "AP or mIoU", "predictions", "ou
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """Format outcomes as a Markdown table, one line each."""
+    """Format outcomes as a Markdown table with one row each."""
     rows = [
         (
             outcome.config,
@@ -27,7 +27,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
 
 
 def summary(outcomes: Sequence[Outcome], seconds: float) -> str:
-    """Count the outcomes in one sentence."""
+    """Return the numbers of outcomes on one line."""
     ok = sum(outcome.outcome == "ok" for outcome in outcomes)
     left_out = sum(outcome.outcome.startswith("not run") for outcome in outcomes)
     why = f", {left_out} not run ({NO_DENSEPOSE})" if left_out else ""

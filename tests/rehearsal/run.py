@@ -1,4 +1,4 @@
-"""Train, resume and evaluate with each config in its own process."""
+"""Trains, resumes and evaluates with each config in a separate process."""
 
 import json
 import multiprocessing
@@ -39,7 +39,7 @@ SIZES_AND_SCHEDULE: dict[str, object] = {
     "MODEL.RPN.PRE_NMS_TOPK_TEST": 100,
     "MODEL.RPN.POST_NMS_TOPK_TEST": 20,
     "TEST.DETECTIONS_PER_IMAGE": 10,
-    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0,  # so that there are detections to compare
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0,  # ensures that there are detections to compare
     "SOLVER.IMS_PER_BATCH": 2,
     "SOLVER.STEPS": (2,),
     "MOCO.PASSES": 0,  # for configs that count in passes
@@ -51,21 +51,21 @@ SIZES_AND_SCHEDULE: dict[str, object] = {
 # detectron2's log line.
 STARTED = re.compile(r"Starting training from iteration (\d+)")
 NO_DENSEPOSE = "detectron2's DensePose project is not installed"
-MARKER = ".rehearsal"  # in the folders that may be removed
+MARKER = ".rehearsal"  # marks the folders that may be removed
 
 
 @dataclass
 class Outcome:
-    """The outcome of one config: a line of the table.
+    """The outcome of one config, which is a row of the table.
 
     Attributes:
-        config: its name.
-        weights: those that it started from.
-        loss: total loss of the last iteration.
-        seconds_per_iteration: as logged.
-        metrics: task -> AP, or mIoU, in per cent.
-        predictions: number of saved ones; None if the evaluator saves none.
-        outcome: ``"ok"``, the error, or why it was not run.
+        config: the name of the config.
+        weights: the initial weights.
+        loss: the total loss of the last iteration.
+        seconds_per_iteration: the logged seconds per iteration.
+        metrics: maps each task to its AP or mIoU in per cent.
+        predictions: the number of saved predictions; None if the evaluator does not save any.
+        outcome: ``"ok"``, the error, or the reason why the config was not run.
     """
 
     config: str
@@ -78,7 +78,7 @@ class Outcome:
 
 
 def leaf_configs() -> list[Path]:
-    """List the configs of detection: all but the bases and those of pre-training."""
+    """Return the detection configs, excluding bases."""
     return sorted(path for path in configs.ROOT.glob("*.yaml") if not path.name.startswith("Base-"))
 
 
@@ -95,18 +95,18 @@ def rehearse(
     """Train with every config for 3 iterations, resume to 5, evaluate with ``--eval-only``; failures are outcomes.
 
     Only sizes, schedules, the score threshold, the device and ``MODEL.WEIGHTS`` are overridden. A config also fails if
-    the resumed run does not continue where the first one stopped, or if ``--eval-only`` gives results or predictions
-    other than the evaluation at the end of the training.
+    the resumed run does not continue from the iteration at which the first one stopped, or if the results or
+    predictions of ``--eval-only`` differ from those of the evaluation at the end of training.
 
     Args:
-        leaves: config files, as `leaf_configs` lists them.
-        datasets: value of ``DETECTRON2_DATASETS``: the data under the names in the configs.
-        stand_ins: weights for each kind of variant.
-        output: folder for the toy set, the cache with the surface of DensePose, and in ``runs`` logs and results of
-            each config; the files of an earlier rehearsal are replaced.
-        changes: returns further overrides of a config.
-        jobs: number of configs at a time, each on one thread.
-        announce: called with every outcome as soon as it is known.
+        leaves: the config files, as returned by `leaf_configs`.
+        datasets: the value of ``DETECTRON2_DATASETS``, a folder that contains the data sets named in the configs.
+        stand_ins: the weights for each kind of variant.
+        output: the folder for the toy set, the cache with DensePose's surface, and in ``runs`` the logs and results of
+            each config. The files of an earlier rehearsal are replaced.
+        changes: returns further overrides for a config.
+        jobs: the number of configs to run at a time, each on one thread.
+        announce: called with each outcome as soon as it is available.
     """
     toy = output / "toy"
     if any(toy_options(leaf, toy) for leaf in leaves) and not toy.exists():
@@ -117,7 +117,7 @@ def rehearse(
     runs = output / "runs"
     runs.mkdir(parents=True, exist_ok=True)
     outcomes: dict[Path, Outcome] = {}
-    # detectron2 reads the first of the variables when it is imported: in processes that start with it.
+    # detectron2 reads the first variable when it is imported, so the processes must start with this variable set.
     context = multiprocessing.get_context("spawn")
     with (
         _environment(DETECTRON2_DATASETS=str(datasets.resolve()), FVCORE_CACHE=str(cache), OMP_NUM_THREADS="1"),
@@ -145,19 +145,19 @@ def rehearse(
 
 
 def variant(leaf: Path) -> str:
-    """Tell which of the stand-ins a config starts from, by its name."""
+    """Return the name of the stand-in that a config starts from, derived from the config's name."""
     if leaf.stem.endswith("_moco"):
         return "toy_moco" if is_toy(leaf) else "moco"
     return next((kind for kind in ("random", "coco") if leaf.stem.endswith(f"_{kind}")), "supervised")
 
 
 def is_toy(leaf: Path) -> bool:
-    """Tell whether a config uses the toy set, which it expects where `make demo` puts it."""
+    """Return whether a config uses the toy set, which it expects at the location that `make demo` uses."""
     return leaf.stem.startswith("toy_")
 
 
 def toy_options(leaf: Path, toy: Path) -> dict[str, object]:
-    """Return overrides with which a config of the toy set, or of the user's own data, finds the toy set in ``toy``."""
+    """Return overrides that make a config of the toy set, or of the user's own data, use the toy set in ``toy``."""
     entries = CfgNode.load_yaml_with_base(str(leaf)).get("MOCO", {}).get("DATASETS", [])
     if is_toy(leaf):
         return {"MOCO.DATASETS": [{**entry, "ROOT": str((toy / "voc" / "VOC2007").resolve())} for entry in entries]}
@@ -172,16 +172,16 @@ def toy_options(leaf: Path, toy: Path) -> dict[str, object]:
 
 
 def run_config(leaf: Path, stand_in: StandIn, more: Mapping[str, object], runs: Path) -> Outcome:
-    """Train, resume and evaluate with one config in this process; its output goes to ``runs/<config>.log``.
+    """Train, resume and evaluate with one config in this process, with the output in ``runs/<config>.log``.
 
     Args:
         leaf: the config file.
-        stand_in: weights to start from.
+        stand_in: the initial weights.
         more: further overrides.
-        runs: folder for the run.
+        runs: the parent folder of the run.
     """
     torch.set_num_threads(1)
-    # As in a command from a shell. A spawned process would also spawn the helpers of detectron2's Cityscapes loader.
+    # As in a command from a shell. Otherwise, the helpers of detectron2's Cityscapes loader would also be spawned.
     multiprocessing.set_start_method(None, force=True)
     outcome = Outcome(leaf.stem, stand_in.description)
     folder = runs / leaf.stem
@@ -195,7 +195,7 @@ def run_config(leaf: Path, stand_in: StandIn, more: Mapping[str, object], runs: 
             evaluation = {**options, "MODEL.WEIGHTS": checkpoint, "OUTPUT_DIR": folder / "eval"}
             _run(leaf, evaluation, "--eval-only")
         read_results(outcome, folder)
-    except BaseException as error:  # the command reports refusals by SystemExit
+    except BaseException as error:  # the command reports errors with SystemExit
         outcome.outcome = f"FAILED: {type(error).__name__}: {error}".strip().splitlines()[0]
     finally:
         if (folder / MARKER).exists():
@@ -205,9 +205,9 @@ def run_config(leaf: Path, stand_in: StandIn, more: Mapping[str, object], runs: 
 
 
 def _start_anew(folder: Path) -> None:
-    """Remove only the files of an earlier rehearsal, whose metrics could be mistaken for this one's."""
+    """Remove the files of an earlier rehearsal, but no others, because its metrics could be mistaken for this one's."""
     if folder.exists() and not (folder / MARKER).exists():
-        raise FileExistsError(f"{folder} exists, but no rehearsal made it; choose another --output")
+        raise FileExistsError(f"{folder} exists, but was not created by a rehearsal; choose another --output")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     (folder / MARKER).touch()
@@ -219,30 +219,32 @@ def _run(leaf: Path, options: Mapping[str, object], *flags: str) -> None:
 
 
 def read_results(outcome: Outcome, folder: Path) -> None:
-    """Read the results of the runs; raise ``RuntimeError`` if they are not as expected."""
+    """Read the results of the runs, and raise ``RuntimeError`` if they are not as expected."""
     lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
     steps = [line for line in lines if "total_loss" in line]
     started = [int(text) for text in STARTED.findall((folder / "log.txt").read_text())]
     ended = [line["iteration"] + 1 for line in steps]
     if (started, ended) != ([0, ITERATIONS], [ITERATIONS, RESUMED_ITERATIONS]):
-        raise RuntimeError(f"the resumed run did not continue where it stopped: runs from {started} to {ended}")
+        raise RuntimeError(
+            f"the resumed run did not continue where the first one stopped: runs from {started} to {ended}"
+        )
     outcome.loss = steps[-1]["total_loss"]
-    outcome.seconds_per_iteration = steps[0]["time"]  # detectron2 does not time the first three of a run
+    outcome.seconds_per_iteration = steps[0]["time"]  # detectron2 does not time the first three iterations of a run
     trained, evaluated = (json.loads((run / "results.json").read_text()) for run in (folder, folder / "eval"))
     saved = saved_predictions(folder)
-    # After a few iterations most metrics are 0 with any weights, but predictions differ.
+    # After a few iterations, most metrics are 0 for any weights, but the predictions differ.
     if trained != evaluated or saved != saved_predictions(folder / "eval"):
-        raise RuntimeError("--eval-only gives other results than the training run")
+        raise RuntimeError("the results of --eval-only differ from those of the training run")
     (tasks,) = evaluated.values()
     outcome.metrics = {task: values.get("AP", values.get("mIoU")) for task, values in tasks.items()}
     if saved:
         outcome.predictions = sum(map(len, saved.values()))
         if outcome.predictions == 0:
-            raise RuntimeError("no predictions to compare")
+            raise RuntimeError("the run saved no predictions to compare")
 
 
 def saved_predictions(folder: Path) -> dict[str, list]:
-    """Read the predictions of a run: one list per file, VOC's text lines or the records of the COCO formats."""
+    """Read the predictions of a run as one list per file, of VOC's text lines or the records of the COCO formats."""
     found = {}
     for path in sorted((folder / "inference").rglob("*")):
         if path.suffix == ".txt":
@@ -254,7 +256,7 @@ def saved_predictions(folder: Path) -> dict[str, list]:
 
 @contextmanager
 def _environment(**variables: str) -> Iterator[None]:
-    """Set environment variables for the processes that start inside the block."""
+    """Set environment variables for processes that are started inside the block."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -269,7 +271,7 @@ def _environment(**variables: str) -> Iterator[None]:
 
 @contextmanager
 def _output_to(path: Path) -> Iterator[None]:
-    """Send all output of this process, including that of C libraries, to a file."""
+    """Redirect all output of this process, including that of C libraries, to a file."""
     sys.stdout.flush()
     sys.stderr.flush()
     before = os.dup(1), os.dup(2)

@@ -1,6 +1,6 @@
-"""``python -m tests.rehearsal.sentences OUTPUT --others FOLDER ...``: sentences for a blind judge of the prose.
+"""``python -m tests.rehearsal.sentences OUTPUT --others FOLDER ...``: selects sentences for a blind judge of the prose.
 
-The seed draws as many sentences of this project's pages, docstrings and messages as of other projects' sources.
+The seed selects equal numbers of sentences from the pages, docstrings and messages of this project and of others.
 ``OUTPUT/sheet.md`` lists all of them shuffled, with project names and code replaced. A judge who sees nothing else
 writes ``OUTPUT/scores.json``: a list of integers from 1 (a stranger stumbles) to 5 (reads like very good technical
 documentation), one per sentence. The same command then prints the means and a permutation test.
@@ -19,16 +19,16 @@ import numpy as np
 from scipy.stats import permutation_test
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-OWN = ("common", "configs", "detection", "pretrain", "tools")  # its code; pages are everywhere
+OWN = ("common", "configs", "detection", "pretrain", "tools")  # the folders with code; pages are in all folders
 KINDS = ("page", "docstring", "message")
-WORDS = range(6, 41)  # in a sentence that is drawn
+WORDS = range(6, 41)  # number of words in a selected sentence
 LEFT_OUT = re.compile(r"/(?:tests?|docs/report|docs/lab/records|projects|\.\w+|build)/|/licen[sc]e", re.IGNORECASE)
 NAMES = re.compile(r"mocodet|lightly(?:-?\s?(?:ssl|train|studio))?|detectron2|densepose", re.IGNORECASE)
 CALLS = {"warn", "warning", "error", "info", "add_argument", "append", "Finding"}
 
 
 def sentences(text: str) -> Iterator[str]:
-    """Yield the sentences of plain text whose length is right and that hold words mostly."""
+    """Yield the sentences of plain text that have a suitable length and consist mostly of words."""
     for paragraph in re.split(r"\n\s*\n", textwrap.dedent(text)):
         if re.match(r"\s*(?:[|>#<.\-*=~+:!\[]|\d+\.\s|\w+:\s*$)", paragraph) or "::" in paragraph:
             continue
@@ -37,7 +37,7 @@ def sentences(text: str) -> Iterator[str]:
 
 
 def whole(sentence: str) -> Iterator[str]:
-    """Yield a sentence without its marks and names, if it is one."""
+    """Yield a sentence without its markup and names, unless the text is not a sentence."""
     plain = re.sub(r"!?\[([^\]]*)\](?:\([^)]*\)|\[[^\]]*\])?", r"\1", sentence)
     plain = re.sub(r":\w+:`~?([^`<]+?)(?:\s*<[^>]*>)?`_*", r"\1", plain)
     plain = re.sub(r"``?([^`]+)``?_*", "CODE", plain)
@@ -53,7 +53,7 @@ def of_page(path: Path) -> Iterator[str]:
 
 
 def of_docstrings(tree: ast.Module) -> Iterator[str]:
-    """Yield the sentences of docstrings, up to their sections (Args, Returns ...)."""
+    """Yield the sentences of docstrings before the first section (Args, Returns ...)."""
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and (text := ast.get_docstring(node)):
             yield from sentences(re.split(r"\n\s*\w+:\n", text)[0])
@@ -85,11 +85,11 @@ def _literal(node: ast.expr) -> str:
 
 
 def gather(root: Path, rooms: Sequence[str] = ("",)) -> dict[str, list[str]]:
-    """Return each kind's sentences of a project's sources, in a fixed order and without repetitions.
+    """Return the sentences of each kind in a project's sources, in a fixed order and without repetition.
 
     Args:
-        root: of the sources.
-        rooms: the folders of its code.
+        root: the root of the sources.
+        rooms: the folders with code.
     """
     found: dict[str, list[str]] = {kind: [] for kind in KINDS}
     pages = [path for suffix in (".md", ".rst") for path in sorted(root.rglob(f"*{suffix}"))]
@@ -105,20 +105,20 @@ def gather(root: Path, rooms: Sequence[str] = ("",)) -> dict[str, list[str]]:
 
 
 def draw(projects: Sequence[dict[str, list[str]]], number: int, rng: random.Random) -> list[tuple[str, str]]:
-    """Draw (kind, sentence), as many of each kind and project as possible."""
+    """Select (kind, sentence) pairs, distributed as evenly as possible over kinds and projects."""
     turns = [(kind, project[kind]) for kind in KINDS for project in projects]
     counts = [number // len(turns) + (place < number % len(turns)) for place in range(len(turns))]
     return [(kind, text) for (kind, texts), n in zip(turns, counts, strict=True) for text in rng.sample(texts, n)]
 
 
 def compare(key: Sequence[dict[str, str]], scores: Sequence[int]) -> str:
-    """Say how two groups of sentences were judged.
+    """Compare the scores of two groups of sentences.
 
     Raises:
-        ValueError: there is not one score from 1 to 5 for each sentence.
+        ValueError: the number of scores is wrong, or a score is not between 1 and 5.
     """
     if len(scores) != len(key) or not set(scores) <= set(range(1, 6)):
-        raise ValueError(f"scores.json must hold {len(key)} whole numbers from 1 to 5, found {scores}")
+        raise ValueError(f"scores.json must contain {len(key)} integers from 1 to 5, found {scores}")
     groups = {who: [n for one, n in zip(key, scores, strict=True) if one["who"] == who] for who in ("own", "others")}
     own, others = (np.array(groups[who], dtype=float) for who in ("own", "others"))
     p = permutation_test((own, others), lambda a, b: a.mean() - b.mean(), n_resamples=9999, rng=0).pvalue
@@ -130,9 +130,13 @@ def main() -> None:
     """Write the sheet, or compare the scores."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, metavar="OUTPUT")
-    parser.add_argument("--others", type=Path, nargs="+", metavar="FOLDER", help="sources of other projects")
-    parser.add_argument("--number", type=int, default=30, metavar="N", help="of each side (default: 30)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="default: 0")
+    parser.add_argument(
+        "--others", type=Path, nargs="+", metavar="FOLDER", help="folders with the sources of other projects"
+    )
+    parser.add_argument(
+        "--number", type=int, default=30, metavar="N", help="number of sentences from each side (default: 30)"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the selection (default: 0)")
     args = parser.parse_args()
     scores, key = args.output / "scores.json", args.output / "key.json"
     if scores.exists():

@@ -1,4 +1,4 @@
-"""Stand-ins for pre-trained weights: random values in the layouts of the real files."""
+"""Creates stand-ins for pre-trained weights, with random values in the layouts of the real files."""
 
 import pickle
 import re
@@ -16,17 +16,17 @@ from mocodet.detection.weights.convert import convert_file, detectron2_name
 
 @dataclass(frozen=True)
 class StandIn:
-    """Weights that a variant starts from: a file ("" for none), and its name in a table."""
+    """The initial weights of a variant: a file ("" for none) and a description for the table."""
 
     file: str
     description: str
 
 
 def make_stand_ins(folder: Path) -> dict[str, StandIn]:
-    """Write ResNets with random values into ``folder``: a ResNet-50 for each variant, and a ResNet-18.
+    """Write ResNets with random values to ``folder``: a ResNet-50 for each variant, and a ResNet-18.
 
-    The supervised one has the Caffe2 layout of MSRA's R-50.pkl, those of MoCo have gone through the converter, and that
-    of COCO is a detector of detectron2's model zoo, reduced to its ResNet.
+    The supervised weights have the Caffe2 layout of MSRA's R-50.pkl, the MoCo weights were converted with the
+    converter, and the COCO weights are a detector of detectron2's model zoo that is reduced to its ResNet.
 
     Returns:
         the stand-ins by the name of the variant: ``"supervised"``, ``"coco"``, ``"moco"``, ``"random"``, and
@@ -68,12 +68,12 @@ def _write_caffe2(encoder: Mapping[str, Tensor], path: Path) -> str:
 
 
 def is_in_caffe2(name: str) -> bool:
-    """Tell whether a torchvision ResNet's parameter has a counterpart in MSRA's file."""
+    """Return whether a parameter of torchvision's ResNet has a counterpart in MSRA's file."""
     return not name.startswith("fc.") and not name.endswith("num_batches_tracked")
 
 
 def caffe2_name(name: str) -> str:
-    """Translate a detectron2 ResNet's parameter name: ``res2.0.conv1.norm.weight`` -> ``res2_0_branch2a_bn_s``."""
+    """Convert a parameter name of detectron2's ResNet: ``res2.0.conv1.norm.weight`` -> ``res2_0_branch2a_bn_s``."""
     name = name.replace("stem.conv1.norm", "res_conv1_bn").replace("stem.", "").replace(".norm", "_bn")
     name = name.replace("shortcut", "branch1")
     name = re.sub(r"(?<=\d\.)conv([123])", lambda match: "branch2" + "abc"[int(match[1]) - 1], name)

@@ -1,4 +1,4 @@
-"""Stand-ins for DensePose's files of the human surface, which its project downloads: invented, in the real layouts."""
+"""Creates artificial stand-ins, in the real layouts, for the files of the human surface that DensePose downloads."""
 
 import pickle
 from pathlib import Path
@@ -8,12 +8,12 @@ from scipy.io import savemat
 
 CHARTS = 24
 SIDE = 4  # vertices along an edge of a chart; the real surface has 27,554 in total
-LEVELS = 256  # of U and V, in the maps of positions in flipped images
+LEVELS = 256  # number of levels of U and V in the maps for flipped images
 CHART_SIZE = 0.25  # metres
 
 
 def make_surface(cache: Path) -> None:
-    """Write the four files to where the project would save them if ``FVCORE_CACHE`` were ``cache``.
+    """Write the four files to the locations that the project uses if ``FVCORE_CACHE`` is ``cache``.
 
     ==============================  ==================================================================================
     ``UV_symmetry_transforms.mat``  ``U_transforms``, ``V_transforms``: for each of the 24 charts a 256 x 256 map
@@ -23,7 +23,7 @@ def make_surface(cache: Path) -> None:
     ``Pdist_matrix.pkl``            ``Pdist_matrix``: pairs x 1 distances in metres, of vertices (2, 1), (3, 1), (3, 2)
     ==============================  ==================================================================================
 
-    The charts are adjacent squares in a plane, four in a row; distances are along straight lines.
+    The charts are adjacent squares in a plane, four in each row. Distances are measured along straight lines.
     """
     folder = cache / "densepose" / "data"
     folder.mkdir(parents=True, exist_ok=True)
@@ -45,7 +45,7 @@ def make_surface(cache: Path) -> None:
 
 
 def _cells(arrays: list[np.ndarray]) -> np.ndarray:
-    """Return arrays as a row of MATLAB's cells."""
+    """Return arrays as a row of MATLAB cells."""
     row = np.empty((1, len(arrays)), dtype=object)
     row[0] = arrays
     return row

@@ -10,7 +10,7 @@ from tests.rehearsal.demo_seeds import METRICS, table
 
 
 def study(values: dict[str, np.ndarray]) -> dict:
-    """Return the results of a study; ``values``: trials x metrics of each initialisation."""
+    """Return the results of a study; ``values`` contains trials x metrics for each initialisation."""
     trials = [
         {
             "detector": "detector",
@@ -46,4 +46,4 @@ def test_demo__says_at_its_end_what_its_study_shows(tmp_path):
     content = study({"random": np.array([[5.0, 5.0, 5.0]] * 2), "moco": np.array([[7.0, 6.0, 5.0]] * 2)})
     (tmp_path / "results.json").write_text(json.dumps(content))
     finding = runpy.run_path("tools/demo.py")["finding"](tmp_path)
-    assert finding.startswith("What it shows, by 2 pairs of trials: moco is better than random by 2.0 ")
+    assert finding.startswith("Result of 2 pairs of trials: moco is better than random by 2.0 ")

@@ -1,4 +1,4 @@
-"""The short form of ``python -m tests.rehearsal.fuzz``; test_agreement.py has that of data sets."""
+"""The short form of ``python -m tests.rehearsal.fuzz``; test_agreement.py contains that for data sets."""
 
 import os
 import time
@@ -15,7 +15,7 @@ from tests.rehearsal import fuzzing
 from tests.rehearsal.fuzz import look_at
 from tests.rehearsal.fuzzing import READERS, HangError, Reader, judge, put
 
-# The number of inputs for each reader here, by their cost.
+# The number of inputs for each reader, depending on their cost.
 INPUTS = {
     "checkpoint": 3,
     "resumed": 15,
@@ -30,7 +30,7 @@ INPUTS = {
 
 @pytest.mark.parametrize("name", [name for name in READERS if name not in KINDS])
 def test_reader__reads_or_refuses_in_one_line_with_the_files_name(name, tmp_path):
-    # The same inputs each time: the long form looks for faults, this one guards against regressions.
+    # The inputs are always the same, because the long form searches for faults and this one detects regressions.
     @settings(deadline=None, max_examples=INPUTS[name], database=None, derandomize=True)
     @given(rng=st.randoms(use_true_random=True))
     def look(rng):
@@ -51,7 +51,7 @@ def _refuse(message: str) -> Callable[[list[Path]], object]:
 
 
 def test_judge__sees_each_fault(tmp_path, monkeypatch):
-    """Otherwise the tests above could not fail."""
+    """Check that the tests above can fail."""
     rng, folder = Random(0), tmp_path / "drawn"
     assert judge(_reader(lambda files: None), rng, folder) == "read"
     assert judge(_reader(_refuse("{} is damaged")), rng, folder) == "refused"

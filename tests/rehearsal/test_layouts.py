@@ -15,8 +15,8 @@ from tests.rehearsal.layouts import make_layouts
 TRAIN, VAL, SIZE = 8, 4, 64
 EIGHT = set(range(len(TOY_CLASSES)))
 
-# Every data set by its name in a config, read by detectron2's own loader in a process that starts with the environment
-# variable.
+# Reads each data set by its name in a config, with detectron2's own loader, in a process that starts with the
+# environment variable.
 READ = """
 import json, sys
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -35,7 +35,7 @@ for name in sys.argv[1:]:
 print(json.dumps(found))
 """
 DETECTION = {
-    # name -> images, number of classes
+    # name -> (number of images, number of classes)
     "voc_2007_trainval": (TRAIN, 20),
     "voc_2007_test": (VAL, 20),
     "voc_2012_trainval": (TRAIN + VAL, 20),
@@ -81,7 +81,7 @@ def test_make_layouts__detectron2_reads_every_data_set_by_its_name(root):
         assert found[name]["objects"] > 0, name
         assert set(found[name]["categories"]) <= set(range(classes)), name
     for name in ("voc_2007_trainval", "coco_2017_train", "lvis_v0.5_train"):
-        assert len(found[name]["categories"]) == len(TOY_CLASSES)  # 8 images are enough for every class
+        assert len(found[name]["categories"]) == len(TOY_CLASSES)  # 8 images suffice for all classes
     for name, images in SEGMENTATION.items():
         assert len(found[name]["labels"]) == images, name
     for name, content in found.items():
@@ -92,7 +92,7 @@ def test_make_layouts__detectron2_reads_every_data_set_by_its_name(root):
 
 
 def test_make_layouts__detectron2_reads_cityscapes_instances(root):
-    pytest.importorskip("shapely")  # only detectron2's reader of this one data set needs it
+    pytest.importorskip("shapely")  # required only by detectron2's reader of this data set
     found = read(root, "cityscapes_fine_instance_seg_train", "cityscapes_fine_instance_seg_val")
     train, val = found.values()
     assert (len(train["images"]), len(val["images"])) == (TRAIN, VAL)
@@ -114,7 +114,7 @@ def test_make_layouts__voc_class_maps_agree_with_the_boxes(root):
     for name in listed["trainval"]:
         with Image.open(voc / "SegmentationClass" / f"{name}.png") as image:
             assert image.mode == "P"
-            # VOC's first colours, as in its development kit: background, aeroplane, bicycle, bird; and void.
+            # VOC's first colours (background, aeroplane, bicycle, bird) and that of void, as in its development kit.
             palette = np.array(image.getpalette()).reshape(-1, 3)
             np.testing.assert_array_equal(palette[:4], [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0]])
             np.testing.assert_array_equal(palette[255], [224, 224, 192])

@@ -7,7 +7,7 @@ from tests.rehearsal.layouts import make_layouts
 from tests.rehearsal.narrow import narrow_file, narrow_options
 from tests.rehearsal.stand_ins import StandIn
 
-# One of each task and model, with different variants; `python -m tests.rehearsal` runs them all.
+# One config for each task and model, with different variants; `python -m tests.rehearsal` runs all of them.
 SHORT = (
     "cityscapes_R_50_FCN_90k",
     "cityscapes_R_50_FPN_24k_moco",
@@ -45,8 +45,8 @@ def test_short__has_every_kind_of_task():
         return name
 
     tasks = {task(leaf.stem) for leaf in leaf_configs()}
-    # VOC 2007 alone and the user's own data are the same with other data; DensePose needs a project that is not on the
-    # package registry.
+    # The configs of VOC 2007 and of the user's own data differ only in their data. DensePose requires a project that is
+    # not available from the package registry.
     left_out = {"pascal_voc07_R_50_C4_9k", "own_data_R_50_FPN", "coco_densepose_R_50_FPN_s1x"}
     assert {task(name) for name in SHORT} == tasks - left_out
 
@@ -74,7 +74,7 @@ def test_run_config__keeps_its_hands_off_other_folders(tmp_path):
     (tmp_path / "coco_R_50_FPN_1x" / "model_final.pth").write_bytes(b"weeks of training")
     (leaf,) = (leaf for leaf in leaf_configs() if leaf.stem == "coco_R_50_FPN_1x")
     outcome = run.run_config(leaf, StandIn("", "none"), {}, tmp_path)
-    assert "no rehearsal made it; choose another --output" in outcome.outcome
+    assert "was not created by a rehearsal; choose another --output" in outcome.outcome
     assert (tmp_path / "coco_R_50_FPN_1x" / "model_final.pth").read_bytes() == b"weeks of training"
 
 
@@ -98,11 +98,11 @@ def test_read_results__a_good_run(tmp_path):
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        ({"started": (0, 0)}, r"did not continue where it stopped: runs from \[0, 0\] to \[3, 5\]"),
-        ({"iterations": (2, 2)}, "did not continue where it stopped"),
-        ({"iterations": (2,)}, "did not continue where it stopped"),
-        ({"evaluated": 4.0}, "other results"),
-        ({"predicted": ("b",)}, "other results"),
+        ({"started": (0, 0)}, r"did not continue where the first one stopped: runs from \[0, 0\] to \[3, 5\]"),
+        ({"iterations": (2, 2)}, "did not continue where the first one stopped"),
+        ({"iterations": (2,)}, "did not continue where the first one stopped"),
+        ({"evaluated": 4.0}, "results of --eval-only differ"),
+        ({"predicted": ("b",)}, "results of --eval-only differ"),
     ],
 )
 def test_read_results__a_bad_run(tmp_path, broken, message):

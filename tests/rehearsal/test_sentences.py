@@ -1,4 +1,4 @@
-"""Drawing sentences from sources, and the comparison of how they were judged."""
+"""The selection of sentences from sources, and the comparison of their scores."""
 
 import json
 import random
@@ -55,7 +55,7 @@ def test_compare():
     key = [{"who": who} for who in ["own", "others"] * 10]
     assert "difference +0.00, p = 1.00" in module.compare(key, [4, 4] * 10)
     assert "difference +3.00, p = 0.00" in module.compare(key, [5, 2] * 10)
-    with pytest.raises(ValueError, match=r"must hold 20 whole numbers from 1 to 5, found \[6\]"):
+    with pytest.raises(ValueError, match=r"must contain 20 integers from 1 to 5, found \[6\]"):
         module.compare(key, [6])
 
 

@@ -1,9 +1,9 @@
-"""``python -m tests.rehearsal.versions OUTPUT``: the suite with the oldest versions that setup.py allows, and newest.
+"""``python -m tests.rehearsal.versions OUTPUT``: tests with the oldest versions that setup.py allows, and the newest.
 
-Each has an environment of its own, ``OUTPUT/oldest`` and ``OUTPUT/newest``, which `make setup` fills: the oldest is the
-lower bound of every requirement that a user has, and the newest of everything else. Bounds that this Python cannot
-install are an error of setup.py. ``OUTPUT`` keeps the environments (6 GB each), their versions (``oldest.txt``) and
-what the suite said (``oldest.log``). The exit status is 1 if a test failed.
+The two environments, ``OUTPUT/oldest`` and ``OUTPUT/newest``, are created with `make setup`. The oldest environment
+contains the lower bound of every user requirement, and the newest version of all other packages. If this Python cannot
+install a lower bound, setup.py is wrong. ``OUTPUT`` keeps the environments (6 GB each), lists of their versions
+(``oldest.txt``) and the output of the test suite (``oldest.log``). The exit status is 1 if a test failed.
 """
 
 import argparse
@@ -20,16 +20,16 @@ from packaging.requirements import Requirement
 from tabulate import tabulate
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-EXTRAS = ("cityscapes", "jpeg")  # of users
+EXTRAS = ("cityscapes", "jpeg")  # the extras for users
 SHOWN = ("torch", "torchvision", "numpy", "opencv-python-headless", "pillow")
 OUTCOMES = ("passed", "failed", "skipped")
 
 
 def lower_bounds(requirements: Iterable[str]) -> list[str]:
-    """Return pip's constraints that hold a user's requirements to their lower bounds; a developer's tools stay free.
+    """Return pip constraints that pin a user's requirements to their lower bounds, but not a developer's tools.
 
     Args:
-        requirements: as ``Requires-Dist`` has them.
+        requirements: the requirements, as in ``Requires-Dist``.
     """
     return [
         f"{requirement.name}=={bound.version}"
@@ -41,7 +41,7 @@ def lower_bounds(requirements: Iterable[str]) -> list[str]:
 
 
 def outcomes(report: Path) -> dict[str, int]:
-    """Count the tests of a JUnit report by how they ended; an error is a failure."""
+    """Count the tests in a JUnit report by outcome. An error counts as a failure."""
     (suite,) = ElementTree.parse(report).getroot().iter("testsuite")
     number = {name: int(suite.get(name, 0)) for name in ("tests", "failures", "errors", "skipped")}
     failed = number["failures"] + number["errors"]
@@ -49,7 +49,7 @@ def outcomes(report: Path) -> dict[str, int]:
 
 
 def install(environment: Path, python: str, constraints: Path | None) -> dict[str, str]:
-    """Fill an environment with the newest versions within ``constraints``, and return all versions."""
+    """Install the newest versions that ``constraints`` allow in an environment, and return all versions."""
     command = ["make", "setup", "NEWEST=1", f"VENV={environment}", f"PYTHON={python}"]
     extra = {} if constraints is None else {"PIP_CONSTRAINT": str(constraints)}
     subprocess.run(command, cwd=REPOSITORY, env={**os.environ, **extra}, check=True)
@@ -60,7 +60,7 @@ def install(environment: Path, python: str, constraints: Path | None) -> dict[st
 
 
 def run_suite(environment: Path, paths: Sequence[str], jobs: int) -> dict[str, int]:
-    """Run the tests of ``paths`` with an environment's Python, keep their output beside it, and count the outcomes."""
+    """Run the tests in ``paths`` with an environment's Python, save their output next to it, and count the outcomes."""
     report = environment.with_suffix(".xml")
     words = ["-m", "pytest", "-n", str(jobs), "--dist", "loadfile", "--junit-xml", str(report), *paths]
     with environment.with_suffix(".log").open("w") as log:
@@ -71,13 +71,20 @@ def run_suite(environment: Path, paths: Sequence[str], jobs: int) -> dict[str, i
 
 
 def main() -> None:
-    """Make the environments, run the suite in each, and print a table."""
+    """Create the environments, run the test suite in each, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--only", choices=("oldest", "newest"), help="default: both")
-    parser.add_argument("--python", default=sys.executable, metavar="PYTHON", help="default: the one that runs this")
-    parser.add_argument("--paths", nargs="+", default=["tests"], metavar="PATH", help="of tests (default: all)")
-    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="tests at a time (default: 2)")
+    parser.add_argument("--only", choices=("oldest", "newest"), help="environment to test (default: both)")
+    parser.add_argument(
+        "--python",
+        default=sys.executable,
+        metavar="PYTHON",
+        help="Python to use (default: the one that runs this command)",
+    )
+    parser.add_argument(
+        "--paths", nargs="+", default=["tests"], metavar="PATH", help="paths of the tests (default: all)"
+    )
+    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="number of tests at a time (default: 2)")
     args = parser.parse_args()
     output = args.output.resolve()
     output.mkdir(parents=True, exist_ok=True)

@@ -1,1 +1,1 @@
-"""The parts of ``tools/soak.py``."""
+"""The modules of ``tools/soak.py``."""

@@ -1,4 +1,4 @@
-"""What the end of a run among faults must have in common with the end of a run without."""
+"""Compares the final state of a run with faults to that of a run without faults."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,15 +10,15 @@ import torch
 from mocodet.common.files import read_json, read_json_lines
 from mocodet.common.retention import PERIODIC
 
-WINDOW = 20  # iterations over which detectron2 writes medians
+WINDOW = 20  # number of iterations over which detectron2 computes medians
 TIMES = {"time", "data_time", "rank_data_time", "eta_seconds", "images_per_second"}
 NO_MEDIANS = re.compile(r"lr|bbox/.*|knn_.*|.*_chance")
-# In an OUTPUT_DIR. Each start has a file of events.
+# Files in an OUTPUT_DIR that depend on the number of starts. Each start writes a file of events.
 BY_CHANCE = re.compile(r"events\.out\.tfevents\..*|log\.txt\.rank1|skipped\.json\.lock")
 
 
 def difference(one: Any, other: Any, where: str = "") -> str:
-    """Say where two nested containers differ, bit by bit, in types, order or numbers; nothing where they do not."""
+    """Return where two nested containers differ in bits, types, order or numbers, or an empty string if they do not."""
     if type(one) is not type(other):
         return f"{where}: {type(one).__name__} and {type(other).__name__}"
     if isinstance(one, torch.Tensor):
@@ -44,14 +44,14 @@ def _bits(tensor: torch.Tensor) -> torch.Tensor:
 def other_metrics(
     reference: Iterable[Mapping[str, Any]], found: Sequence[Mapping[str, Any]], starts: Sequence[tuple[int, int]]
 ) -> list[str]:
-    """Say which values of a reference's ``metrics.json`` another run's lacks, or has otherwise; times aside.
+    """List the values in a reference's ``metrics.json`` that are missing or different in another run, except times.
 
-    A run that went on writes medians over its own iterations alone: they are compared where they span `WINDOW`.
+    A resumed run computes medians only over its own iterations, so medians are compared only if they span `WINDOW`.
 
     Args:
-        reference: its lines.
-        found: the other's.
-        starts: for each start of the other how many lines there were, and at which iteration it began.
+        reference: the lines of the reference.
+        found: the lines of the other run.
+        starts: for each start of the other run, the number of lines at that time and its first iteration.
     """
     values: dict[tuple[int, str], tuple[Any, bool]] = {}
     for place, record in enumerate(found):
@@ -63,41 +63,41 @@ def other_metrics(
     iterations = {iteration for iteration, _ in values}
     for record in reference:
         if record["iteration"] not in iterations:
-            wrong.append(f"metrics.json has no line of iteration {record['iteration']}")
+            wrong.append(f"metrics.json has no line for iteration {record['iteration']}")
             continue
         for name in sorted(record.keys() - TIMES):
             value, comparable = values.get((record["iteration"], name), (None, True))
             if comparable and repr(value) != repr(record[name]):
-                wrong.append(f"{name} of iteration {record['iteration']} is {value}, not {record[name]}")
+                wrong.append(f"{name} of iteration {record['iteration']} is {value}, expected {record[name]}")
     return wrong
 
 
 def names_in(output: Path) -> set[str]:
-    """Return the files in an OUTPUT_DIR, but for those that depend on how often it went on."""
+    """Return the files in an OUTPUT_DIR, except those that depend on how often the run was resumed."""
     files = (str(path.relative_to(output)) for path in output.rglob("*") if path.is_file())
     return {name for name in files if not BY_CHANCE.fullmatch(name)}
 
 
 def other_end(reference: Path, output: Path, starts: Sequence[tuple[int, int]]) -> list[str]:
-    """Say in what the end of a run among faults differs from the reference's."""
+    """List how the final state of a run with faults differs from that of the reference."""
     ends = [torch.load(folder / "model_final.pth", weights_only=True) for folder in (reference, output)]
     found = [f"model_final.pth differs at {where}"] if (where := difference(*ends)) else []
     found += other_metrics(*(read_json_lines(folder / "metrics.json") for folder in (reference, output)), starts)
     names = [{name for name in names_in(folder) if not PERIODIC.fullmatch(name)} for folder in (reference, output)]
-    found += [f"{name} is left over" for name in sorted(names[1] - names[0])]
-    found += [f"{name} is not there" for name in sorted(names[0] - names[1])]
+    found += [f"{name} was left behind" for name in sorted(names[1] - names[0])]
+    found += [f"{name} is missing" for name in sorted(names[0] - names[1])]
     for name in sorted(names[0] & names[1]):
         if re.match(r"results\.json|inference/|neighbours/", name):
             same = (reference / name).read_bytes() == (output / name).read_bytes()
             found += [] if same else [f"{name} differs"]
     if skipped(reference) != skipped(output):
-        found.append(f"skipped.json lists {skipped(output)}, not {skipped(reference)}")
+        found.append(f"skipped.json lists {skipped(output)}, expected {skipped(reference)}")
     if (state := read_json(output / "status.json")["state"]) != "finished":
-        found.append(f"status.json says {state!r}")
+        found.append(f"status.json contains the state {state!r}")
     return found
 
 
 def skipped(output: Path) -> list[str]:
-    """Return the images that a pre-training could not read."""
+    """Return the images that a pre-training run could not read."""
     path = output / "skipped.json"
     return sorted(entry["file"] for entry in read_json(path)["skipped"]) if path.is_file() else []

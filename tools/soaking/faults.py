@@ -1,4 +1,4 @@
-"""Faults: which come when, how they strike, and how a training must end after them (docs/reliability.md)."""
+"""Selects and injects faults, and checks how a training run ends after each of them (docs/reliability.md)."""
 
 import math
 import os
@@ -19,31 +19,31 @@ KILL, KILL_RANK, KILL_LOADER = "SIGKILL", "SIGKILL of a rank", "SIGKILL of a loa
 STOP_RANK, FULL_DISK = "SIGSTOP of a rank", "full disk"
 FAULTS = (KILL, *SIGNALS, KILL_RANK, KILL_LOADER, STOP_RANK, FULL_DISK)
 
-# The one line that a fault leads to, with status 1.
+# The single error line that a fault must cause, with exit status 1.
 TOLD = {
-    KILL_RANK: r"process \d of 2 was killed \(SIGKILL\)|rank \d of 2 (has ended|did not come)",
+    KILL_RANK: r"process \d of 2 was killed \(SIGKILL\)|rank \d of 2 (has ended|did not join)",
     KILL_LOADER: r"loader process( \d+)? was killed",
-    STOP_RANK: r"rank {rank} of 2 did not come to a collective operation within COLLECTIVE_TIMEOUT",
+    STOP_RANK: r"rank {rank} of 2 did not join a collective operation within COLLECTIVE_TIMEOUT",
     FULL_DISK: r"could not be written: File too large",
 }
 
 TRACEBACK = re.compile(r"Traceback \(most recent call last\)|--- Logging error")
 
 STARTING, WRITING, STEPPING = "starting", "writing a checkpoint", "between checkpoints"
-MOMENTS = {STARTING: 0.15, WRITING: 0.2, STEPPING: 0.65}  # how often faults strike then
+MOMENTS = {STARTING: 0.15, WRITING: 0.2, STEPPING: 0.65}  # the probability that a fault occurs at each moment
 
 
 @dataclass(frozen=True)
 class Strike:
-    """A fault that is to come.
+    """A fault to inject.
 
     Attributes:
         fault: one of `FAULTS`.
         moment: one of `MOMENTS`.
-        checkpoints: new ones that come first.
-        delay: after that, as a share of the time that it may be.
-        draw: within [0, 1): which process, or how full the disk.
-        remove_images: whether damaged images that the run has listed are removed before it goes on.
+        checkpoints: the number of new checkpoints to wait for first.
+        delay: the additional delay, as a fraction of the longest possible one.
+        draw: a number in [0, 1) that selects the process or how full the disk is.
+        remove_images: whether damaged images that the run has listed are removed before it is resumed.
     """
 
     fault: str
@@ -55,20 +55,20 @@ class Strike:
 
 
 def can_meet(training: Training, fault: str) -> bool:
-    """Tell whether a training has what a fault concerns."""
+    """Return whether a training run has the processes that a fault affects."""
     if fault == KILL_LOADER:
         return training.loaders
     return training.processes > 1 or fault not in (KILL_RANK, STOP_RANK)
 
 
 def schedule(seed: int, number: int, training: Training, faults: Sequence[str] = FAULTS) -> list[Strike]:
-    """Draw what strikes in a round: two to four faults, a function of seed and round."""
+    """Select two to four faults for a round, as a function of the seed and the round."""
     stream = random.Random(f"{seed}/{number}")
     possible = [fault for fault in faults if can_meet(training, fault)]
     return [
         Strike(
             fault=(fault := stream.choice(possible)),
-            # A process that is stopped before the first step is waited for longer, as processes that start are.
+            # The other processes wait longer for a process that is stopped before the first step.
             moment=STEPPING if fault == STOP_RANK else stream.choices(list(MOMENTS), list(MOMENTS.values()))[0],
             checkpoints=stream.randint(1, 2),
             delay=stream.random(),
@@ -81,14 +81,14 @@ def schedule(seed: int, number: int, training: Training, faults: Sequence[str] =
 
 
 class Struck(NamedTuple):
-    """How a fault struck.
+    """Describes how a fault was injected.
 
     Attributes:
-        what: for people.
-        wrote: whether the training had written a checkpoint since it began or went on.
-        late: whether it was in its last period, or at its end.
-        rank: that the fault concerned, if it was one.
-        pid: likewise.
+        what: a description for people.
+        wrote: whether the run had written a checkpoint since its last start.
+        late: whether the run was in its last period or at its end.
+        rank: the rank or loader that was affected, if any.
+        pid: the id of the affected process, if any.
     """
 
     what: str
@@ -99,13 +99,13 @@ class Struck(NamedTuple):
 
 
 def wait_for_moment(run: Run, strike: Strike, first: float, gap: float) -> bool:
-    """Wait for the moment of a strike; return whether the run is still there.
+    """Wait for the moment of a fault, and return whether the run is still active.
 
     Args:
-        run: the training.
+        run: the training run.
         strike: the fault.
-        first: seconds from a start to the first new checkpoint, about.
-        gap: seconds from one to the next.
+        first: the approximate number of seconds from a start to the first new checkpoint.
+        gap: the number of seconds between two checkpoints.
     """
     if strike.moment == STARTING:
         return run.wait(seconds=strike.delay * first)
@@ -118,16 +118,16 @@ def wait_for_moment(run: Run, strike: Strike, first: float, gap: float) -> bool:
 
 
 def bytes_left(strike: Strike, training: Training) -> int:
-    """Return how large a file may become on the full disk of a strike; 1 KiB to 64 MiB, all magnitudes alike.
+    """Return the maximum file size that simulates a full disk, sampled log-uniformly from 1 KiB to 64 MiB.
 
-    Batches go from loader processes by files in /dev/shm: with such processes it is 1 MiB at least.
+    With loader processes, which transfer batches in files in /dev/shm, the size is at least 1 MiB.
     """
     least, most = math.log(1 << (20 if training.loaders else 10)), math.log(1 << 26)
     return round(math.exp(least + strike.draw * (most - least)))
 
 
 def hit(run: Run, strike: Strike) -> Struck | None:
-    """Let a fault strike; return None where the process that it is for has ended, or is not there."""
+    """Inject a fault, and return None if the affected process has ended or does not exist."""
     training = run.training
     late = training.next_iteration(run.newest()) >= training.iterations - training.period
     struck = partial(Struck, wrote=bool(run.seen), late=late)
@@ -156,20 +156,20 @@ def hit(run: Run, strike: Strike) -> Struck | None:
 
 
 def complaints(strike: Strike, struck: Struck, status: int, printed: str) -> list[str]:
-    """Say what is not as documented about how a run ended that a fault struck.
+    """List how the end of a run after a fault differs from the documented behaviour.
 
     Args:
         strike: the fault.
-        struck: how it struck.
-        status: the exit status; negative if a signal ended the command.
-        printed: all that it printed.
+        struck: how the fault was injected.
+        status: the exit status, which is negative if a signal ended the command.
+        printed: the complete output of the command.
     """
     lines = printed.splitlines()
     errors = [line for line in lines if line.startswith("error:")]
     if strike.fault in SIGNALS:
         number = SIGNALS[strike.fault]
         good = status == 128 + number and f"stopped by {strike.fault}; --resume" in printed
-        # Before the first step and after the last one signals have their usual effect.
+        # Before the first step and after the last step, signals have their usual effect.
         good = good or ((not struck.wrote or struck.late) and status in (-number, 128 + number))
         good = good and not errors
     elif strike.fault == KILL:
@@ -178,7 +178,7 @@ def complaints(strike: Strike, struck: Struck, status: int, printed: str) -> lis
         told = TOLD[strike.fault].format(rank=struck.rank)
         good = status == 1 and len(errors) == 1 and bool(re.search(told, errors[0]))
     if status == 0:
-        # A loader process may be at its own end.
+        # A loader process may already have been ending.
         good = struck.late or strike.fault == KILL_LOADER
-    found = [] if good else [f"{struck.what} led to status {status} and {errors or lines[-1:]}"]
-    return found + [f"{struck.what} led to a traceback" for line in lines if TRACEBACK.match(line)][:1]
+    found = [] if good else [f"{struck.what} resulted in status {status} and {errors or lines[-1:]}"]
+    return found + [f"{struck.what} resulted in a traceback" for line in lines if TRACEBACK.match(line)][:1]

@@ -1,4 +1,4 @@
-"""A training that has been started, and what it has of the machine."""
+"""Starts a training run as a process, and measures the resources that it uses."""
 
 import math
 import os
@@ -20,14 +20,14 @@ from mocodet.common.tether import VARIABLE as TETHER_VARIABLE
 
 from .trainings import Training
 
-PATIENCE = 2400.0  # seconds in which a command must end
-FAREWELL = 20.0  # seconds in which its processes must end after it
-SAMPLES = 8  # of memory, files and threads, with which early and late can be compared
-MORE_FILES, MORE_MEMORY = 4, 1.15  # than early, from which on late is a violation
+PATIENCE = 2400.0  # seconds within which a command must end
+FAREWELL = 20.0  # seconds within which its processes must then end
+SAMPLES = 8  # the number of samples required to compare early with late resource usage
+MORE_FILES, MORE_MEMORY = 4, 1.15  # limits of the growth from early to late: a number of files, and a factor
 
 
 class Process(NamedTuple):
-    """A running process of a session, as /proc has it."""
+    """A running process of a session, as listed in /proc."""
 
     pid: int
     parent: int
@@ -49,7 +49,7 @@ def processes_of(session: int) -> list[Process]:
 
 @dataclass
 class Sample:
-    """What the processes that train have at a moment, together."""
+    """The total resource usage of the training processes at a moment."""
 
     memory: int
     files: int
@@ -57,7 +57,7 @@ class Sample:
 
 
 def sample(pids: Iterable[int]) -> Sample | None:
-    """Measure processes; return None if one has ended."""
+    """Measure the resource usage of processes, and return None if one of them has ended."""
     whole = Sample(0, 0, 0)
     try:
         for pid in pids:
@@ -66,22 +66,23 @@ def sample(pids: Iterable[int]) -> Sample | None:
             )
             whole.memory += int(status["VmRSS"].split()[0]) << 10
             whole.threads += int(status["Threads"])
-            whole.files += len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208 (quicker)
+            whole.files += len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208 (faster)
     except (OSError, KeyError):
         return None
     return whole
 
 
 class Run:
-    """A training that has been started, the leader of its own session.
+    """A training run that has been started, with its command as the leader of a separate session.
 
     Args:
-        training: what is trained.
-        command: the whole command.
-        output: its OUTPUT_DIR.
-        terminal: file for what it prints, by way of a pipe: a limit on the size of its files does not concern it.
-        environment: its environment.
-        tether: ends it with this process.
+        training: describes the training run.
+        command: the complete command.
+        output: the OUTPUT_DIR of the run.
+        terminal: the file for the output of the command, which arrives through a pipe and is therefore not affected by
+            a limit on file sizes.
+        environment: the environment of the command.
+        tether: ends the command together with this process.
     """
 
     def __init__(
@@ -95,9 +96,9 @@ class Run:
     ):
         self.training, self.output, self.terminal = training, output, terminal
         self.first = self.newest()
-        self.seen: list[str] = []  # checkpoints that it has written
-        self.samples: list[Sample] = []  # since the first of them
-        self.pids: set[int] = set()  # of all its processes
+        self.seen: list[str] = []  # checkpoints that this run has written
+        self.samples: list[Sample] = []  # since the first checkpoint
+        self.pids: set[int] = set()  # ids of all its processes
         self.status: int | None = None
         self.peak = 0  # bytes
         self.began = self._sampled = time.monotonic()
@@ -123,30 +124,30 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """Seconds since it was started."""
+        """Seconds since the start of the run."""
         return time.monotonic() - self.began
 
     def newest(self) -> str:
-        """Return the name of the last checkpoint in its folder, or nothing."""
+        """Return the name of the last checkpoint in the folder of the run, or an empty string."""
         return name_of_last(self.output)
 
     def ranks(self) -> list[int]:
-        """Return the processes that train, in the order of their ranks."""
+        """Return the ids of the training processes in the order of their ranks."""
         if self.training.processes == 1:
             return [self.pid]
         return [one.pid for one in self.children() if "spawn_main" in one.command]
 
     def loaders(self) -> list[int]:
-        """Return its loader processes, which are forked."""
+        """Return the ids of the loader processes, which are forked."""
         mine = [one.command for one in processes_of(self.pid) if one.pid == self.pid]
         return [one.pid for one in self.children() if one.command in mine]
 
     def children(self) -> list[Process]:
-        """Return the processes that it has started."""
+        """Return the processes that the run has started."""
         return [one for one in processes_of(self.pid) if one.parent == self.pid]
 
     def running(self) -> bool:
-        """Update what is known of it; return whether it is still running."""
+        """Update the recorded state of the run, and return whether it is still running."""
         if self.status is not None:
             return False
         newest = self.newest()
@@ -168,22 +169,22 @@ class Run:
             self.samples.append(measured)
 
     def wait(self, until: Callable[[], object] = lambda: False, seconds: float = math.inf, pause: float = 0.05) -> bool:
-        """Wait until it has ended, or something is so, or some seconds are over; return whether it still runs.
+        """Wait until the run has ended, a condition holds or a time has passed; return whether the run is active.
 
         Raises:
-            TimeoutError: it runs for longer than anything can take.
+            TimeoutError: the run did not end within `PATIENCE` seconds.
         """
         deadline = time.monotonic() + seconds
         while running := self.running():
             if until() or time.monotonic() > deadline:
                 break
             if self.seconds > PATIENCE:
-                raise TimeoutError(f"it did not end within {duration(PATIENCE)}")
+                raise TimeoutError(f"the run did not end within {duration(PATIENCE)}")
             time.sleep(pause)
         return running
 
     def leave(self) -> list[Process]:
-        """Wait for the processes of a run that has ended; return those that did not end, after ending them."""
+        """Wait for the processes of a run that has ended; kill those that do not end, and return them."""
         deadline = time.monotonic() + FAREWELL
         while (left := processes_of(self.pid)) and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -192,7 +193,7 @@ class Run:
         return left
 
     def end(self) -> None:
-        """Kill all that is there of it, and wait until nothing is."""
+        """Kill all processes of the run, and wait until they have ended."""
         while (there := processes_of(self.pid)) or self.running():
             for process in there:
                 with suppress(ProcessLookupError):
@@ -200,12 +201,12 @@ class Run:
             time.sleep(0.05)
 
     def printed(self) -> str:
-        """Return what it has printed."""
+        """Return the output of the command."""
         return self.terminal.read_text(errors="replace")
 
 
 def growth(samples: Sequence[Sample]) -> dict[str, list[float]]:
-    """Return medians of the first and the last third of what was measured; nothing of too few."""
+    """Return the medians of the first and the last third of the samples, or an empty dict for too few samples."""
     third = len(samples) // 3
     if len(samples) < SAMPLES:
         return {}
@@ -216,7 +217,7 @@ def growth(samples: Sequence[Sample]) -> dict[str, list[float]]:
 
 
 def grown(trend: Mapping[str, Sequence[float]]) -> list[str]:
-    """Say what is not flat in what `growth` returned."""
+    """List the resources whose usage has grown, given the result of `growth`."""
     found = []
     for name, (early, late) in trend.items():
         if late > (early * MORE_MEMORY if name == "memory" else early + MORE_FILES):

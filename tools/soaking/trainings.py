@@ -1,24 +1,24 @@
-"""The trainings of a soak: of some minutes, of both halves."""
+"""The training runs of a soak: pre-training and fine-tuning, which take a few minutes each."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mocodet.common.retention import PERIODIC
 
-KEPT = 2  # checkpoints, beside the final one
+KEPT = 2  # checkpoints, in addition to the final one
 
 
 @dataclass(frozen=True)
 class Training:
-    """A training of some minutes.
+    """A training run that takes a few minutes.
 
     Attributes:
-        name: for people, and of its folder.
+        name: the name of the run and of its folder.
         words: the command without --resume and OUTPUT_DIR; ``{data}`` and ``{datasets}`` are filled in.
-        period: iterations from a checkpoint to the next.
-        iterations: of the whole training.
-        processes: that train.
-        loaders: whether it has loader processes.
+        period: the number of iterations between two checkpoints.
+        iterations: the total number of iterations.
+        processes: the number of training processes.
+        loaders: whether the run has loader processes.
     """
 
     name: str
@@ -29,19 +29,19 @@ class Training:
     loaders: bool = True
 
     def next_iteration(self, checkpoint: str) -> int:
-        """Return the iteration at which ``--resume`` continues from a checkpoint; ``""``: from none."""
+        """Return the iteration at which ``--resume`` continues from a checkpoint, which is ``""`` if there is none."""
         if match := PERIODIC.fullmatch(checkpoint):
             return int(match[1]) + 1
         return self.iterations if checkpoint else 0
 
     def checkpoints(self, stopped: Iterable[str] = ()) -> set[str]:
-        """Return those that are in the folder at the end; ``stopped``: those that signals led to."""
+        """Return the checkpoints in the folder at the end; ``stopped`` lists those that were written after signals."""
         periodic = {f"model_{done - 1:07d}.pth" for done in range(self.period, self.iterations + 1, self.period)}
         return {"model_final.pth", *sorted(periodic | set(stopped))[-KEPT:]}
 
 
 def _pairs(**keys: object) -> tuple[str, ...]:
-    """Return KEY VALUE pairs; a name has ``__`` for each dot."""
+    """Return KEY VALUE pairs, in which each ``__`` of a name is replaced by a dot."""
     return tuple(text for name, value in keys.items() for text in (name.replace("__", "."), str(value)))
 
 
