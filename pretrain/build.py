@@ -1,4 +1,4 @@
-"""From a config to the objects of a pre-training run."""
+"""Builds the objects of a pre-training run from its config."""
 
 import hashlib
 import logging
@@ -32,12 +32,12 @@ logger = logging.getLogger("mocodet.pretrain")
 
 @dataclass(kw_only=True)
 class TrainingData(DataFacts):
-    """The data that a run learns from.
+    """The data that a run trains on.
 
     Attributes:
-        dataset: makes the views of an item.
-        sampler: the stream of items, in batches.
-        exclusion: the files left out.
+        dataset: creates the views of an image.
+        sampler: yields the batches of images to load.
+        exclusion: the files excluded from training.
     """
 
     dataset: ReplacingViews
@@ -46,16 +46,16 @@ class TrainingData(DataFacts):
 
 
 def build_data(cfg: CfgNode, *, resuming: bool = False, allow_pipe: bool = False) -> TrainingData:
-    """Open the images of ``cfg.DATA``, with the views that ``cfg.METHOD`` uses.
+    """Open the images specified by ``cfg.DATA`` and set up the views required by ``cfg.METHOD``.
 
     Args:
         cfg: config of the run.
-        resuming: whether the run resumes in ``cfg.OUTPUT_DIR``; if so, images keep the numbers that they began with.
-        allow_pipe: whether ``DATA.SHARDS`` may name commands, which run in a shell; see `ShardIndex`.
+        resuming: whether the run resumes in ``cfg.OUTPUT_DIR``. If so, images keep the indices of the original run.
+        allow_pipe: whether ``DATA.SHARDS`` may contain commands, which run in a shell; see `ShardIndex`.
 
     Raises:
-        FileNotFoundError, ValueError: no images, or too few; labels that do not match them; a run that is too short
-            for its method. Nothing has been cached then.
+        FileNotFoundError, ValueError: there are too few images or none, the labels do not match the images, or the run
+            is too short for its method. These errors are raised before anything is cached.
     """
     make, method = build_views(cfg), METHODS[cfg.METHOD]
     batch, seed = cfg.SOLVER.IMS_PER_BATCH, cfg.SEED
@@ -73,10 +73,8 @@ def build_data(cfg: CfgNode, *, resuming: bool = False, allow_pipe: bool = False
         images, labels, classes = ImageFolder(cfg.DATA.ROOT, exclusion), None, []
     warn_of_passed_over(images, cfg.DATA.ROOT)
     if listed := len(exclusion.out | exclusion.since):
-        since = f"; {len(images.left_out)} were listed since the run began: others are drawn in their places"
-        logger.info(
-            f"excluded files: {listed}, of which {images.excluded} are left out{since if images.left_out else ''}"
-        )
+        since = f"; {len(images.left_out)} were excluded after the run began and are replaced by other images"
+        logger.info(f"excluded files: {listed} listed, {images.excluded} left out{since if images.left_out else ''}")
     images.max_pixels = cfg.DATA.MAX_PIXELS
     sampler = EpochSampler(len(images), batch, seed, identity=identify(images.paths, cfg.DATA.ROOT, labels))
     method.check_length(cfg, max_iterations(cfg, sampler.iterations_per_epoch))
@@ -93,7 +91,7 @@ def build_data(cfg: CfgNode, *, resuming: bool = False, allow_pipe: bool = False
 
 
 def build_views(cfg: CfgNode) -> ViewMaker:
-    """Build the maker of the views of ``cfg.AUGMENTATION``, for the place that ``cfg.DATA.AUGMENT`` names."""
+    """Return the `ViewMaker` for ``cfg.AUGMENTATION`` that runs where ``cfg.DATA.AUGMENT`` specifies."""
     recipe, size, scale = cfg.AUGMENTATION.NAME, cfg.AUGMENTATION.CROP_SIZE, cfg.AUGMENTATION.MIN_SCALE
     augment = choose_augment(cfg)
     if augment == "pil":
@@ -102,14 +100,14 @@ def build_views(cfg: CfgNode) -> ViewMaker:
 
 
 def choose_augment(cfg: CfgNode) -> str:
-    """Return where views are made: ``DATA.AUGMENT``; ``"auto"`` means ``"device"`` on CUDA, ``"cpu"`` elsewhere."""
+    """Return ``DATA.AUGMENT``, with ``"auto"`` resolved to ``"device"`` on CUDA and to ``"cpu"`` elsewhere."""
     if cfg.DATA.AUGMENT != "auto":
         return cfg.DATA.AUGMENT
     return "device" if resolve_device(cfg).type == "cuda" else "cpu"
 
 
 def identify(paths: Sequence[str], root: str, labels: torch.Tensor | None) -> str:
-    """Return a hash (hexadecimal, 128 bits) of the files, relative to ``root``, their order and their classes."""
+    """Return a 128-bit hexadecimal hash of the files (relative to ``root``), their order, and their classes."""
     folder = str(Path(root))
     names = "\0".join(path.removeprefix(folder) for path in paths)
     found = hashlib.sha256(names.encode("utf-8", "surrogateescape"))
@@ -119,7 +117,7 @@ def identify(paths: Sequence[str], root: str, labels: torch.Tensor | None) -> st
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """Build SGD over the parameters that get a gradient; weight decay applies to all, as in the original code."""
+    """Build SGD for all trainable parameters; as in the original code, weight decay applies to every parameter."""
     return torch.optim.SGD(
         [parameter for parameter in model.parameters() if parameter.requires_grad],
         lr=cfg.SOLVER.BASE_LR,

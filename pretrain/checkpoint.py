@@ -1,4 +1,4 @@
-"""Checkpoints of pre-training: saving, resuming, and reading encoders and classifiers from them."""
+"""Checkpoints of pre-training: saving, resuming, and loading encoders and classifiers."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -28,25 +28,25 @@ from mocodet.common.text import first_few
 
 from .methods import Method
 
-# How views were made before checkpoints recorded it.
+# View settings assumed for checkpoints that do not record them.
 VIEWS_BEFORE = {"augment": "pil", "cache_side": 0}
 
-# For checkpoints that do not record which signs their run warned of.
+# Default for older checkpoints, which do not record the warnings that their run has logged.
 SIGNS_BEFORE: dict[str, list[str]] = {"told": []}
 
-# The part of a ResNet that a checkpoint may start; the rest is a head.
+# Parameters of a ResNet that can be initialised from a checkpoint. All other parameters belong to the head.
 BACKBONE = re.compile(r"(?:conv1|bn1|layer\d)\.")
 
 DIVERGED = (
-    "Lower SOLVER.BASE_LR or set SOLVER.PRECISION float32, and continue with --resume from the last checkpoint, whose"
-    " numbers are all finite"
+    "Lower SOLVER.BASE_LR or set SOLVER.PRECISION float32, then continue with --resume from the last checkpoint, which"
+    " contains only finite values"
 )
 
 
 class PretrainCheckpointer(AtomicSaveMixin, Checkpointer):
-    """Saves and resumes a pre-training run; every state must fit, and no code in a file is run.
+    """Saves and resumes a pre-training run. Every saved state must match the run, and loading never executes code.
 
-    The random number generators of all processes are saved too, so `save` is collective.
+    A checkpoint includes the random number generators of all processes, which makes `save` a collective operation.
     """
 
     def __init__(
@@ -56,22 +56,22 @@ class PretrainCheckpointer(AtomicSaveMixin, Checkpointer):
         self.retention = retention
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """Write ``<save_dir>/<name>.pth`` from the main process; all processes must call it.
+        """Write ``<save_dir>/<name>.pth`` from the main process. All processes must call this method.
 
         Raises:
-            FloatingPointError: a parameter or buffer is not finite. Nothing is written.
+            FloatingPointError: a parameter or buffer is not finite. No file is written.
         """
         check_state(self.model.state_dict(), kwargs.get("iteration"), DIVERGED)
-        method = {"name": self.model.name, "encoder": self.model.encoder_name}  # so that others find the encoder
+        method = {"name": self.model.name, "encoder": self.model.encoder_name}  # identifies the encoder to transfer
         super().save(name, rng=comm.all_gather(rng_state()), method=method, **kwargs)
 
     def resume(self) -> None:
-        """Load the latest checkpoint into the model, the other states and this process's generators.
+        """Load the latest checkpoint into the model, the other states, and this process's random generators.
 
         Raises:
-            FileNotFoundError: the checkpoint does not exist; the message names the newest one that can be read.
-            ValueError: it is damaged (the message names the newest one that can be read), or it does not fit the
-                config, the data or the number of processes.
+            FileNotFoundError: the checkpoint does not exist. The message names the newest readable checkpoint.
+            ValueError: the checkpoint is damaged (the message names the newest readable checkpoint), or it does not
+                match the config, the data or the number of processes.
         """
         path, checkpoint = load_last(self.save_dir)
         self.logger.info(f"resuming from {path}")
@@ -84,30 +84,30 @@ class PretrainCheckpointer(AtomicSaveMixin, Checkpointer):
             set_rng_state(checkpoint["rng"])
 
     def _check_pieces(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint that is not of this run's METHOD, model and number of processes.
+        """Check that a checkpoint matches the METHOD, the model and the number of processes of this run.
 
         Raises:
-            ValueError: the message says which piece is missing or wrong.
+            ValueError: an entry is missing or does not match; the message names it.
         """
-        name = recorded_method(checkpoint).get("name", self.model.name)  # older files do not record it
+        name = recorded_method(checkpoint).get("name", self.model.name)  # not recorded in older files
         if name != self.model.name:
-            raise ValueError(f"the checkpoint is of METHOD {name!r}, this run is of {self.model.name!r}")
+            raise ValueError(f"the checkpoint was trained with METHOD {name!r}, but this run uses {self.model.name!r}")
         checkpoint.setdefault("views", VIEWS_BEFORE)
         checkpoint.setdefault("signs", SIGNS_BEFORE)
-        # Only float16 runs save a scaler, and they may be continued in another precision.
+        # Only float16 runs save a scaler, and they can be resumed in another precision.
         expected = ("model", *self.checkpointables, "rng")
         check_pieces(checkpoint, [name for name in expected if name != "scaler"])
         check_rng(checkpoint["rng"])
         if (written := len(checkpoint["rng"])) != comm.get_world_size():
             raise ValueError(
-                f"the checkpoint was written by {written} process(es), this run has {comm.get_world_size()}; "
+                f"the checkpoint was written by {written} process(es), but this run has {comm.get_world_size()}; "
                 f"resume with --num-gpus x --num-machines (torchrun: --nproc-per-node x --nnodes) = {written}"
             )
         check_fits(self.model, checkpoint["model"])
 
 
 def rng_state() -> dict[str, torch.Tensor]:
-    """Return the state of this process's PyTorch generators."""
+    """Return the state of PyTorch's random generators in this process."""
     state = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
@@ -115,24 +115,24 @@ def rng_state() -> dict[str, torch.Tensor]:
 
 
 def check_rng(states: Any) -> None:
-    """Check that ``rng`` in a file holds states as `rng_state` returns them, for one process or several.
+    """Check that ``rng`` from a file is a list of states in the format of `rng_state`, one for each process.
 
     Raises:
-        ValueError: it holds something else.
+        ValueError: ``rng`` has another format.
     """
     if not isinstance(states, list):
         raise ValueError(f"rng is a {type(states).__name__}, not a list; {EXPECTED}")
     mine = {"cpu": torch.get_rng_state()}
     for state in states:
-        if fault := misfit(state, mine, "rng") or ("" if "cpu" in state else "rng has no state of the CPU's generator"):
+        if fault := misfit(state, mine, "rng") or ("" if "cpu" in state else "rng has no state for the CPU generator"):
             raise ValueError(f"{fault}; {EXPECTED}")
 
 
 def set_rng_state(states: Sequence[dict[str, torch.Tensor]]) -> None:
-    """Restore this process's generators from the `rng_state` of all processes; without CUDA, ignore a CUDA state.
+    """Restore this process's generators from the `rng_state` of all processes. Without CUDA, skip the CUDA state.
 
     Raises:
-        ValueError: it is not the state of a generator.
+        ValueError: an entry is not a valid generator state.
     """
     state = states[comm.get_rank()]
     try:
@@ -140,46 +140,47 @@ def set_rng_state(states: Sequence[dict[str, torch.Tensor]]) -> None:
         if "cuda" in state and torch.cuda.is_available():
             torch.cuda.set_rng_state(state["cuda"])
     except (RuntimeError, TypeError) as error:
-        raise ValueError(f"rng is not the state of a random generator ({error}); {EXPECTED}") from error
+        raise ValueError(f"rng is not a valid random generator state ({error}); {EXPECTED}") from error
 
 
 def load_encoder(network: nn.Module, path: str | PathLike) -> Encoder:
-    """Initialise the backbone of ``network`` from the encoder in a checkpoint; its head or classifier is unchanged.
+    """Initialise the backbone of ``network`` from the encoder in a checkpoint, leaving its head unchanged.
 
     Args:
-        network: a ResNet with torchvision's names; changed in place.
-        path: any checkpoint that the converter reads: from pre-training (the query encoder of MoCo), from supervised
-            training, or torchvision's own.
+        network: a ResNet with torchvision's parameter names, modified in place.
+        path: any checkpoint that the converter supports: from pre-training (MoCo's query encoder is loaded), from
+            supervised training, or from torchvision.
 
     Returns:
-        the encoder that was read.
+        the encoder that was loaded.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it holds no complete and finite encoder, or one with another architecture or stem.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file contains no complete encoder, the encoder has values that are not finite, or its
+            architecture or stem differs from that of ``network``.
     """
     with errors_about("MODEL.WEIGHTS"):
         encoder = read_encoder(path)
     head = {name: tensor for name, tensor in network.state_dict().items() if not BACKBONE.match(name)}
     if misfits := _fill(network, {**encoder.tensors, **head}):
         raise ValueError(
-            f"MODEL.WEIGHTS {path} holds a {encoder.arch}, which is not this config's network: {first_few(misfits)}"
-            f" differ; set MODEL.ARCH {encoder.arch} MODEL.SMALL_STEM {encoder.small_stem}"
+            f"MODEL.WEIGHTS {path} contains a {encoder.arch} that does not match this config's network:"
+            f" {first_few(misfits)} differ; set MODEL.ARCH {encoder.arch} MODEL.SMALL_STEM {encoder.small_stem}"
         )
     return encoder
 
 
 def load_classifier(network: nn.Module, path: str | PathLike) -> int:
-    """Fill ``network``, with its classifier, from a checkpoint of supervised training or one of torchvision's own.
+    """Load a classifier from a supervised-training checkpoint or a torchvision checkpoint into ``network``.
 
-    Batch counters are unchanged: nothing reads them, and torchvision's older files have none.
+    Batch counters are left unchanged because they are not used, and older torchvision files do not contain them.
 
     Returns:
-        the number of iterations after which the checkpoint was written; 0 if it does not record it.
+        the number of training iterations that the checkpoint records, or 0 if it records none.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it holds no classifier, or one with another architecture or number of classes.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file contains no classifier, or its architecture or number of classes differs.
     """
     with errors_about("MODEL.WEIGHTS"):
         checkpoint = read_checkpoint(path)
@@ -194,18 +195,18 @@ def load_classifier(network: nn.Module, path: str | PathLike) -> int:
     if misfits := _fill(network, found):
         classes = network.get_parameter("fc.bias").numel()
         raise ValueError(
-            f"MODEL.WEIGHTS {path} does not match this config's whole classifier: {first_few(misfits)} differ; expected"
-            f" a checkpoint of METHOD supervised with {classes} classes and this MODEL.ARCH, such as"
+            f"MODEL.WEIGHTS {path} does not match this config's complete classifier: {first_few(misfits)} differ;"
+            f" expected a checkpoint of METHOD supervised with {classes} classes and this MODEL.ARCH, such as"
             " OUTPUT_DIR/model_final.pth"
         )
     return content.get("iteration", -1) + 1
 
 
 def _fill(network: nn.Module, tensors: Mapping[str, torch.Tensor]) -> list[str]:
-    """Copy ``tensors`` into ``network`` if they match all its tensors except the batch counters.
+    """Copy ``tensors`` into ``network`` if they match all of its tensors except the batch counters.
 
     Returns:
-        names of the tensors that are on one side only or differ in shape; if there are any, nothing was copied.
+        names of the tensors that exist on only one side or differ in shape. If there are any, nothing is copied.
     """
     own = {name: tensor.shape for name, tensor in network.state_dict().items() if not name.endswith(BATCH_COUNTER)}
     found = {name: tensor.shape for name, tensor in tensors.items()}

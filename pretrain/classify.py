@@ -1,4 +1,4 @@
-"""The command ``mocodet classify``: train a classifier, fine-tune one from an encoder, or evaluate one."""
+"""The command ``mocodet classify``: trains a classifier, fine-tunes an encoder as a classifier, or evaluates one."""
 
 import argparse
 import logging
@@ -20,21 +20,23 @@ logger = logging.getLogger("mocodet.pretrain")
 
 
 def evaluate(cfg: CfgNode, *, resume: bool) -> dict[str, float]:
-    """Evaluate ``MODEL.WEIGHTS``, or with ``resume`` the last checkpoint of ``OUTPUT_DIR``, on the validation split.
+    """Evaluate ``MODEL.WEIGHTS`` (or, with ``resume``, the last checkpoint in ``OUTPUT_DIR``) on the validation split.
 
-    Every process must call it. The training images are not opened; the checkpoint's classes are compared with those of
-    the split by their number only.
+    All processes must call this function. It does not read the training images, so it compares only the number of
+    classes in the checkpoint with that of the split.
 
     Returns:
-        ``top1`` and ``top5``, in percent; also in ``OUTPUT_DIR/results.json``.
+        ``top1`` and ``top5`` in percent, which are also written to ``OUTPUT_DIR/results.json``.
 
     Raises:
-        FileNotFoundError, ValueError: no validation split, no checkpoint, or a checkpoint that does not fit.
+        FileNotFoundError, ValueError: there is no validation split or no checkpoint, or the checkpoint does not match.
     """
     if not cfg.DATA.VAL_ROOT:
-        raise ValueError("DATA.VAL_ROOT is ''; --eval-only needs a validation split")
+        raise ValueError("DATA.VAL_ROOT is ''; --eval-only requires a validation split")
     if not resume and not cfg.MODEL.WEIGHTS:
-        raise ValueError("--eval-only, but MODEL.WEIGHTS is ''; set it to a classifier's checkpoint or give --resume")
+        raise ValueError(
+            "--eval-only was given, but MODEL.WEIGHTS is ''; set it to a classifier checkpoint or add --resume"
+        )
     path = last_checkpoint(cfg.OUTPUT_DIR) if resume else cfg.MODEL.WEIGHTS
     split = open_validation(cfg)
     facts = DataFacts(size=len(split.labels), classes=tuple(split.classes))
@@ -50,13 +52,14 @@ def run(args: argparse.Namespace) -> None:
     """Run the command in one of the launched processes.
 
     Raises:
-        FileNotFoundError, ValueError: METHOD does not classify; or see `read_config` and the functions called after it.
+        FileNotFoundError, ValueError: METHOD does not train a classifier; see also `read_config` and the functions
+            called after it.
     """
     cfg = read_config(args)
     if cfg.METHOD in METHODS and not METHODS[cfg.METHOD].classifies:
         raise ValueError(
-            f"{args.config_file} has METHOD {cfg.METHOD!r}; expected 'supervised': pre-train by contrast with mocodet"
-            " pretrain"
+            f"{args.config_file} has METHOD {cfg.METHOD!r}; expected 'supervised'. Use mocodet pretrain for the"
+            " contrastive methods"
         )
     if args.eval_only:
         check_config(cfg)
@@ -68,5 +71,5 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Run the command in as many processes as the command line asks for."""
+    """Run the command in the number of processes given on the command line."""
     launch(run, args, read_config)

@@ -1,13 +1,13 @@
-"""Copying small tensors from the CPU to the training device."""
+"""Copies small tensors from the CPU to the training device."""
 
 import torch
 
 
 def send(values: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Copy a CPU tensor to ``device`` without waiting for the device's pending work.
+    """Copy a CPU tensor to ``device`` without waiting for pending work on the device.
 
-    A copy from pageable memory would synchronise the CPU with a GPU in every step. Pinned memory comes from PyTorch's
-    cache, which does not reuse it before the copy is done.
+    Copying from pageable memory would synchronise the CPU with the GPU in every step. Pinned memory is allocated from
+    PyTorch's cache, which does not reuse it until the copy has finished.
     """
     if device.type == "cpu":
         return values

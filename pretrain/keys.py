@@ -1,4 +1,4 @@
-"""Declarations of config keys, common and of methods: default, meaning and permitted values."""
+"""Declarations of config keys: their defaults, descriptions and permitted values."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from fvcore.common.config import CfgNode
 
 
 class Values(NamedTuple):
-    """The permitted values of a key: their name in messages, and a test for them."""
+    """The permitted values of a key: a description for messages, and a function that tests a value."""
 
     expected: str
     hold: Callable[[Any], bool]
@@ -19,16 +19,16 @@ ANY = Values("", lambda value: True)
 POSITIVE = Values("a positive number", lambda value: value > 0)
 SHARE = Values("a number within [0, 1]", lambda value: 0 <= value <= 1)
 FRACTION = Values("within (0, 1]", lambda value: 0 < value <= 1)
-RISING = Values("epochs in rising order", lambda value: list(value) == sorted(set(value)))
+RISING = Values("epochs in increasing order", lambda value: list(value) == sorted(set(value)))
 
 
 def at_least(least: int) -> Values:
-    """Return the numbers from ``least`` on."""
+    """Permit numbers that are not smaller than ``least``."""
     return Values(f"at least {least}", lambda value: value >= least)
 
 
 def one_of(*choices: str) -> Values:
-    """Return a choice of words."""
+    """Permit only the given strings."""
     return Values("one of " + ", ".join(map(repr, choices)), lambda value: value in choices)
 
 
@@ -37,8 +37,8 @@ class Key:
     """A key of the config.
 
     Attributes:
-        default: its value unless a config sets it; a config's value must have the same type.
-        meaning: description for users.
+        default: the value if a config does not set the key. Values in a config must have the same type.
+        meaning: the description shown to users.
         values: the permitted values.
     """
 
@@ -53,6 +53,6 @@ def value_of(cfg: CfgNode, name: str) -> Any:
 
 
 def check_value(good: bool, name: str, found: object, expected: str) -> None:
-    """Raise a ``ValueError`` that names key, value and expectation unless ``good``."""
+    """Raise a ``ValueError`` with the key, the value found and the values expected unless ``good`` is true."""
     if not good:
         raise ValueError(f"{name} is {found!r}; expected {expected}")

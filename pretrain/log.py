@@ -1,4 +1,4 @@
-"""The log of a pre-training run: hooks and writers for detectron2's engine."""
+"""Hooks and writers that log a pre-training run, for detectron2's engine."""
 
 import datetime
 import logging
@@ -12,7 +12,7 @@ from .evaluation.accuracy import Evaluator
 
 logger = logging.getLogger("mocodet.pretrain")
 
-# Values that a line shows after progress and speed, if they exist; the other outputs of the step follow.
+# Formats of the values that follow progress and speed in a log line, if available. Other outputs of the step come last.
 FORMATS = {
     "loss": ".3f",
     "accuracy": ".1%",
@@ -24,35 +24,35 @@ FORMATS = {
 
 
 def form_of(name: str) -> str:
-    """Return the format of a value: that of `FORMATS`, percent for other accuracies, else four digits."""
+    """Return the format of a value: its entry in `FORMATS`, percent for other accuracies, or else four digits."""
     return FORMATS.get(name, ".1%" if name.startswith("accuracy") else ".4g")
 
 
 class Throughput(HookBase):
-    """Logs ``images_per_second``, over all processes; it must come after detectron2's ``IterationTimer``."""
+    """Logs ``images_per_second`` over all processes. Register it after detectron2's ``IterationTimer``."""
 
     def __init__(self, images_per_batch: int) -> None:
         self.images_per_batch = images_per_batch
 
     def after_step(self) -> None:
-        """Convert the last iteration's time to a rate."""
+        """Convert the duration of the last iteration to images per second."""
         if latest := self.trainer.storage.histories().get("time"):
             self.trainer.storage.put_scalar("images_per_second", self.images_per_batch / latest.latest())
 
 
 def chance_name(name: str) -> str:
-    """Return the name of an output's chance level."""
+    """Return the name under which the chance level of an output is logged."""
     return f"{name}_chance"
 
 
 class LogWriter(hooks.PeriodicWriter):
-    """Writes every ``period`` iterations, and after each evaluation, since writers keep only the latest value.
+    """Writes every ``period`` iterations and after each evaluation, because writers only keep the latest value.
 
     Args:
         writers: see `detectron2.engine.hooks.PeriodicWriter`.
-        period: iterations between two writes.
-        evaluators: those of the trainer.
-        chance: see `Method.chance`; written once, with the first values, since chance levels do not change.
+        period: number of iterations between writes.
+        evaluators: the evaluators of the trainer.
+        chance: see `Method.chance`. Chance levels are constant and are written once, with the first values.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class LogWriter(hooks.PeriodicWriter):
         self.unwritten = {chance_name(name): level for name, level in (chance or {}).items()}
 
     def after_step(self) -> None:
-        """Write if a period, the run or an evaluation ends with this iteration."""
+        """Write if a period, the run or an evaluation ends after this iteration."""
         done = self.trainer.iter + 1
         measured = any(evaluator.is_due() for evaluator in self.evaluators)
         if measured or done % self._period == 0 or done == self.trainer.max_iter:
@@ -78,14 +78,15 @@ class LogWriter(hooks.PeriodicWriter):
 
 
 class TensorboardWriter(TensorboardXWriter):
-    """Writes scalars for TensorBoard, in which a chance level is a line over the whole run.
+    """Writes scalars for TensorBoard and shows each chance level as a horizontal line over the full run.
 
-    The tab "Custom scalars" shows each curve with its line; among the scalars ``loss_chance`` comes next to ``loss``.
+    The "Custom scalars" tab shows each curve together with its chance level. In the list of scalars, ``loss_chance``
+    is next to ``loss``.
 
     Args:
-        log_dir: folder of the events.
+        log_dir: folder for the event files.
         chance: see `Method.chance`.
-        max_iter: iterations of the whole run.
+        max_iter: number of iterations in the full run.
     """
 
     def __init__(self, log_dir: str, chance: Mapping[str, float], max_iter: int) -> None:
@@ -94,9 +95,10 @@ class TensorboardWriter(TensorboardXWriter):
         self.began = False
 
     def write(self) -> None:
-        """Write the latest values; after the first ones, also the right ends of the lines of chance levels.
+        """Write the latest values and, after the first ones, the right end points of the chance-level lines.
 
-        Later would be too late: TensorBoard takes a step that goes back for a restarted run, and drops the steps after.
+        The end points must be written early: TensorBoard interprets a decreasing step as a restarted run and discards
+        all later steps.
         """
         super().write()
         if self.began:
@@ -109,12 +111,12 @@ class TensorboardWriter(TensorboardXWriter):
 
 
 class PretrainPrinter(EventWriter):
-    """Logs lines with progress, time left, images/s, loss, accuracies and learning rate; medians over 20 iterations.
+    """Logs lines with progress, time left, images/s, loss, accuracies and learning rate, as medians of 20 iterations.
 
     Args:
-        max_iter: iterations of the whole run.
-        iterations_per_epoch: to show the epoch.
-        chance: chance levels to show with the outputs; see `Method.chance`.
+        max_iter: number of iterations in the full run.
+        iterations_per_epoch: number of iterations per epoch, used to display the epoch.
+        chance: chance levels to display next to the outputs; see `Method.chance`.
     """
 
     def __init__(self, max_iter: int, iterations_per_epoch: int, chance: Mapping[str, float]) -> None:
@@ -123,7 +125,7 @@ class PretrainPrinter(EventWriter):
         self.chance = chance
 
     def write(self) -> None:
-        """Log one line from the current `EventStorage`."""
+        """Log one line with the values of the current `EventStorage`."""
         storage = get_event_storage()
         latest = storage.latest_with_smoothing_hint(window_size=20)
         values = {name: value for name, (value, iteration) in latest.items() if iteration == storage.iter}
@@ -141,7 +143,7 @@ class PretrainPrinter(EventWriter):
         logger.info("  ".join(fields))
 
     def _beside(self, name: str) -> str:
-        """Return the chance level of an output in brackets, if it has one; only the loss shows the word "chance"."""
+        """Return the chance level of an output in brackets, if any. Only the loss includes the word "chance"."""
         if name not in self.chance:
             return ""
         level = self.chance[name]

@@ -1,4 +1,4 @@
-"""Checks that the inputs of a pre-training run exist, before anything is written."""
+"""Checks that the inputs of a pre-training run exist before anything is written."""
 
 from pathlib import Path
 
@@ -10,34 +10,34 @@ from mocodet.common.mistaken_file import refuse_missing
 from .data.listing import search
 from .keys import value_of
 
-# Expected content of the folders in a config.
+# Expected content of the folders named in a config.
 FOLDERS = {
     "DATA.ROOT": "the training images",
     "DATA.VAL_ROOT": "the validation images",
-    "KNN.TRAIN_ROOT": "one folder for each class",
-    "KNN.VAL_ROOT": "one folder for each class",
+    "KNN.TRAIN_ROOT": "one subfolder for each class",
+    "KNN.VAL_ROOT": "one subfolder for each class",
 }
 
 
 def check_inputs(cfg: CfgNode, *, resume: bool = False, original: str = "") -> None:
-    """Refuse missing folders and files, and a folder of training images that holds no images.
+    """Check that all input folders and files exist, and that the training folder contains images.
 
     Args:
         cfg: a config that passed `check_config`.
         resume, original: see `PretrainTrainer.resume_or_start`.
 
     Raises:
-        FileNotFoundError: the message names the key, its value, and the expectation.
+        FileNotFoundError: an input is missing. The message contains the key, its value, and what was expected.
     """
     for key, holds in FOLDERS.items():
         folder = value_of(cfg, key)
         if folder and not Path(folder).is_dir():
-            raise FileNotFoundError(f"{key} {folder!r} is not a folder; give one that holds {holds}")
+            raise FileNotFoundError(f"{key} {folder!r} is not a folder; expected a folder that contains {holds}")
     root = cfg.DATA.ROOT
     if root and not any(listing.images for listing in search(root)):
         raise FileNotFoundError(
-            f"DATA.ROOT {root!r} holds no images; searched at any depth for .jpg, .png and other formats that Pillow"
-            " reads; give a folder that holds the training images"
+            f"DATA.ROOT {root!r} contains no images; it was searched recursively for .jpg, .png and other formats that"
+            " Pillow supports. Set it to a folder that contains the training images"
         )
     if resume and _has_checkpoint(cfg.OUTPUT_DIR):
         return

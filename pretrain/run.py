@@ -1,4 +1,4 @@
-"""The command ``mocodet pretrain``: from parsed arguments to a run."""
+"""The command ``mocodet pretrain``, which starts a run from parsed arguments."""
 
 import argparse
 import logging
@@ -28,18 +28,18 @@ from .resuming import check_resumed
 from .schedules import warmup_iterations
 from .trainer import PretrainTrainer
 
-CONFIG = "config.yaml"  # in OUTPUT_DIR: the config of its run
+CONFIG = "config.yaml"  # the config of the run, saved in OUTPUT_DIR
 
 
 def read_config(args: argparse.Namespace) -> CfgNode:
-    """Return the config from the command line; see `merge_config`."""
+    """Return the config specified on the command line; see `merge_config`."""
     cfg = get_cfg()
     merge_config(cfg, args.config_file, args.opts)
     return cfg
 
 
 def start(cfg: CfgNode, *, resume: bool) -> None:
-    """Set the values that a checked config leaves open (see `_decide`), freeze it, and start logging."""
+    """Set the values that a checked config leaves open (see `_decide`), freeze the config, and start logging."""
     _decide(cfg, resume)
     cfg.freeze()
 
@@ -48,7 +48,7 @@ def start(cfg: CfgNode, *, resume: bool) -> None:
 
 
 def announce(cfg: CfgNode) -> None:
-    """Log the config of a run that is ready to start, and its settings without effect."""
+    """Log the config of a run that is about to start, and any settings that have no effect."""
     logger = logging.getLogger("mocodet.pretrain")
     logger.info(f"{comm.get_world_size()} process(es); config:\n{cfg.dump()}")
     if nothing := unused(cfg):
@@ -56,9 +56,9 @@ def announce(cfg: CfgNode) -> None:
 
 
 def _decide(cfg: CfgNode, resume: bool) -> None:
-    """Replace a negative SEED or SOLVER.WARMUP_ITERS and DATA.AUGMENT "auto" by values, in a resumed run by its own.
+    """Resolve a negative SEED or SOLVER.WARMUP_ITERS and DATA.AUGMENT "auto"; a resumed run keeps its earlier values.
 
-    An attempt that left its config but no checkpoint is not resumed.
+    A run that saved its config but no checkpoint is not considered resumed.
     """
     file = Path(cfg.OUTPUT_DIR, CONFIG)
     resumed = resume and file.is_file() and holds_checkpoint(cfg.OUTPUT_DIR)
@@ -74,28 +74,28 @@ def _decide(cfg: CfgNode, resume: bool) -> None:
 def pretrain(
     cfg: CfgNode, *, resume: bool = False, original: str = "", record: bool = False, allow_pipe: bool = False
 ) -> Path:
-    """Pre-train with ``cfg`` in this process; all processes of a process group must call it.
+    """Pre-train with ``cfg`` in this process. All processes of a process group must call this function.
 
     Args:
-        cfg: from `get_cfg`; it is checked and frozen.
+        cfg: a config from `get_cfg`. It is checked and frozen.
         resume: whether to continue the run in ``OUTPUT_DIR``; see `PretrainTrainer.resume_or_start`.
         original: a checkpoint of the original code to continue from; see `PretrainTrainer.resume_or_start`.
-        record: whether to save this process's command line with the config, as that of the run.
-        allow_pipe: whether ``DATA.SHARDS`` may name commands, which run in a shell (docs/shards.md).
+        record: whether to save the command line of this process together with the config.
+        allow_pipe: whether ``DATA.SHARDS`` may contain commands, which run in a shell (docs/shards.md).
 
     Returns:
-        the final checkpoint, ``OUTPUT_DIR/model_final.pth``.
+        the path of the final checkpoint, ``OUTPUT_DIR/model_final.pth``.
 
     Raises:
         FileNotFoundError, ValueError: see `check_config`, `check_inputs` and `PretrainTrainer`.
-        BlockingIOError: another process trains in OUTPUT_DIR.
-        FileExistsError: not ``resume``, and OUTPUT_DIR holds the checkpoints of another run.
+        BlockingIOError: another process is training in OUTPUT_DIR.
+        FileExistsError: ``resume`` is false, but OUTPUT_DIR contains the checkpoints of another run.
         FloatingPointError: training diverged.
     """
     if original and cfg.MODEL.WEIGHTS:
         raise ValueError(
-            f"--resume-from {original} with MODEL.WEIGHTS {cfg.MODEL.WEIGHTS!r}; expected one of the two: a whole run"
-            " to continue, or an encoder from which a new run starts (docs/warm_start.md)"
+            f"--resume-from {original} cannot be combined with MODEL.WEIGHTS {cfg.MODEL.WEIGHTS!r}: --resume-from"
+            " continues a run, and MODEL.WEIGHTS starts a new run from an encoder (docs/warm_start.md)"
         )
     check_config(cfg)
     check_inputs(cfg, resume=resume, original=original)
@@ -106,7 +106,7 @@ def pretrain(
         trainer = PretrainTrainer(cfg, allow_pipe=allow_pipe)
         trainer.resume_or_start(resume, original)
         announce(cfg)
-        # Not earlier: a refused run must not overwrite the config of the run in this folder.
+        # Save the config only now, so that an invalid run cannot overwrite the config of the run in this folder.
         if comm.is_main_process():
             with atomic_open(Path(cfg.OUTPUT_DIR, CONFIG), "w") as handle:
                 handle.write(cfg.dump())
@@ -117,20 +117,20 @@ def pretrain(
 
 
 def run(args: argparse.Namespace) -> None:
-    """Train as the command line asks, in one of the launched processes."""
+    """Train according to the command line, in one of the launched processes."""
     cfg = read_config(args)
     pretrain(cfg, resume=args.resume, original=args.resume_from, record=True, allow_pipe=args.allow_pipe)
 
 
 def export(args: argparse.Namespace) -> None:
-    """Write the file of ``--export`` from the last checkpoint of ``OUTPUT_DIR``, and nothing else.
+    """Export the last checkpoint in ``OUTPUT_DIR`` to the file given with ``--export``, and do nothing else.
 
     Raises:
         FileNotFoundError: the config or the checkpoint does not exist.
-        ValueError: torchrun started several processes; see also `merge_config`, `check_method` and `export_file`.
+        ValueError: torchrun started multiple processes; see also `merge_config`, `check_method` and `export_file`.
     """
     if dist.is_torchelastic_launched() and int(os.environ["WORLD_SIZE"]) > 1:
-        raise ValueError(f"--export in {os.environ['WORLD_SIZE']} processes of torchrun; run it without torchrun")
+        raise ValueError(f"torchrun started --export in {os.environ['WORLD_SIZE']} processes; run it without torchrun")
     cfg = read_config(args)
     setup_logger(name="mocodet")
     check_method(cfg.METHOD)

@@ -1,4 +1,4 @@
-"""Signs that a run does not learn: a warning names each once, with the settings to change."""
+"""Detects signs that a run is not learning and logs a warning for each, with the settings to change."""
 
 import logging
 import math
@@ -23,35 +23,36 @@ QUEUE_SIZE = "CONTRAST.QUEUE_SIZE"
 
 LONG_QUEUE = "queue longer than the data"
 
-# Least number of log writes whose medians are judged: a single batch may have any value.
+# Minimum number of log writes over which medians are computed, because the values of a single batch vary too much.
 LOOKS = 5
 
-# A grey level is 1/255, and normalisation divides by about 0.226. Images with a smaller standard deviation than that
-# show nothing; Imagenette's photographs have 0.8.
+# One 8-bit level is 1/255, and normalisation divides it by about 0.226. Images with a smaller standard deviation are
+# practically constant. Photographs of Imagenette have about 0.8.
 CONSTANT = 1 / 255 / 0.226
 
-# Of `spread`. Random weights begin at 0.3 to 0.5 on photographs (ResNet-18 and -50, 48 and 96 pixels). While the queue
-# is noise it falls: to between 0.06 and 0.14 in runs that learn later, and to 0.001 in one that collapsed (rate 1).
+# Threshold for `spread`. With random weights, it starts at 0.3 to 0.5 on photographs (ResNet-18 and -50, 48 and 96
+# pixels). It falls while the queue still contains noise: to between 0.06 and 0.14 in runs that learn later, and to
+# 0.001 in a run that collapsed (learning rate 1).
 COLLAPSED = 0.005
 
-# If the keys of the queue are like those of a batch, a query finds its own at least as often among the fewer keys of
-# the batch. With old keys (m 0, K 4096, N 64) the accuracy was 0.3 to 0.6 in the queue, but only 3 times chance in the
-# batch, for 160 iterations after the queue was full. Runs that learn reach 0.4 in the queue, for 40 iterations.
+# If the keys in the queue are like those of the batch, a query finds its key at least as often among the fewer keys of
+# the batch. With outdated keys (m 0, K 4096, N 64), the accuracy was 0.3 to 0.6 in the queue but only 3 times chance in
+# the batch, for 160 iterations after the queue was full. Runs that learn reach 0.4 in the queue, for 40 iterations.
 HIGH = 0.3
-NEAR_CHANCE = 5  # times the chance level; encoders of random weights have 1 to 6 times, with N of 32 and 64
-FEWER = 4  # times
+NEAR_CHANCE = 5  # multiple of the chance level. Encoders with random weights reach 1 to 6 times chance (N 32 and 64)
+FEWER = 4  # minimum ratio of the accuracy in the queue to that in the batch
 
 
 @dataclass(frozen=True)
 class Sign:
-    """A sign that a run does not learn.
+    """A sign that a run is not learning.
 
     Attributes:
         name: name of the sign.
-        shows: whether it shows in the medians of the logged values, given the chance levels.
-        iterations: number of iterations over which it must show; a run that learns may show it for a while.
-        remedy: its meaning, and the settings to change.
-        needs_keys: whether it counts only once the queue holds no noise.
+        shows: whether the medians of the logged values show the sign, given the chance levels.
+        iterations: number of iterations over which the sign must persist. A run that learns may show it for a while.
+        remedy: explanation of the sign and the settings to change.
+        needs_keys: whether the sign is only valid once the queue contains no more noise.
     """
 
     name: str
@@ -76,44 +77,44 @@ def _old_keys(seen: Mapping[str, float], chance: Mapping[str, float]) -> bool:
     return accuracy >= HIGH and in_batch <= min(NEAR_CHANCE * chance["accuracy_in_batch"], accuracy / FEWER)
 
 
-# The first that shows is the cause of the later ones: an encoder maps constant images to one vector, and equal vectors
-# of one age cannot be distinguished.
+# The signs are ordered by cause: an encoder maps constant images to the same vector, and equal vectors of the same age
+# cannot be distinguished.
 SIGNS = (
     Sign(
         CONSTANT_IMAGES,
         _constant_images,
         0,
-        "every image is of one colour, so there is nothing to learn. Look at the files of DATA.ROOT as the loader sees"
-        " them, 8 bits a channel: 16-bit images and masks come out black or white",
+        "every image has a single colour, which leaves nothing to learn. Check how the loader reads the files of"
+        " DATA.ROOT: they are converted to 8 bits per channel, which turns some 16-bit images and masks black or white",
         needs_keys=False,
     ),
     Sign(
         COLLAPSE,
         _collapse,
         100,
-        "the encoder gives every image the same vector. Check that the images differ, lower SOLVER.BASE_LR or raise"
-        " SOLVER.WARMUP_ITERS, and start again",
+        "the encoder returns the same vector for every image. Check that the images differ, lower SOLVER.BASE_LR or"
+        " raise SOLVER.WARMUP_ITERS, and start again",
     ),
     Sign(
         OLD_KEYS,
         _old_keys,
         200,
-        "queries find their key in the queue but not in their batch, so they recognise it by its age and learn nothing"
-        f" else. Raise CONTRAST.MOMENTUM, lower {QUEUE_SIZE} to a few batches, or lower SOLVER.BASE_LR",
+        "queries find their key in the queue but not in their batch, which means that they recognise it by its age and"
+        f" learn nothing else. Raise CONTRAST.MOMENTUM, lower {QUEUE_SIZE} to a few batches, or lower SOLVER.BASE_LR",
     ),
 )
 
 
 def image_std(images: torch.Tensor) -> torch.Tensor:
-    """Return the mean standard deviation of a channel within an image, for normalised images, N x 3 x H x W."""
+    """Return the standard deviation within an image, averaged over all channels of N x 3 x H x W normalised images."""
     return images.float().std(dim=(2, 3), correction=0).mean()
 
 
 class SignRecord:
-    """The names of the signs that a run has warned of, ``told``; a part of its checkpoints.
+    """The names of the signs that a run has already warned about, stored as ``told`` in its checkpoints.
 
-    A resumed run does not warn of them again, and the converter reports them with the weights. They are not the state
-    of `SignWatch`, because all processes load a checkpoint, but only one watches.
+    A resumed run does not repeat these warnings, and the converter reports them together with the weights. They are
+    kept separately from `SignWatch` because all processes load a checkpoint, but only the main process watches.
     """
 
     def __init__(self) -> None:
@@ -129,41 +130,41 @@ class SignRecord:
 
 
 class SignWatch(HookBase):
-    """Checks the logged values when the log is written, and warns of each sign once; it reads nothing from a device.
+    """Checks the logged values and warns about each sign once. It never reads values from a device.
 
-    It runs in the main process, where values are means over all processes, and before the hook that writes checkpoints,
-    so that a sign is in the checkpoint of its iteration.
+    It runs in the main process, where values are averaged over all processes. It runs before the checkpoint hook, so
+    that each checkpoint includes the signs found in its own iteration.
 
     Args:
         cfg: config of the run.
-        data: the data that the run learns from.
+        data: the training data.
         chance: see `Method.chance`.
-        record: the signs that the run has warned of.
+        record: the signs that the run has already warned about.
     """
 
     def __init__(self, cfg: CfgNode, data: DataFacts, chance: Mapping[str, float], record: SignRecord) -> None:
         self.chance, self.record = chance, record
         self.images, self.batch = data.size, cfg.SOLVER.IMS_PER_BATCH
         self.queue_size = cfg.CONTRAST.QUEUE_SIZE if QUEUE_SIZE in METHODS[cfg.METHOD].keys else 0
-        # One turn of the queue replaces the initial noise, and another the keys that were learned against noise.
+        # One pass through the queue replaces the initial noise, and a second one the keys learned against that noise.
         self.settled = 2 * math.ceil(self.queue_size / self.batch)
-        # Iterations done, and the values of the last one.
+        # Number of completed iterations, and the values of the last one.
         self.seen: deque[tuple[int, Mapping[str, float]]] = deque(maxlen=max(LOOKS, *(s.iterations for s in SIGNS)))
 
     def before_train(self) -> None:
-        """Warn of a queue that is longer than the data set."""
+        """Warn if the queue is longer than the data set."""
         room = self.images - self.batch
         if self.queue_size > room:
             self._warn(
                 LONG_QUEUE,
-                f"{QUEUE_SIZE} {self.queue_size} and a batch of {self.batch} are more than"
-                f" the {self.images} images: a query's negatives include up to"
+                f"{QUEUE_SIZE} {self.queue_size} and a batch of {self.batch} together exceed"
+                f" the {self.images} images: the negatives of a query include up to"
                 f" {math.ceil(self.queue_size / self.images)} keys of its own image. Lower {QUEUE_SIZE} to at most"
-                f" {max(1, room)}; at a tenth of the images one query in 200 meets its own image",
+                f" {max(1, room)}. With a tenth of the images, only one query in 200 meets its own image",
             )
 
     def after_step(self) -> None:
-        """Check the values when the log is written."""
+        """Check the values if the log is written after this iteration."""
         if not self.trainer.writes_log():
             return
         storage, done = self.trainer.storage, self.trainer.iter + 1
@@ -175,13 +176,13 @@ class SignWatch(HookBase):
                 return
 
     def _warn(self, name: str, remedy: str) -> None:
-        """Warn of a sign, unless this run, or the run that it resumes, has already done so."""
+        """Warn about a sign, unless this run or the run that it resumes has already done so."""
         if name not in self.record.told:
             self.record.told.add(name)
             logger.warning(f"{name}: {remedy}")
 
     def _medians(self, sign: Sign, done: int) -> dict[str, float]:
-        """Return the medians of the values for judging a sign; none while there are too few values."""
+        """Return the medians of the values used to detect a sign, or an empty dict if there are too few values."""
         begin = max(self.trainer.start_iter, self.settled if sign.needs_keys else 0)
         looks = [values for at, values in self.seen if at > begin]
         if len(looks) < LOOKS or done - begin < sign.iterations:

@@ -1,4 +1,4 @@
-"""The pre-training loop, on detectron2's engine: `TrainerBase`, its hooks, `EventStorage` and writers."""
+"""The pre-training loop, based on detectron2's `TrainerBase`, hooks, `EventStorage` and writers."""
 
 import logging
 import time
@@ -46,12 +46,12 @@ logger = logging.getLogger("mocodet.pretrain")
 
 
 class PretrainTrainer(TrainerBase):
-    """Trains the encoder that a config describes, from the images of a folder or of shards.
+    """Trains the encoder described by a config on images from a folder or from shards.
 
-    Call `resume_or_start`, then `train`.
+    Call `resume_or_start` first, then `train`.
 
     Args:
-        cfg: see `mocodet.pretrain.config`; validated, with a SEED that is not negative.
+        cfg: a validated config with a non-negative SEED; see `mocodet.pretrain.config`.
         allow_pipe: see `build_data`.
     """
 
@@ -65,25 +65,25 @@ class PretrainTrainer(TrainerBase):
         self.exclusion = data.exclusion
         self.skipped = SkippedImages(cfg.OUTPUT_DIR, cfg.DATA.ROOT, data.size, cfg.DATA.MAX_UNREADABLE)
 
-        # All processes build the same model: DDP would broadcast parameters, but not the queue.
+        # All processes build the same model, because DDP would broadcast the parameters but not the queue.
         torch.manual_seed(cfg.SEED)
         self.method = METHODS[cfg.METHOD].from_config(cfg, data).to(self.device).to(memory_format=memory_format(cfg))
         self.optimizer = build_optimizer(cfg, self.method)
         self.scheduler = RecipeLR(cfg, self.optimizer, self.sampler.iterations_per_epoch)
         self.model = distribute(self.method)
 
-        torch.backends.cudnn.benchmark = self.device.type == "cuda"  # all training batches have one shape
+        torch.backends.cudnn.benchmark = self.device.type == "cuda"  # all training batches have the same shape
         self.dtype = amp_dtype(cfg, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
 
-        self._loaders = ExitStack()  # ends their processes: if killed at exit, they would leave files in TMPDIR
+        self._loaders = ExitStack()  # stops the loader processes; if they were killed, files would remain in TMPDIR
         self.start_iter = 0
-        self.batches_to_fill = 0  # before the first iteration; see `start_from`
+        self.batches_to_fill = 0  # batches used before the first iteration; see `start_from`
         self.max_iter = max_iterations(cfg, self.sampler.iterations_per_epoch)
         if (warmup := warmup_iterations(cfg)) >= self.max_iter:
             logger.warning(
-                f"the learning rate rises for {warmup} iterations but the run has {self.max_iter}, so it never reaches"
-                f" SOLVER.BASE_LR {cfg.SOLVER.BASE_LR:g}: lower SOLVER.WARMUP_ITERS or train longer"
+                f"the learning-rate warm-up takes {warmup} iterations, but the run has only {self.max_iter} and never"
+                f" reaches SOLVER.BASE_LR {cfg.SOLVER.BASE_LR:g}: lower SOLVER.WARMUP_ITERS or train longer"
             )
         self.signs = SignRecord()
         self.status = StatusFile(cfg.OUTPUT_DIR, cfg.SOLVER.IMS_PER_BATCH)
@@ -99,24 +99,24 @@ class PretrainTrainer(TrainerBase):
             signs=self.signs,
             trainer=weakref.proxy(self),
             **self.method.extra_state(),
-            # Absent in other precisions, so that a run may be continued in any of them.
+            # Omitted in other precisions, so that a run can be continued in any precision.
             **({"scaler": self.scaler} if self.scaler.is_enabled() else {}),
         )
         self.register_hooks(self.build_hooks())
         logger.info(
             f"{data.size} images of {cfg.DATA.ROOT or cfg.DATA.SHARDS}, {self.sampler.iterations_per_epoch} iterations"
-            f" an epoch, {self.max_iter} in all; {self.device.type}, encoders in {self.dtype}"
+            f" per epoch, {self.max_iter} in total; device {self.device.type}, encoders in {self.dtype}"
         )
 
     def build_hooks(self) -> list[HookBase]:
-        """Make the hooks: timing, schedule, checkpoints, log; the order matters as in detectron2's trainer."""
+        """Build the hooks for timing, schedule, checkpoints and logging, in the order of detectron2's trainer."""
         evaluators = self.build_evaluators()
         built = [
             hooks.IterationTimer(),
             Throughput(self.cfg.SOLVER.IMS_PER_BATCH),
             hooks.LRScheduler(self.optimizer, self.scheduler),
-            # Before the checkpoint of the same iteration, like the log: if a run is killed before it has written them,
-            # it repeats the iteration.
+            # Evaluators and writers run before the checkpoint of the same iteration: a run that is killed before their
+            # results are written repeats that iteration.
             *evaluators,
         ]
         chance = type(self.method).chance(self.cfg, self.facts)
@@ -135,11 +135,11 @@ class PretrainTrainer(TrainerBase):
 
     @property
     def checkpoint_period(self) -> int:
-        """Iterations between two checkpoints."""
+        """Number of iterations between checkpoints."""
         return self.cfg.SOLVER.CHECKPOINT_PERIOD or self.sampler.iterations_per_epoch
 
     def build_evaluators(self) -> list[Evaluator]:
-        """Make the hooks that measure the encoder on labelled images periodically."""
+        """Build the hooks that periodically evaluate the encoder on labelled images."""
         cfg, epoch, built = self.cfg, self.sampler.iterations_per_epoch, []
         if cfg.KNN.TRAIN_ROOT or cfg.KNN.DATASET:
             built.append(KNNMonitor(cfg, epoch))
@@ -149,22 +149,23 @@ class PretrainTrainer(TrainerBase):
         return built
 
     def resume_or_start(self, resume: bool, original: str = "") -> None:
-        """Continue from the last checkpoint of OUTPUT_DIR, or begin at iteration 0; see `start_from` for MODEL.WEIGHTS.
+        """Continue from the last checkpoint in OUTPUT_DIR, or start at iteration 0 (from MODEL.WEIGHTS, if set).
 
-        The rates and decays of the optimizer are those of the config, even if the checkpoint has others.
+        The optimizer uses the learning rate, momentum and weight decay of the config, even if the checkpoint has
+        others. See `start_from` for MODEL.WEIGHTS.
 
         Args:
-            resume: continue if there is a checkpoint, otherwise begin.
-            original: if OUTPUT_DIR holds no checkpoint, continue from this file in the original MoCo format.
+            resume: whether to continue if there is a checkpoint.
+            original: a file in the original MoCo format to continue from if OUTPUT_DIR contains no checkpoint.
 
         Raises:
-            FileExistsError: not ``resume``, and OUTPUT_DIR holds the checkpoints of another run.
-            ValueError: the checkpoint does not fit the config, the data or the number of processes.
+            FileExistsError: ``resume`` is false, but OUTPUT_DIR contains the checkpoints of another run.
+            ValueError: the checkpoint does not match the config, the data or the number of processes.
         """
         found = comm.all_gather(self.checkpointer.has_checkpoint())
         if len(set(found)) > 1:
             raise ValueError(
-                f"only some processes see a checkpoint in {self.cfg.OUTPUT_DIR}; it must be a shared folder"
+                f"only some processes can read the checkpoint in {self.cfg.OUTPUT_DIR}; use a folder shared by all"
             )
         if not resume:
             refuse_other_run(self.cfg.OUTPUT_DIR)
@@ -174,18 +175,20 @@ class PretrainTrainer(TrainerBase):
             load_original(original, self.checkpointer, self.sampler.iterations_per_epoch)
         else:
             if resume:
-                logger.warning(f"--resume, but {self.cfg.OUTPUT_DIR} holds no checkpoint: starting at iteration 0")
+                logger.warning(
+                    f"--resume was given, but {self.cfg.OUTPUT_DIR} contains no checkpoint: starting at iteration 0"
+                )
             if self.cfg.MODEL.WEIGHTS:
                 self.start_from(self.cfg.MODEL.WEIGHTS)
             return
-        self.start_iter = self.iter + 1  # the checkpoint holds the number of the iteration that just ended
+        self.start_iter = self.iter + 1  # the checkpoint records the number of the last completed iteration
         self._apply_config()
 
     def start_from(self, path: str) -> None:
-        """Initialise all encoders with the backbone in a checkpoint of any kind that the converter reads.
+        """Initialise all encoders with the backbone from a checkpoint of any kind that the converter supports.
 
-        Heads keep their initial values from the seed. When training begins, the batches before the first one in the
-        stream fill the queue or bank with vectors of real images.
+        Heads keep their initial values, which depend on the seed. Before training, the queue or bank is filled with
+        vectors of real images, from the batches that precede the first training batch in the stream.
 
         Raises:
             FileNotFoundError, ValueError: see `load_encoder` and `Method.check_copies`.
@@ -196,10 +199,10 @@ class PretrainTrainer(TrainerBase):
         entries = max(self.method.to_fill().values(), default=0)
         self.batches_to_fill = -(-entries // self.cfg.SOLVER.IMS_PER_BATCH)
         started = ", ".join((self.method.encoder_name, *self.method.encoder_copies))
-        logger.info("; ".join([f"{started} started from {path} ({encoder.kind})", *encoder.notes, "the head is new"]))
+        logger.info("; ".join([f"{started} initialised from {path} ({encoder.kind})", *encoder.notes, "random head"]))
 
     def _apply_config(self) -> None:
-        """Replace values of the checkpoint's config in the optimizer and the schedule by those of this config."""
+        """Set the optimizer and the schedule to the values of this config instead of those in the checkpoint."""
         solver = self.cfg.SOLVER
         for group in self.optimizer.param_groups:
             group.update(initial_lr=solver.BASE_LR, momentum=solver.MOMENTUM, weight_decay=solver.WEIGHT_DECAY)
@@ -208,14 +211,14 @@ class PretrainTrainer(TrainerBase):
             group["lr"] = lr
 
     def train(self) -> None:
-        """Train from the iteration after the last checkpoint to the end."""
+        """Train from the iteration after the last checkpoint to the end of the run."""
         with self.status.watched(), tracebacks_in_log_file(), mishaps_told():
             self._train()
 
     def _train(self) -> None:
         if self.start_iter >= self.max_iter:
-            logger.info(f"nothing to train: {self.start_iter} of {self.max_iter} iterations are done")
-            # A run may have ended between its last periodic checkpoint and the final one.
+            logger.info(f"nothing to train: {self.start_iter} of {self.max_iter} iterations are already completed")
+            # A run may have been stopped between its last periodic checkpoint and the final one.
             if not comm.all_gather(Path(self.cfg.OUTPUT_DIR, "model_final.pth").is_file())[0]:
                 self.checkpointer.save("model_final", iteration=self.iter)
             return
@@ -223,7 +226,7 @@ class PretrainTrainer(TrainerBase):
             super().train(self.start_iter, self.max_iter)
 
     def before_train(self) -> None:
-        """Open the stream of batches at the first iteration of this run, or earlier to fill a queue or bank."""
+        """Open the stream of batches at this run's first iteration, or earlier to fill a queue or bank."""
         resuming = self.start_iter > 0
         if comm.is_main_process():
             self.skipped.begin(self.exclusion.since, self.cfg.DATA.MAX_PIXELS, resuming=resuming)
@@ -247,27 +250,28 @@ class PretrainTrainer(TrainerBase):
 
     @torch.no_grad()
     def fill(self) -> None:
-        """Let the method replace noise by vectors of real images, from the batches before the first iteration."""
+        """Replace the initial noise in the queue or bank with vectors of real images from the preceding batches."""
         what = ", ".join(f"{name} ({entries} entries)" for name, entries in self.method.to_fill().items())
         batches = range(self.batches_to_fill)
-        logger.info(f"filling with vectors of real images, {len(batches)} batches: {what}")
+        logger.info(f"filling {what} with vectors of real images from {len(batches)} batches")
         began = time.perf_counter()
         for _ in progress(batches, "batch", len(batches)) if comm.is_main_process() else batches:
             batch = self.delivery.next()
             with self.autocast():
                 self.method.fill(batch)
             self.delivery.fetch_ahead()
-        logger.info(f"filled in {duration(time.perf_counter() - began)}")
+        logger.info(f"filling took {duration(time.perf_counter() - began)}")
 
     def autocast(self) -> torch.autocast:
-        """Return the context in which encoders compute."""
+        """Return the autocast context for the encoders."""
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
 
     def run_step(self) -> None:
-        """Take one step: load, encode, contrast, update.
+        """Run one training step: load a batch, compute the loss, and update the parameters.
 
         Raises:
-            ValueError: more images are unreadable than DATA.MAX_UNREADABLE allows; the message names their list.
+            ValueError: more images are unreadable than DATA.MAX_UNREADABLE allows. The message contains the path of the
+                list of these images.
             FloatingPointError: see `log`.
         """
         self.method.begin_step(self.iter, self.max_iter)
@@ -281,18 +285,18 @@ class PretrainTrainer(TrainerBase):
         self.scaler.update()
 
         if self.iter + 1 < self.max_iter:
-            self.delivery.fetch_ahead()  # before the log, which may wait for the step
+            self.delivery.fetch_ahead()  # before logging, which may have to wait for the step
 
         self.log({name: value.detach() for name, value in outputs.items()}, batch, data_time)
 
     def log(self, outputs: dict[str, torch.Tensor], batch: dict[str, torch.Tensor], data_time: float) -> None:
-        """Store the step's outputs and `image_std` as means over all processes; check that the loss is finite.
+        """Store the outputs of the step and `image_std`, averaged over all processes, and check the loss.
 
         Raises:
             FloatingPointError: the loss is NaN or infinite.
         """
         if self.device.type == "cuda" and not self.writes_log():
-            return  # reading a value from the GPU would stall it at every step
+            return  # reading a value from the GPU in every step would stall it
         outputs = {**outputs, "image_std": image_std(batch[self.method.views[0]])}
         means = torch.stack([value.float() for value in outputs.values()])
         if comm.get_world_size() > 1:
@@ -303,6 +307,6 @@ class PretrainTrainer(TrainerBase):
         self.storage.put_scalars(data_time=data_time, **values)
 
     def writes_log(self) -> bool:
-        """Return whether the writers run after this iteration."""
+        """Return whether the log is written after this iteration."""
         done = self.iter + 1
         return done % self.cfg.LOG_PERIOD == 0 or done == self.max_iter

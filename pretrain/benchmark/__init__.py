@@ -1,1 +1,1 @@
-"""The parts of ``mocodet benchmark`` that time pre-training against a plain reference."""
+"""The parts of ``mocodet benchmark`` that compare pre-training with a plain reference implementation."""

@@ -1,4 +1,4 @@
-"""``mocodet benchmark collectives``: the exchange between processes in a step, against gathering everything."""
+"""``mocodet benchmark collectives``: compares the communication in a step with gathering everything."""
 
 import argparse
 import tempfile
@@ -25,18 +25,18 @@ DIM = 128  # C, the dimension of keys
 
 
 class FewPixels(torch.nn.Module):
-    """Replaces the encoder, so that only the exchange takes time: the first pixels of an image are its key."""
+    """Replaces the encoder to measure only communication. The first pixels of an image serve as its key."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return N x C of N x 3 x H x W."""
+        """Map images, N x 3 x H x W, to keys, N x C."""
         return images.flatten(1)[:, :DIM]
 
 
 def plain_exchange(images: torch.Tensor) -> torch.Tensor:
-    """Encode shuffled images and return the keys of all processes, as the original does, with three full gathers.
+    """Encode shuffled images and return the keys of all processes with three full gathers, like the original code.
 
     Args:
-        images: N x 3 x H x W, this process's.
+        images: images of this process, N x 3 x H x W.
     """
     shuffled, places = shuffle_by_gathering(images)
     keys = unshuffle_by_gathering(torch.nn.functional.normalize(FewPixels()(shuffled), dim=1), places)
@@ -44,29 +44,30 @@ def plain_exchange(images: torch.Tensor) -> torch.Tensor:
 
 
 def our_exchange(images: torch.Tensor, shuffle: BatchShuffle) -> torch.Tensor:
-    """Do the same in the way of our methods; see `embed_shuffled`."""
+    """Compute the same result as `plain_exchange` with mocodet's implementation; see `embed_shuffled`."""
     return embed_shuffled(FewPixels(), images, shuffle)
 
 
 def bytes_sent(run: Callable[[], object], processes: int) -> float:
-    """Count the bytes that leave a process in ``run``."""
+    """Count the bytes that leave a process during ``run``."""
     with CollectiveCounter() as counter:
         run()
     return sum(sent(operation, handed, processes) for operation, handed in counter.handed.items())
 
 
 def compare(rows: int, size: int, pairs: int) -> tuple[Seconds, dict[str, float]]:
-    """Compare the two ways, in each process of a group.
+    """Compare both implementations in each process of a group.
 
     Args:
-        rows: images of this process. size: their side in pixels.
+        rows: number of images in this process.
+        size: side length of the images in pixels.
         pairs: see `alternate`.
 
     Returns:
-        the seconds of each run, and the bytes that leave this process in one run, both by contestant.
+        the seconds of each run, and the bytes that leave this process in one run, both by implementation.
 
     Raises:
-        ValueError: the two ways give different keys.
+        ValueError: the two implementations return different keys.
     """
     images = torch.randn(rows, 3, size, size, generator=torch.Generator().manual_seed(comm.get_rank()))
     contestants: dict[str, Callable[[], torch.Tensor]] = {
@@ -75,14 +76,14 @@ def compare(rows: int, size: int, pairs: int) -> tuple[Seconds, dict[str, float]
     }
     expected, found = (run() for run in contestants.values())
     if not torch.equal(expected, found):
-        raise ValueError("the keys of the two ways differ")
-    # All begin together; otherwise one would time its wait for the earlier work of another.
+        raise ValueError("the two implementations return different keys")
+    # All processes start together; otherwise, a process would also time how long it waits for earlier work of another.
     seconds = alternate(contestants, pairs, WALL, before=dist.barrier)
     return seconds, {who: bytes_sent(run, comm.get_world_size()) for who, run in contestants.items()}
 
 
 def work(rank: int, processes: int, folder: str, sizes: tuple[int, int, int]) -> None:
-    """Run `compare` with ``sizes`` as one of the processes; rank 0 writes its results to ``folder/found.pt``."""
+    """Run `compare` with ``sizes`` in one of the processes. Rank 0 writes the results to ``folder/found.pt``."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=processes)
     comm.create_local_process_group(processes)
@@ -94,7 +95,7 @@ def work(rank: int, processes: int, folder: str, sizes: tuple[int, int, int]) ->
 
 
 def measure(args: argparse.Namespace) -> Iterator[list[Row]]:
-    """Yield the rows of the exchange of one step."""
+    """Yield the rows for the communication in one step."""
     with tempfile.TemporaryDirectory() as folder:
         arguments = args.processes, folder, (args.rows, args.size, args.pairs)
         mp.start_processes(work, arguments, nprocs=args.processes, start_method="spawn")

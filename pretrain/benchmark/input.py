@@ -1,4 +1,4 @@
-"""``mocodet benchmark input``: two views of photographs by our loader, against Pillow and torchvision."""
+"""``mocodet benchmark input``: compares the loader with Pillow and torchvision on two views of photographs."""
 
 import argparse
 import random
@@ -27,9 +27,9 @@ from .plain_views import PlainViews
 REFERENCE = "Pillow and torchvision, as the original's"
 DECODING = "decoding alone"
 BATCH = 16
-FILES = 256  # at most, sampled from a folder: a run sees few images, and a cache would decode all of them
+FILES = 256  # maximum number of images sampled from a folder, because a run uses few and a cache would decode all
 
-# Contestant -> how its config differs.
+# Changes to the config for each implementation.
 OURS = {
     "mocodet, DATA.AUGMENT pil": {"DATA.AUGMENT": "pil"},
     "mocodet, DATA.AUGMENT cpu": {"DATA.AUGMENT": "cpu"},
@@ -38,32 +38,32 @@ OURS = {
     "mocodet, DATA.AUGMENT device, CACHE ram": {"DATA.AUGMENT": "device", "DATA.CACHE": "ram"},
 }
 
-# Measured unless a folder or a size is given: kind of photograph, side of the views.
+# Cases that are measured if neither a folder nor a size is given: kind of photograph and side length of the views.
 CASES = ((COCO, 224), (SMALL, 96), (SMALL, 48))
 
-Places = list[list[tuple[int, int]]]  # batches of pairs (index, draw), as a sampler yields them
+Places = list[list[tuple[int, int]]]  # batches of (index, draw) pairs, as yielded by a sampler
 
 
 @dataclass
 class Decoding(Dataset[int]):
-    """Decodes images as the loader does, and does nothing else.
+    """Decodes images in the same way as the loader and does nothing else.
 
     Args:
-        images: those of a data set.
+        images: images of a data set.
     """
 
     images: Images
 
     def __getitem__(self, place: tuple[int, int]) -> int:
-        """Decode one; return how many rows of pixels it has."""
+        """Decode an image and return its height in pixels."""
         return len(self.images.pixels(place[0]))
 
 
 def link_some(folder: str, into: Path, count: int) -> None:
-    """Create the folder ``into`` with links to random images of ``folder``.
+    """Create the folder ``into`` with links to randomly selected images from ``folder``.
 
     Raises:
-        FileNotFoundError: ``folder`` holds no image.
+        FileNotFoundError: ``folder`` contains no images.
     """
     paths = ImageFolder(folder).paths
     into.mkdir()
@@ -72,7 +72,7 @@ def link_some(folder: str, into: Path, count: int) -> None:
 
 
 def open_data(folder: Path, crop: int, batch: int, how: Mapping[str, object]) -> TrainingData:
-    """Open a folder for MoCo v2 as the trainer would, views of ``crop`` pixels; ``how``: further keys of the config."""
+    """Open a folder for MoCo v2 like the trainer, with views of ``crop`` pixels and additional config keys ``how``."""
     cfg = get_cfg()
     data = {"DATA.ROOT": folder, "AUGMENTATION.CROP_SIZE": crop, "SOLVER.IMS_PER_BATCH": batch, "DATA.NUM_WORKERS": 0}
     merge_changes(cfg, "pretrain/moco_v2_R_50_200ep.yaml", {**data, **how})
@@ -81,7 +81,7 @@ def open_data(folder: Path, crop: int, batch: int, how: Mapping[str, object]) ->
 
 
 def plain_pass(folder: Path, crop: int, batches: Places, workers: int) -> Callable[[], None]:
-    """Return a function that loads ``batches`` as the original does."""
+    """Return a function that loads ``batches`` in the same way as the original code."""
     dataset = PlainViews(ImageFolder(folder).paths, crop)
     indices = [[index for index, _ in batch] for batch in batches]
 
@@ -95,7 +95,7 @@ def plain_pass(folder: Path, crop: int, batches: Places, workers: int) -> Callab
 def our_pass(
     dataset: Dataset, batches: Places, workers: int, join: Callable[[Sequence], object] = collate
 ) -> Callable[[], None]:
-    """Return a function that loads ``batches`` as the trainer does; ``join`` makes a batch of samples."""
+    """Return a function that loads ``batches`` in the same way as the trainer, collating samples with ``join``."""
 
     def run() -> None:
         for _ in load_batches(dataset, workers, batch_sampler=batches, collate_fn=join):
@@ -105,7 +105,7 @@ def our_pass(
 
 
 def compare(folder: Path, name: str, crop: int, count: int, args: argparse.Namespace) -> list[Row]:
-    """Compare the ways to make views of the photographs in ``folder``, in runs of ``count`` of them."""
+    """Compare the implementations on the photographs in ``folder``, loading ``count`` of them in each run."""
     batch = min(BATCH, count, len(ImageFolder(folder)))
     data = {who: open_data(folder, crop, batch, how) for who, how in OURS.items()}
     plain_decoding = data["mocodet, DATA.AUGMENT cpu"]
@@ -118,7 +118,7 @@ def compare(folder: Path, name: str, crop: int, count: int, args: argparse.Names
     images = sum(map(len, batches))
     details = {}
     for who, values in seconds.items():
-        # A loader without worker processes is measured in CPU time, that of one core.
+        # A loader without worker processes is measured in CPU time, which is the time of a single core.
         of_core = images / Spread.of(values).median / max(1, args.workers)
         details[who] = {f"cores for {args.rate} images/s": f"{args.rate / of_core:.1f}"}
     with_workers = f", {args.workers} workers" if args.workers else ""
@@ -136,13 +136,13 @@ def compare(folder: Path, name: str, crop: int, count: int, args: argparse.Names
 
 
 def measure(args: argparse.Namespace) -> Iterator[list[Row]]:
-    """Yield the rows of each case: a given folder, or generated photographs.
+    """Yield the rows of each case, which is either a given folder or generated photographs.
 
     Raises:
-        FileNotFoundError: the folder does not exist or holds no image.
+        FileNotFoundError: the folder does not exist or contains no images.
     """
     if args.images and not Path(args.images).is_dir():
-        raise FileNotFoundError(f"--images {args.images} is not a folder; give one that holds photographs")
+        raise FileNotFoundError(f"--images {args.images} is not a folder; expected a folder of photographs")
     count = args.count or (1024 if args.workers else 48)
     cases: Sequence[tuple[Kind, int]] = CASES if args.crop is None else [(COCO, args.crop)]
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Generated photographs: smooth shapes under noise, so that their files are about as large as real ones."""
+"""Generates photographs of smooth, noisy shapes whose files are about as large as those of real photographs."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -11,9 +11,9 @@ class Kind(NamedTuple):
     """A kind of photograph.
 
     Attributes:
-        name: its name in tables.
-        width, height: in pixels.
-        noise: standard deviation of a pixel's noise, which determines the size of the file.
+        name: name in tables.
+        width, height: size in pixels.
+        noise: standard deviation of the pixel noise, which determines the file size.
     """
 
     name: str
@@ -22,13 +22,13 @@ class Kind(NamedTuple):
     noise: float
 
 
-# JPEGs of quality 90: about 130 kB, like COCO's, and 12 kB, like Imagenette's of that size.
+# JPEGs of quality 90 have about 130 kB, like those of COCO, and 12 kB, like those of Imagenette at the same size.
 COCO = Kind("COCO-like photographs", 640, 480, 12.0)
 SMALL = Kind("224 px photographs", 224, 224, 3.0)
 
 
 def draw(rng: np.random.Generator, kind: Kind) -> Image.Image:
-    """Draw one: random colours at a few places, blended smoothly, discs with sharp edges, and noise over it all."""
+    """Draw a photograph: random colours blended smoothly, discs with sharp edges, and noise on top."""
     coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
     smooth = coarse.resize((kind.width, kind.height), Image.Resampling.BICUBIC)
     pencil = ImageDraw.Draw(smooth)
@@ -41,7 +41,7 @@ def draw(rng: np.random.Generator, kind: Kind) -> Image.Image:
 
 
 def draw_photographs(folder: Path, count: int, kind: Kind, seed: int = 0) -> None:
-    """Write ``count`` JPEGs of a kind into ``folder``, which is created."""
+    """Create ``folder`` and write ``count`` JPEGs of the given kind to it."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(seed)
     for number in range(count):

@@ -1,8 +1,8 @@
 """The reference for a step: MoCo as in the original code, written plainly from the paper (algorithm 1).
 
-float32, channels first, one batch norm over all images of a process; parameters are updated one by one, and every
-process gathers all key images to shuffle them. It shares no code with `mocodet.pretrain.methods`, so that the two can
-be compared; a test checks that they learn the same.
+It uses float32, the channels-first format, and one batch norm over all images of a process. Parameters are updated one
+by one, and every process gathers all key images to shuffle them. It shares no code with `mocodet.pretrain.methods`,
+which makes the comparison independent. A test checks that both implementations learn the same.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from torchvision import models
 
 
 def gather(rows: torch.Tensor) -> torch.Tensor:
-    """Concatenate ``rows`` (N x ...) of all processes, without gradient; a single process returns its own."""
+    """Concatenate ``rows`` (N x ...) of all processes without gradient. A single process returns its own rows."""
     if not dist.is_initialized():
         return rows
     everywhere = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
@@ -24,13 +24,13 @@ def gather(rows: torch.Tensor) -> torch.Tensor:
 
 
 def shuffle_by_gathering(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Give every process random images of the global batch (section 3.3) by gathering all images everywhere.
+    """Give every process random images of the global batch (section 3.3) by gathering all images in all processes.
 
     Args:
-        images: N x 3 x H x W, this process's.
+        images: images of this process, N x 3 x H x W.
 
     Returns:
-        N x 3 x H x W, and the place of each image of the global batch in the shuffled order.
+        the shuffled images, N x 3 x H x W, and the index of each image of the global batch in the shuffled order.
     """
     everything = gather(images)
     order = torch.randperm(len(everything), device=images.device)
@@ -42,21 +42,21 @@ def shuffle_by_gathering(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
 
 
 def unshuffle_by_gathering(keys: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """Put keys (N x C) of shuffled images back in the order of this process's images."""
+    """Return the keys (N x C) of shuffled images in the order of this process's original images."""
     everything = gather(keys)
     rank = dist.get_rank() if dist.is_initialized() else 0
     return everything[places.view(-1, len(keys))[rank]]
 
 
 class PlainMoCo(nn.Module):
-    """MoCo v2: two torchvision ResNets with an MLP head, and a queue, under the original's names.
+    """MoCo v2: two torchvision ResNets with MLP heads and a queue, with the parameter names of the original code.
 
     Args:
         arch: name of a torchvision ResNet.
-        dim: C, the width of keys.
-        queue_size: K.
-        momentum: m of equation 2.
-        temperature: tau of equation 1.
+        dim: C, the dimension of the keys.
+        queue_size: K, the length of the queue.
+        momentum: m in equation 2.
+        temperature: tau in equation 1.
     """
 
     queue: torch.Tensor
@@ -78,7 +78,7 @@ class PlainMoCo(nn.Module):
         self.register_buffer("queue_ptr", torch.zeros(1, dtype=torch.long))
 
     def forward(self, query: torch.Tensor, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the logits, N x (1+K), and the labels, N zeros, of two views, N x 3 x H x W each."""
+        """Return the logits, N x (1+K), and the labels, N zeros, for two views, N x 3 x H x W each."""
         q = F.normalize(self.encoder_q(query), dim=1)
         with torch.no_grad():
             for theta_q, theta_k in zip(self.encoder_q.parameters(), self.encoder_k.parameters(), strict=True):
@@ -94,7 +94,7 @@ class PlainMoCo(nn.Module):
 
     @torch.no_grad()
     def enqueue(self, keys: torch.Tensor) -> None:
-        """Replace the oldest keys by ``keys``, those of all processes; their number divides K."""
+        """Replace the oldest keys in the queue with ``keys`` from all processes. Their number must divide K."""
         keys = gather(keys)
         place = int(self.queue_ptr)
         self.queue[:, place : place + len(keys)] = keys.T
@@ -102,19 +102,19 @@ class PlainMoCo(nn.Module):
 
 
 def top_accuracies(logits: torch.Tensor, labels: torch.Tensor, ranks: Sequence[int] = (1, 5)) -> list[float]:
-    """Return, for each of ``ranks``, the percentage of rows whose label is among that many top classes."""
+    """Return, for each of ``ranks``, the percentage of rows whose label is among that many highest-scoring classes."""
     order = logits.topk(max(ranks), dim=1).indices
     correct = order == labels.unsqueeze(1)
     return [100 * correct[:, :rank].any(dim=1).float().mean().item() for rank in ranks]
 
 
 class PlainStep:
-    """An iteration of the original's loop: logits, loss, accuracies for the log, gradients, SGD.
+    """A training iteration of the original code: logits, loss, accuracies for the log, gradients, and SGD.
 
     Args:
         model: the model to train.
-        lr: learning rate of SGD with momentum 0.9 and weight decay 1e-4.
-        dtype: of autocast; float32 means no autocast.
+        lr: learning rate of SGD, with momentum 0.9 and weight decay 1e-4.
+        dtype: precision for autocast. float32 disables autocast.
     """
 
     def __init__(self, model: PlainMoCo, lr: float = 0.03, dtype: torch.dtype = torch.float32) -> None:
@@ -122,7 +122,7 @@ class PlainStep:
         self.optimizer = torch.optim.SGD(model.parameters(), lr, momentum=0.9, weight_decay=1e-4)
 
     def __call__(self, query: torch.Tensor, key: torch.Tensor) -> float:
-        """Take the step for two views, N x 3 x H x W each; return the loss."""
+        """Run the step on two views, N x 3 x H x W each, and return the loss."""
         with torch.autocast(query.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
             logits, labels = self.model(query, key)
             loss = F.cross_entropy(logits, labels)

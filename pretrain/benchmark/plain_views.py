@@ -1,4 +1,4 @@
-"""The reference for the input: two MoCo v2 views of each photograph by Pillow and torchvision, as in the original."""
+"""The reference for the input: two MoCo v2 views per photograph with Pillow and torchvision."""
 
 import random
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from torchvision import transforms
 
 
 class RandomBlur:
-    """Blurs with Pillow, with a standard deviation drawn uniformly from 0.1 to 2 pixels."""
+    """Blurs with Pillow, using a standard deviation drawn uniformly from 0.1 to 2 pixels."""
 
     def __call__(self, image: Image.Image) -> Image.Image:
         """Return the blurred image."""
@@ -18,7 +18,7 @@ class RandomBlur:
 
 
 def plain_view(size: int) -> transforms.Compose:
-    """Make the random transform of MoCo v2, from an image to normalised float32, 3 x ``size`` x ``size``."""
+    """Build the random MoCo v2 transform from an image to a normalised float32 tensor, 3 x ``size`` x ``size``."""
     return transforms.Compose(
         [
             transforms.RandomResizedCrop(size, scale=(0.2, 1.0)),
@@ -36,8 +36,8 @@ class PlainViews(Dataset[list[torch.Tensor]]):
     """Two random views of each image file.
 
     Args:
-        files: the images.
-        size: side of the views in pixels.
+        files: paths of the images.
+        size: side length of the views in pixels.
     """
 
     def __init__(self, files: Sequence[str], size: int) -> None:
@@ -47,6 +47,6 @@ class PlainViews(Dataset[list[torch.Tensor]]):
         return len(self.files)
 
     def __getitem__(self, index: int) -> list[torch.Tensor]:
-        with open(self.files[index], "rb") as file:  # noqa: PTH123 (as torchvision's loader)
+        with open(self.files[index], "rb") as file:  # noqa: PTH123 (like torchvision's loader)
             image = Image.open(file).convert("RGB")
         return [self.view(image) for _ in range(2)]

@@ -1,4 +1,4 @@
-"""``mocodet benchmark step --profile``: which operations take the most time in the trainer's step."""
+"""``mocodet benchmark step --profile``: measures which operations take the most time in a step of the trainer."""
 
 from collections.abc import Callable
 
@@ -9,21 +9,21 @@ from torch.profiler import ProfilerActivity, profile
 from mocodet.common.benchmark.alternate import Seconds, clock_of
 
 WHOLE = "the whole step"
-LONGEST_NAME = 60  # characters; names of CUDA kernels run to hundreds
+LONGEST_NAME = 60  # characters; names of CUDA kernels can have hundreds
 
 
 def longest_operations(step: Callable[[], object], device: torch.device, steps: int, count: int = 10) -> Seconds:
     """Measure a step and its longest operations (on CUDA, its kernels).
 
     Args:
-        step: the step to measure; it has been run before.
-        device: where its time is spent.
-        steps: how many times to run it, first without the profiler, then with it.
-        count: how many operations to name.
+        step: the step to measure, which must have run before.
+        device: device on which the time is measured.
+        steps: number of steps to run without the profiler, and then again with it.
+        count: number of operations to return.
 
     Returns:
-        the seconds of each step under `WHOLE`; then those of each operation in each profiled step, in falling order of
-        their sums. An operation's time excludes the operations that it calls.
+        the seconds of each step under `WHOLE`, followed by the seconds of each operation in each profiled step, sorted
+        by decreasing total. The time of an operation does not include the operations that it calls.
     """
     clock = clock_of(device)
     whole = []
@@ -39,16 +39,16 @@ def longest_operations(step: Callable[[], object], device: torch.device, steps: 
 
 
 def operations_of(step: Callable[[], object], device: torch.device) -> dict[str, float]:
-    """Run a step once and return the seconds of each of its operations on ``device``, by their shortened names."""
+    """Run a step once and return the seconds that each operation takes on ``device``, by shortened name."""
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
     with profile(activities=activities) as profiled:
         step()
-        clock_of(device).now()  # waits for the device
+        clock_of(device).now()  # synchronises with the device
     seconds: dict[str, float] = {}
     for event in profiled.key_averages():
         if device.type == "cpu":
             spent = event.self_cpu_time_total
-        else:  # CPU operators also carry the time of their kernels
+        else:  # the events of CPU operators also include the time of their kernels
             spent = event.self_device_time_total if event.device_type == DeviceType.CUDA else 0
         name = shortened(event.key)
         seconds[name] = seconds.get(name, 0.0) + spent / 1e6
@@ -56,8 +56,8 @@ def operations_of(step: Callable[[], object], device: torch.device) -> dict[str,
 
 
 def shortened(name: str) -> str:
-    """Return the beginning and the end of a long name, which tell kernels of one template apart."""
-    name = name.replace("|", "/")  # "|" would end a cell of a table
+    """Return the beginning and the end of a long name, which distinguish kernels of the same template."""
+    name = name.replace("|", "/")  # "|" would end a table cell
     if len(name) <= LONGEST_NAME:
         return name
     half = LONGEST_NAME // 2

@@ -1,4 +1,4 @@
-"""``mocodet benchmark startup``: help, imports, and the listing of a folder of images."""
+"""``mocodet benchmark startup``: measures help texts, imports, and listing a folder of images."""
 
 import argparse
 import os
@@ -31,7 +31,7 @@ def python(*arguments: str) -> Callable[[], object]:
 
 
 def processes(pairs: int) -> Iterator[list[Row]]:
-    """Yield the rows of help and of imports; CPU time is that of the processes."""
+    """Yield the rows for help texts and imports, measured in CPU time of the processes."""
     compared: dict[str, dict[str, Callable[[], object]]] = {
         "help": {PYTHON: python("-c", "pass"), "mocodet train --help": python("-m", "mocodet", "train", "--help")},
         "import": {
@@ -47,7 +47,7 @@ def processes(pairs: int) -> Iterator[list[Row]]:
 
 
 def make_files(root: Path, count: int) -> None:
-    """Make empty image files, a thousand in each folder."""
+    """Create ``count`` empty image files, a thousand per folder."""
     for number in range(count):
         folder = root / f"{number // FILES_IN_FOLDER:05d}"
         if number % FILES_IN_FOLDER == 0:
@@ -56,13 +56,13 @@ def make_files(root: Path, count: int) -> None:
 
 
 def by_torchvision(root: Path) -> int:
-    """List the images as torchvision's ``ImageFolder`` does; return how many there are."""
+    """List the images in the same way as torchvision's ``ImageFolder`` and return their number."""
     classes = {entry.name: number for number, entry in enumerate(sorted(os.scandir(root), key=lambda e: e.name))}
     return len(make_dataset(str(root), classes, IMG_EXTENSIONS))
 
 
 def by_scandir(root: Path) -> int:
-    """Only ask the system for all names; return how many files there are."""
+    """Only read all file names from the system and return their number."""
     folders, files = [str(root)], 0
     while folders:
         with os.scandir(folders.pop()) as entries:
@@ -75,26 +75,26 @@ def by_scandir(root: Path) -> int:
 
 
 def by_mocodet(root: Path, cache: Path) -> int:
-    """List the images as for ``DATA.ROOT``, with listings kept in ``cache``; return how many there are."""
+    """List the images as for ``DATA.ROOT``, with listings cached in ``cache``, and return their number."""
     with mock.patch.dict(os.environ, FVCORE_CACHE=str(cache)):
         return len(ImageFolder(root))
 
 
 def by_mocodet_at_first(root: Path, caches: Path) -> int:
-    """List the images as for ``DATA.ROOT`` with an empty cache, a new folder in ``caches``."""
+    """List the images as for ``DATA.ROOT`` with an empty cache in a new folder below ``caches``."""
     return by_mocodet(root, Path(tempfile.mkdtemp(dir=caches)))
 
 
 def listing(count: int, pairs: int) -> list[Row]:
-    """Return the rows of the listing of ``count`` files.
+    """Return the rows for listing ``count`` files.
 
     Raises:
-        ValueError: the contestants find different numbers of files.
+        ValueError: the implementations find different numbers of files.
     """
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as caches:
         root = Path(folder)
         make_files(root, count)
-        time.sleep(1.1 * STEP / 1e9)  # listings of folders that changed just now are not kept
+        time.sleep(1.1 * STEP / 1e9)  # listings of folders that have just changed are not cached
         contestants: dict[str, Callable[[], int]] = {
             MAKE_DATASET: partial(by_torchvision, root),
             "mocodet, the first time": partial(by_mocodet_at_first, root, Path(caches)),
@@ -103,7 +103,8 @@ def listing(count: int, pairs: int) -> list[Row]:
         }
         found = {who: listed() for who, listed in contestants.items()}
         if set(found.values()) != {count}:
-            raise ValueError(f"of {count} files were listed: {', '.join(f'{n} by {who}' for who, n in found.items())}")
+            counts = ", ".join(f"{who} found {n}" for who, n in found.items())
+            raise ValueError(f"expected {count} files, but {counts}")
         seconds = alternate(contestants, pairs, CPU, warm_up=0)
     return rows_of(
         f"listing {count:,} files",
@@ -117,6 +118,6 @@ def listing(count: int, pairs: int) -> list[Row]:
 
 
 def measure(args: argparse.Namespace) -> Iterator[list[Row]]:
-    """Yield the rows of help, of imports and of the listing."""
+    """Yield the rows for help texts, imports and listings."""
     yield from processes(args.pairs)
     yield listing(args.files, args.pairs)

@@ -1,4 +1,4 @@
-"""``mocodet benchmark step``: the trainer's step of MoCo, against the original's."""
+"""``mocodet benchmark step``: compares the trainer's MoCo step with that of the original code."""
 
 import argparse
 import tempfile
@@ -31,15 +31,15 @@ from .plain_moco import PlainMoCo, PlainStep
 from .profile import WHOLE, longest_operations
 
 REFERENCE = "the original's, float32"
-QUEUE_SIZE = 65536  # the paper's
+QUEUE_SIZE = 65536  # as in the paper
 
 
 class OneBatchTrainer(PretrainTrainer):
-    """The trainer without hooks, which uses the same batch in every step.
+    """A trainer without hooks that uses the same batch in every step.
 
     Args:
-        cfg: validated.
-        batch: as its loader would yield it.
+        cfg: a validated config.
+        batch: a batch as yielded by the loader.
     """
 
     def __init__(self, cfg: CfgNode, batch: dict[str, torch.Tensor]) -> None:
@@ -49,13 +49,13 @@ class OneBatchTrainer(PretrainTrainer):
         self.model.train()
 
     def build_hooks(self) -> list[HookBase]:
-        """Return no hooks: neither log nor checkpoints."""
+        """Return no hooks, which disables logging and checkpoints."""
         return []
 
 
 @contextmanager
 def config_of(case: Case, device: str) -> Iterator[CfgNode]:
-    """Make the config of MoCo v2 for a case, on generated photographs; Pillow makes the views before the step."""
+    """Create a MoCo v2 config for a case, with generated photographs and views that Pillow makes before the step."""
     cfg = get_cfg()
     with tempfile.TemporaryDirectory() as folder:
         images = Path(folder, "images")
@@ -77,25 +77,25 @@ def config_of(case: Case, device: str) -> Iterator[CfgNode]:
 
 
 def varied(cfg: CfgNode, key: str, value: object) -> CfgNode:
-    """Return a copy of a config with one key changed."""
+    """Return a copy of a config with one key modified."""
     copy = cfg.clone()
     copy.merge_from_list([key, value])
     return copy
 
 
 def first_batch(cfg: CfgNode) -> dict[str, torch.Tensor]:
-    """Return the views of the first images, as the loader would yield them."""
+    """Return the views of the first images, in the form in which the loader yields them."""
     dataset = build_data(cfg).dataset
     return collate([dataset[index, index] for index in range(cfg.SOLVER.IMS_PER_BATCH)])
 
 
 def plain_views(batch: dict[str, torch.Tensor], device: torch.device) -> list[torch.Tensor]:
-    """Return the same views in the original's form: normalised, on the device, channels first."""
+    """Return the same views in the form of the original code: normalised, on the device, channels first."""
     return [normalize(batch[name].to(device)).contiguous() for name in ("query", "key")]
 
 
 def memory_of(run: Callable[[], object], device: torch.device) -> str:
-    """Return how many MiB of GPU memory ``run`` takes at its peak beyond those already in use; ``""`` on a CPU."""
+    """Return the additional peak GPU memory that ``run`` uses, in MiB, or ``""`` on a CPU."""
     if device.type != "cuda":
         return ""
     torch.cuda.reset_peak_memory_stats(device)
@@ -105,7 +105,7 @@ def memory_of(run: Callable[[], object], device: torch.device) -> str:
 
 
 def compare(cfg: CfgNode, case: Case, pairs: int) -> list[Row]:
-    """Compare the steps of one case: the original's in two precisions, the trainer's with eight groups and with one."""
+    """Compare steps for one case: the original code in two precisions, and the trainer with eight groups and one."""
     device = resolve_device(cfg)
     dtype = amp_dtype(cfg, device)
     batch = first_batch(cfg)
@@ -132,7 +132,7 @@ def compare(cfg: CfgNode, case: Case, pairs: int) -> list[Row]:
         details[who] = {"GFLOP/s": f"{reached / 1e9:.0f}", "of the device's peak": f"{reached / peak:.0%}"}
         if used := memory_of(run, device):
             details[who]["MiB"] = used
-    del details[alone]  # it lacks the products of the heads and of the queue
+    del details[alone]  # does not include the matrix products of the heads and the queue
     return rows_of(
         f"step, {case.arch}, {case.size} px, batch {case.batch}",
         seconds,
@@ -146,12 +146,12 @@ def compare(cfg: CfgNode, case: Case, pairs: int) -> list[Row]:
 
 
 def queue_bytes(trainer: PretrainTrainer) -> int:
-    """Return the bytes of a trainer's queue."""
+    """Return the size of a trainer's queue in bytes."""
     return trainer.method.get_buffer("queue").nbytes
 
 
 def compare_queues(cfg: CfgNode, case: Case, sizes: list[int], pairs: int) -> list[Row]:
-    """Compare the trainer's step with queues of several lengths; the first one is the reference."""
+    """Compare the trainer's step for queues of different lengths. The first one is the reference."""
     device = resolve_device(cfg)
     batch = first_batch(cfg)
     trainers = {f"K {size}": OneBatchTrainer(varied(cfg, "CONTRAST.QUEUE_SIZE", size), batch) for size in sizes}
@@ -159,7 +159,7 @@ def compare_queues(cfg: CfgNode, case: Case, sizes: list[int], pairs: int) -> li
     seconds = alternate({who: one.run_step for who, one in trainers.items()}, pairs, clock)
     reference = f"K {sizes[0]}"
     first = Spread.of(seconds[reference]).median
-    bandwidth = copy_bandwidth(device)  # reading and writing together
+    bandwidth = copy_bandwidth(device)  # reads and writes combined
     details = {
         who: {
             "more time": f"{Spread.of(seconds[who]).median / first - 1:+.0%}",
@@ -178,10 +178,10 @@ def compare_queues(cfg: CfgNode, case: Case, sizes: list[int], pairs: int) -> li
 
 
 def compare_operations(cfg: CfgNode, case: Case, steps: int) -> list[Row]:
-    """Compare the trainer's step, with eight groups, with its longest operations."""
+    """Compare the trainer's step with eight batch-norm groups to its longest operations."""
     device = resolve_device(cfg)
     trainer = OneBatchTrainer(varied(cfg, "MODEL.BN_GROUPS", GROUPS), first_batch(cfg))
-    for _ in range(1 if device.type == "cpu" else 10):  # warm-up: kernels are chosen, memory is allocated
+    for _ in range(1 if device.type == "cpu" else 10):  # warm-up: kernels are selected and memory is allocated
         trainer.run_step()
     seconds = longest_operations(trainer.run_step, device, steps)
     whole = Spread.of(seconds[WHOLE]).median
@@ -200,7 +200,7 @@ def compare_operations(cfg: CfgNode, case: Case, steps: int) -> list[Row]:
 
 
 def measure(args: argparse.Namespace) -> Iterator[list[Row]]:
-    """Yield the rows of each case: with ``args.queue`` those of the queues, with ``args.profile`` of operations."""
+    """Yield the rows of each case. ``args.queue`` compares queues instead, and ``args.profile`` compares operations."""
     for case in args.case:
         with config_of(case, args.device) as cfg:
             if args.queue:

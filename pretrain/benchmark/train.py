@@ -1,4 +1,4 @@
-"""``mocodet benchmark train``: pre-training from image files by the trainer, against the original's loop."""
+"""``mocodet benchmark train``: compares the trainer with the original training loop, both reading image files."""
 
 import argparse
 import tempfile
@@ -25,13 +25,13 @@ from .plain_views import PlainViews
 
 REFERENCE = "the original's loop, float32"
 
-# With these changes a run neither ends while it is measured nor saves anything.
+# Prevents a run from ending or saving a checkpoint while it is measured.
 ENDLESS = {"SOLVER.MAX_EPOCHS": 10**6, "SOLVER.CHECKPOINT_PERIOD": 10**9}
 
 
 @contextmanager
 def config_of(args: argparse.Namespace) -> Iterator[CfgNode]:
-    """Make the config, with generated photographs as its data and one process that loads and trains.
+    """Create a config that uses generated photographs and loads images in the training process.
 
     Raises:
         ValueError: METHOD is not moco.
@@ -48,7 +48,9 @@ def config_of(args: argparse.Namespace) -> Iterator[CfgNode]:
         }
         merge_changes(cfg, args.config_file, changes)
         if cfg.METHOD != "moco":
-            raise ValueError(f"--config-file {args.config_file} is of METHOD {cfg.METHOD!r}; the reference is MoCo's")
+            raise ValueError(
+                f"--config-file {args.config_file} has METHOD {cfg.METHOD!r}; expected 'moco', the only reference"
+            )
         output.mkdir()
         draw_photographs(images, 4 * cfg.SOLVER.IMS_PER_BATCH, SMALL)
         check_config(cfg)
@@ -56,7 +58,7 @@ def config_of(args: argparse.Namespace) -> Iterator[CfgNode]:
 
 
 def plain_iterations(cfg: CfgNode, iterations: int) -> Callable[[], None]:
-    """Return a function that trains ``iterations`` more at each call, as the original does."""
+    """Return a function that trains for ``iterations`` more iterations per call, like the original code."""
     device = resolve_device(cfg)
     dataset = PlainViews(ImageFolder(cfg.DATA.ROOT).paths, cfg.AUGMENTATION.CROP_SIZE)
     contrast = cfg.CONTRAST
@@ -82,7 +84,7 @@ def plain_iterations(cfg: CfgNode, iterations: int) -> Callable[[], None]:
 
 
 def our_iterations(trainer: PretrainTrainer, iterations: int) -> Callable[[], None]:
-    """Return a function that trains ``iterations`` more at each call, with all hooks, like ``trainer.train``."""
+    """Return a function that trains for ``iterations`` more iterations per call, including all hooks."""
     trainer.storage = EventStorage()
     trainer.before_train()
 

@@ -1,1 +1,1 @@
-"""The costs of a pre-training run, counted before it starts."""
+"""Estimates the costs of a pre-training run before it starts."""

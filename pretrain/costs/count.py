@@ -1,8 +1,8 @@
-"""The costs of a run, counted on its real objects: arithmetic, bytes between processes, memory, images per second.
+"""Counts the costs of a run on its real objects: arithmetic, communication, memory, and images per second.
 
-One small step of the real method is run on the CPU, in one process that acts as the first of many: a fake process
-group answers every collective at once and moves nothing. Operations, tensors that backward needs and tensors handed to
-collectives are counted as they pass; the counts grow linearly with the batch.
+A small step of the real method runs on the CPU in a single process that acts as the first of many: a fake process
+group completes every collective immediately without moving data. The step counts operations, tensors saved for
+backward, and tensors passed to collectives. These counts grow linearly with the batch size.
 """
 
 from collections import Counter
@@ -29,7 +29,7 @@ from ..methods.base import DataFacts
 from ..methods.shuffle_bn import bn_groups
 from ..schedules import max_iterations
 
-# Operations of torch.distributed, as the dispatcher sees them: name, index of the argument that a process hands over.
+# Collectives by their dispatcher name, with the index of the argument that contains the data to send.
 COLLECTIVES = {
     "c10d::allreduce_": ("all_reduce", 0),
     "c10d::allreduce_coalesced_": ("all_reduce", 0),
@@ -44,10 +44,10 @@ COLLECTIVES = {
 
 
 def sent(operation: str, handed: float, world: int) -> float:
-    """Return the bytes that leave each of ``world`` processes when each hands ``handed`` bytes to a collective.
+    """Return the bytes that leave each of ``world`` processes if each passes ``handed`` bytes to a collective.
 
-    all_gather, reduce_scatter and all_reduce are counted as rings, which move the minimum. all_to_all is counted as the
-    mean over permutations, in which one row in W stays where it is.
+    all_gather, reduce_scatter and all_reduce are assumed to use rings, which send the minimum. all_to_all is averaged
+    over all permutations, in which one of W rows stays in its process.
     """
     times = {
         "all_to_all": (world - 1) / world,
@@ -60,10 +60,10 @@ def sent(operation: str, handed: float, world: int) -> float:
 
 
 class CollectiveCounter(TorchDispatchMode):
-    """Counts, while active, the bytes that this process hands to collectives, in ``handed`` by operation.
+    """Counts the bytes that this process passes to collectives while active. ``handed`` maps operations to bytes.
 
     Raises:
-        ValueError: the arguments of a collective are unknown here, so it cannot be counted.
+        ValueError: a collective is not in `COLLECTIVES` and cannot be counted.
     """
 
     def __init__(self) -> None:
@@ -74,9 +74,7 @@ class CollectiveCounter(TorchDispatchMode):
         name = func._schema.name
         if "c10d" in func.namespace and name not in ("c10d::barrier", "_c10d_functional::wait_tensor"):
             if name not in COLLECTIVES:
-                raise ValueError(
-                    f"{name} is a collective that cannot be counted; expected one of {', '.join(COLLECTIVES)}"
-                )
+                raise ValueError(f"{name} is an unsupported collective; expected one of {', '.join(COLLECTIVES)}")
             operation, place = COLLECTIVES[name]
             self.handed[operation] += sum(tensor.nbytes for tensor in tree_leaves(args[place]))
         return func(*args, **(kwargs or {}))
@@ -84,13 +82,13 @@ class CollectiveCounter(TorchDispatchMode):
 
 @contextmanager
 def saved_for_backward(known: Sequence[torch.Tensor]) -> Iterator[dict[int, torch.UntypedStorage]]:
-    """Collect the storages that backward will need.
+    """Collect the storages that the backward pass will need.
 
     Args:
-        known: tensors that are counted elsewhere, or live in any case: parameters, buffers, the batch.
+        known: tensors to ignore because they are counted elsewhere: parameters, buffers and the batch.
     """
     elsewhere = {tensor.untyped_storage()._cdata for tensor in known}
-    # Held until the end: another storage could reuse the address of a freed one.
+    # Keep the storages alive until the end; otherwise, a new storage could reuse the address of a freed one.
     saved: dict[int, torch.UntypedStorage] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
@@ -105,11 +103,11 @@ def saved_for_backward(known: Sequence[torch.Tensor]) -> Iterator[dict[int, torc
 
 @contextmanager
 def pretended_processes(world: int) -> Iterator[None]:
-    """Make this process act as rank 0 of ``world``; collectives return at once and move nothing."""
+    """Make this process act as rank 0 of ``world``. Collectives return immediately without moving data."""
     if world == 1:
         yield
         return
-    # PyTorch's own tool for studying one process of many. Importing it registers the backend.
+    # PyTorch's own tool for simulating one of many processes. Importing it registers the backend.
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=world)
@@ -120,15 +118,15 @@ def pretended_processes(world: int) -> Iterator[None]:
 
 
 class StepCosts(NamedTuple):
-    """What one process does in a step.
+    """The costs of a step in one process.
 
     Attributes:
-        flops: operations of the forward pass by part of the method, and of ``"backward"``, in convolutions and matrix
-            products; a multiplication and an addition are two. Normalisation, activations and the optimizer are not
-            counted.
-        handed: bytes that the process hands to collectives, by phase of the step (``"forward"``, ``"backward"``,
+        flops: operations in convolutions and matrix products, with one entry for each part of the forward pass and one
+            for ``"backward"``. A multiply-add counts as two operations. Normalisation, activations and the optimizer
+            are not counted.
+        handed: bytes that the process passes to collectives, by phase of the step (``"forward"``, ``"backward"``,
             ``"gradients"``) and operation.
-        memory: bytes that live until backward: ``"kept for backward"``, and ``"batch"``, the input of the method.
+        memory: bytes that must be kept until the backward pass: ``"saved for backward"``, and ``"batch"``, the input.
     """
 
     flops: Mapping[str, float]
@@ -137,13 +135,13 @@ class StepCosts(NamedTuple):
 
 
 def count_step(method: nn.Module, batch: Mapping[str, torch.Tensor], dtype: torch.dtype) -> StepCosts:
-    """Run forward and backward of ``method`` on ``batch`` and count.
+    """Run the forward and backward passes of ``method`` on ``batch`` and count their costs.
 
-    DDP is not used. It would hand over the gradients of all parameters in float32, and these are counted in its place.
+    DDP is not used. Instead, the float32 gradients that it would exchange are added to the counts.
 
     Args:
-        method: see `METHODS`; its gradients, buffers and generators change.
-        batch: as the trainer gives it to the method.
+        method: a method from `METHODS`. Its gradients, buffers and generators are modified.
+        batch: a batch in the form in which the trainer passes it to the method.
         dtype: precision of the encoders, bfloat16 or float32.
     """
     method.zero_grad()
@@ -156,7 +154,7 @@ def count_step(method: nn.Module, batch: Mapping[str, torch.Tensor], dtype: torc
     flops = {name: by_module.get(f"{type(method).__name__}.{name}", 0) for name, _ in method.named_children()}
     flops["similarities"] = counter.get_total_flops() - sum(flops.values())
     memory = {
-        "kept for backward": sum(storage.nbytes() for storage in saved.values()),
+        "saved for backward": sum(storage.nbytes() for storage in saved.values()),
         "batch": sum(value.nbytes for value in batch.values()),
     }
     with CollectiveCounter() as backward, FlopCounterMode(display=False) as counter:
@@ -170,15 +168,16 @@ def count_step(method: nn.Module, batch: Mapping[str, torch.Tensor], dtype: torc
 
 
 def gradient_bytes(method: nn.Module) -> int:
-    """Return the bytes of the gradients of all parameters that get one."""
+    """Return the number of bytes in the gradients of all trainable parameters."""
     return sum(parameter.nbytes for parameter in method.parameters() if parameter.requires_grad)
 
 
 def extrapolate(small: StepCosts, large: StepCosts, factor: float) -> StepCosts:
-    """Return the costs of a batch ``factor`` times as large as that of ``small``; that of ``large`` is twice as large.
+    """Return the costs of a batch ``factor`` times as large as that of ``small``, given one twice as large, ``large``.
 
-    Costs that do not depend on the batch (gradients) are constant; the others grow linearly. (Similarities within a
-    batch grow with its square: with a ResNet-50 and a batch of 1024, they are less than a ten-thousandth.)
+    Costs that do not depend on the batch size (gradients) remain constant, and all others grow linearly. Similarities
+    within a batch actually grow quadratically, but with a ResNet-50 and a batch size of 1024 they account for less than
+    a ten-thousandth of the operations.
     """
 
     def lines(few: Mapping[Any, float], many: Mapping[Any, float]) -> dict[Any, float]:
@@ -195,12 +194,12 @@ class RunCosts(NamedTuple):
     Attributes:
         config: config of the run.
         world: number of processes, one for each GPU.
-        rows: images of a batch in each process.
-        iterations: steps of the run.
-        images: images in the data set.
-        flops, handed: those of one process in one step; see `StepCosts`.
-        memory: bytes that a process holds at the end of the forward pass, by their purpose.
-        image_memory: bytes that one more image would add.
+        rows: number of images per batch in each process.
+        iterations: number of steps in the run.
+        images: number of images in the data set.
+        flops, handed: costs of one process in one step; see `StepCosts`.
+        memory: bytes in use by a process at the end of the forward pass, by purpose.
+        image_memory: additional bytes needed for each further image in the batch.
     """
 
     config: CfgNode
@@ -215,16 +214,16 @@ class RunCosts(NamedTuple):
 
 
 def count_run(cfg: CfgNode, world: int, images: int, classes: int = 1000) -> RunCosts:
-    """Count the costs of the run of ``cfg``.
+    """Count the costs of the run described by ``cfg``.
 
     Args:
         cfg: a validated config of pre-training.
         world: number of processes.
-        images: images in the data set.
-        classes: classes in the data set, for METHOD "supervised".
+        images: number of images in the data set.
+        classes: number of classes in the data set, for METHOD "supervised".
 
     Raises:
-        ValueError: the batch does not divide evenly among the processes, or is larger than the data set.
+        ValueError: the batch cannot be divided evenly among the processes, or is larger than the data set.
     """
     kind = METHODS[cfg.METHOD]
     cfg = cfg.clone()
@@ -232,9 +231,8 @@ def count_run(cfg: CfgNode, world: int, images: int, classes: int = 1000) -> Run
     with pretended_processes(world):
         sampler = EpochSampler(images, cfg.SOLVER.IMS_PER_BATCH, cfg.SEED)
         cfg.MODEL.BN_GROUPS = bn_groups(cfg) if "MODEL.BN_GROUPS" in kind.keys else 1
-    # The size of a memory bank, which grows with the data set, does not change the costs of a step. A full bank might
-    # not fit here (512 GB for a billion images), and it cannot be made among pretended processes, because it asks each
-    # of them for its memory.
+    # A small memory bank is used because its size does not affect the costs of a step. A full bank might not fit (512
+    # GB for a billion images), and it cannot be built in simulated processes, because it queries the memory of each.
     image_bytes = kind.bytes_per_image(cfg)
     with pretended_processes(1 if image_bytes else world):
         torch.manual_seed(cfg.SEED)
@@ -242,7 +240,7 @@ def count_run(cfg: CfgNode, world: int, images: int, classes: int = 1000) -> Run
         data = DataFacts(size=size, classes=tuple(map(str, range(classes))))
         method = kind.from_config(cfg, data)
     method.to(memory_format=memory_format(cfg))
-    # On a GPU, "auto" is one of the two 16-bit formats.
+    # On a GPU, "auto" selects one of the two 16-bit formats.
     dtype = torch.float32 if cfg.SOLVER.PRECISION == "float32" else torch.bfloat16
     few = 2 * cfg.MODEL.BN_GROUPS
     with pretended_processes(world):
@@ -252,7 +250,7 @@ def count_run(cfg: CfgNode, world: int, images: int, classes: int = 1000) -> Run
     if image_bytes:
         memory["bank"] = image_bytes * images
     if world > 1:
-        memory["buckets that DDP gathers gradients in"] = memory["gradients"]
+        memory["DDP gradient buckets"] = memory["gradients"]
     memory |= step.memory
     image_memory = (sum(large.memory.values()) - sum(small.memory.values())) / few
     iterations = max_iterations(cfg, sampler.iterations_per_epoch)
@@ -260,7 +258,7 @@ def count_run(cfg: CfgNode, world: int, images: int, classes: int = 1000) -> Run
 
 
 def random_batch(cfg: CfgNode, rows: int, data: DataFacts) -> dict[str, torch.Tensor]:
-    """Make a batch of noise as the trainer would hand it to the method of ``cfg``: ``rows`` images a view, float32."""
+    """Create a batch of noise with ``rows`` float32 images per view, in the form that the method of ``cfg`` expects."""
     shape = rows, 3, cfg.AUGMENTATION.CROP_SIZE, cfg.AUGMENTATION.CROP_SIZE
     batch = {
         name: normalize(torch.randint(256, shape, dtype=torch.uint8).contiguous(memory_format=memory_format(cfg)))
@@ -273,17 +271,17 @@ def random_batch(cfg: CfgNode, rows: int, data: DataFacts) -> dict[str, torch.Te
 
 
 def count_memory(cfg: CfgNode, method: nn.Module) -> dict[str, float]:
-    """Return the bytes of all that lives from step to step; ``method`` has gradients, and an optimizer steps once."""
+    """Return the bytes that stay allocated between steps. ``method`` must have gradients; an optimizer steps once."""
     optimizer = build_optimizer(cfg, method)
     optimizer.step()
     state = [value for entry in optimizer.state.values() for value in entry.values()]
     memory = {
-        "parameters that are trained": gradient_bytes(method),
-        "parameters of the key encoder": sum(p.nbytes for p in method.parameters() if not p.requires_grad),
+        "trainable parameters": gradient_bytes(method),
+        "key encoder parameters": sum(p.nbytes for p in method.parameters() if not p.requires_grad),
         "gradients": sum(p.grad.nbytes for p in method.parameters() if p.grad is not None),
-        "state of the optimizer": sum(value.nbytes for value in state if isinstance(value, torch.Tensor)),
+        "optimizer state": sum(value.nbytes for value in state if isinstance(value, torch.Tensor)),
     }
-    # A queue or a bank that the method keeps from step to step, apart from pointers into it.
+    # Queues and banks, but not the pointers into them.
     memory |= {name: buffer.nbytes for name, buffer in method.named_buffers(recurse=False) if buffer.numel() > 1}
     memory["other buffers"] = sum(buffer.nbytes for name, buffer in method.named_buffers() if name not in memory)
     return {name: count for name, count in memory.items() if count}

@@ -1,4 +1,4 @@
-"""The costs of a run on this machine: the time and memory of some steps of the real trainer."""
+"""Measures the costs of a run on this machine: the time and memory of a few steps of the real trainer."""
 
 import multiprocessing
 import os
@@ -29,20 +29,20 @@ from ..methods.shuffle_bn import bn_groups
 from ..trainer import PretrainTrainer
 from .count import pretended_processes
 
-# Batches that a `DataLoader` requests from each loader process in advance.
+# Number of batches that a `DataLoader` prefetches in each loader process.
 PREFETCHED = 2
 
 
 class Measured(NamedTuple):
-    """The time and memory of steps on this machine.
+    """Time and memory of steps on this machine.
 
     Attributes:
         device: description of the device.
         data: description of the images.
         steps: number of timed steps.
         seconds: mean duration of a step.
-        waiting: mean seconds that a step waited for images.
-        memory: bytes by their purpose.
+        waiting: mean time that a step waited for images, in seconds.
+        memory: bytes by purpose.
     """
 
     device: str
@@ -54,32 +54,33 @@ class Measured(NamedTuple):
 
 
 def measure_run(cfg: CfgNode, world: int, images: int, steps: int) -> Measured:
-    """Time steps of the run of ``cfg`` in this process, with the part of a batch that one of ``world`` processes has.
+    """Time steps of the run described by ``cfg`` in this process, with the batch size of one of ``world`` processes.
 
-    The images are some of ``DATA.ROOT``, if that folder exists and no list of files is given, otherwise generated
-    photographs of 224 pixels. The time includes logging, but not evaluations, checkpoints or the exchange with other
-    processes.
+    The images are taken from ``DATA.ROOT`` if this folder exists and no annotation file is given. Otherwise,
+    photographs of 224 pixels are generated. The time includes logging, but not evaluations, checkpoints or
+    communication with other processes.
 
     Args:
         cfg: a validated config of pre-training.
-        world: processes of the run.
-        images: images in its data set.
+        world: number of processes in the run.
+        images: number of images in its data set.
         steps: number of steps to time.
 
     Raises:
-        ValueError: the batch does not divide evenly among the processes, or is larger than the data set; or an image
+        ValueError: the batch cannot be divided evenly among the processes or is larger than the data set, or an image
             cannot be read.
     """
-    with tempfile.TemporaryDirectory() as folder, quiet():  # warnings would concern the small run
+    with tempfile.TemporaryDirectory() as folder, quiet():  # warnings would only apply to the small run
         small, data = small_run(cfg, world, images, Path(folder))
         device = resolve_device(small)
         reset_peaks(device)
         trainer = PretrainTrainer(small)
         step = our_iterations(trainer, 1)
-        # Kernels are chosen, memory is allocated; batches that the loader processes have ready would hide their rate.
+        # Warm up: kernels are selected, memory is allocated, and prefetched batches, which would hide the loading rate,
+        # are used up.
         warm_up = 2 + PREFETCHED * small.DATA.NUM_WORKERS
         waiting, began = 0.0, 0.0
-        with closing(trainer.delivery.batches):  # type: ignore[type-var] # a generator; its end ends the processes
+        with closing(trainer.delivery.batches):  # type: ignore[type-var] # a generator; closing it stops the processes
             for number in progress(range(warm_up + steps), "step", warm_up + steps):
                 if number == warm_up:
                     wait_for(device)
@@ -93,7 +94,7 @@ def measure_run(cfg: CfgNode, world: int, images: int, steps: int) -> Measured:
 
 
 def small_run(cfg: CfgNode, world: int, images: int, folder: Path) -> tuple[CfgNode, str]:
-    """Return the config of a run in ``folder`` with one process's part of the batch, and a description of its data."""
+    """Return a config with the batch size of one process that runs in ``folder``, and a description of its data."""
     small = cfg.clone()
     small.defrost()
     with pretended_processes(world):
@@ -106,7 +107,7 @@ def small_run(cfg: CfgNode, world: int, images: int, folder: Path) -> tuple[CfgN
     else:
         draw_photographs(photographs / "class", rows, SMALL)
         unread = "DATA.SHARDS" if cfg.DATA.SHARDS else "DATA.ANNOTATIONS" if cfg.DATA.ANNOTATIONS else ""
-        why = f"--measure does not read {unread}" if unread else f"there is no folder DATA.ROOT {cfg.DATA.ROOT!r}"
+        why = f"--measure does not read {unread}" if unread else f"DATA.ROOT {cfg.DATA.ROOT!r} does not exist"
         data = f"{rows} generated photographs of 224 pixels ({why})"
     output.mkdir()
     changes = {
@@ -126,17 +127,18 @@ def small_run(cfg: CfgNode, world: int, images: int, folder: Path) -> tuple[CfgN
 
 
 def link_some(cfg: CfgNode, folder: Path, batch: int) -> int:
-    """Link images of ``DATA.ROOT`` without ``DATA.EXCLUDE``, evenly spaced, into ``folder``; return how many.
+    """Link evenly spaced images of ``DATA.ROOT`` without ``DATA.EXCLUDE`` into ``folder`` and return their number.
 
     At most four batches are linked.
 
     Raises:
-        FileNotFoundError: ``DATA.ROOT`` holds no image. ValueError: it holds less than one batch.
+        FileNotFoundError: ``DATA.ROOT`` contains no images.
+        ValueError: ``DATA.ROOT`` contains less than one batch.
     """
     root = cfg.DATA.ROOT
     paths = ImageFolder(root, read_exclusion(cfg.DATA.EXCLUDE, root, cfg.OUTPUT_DIR, resuming=False)).paths
     if len(paths) < batch:
-        raise ValueError(f"{root} holds {len(paths)} images, fewer than one process's part of a batch, {batch}")
+        raise ValueError(f"{root} contains {len(paths)} images, fewer than the batch of one process, {batch}")
     count = min(len(paths), 4 * batch)
     for number in range(count):
         path = Path(paths[number * len(paths) // count])
@@ -147,7 +149,7 @@ def link_some(cfg: CfgNode, folder: Path, batch: int) -> int:
 
 
 def describe(cfg: CfgNode, device: torch.device) -> str:
-    """Describe the device and the precision."""
+    """Return a description of the device and the precision."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} thread(s)"
     return f"{name}, {str(amp_dtype(cfg, device)).removeprefix('torch.')}"
 
@@ -159,20 +161,20 @@ def wait_for(device: torch.device) -> None:
 
 
 def reset_peaks(device: torch.device) -> None:
-    """Make `memory_of` count from now on; for main memory on Linux only."""
+    """Reset the peaks that `memory_of` reports. The peak of main memory can only be reset on Linux."""
     if device.type == "cuda":
-        torch.cuda.init()  # before this there are no statistics to reset
+        torch.cuda.init()  # creates the statistics
         torch.cuda.reset_peak_memory_stats(device)
     if os.access("/proc/self/clear_refs", os.W_OK):
-        Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets the peak of the resident set
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak resident set size; see proc(5)
 
 
 def memory_of(trainer: PretrainTrainer, images: int) -> dict[str, float]:
-    """Return the peak bytes of a process of the run, by their purpose.
+    """Return the peak memory of a process of the run in bytes, by purpose.
 
     Args:
-        trainer: has taken steps on a small data set; its loader processes are alive.
-        images: images in the data set of the run, with which caches and banks grow.
+        trainer: a trainer that has run steps on a small data set and whose loader processes are still alive.
+        images: number of images in the data set of the run, which determines the size of caches and banks.
     """
     memory: dict[str, float] = {}
     if trainer.device.type == "cuda":
@@ -183,15 +185,15 @@ def memory_of(trainer: PretrainTrainer, images: int) -> dict[str, float]:
         memory[f"main memory of each of {len(loaders)} loader processes, peak"] = largest
     seen = trainer.sampler.dataset_size
     if more := METHODS[trainer.cfg.METHOD].bytes_per_image(trainer.cfg) * (images - seen):
-        memory[f"state of the method for {images - seen:,} more images"] = more
+        memory[f"method state for {images - seen:,} more images"] = more
     cached = trainer.dataset.images
     if isinstance(cached, CachedImages):
-        memory[f"DATA.CACHE {trainer.cfg.DATA.CACHE} of {images:,} images"] = cached.data.nbytes * images / seen
+        memory[f"DATA.CACHE {trainer.cfg.DATA.CACHE} for {images:,} images"] = cached.data.nbytes * images / seen
     return memory
 
 
 def peak_resident(process: int) -> float:
-    """Return the peak resident set of a process in bytes; except on Linux, that of this process."""
+    """Return the peak resident set size of a process in bytes. Outside Linux, return that of this process."""
     status = Path(f"/proc/{process}/status")
     if status.is_file():
         fields = dict(line.split(":", 1) for line in status.read_text().splitlines())

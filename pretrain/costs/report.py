@@ -1,4 +1,4 @@
-"""The costs of a run, counted and measured, as Markdown tables."""
+"""Formats the counted and measured costs of a run as Markdown tables."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -21,14 +21,15 @@ def report(
     image_bytes: float,
     measured: Measured | None = None,
 ) -> str:
-    """Return the tables as Markdown.
+    """Return the cost tables as Markdown.
 
     Args:
         run: the result of `count_run`.
-        peaks: FLOP/s of one GPU, by name, as its maker states them.
-        hours: length of the run; None: as measured, or else at 30 % of the first of ``peaks``.
+        peaks: peak FLOP/s of one GPU as specified by its manufacturer, by name.
+        hours: length of the run. If None, it is measured or, without a measurement, estimated for 30 % of the first
+            value in ``peaks``.
         link: bytes/s that each process can send.
-        image_bytes: size of an image file.
+        image_bytes: size of an image file in bytes.
         measured: the result of `measure_run`.
     """
     cfg, seen = run.config, run.iterations * run.rows * run.world
@@ -47,13 +48,13 @@ def report(
             *(_measured(run, measured) if measured else ()),
             "**Arithmetic** (a multiplication and an addition are two operations)",
             _arithmetic(run),
-            "**Time**, in hours, by the share of the GPUs' peak that is reached",
+            "**Time** in hours, by utilisation of the GPUs' peak",
             _time(run, peaks, hours),
-            f"**Communication** of a process in a step (at {_hours(took)} a step takes {1000 * step_seconds:.0f} ms)",
-            _communication(run, link, step_seconds) if run.world > 1 else "One process: none.",
-            "**Memory** of a process",
+            f"**Communication** per process and step (at {_hours(took)}, a step takes {1000 * step_seconds:.0f} ms)",
+            _communication(run, link, step_seconds) if run.world > 1 else "A single process does not communicate.",
+            "**Memory** per process",
             _table(["what", "bytes"], [(name, _size(count)) for name, count in _with_sum(run.memory)]),
-            f"One more image in each process takes {_size(run.image_memory)}.",
+            f"Each additional image per process takes {_size(run.image_memory)}.",
             f"**Input** at {_hours(took)}",
             _input(seen / took / 3600, run.world, image_bytes),
         ]
@@ -61,25 +62,25 @@ def report(
 
 
 def _measured(run: RunCosts, measured: Measured) -> list[str]:
-    """Report the measured steps, and what the measurement leaves out."""
+    """Report the measured steps and the limits of the measurement."""
     step = f"{measured.seconds:.3g} s, including {measured.waiting:.3g} s of waiting for images"
     rows = [
-        ("a step", step),
+        ("one step", step),
         ("images/s", f"{run.rows * run.world / measured.seconds:,.0f}"),
         (f"{run.iterations:,} steps", duration(measured.seconds * run.iterations)),
         *((name, _size(count)) for name, count in measured.memory.items()),
     ]
-    told = f"The mean of {measured.steps} steps on {measured.data}. Evaluations and checkpoints come on top."
+    told = f"Mean of {measured.steps} steps on {measured.data}, not including evaluations and checkpoints."
     if run.world > 1:
         told += (
-            f" One process took the steps, alone on this machine, with the {run.rows} images of each of {run.world}"
-            " processes: their exchange, and their competition for one machine, were not measured."
+            f" The steps ran in a single process with the {run.rows} images of each of {run.world} processes."
+            " Communication between the processes, and their competition for the same machine, were not measured."
         )
     return [f"**On this machine** ({measured.device})", _table(["what", "measured"], rows), told]
 
 
 def _hours(hours: float) -> str:
-    """Write hours with one digit after the point, or minutes where that would be 0."""
+    """Format hours with one decimal place, or as minutes if this would round to 0."""
     text = f"{hours:.1f}"
     return f"{60 * hours:.2g} min" if text == "0.0" else f"{text} h"
 
@@ -93,7 +94,7 @@ def _with_sum(counts: Mapping[str, float]) -> list[tuple[str, float]]:
 
 
 def _least_hours(run: RunCosts, peak: float) -> float:
-    """Return the hours that the run takes on GPUs that reach their peak."""
+    """Return the duration of the run in hours if the GPUs reached their peak."""
     return sum(run.flops.values()) * run.iterations / peak / 3600
 
 
@@ -109,8 +110,8 @@ def _arithmetic(run: RunCosts) -> str:
 
 
 def _time(run: RunCosts, peaks: Mapping[str, float], hours: float | None) -> str:
-    headers = ["peak of a GPU", *(f"{share:.0%}" for share in UTILISATIONS)]
-    headers += [f"share reached at {hours:g} h"] if hours else []
+    headers = ["GPU peak", *(f"{share:.0%}" for share in UTILISATIONS)]
+    headers += [f"utilisation for {hours:g} h"] if hours else []
     rows = []
     for name, peak in peaks.items():
         least = _least_hours(run, peak)
@@ -128,21 +129,21 @@ def _communication(run: RunCosts, link: float, step_seconds: float) -> str:
         for names, count in leaves.items()
     ]
     rows.append(("sum", "", _size(total), f"{1000 * total / link:.2f}"))
-    table = _table(["collective", "handed over", "leaves the process", f"ms at {link / 1e9:g} GB/s"], rows)
-    return f"{table}\n\nWithout any overlap, that is {total / link / step_seconds:.1%} of the step."
+    table = _table(["collective", "passed in", "leaves the process", f"ms at {link / 1e9:g} GB/s"], rows)
+    return f"{table}\n\nWithout any overlap, communication takes {total / link / step_seconds:.1%} of the step."
 
 
 def _input(rate: float, world: int, image_bytes: float) -> str:
-    """Report the input that ``rate`` images/s need."""
+    """Report the input bandwidth needed for ``rate`` images/s."""
     read, reading = rate * image_bytes, f"reading, at {image_bytes / 1000:g} kB per image"
     rows = [
         ("images/s", f"{rate:,.0f}", f"{rate / world:,.0f}"),
         (reading, f"{_size(read)}/s", f"{_size(read / world)}/s"),
     ]
-    return _table(["", "all", "a process"], rows)
+    return _table(["", "all processes", "one process"], rows)
 
 
 def _size(count: float) -> str:
-    """Write a number of bytes with three digits, in units of powers of 1000."""
+    """Format a number of bytes with three significant digits and a decimal unit."""
     power = min(4, max(0, math.floor(math.log10(float(f"{count:.3g}")) / 3))) if count > 0 else 0
     return f"{count / 1000**power:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"

@@ -12,12 +12,12 @@ from .report import report
 
 
 def main(args: argparse.Namespace) -> None:
-    """Measure and count as the command line asks, and print the tables."""
+    """Measure and count the costs according to the command line, and print the tables."""
     cfg = get_cfg()
     with errors_in_one_line():
         merge_config(cfg, args.config_file, args.opts)
         check_config(cfg)
-        # Before the count, which itself takes memory.
+        # Measure first, because counting allocates memory itself.
         measured = measure_run(cfg, args.world_size, args.images, args.measure) if args.measure else None
         run = count_run(cfg, args.world_size, args.images, args.classes)
     peaks = dict(args.peak or [("V100, 16 bits", 125e12)])

@@ -1,1 +1,1 @@
-"""Images: where they come from, in what order, and the views made of each."""
+"""Loads images: their sources, their order, and the views computed from each image."""

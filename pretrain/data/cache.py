@@ -1,4 +1,4 @@
-"""Decoded images in shared memory or in a file: each is decoded once, before training."""
+"""Caches images in shared memory or in a file. Each image is decoded once, before training."""
 
 import hashlib
 import io
@@ -31,28 +31,28 @@ from .loader import load_batches
 
 logger = logging.getLogger("mocodet.pretrain")
 
-# Share of the free memory that a cache may take; the rest is for the processes themselves.
+# Fraction of the free memory that a cache may use. The rest is left for the processes themselves.
 SHARE_OF_MEMORY = 0.9
 
-BATCH = 64  # images that a loader process handles at a time
-BLOCK = 10_000  # files that are hashed at a time
+BATCH = 64  # number of images that a loader process handles at once
+BLOCK = 10_000  # number of files that are hashed at once
 
 
 class CachedImages(Dataset[Image.Image]):
-    """Images in a file of decoded pixels, which processes share.
+    """Images in a file of decoded pixels that is shared between processes.
 
-    The file begins with height and width of each image (N x 2, int64); the pixels of all images follow in order.
+    The file starts with the height and width of each image (N x 2, int64), followed by the pixels of all images.
 
-    If an image could not be read, both numbers are negative, or 0 if even its size is unknown. Such an image is read
-    again when it is needed, and raises its error then.
+    If an image could not be read, both numbers are negative, or 0 if its size is also unknown. Such an image is read
+    again whenever it is requested, which raises the original error.
 
     Args:
-        path: the file.
+        path: path of the file.
         images: the N original images.
-        filling: open the file for writing.
+        filling: whether to open the file for writing.
 
     Raises:
-        ValueError: the file does not hold N images.
+        ValueError: the file does not contain N images.
     """
 
     def __init__(self, path: str | os.PathLike, images: ImageFiles, *, filling: bool = False) -> None:
@@ -65,10 +65,10 @@ class CachedImages(Dataset[Image.Image]):
         self.ends = header + np.cumsum(3 * self.sizes.prod(axis=1))
         signs = np.sign(self.sizes)
         if len(self.sizes) != count or (signs[:, 0] != signs[:, 1]).any() or self.ends[-1] != len(self.data):
-            raise ValueError(f"{path} is not a complete cache of {count} images; remove it to have it made again")
+            raise ValueError(f"{path} is not a complete cache of {count} images; delete it to create it again")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A process that was not forked opens the file by this descriptor: a file in memory has no name.
+        # A process that was not forked opens the file through this descriptor, because a file in memory has no name.
         path = f"/proc/{os.getpid()}/fd/{self._file.fileno()}"
         return _open_again, (path, self.images, self.data.flags.writeable)
 
@@ -79,10 +79,10 @@ class CachedImages(Dataset[Image.Image]):
         return Image.fromarray(self.pixels(item))
 
     def pixels(self, item: int) -> np.ndarray:
-        """Return an image as an array, H x W x 3, uint8: a part of the cache itself.
+        """Return an image as an array, H x W x 3, uint8, that shares the memory of the cache.
 
         Raises:
-            UnreadableImageError: it cannot be read; the message names it.
+            UnreadableImageError: the image cannot be read. The message contains its name.
         """
         height, width = self.sizes[item].tolist()
         if height < 1:
@@ -98,18 +98,19 @@ def _open_again(path: str, images: ImageFiles, filling: bool) -> CachedImages:
 def cache_images(images: ImageFiles, place: str, folder: str, side: int, num_workers: int) -> CachedImages:
     """Decode all images once, into shared memory or a file.
 
-    All processes of a run must call it together; those of a machine share one cache and decode a part each. A file that
-    an earlier run left for the same images (by path, size and modification time) is reused.
+    All processes of a run must call this function together. The processes of a machine share one cache, and each
+    decodes a part of it. A file that an earlier run created for the same images (same path, size and modification time)
+    is reused.
 
     Args:
         images: the images to decode.
         place: ``"ram"`` or ``"disk"``.
-        folder: for ``"disk"``: where the file goes.
-        side: images whose shorter side is longer than this, in pixels, are shrunk to it.
-        num_workers: loader processes of each process.
+        folder: folder for the file if ``place`` is ``"disk"``.
+        side: largest length of the shorter side, in pixels. Larger images are shrunk.
+        num_workers: number of loader processes for each process.
 
     Raises:
-        ValueError: there is not enough room, or a cache file was truncated.
+        ValueError: there is not enough space, or a cache file was truncated.
     """
     final = Path(folder, f"{_identify(images, side)}.pixels") if place == "disk" else None
     if all(comm.all_gather(final is not None and final.is_file())):
@@ -118,7 +119,7 @@ def cache_images(images: ImageFiles, place: str, folder: str, side: int, num_wor
     sizes = shrunken_sizes(images, side, num_workers)
     total = _header(len(images)) + int(3 * sizes.prod(axis=1).sum())
     logger.info(
-        f"DATA.CACHE {place}: {len(images)} decoded images, the shorter side at most {side} pixels, take"
+        f"DATA.CACHE {place}: {len(images)} decoded images with a shorter side of at most {side} pixels take"
         f" {total / 2**30:.2f} GiB"
     )
     with _new_file(final, sizes, total) as path:
@@ -130,10 +131,10 @@ def cache_images(images: ImageFiles, place: str, folder: str, side: int, num_wor
 
 @contextmanager
 def _new_file(final: Path | None, sizes: np.ndarray, total: int) -> Iterator[str]:
-    """Make a file of ``total`` bytes on each machine, and yield the path by which the processes of this one open it.
+    """Create a file of ``total`` bytes on each machine and yield the path with which this machine's processes open it.
 
-    After the block a file on disk gets its final name. A file in memory has no name: it is gone when the last process
-    that has it open exits or dies.
+    A file on disk gets its final name after the block. A file in memory has no name and is released when the last
+    process that has it open exits or is killed.
     """
     leads = comm.get_local_rank() == 0
     handle = None
@@ -143,7 +144,7 @@ def _new_file(final: Path | None, sizes: np.ndarray, total: int) -> Iterator[str
             handle.write(sizes.tobytes())
             handle.flush()
         path = None if handle is None else f"/proc/{os.getpid()}/fd/{handle.fileno()}" if final is None else handle.name
-        # The first process of each machine made the machine's file.
+        # The first process of each machine created the file.
         here = comm.get_rank() - comm.get_local_rank()
         yield comm.all_gather(path)[here]
         if handle is not None and final is not None:
@@ -157,7 +158,7 @@ def _new_file(final: Path | None, sizes: np.ndarray, total: int) -> Iterator[str
 
 def _open_in_memory(total: int) -> IO[bytes]:
     if not hasattr(os, "memfd_create"):
-        raise ValueError("DATA.CACHE ram needs Linux, which shares memory between processes as files; set disk or none")
+        raise ValueError("DATA.CACHE ram requires Linux, where processes can share memory as files; use disk or none")
     check_room("ram", "memory", int(SHARE_OF_MEMORY * available_bytes(torch.device("cpu"))), total)
     handle = os.fdopen(os.memfd_create("mocodet"), "wb")
     _reserve(handle, total)
@@ -171,17 +172,17 @@ def _open_on_disk(final: Path, total: int) -> IO[bytes]:
         remove_leftover(left)
     check_room("disk", str(final.parent), shutil.disk_usage(final.parent).free, total)
     path = final.parent / f"{mine}.{os.getpid()}.tmp"
-    descriptor = lock_file(path)  # released when the process exits or dies
+    descriptor = lock_file(path)  # released when the process exits or is killed
     if descriptor is None:
-        raise BlockingIOError(f"another process holds {path}; wait for it, or set another DATA.CACHE_DIR")
-    handle = io.BufferedWriter(io.FileIO(str(path), "w", opener=lambda *_: descriptor))  # has a name, unlike fdopen's
+        raise BlockingIOError(f"another process has locked {path}; wait for it, or set another DATA.CACHE_DIR")
+    handle = io.BufferedWriter(io.FileIO(str(path), "w", opener=lambda *_: descriptor))  # unlike fdopen, sets a name
     _reserve(handle, total)
     return handle
 
 
 def _reserve(handle: IO[bytes], total: int) -> None:
-    """Allocate the whole file at once: running out of room while filling it would kill a process silently."""
-    handle.truncate(0)  # for a leftover that could not be removed
+    """Allocate the complete file at once, because running out of space later would silently kill a process."""
+    handle.truncate(0)  # in case a leftover file could not be removed
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(handle.fileno(), 0, total)
     else:
@@ -189,24 +190,24 @@ def _reserve(handle: IO[bytes], total: int) -> None:
 
 
 def check_room(place: str, where: str, free: int, total: int) -> None:
-    """Make sure that ``total`` bytes are available.
+    """Check that ``total`` bytes are available.
 
     Raises:
-        ValueError: they are not; the message says how many are.
+        ValueError: there is not enough space. The message contains the available space.
     """
     if total > free:
         raise ValueError(
-            f"DATA.CACHE {place} needs {total / 2**30:.2f} GiB of {where}, and {free / 2**30:.2f} GiB are available;"
-            " lower DATA.CACHE_SIDE, or set DATA.CACHE " + ("disk or none" if place == "ram" else "none")
+            f"DATA.CACHE {place} requires {total / 2**30:.2f} GiB of {where}, but only {free / 2**30:.2f} GiB are"
+            " available; lower DATA.CACHE_SIDE, or set DATA.CACHE " + ("disk or none" if place == "ram" else "none")
         )
 
 
 def shrunken_sizes(images: ImageFiles, side: int, num_workers: int) -> np.ndarray:
-    """Read the sizes of all images from the headers of their files, with a part in each process.
+    """Read the sizes of all images from their file headers, distributed over all processes.
 
     Returns:
-        N x 2, int64: height and width of each after shrinking its shorter side to ``side``; 0, 0 if it cannot be read,
-        or is too large.
+        height and width of each image after shrinking its shorter side to ``side``: N x 2, int64. Both are 0 if the
+        image cannot be read or is too large.
     """
     rank, world = comm.get_rank(), comm.get_world_size()
     mine = _run_over(_Sizes(images, side), range(rank, len(images), world), num_workers, "size of an image")
@@ -217,7 +218,7 @@ def shrunken_sizes(images: ImageFiles, side: int, num_workers: int) -> np.ndarra
 
 
 class _Sizes(Dataset[tuple[int, int]]):
-    """Height and width of an image in the cache; see `shrunken_sizes`."""
+    """Returns the height and width of an image in the cache; see `shrunken_sizes`."""
 
     def __init__(self, images: ImageFiles, side: int) -> None:
         self.images, self.side = images, side
@@ -234,7 +235,7 @@ class _Sizes(Dataset[tuple[int, int]]):
 
 
 class _Filling(Dataset[int]):
-    """Puts an image into the cache when it is requested, or marks it as unreadable."""
+    """Adds an image to the cache when it is requested, or marks it as unreadable."""
 
     def __init__(self, cached: CachedImages, images: ImageFiles) -> None:
         self.cached, self.images = cached, images
@@ -258,7 +259,7 @@ def _fill(cached: CachedImages, images: ImageFiles, num_workers: int) -> None:
 
 
 def _run_over(dataset: Dataset, items: range, num_workers: int, what: str) -> np.ndarray:
-    """Load items of a data set in loader processes; return an array with a row for each."""
+    """Load items of a data set in loader processes and return an array with one row for each item."""
     batches = load_batches(dataset, num_workers, sampler=items, batch_size=BATCH, collate_fn=np.array)
     total = -(-len(items) // BATCH)
     rows = list(progress(batches, f"{what} / {BATCH}", total) if comm.is_main_process() else batches)
@@ -270,9 +271,9 @@ def _header(count: int) -> int:
 
 
 def _identify(images: ImageFiles, side: int) -> str:
-    """Return a hash (hexadecimal, 128 bits) of the files' order and present state, and of ``side``.
+    """Return a 128-bit hexadecimal hash of ``side``, and of the order and current state of the files.
 
-    Each process hashes some blocks of the files.
+    Each process hashes a part of the files.
     """
     blocks = range(0, len(images), BLOCK)
     mine = blocks[comm.get_rank() :: comm.get_world_size()]
@@ -280,7 +281,7 @@ def _identify(images: ImageFiles, side: int) -> str:
     digests = {begin: _digest(images.paths[begin : begin + BLOCK]) for begin in shown}
     for others in comm.all_gather(digests):
         digests |= others
-    content = " ".join(["2", str(side), *(digests[begin] for begin in blocks)])  # 2: version of the file's layout
+    content = " ".join(["2", str(side), *(digests[begin] for begin in blocks)])  # 2 is the version of the file layout
     return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 

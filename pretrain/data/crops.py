@@ -1,4 +1,4 @@
-"""Labelled images without class folders: crops of the boxes of a detection data set."""
+"""Labelled images for data without class folders: crops of bounding boxes from a detection data set."""
 
 import logging
 import math
@@ -19,19 +19,19 @@ from .folders import ImageFiles, LabelledImages
 
 logger = logging.getLogger("mocodet.pretrain")
 
-SLACK = 0.01  # pixels: the error of an integer coordinate that was written as a fraction of a side
-TINY = 16  # pixels: crops with a shorter side show too little
-QUERIES = HoldOut(0.25)  # the images whose boxes are queries; the boxes of the others are the neighbours
+SLACK = 0.01  # pixels; rounding error of an integer coordinate that was stored as a fraction of the image size
+TINY = 16  # pixels; crops with a shorter side are too small to be useful
+QUERIES = HoldOut(0.25)  # selects the images whose boxes are queries; the boxes of all others are neighbours
 
 Edges = tuple[int, int, int, int]  # left, top, right, bottom
 
 
 class BoxCrops(ImageFiles):
-    """The part of an image inside a box, for each of some boxes; boxes of one image should be adjacent.
+    """Crops of images to given bounding boxes. Boxes of the same image should be adjacent for speed.
 
     Args:
-        paths: the image of each box.
-        boxes: the edges of each box, inside the image.
+        paths: path of the image for each box.
+        boxes: edges of each box, which must be inside the image.
     """
 
     def __init__(self, paths: Sequence[str], boxes: Sequence[Edges]) -> None:
@@ -42,7 +42,7 @@ class BoxCrops(ImageFiles):
     def __getitem__(self, item: int) -> Image.Image:
         """Return a crop as a Pillow image."""
         path = self.paths[item]
-        if self._last is None or self._last[0] != path:  # an image with many boxes is decoded once
+        if self._last is None or self._last[0] != path:  # decode an image with multiple boxes only once
             self._last = path, super().__getitem__(item)
         return self._last[1].crop(self.boxes[item])
 
@@ -52,20 +52,20 @@ class BoxCrops(ImageFiles):
 
 
 def read_crops(entry: object, key: str) -> tuple[LabelledImages, LabelledImages]:
-    """Read crops to classify, and crops to compare them with; no image is on both sides.
+    """Read crops to classify and crops to compare them with. No image contributes to both.
 
-    A hash of the image's file name decides the side, so that it is the same in all runs.
+    A hash of the image's file name determines the side, which makes the split the same in all runs.
 
     Args:
-        entry: describes a detection data set; see `read_boxes`.
+        entry: description of a detection data set; see `read_boxes`.
         key: name of the entry in messages.
 
     Returns:
-        the neighbours, and the queries, which come from about a quarter of the images. They share the list of classes.
+        the neighbours, and the queries, which come from about a quarter of the images. Both have the same classes.
 
     Raises:
-        FileNotFoundError, ValueError: see `read_boxes`; or an image is missing or invalid, there are fewer than two
-            classes, or one side is empty.
+        FileNotFoundError, ValueError: an image is missing or invalid, there are fewer than two classes, or one side is
+            empty; see also `read_boxes`.
     """
     images = sorted(read_boxes(entry, key), key=lambda image: image.path)
     all_crops = [crop for image in images for crop in _crops_of(image, key)]
@@ -74,15 +74,15 @@ def read_crops(entry: object, key: str) -> tuple[LabelledImages, LabelledImages]
     others = [crop for crop in crops if not QUERIES.takes(crop.path.name, "test")]
     classes = sorted({crop.name for crop in crops})
     logger.info(
-        f"{key}: comparing {len(asked):,} boxes with {len(others):,} of other images, in {len(classes)} classes;"
-        f" {len(all_crops) - len(crops):,} with a side of less than {TINY} pixels are left out"
+        f"{key}: comparing {len(asked):,} boxes with {len(others):,} boxes of other images, in {len(classes)} classes;"
+        f" skipping {len(all_crops) - len(crops):,} boxes with a side of less than {TINY} pixels"
     )
     if len(classes) < 2:
-        raise ValueError(f"{key} has only boxes of {first_few(classes)}; expected at least two classes")
+        raise ValueError(f"{key} only contains boxes of {first_few(classes)}; expected at least two classes")
     if not asked or not others:
-        raise ValueError(f"{key} has too few images, {len(images)}, to compare boxes of some with those of others")
+        raise ValueError(f"{key} has {len(images)} images, too few to compare boxes between different images")
     if unmatched := sorted({crop.name for crop in asked} - {crop.name for crop in others}):
-        logger.warning(f"{key}: no neighbour is of {first_few(unmatched)}, so these boxes cannot be classified right")
+        logger.warning(f"{key}: boxes of {first_few(unmatched)} cannot be classified correctly (no neighbours)")
     return _labelled(others, classes), _labelled(asked, classes)
 
 
@@ -98,20 +98,20 @@ class _Crop(NamedTuple):
 
 
 def _crops_of(image: BoxedImage, key: str) -> Iterator[_Crop]:
-    """Yield the boxes of an image, rounded to whole pixels inside it."""
+    """Yield the boxes of an image, rounded to integer pixels inside the image."""
     if not image.boxes:
         return
     try:
         width, height = image_size(image.path)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{key} has boxes in {image.path}, which does not exist; restore it") from error
+        raise FileNotFoundError(f"{key} contains boxes for {image.path}, which does not exist; restore it") from error
     for box in image.boxes:
         left, top, right, bottom = box.edges
         first = max(math.floor(left + SLACK), 0), max(math.floor(top + SLACK), 0)
         edges = (*first, min(math.ceil(right - SLACK), width), min(math.ceil(bottom - SLACK), height))
         if edges[0] >= edges[2] or edges[1] >= edges[3]:
             raise ValueError(
-                f"{key}: {image.path}, of {width} x {height} pixels, has a box of {box.name} outside its area,"
+                f"{key}: {image.path} ({width} x {height} pixels) has a box of {box.name} outside the image,"
                 f" {', '.join(f'{edge:g}' for edge in box.edges)}; correct or remove it"
             )
         yield _Crop(image.path, box.name, edges)

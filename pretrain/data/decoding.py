@@ -1,4 +1,4 @@
-"""Images that are decoded when they are requested, indexed by the items of a sampler."""
+"""Images that are decoded on demand, indexed by the items of a sampler."""
 
 import io
 from abc import ABC, abstractmethod
@@ -15,10 +15,10 @@ from mocodet.common.formats.image import decode_pixels, decode_rgb
 
 
 class UnreadableImageError(ValueError):
-    """An image that cannot be read or decoded.
+    """An image cannot be read or decoded.
 
     Attributes:
-        name: the image's name, with which the message begins.
+        name: name of the image, with which the message starts.
     """
 
     def __init__(self, message: str, name: str = "") -> None:
@@ -27,30 +27,30 @@ class UnreadableImageError(ValueError):
 
 
 class Images(Protocol):
-    """Images as 8-bit RGB, indexed by the items of a sampler."""
+    """8-bit RGB images, indexed by the items of a sampler."""
 
     def __getitem__(self, item: Any) -> Image.Image:
         """Return an image as a Pillow image."""
 
     def pixels(self, item: Any) -> np.ndarray:
-        """Return an image as an array, H x W x 3, uint8; it may be read-only."""
+        """Return an image as an array, H x W x 3, uint8, which may be read-only."""
 
 
 class EncodedImages(Dataset[Image.Image], ABC):
-    """Images that are decoded when they are requested.
+    """Images that are decoded on demand.
 
     Attributes:
-        max_pixels: largest number of pixels of an image; 0: unlimited.
+        max_pixels: maximum number of pixels in an image, or 0 for no limit.
 
     Raises:
-        UnreadableImageError: an image cannot be read or decoded; the message names it.
+        UnreadableImageError: an image cannot be read or decoded. The message contains its name.
     """
 
     max_pixels = MAX_PIXELS
 
     @abstractmethod
     def encoded(self, item: Any) -> tuple[str, bytes]:
-        """Return the name of an image for messages, and the bytes of its file."""
+        """Return the name of an image for messages, and the contents of its file."""
 
     def __getitem__(self, item: Any) -> Image.Image:
         name, data = self.encoded(item)

@@ -1,4 +1,4 @@
-"""Delivery of batches from the loader processes to the training device; a GPU gets them ahead of time."""
+"""Transfers batches from the loader processes to the training device, in advance if it is a GPU."""
 
 import time
 from collections.abc import Iterator
@@ -13,21 +13,22 @@ Batch = dict[str, torch.Tensor]
 
 
 def prepare(batch: Batch, device: torch.device, memory_format: torch.memory_format) -> Batch:
-    """Move a batch to a device, apply the remaining steps of its views there, and normalise them.
+    """Move a batch to a device, apply the remaining steps of its views there, and normalise the views.
 
     Args:
-        batch: from `Views`, on the CPU, pinned if ``device`` is a GPU: views (uint8, N x 3 x S x S), steps of views,
-            and other entries.
+        batch: a batch from `Views` on the CPU, in pinned memory if ``device`` is a GPU. It contains views (uint8,
+            N x 3 x S x S), steps of views, and other entries.
         device: the training device.
         memory_format: memory format of the views.
 
     Returns:
-        the views, float32, N x 3 x S x S, with about zero mean and unit variance, and the other entries.
+        the other entries and the views, which are float32, N x 3 x S x S, with approximately zero mean and unit
+        variance.
     """
     prepared = {}
     for name, value in batch.items():
         if name.endswith(STEPS):
-            continue  # they stay on the CPU
+            continue  # steps stay on the CPU
         moved = value.to(device, non_blocking=True)
         if f"{name}{STEPS}" in batch:
             images = moved.to(torch.float32, memory_format=torch.contiguous_format)
@@ -39,15 +40,15 @@ def prepare(batch: Batch, device: torch.device, memory_format: torch.memory_form
 class Delivery:
     """Prepares batches for the device.
 
-    On CUDA, work on the next batch is queued on a separate stream while the device trains on this one; call
-    `fetch_ahead` when a step has been queued. On other devices a batch is prepared when it is requested.
+    On CUDA, the next batch is prepared on a separate stream while the device trains on the current one. Call
+    `fetch_ahead` after a step has been queued. On other devices, batches are prepared when they are requested.
 
     Args:
-        batches: endless, from loader processes.
+        batches: an endless iterator of batches from loader processes.
         device, memory_format: see `prepare`.
 
     Attributes:
-        waited: seconds of waiting for the loader for the latest batch.
+        waited: seconds that the latest batch spent waiting for the loader.
     """
 
     def __init__(self, batches: Iterator[Batch], device: torch.device, memory_format: torch.memory_format) -> None:
@@ -57,10 +58,10 @@ class Delivery:
         self._ahead: Batch | Exception | None = None
 
     def next(self) -> Batch:
-        """Return the next batch, ready on the device's current stream.
+        """Return the next batch, ready for use on the current stream of the device.
 
         Raises:
-            ValueError: an image cannot be read; the message names it.
+            ValueError: an image cannot be read. The message contains its name.
         """
         if self._ahead is None:
             self.fetch()
@@ -72,24 +73,24 @@ class Delivery:
             current = torch.cuda.current_stream(self.device)
             current.wait_stream(self.stream)
             for value in batch.values():
-                value.record_stream(current)  # its memory must not be reused before this stream has used it
+                value.record_stream(current)  # prevents its memory from being reused before this stream has used it
         return batch
 
     def fetch_ahead(self) -> None:
-        """Queue the preparation of the next batch, where it can run in parallel with training.
+        """Queue the preparation of the next batch, which can run in parallel with training.
 
-        `next` raises any error, so that the step that has just been queued is not lost.
+        Errors are raised by the next call of `next`, so that the step that has just been queued is not lost.
         """
         if self.stream:
             self.fetch()
 
     def fetch(self) -> None:
-        """Load the next batch and queue its preparation; keep the result, or the error, for `next`."""
+        """Load the next batch, queue its preparation, and store the result or the error for `next`."""
         began = time.perf_counter()
         try:
             batch = next(self.batches)
             self.waited = time.perf_counter() - began
-            with torch.cuda.stream(self.stream):  # does nothing without a stream
+            with torch.cuda.stream(self.stream):  # has no effect without a stream
                 self._ahead = prepare(batch, self.device, self.memory_format)
         except Exception as error:
             self._ahead = error

@@ -1,8 +1,8 @@
-"""Excluded files of a folder, and the numbering of the others in a resumed run.
+"""Excluded files of a folder, and the numbering of all other files in a resumed run.
 
-A new run leaves out the files of ``DATA.EXCLUDE``. A resumed run keeps the numbering that it began with: a file that
-was listed since then keeps its place, whether or not it still exists, and every draw of it is replaced. The same holds
-for a file that the run could not read and that was removed.
+A new run omits the files in ``DATA.EXCLUDE``. A resumed run keeps its original numbering: a file that was added to the
+list since then keeps its index, whether or not it still exists, but is always replaced by another image. The same
+applies to files that the run could not read and that have been removed.
 """
 
 import json
@@ -14,18 +14,18 @@ from pathlib import Path
 from mocodet.common.files import write_json
 from mocodet.common.text import first_few
 
-EXCLUDED = "excluded.json"  # in OUTPUT_DIR: the files that its run began without
-SKIPPED_FILES = "skipped.json"  # in OUTPUT_DIR: the files that its run could not read
+EXCLUDED = "excluded.json"  # in OUTPUT_DIR: files that were excluded when the run began
+SKIPPED_FILES = "skipped.json"  # in OUTPUT_DIR: files that the run could not read
 
 
 @dataclass(frozen=True)
 class Exclusion:
-    """Excluded files; names are relative to the folder.
+    """Excluded files, with names relative to the folder.
 
     Attributes:
-        out: files without a place.
-        since: files that keep their places but are not drawn.
-        unread: files that keep their places and could not be read at some time.
+        out: files that have no index.
+        since: files that keep their indices but are no longer loaded.
+        unread: files that keep their indices but could not be read at some point.
     """
 
     out: frozenset[str] = frozenset()
@@ -33,11 +33,11 @@ class Exclusion:
     unread: frozenset[str] = frozenset()
 
     def number(self, found: Iterable[str]) -> list[str]:
-        """Return the files that have places, in the order of their names: those ``found`` and those of earlier."""
+        """Return all files that have an index, sorted by name: those in ``found`` and those found earlier."""
         return sorted((self.since | self.unread).union(found) - self.out)
 
     def places(self, names: Iterable[str]) -> frozenset[int]:
-        """Return the positions in ``names`` of the files that are not drawn."""
+        """Return the indices in ``names`` of the files that are not loaded."""
         return frozenset(place for place, name in enumerate(names) if name in self.since) if self.since else frozenset()
 
 
@@ -48,10 +48,10 @@ def read_exclusion(listed: str, root: str, output: str | os.PathLike, *, resumin
     """Read the excluded files of a run.
 
     Args:
-        listed: ``DATA.EXCLUDE``: a file, see `read_names`; ``""``: none.
-        root: the folder.
+        listed: value of ``DATA.EXCLUDE``, the path of a list (see `read_names`) or ``""``.
+        root: the folder of images.
         output: ``OUTPUT_DIR`` of the run.
-        resuming: whether a run resumes there.
+        resuming: whether a run is resumed in ``output``.
 
     Raises:
         FileNotFoundError, ValueError: see `read_names`.
@@ -67,7 +67,7 @@ def read_exclusion(listed: str, root: str, output: str | os.PathLike, *, resumin
 
 
 def keep_exclusion(exclusion: Exclusion, output: str | os.PathLike) -> None:
-    """Write the exclusion that a new run begins with, for resuming it; remove what an earlier run may have left."""
+    """Save the exclusion that a new run starts with, so that it can be resumed. Remove that of an earlier run."""
     if exclusion.out:
         write_json(Path(output, EXCLUDED), [{"file": name} for name in sorted(exclusion.out)])
     else:
@@ -75,34 +75,36 @@ def keep_exclusion(exclusion: Exclusion, output: str | os.PathLike) -> None:
 
 
 def read_names(path: str | os.PathLike, root: str | os.PathLike) -> list[str]:
-    """Read a list of files: a path per line, or objects with ``"file"``, one per line or in a list as `SKIPPED_FILES`.
+    """Read a list of files: either one path per line, or objects with ``"file"``, one per line or in a JSON list.
 
     Args:
-        path: the list.
-        root: the folder that its paths are relative to; absolute paths are allowed too.
+        path: path of the list, which may be a file like `SKIPPED_FILES`.
+        root: folder that the listed paths are relative to. Absolute paths are also allowed.
 
     Returns:
         paths relative to ``root``, such as ``a/b.jpg``.
 
     Raises:
         FileNotFoundError: the list does not exist.
-        ValueError: it is not a list of files, or names a file that is not below ``root``.
+        ValueError: the file is not a list of files, or contains a file outside of ``root``.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"DATA.EXCLUDE {path} is not a file; mocodet prepare-data images --output writes one")
+        raise FileNotFoundError(
+            f"DATA.EXCLUDE {path} is not a file; create one with mocodet prepare-data images --output"
+        )
     try:
         text = Path(path).read_bytes().decode("utf-8-sig", "surrogateescape")
         names = [os.path.normpath(name) for name in _parse(text)]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"{path} is not a list of files ({error}); expected a path per line, or the output of prepare-data images"
+            f"{path} is not a list of files ({error}); expected one path per line, or the output of prepare-data images"
         ) from error
-    folder = os.path.abspath(root)  # noqa: PTH100 (links stay as they are)
+    folder = os.path.abspath(root)  # noqa: PTH100 (does not resolve links)
     inside = [os.path.relpath(name, folder) if name.startswith(f"{folder}{os.sep}") else name for name in names]
     if outside := [name for name in inside if name.startswith((os.sep, os.pardir + os.sep))]:
         raise ValueError(
-            f"{path} names {len(outside)} files that are not below {root}: {first_few(outside)}; expected paths"
-            f" relative to {root}, or absolute"
+            f"{path} lists {len(outside)} files outside of {root}: {first_few(outside)}; expected absolute paths or"
+            f" paths relative to {root}"
         )
     return inside
 

@@ -1,4 +1,4 @@
-"""A folder of images, nested to any depth, without labels."""
+"""A folder of images, searched recursively, without labels."""
 
 import logging
 import os
@@ -18,13 +18,13 @@ logger = logging.getLogger("mocodet.pretrain")
 
 
 class ImageFiles(EncodedImages):
-    """Image files in a given order, as RGB.
+    """RGB images from files in a given order.
 
     Args:
-        paths: the files.
+        paths: paths of the files.
         passed_over: number of other files in the folder.
-        left_out: places of files that are not drawn (`Exclusion`).
-        excluded: number of further excluded files, which have no place.
+        left_out: indices of files that are not loaded (`Exclusion`).
+        excluded: number of additional excluded files, which have no index.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class ImageFiles(EncodedImages):
         return len(self.paths)
 
     def encoded(self, item: int) -> tuple[str, bytes]:
-        """Return path and bytes of the file at a place."""
+        """Return the path and the contents of the file at an index."""
         path = self.paths[item]
         try:
             return path, read_file(path)
@@ -52,7 +52,7 @@ class LabelledImages(NamedTuple):
 
     Attributes:
         images: RGB images.
-        labels: int64, N; indices into ``classes``.
+        labels: indices into ``classes``, int64, N.
         classes: names of all classes.
     """
 
@@ -62,29 +62,30 @@ class LabelledImages(NamedTuple):
 
 
 class ImageFolder(ImageFiles):
-    """The images below a folder, with or without class folders, in the order of their paths, as RGB.
+    """RGB images below a folder, with or without class folders, sorted by path.
 
-    ``passed_over`` counts the other files; hidden files and folders are ignored.
+    ``passed_over`` counts all other files. Hidden files and folders are ignored.
 
     Args:
-        root: searched to any depth, links to folders included, for files with the suffix of a format that Pillow
-            decodes.
-        exclusion: files that have no place, and missing files that have one.
+        root: folder to search recursively, following links to folders. Files are included if their extension is that of
+            a format supported by Pillow.
+        exclusion: files that have no index, and missing files that have one.
 
     Raises:
-        FileNotFoundError: ``root`` is not a folder, or holds no images.
+        FileNotFoundError: ``root`` is not a folder, or contains no images.
         OSError: a folder cannot be searched.
         ValueError: all images are excluded.
     """
 
     def __init__(self, root: str | os.PathLike, exclusion: Exclusion = EVERYTHING) -> None:
         if not Path(root).is_dir():
-            raise FileNotFoundError(f"DATA.ROOT {str(root)!r} is not a folder; give one that holds the training images")
+            raise FileNotFoundError(f"DATA.ROOT {str(root)!r} is not a folder; expected a folder of training images")
         found = list_images(root)
         paths = sorted(path for listing in found for path in listing.paths(root))
         if not paths:
             raise FileNotFoundError(
-                f"{root} holds no images; searched at any depth for .jpg, .png and other formats that Pillow reads"
+                f"{root} contains no images; it was searched recursively for .jpg, .png and other formats that Pillow"
+                " supports"
             )
         others = sum(listing.others for listing in found)
         if exclusion == EVERYTHING:
@@ -94,12 +95,12 @@ class ImageFolder(ImageFiles):
         there = {path[len(prefix) :] for path in paths}
         names = exclusion.number(there)
         if not names:
-            raise ValueError(f"DATA.EXCLUDE names every image of {root}; nothing is left to learn from")
+            raise ValueError(f"DATA.EXCLUDE lists every image of {root}; exclude fewer images")
         places, excluded = exclusion.places(names), len(there & exclusion.out)
         super().__init__([prefix + name for name in names], others, places, excluded)
 
 
 def warn_of_passed_over(images: ImageFiles, where: str) -> None:
-    """Log how many files of ``where`` are ignored because they are not images; a JSON's list has none."""
+    """Log the number of files in ``where`` that are ignored because they are not images. JSON lists have none."""
     if images.passed_over:
-        logger.warning(f"{images.passed_over} files of {where} are not images (by extension); ignored")
+        logger.warning(f"ignoring {images.passed_over} files of {where} that are not images (by extension)")

@@ -1,4 +1,4 @@
-"""Lists the images below a folder with ``os.scandir``: it reads the names and does not touch the files."""
+"""Lists the images below a folder with ``os.scandir``, which reads only names and does not access the files."""
 
 import os
 from collections.abc import Iterator
@@ -9,15 +9,15 @@ from mocodet.common.formats.image import image_suffixes
 
 
 class Listing(NamedTuple):
-    """The content of one folder, without the folders below it; hidden files are ignored.
+    """The contents of a single folder, excluding its subfolders and hidden files.
 
     Attributes:
-        folder: its path relative to the searched folder; ``""`` for the searched folder itself.
-        stamp: device, inode, and the times of the last change (mtime, ctime; nanoseconds), taken before the search.
-        images: names of the files with the suffix of a format that Pillow decodes.
+        folder: path relative to the searched folder, which is ``""`` for the searched folder itself.
+        stamp: device, inode, and times of the last change (mtime and ctime in nanoseconds), read before the search.
+        images: names of the files with the extension of a format supported by Pillow.
         others: number of other files.
-        lasting: whether the content is unchanged as long as the stamp is; a dangling link may lead to a folder later,
-            and a folder without times does not show its changes.
+        lasting: whether the listing stays valid as long as the stamp does not change. This is not the case if there is
+            a dangling link, which may later point to a folder, or if the file system does not store times.
     """
 
     folder: str
@@ -27,19 +27,19 @@ class Listing(NamedTuple):
     lasting: bool = True
 
     def paths(self, root: str | os.PathLike) -> list[str]:
-        """Return the images' paths; ``root`` is the searched folder."""
+        """Return the paths of the images below ``root``, the searched folder."""
         start = str(Path(root, self.folder, "-"))[:-1]
         return [start + name for name in self.images]
 
 
 def search(root: str | os.PathLike) -> Iterator[Listing]:
-    """List a folder and all folders below it once each, links to folders included, hidden folders excluded.
+    """List a folder and all of its subfolders once each, following links to folders and skipping hidden folders.
 
     Raises:
         OSError: a folder cannot be searched.
     """
     suffixes = image_suffixes()
-    entered = set()  # a link may lead back to a folder that has been searched
+    entered = set()  # a link may point back to a folder that has already been searched
     ahead = [""]
     while ahead:
         folder = ahead.pop()
@@ -67,7 +67,7 @@ def search(root: str | os.PathLike) -> Iterator[Listing]:
 
 
 def stamp_of(folder: Path) -> tuple[int, ...]:
-    """Return a stamp that changes when an entry is added, removed or renamed, or another folder takes its place."""
+    """Return a stamp that changes if an entry is added, removed or renamed, or if the folder is replaced."""
     status = folder.stat()
     return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
 
@@ -82,5 +82,5 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link to a place without permission
+    except OSError:  # a link to a target without read permission
         return False

@@ -1,7 +1,8 @@
-"""Listings of large folders, kept from run to run: later runs check the folders, not the files in them.
+"""Listings of large folders, cached between runs: later runs check the folders, but not the files in them.
 
-A listing is valid as long as each folder is the same and no entry was added, removed or renamed, since all of these
-change a folder's time. A link to a file is assumed to remain one; a listing with a dangling link is not kept.
+A listing is valid as long as each folder is the same and no entry was added, removed or renamed, because each of these
+changes the modification time of the folder. A link to a file is assumed to remain one, and a listing with a dangling
+link is not cached.
 """
 
 import hashlib
@@ -20,22 +21,22 @@ from mocodet.common.locks import exclusive
 
 from .listing import Listing, search, stamp_of
 
-# Raise it with every change of the file's format, or of the selection of files.
+# Increase this version whenever the file format or the selection of files changes.
 FORMAT = 1
 
-# Searching folders with fewer files is as fast as reading a listing.
+# Searching folders with fewer files is as fast as reading a cached listing.
 SMALLEST = 10_000
 
-# Nanoseconds. A folder that changed within this time before the search may change again with the same time stamp: file
-# systems count time in steps of up to two seconds.
+# Nanoseconds. A folder that changed within this time before the search might change again without a new time stamp,
+# because file systems store times in steps of up to two seconds.
 STEP = 2_000_000_000
 
 
 def list_images(root: str | os.PathLike) -> list[Listing]:
-    """List a folder as `.listing.search` does, or return the kept listing if nothing has changed since.
+    """List a folder like `.listing.search`, or return the cached listing if nothing has changed since it was saved.
 
-    When several processes list a large folder for the first time, one searches it and the others wait for the result.
-    If the cache cannot be read or written, the folder is searched.
+    When multiple processes list a large folder for the first time, one of them searches it, and the others wait for the
+    result. If the cache cannot be read or written, the folder is searched.
 
     Raises:
         OSError: a folder cannot be searched.
@@ -56,7 +57,7 @@ def list_images(root: str | os.PathLike) -> list[Listing]:
     with ExitStack() as stack:
         with suppress(OSError):
             stack.enter_context(exclusive(file))
-        if (kept := _read(file, root)) is not None:  # another process has searched while this one waited
+        if (kept := _read(file, root)) is not None:  # another process searched the folder while this one waited
             return kept
         found += folders
         settled = max(moment for listing in found for moment in listing.stamp[2:]) < started - STEP
@@ -67,7 +68,7 @@ def list_images(root: str | os.PathLike) -> list[Listing]:
 
 
 def _write(file: Path, found: Iterable[Listing]) -> None:
-    """Write JSON after a line with its checksum; names are joined by a character that no name contains."""
+    """Write a line with a checksum, followed by JSON. Names are joined with a character that no name can contain."""
     folders = [(one.folder, one.stamp, "/".join(one.images), one.others) for one in found]
     content = json.dumps({"format": FORMAT, "extensions": image_suffixes(), "folders": folders}).encode()
     with atomic_open(file) as handle:
@@ -76,7 +77,7 @@ def _write(file: Path, found: Iterable[Listing]) -> None:
 
 
 def _read(file: Path, root: str | os.PathLike) -> list[Listing] | None:
-    """Return the kept listing of ``root``; None if it is missing or damaged, or if a folder has changed."""
+    """Return the cached listing of ``root``, or None if it is missing or damaged, or if a folder has changed."""
     try:
         checksum, _, content = file.read_bytes().partition(b"\n")
         if int(checksum, 16) != zlib.crc32(content):

@@ -1,4 +1,4 @@
-"""Loader processes, for training and for evaluation."""
+"""Data-loader processes for training and evaluation."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -13,19 +13,19 @@ from mocodet.common.stopping import leave_signals_to_parent
 
 
 def load_batches(dataset: Dataset, num_workers: int, **how: Any) -> Iterator[Any]:
-    """Yield a `DataLoader`'s batches without using the process's random generator; ``how`` is passed to it.
+    """Yield the batches of a `DataLoader` without using this process's random generator. ``how`` is passed to it.
 
-    From then on, OpenCV computes on one thread in this process.
+    This function also limits OpenCV to a single thread in this process.
 
     Raises:
-        ValueError: an image cannot be read; the message, one line, names it.
+        ValueError: an image cannot be read. The message is a single line with the name of the image.
     """
-    # OpenCV's threads do not survive a fork, and a process that was forked while they ran hangs in its first call.
+    # OpenCV's threads do not survive a fork, and a process forked while they run would hang in its first OpenCV call.
     cv2.setNumThreads(1)
     loader = DataLoader(
         dataset,
         num_workers=num_workers,
-        # The loader draws a seed for its workers, which must not change the state of the process's own generator.
+        # The loader draws a seed for its workers, which must not change the state of this process's generator.
         generator=torch.Generator(),
         worker_init_fn=_begin if num_workers else None,
         **how,
@@ -39,6 +39,6 @@ def load_batches(dataset: Dataset, num_workers: int, **how: Any) -> Iterator[Any
 def _begin(_: int) -> None:
     leave_signals_to_parent()
     return_freed_memory()
-    # Workers compute on one thread each and never touch the parent's OpenMP pool.
+    # Workers use a single thread each and never access the parent's OpenMP pool.
     torch.set_num_threads(1)
     cv2.setNumThreads(1)

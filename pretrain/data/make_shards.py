@@ -1,4 +1,4 @@
-"""The command ``mocodet shards``: write WebDataset shards from a folder of images, or the index of shards."""
+"""The command ``mocodet shards``, which writes WebDataset shards from a folder of images, or an index of shards."""
 
 import argparse
 import hashlib
@@ -31,20 +31,20 @@ from .unfinished import Unfinished
 from .views import mix
 
 INDEX_NAME = "index.json"
-MAX_FAULTS = 100  # after this many shards that cannot be counted, no more are tried
+MAX_FAULTS = 100  # stop after this number of shards that cannot be counted
 JPEG_QUALITY = 95
 
 Result = TypeVar("Result")
 
 
 class Loaded(NamedTuple):
-    """An image that can be decoded, ready to be written.
+    """An image that can be decoded and is ready to be written.
 
     Attributes:
-        place: its number in the order of writing, in which damaged images count too.
-        path: relative to the folder of images.
-        extension: without the dot.
-        data: the bytes of its file.
+        place: position in the order of writing, which also counts damaged images.
+        path: path relative to the folder of images.
+        extension: file extension, without the dot.
+        data: contents of the image file.
     """
 
     place: int
@@ -54,14 +54,14 @@ class Loaded(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """A summary of what was written.
+    """A summary of the shards that were written.
 
     Attributes:
         shards: number of shards.
         images: number of images in all shards.
-        bytes: size of the image files.
-        damaged: messages about the images that were left out.
-        passed_over: number of files in the folder that are not images, by their extension.
+        bytes: total size of the image files.
+        damaged: messages about the images that were omitted.
+        passed_over: number of files in the folder that are not images, by extension.
     """
 
     shards: int
@@ -84,34 +84,36 @@ def make_shards(
     max_pixels: int = MAX_PIXELS,
     workers: int = 1,
 ) -> Summary:
-    """Write the images below ``root`` to shards in the folder ``output``, and their index.
+    """Write the images below ``root`` to shards in the folder ``output``, together with their index.
 
-    If it is interrupted, the complete shards remain. The same call continues after them and writes the same bytes.
+    If the function is interrupted, the complete shards remain. Calling it again with the same arguments continues after
+    these shards and writes the same bytes as an uninterrupted call.
 
     Args:
-        root: searched to any depth, as by `ImageFolder`.
-        output: created if necessary; must be empty, or hold the shards of an interrupted call.
-        images_per_shard: largest number of images in a shard; at least 1.
-        max_size: largest sum of image bytes in a shard; a larger image gets its own shard.
-        resize: images whose shorter side is longer than this, in pixels, are shrunk to it and stored as JPEG, the
-            others unchanged; 0 leaves all unchanged.
-        shuffle: write in a random order instead of the order of the paths.
-        seed: seed of that order.
-        skip_damaged: leave out images that cannot be decoded instead of raising.
-        max_pixels: largest number of pixels of an image; 0: unlimited.
-        workers: threads that read, decode and shrink.
+        root: folder to search recursively, as in `ImageFolder`.
+        output: folder for the shards, created if necessary. It must be empty or contain the shards of an interrupted
+            call.
+        images_per_shard: maximum number of images per shard, at least 1.
+        max_size: maximum total size of the images in a shard, in bytes. A larger image gets a separate shard.
+        resize: largest length of the shorter side, in pixels. Larger images are shrunk and saved as JPEG. All others
+            are stored unchanged. 0 stores all images unchanged.
+        shuffle: whether to write the images in random order instead of sorted by path.
+        seed: seed for the random order.
+        skip_damaged: whether to omit images that cannot be decoded instead of raising an error.
+        max_pixels: maximum number of pixels in an image, or 0 for no limit.
+        workers: number of threads that read, decode and shrink images.
 
     Raises:
-        FileNotFoundError: ``root`` is not a folder, or holds no images.
-        FileExistsError: ``output`` is a file, or holds something else.
-        BlockingIOError: another process writes there.
-        ValueError: an image is damaged, or with ``skip_damaged`` all are; see also `Unfinished`.
+        FileNotFoundError: ``root`` is not a folder, or contains no images.
+        FileExistsError: ``output`` is a file, or contains something else.
+        BlockingIOError: another process is writing to ``output``.
+        ValueError: an image is damaged or, with ``skip_damaged``, all images are damaged; see also `Unfinished`.
     """
     root, output = Path(root), Path(output)
     if not root.is_dir():
-        raise FileNotFoundError(f"{root} is not a folder; give one that holds images")
+        raise FileNotFoundError(f"{root} is not a folder; expected a folder of images")
     if output.exists() and not output.is_dir():
-        raise FileExistsError(f"{output} exists and is not an empty folder; give another --output, or empty it")
+        raise FileExistsError(f"{output} exists and is not an empty folder; choose another --output, or empty it")
     folder = ImageFolder(root)
     paths = folder.paths
     settings = {
@@ -137,23 +139,23 @@ def make_shards(
                 _refuse_unless(skip_damaged, str(error))
                 done.damaged.append(str(error))
 
-    with claim(output, work="writes shards", instead="give another --output"):
+    with claim(output, work="writes shards", instead="choose another --output"):
         remove_leftovers(output)
         done = Unfinished(output, settings, len(paths))
         if done.damaged:
             _refuse_unless(skip_damaged, done.damaged[0])
         if done.entries:
-            print(f"{output} has {len(done.entries)} complete shards; continuing after them", file=sys.stderr)
+            print(f"{output} contains {len(done.entries)} complete shards; continuing after them", file=sys.stderr)
         try:
             _write(intact(done), output, images_per_shard, max_size, done)
             if not done.entries:
-                raise ValueError(f"none of the {len(paths)} images of {root} can be read; the first: {done.damaged[0]}")
+                raise ValueError(f"none of the {len(paths)} images of {root} can be read: {done.damaged[0]}")
             write_index(output / INDEX_NAME, done.entries)
         except (OSError, ValueError) as error:
             if not done.entries:
                 raise
             kind = OSError if isinstance(error, OSError) else ValueError
-            whole = f"{len(done.entries)} shards in {output} are complete; the same command continues after them"
+            whole = f"{len(done.entries)} shards in {output} are complete; run the same command again to continue"
             raise kind(f"{error}. {whole}") from error
         finally:
             if not done.entries or (output / INDEX_NAME).is_file():
@@ -163,7 +165,7 @@ def make_shards(
 
 def _refuse_unless(skip_damaged: bool, fault: str) -> None:
     if not skip_damaged:
-        raise ValueError(f"{fault}, or leave out all such images with --skip-damaged")
+        raise ValueError(f"{fault}, or omit all such images with --skip-damaged")
 
 
 def _digest(names: Iterable[str]) -> str:
@@ -174,7 +176,7 @@ def _digest(names: Iterable[str]) -> str:
 
 
 def _load(path: str, resize: int, max_pixels: int) -> tuple[str, bytes]:
-    """Return an image's extension, without the dot, and its file's bytes, after shrinking it if it is too large."""
+    """Shrink an image if it is too large, then return its file extension (without the dot) and the encoded bytes."""
     try:
         data = read_file(path)
     except OSError as error:
@@ -190,7 +192,7 @@ def _load(path: str, resize: int, max_pixels: int) -> tuple[str, bytes]:
 
 
 def _map_ahead(function: Callable[[Any], Result], items: Iterable[Any], workers: int) -> Iterator[Future[Result]]:
-    """Map in threads, in order. Unlike an executor's own map, work only a few items ahead and continue after errors."""
+    """Map in threads, in order. Unlike an executor's ``map``, prefetch only a few items and continue after errors."""
     pool, waiting = ThreadPoolExecutor(workers), iter(items)
     ahead = deque(pool.submit(function, item) for item in islice(waiting, 16 * workers))
     try:
@@ -202,17 +204,17 @@ def _map_ahead(function: Callable[[Any], Result], items: Iterable[Any], workers:
 
 
 def _write(images: Iterator[Loaded], output: Path, images_per_shard: int, max_size: int, done: Unfinished) -> None:
-    """Write images to shards, and note each shard in ``done``."""
+    """Write images to shards and record each shard in ``done``."""
     number, image = sum(entry["images"] for entry in done.entries), next(images, None)
     while image is not None:
         entry: dict[str, Any] = {"name": f"shard-{len(done.entries):06d}.tar", "images": 0, "bytes": 0}
-        # webdataset's ShardWriter does not close its files, and exceeds the size by an image.
+        # webdataset's ShardWriter does not close its files, and exceeds the maximum size by one image.
         with atomic_open(output / entry["name"]) as handle, TarWriter(handle, encoder=False, mtime=0) as writer:
             while image is not None:
                 full = entry["images"] == images_per_shard or entry["bytes"] + len(image.data) > max_size
                 if full and entry["images"]:
                     break
-                # A path that is not UTF-8 must not stop the rest.
+                # A path that is not valid UTF-8 must not stop the command.
                 path = image.path.encode(errors="replace").decode()
                 source = json.dumps({"path": path}, ensure_ascii=False).encode()
                 writer.write({"__key__": f"{number:09d}", image.extension: image.data, "json": source})
@@ -225,31 +227,31 @@ def _write(images: Iterator[Loaded], output: Path, images_per_shard: int, max_si
 def make_index(
     patterns: Sequence[str], output: str | os.PathLike, *, workers: int = 1, allow_pipe: bool = False
 ) -> Summary:
-    """Count the images of existing shards and write the index ``output``.
+    """Count the images in existing shards and write their index to ``output``.
 
-    Shards that cannot be counted are reported together, up to `MAX_FAULTS`; nothing is written then.
+    Shards that cannot be counted are reported together, up to `MAX_FAULTS`. In this case, no index is written.
 
     Args:
-        patterns: paths, URLs or ``pipe:`` commands, with braces: ``part-{000..099}.tar``.
-        output: the JSON file. Shards in or below its folder are named relative to it.
-        workers: threads, each reading a shard.
-        allow_pipe: whether commands may run; they do so in a shell.
+        patterns: paths, URLs or ``pipe:`` commands, optionally with brace expansion, such as ``part-{000..099}.tar``.
+        output: path of the JSON file. Shards in the same folder or below it are listed with relative paths.
+        workers: number of threads, each of which reads one shard at a time.
+        allow_pipe: whether commands are allowed, which run in a shell.
 
     Raises:
         FileNotFoundError: shards do not exist.
-        FileExistsError: ``output`` exists.
-        ValueError: shards are damaged, cannot be read or hold no images; or a pattern cannot be expanded.
+        FileExistsError: ``output`` already exists.
+        ValueError: shards are damaged, cannot be read or contain no images, or a pattern cannot be expanded.
     """
     output = Path(output)
     if output.exists():
-        raise FileExistsError(f"{output} already exists; give another --output, or remove it")
+        raise FileExistsError(f"{output} already exists; choose another --output, or delete it")
     shards = [shard for pattern in patterns for shard in braceexpand(pattern)]
     base = output.parent.resolve()
 
     def count(shard: str) -> dict[str, Any]:
         sizes = list(image_sizes(shard, allow_pipe=allow_pipe))
         if not sizes:
-            raise ValueError(f"{shard} holds no images: no member has an image's file name")
+            raise ValueError(f"{shard} contains no images: no member has an image file name")
         name = shard
         if not is_url(shard):
             path = Path(shard).resolve()
@@ -291,8 +293,8 @@ def main(args: argparse.Namespace) -> None:
         else:
             summary, index = make_index(patterns, output, workers=args.workers, allow_pipe=allow_pipe), output
     for message in summary.damaged:
-        print(f"left out: {message}", file=sys.stderr)
+        print(f"skipped: {message}", file=sys.stderr)
     if summary.passed_over:
-        print(f"{summary.passed_over} files of {root} are not images (by extension); ignored", file=sys.stderr)
-    left_out = f", {len(summary.damaged)} damaged images left out" if summary.damaged else ""
+        print(f"ignoring {summary.passed_over} files of {root} that are not images (by extension)", file=sys.stderr)
+    left_out = f", {len(summary.damaged)} damaged images skipped" if summary.damaged else ""
     print(f"{index}: {summary.images} images in {summary.shards} shards, {summary.bytes / 1e6:.1f} MB{left_out}")

@@ -1,4 +1,4 @@
-"""The command ``mocodet prepare-data images``: check every photograph once, before a run learns from them."""
+"""The command ``mocodet prepare-data images``, which checks every photograph before training."""
 
 import argparse
 import json
@@ -19,17 +19,17 @@ ORDER = ("damaged", "leak", "tiny", "duplicate")
 
 
 def check_pool(args: argparse.Namespace) -> int:
-    """Print the faults of the photographs in a folder, and write a list for ``DATA.EXCLUDE``.
+    """Print problems with the photographs in a folder, and write a list for ``DATA.EXCLUDE``.
 
     Args:
-        args: as parsed by `mocodet.common.commands.prepare_data`.
+        args: arguments parsed by `mocodet.common.commands.prepare_data`.
 
     Returns:
-        the exit status: 1 if there are faults and no list of them was asked for.
+        the exit status, which is 1 if there are problems and no list was requested.
 
     Raises:
-        FileNotFoundError: the folder does not exist, or holds no images.
-        ValueError: ``--leaks`` does not name images.
+        FileNotFoundError: the folder does not exist, or contains no images.
+        ValueError: ``--leaks`` does not specify images.
     """
     workers = os.cpu_count() or 1 if args.workers is None else args.workers
     test = list(look_at_all(_test_paths(args.leaks), workers, args.max_pixels)) if args.leaks else []
@@ -46,32 +46,33 @@ def check_pool(args: argparse.Namespace) -> int:
     for photograph in test:
         if photograph.reason:
             print(on_one_line(f"note: {photograph.path} {photograph.reason}, and was not compared"))
-    found = ", ".join(f"{counts[what]:,} {what}" for what in ORDER if counts[what]) or "nothing wrong"
+    found = ", ".join(f"{counts[what]:,} {what}" for what in ORDER if counts[what]) or "no problems found"
     written = f"; set DATA.EXCLUDE {args.output}" if args.output and lines else ""
-    against = f", compared with {len(test):,} of {args.leaks}" if test else ""
+    against = f", compared with {len(test):,} images of {args.leaks}" if test else ""
     print(f"{args.root}: {len(paths):,} images{against}: {found}{written}")
     return int(bool(lines) and not args.output)
 
 
 def _paths(root: str) -> list[str]:
     if not Path(root).is_dir():
-        raise FileNotFoundError(f"{root} is not a folder; give one that holds images")
+        raise FileNotFoundError(f"{root} is not a folder; expected a folder of images")
     paths = sorted(path for listing in list_images(root) for path in listing.paths(root))
     if not paths:
         raise FileNotFoundError(
-            f"{root} holds no images; searched at any depth for .jpg, .png and other formats that Pillow reads"
+            f"{root} contains no images; it was searched recursively for .jpg, .png and other formats that Pillow"
+            " supports"
         )
     return paths
 
 
 def _test_paths(given: str) -> list[str]:
-    """Return the images of ``--leaks``: a folder, or an entry as in ``MOCO.DATASETS``."""
+    """Return the images specified by ``--leaks``, which is a folder or an entry as in ``MOCO.DATASETS``."""
     if not given.lstrip().startswith("{"):
         return _paths(given)
     try:
         entry = yaml.safe_load(given)
     except yaml.YAMLError as error:
         raise ValueError(
-            f"--leaks {given} is not an entry as in MOCO.DATASETS ({' '.join(str(error).split())})"
+            f"--leaks {given} is neither a folder nor an entry as in MOCO.DATASETS ({' '.join(str(error).split())})"
         ) from error
     return [str(image.path) for image in read_boxes(entry, "--leaks")]

@@ -1,4 +1,4 @@
-"""Training views that replace an unreadable image by another one."""
+"""Training views that replace unreadable images with other images."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 from .decoding import UnreadableImageError
 from .views import SKIPPED, Views, mix
 
-REMEDY = "; replace or remove it"  # the end of messages, which the list of skipped images omits
+REMEDY = "; replace or remove it"  # suffix of messages, which is removed in the list of skipped images
 
-# Draws to replace an unreadable image; if all of them fail, more would fail too.
+# Maximum number of replacements to try for an unreadable image. If all of them fail, further attempts are unlikely to
+# succeed.
 TRIES = 100
 
 
@@ -17,8 +18,8 @@ class Skipped(NamedTuple):
     """An image that was replaced.
 
     Attributes:
-        name: its name in messages.
-        reason: why it cannot be read.
+        name: name of the image in messages.
+        reason: reason why the image cannot be read.
     """
 
     name: str
@@ -27,16 +28,16 @@ class Skipped(NamedTuple):
 
 @dataclass(eq=False)
 class ReplacingViews(Views):
-    """Views of a whole batch at a time; another image replaces one that cannot be read or is left out.
+    """Views of a complete batch. An image that cannot be read or is excluded is replaced by another image.
 
-    In a data set with places, the replacement is drawn with the seed, the sample's place in the training stream and the
-    number of the attempt. In a stream, it is the next image of the same process's batch, in other crops. Either depends
-    only on the seed, the place in the stream, and which images can be read: neither loader processes nor interruptions
-    change it.
+    In an indexed data set, the replacement is sampled with the seed, the position of the sample in the training stream
+    and the number of the attempt. In a stream, it is the next image in the same process's batch, with different crops.
+    Either way, it depends only on the seed, the position in the stream and the images that can be read, and not on
+    loader processes or interruptions.
 
     Args:
-        size: places in the data set; 0: the items come from a stream.
-        left_out: places that are never read.
+        size: number of indices in the data set, or 0 if the items come from a stream.
+        left_out: indices that are never loaded.
         images, make, seed, names, labels, cache_side: see `Views`.
 
     Raises:
@@ -47,7 +48,7 @@ class ReplacingViews(Views):
     left_out: frozenset[int] = frozenset()
 
     def __getitems__(self, places: Sequence[tuple[Any, int]]) -> list[dict[str, Any]]:
-        """Make the samples of a batch; replacements have an entry `SKIPPED`."""
+        """Make the samples of a batch. Samples with replaced images have an additional entry, `SKIPPED`."""
         return [self._sample(places, row) for row in range(len(places))]
 
     def _sample(self, places: Sequence[tuple[Any, int]], row: int) -> dict[str, Any]:
@@ -60,8 +61,10 @@ class ReplacingViews(Views):
                 skipped.append(Skipped(error.name, reason))
                 continue
             return {**sample, SKIPPED: skipped} if skipped else sample
-        first = " ".join(skipped[0]) if skipped else "every image that was drawn is left out"
-        raise UnreadableImageError(f"{first}, and none of {TRIES if self.size else len(places)} draws can be used")
+        first = " ".join(skipped[0]) if skipped else "all sampled images are excluded"
+        raise UnreadableImageError(
+            f"{first}, and none of {TRIES if self.size else len(places)} attempted replacements can be used"
+        )
 
     def _candidates(self, places: Sequence[tuple[Any, int]], row: int) -> Iterator[Any]:
         if not self.size:

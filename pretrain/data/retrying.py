@@ -1,20 +1,20 @@
-"""Delays for retrying reads that failed, and errors for which retrying is useless."""
+"""Delays between attempts to read, and errors that cannot be fixed by trying again."""
 
 from collections.abc import Iterator
 
-# Seconds to wait before each attempt; the series starts again after every success.
+# Seconds to wait before each further attempt. The sequence restarts after every success.
 RETRY_DELAYS = (1.0, 5.0, 25.0)
 
 
 class LastingError(ValueError):
-    """A fault that retrying does not cure."""
+    """An error that cannot be fixed by trying again."""
 
 
 def delays() -> Iterator[float]:
-    """Return the waits before further attempts; when they are used up, the attempt was the last."""
+    """Return the delays before further attempts. After the last delay, no more attempts are made."""
     return iter(RETRY_DELAYS)
 
 
 def reason(error: Exception) -> str:
-    """Return an error's message, or else its kind, on one line."""
+    """Return the message of an error, or its type if there is no message, on a single line."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -1,4 +1,4 @@
-"""The order of images: shuffled epochs that can be resumed at any point."""
+"""The order of images: shuffled epochs that can be resumed at any iteration."""
 
 from collections.abc import Iterator
 from typing import Any, ClassVar
@@ -11,27 +11,27 @@ from .views import mix
 
 
 class GlobalBatches(Sampler[list[tuple[Any, int]]]):
-    """An endless stream of whole batches, shared by the processes, that can be resumed at any iteration.
+    """An endless stream of complete batches, shared between processes, that can be resumed at any iteration.
 
-    A batch is a list of pairs ``(item, draw)``: ``item`` is the key of the image in `Views`, and ``draw`` is the place
-    in the stream, which never repeats. A subclass defines ``__iter__``, which yields this process's part of each batch
-    from ``start_iteration`` on, and extends ``state_dict``.
+    A batch is a list of pairs ``(item, draw)``, where ``item`` is the key of an image in `Views`, and ``draw`` is the
+    position in the stream, which is unique. A subclass defines ``__iter__``, which yields this process's part of each
+    batch from ``start_iteration`` on, and extends ``state_dict``.
 
     Args:
         dataset_size: number of images.
-        batch_size: images in a batch, over all processes.
-        seed: the same in all processes.
-        source: the subject of messages about the number of images.
+        batch_size: number of images per batch over all processes.
+        seed: seed of the order, which must be the same in all processes.
+        source: subject and verb of messages about the number of images.
 
     Attributes:
-        RESUME_WITH: the settings that a resumed run must keep, for messages.
-        iterations_per_epoch: whole batches in the data set.
-        rows: images of a batch in this process.
-        start_iteration: the first iteration to yield. Negative ones lie in epochs before the first; their batches are
-            shuffled like all others, and training uses none of them.
+        RESUME_WITH: settings that must not change in a resumed run, for messages.
+        iterations_per_epoch: number of complete batches in the data set.
+        rows: number of images per batch in this process.
+        start_iteration: the first iteration to yield. Negative iterations are in epochs before the first one. Their
+            batches are shuffled like all others, but are not used for training.
 
     Raises:
-        ValueError: the batch is larger than the data set, or does not divide evenly among the processes.
+        ValueError: the batch is larger than the data set, or cannot be divided evenly among the processes.
     """
 
     RESUME_WITH: ClassVar[str]
@@ -53,35 +53,35 @@ class GlobalBatches(Sampler[list[tuple[Any, int]]]):
         self.start_iteration = 0
 
     def state_dict(self) -> dict[str, int | str]:
-        """Return what the meaning of an iteration number depends on."""
+        """Return the values that determine which images belong to an iteration."""
         return {"dataset_size": self.dataset_size, "batch_size": self.batch_size, "seed": self.seed}
 
     def load_state_dict(self, state: dict[str, int | str]) -> None:
-        """Check that this sampler continues the stream of the one that ``state`` came from.
+        """Check that this sampler continues the stream of the sampler that saved ``state``.
 
         Raises:
-            ValueError: something in ``state_dict`` differs; the message names it.
+            ValueError: a value of ``state_dict`` differs. The message contains it.
         """
         mine = self.state_dict()
         if changed := [key for key in {**mine, **state} if mine.get(key) != state.get(key)]:
             then, now = ({key: values.get(key) for key in changed} for values in (state, mine))
             raise ValueError(
-                f"the checkpoint was written with {then}, this run has {now} and would see other images; resume with"
-                f" the same {self.RESUME_WITH}, or start a new run in another OUTPUT_DIR"
+                f"the checkpoint was written with {then}, but this run has {now} and would use different images; resume"
+                f" with the same {self.RESUME_WITH}, or start a new run in another OUTPUT_DIR"
             )
 
 
 class EpochSampler(GlobalBatches):
-    """An endless stream of batches of places in a data set, each epoch a new permutation of it.
+    """An endless stream of batches of indices into a data set, with a new permutation in each epoch.
 
-    The stream depends on ``seed`` alone: iteration ``i`` has the same images regardless of the iteration at which the
-    run began and of the number of processes that share a batch. Images left over when the batch does not divide the
-    data set are left to later epochs, as with ``drop_last`` in the original code.
+    The stream depends only on ``seed``: iteration ``i`` has the same images regardless of the iteration at which the
+    run started and of the number of processes. If the batch size does not divide the number of images, the remaining
+    images are left to later epochs, as with ``drop_last`` in the original code.
 
     Args:
-        dataset_size, batch_size, seed: see `GlobalBatches`, also for the errors.
-        identity: hash of the images and their order. A run cannot resume with others, since an entry of a memory bank
-            or a label would then belong to another image.
+        dataset_size, batch_size, seed: see `GlobalBatches`, which also lists the errors.
+        identity: hash of the images and their order. A run cannot be resumed with different images, because memory bank
+            entries and labels would then belong to other images.
     """
 
     RESUME_WITH = "data (DATA.EXCLUDE lists files that were removed since), SOLVER.IMS_PER_BATCH and SEED"
@@ -103,5 +103,5 @@ class EpochSampler(GlobalBatches):
             epoch, first = epoch + 1, 0
 
     def state_dict(self) -> dict[str, int | str]:
-        """Return what the meaning of an iteration number depends on."""
+        """Return the values that determine which images belong to an iteration."""
         return {**super().state_dict(), "images": self.identity}

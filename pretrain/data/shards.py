@@ -1,4 +1,4 @@
-"""A stream of images from WebDataset shards (tar files), for data sets that are too large to list."""
+"""Streams images from WebDataset shards (tar files), for data sets that are too large to list."""
 
 import hashlib
 import json
@@ -35,21 +35,22 @@ from .web import WebFile
 
 logger = logging.getLogger("mocodet.pretrain")
 
-# An image before decoding: its name, for messages, and the bytes of its file.
+# An encoded image: its name for messages, and the contents of its file.
 Encoded = tuple[str, bytes]
 
-# Largest size of the shuffle buffer in each process, by the mean size of an image: 2 GB less PyTorch and the index.
+# Maximum size of the shuffle buffer in each process, estimated from the mean image size. Together with PyTorch and the
+# index, it fits into 2 GB.
 MAX_BUFFER_BYTES = 3 * 2**28
 
-# Seconds that a command may take to exit after its output has ended.
+# Maximum time in seconds for a command to exit after its output has ended.
 COMMAND_ENDS_WITHIN = 60.0
 
-# Seconds between warnings while the run waits for images.
+# Seconds between warnings while the run is waiting for images.
 WAITING_PERIOD = 60.0
 
 INDEX_VERSION = 1
 
-LARGEST = 1 << 48  # images of a shard, or bytes; sums of many such numbers fit into 64 bits
+LARGEST = 1 << 48  # limit for the images or bytes in a shard; sums of many such numbers fit into 64 bits
 
 PIPE = "pipe:"  # prefix of a command whose output is read
 
@@ -58,79 +59,79 @@ Take = Callable[[tarfile.TarFile, tarfile.TarInfo], Found]
 
 
 class ShardIndex:
-    """Names and sizes of the shards of a data set, without the names of images.
+    """Names and sizes of the shards in a data set, without the names of images.
 
-    The index is a JSON file, ``{"version": 1, "shards": [{"name": …, "images": …, "bytes": …}, …]}``, as
-    `mocodet shards` writes it. A name that is neither absolute nor a URL is relative to the index.
+    The index is a JSON file, ``{"version": 1, "shards": [{"name": …, "images": …, "bytes": …}, …]}``, as written by
+    `mocodet shards`. A name that is neither absolute nor a URL is relative to the index.
 
     Args:
         location: path or URL of the index.
         allow_pipe: whether ``location`` may be a command that prints the index, and whether an index in a local file
-            may name commands; see `open_location`.
+            may contain commands; see `open_location`.
 
     Raises:
         FileNotFoundError: the index does not exist.
-        ValueError: it is not an index, or it names commands that are not allowed; none of them has run then.
+        ValueError: the file is not an index, or contains commands that are not allowed. No command is run in this case.
     """
 
     def __init__(self, location: str, *, allow_pipe: bool = False) -> None:
         self.location = location
         entries = _read_index(location, allow_pipe)
         self.names = [entry["name"] for entry in entries]
-        self.images = np.array([entry["images"] for entry in entries], dtype=np.int64)  # one number per shard
+        self.images = np.array([entry["images"] for entry in entries], dtype=np.int64)  # one number for each shard
         self.bytes = sum(entry["bytes"] for entry in entries)
 
     def __len__(self) -> int:
         return len(self.names)
 
     def path(self, shard: int) -> str:
-        """Return the location of the shard with this number."""
+        """Return the location of the shard with the given number."""
         name = self.names[shard]
         if is_url(name) or name.startswith("/"):
             return name
-        location = self.location.partition("?")[0] if is_url(self.location) else self.location  # not a URL's query
+        location = self.location.partition("?")[0] if is_url(self.location) else self.location  # without the URL query
         folder, slash, _ = location.rpartition("/")
         return folder + slash + name
 
     def digest(self) -> str:
-        """Hash the names of the shards and their numbers of images."""
+        """Hash the names of the shards and the number of images in each."""
         digest = hashlib.sha256("\n".join(self.names).encode())
         digest.update(self.images.tobytes())
         return digest.hexdigest()[:16]
 
 
 def write_index(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
-    """Write an index with ``name``, ``images`` (their number) and ``bytes`` (sum of their files) of each shard."""
+    """Write an index with the ``name``, the number of ``images`` and the total ``bytes`` of each shard."""
     lines = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in entries)
     with atomic_open(path, "w", encoding="utf-8") as handle:
         handle.write(f'{{"version": {INDEX_VERSION}, "shards": [\n{lines}\n]}}\n')
 
 
 def _read_index(location: str, allow_pipe: bool) -> list[dict[str, Any]]:
-    """Read the entries of an index and check their content and permissions."""
-    how = "DATA.SHARDS is an index that mocodet shards writes, with --index for existing shards"
+    """Read the entries of an index and check their contents and permissions."""
+    how = "DATA.SHARDS must be an index written by mocodet shards (use --index for existing shards)"
     if not is_url(location) and Path(location).is_dir():
         raise FileNotFoundError(f"{location} is a folder; {how}")
     try:
         with open_location(location, allow_pipe) as stream:
             text = stream.read(512)
-            shard = b"\0" in text  # as in the header of an archive, which is then not read further
+            shard = b"\0" in text  # as in the header of an archive. Its remaining contents are not read
             text += b"" if shard else stream.read()
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error}; {how}") from error
     except LastingError:
         raise
-    except Exception as error:  # packages for file systems raise errors of any type
+    except Exception as error:  # file system packages may raise errors of any type
         raise ValueError(f"{location} cannot be read ({reason(error)}); {how}") from error
     if shard:
-        raise ValueError(f"{location} is not text, but perhaps a shard; {how}")
+        raise ValueError(f"{location} is not a text file and may be a shard; {how}")
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{location} is not JSON ({error}); {how}") from error
+        raise ValueError(f"{location} is not valid JSON ({error}); {how}") from error
     entries = content.get("shards") if isinstance(content, dict) else None
     if not isinstance(entries, list) or content.get("version") != INDEX_VERSION:
-        raise ValueError(f"{location} is not an index of shards, version {INDEX_VERSION}; {how}")
+        raise ValueError(f"{location} is not an index of shards with version {INDEX_VERSION}; {how}")
     if not entries:
         raise ValueError(f"{location} lists no shards")
     for number, entry in enumerate(entries):
@@ -139,54 +140,56 @@ def _read_index(location: str, allow_pipe: bool) -> list[dict[str, Any]]:
         if not (isinstance(name, str) and numbers and is_text(name)):
             raise ValueError(f"{location}: shard {number} must have a name, images > 0 and bytes > 0: {entry!r:.200}")
         if location.startswith(PIPE) and not (is_url(name) or name.startswith("/")):
-            raise ValueError(f"{location} has no folder that shard {name!r} could be relative to; give its full path")
+            raise ValueError(f"{location} has no folder that shard {name!r} could be relative to; use its full path")
     _check_commands(location, [entry["name"] for entry in entries], allow_pipe)
     return entries
 
 
 def _check_commands(location: str, names: Sequence[str], allow_pipe: bool) -> None:
-    """Refuse an index that names commands if they are not allowed, or if it is not a local file.
+    """Reject an index that contains commands, unless they are allowed and the index is a local file.
 
-    In an index that is not local, fsspec's chains, such as ``reference://::https://…``, are refused too: they pass one
-    file to another file system as its settings.
+    For an index that is not local, fsspec's chained URLs, such as ``reference://::https://…``, are also rejected,
+    because they pass one file to another file system as its settings.
     """
     fetched = location.startswith(PIPE) or is_fetched(location)
     commands = [name for name in names if name.startswith(PIPE) or (fetched and "::" in name)]
     if not commands:
         return
-    what = f"{location} names {len(commands)} shards by commands, such as {commands[0]!r:.200}; none was run. "
+    what = f"{location} lists {len(commands)} shards as commands, such as {commands[0]!r:.200}; none was run. "
     if fetched:
         raise ValueError(
-            f"{what}Commands of an index that is not a local file never run: download it, read it, and set DATA.SHARDS"
-            " to the copy, with --allow-pipe"
+            f"{what}Commands in an index that is not a local file are never run: download and read the index, then set"
+            " DATA.SHARDS to the local copy and add --allow-pipe"
         )
     if not allow_pipe:
-        raise ValueError(f"{what}They would run in a shell: read them, and add --allow-pipe if you trust them all")
+        raise ValueError(f"{what}They would run in a shell: read them, and add --allow-pipe if you trust all of them")
 
 
 class ShardSampler(GlobalBatches):
-    """An endless stream of batches from shards, each epoch in a new order.
+    """An endless stream of batches from shards, in a new order in each epoch.
 
-    In an epoch the shards form a ring in random order, which begins at a random image. Each process reads an equal
-    stretch of it, so that every image is read once regardless of the sizes of the shards; two processes open a shard on
-    a border. A process reads its stretch in windows of ``shuffle_buffer`` images and yields each window in random
-    order. The order depends only on the seed, the epoch and the number of processes: any iteration can be reached by
-    reading from the beginning of its window. The images left over when the batch does not divide the data set, fewer
-    than a batch, are left to later epochs.
+    In each epoch, the shards form a ring in random order, which starts at a random image. Each process reads a segment
+    with the same number of images, so that every image is read once regardless of the shard sizes. A shard at the
+    border of two segments is opened by both processes. A process reads its segment in windows of ``shuffle_buffer``
+    images and yields each window in random order. The order depends only on the seed, the epoch and the number of
+    processes. To resume at an iteration, a process reads from the beginning of its window. If the batch size does not
+    divide the number of images, the remaining images, fewer than a batch, are left to later epochs.
 
-    A thread reads ahead as far as the buffer has room: at most ``shuffle_buffer`` images and those of one batch are
-    held, as encoded bytes. Iterate in the training process; `ShardImages` can decode the images in any process.
+    A thread reads ahead until the buffer is full. At most ``shuffle_buffer`` images and those of one batch are in
+    memory, as encoded bytes. Iterate in the training process. `ShardImages` can decode the images in any process.
 
     Args:
         location: path or URL of the index (see `ShardIndex`).
-        batch_size: images in a batch, over all processes.
-        seed: the same in all processes.
-        shuffle_buffer: images in a window; fewer if that many, of average size, exceed `MAX_BUFFER_BYTES`.
+        batch_size: number of images per batch over all processes.
+        seed: seed of the order, which must be the same in all processes.
+        shuffle_buffer: number of images in a window. It is reduced if that number of images of average size would
+            exceed `MAX_BUFFER_BYTES`.
         allow_pipe: see `ShardIndex`.
 
     Raises:
-        FileNotFoundError, ValueError: no index, a batch larger than the data set, or one that does not divide between
-            the processes; while iterating, a shard that does not exist, is damaged, or differs from the index.
+        FileNotFoundError, ValueError: the index does not exist, or the batch is larger than the data set or cannot be
+            divided evenly among the processes; during iteration, a shard does not exist, is damaged, or does not match
+            the index.
     """
 
     RESUME_WITH = "shards, SOLVER.IMS_PER_BATCH, SEED, DATA.SHUFFLE_BUFFER and number of processes"
@@ -202,16 +205,16 @@ class ShardSampler(GlobalBatches):
         if self.window < shuffle_buffer:
             logger.warning(
                 f"DATA.SHUFFLE_BUFFER {shuffle_buffer}: images of {mean / 1000:.0f} kB would take"
-                f" {shuffle_buffer * mean / 2**30:.1f} GiB in each process; using {self.window},"
-                f" {MAX_BUFFER_BYTES / 2**30:g} GiB"
+                f" {shuffle_buffer * mean / 2**30:.1f} GiB in each process; using a buffer of {self.window} images"
+                f" ({MAX_BUFFER_BYTES / 2**30:g} GiB) instead"
             )
-        self.share = self.iterations_per_epoch * self.rows  # images of an epoch that one process reads
-        self._reading = location  # which shard, for messages
+        self.share = self.iterations_per_epoch * self.rows  # images of an epoch that each process reads
+        self._reading = location  # the current shard, for messages
 
     def __iter__(self) -> Iterator[list[tuple[Encoded, int]]]:
         """Yield this process's part of each batch from ``start_iteration`` on, as pairs ``((name, bytes), draw)``.
 
-        ``draw`` is the place of the sample in the stream of the global batches, and never repeats.
+        ``draw`` is the position of the sample in the stream of global batches, which is unique.
         """
         first_epoch, iteration = divmod(self.start_iteration, self.iterations_per_epoch)
         first_window, done = divmod(iteration * self.rows, self.window)
@@ -237,7 +240,7 @@ class ShardSampler(GlobalBatches):
             ahead.close()
 
     def _windows(self, epoch: int, window: int) -> Iterator[tuple[int, int, int]]:
-        """Yield (epoch, number, images) of each window of this process, from the given one on, without end."""
+        """Yield (epoch, number, images) for each window of this process, from the given one on, without end."""
         while True:
             for number in range(window, -(-self.share // self.window)):
                 yield epoch, number, min(self.window, self.share - number * self.window)
@@ -245,7 +248,7 @@ class ShardSampler(GlobalBatches):
 
     def _window_order(self, epoch: int, window: int, size: int) -> list[int]:
         place = comm.get_rank() * self.share + window * self.window
-        # Differs from the seed of the epoch's own order, and from that of any other window.
+        # This seed differs from that of the epoch's order and from those of all other windows.
         generator = torch.Generator().manual_seed(mix(mix(self.seed, epoch), place))
         return torch.randperm(size, generator=generator).tolist()
 
@@ -258,7 +261,7 @@ class ShardSampler(GlobalBatches):
             epoch, begin = epoch + 1, 0
 
     def _parts(self, epoch: int, begin: int, count: int) -> Iterator[tuple[int, int, int]]:
-        """Yield (shard, first, last + 1) of ``count`` images from the place ``begin`` in the ring of an epoch."""
+        """Yield (shard, first, last + 1) for ``count`` images, starting at ``begin`` in the ring of an epoch."""
         generator = torch.Generator().manual_seed(mix(self.seed, epoch))
         order = torch.randperm(len(self.index), generator=generator).numpy()
         ends = np.cumsum(self.index.images[order])
@@ -280,8 +283,8 @@ class ShardSampler(GlobalBatches):
             for number, image in enumerate(images, first + 1):
                 if number > expected:
                     raise ValueError(
-                        f"{path} has more images than the {expected} that {self.index.location} lists; count them again"
-                        " with mocodet shards --index"
+                        f"{path} contains more images than the {expected} listed in {self.index.location}; count them"
+                        " again with mocodet shards --index"
                     )
                 yield image
                 if number == last < expected:
@@ -290,12 +293,12 @@ class ShardSampler(GlobalBatches):
             images.close()
         if number < expected:
             raise ValueError(
-                f"{path} has fewer images than the {expected} that {self.index.location} lists: it is truncated, or was"
+                f"{path} contains fewer images than the {expected} listed in {self.index.location}; it was truncated or"
                 " replaced after the index was written"
             )
 
     def state_dict(self) -> dict[str, int | str]:
-        """Return what the meaning of an iteration number depends on."""
+        """Return the values that determine which images belong to an iteration."""
         return {
             **super().state_dict(),
             "shards": self.index.digest(),
@@ -305,24 +308,24 @@ class ShardSampler(GlobalBatches):
 
 
 class ShardImages(EncodedImages):
-    """Decodes what `ShardSampler` yields."""
+    """Decodes the images that `ShardSampler` yields."""
 
     def encoded(self, item: Encoded) -> Encoded:
-        """Return ``item``, the name and bytes of an image, unchanged; the name contains shard and member."""
+        """Return ``item``, the name and bytes of an image, unchanged. The name contains the shard and the member."""
         return item
 
 
 def read_images(shard: str, first: int = 0, *, allow_pipe: bool = False) -> Generator[Encoded, None, None]:
-    """Yield (name, bytes) of the images of one shard in order, from number ``first`` on.
+    """Yield the name and bytes of each image in a shard in order, starting at number ``first``.
 
-    Every member with an image's file name is an image; others (captions, JSON) are skipped. Concatenated archives are
-    one shard. When a read fails, the shard is opened again after a delay and read on from that place. ``allow_pipe``:
-    see `open_location`.
+    All members with an image file name are images. Others, such as captions and JSON files, are skipped. Concatenated
+    archives count as one shard. If a read fails, the shard is opened again after a delay and reading continues at the
+    same image. See `open_location` for ``allow_pipe``.
 
     Raises:
         FileNotFoundError: the shard does not exist.
-        ValueError: it is damaged, something else follows it, an image in it is a link, or it still cannot be read after
-            the last of `retrying.RETRY_DELAYS`; the message names it.
+        ValueError: the shard is damaged, is followed by other data, contains an image that is a link, or still cannot
+            be read after the last of `retrying.RETRY_DELAYS`. The message contains the name of the shard.
     """
 
     def take(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Encoded:
@@ -332,12 +335,12 @@ def read_images(shard: str, first: int = 0, *, allow_pipe: bool = False) -> Gene
 
 
 def image_sizes(shard: str, *, allow_pipe: bool = False) -> Iterator[int]:
-    """Yield the size of each image of a shard in bytes, like `read_images`; a plain local file is not read in full."""
+    """Yield the size of each image in a shard in bytes. An uncompressed local file is not read completely."""
     return _read(shard, 0, lambda _, member: member.size, allow_pipe)
 
 
 def _read(shard: str, first: int, take: Take[Found], allow_pipe: bool) -> Generator[Found, None, None]:
-    """Yield the result of ``take`` for each image, and read on after faults; see `read_images`."""
+    """Yield the result of ``take`` for each image, retrying after failures; see `read_images`."""
     waits = delays()
     while True:
         try:
@@ -347,7 +350,7 @@ def _read(shard: str, first: int, take: Take[Found], allow_pipe: bool) -> Genera
             return
         except (FileNotFoundError, LastingError, MemoryError):
             raise
-        except Exception as error:  # packages for file systems raise errors of any type
+        except Exception as error:  # file system packages may raise errors of any type
             delay = next(waits, None)
             if delay is None and isinstance(error, tarfile.TarError):
                 raise ValueError(str(error)) from error
@@ -367,21 +370,21 @@ def _read_once(shard: str, first: int, take: Take[Found], allow_pipe: bool) -> I
                     if _is_image(member):
                         if member.issym() or member.islnk():
                             raise LastingError(
-                                f"{shard}: {member.name} is a link to {member.linkname}, not a file; write the archive"
-                                " again with tar --dereference --hard-dereference"
+                                f"{shard}: {member.name} is a link to {member.linkname} instead of a file; create the"
+                                " archive again with tar --dereference --hard-dereference"
                             )
                         if number >= first:
                             yield take(archive, member)
                         number += 1
-                    archive.members = []  # type: ignore[attr-defined] # it would keep all members
+                    archive.members = []  # type: ignore[attr-defined] # otherwise, it would store all members
         except LeftoverError as error:
-            fault = LastingError(f"{shard}: {error}; cut them off, or write the archive again")
+            fault = LastingError(f"{shard}: {error}; remove them, or create the archive again")
         except (tarfile.TarError, EOFError) as error:
-            # A download may have been truncated, which not every server reveals.
+            # A download may have been truncated, which not all servers report.
             kind = tarfile.ReadError if is_fetched(shard) else LastingError
-            fault = kind(f"{shard} is damaged, or not a tar archive ({error})")
+            fault = kind(f"{shard} is damaged or is not a tar archive ({error})")
         if isinstance(stream, Pipe):
-            # A command that fails looks like the end of the archive; only its status shows the failure.
+            # The end of a failed command's output looks like the end of the archive. Only its exit status differs.
             while stream.read(2**20):
                 pass
         stream.close()
@@ -390,7 +393,7 @@ def _read_once(shard: str, first: int, take: Take[Found], allow_pipe: bool) -> I
         raise FileNotFoundError(f"{shard} does not exist") from error
     except OSError as error:
         if isinstance(stream, Pipe) and stream.status:
-            raise OSError(f"its command ended with status {stream.status}") from error
+            raise OSError(f"its command exited with status {stream.status}") from error
         raise
     finally:
         if not closed:
@@ -400,38 +403,39 @@ def _read_once(shard: str, first: int, take: Take[Found], allow_pipe: bool) -> I
 
 
 def open_location(location: str, allow_pipe: bool = False) -> IO[bytes]:
-    """Open a path, a URL of a web server or of any of fsspec's file systems, or ``pipe:COMMAND``, for reading.
+    """Open a path, an HTTP(S) URL, a URL of any fsspec file system, or ``pipe:COMMAND`` for reading.
 
-    A `WebFile` may raise its errors at the first read. A pipe's ``close`` raises ``OSError`` if the command has failed.
+    A `WebFile` may raise its errors at the first read. Closing a pipe raises ``OSError`` if the command has failed.
 
     Args:
         location: the path, URL or command.
-        allow_pipe: whether a command may run, in a shell.
+        allow_pipe: whether a command may be run, in a shell.
 
     Raises:
         FileNotFoundError: the location does not exist.
-        ValueError: the kind of URL is unknown, or needs a package that is not installed; a command is not allowed, or
-            webdataset's WDS_SECURE=1 in the environment forbids commands.
+        ValueError: the type of URL is unknown or requires a package that is not installed; or a command is not allowed,
+            or is prohibited by webdataset's WDS_SECURE=1 in the environment.
     """
     if location.startswith(PIPE):
         if not allow_pipe:
             raise LastingError(
-                f"{location} is a command that would run in a shell; it was not run: add --allow-pipe if you trust it"
+                f"{location} is a command that was not run, because it would run in a shell; add --allow-pipe if you"
+                " trust it"
             )
         if utils.enforce_security:
-            raise LastingError(f"{location} is a command, which WDS_SECURE in the environment forbids; unset it")
+            raise LastingError(f"{location} is a command, but WDS_SECURE is set in the environment; unset it")
         stream = Pipe(
             location.removeprefix(PIPE),
             mode="rb",
             timeout=COMMAND_ENDS_WITHIN,
-            ignore_status=[128 + signal.SIGPIPE, -signal.SIGPIPE],  # we may close before the command ends
+            ignore_status=[128 + signal.SIGPIPE, -signal.SIGPIPE],  # the pipe may be closed before the command ends
             shell=True,
-            start_new_session=True,  # a process group, to be killed as one
+            start_new_session=True,  # a process group that can be killed together
         )
-        weakref.finalize(stream, _kill_group, stream.proc.pid)  # also when this process exits
+        weakref.finalize(stream, _kill_group, stream.proc.pid)  # also runs when this process exits
         return stream
     if location.startswith(("http://", "https://")) and "::" not in location:
-        return WebFile(location)  # type: ignore[return-value] # lacks only what files on disk have
+        return WebFile(location)  # type: ignore[return-value] # only lacks attributes of files on disk
     try:
         if "://" in location:
             return fsspec.open(location, "rb").open()
@@ -443,24 +447,24 @@ def open_location(location: str, allow_pipe: bool = False) -> IO[bytes]:
 
 
 def is_url(location: str) -> bool:
-    """Return whether this is a URL or a ``pipe:`` command, and not a path."""
+    """Return whether a location is a URL or a ``pipe:`` command instead of a path."""
     return location.startswith(PIPE) or "://" in location
 
 
 def is_fetched(location: str) -> bool:
-    """Return whether the location is on a network, judging by its name."""
+    """Return whether a location is on a network, based on its name."""
     return "://" in location and not location.startswith((PIPE, "file://", "local://"))
 
 
 def _is_image(member: tarfile.TarInfo) -> bool:
-    """Return whether a file, or a link, has an image's name and is neither hidden nor in a hidden folder."""
+    """Return whether a file or link has an image file name and is neither hidden nor in a hidden folder."""
     hidden = any(part.startswith(".") and part not in (".", "..") for part in member.name.split("/"))
     file = member.isreg() or member.issym() or member.islnk()
     return file and member.name.lower().endswith(image_suffixes()) and not hidden
 
 
 def _abandon(stream: IO[bytes]) -> None:
-    """Close a stream that was not read to its end, and ignore errors of its command or file system."""
+    """Close a stream that was not read completely, ignoring errors of its command or file system."""
     if isinstance(stream, Pipe):
         _kill_group(stream.proc.pid)
     with suppress(Exception):
@@ -468,7 +472,7 @@ def _abandon(stream: IO[bytes]) -> None:
 
 
 def _kill_group(leader: int) -> None:
-    """Kill a command and all its child processes; they only print, and have nothing to clean up."""
+    """Kill a command and all of its child processes, which need no cleanup because they only print."""
     with suppress(ProcessLookupError):
         os.killpg(leader, signal.SIGKILL)
 
@@ -476,7 +480,7 @@ def _kill_group(leader: int) -> None:
 class _ReadAhead:
     """Runs a generator in a thread, at most ``limit`` items ahead of those that were released.
 
-    ``source`` returns the present shard, for messages.
+    ``source`` returns the name of the current shard for messages.
     """
 
     def __init__(self, items: Generator[Encoded, None, None], limit: int, source: Callable[[], str]) -> None:
@@ -492,16 +496,16 @@ class _ReadAhead:
         try:
             while self._room.acquire() and not self._closed:
                 self._read.put(next(self._items))
-        except BaseException as error:  # `get` raises it when it comes to this place
+        except BaseException as error:  # raised by `get` at this position
             self._read.put(error)
         finally:
             self._items.close()
 
     def get(self) -> Encoded:
-        """Return the next item, or raise the error that the generator raised in its place.
+        """Return the next item, or raise the error that the generator raised instead of it.
 
         Raises:
-            RuntimeError: the thread is gone, as in a process that was forked.
+            RuntimeError: the thread does not exist, for example in a forked process.
         """
         item, periods = None, 0
         while item is None:
@@ -510,15 +514,15 @@ class _ReadAhead:
                 item = self._read.get(timeout=WAITING_PERIOD if alive else 0)
             except queue.Empty:
                 if not alive:
-                    raise RuntimeError(f"the thread that reads {self._source()} has ended") from None
+                    raise RuntimeError(f"the thread that reads {self._source()} is no longer running") from None
                 periods += 1
-                logger.warning(f"waiting for {self._source()} for {periods * WAITING_PERIOD:g} s")
+                logger.warning(f"still waiting for {self._source()} after {periods * WAITING_PERIOD:g} s")
         if isinstance(item, BaseException):
             raise item
         return item
 
     def release(self) -> None:
-        """Release the place of one item."""
+        """Allow the thread to read one more item."""
         self._room.release()
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The list of images that a run could not read, ``OUTPUT_DIR/skipped.json``; the run stops if it gets too long."""
+"""The list of images that a run could not read, ``OUTPUT_DIR/skipped.json``. The run stops if it becomes too long."""
 
 import json
 import logging
@@ -24,32 +24,33 @@ logger = logging.getLogger("mocodet.pretrain")
 
 
 class SkippedImages:
-    """Records the images that batches skipped in one file for all processes.
+    """Records the images that all processes skipped in batches, in a single file.
 
-    ``{"root": …, "images": …, "skipped": [{"file": …, "reason": …, "iteration": …, "time": …}, …]}``; each file once.
-    ``"settled": true`` marks files that were removed or excluded before the run resumed: they do not count.
+    Its format is ``{"root": …, "images": …, "skipped": [{"file": …, "reason": …, "iteration": …, "time": …}, …]}``,
+    with one entry per file. ``"settled": true`` marks files that were removed or excluded before the run was resumed.
+    They do not count towards the limit.
 
     Args:
         output: ``OUTPUT_DIR``.
-        root: folder that the names of files are relative to; ``""`` for shards.
+        root: folder that the file names are relative to, or ``""`` for shards.
         images: number of images.
-        most: share of them that may be unreadable.
+        most: maximum fraction of images that may be unreadable.
     """
 
     def __init__(self, output: str | os.PathLike, root: str, images: int, most: float) -> None:
         self.path = Path(output, SKIPPED_FILES)
         self.root, self.images, self.most = str(Path(root)) if root else "", images, most
-        self._known: set[str] = set()  # names that this process has recorded
+        self._known: set[str] = set()  # names that this process has already recorded
 
     def begin(self, excluded: Collection[str], max_pixels: int, *, resuming: bool) -> None:
-        """Continue the list of a resumed run, or remove that of another run; only the main process calls it, first.
+        """Continue the list of a resumed run, or delete that of another run. Only the main process calls this, first.
 
-        Files that can be read now are removed from the list.
+        Files that can now be read are removed from the list.
 
         Args:
-            excluded: files that are no longer drawn.
-            max_pixels: largest number of pixels of an image.
-            resuming: whether the run resumes.
+            excluded: files that are no longer loaded.
+            max_pixels: maximum number of pixels in an image.
+            resuming: whether the run is resumed.
         """
         if not resuming:
             self.path.unlink(missing_ok=True)
@@ -59,7 +60,7 @@ class SkippedImages:
             self._write([entry for entry in entries if entry["settled"] or not self._can_be_read(entry, max_pixels)])
 
     def watch(self, batches: Iterable[dict[str, Any]], iteration: int) -> Generator[dict[str, Any], None, None]:
-        """Yield batches, starting with that of ``iteration``, without their entry `SKIPPED`.
+        """Yield batches without their `SKIPPED` entry, starting with the batch of ``iteration``.
 
         Raises:
             ValueError: too many images cannot be read.
@@ -70,10 +71,10 @@ class SkippedImages:
             yield batch
 
     def add(self, skipped: Iterable[Skipped], iteration: int) -> None:
-        """Record images that ``iteration`` skipped.
+        """Record images that were skipped in ``iteration``.
 
         Raises:
-            ValueError: there are too many; the message names the list.
+            ValueError: too many images cannot be read. The message contains the path of the list.
         """
         with exclusive(self.path) if comm.get_world_size() > 1 else nullcontext():
             entries = self._read()
@@ -85,15 +86,15 @@ class SkippedImages:
                     continue
                 when = time.strftime("%FT%T%z")
                 entries.append({"file": file, "reason": reason, "iteration": iteration, "time": when})
-                logger.warning(on_one_line(f"{name} {reason}: another image replaces it; see {self.path}"))
+                logger.warning(on_one_line(f"{name} {reason}: replaced by another image; see {self.path}"))
             if len(entries) > len(listed):
                 self._write(entries)
         count = sum(not entry.get("settled", False) for entry in entries)
         if count > self.most * self.images:
             raise ValueError(
-                f"{count:,} of {self.images:,} images cannot be read, more than DATA.MAX_UNREADABLE {self.most:g};"
-                f" {self.path} lists them: replace or remove them, or set DATA.EXCLUDE to a copy of it, and continue"
-                " with --resume; or raise the limit"
+                f"{count:,} of {self.images:,} images cannot be read, more than DATA.MAX_UNREADABLE {self.most:g}"
+                f" allows; they are listed in {self.path}. Replace or remove them, or set DATA.EXCLUDE to a copy of the"
+                " list, and continue with --resume; or increase the limit"
             )
 
     def _can_be_read(self, entry: Mapping[str, Any], max_pixels: int) -> bool:

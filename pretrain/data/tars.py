@@ -1,6 +1,6 @@
-"""Tar archives, compressed or not, read from beginning to end: archives joined by ``cat`` are one.
+"""Sequential reading of compressed and uncompressed tar archives. Archives joined with ``cat`` count as one.
 
-tarfile, and webdataset with it, stop at the first end mark, and mistake a truncated or garbled header for one.
+tarfile, and therefore webdataset, stops at the first end mark and mistakes truncated or corrupt headers for one.
 """
 
 import bz2
@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import IO, Any
 
-RECORD = 20 * tarfile.BLOCKSIZE  # bytes that are read at a time, as tarfile does
+RECORD = 20 * tarfile.BLOCKSIZE  # number of bytes to read at once, like tarfile
 
-# The first bytes of compressed data, and the decompressor for data up to an end mark.
+# Maps the first bytes of compressed data to a decompressor, which stops at an end mark.
 DECOMPRESSORS: dict[bytes, Callable[[], Any]] = {
     b"\x1f\x8b": partial(zlib.decompressobj, wbits=16 + zlib.MAX_WBITS),  # gzip, with its checksum
     b"BZh": bz2.BZ2Decompressor,
@@ -22,24 +22,25 @@ DECOMPRESSORS: dict[bytes, Callable[[], Any]] = {
     b"\x5d\x00\x00\x80": lzma.LZMADecompressor,
 }
 
-# Errors of tarfile that its documentation and its stubs omit.
+# tarfile errors that are missing from its documentation and its type stubs.
 EMPTY, TRUNCATED, INVALID, ZEROS = (
     getattr(tarfile, f"{kind}HeaderError") for kind in ("Empty", "Truncated", "Invalid", "EOF")
 )
 
 
 class LeftoverError(tarfile.ReadError):
-    """The bytes after the end of an archive are not an archive."""
+    """The data after the end of an archive is not an archive."""
 
 
 def open_tar(stream: IO[bytes]) -> tarfile.TarFile:
-    """Open an archive at the beginning of a stream; iterate over it once.
+    """Open an archive at the current position of a stream. It can be iterated over only once.
 
-    In a plain archive in a local file, unneeded data are skipped by seeking; anything else is read in full.
+    In an uncompressed archive in a local file, unneeded data is skipped by seeking. All other archives are read
+    completely.
 
     Raises:
-        tarfile.TarError: here or while iterating: it is not an archive, it is damaged or truncated, or
-            (`LeftoverError`) something other than archives and zeros follows it.
+        tarfile.TarError: the stream is not an archive, is damaged or truncated, or (`LeftoverError`) is followed by
+            something other than archives and zeros. The error may also be raised during iteration.
     """
     local = isinstance(stream, io.BufferedReader) and stream.seekable()
     if local and stream.peek(512)[257:262] == b"ustar":  # type: ignore[attr-defined]
@@ -48,7 +49,7 @@ def open_tar(stream: IO[bytes]) -> tarfile.TarFile:
 
 
 class _StrictTarInfo(tarfile.TarInfo):
-    """A header; a truncated or garbled one is an error, and so is the end of the file before an end mark."""
+    """A header. A truncated or corrupt header is an error, and so is the end of the file before an end mark."""
 
     @classmethod
     def fromtarfile(cls, archive: "_JoinedTar") -> "_StrictTarInfo":  # type: ignore[override]
@@ -61,7 +62,7 @@ class _StrictTarInfo(tarfile.TarInfo):
             if not archive.ended:
                 raise tarfile.ReadError(str(error)) from error
             if isinstance(error, EMPTY):
-                raise  # tarfile takes it for the end, rightly here
+                raise  # tarfile interprets this as the end, which is correct here
             while archive.fileobj.read(1 << 20):
                 pass
             count = archive.fileobj.tell() - archive.offset
@@ -71,7 +72,7 @@ class _StrictTarInfo(tarfile.TarInfo):
 
 
 class _JoinedTar(tarfile.TarFile):
-    """Continues after end marks; ``ended``: the last block was zeros, as in an end mark."""
+    """A tar file that continues after end marks. ``ended`` is true if the last block was part of an end mark."""
 
     tarinfo = _StrictTarInfo
     ignore_zeros = True
@@ -79,13 +80,13 @@ class _JoinedTar(tarfile.TarFile):
 
 
 class _Unpacked:
-    """The decompressed content of a stream, which may hold several joined compressed parts."""
+    """The decompressed contents of a stream, which may consist of multiple compressed parts."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._parts = _unpack(stream)
 
     def read(self, _: int) -> bytes:
-        """Return the next bytes, of any number; none at the end."""
+        """Return the next bytes, in any number, or no bytes at the end."""
         return next(self._parts, b"")
 
 
@@ -106,8 +107,8 @@ def _unpack(stream: IO[bytes]) -> Iterator[bytes]:
             unpacker, joined = make(), True
         try:
             found = unpacker.decompress(data)
-        except (zlib.error, lzma.LZMAError, OSError) as error:  # the last is bz2's
-            what = "the data after the end of the compressed data are not compressed" if joined else "compressed data"
+        except (zlib.error, lzma.LZMAError, OSError) as error:  # bz2 raises OSError
+            what = "the data after the end of the compressed data is not compressed" if joined else "compressed data"
             raise tarfile.ReadError(f"{what}: {error}") from error
         data = unpacker.unused_data if unpacker.eof else b""
         yield from (found[begin : begin + RECORD] for begin in range(0, len(found), RECORD))

@@ -1,4 +1,4 @@
-"""The record of shards that are being written, with which the same command continues after it was killed."""
+"""A record of the shards being written, which allows the same command to continue after it was killed."""
 
 import json
 from collections.abc import Mapping
@@ -8,27 +8,27 @@ from typing import Any
 from mocodet.common.files import write_json
 from mocodet.common.locks import CLAIM
 
-UNFINISHED = "unfinished.json"  # in the folder of the shards, until their index is written
+UNFINISHED = "unfinished.json"  # in the folder of the shards until their index is written
 
 
 class Unfinished:
-    """The shards of a folder that have been written so far; the record is updated with each of them.
+    """The complete shards of an unfinished data set. The record is updated after each shard.
 
-    The constructor begins a record, or continues the existing one.
+    The constructor creates a record or continues an existing one.
 
     Args:
-        output: the folder; the caller holds its claim.
-        settings: the settings that determine the shards.
-        total: number of images for all shards, damaged ones included.
+        output: the folder, which the caller must have claimed.
+        settings: the settings that determine the contents of the shards.
+        total: number of images to write to shards, including damaged ones.
 
     Attributes:
         entries: index entries of the complete shards.
-        place: place of the first image after these shards, in the order of writing.
-        damaged: messages about images before that place that were left out.
+        place: position of the first image after these shards, in the order of writing.
+        damaged: messages about images before that position that were omitted.
 
     Raises:
-        FileExistsError: the folder holds something else, or shards with other settings.
-        ValueError: the existing record is damaged, or shards that it names are gone.
+        FileExistsError: the folder contains something else, or shards with other settings.
+        ValueError: the existing record is damaged, or shards that it lists are missing.
     """
 
     def __init__(self, output: Path, settings: Mapping[str, Any], total: int) -> None:
@@ -42,17 +42,17 @@ class Unfinished:
             self._read()
             return
         if any(path.name != CLAIM for path in output.iterdir()):
-            raise FileExistsError(f"{output} exists and is not an empty folder; give another --output, or empty it")
+            raise FileExistsError(f"{output} exists and is not an empty folder; choose another --output, or empty it")
         self._write()
 
     def add(self, entry: dict[str, Any], place: int | None) -> None:
-        """Record another complete shard, and the place of the next image; None: there is no next image."""
+        """Record another complete shard, and the position of the next image (None if there is no next image)."""
         self.entries.append(entry)
         self.place = self._total if place is None else place
         self._write()
 
     def remove(self) -> None:
-        """Remove the record, because the shards are complete, or no shard was written."""
+        """Remove the record, because the shards are complete or no shard was written."""
         self._path.unlink(missing_ok=True)
 
     def _write(self) -> None:
@@ -69,16 +69,17 @@ class Unfinished:
             gone = [entry["name"] for entry in entries if not (folder / entry["name"]).is_file()]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
-                f"{self._path} is not a record of unfinished shards ({type(error).__name__}: {error}); empty its"
-                " folder, and write them again"
+                f"{self._path} is not a valid record of unfinished shards ({type(error).__name__}: {error}); empty the"
+                " folder and write the shards again"
             ) from error
         if gone:
             raise ValueError(
-                f"{folder / gone[0]}, which {self._path} names, is gone; empty the folder, and write the shards again"
+                f"{folder / gone[0]}, which is listed in {self._path}, is missing; empty the folder and write the"
+                " shards again"
             )
         if different := [key for key, value in self._settings.items() if settings.get(key) != value]:
             raise FileExistsError(
-                f"{folder} holds shards that were begun with other {', '.join(different)}; give the same to continue"
-                " them, or another --output"
+                f"{folder} contains unfinished shards with different {', '.join(different)}; use the same settings to"
+                " continue, or choose another --output"
             )
         self.entries, self.place, self.damaged = entries, place, damaged

@@ -1,4 +1,4 @@
-"""A file on a web server, read from beginning to end across interruptions of the connection."""
+"""A file on a web server that is read sequentially and resumed after connection failures."""
 
 import io
 import logging
@@ -15,22 +15,23 @@ from .retrying import LastingError, delays
 
 logger = logging.getLogger("mocodet.pretrain")
 
-CHUNK = 1 << 16  # bytes skipped at a time
+CHUNK = 1 << 16  # number of bytes to skip at once
 
 
 class WebFile(io.RawIOBase):
-    """The bytes at an http or https address; opened by the first read.
+    """The contents of an http or https URL. The connection is opened by the first read.
 
-    If a transfer breaks off, stalls for `download.TIMEOUT` seconds or ends early, or the server is busy, another
-    attempt follows after a delay, from the byte where it stopped. If the server only sends whole files, the bytes
-    before are read again and skipped. Proxies and certificates are those that `requests` finds in the environment.
+    If a transfer fails, stalls for `download.TIMEOUT` seconds or ends early, or if the server is busy, the transfer is
+    retried after a delay, starting at the byte where it stopped. If the server only supports complete downloads, the
+    bytes before this position are downloaded again and skipped. Proxies and certificates are those that `requests`
+    finds in the environment.
     """
 
     def __init__(self, url: str) -> None:
         super().__init__()
         self._url = url
         self._place = 0  # number of bytes returned so far
-        self._origin: dict[str, Any] | None = None  # identity of the file in the first response
+        self._origin: dict[str, Any] | None = None  # identity of the file according to the first response
         self._response: requests.Response | None = None
         self._delays = delays()
 
@@ -39,13 +40,13 @@ class WebFile(io.RawIOBase):
         return True
 
     def read(self, size: int = -1) -> bytes:
-        """Return at most ``size`` bytes, or with a negative size all remaining bytes; none at the end.
+        """Return at most ``size`` bytes, or all remaining bytes if ``size`` is negative. At the end, return no bytes.
 
         Raises:
-            FileNotFoundError: the server has no such file.
+            FileNotFoundError: the file does not exist on the server.
             PermissionError: the server denies access.
-            LastingError: the address is invalid, the server returned another error, the file was replaced while it was
-                read, or the last attempt failed; the message names the address.
+            LastingError: the URL is invalid, the server returned another error, the file was replaced while it was
+                being read, or the last attempt failed. The message contains the URL.
         """
         while size:
             try:
@@ -69,7 +70,7 @@ class WebFile(io.RawIOBase):
         super().close()
 
     def _take(self, size: int) -> bytes:
-        """Return the next bytes of the response; a response that ends before the file does is an error."""
+        """Return the next bytes of the response. It is an error if the response ends before the file does."""
         assert self._response is not None
         assert self._origin is not None
         data = self._response.raw.read(size if size > 0 else None, decode_content=False)
@@ -79,13 +80,13 @@ class WebFile(io.RawIOBase):
         return data
 
     def _connect(self) -> None:
-        """Request the rest of the file."""
+        """Request the remaining part of the file."""
         headers: dict[str, Any] = {"User-Agent": "mocodet", "Accept-Encoding": "identity"}
-        if self._place and self._origin:  # requests omits headers that are None
+        if self._place and self._origin:  # requests omits headers whose value is None
             headers |= {"Range": f"bytes={self._place}-", "If-Range": self._origin["validator"]}
         response = self._response = requests.get(self._url, headers=headers, stream=True, timeout=download.TIMEOUT)
         response.raw.enforce_content_length = False  # `_take` compares the lengths
-        answer = one_line(f"the server answered {response.status_code} {response.reason}")
+        answer = one_line(f"the server returned {response.status_code} {response.reason}")
         if response.status_code in (404, 410):
             raise FileNotFoundError(f"{self._url} does not exist")
         if response.status_code in (401, 403):
@@ -97,17 +98,17 @@ class WebFile(io.RawIOBase):
         self._go_on(response)
 
     def _go_on(self, response: requests.Response) -> None:
-        """Make sure that the response is the same file, and skip to the next byte to return."""
+        """Check that the response belongs to the same file, and skip to the next byte to return."""
         found = origin_of(self._url, response)
         known = self._origin = self._origin or found
-        # A partial response carries an ETag if the whole one did, but may omit Last-Modified (RFC 9110, 15.3.7). Some
-        # servers state the length of the file only with a part.
+        # A partial response includes an ETag if the full response did, but may omit Last-Modified (RFC 9110, 15.3.7).
+        # Some servers only report the length of the file in partial responses.
         same = found["validator"] in (None, known["validator"]) and (
             known["total"] is None or found["total"] in (None, known["total"])
         )
         place = response.headers.get("Content-Range", "").startswith(f"bytes {self._place}-")
         if not same or response.status_code == 416 or (response.status_code == 206 and not place):
-            raise LastingError(f"{self._url} was replaced on its server while it was read; start again")
+            raise LastingError(f"{self._url} was replaced on the server while it was being read; start again")
         left = self._place if response.status_code == 200 else 0
         while left:
             passed_over = response.raw.read(min(left, CHUNK), decode_content=False)
@@ -119,7 +120,7 @@ class WebFile(io.RawIOBase):
         self._disconnect()
         delay = next(self._delays, None)
         if delay is None:
-            raise LastingError(f"{self._url} cannot be read after several attempts ({one_line(error)})") from error
+            raise LastingError(f"{self._url} cannot be read after multiple attempts ({one_line(error)})") from error
         logger.warning(f"{self._url}: {one_line(error)}; retrying from byte {self._place:,} in {delay:g} s")
         time.sleep(delay)
 

@@ -1,1 +1,1 @@
-"""Evaluation of an encoder's features: nearest neighbours, linear classifiers, accuracy of a classifier."""
+"""Evaluation of encoder features with nearest neighbours and linear classifiers, and of classifier accuracy."""

@@ -1,4 +1,4 @@
-"""Parts common to evaluations: counting correct predictions, and periodic measurement during training."""
+"""Shared parts of the evaluations: counting correct predictions, and evaluating periodically during training."""
 
 import logging
 import time
@@ -12,38 +12,38 @@ logger = logging.getLogger("mocodet.pretrain")
 
 
 def count_right(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Return the number of rows whose class has the highest score, and one of the five highest: 2 x ..., int64.
+    """Count the rows whose label has the highest score, and those whose label is in the top five: 2 x ..., int64.
 
-    On ties, the class with the smaller index ranks higher. With fewer than five classes, all rows count as correct in
-    the second number.
+    Ties are broken in favour of the class with the smaller index. With fewer than five classes, every row counts as
+    correct in the top-five count.
 
     Args:
-        scores: of C classes, N x ... x C, finite.
-        labels: N, int64, in [0, C).
+        scores: scores of C classes, N x ... x C, finite.
+        labels: labels, N, int64, in [0, C).
     """
     own = labels.view(-1, *[1] * (scores.ndim - 1)).expand(*scores.shape[:-1], 1)  # N x ... x 1
     score = scores.gather(-1, own)
     smaller = torch.arange(scores.shape[-1], device=scores.device) < own
-    rank = ((scores > score) | ((scores == score) & smaller)).sum(dim=-1)  # 0 is the highest
+    rank = ((scores > score) | ((scores == score) & smaller)).sum(dim=-1)  # 0 is the highest score
     return torch.stack([rank < 1, rank < 5]).sum(dim=1)
 
 
 def percent(right: Sequence[int], images: int) -> dict[str, float]:
-    """Return ``"top1"`` and ``"top5"``, in percent, from the counts of `count_right` over ``images``."""
+    """Return ``"top1"`` and ``"top5"`` in percent, from the counts that `count_right` returns for ``images`` images."""
     return {name: 100 * int(count) / images for name, count in zip(("top1", "top5"), right, strict=True)}
 
 
 class Evaluator(HookBase):
-    """Measures top-1 and top-5 accuracy every ``period`` iterations of a training and after the last, and logs them.
+    """Measures and logs top-1 and top-5 accuracy every ``period`` training iterations and after the last one.
 
-    Evaluation does not affect training: a subclass must not change weights or draw random numbers. The hook must come
-    before the writers.
+    Evaluation does not affect training: subclasses must not change weights or use the random generators. Register the
+    hook before the writers.
 
     Attributes:
-        period: iterations between two evaluations.
-        what: name of the measurement, for the log.
-        images: number of classified images.
-        prefix: prefix of the names ``top1`` and ``top5`` in the training's storage.
+        period: number of iterations between evaluations.
+        what: name of the measurement in the log.
+        images: number of images to classify.
+        prefix: prefix of the names ``top1`` and ``top5`` in the trainer's storage.
     """
 
     period: int
@@ -53,10 +53,10 @@ class Evaluator(HookBase):
 
     @abstractmethod
     def measure(self) -> dict[str, float]:
-        """Return ``"top1"`` and ``"top5"``, in percent. All processes must call it."""
+        """Return ``"top1"`` and ``"top5"`` in percent. All processes must call this method."""
 
     def evaluate(self, iterations: int) -> dict[str, float]:
-        """Measure after the given number of iterations and log the result. All processes must call it."""
+        """Measure after the given number of iterations and log the result. All processes must call this method."""
         began = time.perf_counter()
         found = self.measure()
         logger.info(
@@ -66,7 +66,7 @@ class Evaluator(HookBase):
         return found
 
     def is_due(self) -> bool:
-        """Return whether the current iteration of the trainer ends with an evaluation."""
+        """Return whether an evaluation follows the trainer's current iteration."""
         done = self.trainer.iter + 1
         return done % self.period == 0 or done == self.trainer.max_iter
 

@@ -1,4 +1,4 @@
-"""Top-1 and top-5 accuracy of the network in training, on a validation split (appendix: iNaturalist, ImageNet)."""
+"""Validation accuracy (top-1 and top-5) of the network during training (appendix: iNaturalist, ImageNet)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,18 +19,18 @@ from .features import FeatureSettings, central_crops, exact_convolutions, share_
 
 @torch.no_grad()
 def classification_accuracy(network: nn.Module, data: LabelledImages, settings: FeatureSettings) -> dict[str, float]:
-    """Classify the central crop of every image, in evaluation mode and float32 (on CUDA without TF32).
+    """Classify the central crop of every image in evaluation mode and in float32 (on CUDA, without TF32).
 
-    The processes divide the images between them, and all must call it. They use the main process's batch-norm
-    statistics, which are those of the checkpoint. No random numbers are drawn.
+    The images are distributed over all processes, each of which must call this function. All processes use the
+    batch-norm statistics of the main process, which are those saved in checkpoints. No random numbers are used.
 
     Args:
-        network: images, N x 3 x H x W, to logits, N x C; its mode is restored at the end.
+        network: maps images, N x 3 x H x W, to logits, N x C. Its mode is restored afterwards.
         data: labelled images.
-        settings: size of the crops, device, and loader processes and batch size of each process.
+        settings: crop size and device, and the number of loader processes and the batch size of each process.
 
     Returns:
-        ``"top1"`` and ``"top5"``, in percent; see `count_right`.
+        ``"top1"`` and ``"top5"`` in percent; see `count_right`.
 
     Raises:
         ValueError: an image cannot be read.
@@ -47,7 +47,7 @@ def classification_accuracy(network: nn.Module, data: LabelledImages, settings: 
                 logits = network(normalize(images))  # N x C
                 if not logits.isfinite().all():
                     raise FloatingPointError(
-                        "the network's logits on validation images are not finite: training diverged"
+                        "the network's logits on the validation images are not finite: training diverged"
                     )
                 right += count_right(logits, labels)
     finally:
@@ -56,7 +56,7 @@ def classification_accuracy(network: nn.Module, data: LabelledImages, settings: 
 
 
 def open_validation(cfg: CfgNode, classes: Sequence[str] | None = None) -> LabelledImages:
-    """Open the validation split of ``cfg.DATA``; its classes must be ``classes``, if given.
+    """Open the validation split of ``cfg.DATA`` and check that its classes are ``classes``, if given.
 
     Raises:
         FileNotFoundError, ValueError: see `open_labelled` and `check_same_classes`.
@@ -70,18 +70,18 @@ def open_validation(cfg: CfgNode, classes: Sequence[str] | None = None) -> Label
 
 
 def split_name(cfg: CfgNode) -> str:
-    """Return the name of the validation split in results: its JSON file, or its folder."""
+    """Return the name of the validation split used in results: the path of its JSON file or its folder."""
     return cfg.DATA.VAL_ANNOTATIONS or cfg.DATA.VAL_ROOT
 
 
 class ClassificationEvaluator(Evaluator):
-    """Logs ``top1`` and ``top5`` of the network in training, in percent, and keeps the latest in ``results.json``.
+    """Logs ``top1`` and ``top5`` of the current network in percent, and saves the latest to ``results.json``.
 
     Args:
         cfg: config of the run.
-        network: the network in training, not wrapped, on its final device; images to logits.
+        network: the network being trained, unwrapped and on its final device; maps images to logits.
         data: the result of `open_validation`.
-        period: iterations between two evaluations, one epoch; the last iteration is followed by one too.
+        period: number of iterations between evaluations, typically one epoch. The last iteration is also evaluated.
     """
 
     def __init__(self, cfg: CfgNode, network: nn.Module, data: LabelledImages, period: int) -> None:
@@ -103,9 +103,9 @@ class ClassificationEvaluator(Evaluator):
         return classification_accuracy(self.network, self.data, self.settings)
 
     def evaluate(self, iterations: int) -> dict[str, float]:
-        """Measure after the given number of iterations; log and write the result. All processes must call it."""
+        """Measure after the given number of iterations, then log and save the result. All processes must call this."""
         found = super().evaluate(iterations)
         if comm.is_main_process():
             scores = {**found, "images": self.images, "iterations": iterations}
-            write_json(self.results, {self.what: {"classification": scores}})  # the layout of detection's results
+            write_json(self.results, {self.what: {"classification": scores}})  # same layout as detection results
         return found

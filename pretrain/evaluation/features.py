@@ -1,4 +1,4 @@
-"""Frozen backbones, and their pooled features of labelled images."""
+"""Frozen backbones and their pooled features of labelled images."""
 
 import hashlib
 import logging
@@ -26,22 +26,22 @@ from ..data.views import Views, normalize
 
 logger = logging.getLogger("mocodet.pretrain")
 
-# Part of the name of a features file; change it whenever features are computed differently.
+# Version in the names of feature files. Increase it whenever features are computed differently.
 CACHE_VERSION = 1
 
 
 @dataclass(frozen=True)
 class FeatureSettings:
-    """How features are computed.
+    """Settings for computing features.
 
     Attributes:
-        size: side of the central crop, in pixels.
-        batch_size: images at a time.
-        device: where the backbone computes.
-        num_workers: loader processes.
-        dtype: precision of the backbone; below float32, with autocast.
-        storage: type in which features are stored. ImageNet's 1.28 million features of a ResNet-50 are 10.5 GB in
-            float32, half of that in float16.
+        size: side length of the central crop, in pixels.
+        batch_size: number of images per batch.
+        device: device on which the backbone runs.
+        num_workers: number of loader processes.
+        dtype: precision of the backbone. Autocast is used for anything below float32.
+        storage: data type in which features are stored. For ImageNet (1.28 million images) and a ResNet-50, features
+            take 10.5 GB in float32 and half of that in float16.
     """
 
     size: int = 224
@@ -55,13 +55,13 @@ class FeatureSettings:
 def load_crops(
     views: Views, order: Sequence[Sequence[tuple[int, int]]], settings: FeatureSettings, what: str
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield batches of crops, uint8, N x 3 x size x size, and their labels, N, both on the device.
+    """Yield batches of crops (uint8, N x 3 x size x size) and their labels (N), both on the device.
 
-    The main process shows progress.
+    The main process displays the progress.
 
     Args:
-        views: one view, ``"image"``, of each labelled image.
-        order: the place and the draw of each image of each batch; see `Views`.
+        views: labelled images with a single view, ``"image"``.
+        order: batches of ``(index, draw)`` pairs, one pair for each image; see `Views`.
         settings: see `FeatureSettings`.
         what: name of a batch in the progress display.
 
@@ -76,7 +76,7 @@ def load_crops(
 def central_crops(
     data: LabelledImages, settings: FeatureSettings, places: Sequence[int]
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Call `load_crops` for the central squares of images, after resizing shorter sides to 256/224 of the squares."""
+    """Call `load_crops` for central square crops, after resizing the shorter side to 256/224 of the crop size."""
     size, rows = settings.size, settings.batch_size
     view = transforms.Compose([transforms.Resize(round(size * 256 / 224)), transforms.CenterCrop(size)])
     pairs = [(place, 0) for place in places]
@@ -86,9 +86,9 @@ def central_crops(
 
 @contextmanager
 def exact_convolutions() -> Iterator[None]:
-    """Make CUDA convolve float32 numbers in float32, not in TF32 (10 bits of mantissa), which is PyTorch's default.
+    """Run float32 convolutions on CUDA in float32 instead of TF32 (10-bit mantissa), which is PyTorch's default.
 
-    Algorithms are not chosen by timing either, since the fastest differs from run to run.
+    Benchmarking of convolution algorithms is also disabled, because the fastest one can vary between runs.
     """
     flags = torch.backends.cudnn
     before = flags.allow_tf32, flags.benchmark
@@ -100,20 +100,20 @@ def exact_convolutions() -> Iterator[None]:
 
 
 def share_buffers(network: nn.Module) -> None:
-    """Copy the main process's buffers, which a checkpoint holds, to all processes. All must call it."""
+    """Copy the main process's buffers, which are those saved in checkpoints, to all processes. All must call this."""
     if comm.get_world_size() > 1:
         for buffer in network.buffers():
             dist.broadcast(buffer, src=0)
 
 
 def random_backbone(arch: str, seed: int, small_stem: bool = False) -> nn.Module:
-    """Build a backbone with random weights, the baseline that features must beat.
+    """Build a backbone with random weights, the baseline that trained features must exceed.
 
     Returns:
-        a ResNet whose ``fc`` is the identity, float32, in evaluation mode, like that of `Encoder.build`.
+        a float32 ResNet in evaluation mode whose ``fc`` is the identity, like the result of `Encoder.build`.
 
     Raises:
-        ValueError: unknown ``arch``.
+        ValueError: ``arch`` is unknown.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -124,11 +124,11 @@ def random_backbone(arch: str, seed: int, small_stem: bool = False) -> nn.Module
 
 @torch.no_grad()
 def pooled_features(backbone: nn.Module, images: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """Return the features, N x D, float32, of images (uint8, N x 3 x H x W, RGB, on the backbone's device).
+    """Return the float32 features, N x D, of images (uint8, N x 3 x H x W, RGB, on the backbone's device).
 
     Args:
-        backbone: its ``fc`` is the identity; in evaluation mode.
-        images: before normalisation.
+        backbone: a network in evaluation mode whose ``fc`` is the identity.
+        images: images that have not been normalised yet.
         dtype: precision of the backbone.
 
     Raises:
@@ -138,53 +138,55 @@ def pooled_features(backbone: nn.Module, images: torch.Tensor, dtype: torch.dtyp
     with exact_convolutions(), torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32):
         features = backbone(normalize(images.contiguous(memory_format=torch.channels_last))).float()
     if not features.isfinite().all():
-        raise FloatingPointError(f"the backbone's features, computed in {dtype}, are not finite; try float32")
+        raise FloatingPointError(f"the backbone's features in {dtype} are not finite; use float32 instead")
     return features
 
 
 def extract_features(
     backbone: nn.Module, data: LabelledImages, settings: FeatureSettings, places: Sequence[int] | None = None
 ) -> torch.Tensor:
-    """Compute the features of central crops, without augmentation: N x D, in ``settings.storage``, on the CPU.
+    """Compute features of central crops without augmentation: N x D, with data type ``settings.storage``, on the CPU.
 
     Args:
-        backbone: on ``settings.device``; its ``fc`` is the identity; in evaluation mode.
+        backbone: a network on ``settings.device`` in evaluation mode whose ``fc`` is the identity.
         data: labelled images.
         settings: see `FeatureSettings`.
-        places: indices of the images to use; all by default.
+        places: indices of the images to use. All images are used by default.
 
     Raises:
         ValueError: an image cannot be read.
         FloatingPointError: a feature is not finite.
     """
     if backbone.training:
-        raise ValueError("the backbone is in training mode: its batch-norm statistics would change; call eval()")
+        raise ValueError(
+            "the backbone is in training mode, which would change its batch-norm statistics; call eval() first"
+        )
     places = range(len(data.labels)) if places is None else places
     features = torch.empty(0, 0, dtype=settings.storage)
     done = 0
     for images, _ in central_crops(data, settings, places):
         batch = pooled_features(backbone, images, settings.dtype)
-        if not done:  # now D is known; one block, since joining a list would take twice the memory
+        if not done:  # D is known only now. Allocate all rows at once, because joining a list would double the memory
             features = torch.empty(len(places), batch.shape[1], dtype=settings.storage)
         features[done : done + len(batch)] = batch.cpu()
         done += len(batch)
     if not features.isfinite().all():
-        raise FloatingPointError(f"features exceed what {settings.storage} holds; keep them in float32")
+        raise FloatingPointError(f"features are outside the range of {settings.storage}; store them in float32 instead")
     return features
 
 
 def cached_features(
     backbone: nn.Module, data: LabelledImages, settings: FeatureSettings, cache: str | os.PathLike | None = None
 ) -> torch.Tensor:
-    """Like `extract_features`, but keep features in a file in the folder ``cache``, and read it if it exists.
+    """Return the result of `extract_features`, cached in a file in the folder ``cache``.
 
-    The name of the file is a digest of all that features depend on: weights, settings, image files and labels.
+    The file name is a digest of everything that affects the features: weights, settings, image files and labels.
     """
     if cache is None:
         return extract_features(backbone, data, settings)
     path = Path(cache, f"features-{_cache_key(backbone, data, settings)}.pt")
     if path.is_file():
-        logger.info(f"features of {len(data.labels)} images read from {path}")
+        logger.info(f"loaded the features of {len(data.labels)} images from {path}")
         return load_torch_file(path)["features"]
     features = extract_features(backbone, data, settings)
     with atomic_open(path) as handle:
@@ -199,7 +201,7 @@ def _cache_key(backbone: nn.Module, data: LabelledImages, settings: FeatureSetti
 
 
 def listing_digest(data: LabelledImages) -> str:
-    """Hash the files of a data set (path, length and modification time of each) and their labels."""
+    """Return a hash of the labels and of the path, size and modification time of each file in a data set."""
     digest = hashlib.sha256(data.labels.numpy().tobytes())
     for path in data.images.paths:
         status = os.stat(path)  # noqa: PTH116 (a million files)
@@ -208,7 +210,7 @@ def listing_digest(data: LabelledImages) -> str:
 
 
 def state_digest(module: nn.Module) -> str:
-    """Return the SHA-256 of all parameters and buffers of ``module``, with their names, types and shapes."""
+    """Return the SHA-256 of all parameters and buffers of ``module``, including their names, types and shapes."""
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())

@@ -1,4 +1,4 @@
-"""Weighted nearest neighbours in feature space (Wu et al., CVPR 2018, section 3.4)."""
+"""Weighted k-nearest-neighbour classification in feature space (Wu et al., CVPR 2018, section 3.4)."""
 
 from collections.abc import Sequence
 
@@ -10,10 +10,10 @@ from mocodet.common.progress import progress
 
 from .accuracy import count_right, percent
 
-# Rows of queries and of the bank that are compared at a time; it also bounds the lists that the main process merges.
+# Number of queries and bank entries compared at once, which also limits the lists that the main process merges.
 CHUNK = 2048
 
-# Similarities (float32) in falling order, and the classes of these neighbours (int64): both M x k.
+# Similarities (float32, in decreasing order) and classes (int64) of the neighbours, both M x k.
 Neighbours = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -27,27 +27,29 @@ def knn_accuracy(
     temperature: float,
     device: torch.device | str = "cpu",
 ) -> list[dict[str, float]]:
-    """Let the nearest neighbours of each query vote for their classes with weight ``exp(similarity / temperature)``.
+    """Classify queries by votes of their nearest neighbours, weighted with ``exp(similarity / temperature)``.
 
-    All processes must call it, each with its part of the bank and of the queries, which may be empty. Each searches its
-    part of the bank, and the main process merges the results.
+    All processes must call this function with their own parts of the bank and of the queries, which may be empty. Each
+    process searches its part of the bank, and the main process merges the results.
 
     Args:
-        bank: N x D. queries: M x D. Both on the CPU; they need not be normalised.
-        bank_labels: N, int64. labels: M, int64.
-        ks: numbers of neighbours, from 1 to the number of entries in all banks.
+        bank: features of the reference images, N x D, on the CPU. They need not be normalised.
+        bank_labels: labels of the reference images, N, int64.
+        queries: features of the images to classify, M x D, on the CPU. They need not be normalised.
+        labels: labels of the images to classify, M, int64.
+        ks: numbers of neighbours, from 1 to the total number of bank entries in all processes.
         temperature: tau, 0.07 in the paper.
-        device: where cosine similarities are computed.
+        device: device on which cosine similarities are computed.
 
     Returns:
-        for each of ``ks``: ``"top1"`` and ``"top5"``, the percentages of all queries whose class has the highest sum,
-        and one of the five highest. A class without a vote is never correct; otherwise see `count_right`.
+        for each of ``ks``, ``"top1"`` and ``"top5"``: the percentages of all queries whose class has the highest sum
+        of votes, and one of the five highest sums. A class without votes is never correct. For ties, see `count_right`.
     """
     counts = comm.all_gather(len(queries))
     rounds = range(0, max(counts), max(1, CHUNK // len(counts) ** 2))
     right = torch.zeros(len(ks), 2, dtype=torch.int64)
     for begin in progress(rounds, "nearest neighbours, chunk", len(rounds)) if comm.is_main_process() else rounds:
-        # Copies, since a slice would be sent with its whole tensor.
+        # Clone the slices, because a slice would be sent together with its complete tensor.
         mine = [rows[begin : begin + rounds.step].clone() for rows in (queries, labels)]
         parts = [part for part in comm.all_gather(mine) if len(part[1])]
         asked, truth = (torch.cat(rows) for rows in zip(*parts, strict=True))
@@ -62,9 +64,9 @@ def knn_accuracy(
 def nearest(
     bank: torch.Tensor, bank_labels: torch.Tensor, queries: torch.Tensor, k: int, device: torch.device | str = "cpu"
 ) -> Neighbours:
-    """Find the ``k`` entries of ``bank`` (or all, if it has fewer) that are nearest to each query.
+    """Find the ``k`` entries of ``bank`` that are nearest to each query (or all entries, if there are fewer).
 
-    The choice among equally similar entries is undefined. For the arguments see `knn_accuracy`.
+    The choice among equally similar entries is undefined. See `knn_accuracy` for the arguments.
     """
     queries = F.normalize(queries.to(device).float())
     best: Neighbours = torch.empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.int64)
@@ -76,7 +78,7 @@ def nearest(
 
 
 def _merge(lists: Sequence[Neighbours], k: int) -> Neighbours:
-    """Return the ``k`` nearest of several lists of neighbours of the same queries."""
+    """Merge multiple lists of neighbours of the same queries and return the ``k`` nearest."""
     similarities, labels = (torch.cat(rows, dim=1) for rows in zip(*lists, strict=True))
     similarities, order = similarities.topk(min(k, similarities.shape[1]), dim=1)
     return similarities, labels.gather(1, order)
@@ -85,7 +87,7 @@ def _merge(lists: Sequence[Neighbours], k: int) -> Neighbours:
 def _count_votes(
     similarities: torch.Tensor, voters: torch.Tensor, labels: torch.Tensor, temperature: float
 ) -> torch.Tensor:
-    # Relative to the nearest neighbour's, which keeps the order and cannot overflow.
+    # Subtracting the similarity of the nearest neighbour preserves the order of the classes and prevents overflow.
     weights = ((similarities - similarities[:, :1]).double() / temperature).exp()
     classes = int(max(voters.max(), labels.max())) + 1
     votes = torch.zeros(len(labels), classes, dtype=torch.float64).scatter_add_(1, voters, weights)  # M x C

@@ -1,4 +1,4 @@
-"""Linear classification on frozen features (section 4.1): several classifiers, one pass over the features."""
+"""Linear classification on frozen features (section 4.1), with multiple classifiers trained in a single pass."""
 
 import itertools
 import logging
@@ -30,24 +30,24 @@ from .features import FeatureSettings, cached_features, listing_digest, load_cro
 
 logger = logging.getLogger("mocodet.pretrain")
 
-# From the published protocol: standard deviation of the initial weights, and smallest area of a random crop.
+# Values of the published protocol: standard deviation of the initial weights, and smallest area of a random crop.
 WEIGHT_STD = 0.01
 MIN_SCALE = 0.08
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a linear classifier is trained; the defaults are the published protocol.
+    """Training settings of a linear classifier. The defaults are those of the published protocol.
 
     Attributes:
-        epochs: passes over the training images.
-        batch_size: images in a batch of SGD; the last of an epoch may be smaller.
+        epochs: number of passes over the training images.
+        batch_size: number of images per batch. The last batch of an epoch may be smaller.
         momentum: momentum of SGD.
-        steps: epochs, in rising order, before which the rate is multiplied by ``gamma``.
-        seed: seed of initial weights, order, crops and flips.
+        steps: epochs, in increasing order, at the start of which the learning rate is multiplied by ``gamma``.
+        seed: seed for the initial weights, the image order, crops and flips.
 
     Raises:
-        ValueError: the steps do not rise, or one of them has no effect.
+        ValueError: the steps are not in increasing order, or one of them has no effect.
     """
 
     epochs: int = 100
@@ -60,36 +60,36 @@ class Protocol:
     def __post_init__(self) -> None:
         if list(self.steps) != sorted(set(self.steps)) or not all(0 < step < self.epochs for step in self.steps):
             shown = ", ".join(map(str, self.steps))
-            raise ValueError(f"the steps are {shown}; expected epochs from 1 to {self.epochs - 1} in rising order")
+            raise ValueError(f"steps are {shown}; expected epochs from 1 to {self.epochs - 1} in increasing order")
 
     def decay(self, epoch: int) -> float:
-        """Return the multiplier of the rate in ``epoch`` (from 0)."""
+        """Return the learning-rate factor in ``epoch`` (from 0)."""
         return self.gamma ** sum(step <= epoch for step in self.steps)
 
     def batches(self, images: int, epoch: int) -> list[torch.Tensor]:
-        """Return the places of the images in each batch of ``epoch``, in an order given by seed and epoch alone."""
+        """Return the image indices of each batch of ``epoch``, in an order that depends only on the seed and epoch."""
         generator = torch.Generator().manual_seed(mix(self.seed, epoch))
         return list(torch.randperm(images, generator=generator).split(self.batch_size))
 
 
 class LinearSweep:
-    """G linear classifiers that are trained side by side on the same batches.
+    """G linear classifiers that are trained together on the same batches.
 
-    Each has its own learning rate and weight decay. They start from the same weights, and each gets the same result as
-    if trained alone (up to rounding), since its parameters get gradients from its own loss only.
+    Each classifier has its own learning rate and weight decay. All start from the same weights. Each one obtains the
+    same result (up to rounding) as if it were trained separately, because its gradients only come from its own loss.
 
     Attributes:
-        losses: mean cross-entropy of each over its last epoch: G, on the CPU.
+        losses: mean cross-entropy of each classifier over its last epoch: G, on the CPU.
 
     Args:
-        grid: learning rate, without scaling, and weight decay of each classifier.
+        grid: learning rate (without scaling) and weight decay of each classifier.
         dim: D, the dimension of the features.
         classes: C, the number of classes.
         protocol: see `Protocol`.
         device: the training device.
 
     Raises:
-        ValueError: there is no classifier, a rate is not positive, or a decay is below 0.
+        ValueError: ``grid`` is empty, a learning rate is not positive, or a weight decay is negative.
     """
 
     def __init__(
@@ -101,10 +101,12 @@ class LinearSweep:
         device: torch.device | str = "cpu",
     ) -> None:
         if not grid:
-            raise ValueError("there is no classifier to train: give at least one learning rate and weight decay")
+            raise ValueError("no classifiers to train: specify at least one learning rate and weight decay")
         for lr, wd in grid:
             if not (lr > 0 and wd >= 0):
-                raise ValueError(f"learning rate {lr:g}, weight decay {wd:g}; expected above 0 and at least 0")
+                raise ValueError(
+                    f"learning rate {lr:g} and weight decay {wd:g}; expected a positive rate and a non-negative decay"
+                )
         self.grid = list(grid)
         self.protocol = protocol
         self.losses = torch.full((len(grid),), torch.nan)
@@ -121,11 +123,11 @@ class LinearSweep:
         )
 
     def logits(self, features: torch.Tensor) -> torch.Tensor:
-        """Classify features (N x D, float32): N x G x C."""
+        """Return the logits, N x G x C, of features (N x D, float32)."""
         return F.linear(features, torch.cat(self.weights), torch.cat(self.biases)).unflatten(1, (len(self.grid), -1))
 
     def step(self, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Update every classifier once; return their mean cross-entropies (G) before the update."""
+        """Update every classifier once and return the mean cross-entropies (G) before the update."""
         logits = self.logits(features)
         truth = labels[:, None].expand(logits.shape[:2])  # N x G
         losses = F.cross_entropy(logits.movedim(2, 1), truth, reduction="none").mean(dim=0)
@@ -137,10 +139,10 @@ class LinearSweep:
     def epochs(
         self, batches: Callable[[int], Iterable[tuple[torch.Tensor, torch.Tensor]]], start: int = 0
     ) -> Iterator[int]:
-        """Train from epoch ``start`` to the end; after each epoch, yield the number of completed ones.
+        """Train from epoch ``start`` to the end. After each epoch, yield the number of completed epochs.
 
         Args:
-            batches: yields features (N x D, float32) and labels (N) of an epoch, on the classifiers' device.
+            batches: yields the features (N x D, float32) and labels (N) of an epoch, on the device of the classifiers.
         """
         for epoch in range(start, self.protocol.epochs):
             for group, (lr, _) in zip(self.optimizer.param_groups, self.grid, strict=True):
@@ -156,11 +158,12 @@ class LinearSweep:
     def accuracy(
         self, features: torch.Tensor, labels: torch.Tensor, chunk: int = 1024
     ) -> list[dict[str, float] | None]:
-        """Return ``"top1"`` and ``"top5"`` of each classifier, in percent; None if it has diverged.
+        """Return ``"top1"`` and ``"top5"`` of each classifier in percent, or None for classifiers that have diverged.
 
         Args:
-            features: M x D. labels: M, int64.
-            chunk: rows classified at a time.
+            features: M x D.
+            labels: M, int64.
+            chunk: number of rows to classify at once.
         """
         device = self.weights[0].device
         right = torch.zeros(2, len(self.grid), dtype=torch.int64, device=device)
@@ -173,7 +176,7 @@ class LinearSweep:
         return [percent(counts, len(labels)) if good else None for counts, good in scores]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return weights, losses and the optimizer's state."""
+        """Return the weights, the losses and the optimizer state."""
         return {
             "weights": [weight.detach() for weight in self.weights],
             "biases": [bias.detach() for bias in self.biases],
@@ -183,14 +186,14 @@ class LinearSweep:
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a state returned by `state_dict` of a sweep with the same grid.
+        """Restore a state that `state_dict` returned for a sweep with the same grid.
 
         Raises:
             ValueError: see `take_up`.
         """
         for mine, found in zip(self.weights + self.biases, state["weights"] + state["biases"], strict=True):
             mine.copy_(found)
-        take_up("optimizer", self.optimizer, state["optimizer"], finite=False)  # one may have diverged
+        take_up("optimizer", self.optimizer, state["optimizer"], finite=False)  # some classifiers may have diverged
         self.losses = state["losses"]
 
 
@@ -205,12 +208,12 @@ def stored_batches(
 def augmented_batches(
     backbone: nn.Module, data: LabelledImages, protocol: Protocol, settings: FeatureSettings, epoch: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield batches of features of random crops and flips, which pass through the frozen backbone in every epoch.
+    """Yield batches of features of random crops and flips, recomputed by the frozen backbone in each epoch.
 
-    The crop and flip of an image depend on seed, epoch and place in the epoch; see `Views`.
+    The crop and flip of an image depend on the seed, the epoch and its position in the epoch; see `Views`.
 
     Args:
-        backbone: on ``settings.device``; its ``fc`` is the identity; in evaluation mode.
+        backbone: a network on ``settings.device`` in evaluation mode whose ``fc`` is the identity.
     """
     view = build_view("supervised", settings.size, MIN_SCALE)
     views = Views(data.images, PillowViews(view), protocol.seed, names=("image",), labels=data.labels)
@@ -222,9 +225,9 @@ def augmented_batches(
 
 
 def published_steps(epochs: int) -> tuple[int, ...]:
-    """Return the epochs at which the rate falls: 60 and 80 of 100, in proportion for other lengths.
+    """Return the epochs at which the learning rate drops: 60 and 80 for 100 epochs, scaled for other lengths.
 
-    With fewer than four epochs, steps that coincide or come after the last epoch are left out.
+    With fewer than four epochs, steps that coincide or lie beyond the last epoch are omitted.
     """
     return tuple(sorted({step for step in (round(0.6 * epochs), round(0.8 * epochs)) if 0 < step < epochs}))
 
@@ -242,32 +245,34 @@ def evaluate_linear(
     state: str | os.PathLike | None = None,
     resume: bool = False,
 ) -> list[dict[str, Any]]:
-    """Train a linear classifier for each pair of ``grid`` on frozen features, and classify the validation split.
+    """Train a linear classifier for each pair in ``grid`` on frozen features, then classify the validation split.
 
     Args:
-        backbone: on ``settings.device``; its ``fc`` is the identity; in evaluation mode.
-        train, val: splits with the same classes.
-        settings, protocol: how to compute features, and how to train classifiers.
+        backbone: a network on ``settings.device`` in evaluation mode whose ``fc`` is the identity.
+        train, val: training and validation split, with the same classes.
+        settings: settings for computing features.
+        protocol: settings for training classifiers.
         grid: learning rate and weight decay of each classifier.
-        cached: compute training features once, without augmentation.
-        cache: folder for features; see `cached_features`.
-        state: file for the state of training after each epoch.
-        resume: continue from ``state`` if it exists.
+        cached: whether to compute the training features once, without augmentation.
+        cache: folder for cached features; see `cached_features`.
+        state: file in which the training state is saved after each epoch.
+        resume: whether to continue from ``state`` if it exists.
 
     Returns:
-        for each pair of ``grid``: ``"lr"``, ``"wd"``, ``"train_loss"`` (mean of the last epoch), ``"top1"``, ``"top5"``
-        (in percent; like the loss, None if training diverged) and ``"best"``, true for the highest top-1.
+        a dict for each pair in ``grid``, with ``"lr"``, ``"wd"``, ``"train_loss"`` (mean of the last epoch), ``"top1"``
+        and ``"top5"`` (in percent), and ``"best"``, which is true for the highest top-1 accuracy. The loss and the
+        accuracies are None if training diverged.
 
     Raises:
-        ValueError: see `LinearSweep` and `extract_features`; or ``state`` is that of another training.
-        FileExistsError: ``state`` exists, and ``resume`` is false.
-        FloatingPointError: every classifier diverged.
-        RuntimeError: the backbone has changed.
+        ValueError: ``state`` belongs to a different training; see also `LinearSweep` and `extract_features`.
+        FileExistsError: ``state`` exists, but ``resume`` is false.
+        FloatingPointError: all classifiers diverged.
+        RuntimeError: the backbone was modified.
     """
     begun = Path(state) if state is not None and Path(state).exists() else None
     if begun and not resume:
         raise FileExistsError(
-            f"{state} holds the state of a training; continue it with --resume, or give another --state"
+            f"{state} already contains a training state; continue it with --resume, or choose another --state"
         )
     before = state_digest(backbone)
     val_features = cached_features(backbone, val, settings, cache)
@@ -277,7 +282,7 @@ def evaluate_linear(
     else:
         batches = partial(augmented_batches, backbone, train, protocol, settings)
     sweep = LinearSweep(grid, val_features.shape[1], len(train.classes), protocol, settings.device)
-    # Compared with the content of a file, which has lists but no tuples.
+    # Compared with the contents of a file, which contains lists instead of tuples.
     identity = {
         "backbone": before,
         "images": listing_digest(train) if state is not None else "",
@@ -312,7 +317,7 @@ def evaluate_linear(
 def _ranked(
     grid: Sequence[tuple[float, float]], losses: Sequence[float], found: Sequence[Mapping[str, float] | None]
 ) -> list[dict[str, Any]]:
-    """Build the results that `evaluate_linear` returns."""
+    """Build the results returned by `evaluate_linear`."""
     results: list[dict[str, Any]] = []
     for (lr, wd), loss, row in zip(grid, losses, found, strict=True):
         diverged = {"train_loss": None, "top1": None, "top5": None}
@@ -321,7 +326,7 @@ def _ranked(
     best = max((row for row in results if row["top1"] is not None), key=lambda row: row["top1"], default=None)
     if best is None:
         rates = ", ".join(f"{lr:g}" for lr, _ in grid)
-        raise FloatingPointError(f"every classifier diverged (learning rates {rates}); give lower ones")
+        raise FloatingPointError(f"all classifiers diverged (learning rates {rates}); use lower learning rates")
     best["best"] = True
     return results
 
@@ -330,29 +335,29 @@ def _resume(sweep: LinearSweep, path: Path, identity: Mapping[str, Any]) -> int:
     """Restore ``sweep`` from the state of a training with the same ``identity``; return the number of completed epochs.
 
     Raises:
-        ValueError: it is the state of another training, or no training could have written a piece of it.
+        ValueError: the state belongs to a different training, or contains invalid entries.
     """
     state = load_torch_file(path)
     found = {key: (look_up(state, f"identity.{key}"), mine) for key, mine in _flat(identity).items()}
     if other := {key: pair for key, pair in found.items() if not _same(*pair)}:
         told = [f"{key} {' '.join(brief(there).split())}, not {mine!r}" for key, (there, mine) in other.items()]
-        raise ValueError(f"{path} is the state of another training: {'; '.join(told)}; remove it to start again")
+        raise ValueError(f"{path} belongs to a different training: {'; '.join(told)}; remove the file to start again")
     with errors_about(path):
         if type(state.get("epoch")) is not int or not 0 <= state["epoch"] <= sweep.protocol.epochs:
-            raise ValueError(f"it does not record how many of {sweep.protocol.epochs} epochs are done; {EXPECTED}")
+            raise ValueError(f"number of completed epochs (of {sweep.protocol.epochs}) not recorded; {EXPECTED}")
         take_up("sweep", sweep, state.get("sweep"))
     return state["epoch"]
 
 
 def _flat(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """Replace the protocol by its keys, so that a message names those that differ."""
+    """Replace the protocol with its entries, so that messages name the ones that differ."""
     flat = {**identity, **{f"protocol.{key}": value for key, value in identity["protocol"].items()}}
     del flat["protocol"]
     return flat
 
 
 def _same(found: Any, mine: Any) -> bool:
-    """Return whether a file has the same words and numbers; tensors, which compare differently, are refused."""
+    """Return whether a file contains the same strings and numbers. Tensors, which compare differently, are rejected."""
     if isinstance(mine, list):
         return isinstance(found, list) and len(found) == len(mine) and all(map(_same, found, mine))
     return isinstance(found, str | int | float) and found == mine

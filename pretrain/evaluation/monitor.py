@@ -1,4 +1,4 @@
-"""A hook that classifies by nearest neighbours while an encoder is trained."""
+"""A hook that evaluates the encoder with nearest neighbours during training."""
 
 import copy
 from pathlib import Path
@@ -20,20 +20,20 @@ from .neighbours import SplitPart, fixed_neighbours
 
 
 class KNNMonitor(Evaluator):
-    """Logs ``knn_top1`` and ``knn_top5``, in percent, of the encoder in training, on a labelled split.
+    """Logs ``knn_top1`` and ``knn_top5`` of the current encoder in percent, measured on a labelled split.
 
-    It evaluates a copy of ``trainer.method.encoder_to_transfer`` without its head, in evaluation mode and with the main
-    process's batch-norm statistics, which are those of the checkpoint. The processes share the work: each computes the
-    features of its part of both splits. The nearest images of a few queries (`fixed_neighbours`) are saved in
-    ``OUTPUT_DIR/neighbours/``, in a file for each evaluation, numbered like checkpoints.
+    It evaluates a copy of ``trainer.method.encoder_to_transfer`` without its head, in evaluation mode and with the
+    batch-norm statistics of the main process, which are those saved in checkpoints. The work is distributed: each
+    process computes the features of its part of both splits. The nearest images of a few queries (`fixed_neighbours`)
+    are saved in ``OUTPUT_DIR/neighbours/``, with one file for each evaluation and the same numbering as checkpoints.
 
     Args:
         cfg: config of the run.
-        iterations_per_epoch: those of the monitored training.
+        iterations_per_epoch: number of iterations per epoch in the run.
 
     Raises:
-        FileNotFoundError, ValueError: see `read_class_folders`, `check_same_classes` and `read_crops`; or there are
-            fewer reference images than ``KNN.K``.
+        FileNotFoundError, ValueError: there are fewer reference images than ``KNN.K``; see also `read_class_folders`,
+            `check_same_classes` and `read_crops`.
     """
 
     prefix = "knn_"
@@ -42,10 +42,10 @@ class KNNMonitor(Evaluator):
         self.cfg, knn = cfg, cfg.KNN
         if knn.DATASET:
             self.bank, self.queries = read_crops(knn.DATASET[0], "KNN.DATASET")
-            neighbours = f"KNN.DATASET has {len(self.bank.labels)} boxes to compare with"
+            neighbours = f"KNN.DATASET contains {len(self.bank.labels)} reference boxes"
         else:
             self.bank, self.queries = self._open_folders()
-            neighbours = f"KNN.TRAIN_ROOT {knn.TRAIN_ROOT} has {len(self.bank.labels)} images"
+            neighbours = f"KNN.TRAIN_ROOT {knn.TRAIN_ROOT} contains {len(self.bank.labels)} images"
         for split in (self.bank, self.queries):
             split.images.max_pixels = cfg.DATA.MAX_PIXELS
         if len(self.bank.labels) < knn.K:
@@ -81,7 +81,7 @@ class KNNMonitor(Evaluator):
         return knn_accuracy(*asked, [self.cfg.KNN.K], self.cfg.KNN.TEMPERATURE, device)[0]
 
     def evaluate(self, iterations: int) -> dict[str, float]:
-        """See `Evaluator.evaluate`; write the neighbours."""
+        """Call `Evaluator.evaluate` and save the nearest neighbours."""
         found = super().evaluate(iterations)
         if comm.is_main_process():
             path = Path(self.cfg.OUTPUT_DIR, "neighbours", f"iter_{iterations - 1:07}.json")

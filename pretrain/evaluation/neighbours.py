@@ -1,4 +1,4 @@
-"""The nearest neighbours of a few fixed queries, which show the images that an encoder considers similar."""
+"""Nearest neighbours of a few fixed queries, which show what images an encoder considers similar."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -13,17 +13,17 @@ from .knn import nearest
 
 QUERIES, NEIGHBOURS = 20, 8
 
-# Neighbours whose similarities are equal to this many digits are in the order of the files: further digits differ
-# between devices and batch sizes.
+# Neighbours whose similarities are equal to this many digits are sorted by file, because further digits vary between
+# devices and batch sizes.
 DIGITS = 4
 
 
 def fixed_queries(labels: torch.Tensor, count: int = QUERIES) -> list[int]:
-    """Draw places of images, the same in every run, with equal numbers (to within one) for all classes.
+    """Sample image indices that are the same in every run and balanced across classes (to within one image).
 
     Args:
         labels: N, int64.
-        count: number of images; if there are fewer, all are drawn.
+        count: number of images to sample. If there are fewer, all are returned.
     """
     seen: Counter[int] = Counter()
     rounds = []
@@ -31,18 +31,18 @@ def fixed_queries(labels: torch.Tensor, count: int = QUERIES) -> list[int]:
     for place in torch.randperm(len(labels), generator=torch.Generator().manual_seed(0)).tolist():
         rounds.append((seen[classes[place]], place))
         seen[classes[place]] += 1
-    # Sorting is stable: within a round the order is that of the draw, regardless of the classes.
+    # Sorting is stable: within a round, the sampled order is preserved regardless of the classes.
     return [place for _, place in sorted(rounds, key=lambda drawn: drawn[0])[:count]]
 
 
 @dataclass(frozen=True)
 class SplitPart:
-    """The part of a split that one process has.
+    """The part of a split that is assigned to one process.
 
     Attributes:
-        split: the whole split.
-        mine: the slice of its images that this process has.
-        features: features of these images, n x D, on the CPU; they need not be normalised.
+        split: the complete split.
+        mine: slice of the images assigned to this process.
+        features: features of these images, n x D, on the CPU. They need not be normalised.
     """
 
     split: LabelledImages
@@ -51,7 +51,7 @@ class SplitPart:
 
     @property
     def places(self) -> range:
-        """The places of this process's images."""
+        """The indices of this process's images."""
         return range(len(self.split.labels))[self.mine]
 
     @property
@@ -62,25 +62,25 @@ class SplitPart:
 
 @torch.no_grad()
 def fixed_neighbours(bank: SplitPart, queries: SplitPart, device: torch.device | str = "cpu") -> list[dict[str, Any]]:
-    """Find the images of the bank that are nearest to each of `fixed_queries`, by cosine similarity.
+    """Find the bank images with the highest cosine similarity to each query in `fixed_queries`.
 
-    All processes must call it, each with its part.
+    All processes must call this function with their own parts of the splits.
 
     Args:
         bank: images to search.
-        queries: images from which the queries are drawn.
-        device: where similarities are computed.
+        queries: images from which the queries are sampled.
+        device: device on which similarities are computed.
 
     Returns:
-        in the main process, for each query its ``"path"``, its ``"class"`` and ``"neighbours"``, the nearest first,
-        with ``"path"``, ``"class"`` and ``"similarity"``; for a crop also its ``"box"``: left, top, right, bottom. In
-        other processes, an empty list.
+        in the main process, a dict for each query with its ``"path"``, its ``"class"`` and its ``"neighbours"``,
+        nearest first. Each neighbour has a ``"path"``, a ``"class"`` and a ``"similarity"``. Crops also have a
+        ``"box"``: left, top, right, bottom. Other processes return an empty list.
     """
     chosen = fixed_queries(queries.split.labels)
     mine = {place: queries.features[queries.places.index(place)].clone() for place in chosen if place in queries.places}
     vectors = {place: vector for part in comm.all_gather(mine) for place, vector in part.items()}
     asked = torch.stack([vectors[place] for place in chosen])  # Q x D
-    # Twice as many as are returned, since the choice among equally similar entries is undefined.
+    # Search for twice as many as are returned, because the choice among equally similar entries is undefined.
     found = comm.gather(nearest(bank.features, torch.tensor(bank.places), asked, 2 * NEIGHBOURS, device))
     if not found:
         return []

@@ -29,7 +29,7 @@ logger = logging.getLogger("mocodet.pretrain")
 
 @contextmanager
 def as_command() -> Iterator[None]:
-    """Log to the terminal, report bad input in one line like other commands, and log the duration at the end.
+    """Set up terminal logging, report invalid input in one line like other commands, and log the duration at the end.
 
     Raises:
         SystemExit: see `errors_in_one_line`.
@@ -39,27 +39,27 @@ def as_command() -> Iterator[None]:
     began = time.perf_counter()
     with errors_in_one_line():
         yield
-    logger.info(f"{time.perf_counter() - began:.0f} s")
+    logger.info(f"finished in {time.perf_counter() - began:.0f} s")
 
 
 def open_frozen(
     args: argparse.Namespace,
 ) -> tuple[nn.Module, LabelledImages, LabelledImages, FeatureSettings, dict[str, Any]]:
-    """Open the frozen backbone and the labelled images that the arguments name.
+    """Open the frozen backbone and the labelled images specified by the arguments.
 
     Returns:
-        the backbone, on the device of the settings, in evaluation mode; the training and the validation split, with the
-        same classes; how features are computed; and a description of the evaluation for the results, in which
+        the backbone (in evaluation mode, on the device of the settings); the training and validation splits, which have
+        the same classes; the feature settings; and a description of the evaluation for the results, in which
         ``"backbone_sha256"`` is the digest of the backbone's tensors.
 
     Raises:
         FileNotFoundError, ValueError: see `read_encoder`, `random_backbone`, `open_labelled`, `check_same_classes`.
     """
     if args.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device is cuda, but PyTorch finds no CUDA device; use auto or cpu")
+        raise ValueError("--device is cuda, but PyTorch did not find a CUDA device; use auto or cpu")
     device = torch.device("cuda" if args.device != "cpu" and torch.cuda.is_available() else "cpu")
     if args.precision == "float16" and device.type == "cpu":
-        raise ValueError("--precision float16 needs CUDA; use bfloat16 or float32 on a CPU")
+        raise ValueError("--precision float16 requires CUDA; use bfloat16 or float32 on a CPU")
     settings = FeatureSettings(
         size=args.size,
         batch_size=args.batch_size,
@@ -107,10 +107,12 @@ def open_frozen(
 
 @as_command()
 def knn(args: argparse.Namespace) -> None:
-    """Run ``mocodet knn``: compute the features of both splits, vote, print the accuracies."""
+    """Run ``mocodet knn``: compute the features of both splits, classify, and print the accuracies."""
     backbone, train, val, settings, description = open_frozen(args)
     if max(args.k) > len(train.labels):
-        raise ValueError(f"--k {max(args.k)} of {len(train.labels)} training images; lower it or add images")
+        raise ValueError(
+            f"--k {max(args.k)} exceeds the number of training images, {len(train.labels)}; lower it or add images"
+        )
     bank, queries = (cached_features(backbone, split, settings, args.cache) for split in (train, val))
     scores = knn_accuracy(bank, train.labels, queries, val.labels, args.k, args.temperature, settings.device)
     results = [{"k": k, **row} for k, row in zip(args.k, scores, strict=True)]
@@ -125,7 +127,7 @@ def knn(args: argparse.Namespace) -> None:
 
 @as_command()
 def linear(args: argparse.Namespace) -> None:
-    """Run ``mocodet linear``: train, evaluate, prove that the backbone is unchanged, print the table."""
+    """Run ``mocodet linear``: train, evaluate, verify that the backbone is unchanged, and print the results."""
     steps = published_steps(args.epochs) if args.steps is None else tuple(args.steps)
     protocol = Protocol(args.epochs, args.batch_size, steps=steps, seed=args.seed)
     backbone, train, val, settings, description = open_frozen(args)
@@ -140,7 +142,8 @@ def linear(args: argparse.Namespace) -> None:
     forms = ("g", "g", ".4f", ".2f", ".2f")
     print(tabulate(rows, headers=headers, floatfmt=forms, tablefmt="github", missingval="diverged"))
     if len(rows) > 1:
-        print(f"Best of {len(rows)} on the validation images themselves: an optimistic choice; report it as such.")
+        selected = f"the best of {len(rows)} classifiers was selected on the validation images"
+        print(f"Note: {selected}, so its accuracy is optimistic.")
     print(f"backbone unchanged: SHA-256 {description['backbone_sha256'][:16]}... before and after")
     if args.output:
         mode = "cached" if args.cached else "augmented"

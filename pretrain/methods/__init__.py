@@ -1,7 +1,7 @@
-"""Pre-training methods, one file each, over the base class in ``base.py``.
+"""Pre-training methods, one file each, based on the `Method` class in ``base.py``.
 
-To add one, add a file with a subclass of `Method`; every file of this folder is imported here. A method may also live
-elsewhere: it is registered when its module is imported.
+To add a method, add a file with a subclass of `Method`. All files in this folder are imported automatically. A method
+defined elsewhere is registered when its module is imported.
 """
 
 from importlib import import_module

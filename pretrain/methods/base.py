@@ -1,4 +1,4 @@
-"""The interface of a pre-training method: the base class of the files in this folder."""
+"""The base class of all pre-training methods, which defines their interface."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -11,17 +11,17 @@ from torch import nn
 
 from ..keys import Key
 
-# The value of METHOD -> the method; each class registers itself when its file is imported.
+# Maps values of METHOD to methods. Each class registers itself when its module is imported.
 METHODS: dict[str, type["Method"]] = {}
 
 
 @dataclass(kw_only=True)
 class DataFacts:
-    """The facts about the data that a method is built with.
+    """Properties of the data that a method needs when it is built.
 
     Attributes:
         size: number of images in the data set.
-        classes: names of the classes, if there are labels.
+        classes: names of the classes, if the images are labelled.
     """
 
     size: int
@@ -29,24 +29,25 @@ class DataFacts:
 
 
 class Method(nn.Module, ABC):
-    """A pre-training method: a module that computes a loss from a batch, and declares its needs.
+    """A pre-training method: a module that computes a loss from a batch and declares its requirements.
 
-    A subclass gives its name: ``class MomentumContrast(Method, name="moco")``; the name is the value of ``METHOD``. A
-    subclass without a name is a base class. The trainer updates the parameters that require a gradient, and saves and
-    resumes the whole state dict.
+    A subclass declares its name, which becomes a value of ``METHOD``: ``class MomentumContrast(Method, name="moco")``.
+    Subclasses without a name are base classes. The trainer updates all parameters that require a gradient, and saves
+    and resumes the complete state dict.
 
     Attributes:
-        views: names of the views of an image that a batch holds, each N x 3 x H x W.
-        keys: keys of the config that the method reads besides those of every run, by name. Methods may share a key.
-        needs_index: whether a batch must hold ``"index"``, the place of each image in the data set; a stream has none.
-        classifies: whether it learns classes: a batch holds ``"label"`` (N, int64), the data are class folders, and the
-            encoder ends in a classifier that is evaluated on ``DATA.VAL_ROOT``.
-        encoder_name: the child that is evaluated and converted, a ResNet with its head as ``fc``. Checkpoints record
-            the name. ``MODEL.WEIGHTS`` initialises its backbone.
-        encoder_copies: the children that start as exact copies of it, with their heads.
+        views: names of the image views that a batch must contain, each N x 3 x H x W.
+        keys: config keys that the method uses in addition to the common ones, by name. Methods may share keys.
+        needs_index: whether a batch must contain ``"index"``, the index of each image in the data set. This is not
+            available for streams.
+        classifies: whether the method trains a classifier. If so, batches contain ``"label"`` (N, int64), the data must
+            be in class folders, and the encoder ends in a classifier, which is evaluated on ``DATA.VAL_ROOT``.
+        encoder_name: name of the child module to evaluate and convert, a ResNet whose ``fc`` is its head. Checkpoints
+            record this name, and ``MODEL.WEIGHTS`` initialises its backbone.
+        encoder_copies: names of the child modules that start as exact copies of the encoder, including its head.
 
     Raises:
-        ValueError: a subclass has the name of another.
+        ValueError: two subclasses have the same name.
     """
 
     name: ClassVar[str]
@@ -62,63 +63,65 @@ class Method(nn.Module, ABC):
         if name is None:
             return
         known = METHODS.get(name, cls)
-        if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):  # a reload defines it again
-            raise ValueError(f"METHOD {name!r} is already {known.__module__}.{known.__qualname__}; choose another name")
+        if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):  # equal after a reload
+            raise ValueError(
+                f"METHOD {name!r} is already used by {known.__module__}.{known.__qualname__}; choose another name"
+            )
         cls.name = name
         METHODS[name] = cls
 
     @classmethod
     @abstractmethod
     def from_config(cls, cfg: CfgNode, data: DataFacts) -> "Method":
-        """Build the method that ``cfg`` describes for the data."""
+        """Build the method described by ``cfg`` for the given data."""
 
     @classmethod
     def check_config(cls, cfg: CfgNode) -> None:
-        """Raise ``ValueError`` for values of the config that do not fit together; each alone has been checked."""
+        """Raise ``ValueError`` if config values are inconsistent. Each value has already been checked separately."""
 
     @classmethod
     def check_length(cls, cfg: CfgNode, max_iter: int) -> None:
-        """Raise ``ValueError`` for values of the config for which ``max_iter`` iterations are too few."""
+        """Raise ``ValueError`` if a run of ``max_iter`` iterations is too short for the config."""
 
     @classmethod
     def bytes_per_image(cls, cfg: CfgNode) -> int:
-        """Return the bytes of state that each image of the data set adds."""
+        """Return the number of bytes by which each image in the data set increases the state of the method."""
         return 0
 
     @classmethod
     def chance(cls, cfg: CfgNode, data: DataFacts) -> dict[str, float]:
-        """Return the values that outputs of `forward` have by chance, by name; not every output has one."""
+        """Return the chance levels of the outputs of `forward`, by name. Not every output has a chance level."""
         return {}
 
     def begin_step(self, iteration: int, max_iter: int) -> None:
-        """Set values that change during a run. They depend on the arguments alone, so that a run resumes exactly.
+        """Set values that change during a run. They must depend only on the arguments, so that a run resumes exactly.
 
         Args:
-            iteration: the iteration that begins, from 0.
-            max_iter: length of the run.
+            iteration: the current iteration, starting at 0.
+            max_iter: number of iterations in the run.
         """
 
     @abstractmethod
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Compute one step, without the optimizer.
+        """Compute one training step, excluding the optimizer.
 
         Args:
-            batch: see ``views``, ``needs_index`` and ``classifies``; images are normalised.
+            batch: normalised images and other entries; see ``views``, ``needs_index`` and ``classifies``.
 
         Returns:
-            ``"loss"``, a scalar with gradient, and scalars to log, such as ``"accuracy"``.
+            ``"loss"``, a differentiable scalar, and other scalars to log, such as ``"accuracy"``.
         """
 
     @property
     def encoder_to_transfer(self) -> nn.Module:
-        """The encoder that is evaluated and converted."""
+        """The encoder to evaluate and convert."""
         return self.get_submodule(self.encoder_name)
 
     def check_copies(self) -> None:
-        """Check that the method declares all copies of its encoder; call it before the encoder changes.
+        """Check that the method declares all copies of its encoder. Call this before the encoder is modified.
 
         Raises:
-            ValueError: a child equals the encoder and is not in ``encoder_copies``.
+            ValueError: a child module equals the encoder but is not listed in ``encoder_copies``.
         """
         encoder = self.encoder_to_transfer.state_dict()
         for name, child in self.named_children():
@@ -126,28 +129,28 @@ class Method(nn.Module, ABC):
             known = name in (self.encoder_name, *self.encoder_copies)
             if not known and own.keys() == encoder.keys() and all(map(torch.equal, own.values(), encoder.values())):
                 raise ValueError(
-                    f"MODEL.WEIGHTS starts {self.encoder_name} and would leave {name}, its copy, random: add {name!r}"
-                    f" to encoder_copies of {type(self).__name__}"
+                    f"MODEL.WEIGHTS would initialise {self.encoder_name} but not its copy {name}: add {name!r} to"
+                    f" encoder_copies of {type(self).__name__}"
                 )
 
     def copy_encoder(self) -> None:
-        """Copy the encoder, with its buffers, to ``encoder_copies`` after it was initialised from weights."""
+        """Copy the encoder, including its buffers, to all ``encoder_copies``. Call this after loading weights."""
         for name in self.encoder_copies:
             self.get_submodule(name).load_state_dict(self.encoder_to_transfer.state_dict())
 
     def to_fill(self) -> Mapping[str, int]:
-        """Return the buffers that `fill` fills with vectors of real images, such as a queue, and their lengths.
+        """Return the names and lengths of the buffers that `fill` fills with vectors of real images, such as a queue.
 
-        They are initialised with noise. That does not harm a random encoder, but an encoder that starts from weights
-        would learn to distinguish images from noise in its first steps.
+        These buffers are initialised with noise. This does not affect a random encoder, but a pre-trained encoder would
+        learn to distinguish images from noise in its first steps.
         """
         return {}
 
     def fill(self, batch: dict[str, torch.Tensor]) -> None:
-        """Put vectors of a batch's images into the buffers of `to_fill`; parameters do not change.
+        """Store vectors of the images in a batch in the buffers listed by `to_fill`, without changing parameters.
 
-        All processes call it, in training mode and without gradients. The default is a whole step: the encoders are
-        still equal, so that a momentum update changes nothing, but the running statistics of all encoders change.
+        All processes call this method in training mode and without gradients. The default implementation runs a full
+        step. The encoders are still equal, so a momentum update has no effect, but all running statistics are updated.
 
         Args:
             batch: see `forward`.
@@ -155,5 +158,5 @@ class Method(nn.Module, ABC):
         self(batch)
 
     def extra_state(self) -> dict[str, Any]:
-        """Return the state that a checkpoint must hold besides the state dict: name -> object with a state dict."""
+        """Return state to save in checkpoints in addition to the state dict, as objects with a state dict, by name."""
         return {}

@@ -1,4 +1,4 @@
-"""Dense contrast (DenseCL: Wang et al., CVPR 2021, arXiv 2011.09157): MoCo v2 that also contrasts cells of maps."""
+"""Dense contrast (DenseCL: Wang et al., CVPR 2021, arXiv 2011.09157), which extends MoCo v2 to feature map cells."""
 
 import copy
 from collections.abc import Iterator
@@ -20,14 +20,14 @@ from .shuffle_bn import BatchShuffle
 
 
 class DenseKeys(NamedTuple):
-    """Keys of a batch: N images of this process, WN of all; float32, but ``maps`` in the precision of the encoder.
+    """Keys of a batch with N images in this process and WN in total, in float32 (``maps``: in the encoder's precision).
 
     Attributes:
-        vectors: N x C, the keys of MoCo.
-        maps: N x D x S x S, features with which cells are matched.
-        cells: N x C x S x S, a unit vector for each cell.
-        all_vectors: WN x C.
-        all_pooled: WN x C, unit vectors, the direction of the mean of an image's ``cells``.
+        vectors: the keys of MoCo, N x C.
+        maps: feature maps for matching cells, N x D x S x S.
+        cells: a unit vector for each cell, N x C x S x S.
+        all_vectors: the keys of all processes, WN x C.
+        all_pooled: unit vectors in the direction of the mean of each image's ``cells``, WN x C.
     """
 
     vectors: torch.Tensor
@@ -38,21 +38,22 @@ class DenseKeys(NamedTuple):
 
 
 class DenseContrast(MomentumContrast, name="dense"):
-    """MoCo with a second head, which computes a vector for each cell of the last map, and a second queue for it.
+    """MoCo with a second head, which computes a vector for each cell of the last feature map, and a second queue.
 
-    The positive of a query's cell is the dense vector of the key's cell with the most similar backbone features
-    (section 3.4). Its negatives are one vector for each other image: the mean of the unit vectors of its cells,
-    normalised again (section 3.3). The loss is (1 - lambda) global + lambda dense.
+    The positive of a query cell is the dense vector of the key cell with the most similar backbone features (section
+    3.4). Its negatives are one vector for each of the other images: the normalised mean of the unit vectors of their
+    cells (section 3.3). The loss is (1 - lambda) global + lambda dense.
 
     Additional state: ``dense_head_q.*``, ``dense_head_k.*``, ``dense_queue`` (C x K) and ``dense_queue_ptr`` (1).
 
     Args:
-        encoder: f_q, a ResNet that maps images to N x C vectors; the output of its ``layer4`` is the map.
+        encoder: f_q, a ResNet that maps images to N x C vectors. The output of its ``layer4`` is used as feature map.
         shuffle: moves key images between devices or batch-norm groups, and their vectors and maps back.
-        dense_head: maps, N x D x S x S, to N x C x S x S. The key's head starts as a copy and follows it like f_k.
-        dense_weight: lambda.
-        dense_warmup_iters: iterations at the start in which lambda is 0 and the dense queue fills.
-        options: see `MomentumContrast`. Both queues have its ``queue_size``, and both losses its ``temperature``.
+        dense_head: maps feature maps, N x D x S x S, to N x C x S x S. The key head starts as a copy and is updated by
+            momentum, like f_k.
+        dense_weight: lambda, the weight of the dense loss.
+        dense_warmup_iters: number of initial iterations in which lambda is 0, while the dense queue is filled.
+        options: arguments of `MomentumContrast`. ``queue_size`` applies to both queues, ``temperature`` to both losses.
 
     Raises:
         ValueError: the encoder has no ``layer4``.
@@ -61,8 +62,10 @@ class DenseContrast(MomentumContrast, name="dense"):
     dense_queue: torch.Tensor
     dense_queue_ptr: torch.Tensor
     keys = MomentumContrast.keys | {
-        "CONTRAST.DENSE_WEIGHT": Key(0.5, "lambda, the weight of the dense loss; the global loss has the rest.", SHARE),
-        "CONTRAST.DENSE_WARMUP_ITERS": Key(0, "Iterations at the start in which lambda is 0.", at_least(0)),
+        "CONTRAST.DENSE_WEIGHT": Key(
+            0.5, "lambda, the weight of the dense loss. The weight of the global loss is 1 - lambda.", SHARE
+        ),
+        "CONTRAST.DENSE_WARMUP_ITERS": Key(0, "Number of initial iterations in which lambda is 0.", at_least(0)),
     }
 
     def __init__(
@@ -77,7 +80,9 @@ class DenseContrast(MomentumContrast, name="dense"):
     ) -> None:
         super().__init__(encoder, shuffle, **options)
         if not hasattr(encoder, "layer4"):
-            raise ValueError(f"a {type(encoder).__name__} has no layer4; expected a ResNet, as from build_encoder")
+            raise ValueError(
+                f"{type(encoder).__name__} has no layer4; expected a ResNet, such as the result of build_encoder"
+            )
         self.dense_head_q = dense_head
         self.dense_head_k = copy.deepcopy(dense_head)
         self.dense_head_k.requires_grad_(False)
@@ -89,34 +94,34 @@ class DenseContrast(MomentumContrast, name="dense"):
 
     @classmethod
     def check_config(cls, cfg: CfgNode) -> None:
-        """Refuse crops whose last map has a single cell, since it leaves nothing to match.
+        """Check that crops are large enough: a last feature map with a single cell would leave nothing to match.
 
         Raises:
-            ValueError: see above.
+            ValueError: the crops are too small.
         """
         super().check_config(cfg)
         size, stride = cfg.AUGMENTATION.CROP_SIZE, 8 if cfg.MODEL.SMALL_STEM else 32
         more_than_one_cell = (
-            f"more than {stride}, the stride of this encoder: METHOD 'dense' contrasts cells of its last map,"
-            " which would have only one"
+            f"more than {stride}, the stride of this encoder: METHOD 'dense' contrasts cells of the last feature map,"
+            " which would have only one cell"
         )
         check_value(size > stride, "AUGMENTATION.CROP_SIZE", size, more_than_one_cell)
 
     @classmethod
     def check_length(cls, cfg: CfgNode, max_iter: int) -> None:
-        """Refuse a run in which lambda would be 0 to the end.
+        """Check that lambda becomes positive before the end of the run.
 
         Raises:
-            ValueError: see above.
+            ValueError: the warm-up is not shorter than the run.
         """
         super().check_length(cfg, max_iter)
         warmup = cfg.CONTRAST.DENSE_WARMUP_ITERS
-        fewer = f"fewer than the {max_iter} iterations of the run, in which METHOD 'dense' would be MoCo"
+        fewer = f"fewer than the {max_iter} iterations of the run; otherwise METHOD 'dense' would be the same as MoCo"
         check_value(warmup < max_iter, "CONTRAST.DENSE_WARMUP_ITERS", warmup, fewer)
 
     @classmethod
     def options(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Return the keyword arguments that the config gives, the dense head among them."""
+        """Return the keyword arguments from the config, including the dense head."""
         return super().options(cfg) | {
             "dense_head": dense_head_from_config(cfg),
             "dense_weight": cfg.CONTRAST.DENSE_WEIGHT,
@@ -125,13 +130,13 @@ class DenseContrast(MomentumContrast, name="dense"):
 
     @classmethod
     def chance(cls, cfg: CfgNode, data: DataFacts) -> dict[str, float]:
-        """Return MoCo's levels, which also hold for cells, since both queues have the same length."""
+        """Return the chance levels of MoCo, which also apply to cells because both queues have the same length."""
         levels = super().chance(cfg, data)
         parts = dict.fromkeys(("loss_global", "loss_dense"), levels["loss"])
         return {**levels, **parts, "accuracy_dense": levels["accuracy"]}
 
     def begin_step(self, iteration: int, max_iter: int) -> None:
-        """Set lambda and, as in MoCo, m."""
+        """Set lambda and, as in MoCo, the momentum m."""
         super().begin_step(iteration, max_iter)
         self.dense_weight = 0.0 if iteration < self.dense_warmup_iters else self.base_dense_weight
 
@@ -141,21 +146,22 @@ class DenseContrast(MomentumContrast, name="dense"):
 
     @torch.no_grad()
     def fill(self, batch: dict[str, torch.Tensor]) -> None:
-        """Enqueue the keys of a batch in both queues; the query side computes nothing."""
+        """Add the keys of a batch to both queues. The query encoder is not used."""
         keys = self.encode_dense_keys(batch["key"])
         self.dequeue_and_enqueue(keys.all_vectors, self.queue, self.queue_ptr)
         self.dequeue_and_enqueue(keys.all_pooled, self.dense_queue, self.dense_queue_ptr)
 
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Compute one step, without the optimizer, in the order of MoCo's.
+        """Compute one training step, excluding the optimizer, in the same order as MoCo.
 
         Args:
             batch: ``"query"`` and ``"key"``, N x 3 x H x W each, two views of the same images.
 
         Returns:
-            ``"loss"``, a scalar with gradient to ``encoder_q`` and ``dense_head_q``; its parts ``"loss_global"``, of
-            images, and ``"loss_dense"``, of cells; the other outputs of MoCo; and ``"accuracy_dense"``, the share of
-            query cells whose positive is more similar than all vectors of the dense queue.
+            the outputs of MoCo and their dense counterparts: ``"loss"``, a scalar with gradients for ``encoder_q`` and
+            ``dense_head_q``; its parts ``"loss_global"`` (images) and ``"loss_dense"`` (cells); and
+            ``"accuracy_dense"``, the fraction of query cells whose positive is more similar than all vectors in the
+            dense queue.
         """
         q, maps = embed_with_maps(self.encoder_q, batch["query"])  # N x C, N x D x S x S
         cells = rows_of(embed(self.dense_head_q, maps))  # NS^2 x C
@@ -172,16 +178,16 @@ class DenseContrast(MomentumContrast, name="dense"):
 
     @torch.no_grad()
     def momentum_update(self) -> None:
-        """Move f_k towards f_q, and the key's dense head towards the query's."""
+        """Update f_k and the dense head of the keys by momentum."""
         super().momentum_update()
         move_towards(self.dense_head_k, self.dense_head_q, 1 - self.momentum)
 
     @torch.no_grad()
     def encode_dense_keys(self, images: torch.Tensor) -> DenseKeys:
-        """Encode key images, N x 3 x H x W, in shuffled order; return the results in the order of the images.
+        """Encode key images, N x 3 x H x W, in shuffled order, and return the results in the original order.
 
-        Vectors of images go to all processes, for the queues. Maps and dense vectors of cells, with some hundred times
-        as many numbers, go only to the process of their image.
+        The vectors of images are sent to all processes for the queues. Maps and dense vectors of cells contain hundreds
+        of times as many numbers and are sent only to the process that their image belongs to.
         """
         permutation = self.shuffle.draw(len(images))
         vectors, maps = embed_with_maps(self.encoder_k, self.shuffle.shuffle(images, permutation))
@@ -200,7 +206,7 @@ class DenseContrast(MomentumContrast, name="dense"):
 
 
 def embed_with_maps(encoder: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Encode images, N x 3 x H x W, as `embed` does; also return their maps before pooling, N x D x S x S."""
+    """Encode images, N x 3 x H x W, like `embed`, and also return their maps before pooling, N x D x S x S."""
     with kept_outputs(encoder.get_submodule("layer4")) as maps:
         vectors = embed(encoder, images)
     return vectors, maps[0]
@@ -208,7 +214,7 @@ def embed_with_maps(encoder: nn.Module, images: torch.Tensor) -> tuple[torch.Ten
 
 @contextmanager
 def kept_outputs(layer: nn.Module) -> Iterator[list[torch.Tensor]]:
-    """Collect the outputs of a layer while active."""
+    """Collect the outputs of a layer while the context is active."""
     outputs: list[torch.Tensor] = []
     hook = layer.register_forward_hook(lambda layer, arguments, output: outputs.append(output))
     try:
@@ -219,22 +225,22 @@ def kept_outputs(layer: nn.Module) -> Iterator[list[torch.Tensor]]:
 
 @torch.no_grad()
 def nearest_cells(maps_q: torch.Tensor, maps_k: torch.Tensor) -> torch.Tensor:
-    """Return, for each cell of a query, the cell of its key with the highest cosine similarity: N x S^2, int64.
+    """Return the key cell with the highest cosine similarity for each query cell: N x S^2, int64.
 
     Args:
-        maps_q, maps_k: features of the backbone, N x D x S x S. Cells are numbered row by row.
+        maps_q, maps_k: backbone feature maps, N x D x S x S. Cells are numbered row by row.
     """
     with torch.autocast(maps_q.device.type, enabled=False):
         features_q, features_k = (maps.float().flatten(2) for maps in (maps_q, maps_k))  # N x D x S^2
-        # No division by the length of a query cell's features: it is the same for all cells of the key.
+        # Query features need not be normalised, because their length is the same for all cells of the key.
         return (features_q.transpose(1, 2) @ F.normalize(features_k, dim=1)).argmax(dim=2)
 
 
 def take_cells(cells: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """Return the vectors (N x C x P) of each image's ``cells`` (N x C x S x S) at ``places`` (N x P)."""
+    """Return the vectors (N x C x P) at the indices ``places`` (N x P) from each image's ``cells`` (N x C x S x S)."""
     return cells.flatten(2).gather(2, places[:, None].expand(-1, cells.shape[1], -1))
 
 
 def rows_of(cells: torch.Tensor) -> torch.Tensor:
-    """Return vectors of cells, N x C x ..., as rows, image by image: N... x C."""
+    """Reshape the vectors of cells, N x C x ..., to one row per cell, image by image: N... x C."""
     return cells.flatten(2).transpose(1, 2).flatten(0, 1)

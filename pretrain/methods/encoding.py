@@ -1,4 +1,4 @@
-"""Encoding of queries and keys, for all contrastive methods."""
+"""Encoding of queries and keys, shared by all contrastive methods."""
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +8,7 @@ from .shuffle_bn import BatchShuffle
 
 
 def embed(encoder: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Encode images, N x 3 x H x W, to unit vectors, N x C, in float32 for any precision of the encoder."""
+    """Encode images, N x 3 x H x W, as unit vectors, N x C, in float32 regardless of the encoder's precision."""
     return F.normalize(encoder(images).float(), dim=1)
 
 
@@ -16,13 +16,13 @@ def embed_shuffled(encoder: nn.Module, images: torch.Tensor, shuffle: BatchShuff
     """Encode images in shuffled order (Shuffling BN, section 3.3).
 
     Args:
-        encoder: images to vectors.
-        images: N x 3 x H x W, this process's.
+        encoder: maps images to vectors.
+        images: images of this process, N x 3 x H x W.
         shuffle: moves images between devices or batch-norm groups, and their vectors back.
 
     Returns:
-        Unit vectors of the global batch, WN x C, float32, in the order of the images. The gradient of each goes to the
-        process that encoded it.
+        unit vectors of the global batch, WN x C, float32, in the original order. The gradient of each vector flows back
+        to the process that encoded it.
     """
     permutation = shuffle.draw(len(images))
     return shuffle.unshuffle_gathered(embed(encoder, shuffle.shuffle(images, permutation)), permutation)
@@ -30,9 +30,9 @@ def embed_shuffled(encoder: nn.Module, images: torch.Tensor, shuffle: BatchShuff
 
 @torch.no_grad()
 def spread(vectors: torch.Tensor) -> torch.Tensor:
-    """Return the spread of unit vectors, N x C: the mean standard deviation of a dimension, times sqrt(C).
+    """Return the spread of unit vectors, N x C: the standard deviation averaged over dimensions, times sqrt(C).
 
-    It is near 1 if they cover the sphere, and 0 if the encoder gives every image the same vector, which is a collapse
-    (SimSiam, section 4.1 and figure 2).
+    The spread is close to 1 if the vectors cover the sphere. It is 0 if the encoder has collapsed, which means that it
+    returns the same vector for every image (SimSiam, section 4.1 and figure 2).
     """
     return vectors.std(dim=0, correction=0).mean() * vectors.shape[1] ** 0.5

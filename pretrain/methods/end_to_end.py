@@ -1,4 +1,4 @@
-"""End-to-end contrast: the keys are the samples of the same batch (figure 2a)."""
+"""End-to-end contrast, which uses the samples of the same batch as keys (figure 2a)."""
 
 import copy
 
@@ -14,15 +14,15 @@ from .shuffle_bn import SHUFFLE_BN, BatchShuffle
 
 
 class EndToEnd(Method, name="end_to_end"):
-    """Queries against the keys of the same global batch; back-propagation updates the encoders of both.
+    """Contrasts queries with the keys of the same global batch and trains both encoders by back-propagation.
 
-    In the paper the two encoders may be the same or different; here they are different, as in its figure, and start
-    equal. With WN images in the global batch, K = WN - 1. State: ``encoder_q.*`` and ``encoder_k.*``.
+    The paper allows the two encoders to be the same or different. Here they are different, as in its figure, and start
+    with equal weights. With WN images in the global batch, K = WN - 1. State: ``encoder_q.*`` and ``encoder_k.*``.
 
     Args:
-        encoder: f_q, images to N x C vectors. f_k starts as its exact copy and also learns.
+        encoder: f_q, which maps images to N x C vectors. f_k starts as an exact copy and is also trained.
         shuffle: moves key images between devices or batch-norm groups (section 3.3).
-        temperature: tau of equation 1.
+        temperature: tau in equation 1.
     """
 
     views = ("query", "key")
@@ -43,23 +43,23 @@ class EndToEnd(Method, name="end_to_end"):
 
     @classmethod
     def chance(cls, cfg: CfgNode, data: DataFacts) -> dict[str, float]:
-        """Return ln(WN) and 1/WN, for the keys in the global batch."""
+        """Return ln(WN) and 1/WN, the chance levels for the keys in the global batch."""
         return chance_among(cfg.SOLVER.IMS_PER_BATCH)
 
     def extra_state(self) -> dict[str, BatchShuffle]:
-        """Return the generator of Shuffling BN."""
+        """Return the random generator of Shuffling BN."""
         return {"shuffle": self.shuffle}
 
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Compute one step, without the optimizer.
+        """Compute one training step, excluding the optimizer.
 
         Args:
             batch: ``"query"`` and ``"key"``, N x 3 x H x W each, two views of the same images.
 
         Returns:
-            ``"loss"``, InfoNCE (a scalar with gradient to both encoders; averaged over processes, as by
-            ``DistributedDataParallel``, the gradient is that of the mean over the global batch); ``"accuracy"``, the
-            share of queries that find their key in the global batch; and their ``"spread"``, see `spread`.
+            ``"loss"``, the InfoNCE loss (a scalar with gradients for both encoders, which are those of the mean over
+            the global batch once ``DistributedDataParallel`` has averaged them over processes); ``"accuracy"``, the
+            fraction of queries that find their key in the global batch; and ``"spread"``, see `spread`.
         """
         q = embed(self.encoder_q, batch["query"])  # N x C
         k = embed_shuffled(self.encoder_k, batch["key"], self.shuffle)  # WN x C
@@ -69,7 +69,7 @@ class EndToEnd(Method, name="end_to_end"):
         return {"loss": info_nce(logits, own), "accuracy": accuracy, "spread": spread(q)}
 
     def logits(self, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
-        """Return similarities over tau, N x WN, of queries ``q`` (N x C) with the global batch's keys (WN x C)."""
-        # As in MoCo: reduced precision would round away the differences of similarities.
+        """Return the similarities, N x WN, of queries ``q`` (N x C) and all keys ``k`` (WN x C), divided by tau."""
+        # As in MoCo, use float32, because reduced precision would round away small differences between similarities.
         with torch.autocast(q.device.type, enabled=False):
             return q @ k.T / self.temperature

@@ -1,4 +1,4 @@
-"""Encoders f of the contrastive methods: ResNet and projection head (sections 3.3, 4; MoCo v2); the dense head."""
+"""Encoders of the contrastive methods: a ResNet with a projection head (sections 3.3, 4; MoCo v2) or dense head."""
 
 from collections.abc import Callable
 from functools import partial
@@ -14,18 +14,19 @@ from .shuffle_bn import bn_groups
 
 HEADS = ("fc", "mlp")
 
-# Keys that every contrastive method reads.
+# Keys that all contrastive methods use.
 CONTRAST_KEYS = {
     "MODEL.HEAD": Key("mlp", 'Projection head: "fc" (MoCo v1) or "mlp" (MoCo v2).', one_of(*HEADS)),
-    "MODEL.DIM": Key(128, "Dimension C of queries and keys.", at_least(1)),
+    "MODEL.DIM": Key(128, "C, the dimension of queries and keys.", at_least(1)),
     "MODEL.BN_GROUPS": Key(
         0,
-        "Groups of a process's batch with separate batch-norm statistics, as on that number of devices. With several"
-        " processes one group is enough; with one process, one group would disable Shuffling BN. 0: one group with"
-        " several processes, eight with one, so that one GPU has the statistics of the paper's eight.",
+        "Number of groups into which the batch of a process is divided for batch-norm statistics, as if each group were"
+        " on its own device. With multiple processes, one group is enough. With a single process, one group would"
+        " disable Shuffling BN. 0 means one group with multiple processes and eight groups with one process, which"
+        " gives a single GPU the same statistics as the eight GPUs in the paper.",
         at_least(0),
     ),
-    "CONTRAST.TEMPERATURE": Key(0.2, "tau of InfoNCE: 0.07 in MoCo v1, 0.2 in v2.", POSITIVE),
+    "CONTRAST.TEMPERATURE": Key(0.2, "tau, the temperature of InfoNCE: 0.07 in MoCo v1, 0.2 in v2.", POSITIVE),
 }
 
 
@@ -36,18 +37,18 @@ def build_encoder(
     norm_layer: Callable[[int], nn.Module] = nn.BatchNorm2d,
     small_stem: bool = False,
 ) -> nn.Module:
-    """Build a ResNet that maps images, N x 3 x H x W, to vectors, N x ``dim``, that are not yet normalised.
+    """Build a ResNet that maps images, N x 3 x H x W, to unnormalised vectors, N x ``dim``.
 
     Args:
-        arch: one of `ARCHITECTURES`, in torchvision's form: the 3x3 convolution of a block has the stride.
-        head: ``"fc"``, one linear layer (MoCo v1), or ``"mlp"``, two with a ReLU between them and a hidden layer as
-            wide as the pooled features (MoCo v2).
+        arch: one of `ARCHITECTURES`, in torchvision's variant, where the 3x3 convolution of a block has the stride.
+        head: ``"fc"``, a single linear layer (MoCo v1), or ``"mlp"``, two linear layers with a ReLU in between and a
+            hidden layer as wide as the pooled features (MoCo v2).
         dim: C, the dimension of queries and keys; 128 in the paper.
-        norm_layer: builds the normalisation layer for a number of channels.
-        small_stem: 3x3 stride-1 first convolution and no max-pool, for images of 32 to 64 px.
+        norm_layer: builds the normalisation layer for a given number of channels.
+        small_stem: whether to use a 3x3 first convolution with stride 1 and no max-pooling, for images of 32 to 64 px.
 
     Raises:
-        ValueError: unknown ``arch`` or ``head``.
+        ValueError: ``arch`` or ``head`` is unknown.
     """
     if head not in HEADS:
         raise ValueError(f"unknown projection head {head!r}; expected one of {', '.join(HEADS)}")
@@ -59,7 +60,7 @@ def build_encoder(
 
 
 def encoder_from_config(cfg: CfgNode) -> nn.Module:
-    """Build the encoder of a contrastive method, with batch norm in ``MODEL.BN_GROUPS`` groups.
+    """Build the encoder of a contrastive method, with ``MODEL.BN_GROUPS`` batch-norm groups.
 
     Raises:
         ValueError: see `bn_groups` and `build_encoder`.
@@ -70,11 +71,11 @@ def encoder_from_config(cfg: CfgNode) -> nn.Module:
 
 
 def build_dense_head(width: int, dim: int = 128) -> nn.Module:
-    """Build DenseCL's dense head, MoCo v2's head in each cell: maps N x ``width`` x S x S to N x ``dim`` x S x S."""
+    """Build DenseCL's dense head, which applies MoCo v2's head to each cell and maps ``width`` to ``dim`` channels."""
     return nn.Sequential(nn.Conv2d(width, width, 1), nn.ReLU(), nn.Conv2d(width, dim, 1))
 
 
 def dense_head_from_config(cfg: CfgNode) -> nn.Module:
     """Build the dense head for the encoder of `encoder_from_config`."""
-    width = 8 * ARCHITECTURES[cfg.MODEL.ARCH].layer1_channels  # each later layer has twice as many as the previous one
+    width = 8 * ARCHITECTURES[cfg.MODEL.ARCH].layer1_channels  # each subsequent layer doubles the number of channels
     return build_dense_head(width, cfg.MODEL.DIM)

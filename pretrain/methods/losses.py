@@ -1,4 +1,4 @@
-"""InfoNCE and the accuracy of the pretext task, for all contrastive methods."""
+"""InfoNCE and the accuracy of the pretext task, shared by all contrastive methods."""
 
 import math
 from typing import Any
@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-# Similarities that are computed at a time. On a CPU, 256 x 2048 of them (2 MiB) and their keys fit into the caches; a
-# GPU needs large products and has the memory for them.
+# Number of similarities to compute at once. On a CPU, 256 x 2048 of them (2 MiB) and their keys fit into the caches. A
+# GPU needs large products and has enough memory for them.
 CPU_ROWS, CPU_COLUMNS = 256, 2048
 GPU_BYTES = 256 * 2**20
 
@@ -17,8 +17,8 @@ def info_nce(logits: torch.Tensor, positive: torch.Tensor | None = None) -> torc
     """Return the mean InfoNCE loss (equation 1), a scalar.
 
     Args:
-        logits: N x (1+K), similarities divided by the temperature.
-        positive: N, int64, the column of each row that holds the positive key's; column 0 in all rows when not given.
+        logits: similarities divided by the temperature, N x (1+K).
+        positive: column of the positive key in each row, N, int64. By default, the positive key is in column 0.
     """
     if positive is None:
         positive = logits.new_zeros(len(logits), dtype=torch.long)
@@ -26,7 +26,7 @@ def info_nce(logits: torch.Tensor, positive: torch.Tensor | None = None) -> torc
 
 
 def contrast_accuracy(logits: torch.Tensor, positive: torch.Tensor | None = None) -> torch.Tensor:
-    """Return the share, 0 to 1, of the rows that pick the positive key among K+1; arguments as for `info_nce`."""
+    """Return the fraction of rows in which the positive key has the highest of K+1 logits. See `info_nce` for args."""
     return (logits.argmax(dim=1) == (0 if positive is None else positive)).float().mean()
 
 
@@ -38,39 +38,39 @@ def chance_among(candidates: int) -> dict[str, float]:
 def queue_info_nce(
     q: torch.Tensor, k: torch.Tensor, queue: torch.Tensor, temperature: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Contrast each query with its key and with a queue: `info_nce` and `contrast_accuracy` of N x (1+K) logits.
+    """Contrast each query with its key and a queue, like `info_nce` and `contrast_accuracy` on N x (1+K) logits.
 
-    The matrix of logits is never stored. The queue is read once, in blocks, and the gradient is computed at the same
-    time, so that the queue may be overwritten before backward.
+    The matrix of logits is never stored. The queue is read once, in blocks, and the gradient is computed in the same
+    pass, which allows the queue to be overwritten before the backward pass.
 
     Args:
-        q: queries, N x C, float32 (without autocast: similarities of unit vectors differ in the third digit, which
-            reduced precision would round away).
-        k: their positive keys, N x C.
-        queue: negative keys, C x K; it gets no gradient.
-        temperature: tau of equation 1.
+        q: queries, N x C, float32. Autocast must be off, because similarities of unit vectors differ in the third
+            digit, which reduced precision would round away.
+        k: positive keys of the queries, N x C.
+        queue: negative keys, C x K. It receives no gradient.
+        temperature: tau in equation 1.
 
     Returns:
-        The mean loss, with gradient to ``q`` and ``k``, and the share, 0 to 1, of the queries that find their key.
+        the mean loss, with gradients for ``q`` and ``k``, and the fraction of queries that find their key.
 
     Raises:
         ValueError: the shapes do not match.
     """
     if q.shape != k.shape or q.ndim != 2 or queue.ndim != 2 or q.shape[1] != queue.shape[0]:
         raise ValueError(
-            f"queries are {tuple(q.shape)}, keys {tuple(k.shape)} and the queue {tuple(queue.shape)}; expected N x C,"
-            " N x C and C x K"
+            f"queries have shape {tuple(q.shape)}, keys {tuple(k.shape)} and the queue {tuple(queue.shape)}; expected"
+            " N x C, N x C and C x K"
         )
     loss, accuracy = _QueueInfoNCE.apply(q, k, queue, temperature)
     return loss, accuracy
 
 
 class _QueueInfoNCE(torch.autograd.Function):
-    """Softmax over K+1 with a running maximum, as in Milakov and Gimelshein (2018) and FlashAttention.
+    """Softmax over K+1 logits with a running maximum, as in Milakov and Gimelshein (2018) and FlashAttention.
 
-    With p the softmax of query i over its key (p_0) and the queue, the gradient of the loss of i with respect to q_i is
-    (sum_j p_j k_j - k_0) / tau, and with respect to k_0 it is (p_0 - 1) q_i / tau. The sum accumulates together with
-    the normaliser.
+    Let p be the softmax of query i over its key (p_0) and the queue. The gradient of the loss of i is
+    (sum_j p_j k_j - k_0) / tau with respect to q_i, and (p_0 - 1) q_i / tau with respect to k_0. The sum is accumulated
+    together with the normaliser.
     """
 
     @staticmethod
@@ -91,7 +91,7 @@ class _QueueInfoNCE(torch.autograd.Function):
             by_q = weighted_keys.div_(normaliser).sub_(k).mul_(scale)
             by_k = torch.expm1(-losses) * scale * q if ctx.needs_input_grad[1] else None
             ctx.save_for_backward(by_q, by_k)
-            # The positive is column 0 of the logits, which argmax prefers on ties.
+            # The positive corresponds to column 0 of the logits, which argmax prefers in case of a tie.
             accuracy = (maximum == positive).float().mean()
             ctx.mark_non_differentiable(accuracy)
             return losses.mean(), accuracy
@@ -110,24 +110,26 @@ def _add_keys(
     normaliser: torch.Tensor,
     weighted_keys: torch.Tensor,
 ) -> None:
-    """Add keys to the softmax of queries; its running values change in place.
+    """Add keys to the softmax of queries, updating its running values in place.
 
     Args:
-        keys: C x B. scaled: n x C, the queries divided by tau.
-        maximum: n x 1, the largest logit so far.
-        normaliser: n x 1, the sum of exp(logit - maximum). weighted_keys: n x C, the sum of these times their keys.
+        keys: the keys to add, C x B.
+        scaled: queries divided by tau, n x C.
+        maximum: largest logit so far, n x 1.
+        normaliser: sum of exp(logit - maximum), n x 1.
+        weighted_keys: sum of keys weighted with exp(logit - maximum), n x C.
     """
     logits = scaled @ keys
     larger = torch.maximum(maximum, logits.amax(dim=1, keepdim=True))
     shrink = (maximum - larger).exp_()
-    weights = logits.sub_(larger).exp_()  # in place: the only matrix of this size
+    weights = logits.sub_(larger).exp_()  # in place, because this is the only matrix of this size
     normaliser.mul_(shrink).add_(weights.sum(dim=1, keepdim=True))
     weighted_keys.mul_(shrink).add_(weights @ keys.T)
     maximum.copy_(larger)
 
 
 def _block_shape(q: torch.Tensor) -> tuple[int, int]:
-    """Return the number of rows and columns of the similarities of ``q`` (N x C) that are computed at a time."""
+    """Return the number of rows and columns of the similarities of ``q`` (N x C) to compute at once."""
     if q.device.type == "cpu":
         return CPU_ROWS, CPU_COLUMNS
     return len(q), max(1, GPU_BYTES // (len(q) * q.element_size()))

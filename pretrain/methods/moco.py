@@ -1,4 +1,4 @@
-"""Momentum Contrast: a queue of keys and a momentum encoder (section 3.2, algorithm 1)."""
+"""Momentum Contrast, which uses a queue of keys and a momentum encoder (section 3.2, algorithm 1)."""
 
 import copy
 import math
@@ -21,19 +21,19 @@ MOMENTUM_SCHEDULES = ("constant", "cosine")
 
 
 class MomentumContrast(Method, name="moco"):
-    """MoCo: queries against a queue of keys from a slowly moving copy of the query encoder.
+    """MoCo: contrasts queries with a queue of keys from a slowly moving copy of the query encoder.
 
-    State, under the names of the original checkpoints: ``encoder_q.*``, ``encoder_k.*``, ``queue`` (C x K) and
-    ``queue_ptr`` (1, the column where the next key goes).
+    State, with the names used in the original checkpoints: ``encoder_q.*``, ``encoder_k.*``, ``queue`` (C x K) and
+    ``queue_ptr`` (1, the column for the next key).
 
     Args:
-        encoder: f_q, images to N x C vectors. f_k starts as its exact copy and gets no gradient.
+        encoder: f_q, which maps images to N x C vectors. f_k starts as an exact copy and receives no gradient.
         shuffle: moves key images between devices or batch-norm groups (section 3.3).
-        queue_size: K. It need not be a multiple of the batch: the queue wraps around and no key of a batch is lost.
-        dim: C, the width of the encoder's output.
-        momentum: m of equation 2, at the start of a run.
-        momentum_schedule: ``"constant"``, or ``"cosine"``; see `begin_step`.
-        temperature: tau of equation 1.
+        queue_size: K. It need not be a multiple of the batch size: the queue wraps around without losing any keys.
+        dim: C, the output dimension of the encoder.
+        momentum: m in equation 2, at the start of a run.
+        momentum_schedule: ``"constant"`` or ``"cosine"``; see `begin_step`.
+        temperature: tau in equation 1.
     """
 
     queue: torch.Tensor
@@ -43,10 +43,11 @@ class MomentumContrast(Method, name="moco"):
     keys = CONTRAST_KEYS | {
         "CONTRAST.SHUFFLE_BN": SHUFFLE_BN,
         "CONTRAST.QUEUE_SIZE": Key(65536, "K, the number of keys in the queue.", at_least(1)),
-        "CONTRAST.MOMENTUM": Key(0.999, "m of the momentum update of the key encoder.", SHARE),
+        "CONTRAST.MOMENTUM": Key(0.999, "m, the momentum with which the key encoder is updated.", SHARE),
         "CONTRAST.MOMENTUM_SCHEDULE": Key(
             "constant",
-            "'constant' as in MoCo; 'cosine': m rises from MOMENTUM to 1 along a half cosine, as in BYOL.",
+            "Schedule of the momentum. 'constant' is that of MoCo. 'cosine' increases it from MOMENTUM to 1 along a"
+            " half cosine, as in BYOL.",
             one_of(*MOMENTUM_SCHEDULES),
         ),
     }
@@ -76,7 +77,7 @@ class MomentumContrast(Method, name="moco"):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, data: DataFacts) -> "MomentumContrast":
-        """Build encoders and queue."""
+        """Build the encoders and the queue."""
         return cls(encoder_from_config(cfg), BatchShuffle.from_config(cfg), **cls.options(cfg))
 
     @classmethod
@@ -92,12 +93,12 @@ class MomentumContrast(Method, name="moco"):
 
     @classmethod
     def chance(cls, cfg: CfgNode, data: DataFacts) -> dict[str, float]:
-        """Return ln(K+1) and 1/(K+1), and 1/N for the keys in this process's batch."""
+        """Return the chance levels ln(K+1) and 1/(K+1), and 1/N for the keys in the batch of this process."""
         in_batch = comm.get_world_size() / cfg.SOLVER.IMS_PER_BATCH
         return {**chance_among(cfg.CONTRAST.QUEUE_SIZE + 1), "accuracy_in_batch": in_batch}
 
     def extra_state(self) -> dict[str, BatchShuffle]:
-        """Return the generator of Shuffling BN."""
+        """Return the random generator of Shuffling BN."""
         return {"shuffle": self.shuffle}
 
     def to_fill(self) -> dict[str, int]:
@@ -106,27 +107,28 @@ class MomentumContrast(Method, name="moco"):
 
     @torch.no_grad()
     def fill(self, batch: dict[str, torch.Tensor]) -> None:
-        """Enqueue the keys of a batch. The query encoder computes nothing, so its statistics do not change."""
+        """Add the keys of a batch to the queue. The query encoder does not run, so its statistics do not change."""
         _, all_keys = self.encode_keys(batch["key"])
         self.dequeue_and_enqueue(all_keys, self.queue, self.queue_ptr)
 
     def begin_step(self, iteration: int, max_iter: int) -> None:
-        """Set m; the schedule "cosine" is 1 - (1 - m_0) (1 + cos(pi iteration / max_iter)) / 2 (BYOL, section 3.3)."""
+        """Set m. The "cosine" schedule is 1 - (1 - m_0) (1 + cos(pi iteration / max_iter)) / 2 (BYOL, section 3.3)."""
         if self.momentum_schedule == "cosine":
             left = 0.5 * (1 + math.cos(math.pi * iteration / max_iter))
             self.momentum = 1 - (1 - self.base_momentum) * left
 
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Compute one step of algorithm 1, without the optimizer.
+        """Compute one training step of algorithm 1, excluding the optimizer.
 
         Args:
             batch: ``"query"`` and ``"key"``, N x 3 x H x W each, two views of the same images.
 
         Returns:
-            ``"loss"``, InfoNCE (a scalar with gradient to ``encoder_q``); ``"accuracy"``, the share of queries that
-            find their key among K+1; ``"accuracy_in_batch"``, the share that find it among the N of this process. If
-            encoders change fast, a query can recognise its key in the queue by its age alone: then the first is high,
-            and the second, among keys of the same age, at chance. ``"spread"`` of the queries, see `spread`.
+            ``"loss"``, the InfoNCE loss (a scalar with gradients for ``encoder_q``); ``"accuracy"``, the fraction of
+            queries that find their key among K+1; ``"accuracy_in_batch"``, the fraction that find it among the N keys
+            of this process; and ``"spread"``, see `spread`. If the encoders change quickly, a query can recognise its
+            key in the queue merely by its age. In this case, the first accuracy is high, but the second, which compares
+            keys of the same age, is at chance level.
         """
         q = embed(self.encoder_q, batch["query"])  # N x C
         with torch.no_grad():
@@ -135,7 +137,7 @@ class MomentumContrast(Method, name="moco"):
         return self.contrast(q, k, all_keys)
 
     def contrast(self, q: torch.Tensor, k: torch.Tensor, all_keys: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Contrast queries (N x C) with their keys (N x C) and the queue; enqueue the global batch's keys (WN x C)."""
+        """Contrast queries (N x C) with their keys (N x C) and the queue, then enqueue the global keys (WN x C)."""
         loss, accuracy = queue_info_nce(q, k, self.queue, self.temperature)
         self.dequeue_and_enqueue(all_keys, self.queue, self.queue_ptr)
         in_batch = self.accuracy_in_batch(q.detach(), k)
@@ -143,13 +145,13 @@ class MomentumContrast(Method, name="moco"):
 
     @staticmethod
     def accuracy_in_batch(q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
-        """Return the share, 0 to 1, of queries (N x C) that find their key among the batch's (N x C)."""
+        """Return the fraction of queries (N x C) that find their key among the keys of the batch (N x C)."""
         with torch.autocast(q.device.type, enabled=False):
             return contrast_accuracy(q @ k.T, torch.arange(len(q), device=q.device))
 
     @torch.no_grad()
     def momentum_update(self) -> None:
-        """Move f_k towards f_q: theta_k <- m theta_k + (1 - m) theta_q (equation 2); parameters only, not buffers."""
+        """Update f_k by theta_k <- m theta_k + (1 - m) theta_q (equation 2). Buffers are not updated."""
         move_towards(self.encoder_k, self.encoder_q, 1 - self.momentum)
 
     @torch.no_grad()
@@ -157,10 +159,10 @@ class MomentumContrast(Method, name="moco"):
         """Encode key images in shuffled order.
 
         Args:
-            images: N x 3 x H x W, this process's.
+            images: images of this process, N x 3 x H x W.
 
         Returns:
-            This process's keys, N x C, and those of the global batch, WN x C, both in the order of the images.
+            the keys of this process, N x C, and of the global batch, WN x C, both in the original order of the images.
         """
         all_keys = embed_shuffled(self.encoder_k, images, self.shuffle)
         first = self.shuffle.first_row(len(images))
@@ -169,19 +171,19 @@ class MomentumContrast(Method, name="moco"):
     @staticmethod
     @torch.no_grad()
     def dequeue_and_enqueue(keys: torch.Tensor, queue: torch.Tensor, queue_ptr: torch.Tensor) -> None:
-        """Replace the oldest keys of a queue (C x K) by ``keys`` (N x C), the global batch, wrapping at the end.
+        """Replace the oldest keys in a queue (C x K) with ``keys`` (N x C) of the global batch; wrap around at the end.
 
-        If the batch is larger than the queue, its last K keys remain.
+        If the batch is larger than the queue, only its last K keys are kept.
 
         Args:
-            keys: N x C.
-            queue: C x K, changed in place.
-            queue_ptr: 1, the column of the oldest key, advanced in place.
+            keys: the new keys, N x C.
+            queue: the queue, C x K, modified in place.
+            queue_ptr: column of the oldest key, 1, advanced in place.
         """
         queue_size = queue.shape[1]
         newest = keys[-queue_size:]
-        # The end of this batch would overwrite earlier keys. The pointer stays on its device: reading it would make
-        # the CPU wait for the GPU.
+        # Only the newest keys are written, because the end of the batch would overwrite earlier ones. The pointer stays
+        # on its device: reading it would make the CPU wait for the GPU.
         places = torch.arange(len(keys) - len(newest), len(keys), device=keys.device)
         queue[:, (queue_ptr + places) % queue_size] = newest.T
         queue_ptr.add_(len(keys)).remainder_(queue_size)
@@ -189,6 +191,6 @@ class MomentumContrast(Method, name="moco"):
 
 @torch.no_grad()
 def move_towards(follower: nn.Module, leader: nn.Module, weight: float) -> None:
-    """Move each parameter of ``follower`` towards that of ``leader``, by the fraction ``weight``, 0 to 1."""
+    """Move each parameter of ``follower`` towards that of ``leader`` by the fraction ``weight`` (0 to 1)."""
     theta_k, theta_q = (tuple(module.parameters()) for module in (follower, leader))
-    torch._foreach_lerp_(theta_k, theta_q, weight)  # few launches on CUDA, not one per parameter
+    torch._foreach_lerp_(theta_k, theta_q, weight)  # few kernel launches on CUDA instead of one per parameter

@@ -1,4 +1,4 @@
-"""Supervised training of the same encoders, and fine-tuning them for classification (section 4.2 and appendix)."""
+"""Supervised training of the encoders, and fine-tuning them for classification (section 4.2 and appendix)."""
 
 import torch
 import torch.nn.functional as F
@@ -12,13 +12,14 @@ from .losses import chance_among
 
 
 class SupervisedClassifier(Method, name="supervised"):
-    """A ResNet classifier trained with cross-entropy: the baseline for the contrastive methods.
+    """A ResNet classifier trained with cross-entropy, the baseline for the contrastive methods.
 
-    Batch-norm statistics are those of this process's images, as in torchvision's training and in the paper's supervised
-    baseline. State, under names that the converter recognises: ``encoder.*``; the classifier is ``encoder.fc``.
+    Batch-norm statistics are computed over the images of each process, as in torchvision's training script and in the
+    paper's supervised baseline. State, with names that the converter recognises: ``encoder.*``, where ``encoder.fc`` is
+    the classifier.
 
     Args:
-        encoder: images, N x 3 x H x W, to a logit for each class, N x C.
+        encoder: maps images, N x 3 x H x W, to class logits, N x C.
     """
 
     views = ("image",)
@@ -31,26 +32,26 @@ class SupervisedClassifier(Method, name="supervised"):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, data: DataFacts) -> "SupervisedClassifier":
-        """Build a classifier for the data's classes."""
+        """Build a classifier for the classes in the data."""
         model = cfg.MODEL
         return cls(build_resnet(model.ARCH, small_stem=model.SMALL_STEM, num_classes=len(data.classes)))
 
     @classmethod
     def chance(cls, cfg: CfgNode, data: DataFacts) -> dict[str, float]:
-        """Return ln(C) and 1/C."""
+        """Return ln(C) and 1/C, the chance levels for C classes."""
         return chance_among(len(data.classes))
 
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Compute one step, without the optimizer.
+        """Compute one training step, excluding the optimizer.
 
         Args:
             batch: ``"image"``, N x 3 x H x W, and ``"label"``, N, int64, in [0, C).
 
         Returns:
-            ``"loss"``, cross-entropy (a scalar with gradient), and ``"accuracy"``, the share of images whose class has
-            the highest logit.
+            ``"loss"``, the cross-entropy (a scalar with gradients), and ``"accuracy"``, the fraction of images whose
+            class has the highest logit.
         """
         labels = batch["label"]
-        logits = self.encoder(batch["image"]).float()  # N x C; the loss is float32 for any precision of the encoder
+        logits = self.encoder(batch["image"]).float()  # N x C; the loss is computed in float32
         loss = F.cross_entropy(logits, labels)
         return {"loss": loss, "accuracy": (logits.detach().argmax(dim=1) == labels).float().mean()}

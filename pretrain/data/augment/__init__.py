@@ -1,7 +1,7 @@
-"""Random views of an image: one distribution (``recipes``, ``parameters``), computed in three places.
+"""Random views of an image, with one distribution (``recipes``, ``parameters``) and three implementations.
 
-``pillow`` is the reference, torchvision's transforms. ``opencv`` computes the same in loader processes, several times
-faster. ``batched`` computes colours, blur and flip on the training device, for a whole batch at once.
+``pillow`` is the reference and uses torchvision's transforms. ``opencv`` computes the same views in loader processes,
+several times faster. ``batched`` applies colour changes, blur and flips on the training device, to a batch at a time.
 """
 
 from collections.abc import Sequence
@@ -11,21 +11,21 @@ import torch
 
 from ..decoding import Images
 
-# A sample's entry f"{view}{STEPS}" holds the steps that the view still needs (`batched.encode_steps`).
+# Suffix of a sample's entry f"{view}{STEPS}", which contains the remaining steps of the view (`batched.encode_steps`).
 STEPS = "_steps"
 
 
 class ViewMaker(Protocol):
-    """Makes random views of one image, each from its own random crop.
+    """Creates random views of an image, each from a separate random crop.
 
     Attributes:
-        augment: the value of ``DATA.AUGMENT`` that asks for it.
+        augment: the value of ``DATA.AUGMENT`` that selects this implementation.
     """
 
     augment: str
 
     def __call__(self, images: Images, item: Any, names: Sequence[str], seed: int) -> dict[str, torch.Tensor]:
-        """Return a view (uint8, 3 x size x size, RGB) of ``images[item]`` for each name, and perhaps its steps.
+        """Return a view (uint8, 3 x size x size, RGB) of ``images[item]`` for each name, and any remaining steps.
 
-        All randomness comes from ``seed``; the process's own generators are not used.
+        All randomness is derived from ``seed``. The random generators of the process are not used.
         """

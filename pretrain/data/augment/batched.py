@@ -1,7 +1,7 @@
-"""Colours, blur and flip of a whole batch of views at once, on the training device.
+"""Colour changes, blur and flips for a complete batch of views, on the training device.
 
-The operations are Pillow's in floating point, with values from 0 to 255 that are never rounded. The steps are on the
-CPU, so the rows that an operation applies to are known without waiting for the device.
+The operations match Pillow's, but use floating-point values from 0 to 255 that are never rounded. The steps stay on the
+CPU, which makes it possible to select the rows for each operation without waiting for the device.
 """
 
 import torch
@@ -13,11 +13,11 @@ from .recipes import BLUR_SIGMAS
 
 
 def apply_steps(images: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
-    """Apply the steps of each view of a batch, in order.
+    """Apply the steps of each view in a batch, in order.
 
     Args:
-        images: N x 3 x S x S, 0 to 255, of a floating-point type, on any device; changed in place.
-        steps: N x steps x 2, on the CPU; see `opencv.encode_steps`. All are of one recipe.
+        images: views, N x 3 x S x S, 0 to 255, of a floating-point type, on any device. They are modified in place.
+        steps: steps of each view, N x steps x 2, on the CPU; see `opencv.encode_steps`. All must use the same recipe.
 
     Returns:
         the images, N x 3 x S x S, 0 to 255.
@@ -34,13 +34,13 @@ def apply_steps(images: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
 
 
 def blend(images: torch.Tensor, weights: torch.Tensor) -> None:
-    """Set each image to a mixture of itself, its grey values and their mean, clipped to 0 and 255, in place.
+    """Blend each image with its grey values and their mean in place, clipping the result to 0 and 255.
 
-    Brightness, contrast, saturation and loss of colour are all such mixtures.
+    Brightness, contrast, saturation and conversion to greyscale are all special cases of this operation.
 
     Args:
         images: N x 3 x S x S.
-        weights: N x 4, the weights of the three, and an offset.
+        weights: weights of the image, its grey values and their mean, and an offset: N x 4.
     """
     own, of_grey, of_mean, added = weights.view(-1, 4, 1, 1, 1).unbind(1)  # N x 1 x 1 x 1 each
     grey = _grey(images)  # N x 1 x S x S
@@ -55,7 +55,7 @@ def turn_hue(images: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
     chroma = highest - lowest
     red, green, blue = images.unbind(1)
     divisor = torch.where(chroma > 0, chroma, 1)
-    # In sixths of the circle; the hue of a grey pixel is arbitrary, since its chroma is 0.
+    # Hue in sixths of the circle. The hue of a grey pixel is arbitrary, because its chroma is 0.
     hue = torch.where(
         highest == red,
         (green - blue) / divisor,
@@ -72,25 +72,25 @@ def turn_hue(images: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
 
 
 def blur(images: torch.Tensor, sigmas: torch.Tensor) -> torch.Tensor:
-    """Blur each image (N x 3 x S x S) by a Gaussian with its own standard deviation (N, pixels, on the CPU).
+    """Blur each image (N x 3 x S x S) with a Gaussian of the given standard deviation (N, pixels, on the CPU).
 
-    A blur along rows is a product with a banded matrix, and one along columns with its transpose. On a GPU two products
-    take less time than a convolution with a different kernel for each image.
+    Blurring along rows is a product with a banded matrix, and blurring along columns a product with its transpose. On a
+    GPU, two matrix products are faster than a convolution with a different kernel for each image.
     """
     matrices = _blur_matrices(_on(sigmas, images), images.shape[-1])[:, None].to(images.dtype)  # N x 1 x S x S
     return (matrices @ images @ matrices.mT).clamp_(0, 255)
 
 
 def _blur_matrices(sigmas: torch.Tensor, size: int) -> torch.Tensor:
-    """Return N x S x S: row i holds the weights of the pixels that are averaged into pixel i."""
+    """Return the blur matrices, N x S x S: row i contains the weights of the pixels averaged into pixel i."""
     reach = blur_radius(BLUR_SIGMAS[1])
     taps = torch.arange(-reach, reach + 1, device=sigmas.device, dtype=torch.float32)
     sigmas = sigmas.float()[:, None]
-    # The radius of OpenCV's kernel: three standard deviations, rounded.
+    # The same radius as OpenCV's kernel: three standard deviations, rounded.
     within = taps.abs() <= (3 * sigmas).round().clamp(min=1)
     weights = torch.exp(-0.5 * (taps / sigmas) ** 2) * within
     weights = weights / weights.sum(dim=1, keepdim=True)  # N x taps
-    # Pixels on the border repeat beyond it.
+    # Border pixels are replicated.
     places = (torch.arange(size, device=sigmas.device)[:, None] + taps.long()).clamp(0, size - 1)  # S x taps
     matrices = sigmas.new_zeros(len(sigmas), size, size)
     return matrices.scatter_add_(2, places.expand(len(sigmas), -1, -1), weights[:, None].expand(-1, size, -1))
@@ -106,7 +106,7 @@ def _grey(images: torch.Tensor) -> torch.Tensor:
 
 
 def _blend_weights(operations: torch.Tensor, amounts: torch.Tensor) -> torch.Tensor | None:
-    """Return the weights for `blend`, N x 4, from the rows' operations (N) and amounts (N); None if no row blends."""
+    """Return the weights for `blend` (N x 4) from the operations (N) and amounts (N), or None if no row is blended."""
     rest, one, none = 1 - amounts, torch.ones_like(amounts), torch.zeros_like(amounts)
     lost = torch.full_like(amounts, CUT_OFF)  # half a grey level on average
     weights, found = torch.stack([one, none, none, none], dim=1), False
@@ -123,5 +123,5 @@ def _blend_weights(operations: torch.Tensor, amounts: torch.Tensor) -> torch.Ten
 
 
 def _on(values: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-    """Move numbers from the CPU to the device of ``images``, and to their type unless they are indices."""
+    """Move numbers from the CPU to the device of ``images``, and convert them to their type unless they are indices."""
     return send(values if values.dtype == torch.long else values.to(images.dtype), images.device)

@@ -1,4 +1,4 @@
-"""The random parameters of a view, drawn before anything is computed."""
+"""The random parameters of a view, which are sampled before any pixels are computed."""
 
 import math
 from enum import IntEnum
@@ -9,7 +9,7 @@ from .recipes import ASPECT_RATIOS, BLUR_SIGMAS, Recipe
 
 
 class Operation(IntEnum):
-    """An operation of a step; its number encodes it in the tensor of steps that a device receives."""
+    """An operation in a step. Its number represents it in the tensor of steps that is sent to a device."""
 
     NONE = 0
     BRIGHTNESS = 1  # amount: factor
@@ -29,7 +29,7 @@ JITTERED = (Operation.BRIGHTNESS, Operation.CONTRAST, Operation.SATURATION, Oper
 
 
 class Crop(NamedTuple):
-    """A rectangle of an image, in whole pixels."""
+    """A rectangle in an image, in integer pixels."""
 
     top: int
     left: int
@@ -41,10 +41,10 @@ class ViewParameters(NamedTuple):
     """All random parameters of a view.
 
     Attributes:
-        crop: the part of the image.
-        steps: the operations on the resized crop, in order. All views of a recipe have the same number of steps and the
-            same operations in the same places, except that the jitter's order varies; an operation that was not drawn
-            is `NOTHING`.
+        crop: the part of the image to use.
+        steps: operations on the resized crop, in order. All views of a recipe have the same number of steps and the
+            same operations at the same positions, except that the order of the colour jitter varies. An operation that
+            was not selected is replaced by `NOTHING`.
     """
 
     crop: Crop
@@ -52,12 +52,12 @@ class ViewParameters(NamedTuple):
 
 
 def draw_view(recipe: Recipe, height: int, width: int, min_scale: float, rng: Random) -> ViewParameters:
-    """Draw the parameters of a view of an image of ``height`` x ``width`` pixels, as torchvision's transforms do.
+    """Sample the parameters of a view of an image with ``height`` x ``width`` pixels, like torchvision's transforms.
 
     Args:
-        recipe: the distribution.
-        min_scale: smallest area of the crop as a fraction of the image's.
-        rng: the source of randomness.
+        recipe: the distribution of the parameters.
+        min_scale: smallest area of the crop, as a fraction of the image area.
+        rng: the random generator.
     """
     crop = draw_crop(height, width, min_scale, rng)
     grey = [_with_probability(recipe.grey_probability, (Operation.GREY, 0.0), rng)] if recipe.grey_probability else []
@@ -69,9 +69,9 @@ def draw_view(recipe: Recipe, height: int, width: int, min_scale: float, rng: Ra
 
 
 def draw_crop(height: int, width: int, min_scale: float, rng: Random) -> Crop:
-    """Draw the rectangle of torchvision's ``RandomResizedCrop``: a share of the area, a ratio in `ASPECT_RATIOS`.
+    """Sample the rectangle of torchvision's ``RandomResizedCrop``: a fraction of the area and an aspect ratio.
 
-    If ten rectangles do not fit into the image, return the largest central one with a ratio in the range.
+    If ten sampled rectangles do not fit into the image, return the largest central one with a ratio in `ASPECT_RATIOS`.
     """
     lowest, highest = ASPECT_RATIOS
     for _ in range(10):

@@ -1,4 +1,4 @@
-"""Views by torchvision's transforms of Pillow images, as in the original code: the reference for the faster ways."""
+"""Views with torchvision's transforms of Pillow images, as in the original code: the reference implementation."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,21 +13,21 @@ from .recipes import BLUR_SIGMAS, find_recipe
 
 
 def gaussian_blur(image: Image.Image) -> Image.Image:
-    """Blur with a standard deviation drawn uniformly from 0.1 to 2 pixels (MoCo v2, after SimCLR)."""
+    """Blur with a standard deviation sampled uniformly from 0.1 to 2 pixels (MoCo v2, after SimCLR)."""
     lowest, highest = BLUR_SIGMAS
     return image.filter(ImageFilter.GaussianBlur(radius=lowest + (highest - lowest) * torch.rand(1).item()))
 
 
 def build_view(name: str, size: int = 224, min_scale: float = 0.2) -> Callable[[Image.Image], Image.Image]:
-    """Build the random transform, image to image, of one of ``RECIPES``.
+    """Build the random transform from image to image for one of ``RECIPES``.
 
     Args:
-        name: the recipe.
-        size: side of the square crop, in pixels.
-        min_scale: smallest area of the crop as a fraction of the image's.
+        name: name of the recipe.
+        size: side length of the square crop, in pixels.
+        min_scale: smallest area of the crop, as a fraction of the image area.
 
     Raises:
-        ValueError: unknown ``name``.
+        ValueError: ``name`` is unknown.
     """
     recipe = find_recipe(name)
     colours: list[Any] = []
@@ -44,10 +44,10 @@ def build_view(name: str, size: int = 224, min_scale: float = 0.2) -> Callable[[
 
 
 class PillowViews:
-    """Makes views by a transform of Pillow images.
+    """Creates views with a transform of Pillow images.
 
     Args:
-        transform: image to image; it may draw from PyTorch's generator.
+        transform: maps an image to an image, and may use PyTorch's random generator.
     """
 
     augment = "pil"

@@ -1,4 +1,4 @@
-"""Batch norm with separate statistics for the parts of a batch, as on several devices."""
+"""Batch norm with separate statistics for parts of a batch, as if they were on separate devices."""
 
 from .layer import GroupedBatchNorm2d
 

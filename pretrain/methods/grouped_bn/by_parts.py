@@ -1,4 +1,4 @@
-"""Grouped batch norm on any device: PyTorch's own batch norm for one group after the other."""
+"""Grouped batch norm for any device, which applies PyTorch's batch norm to one group after another."""
 
 from typing import Any
 
@@ -16,23 +16,24 @@ def batch_norm_by_parts(
     momentum: float,
     eps: float,
 ) -> torch.Tensor:
-    """Normalise each of ``groups`` equal, contiguous parts of a batch by its own statistics.
+    """Normalise each of ``groups`` equal, contiguous parts of a batch with its own statistics.
 
     Args:
-        x: N x C x H x W in any memory format; N is a multiple of ``groups``.
-        weight, bias: C, of the affine map that follows.
-        running_mean, running_var: C, updated in place with the means over groups of mean and unbiased variance.
-        groups: G.
+        x: input, N x C x H x W, in any memory format. N must be a multiple of ``groups``.
+        weight, bias: parameters of the subsequent affine map, C.
+        running_mean, running_var: running statistics, C, updated in place with the averages of the groups' means and
+            unbiased variances.
+        groups: number of groups G.
         momentum: weight of the batch in the running statistics, 0 to 1.
-        eps: added to the biased variance.
+        eps: constant added to the biased variance.
     """
     return _BatchNormByParts.apply(x, weight, bias, running_mean, running_var, groups, momentum, eps)
 
 
 class _BatchNormByParts(torch.autograd.Function):
-    """Writes each group's results to their place, since concatenation would copy every activation once more.
+    """Writes the results of each group directly into the output, because concatenation would copy every activation.
 
-    Parts of the batch are views in any memory format; folding groups into channels would copy channels_last.
+    Parts of a batch are views in any memory format, whereas folding groups into channels would copy channels_last data.
     """
 
     @staticmethod
@@ -50,7 +51,7 @@ class _BatchNormByParts(torch.autograd.Function):
         rows = len(x) // groups
         normalised = torch.empty_like(x)
         statistics = weight.new_zeros(4, groups, x.shape[1])
-        # With a momentum of 1 the "running" statistics become those of the group.
+        # With a momentum of 1, the "running" statistics are those of the group.
         for part, into, mean, var, saved_mean, saved_invstd in zip(
             x.split(rows), normalised.split(rows), *statistics, strict=True
         ):

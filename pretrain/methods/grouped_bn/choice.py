@@ -1,4 +1,4 @@
-"""Choice of the implementation of grouped batch norm."""
+"""Selects the implementation of grouped batch norm."""
 
 import logging
 from collections.abc import Callable
@@ -11,19 +11,20 @@ from .by_parts import batch_norm_by_parts
 
 logger = logging.getLogger("mocodet.pretrain")
 
-# Takes x, weight, bias, running_mean, running_var, groups, momentum, eps; returns x normalised.
+# Receives x, weight, bias, running_mean, running_var, groups, momentum and eps. Returns the normalised x.
 GroupedBatchNorm = Callable[
     [torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, int, float, float], torch.Tensor
 ]
 
-# Relative to the results: one unit in the last place of bfloat16 is 0.008; sums of a few hundred float32 differ less.
+# Relative tolerances. One unit in the last place of bfloat16 is 0.008. Sums of a few hundred float32 values vary less.
 TOLERANCES = {torch.float32: 1e-4, torch.float16: 0.02, torch.bfloat16: 0.02}
 
 
 def choose(x: torch.Tensor, weight: torch.Tensor) -> GroupedBatchNorm:
     """Return the implementation that normalises ``x`` (N x C x H x W) in training with parameters like ``weight`` (C).
 
-    On CUDA, it is the Triton kernels if they support such a batch and passed `check`; else one part after the other.
+    On CUDA, the Triton kernels are used if they support the batch and pass `check`. Otherwise, groups are normalised
+    one after another.
     """
     fits = (
         x.is_cuda
@@ -36,8 +37,8 @@ def choose(x: torch.Tensor, weight: torch.Tensor) -> GroupedBatchNorm:
 
 @cache
 def _fused(device: torch.device, dtype: torch.dtype) -> GroupedBatchNorm | None:
-    """Return the Triton implementation if it works on ``device``; otherwise log a warning once and return None."""
-    # Triton compiles for the GPU and with the C compiler that it finds. Whether that works is not known before.
+    """Return the Triton implementation if it works on ``device``. Otherwise, log a warning once and return None."""
+    # Triton compiles kernels for the GPU with the installed C compiler. The only way to know if it works is to try.
     try:
         from .fused import fused_batch_norm
 
@@ -45,8 +46,8 @@ def _fused(device: torch.device, dtype: torch.dtype) -> GroupedBatchNorm | None:
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         logger.warning(
-            f"batch-norm groups are normalised one after the other, with the same results but more slowly: the Triton"
-            f" kernels do not work on {device} for {dtype} ({reason})"
+            f"the Triton kernels for batch-norm groups do not work on {device} for {dtype} ({reason}); using a slower"
+            " implementation with the same results"
         )
         return None
     return fused_batch_norm
@@ -59,7 +60,7 @@ def check(candidate: GroupedBatchNorm, device: torch.device, dtype: torch.dtype)
         AssertionError: outputs, gradients or running statistics differ.
     """
     generator = torch.Generator().manual_seed(0)
-    # Sizes that are not multiples of a tile's.
+    # These sizes are deliberately not multiples of the tile size.
     x, gradient = (torch.randn(6, 70, 7, 5, generator=generator).to(device, dtype) for _ in range(2))
     x, gradient = (value.contiguous(memory_format=torch.channels_last) for value in (x + 3, gradient))
     weight, bias, mean, var = torch.rand(4, 70, generator=generator).to(device)
@@ -86,7 +87,7 @@ def _one_by_one(
     momentum: float,
     eps: float,
 ) -> torch.Tensor:
-    """The definition: only PyTorch's own batch norm, with its gradients."""
+    """Reference implementation that only uses PyTorch's batch norm and its gradients."""
     means, variances = running_mean.repeat(groups, 1), running_var.repeat(groups, 1)
     parts = [
         F.batch_norm(part, mean, var, weight, bias, True, momentum, eps)

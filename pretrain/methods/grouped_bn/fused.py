@@ -1,9 +1,9 @@
-"""Grouped batch norm on CUDA: three Triton kernels forward and three backward, for any number of groups.
+"""Grouped batch norm on CUDA: three forward and three backward Triton kernels, for any number of groups.
 
-PyTorch's own batch norm for one group after the other takes at least two kernels for each group. Here a batch in
-channels_last is a matrix with a row for each place of each image and a column for each channel; a group is a stretch
-of rows. Each group's rows are cut into chunks, so that the whole GPU has work. The results of the chunks are combined
-in a fixed order, so that they do not differ from run to run.
+Applying PyTorch's batch norm to one group after another takes at least two kernels per group. This implementation
+treats a channels_last batch as a matrix with a row for each pixel of each image and a column for each channel. A group
+is a contiguous range of rows and is divided into chunks to keep the GPU fully occupied. The results of the chunks are
+combined in a fixed order, which makes them reproducible.
 """
 
 from typing import Any, NamedTuple
@@ -13,13 +13,13 @@ import triton
 import triton.language as tl
 from torch.autograd.function import once_differentiable
 
-# Rows and columns of a program's tile. A row has 128 bytes in 16 bits, the size of one memory transaction.
+# Rows and columns of a program's tile. A 16-bit row has 128 bytes, the size of a memory transaction.
 ROWS = tl.constexpr(64)
 COLUMNS = tl.constexpr(64)
-# Largest number of chunks of a group, since one program combines them all, and the number of columns that it combines.
+# Maximum number of chunks per group, because one program combines them all, and the number of columns it combines.
 CHUNKS = tl.constexpr(64)
 COMBINED_COLUMNS = tl.constexpr(16)
-# Number of programs that fills the largest GPU several times.
+# Number of programs that is enough to fill the largest GPU several times.
 PROGRAMS = 1024
 
 
@@ -33,18 +33,18 @@ def fused_batch_norm(
     momentum: float,
     eps: float,
 ) -> torch.Tensor:
-    """Compute `batch_norm_by_parts` for a batch in channels_last.
+    """Compute `batch_norm_by_parts` for a batch in channels_last format.
 
     Args:
-        x: N x C x H x W in channels_last; float32, float16 or bfloat16.
-        weight, bias, running_mean, running_var: C, float32, like all statistics.
+        x: input, N x C x H x W, in channels_last format; float32, float16 or bfloat16.
+        weight, bias, running_mean, running_var: parameters and running statistics, C, float32.
         groups, momentum, eps: see `batch_norm_by_parts`.
     """
     return _FusedBatchNorm.apply(x, weight, bias, running_mean, running_var, groups, momentum, eps)
 
 
 class _Cut(NamedTuple):
-    """The partition of a batch: ``groups`` of ``rows`` x ``channels`` each, in ``chunks`` of ``length`` rows."""
+    """Partition of a batch into ``groups`` of ``rows`` x ``channels`` each, with ``chunks`` of ``length`` rows."""
 
     groups: int
     rows: int
@@ -89,8 +89,8 @@ class _FusedBatchNorm(torch.autograd.Function):
     ) -> torch.Tensor:
         cut = _Cut.of(x, groups)
         normalised = torch.empty_like(x)
-        partial = weight.new_empty(2, groups, cut.chunks, cut.channels)  # mean, sum of squared deviations
-        saved = weight.new_empty(2, groups, cut.channels)  # mean, 1 / standard deviation
+        partial = weight.new_empty(2, groups, cut.chunks, cut.channels)  # mean and sum of squared deviations
+        saved = weight.new_empty(2, groups, cut.channels)  # mean and 1 / standard deviation
         sizes = cut.rows, cut.channels
         with torch.cuda.device_of(x):
             chunk_statistics[cut.over_chunks](x, *partial, *sizes, cut.length)
@@ -121,9 +121,9 @@ class _FusedBatchNorm(torch.autograd.Function):
 
 @triton.jit
 def tile_offsets(group, first_row, last_row, rows, channels):
-    """Return the offsets and the mask, ROWS x COLUMNS, of a tile of a group, and the columns with their mask.
+    """Return the offsets and mask of a tile of a group, both ROWS x COLUMNS, and the columns with their mask.
 
-    Offsets are 64 bits wide: a batch may hold more than 2^31 values.
+    Offsets are 64-bit integers, because a batch may contain more than 2^31 values.
     """
     row = first_row + tl.arange(0, ROWS)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
@@ -134,7 +134,7 @@ def tile_offsets(group, first_row, last_row, rows, channels):
 
 @triton.jit
 def chunk_statistics(x, partial_mean, partial_squares, rows, channels, length):
-    """Compute each chunk's mean and sum of squared deviations, with Chan's update from tile to tile."""
+    """Compute the mean and the sum of squared deviations of each chunk, merging tiles with Chan's method."""
     chunk, group = tl.program_id(0), tl.program_id(2)
     last = tl.minimum((chunk + 1) * length, rows)
     mean = tl.zeros([COLUMNS], tl.float32)
@@ -157,7 +157,7 @@ def chunk_statistics(x, partial_mean, partial_squares, rows, channels, length):
 
 @triton.jit
 def chunk_columns(group, channels, chunks):
-    """Return the offsets and the mask, CHUNKS x COMBINED_COLUMNS, of the results of a group's chunks."""
+    """Return the offsets and mask of the results of a group's chunks, both CHUNKS x COMBINED_COLUMNS."""
     chunk = tl.arange(0, CHUNKS)[:, None]
     column = tl.program_id(0) * COMBINED_COLUMNS + tl.arange(0, COMBINED_COLUMNS)[None, :]
     return (group * chunks + chunk) * channels + column, (chunk < chunks) & (column < channels)
@@ -179,7 +179,7 @@ def combine_statistics(
     momentum,
     eps,
 ):
-    """Compute each group's mean and inverse standard deviation; update the running statistics with their means."""
+    """Compute the mean and inverse standard deviation of each group, and update the running statistics."""
     column = tl.program_id(0) * COMBINED_COLUMNS + tl.arange(0, COMBINED_COLUMNS)
     inside = column < channels
     chunk = tl.arange(0, CHUNKS)
@@ -215,7 +215,7 @@ def normalise(x, normalised, group_mean, group_invstd, weight, bias, rows, chann
 
 @triton.jit
 def chunk_gradients(x, gradient, group_mean, group_invstd, partial_sum, partial_product, rows, channels, length):
-    """Compute each chunk's sums of the gradient, and of the gradient times the normalised values."""
+    """Compute the sums, over each chunk, of the gradient and of the gradient times the normalised values."""
     chunk, group = tl.program_id(0), tl.program_id(2)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     mean = tl.load(group_mean + group * channels + column, column < channels, 0.0)
@@ -238,7 +238,7 @@ def chunk_gradients(x, gradient, group_mean, group_invstd, partial_sum, partial_
 def combine_gradients(
     partial_sum, partial_product, group_sum, group_product, by_bias, by_weight, channels, groups, chunks
 ):
-    """Compute each group's sums, and the sums over all groups, which are the gradients of bias and weight."""
+    """Compute the sums of each group, and the sums over all groups, which are the gradients of bias and weight."""
     column = tl.program_id(0) * COMBINED_COLUMNS + tl.arange(0, COMBINED_COLUMNS)
     inside = column < channels
     total = tl.zeros([COMBINED_COLUMNS], tl.float32)
