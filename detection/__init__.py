@@ -1,7 +1,7 @@
-"""The detectron2 plugin: importing it registers models, data sets and weights, as detectron2's own projects do.
+"""The detectron2 plugin. Importing it registers models, data sets and weights, as detectron2's own projects do.
 
-``add_moco_config(cfg)`` adds the plugin's keys to a detectron2 config before a config file is merged into it. The names
-exported here are the public API (docs/api.md).
+Call ``add_moco_config(cfg)`` to add the plugin's keys to a detectron2 config before merging a config file into it. The
+names exported here form the public API (docs/api.md).
 """
 
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from mocodet.common.requirements import require_detectron2
 require_detectron2()
 import_torchvision()
 
-# These imports need the check above.
+# These imports require the check above.
 from . import cityscapes_scripts, modeling  # noqa: E402 (`modeling` registers models)
 from .data.registration import register_voc_sem_seg  # noqa: E402
 from .weights.published import register as register_weights  # noqa: E402

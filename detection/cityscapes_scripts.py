@@ -1,4 +1,4 @@
-"""detectron2's main imports cityscapesScripts by a name inside Meta; here that name leads to the installed package."""
+"""Maps the Meta-internal name under which detectron2 main imports cityscapesScripts to the installed package."""
 
 import importlib
 import importlib.abc
@@ -8,22 +8,23 @@ from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-# Upstream has had it since commit 4823082 (2024-12-19), for all seven imports; 02b5c4e (2026-06-06) has it still.
+# Upstream has used this name for all seven imports since commit 4823082 (2024-12-19), and still did in 02b5c4e
+# (2026-06-06).
 INSIDE_META = "deeplearning.projects.cityscapesApi"
 
 
 class CityscapesScripts(importlib.abc.Loader):
-    """Finder and loader of the modules `cityscapesscripts.…` under the name that they have inside Meta.
+    """Finds and loads the modules `cityscapesscripts.…` under their Meta-internal name.
 
-    Packages under that name are empty. A module under it *is* the installed one, not a second copy: whoever replaces
-    something in the one (as `mocodet`'s evaluator does) replaces it for both names.
+    The parent packages in that name are empty. A module below them *is* the installed module, not a second copy, so
+    replacing an attribute of one (as mocodet's evaluator does) replaces it under both names.
     """
 
     @classmethod
     def find_spec(
         cls, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Return where ``name`` is, or None for every other name and for what the installed package lacks."""
+        """Return the spec of module ``name``, or None if it is not under the Meta-internal name or not installed."""
         if f"{INSIDE_META}.".startswith(f"{name}."):
             return ModuleSpec(name, None, is_package=True)
         if not name.startswith(f"{INSIDE_META}.cityscapesscripts"):
@@ -35,13 +36,13 @@ class CityscapesScripts(importlib.abc.Loader):
         return ModuleSpec(name, None if is_package else cls(), is_package=is_package)
 
     def create_module(self, spec: ModuleSpec) -> None:
-        """Let Python make an empty module, which `exec_module` replaces."""
+        """Return None to make Python create an empty module, which `exec_module` replaces."""
 
     def exec_module(self, module: ModuleType) -> None:
-        """Put the installed module in the place of ``module``, as the import system allows."""
+        """Replace ``module`` in ``sys.modules`` with the installed module, which the import system permits."""
         sys.modules[module.__name__] = importlib.import_module(module.__name__.removeprefix(f"{INSIDE_META}."))
 
 
 def register() -> None:
-    """Make the name known, after all that Python finds itself: a module that is really there wins."""
+    """Append the finder to ``sys.meta_path``, so that any module that Python finds by itself takes precedence."""
     sys.meta_path.append(CityscapesScripts)

@@ -1,4 +1,4 @@
-"""DensePose R-CNN: keys, loaders and metrics come from detectron2's DensePose project, if it is installed."""
+"""Support for DensePose R-CNN, with keys, loaders and metrics from detectron2's DensePose project, if installed."""
 
 import importlib
 import importlib.util
@@ -17,8 +17,9 @@ from mocodet import configs
 from mocodet.common.config.bases import read_settings
 
 PROJECT = "densepose"
-COMMIT = "9ca668968de7f3230c67b1b572e594c0797eff30"  # of detectron2; tested with it
-# Without its declared dependencies, which include its own detectron2. Its setup.py imports torch.
+COMMIT = "9ca668968de7f3230c67b1b572e594c0797eff30"  # the detectron2 commit that mocodet was tested with
+# Installed without its declared dependencies, because they include another copy of detectron2, and without build
+# isolation, because its setup.py imports torch.
 INSTALL = (
     "pip install av setuptools wheel && pip install --no-deps --no-build-isolation"
     f" 'git+https://github.com/facebookresearch/detectron2@{COMMIT}#subdirectory=projects/DensePose'"
@@ -27,62 +28,64 @@ EVALUATOR_TYPE = "densepose"
 
 
 def add_densepose_keys(cfg: CfgNode, config_file: str) -> None:
-    """Add the DensePose project's keys to ``cfg`` (in place) if the config file, or a base of it, uses them.
+    """Add the DensePose project's keys to ``cfg`` (in place) if the config file or one of its bases uses them.
 
-    Importing the project also registers its models; its data sets are registered in the folder ``DETECTRON2_DATASETS``.
-    Call this before the file is merged.
+    Importing the project also registers its models. Its data sets are registered under the folder in
+    ``DETECTRON2_DATASETS``. Call this function before merging the config file.
 
     Args:
-        cfg: config with the keys of detectron2 and of this plugin.
-        config_file: a path, or the name of one of mocodet's own configs.
+        cfg: a config with the keys of detectron2 and of this plugin.
+        config_file: path of a config file, or the name of one of mocodet's own configs.
 
     Raises:
-        FileNotFoundError: there is no such config.
-        ValueError: the file needs the project, which is not installed or lacks a package; the message gives the command
-            that installs both.
+        FileNotFoundError: the config does not exist.
+        ValueError: the config requires the project, but the project is not installed or lacks a package. The message
+            includes the command that installs both.
     """
     if not uses_densepose(config_file):
         return
     if importlib.util.find_spec(PROJECT) is None:
         raise ValueError(
-            f"{config_file} needs detectron2's DensePose project, which is not installed; install it:  {INSTALL}"
+            f"{config_file} requires detectron2's DensePose project, which is not installed. Install it with:"
+            f"  {INSTALL}"
         )
     try:
         importlib.import_module(PROJECT).add_densepose_config(cfg)
     except ImportError as error:
         raise ValueError(
-            f"{config_file} needs detectron2's DensePose project, which cannot be imported ({error}); install it: "
-            f" {INSTALL}"
+            f"{config_file} requires detectron2's DensePose project, which cannot be imported ({error}). Install it"
+            f" with:  {INSTALL}"
         ) from error
-    # As in its train_net.py: its evaluator passes a time limit for a file, which detectron2 does not accept.
+    # As in the project's train_net.py. The project's evaluator opens a file with a time limit, which detectron2
+    # rejects.
     PathManager.set_strict_kwargs_checking(False)
     _register_datasets(os.environ.get("DETECTRON2_DATASETS", "datasets"))
 
 
 def uses_densepose(config_file: str | Path) -> bool:
-    """Tell whether a config file, or a base of it, has keys of the DensePose project.
+    """Return whether a config file or one of its bases sets keys of the DensePose project.
 
     Raises:
-        OSError, ValueError: there is no such config, or see `read_settings`.
+        OSError, ValueError: the config does not exist, or see `read_settings`.
     """
     model = read_settings(configs.locate(str(config_file))).content.get("MODEL")
     return isinstance(model, Mapping) and "DENSEPOSE_ON" in model
 
 
 def is_densepose(cfg: CfgNode) -> bool:
-    """Tell whether ``cfg`` is the config of a DensePose model."""
+    """Return whether ``cfg`` configures a DensePose model."""
     return bool(cfg.MODEL.get("DENSEPOSE_ON", False))
 
 
 def trainer() -> Any:
-    """Return the project's trainer class, which builds its loaders and evaluators."""
+    """Return the project's trainer class, which builds the project's loaders and evaluators."""
     return importlib.import_module(f"{PROJECT}.engine").Trainer
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
-    """Build the project's loader for all images to evaluate; by default it leaves out images without a person.
+    """Build the project's evaluation loader, including images without a person, which it skips by default.
 
-    In the project's own minival every image has a person, so there the metrics equal the project's.
+    Every image in the project's own minival contains a person, so the metrics on minival equal the project's.
     """
     cfg = cfg.clone()
     cfg.defrost()
@@ -91,7 +94,7 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
 
 
 def records_of(dataset_name: str) -> list[dict[str, Any]]:
-    """Return the records of a DensePose data set whose loader was built, with classes instead of the file's ids."""
+    """Return a DensePose data set's records with class indices instead of file ids; its loader must have been built."""
     classes = MetadataCatalog.get(dataset_name).thing_dataset_id_to_contiguous_id
     records: list[dict[str, Any]] = DatasetCatalog.get(dataset_name)
     for record in records:
@@ -101,30 +104,30 @@ def records_of(dataset_name: str) -> list[dict[str, Any]]:
 
 
 def training_data(cfg: CfgNode) -> tuple[list[dict[str, Any]], Callable[[dict[str, Any]], dict[str, Any]]]:
-    """Return the records and the mapper of the project's training loader: the parts of detectron2's loader.
+    """Return the records and the mapper of the project's training loader, from which other loaders can be built.
 
     Raises:
-        ValueError: it is another loader, which yields images that a model has annotated.
+        ValueError: the loader yields images annotated by a model, which is not supported.
     """
     loader = trainer().build_train_loader(cfg)
     if isinstance(loader, AspectRatioGroupedDataset):
         loader = loader.dataset
     if not isinstance(loader, DataLoader):
         raise ValueError(
-            "BOOTSTRAP_DATASETS (training on images that a model annotates) is not supported; leave it out"
+            "BOOTSTRAP_DATASETS (training on images annotated by a model) is not supported; remove it from the config"
         )
-    drawn: Any = loader.dataset  # a sampler draws from it
+    drawn: Any = loader.dataset  # the data set, wrapped with a sampler
     images = drawn.dataset
     return list(images._dataset), images._map_func
 
 
 def _register_datasets(root: str) -> None:
-    """Register the project's data sets again under ``root``, since it only looks for them in ``./datasets``."""
+    """Register the project's data sets again under ``root``, because the project only searches ``./datasets``."""
     coco = importlib.import_module(f"{PROJECT}.data.datasets.coco")
     for dataset in coco.DATASETS:
         if dataset.name in DatasetCatalog.list():
             DatasetCatalog.remove(dataset.name)
             MetadataCatalog.remove(dataset.name)
         coco.register_dataset(dataset, root)
-        # The project's trainer evaluates all its data sets in one way, so their metadata do not say how.
+        # The project's trainer evaluates all its data sets the same way, so their metadata does not set a type.
         MetadataCatalog.get(dataset.name).evaluator_type = EVALUATOR_TYPE

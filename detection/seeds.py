@@ -1,4 +1,4 @@
-"""The random draws of fine-tuning, each kind with its own seed."""
+"""Random seeds for fine-tuning, with a separate seed for each purpose."""
 
 from enum import IntEnum
 from functools import reduce
@@ -7,14 +7,14 @@ from mocodet.common.seeds import mix
 
 
 class Purpose(IntEnum):
-    """The purpose of random numbers."""
+    """The purpose for which random numbers are drawn."""
 
-    ORDER = 0  # of images
-    IMAGE = 1  # the augmentation of one
-    STEP = 2  # anchors and proposals of a step, and anything else that a model draws
-    PRECISE_BN = 3  # the same, while batch-norm statistics are estimated
+    ORDER = 0  # the order of the images
+    IMAGE = 1  # the augmentation of an image
+    STEP = 2  # the anchors and proposals of a step, and any other random choice of the model
+    PRECISE_BN = 3  # the same as STEP, while batch-norm statistics are estimated
 
 
 def seed_for(seed: int, purpose: Purpose, *place: int) -> int:
-    """Return the 63-bit seed with which a run of ``seed`` draws for a purpose at a place, such as an iteration."""
+    """Return the 63-bit seed that a run seeded with ``seed`` uses for a purpose and position, such as an iteration."""
     return reduce(mix, (purpose, *place), seed)

@@ -1,1 +1,1 @@
-"""The detection part of ``mocodet benchmark``: comparisons with detectron2."""
+"""Detection benchmarks of ``mocodet benchmark``, which compare mocodet with detectron2."""

@@ -1,4 +1,4 @@
-"""``mocodet benchmark convert``: the conversion for detectron2, compared with only reading and writing the file."""
+"""``mocodet benchmark convert``: compares the conversion for detectron2 with only reading and writing the file."""
 
 import argparse
 import pickle
@@ -19,7 +19,7 @@ REFERENCE = "torch.load and pickle.dump alone"
 
 
 def write_checkpoint(path: Path, arch: str) -> None:
-    """Write a MoCo checkpoint in the original format: both encoders with random weights, and a queue."""
+    """Write a MoCo checkpoint in the original format, with two randomly initialised encoders and a queue."""
     encoder = models.get_model(arch, num_classes=128).state_dict()
     state = {f"module.encoder_{which}.{name}": value for which in "qk" for name, value in encoder.items()}
     state |= {"module.queue": torch.randn(128, 65536), "module.queue_ptr": torch.zeros(1, dtype=torch.long)}
@@ -27,7 +27,7 @@ def write_checkpoint(path: Path, arch: str) -> None:
 
 
 def read_and_write(source: Path, output: Path) -> None:
-    """Read a checkpoint and write the arrays of its query encoder, without new names or checks."""
+    """Read a checkpoint and write the arrays of its query encoder, without renaming or checking them."""
     state = torch.load(source, map_location="cpu", weights_only=True)["state_dict"]
     arrays = {name: value.numpy() for name, value in state.items() if name.startswith("module.encoder_q.")}
     with output.open("wb") as file:
@@ -35,7 +35,7 @@ def read_and_write(source: Path, output: Path) -> None:
 
 
 def measure(args: argparse.Namespace) -> Iterator[list[Row]]:
-    """Yield the rows of the conversion of one encoder."""
+    """Yield the result rows for the conversion of one encoder."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "moco.pth.tar")
         write_checkpoint(source, args.arch)

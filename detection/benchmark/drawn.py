@@ -1,4 +1,4 @@
-"""Random data sets in the layouts of VOC and COCO, with random detections, a few on objects and most on nothing."""
+"""Random data sets in VOC and COCO layouts, with random detections, of which a few are on objects."""
 
 import json
 from pathlib import Path
@@ -10,13 +10,13 @@ from detectron2.structures import Boxes, Instances
 
 WIDTH, HEIGHT = 500, 375
 CLASSES = {"voc": 20, "coco": 80}
-OBJECTS = {"voc": 3, "coco": 7}  # mean per image, about as in test2007 and val2017
+OBJECTS = {"voc": 3, "coco": 7}  # mean number per image, roughly as in test2007 and val2017
 
-Objects = tuple[np.ndarray, np.ndarray]  # M classes; M x 4 boxes x0 y0 x1 y1 in whole pixels
+Objects = tuple[np.ndarray, np.ndarray]  # M classes, and M x 4 boxes (x0, y0, x1, y1) in integer pixels
 
 
 def draw_objects(rng: np.random.Generator, metric: str) -> Objects:
-    """Draw the objects of one image, at least one."""
+    """Sample the objects of one image, which has at least one."""
     count = 1 + rng.poisson(OBJECTS[metric] - 1)
     low = rng.integers(0, [WIDTH - 20, HEIGHT - 20], (count, 2))
     size = rng.integers(10, [WIDTH, HEIGHT], (count, 2))
@@ -24,7 +24,7 @@ def draw_objects(rng: np.random.Generator, metric: str) -> Objects:
 
 
 def draw_detections(rng: np.random.Generator, objects: Objects, count: int, metric: str) -> Instances:
-    """Draw detections of one image: a few around each object, the others anywhere and with lower scores."""
+    """Sample the detections of one image: a few around each object, and the others anywhere, with lower scores."""
     classes, boxes = objects
     hits = np.flatnonzero(rng.random(count) < 0.3)
     others = count - len(hits)
@@ -42,7 +42,7 @@ def draw_detections(rng: np.random.Generator, objects: Objects, count: int, metr
 
 
 def write_voc(root: Path, truth: list[Objects], metadata: Metadata) -> None:
-    """Write and register data in VOC's layout; a tenth of the objects are difficult."""
+    """Write and register a data set in VOC layout, in which one tenth of the objects are marked difficult."""
     for folder in ("Annotations", "ImageSets/Main"):
         (root / folder).mkdir(parents=True)
     (root / "ImageSets/Main/test.txt").write_text("".join(f"{image:06d}\n" for image in range(len(truth))))
@@ -58,7 +58,7 @@ def write_voc(root: Path, truth: list[Objects], metadata: Metadata) -> None:
 
 
 def write_coco(root: Path, truth: list[Objects], metadata: Metadata) -> None:
-    """Write and register annotations as COCO JSON; one in fifty is a crowd."""
+    """Write and register annotations as COCO JSON, in which one object in fifty is a crowd."""
     annotations: list[dict] = []
     for image, (classes, boxes) in enumerate(truth):
         for kind, (x0, y0, x1, y1) in zip(classes.tolist(), boxes.tolist(), strict=True):

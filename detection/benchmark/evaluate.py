@@ -1,4 +1,4 @@
-"""``mocodet benchmark evaluate``: the evaluators compared with those of detectron2, whose results they must equal."""
+"""``mocodet benchmark evaluate``: compares the evaluators with detectron2's, which must give the same results."""
 
 import argparse
 import contextlib
@@ -29,15 +29,15 @@ NAMES = {
 
 
 class Evaluation:
-    """Evaluates the same detections each time, from reading the annotations to the results.
+    """Evaluates the same detections on each call, from reading the annotations to computing the results.
 
     Args:
-        make: returns a new evaluator.
-        metric: ``"voc"`` or ``"coco"``; determines the names of images.
+        make: function that returns a new evaluator.
+        metric: ``"voc"`` or ``"coco"``, which determines the format of the image ids.
         found: the detections of each image.
 
     Attributes:
-        results: of the last evaluation.
+        results: the results of the last evaluation.
     """
 
     def __init__(self, make: Callable[[], DatasetEvaluator], metric: str, found: list[Instances]) -> None:
@@ -46,7 +46,7 @@ class Evaluation:
 
     def __call__(self) -> None:
         """Evaluate the detections."""
-        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
+        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints messages
             evaluator = self.make()
             evaluator.reset()
             for number, instances in enumerate(self.found):
@@ -56,7 +56,7 @@ class Evaluation:
 
 
 def evaluators(metric: str, dataset: str, folder: Path) -> dict[str, Callable[[], DatasetEvaluator]]:
-    """Return functions that make detectron2's evaluator and ours, by name."""
+    """Return functions that create detectron2's evaluator and mocodet's, by name."""
     theirs, ours = NAMES[metric]
     if metric == "voc":
         return {
@@ -70,13 +70,13 @@ def evaluators(metric: str, dataset: str, folder: Path) -> dict[str, Callable[[]
 
 
 def check_equal(theirs: dict[str, float], ours: dict[str, float]) -> None:
-    """Compare the results of detectron2 and of this project.
+    """Check that the results of detectron2 and mocodet are equal.
 
     Raises:
-        ValueError: some differ by more than 1e-9.
+        ValueError: a result differs by more than 1e-9.
     """
     differing = [
-        f"{key} is {value} with detectron2 and {ours[key]} here"
+        f"{key} is {value} with detectron2 and {ours[key]} with mocodet"
         for key, value in theirs.items()
         if not np.isclose(value, ours[key], rtol=0, atol=1e-9, equal_nan=True)  # nan for a class without objects
     ]
@@ -85,7 +85,7 @@ def check_equal(theirs: dict[str, float], ours: dict[str, float]) -> None:
 
 
 def compare(metric: str, images: int, detections: int, pairs: int) -> list[Row]:
-    """Compare the evaluators of one metric on random data.
+    """Compare the evaluators for one metric on random data.
 
     Raises:
         ValueError: see `check_equal`.
@@ -100,7 +100,7 @@ def compare(metric: str, images: int, detections: int, pairs: int) -> list[Row]:
         (write_voc if metric == "voc" else write_coco)(root, truth, metadata)
         makers = evaluators(metric, metadata.name, root)
         runs = {who: Evaluation(make, metric, found) for who, make in makers.items()}
-        seconds = alternate(runs, pairs, CPU, warm_up=0)  # an evaluation takes long, and in practice runs once
+        seconds = alternate(runs, pairs, CPU, warm_up=0)  # an evaluation is slow, and in practice it runs once
     theirs, ours = (run.results for run in runs.values())
     check_equal(theirs, ours)
     return rows_of(
@@ -114,6 +114,6 @@ def compare(metric: str, images: int, detections: int, pairs: int) -> list[Row]:
 
 
 def measure(args: argparse.Namespace) -> Iterator[list[Row]]:
-    """Yield the rows of each metric."""
+    """Yield the result rows for each metric."""
     for metric in args.metric:
         yield compare(metric, args.images, args.detections, args.pairs)

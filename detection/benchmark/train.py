@@ -1,4 +1,4 @@
-"""``mocodet benchmark train --detection``: a step of fine-tuning, compared with plain detectron2."""
+"""``mocodet benchmark train --detection``: compares a fine-tuning step with plain detectron2."""
 
 import argparse
 import tempfile
@@ -25,7 +25,7 @@ from ..data.registration import register_datasets
 from ..data.toy import TOY_CLASSES, make_toy_data
 from ..training.trainer import Trainer
 
-# Title, config, kind of data set.
+# Title, config file and kind of the data set.
 DETECTORS = (
     ("Faster R-CNN C4, VOC", "pascal_voc_R_50_C4_24k_random.yaml", "voc"),
     ("Mask R-CNN FPN, COCO", "coco_R_50_FPN_1x_random.yaml", "coco"),
@@ -35,10 +35,10 @@ REFERENCE = "detectron2, float32"
 
 
 class PlainStep:
-    """A step of detectron2's ``SimpleTrainer``, written out: data, losses, gradients, update.
+    """A plain implementation of a step of detectron2's ``SimpleTrainer``: data, losses, gradients, update.
 
     Args:
-        cfg: its model has plain batch norm, to which synchronised norms are equal in one process.
+        cfg: a config whose model has plain batch norm, which equals synchronised batch norm in a single process.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
@@ -47,7 +47,7 @@ class PlainStep:
         self.batches = iter(build_detection_train_loader(cfg))
 
     def __call__(self) -> dict[str, float]:
-        """Run the step; return the losses, which are logged."""
+        """Run the step, and return the losses for the log."""
         losses = self.model(next(self.batches))
         self.optimizer.zero_grad()
         sum(losses.values()).backward()
@@ -57,7 +57,7 @@ class PlainStep:
 
 
 class TrainerWithoutHooks(Trainer):
-    """The trainer for single steps, without log, checkpoints or evaluation.
+    """A trainer for individual steps, without logging, checkpoints or evaluation.
 
     Args:
         cfg: see `Trainer`.
@@ -68,12 +68,12 @@ class TrainerWithoutHooks(Trainer):
         self.model.train()
 
     def build_hooks(self) -> list[HookBase | None]:
-        """Return none."""
+        """Return an empty list."""
         return []
 
 
 def toy_entry(root: Path, kind: str) -> dict[str, object]:
-    """Return the entry of MOCO.DATASETS for the training images of the toy data in ``root``, as ``kind``."""
+    """Return the MOCO.DATASETS entry for the toy training images in ``root``, in the format ``kind``."""
     where: dict[str, object] = {"ROOT": str(root / "voc/VOC2007"), "SPLIT": "train"}
     if kind == "coco":
         where = {"JSON": str(root / "coco/annotations/instances_train.json"), "IMAGES": str(root / "coco/train")}
@@ -83,7 +83,7 @@ def toy_entry(root: Path, kind: str) -> dict[str, object]:
 
 @contextmanager
 def configs_of(args: argparse.Namespace, device: torch.device) -> Iterator[dict[str, CfgNode]]:
-    """Make the configs at the given size, on toy images; by name."""
+    """Yield the config of each detector by name, with toy images of the requested size."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder, "toy")
         make_toy_data(root, train=IMAGES, test=len(TOY_CLASSES), unlabelled=0, size=args.size)
@@ -101,7 +101,7 @@ def configs_of(args: argparse.Namespace, device: torch.device) -> Iterator[dict[
                 "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": args.regions,
                 "MODEL.DEVICE": device.type,
                 "SOLVER.IMS_PER_BATCH": args.batch,
-                "SOLVER.BASE_LR": 1e-4,  # after a few steps from random weights the losses must still be finite
+                "SOLVER.BASE_LR": 1e-4,  # low enough for finite losses after a few steps from random weights
                 "OUTPUT_DIR": f"{folder}/output",
                 "SEED": 0,
             }
@@ -112,21 +112,21 @@ def configs_of(args: argparse.Namespace, device: torch.device) -> Iterator[dict[
 
 
 def plain(cfg: CfgNode) -> CfgNode:
-    """Return the config with plain batch norm: detectron2's synchronised one needs several GPUs."""
+    """Return the config with plain batch norm, because detectron2's synchronised batch norm requires multiple GPUs."""
     copy = cfg.clone()
     copy.MODEL.RESNETS.NORM = copy.MODEL.FPN.NORM = "BN"
     return copy
 
 
 def autocast(cfg: CfgNode) -> CfgNode:
-    """Return the config in bfloat16."""
+    """Return the config with bfloat16 mixed precision enabled."""
     copy = cfg.clone()
     copy.SOLVER.AMP.ENABLED, copy.MOCO.AMP_DTYPE = True, "bfloat16"
     return copy
 
 
 def steps_of(cfg: CfgNode) -> dict[str, Callable[[], object]]:
-    """Return a function for a step of each contestant; all start from the same weights and see the same images."""
+    """Return a step function for each implementation. All start from the same weights and see the same images."""
     makers: dict[str, Callable[[], Callable[[], object]]] = {
         REFERENCE: lambda: PlainStep(plain(cfg)),
         "mocodet, float32": lambda: TrainerWithoutHooks(cfg).run_step,
@@ -140,7 +140,7 @@ def steps_of(cfg: CfgNode) -> dict[str, Callable[[], object]]:
 
 
 def measure(args: argparse.Namespace) -> Iterator[list[Row]]:
-    """Yield the rows of each detector."""
+    """Yield the result rows for each detector."""
     device = torch.device("cuda" if args.device != "cpu" and torch.cuda.is_available() else "cpu")
     clock = clock_of(device)
     with configs_of(args, device) as configs:

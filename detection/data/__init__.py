@@ -1,4 +1,4 @@
-"""Data sets: registration of the user's data sets from the config, and the built-in toy data set."""
+"""Data sets: registration of user data sets from the config, and the built-in toy data set."""
 
 from .registration import CocoDataset, SemSegDataset, VocDataset, YoloDataset, register_datasets
 

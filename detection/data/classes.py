@@ -1,4 +1,4 @@
-"""The classes of a model: their names, ids and colours, which a checkpoint stores beside the weights."""
+"""The classes of a model (names, ids and colours), which a checkpoint stores together with the weights."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,12 +19,12 @@ class Classes:
     """The classes of a model, in the order of their indices.
 
     Attributes:
-        names: their names.
-        ids: their ``category_id`` in COCO's format: the ids of the data set's own file; without any, 1, 2 and so on.
-            For semantic segmentation their values in label images, which are the indices.
-        colours: the colours in which they are drawn.
+        names: the class names.
+        ids: the ``category_id`` of each class in COCO format: the ids of the data set's own file or, if it has none, 1,
+            2 and so on. For semantic segmentation, the values in label images, which equal the indices.
+        colours: the colour used to draw each class.
         keypoints: the names of an object's keypoints, if any.
-        skeleton: the pairs of keypoints that are joined by a line.
+        skeleton: the pairs of keypoints that are connected by a line.
     """
 
     names: tuple[str, ...]
@@ -34,14 +34,14 @@ class Classes:
     skeleton: tuple[tuple[str, str], ...] = ()
 
     def categories(self) -> list[dict[str, Any]]:
-        """Return COCO's list of categories; its skeletons count keypoints from 1."""
+        """Return the categories in COCO format, in which skeletons number keypoints from 1."""
         shape: dict[str, Any] = {"keypoints": list(self.keypoints)} if self.keypoints else {}
         if self.skeleton:
             shape["skeleton"] = [[self.keypoints.index(end) + 1 for end in line] for line in self.skeleton]
         return [{"id": i, "name": name, **shape} for i, name in zip(self.ids, self.names, strict=True)]
 
     def as_metadata(self) -> Metadata:
-        """Return the metadata that detectron2's ``Visualizer`` needs."""
+        """Return the metadata required by detectron2's ``Visualizer``."""
         metadata = Metadata(thing_colors=list(self.colours))
         if self.keypoints:
             lines = [(*line, colour) for line, colour in zip(self.skeleton, _palette(len(self.skeleton)), strict=True)]
@@ -50,12 +50,12 @@ class Classes:
 
 
 def to_checkpoint(classes: Classes) -> dict[str, Any]:
-    """Return classes as plain lists, which are safe to store in a checkpoint."""
+    """Return the classes as plain lists, which are safe to store in a checkpoint."""
     return {key: _listed(value) for key, value in asdict(classes).items()}
 
 
 def from_checkpoint(kept: Any) -> Classes | None:
-    """Return the classes from the result of `to_checkpoint`, or None for anything else, as from another program."""
+    """Return the classes stored by `to_checkpoint`, or None for any other value, such as one from another program."""
     try:
         names, ids = map(tuple, (kept["names"], kept["ids"]))
         colours = tuple((int(red), int(green), int(blue)) for red, green, blue in kept["colours"])
@@ -68,18 +68,18 @@ def from_checkpoint(kept: Any) -> Classes | None:
 
 
 def classes_of(cfg: CfgNode, dataset_name: str) -> Classes | None:
-    """Return the classes of a data set, as the model of a config learns them; None if its metadata name none.
+    """Return a data set's classes as a config's model learns them, or None if its metadata lists no classes.
 
     Args:
-        cfg: says whether objects or pixels are classified, and whether there are keypoints.
-        dataset_name: a data set that has been loaded, since some have their classes in their files.
+        cfg: the config, which determines whether objects or pixels are classified and whether there are keypoints.
+        dataset_name: a data set that has already been loaded, because some data sets read their classes from files.
     """
     metadata = MetadataCatalog.get(dataset_name)
     names = tuple(metadata.get("stuff_classes" if predicts_pixels(cfg) else "thing_classes", ()))
     if not names:
         return None
     indices: Mapping[Id, int] = metadata.get("thing_dataset_id_to_contiguous_id", {})
-    # If several categories share a class, the first one gives its id.
+    # If multiple categories share a class, use the id of the first one.
     known = {index: identity for identity, index in reversed(list(indices.items()))}
     if predicts_pixels(cfg):
         known = dict(enumerate(range(len(names))))
@@ -95,26 +95,26 @@ def classes_of(cfg: CfgNode, dataset_name: str) -> Classes | None:
 
 
 def numbered(cfg: CfgNode) -> Classes:
-    """Return the classes of a config's model if nothing is known about them; their names are made from the ids."""
+    """Return placeholder classes for a config's model if its classes are unknown; their names are based on the ids."""
     first, count = (0 if predicts_pixels(cfg) else 1), number_of_classes(cfg)
     ids = range(first, first + count)
     return Classes(tuple(f"class {i}" for i in ids), tuple(ids), _palette(count))
 
 
 def predicts_pixels(cfg: CfgNode) -> bool:
-    """Tell whether the model of a config classifies each pixel instead of finding objects."""
+    """Return whether a config's model classifies each pixel instead of detecting objects."""
     return cfg.MODEL.META_ARCHITECTURE == "SemanticSegmentor"
 
 
 def number_of_classes(cfg: CfgNode) -> int:
-    """Return the number of classes of a config's model."""
+    """Return the number of classes that a config's model predicts."""
     if cfg.MODEL.META_ARCHITECTURE == "RetinaNet":
         return cfg.MODEL.RETINANET.NUM_CLASSES
     return cfg.MODEL["SEM_SEG_HEAD" if predicts_pixels(cfg) else "ROI_HEADS"].NUM_CLASSES
 
 
 def class_colours(names: Sequence[str], metadata: Metadata) -> np.ndarray:
-    """Give each class a colour, C x 3 from 0 to 1: the data set's own, or detectron2's in turn."""
+    """Return a colour for each class (C x 3, from 0 to 1): the data set's own, or else detectron2's palette in turn."""
     for key in ("thing_colors", "stuff_colors"):
         own = metadata.get(key)
         if own is not None and len(own) == len(names):
@@ -124,7 +124,7 @@ def class_colours(names: Sequence[str], metadata: Metadata) -> np.ndarray:
 
 
 def _palette(count: int, colours: np.ndarray | None = None) -> tuple[Colour, ...]:
-    """Return colours from 0 to 255: those given, C x 3 from 0 to 1, or detectron2's in turn."""
+    """Convert ``colours`` (C x 3, from 0 to 1; default: detectron2's palette in turn) to the range 0 to 255."""
     colours = class_colours([""] * count, Metadata()) if colours is None else colours
     return tuple((int(red), int(green), int(blue)) for red, green, blue in np.rint(255 * colours))
 

@@ -1,4 +1,4 @@
-"""Reads data sets of boxes, masks and keypoints in COCO's or YOLO's format, with errors that say what is wrong."""
+"""Reads data sets of boxes, masks and keypoints in COCO or YOLO format, and reports errors precisely."""
 
 import logging
 from collections import defaultdict
@@ -20,39 +20,39 @@ from mocodet.common.formats.yolo_folder import folder_of, read_yolo
 
 logger = logging.getLogger(__name__)
 
-READERS = 8  # threads that wait for files
-TOGETHER = 500  # files for each thread
+READERS = 8  # number of threads that read files
+TOGETHER = 500  # number of files per thread task
 
 
 @uncollected()
 def load_coco(name: str, json: str, images: str, classes: Sequence[str] = ()) -> list[dict]:
-    """Read a COCO JSON file like detectron2's ``load_coco_json``, repair it, and check it against its images.
+    """Read a COCO JSON file as detectron2's ``load_coco_json`` does, repair it, and check it against its images.
 
-    Sets ``thing_classes`` and the category mapping in the metadata of ``name``, as detectron2 does, and if objects have
-    keypoints also ``keypoint_names`` and ``keypoint_flip_map``.
+    Like detectron2, this function sets ``thing_classes`` and the category mapping in the metadata of ``name``. If
+    objects have keypoints, it also sets ``keypoint_names`` and ``keypoint_flip_map``.
 
     Args:
-        name: of the data set.
-        json: the file.
-        images: the folder that its file names are relative to.
-        classes: the categories to learn, in the order of their indices; empty: all (`choose_classes`).
+        name: the name of the data set.
+        json: path of the JSON file.
+        images: the folder to which the file names in the JSON file are relative.
+        classes: the categories to learn, in the order of their indices; if empty, all categories (`choose_classes`).
 
     Raises:
-        FileNotFoundError: the file, the folder or an image is missing.
-        ValueError: there is an error in the file (`read_coco`), a class is not one of its categories, or an image does
-            not have the size that the file says.
+        FileNotFoundError: the file, the folder or an image does not exist.
+        ValueError: the file contains an error (`read_coco`), a class is not one of its categories, or the size of an
+            image differs from the size recorded in the file.
     """
     if not Path(json).is_file():
-        raise FileNotFoundError(f"data set {name}: there is no annotation file {json}")
+        raise FileNotFoundError(f"data set {name}: the annotation file {json} does not exist")
     if not Path(images).is_dir():
-        raise FileNotFoundError(f"data set {name}: there is no image folder {images}")
+        raise FileNotFoundError(f"data set {name}: the image folder {images} does not exist")
     coco = read_coco(Path(json), Path(images))
     refuse_errors(name, coco.findings)
     missing = [image["file_name"] for image in coco.images if not Path(images, image["file_name"]).is_file()]
     if missing:
         raise FileNotFoundError(
-            f"data set {name}: {len(missing)} of the {len(coco.images)} images that {json} names do not exist,"
-            f" the first is {Path(images, missing[0])}"
+            f"data set {name}: {len(missing)} of the {len(coco.images)} images listed in {json} do not exist; the first"
+            f" is {Path(images, missing[0])}"
         )
     refuse_errors(name, _size_errors(coco, Path(images)))
     return _records(name, choose_classes(coco, classes), Path(images))
@@ -61,18 +61,18 @@ def load_coco(name: str, json: str, images: str, classes: Sequence[str] = ()) ->
 def load_yolo(
     name: str, root: str, split: str = "", classes: Sequence[str] = (), hold_out: HoldOut | None = None
 ) -> list[dict]:
-    """Read a split of a data set in YOLO's format, and set the metadata of ``name`` as `load_coco` does.
+    """Read a split of a data set in YOLO format, and set the metadata of ``name`` as `load_coco` does.
 
     Args:
-        name: of the data set.
-        root: ``data.yaml`` or a folder (`read_yolo`).
+        name: the name of the data set.
+        root: path of ``data.yaml`` or of a folder (`read_yolo`).
         split: the split to read.
-        classes: those to learn, in the order of their indices; empty: all.
-        hold_out: how to divide the images into splits train and test, if the data set has only one part.
+        classes: the classes to learn, in the order of their indices; if empty, all classes.
+        hold_out: how to divide the images into train and test splits, if the data set has only one split.
 
     Raises:
-        FileNotFoundError: there is no such file or folder.
-        ValueError: there is an error in the files, or a class is not one of theirs.
+        FileNotFoundError: the file or folder does not exist.
+        ValueError: the files contain an error, or a class is not in the data set.
     """
     coco = read_yolo(Path(root), split, classes, hold_out)
     refuse_errors(name, coco.findings)
@@ -80,7 +80,7 @@ def load_yolo(
 
 
 def _records(name: str, coco: Coco, images: Path) -> list[dict]:
-    """Set the metadata of a data set and return detectron2's standard dicts; ``images``: folder of its images."""
+    """Set a data set's metadata and return detectron2's standard dicts; ``images`` is the folder of its images."""
     log_repairs(name, coco.findings, logger)
     for finding in coco.findings:
         if finding.severity == "note":
@@ -109,7 +109,7 @@ def _records(name: str, coco: Coco, images: Path) -> list[dict]:
 
 
 def _object(annotation: Record, category: int) -> Record:
-    """Convert an annotation to the form that detectron2's mapper accepts."""
+    """Convert an annotation to the format that detectron2's mapper accepts."""
     found = {
         "iscrowd": annotation["iscrowd"],
         "bbox": annotation["bbox"],
@@ -122,14 +122,14 @@ def _object(annotation: Record, category: int) -> Record:
     if mask:
         found["segmentation"] = mask
     if "keypoints" in annotation:
-        # COCO's are indices of pixels, detectron2's are points.
+        # COCO's coordinates are pixel indices, whereas detectron2's are points.
         points = annotation["keypoints"]
         found["keypoints"] = [value if place % 3 == 2 else value + 0.5 for place, value in enumerate(points)]
     return found
 
 
 def _size_errors(coco: Coco, folder: Path) -> list[Finding]:
-    """Check the size of every image: detectron2 would stop training at the first image with the wrong size."""
+    """Check the size of every image, because detectron2 would stop training at the first image with a wrong size."""
 
     def look(images: Sequence[Record]) -> Iterator[Finding]:
         for image in images:

@@ -1,4 +1,4 @@
-"""Few labels: the part of the training images that a run learns from (``MOCO.TRAIN_FRACTION``)."""
+"""Training with few labels: selects the subset of the images to train on (``MOCO.TRAIN_FRACTION``)."""
 
 import hashlib
 import logging
@@ -27,13 +27,13 @@ Record = dict[str, Any]  # one of detectron2's standard dicts
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the training data.
+    """A subset of the training data.
 
     Attributes:
-        records: of its images, in the order of the data sets.
-        images: the ids of the images by data set, in the same order.
-        total: number of all images, of which these are a part.
-        total_objects: number of objects in all images.
+        records: the records of its images, in the order of the data sets.
+        images: the image ids of each data set, in the same order.
+        total: number of images in the full training data.
+        total_objects: number of objects in the full training data.
     """
 
     records: list[Record]
@@ -43,11 +43,11 @@ class Part:
 
 
 def training_records(cfg: CfgNode, *, announce: bool = False) -> list[Record]:
-    """Load the images that a run learns from: those of ``DATASETS.TRAIN``, or the part that the config asks for.
+    """Load the images to train on: all images of ``DATASETS.TRAIN``, or the subset that the config selects.
 
     Args:
-        cfg: config of the run.
-        announce: log the size of a part, and list its images in ``OUTPUT_DIR/labelled_images.json``.
+        cfg: the config of the run.
+        announce: whether to log the size of a subset and list its images in ``OUTPUT_DIR/labelled_images.json``.
 
     Raises:
         ValueError: see `load_part`.
@@ -64,11 +64,11 @@ def training_records(cfg: CfgNode, *, announce: bool = False) -> list[Record]:
 
 
 def load_part(cfg: CfgNode) -> Part:
-    """Load the part of ``DATASETS.TRAIN`` that ``MOCO.TRAIN_FRACTION`` asks for; see `choose`.
+    """Load the subset of ``DATASETS.TRAIN`` that ``MOCO.TRAIN_FRACTION`` selects; see `choose`.
 
-    It is a part of the images that a run with all labels sees: with ``DATALOADER.FILTER_EMPTY_ANNOTATIONS``, images
-    without usable objects are left out first. An image has a class if an object of it that is not a crowd, or a pixel,
-    has the class.
+    The subset is taken from the images that a run with all labels uses: with ``DATALOADER.FILTER_EMPTY_ANNOTATIONS``,
+    images without usable objects are removed first. An image contains a class if one of its pixels, or one of its
+    objects that is not a crowd, has that class.
 
     Raises:
         ValueError: a label image cannot be read.
@@ -82,7 +82,7 @@ def load_part(cfg: CfgNode) -> Part:
         cfg.MOCO.TRAIN_FRACTION,
         cfg.MOCO.FRACTION_SEED,
         lambda index: (_labels if semantic else _objects)(cfg, images[index][1]),
-        # Label images must be decoded for this; read only as many as it takes to see every class.
+        # Finding the classes requires decoding label images, so stop once every class has been seen.
         cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES if semantic else math.inf,
     )
     by_dataset: dict[str, list[str]] = {name: [] for name in cfg.DATASETS.TRAIN}
@@ -94,7 +94,7 @@ def load_part(cfg: CfgNode) -> Part:
 
 
 def _load(cfg: CfgNode, numbers: Sequence[int]) -> list[Record]:
-    """Load some of ``DATASETS.TRAIN``, by their indices in it, as detectron2's loader does."""
+    """Load the data sets at the given indices of ``DATASETS.TRAIN``, as detectron2's loader does."""
     return get_detection_dataset_dicts(
         [cfg.DATASETS.TRAIN[number] for number in numbers],
         filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
@@ -110,21 +110,22 @@ def choose(
     classes_of: Callable[[int], Collection[int]],
     num_classes: float = math.inf,
 ) -> list[int]:
-    """Choose a part of the images, so that a larger part contains a smaller one and each part has every class.
+    """Choose a subset of the images such that larger subsets contain smaller ones and each subset has every class.
 
-    The names are ordered by a hash of seed and name, so neither the order of the files nor the state of a random
-    generator matters. The images in which a class occurs first in this order move to the front. The part consists of
-    the first images, as many as asked for, or of all those that were moved if they are more.
+    The names are sorted by a hash of the seed and the name, so the result depends neither on the order of the files nor
+    on the state of a random generator. Images in which a class occurs for the first time in this order are moved to the
+    front. The subset consists of the first images of the result. Its size is the requested number, or the number of
+    images that were moved if that is larger.
 
     Args:
-        names: of the images, all different.
-        fraction: of the images; above 0 and up to 1.
-        seed: another seed gives another choice.
-        classes_of: returns the classes that occur in the image with an index.
-        num_classes: the search ends when this many classes have been seen.
+        names: the names of the images, which must be unique.
+        fraction: the fraction of the images to choose; above 0 and at most 1.
+        seed: the seed of the selection.
+        classes_of: function that returns the classes in the image with a given index.
+        num_classes: the number of classes after which the search stops.
 
     Returns:
-        indices, ascending.
+        the indices of the chosen images, in ascending order.
     """
     hashed = [hashlib.sha256(f"{seed}/{name}".encode()).digest() for name in names]
     order = sorted(range(len(names)), key=hashed.__getitem__)
@@ -142,7 +143,7 @@ def choose(
 
 
 def image_name(record: Record) -> str:
-    """Return an image's name, which does not depend on the data set's folder: its id, or else its file name."""
+    """Return an image's name, independent of the data set's folder: its id or, without an id, its file name."""
     return str(record["image_id"]) if "image_id" in record else Path(record["file_name"]).name
 
 
@@ -162,11 +163,11 @@ def _count_objects(records: Iterable[Record]) -> int:
 
 
 def _describe(cfg: CfgNode, part: Part) -> str:
-    """Say how many images and objects a part has, and why if it has more images than asked for."""
+    """Describe the number of images and objects in a subset, and why it exceeds the requested number if it does."""
     asked = max(1, round(cfg.MOCO.TRAIN_FRACTION * part.total))
-    more = f" (not {asked}, so that each class that occurs has an image)" if len(part.records) > asked else ""
+    more = f" (instead of {asked}, so that every class occurs)" if len(part.records) > asked else ""
     objects = f" with {_count_objects(part.records)} of {part.total_objects} objects" if part.total_objects else ""
     return (
-        f"MOCO.TRAIN_FRACTION {cfg.MOCO.TRAIN_FRACTION:g}, seed {cfg.MOCO.FRACTION_SEED}: the run learns from"
+        f"MOCO.TRAIN_FRACTION {cfg.MOCO.TRAIN_FRACTION:g}, seed {cfg.MOCO.FRACTION_SEED}: training on"
         f" {len(part.records)} of {part.total} images{more}{objects}"
     )

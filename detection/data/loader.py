@@ -1,4 +1,4 @@
-"""The training images, in batches that depend only on the seed and the number of the batch."""
+"""Loads the training images in batches that depend only on the seed and the batch number."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -24,44 +24,44 @@ Mapper = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class DrawnImages(Dataset[dict[str, Any]]):
-    """Images augmented by a mapper, each with its own seed, so that neither processes nor earlier images matter.
+    """Images augmented by a mapper with a separate seed for each, independent of processes and earlier images.
 
     Args:
         records: detectron2's standard dicts.
-        mapper: turns a record into the model's input; it draws from the global generators.
-        seed: of the run.
+        mapper: function that converts a record to the model's input, using the global random generators.
+        seed: the seed of the run.
 
     Attributes:
-        identity: identifies these images in this order.
+        identity: a string that identifies these images in this order.
     """
 
     def __init__(self, records: list[dict[str, Any]], mapper: Mapper, seed: int) -> None:
         names = hashlib.sha256("\n".join(map(image_name, records)).encode())
         self.identity = f"{len(records)} ({names.hexdigest()[:12]})"
-        self._records = DatasetFromList(records, copy=False)  # in memory that processes share
+        self._records = DatasetFromList(records, copy=False)  # in memory shared by all processes
         self._mapper = mapper
         self._seed = seed
 
     def __getitem__(self, draw: Draw) -> dict[str, Any]:
-        """Map the image of a draw."""
+        """Return the mapped image of a draw."""
         image, number = draw
         with generators_of(seed_for(self._seed, Purpose.IMAGE, number)):
             return self._mapper(self._records[image])
 
 
 def build_training_loader(cfg: CfgNode, records: list[dict[str, Any]], mapper: Mapper) -> DataLoader:
-    """Build the endless loader of this process's batches, each a list of results of ``mapper``.
+    """Build the endless loader of this process's batches, each of which is a list of results of ``mapper``.
 
-    Its ``batch_sampler`` is a `TrainingOrder`. It shuffles as detectron2's loader does, and does not change the state
-    of the process's generators.
+    Its ``batch_sampler`` is a `TrainingOrder`. It shuffles as detectron2's loader does, without changing the state of
+    the process's random generators.
 
     Args:
-        cfg: with the settings in ``DATALOADER``; a batch of all processes has ``SOLVER.IMS_PER_BATCH`` images; ``SEED``
-            is not negative.
+        cfg: a config with the settings in ``DATALOADER``. The batches of all processes together contain
+            ``SOLVER.IMS_PER_BATCH`` images. ``SEED`` must not be negative.
         records: detectron2's standard dicts.
         mapper: see `DrawnImages`.
     """
-    with generators_of(seed_for(cfg.SEED, Purpose.ORDER)):  # detectron2's samplers draw their seeds from them
+    with generators_of(seed_for(cfg.SEED, Purpose.ORDER)):  # detectron2's samplers take their seeds from them
         indices = build_detection_train_loader.from_config(cfg, mapper=mapper, dataset=records)["sampler"]
     wide = [_is_wide(record) for record in records] if cfg.DATALOADER.ASPECT_RATIO_GROUPING else None
     return DataLoader(
@@ -70,7 +70,7 @@ def build_training_loader(cfg: CfgNode, records: list[dict[str, Any]], mapper: M
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=trivial_batch_collator,
         worker_init_fn=begin_worker,
-        generator=torch.Generator(),  # for the workers' seeds, which nothing reads
+        generator=torch.Generator(),  # for the workers' seeds, which are not used
     )
 
 
@@ -82,5 +82,5 @@ def _is_wide(record: Mapping[str, Any]) -> bool:
 
 
 def begin_worker(_: int) -> None:
-    """Let a loader process survive signals to its process group; for use as ``worker_init_fn``."""
+    """Let a loader process survive signals to its process group. Use this function as ``worker_init_fn``."""
     leave_signals_to_parent()

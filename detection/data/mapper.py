@@ -1,4 +1,4 @@
-"""Maps records to the model's input, with the augmentation of semantic segmentation (MoCo, Appendix)."""
+"""Maps records to the model's input, with the augmentation for semantic segmentation (MoCo, Appendix)."""
 
 import copy
 from collections.abc import Sequence
@@ -18,14 +18,14 @@ from .images import read_image
 
 
 def build_mapper(cfg: CfgNode, *, training: bool) -> "SemSegMapper | InstanceMapper":
-    """Return the mapper of records; for detectors it maps like detectron2's ``DatasetMapper``.
+    """Return the mapper for records. For detectors, it is equivalent to detectron2's ``DatasetMapper``.
 
-    A ``SemanticSegmentor`` gets, in training, a random scale (``INPUT.SCALE_RANGE``; without it
-    ``INPUT.MIN_SIZE_TRAIN``), a crop (``INPUT.CROP``; with ``TYPE`` absolute it always has its full size, since smaller
-    images are padded) and a flip (``INPUT.RANDOM_FLIP``).
+    For training a ``SemanticSegmentor``, it applies a random scale (``INPUT.SCALE_RANGE``, or ``INPUT.MIN_SIZE_TRAIN``
+    if that is empty), a crop (``INPUT.CROP``; if its ``TYPE`` is absolute, the crop always has its full size, because
+    smaller images are padded) and a flip (``INPUT.RANDOM_FLIP``).
 
-    In evaluation, the evaluator reads the labels: ``DatasetMapper`` would read them as grey images.
-    ``INPUT.MIN_SIZE_TEST`` 0 keeps the size of the images.
+    During evaluation, the evaluator reads the labels itself, because ``DatasetMapper`` would load them as greyscale
+    images. If ``INPUT.MIN_SIZE_TEST`` is 0, images keep their size.
     """
     if cfg.MODEL.META_ARCHITECTURE != "SemanticSegmentor":
         return InstanceMapper(cfg, training)
@@ -39,12 +39,12 @@ def build_mapper(cfg: CfgNode, *, training: bool) -> "SemSegMapper | InstanceMap
 
 
 def semseg_augmentations(cfg: CfgNode) -> list[T.Augmentation]:
-    """List the augmentations that `build_mapper` describes, in their order."""
+    """Return the training augmentations described in `build_mapper`, in order."""
     resize, *flip = detection_utils.build_augmentation(cfg, is_train=True)
     found = [RandomScale(*cfg.INPUT.SCALE_RANGE) if cfg.INPUT.SCALE_RANGE else resize]
     if cfg.INPUT.CROP.ENABLED:
-        # detectron2's FixedSizeCrop also pads, but it draws one number for both axes, so that its windows lie on the
-        # diagonal of the image and never in the other two corners.
+        # detectron2's FixedSizeCrop also pads, but it uses one random number for both axes, so its windows lie on the
+        # diagonal of the image and never reach the other two corners.
         found.append(T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
         if cfg.INPUT.CROP.TYPE == "absolute":
             found.append(PadToSize(cfg.INPUT.CROP.SIZE, cfg.MODEL.PIXEL_MEAN, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE))
@@ -52,11 +52,11 @@ def semseg_augmentations(cfg: CfgNode) -> list[T.Augmentation]:
 
 
 class InstanceMapper(DatasetMapper):
-    """detectron2's mapper of images with objects, but it reads images as this plugin does.
+    """detectron2's mapper for images with objects, except that images are read with this plugin's `read_image`.
 
     Args:
-        max_pixels: the largest allowed number of pixels; 0: no limit.
-        more: arguments of ``DatasetMapper``.
+        max_pixels: the maximum number of pixels; 0 means no limit.
+        more: the arguments of ``DatasetMapper``.
     """
 
     @configurable
@@ -66,14 +66,14 @@ class InstanceMapper(DatasetMapper):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
-        """Return the arguments that the config gives."""
+        """Return the arguments that the config specifies."""
         return {**super().from_config(cfg, is_train), "max_pixels": cfg.INPUT.MAX_PIXELS}
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
-        """Return the record with ``image``, 3 x H x W, and in training ``instances``.
+        """Return the record with ``image`` (3 x H x W) and, in training, ``instances``.
 
         Raises:
-            ValueError: the image cannot be read, or does not have the size that the record says.
+            ValueError: the image cannot be read, or its size differs from that in the record.
         """
         record = copy.deepcopy(dataset_dict)
         image = read_image(record["file_name"], self.image_format, self.max_pixels)
@@ -99,7 +99,7 @@ class InstanceMapper(DatasetMapper):
         self, record: dict[str, Any], transforms: T.Transform, image_shape: tuple[int, int]
     ) -> None:
         if all(annotation.get("iscrowd", 0) for annotation in record["annotations"]):
-            # detectron2's mapper, if it crops masks, would compute boxes from masks that do not exist.
+            # When cropping masks, detectron2's mapper would compute boxes from masks that do not exist.
             del record["annotations"]
             record["instances"] = detection_utils.annotations_to_instances([], image_shape)
         else:
@@ -108,23 +108,23 @@ class InstanceMapper(DatasetMapper):
 
 @dataclass
 class SemSegMapper:
-    """Reads an image and, in training, its labels, and augments both in the same way."""
+    """Reads an image and, in training, its labels, and applies the same augmentation to both."""
 
     augmentations: Sequence[T.Augmentation]  # applied in this order
-    image_format: str  # as INPUT.FORMAT
-    num_classes: int | None = None  # labels must be below this; None in evaluation, which reads no labels here
-    ignore_label: int = 255  # the only other label that may occur
-    max_pixels: int = MAX_PIXELS  # the largest allowed number of pixels; 0: no limit
+    image_format: str  # a value of INPUT.FORMAT
+    num_classes: int | None = None  # labels must be below this; None in evaluation, where no labels are read
+    ignore_label: int = 255  # the only other label that is allowed
+    max_pixels: int = MAX_PIXELS  # the maximum number of pixels; 0 means no limit
 
     def __call__(self, record: dict) -> dict:
-        """Return the record with ``image``, 3 x H x W, uint8, and in training ``sem_seg``, H x W, int64.
+        """Return the record with ``image`` (3 x H x W, uint8) and, in training, ``sem_seg`` (H x W, int64).
 
-        ``height`` and ``width`` are those of the file, to which ``SemanticSegmentor`` resizes its prediction.
+        ``height`` and ``width`` are those of the file. ``SemanticSegmentor`` resizes its prediction to this size.
 
         Raises:
-            FileNotFoundError: the labels do not exist.
-            ValueError: the image cannot be read; or the labels cannot be read, have another size than the image, or
-                hold a value that is not a class.
+            FileNotFoundError: the label image does not exist.
+            ValueError: the image or the labels cannot be read, their sizes differ, or the labels contain a value that
+                is not a class.
         """
         record = dict(record)
         label_file, values = record.pop("sem_seg_file_name"), record.pop("label_values", ())
@@ -144,13 +144,13 @@ class SemSegMapper:
 
 @dataclass(repr=False)
 class RandomScale(T.Augmentation):
-    """Scales height and width by one ratio, drawn uniformly: images bilinearly, labels by nearest neighbour."""
+    """Scales height and width by one uniform random ratio: bilinear for images, nearest neighbour for labels."""
 
     low: float  # the smallest ratio
     high: float
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
-        """Draw the ratio for an image, H x W x 3."""
+        """Sample the ratio for an image (H x W x 3)."""
         height, width = image.shape[:2]
         ratio = self._rand_range(self.low, self.high)
         return T.ResizeTransform(height, width, *(max(1, round(side * ratio)) for side in (height, width)))
@@ -158,26 +158,26 @@ class RandomScale(T.Augmentation):
 
 @dataclass(repr=False)
 class PadToSize(T.Augmentation):
-    """Pads images smaller than a size on the right and at the bottom."""
+    """Pads images that are smaller than a given size, on the right and at the bottom."""
 
     size: Sequence[int]  # height and width in pixels
-    colour: Sequence[float]  # of the padding, for each channel; the pixel mean becomes 0 when normalised
-    label: int  # of the padding
+    colour: Sequence[float]  # padding value of each channel; the pixel mean becomes 0 after normalisation
+    label: int  # padding value of label images
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
-        """Measure how many rows and columns an image, H x W x 3, lacks."""
+        """Return the padding that an image (H x W x 3) requires."""
         bottom, right = (max(0, wanted - side) for wanted, side in zip(self.size, image.shape[:2], strict=True))
         return ColourPadTransform(right, bottom, self.colour, self.label)
 
 
 class ColourPadTransform(T.PadTransform):
-    """``PadTransform`` with a colour; detectron2's pads all channels with one value.
+    """``PadTransform`` with a padding value for each channel, where detectron2's has one value for all channels.
 
     Args:
-        right: columns to add.
-        bottom: rows to add.
-        colour: their value in each channel, rounded for integer images.
-        label: their value in label images.
+        right: number of columns to add.
+        bottom: number of rows to add.
+        colour: padding value of each channel, rounded for integer images.
+        label: padding value of label images.
     """
 
     def __init__(self, right: int, bottom: int, colour: Sequence[float], label: int):
@@ -185,7 +185,7 @@ class ColourPadTransform(T.PadTransform):
         self.colour = colour
 
     def apply_image(self, img: np.ndarray) -> np.ndarray:
-        """Pad an image, H x W x 3."""
+        """Pad an image (H x W x 3)."""
         padded, (height, width) = super().apply_image(img), img.shape[:2]
         colour = np.rint(self.colour) if np.issubdtype(img.dtype, np.integer) else self.colour
         padded[height:], padded[:, width:] = colour, colour

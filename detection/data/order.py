@@ -1,4 +1,4 @@
-"""Which images are in which batch of the training: a function of the seed and the batch's number."""
+"""Determines the images of each training batch from the seed and the batch number."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,11 +9,11 @@ from torch.utils.data import Sampler
 
 
 class Draw(NamedTuple):
-    """An image that has been drawn.
+    """An image drawn for training.
 
     Attributes:
-        image: its index in the data set.
-        number: unique number of the draw, in the stream of all processes.
+        image: index of the image in the data set.
+        number: number of the draw, which is unique across all processes.
     """
 
     image: int
@@ -21,17 +21,17 @@ class Draw(NamedTuple):
 
 
 class TrainingOrder(Sampler[list[Draw]]):
-    """This process's part of an endless stream of batches, which can start at any batch.
+    """This process's share of an endless stream of batches, which can start at any batch.
 
-    To start at batch N, the earlier batches are drawn again: only indices, a million in half a second.
+    To start at batch N, the indices of all earlier batches are generated again, which takes half a second per million.
 
     Args:
-        indices: this process's part of an endless stream of indices into the data set, which detectron2's samplers deal
-            out to the processes in turn. Each iteration over it yields the same indices.
-        batch_size: number of images in one of this process's batches.
-        wide: whether each image of the data set is wider than high. Each batch has only wide or only other images;
-            images wait until their batch is full, as in detectron2's ``AspectRatioGroupedDataset``. None: images stay
-            in the order of the draws.
+        indices: this process's share of an endless stream of data set indices, which detectron2's samplers distribute
+            to the processes in turn. Each iteration over it must yield the same indices.
+        batch_size: number of images per batch in this process.
+        wide: whether each image of the data set is wider than it is high. Each batch then contains either only wide
+            images or only others, and images wait until their batch is full, as in detectron2's
+            ``AspectRatioGroupedDataset``. If None, images stay in the order in which they are drawn.
 
     Attributes:
         start: the number of the first batch to yield.
@@ -44,7 +44,7 @@ class TrainingOrder(Sampler[list[Draw]]):
         self.start = 0
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        """Yield the batches from ``start`` on."""
+        """Yield the batches, beginning with batch number ``start``."""
         return itertools.islice(self._batches(), self.start, None)
 
     def _batches(self) -> Iterator[list[Draw]]:

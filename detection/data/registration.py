@@ -1,4 +1,4 @@
-"""Registers data sets: the user's, from ``MOCO.DATASETS`` and so without code, and VOC's segmentation."""
+"""Registers user data sets from ``MOCO.DATASETS``, without any code, and VOC's segmentation data sets."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -22,26 +22,26 @@ from .voc import load_voc
 
 @dataclass(frozen=True)
 class VocDataset:
-    """One split in the layout of Pascal VOC."""
+    """One split of a data set in Pascal VOC layout."""
 
     name: str
-    root: str  # the folder that holds Annotations/ ImageSets/Main/ JPEGImages/, or XML files and images side by side
-    split: str  # ImageSets/Main/<split>.txt or the file at this path lists the images; see hold_out
+    root: str  # folder with Annotations/, ImageSets/Main/ and JPEGImages/, or with XML files and images side by side
+    split: str  # name of a list in ImageSets/Main/, without .txt, or path of a list; see hold_out
     classes: tuple[str, ...]
-    year: int = 2007  # which definition of AP: 2007 (eleven points) or 2012 (area)
-    hold_out: float = 0.0  # unless 0, split test has about this part of the images, and train has the others
+    year: int = 2007  # definition of AP: 2007 (eleven points) or 2012 (area)
+    hold_out: float = 0.0  # if not 0, split test has approximately this fraction of the images, and train the others
     hold_out_seed: int = 0
 
     def __post_init__(self) -> None:
         _check_classes(self.name, self.classes)
         if self.year not in (2007, 2012):
             raise ValueError(
-                f"data set {self.name}: YEAR chooses how AP is computed and must be 2007 or 2012, got {self.year}"
+                f"data set {self.name}: YEAR selects the definition of AP and must be 2007 or 2012, got {self.year}"
             )
         _hold_out(self)
 
     def register(self) -> None:
-        """Enter the data set into detectron2's catalogs."""
+        """Add the data set to detectron2's catalogs."""
         root = _expand(self.root)
         hold_out = _hold_out(self)
         DatasetCatalog.register(self.name, lambda: load_voc(self.name, root, self.split, self.classes, hold_out))
@@ -51,19 +51,19 @@ class VocDataset:
 
 @dataclass(frozen=True)
 class CocoDataset:
-    """One COCO JSON file of boxes (and masks, keypoints) with the folder of its images."""
+    """A COCO JSON file of boxes (and masks or keypoints), with the folder of its images."""
 
     name: str
     json: str
-    images: str  # the folder that the file names in the JSON are relative to
-    classes: tuple[str, ...] = ()  # of the categories of the JSON, in the order of their indices; empty: all
+    images: str  # the folder to which the file names in the JSON are relative
+    classes: tuple[str, ...] = ()  # categories of the JSON to use, in the order of their indices; empty: all
 
     def __post_init__(self) -> None:
         if self.classes:
             _check_classes(self.name, self.classes)
 
     def register(self) -> None:
-        """Enter the data set into detectron2's catalogs; ``thing_classes`` is known once it has been loaded."""
+        """Add the data set to detectron2's catalogs. ``thing_classes`` is set once the data set has been loaded."""
         json, images = _expand(self.json), _expand(self.images)
         DatasetCatalog.register(self.name, lambda: load_coco(self.name, json, images, self.classes))
         metadata = MetadataCatalog.get(self.name).set(json_file=json, image_root=images, evaluator_type="coco")
@@ -72,13 +72,13 @@ class CocoDataset:
 
 @dataclass(frozen=True)
 class YoloDataset:
-    """One split of boxes (and polygons) in YOLO's format, evaluated as COCO's."""
+    """One split of a data set of boxes (and polygons) in YOLO format, evaluated with COCO's metrics."""
 
     name: str
     root: str  # data.yaml, or a folder with images/ and labels/
-    split: str = ""  # such as train; empty: the only one
-    classes: tuple[str, ...] = ()  # of its names, in the order of the indices; empty: all
-    hold_out: float = 0.0  # as in `VocDataset`, if data.yaml or the folders have only one part
+    split: str = ""  # such as train; empty if there is only one split
+    classes: tuple[str, ...] = ()  # class names to use, in the order of their indices; empty: all
+    hold_out: float = 0.0  # as in `VocDataset`, if data.yaml or the folders define only one split
     hold_out_seed: int = 0
 
     def __post_init__(self) -> None:
@@ -87,7 +87,7 @@ class YoloDataset:
         _hold_out(self)
 
     def register(self) -> None:
-        """Enter the data set into detectron2's catalogs; ``thing_classes`` is known once it has been loaded."""
+        """Add the data set to detectron2's catalogs. ``thing_classes`` is set once the data set has been loaded."""
         root, hold_out = _expand(self.root), _hold_out(self)
         DatasetCatalog.register(self.name, lambda: load_yolo(self.name, root, self.split, self.classes, hold_out))
         metadata = MetadataCatalog.get(self.name).set(json_file=root, evaluator_type="coco")
@@ -96,16 +96,16 @@ class YoloDataset:
 
 @dataclass(frozen=True)
 class SemSegDataset:
-    """Images and, under the same names, label images whose pixels hold class indices."""
+    """Images and label images of the same names, whose pixel values are class indices."""
 
     name: str
     images: str
     labels: str
-    classes: tuple[str, ...]  # in the order of the indices, with background if it is a class
-    split: str = ""  # a file that lists the images, one per line; empty: every image in the folder
-    ignore: int = IGNORED  # the label of pixels that are neither learned nor evaluated; 255 on VOC's outlines
-    values: tuple[int, ...] = ()  # the label of each class; empty: its index
-    max_ignored: float = MAX_IGNORED  # the largest part of all pixels that may be ignored
+    classes: tuple[str, ...]  # in the order of their indices, including background if it is a class
+    split: str = ""  # file that lists one image per line; empty: all images in the folder
+    ignore: int = IGNORED  # label excluded from training and evaluation; 255 on VOC's outlines
+    values: tuple[int, ...] = ()  # label of each class; empty: its index
+    max_ignored: float = MAX_IGNORED  # maximum fraction of all pixels that may be ignored
 
     def __post_init__(self) -> None:
         _check_classes(self.name, self.classes)
@@ -117,18 +117,19 @@ class SemSegDataset:
         return Meaning(self.classes, self.ignore, self.values, self.max_ignored)
 
     def register(self) -> None:
-        """Enter the data set into detectron2's catalogs."""
+        """Add the data set to detectron2's catalogs."""
         images, labels, split = map(_expand, (self.images, self.labels, self.split))
         DatasetCatalog.register(self.name, lambda: load_semseg(self.name, images, labels, split, self.values))
         metadata = MetadataCatalog.get(self.name).set(stuff_classes=list(self.classes), evaluator_type="sem_seg")
         metadata.set(image_root=images, sem_seg_root=labels, label_values=self.values)
-        # Labels from VALUES become indices when they are read, so the ignored index is not one of VALUES.
+        # Reading converts the labels in VALUES to indices, so the ignored index is not one of VALUES.
         metadata.set(ignore_label=IGNORED if self.values else self.ignore)
         metadata.set(meaning=self.meaning)
 
 
-# Folder of labels, list of images. trainaug is the paper's train_aug2012, 10,582 images: VOC's train and the images
-# that Hariharan et al. (Semantic contours from inverse detectors, 2011) labelled in addition, without VOC's val.
+# Folder of the labels, and list of the images. trainaug is the paper's train_aug2012 (10,582 images): VOC's train split
+# and the additional images labelled by Hariharan et al. (Semantic contours from inverse detectors, 2011), without VOC's
+# val split.
 VOC_SETS = {
     "voc_2012_trainaug_sem_seg": ("SegmentationClassAug", "trainaug"),
     "voc_2012_val_sem_seg": ("SegmentationClass", "val"),
@@ -136,7 +137,8 @@ VOC_SETS = {
 
 Dataset = VocDataset | CocoDataset | YoloDataset | SemSegDataset
 
-# By KIND of an entry of MOCO.DATASETS. The other keys are the fields in capitals; those with a default may be left out.
+# Data set class for each KIND in MOCO.DATASETS. The other keys of an entry are the fields of the class in upper case.
+# Fields with a default are optional.
 KINDS: dict[str, type[Dataset]] = {
     "voc": VocDataset,
     "coco": CocoDataset,
@@ -144,17 +146,17 @@ KINDS: dict[str, type[Dataset]] = {
     "semseg": SemSegDataset,
 }
 
-# The keys that are not text.
+# Types of the keys whose values are not strings.
 TYPES = {"YEAR": int, "IGNORE": int, "HOLD_OUT_SEED": int, "MAX_IGNORED": float, "HOLD_OUT": float}
 
 _registered: dict[str, Dataset] = {}
 
 
 def register_voc_sem_seg() -> None:
-    """Register ``voc_2012_trainaug_sem_seg`` and ``voc_2012_val_sem_seg`` with detectron2, which lacks them.
+    """Register ``voc_2012_trainaug_sem_seg`` and ``voc_2012_val_sem_seg``, which detectron2 does not provide.
 
-    They are in ``VOC2012/`` of ``$DETECTRON2_DATASETS``, like detectron2's own Pascal VOC: the images in
-    ``JPEGImages/``, the labels in ``SegmentationClassAug/`` and ``SegmentationClass/``, the lists in
+    Like detectron2's own Pascal VOC data sets, they are in ``VOC2012/`` under ``$DETECTRON2_DATASETS``: the images in
+    ``JPEGImages/``, the labels in ``SegmentationClassAug/`` and ``SegmentationClass/``, and the image lists in
     ``ImageSets/Segmentation/``.
     """
     root = f"{os.getenv('DETECTRON2_DATASETS', 'datasets')}/VOC2012"
@@ -169,10 +171,10 @@ def register_voc_sem_seg() -> None:
 def register_datasets(cfg: CfgNode) -> None:
     """Register every entry of ``cfg.MOCO.DATASETS`` with detectron2.
 
-    Registering the same definition again does nothing, so each process of a run may call it.
+    Registering the same definition again has no effect, so each process of a run can call this function.
 
     Raises:
-        ValueError: an entry is malformed, or another data set already has its name.
+        ValueError: an entry is malformed, or its name already belongs to another data set.
     """
     for entry in cfg.MOCO.DATASETS:
         dataset = parse_dataset(entry)
@@ -181,18 +183,19 @@ def register_datasets(cfg: CfgNode) -> None:
         if dataset.name in DatasetCatalog.list():
             known = _registered.get(dataset.name, "a data set that detectron2 or another plugin registered")
             raise ValueError(
-                f"MOCO.DATASETS: the name {dataset.name!r} already means {known}; it cannot also mean {dataset}."
-                " Choose another NAME"
+                f"MOCO.DATASETS: the name {dataset.name!r} already refers to {known} and cannot also refer to"
+                f" {dataset}; choose another NAME"
             )
         dataset.register()
         _registered[dataset.name] = dataset
 
 
 def parse_dataset(entry: object) -> Dataset:
-    """Turn one entry of ``MOCO.DATASETS`` into its dataclass.
+    """Convert one entry of ``MOCO.DATASETS`` to its dataclass.
 
     Raises:
-        ValueError: not a mapping, unknown ``KIND``, missing or unknown keys, or a value of the wrong type.
+        ValueError: the entry is not a mapping, its ``KIND`` is unknown, keys are missing or unknown, or a value has the
+            wrong type.
     """
     if not isinstance(entry, Mapping):
         raise ValueError(f"MOCO.DATASETS: every entry must be a mapping with NAME and KIND, got {entry!r}")
@@ -201,11 +204,11 @@ def parse_dataset(entry: object) -> Dataset:
         raise ValueError(f"MOCO.DATASETS: KIND must be one of {', '.join(KINDS)}, got {kind!r} in {dict(entry)}")
     keys, known = set(entry) - {"KIND"}, {field.name.upper(): field for field in fields(KINDS[kind])}
     if missing := sorted(key for key, field in known.items() if field.default is MISSING and key not in keys):
-        raise ValueError(f"MOCO.DATASETS: an entry of KIND {kind} also needs {', '.join(missing)}: {dict(entry)}")
+        raise ValueError(f"MOCO.DATASETS: an entry of KIND {kind} also requires {', '.join(missing)}: {dict(entry)}")
     if unknown := keys - known.keys():
         raise ValueError(
-            f"MOCO.DATASETS: unknown key {', '.join(sorted(map(str, unknown)))} in {dict(entry)};"
-            f" an entry of KIND {kind} has {', '.join(sorted(known))}"
+            f"MOCO.DATASETS: unknown key {', '.join(sorted(map(str, unknown)))} in {dict(entry)}; the keys of KIND"
+            f" {kind} are {', '.join(sorted(known))}"
         )
     return KINDS[kind](**{key.lower(): _value(key, entry[key]) for key in keys})
 
@@ -218,12 +221,12 @@ def _value(key: str, value: object) -> Any:
     if key == "VALUES":
         if isinstance(value, (list, tuple)) and all(type(one) is int for one in value):
             return tuple(value)
-        raise ValueError(f"MOCO.DATASETS: VALUES must be a list of whole numbers, got {value!r}")
+        raise ValueError(f"MOCO.DATASETS: VALUES must be a list of integers, got {value!r}")
     wanted = TYPES.get(key, str)
     if wanted is float and type(value) is int:
         return float(value)
     if not isinstance(value, wanted) or value == "":
-        raise ValueError(f"MOCO.DATASETS: {key} must be a {wanted.__name__}, got {value!r}")
+        raise ValueError(f"MOCO.DATASETS: {key} must be of type {wanted.__name__}, got {value!r}")
     return value
 
 
@@ -232,22 +235,25 @@ def _expand(path: str) -> str:
 
 
 def _hold_out(dataset: VocDataset | YoloDataset) -> HoldOut | None:
-    """Return the part that a data set holds out, if any.
+    """Return how a data set holds out part of its images, or None if it does not.
 
     Raises:
-        ValueError: HOLD_OUT is out of range, or HOLD_OUT_SEED is given alone.
+        ValueError: HOLD_OUT is out of range, or HOLD_OUT_SEED is set without HOLD_OUT.
     """
     if dataset.hold_out:
         found = HoldOut(dataset.hold_out, dataset.hold_out_seed)
         _check(dataset.name, found.check, dataset.split)
         return found
     if dataset.hold_out_seed:
-        raise ValueError(f"data set {dataset.name}: HOLD_OUT_SEED has no effect without HOLD_OUT; leave it out")
+        raise ValueError(
+            f"data set {dataset.name}: HOLD_OUT_SEED has no effect without HOLD_OUT; set HOLD_OUT or remove"
+            " HOLD_OUT_SEED"
+        )
     return None
 
 
 def _check(name: str, check: Callable[..., None], *arguments: object) -> None:
-    """Call a check of part of a data set, and name the data set in the error that it raises."""
+    """Call a check and prefix the error that it raises with the name of the data set."""
     try:
         check(*arguments)
     except ValueError as error:
@@ -258,4 +264,4 @@ def _check_classes(name: str, classes: tuple[str, ...]) -> None:
     if not classes:
         raise ValueError(f"data set {name}: CLASSES is empty; list the class names in the order of their indices")
     if repeated := sorted({c for c in classes if classes.count(c) > 1}):
-        raise ValueError(f"data set {name}: CLASSES names {', '.join(repeated)} more than once")
+        raise ValueError(f"data set {name}: CLASSES lists {', '.join(repeated)} more than once")

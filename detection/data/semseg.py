@@ -1,4 +1,4 @@
-"""Semantic segmentation: images and label images as detectron2's records."""
+"""Loads images and label images for semantic segmentation as detectron2 records."""
 
 import logging
 from pathlib import Path
@@ -20,29 +20,29 @@ logger = logging.getLogger(__name__)
 
 
 def load_semseg(name: str, images: str, labels: str, split: str = "", values: tuple[int, ...] = ()) -> list[dict]:
-    """Pair the images of a folder with their labels, which have the same name and end in ``.png``.
+    """Pair the images of a folder with their label images, which have the same name with the extension ``.png``.
 
     Args:
-        name: name of the data set, for messages.
-        images: folder of images, of any suffix that Pillow reads.
+        name: name of the data set, used in messages.
+        images: folder of the images, with any extension that Pillow supports.
         labels: folder of the label images.
-        split: file that lists the images, one per line; empty: every image in the folder.
-        values: the value of each class in the label images; empty: its index.
+        split: file that lists one image per line; if empty, all images in the folder are used.
+        values: the value of each class in the label images; if empty, its index.
 
     Returns:
-        detectron2's standard dicts with ``file_name``, ``sem_seg_file_name`` and ``image_id``, and ``label_values``
-        where ``values`` are given.
+        detectron2's standard dicts with ``file_name``, ``sem_seg_file_name`` and ``image_id``, and with
+        ``label_values`` if ``values`` is not empty.
 
     Raises:
-        FileNotFoundError: a folder or the split file is missing.
-        ValueError: there are no images, an image or its label is missing, or two have the same name.
+        FileNotFoundError: a folder or the split file does not exist.
+        ValueError: there are no images, an image or its label image is missing, or two images have the same name.
     """
     for key, folder in (("images", images), ("labels", labels)):
         if not Path(folder).is_dir():
-            raise FileNotFoundError(f"data set {name}: there is no folder of {key} {folder}")
+            raise FileNotFoundError(f"data set {name}: the {key} folder {folder} does not exist")
     if split and not Path(split).is_file():
-        known = ", ".join(sorted(file.name for file in Path(split).parent.glob("*.txt"))) or "no lists"
-        raise FileNotFoundError(f"data set {name}: there is no split file {split}; its folder has {known}")
+        known = ", ".join(sorted(file.name for file in Path(split).parent.glob("*.txt"))) or "no .txt file"
+        raise FileNotFoundError(f"data set {name}: the split file {split} does not exist; its folder contains {known}")
     found, findings = find_labelled_images(Path(images), Path(labels), Path(split) if split else None)
     refuse_errors(name, findings)
     log_repairs(name, findings, logger)
@@ -54,12 +54,12 @@ def load_semseg(name: str, images: str, labels: str, split: str = "", values: tu
 
 
 def check_labels(name: str, records: list[dict], *, learned: bool) -> None:
-    """Read all label images of a data set from ``MOCO.DATASETS``, a part in each process, and judge them.
+    """Read and check all label images of a data set from ``MOCO.DATASETS``, divided among the processes.
 
     Args:
-        name: of the data set.
-        records: of `load_semseg`.
-        learned: whether a model is trained on them, not only evaluated.
+        name: the name of the data set.
+        records: the result of `load_semseg`.
+        learned: whether a model is trained on the labels, rather than only evaluated.
 
     Raises:
         ValueError: see `judge_labels`.

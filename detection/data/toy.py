@@ -1,13 +1,15 @@
-"""The built-in data set: scenes of textured things, drawn from a seed, with exact boxes and masks.
+"""The built-in toy data set: scenes of textured things, generated from a seed, with exact boxes and masks.
 
-A thing is a texture on an outline; there are six of each. Four textures on two outlines are the classes of objects
-(``dotted_square``). Colours are drawn independently of both, so neither outline, texture nor colour alone identifies a
-class. The other 28 kinds are distractors: a class's texture on another outline, or the other way round.
+A thing combines one of six textures with one of six outlines. The combinations of four textures with two outlines are
+the object classes, such as ``dotted_square``. Colours are sampled independently of both, so no outline, texture or
+colour identifies a class by itself. The other 28 combinations are distractors: for example, the texture of a class with
+another outline, or the outline of a class with another texture.
 
-An unlabelled image is a portrait: one thing of any of the 36 kinds, at the scale of the scenes. Contrastive
-pre-training learns what the crops of an image share and what distinguishes them from other images. To make that
-outline and texture, as it is shape and texture in photographs, a portrait shows one thing and not a scene; things stand
-upright, like most things in photographs; and colours are pale, else they alone would distinguish the portraits.
+An unlabelled image is a portrait: a single thing of any of the 36 combinations, at the same scale as in the scenes.
+Contrastive pre-training learns what the crops of an image have in common and what distinguishes them from other images.
+Three choices make it learn outline and texture, which correspond to shape and texture in photographs: a portrait shows
+one thing instead of a scene; things stand upright, like most objects in photographs; and colours are pale, because
+otherwise colour would be sufficient to distinguish the portraits.
 """
 
 import colorsys
@@ -26,9 +28,9 @@ import numpy as np
 from PIL import Image
 
 Array = np.ndarray
-Run = tuple[int, int]  # first row, row after the last
+Run = tuple[int, int]  # first row, and the row after the last
 
-# Each gives a signed distance to the outline, negative inside, in units of the thing's radius.
+# Each function returns the signed distance to an outline (negative inside), in units of the thing's radius.
 OUTLINES: dict[str, Callable[[Array, Array], Array]] = {
     "disc": lambda u, v: np.hypot(u, v) - 1.0,
     "square": lambda u, v: np.maximum(abs(u), abs(v)) - 0.86,
@@ -37,7 +39,7 @@ OUTLINES: dict[str, Callable[[Array, Array], Array]] = {
     "star": lambda u, v: np.hypot(u, v) - 0.72 - 0.28 * np.cos(5 * np.arctan2(v, u)),
     "ring": lambda u, v: abs(np.hypot(u, v) - 0.72) - 0.28,
 }
-# Each gives a height in about [-1, 1] from coordinates measured in periods; its sign chooses between two colours.
+# Each function returns a height in about [-1, 1] from coordinates in periods. Its sign selects one of two colours.
 TEXTURES: dict[str, Callable[[Array, Array], Array]] = {
     "striped": lambda x, y: np.sin(2 * np.pi * y),
     "checked": lambda x, y: 1.4 * np.sin(2 * np.pi * x * 0.7) * np.sin(2 * np.pi * y * 0.7),
@@ -55,18 +57,18 @@ TOY_CLASSES: tuple[str, ...] = tuple(f"{texture}_{outline}" for texture, outline
 
 MAX_TILT = np.deg2rad(12)
 MAX_SATURATION = 0.15
-MIN_VISIBLE_FRACTION = 0.6  # a scene in which less of an object is visible is drawn again
+MIN_VISIBLE_FRACTION = 0.6  # a scene is redrawn if less of an object is visible
 MIN_VISIBLE_PIXELS = 24
 JPEG_QUALITY = 92
-# Fractions of a scene's side.
+# As fractions of a scene's side length.
 RADIUS = (0.125, 0.23)
 PERIOD = (0.057, 0.094)
-PORTRAIT = 7 / 12  # the side of a portrait
+PORTRAIT = 7 / 12  # the side length of a portrait
 
 
 @dataclass
 class Scene:
-    """One drawn image (H x W x 3, uint8) with a class index and a visible mask (H x W, bool) for each object."""
+    """A generated image (H x W x 3, uint8), with a class index and a visible mask (H x W, bool) for each object."""
 
     image: Array
     classes: list[int]
@@ -74,14 +76,14 @@ class Scene:
 
 
 def draw_scene(rng: np.random.Generator, size: int, required_class: int | None = None) -> Scene:
-    """Draw one scene of ``size`` x ``size`` pixels: one to four objects, and up to two distractors.
+    """Draw a scene of ``size`` x ``size`` pixels with one to four objects and up to two distractors.
 
-    It is redrawn while an object is so hidden that neither labelling it nor omitting it would be fair.
+    The scene is redrawn if an object is hidden so much that neither labelling it nor omitting it would be fair.
 
     Args:
-        rng: source of every choice made.
-        size: side of the image in pixels.
-        required_class: index into ``TOY_CLASSES`` of a class that must occur; None leaves the choice to ``rng``.
+        rng: source of all random choices.
+        size: side length of the image in pixels.
+        required_class: index into ``TOY_CLASSES`` of a class that must occur; if None, the class is random.
     """
     n_classes = len(TOY_CLASSES)
     fair = False
@@ -97,7 +99,7 @@ def draw_scene(rng: np.random.Generator, size: int, required_class: int | None =
             centre = rng.uniform(radius * 0.8, size - radius * 0.8, 2)
             covered.append(_draw_thing(rng, canvas, kind, centre, radius, size * rng.uniform(*PERIOD)) >= 0.5)
         places = [place for place, kind in enumerate(kinds) if kind < n_classes]
-        # An object shows where nothing that was painted later covers it.
+        # An object is visible where no thing that is painted later covers it.
         masks = [covered[place] & ~np.any(covered[place + 1 :], axis=0) for place in places]
         least = [max(MIN_VISIBLE_PIXELS, MIN_VISIBLE_FRACTION * covered[place].sum()) for place in places]
         fair = all(mask.sum() >= pixels for mask, pixels in zip(masks, least, strict=True))
@@ -105,7 +107,7 @@ def draw_scene(rng: np.random.Generator, size: int, required_class: int | None =
 
 
 def draw_portrait(rng: np.random.Generator, size: int) -> Array:
-    """Draw one thing of any kind as it would look as a large thing in a scene of ``size`` pixels.
+    """Draw a single thing of any kind, as it would appear as a large thing in a scene of ``size`` pixels.
 
     Returns:
         A square image of ``PORTRAIT * size`` pixels (H x W x 3, uint8).
@@ -119,7 +121,7 @@ def draw_portrait(rng: np.random.Generator, size: int) -> Array:
 
 
 def _expose(rng: np.random.Generator, canvas: Array) -> Array:
-    """Light a canvas (H x W x 3, float32 in [0, 1]) from one side, add camera noise, and return it as uint8."""
+    """Apply lighting from one side and camera noise to a canvas (H x W x 3, float32 in [0, 1]); return it as uint8."""
     size = canvas.shape[0]
     ramp = np.linspace(-1.0, 1.0, size)
     slope, _ = _turn(ramp[None, :], ramp[:, None], rng.uniform(0, 2 * np.pi))
@@ -133,20 +135,20 @@ def _colour(rng: np.random.Generator, lightness: float) -> Array:
 
 
 def _two_colours(rng: np.random.Generator, contrast: float, middle: float | None = None) -> tuple[Array, Array]:
-    """Choose a darker and a lighter colour, ``contrast`` apart in lightness around ``middle``, in random order."""
+    """Sample two colours whose lightness differs by ``contrast`` around ``middle``, in random order."""
     dark = rng.uniform(0.08, 0.92 - contrast) if middle is None else middle - contrast / 2
     pair = _colour(rng, dark), _colour(rng, dark + contrast)
     return pair if rng.random() < 0.5 else (pair[1], pair[0])
 
 
 def _smooth_noise(rng: np.random.Generator, size: int, cells: int) -> Array:
-    """Return H x W noise in about [-1, 1] whose features are ``size / cells`` pixels wide."""
+    """Return noise (H x W, in about [-1, 1]) with features that are ``size / cells`` pixels wide."""
     coarse = rng.uniform(-1, 1, (cells, cells)).astype(np.float32)
     return np.asarray(Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC))
 
 
 def _mix(first: Array, second: Array, height: Array, sharpness: float) -> Array:
-    """Blend two colours (3) by a height map (H x W) into H x W x 3."""
+    """Blend two colours (3) according to a height map (H x W); return H x W x 3."""
     weight = np.clip(0.5 + sharpness * height.astype(np.float32), 0, 1)[..., None]
     return first + (second - first) * weight
 
@@ -160,19 +162,19 @@ def _background(rng: np.random.Generator, size: int) -> Array:
 def _draw_thing(
     rng: np.random.Generator, canvas: Array, kind: int, centre: Array, radius: float, period: float
 ) -> Array:
-    """Paint one thing onto ``canvas``; return its H x W coverage.
+    """Paint one thing onto ``canvas``, and return its coverage (H x W).
 
     Args:
-        rng: source of tilt, aspect, colours and phase of the texture.
-        canvas: H x W x 3.
+        rng: source of the tilt, the aspect ratio, the colours and the phase of the texture.
+        canvas: the image to paint on, H x W x 3.
         kind: index into ``KINDS``.
-        centre: x, y in pixels.
-        radius: of the outline, in pixels.
-        period: of the texture, in pixels.
+        centre: x and y in pixels.
+        radius: radius of the outline in pixels.
+        period: period of the texture in pixels.
     """
     size = canvas.shape[0]
     aspect = rng.uniform(0.85, 1.18)
-    reach = 1.5 * radius  # farther than any outline extends: corners and aspect included
+    reach = 1.5 * radius  # beyond any outline, including its corners and aspect ratio
     left, top = (max(0, int(centre[axis] - reach)) for axis in (0, 1))
     right, bottom = (min(size, int(centre[axis] + reach) + 1) for axis in (0, 1))
     y, x = np.mgrid[top:bottom, left:right].astype(np.float32) + 0.5
@@ -191,18 +193,18 @@ def _draw_thing(
 
 
 def _turn(x: Array, y: Array, angle: float) -> tuple[Array, Array]:
-    """Return the coordinates of points along and across a direction."""
+    """Return the coordinates of points along and across the direction of ``angle``."""
     cos, sin = float(np.cos(angle)), float(np.sin(angle))
     return x * cos + y * sin, y * cos - x * sin
 
 
 def mask_to_polygons(mask: Array) -> list[list[float]]:
-    """Cover a binary mask (H x W) exactly with polygons ``[x0, y0, x1, y1, ...]`` along the pixels' edges.
+    """Cover a binary mask (H x W) exactly with polygons ``[x0, y0, x1, y1, ...]`` along pixel edges.
 
-    The mask is cut into pieces with one vertical run in each column, so holes and separate parts need no special
-    form; pycocotools fills the polygons back to the very same pixels.
+    The mask is split into pieces with one vertical run in each column, so holes and separate parts require no special
+    handling. pycocotools rasterises the polygons to exactly the same pixels.
     """
-    pieces: list[tuple[int, list[Run]]] = []  # first column; the runs of that and the following columns
+    pieces: list[tuple[int, list[Run]]] = []  # first column, and the runs of that and the following columns
     growing: dict[Run, list[Run]] = {}  # for each run of the previous column, the runs of its piece
     for column in range(mask.shape[1]):
         edges = np.flatnonzero(np.diff(mask[:, column].astype(np.int8), prepend=0, append=0))
@@ -221,7 +223,7 @@ def mask_to_polygons(mask: Array) -> list[list[float]]:
 
 
 def _staircase(first: int, runs: list[Run]) -> list[float]:
-    """Outline consecutive columns, from ``first`` on, that are filled from ``top`` to ``bottom`` in ``runs``."""
+    """Outline consecutive columns, starting at ``first``, that are filled from ``top`` to ``bottom`` of each run."""
     sides = []
     for heights in zip(*runs, strict=True):  # the tops, the bottoms
         column, side = first, []
@@ -235,7 +237,7 @@ def _staircase(first: int, runs: list[Run]) -> list[float]:
 
 
 def mask_box(mask: Array) -> tuple[int, int, int, int]:
-    """Return the extent ``(x0, y0, x1, y1)`` of a non-empty mask (H x W); ``x1`` and ``y1`` lie outside it."""
+    """Return the bounding box ``(x0, y0, x1, y1)`` of a non-empty mask (H x W); ``x1`` and ``y1`` are exclusive."""
     columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
@@ -250,25 +252,26 @@ def make_toy_data(
     size: int = 96,
     workers: int = 1,
 ) -> dict[str, int]:
-    """Draw the whole data set into ``root``; return the numbers of images and objects in each part.
+    """Generate the complete data set in ``root``, and return the number of images and objects in each part.
 
-    The labelled images are written twice, in VOC layout (``root/voc/VOC2007``) and as COCO JSON with polygon masks
-    (``root/coco``), with the same boxes; the unlabelled ones are in ``root/unlabelled``. ``train.txt`` and
+    The labelled images are written twice with the same boxes: in VOC layout (``root/voc/VOC2007``) and as COCO JSON
+    with polygon masks (``root/coco``). The unlabelled images are in ``root/unlabelled``. ``train.txt`` and
     ``trainval.txt`` list the same images. Every image has its own random stream, so a smaller set is a prefix of a
-    larger one, and the same arguments give the same bytes. ``root`` appears completely or not at all.
+    larger one, and the same arguments produce the same bytes. ``root`` is created either completely or not at all.
 
     Args:
-        root: folder to make; it may exist if it is empty.
+        root: folder to create; it may already exist if it is empty.
         seed: non-negative seed of all random choices.
         train: number of labelled training images.
         test: number of labelled test images.
         unlabelled: number of images for pre-training.
-        size: side of the labelled images in pixels; that of the unlabelled ones is seven twelfths of it.
-        workers: number of processes that draw the unlabelled images; the result does not depend on it.
+        size: side length of the labelled images in pixels; that of the unlabelled images is seven twelfths of it.
+        workers: number of processes that generate the unlabelled images; it does not affect the result.
 
     Raises:
-        FileExistsError: ``root`` is a file or a folder that is not empty.
-        ValueError: a negative seed or count, no workers, images under 48 pixels, or fewer labelled images than classes.
+        FileExistsError: ``root`` is a file or a non-empty folder.
+        ValueError: the seed or a count is negative, ``workers`` is below 1, ``size`` is below 48, or there are fewer
+            labelled images than classes.
     """
     root = Path(root)
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
@@ -277,8 +280,8 @@ def make_toy_data(
         raise ValueError(f"seed and unlabelled must not be negative, got seed={seed}, unlabelled={unlabelled}")
     if min(train, test) < len(TOY_CLASSES):
         raise ValueError(
-            f"train and test need at least {len(TOY_CLASSES)} images each, so that every class occurs in both;"
-            f" got train={train}, test={test}"
+            f"train and test must each have at least {len(TOY_CLASSES)} images so that every class occurs in both; got"
+            f" train={train}, test={test}"
         )
     if workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
@@ -289,7 +292,7 @@ def make_toy_data(
     with tempfile.TemporaryDirectory(prefix=f".{root.name}.", suffix=".tmp", dir=root.parent) as temporary:
         building = Path(temporary) / "data"
         for stream, split, count, first_id in ((0, "train", train, 1), (1, "test", test, 1 + train)):
-            # The classes take turns, so that each occurs.
+            # Cycle through the classes so that each of them occurs.
             rngs = (np.random.default_rng([seed, stream, index]) for index in range(count))
             scenes = (draw_scene(rng, size, index % len(TOY_CLASSES)) for index, rng in enumerate(rngs))
             summary[f"{split}_objects"] = _write_split(building, split, first_id, scenes)
@@ -304,7 +307,7 @@ def make_toy_data(
             with multiprocessing.Pool(workers) as pool:
                 pool.map(draw, range(unlabelled), chunksize=50)
         summary["unlabelled_images"] = unlabelled
-        building.replace(root)  # replaces an empty folder, fails on any other
+        building.replace(root)  # replaces an empty folder, and fails for any other
     return summary
 
 
@@ -314,7 +317,7 @@ def _write_unlabelled(folder: Path, stream: tuple[int, ...], size: int, index: i
 
 
 def _write_split(root: Path, split: str, first_id: int, scenes: Iterator[Scene]) -> int:
-    """Write one labelled split in both layouts; return its number of objects."""
+    """Write one labelled split in both layouts, and return its number of objects."""
     voc, coco = root / "voc" / "VOC2007", root / "coco"
     folders = voc / "JPEGImages", voc / "Annotations", voc / "ImageSets" / "Main", coco / split, coco / "annotations"
     for folder in folders:
@@ -332,7 +335,7 @@ def _write_split(root: Path, split: str, first_id: int, scenes: Iterator[Scene])
             x0, y0, x1, y1 = mask_box(mask)
             annotations.append(
                 {
-                    "id": first_id * 100 + len(annotations),  # unique over both splits; 0 means "unmatched" to COCO
+                    "id": first_id * 100 + len(annotations),  # unique across splits; COCO's 0 means "unmatched"
                     "image_id": image_id,
                     "category_id": label + 1,
                     "bbox": [x0, y0, x1 - x0, y1 - y0],
@@ -354,13 +357,13 @@ def _write_split(root: Path, split: str, first_id: int, scenes: Iterator[Scene])
 def voc_xml(
     file_name: str, scene: Scene, classes: Sequence[str] = TOY_CLASSES, folder: str = "", segmented: bool = False
 ) -> str:
-    """Describe a scene as PASCAL VOC does: corner pixels included and counted from one.
+    """Describe a scene in Pascal VOC's format, in which boxes include their corner pixels and coordinates start at 1.
 
     Args:
-        file_name: of the image.
+        file_name: file name of the image.
         scene: the scene in the image.
-        classes: names of its classes.
-        folder: of the data set, such as ``VOC2007``; left out if empty.
+        classes: names of the classes.
+        folder: folder of the data set, such as ``VOC2007``; omitted if empty.
         segmented: whether the image has a class map.
     """
     height, width = scene.image.shape[:2]

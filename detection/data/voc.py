@@ -1,4 +1,4 @@
-"""Data sets in the layout of Pascal VOC, as detectron2's records."""
+"""Loads data sets in Pascal VOC layout as detectron2 records."""
 
 import logging
 from collections.abc import Sequence
@@ -20,27 +20,27 @@ logger = logging.getLogger(__name__)
 
 
 def load_voc(name: str, root: str, split: str, classes: Sequence[str], hold_out: HoldOut | None = None) -> list[dict]:
-    """Read one split, with the size of each image. Objects of other classes are left out; the log counts them.
+    """Read one split and the size of each image. Objects of other classes are ignored and counted in the log.
 
     Args:
-        name: name of the data set, for messages.
-        root: folder that holds ``Annotations/``, ``ImageSets/Main/`` and ``JPEGImages/``, or XML files and images.
-        split: ``ImageSets/Main/<split>.txt`` or the file at this path lists the images.
+        name: name of the data set, used in messages.
+        root: folder with ``Annotations/``, ``ImageSets/Main/`` and ``JPEGImages/``, or with XML files and images.
+        split: name of the list ``ImageSets/Main/<split>.txt``, or path of a file that lists the images.
         classes: class names in the order of their indices.
-        hold_out: how to divide the images into splits train and test, instead of by a list.
+        hold_out: how to divide the images into train and test splits, instead of using a list.
 
     Returns:
-        detectron2's standard dicts; objects marked difficult are among the annotations, as in detectron2.
+        detectron2's standard dicts. As in detectron2, the annotations include objects marked difficult.
 
     Raises:
-        FileNotFoundError: a folder or the split file is missing.
-        ValueError: the data set has a fault that `mocodet prepare-data --check` reports.
+        FileNotFoundError: a folder or the split file does not exist.
+        ValueError: the data set has an error that `mocodet prepare-data --check` reports.
     """
     folder = VocFolder(root)
     if folder.absent:
         raise FileNotFoundError(
-            f"data set {name}: there is no folder {folder.absent[0]}; ROOT must be the folder that holds Annotations,"
-            " ImageSets/Main and JPEGImages (in VOC's own archives it is called VOC2007 or VOC2012), or XML files and"
+            f"data set {name}: the folder {folder.absent[0]} does not exist; ROOT must be the folder that contains"
+            " Annotations, ImageSets/Main and JPEGImages (in VOC's own archives, VOC2007 or VOC2012), or XML files and"
             " images side by side"
         )
     found = read_split(folder, split, classes, hold_out)
@@ -55,7 +55,7 @@ def load_voc(name: str, root: str, split: str, classes: Sequence[str], hold_out:
 
 
 def _to_record(image: VocImage, classes: Sequence[str]) -> dict:
-    width, height = image.annotation.size or (0, 0)  # `load_voc` has refused images of unknown size
+    width, height = image.annotation.size or (0, 0)  # `load_voc` rejects images of unknown size
     annotations = []
     for one in image.annotation.objects:
         xmin, ymin, xmax, ymax = one.box

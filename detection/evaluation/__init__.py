@@ -1,1 +1,1 @@
-"""Metrics: one file in `kinds` for each ``evaluator_type``, and the parts that these share."""
+"""Metrics: the package `kinds` has one module for each ``evaluator_type``; the other modules are shared by them."""

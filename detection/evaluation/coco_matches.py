@@ -1,6 +1,7 @@
-"""Which detections COCO's metrics count as right: pycocotools' matching, for all images and classes at once.
+"""Finds the detections that COCO's metrics count as correct, for all images and classes at once.
 
-faster-coco-eval matches in C++ and returns only counts, but it keeps every IoU, and the matching here starts from them.
+The matching is that of pycocotools. faster-coco-eval matches in C++ and returns only counts, but it stores every IoU,
+from which the matching here starts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,31 +13,31 @@ from faster_coco_eval import COCOeval_faster
 
 from mocodet.common.matches import Matches
 
-Rows = Sequence[Mapping[str, Any]]  # annotations or predictions in COCO's formats
-ALMOST_1 = 1 - 1e-10  # pycocotools uses this for a threshold of 1
+Rows = Sequence[Mapping[str, Any]]  # annotations or predictions in COCO format
+ALMOST_1 = 1 - 1e-10  # the value that pycocotools uses for a threshold of 1
 
 
 class Grouped(NamedTuple):
-    """N objects or detections, ordered by group (a class in an image) and within each group."""
+    """N objects or detections, sorted by group (a class in an image) and within each group."""
 
-    group: np.ndarray  # N, ascending: index of the class x I + index of the image
-    source: np.ndarray  # N, index of the row that it was made from
+    group: np.ndarray  # N, ascending: class index x I (number of images) + image index
+    source: np.ndarray  # N, index of the original row
 
 
 class Overlaps(NamedTuple):
-    """The P pairs of a detection and an object of its group whose IoU reaches the lowest threshold."""
+    """The P pairs of a detection and an object in the same group whose IoU reaches the lowest threshold."""
 
-    detection: np.ndarray  # P
-    target: np.ndarray  # P, the object
+    detection: np.ndarray  # P, index of the detection
+    target: np.ndarray  # P, index of the object
     iou: np.ndarray  # P
 
 
 def coco_matches(evaluation: COCOeval_faster) -> Matches:
-    """Tell which detections of a finished evaluation were right, for all areas and the largest number per image.
+    """Return which detections of a finished evaluation are correct, for all areas and the maximum number per image.
 
-    The detections of a class in an image choose in order of decreasing score. Each takes the free object that it
-    overlaps most. If no overlap reaches the threshold, the detection may belong to a crowd (or, for keypoints, to an
-    object without keypoints) and then counts neither way.
+    The detections of a class in an image are matched in order of decreasing score. Each detection is matched to the
+    free object with which it overlaps most. If no overlap reaches the threshold, the detection may be matched to a
+    crowd (or, for keypoints, to an object without keypoints). It then counts as neither correct nor wrong.
     """
     params, truth = evaluation.params, evaluation.cocoGt
     objects, found = truth.dataset["annotations"], evaluation.cocoDt.dataset["annotations"]
@@ -51,7 +52,7 @@ def coco_matches(evaluation: COCOeval_faster) -> Matches:
 
     right, left_out = match(_overlaps(evaluation, dt, gt), dt.group, crowd, ignored, thresholds)
     category, image = np.divmod(dt.group, num_images)
-    order = np.lexsort((np.arange(len(dt.group)), -scores, category))  # equal scores in the order of the images
+    order = np.lexsort((np.arange(len(dt.group)), -scores, category))  # ties in the order of the images
     object_category, object_image = np.divmod(gt.group[~ignored], num_images)
     begins = np.arange(len(params.catIds) + 1)
     return Matches(
@@ -72,21 +73,22 @@ def coco_matches(evaluation: COCOeval_faster) -> Matches:
 def match(
     overlaps: Overlaps, group: np.ndarray, crowd: np.ndarray, ignored: np.ndarray, thresholds: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Match like pycocotools' ``evaluateImg``, but all groups at once: in each round one detection of a group chooses.
+    """Match like pycocotools' ``evaluateImg``, but all groups at once: each round matches one detection per group.
 
     Args:
-        overlaps: their detections are numbered group by group, in each by decreasing score.
-        group: N, of each detection.
-        crowd: M, bool: the object may be matched any number of times.
-        ignored: M, bool: detections matched with the object count neither way. Crowds are ignored.
-        thresholds: T, of IoU.
+        overlaps: the pairs, with detections numbered by group and, within each group, by decreasing score.
+        group: N, the group of each detection.
+        crowd: M, bool: whether the object may be matched any number of times.
+        ignored: M, bool: whether detections matched to the object count as neither correct nor wrong. Crowds are
+            ignored.
+        thresholds: T IoU thresholds.
 
     Returns:
-        T x N, bool: which detections are right, and which count neither way.
+        T x N, bool: which detections are correct, and which count as neither correct nor wrong.
     """
     right, left_out = (np.zeros((len(thresholds), len(group)), dtype=bool) for _ in range(2))
     taken = np.zeros((len(thresholds), len(ignored)), dtype=bool)
-    # A detection prefers an object that counts, then the highest IoU, then the last of equal objects.
+    # A detection prefers objects that count, then the highest IoU, then the last object among ties.
     order = np.lexsort((-overlaps.target, -overlaps.iou, ignored[overlaps.target], overlaps.detection))
     choosing, owner = np.unique(overlaps.detection[order], return_inverse=True)
     rounds = _place_in_run(group[choosing])[owner]
@@ -105,7 +107,7 @@ def match(
 
 
 def _group(rows: Rows, images: Sequence[int], categories: Sequence[int], key: np.ndarray, most: int) -> Grouped:
-    """Group the rows of these images and categories (ascending ids); keep the first ``most`` of each by ``key``."""
+    """Group the rows of the given images and categories (ascending ids); keep the first ``most`` of each by ``key``."""
     image, category = (np.array([row[name] for row in rows], dtype=int) for name in ("image_id", "category_id"))
     source = np.flatnonzero(np.isin(image, images) & np.isin(category, categories))
     group = np.searchsorted(categories, category[source]) * len(images) + np.searchsorted(images, image[source])
@@ -115,7 +117,7 @@ def _group(rows: Rows, images: Sequence[int], categories: Sequence[int], key: np
 
 
 def _place_in_run(values: np.ndarray) -> np.ndarray:
-    """Number the elements of each run of equal, non-negative values from 0."""
+    """Number the elements within each run of equal, non-negative values, starting at 0."""
     first = np.flatnonzero(np.diff(values, prepend=-1))
     return np.arange(len(values)) - np.repeat(first, np.diff(first, append=len(values)))
 

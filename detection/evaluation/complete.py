@@ -1,4 +1,4 @@
-"""Results of a complete evaluation, or an error that says what is missing."""
+"""Returns the results of a complete evaluation, or raises an error that reports what is missing."""
 
 import itertools
 import json
@@ -18,23 +18,23 @@ from mocodet.common.files import write_json
 
 logger = logging.getLogger(__name__)
 
-# The metrics that studies compare: AP of boxes, masks and keypoints, and the mean IoU of semantic segmentation.
+# The metrics that studies compare: AP for boxes, masks and keypoints, and mean IoU for semantic segmentation.
 HEADLINES = ("AP", "AP50", "AP75", "mIoU")
 
 
 class CompleteEvaluator(DatasetEvaluator):
-    """Wraps an evaluator and refuses results that it would accept.
+    """Wraps an evaluator and rejects incomplete or undefined results that the evaluator would accept.
 
-    * Every image of the data set must have been evaluated exactly once over all processes. ``image_id`` identifies an
-      image, or ``file_name`` if the data set has no ids.
-    * A detector that finds nothing scores 0, with a warning; detectron2's COCO metrics would be nan.
-    * ``AP``, ``AP50``, ``AP75`` and ``mIoU`` must be numbers. Finer metrics may be nan (no ground truth of that size or
-      class); a warning names them.
+    * Every image of the data set must be evaluated exactly once across all processes. Images are identified by
+      ``image_id``, or by ``file_name`` if the data set has no ids.
+    * A detector that finds nothing scores 0, with a warning. In detectron2, its COCO metrics are nan.
+    * ``AP``, ``AP50``, ``AP75`` and ``mIoU`` must be finite. Finer metrics may be nan if there is no ground truth of
+      that size or class; a warning lists them.
 
     Args:
-        evaluator: of the data set.
-        dataset_name: the data set.
-        load: returns its records.
+        evaluator: the evaluator of the data set.
+        dataset_name: the name of the data set.
+        load: function that returns the records of a data set.
     """
 
     def __init__(
@@ -49,27 +49,27 @@ class CompleteEvaluator(DatasetEvaluator):
         self.reset()
 
     def reset(self) -> None:
-        """Forget the images seen."""
+        """Clear the recorded images."""
         self._images: list[int | str] = []
-        self._records: list[dict[str, Any]] = []  # of the data set, on the main process once it has evaluated
+        self._records: list[dict[str, Any]] = []  # of the data set; set by `evaluate` on the main process
         self._num_predictions = 0
         self.evaluator.reset()
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Pass a batch to the wrapped evaluator and note its images."""
+        """Pass a batch to the wrapped evaluator and record its images."""
         self._images.extend(_identity(image) for image in inputs)
-        for output in outputs:  # a class map is one prediction
+        for output in outputs:  # a class map counts as one prediction
             self._num_predictions += len(output["instances"]) if "instances" in output else "sem_seg" in output
         self.evaluator.process(inputs, outputs)
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
-        """Return ``{task: {metric: value}}`` on the main process, None on the others; every process must call this.
+        """Return ``{task: {metric: value}}`` on the main process and None on the others; every process must call this.
 
         Raises:
-            RuntimeError: images are missing or were evaluated twice, or a headline metric is not a number.
+            RuntimeError: images were not evaluated or evaluated twice, or a headline metric is not a number.
         """
         gathered = comm.gather((self._images, self._num_predictions), dst=0)
-        # Checked before the evaluator runs, which fails with less clear errors if images are missing.
+        # Check before running the evaluator, because its errors about missing images are less clear.
         if comm.is_main_process():
             self._check_images(list(itertools.chain.from_iterable(images for images, _ in gathered)))
         results = self.evaluator.evaluate()
@@ -83,49 +83,51 @@ class CompleteEvaluator(DatasetEvaluator):
         missing, repeated = expected - set(seen), len(seen) - len(set(seen))
         if not expected or missing or repeated:
             raise RuntimeError(
-                f"evaluation on {self._dataset_name} is not complete: of its {len(expected)} images, {len(missing)}"
-                f" were not evaluated and {repeated} were evaluated more than once"
+                f"evaluation on {self._dataset_name} is incomplete: of its {len(expected)} images, {len(missing)} were"
+                f" not evaluated and {repeated} were evaluated more than once"
             )
-        logger.info(f"Evaluated each of the {len(seen)} images of {self._dataset_name} once")
+        logger.info(f"Evaluated each of the {len(seen)} images of {self._dataset_name} exactly once")
 
 
 def check_metrics(
     results: Mapping[str, Mapping[str, float]] | None, dataset_name: str, num_predictions: int
 ) -> OrderedDict[str, dict[str, float]]:
-    """Return ``{task: {metric: value}}`` as plain numbers, all 0 if nothing was predicted; see `CompleteEvaluator`.
+    """Return ``{task: {metric: value}}`` as plain numbers, which are 0 without predictions; see `CompleteEvaluator`.
 
     Raises:
-        RuntimeError: there is no result, or a headline metric is not a number.
+        RuntimeError: there are no results, or a headline metric is not a number.
     """
     if not results:
-        raise RuntimeError(f"evaluation on {dataset_name} gave no result; does the data set have annotations?")
+        raise RuntimeError(f"evaluation on {dataset_name} returned no results; check that the data set has annotations")
     plain = OrderedDict((task, {name: float(v) for name, v in metrics.items()}) for task, metrics in results.items())
     if num_predictions == 0:
         logger.warning(
-            f"The model predicted no object at all on {dataset_name} (MODEL.ROI_HEADS.SCORE_THRESH_TEST hides"
-            " every score below it): all metrics are reported as 0"
+            f"The model predicted no objects on {dataset_name} (scores below MODEL.ROI_HEADS.SCORE_THRESH_TEST are"
+            " discarded), so all metrics are reported as 0"
         )
         return OrderedDict((task, dict.fromkeys(metrics, 0.0)) for task, metrics in plain.items())
     for task, metrics in plain.items():
         undefined = [metric for metric, value in metrics.items() if not math.isfinite(value)]
         if headlines := [metric for metric in undefined if metric in HEADLINES]:
             raise RuntimeError(
-                f"{task} {', '.join(headlines)} on {dataset_name} is not a number; does the data set have"
-                f" ground truth for {task}?"
+                f"{task} {', '.join(headlines)} on {dataset_name} is not a number; check that the data set has ground"
+                f" truth for {task}"
             )
         if undefined:
-            logger.warning(f"No ground truth in {dataset_name}, so nan, for {task}: {', '.join(undefined)}")
+            logger.warning(
+                f"No ground truth in {dataset_name} for some metrics of {task}, which are nan: {', '.join(undefined)}"
+            )
     return plain
 
 
 def format_results(
     results: Mapping[str, Mapping[str, float]], columns: Mapping[str, Mapping[str, float]] | None = None
 ) -> str:
-    """Make a table of each task's metrics and one of its classes, whose metrics are called ``<metric>-<class>``.
+    """Format a table of each task's metrics and a table of its class metrics, which are named ``<metric>-<class>``.
 
     Args:
         results: ``{task: {metric: value}}``.
-        columns: further values of each class, ``{class: {title: value}}``; these columns come first.
+        columns: additional values of each class, ``{class: {title: value}}``, shown in the first columns.
     """
     parts = []
     for task, metrics in results.items():
@@ -144,12 +146,12 @@ def format_results(
 
 
 def write_results(results: Mapping[str, Mapping[str, Mapping[str, float]]], path: str | Path) -> None:
-    """Write ``{data set: {task: {metric: value}}}`` to a JSON file; an undefined metric becomes null."""
+    """Write ``{data set: {task: {metric: value}}}`` to a JSON file, with null for undefined metrics."""
     # Python would write nan, which is not valid JSON.
     plain = json.loads(json.dumps(results), parse_constant=lambda name: None)
     write_json(path, plain)
 
 
 def _identity(image: Mapping[str, Any]) -> int | str:
-    """Return what identifies an image of the data set, or an input made from it."""
+    """Return the identifier of a data set image, or of the image from which a model input was made."""
     return image["image_id"] if "image_id" in image else image["file_name"]

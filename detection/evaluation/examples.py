@@ -1,4 +1,4 @@
-"""A few test images with their objects and a detector's detections, for the report of a study: ``examples.json``."""
+"""Writes a few test images with their objects and detections for the report of a study (``examples.json``)."""
 
 import hashlib
 from bisect import insort
@@ -19,27 +19,27 @@ from .things import image_key
 EXAMPLES_FILE = "examples.json"
 VERSION = 1
 CHOSEN = 8  # images
-CANDIDATES = 4 * CHOSEN  # images; those with objects are chosen first
+CANDIDATES = 4 * CHOSEN  # images, of which those with objects are chosen first
 MIN_SCORE = 0.3
-MOST_BELOW = 20  # detections of an image that may be shown though none scores more than that
-SIDE = 240  # pixels of a thumbnail's longer side, at most
-QUALITY = 80  # of the JPEG
+MOST_BELOW = 20  # number of detections kept per image even if they score below MIN_SCORE
+SIDE = 240  # maximum length of a thumbnail's longer side, in pixels
+QUALITY = 80  # JPEG quality
 
 
 @dataclass(order=True)
 class Candidate:
-    """An image that may be chosen, with the hash of its file name, and the detections in it."""
+    """An image that may be chosen, with the hash of its file name and its detections."""
 
     rank: str
-    image: str  # of `image_key`
-    # Class, score, and x0 y0 x1 y1 in pixels; by decreasing score.
+    image: str  # from `image_key`
+    # Class, score and box (x0, y0, x1, y1 in pixels), by decreasing score.
     found: list[tuple[int, float, list[float]]] = field(compare=False)
 
 
 class Candidates:
-    """Keeps the images with the lowest hashes, and their detections; the order of the images has no effect.
+    """Keeps the images with the lowest hashes and their detections, regardless of the order of the images.
 
-    So every trial on a data set shows the same images, and processes need not know each other's.
+    Every trial on a data set therefore shows the same images, and processes select images without communicating.
     """
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class Candidates:
         """Keep an image if its hash is among the lowest.
 
         Args:
-            record: as in the data set, with ``file_name``.
+            record: the record of the image, with ``file_name``.
             instances: the detections, with ``pred_boxes``, ``scores`` and ``pred_classes``.
         """
         rank = hashlib.sha256(Path(record["file_name"]).name.encode()).hexdigest()
@@ -63,11 +63,11 @@ class Candidates:
 
 
 def choose(kept: Iterable[Candidate], records: Mapping[str, Mapping[str, Any]]) -> list[Candidate]:
-    """Choose the images to show, those with objects first.
+    """Choose the images to show, giving priority to images with objects.
 
     Args:
-        kept: candidates of all processes.
-        records: of the data set, by `image_key`.
+        kept: the candidates of all processes.
+        records: the records of the data set, by `image_key`.
     """
     lowest = sorted(kept)[:CANDIDATES]
     return sorted(lowest, key=lambda candidate: not records[candidate.image].get("annotations"))[:CHOSEN]
@@ -78,10 +78,11 @@ def write_examples(
 ) -> None:
     """Write the chosen images atomically.
 
-    The file has ``version``, ``min_score`` and ``images``. Each image has ``name``, ``width`` and ``height`` of the
-    thumbnail, ``jpeg`` in base64, ``truth`` (``class``, ``box``, ``crowd``) and ``detections`` (``class``, ``box``,
-    ``score``, by decreasing score). A box is x0, y0, x1, y1 in pixels of the thumbnail. The detections are those above
-    ``min_score``, and at least as many as there are objects: a detector trained on few labels rarely has high scores.
+    The file contains ``version``, ``min_score`` and ``images``. Each image has the thumbnail's ``name``, ``width`` and
+    ``height``, ``jpeg`` in base64, ``truth`` (``class``, ``box``, ``crowd``) and ``detections`` (``class``, ``box``,
+    ``score``, by decreasing score). A box consists of x0, y0, x1, y1 in pixels of the thumbnail. The detections are
+    those that score above ``min_score``, but at least as many as there are objects, because a detector trained on few
+    labels rarely reaches high scores.
     """
     images = [_example(candidate, records[candidate.image], classes) for candidate in chosen]
     write_json(path, {"version": VERSION, "min_score": MIN_SCORE, "images": images})

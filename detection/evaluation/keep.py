@@ -1,4 +1,4 @@
-"""The files that a study needs from an evaluation besides its metrics, in the run's folder."""
+"""Writes the files that a study requires from an evaluation in addition to its metrics."""
 
 import itertools
 from collections import OrderedDict
@@ -17,15 +17,15 @@ from .things import image_key
 
 
 class KeepingEvaluator(CompleteEvaluator):
-    """Writes two files beside the metrics, on the main process; each evaluation replaces them.
+    """Writes two files in addition to the metrics, on the main process. Each evaluation replaces them.
 
-    * ``matches.npz``: which detections were right, if the kind of evaluation can tell.
-    * ``examples.json``: the detections in a few images, the same ones in every run, if there are boxes.
+    * ``matches.npz``: which detections were correct, if the evaluation kind provides this.
+    * ``examples.json``: the detections in a few images, which are the same in every run, if there are boxes.
 
     Args:
-        evaluator: of the data set's kind.
-        dataset_name: the data set.
-        folder: where to write the files.
+        evaluator: the evaluator for the data set's kind.
+        dataset_name: the name of the data set.
+        folder: the folder for the files.
     """
 
     def __init__(self, evaluator: DatasetEvaluator, dataset_name: str, folder: str | Path):
@@ -33,19 +33,19 @@ class KeepingEvaluator(CompleteEvaluator):
         super().__init__(evaluator, dataset_name, kind_of(dataset_name).records)
 
     def reset(self) -> None:
-        """Forget the images seen."""
+        """Clear the recorded images."""
         self._candidates = Candidates()
         super().reset()
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Pass a batch on, and look for images to keep."""
+        """Process a batch, and select images to keep."""
         super().process(inputs, outputs)
         for record, output in zip(inputs, outputs, strict=True):
             if "instances" in output and output["instances"].has("pred_boxes"):
                 self._candidates.see(record, output["instances"])
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
-        """Write the files, and return (or raise) as `CompleteEvaluator` does."""
+        """Write the files, and return or raise the same as `CompleteEvaluator`."""
         gathered = comm.gather(self._candidates.kept, dst=0)
         results = super().evaluate()
         if results is None:

@@ -1,10 +1,10 @@
-"""Runs the official evaluation scripts of LVIS and Cityscapes unchanged on a numpy newer than they support."""
+"""Runs the official LVIS and Cityscapes evaluation scripts unchanged with NumPy versions newer than they support."""
 
 from types import SimpleNamespace
 
 import numpy as np
 
-# numpy with the old names that the scripts still use; ``in1d`` flattened its first argument.
+# NumPy with the old names that the scripts still use; ``in1d`` flattened its first argument.
 OLD_NAMES = {
     "bool": bool,
     "float": float,

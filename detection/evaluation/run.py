@@ -1,4 +1,4 @@
-"""The command ``mocodet evaluate``: the metrics of saved predictions."""
+"""The command ``mocodet evaluate``: computes the metrics of saved predictions."""
 
 import argparse
 from pathlib import Path
@@ -17,7 +17,7 @@ from .kinds import KINDS, kind_of
 
 
 def main(args: argparse.Namespace) -> None:
-    """Evaluate the predictions that the command line names, and print the table."""
+    """Evaluate the predictions given on the command line, and print the results."""
     with errors_in_one_line(RuntimeError):
         cfg, name = resolve_dataset(args)
         kind = kind_of(name)
@@ -27,7 +27,10 @@ def main(args: argparse.Namespace) -> None:
                 f" only for {', '.join(sorted(name for name, other in KINDS.items() if other.evaluate_saved))}"
             )
         if not {*args.tasks} <= {*kind.tasks}:
-            raise ValueError(f"--tasks {' '.join(args.tasks)}: {name} allows {', '.join(kind.tasks) or 'no choice'}")
+            raise ValueError(
+                f"--tasks {' '.join(args.tasks)}: data set {name} supports"
+                f" {', '.join(kind.tasks) or 'no choice of tasks'}"
+            )
         tasks = args.tasks or (predicted_tasks(cfg) if "config_file" in args else None)
         evaluator = kind.build(cfg, name, tasks, None)
         results, count = kind.evaluate_saved(evaluator, predictions_folder(args.predictions, name))
@@ -38,10 +41,10 @@ def main(args: argparse.Namespace) -> None:
 
 
 def resolve_dataset(args: argparse.Namespace) -> tuple[CfgNode, str]:
-    """Register the data set that the command line describes, if need be; return the config and the data set's name.
+    """Register the data set given on the command line if necessary; return the config and the data set's name.
 
     Raises:
-        FileNotFoundError: there is no such config.
+        FileNotFoundError: the config does not exist.
         ValueError: the config is malformed, or the data set is unknown.
     """
     if "config_file" in args:
@@ -51,7 +54,7 @@ def resolve_dataset(args: argparse.Namespace) -> tuple[CfgNode, str]:
         cfg = get_cfg()
         add_moco_config(cfg)
     if args.json:
-        # The images themselves are not needed.
+        # The images themselves are not required.
         return cfg, _register(CocoDataset(name=args.json, json=args.json, images=str(Path(args.json).parent)))
     if args.voc_root:
         split = args.split or "test"
@@ -59,7 +62,7 @@ def resolve_dataset(args: argparse.Namespace) -> tuple[CfgNode, str]:
         return cfg, _register(VocDataset(name, args.voc_root, split, tuple(args.classes), args.year or 2007))
     name = args.dataset or _name_from_config(cfg, Path(args.predictions))
     if name not in DatasetCatalog.list():
-        raise ValueError(f"neither detectron2 nor --config-file defines a data set called {name}")
+        raise ValueError(f"neither detectron2 nor --config-file defines a data set named {name}")
     return cfg, name
 
 
@@ -68,12 +71,14 @@ def _name_from_config(cfg: CfgNode, predictions: Path) -> str:
     if found := [folder.name for folder in (predictions, predictions.parent) if folder.name in test]:
         return found[0]
     if len(test) != 1:
-        raise ValueError(f"--config-file evaluates on {', '.join(test) or 'no data set'}: give one with --dataset NAME")
+        raise ValueError(
+            f"--config-file evaluates on {', '.join(test) or 'no data set'}; specify one data set with --dataset NAME"
+        )
     return test[0]
 
 
 def _register(dataset: CocoDataset | VocDataset) -> str:
-    if dataset.name in DatasetCatalog.list():  # of an earlier call of main in this process
+    if dataset.name in DatasetCatalog.list():  # from an earlier call of main in this process
         DatasetCatalog.remove(dataset.name)
         MetadataCatalog.remove(dataset.name)
     dataset.register()

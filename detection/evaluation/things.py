@@ -1,4 +1,4 @@
-"""Things to draw: the ground truth of an image and the predictions of a run, both in one form."""
+"""The common representation in which ground truth and predictions are drawn."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ import numpy as np
 class Thing:
     """An object or, in semantic segmentation, all pixels of a class."""
 
-    category: int  # index into the names of the classes
-    box: Sequence[float] | None = None  # x0 y0 x1 y1 in pixels
+    category: int  # index into the class names
+    box: Sequence[float] | None = None  # x0, y0, x1, y1 in pixels
     score: float | None = None  # None for ground truth
-    mask: Any = None  # polygons, H x W of 0 and 1, or run-length encoded as in COCO
-    keypoints: np.ndarray | None = None  # K x 3: x, y, visibility or score
+    mask: Any = None  # polygons, an array (H x W) of 0 and 1, or COCO run-length encoding
+    keypoints: np.ndarray | None = None  # K x 3: x, y, and visibility or score
     crowd: bool = False
 
 
 def image_key(record: Mapping[str, Any]) -> str:
-    """Return the name of a record's image: its ``image_id``, or without one its file name without suffix."""
+    """Return the key of a record's image: its ``image_id`` or, without one, its file name without the extension."""
     return str(record.get("image_id", Path(record["file_name"]).stem))

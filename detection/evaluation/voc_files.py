@@ -1,7 +1,8 @@
-"""Detections as text, one file per class, in the format of VOC's development kit.
+"""Reads and writes detections as text, one file per class, in the format of the VOC development kit.
 
-A line is ``image score xmin ymin xmax ymax``; pixels are counted from 1. As in detectron2, scores have three decimals
-and corners one, and AP is computed from these rounded numbers, so the files give the same results as the run.
+Each line is ``image score xmin ymin xmax ymax``, with pixels counted from 1. As in detectron2, scores have three
+decimals and coordinates have one. AP is computed from these rounded numbers, so the files give the same results as the
+run.
 """
 
 import logging
@@ -21,12 +22,12 @@ logger = logging.getLogger(__name__)
 
 
 def file_name(class_name: str) -> str:
-    """Return the file name for a class's detections; a class may be called ``T-shirt/top``."""
+    """Return the file name for a class's detections. Class names such as ``T-shirt/top`` are escaped."""
     return quote(class_name, safe=" ") + ".txt"
 
 
 def write_detections(folder: str | Path, images: Sequence[str], detections: Mapping[str, Detections]) -> None:
-    """Write one file for each class; ``images``: those of the split."""
+    """Write one file per class; ``images`` are the images of the split."""
     for class_name, found in detections.items():
         with atomic_open(Path(folder, file_name(class_name)), "w", encoding="utf-8") as handle:
             for image, score, box in zip(found.image, found.scores, found.boxes, strict=True):
@@ -34,25 +35,29 @@ def write_detections(folder: str | Path, images: Sequence[str], detections: Mapp
 
 
 def read_detections(folder: str | Path, images: Sequence[str], class_names: Sequence[str]) -> dict[str, Detections]:
-    """Read the files of ``write_detections``, one for each class, named ``<class>.txt``.
+    """Read the files written by ``write_detections``, one per class, named ``<class>.txt``.
 
     Raises:
-        FileNotFoundError: there is no such folder, or no file for one of the classes.
-        ValueError: a line is malformed, its numbers are not finite, or it names an image that is not in the split.
+        FileNotFoundError: the folder or the file of a class does not exist.
+        ValueError: a line is malformed, contains numbers that are not finite, or names an image that is not in the
+            split.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {folder} of detections, one file <class>.txt for each class")
+        raise FileNotFoundError(
+            f"the folder {folder} does not exist; expected a folder of detections with one file <class>.txt for each"
+            " class"
+        )
     if missing := [file_name(name) for name in class_names if not (folder / file_name(name)).is_file()]:
         found = sorted(path.name for path in folder.glob("*.txt"))
         raise FileNotFoundError(
-            f"{folder} lacks {first_few(missing)}; it holds {first_few(found)}. Each class needs a file of detections;"
-            " it may be empty"
+            f"{folder} lacks {first_few(missing)}; found {first_few(found)}. Each class requires a file of detections,"
+            " which may be empty"
         )
     places = {image: place for place, image in enumerate(images)}
     detections = {name: _read_class(folder / file_name(name), places) for name in class_names}
     if empty := [name for name, found in detections.items() if not len(found)]:
-        logger.warning(f"{folder} holds no detections of {first_few(empty)}")
+        logger.warning(f"{folder} contains no detections of {first_few(empty)}")
     return detections
 
 
@@ -63,13 +68,13 @@ def _read_class(path: Path, places: Mapping[str, int]) -> Detections:
             continue
         where = f"{path}, line {number}"
         try:
-            image, *numbers = line.strip().rsplit(maxsplit=5)  # an image's name may contain blanks
+            image, *numbers = line.strip().rsplit(maxsplit=5)  # an image's name may contain spaces
             score, xmin, ymin, xmax, ymax = map(float, numbers)
         except ValueError:
             raise ValueError(f"{where}: expected  image score xmin ymin xmax ymax, found {line!r}") from None
         row = (score, xmin, ymin, xmax, ymax)
         if not all(map(math.isfinite, row)) or xmax - xmin < -1 or ymax - ymin < -1:
-            raise ValueError(f"{where}: the score or the box is not a number, or the box is inside out: {line!r}")
+            raise ValueError(f"{where}: the score or the box is not finite, or the box has a negative size: {line!r}")
         if image not in places:
             raise ValueError(f"{where}: the image {image!r} is not in the split of {len(places)} images")
         rows.append((places[image], *row))

@@ -1,1 +1,1 @@
-"""Export of a trained model to a TorchScript file, which runs without mocodet and detectron2, in Python and in C++."""
+"""Exports trained models to TorchScript files, which run in Python and C++ without mocodet and detectron2."""

@@ -1,4 +1,4 @@
-"""The command ``mocodet export``: write a trained model as a TorchScript file that computes the same."""
+"""The command ``mocodet export``: writes a trained model as an equivalent TorchScript file."""
 
 import argparse
 import io
@@ -21,24 +21,25 @@ from .trace import describe, load, save, trace
 
 logger = logging.getLogger(__name__)
 
-COMPARED = 3  # images
-SIZES = ((480, 640), (640, 480), (512, 512))  # height, width of random images in pixels
+COMPARED = 3  # number of images to compare
+SIZES = ((480, 640), (640, 480), (512, 512))  # height and width of the random images in pixels
 
 
 def export(predictor: Predictor, output: Path, images: list[Path] | None = None) -> Agreement:
     """Write a model as TorchScript, after comparing the exported model with the original.
 
     Args:
-        predictor: holds the model.
-        output: the file.
-        images: the first three are compared; without any, three random ones, in which a detector may find nothing.
+        predictor: the predictor with the model.
+        output: the file to write.
+        images: images for the comparison, of which the first three are used. By default, three random images are used,
+            in which a detector may find nothing.
 
     Returns:
         the result of the comparison.
 
     Raises:
-        ValueError: an image cannot be read, or the model cannot be exported, or would compute something else. No file
-            is written then.
+        ValueError: an image cannot be read, the model cannot be exported, or the exported model gives other results. In
+            these cases, no file is written.
     """
     inputs = [predictor.prepare(image)["image"] for image in _images(predictor, images)]
     module = trace(predictor, inputs[0])
@@ -52,7 +53,7 @@ def export(predictor: Predictor, output: Path, images: list[Path] | None = None)
 
 
 def _images(predictor: Predictor, images: list[Path] | None) -> Iterator[np.ndarray]:
-    """Yield images to compare on, H x W x 3, uint8, RGB."""
+    """Yield the images for the comparison (H x W x 3, uint8, RGB)."""
     if images:
         for path in images[:COMPARED]:
             yield read_image(str(path), "RGB", predictor.cfg.INPUT.MAX_PIXELS)
@@ -64,7 +65,7 @@ def _images(predictor: Predictor, images: list[Path] | None) -> Iterator[np.ndar
 
 
 def main(args: argparse.Namespace) -> None:
-    """Export as the command line asks, and describe the input and output of the exported model."""
+    """Export the model given on the command line, and describe the exported model's input and output."""
     with errors_in_one_line():
         setup_logger(name="mocodet")
         output = Path(args.output)
@@ -73,12 +74,14 @@ def main(args: argparse.Namespace) -> None:
         agreement = export(predictor, output, images)
     told = describe(predictor)
     print(
-        f"{output} computes the same as the model: on {agreement.images} images the two differ by at most"
+        f"{output} agrees with the model: on {agreement.images} images, the results differ by at most"
         f" {agreement.difference:.1e} (allowed: {TOLERANCE:g})"
-        + (f"; of {agreement.objects} objects, only one finds {agreement.alone}" if agreement.alone else "")
+        + (f"; only one of the two finds {agreement.alone} of {agreement.objects} objects" if agreement.alone else "")
     )
     print(f"image in: {told['input']}")
     print(*(f"{name} out: {form}" for name, form in told["output"].items()), sep="\n")
-    print(f"It runs on {told['device']}. In Python: import torch, torchvision; torch.jit.load({str(output)!r})")
+    print(f"The model runs on {told['device']}. In Python: import torch, torchvision; torch.jit.load({str(output)!r})")
     if not agreement.objects and "labels" not in told["output"]:
-        logger.warning("the model found nothing in these images; for a full comparison, name IMAGES with objects")
+        logger.warning(
+            "the model found no objects in these images; for a full comparison, specify IMAGES that contain objects"
+        )

@@ -13,15 +13,15 @@ from torch import nn
 from ..data.classes import predicts_pixels
 from ..predict.predictor import Predictor
 
-DESCRIPTION = "description.json"  # in the file: its input, its output, and the classes
+DESCRIPTION = "description.json"  # in the exported file; describes its input, its output and the classes
 
 
 class Exportable(nn.Module):
-    """A model as a function of one image, with its outputs by name.
+    """A model as a function of one image, with named outputs.
 
     Args:
-        model: of detectron2, in evaluation mode.
-        example: an image, C x H x W, which detectron2's tracer needs.
+        model: a detectron2 model in evaluation mode.
+        example: an image (C x H x W), which detectron2's tracer requires.
     """
 
     def __init__(self, model: nn.Module, example: torch.Tensor):
@@ -30,16 +30,16 @@ class Exportable(nn.Module):
         self.adapter = TracingAdapter(model, example, outputs_of)
 
     def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return the predictions on an image, C x H x W of 0 to 255; see `outputs_of`."""
+        """Return the predictions on an image (C x H x W, from 0 to 255); see `outputs_of`."""
         return dict(zip(self.names, self.adapter(image), strict=True))
 
 
 def outputs_of(model: nn.Module, image: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Return a model's predictions on an image, C x H x W, as tensors by name, in pixels of that image.
+    """Return a model's predictions on an image (C x H x W) as named tensors, in pixels of that image.
 
-    For a detector: ``boxes`` (N x 4: x0, y0, x1, y1), ``classes`` (N, indices), ``scores`` (N), and if it has them
-    ``masks`` (N x H x W, bool) and ``keypoints`` (N x K x 3: x, y, score). For a segmentation network: ``labels``
-    (H x W, the index of each pixel's class).
+    A detector returns ``boxes`` (N x 4: x0, y0, x1, y1), ``classes`` (N, indices), ``scores`` (N) and, if the model
+    predicts them, ``masks`` (N x H x W, bool) and ``keypoints`` (N x K x 3: x, y, score). A segmentation network
+    returns ``labels`` (H x W, the class index of each pixel).
     """
     with torch.no_grad():
         (output,) = model([{"image": image}])
@@ -51,10 +51,10 @@ def outputs_of(model: nn.Module, image: torch.Tensor) -> dict[str, torch.Tensor]
 
 
 def trace(predictor: Predictor, example: torch.Tensor) -> torch.jit.ScriptModule:
-    """Return a model in TorchScript, traced so that it takes images of any size.
+    """Return a model as TorchScript, traced such that it accepts images of any size.
 
     Args:
-        predictor: holds the model.
+        predictor: the predictor with the model.
         example: an image in the model's input format, C x H x W, uint8.
 
     Raises:
@@ -62,11 +62,11 @@ def trace(predictor: Predictor, example: torch.Tensor) -> torch.jit.ScriptModule
     """
     try:
         with warnings.catch_warnings(), torch.no_grad():
-            # It warns of values that become constants; the comparison decides if that matters.
+            # The tracer warns about values that become constants. The comparison shows whether this matters.
             warnings.simplefilter("ignore")
-            # It returns a dict, which strict=False allows.
+            # The model returns a dict, which requires strict=False.
             return torch.jit.trace(Exportable(predictor.model, example), (example,), check_trace=False, strict=False)
-    except Exception as error:  # the tracer raises errors of any kind
+    except Exception as error:  # the tracer may raise any exception
         said = " ".join(str(error).split())[:300]
         raise ValueError(
             f"a {predictor.cfg.MODEL.META_ARCHITECTURE} with {predictor.cfg.MODEL.BACKBONE.NAME} cannot be exported:"
@@ -75,14 +75,14 @@ def trace(predictor: Predictor, example: torch.Tensor) -> torch.jit.ScriptModule
 
 
 def save(module: torch.jit.ScriptModule, handle: IO[bytes], description: Mapping[str, Any]) -> None:
-    """Write a TorchScript file that holds the model and a description."""
+    """Write a TorchScript file that contains the model and a description."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # TorchScript gets no new features
+        warnings.simplefilter("ignore", FutureWarning)  # TorchScript is no longer developed
         torch.jit.save(module, handle, _extra_files={DESCRIPTION: json.dumps(description)})
 
 
 def load(handle: IO[bytes]) -> torch.jit.ScriptModule:
-    """Read the file of `save`."""
+    """Read a file written by `save`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         return torch.jit.load(handle)
@@ -91,10 +91,10 @@ def load(handle: IO[bytes]) -> torch.jit.ScriptModule:
 def describe(predictor: Predictor) -> dict[str, Any]:
     """Describe an exported model's input, output and classes."""
     cfg, model = predictor.cfg, predictor.model
-    channels = "L (grey)" if cfg.INPUT.FORMAT == "L" else cfg.INPUT.FORMAT
+    channels = "L (greyscale)" if cfg.INPUT.FORMAT == "L" else cfg.INPUT.FORMAT
     boxes = {
         "boxes": "N x 4, float32: x0, y0, x1, y1 in pixels of the image",
-        "classes": "N, int64: indices of classes",
+        "classes": "N, int64: class indices",
         "scores": "N, float32",
     }
     if cfg.MODEL.MASK_ON:
@@ -102,13 +102,13 @@ def describe(predictor: Predictor) -> dict[str, Any]:
     if cfg.MODEL.KEYPOINT_ON:
         boxes["keypoints"] = "N x K x 3, float32: x, y in pixels of the image, score"
     pixelwise = predicts_pixels(cfg)
-    size = "" if cfg.INPUT.MIN_SIZE_TEST == 0 else f", whose shorter side is {cfg.INPUT.MIN_SIZE_TEST} pixels"
+    size = "" if cfg.INPUT.MIN_SIZE_TEST == 0 else f", with a shorter side of {cfg.INPUT.MIN_SIZE_TEST} pixels"
     if size:
-        size += f" and whose longer side is at most {cfg.INPUT.MAX_SIZE_TEST}, as in the evaluation"
+        size += f" and a longer side of at most {cfg.INPUT.MAX_SIZE_TEST} pixels, as in evaluation"
     return {
-        "input": f"{len(cfg.MODEL.PIXEL_MEAN)} x H x W, uint8 or float32 of 0 to 255, {channels}{size}; the mean"
-        f" {list(cfg.MODEL.PIXEL_MEAN)} is subtracted inside",
-        "output": {"labels": "H x W, int64: indices of classes"} if pixelwise else boxes,
+        "input": f"{len(cfg.MODEL.PIXEL_MEAN)} x H x W, uint8 or float32 from 0 to 255, {channels}{size}; the model"
+        f" subtracts the mean {list(cfg.MODEL.PIXEL_MEAN)}",
+        "output": {"labels": "H x W, int64: class indices"} if pixelwise else boxes,
         "device": str(next(model.parameters()).device),
         "classes": asdict(predictor.classes),
     }

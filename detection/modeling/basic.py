@@ -1,11 +1,11 @@
-"""ResNet-18 and -34 where detectron2 only builds bottlenecks: as C4's region head, and with a dilated res5."""
+"""ResNet-18 and -34 where detectron2 supports only bottlenecks: in C4's region head, and with a dilated res5."""
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, ResNet
 from torch import nn
 
-DEPTHS = (18, 34)  # ResNets whose blocks are two 3x3 convolutions
+DEPTHS = (18, 34)  # ResNets whose blocks consist of two 3x3 convolutions
 
 
 def build_basic_res5(cfg: CfgNode) -> tuple[nn.Sequential, int]:
@@ -15,9 +15,9 @@ def build_basic_res5(cfg: CfgNode) -> tuple[nn.Sequential, int]:
 
 
 def build_dilated_basic_resnet(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
-    """Build a ResNet-18 or -34 whose res5 has stride 1 and dilation 2 in every 3x3 convolution, like a ResNet-50.
+    """Build a ResNet-18 or -34 whose res5 has stride 1 and dilation 2 in every 3x3 convolution, as in a ResNet-50.
 
-    The parameters are those of the ResNet without dilation, so the same weights fit.
+    The parameters are those of the ResNet without dilation, so the same weights can be loaded.
     """
     resnets = cfg.MODEL.RESNETS
     stem = BasicStem(input_shape.channels, resnets.STEM_OUT_CHANNELS, norm=resnets.NORM)

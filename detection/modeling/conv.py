@@ -1,4 +1,4 @@
-"""The convolution of which the paper's new layers consist."""
+"""The convolution that is used in the paper's new layers."""
 
 import fvcore.nn.weight_init as weight_init
 import torch.nn.functional as F
@@ -6,13 +6,13 @@ from detectron2.layers import Conv2d, get_norm
 
 
 def conv3x3_norm_relu(in_channels: int, out_channels: int, norm: str, dilation: int = 1) -> Conv2d:
-    """Make a 3x3 convolution with norm and ReLU, N x C x H x W to N x K x H x W.
+    """Create a 3x3 convolution with norm and ReLU, which maps N x C x H x W to N x K x H x W.
 
     Args:
-        in_channels: C.
-        out_channels: K.
-        norm: a name for ``detectron2.layers.get_norm``; without one the convolution has a bias.
-        dilation: distance between the input rows, and columns, that an output sees.
+        in_channels: number of input channels, C.
+        out_channels: number of output channels, K.
+        norm: a name for ``detectron2.layers.get_norm``; if empty, the convolution has a bias instead.
+        dilation: spacing of the input rows and columns that contribute to an output.
     """
     norm_layer = get_norm(norm, out_channels)
     size = {"kernel_size": 3, "padding": dilation, "dilation": dilation}

@@ -1,4 +1,4 @@
-"""Synchronised batch normalisation on any device: the only module that knows which layer works where."""
+"""Synchronised batch normalisation on any device. Only this module depends on which layer supports which device."""
 
 import torch
 from detectron2.utils import comm
@@ -7,16 +7,16 @@ from torch import nn
 
 
 class CPUSyncBatchNorm(nn.BatchNorm2d):
-    """Computes the same as ``torch.nn.SyncBatchNorm`` on GPUs, for CPU processes connected by gloo.
+    """Computes on CPU processes, connected with gloo, what ``torch.nn.SyncBatchNorm`` computes on GPUs.
 
-    In training, the mean and variance are over all samples of all processes, with equal weight for each value. So the
-    result equals ``BatchNorm2d`` on the concatenated batch even if the processes hold different numbers of images or
-    ROIs (or none), or images of different sizes. With one process, and in evaluation, it *is* ``BatchNorm2d``.
-    Parameter and buffer names are those of ``BatchNorm2d``.
+    In training, the mean and the variance are computed over all samples of all processes, with equal weight for each
+    value. The result therefore equals ``BatchNorm2d`` on the concatenated batch, even if the processes have different
+    numbers of images or ROIs (or none) or images of different sizes. With one process, and in evaluation, it *is*
+    ``BatchNorm2d``. Parameter and buffer names are those of ``BatchNorm2d``.
 
-    detectron2's ``NaiveSyncBatchNorm`` is not used because it weights processes (or images), not values, refuses or
-    approximates uneven batches, keeps the biased variance, and under bfloat16 autocast reduces in bfloat16, in which
-    a count above 256 is no longer exact.
+    detectron2's ``NaiveSyncBatchNorm`` is not used because it weights processes (or images) instead of values, rejects
+    or approximates uneven batches, stores the biased variance and, under bfloat16 autocast, reduces in bfloat16, in
+    which counts above 256 are no longer exact.
     """
 
     running_mean: torch.Tensor
@@ -25,7 +25,7 @@ class CPUSyncBatchNorm(nn.BatchNorm2d):
     momentum: float
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalise ``x``, N x C x H x W; every process must call this, even with N = 0."""
+        """Normalise ``x`` (N x C x H x W). Every process must call this, even with N = 0."""
         if not self.training or comm.get_world_size() == 1:
             return super().forward(x)
         with torch.autocast(x.device.type, enabled=False):
@@ -36,7 +36,7 @@ class CPUSyncBatchNorm(nn.BatchNorm2d):
         sums = differentiable_all_reduce(torch.cat([x.sum((0, 2, 3)), local_count]))  # C + 1
         count = sums[-1].detach()
         mean = sums[:-1] / count.clamp(min=1)  # C
-        # Two passes: E[x^2] - E[x]^2 loses all precision if the mean is large compared to the spread.
+        # Use two passes, because E[x^2] - E[x]^2 loses all precision if the mean is large compared to the spread.
         centred = x - mean[:, None, None]
         variance = differentiable_all_reduce(centred.square().sum((0, 2, 3))) / count.clamp(min=1)  # C
         if count > 0:
@@ -50,12 +50,12 @@ class CPUSyncBatchNorm(nn.BatchNorm2d):
 
 
 def adapt_norms_to_device(model: nn.Module) -> nn.Module:
-    """Replace every ``SyncBatchNorm`` of a CPU model by ``CPUSyncBatchNorm``; return the model.
+    """Replace every ``SyncBatchNorm`` of a CPU model with ``CPUSyncBatchNorm``, and return the model.
 
-    ``SyncBatchNorm`` refuses CPU tensors as soon as there is a process group. Replacing it in the built model lets a
-    config say ``SyncBN`` wherever it means synchronised statistics (``MODEL.RESNETS.NORM``, ``MODEL.FPN.NORM``, a
-    head's ``NORM``) and run unchanged on one CPU process, several, or GPUs. Parameters and buffers are the same tensors
-    under the same names as before, so a checkpoint fits both models.
+    ``SyncBatchNorm`` does not accept CPU tensors once a process group exists. Because it is replaced in the built
+    model, a config can specify ``SyncBN`` wherever it means synchronised statistics (``MODEL.RESNETS.NORM``,
+    ``MODEL.FPN.NORM``, a head's ``NORM``), and it runs unchanged on one or multiple CPU processes or on GPUs.
+    Parameters and buffers are the same tensors under the same names as before, so a checkpoint fits both models.
     """
     for parent in list(model.modules()):
         for name, child in parent.named_children():

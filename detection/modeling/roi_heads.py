@@ -11,19 +11,19 @@ from .basic import DEPTHS, build_basic_res5
 
 @ROI_HEADS_REGISTRY.register()
 class Res5ROIHeadsExtraNorm(Res5ROIHeads):
-    """``Res5ROIHeads`` whose res5 is followed by one norm (MoCo, Sec. 4.2: BN in the newly added layers).
+    """``Res5ROIHeads`` with a norm after res5 (MoCo, Sec. 4.2: BN in the newly added layers).
 
-    In pre-training, global pooling followed res5. Here a box predictor (and, with ``MODEL.MASK_ON``, a mask head) with
-    new weights follows, and the norm gives it features of a known scale.
-    The norm is of the kind ``MODEL.RESNETS.NORM``, and its parameters are ``roi_heads.res5.norm.*``.
+    In pre-training, res5 is followed by global pooling. Here it is followed by a newly initialised box predictor (and,
+    with ``MODEL.MASK_ON``, a mask head), and the norm provides features of a known scale. ``MODEL.RESNETS.NORM``
+    specifies the type of the norm, whose parameters are ``roi_heads.res5.norm.*``.
     """
 
     @classmethod
     def _build_res5_block(cls, cfg: CfgNode) -> tuple[nn.Sequential, int]:
-        """Return the block, R x 1024 x 14 x 14 -> R x 2048 x 7 x 7 for a ResNet-50, and its output channels.
+        """Return the block (R x 1024 x 14 x 14 -> R x 2048 x 7 x 7 for a ResNet-50) and its number of output channels.
 
         Raises:
-            ValueError: ``MODEL.RESNETS.NORM`` does not name a norm.
+            ValueError: ``MODEL.RESNETS.NORM`` does not specify a norm.
         """
         basic = cfg.MODEL.RESNETS.DEPTH in DEPTHS
         res5, out_channels = build_basic_res5(cfg) if basic else super()._build_res5_block(cfg)

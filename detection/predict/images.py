@@ -1,4 +1,4 @@
-"""The images to predict on: found in files and folders, read while the model computes, and batched."""
+"""Finds the images to predict on in files and folders, reads them while the model runs, and batches them."""
 
 import logging
 import os
@@ -17,39 +17,40 @@ from .predictor import Preparation
 
 logger = logging.getLogger(__name__)
 
-WAITING = 4  # how many batches of images may wait for others of their size
+WAITING = 4  # maximum number of images that wait for others of their size, in batches
 
 
 class ImageFile(NamedTuple):
-    """A file and its name in the results: its path from the folder that all files have in common."""
+    """A file and its name in the results, which is the path relative to the common folder of all files."""
 
     path: Path
     name: str
 
 
 class Loaded(NamedTuple):
-    """The file at an index of the list, read: its pixels and the model's input, or why it could not be read."""
+    """A file that was read: its index, its pixels and the model's input, or the reason why it could not be read."""
 
     place: int
-    pixels: np.ndarray | None  # H x W x 3, uint8, RGB; None if not asked for
+    pixels: np.ndarray | None  # H x W x 3, uint8, RGB; None if not requested
     inputs: dict[str, Any] | None
     fault: str
 
 
 def find_images(words: Sequence[str], leave_out: Path) -> tuple[Path, list[ImageFile]]:
-    """Find the images that files and folders name, those in a folder by suffix and in order of name.
+    """Find images in files and folders. In folders, images are found by extension and sorted by name.
 
     Args:
-        words: paths of images, with any suffix, and of folders, which are searched recursively except hidden ones.
-        leave_out: a folder that is not searched, since the predictions may be beside the images.
+        words: paths of images, with any extension, and of folders, which are searched recursively except for hidden
+            files and folders.
+        leave_out: a folder that is not searched, because the predictions may be stored beside the images.
 
     Returns:
-        the folder that all have in common, and the images without duplicates.
+        the common folder of all images, and the images without duplicates.
 
     Raises:
-        FileNotFoundError: there is no such file or folder.
+        FileNotFoundError: a file or folder does not exist.
         OSError: a folder cannot be searched.
-        ValueError: there are no images.
+        ValueError: no images were found.
     """
     found: dict[Path, None] = {}
     for word in words:
@@ -60,13 +61,13 @@ def find_images(words: Sequence[str], leave_out: Path) -> tuple[Path, list[Image
             found[path] = None
         else:
             raise FileNotFoundError(
-                f"there is no file or folder {word}; give images or folders of images, and after them pairs of KEY"
-                " VALUE"
+                f"the file or folder {word} does not exist; specify images or folders of images, followed by pairs of"
+                " KEY VALUE"
             )
     if not found:
         raise ValueError(
-            f"{', '.join(words)} holds no images (files with a suffix such as .jpg, .png or .tif); name files with"
-            " other suffixes one by one"
+            f"{', '.join(words)} contains no images (files with an extension such as .jpg, .png or .tif); specify files"
+            " with other extensions individually"
         )
     roots = [path if path.is_dir() else path.parent for path in map(Path, map(os.path.expanduser, words))]
     common = Path(os.path.commonpath([root.absolute() for root in roots]))
@@ -77,7 +78,7 @@ def _below(folder: Path, leave_out: Path) -> Iterator[Path]:
     seen, others = {leave_out.resolve()}, 0
     for place, folders, files in os.walk(folder, onerror=_refuse, followlinks=True):
         here = Path(place)
-        if here.resolve() in seen:  # a link may lead to an earlier folder
+        if here.resolve() in seen:  # a link may point to an earlier folder
             folders.clear()
             continue
         seen.add(here.resolve())
@@ -87,7 +88,7 @@ def _below(folder: Path, leave_out: Path) -> Iterator[Path]:
         others += len(shown) - len(images)
         yield from (here / name for name in images)
     if others:
-        logger.info(f"{folder}: {others:,} files are not images (by suffix); ignored")
+        logger.info(f"{folder}: ignoring {others:,} files without an image extension")
 
 
 def _refuse(error: OSError) -> None:
@@ -97,14 +98,14 @@ def _refuse(error: OSError) -> None:
 def read_images(
     files: Sequence[ImageFile], prepare: Preparation, *, max_pixels: int, workers: int, keep_pixels: bool
 ) -> Iterator[Loaded]:
-    """Read and prepare images in order, in ``workers`` processes; 0: in this process.
+    """Read and prepare images in order, in ``workers`` processes, or in this process if that is 0.
 
     Args:
-        files: of `find_images`.
-        prepare: of a `Predictor`.
-        max_pixels: the largest allowed number of pixels; 0: no limit.
+        files: the result of `find_images`.
+        prepare: the attribute ``prepare`` of a `Predictor`.
+        max_pixels: the maximum number of pixels; 0 means no limit.
         workers: number of processes.
-        keep_pixels: whether to return ``pixels``, for a picture.
+        keep_pixels: whether to return ``pixels``, on which predictions are drawn.
     """
     reading = _Reading(files, prepare, max_pixels, keep_pixels)
     yield from DataLoader(reading, batch_size=None, num_workers=min(workers, len(files)), collate_fn=_as_it_is)
@@ -133,11 +134,12 @@ def _as_it_is(item: Any) -> Any:
 
 
 def in_batches(loaded: Iterable[Loaded], size: int) -> Iterator[list[Loaded]]:
-    """Batch images with equal sizes as model inputs, so that no image needs padding.
+    """Batch images whose model inputs have the same size, so that no image requires padding.
 
     Args:
-        loaded: the files read. A file that could not be read is a separate batch.
-        size: of the batches. One is smaller if no more images have its size, or if too many others wait.
+        loaded: the files that were read. A file that could not be read forms a separate batch.
+        size: number of images per batch. A batch is smaller if there are no more images of the same size, or if too
+            many other images are waiting.
     """
     waiting: dict[tuple[int, ...], list[Loaded]] = {}
     for item in loaded:
@@ -149,5 +151,5 @@ def in_batches(loaded: Iterable[Loaded], size: int) -> Iterator[list[Loaded]]:
         if len(waiting[shape]) == size:
             yield waiting.pop(shape)
         elif sum(map(len, waiting.values())) >= WAITING * size:
-            yield waiting.pop(next(iter(waiting)))  # it has waited longest
+            yield waiting.pop(next(iter(waiting)))  # the batch that has waited longest
     yield from waiting.values()

@@ -1,4 +1,4 @@
-"""The output of ``mocodet predict``: results and a list of images in COCO's format, label images, pictures."""
+"""Writes the output of ``mocodet predict``: COCO results and image list, label images, and annotated images."""
 
 import json
 import shutil
@@ -25,29 +25,32 @@ from .predictor import Prediction
 IMAGES = "images.json"
 LABELS = "labels"
 PICTURES = "pictures"
-COMMAND = "predict.json"  # the request; it marks a folder as one of predictions
-QUALITY = 90  # of pictures, as JPEG
-DRAWN_FROM = 0.5  # default of the lowest score at which an object is drawn
+COMMAND = "predict.json"  # the request; identifies a folder of predictions
+QUALITY = 90  # JPEG quality of annotated images
+DRAWN_FROM = 0.5  # default minimum score of objects to draw
 
 
 def start_folder(folder: Path, command: Mapping[str, Any], *, overwrite: bool) -> None:
-    """Make the folder of predictions, and record the request in it.
+    """Create the folder of predictions, and record the request in it.
 
     Args:
-        folder: it must not exist, be empty, or with ``overwrite`` hold earlier predictions, which are removed.
+        folder: the folder, which must not exist or must be empty. With ``overwrite``, it may contain earlier
+            predictions, which are removed.
         command: the request.
         overwrite: whether earlier predictions may be removed.
 
     Raises:
-        ValueError: it holds something else, or predictions that must not be overwritten.
+        ValueError: the folder contains other files, or predictions that must not be overwritten.
     """
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--output {folder} is a file; give a folder")
+        raise ValueError(f"--output {folder} is a file; specify a folder")
     if folder.is_dir() and any(folder.iterdir()):
         if not (folder / COMMAND).is_file():
-            raise ValueError(f"--output {folder} holds files other than predictions; choose a new folder")
+            raise ValueError(f"--output {folder} contains files other than predictions; choose a new folder")
         if not overwrite:
-            raise ValueError(f"--output {folder} holds predictions; choose another folder, or add --overwrite")
+            raise ValueError(
+                f"--output {folder} already contains predictions; choose another folder, or add --overwrite"
+            )
         for name in (PICTURES, LABELS):
             shutil.rmtree(folder / name, ignore_errors=True)
         for name in (RESULTS, IMAGES, COMMAND):
@@ -56,13 +59,13 @@ def start_folder(folder: Path, command: Mapping[str, Any], *, overwrite: bool) -
 
 
 def write_images(folder: Path, root: Path, images: Sequence[Mapping[str, Any]], classes: Classes) -> None:
-    """Write ``images.json``, which pycocotools' ``loadRes`` needs to read the results.
+    """Write ``images.json``, which pycocotools' ``loadRes`` requires to read the results.
 
     Args:
-        folder: of the predictions.
-        root: the folder that the images' file names are relative to.
-        images: ``id``, ``file_name``, ``width`` and ``height`` of each.
-        classes: of the model.
+        folder: the folder of the predictions.
+        root: the folder to which the images' file names are relative.
+        images: ``id``, ``file_name``, ``width`` and ``height`` of each image.
+        classes: the classes of the model.
     """
     info = {"description": "images of mocodet predict", "root": str(root)}
     content = {"info": info, "images": list(images), "annotations": [], "categories": classes.categories()}
@@ -70,7 +73,7 @@ def write_images(folder: Path, root: Path, images: Sequence[Mapping[str, Any]], 
 
 
 def output_names(files: Sequence[ImageFile]) -> list[str]:
-    """Return output names for images: those of the images without suffix, unless two would then be the same."""
+    """Return output names for images: the image names without extensions, unless two of these would be equal."""
     stems = [stem_of(file.name) for file in files]
     return stems if len(set(stems)) == len(files) else [file.name for file in files]
 
@@ -79,17 +82,18 @@ class Writer(Protocol):
     """Writes the predictions on an image."""
 
     def __call__(self, image_id: int, name: str, found: Prediction) -> list[Thing]:
-        """Write the predictions on an image, and return them as things to draw."""
+        """Write the predictions on an image, and return them as `Thing` objects for drawing."""
 
 
 @contextmanager
 def object_writer(folder: Path, classes: Classes, threshold: float | None) -> Iterator[Writer]:
-    """Open ``coco_instances_results.json``, which appears when the block ends without an error.
+    """Open ``coco_instances_results.json``, which is created when the block ends without an error.
 
     Args:
-        folder: of the predictions.
-        classes: of the model.
-        threshold: the lowest score that is written and drawn; None: all are written, those from DRAWN_FROM on drawn.
+        folder: the folder of the predictions.
+        classes: the classes of the model.
+        threshold: the minimum score of objects to write and draw. If None, all objects are written, and those with a
+            score of at least DRAWN_FROM are drawn.
     """
 
     def write(image_id: int, name: str, found: Prediction) -> list[Thing]:
@@ -109,7 +113,7 @@ def object_writer(folder: Path, classes: Classes, threshold: float | None) -> It
 
 @dataclass(frozen=True)
 class LabelWriter:
-    """Writes label images: 8-bit palette PNGs whose pixels are class indices, shown in the classes' colours."""
+    """Writes label images: 8-bit palette PNGs whose pixels are class indices, displayed in the classes' colours."""
 
     folder: Path
     classes: Classes
@@ -125,7 +129,7 @@ class LabelWriter:
 
 
 def write_picture(folder: Path, name: str, pixels: np.ndarray, things: Sequence[Thing], classes: Classes) -> None:
-    """Write ``pictures/<name>.jpg``: an image, H x W x 3, uint8, RGB, with things drawn into it."""
+    """Write ``pictures/<name>.jpg``, an image (H x W x 3, uint8, RGB) with things drawn on it."""
     drawn = draw_things(pixels, things, classes.names, classes.as_metadata())
     with atomic_open(folder / PICTURES / f"{name}.jpg") as handle:
         Image.fromarray(drawn).save(handle, format="JPEG", quality=QUALITY)
@@ -133,7 +137,7 @@ def write_picture(folder: Path, name: str, pixels: np.ndarray, things: Sequence[
 
 @contextmanager
 def _json_list(path: Path) -> Iterator[Callable[[Any], None]]:
-    """Write a JSON list item by item, since the whole list may not fit into memory."""
+    """Write a JSON list item by item, because the complete list may not fit into memory."""
     with atomic_open(path, "w", encoding="utf-8") as handle:
         start = "[\n"
 

@@ -1,4 +1,4 @@
-"""A trained detector or segmentation network, loaded once and called on images."""
+"""A trained detector or segmentation network that is loaded once and called on images."""
 
 import logging
 import os
@@ -24,33 +24,33 @@ from ..training.preflight import check_config
 
 logger = logging.getLogger(__name__)
 
-# These predict more than objects, which would be lost.
+# Architectures whose other predictions would be lost.
 NOT_SUPPORTED = ("PanopticFPN", "ProposalNetwork")
 
-# The prediction on an image: objects, or in semantic segmentation the class of each pixel, H x W, int64.
+# The prediction on an image: objects or, in semantic segmentation, the class of each pixel (H x W, int64).
 Prediction: TypeAlias = Instances | np.ndarray
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """Turns an image into the model's input, as in an evaluation."""
+    """Converts an image to the model's input, as in an evaluation."""
 
     augmentations: T.AugmentationList
-    image_format: str  # as INPUT.FORMAT
+    image_format: str  # a value of INPUT.FORMAT
 
     def __call__(self, image: np.ndarray) -> dict[str, Any]:
-        """Return detectron2's dict of an image, H x W x 3, uint8, RGB.
+        """Return detectron2's dict for an image (H x W x 3, uint8, RGB).
 
-        It has ``image``, C x H' x W', resized by ``INPUT.MIN_SIZE_TEST`` and ``MAX_SIZE_TEST``, and ``height`` and
-        ``width``, to which the model rescales its predictions.
+        The dict contains ``image`` (C x H' x W'), resized according to ``INPUT.MIN_SIZE_TEST`` and ``MAX_SIZE_TEST``,
+        and ``height`` and ``width``, to which the model rescales its predictions.
 
         Raises:
-            ValueError: the image is not of that form.
+            ValueError: the image does not have this form.
         """
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise ValueError(
-                f"an image must be an array H x W x 3 of uint8, RGB; got {' x '.join(map(str, image.shape))} of"
-                f" {image.dtype}"
+                f"an image must be an RGB array of H x W x 3 with type uint8; got {' x '.join(map(str, image.shape))}"
+                f" with type {image.dtype}"
             )
         resized = T.AugInput(in_format(image, self.image_format))
         self.augmentations(resized)
@@ -59,25 +59,26 @@ class Preparation:
 
 
 class Predictor:
-    """A trained detector or segmentation network, with the same predictions as in its evaluation.
+    """A trained detector or segmentation network, which gives the same predictions as in its evaluation.
 
-    It runs on ``MODEL.DEVICE``, or on the CPU if that is CUDA and CUDA is not available.
+    The model runs on ``MODEL.DEVICE``, or on the CPU if that is CUDA but CUDA is not available.
 
     Args:
-        config: the config that it was trained with: a file, such as ``OUTPUT_DIR/config.yaml``, the name of one of
-            mocodet's own configs, or the config itself.
-        weights: its checkpoint, or any other value of ``MODEL.WEIGHTS``.
+        config: the config with which the model was trained: a file such as ``OUTPUT_DIR/config.yaml``, the name of one
+            of mocodet's own configs, or the config itself.
+        weights: the model's checkpoint, or any other value of ``MODEL.WEIGHTS``.
 
     Attributes:
         cfg: the config.
         model: the network.
-        classes: the classes that it predicts: those in its checkpoint, or without any those of the config's data sets.
-        prepare: turns an image into an input of ``infer``.
+        classes: the classes that the model predicts: those in its checkpoint or, if it contains none, those of the
+            config's data sets.
+        prepare: function that converts an image to an input of ``infer``.
 
     Raises:
-        FileNotFoundError: there is no such config or checkpoint.
-        ValueError: the config is malformed, or its model predicts something other than objects or pixel classes; the
-            checkpoint is damaged, or does not hold the whole model of the config.
+        FileNotFoundError: the config or the checkpoint does not exist.
+        ValueError: the config is malformed, its model predicts something other than objects or pixel classes, or the
+            checkpoint is damaged or does not contain the complete model of the config.
     """
 
     def __init__(self, config: str | os.PathLike | CfgNode, weights: str | os.PathLike):
@@ -89,22 +90,22 @@ class Predictor:
         self.prepare = Preparation(augmentations, self.cfg.INPUT.FORMAT)
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[Prediction]:
-        """Predict for images, each H x W x 3, uint8, RGB; they may differ in size.
+        """Predict on images (H x W x 3, uint8, RGB), which may differ in size.
 
-        Images that differ in size are padded to one size, which moves predictions a little: an evaluation takes one
-        image at a time.
+        Images that differ in size are padded to a common size, which changes the predictions slightly compared to an
+        evaluation, which processes one image at a time.
 
         Returns:
-            for each, of a detector: detectron2's ``Instances`` on the CPU, in pixels of the image; of a segmentation
-            network: H x W, int64, the index of each pixel's class.
+            a prediction for each image. A detector returns detectron2's ``Instances`` on the CPU, in pixels of the
+            image. A segmentation network returns the class index of each pixel (H x W, int64).
 
         Raises:
-            ValueError: an image is not of that form.
+            ValueError: an image does not have this form.
         """
         return self.infer([self.prepare(image) for image in images])
 
     def infer(self, inputs: Sequence[Mapping[str, Any]]) -> list[Prediction]:
-        """Predict for images from ``prepare``; return the same as a call."""
+        """Predict on images prepared by ``prepare``; return the same as ``__call__``."""
         with torch.no_grad():
             outputs = self.model(list(inputs))
         if predicts_pixels(self.cfg):
@@ -113,19 +114,21 @@ class Predictor:
 
 
 def read_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
-    """Return the config of a file and of ``KEY, VALUE, ...`` that override it.
+    """Return the config from a file with ``KEY, VALUE, ...`` overrides.
 
     Raises:
-        FileNotFoundError, ValueError: there is no such config, or it is malformed or DensePose's.
+        FileNotFoundError, ValueError: the config does not exist, is malformed, or is a DensePose config.
     """
     if uses_densepose(config_file):
-        raise ValueError(f"{config_file} is a DensePose config; its surfaces need DensePose's own apply_net.py")
+        raise ValueError(
+            f"{config_file} is a DensePose config, which is not supported; use DensePose's own apply_net.py"
+        )
     cfg, _ = merged_config(config_file, opts)
     return cfg
 
 
 def _usable(cfg: CfgNode) -> CfgNode:
-    """Return a copy of a config that names an available device; see `Predictor` for errors."""
+    """Return a copy of a config with an available device; see `Predictor` for errors."""
     cfg = cfg.clone()
     cfg.defrost()
     if cfg.MODEL.META_ARCHITECTURE in NOT_SUPPORTED:
@@ -134,7 +137,10 @@ def _usable(cfg: CfgNode) -> CfgNode:
             " expected GeneralizedRCNN, RetinaNet or SemanticSegmentor"
         )
     if cfg.MODEL.LOAD_PROPOSALS:
-        raise ValueError("MODEL.LOAD_PROPOSALS: new images have no proposals; use a model that makes its own")
+        raise ValueError(
+            "MODEL.LOAD_PROPOSALS is not supported, because new images have no proposals; use a model that computes its"
+            " own"
+        )
     if without_cuda := fall_back_to_cpu(cfg):
         logger.warning(without_cuda)
     check_config(cfg)
@@ -143,7 +149,7 @@ def _usable(cfg: CfgNode) -> CfgNode:
 
 
 def _find_classes(cfg: CfgNode, weights: str, kept: Mapping[str, Any]) -> Classes:
-    """Return the classes in a checkpoint, else those of the config's data sets, else numbers."""
+    """Return the classes in a checkpoint, or else those of the config's data sets, or else numbered classes."""
     count = number_of_classes(cfg)
     classes = from_checkpoint(kept.get(CLASSES_KEY))
     if classes is not None and len(classes.names) == count:
@@ -152,11 +158,11 @@ def _find_classes(cfg: CfgNode, weights: str, kept: Mapping[str, Any]) -> Classe
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         classes = _classes_of_dataset(cfg, name)
         if classes is not None and len(classes.names) == count:
-            logger.info(f"{weights} does not name its classes; using those of data set {name}")
+            logger.info(f"{weights} does not contain its class names; using those of data set {name}")
             return classes
     logger.warning(
-        f"{weights} does not name its {count} classes, and no readable data set of the config does: they are called"
-        f" {numbered(cfg).names[0]} and so on"
+        f"{weights} does not contain the names of its {count} classes, and neither does any readable data set of the"
+        f" config; they are named {numbered(cfg).names[0]} and so on"
     )
     return numbered(cfg)
 
@@ -167,7 +173,7 @@ def _classes_of_dataset(cfg: CfgNode, name: str) -> Classes | None:
     if (classes := classes_of(cfg, name)) is not None:
         return classes
     try:
-        DatasetCatalog.get(name)  # COCO's names are in its file
-    except (OSError, ValueError):  # it may be on another machine
+        DatasetCatalog.get(name)  # COCO's class names are in its annotation file
+    except (OSError, ValueError):  # the data set may be on another machine
         return None
     return classes_of(cfg, name)

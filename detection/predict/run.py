@@ -1,4 +1,4 @@
-"""The command ``mocodet predict``: predictions of a trained model on unlabelled images."""
+"""The command ``mocodet predict``: runs a trained model on unlabelled images."""
 
 import argparse
 import logging
@@ -44,16 +44,17 @@ def predict(
     """Predict on images, and write the predictions to a folder.
 
     Args:
-        predictor: the model.
-        root: the folder that the names of the images are relative to.
+        predictor: the predictor with the model.
+        root: the folder to which the names of the images are relative.
         files: the images; their ids are 1, 2 and so on.
-        output: the folder, made by `start_folder`.
-        batch_size: number of images of one size to process at a time.
-        threshold: the lowest score of an object to write; None: all are written, those from DRAWN_FROM on drawn.
-        pictures: whether to draw.
+        output: the folder, created by `start_folder`.
+        batch_size: number of images of the same size to process at a time.
+        threshold: the minimum score of objects to write and draw. If None, all objects are written, and those with a
+            score of at least DRAWN_FROM are drawn.
+        pictures: whether to write annotated images.
 
     Returns:
-        an error message for each file that could not be read; the others have their predictions.
+        an error message for each file that could not be read. Predictions on all other files are written.
     """
     names, images, faults = output_names(files), [], []
     pixelwise = predicts_pixels(predictor.cfg)
@@ -81,7 +82,7 @@ def predict(
 def _predictions(
     predictor: Predictor, files: Sequence[ImageFile], batch_size: int, *, keep_pixels: bool
 ) -> Iterator[tuple[Loaded, Prediction | None]]:
-    """Yield each file with its prediction, None if it could not be read."""
+    """Yield each file with its prediction, or None if the file could not be read."""
     cfg = predictor.cfg
     workers = cfg.DATALOADER.NUM_WORKERS
     loaded = read_images(
@@ -93,10 +94,10 @@ def _predictions(
 
 
 def main(args: argparse.Namespace) -> None:
-    """Predict as the command line asks, and say where the predictions are.
+    """Predict on the images given on the command line, and print where the predictions are.
 
     Raises:
-        SystemExit: with an error, also if a file could not be read; predictions on the others are written.
+        SystemExit: an error occurred. If a file could not be read, predictions on the other files are still written.
     """
     with errors_in_one_line():
         setup_logger(name="mocodet")
@@ -105,11 +106,13 @@ def main(args: argparse.Namespace) -> None:
         predictor = Predictor(read_config(args.config_file, args.opts), args.weights)
         pixelwise = predicts_pixels(predictor.cfg)
         if pixelwise and args.threshold is not None:
-            raise ValueError("--threshold is for scores of objects, but this model classifies pixels; leave it out")
+            raise ValueError(
+                "--threshold applies to object scores, but this model classifies pixels; remove --threshold"
+            )
         if pixelwise and len(predictor.classes.names) > LABEL_VALUES:
             raise ValueError(
-                f"the model has {len(predictor.classes.names)} classes, but a pixel of a label image has only"
-                f" {LABEL_VALUES} values"
+                f"the model has {len(predictor.classes.names)} classes, but an 8-bit label image can represent only"
+                f" {LABEL_VALUES}"
             )
         command = {"config_file": args.config_file, "weights": args.weights, "threshold": args.threshold}
         start_folder(output, {**command, "overrides": args.opts}, overwrite=args.overwrite)
@@ -117,10 +120,10 @@ def main(args: argparse.Namespace) -> None:
         faults = predict(predictor, root, files, output, **options)
         if faults:
             raise ValueError(
-                f"{len(faults)} of {len(files)} images could not be read; each is named above. The predictions on the"
-                f" other {len(files) - len(faults)} are in {output}"
+                f"{len(faults)} of {len(files)} images could not be read (see the warnings above); the predictions on"
+                f" the other {len(files) - len(faults)} are in {output}"
             )
     print(
         f"Predictions on {len(files)} images are in {output / (LABELS if pixelwise else RESULTS)}"
-        + (f", pictures in {output / PICTURES}" if args.pictures else "")
+        + (f", annotated images in {output / PICTURES}" if args.pictures else "")
     )

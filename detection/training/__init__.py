@@ -1,1 +1,1 @@
-"""Fine-tuning: the checks before a run, the trainer, one training step, and checkpoints."""
+"""Fine-tuning: checks before a run, the trainer, the training step, and checkpoints."""

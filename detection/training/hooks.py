@@ -1,4 +1,4 @@
-"""The hooks of fine-tuning that differ from detectron2's."""
+"""Fine-tuning hooks that differ from detectron2's."""
 
 from collections.abc import Sequence
 
@@ -17,39 +17,39 @@ from ..seeds import Purpose, seed_for
 
 
 class SeedSteps(HookBase):
-    """Seeds the global generators before each step by the run's seed, the iteration and the process.
+    """Seeds the global generators before each step with the run's seed, the iteration and the process rank.
 
-    The random choices of a step, such as the anchors and proposals that losses are computed on, then do not depend on
-    earlier steps: a checkpoint needs no generator state, and one written on a GPU works on a CPU. Register this hook
-    before the others.
+    The random choices of a step, such as the anchors and proposals on which losses are computed, therefore do not
+    depend on earlier steps. A checkpoint requires no generator state, and one written on a GPU can be resumed on a CPU.
+    Register this hook before the others.
 
     Args:
-        seed: of the run; not negative.
+        seed: the seed of the run; not negative.
     """
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
 
     def before_step(self) -> None:
-        """Seed Python's, NumPy's and PyTorch's generators."""
+        """Seed the generators of Python, NumPy and PyTorch."""
         seed_generators(seed_for(self._seed, Purpose.STEP, self.trainer.iter, comm.get_rank()))
 
 
 class ResumablePreciseBN(PreciseBN):
-    """``PreciseBN`` that gives the same result in a resumed run, and the same statistics to all processes.
+    """``PreciseBN`` that gives the same result in a resumed run, and the same statistics on all processes.
 
-    detectron2's has its own stream of images, which starts over in a resumed run. This one uses the next batches of the
-    training, and the iteration seeds the proposals.
+    detectron2's hook reads a separate stream of images, which starts over in a resumed run. This hook uses the next
+    batches of the training, and the iteration determines the seed of the proposals.
 
-    It weights each batch's statistics, which are those of all processes, by the local number of values. With images of
-    different sizes each process would get other averages and evaluate a model other than the saved one, so all take
-    those of the main process.
+    ``PreciseBN`` weights each batch's statistics, which are computed over all processes, by the local number of values.
+    With images of different sizes, each process would get different averages and evaluate a model that differs from the
+    saved one. All processes therefore use the averages of the main process.
 
     Args:
-        period, model, num_iter: as detectron2's.
-        loader: like the training's, with its own `TrainingOrder`.
-        seed: of the run; not negative.
-        micro_batches: of ``loader`` that the training takes in an iteration.
+        period, model, num_iter: as in detectron2's hook.
+        loader: a loader like that of the training, with its own `TrainingOrder`.
+        seed: the seed of the run; not negative.
+        micro_batches: number of micro-batches of ``loader`` in a training iteration.
     """
 
     def __init__(
@@ -60,10 +60,10 @@ class ResumablePreciseBN(PreciseBN):
         self._micro_batches = micro_batches
 
     def update_stats(self) -> None:
-        """Estimate ``running_mean`` and ``running_var`` of every norm, then replace them with the main process's."""
+        """Estimate ``running_mean`` and ``running_var`` of every norm, then use those of the main process."""
         following = self.trainer.iter + 1
         self._data_loader.batch_sampler.start = following * self._micro_batches
-        self._data_iter = None  # drop that of an earlier estimate
+        self._data_iter = None  # discard the iterator of an earlier estimate
         seed_generators(seed_for(self._seed, Purpose.PRECISE_BN, following, comm.get_rank()))
         super().update_stats()
         if comm.get_world_size() > 1:
@@ -73,27 +73,27 @@ class ResumablePreciseBN(PreciseBN):
 
 
 class EvalAfterGoodEnd(EvalHook):
-    """``EvalHook`` that evaluates after the last iteration only if it succeeded.
+    """``EvalHook`` that evaluates after the last iteration only if that iteration succeeded.
 
-    detectron2's also evaluates if the last iteration failed, for example because its weights are not finite.
+    detectron2's hook also evaluates if the last iteration failed, for example because weights are not finite.
     """
 
     def after_train(self) -> None:
-        """Evaluate, unless an error ended the training."""
+        """Evaluate, unless the training ended with an error."""
         if self.trainer.iter >= self.trainer.max_iter:
-            self.trainer.storage.iter = self.trainer.max_iter  # one more if no iteration was left to train
+            self.trainer.storage.iter = self.trainer.max_iter  # one higher if no iteration was left to train
             super().after_train()
 
 
 class ValuesWriter(PeriodicWriter):
-    """``PeriodicWriter`` that also writes right after an evaluation, and writes nothing twice.
+    """``PeriodicWriter`` that also writes immediately after an evaluation, and never writes the same values twice.
 
-    detectron2's writes the results of an evaluation at the end of its next period, so a run that is killed before then
-    loses them.
+    detectron2's hook writes the results of an evaluation at the end of its next period, so a run that is killed before
+    then loses them.
 
     Args:
-        writers, period: as detectron2's.
-        evaluation_period: iterations from one evaluation to the next; 0: none before the end.
+        writers, period: as in detectron2's hook.
+        evaluation_period: number of iterations between two evaluations; 0 means none before the end.
     """
 
     def __init__(self, writers: Sequence[EventWriter], period: int, evaluation_period: int) -> None:
@@ -102,7 +102,7 @@ class ValuesWriter(PeriodicWriter):
         self._written = -1
 
     def after_step(self) -> None:
-        """Write when the period, the run or the time between two evaluations ends with this iteration."""
+        """Write if the period, the run or the interval between two evaluations ends with this iteration."""
         done = self.trainer.iter + 1
         if done == self.trainer.max_iter or any(done % period == 0 for period in self._periods):
             for writer in self._writers:
@@ -110,7 +110,7 @@ class ValuesWriter(PeriodicWriter):
             self._written = self.trainer.iter
 
     def after_train(self) -> None:
-        """Write what is new, and close the files."""
+        """Write new values, and close the files."""
         if self.trainer.iter != self._written:
             super().after_train()
             return

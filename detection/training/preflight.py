@@ -1,4 +1,4 @@
-"""Every check before a run, so that mistakes stop it at the start rather than after hours of training."""
+"""Checks a run before it starts, so that mistakes stop it immediately rather than after hours of training."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -23,35 +23,35 @@ from ..weights.settings import refuse_other_format, settings_of
 from .resuming import check_resumed, check_resumed_classes
 from .trainer import AMP_DTYPES
 
-# The recipe is that of docs/small_scale.md: the queue of ImageNet's is longer than a small data set.
+# The recipe is that of docs/small_scale.md, because the queue of the ImageNet recipe is longer than a small data set.
 MAKE_WEIGHTS = (
-    "make it from your images (docs/small_scale.md):  mocodet pretrain --config-file configs/pretrain/{recipe}"
+    "create it from your images (docs/small_scale.md):  mocodet pretrain --config-file configs/pretrain/{recipe}"
     " DATA.ROOT path/to/images OUTPUT_DIR output/{name}  and  mocodet convert output/{name}/model_final.pth {weights};"
-    " or name a pre-training checkpoint of yours, or the published weights of a ResNet-50, moco://v2_200ep"
+    " or specify a pre-training checkpoint of yours, or the published weights of a ResNet-50, moco://v2_200ep"
 )
 
 
 def check_run(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
-    """Check a run before it writes anything; refuse settings that would fail later or be ignored.
+    """Check a run before it writes anything, and reject settings that would fail later or be ignored.
 
-    In this order, quick checks first:
+    The checks run in the following order, with quick checks first:
 
-    1. the settings of this trainer, and the connection of the processes (`check_config`);
-    2. unless ``eval_only``, the augmentation, the batch, the part of the labels and, with ``resume``, the run to resume
-       (`check_resumed`);
+    1. the settings of this trainer, and the connection between the processes (`check_config`);
+    2. unless ``eval_only``, the augmentation, the batch, the fraction of the labels and, with ``resume``, the run to
+       resume (`check_resumed`);
     3. ``MODEL.WEIGHTS``;
-    4. the data sets (`check_datasets`), and with ``resume`` that the run has the same classes
+    4. the data sets (`check_datasets`) and, with ``resume``, that the run has the same classes
        (`check_resumed_classes`);
-    5. for each of ``DATASETS.TEST`` whether it can be evaluated: ``check`` of its `EvaluationKind`.
+    5. whether each data set in ``DATASETS.TEST`` can be evaluated (``check`` of its `EvaluationKind`).
 
     Args:
         cfg: the config of the run, with its ``MOCO.DATASETS`` registered.
         resume: whether the run resumes from the last checkpoint in ``OUTPUT_DIR``, if there is one.
-        eval_only: whether it only evaluates.
+        eval_only: whether the run only evaluates.
 
     Raises:
         FileNotFoundError: the weights or the data do not exist.
-        ValueError: the config contradicts itself, the data, the machine or the run to be resumed.
+        ValueError: the config contradicts itself, the data, the machine or the run to resume.
     """
     check_config(cfg)
     if not eval_only:
@@ -69,17 +69,17 @@ def check_run(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
 
 
 def check_config(cfg: CfgNode) -> None:
-    """Check for settings that this trainer would otherwise ignore or fail on later.
+    """Check for settings that this trainer would otherwise ignore or that would fail later.
 
     Raises:
-        ValueError: see the messages.
+        ValueError: a setting is invalid or not supported.
     """
     if cfg.MOCO.AMP_DTYPE not in AMP_DTYPES:
         raise ValueError(f"MOCO.AMP_DTYPE must be one of {', '.join(AMP_DTYPES)}, got {cfg.MOCO.AMP_DTYPE!r}")
     if cfg.TEST.AUG.ENABLED:
-        raise ValueError("TEST.AUG.ENABLED: test-time augmentation is not supported; set it to False")
+        raise ValueError("TEST.AUG.ENABLED is True, but test-time augmentation is not supported; set it to False")
     if cfg.SOLVER.AMP.ENABLED and cfg.MOCO.AMP_DTYPE == "float16" and cfg.MODEL.DEVICE == "cpu":
-        raise ValueError("MOCO.AMP_DTYPE float16 needs CUDA; use bfloat16 on a CPU")
+        raise ValueError("MOCO.AMP_DTYPE float16 requires CUDA; use bfloat16 on a CPU")
     if cfg.MODEL.DEVICE == "cpu":
         check_backend()
     collective_timeout(cfg)
@@ -90,7 +90,7 @@ def check_config(cfg: CfgNode) -> None:
 
 
 def _check_channels(cfg: CfgNode) -> None:
-    """Check that mean and deviation have one number for each channel of the images."""
+    """Check that the pixel mean and deviation have one number for each image channel."""
     channels = 1 if cfg.INPUT.FORMAT == "L" else 3
     for key in ("PIXEL_MEAN", "PIXEL_STD"):
         if len(cfg.MODEL[key]) != channels:
@@ -106,12 +106,12 @@ def check_augmentation(cfg: CfgNode) -> None:
 
     Raises:
         ValueError: ``INPUT.SCALE_RANGE`` is not a range, or is set for a model that does not use it;
-            ``INPUT.CROP.SIZE`` does not suit ``INPUT.CROP.TYPE``.
+            ``INPUT.CROP.SIZE`` is not valid for ``INPUT.CROP.TYPE``.
     """
     scale, crop, kind = tuple(cfg.INPUT.SCALE_RANGE), cfg.INPUT.CROP, cfg.INPUT.CROP.TYPE
     if scale and cfg.MODEL.META_ARCHITECTURE != "SemanticSegmentor":
         raise ValueError(
-            "INPUT.SCALE_RANGE scales images of a SemanticSegmentor, but MODEL.META_ARCHITECTURE is"
+            "INPUT.SCALE_RANGE is supported only for a SemanticSegmentor, but MODEL.META_ARCHITECTURE is"
             f" {cfg.MODEL.META_ARCHITECTURE}; use INPUT.MIN_SIZE_TRAIN and set INPUT.SCALE_RANGE to ()"
         )
     if scale and (len(scale) != 2 or not 0 < scale[0] <= scale[1]):
@@ -121,9 +121,9 @@ def check_augmentation(cfg: CfgNode) -> None:
     if not crop.ENABLED:
         return
     if kind in ("absolute", "absolute_range"):
-        wanted, fits = "whole numbers of pixels, such as [513, 513]", [isinstance(n, int) and n > 0 for n in crop.SIZE]
+        wanted, fits = "positive integers, such as [513, 513]", [isinstance(n, int) and n > 0 for n in crop.SIZE]
     elif kind in ("relative", "relative_range"):
-        wanted, fits = "fractions above 0 and up to 1, such as [0.9, 0.9]", [0 < n <= 1 for n in crop.SIZE]
+        wanted, fits = "fractions above 0 and at most 1, such as [0.9, 0.9]", [0 < n <= 1 for n in crop.SIZE]
     else:
         raise ValueError(f"INPUT.CROP.TYPE must be absolute, absolute_range, relative or relative_range, got {kind!r}")
     if fits != [True, True]:
@@ -134,98 +134,101 @@ def check_augmentation(cfg: CfgNode) -> None:
 
 
 def check_batch(cfg: CfgNode) -> None:
-    """Check that the processes and their micro-batches can share the batch equally.
+    """Check that the batch can be divided equally among the processes and their micro-batches.
 
     Raises:
-        ValueError: the message says what would fit.
+        ValueError: the batch cannot be divided; the message suggests a valid size.
     """
     workers, micro_batches = comm.get_world_size(), cfg.MOCO.ACCUMULATION
     if micro_batches < 1:
         raise ValueError(f"MOCO.ACCUMULATION must be at least 1 (no accumulation), got {micro_batches}")
     if cfg.SOLVER.IMS_PER_BATCH < 1 or cfg.SOLVER.IMS_PER_BATCH % (workers * micro_batches):
-        among = f"{workers} processes" + (f" of {micro_batches} micro-batches each" if micro_batches > 1 else "")
+        among = f"{workers} processes" + (f" with {micro_batches} micro-batches each" if micro_batches > 1 else "")
         raise ValueError(
-            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} does not divide among {among};"
-            f" choose a multiple of {workers * micro_batches}"
+            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} cannot be divided among {among}; choose a multiple of"
+            f" {workers * micro_batches}"
         )
 
 
 def check_labels(cfg: CfgNode) -> None:
-    """Check the part of the labels to learn from, and the schedule in passes over it.
+    """Check the fraction of the labels to train on, and the schedule in passes over the images.
 
     Raises:
-        ValueError: a number is out of range, or the run would ignore it.
+        ValueError: a value is out of range, or the run would ignore it.
     """
     moco = cfg.MOCO
     if not 0 < moco.TRAIN_FRACTION <= 1:
-        raise ValueError(f"MOCO.TRAIN_FRACTION must be above 0 and up to 1 (all labels), got {moco.TRAIN_FRACTION}")
+        raise ValueError(f"MOCO.TRAIN_FRACTION must be above 0 and at most 1 (all labels), got {moco.TRAIN_FRACTION}")
     for key in ("FRACTION_SEED", "PASSES", "MIN_ITERS"):
         if moco[key] < 0:
-            raise ValueError(f"MOCO.{key} must be 0 or more, got {moco[key]}")
+            raise ValueError(f"MOCO.{key} must not be negative, got {moco[key]}")
     if moco.MIN_ITERS and not moco.PASSES:
         raise ValueError(
             f"MOCO.MIN_ITERS {moco.MIN_ITERS} is the minimum length of a schedule in passes, but MOCO.PASSES is 0; set"
-            " MOCO.PASSES, or set SOLVER.MAX_ITER and leave out MOCO.MIN_ITERS"
+            " MOCO.PASSES, or set SOLVER.MAX_ITER and remove MOCO.MIN_ITERS"
         )
     if moco.PASSES and cfg.SOLVER.MAX_ITER < 1:
-        raise ValueError(f"MOCO.PASSES changes the length of a schedule, but SOLVER.MAX_ITER is {cfg.SOLVER.MAX_ITER}")
+        raise ValueError(
+            f"MOCO.PASSES scales the schedule, but SOLVER.MAX_ITER is {cfg.SOLVER.MAX_ITER}; set it to at least 1"
+        )
     if (moco.PASSES or moco.TRAIN_FRACTION < 1) and is_densepose(cfg):
-        raise ValueError("MOCO.TRAIN_FRACTION and MOCO.PASSES do not affect DensePose's own loader; leave them out")
+        raise ValueError("MOCO.TRAIN_FRACTION and MOCO.PASSES have no effect on DensePose's own loader; remove them")
     sampler = cfg.DATALOADER.SAMPLER_TRAIN
     if moco.TRAIN_FRACTION < 1 and sampler.startswith("Weighted"):
         raise ValueError(
-            f"MOCO.TRAIN_FRACTION {moco.TRAIN_FRACTION:g} does not work with DATALOADER.SAMPLER_TRAIN {sampler}, which"
-            " weights whole data sets; use TrainingSampler or RepeatFactorTrainingSampler"
+            f"MOCO.TRAIN_FRACTION {moco.TRAIN_FRACTION:g} cannot be combined with DATALOADER.SAMPLER_TRAIN {sampler},"
+            " which weights complete data sets; use TrainingSampler or RepeatFactorTrainingSampler"
         )
 
 
 def check_weights(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
-    """Check ``MODEL.WEIGHTS``, if it is a file, unless the run resumes from its own checkpoint.
+    """Check the file in ``MODEL.WEIGHTS``, unless it is a URL or the run resumes from its own checkpoint.
 
     Raises:
-        FileNotFoundError: there is no such file. For MoCo weights the message gives the two commands that make them.
-        ValueError: the file is damaged, or is of a network for images with other channels.
+        FileNotFoundError: the file does not exist. For MoCo weights, the message includes the two commands that create
+            them.
+        ValueError: the file is damaged, or belongs to a network for images with different channels.
     """
     weights = cfg.MODEL.WEIGHTS
-    path = Path(weights.partition("?")[0])  # detectron2 takes options after a question mark
+    path = Path(weights.partition("?")[0])  # detectron2 accepts options after a question mark
     if not weights or "://" in weights or (resume and holds_checkpoint(cfg.OUTPUT_DIR)):
         return
     if path.is_file():
         with errors_about(f"MODEL.WEIGHTS {weights}"):
             refuse_other_format(settings_of(path), cfg.INPUT.FORMAT)
         return
-    remedy = "name one that does"
-    if path.suffix == ".pkl" and not eval_only:  # converted weights; the user must already have any other kind
+    remedy = "specify an existing file"
+    if path.suffix == ".pkl" and not eval_only:  # converted weights; any other kind must already exist
         recipe = recipe_for(cfg.MODEL.RESNETS.DEPTH)
         remedy = MAKE_WEIGHTS.format(weights=path, recipe=recipe, name=path.stem)
-    raise FileNotFoundError(f"MODEL.WEIGHTS names {weights}, which does not exist; {remedy}")
+    raise FileNotFoundError(f"MODEL.WEIGHTS is {weights}, which does not exist; {remedy}")
 
 
 def recipe_for(depth: int) -> str:
-    """Return the recipe for the user's own images (docs/small_scale.md) that makes a ResNet of ``depth`` layers."""
+    """Return the recipe for the user's own images (docs/small_scale.md) that trains a ResNet with ``depth`` layers."""
     recipe = "own_images_R_18.yaml" if depth < 50 else "own_images_R_50.yaml"
     return recipe if depth in (18, 50) else f"{recipe} MODEL.ARCH resnet{depth}"
 
 
 def check_datasets(cfg: CfgNode, *, training: bool) -> None:
-    """Check that the data sets of ``cfg.DATASETS`` exist, are not empty, and fit the model.
+    """Check that the data sets in ``cfg.DATASETS`` exist, are not empty, and fit the model.
 
-    Data sets from ``MOCO.DATASETS`` are read completely. For those that detectron2 provides, only the files and the
-    packages that read and evaluate them are looked for.
+    Data sets from ``MOCO.DATASETS`` are read completely. For data sets that detectron2 provides, only the existence of
+    the files and of the packages that read and evaluate them is checked.
 
     Args:
         cfg: the config of the run, with its ``MOCO.DATASETS`` registered.
-        training: check ``DATASETS.TRAIN`` too, not only ``DATASETS.TEST``.
+        training: whether to check ``DATASETS.TRAIN`` in addition to ``DATASETS.TEST``.
 
     Raises:
-        FileNotFoundError: files of a data set are missing.
-        ValueError: no data set is named, a name is unknown, a data set is empty or malformed, a package is missing,
-            the data sets have different classes, or the model learns or predicts something that they do not hold.
+        FileNotFoundError: files of a data set do not exist.
+        ValueError: no data set is specified, a name is unknown, a data set is empty or malformed, a package is missing,
+            the data sets have different classes, or they do not contain what the model learns or predicts.
     """
     if training and not cfg.DATASETS.TRAIN:
-        raise ValueError("DATASETS.TRAIN names no data set to train on")
+        raise ValueError("DATASETS.TRAIN is empty; specify a data set to train on")
     if not training and not cfg.DATASETS.TEST:
-        raise ValueError("--eval-only is given, but DATASETS.TEST names no data set to evaluate on")
+        raise ValueError("--eval-only is set, but DATASETS.TEST is empty; specify a data set to evaluate on")
     own = {entry["NAME"] for entry in cfg.MOCO.DATASETS}
     to_train = cfg.DATASETS.TRAIN if training else ()
     names = list(dict.fromkeys([*to_train, *cfg.DATASETS.TEST]))
@@ -249,12 +252,12 @@ def check_datasets(cfg: CfgNode, *, training: bool) -> None:
             _check_keypoints(cfg, name)
     if not is_densepose(cfg):  # the project merges the classes of its data sets when it reads them
         _check_classes(cfg, names, semantic)
-    for name, records in labelled.items():  # the slowest last: it decodes the labels
+    for name, records in labelled.items():  # the slowest check comes last, because it decodes the labels
         check_label_images(name, records, learned=name in to_train)
 
 
 def check_names(cfg: CfgNode, names: Sequence[str]) -> None:
-    """Check the entries of ``cfg.MOCO.DATASETS``, and that they or detectron2 define all ``names``; reads no file.
+    """Check the entries of ``cfg.MOCO.DATASETS``, and that all ``names`` are defined, without reading any file.
 
     Raises:
         ValueError: an entry is malformed, or a name is unknown.
@@ -262,18 +265,18 @@ def check_names(cfg: CfgNode, names: Sequence[str]) -> None:
     own = {parse_dataset(entry).name for entry in cfg.MOCO.DATASETS}
     if unknown := [name for name in names if name not in own and name not in DatasetCatalog.list()]:
         raise ValueError(
-            f"DATASETS names {', '.join(unknown)}, which neither detectron2 nor MOCO.DATASETS defines; the latter has"
-            f" {', '.join(sorted(own)) or 'no entry'}"
+            f"DATASETS contains {', '.join(unknown)}, which neither detectron2 nor MOCO.DATASETS defines; MOCO.DATASETS"
+            f" defines {', '.join(sorted(own)) or 'no data set'}"
         )
 
 
 def _kind(name: str) -> EvaluationKind | None:
-    """Return the kind of a data set, or None, since a data set that is only trained on may be of any type."""
+    """Return the kind of a data set, or None, because a data set that is used only for training may have any type."""
     return KINDS.get(MetadataCatalog.get(name).get("evaluator_type"))
 
 
 def _check_annotations_suit(cfg: CfgNode, name: str, semantic: bool) -> None:
-    """Check that the data set has what the model learns from: objects or label images."""
+    """Check that the data set contains what the model learns from: objects or label images."""
     kind = _kind(name)
     labels_alone = kind is not None and kind.has_label_images
     has_labels = labels_alone or bool(MetadataCatalog.get(name).get("sem_seg_root"))  # panoptic data sets have both
@@ -286,7 +289,7 @@ def _check_annotations_suit(cfg: CfgNode, name: str, semantic: bool) -> None:
 
 
 def _check_files(name: str) -> None:
-    """Check a data set that is not from ``MOCO.DATASETS``: its packages, its folders and its kind's own checks."""
+    """Check the packages, the folders and the kind-specific files of a data set that is not from ``MOCO.DATASETS``."""
     metadata, kind = MetadataCatalog.get(name), _kind(name)
     if kind:
         kind.check_packages(name)
@@ -294,15 +297,16 @@ def _check_files(name: str) -> None:
     if missing := [path for path in wanted if path and "://" not in path and not Path(path).exists()]:
         datasets = os.environ.get("DETECTRON2_DATASETS", "unset, so ./datasets")
         raise FileNotFoundError(
-            f"data set {name}: there is no {' and no '.join(missing)}; put it there (mocodet prepare-data can), or set"
-            f" the environment variable DETECTRON2_DATASETS (now {datasets}) to the folder with detectron2's data sets"
+            f"data set {name}: {' and '.join(missing)} not found; add the missing files, for example with mocodet"
+            f" prepare-data, or set the environment variable DETECTRON2_DATASETS (currently {datasets}) to the folder"
+            " of detectron2's data sets"
         )
     if kind:
         kind.check_files(name)
 
 
 def _check_pixels(cfg: CfgNode, records: Sequence[Mapping[str, Any]]) -> None:
-    """Check that no image, as far as sizes are known, is larger than the mapper accepts."""
+    """Check that no image of known size is larger than the mapper accepts."""
     limit = cfg.INPUT.MAX_PIXELS
     for record in records:
         pixels = record.get("width", 0) * record.get("height", 0)
@@ -311,14 +315,14 @@ def _check_pixels(cfg: CfgNode, records: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _check_objects(cfg: CfgNode, name: str, records: Sequence[Mapping[str, Any]]) -> None:
-    """Check that there are objects to train on, and that they have what the model learns."""
+    """Check that there are objects to train on, with the masks or keypoints that the model learns."""
     annotations = [annotation for record in records for annotation in record["annotations"]]
     if not annotations:
         where = MetadataCatalog.get(name).get("json_file") or MetadataCatalog.get(name).get("dirname")
-        raise ValueError(f"data set {name}, {where}: none of its {len(records)} images has an annotation to train on")
+        raise ValueError(f"data set {name}, {where}: none of its {len(records)} images has annotations to train on")
     for switch, key, what, remedy in (
         ("MASK_ON", "segmentation", "mask", ""),
-        ("KEYPOINT_ON", "keypoints", "keypoints", "give them keypoints (visibility 0 where unknown) or "),
+        ("KEYPOINT_ON", "keypoints", "keypoints", "add keypoints (with visibility 0 if unknown) or "),
     ):
         bare = sum(key not in annotation for annotation in annotations)
         if cfg.MODEL[switch] and bare:
@@ -326,7 +330,7 @@ def _check_objects(cfg: CfgNode, name: str, records: Sequence[Mapping[str, Any]]
                 f"MODEL.{switch} is True, but {bare} of the {len(annotations)} annotations of data set {name} have no"
                 f" {what}; {remedy}set MODEL.{switch} False"
             )
-    # Crowds, whose masks COCO stores as run lengths, are not learned.
+    # Crowds, whose masks COCO stores as run lengths, are not used for training.
     runs = [
         record["file_name"]
         for record in records
@@ -335,9 +339,9 @@ def _check_objects(cfg: CfgNode, name: str, records: Sequence[Mapping[str, Any]]
     ]
     if cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT == "polygon" and runs:
         raise ValueError(
-            f"data set {name}: {len(runs)} of the {len(annotations)} annotations, such as one of {runs[0]}, have"
+            f"data set {name}: {len(runs)} of the {len(annotations)} annotations, such as one in {runs[0]}, have"
             f" run-length encoded masks in {MetadataCatalog.get(name).get('json_file')}, which INPUT.MASK_FORMAT"
-            " polygon does not accept; add  INPUT.MASK_FORMAT bitmask"
+            " polygon does not support; add  INPUT.MASK_FORMAT bitmask"
         )
 
 
@@ -350,7 +354,7 @@ def _check_keypoints(cfg: CfgNode, name: str) -> None:
     if len(classes) != 1:
         raise ValueError(
             f"MODEL.KEYPOINT_ON is True, but data set {name} has {len(classes)} classes ({first_few(classes)}); a"
-            " keypoint detector is trained and evaluated on one class"
+            " keypoint detector supports only one class"
         )
     if len(keypoints) != wanted:
         raise ValueError(
@@ -360,7 +364,7 @@ def _check_keypoints(cfg: CfgNode, name: str) -> None:
 
 
 def _check_classes(cfg: CfgNode, names: Sequence[str], semantic: bool) -> None:
-    """Check that the data sets have the same classes, as many as the model predicts, and the same ignored label."""
+    """Check that the data sets have the classes that the model predicts, in the same order, and its ignored label."""
     kind, key = ("stuff_classes", "SEM_SEG_HEAD") if semantic else ("thing_classes", "ROI_HEADS")
     wanted, classes = cfg.MODEL[key].NUM_CLASSES, {name: MetadataCatalog.get(name).get(kind, ()) for name in names}
     first = names[0]
@@ -378,7 +382,7 @@ def _check_classes(cfg: CfgNode, names: Sequence[str], semantic: bool) -> None:
         ignored, expected = MetadataCatalog.get(name).get("ignore_label"), cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
         if semantic and ignored is None:
             raise ValueError(
-                f"the metadata of data set {name} does not say which label to ignore: set its ignore_label (the model"
+                f"the metadata of data set {name} does not specify the label to ignore; set its ignore_label (the model"
                 f" ignores {expected})"
             )
         if semantic and ignored != expected:

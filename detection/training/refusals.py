@@ -1,7 +1,7 @@
-"""Tell a study, which does not import detectron2, what is wrong with the configs of its trials.
+"""Reports errors in the configs of trials to a study, which does not import detectron2.
 
 ``python -m mocodet.detection.training.refusals`` reads a JSON list of ``[file, [KEY, VALUE], ...]`` from stdin. The
-last line of its stdout is a list with one error message for each, null for a config without errors.
+last line of its stdout is a JSON list with an error message for each config, or null for a config without errors.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from .run import read_config
 
 
 def refusal(config_file: str, opts: Sequence[str]) -> str | None:
-    """Return why a training run would refuse a config before it looks at data and weights; None if it would not."""
+    """Return the error that a training run would raise for a config before reading data or weights, or None."""
     try:
         cfg = read_config(argparse.Namespace(config_file=config_file, opts=opts, scale_to_gpus=False))
         for check in (check_config, check_augmentation, check_labels):
@@ -26,7 +26,7 @@ def refusal(config_file: str, opts: Sequence[str]) -> str | None:
 
 
 def main() -> None:
-    """Answer the question on stdin."""
+    """Read the request from stdin, and print the errors."""
     asked = json.load(sys.stdin)
     print(json.dumps([refusal(file, [word for pair in pairs for word in pair]) for file, *pairs in asked]))
 

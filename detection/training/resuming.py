@@ -1,4 +1,4 @@
-"""Checks that the run that ``--resume`` continues is the one that the config describes, and draws images as before."""
+"""Checks that the run that ``--resume`` continues matches the config, and that it draws images as before."""
 
 from collections.abc import Mapping
 from itertools import zip_longest
@@ -18,7 +18,7 @@ from mocodet.common.text import on_one_line
 from ..data.classes import classes_of, from_checkpoint
 from .checkpoint import CLASSES_KEY
 
-# The keys that determine a model's layers and their sizes, which of them are trained, and their input images.
+# The keys that determine a model's layers and their sizes, which layers are trained, and the input images.
 MODEL_KEYS = (
     *("MODEL.META_ARCHITECTURE", "MODEL.MASK_ON", "MODEL.KEYPOINT_ON"),
     *("MODEL.BACKBONE.NAME", "MODEL.BACKBONE.FREEZE_AT"),
@@ -46,10 +46,10 @@ MODEL_KEYS = (
     *("INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"),
 )
 
-# Key, in the trainer's part of a checkpoint, of the settings that its random draws depend on.
+# Key of the settings that determine the random draws, in the trainer's state in a checkpoint.
 DRAWS_KEY = "draws"
 
-# The keys that determine which images an iteration has, and the random draws for them.
+# The keys that determine the images of an iteration and the random draws for them.
 DRAW_KEYS = (
     *("SEED", "SOLVER.IMS_PER_BATCH", "MOCO.ACCUMULATION"),
     *("DATALOADER.SAMPLER_TRAIN", "DATALOADER.ASPECT_RATIO_GROUPING"),
@@ -57,48 +57,48 @@ DRAW_KEYS = (
 
 
 def seed_of_run(cfg: CfgNode) -> int:
-    """Return the seed of the run in ``OUTPUT_DIR`` if it has a checkpoint, else a random seed.
+    """Return the seed of the run in ``OUTPUT_DIR`` if it has a checkpoint, or else a random seed.
 
-    All processes must call this, and get the same seed. Checkpoints of older versions have none.
+    All processes must call this function, and all get the same seed. Checkpoints of older versions contain no seed.
 
     Raises:
-        ValueError: the checkpoint's seed is not a valid one.
+        ValueError: the seed in the checkpoint is not valid.
     """
     kept = None
     if comm.is_main_process() and holds_checkpoint(cfg.OUTPUT_DIR):
         path, content = load_last(cfg.OUTPUT_DIR, lazily=True)
         kept = look_up(content, key := f"trainer.{DRAWS_KEY}.SEED")
         if not (kept is None or (type(kept) is int and 0 <= kept < 1 << 32)):
-            raise ValueError(f"{path}: {key} is not a seed; {EXPECTED}")
+            raise ValueError(f"{path}: {key} is not a valid seed; {EXPECTED}")
     kept = comm.all_gather(kept)[0]
     return comm.shared_random_seed() if kept is None else kept
 
 
 def draws_of(cfg: CfgNode, images: str) -> dict[str, Any]:
-    """Return what a run's random draws depend on, for its checkpoints; ``images`` is the identity of `DrawnImages`."""
+    """Return the settings that determine a run's random draws; ``images`` is the identity of `DrawnImages`."""
     return {key: look_up(cfg, key) for key in DRAW_KEYS} | {"images": images, "processes": comm.get_world_size()}
 
 
 def other_draws(there: Any, now: Mapping[str, Any]) -> str:
-    """Say how the random draws of a run differ from those of its checkpoint; empty if they do not.
+    """Describe how a run's random draws differ from those of its checkpoint; empty if they do not differ.
 
     Args:
-        there: from the checkpoint; one from an older version, or a forged one, may hold anything.
-        now: of `draws_of`.
+        there: the value in the checkpoint, which can be anything if the checkpoint is old or forged.
+        now: the result of `draws_of`.
     """
     if not isinstance(there, Mapping):
-        return "its checkpoint, like those of older versions, does not say how images were drawn"
+        return "its checkpoint, like those of older versions, does not record how images were drawn"
     different = [key for key in now if there.get(key) != now[key]]
-    return ", ".join(f"{key} {there.get(key)} there, {now[key]} now" for key in different)
+    return ", ".join(f"{key} was {there.get(key)}, is now {now[key]}" for key in different)
 
 
 def check_resumed(cfg: CfgNode) -> None:
-    """Check that the run in ``OUTPUT_DIR``, if it has a checkpoint, has the same scale, part of the labels and model.
+    """Check that the run in ``OUTPUT_DIR``, if it has a checkpoint, has the same scale, labels and model.
 
-    Only the main process checks: it is about to overwrite the config that the run was started with.
+    Only the main process checks, because it is about to overwrite the config with which the run was started.
 
     Raises:
-        ValueError: the message says how the run can be continued.
+        ValueError: a setting differs; the message explains how to continue the run.
     """
     file = Path(cfg.OUTPUT_DIR) / "config.yaml"
     if not (comm.is_main_process() and file.is_file() and holds_checkpoint(cfg.OUTPUT_DIR)):
@@ -109,28 +109,28 @@ def check_resumed(cfg: CfgNode) -> None:
 
 
 def _check_scale(cfg: CfgNode, saved: Mapping[str, Any]) -> None:
-    """Check that the run to resume has batches of the same size, if its schedule or this command's was scaled.
+    """Check that the run to resume has the same batch size, if its schedule or that of this command was scaled.
 
-    Iterations of the two would cover different numbers of images, so the schedule would resume at the wrong place.
+    Otherwise, iterations would cover different numbers of images, and the schedule would resume at the wrong point.
 
     Raises:
-        ValueError: the message says how the run can be continued.
+        ValueError: the batch size differs; the message explains how to continue the run.
     """
     batch, processes = look_up(saved, "SOLVER.IMS_PER_BATCH"), look_up(saved, "SOLVER.REFERENCE_WORLD_SIZE")
     if batch == cfg.SOLVER.IMS_PER_BATCH or not (processes or cfg.SOLVER.REFERENCE_WORLD_SIZE):
         return
     remedy = f"with {processes} processes and --scale-to-gpus" if processes else "without --scale-to-gpus"
     raise ValueError(
-        f"--resume: the run in {cfg.OUTPUT_DIR} has a schedule for batches of {batch} images, but this command's is for"
-        f" batches of {cfg.SOLVER.IMS_PER_BATCH}; resume it {remedy}, or choose another OUTPUT_DIR"
+        f"--resume: the run in {cfg.OUTPUT_DIR} has a schedule for batches of {batch} images, but the schedule of this"
+        f" command is for batches of {cfg.SOLVER.IMS_PER_BATCH}; resume it {remedy}, or choose another OUTPUT_DIR"
     )
 
 
 def _check_labels(cfg: CfgNode, saved: Mapping[str, Any]) -> None:
-    """Check that the run to resume learned from the same part of the labels.
+    """Check that the run to resume was trained on the same fraction of the labels.
 
     Raises:
-        ValueError: the message says which part that is.
+        ValueError: the fraction or its seed differs; the message includes the values of the run.
     """
     theirs, ours = (
         (part.get("TRAIN_FRACTION", 1.0), part.get("FRACTION_SEED", 0))  # older runs lack these keys
@@ -138,34 +138,35 @@ def _check_labels(cfg: CfgNode, saved: Mapping[str, Any]) -> None:
     )
     if theirs != ours and not theirs[0] == ours[0] == 1:
         raise ValueError(
-            f"--resume: the run in {cfg.OUTPUT_DIR} learns from another part of the labels; resume it with"
+            f"--resume: the run in {cfg.OUTPUT_DIR} was trained on a different subset of the labels; resume it with"
             f" MOCO.TRAIN_FRACTION {theirs[0]} MOCO.FRACTION_SEED {theirs[1]}, or choose another OUTPUT_DIR"
         )
 
 
 def _check_model(cfg: CfgNode, saved: Mapping[str, Any]) -> None:
-    """Check that the run to resume has the same model: a checkpoint with other layers would be loaded in part.
+    """Check that the run to resume has the same model, because a checkpoint with other layers would load only in part.
 
     Raises:
-        ValueError: the message says which keys differ, and how to start a new run from these weights.
+        ValueError: the model differs; the message lists the differing keys and explains how to start a new run from
+            these weights.
     """
     if different := changes(saved, cfg, MODEL_KEYS):
         raise ValueError(
-            f"--resume: the run in {cfg.OUTPUT_DIR} has another model ({different}); {_from_its_weights(cfg)}"
+            f"--resume: the run in {cfg.OUTPUT_DIR} has a different model ({different}); {_from_its_weights(cfg)}"
         )
 
 
 def check_resumed_classes(cfg: CfgNode) -> None:
-    """Check that the run to resume, if there is one, learned the same classes, in the same order.
+    """Check that the run to resume, if there is one, learned the same classes in the same order.
 
-    Only the main process checks. Old checkpoints, which do not record their classes, pass.
+    Only the main process checks. Old checkpoints, which do not record their classes, pass the check.
 
     Args:
-        cfg: the config of the run; its ``DATASETS.TRAIN`` has been loaded.
+        cfg: the config of the run, whose ``DATASETS.TRAIN`` has been loaded.
 
     Raises:
-        ValueError: the message names the first class that differs, and how to start a new run from these weights; or
-            the checkpoint's classes are malformed.
+        ValueError: a class differs (the message names the first one and explains how to start a new run from these
+            weights), or the checkpoint's classes are malformed.
     """
     if not (comm.is_main_process() and holds_checkpoint(cfg.OUTPUT_DIR)):
         return
@@ -183,12 +184,12 @@ def check_resumed_classes(cfg: CfgNode) -> None:
     )
     raise ValueError(
         f"--resume: the run in {cfg.OUTPUT_DIR} learned other classes than those of {cfg.DATASETS.TRAIN[0]} (class"
-        f" {index} is {on_one_line(str(theirs))} there, {mine} now); restore the data set's CLASSES, or,"
+        f" {index} was {on_one_line(str(theirs))}, is now {mine}); restore the data set's CLASSES, or,"
         f" {_from_its_weights(cfg)}"
     )
 
 
 def _from_its_weights(cfg: CfgNode) -> str:
-    """Say how to start a new run from the weights of the one in ``OUTPUT_DIR``."""
+    """Explain how to start a new run from the weights of the run in ``OUTPUT_DIR``."""
     weights = Path(cfg.OUTPUT_DIR, name_of_last(cfg.OUTPUT_DIR))
-    return f"to start from its weights, choose another OUTPUT_DIR, leave out --resume and set MODEL.WEIGHTS {weights}"
+    return f"to start from its weights, choose another OUTPUT_DIR, omit --resume and set MODEL.WEIGHTS {weights}"

@@ -1,4 +1,4 @@
-"""The command ``mocodet train``: fine-tune a detector, or evaluate one."""
+"""The command ``mocodet train``: fine-tunes or evaluates a detector."""
 
 import argparse
 import logging
@@ -31,10 +31,10 @@ logger = logging.getLogger(__name__)
 
 
 def read_config(args: argparse.Namespace) -> CfgNode:
-    """Return the config from the file and the command line; it is not frozen.
+    """Return the unfrozen config from the file and the command line.
 
     Raises:
-        FileNotFoundError, ValueError: there is no such config, or it is malformed.
+        FileNotFoundError, ValueError: the config does not exist or is malformed.
     """
     cfg, path = merged_config(args.config_file, args.opts)
     args.config_file = str(path)
@@ -44,39 +44,41 @@ def read_config(args: argparse.Namespace) -> CfgNode:
 
 
 def setup(cfg: CfgNode, args: argparse.Namespace) -> None:
-    """Complete and freeze the config of `read_config`, start the log, register the data sets and check the run.
+    """Complete and freeze the config from `read_config`, start logging, register the data sets and check the run.
 
     Raises:
         FileNotFoundError, ValueError: see `check_run`.
     """
-    # Before the config is frozen, so that all later code and the saved copy have the scaled values.
+    # Scale before freezing the config, so that all later code and the saved copy use the scaled values.
     scaled = "" if args.eval_only else scale_to_processes(cfg, comm.get_world_size())
     without_cuda = fall_back_to_cpu(cfg)
     log_to(None)
     register_datasets(cfg)
-    # Check first: starting the run replaces the config that an earlier run left in the folder.
+    # Check first, because starting the run replaces the config of an earlier run in the folder.
     check_run(cfg, resume=args.resume, eval_only=args.eval_only)
     in_passes = ""
     if cfg.MOCO.PASSES and not args.eval_only:
         in_passes = schedule_in_passes(cfg, len(training_records(cfg)))
-    if cfg.SEED < 0 and not args.eval_only:  # the saved config has it
+    if cfg.SEED < 0 and not args.eval_only:  # the saved config contains the seed
         cfg.SEED = seed_of_run(cfg)
     cfg.freeze()
     start_run(cfg, args)
     if scaled:
-        logger.info(f"Scaled the schedule to {comm.get_world_size()} processes by the linear rule:\n\n{scaled}\n")
+        logger.info(
+            f"Scaled the schedule to {comm.get_world_size()} processes with the linear scaling rule:\n\n{scaled}\n"
+        )
     if in_passes:
-        logger.info(f"The schedule, in proportion to the length of the run:\n\n{in_passes}\n")
+        logger.info(f"The schedule, scaled to the length of the run:\n\n{in_passes}\n")
     if without_cuda:
         logger.warning(without_cuda)
 
 
 def start_run(cfg: CfgNode, args: argparse.Namespace) -> None:
-    """Start the log, save the config and seed the generators, as detectron2's ``default_setup`` does.
+    """Start logging, save the config and seed the generators, as detectron2's ``default_setup`` does.
 
-    ``default_setup`` parses the whole config again for each of the three keys that it looks up, which takes half a
-    second. An evaluation saves its config as ``eval_config.yaml``, so ``config.yaml`` remains that of the training run
-    in the same folder; resuming the run needs its schedule.
+    ``default_setup`` parses the complete config again for each of the three keys that it reads, which takes half a
+    second. An evaluation saves its config as ``eval_config.yaml``. ``config.yaml`` in the same folder remains that of
+    the training run, because resuming the run requires its schedule.
     """
     rank, config = comm.get_rank(), cfg.dump()
     log_to(cfg.OUTPUT_DIR)
@@ -89,21 +91,21 @@ def start_run(cfg: CfgNode, args: argparse.Namespace) -> None:
         with atomic_open(Path(cfg.OUTPUT_DIR, name), "w", encoding="utf-8") as handle:
             handle.write(config)
     seed_all_rng(cfg.SEED + rank if cfg.SEED >= 0 else None)
-    if not args.eval_only:  # trying out algorithms pays off over the many images of a training run
+    if not args.eval_only:  # benchmarking algorithms pays off for the many images of a training run
         torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
 
 
 def evaluate(cfg: CfgNode, *, resume: bool) -> dict[str, Any]:
-    """Evaluate ``MODEL.WEIGHTS``, or with ``resume`` the last checkpoint of ``OUTPUT_DIR``, without training.
+    """Evaluate ``MODEL.WEIGHTS`` or, with ``resume``, the last checkpoint in ``OUTPUT_DIR``, without training.
 
-    Exits with status 1 when the results are not the ``TEST.EXPECTED_RESULTS``.
+    Exits with status 1 if the results differ from ``TEST.EXPECTED_RESULTS``.
     """
     model = Trainer.build_model(cfg)
     checkpointer = MocoDetCheckpointer(model, cfg.OUTPUT_DIR, whole_detector=True)
     if not cfg.MODEL.WEIGHTS and not (resume and checkpointer.has_checkpoint()):
         logger.warning(
-            "--eval-only is given, but MODEL.WEIGHTS is empty: this evaluates a detector with random weights. To"
-            f" evaluate a fine-tuned one, name it, for example  MODEL.WEIGHTS {cfg.OUTPUT_DIR}/model_final.pth"
+            "--eval-only is set, but MODEL.WEIGHTS is empty: evaluating a detector with random weights. To evaluate a"
+            f" fine-tuned detector, specify its checkpoint, for example  MODEL.WEIGHTS {cfg.OUTPUT_DIR}/model_final.pth"
         )
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     results = Trainer.test(cfg, model)
@@ -113,7 +115,7 @@ def evaluate(cfg: CfgNode, *, resume: bool) -> dict[str, Any]:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Run the command line's request in one of the launched processes; return the results of the evaluation."""
+    """Run the requested command in one of the launched processes, and return the evaluation results."""
     cfg = read_config(args)
     if args.eval_only:
         check_output(cfg.OUTPUT_DIR)
@@ -129,5 +131,5 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Run the command line's request in as many processes as it asks for."""
+    """Run the requested command in the requested number of processes."""
     launch(run, args, read_config)

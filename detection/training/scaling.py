@@ -1,4 +1,4 @@
-"""Schedules for another number of processes, by the linear rule (Goyal et al., 2017, section 2.1), or in passes."""
+"""Scales schedules to the number of processes (linear rule; Goyal et al., 2017, section 2.1) or of passes."""
 
 from collections.abc import Sequence
 from functools import reduce
@@ -7,10 +7,10 @@ from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer
 from tabulate import tabulate
 
-# The paper's configs are for 8 GPUs.
+# The paper's configs are written for 8 GPUs.
 PAPERS_PROCESSES = 8
 
-# Everything that detectron2's rule changes, and the number of batches from which PreciseBN takes statistics.
+# The keys that detectron2's rule changes, and the number of batches over which PreciseBN computes statistics.
 SCALED_KEYS = (
     "SOLVER.IMS_PER_BATCH",
     "SOLVER.BASE_LR",
@@ -22,7 +22,7 @@ SCALED_KEYS = (
     "TEST.PRECISE_BN.NUM_ITER",
 )
 
-# Settings counted in iterations. PreciseBN needs the same number of batches however long the run is.
+# Settings that are counted in iterations. PreciseBN requires the same number of batches for any length of the run.
 TIMED_KEYS = (
     "SOLVER.MAX_ITER",
     "SOLVER.STEPS",
@@ -33,24 +33,24 @@ TIMED_KEYS = (
 
 
 def scale_to_processes(cfg: CfgNode, processes: int) -> str:
-    """Scale a schedule for ``SOLVER.REFERENCE_WORLD_SIZE`` processes to another number of them (in place).
+    """Scale a schedule for ``SOLVER.REFERENCE_WORLD_SIZE`` processes to another number of processes (in place).
 
-    Each process keeps its number of images, so the batch and the learning rate change in proportion. Iterations and
-    warm-up change inversely, and so do the batches of PreciseBN, which detectron2's rule leaves unchanged, so that it
-    sees as many images as before. The reference becomes the number of processes. Nothing happens if it already is, or
-    is 0.
+    Each process keeps its number of images, so the batch size and the learning rate change in proportion. Iterations
+    and warm-up change inversely. So does the number of batches for PreciseBN, which detectron2's rule leaves unchanged,
+    so that PreciseBN uses as many images as before. The reference is set to the new number of processes. Nothing
+    changes if the reference already has this value or is 0.
 
     Returns:
         A table of the changes, or an empty string if there are none.
 
     Raises:
-        ValueError: the batch cannot be divided among the reference's processes.
+        ValueError: the batch cannot be divided among the reference number of processes.
     """
     reference = cfg.SOLVER.REFERENCE_WORLD_SIZE
     if reference < 0 or (reference and cfg.SOLVER.IMS_PER_BATCH % reference):
         raise ValueError(
-            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} does not divide among the {reference} processes of"
-            " SOLVER.REFERENCE_WORLD_SIZE, for which it is meant; choose a multiple"
+            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} cannot be divided among the {reference} processes of"
+            " SOLVER.REFERENCE_WORLD_SIZE, for which it is intended; choose a multiple"
         )
     scaled = DefaultTrainer.auto_scale_workers(cfg, processes)
     if scaled is cfg:
@@ -63,14 +63,14 @@ def scale_to_processes(cfg: CfgNode, processes: int) -> str:
 
 
 def schedule_in_passes(cfg: CfgNode, images: int) -> str:
-    """Change a schedule to the length of ``MOCO.PASSES`` over the images, in the same proportions (in place).
+    """Scale a schedule to the length of ``MOCO.PASSES`` passes over the images, in proportion (in place).
 
-    ``SOLVER.MAX_ITER`` becomes the number of iterations that these passes take, at least ``MOCO.MIN_ITERS``; steps,
-    warm-up and periods change in proportion. The current batch size counts, so call `scale_to_processes` first. Nothing
-    happens if ``MOCO.PASSES`` is 0 or the schedule already has that length.
+    ``SOLVER.MAX_ITER`` becomes the number of iterations for these passes, but at least ``MOCO.MIN_ITERS``. Steps,
+    warm-up and periods change in proportion. The current batch size is used, so call `scale_to_processes` first.
+    Nothing changes if ``MOCO.PASSES`` is 0 or the schedule already has that length.
 
     Args:
-        cfg: config of the run.
+        cfg: the config of the run.
         images: number of images in the training data.
 
     Returns:
@@ -81,7 +81,7 @@ def schedule_in_passes(cfg: CfgNode, images: int) -> str:
         return ""
     before, ratio = _values(cfg, TIMED_KEYS), wanted / cfg.SOLVER.MAX_ITER
     cfg.SOLVER.MAX_ITER = wanted
-    # In a very short run, steps may coincide with each other or with its ends.
+    # In a very short run, steps may coincide with each other or with the start or end of the run.
     cfg.SOLVER.STEPS = tuple(sorted({round(step * ratio) for step in cfg.SOLVER.STEPS} - {0, wanted}))
     cfg.SOLVER.WARMUP_ITERS = round(cfg.SOLVER.WARMUP_ITERS * ratio)
     cfg.SOLVER.CHECKPOINT_PERIOD = max(1, round(cfg.SOLVER.CHECKPOINT_PERIOD * ratio))
@@ -92,7 +92,7 @@ def schedule_in_passes(cfg: CfgNode, images: int) -> str:
 
 
 def _table(cfg: CfgNode, before: dict[str, object], old: str, new: str) -> str:
-    """Show keys with their old and new values."""
+    """Format a table of keys with their old and new values."""
     rows = [(key, before[key], value) for key, value in _values(cfg, tuple(before)).items()]
     return tabulate(rows, ("key", old, new), tablefmt="pipe", disable_numparse=True)
 

@@ -1,4 +1,4 @@
-"""One iteration of fine-tuning: in any precision, on any device, on one batch or several micro-batches."""
+"""A fine-tuning iteration in any precision, on any device, with one batch or multiple micro-batches."""
 
 import time
 from collections import defaultdict
@@ -14,22 +14,23 @@ from mocodet.common.states import take_up
 
 
 class AccumulatingTrainer(SimpleTrainer):
-    """``SimpleTrainer`` whose update may accumulate the gradients of several micro-batches, in any precision.
+    """``SimpleTrainer`` that can accumulate the gradients of multiple micro-batches, in any precision.
 
     The loss of an update is the mean of the micro-batches' losses, just as it is the mean over the processes under
-    ``DistributedDataParallel``: to the optimizer, N micro-batches of one process are the same as N processes. Gradients
-    are reduced between processes once, with the last micro-batch. Batch norm sees one micro-batch at a time.
+    ``DistributedDataParallel``. To the optimizer, N micro-batches in one process are therefore equivalent to N
+    processes. Gradients are reduced across processes once, with the last micro-batch. Batch norm sees one micro-batch
+    at a time.
 
-    detectron2's ``AMPTrainer`` needs CUDA and always scales the loss. Here autocast also works on a CPU, and the loss
-    is scaled only for float16, since bfloat16 has the range of float32.
+    detectron2's ``AMPTrainer`` requires CUDA and always scales the loss. Here, autocast also works on a CPU, and the
+    loss is scaled only for float16, because bfloat16 has the same range as float32.
 
     Args:
-        model: returns a dict of losses in training; wrapped in ``DistributedDataParallel`` or not.
-        data_loader: yields micro-batches without end.
-        optimizer: updates the (float32) parameters of ``model``.
-        micro_batches: number of micro-batches in an update.
+        model: a model that returns a dict of losses in training, with or without ``DistributedDataParallel``.
+        data_loader: an endless loader of micro-batches.
+        optimizer: the optimizer of the (float32) parameters of ``model``.
+        micro_batches: number of micro-batches per update.
         device_type: ``"cuda"`` or ``"cpu"``, for autocast.
-        dtype: the type that autocast computes in; None: no autocast.
+        dtype: the data type for autocast; None disables autocast.
     """
 
     def __init__(
@@ -49,15 +50,15 @@ class AccumulatingTrainer(SimpleTrainer):
         self._scaler = torch.amp.GradScaler(device_type, enabled=dtype == torch.float16)
 
     def run_step(self) -> None:
-        """Run one iteration: data, losses and gradients of each micro-batch; then metrics and the update.
+        """Run one iteration: data, losses and gradients of each micro-batch, then metrics and the update.
 
-        The logged losses are means over the micro-batches; ``data_time`` is the sum of the waiting times.
+        The logged losses are means over the micro-batches, and ``data_time`` is the sum of their waiting times.
 
         Raises:
-            FloatingPointError: on the main process, a loss is not finite; nothing is updated.
+            FloatingPointError: a loss is not finite (on the main process). Nothing is updated.
         """
         if not self.model.training:
-            raise RuntimeError("the model was put into evaluation mode during training")
+            raise RuntimeError("the model was switched to evaluation mode during training")
         means: dict[str, torch.Tensor | float] = defaultdict(float)
         data_time = 0.0
         self.optimizer.zero_grad()
@@ -65,7 +66,7 @@ class AccumulatingTrainer(SimpleTrainer):
             start = time.perf_counter()
             data = next(self._data_loader_iter)
             data_time += time.perf_counter() - start
-            # DDP decides in the forward pass whether the backward pass reduces gradients between processes.
+            # DDP decides in the forward pass whether the backward pass reduces gradients across processes.
             with nullcontext() if number == self._micro_batches else getattr(self.model, "no_sync", nullcontext)():
                 with torch.autocast(self._device_type, dtype=self._dtype, enabled=self._dtype is not None):
                     losses = self.model(data)
@@ -78,18 +79,18 @@ class AccumulatingTrainer(SimpleTrainer):
         self._scaler.update()
 
     def end_loader(self) -> None:
-        """End the loader processes: those that outlive this process are killed, and leave files in TMPDIR."""
+        """End the loader processes, because those that outlive this process are killed and leave files in TMPDIR."""
         self._data_loader_iter_obj = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of ``SimpleTrainer`` and of the loss scale, if there is one."""
+        """Return the state of ``SimpleTrainer`` and, if enabled, of the loss scaler."""
         return super().state_dict() | ({"grad_scaler": self._scaler.state_dict()} if self._scaler.is_enabled() else {})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the result of ``state_dict``; a run resumed in another precision starts with a new loss scale.
+        """Restore the result of ``state_dict``. A run resumed in another precision starts with a new loss scale.
 
         Raises:
-            ValueError: of `take_up`.
+            ValueError: see `take_up`.
         """
         TrainerBase.load_state_dict(self, state_dict)
         take_up("optimizer", self.optimizer, state_dict["optimizer"])

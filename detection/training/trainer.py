@@ -1,4 +1,4 @@
-"""Fine-tuning with detectron2's engine, on GPUs or in CPU processes."""
+"""Fine-tuning with detectron2's engine, on GPUs or CPU processes."""
 
 import logging
 import weakref
@@ -48,24 +48,30 @@ AMP_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 class Trainer(DefaultTrainer):
     """detectron2's ``DefaultTrainer`` for this plugin's models and data sets.
 
-    It differs in these points: it runs in several CPU processes; mixed precision works on a CPU and in bfloat16; an
-    update may accumulate the gradients of ``MOCO.ACCUMULATION`` micro-batches; it learns from ``MOCO.TRAIN_FRACTION``
-    of the labels, for ``MOCO.PASSES`` if that is set; the mapper of training images suits the task
-    (:mod:`.data.mapper`); the random draws (the order of images, their augmentation, anchors and proposals) depend only
-    on ``SEED`` and the iteration, so a resumed run gives the same result as an uninterrupted one; ``SyncBN`` norms are
-    synchronised on any device; checkpoints are written atomically, and never with numbers that are not finite;
-    pre-trained weights that do not fit are refused; each data set chooses its evaluator; the results of the last
-    evaluation are in ``OUTPUT_DIR/results.json``.
+    It differs from ``DefaultTrainer`` in the following ways:
 
-    A negative ``SEED`` means the seed of the run in ``OUTPUT_DIR`` if there is one, else a random seed.
+    * It runs in multiple CPU processes.
+    * Mixed precision works on a CPU and in bfloat16.
+    * An update can accumulate the gradients of ``MOCO.ACCUMULATION`` micro-batches.
+    * It trains on ``MOCO.TRAIN_FRACTION`` of the labels, for ``MOCO.PASSES`` passes if that is set.
+    * The mapper of training images depends on the task (:mod:`.data.mapper`).
+    * Random draws (the order of images, their augmentation, anchors and proposals) depend only on ``SEED`` and the
+      iteration, so a resumed run gives the same result as an uninterrupted one.
+    * ``SyncBN`` norms are synchronised on any device.
+    * Checkpoints are written atomically, and never with values that are not finite.
+    * Pre-trained weights that do not fit raise an error.
+    * The metadata of each data set determines its evaluator.
+    * The results of the last evaluation are written to ``OUTPUT_DIR/results.json``.
+
+    If ``SEED`` is negative, the seed of the run in ``OUTPUT_DIR`` is used if there is one, or else a random seed.
     """
 
     def __init__(self, cfg: CfgNode):
-        # DefaultTrainer.__init__ builds its parts for CUDA, so they are built here instead.
+        # DefaultTrainer.__init__ builds its components for CUDA, so they are built here instead.
         TrainerBase.__init__(self)
         cfg = cfg.clone()
         cfg.defrost()
-        # These have no further effect if the command has already called them.
+        # These calls have no further effect if the command has already made them.
         scale_to_processes(cfg, comm.get_world_size())
         records = None if densepose.is_densepose(cfg) else training_records(cfg, announce=True)
         if records is not None:
@@ -87,9 +93,10 @@ class Trainer(DefaultTrainer):
         )
         if cfg.MOCO.ACCUMULATION > 1:
             logger.info(
-                f"Each update accumulates the gradients of {cfg.MOCO.ACCUMULATION} micro-batches. Batch norm takes its"
-                f" statistics from one at a time: from {cfg.SOLVER.IMS_PER_BATCH // cfg.MOCO.ACCUMULATION} images if"
-                f" it is synchronised, not from {cfg.SOLVER.IMS_PER_BATCH}"
+                f"Each update accumulates the gradients of {cfg.MOCO.ACCUMULATION} micro-batches. Batch norm computes"
+                " its statistics over one micro-batch at a time: over"
+                f" {cfg.SOLVER.IMS_PER_BATCH // cfg.MOCO.ACCUMULATION} images if it is synchronised, instead of"
+                f" {cfg.SOLVER.IMS_PER_BATCH}"
             )
         self._asked = [
             {key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups
@@ -111,14 +118,16 @@ class Trainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Continue from the last checkpoint in ``OUTPUT_DIR``, or load ``MODEL.WEIGHTS`` and start at iteration 0.
+        """Resume from the last checkpoint in ``OUTPUT_DIR``, or load ``MODEL.WEIGHTS`` and start at iteration 0.
 
-        A resumed run is bit-identical to an uninterrupted one (CPU, float32 and bfloat16) if the config, the images and
-        the number of processes are the same; a warning names any difference. As in pre-training, rates, decay,
-        momentum and steps are those of the config, not those of the checkpoint.
+        A resumed run is bit-identical to an uninterrupted one (on a CPU, in float32 and bfloat16) if the config, the
+        images and the number of processes are the same. A warning reports any difference. As in pre-training, learning
+        rates, weight decay, momentum and steps are taken from the config, not from the checkpoint.
         """
         if resume and not self.checkpointer.has_checkpoint():
-            logger.warning(f"--resume is given, but {self.cfg.OUTPUT_DIR} holds no checkpoint: starting at iteration 0")
+            logger.warning(
+                f"--resume is set, but {self.cfg.OUTPUT_DIR} contains no checkpoint: starting at iteration 0"
+            )
         super().resume_or_load(resume)
         if self.start_iter == 0:
             return
@@ -126,27 +135,30 @@ class Trainer(DefaultTrainer):
         self.data_loader.batch_sampler.start = self.start_iter * self.cfg.MOCO.ACCUMULATION
 
     def _obey_config(self) -> None:
-        """Give the optimizer the settings of the config instead of those of the checkpoint."""
+        """Apply the config's optimizer settings instead of those in the checkpoint."""
         groups = self.optimizer.param_groups
         found = {(group.get("initial_lr", group["lr"]), group["weight_decay"]) for group in groups}
         for group, asked in zip(groups, self._asked, strict=True):
             group.update(asked, initial_lr=asked["lr"])
         self.scheduler.base_lrs = [asked["lr"] for asked in self._asked]
-        self.scheduler.last_epoch = min(self.start_iter, self.max_iter)  # the schedule has no rate beyond its end
+        self.scheduler.last_epoch = min(self.start_iter, self.max_iter)  # the schedule defines no rate beyond its end
         for group, rate in zip(groups, self.scheduler.get_lr(), strict=True):
             group["lr"] = rate
         if (now := {(group["initial_lr"], group["weight_decay"]) for group in groups}) != found:
-            logger.info(f"Using the config's rates and decays {sorted(now)}, not the checkpoint's {sorted(found)}")
+            logger.info(
+                f"Using the config's learning rates and weight decays {sorted(now)} instead of the checkpoint's"
+                f" {sorted(found)}"
+            )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return detectron2's state, and the settings on which the random draws of an iteration depend."""
+        """Return detectron2's state, and the settings that determine the random draws of an iteration."""
         return {**super().state_dict(), DRAWS_KEY: draws_of(self.cfg, self.data_loader.dataset.identity)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the result of ``state_dict``; warn if the run continues differently than without the stop.
+        """Restore the result of ``state_dict``, and warn if the run will differ from an uninterrupted one.
 
-        The schedule is not restored: it follows from the config and the iteration, and its state in a file could
-        replace its methods.
+        The schedule is not restored, because it is determined by the config and the iteration, and a state from a file
+        could replace its methods.
         """
         super().load_state_dict({**state_dict, "hooks": {}})
         if different := other_draws(state_dict.get(DRAWS_KEY), self.state_dict()[DRAWS_KEY]):
@@ -154,11 +166,11 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode, records: list[Record] | None = None) -> DataLoader:
-        """Build the endless loader of this process's micro-batches, each a list of detectron2's dicts.
+        """Build the endless loader of this process's micro-batches, each of which is a list of detectron2's dicts.
 
         Args:
-            cfg: config of the run.
-            records: of `training_records`; loaded if not given.
+            cfg: the config of the run.
+            records: the result of `training_records`; loaded if None.
         """
         cfg = cfg.clone()
         cfg.defrost()
@@ -171,7 +183,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
-        """Build the loader that evaluates each image of a data set once, in one of the processes."""
+        """Build the evaluation loader, which yields each image of a data set once, in one of the processes."""
         if densepose.is_densepose(cfg):
             return densepose.build_test_loader(cfg, dataset_name)
         loader = build_detection_test_loader(cfg, dataset_name, mapper=build_mapper(cfg, training=False))
@@ -182,7 +194,8 @@ class Trainer(DefaultTrainer):
         """Train, and return the results of the last evaluation (empty except on the main process).
 
         Raises:
-            DivergenceError: losses, proposals, parameters or buffers are not finite. No checkpoint holds such weights.
+            DivergenceError: losses, proposals, parameters or buffers are not finite. No checkpoint contains such
+                weights.
             OSError: see `mishaps_told`.
         """
         with self.status.watched(), tracebacks_in_log_file(), mishaps_told():
@@ -193,20 +206,20 @@ class Trainer(DefaultTrainer):
             super().train()
         except DivergenceError:
             raise
-        except FloatingPointError as error:  # detectron2's names no remedy and not always the iteration
+        except FloatingPointError as error:  # detectron2's error suggests no remedy and may lack the iteration
             raise DivergenceError(" ".join(str(error).split()).removesuffix("."), self.iter, DIVERGED) from error
         finally:
             self._trainer.end_loader()
-        if self.checkpointer.mismatch:  # repeated: the first warning is hundreds of lines above
+        if self.checkpointer.mismatch:  # repeated, because the first warning is hundreds of lines above
             logger.warning(self.checkpointer.mismatch)
         return self._last_eval_results
 
     def build_hooks(self) -> list[HookBase | None]:
-        """Make detectron2's hooks, some of them replaced by those of :mod:`.hooks`.
+        """Build detectron2's hooks, replacing some of them with those of :mod:`.hooks`.
 
-        PreciseBN's loader yields micro-batches too, since whole batches may not fit into memory; it takes more of them,
-        to see as many images. An iteration's checkpoint is saved after its evaluation has been written: a run that is
-        killed in between repeats both.
+        PreciseBN's loader also yields micro-batches, because complete batches may not fit into memory. PreciseBN reads
+        more of them to use the same number of images. An iteration's checkpoint is saved after its evaluation results
+        have been written, so a run that is killed in between repeats both.
         """
         seed, micro_batches = self.cfg.SEED, self.cfg.MOCO.ACCUMULATION
         built = super().build_hooks()
@@ -224,30 +237,30 @@ class Trainer(DefaultTrainer):
         return [SeedSteps(seed), *built, self.status, StopWhenAsked(self.checkpointer, collective_timeout(self.cfg))]
 
     def build_writers(self) -> list[EventWriter]:
-        """Remove an incomplete last line from ``metrics.json``, then make detectron2's writers."""
+        """Remove an incomplete last line from ``metrics.json``, then build detectron2's writers."""
         drop_half_line(Path(self.cfg.OUTPUT_DIR, "metrics.json"))
         return super().build_writers()
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
-        """Build the model with norms that work on its device and region pooling that keeps its precision."""
+        """Build the model, with norms that support its device and region pooling that preserves precision."""
         model = build(cfg)
         logger.info(f"Model:\n{model}")
         return model
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        """Build the evaluator that the data set's metadata asks for."""
+        """Build the evaluator for the ``evaluator_type`` in the data set's metadata."""
         return build_evaluator(cfg, dataset_name)
 
     @classmethod
     def test(
         cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None = None
     ) -> OrderedDict[str, Any]:
-        """Evaluate on every data set of ``DATASETS.TEST`` and write ``OUTPUT_DIR/results.json``.
+        """Evaluate on every data set in ``DATASETS.TEST``, and write ``OUTPUT_DIR/results.json``.
 
         Returns:
-            ``{task: {metric: value}}`` for one data set; for several, a dict of these by data set.
+            ``{task: {metric: value}}`` for one data set, or a dict of these by data set for multiple data sets.
         """
         results = super().test(cfg, model, evaluators)
         if comm.is_main_process() and results:

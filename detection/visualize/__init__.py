@@ -1,1 +1,1 @@
-"""Pictures of images' ground truth beside the predictions of several runs."""
+"""Draws the ground truth of images beside the predictions of multiple runs."""

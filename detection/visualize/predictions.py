@@ -1,4 +1,4 @@
-"""The ground truth of an image and the saved predictions of runs, both as things to draw."""
+"""Loads the ground truth of an image and the saved predictions of runs as `Thing` objects for drawing."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 def class_names(dataset_name: str) -> Sequence[str]:
-    """Return the names of the classes that are predicted on a data set."""
+    """Return the names of the classes predicted on a data set."""
     metadata = MetadataCatalog.get(dataset_name)
     return metadata.stuff_classes if kind_of(dataset_name).has_label_images else metadata.thing_classes
 
@@ -54,36 +54,38 @@ def ground_truth(record: Mapping[str, Any], dataset_name: str) -> list[Thing]:
 def read_run(
     name: str, path: str | Path, dataset_name: str, records: Sequence[Mapping[str, Any]]
 ) -> Mapping[str, list[Thing]]:
-    """Read the predictions of a run, by the keys of the images; an image without predictions may be absent.
+    """Read the predictions of a run, by image key. Images without predictions may be omitted.
 
     Args:
-        name: the run's name in warnings.
-        path: the file or the folder of predictions (``inference/<data set>``), or the run's ``OUTPUT_DIR``.
+        name: the run's name, used in warnings.
+        path: the file or folder of predictions (``inference/<data set>``), or the run's ``OUTPUT_DIR``.
         dataset_name: the data set of the predictions.
-        records: its images.
+        records: the records of the data set.
 
     Raises:
         FileNotFoundError: there are no predictions.
-        ValueError: they are malformed or for another data set, or runs save none of its kind.
+        ValueError: the predictions are malformed or belong to another data set, or runs do not save predictions for
+            data sets of this kind.
     """
     kind = kind_of(dataset_name)
     if kind.read is None:
         raise ValueError(
-            f"data set {dataset_name} is evaluated as {kind.evaluator_type!r}, for which runs save no predictions to"
-            f" draw; they do for {', '.join(sorted(name for name, other in KINDS.items() if other.read))}"
+            f"data set {dataset_name} has the evaluator type {kind.evaluator_type!r}, for which runs save no"
+            " predictions to draw; the supported types are"
+            f" {', '.join(sorted(name for name, other in KINDS.items() if other.read))}"
         )
     things = kind.read(predictions_folder(path, dataset_name), MetadataCatalog.get(dataset_name), records)
     if not any(things.values()):
-        logger.warning(f"{name}: {path} holds no predictions at all")
+        logger.warning(f"{name}: {path} contains no predictions")
     return things
 
 
 def index_records(records: Sequence[dict[str, Any]], dataset_name: str) -> dict[str, dict[str, Any]]:
-    """Return the records by the keys of their images.
+    """Return the records by image key.
 
     Raises:
         ValueError: two images have the same key.
     """
     if again := repeated(map(image_key, records)):
-        raise ValueError(f"data set {dataset_name} has several images with the name {first_few(again)}")
+        raise ValueError(f"data set {dataset_name} has multiple images with the name {first_few(again)}")
     return {image_key(record): record for record in records}

@@ -1,4 +1,4 @@
-"""The command ``mocodet visualize``: draw the predictions of several runs."""
+"""The command ``mocodet visualize``: draws the predictions of multiple runs."""
 
 import argparse
 import random
@@ -32,30 +32,33 @@ def visualize(
     image_ids: Sequence[str] = (),
     threshold: float = 0.5,
 ) -> list[Path]:
-    """Draw images of a registered data set beside the predictions of runs, one ``<image>.png`` for each.
+    """Draw ground truth and predictions of runs on images of a registered data set, one ``<image>.png`` for each.
 
     Args:
-        dataset_name: data set of the predictions.
-        predictions: the place of each run's predictions, by the run's name.
-        output: folder of the pictures.
-        images: number of images to choose if ``image_ids`` is empty; all if there are fewer.
-        seed: of the choice.
+        dataset_name: the data set of the predictions.
+        predictions: the file or folder of each run's predictions, by the run's name.
+        output: the folder for the output images.
+        images: number of images to select if ``image_ids`` is empty; all images are drawn if there are fewer.
+        seed: the seed of the selection.
         image_ids: the images to draw.
-        threshold: the lowest score that is drawn.
+        threshold: the minimum score of objects to draw.
 
     Returns:
-        the files.
+        the paths of the files that were written.
 
     Raises:
-        FileNotFoundError: predictions or images are missing.
-        ValueError: an image is unknown, or predictions are malformed or for another data set.
+        FileNotFoundError: predictions or images do not exist.
+        ValueError: an image is unknown, or predictions are malformed or belong to another data set.
     """
     loaded = DatasetCatalog.get(dataset_name)
     records = index_records(loaded, dataset_name)
     keys = sorted(records)
     chosen = list(image_ids) or random.Random(seed).sample(keys, min(images, len(keys)))
     if unknown := [key for key in chosen if key not in records]:
-        raise ValueError(f"data set {dataset_name} has no image {first_few(unknown)}; it has {first_few(keys, 3)}")
+        raise ValueError(
+            f"data set {dataset_name} does not contain {first_few(unknown)}; it contains images such as"
+            f" {first_few(keys, 3)}"
+        )
     runs = {name: read_run(name, path, dataset_name, loaded) for name, path in predictions.items()}
     drawn = []
     for key in chosen:
@@ -77,13 +80,13 @@ def visualize(
 
 
 def main(args: argparse.Namespace) -> None:
-    """Draw the images that the command line asks for, and say where the pictures are."""
+    """Draw the images requested on the command line, and print where they are stored."""
     with errors_in_one_line():
         setup_logger(name="mocodet")
         cfg, _ = merged_config(args.config_file, args.opts)
         if not args.dataset and not cfg.DATASETS.TEST:
-            raise ValueError(f"{args.config_file} names no data set in DATASETS.TEST; give --dataset NAME")
-        # Check only the data set that is drawn.
+            raise ValueError(f"DATASETS.TEST is empty in {args.config_file}; specify a data set with --dataset NAME")
+        # Check only the data set to be drawn.
         cfg.DATASETS.TEST = (args.dataset or cfg.DATASETS.TEST[0],)
         register_datasets(cfg)
         check_datasets(cfg, training=False)
@@ -96,4 +99,4 @@ def main(args: argparse.Namespace) -> None:
             image_ids=args.image_id,
             threshold=args.threshold,
         )
-    print(f"{len(drawn)} pictures in {args.output}, such as {drawn[0].name}")
+    print(f"Wrote {len(drawn)} images to {args.output}, such as {drawn[0].name}")

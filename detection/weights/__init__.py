@@ -1,1 +1,1 @@
-"""Encoders in detectron2's format: conversion both ways, and weights by name."""
+"""Encoders in detectron2's format: conversion in both directions, and weights by name."""

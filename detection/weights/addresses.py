@@ -1,6 +1,6 @@
-"""``MODEL.WEIGHTS`` from a web address: one copy for all processes of a machine.
+"""Downloads ``MODEL.WEIGHTS`` from a URL, with one copy for all processes of a machine.
 
-detectron2's own cache identifies files by the path of their address, without the host, and never checks for new ones.
+detectron2's own cache identifies files by the path of the URL, without the host, and never checks for new versions.
 """
 
 from pathlib import Path
@@ -9,18 +9,19 @@ from detectron2.utils import comm
 
 from mocodet.common.url_cache import fetch
 
-HEURISTICS = "matching_heuristics=True"  # detectron2's option, which has the place of an address's query
+HEURISTICS = "matching_heuristics=True"  # detectron2's option, written as the query of a URL
 
 
 def is_address(weights: str) -> bool:
-    """Tell whether ``MODEL.WEIGHTS`` is an http or https address."""
+    """Return whether ``MODEL.WEIGHTS`` is an HTTP or HTTPS URL."""
     return weights.startswith(("http://", "https://"))
 
 
 def local_copy(weights: str) -> str:
-    """Return the file at an address, with detectron2's option if it is in the query; see `fetch`.
+    """Return the local copy of the file at a URL, with detectron2's option if the query contains it; see `fetch`.
 
-    The rest of the query belongs to the address. All processes must call this; the first of each machine downloads.
+    The rest of the query is part of the URL. All processes must call this function, and the first process of each
+    machine downloads the file.
 
     Raises:
         ValueError, OSError: see `fetch`, in every process.

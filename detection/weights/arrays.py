@@ -1,4 +1,4 @@
-"""Reads pickled numpy arrays, as detectron2's model zoo and Caffe2 publish them, without running code from the file."""
+"""Reads pickled NumPy arrays from detectron2's model zoo and Caffe2 without running code from the file."""
 
 import io
 import pickle
@@ -11,10 +11,10 @@ from mocodet.common.mistaken_file import mistaken_for
 
 
 class Dict(Ignored, dict):
-    """Replaces ``collections.OrderedDict``: it ignores attributes from the file, which could hide methods."""
+    """Replaces ``collections.OrderedDict`` and ignores attributes from the file, which could hide methods."""
 
 
-# The names that a pickle of arrays may use, and their stand-ins. Old protocols write bytes as a call of ``encode``.
+# The names that a pickle of arrays may use, and their replacements. Old protocols write bytes as a call to ``encode``.
 ARRAY_NAMES = NUMPY | {
     "collections.OrderedDict": Dict,
     "_codecs.encode": str.encode,
@@ -22,20 +22,20 @@ ARRAY_NAMES = NUMPY | {
 }
 
 
-PYTHONS: Any = pickle._Unpickler  # the standard library's type stubs lack it
+PYTHONS: Any = pickle._Unpickler  # missing in the standard library's type stubs
 
 
 def load_array_pickle(path: str | PathLike) -> dict[str, Any]:
-    """Read a pickled dict of numpy arrays, as detectron2's model zoo and Caffe2 write them, without running its code.
+    """Read a pickled dict of NumPy arrays, as in detectron2's model zoo and Caffe2, without running its code.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, or needs anything but arrays, numbers, strings and plain containers.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is damaged, or requires more than arrays, numbers, strings and plain containers.
     """
     content = Path(path).read_bytes()
     try:
-        data = _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()  # many model zoo files come from Python 2
-    except Exception as error:  # damaged bytes make an unpickler raise almost anything, even MemoryError
+        data = _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()  # for files from Python 2
+    except Exception as error:  # damaged data can raise almost any exception, even MemoryError
         if mistaken := mistaken_for(path):
             raise ValueError(mistaken) from error
         told = f"{type(error).__name__}: {error}".strip(": ")
@@ -43,27 +43,27 @@ def load_array_pickle(path: str | PathLike) -> dict[str, Any]:
             f"{path} cannot be read as pickled weights ({told}); expected a dict of numpy arrays"
         ) from error
     if not isinstance(data, dict):
-        raise ValueError(f"{path} holds a {type(data).__name__}; expected a dict of numpy arrays")
+        raise ValueError(f"{path} contains a {type(data).__name__}; expected a dict of numpy arrays")
     return data
 
 
 class _ArrayUnpickler(PYTHONS):
-    """Rebuilds numpy arrays and plain containers, and looks up nothing else.
+    """Rebuilds NumPy arrays and plain containers, and resolves no other names.
 
-    It is the unpickler in Python: the one in C allocates memory for the lengths that a file claims. The one in Python
-    does so only for a bytearray, which becomes bytes here.
+    This is Python's pure-Python unpickler, because the C implementation allocates memory for the lengths that a file
+    claims. The Python implementation does so only for a bytearray, which is read as bytes here.
     """
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return the stand-in for a name that an array needs; refuse any other name before it can be called."""
+        """Return the replacement for a name that arrays require, and reject any other name before it can be called."""
         if f"{module}.{name}" not in ARRAY_NAMES:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no array needs")
+            raise pickle.UnpicklingError(f"it uses {module}.{name}, which arrays do not require")
         return ARRAY_NAMES[f"{module}.{name}"]
 
     def load_build(self) -> None:
-        """Set the state of an object that the file built; pickle would also set that of functions and classes."""
+        """Set the state of an object built by the file; pickle would also set that of functions and classes."""
         if type(self.stack[-2]) not in (Array, DType, Dict):
-            raise pickle.UnpicklingError("it asks to change a function or a class")
+            raise pickle.UnpicklingError("it modifies a function or a class")
         super().load_build()
 
     dispatch: ClassVar = {

@@ -1,8 +1,9 @@
-"""Converts a pre-trained encoder's checkpoint to weights that detectron2 reads (docs/converter.md).
+"""Converts a pre-trained encoder's checkpoint to weights for detectron2 (docs/converter.md).
 
-Only this module knows the parameter names of both sides: torchvision's for ResNets, as
-`mocodet.common.encoders.reading` finds them in checkpoints, such as ``layer1.0.bn1.weight``; and those of detectron2's
-ResNet, such as ``res2.0.conv1.norm.weight``. `mocodet.detection.weights.convert_back` converts in the other direction.
+Only this module contains the parameter names of both libraries: those of torchvision's ResNets, which
+`mocodet.common.encoders.reading` finds in checkpoints, such as ``layer1.0.bn1.weight``, and those of detectron2's
+ResNet, such as ``res2.0.conv1.norm.weight``. `mocodet.detection.weights.convert_back` converts in the opposite
+direction.
 """
 
 import pickle
@@ -33,7 +34,7 @@ from .settings import ASSUMED_KEY, AUTHOR, SETTINGS_KEY, encoder_settings, requi
 
 STAGES = {"layer1": "res2", "layer2": "res3", "layer3": "res4", "layer4": "res5"}
 
-# Parts of names, torchvision's and detectron2's, in the order in which they are replaced for detectron2.
+# Parts of parameter names in torchvision and detectron2, in the order in which they are replaced for detectron2.
 PARTS: tuple[tuple[str, str], ...] = (
     *((f"{layer}.", f"{stage}.") for layer, stage in STAGES.items()),
     *((f"bn{i}.", f"conv{i}.norm.") for i in (1, 2, 3)),
@@ -41,27 +42,28 @@ PARTS: tuple[tuple[str, str], ...] = (
     ("downsample.1.", "shortcut.norm."),
 )
 
-# The part of a parameter's name that gives its place in a ResNet: `stem.conv1.weight` of
+# The part of a parameter's name that identifies its position in a ResNet: `stem.conv1.weight` of
 # `backbone.bottom_up.stem.conv1.weight`, `res5.0.conv1.weight` of `roi_heads.res5.0.conv1.weight`. A stage's blocks are
 # numbered, so layers that a detector adds beside them (`roi_heads.res5.norm`, `fpn_lateral5`) do not match.
 ENCODER_PART = re.compile(r"(?:^|\.)((?:stem|res[2-5]\.\d+)\..+)$")
 
-# Largest relative difference that `compare_stages` accepts.
+# Maximum relative difference that `compare_stages` accepts.
 TOLERANCE = 1e-5
 
-# The epsilon that batch norm adds to a variance. If most variances are below it, almost no signal passes.
+# The epsilon that batch norm adds to a variance. If most variances are below it, almost no signal passes through the
+# layer.
 BATCH_NORM_EPSILON = 1e-5
 
 # Warning signs that make an encoder useless, and their remedies.
 NOTHING_LEARNED = {
-    CONSTANT_IMAGES: "images were of one colour. Look at the files: 16-bit images and masks come out black or white",
-    COLLAPSE: "the encoder gave every image the same vector. Lower SOLVER.BASE_LR or raise SOLVER.WARMUP_ITERS",
+    CONSTANT_IMAGES: "all images had one colour. Check the files: 16-bit images and masks may become black or white",
+    COLLAPSE: "the encoder produced the same vector for all images. Lower SOLVER.BASE_LR or raise SOLVER.WARMUP_ITERS",
 }
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """Result of a conversion in either direction: the encoder, and the difference of each stage if it was verified."""
+    """Result of a conversion in either direction: the encoder and, if it was verified, the difference of each stage."""
 
     encoder: Encoder
     differences: dict[str, float]
@@ -70,30 +72,33 @@ class Conversion:
 def convert_file(
     source: str | PathLike, output: str | PathLike, *, prefix: str | None = None, check: bool = True
 ) -> Conversion:
-    """Convert the checkpoint ``source`` and write ``output``, a pickle that detectron2's checkpointer reads.
+    """Convert the checkpoint ``source`` and write ``output``, a pickle for detectron2's checkpointer.
 
-    The file appears only if everything succeeds; until then an existing ``output`` stays as it is.
+    The file is written only if everything succeeds. Until then, an existing ``output`` is unchanged.
 
     Args:
-        source: a file of ``torch.save`` or safetensors.
-        output: name of the file to write; must end in ``.pkl``, by which detectron2 recognises the format.
-        prefix: prefix of the encoder's names, if none of `mocodet.common.encoders.styles.STYLES` says which encoder to
-            take, or another one is wanted.
-        check: verify by `compare_stages` that the bytes to be written compute the same as the encoder in ``source``,
-            and that the result differs from image to image (see also `refuse_signs` and `refuse_constant_statistics`).
+        source: a file written by ``torch.save``, or a safetensors file.
+        output: name of the file to write. It must end in ``.pkl``, by which detectron2 recognises the format.
+        prefix: prefix of the encoder's parameter names. Required only if none of
+            `mocodet.common.encoders.styles.STYLES` identifies the encoder, or to select another encoder.
+        check: whether to verify with `compare_stages` that the weights to be written compute the same as the encoder in
+            ``source``, and that the result differs between images (see also `refuse_signs` and
+            `refuse_constant_statistics`).
 
     Raises:
         FileNotFoundError: ``source`` does not exist.
-        ValueError: ``source`` is damaged, or holds no complete, finite encoder, or one that detectron2 has no network
-            for; or the verification failed.
+        ValueError: ``source`` is damaged, contains no complete, finite encoder, or contains one for which detectron2
+            has no network; or the verification failed.
     """
     output = Path(output)
     if output.suffix != ".pkl":
-        raise ValueError(f"{output}: the output must end in .pkl, by which detectron2 recognises the format")
+        raise ValueError(
+            f"{output}: the name of the output must end in .pkl, by which detectron2 recognises the format"
+        )
     checkpoint = _load(source)
     with errors_about(source):
         encoder = extract_encoder(checkpoint, prefix)
-        # Protocol 4 pickles arrays without out-of-band buffers; numpy 1.26 and later can read files from numpy 2.
+        # Protocol 4 pickles arrays without out-of-band buffers; NumPy 1.26 and later can read files from NumPy 2.
         content = pickle.dumps(to_detectron2(encoder), protocol=4)
         differences = {}
         if check:
@@ -106,16 +111,16 @@ def convert_file(
 
 
 def convert_state_dict(checkpoint: dict[str, Any], prefix: str | None = None) -> dict[str, Any]:
-    """Return the encoder in a loaded checkpoint, or in a bare state dict, in the format of detectron2's checkpointer.
+    """Return the encoder of a loaded checkpoint or a bare state dict, in the format of detectron2's checkpointer.
 
-    ``DetectionCheckpointer`` reads it from a file written by ``pickle.dump`` whose name ends in ``.pkl``.
+    ``DetectionCheckpointer`` reads the result from a file written by ``pickle.dump`` whose name ends in ``.pkl``.
 
     Args:
         checkpoint: the result of ``torch.load``, or ``model.state_dict()``.
         prefix: see `convert_file`.
 
     Raises:
-        ValueError: it holds no complete, finite encoder, or one that detectron2 has no network for.
+        ValueError: the checkpoint contains no complete, finite encoder, or one for which detectron2 has no network.
     """
     return to_detectron2(extract_encoder(checkpoint, prefix))
 
@@ -130,16 +135,16 @@ def _load(source: str | PathLike) -> Any:
             is_converted = False
         if is_converted:
             raise ValueError(
-                f"{source} is already a .pkl in detectron2's format and needs no conversion: set MODEL.WEIGHTS to it;"
-                " --to torchvision converts in the other direction"
+                f"{source} is already a .pkl in detectron2's format and requires no conversion: set MODEL.WEIGHTS to"
+                " it; --to torchvision converts in the opposite direction"
             ) from error
         raise
 
 
 def to_detectron2(encoder: Encoder) -> dict[str, Any]:
-    """Return the format of detectron2's checkpointer: ``{"model": name -> float32 ndarray, "__author__", ...}``.
+    """Return an encoder in detectron2's format: ``{"model": name -> float32 ndarray, "__author__", ...}``.
 
-    It records the images and strides that the encoder was trained with (`mocodet.detection.weights.settings`).
+    The result records the images and strides with which the encoder was trained (`mocodet.detection.weights.settings`).
 
     Raises:
         ValueError: detectron2 has no network with the encoder's small stem.
@@ -147,8 +152,8 @@ def to_detectron2(encoder: Encoder) -> dict[str, Any]:
     if encoder.small_stem:
         raise ValueError(
             f"this {encoder.arch} has the small stem (3x3 first convolution, no max-pool), which detectron2's ResNet"
-            " cannot have: no detector can start from it, but linear evaluation and kNN can use it; for detectors"
-            " pre-train with MODEL.SMALL_STEM False"
+            " does not support. It can be used for linear evaluation and kNN; for detectors, pre-train with"
+            " MODEL.SMALL_STEM False"
         )
     model = {detectron2_name(name): tensor.detach().contiguous().numpy() for name, tensor in encoder.tensors.items()}
     settings = encoder_settings(encoder)
@@ -176,11 +181,11 @@ def torchvision_name(name: str) -> str:
 
 
 def detectron2_resnet(encoder: Encoder, checkpoint: dict[str, Any]) -> nn.Module:
-    """Build detectron2's ResNet for an encoder by `required_config`, and load it with detectron2's own checkpointer.
+    """Build detectron2's ResNet for an encoder, and load the weights with detectron2's own checkpointer.
 
     Args:
-        encoder: gives the ResNet.
-        checkpoint: as detectron2 loads it from a file: ``{"model": name -> array or tensor, ...}``.
+        encoder: the encoder, whose `required_config` determines the ResNet.
+        checkpoint: the weights as detectron2 loads them from a file: ``{"model": name -> array or tensor, ...}``.
 
     Raises:
         ValueError: detectron2's checkpointer left a parameter of the network or of the checkpoint unmatched.
@@ -194,7 +199,7 @@ def detectron2_resnet(encoder: Encoder, checkpoint: dict[str, Any]) -> nn.Module
     with NoDraws():
         backbone = build_backbone(cfg)
     for tensor in backbone.state_dict().values():
-        # A nan that is left spreads to the output, which then equals nothing.
+        # A nan that is not overwritten propagates to the output, so that the comparison fails.
         tensor.fill_(torch.nan if tensor.is_floating_point() else 0)
     incompatible = DetectionCheckpointer(backbone)._load_model(checkpoint)
     if any(incompatible):
@@ -207,7 +212,7 @@ def detectron2_resnet(encoder: Encoder, checkpoint: dict[str, Any]) -> nn.Module
 
 
 def refuse_signs(encoder: Encoder) -> None:
-    """Refuse an encoder whose own run warned that it learned nothing (docs/evaluation.md, Is it learning?).
+    """Reject an encoder whose own run warned that it learned nothing (docs/evaluation.md, Is it learning?).
 
     Raises:
         ValueError: the checkpoint records a sign of `NOTHING_LEARNED`.
@@ -215,16 +220,17 @@ def refuse_signs(encoder: Encoder) -> None:
     if told := [sign for sign in NOTHING_LEARNED if sign in encoder.signs]:
         reasons = "; ".join(f"{sign}: {NOTHING_LEARNED[sign]}" for sign in told)
         raise ValueError(
-            f"verification failed: its training warned of {reasons}; pre-train again ({ABOUT_SIGNS}). --no-verify"
-            " converts it anyway"
+            f"verification failed: its training warned of {reasons}; pre-train again ({ABOUT_SIGNS}), or use"
+            " --no-verify to convert it anyway"
         )
 
 
 def refuse_constant_statistics(encoder: Encoder) -> None:
-    """Refuse an encoder with a layer whose features hardly varied in training.
+    """Reject an encoder with a layer whose features hardly varied during training.
 
-    Training on black images gives this result if the last map has a single cell (crops of 32 pixels). On larger maps,
-    zero padding makes even those features vary, and only the checkpoint's records reveal it (`refuse_signs`).
+    Training on black images has this result if the last feature map has a single cell (crops of 32 pixels). On larger
+    maps, zero padding makes even those features vary, and only the checkpoint's records reveal the problem
+    (`refuse_signs`).
 
     Raises:
         ValueError: half of the variances of a layer are below `BATCH_NORM_EPSILON`.
@@ -233,9 +239,9 @@ def refuse_constant_statistics(encoder: Encoder) -> None:
     if blind := [name for name, variances in norms.items() if variances.median() < BATCH_NORM_EPSILON]:
         raise ValueError(
             f"verification failed: in {len(blind)} of {len(norms)} batch norms, {first_few(blind)}, half of the"
-            f" variances are below {BATCH_NORM_EPSILON:g}: the encoder was trained on images that do not differ, or it"
-            " has collapsed; look at the images and at spread and image_std in the log of pre-training. --no-verify"
-            " converts it anyway"
+            f" variances are below {BATCH_NORM_EPSILON:g}. The encoder was trained on images that do not differ, or it"
+            " has collapsed; check the images, and spread and image_std in the log of pre-training, or use --no-verify"
+            " to convert it anyway"
         )
 
 
@@ -247,27 +253,28 @@ def compare_stages(written: nn.Module, source: nn.Module) -> dict[str, float]:
         source: the network with the original weights.
 
     Returns:
-        for each of res2 to res5 the relative difference ``max|a - b| / max|b|`` of the activations in evaluation mode,
-        ``b`` being the source's.
+        for each of res2 to res5, the relative difference ``max|a - b| / max|b|`` of the activations in evaluation mode,
+        where ``b`` are those of the source.
 
     Raises:
-        ValueError: a difference exceeds `TOLERANCE`; or the images do not differ by that much in the last stage of
+        ValueError: a difference exceeds `TOLERANCE`, or the images differ by less than that in the last stage of
             ``source``, so that any network with constant features would agree with it.
     """
     found, expected = _stages(written), _stages(source)
     differences = {stage: _relative_difference(found[stage], expected[stage]) for stage in STAGES.values()}
-    # Written so that nan, which compares as false, fails.
+    # Written such that nan, for which comparisons are false, fails.
     if wrong := [stage for stage, difference in differences.items() if not difference <= TOLERANCE]:
         figures = ", ".join(f"{stage} {difference:.2g}" for stage, difference in differences.items())
         raise ValueError(
-            f"verification failed at {', '.join(wrong)}: the ResNet with the written weights differs from the source's"
-            f" by {figures} (relative; at most {TOLERANCE:g} allowed)"
+            f"verification failed at {', '.join(wrong)}: the ResNet with the written weights differs from the source by"
+            f" {figures} (relative; at most {TOLERANCE:g} allowed)"
         )
     one, other = expected["res5"]
     if _relative_difference(one, other) <= TOLERANCE:
         raise ValueError(
-            "verification failed: the encoder gives all images the same features in res5: it has collapsed, and is"
-            " useless for a detector; look at spread in the log of pre-training. --no-verify converts it anyway"
+            "verification failed: the encoder produces the same features in res5 for all images. It has collapsed and"
+            " is useless for a detector; check spread in the log of pre-training, or use --no-verify to convert it"
+            " anyway"
         )
     return differences
 
@@ -278,7 +285,7 @@ def _stages(network: nn.Module) -> dict[str, Tensor]:
     network.eval()
     stages: dict[str, Tensor] = {}
     with torch.no_grad(), eager_convolutions():
-        if not isinstance(network, ResNet):  # detectron2's
+        if not isinstance(network, ResNet):  # detectron2's ResNet
             return network(images)
         for layer, stage in STAGES.items():
             network.get_submodule(layer).register_forward_hook(partial(_keep, stages, stage))

@@ -1,4 +1,4 @@
-"""The command ``mocodet convert``: convert an encoder for detectron2 or back, verify it, and say how to use it."""
+"""The command ``mocodet convert``: converts an encoder for detectron2 or back, verifies it, and describes its use."""
 
 import argparse
 import warnings
@@ -12,9 +12,9 @@ from .settings import encoder_settings, required_config
 
 
 def main(args: argparse.Namespace) -> None:
-    """Convert in the direction that the command line asks for, and print the result."""
+    """Convert in the direction given on the command line, and print the result."""
     with errors_in_one_line(), warnings.catch_warnings():
-        # torch's guess about a damaged file; the error that follows is clearer.
+        # Hide torch's guess about a damaged file, because the error that follows is clearer.
         warnings.filterwarnings("ignore", message="Detected pickle protocol")
         options = {"prefix": args.prefix, "check": args.verify}
         if args.to == "torchvision":
@@ -37,9 +37,9 @@ def _report(conversion: Conversion, args: argparse.Namespace) -> list[str]:
     ]
     if conversion.differences:
         lines += [
-            f"Verified: activations of {args.to}'s ResNet with the written weights (a) against"
+            f"Verified: activations of {args.to}'s ResNet with the written weights (a) and of"
             f" {'detectron2' if back else 'torchvision'}'s",
-            "with the input's (b), on random images; relative difference max|a-b| / max|b|:",
+            "ResNet with the original weights (b) on random images. Relative difference max|a-b| / max|b|:",
             *(f"  {stage}  {difference:.1e}" for stage, difference in conversion.differences.items()),
             f"  (at most {TOLERANCE:g} allowed)",
         ]
@@ -49,25 +49,25 @@ def _report(conversion: Conversion, args: argparse.Namespace) -> list[str]:
 
 
 def _settings(encoder: Encoder) -> list[str]:
-    """List the settings that a config needs, and the source of each."""
+    """List the settings that a config requires, and the source of each."""
     assumed = encoder_settings(encoder).assumed
     lines = [
         f"  {key + ': ' + _yaml(value):<52}  # {'assumed' if key in assumed else 'known'}"
         for key, value in required_config(encoder).items()
     ]
-    source = "mocodet made the checkpoint" if encoder.is_ours else "the tensors show it"
-    remarks = [f"Known: {source}. The norms are batch norm: MODEL.RESNETS.NORM may be FrozenBN, BN or SyncBN."]
+    source = "recorded by mocodet" if encoder.is_ours else "determined from the tensors"
+    remarks = [f"Known: {source}. The norms are batch norm, so MODEL.RESNETS.NORM can be FrozenBN, BN or SyncBN."]
     if assumed:
         remarks += [
-            "Assumed: the checkpoint does not say it. ImageNet's pixels, torchvision's strides, and a batch norm that",
-            f"adds {BATCH_NORM_EPSILON:g} to variances are usual. If its training differed, set its own values.",
+            "Assumed: not recorded in the checkpoint. ImageNet's pixel mean and deviation, torchvision's strides and a",
+            f"batch norm epsilon of {BATCH_NORM_EPSILON:g} are common. If the training used other values, set those.",
         ]
     overrides = " ".join(f"{key} {_word(value)}" for key, value in required_config(encoder).items())
     return [
-        "A detectron2 model that starts from this file needs these settings:",
+        "A detectron2 model that starts from this file requires these settings:",
         *lines,
         *remarks,
-        f"On a command line: {overrides}",
+        f"On the command line: {overrides}",
     ]
 
 

@@ -1,4 +1,4 @@
-"""The settings that a detectron2 config needs for a model that starts from weights, known or assumed."""
+"""The settings, known or assumed, that a detectron2 config requires for a model that starts from given weights."""
 
 import contextlib
 from collections.abc import Mapping
@@ -18,8 +18,8 @@ from .arrays import load_array_pickle
 
 FORMAT_KEY, STRIDE_KEY = "INPUT.FORMAT", "MODEL.RESNETS.STRIDE_IN_1X1"
 
-# The settings for any detectron2 model that starts from a pre-trained encoder of RGB images. Its architecture may need
-# more (`required_config`).
+# The settings for any detectron2 model that starts from a pre-trained encoder of RGB images. The encoder's architecture
+# may require more settings (`required_config`).
 REQUIRED_CONFIG: dict[str, Any] = {
     FORMAT_KEY: FORMATS[3],
     "MODEL.PIXEL_MEAN": list(RGB_MEAN),
@@ -27,7 +27,7 @@ REQUIRED_CONFIG: dict[str, Any] = {
     STRIDE_KEY: False,
 }
 
-# The same for an encoder of grey images.
+# The same settings for an encoder of greyscale images.
 GREY_CONFIG = {
     **REQUIRED_CONFIG,
     FORMAT_KEY: FORMATS[1],
@@ -37,21 +37,22 @@ GREY_CONFIG = {
 
 AUTHOR = "mocodet"
 
-# Authors whose files hold torchvision's networks, which have the stride of a bottleneck in its 3x3 convolution: mocodet
-# (also for files converted while loading), MoCo's own conversion script, and detectron2's script for torchvision files.
+# Authors whose files contain torchvision's networks, which have the stride of a bottleneck in its 3x3 convolution:
+# mocodet (also for files converted while loading), MoCo's own conversion script, and detectron2's script for
+# torchvision files.
 TORCHVISION_AUTHORS = {AUTHOR, "MOCO", "torchvision"}
 
-# Keys of a file for the images and strides that its network was trained with, and for those settings that are assumed.
+# Keys in a file for the images and strides with which its network was trained, and for the settings that are assumed.
 SETTINGS_KEY, ASSUMED_KEY = "settings", "assumed"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The images and strides that weights were trained with, as far as they are known.
+    """The images and strides with which weights were trained, as far as they are known.
 
     Attributes:
-        values: config key -> value.
-        assumed: keys of the values that nothing in the file proves.
+        values: the values by config key.
+        assumed: the keys whose values cannot be determined from the file.
     """
 
     values: Mapping[str, Any]
@@ -59,14 +60,14 @@ class Settings:
 
     @property
     def remedy(self) -> str:
-        """Return them as on a command line."""
+        """The settings as they are written on a command line."""
         return ", ".join(f"{key} {value}" for key, value in self.values.items() if value is not None)
 
 
 def required_config(encoder: Encoder) -> dict[str, Any]:
-    """Return the settings that a detectron2 config needs to start from ``encoder``, if they differ from the defaults.
+    """Return the settings that a detectron2 config requires to start from ``encoder``, unless they are defaults.
 
-    The depth is always included, to make clear which network is meant.
+    The depth is always included, to identify the network.
     """
     defaults = dict(get_cfg().MODEL.RESNETS)
     special = {
@@ -78,10 +79,11 @@ def required_config(encoder: Encoder) -> dict[str, Any]:
 
 
 def encoder_settings(encoder: Encoder) -> Settings:
-    """Return the images and strides that an encoder was trained with.
+    """Return the images and strides with which an encoder was trained.
 
-    Tensors show whether images are grey, and blocks without 1x1 convolutions have only one place for the stride. The
-    rest is known only for mocodet's own checkpoints. For others it is assumed; their authors may have chosen otherwise.
+    The tensors show whether images are greyscale, and blocks without 1x1 convolutions have only one possible position
+    for the stride. The other settings are known only for mocodet's own checkpoints. For other checkpoints they are
+    assumed, although their authors may have chosen different values.
     """
     grey = encoder.channels == 1
     values = GREY_CONFIG if grey else REQUIRED_CONFIG
@@ -92,7 +94,7 @@ def encoder_settings(encoder: Encoder) -> Settings:
 
 
 def resnet_config(arch: str) -> dict[str, int]:
-    """Return the settings that make detectron2's ResNet an ``arch``, a key of `ARCHITECTURES`."""
+    """Return the settings that turn detectron2's ResNet into ``arch``, a key of `ARCHITECTURES`."""
     shape = ARCHITECTURES[arch]
     return {
         "MODEL.RESNETS.DEPTH": shape.depth,
@@ -104,7 +106,7 @@ def resnet_config(arch: str) -> dict[str, int]:
 
 
 def stored_settings(content: Mapping[str, Any]) -> Settings:
-    """Return the settings in a file of ours or of torchvision's networks, as detectron2's checkpointer loads it."""
+    """Return the settings in a file from mocodet or of torchvision's networks, loaded by detectron2's checkpointer."""
     if isinstance(values := content.get(SETTINGS_KEY), Mapping):
         assumed = content.get(ASSUMED_KEY, ())
         return Settings(values, frozenset(assumed if isinstance(assumed, list) else ()))
@@ -114,7 +116,7 @@ def stored_settings(content: Mapping[str, Any]) -> Settings:
 
 
 def settings_of(path: str | PathLike) -> Settings:
-    """Return the settings of the weights in any file that ``MODEL.WEIGHTS`` may name; empty if none are known.
+    """Return the settings of the weights in any file supported by ``MODEL.WEIGHTS``; empty if none are known.
 
     Raises:
         ValueError: the file is damaged.
@@ -125,21 +127,22 @@ def settings_of(path: str | PathLike) -> Settings:
     if isinstance(loaded, Mapping) and SETTINGS_KEY in loaded:
         return stored_settings(loaded)
     if holds_encoder(loaded):
-        with contextlib.suppress(ValueError):  # loading reports the error, if it also takes this for an encoder
+        with contextlib.suppress(ValueError):  # loading reports the error, if it also detects an encoder
             return encoder_settings(extract_encoder(loaded))
     return Settings({})
 
 
 def refuse_other_format(theirs: Settings, ours: str | None) -> None:
-    """Refuse weights for images with other channels, or in another order, than a model's.
+    """Reject weights for images whose channels differ from the model's in number or order.
 
     Raises:
-        ValueError: they are known to be for another ``INPUT.FORMAT`` than ``ours``. None means that it is unknown.
+        ValueError: the weights are known to be for an ``INPUT.FORMAT`` other than ``ours``. None means that it is
+            unknown.
     """
     wanted = theirs.values.get(FORMAT_KEY)
     is_known = FORMAT_KEY not in theirs.assumed or FORMATS[1] in (wanted, ours)
     if wanted and ours and wanted != ours and is_known:
         raise ValueError(
-            f"the weights were trained on images of {FORMAT_KEY} {wanted}, the config has {ours}; set {theirs.remedy},"
-            " or use the config's variant for such weights (_moco for mocodet's)"
+            f"the weights were trained on images of {FORMAT_KEY} {wanted}, but the config has {ours}; set"
+            f" {theirs.remedy}, or use the config's variant for such weights (_moco for mocodet's)"
         )

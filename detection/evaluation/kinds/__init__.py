@@ -1,6 +1,6 @@
-"""How the data sets of each ``evaluator_type`` are evaluated: an `EvaluationKind` per type, in a file of this folder.
+"""Defines how data sets of each ``evaluator_type`` are evaluated, with one `EvaluationKind` per type in this package.
 
-To add a kind, add a file that calls `register_kind`. Your own kind may be in any module: importing it registers it.
+To add a kind, add a module that calls `register_kind`. A custom kind can be in any module, whose import registers it.
 """
 
 import importlib
@@ -20,7 +20,7 @@ from mocodet.common.matches import Matches
 
 from ..things import Thing
 
-Results = OrderedDict[str, dict[str, float]]  # task: metric: value
+Results = OrderedDict[str, dict[str, float]]  # {task: {metric: value}}
 
 
 @dataclass(frozen=True)
@@ -28,25 +28,28 @@ class EvaluationKind:
     """How data sets of one ``evaluator_type`` are checked, evaluated and drawn.
 
     Attributes:
-        evaluator_type: as in the metadata of the data sets.
+        evaluator_type: the type in the metadata of the data sets.
         build: (config, data set, tasks, output) -> the evaluator. Tasks are among ``bbox``, ``segm`` and ``keypoints``;
-            None means those that the predictions have. Predictions are written to the folder ``output`` if not None.
+            None selects those that the predictions contain. Predictions are written to the folder ``output``, unless it
+            is None.
         check: (config, data set): checks, before a run that evaluates on the data set, that its metrics can be
             computed. Raises FileNotFoundError or ValueError.
-        check_files: (data set): checks, before any run, files beyond the folders that the metadata name. Not called for
-            data sets from ``MOCO.DATASETS``, which are read completely. Raises FileNotFoundError or ValueError.
+        check_files: (data set): checks, before any run, the files other than the folders in the metadata. Not called
+            for data sets from ``MOCO.DATASETS``, which are read completely. Raises FileNotFoundError or ValueError.
         evaluate_saved: (evaluator, file or folder) -> the results of saved predictions, instead of those that the
-            evaluator has processed, and the number of predictions; None: runs save none. Raises FileNotFoundError, or
-            ValueError if the predictions are malformed, of another data set, or lack what a task needs.
-        matches: (evaluator) -> which detections its last evaluation found right, by task, on the main process; None if
-            that cannot be told, as when pixels are counted.
-        read: (file or folder, metadata, records) -> saved predictions as things to draw, by the keys of the images
-            (`image_key`); None: runs save none. Raises like ``evaluate_saved``.
-        records: (data set) -> its records, with the model's class indices as categories; called after the evaluator has
+            evaluator has processed, and the number of predictions. None if runs do not save predictions. Raises
+            FileNotFoundError, or ValueError if the predictions are malformed, belong to another data set, or lack what
+            a task requires.
+        matches: (evaluator) -> which detections were correct in its last evaluation, by task, on the main process. None
+            if the metrics do not match detections, for example if they count pixels.
+        read: (file or folder, metadata, records) -> saved predictions as `Thing` objects for drawing, by the keys of
+            the images (`image_key`). None if runs do not save predictions. Raises the same errors as
+            ``evaluate_saved``.
+        records: (data set) -> its records, with the model's class indices as categories. Called after the evaluator has
             been built.
         tasks: the choices of ``mocodet evaluate --tasks``.
-        has_label_images: whether the ground truth consists only of label images, not of objects.
-        packages: modules that read or evaluate the data sets and that mocodet does not always need.
+        has_label_images: whether the ground truth consists only of label images, without objects.
+        packages: optional modules that are required to read or evaluate the data sets.
         install: the command that installs these packages.
     """
 
@@ -64,16 +67,16 @@ class EvaluationKind:
     install: str = ""
 
     def check_packages(self, dataset_name: str) -> None:
-        """Check that the packages for a data set of this kind are installed.
+        """Check that the packages required for a data set of this kind are installed.
 
         Raises:
-            ValueError: the message names them and the command that installs them.
+            ValueError: a package is missing; the message includes the command that installs it.
         """
         missing = [module for module in self.packages if importlib.util.find_spec(module) is None]
         if missing:
             raise ValueError(
-                f"data set {dataset_name} needs the packages {' and '.join(missing)}, which are not installed; run "
-                f" {self.install}"
+                f"data set {dataset_name} requires the packages {' and '.join(missing)}, which are not installed."
+                f" Install them with:  {self.install}"
             )
 
 
@@ -84,23 +87,23 @@ def register_kind(kind: EvaluationKind) -> None:
     """Register a kind for all commands.
 
     Raises:
-        ValueError: a kind of this type already exists.
+        ValueError: a kind of this type is already registered.
     """
     if kind.evaluator_type in KINDS:
-        raise ValueError(f"a kind of evaluation {kind.evaluator_type!r} already exists; choose another name")
+        raise ValueError(f"the evaluation kind {kind.evaluator_type!r} is already registered; choose another name")
     KINDS[kind.evaluator_type] = kind
 
 
 def kind_of(dataset_name: str) -> EvaluationKind:
-    """Return the kind that the metadata ``evaluator_type`` of a data set names.
+    """Return the kind for the ``evaluator_type`` in a data set's metadata.
 
     Raises:
-        ValueError: there is no such kind.
+        ValueError: no kind of that type is registered.
     """
     evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type")
     if evaluator_type not in KINDS:
         raise ValueError(
-            f"data set {dataset_name} asks for an evaluator of type {evaluator_type!r}; the known types are"
+            f"data set {dataset_name} has the evaluator type {evaluator_type!r}; the supported types are"
             f" {', '.join(sorted(KINDS))}"
         )
     return KINDS[evaluator_type]

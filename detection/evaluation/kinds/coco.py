@@ -1,4 +1,4 @@
-"""COCO's metrics through faster-coco-eval: pycocotools' numbers without detectron2's compiled extension."""
+"""COCO's metrics with faster-coco-eval, which equal those of pycocotools, without detectron2's compiled extension."""
 
 import itertools
 import json
@@ -31,27 +31,29 @@ from . import EvaluationKind, Results, register_kind
 
 logger = logging.getLogger(__name__)
 
-COCO_KEYPOINTS = 17  # number of spreads in the metric's definition, for a person's keypoints
+COCO_KEYPOINTS = 17  # number of a person's keypoints for which the metric defines spreads
 
 
 class FasterCOCOEvaluator(COCOEvaluator):
-    """detectron2's ``COCOEvaluator`` with faster-coco-eval, which takes seconds where pycocotools takes minutes.
+    """detectron2's ``COCOEvaluator`` with faster-coco-eval, which takes seconds instead of pycocotools' minutes.
 
-    The results equal those of pycocotools except in two cases: an object whose annotation has the id 0 can be found
-    like any other (pycocotools uses 0 to mark unmatched objects), and a model that finds nothing gets the metrics of no
-    detections (pycocotools fails). The annotations are read as in training (`read_truth`). Predictions are saved with
-    the file's ids of images and categories, even if these are text.
+    The results equal those of pycocotools except in two cases. An object whose annotation has the id 0 can be found
+    like any other, whereas pycocotools uses 0 for unmatched objects. A model that finds nothing gets the metrics of an
+    empty set of detections, whereas pycocotools fails. Annotations are read as in training (`read_truth`). Predictions
+    are saved with the file's image and category ids, even if these are strings.
 
     Args:
         dataset_name: a data set whose metadata has ``json_file``.
-        tasks: of ``bbox``, ``segm`` and ``keypoints``; None takes those that the predictions hold.
-        output_dir: where to write ``coco_instances_results.json`` and ``instances_predictions.pth``; None writes none.
-        options: ``max_dets_per_image``: number of best-scoring detections of an image that count for boxes and masks
-            (100); ``kpt_oks_sigmas``: the spread of each keypoint in object keypoint similarity (those of COCO's 17).
+        tasks: a subset of ``bbox``, ``segm`` and ``keypoints``; None selects those that the predictions contain.
+        output_dir: folder for ``coco_instances_results.json`` and ``instances_predictions.pth``. If None, nothing is
+            written.
+        options: ``max_dets_per_image``: number of highest-scoring detections per image that count for boxes and masks
+            (default 100); ``kpt_oks_sigmas``: spread of each keypoint in object keypoint similarity (default: COCO's
+            17).
 
     Raises:
-        FileNotFoundError: there is no annotation file.
-        ValueError: it is not in COCO's format.
+        FileNotFoundError: the annotation file does not exist.
+        ValueError: the annotation file is not in COCO format.
     """
 
     def __init__(
@@ -63,14 +65,14 @@ class FasterCOCOEvaluator(COCOEvaluator):
                 super().__init__(dataset_name, tasks=tasks, output_dir=output_dir, **options)
         except FileNotFoundError as error:
             raise FileNotFoundError(
-                f"data set {dataset_name}: there is no annotation file {error.filename}; detectron2's own data sets"
-                " belong in the folder that the environment variable DETECTRON2_DATASETS names"
+                f"data set {dataset_name}: the annotation file {error.filename} does not exist; detectron2's own data"
+                " sets must be in the folder given by the environment variable DETECTRON2_DATASETS"
             ) from error
         self._dataset_name = dataset_name
         self.reset()
 
     def _read(self, json_file: str) -> pycocotools.coco.COCO:
-        """Read the annotations in place of pycocotools."""
+        """Read the annotations, replacing pycocotools' reader."""
         self._truth = read_truth(self._metadata)
         if self._truth.is_annotated:
             refuse_errors(self._metadata.name, self._truth.findings)
@@ -82,12 +84,12 @@ class FasterCOCOEvaluator(COCOEvaluator):
         return api
 
     def reset(self) -> None:
-        """Forget the predictions seen, and the last evaluation of them."""
+        """Clear the recorded predictions and their last evaluation."""
         super().reset()
         self._evaluations: dict[str, COCOeval_faster] = {}  # by task
 
     def matches(self) -> dict[str, Matches]:
-        """Return which detections the last evaluation, on this process, found right; see `EvaluationKind`."""
+        """Return which detections were correct in the last evaluation on this process; see `EvaluationKind`."""
         found = {}
         for task, evaluation in self._evaluations.items():
             images = [str(self._truth.images[number - 1]["id"]) for number in evaluation.params.imgIds]
@@ -95,15 +97,15 @@ class FasterCOCOEvaluator(COCOEvaluator):
         return found
 
     def evaluate_saved(self, path: str | Path) -> tuple[Results, int]:
-        """Evaluate a file of COCO's results or ``instances_predictions.pth``; see `EvaluationKind`.
+        """Evaluate a file in COCO's result format or ``instances_predictions.pth``; see `EvaluationKind`.
 
         Raises:
-            ValueError: besides, the data set has no annotations.
+            ValueError: also if the data set has no annotations.
         """
         if not self._do_evaluation:
             raise ValueError(
-                f"{self._metadata.json_file} has no list of annotations, like that of COCO's test images; name a file"
-                " that has one"
+                f"{self._metadata.json_file} contains no annotations, like the file of COCO's test images; specify a"
+                " file that contains annotations"
             )
         results = read_results(path, self._coco_api.dataset, left_out=[row["id"] for row in self._truth.left_out])
         self._results: Results = OrderedDict()
@@ -111,25 +113,27 @@ class FasterCOCOEvaluator(COCOEvaluator):
         return self._results, len(results)
 
     def _eval_predictions(self, predictions: Rows, img_ids: Sequence[int] | None = None) -> None:
-        """Evaluate the predictions of all processes; overrides detectron2's, which names its library in the middle."""
+        """Evaluate the predictions of all processes; overrides detectron2's method, which hard-codes its library."""
         results = list(itertools.chain.from_iterable(prediction["instances"] for prediction in predictions))
         self._restore_category_ids(results)
         if self._output_dir:
             with atomic_open(Path(self._output_dir, RESULTS), "w") as handle:
                 json.dump(results, handle)
         if not self._do_evaluation:
-            logger.info(f"{self._metadata.json_file} has no annotations: the predictions are saved, not evaluated")
+            logger.info(
+                f"{self._metadata.json_file} contains no annotations, so the predictions are saved but not evaluated"
+            )
             return
         self._evaluate_results(results, self._tasks or self._tasks_from_predictions(results), img_ids)
 
     def _restore_category_ids(self, results: Sequence[dict[str, Any]]) -> None:
-        """Replace the model's class indices by the category ids of the JSON file."""
+        """Replace the model's class indices with the category ids of the JSON file."""
         ids = [category["id"] for category in self._truth.categories]
         for result in results:
             if not 0 <= result["category_id"] < len(ids):
                 raise ValueError(
                     f"the model predicts class {result['category_id']}, but {self._dataset_name} has only {len(ids)}"
-                    " classes, counted from 0"
+                    " classes, numbered from 0"
                 )
             result["category_id"] = ids[result["category_id"]]
 
@@ -156,26 +160,26 @@ class FasterCOCOEvaluator(COCOEvaluator):
 
     @cached_property
     def _ground_truth(self) -> COCO:
-        """Copies of the annotations, since the library changes them, numbered from 1, since it reads 0 as no object."""
+        """A copy of the annotations, which the library modifies, numbered from 1, because it treats 0 as no object."""
         return COCO(self._truth.numbered())
 
 
 def read_truth(metadata: Metadata) -> Coco:
-    """Read the annotations of a data set for the classes of its models, in their order.
+    """Read a data set's annotations for the classes of its models, in the order of the classes.
 
     Args:
-        metadata: of the data set, with ``json_file``, or with ``read_truth`` to read another format.
+        metadata: the metadata of the data set, with ``json_file``, or with ``read_truth`` for another format.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the metadata name a category or a class that the file lacks.
+        FileNotFoundError: the file does not exist.
+        ValueError: the metadata lists a category or a class that is not in the file.
     """
     if read := metadata.get("read_truth"):
         return read()
     images = metadata.get("image_root")
     coco = read_coco(Path(PathManager.get_local_path(metadata.json_file)), Path(images) if images else None)
     indices = metadata.get("thing_dataset_id_to_contiguous_id")
-    if indices:  # known once the data set has been loaded, and always for detectron2's own data sets
+    if indices:  # set once the data set has been loaded, and always for detectron2's own data sets
         return order_categories(coco, sorted(indices, key=indices.get))
     return choose_classes(coco, metadata.get("chosen_classes", ()))
 
@@ -191,21 +195,21 @@ def evaluate_task(
     """Evaluate predictions in COCO's result format, as detectron2 does with pycocotools.
 
     Args:
-        truth: the annotations; the library writes its matches into them.
-        results: the predictions, which may be empty; they are not changed.
+        truth: the annotations, to which the library adds its matches.
+        results: the predictions, which may be empty and are not modified.
         task: ``bbox``, ``segm`` or ``keypoints``.
-        kpt_oks_sigmas: the spread of each keypoint; empty means those of COCO's 17.
-        max_dets: numbers of detections per image that count; AP uses the last one. Not used for keypoints.
-        img_ids: the images to evaluate on; None means all.
+        kpt_oks_sigmas: the spread of each keypoint; if empty, those of COCO's 17 keypoints.
+        max_dets: the numbers of detections per image that count, of which AP uses the last; not used for keypoints.
+        img_ids: the images to evaluate; None means all.
 
     Returns:
-        the evaluation, with ``stats`` and ``eval["precision"]`` as in pycocotools: -1 where there is no ground truth.
+        the evaluation, with ``stats`` and ``eval["precision"]`` as in pycocotools: -1 if there is no ground truth.
     """
-    # If masks came with boxes, the areas of the boxes would separate small from large objects.
+    # If masks had boxes, the library would use the box areas to distinguish small from large objects.
     left_out = {"bbox"} if task == "segm" else set()
     copies = [{key: value for key, value in result.items() if key not in left_out} for result in results]
     evaluation = COCOeval_faster(truth, truth.loadRes(copies), task, print_function=logger.debug)
-    # All categories: for keypoints that is not the library's default.
+    # Use all categories, which is not the library's default for keypoints.
     evaluation.params.catIds = sorted(truth.getCatIds())
     if task != "keypoints":
         evaluation.params.maxDets = list(max_dets)
@@ -218,53 +222,55 @@ def evaluate_task(
 
 
 def check_coco_ground_truth(cfg: CfgNode, dataset_name: str) -> None:
-    """Check a data set's annotation file for every task that the model will be evaluated for.
+    """Check a data set's annotation file for every task on which the model will be evaluated.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not a JSON file of annotations, or see `check_annotations`.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is not a JSON file of annotations, or see `check_annotations`.
     """
     metadata = MetadataCatalog.get(dataset_name)
-    if not metadata.get("json_file"):  # detectron2 makes one for a data set that has none
+    if not metadata.get("json_file"):  # detectron2 creates the file for data sets without one
         return
     coco = read_truth(metadata)
     refuse_errors(dataset_name, coco.findings)
     if cfg.MODEL.META_ARCHITECTURE == "ProposalNetwork" and any(type(image["id"]) is str for image in coco.images):
         raise ValueError(
-            f"{coco.path}: detectron2 evaluates proposals only if ids are whole numbers; renumber the images"
+            f"{coco.path}: detectron2 evaluates proposals only if image ids are integers; renumber the images"
         )
     for task in predicted_tasks(cfg):
         check_annotations(coco, task, cfg.TEST.KEYPOINT_OKS_SIGMAS)
 
 
 def check_annotations(coco: Coco, task: str, sigmas: Sequence[float], predictions: Rows = ()) -> None:
-    """Check that annotations have what a task needs, and that each keypoint has a spread.
+    """Check that annotations contain what a task requires, and that each keypoint has a spread.
 
     Args:
         coco: the annotations.
         task: ``bbox``, ``segm`` or ``keypoints``.
-        sigmas: ``TEST.KEYPOINT_OKS_SIGMAS``; empty means COCO's 17.
-        predictions: in COCO's result format; their keypoints are counted like those of the annotations.
+        sigmas: ``TEST.KEYPOINT_OKS_SIGMAS``; if empty, those of COCO's 17 keypoints.
+        predictions: predictions in COCO's result format, whose keypoints are counted as well.
 
     Raises:
-        ValueError: an annotation lacks something, or there is nothing to find.
+        ValueError: an annotation lacks what the task requires, or there are no objects to find.
     """
     wanted = SHAPES[task]
     lacking = [annotation for annotation in coco.annotations if wanted not in annotation]
     if lacking:
         raise ValueError(
             f"{coco.path}: {len(lacking)} of {len(coco.annotations)} annotations, such as {name_of(lacking[0])}, have"
-            f" no {wanted}, which the metrics for {task} need"
+            f" no {wanted}, which the metrics for {task} require"
         )
     if task == "segm" and (bare := [image["id"] for image in coco.images if "width" not in image]):
-        raise ValueError(f"{coco.path}: {len(bare)} images, such as {bare[0]}, lack width and height, which masks need")
+        raise ValueError(
+            f"{coco.path}: {len(bare)} images, such as {bare[0]}, lack width and height, which masks require"
+        )
     if task == "keypoints":
         _check_sigmas(sigmas, {"annotation": coco.annotations, "prediction": predictions})
     single = [annotation for annotation in coco.annotations if not annotation["iscrowd"]]
     if not any(task != "keypoints" or annotation["num_keypoints"] > 0 for annotation in single):
         raise ValueError(
-            f"{coco.path} has no ground truth for {task} to evaluate on: none of its {len(coco.annotations)}"
-            f" annotations is {'a single object with keypoints' if task == 'keypoints' else 'a single object'}"
+            f"{coco.path} has no ground truth for {task}: none of its {len(coco.annotations)} annotations is"
+            f" {'a single object with keypoints' if task == 'keypoints' else 'a single object'}"
         )
 
 
@@ -274,9 +280,9 @@ def _check_sigmas(sigmas: Sequence[float], rows: Mapping[str, Rows]) -> None:
     for kind, row in ((kind, row) for kind, of_kind in rows.items() for row in of_kind):
         if len(row["keypoints"]) != 3 * wanted:
             raise ValueError(
-                f"the metrics have the spreads of {wanted} keypoints ({source}),"
-                f" but the {kind} {row.get('id', '')} of image {row['image_id']} has {len(row['keypoints']) / 3:g}"
-                " keypoints; give one spread for each"
+                f"the metrics define the spreads of {wanted} keypoints ({source}), but the {kind} {row.get('id', '')}"
+                f" of image {row['image_id']} has {len(row['keypoints']) / 3:g} keypoints; specify one spread for each"
+                " keypoint"
             )
 
 

@@ -1,4 +1,4 @@
-"""DensePose's metrics: box AP, and AP by geodesic point similarity (Guler et al., CVPR 2018), by the project itself."""
+"""DensePose's metrics from the project: box AP, and AP by geodesic point similarity (Guler et al., CVPR 2018)."""
 
 import importlib
 import math
@@ -17,10 +17,10 @@ DISTANCES = "https://dl.fbaipublicfiles.com/densepose/data/Pdist_matrix.pkl"  # 
 
 
 class DensePoseEvaluators(DatasetEvaluators):
-    """The project's evaluators of boxes and surfaces, but a metric without ground truth is nan, not -100."""
+    """The project's evaluators for boxes and surfaces, with nan instead of -100 for metrics without ground truth."""
 
     def evaluate(self) -> Results | None:
-        """Return ``{task: {metric: value}}`` on the main process, None on the others."""
+        """Return ``{task: {metric: value}}`` on the main process and None on the others."""
         results = super().evaluate()
         if not results:
             return None
@@ -31,11 +31,11 @@ class DensePoseEvaluators(DatasetEvaluators):
 
 
 def check_surface(cfg: CfgNode, dataset_name: str) -> None:
-    """Fetch the files of the human surface, which the project only fetches at the end, and test its distances.
+    """Download the files of the human surface, which the project does only at the end, and test its distances.
 
     Raises:
-        ValueError: a file cannot be fetched, or the project would look up the distances of the wrong vertices: with
-            NumPy 2 it multiplies vertex numbers in the narrow integer type of the file.
+        ValueError: a file cannot be downloaded, or the project would look up the distances of the wrong vertices. With
+            NumPy 2, it multiplies vertex numbers in the narrow integer type of the file.
     """
     metadata = MetadataCatalog.get(dataset_name)
     files = {}
@@ -49,23 +49,25 @@ def check_surface(cfg: CfgNode, dataset_name: str) -> None:
             files[address] = PathManager.get_local_path(address)
         except OSError as error:
             raise ValueError(
-                f"data set {dataset_name}: DensePose's evaluation needs {address}, which cannot be fetched: {error};"
-                " you can put it into densepose/data below FVCORE_CACHE (default: ~/.torch/iopath_cache)"
+                f"data set {dataset_name}: DensePose's evaluation requires {address}, which cannot be downloaded:"
+                f" {error}; alternatively, place the file in densepose/data under FVCORE_CACHE (default:"
+                " ~/.torch/iopath_cache)"
             ) from error
     vertices = loadmat(files[metadata.densepose_smpl_subdiv_transform])["index"].ravel()
     if not finds_distances(vertices):
         raise ValueError(
-            f"data set {dataset_name}: with NumPy {np.__version__} DensePose's evaluation looks up wrong distances:"
-            f" its products of vertex numbers overflow their {vertices.dtype}; evaluate with an older NumPy (pip"
-            ' install "numpy<2" "opencv-python-headless<4.11"), or train with DATASETS.TEST "()" and evaluate later'
+            f"data set {dataset_name}: with NumPy {np.__version__}, DensePose's evaluation looks up wrong distances,"
+            f" because its products of vertex numbers overflow their {vertices.dtype}; evaluate with an older NumPy"
+            ' (pip install "numpy<2" "opencv-python-headless<4.11"), or train with DATASETS.TEST "()" and'
+            " evaluate later"
         )
 
 
 def finds_distances(vertices: np.ndarray) -> bool:
-    """Tell whether the project looks up the distance of two vertices at the right place of its table.
+    """Return whether the project looks up the distance of two vertices at the correct index of its table.
 
     Args:
-        vertices: their numbers, from 1; the highest and the lowest are tested.
+        vertices: the vertex numbers, starting at 1, of which the highest and the lowest are tested.
     """
     evaluation = importlib.import_module(f"{PROJECT}.evaluation.densepose_coco_evaluation").DensePoseCocoEval()
     evaluation.Pdist_matrix = _Places()
@@ -73,7 +75,7 @@ def finds_distances(vertices: np.ndarray) -> bool:
     with np.errstate(over="ignore"):
         (place,) = evaluation.getDistancesUV(high, low)
     row, column = int(high[0]) - 1, int(low[0]) - 1
-    return place == row * (row - 1) // 2 + column  # the table has the pairs (1, 0), (2, 0), (2, 1), (3, 0), ...
+    return place == row * (row - 1) // 2 + column  # the table contains the pairs (1, 0), (2, 0), (2, 1), (3, 0), ...
 
 
 class _Places:

@@ -1,4 +1,4 @@
-"""LVIS's metrics, by its official script."""
+"""LVIS's metrics, computed by its official script."""
 
 import math
 from collections import OrderedDict
@@ -22,19 +22,19 @@ UNDEFINED = -100.0  # per cent; the script's value for a group of categories wit
 
 
 class LVISEvaluator(Detectron2LVISEvaluator):
-    """detectron2's LVIS evaluator, with its script running on current numpy and undefined metrics as nan.
+    """detectron2's LVIS evaluator with support for current NumPy, and with nan for undefined metrics.
 
-    The metrics are AP, AP50 and AP75; APr, APc and APf of rare, common and frequent categories; and APs, APm and APl by
-    area; each for boxes and for masks, in per cent (Gupta et al., LVIS, CVPR 2019, section 3). A detection counts only
-    in images for which LVIS knows whether its category is present.
+    The metrics are AP, AP50 and AP75; APr, APc and APf for rare, common and frequent categories; and APs, APm and APl
+    by object area. Each is computed for boxes and for masks, in per cent (Gupta et al., LVIS, CVPR 2019, section 3). A
+    detection counts only in images for which LVIS specifies whether its category is present.
 
     Args:
         dataset_name: a data set whose metadata has ``json_file``, in LVIS's format.
-        tasks: ``"bbox"``, ``"segm"``; None: those that the predictions have.
-        output_dir: where to write ``lvis_instances_results.json``; None writes nothing.
+        tasks: ``"bbox"`` and ``"segm"``; None selects those that the predictions contain.
+        output_dir: folder for ``lvis_instances_results.json``. If None, nothing is written.
 
     Raises:
-        ValueError: LVIS's script is not installed.
+        ValueError: the lvis package is not installed.
     """
 
     def __init__(self, dataset_name: str, tasks: Sequence[str] | None, output_dir: str | None = None):
@@ -43,7 +43,7 @@ class LVISEvaluator(Detectron2LVISEvaluator):
         super().__init__(dataset_name, tasks=tasks, output_dir=output_dir)
 
     def evaluate(self) -> Results | None:
-        """Return ``{task: {metric: value}}`` on the main process; nan where there is no ground truth."""
+        """Return ``{task: {metric: value}}`` on the main process, with nan if there is no ground truth."""
         with mock.patch.object(self._script, "np", OLD_NUMPY):
             results = super().evaluate()
         if not comm.is_main_process():
@@ -56,11 +56,11 @@ class LVISEvaluator(Detectron2LVISEvaluator):
         """Evaluate ``lvis_instances_results.json``; see `EvaluationKind`.
 
         Raises:
-            ValueError: also if LVIS's metrics do not include a task.
+            ValueError: also if LVIS's metrics do not support a task.
         """
         results = read_results(path, _in_order(self._lvis_api.dataset), [RESULTS])
         self._tasks: Sequence[str] | None = choose_tasks(path, results, self._tasks, TASKS)
-        # `evaluate` turns detectron2's indices back into the data set's category ids.
+        # `evaluate` converts detectron2's indices back to the data set's category ids.
         indices = self._metadata.get("thing_dataset_id_to_contiguous_id")
         for result in results:
             result["category_id"] = indices[result["category_id"]] if indices else result["category_id"] - 1
@@ -69,7 +69,7 @@ class LVISEvaluator(Detectron2LVISEvaluator):
 
 
 def _in_order(dataset: dict[str, Any]) -> dict[str, Any]:
-    """Order the categories by their ids, as detectron2 numbers the classes."""
+    """Sort the categories by id, the order in which detectron2 numbers the classes."""
     return {**dataset, "categories": sorted(dataset["categories"], key=lambda category: category["id"])}
 
 
@@ -81,7 +81,7 @@ register_kind(
         read=lambda path, metadata, records: read_things(path, _in_order(read_json(metadata.json_file)), [RESULTS]),
         tasks=TASKS,
         packages=("lvis",),
-        # Without dependencies: opencv-python among them would overwrite opencv-python-headless.
+        # Without dependencies, because one of them, opencv-python, would overwrite opencv-python-headless.
         install="pip install --no-deps lvis",
     )
 )

@@ -1,4 +1,4 @@
-"""Mean intersection over union of semantic segmentation, overall and for each class."""
+"""Mean intersection over union (IoU) for semantic segmentation, overall and for each class."""
 
 import logging
 from collections import OrderedDict, defaultdict
@@ -24,24 +24,24 @@ from .cityscapes import check_cityscapes_files
 
 logger = logging.getLogger(__name__)
 
-RESULTS = "sem_seg_predictions.json"  # as detectron2 names it
+RESULTS = "sem_seg_predictions.json"  # detectron2's file name
 CITYSCAPES_ANNOTATIONS = ("_gtFine_polygons.json", "_gtFine_labelIds.png", "_gtFine_labelTrainIds.png")
 
-# The index of a class and its pixels in an image: run-length encoded as in COCO, with its size, [height, width].
+# A class index and the pixels of the class in an image, in COCO run-length encoding with the size [height, width].
 Region = tuple[int, dict[str, Any]]
 
 
 class MeanIoUEvaluator(SemSegEvaluator):
-    """detectron2's ``SemSegEvaluator``, but it reads labels as indices, checks them and reports each class.
+    """detectron2's ``SemSegEvaluator``, except that it reads labels as indices, checks them and reports each class.
 
-    IoU of a class is TP / (TP + FP + FN) over the labelled pixels of all images together, as Pascal VOC and Cityscapes
-    define it; pixels with the ignored label never count. As in detectron2, every mean leaves out a class without
-    labelled pixels, and a warning names it. Boundary IoU, which detectron2 adds and neither data set's protocol has, is
-    not computed.
+    The IoU of a class is TP / (TP + FP + FN) over the labelled pixels of all images together, as defined by Pascal VOC
+    and Cityscapes. Pixels with the ignored label never count. As in detectron2, every mean excludes classes without
+    labelled pixels, and a warning lists them. Boundary IoU, which detectron2 adds, is not computed, because neither
+    data set's protocol includes it.
 
     Args:
         dataset_name: a data set whose metadata has ``stuff_classes`` and ``ignore_label``.
-        output_dir: where to write ``sem_seg_predictions.json`` (run-length encoded as in COCO); None writes nothing.
+        output_dir: folder for ``sem_seg_predictions.json`` (COCO run-length encoding). If None, nothing is written.
     """
 
     def __init__(self, dataset_name: str, output_dir: str | None = None):
@@ -53,10 +53,10 @@ class MeanIoUEvaluator(SemSegEvaluator):
 
         Args:
             inputs: records with ``file_name``.
-            outputs: for each, ``sem_seg``: scores, classes x H x W, in the size of the labels.
+            outputs: for each record, ``sem_seg``: scores (classes x H x W) at the size of the labels.
 
         Raises:
-            ValueError: the labels cannot be read, hold a value that is not a class, or have another size.
+            ValueError: the labels cannot be read, contain a value that is not a class, or have a different size.
         """
         for record, output in zip(inputs, outputs, strict=True):
             predicted = output["sem_seg"].argmax(dim=0).cpu().numpy()  # H x W
@@ -76,13 +76,13 @@ class MeanIoUEvaluator(SemSegEvaluator):
     def evaluate(self) -> Results | None:
         """Return ``{"sem_seg": {...}}`` in per cent on the main process.
 
-        The metrics are ``mIoU``; ``fwIoU``, weighted by the classes' pixels; ``pACC``, the fraction of correct pixels;
-        ``mACC``, the mean of that fraction over the classes; and ``IoU-<class>`` and ``ACC-<class>``.
+        The metrics are ``mIoU``; ``fwIoU``, weighted by the number of pixels of each class; ``pACC``, the fraction of
+        correct pixels; ``mACC``, the mean of that fraction over the classes; and ``IoU-<class>`` and ``ACC-<class>``.
 
         Raises:
             RuntimeError: no pixels are labelled.
         """
-        with np.errstate(invalid="ignore"):  # 0 / 0, without labelled pixels, is refused below
+        with np.errstate(invalid="ignore"):  # 0 / 0, without labelled pixels, raises an error below
             results = super().evaluate()
         if not comm.is_main_process():
             return None
@@ -91,7 +91,10 @@ class MeanIoUEvaluator(SemSegEvaluator):
             raise RuntimeError(f"{self._dataset_name} has no labelled pixels to evaluate on")
         absent = [name for name in self._class_names if np.isnan(metrics[f"IoU-{name}"])]
         if absent:
-            logger.warning(f"No ground truth in {self._dataset_name}, so not part of the mean IoU: {', '.join(absent)}")
+            logger.warning(
+                f"No ground truth in {self._dataset_name} for classes that are excluded from the mean IoU:"
+                f" {', '.join(absent)}"
+            )
         left_out = {f"{metric}-{name}" for metric in ("IoU", "ACC") for name in absent}
         metrics = {name: float(value) for name, value in metrics.items() if name not in left_out}
         results = OrderedDict(sem_seg=metrics)
@@ -101,39 +104,39 @@ class MeanIoUEvaluator(SemSegEvaluator):
         return results
 
     def evaluate_saved(self, path: str | Path) -> tuple[Results, int]:
-        """Evaluate ``sem_seg_predictions.json``; see `EvaluationKind`. The class map of an image is one prediction.
+        """Evaluate ``sem_seg_predictions.json``; see `EvaluationKind`. Each class map counts as one prediction.
 
         Raises:
-            ValueError: also if an image has no map, or a map is incomplete.
+            ValueError: also if an image has no class map, or a class map is incomplete.
         """
         files = self.input_file_to_gt_file
         regions = read_regions(path, MetadataCatalog.get(self._dataset_name), files)
         if missing := [file for file in files if file not in regions]:
             raise ValueError(
-                f"{path} has maps of {len(regions)} images, but data set {self._dataset_name} has {len(files)}; those"
-                f" of {first_few(missing)} are missing"
+                f"{path} contains class maps of {len(regions)} images, but data set {self._dataset_name} has"
+                f" {len(files)}; the class maps of {first_few(missing)} are missing"
             )
         self.reset()
         for file in files:
             try:
                 predicted = _assemble(regions[file])
             except ValueError as error:
-                raise ValueError(f"{path}: the map of {file} is malformed: {error}") from error
+                raise ValueError(f"{path}: the class map of {file} is malformed: {error}") from error
             self._count(file, predicted)
         return self.evaluate() or OrderedDict(), len(files)
 
 
 def read_regions(path: str | Path, metadata: Metadata, files: Collection[str]) -> dict[str, list[Region]]:
-    """Read the regions of each image that has any, by ``file_name``, and check them.
+    """Read and check the regions of each image, by ``file_name``. Images without regions are omitted.
 
     Args:
-        path: ``sem_seg_predictions.json``, or the folder that holds it.
-        metadata: of the data set; its ``stuff_classes``, or their ids, are the categories.
-        files: the ``file_name`` of each image of the data set; must be quick to search.
+        path: ``sem_seg_predictions.json``, or the folder that contains it.
+        metadata: the metadata of the data set, in which ``stuff_classes``, or their ids, are the categories.
+        files: the ``file_name`` of each image of the data set, in a collection with fast lookup.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is malformed, or a region is of an image or class that the data set does not have.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is malformed, or a region refers to an image or class that is not in the data set.
     """
     path = find_file(path, RESULTS)
     indices = metadata.get("stuff_dataset_id_to_contiguous_id") or {i: i for i in range(len(metadata.stuff_classes))}
@@ -146,22 +149,22 @@ def read_regions(path: str | Path, metadata: Metadata, files: Collection[str]) -
 
 
 def _region_fault(region: Any, files: Collection[str], indices: Mapping[int, int]) -> str | None:
-    """Say what is wrong with one region, if anything."""
+    """Describe what is wrong with a region, if anything."""
     if not isinstance(region, dict) or not {"file_name", "category_id", "segmentation"} <= region.keys():
         return "must be a mapping with file_name, category_id and segmentation"
     if not isinstance(region["file_name"], str) or region["file_name"] not in files:
-        return f"is of image {region['file_name']!r}, which the data set does not have"
+        return f"refers to image {region['file_name']!r}, which is not in the data set"
     if not isinstance(region["category_id"], int) or region["category_id"] not in indices:
-        return f"is of category {region['category_id']!r}, which the data set does not have"
+        return f"refers to category {region['category_id']!r}, which is not in the data set"
     mask = region["segmentation"]
     size = mask.get("size") if isinstance(mask, dict) else None
     if not (isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) for side in size)):
-        return "has a mask without a size, [height, width]"
+        return "has a mask without a size ([height, width])"
     return mask_fault(mask, size)
 
 
 def _assemble(regions: Sequence[Region]) -> np.ndarray:
-    """Combine the regions of an image into H x W class indices, with each pixel in exactly one region."""
+    """Combine the regions of an image into H x W class indices; each pixel must be in exactly one region."""
     size = regions[0][1]["size"]
     labels, covered = np.zeros(size, dtype=np.int64), np.zeros(size, dtype=np.int64)
     for index, mask in regions:
@@ -171,7 +174,7 @@ def _assemble(regions: Sequence[Region]) -> np.ndarray:
         labels[pixels] = index
         covered += pixels
     if (covered != 1).any():
-        raise ValueError(f"{np.count_nonzero(covered != 1)} pixels have no class or several")
+        raise ValueError(f"{np.count_nonzero(covered != 1)} pixels have no class or more than one")
     return labels
 
 
@@ -182,8 +185,8 @@ def _read(path: Path, metadata: Metadata, records: Sequence[Mapping[str, Any]]) 
 
 
 for _evaluator_type, _check_files in (
-    ("sem_seg", DatasetCatalog.get),  # looks for the list and for each file
-    # Its 19 classes by training index; IoU as in Cityscapes' script.
+    ("sem_seg", DatasetCatalog.get),  # checks that the list and each file exist
+    # Cityscapes' 19 classes by training index, with the IoU of its script.
     ("cityscapes_sem_seg", partial(check_cityscapes_files, endings=CITYSCAPES_ANNOTATIONS)),
 ):
     register_kind(

@@ -1,4 +1,4 @@
-"""Pascal VOC's AP in one pass, overall and for each class."""
+"""Pascal VOC's AP, computed in one pass, overall and for each class."""
 
 import itertools
 import logging
@@ -34,28 +34,28 @@ IOU_THRESHOLDS = range(50, 100, 5)  # per cent
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """The images of a split, in its order, and the objects of each class in them."""
+    """The images of a split, in order, and the objects of each class in them."""
 
     images: Sequence[str]
     objects: Mapping[str, Objects]  # by class, in the order of the classes
 
     @property
     def absent(self) -> list[str]:
-        """The classes with nothing to find: no objects, or only difficult ones."""
+        """The classes without objects to find (no objects, or only difficult ones)."""
         return [name for name, objects in self.objects.items() if not objects.num_positives]
 
 
 class VOCEvaluator(DatasetEvaluator):
     """Pascal VOC's evaluation, faster than detectron2's ``PascalVOCDetectionEvaluator`` and with identical results.
 
-    It reads the ground truth once, computes each IoU once for all thresholds, and also reports each class's AP and
-    saves the detections. As in detectron2, a class without ground truth (no objects, or only difficult ones) counts as
-    AP 0 by the 2007 definition and makes the mean nan by the 2012 one. A warning names these classes and gives the mean
+    It reads the ground truth once, computes each IoU once for all thresholds, reports the AP of each class, and saves
+    the detections. As in detectron2, a class without ground truth (no objects, or only difficult ones) counts as AP 0
+    in the 2007 metric and makes the mean nan in the 2012 metric. A warning lists these classes and reports the mean
     over the others.
 
     Args:
         dataset_name: a data set whose metadata has ``dirname``, ``split``, ``year`` and ``thing_classes``.
-        output_dir: where to write one file of detections per class; None writes none.
+        output_dir: folder for one file of detections per class. If None, nothing is written.
 
     Raises:
         ValueError: ``year`` is neither 2007 nor 2012.
@@ -66,7 +66,7 @@ class VOCEvaluator(DatasetEvaluator):
         self._metadata = MetadataCatalog.get(dataset_name)
         if self._metadata.year not in (2007, 2012):
             raise ValueError(
-                f"data set {dataset_name}: year chooses how AP is computed and must be 2007 or 2012, got"
+                f"data set {dataset_name}: year selects the definition of AP and must be 2007 or 2012, got"
                 f" {self._metadata.year}"
             )
         self._class_names: Sequence[str] = self._metadata.thing_classes
@@ -74,15 +74,15 @@ class VOCEvaluator(DatasetEvaluator):
         self.reset()
 
     def reset(self) -> None:
-        """Forget the detections seen."""
-        self._tables: list[np.ndarray] = []  # one for each image, see `_table`
+        """Clear the recorded detections."""
+        self._tables: list[np.ndarray] = []  # one per image, see `_table`
         self._judgements: dict[str, Judgement] = {}  # of the last evaluation, by class
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Note the detections of a batch, rounded as detectron2 rounds them when it writes them to text.
+        """Record the detections of a batch, rounded as detectron2 rounds them when writing them to text files.
 
         Raises:
-            ValueError: the split does not have an image, or the data set does not have a class.
+            ValueError: an image is not in the split, or a class is not in the data set.
         """
         for image, output in zip(inputs, outputs, strict=True):
             if image["image_id"] not in self._places:
@@ -93,7 +93,7 @@ class VOCEvaluator(DatasetEvaluator):
             if len(found) and found.pred_classes.max() >= len(self._class_names):
                 raise ValueError(
                     f"the model predicts class {found.pred_classes.max()}, but {self._dataset_name} has only"
-                    f" {len(self._class_names)} classes, counted from 0"
+                    f" {len(self._class_names)} classes, numbered from 0"
                 )
             self._tables.append(_table(self._places[image["image_id"]], found))
 
@@ -101,7 +101,7 @@ class VOCEvaluator(DatasetEvaluator):
         """Return ``{"bbox": {"AP", "AP50", "AP75", "AP-<class>", "AP50-<class>"}}`` in per cent on the main process.
 
         Raises:
-            RuntimeError: the split has no ground truth at all.
+            RuntimeError: the split has no ground truth.
         """
         gathered = comm.gather(self._tables, dst=0)
         if not comm.is_main_process():
@@ -114,16 +114,16 @@ class VOCEvaluator(DatasetEvaluator):
         return self._evaluate(detections)
 
     def evaluate_saved(self, folder: str | Path) -> tuple[Results, int]:
-        """Evaluate a folder of one file for each class; see `EvaluationKind`.
+        """Evaluate a folder with one file per class; see `EvaluationKind`.
 
         Raises:
-            RuntimeError: also if the split has no ground truth at all.
+            RuntimeError: also if the split has no ground truth.
         """
         detections = read_detections(folder, self._ground_truth.images, self._class_names)
         return self._evaluate(detections), sum(map(len, detections.values()))
 
     def matches(self) -> dict[str, Matches]:
-        """Return which detections the last evaluation, on this process, found right; see `EvaluationKind`."""
+        """Return which detections were correct in the last evaluation on this process; see `EvaluationKind`."""
         judged, truth = list(self._judgements.values()), self._ground_truth
         places = [objects.image[~objects.difficult] for objects in truth.objects.values()]
         right = np.concatenate([of.right for of in judged], axis=1)
@@ -153,12 +153,10 @@ class VOCEvaluator(DatasetEvaluator):
     def _evaluate(self, detections: Mapping[str, Detections]) -> Results:
         truth, is_2007 = self._ground_truth, self._metadata.year == 2007
         if len(truth.absent) == len(truth.objects):
-            raise RuntimeError(
-                f"{self._dataset_name} has no ground truth to evaluate on in its {len(truth.images)} images"
-            )
+            raise RuntimeError(f"{self._dataset_name} has no ground truth in its {len(truth.images)} images")
         thresholds = [iou / 100 for iou in IOU_THRESHOLDS]
         self._judgements = {name: judge(found, truth.objects[name], thresholds) for name, found in detections.items()}
-        aps = {  # of each class: at each threshold, per cent
+        aps = {  # AP of each class at each threshold, in per cent
             name: average_precisions(judged, truth.objects[name].num_positives, use_07_metric=is_2007) * 100
             for name, judged in self._judgements.items()
         }
@@ -173,27 +171,27 @@ class VOCEvaluator(DatasetEvaluator):
             others = _means([values for name, values in aps.items() if name not in truth.absent])
             logger.warning(
                 f"No ground truth in {self._dataset_name} for {', '.join(truth.absent)}:"
-                f" {'the 2007 metric counts these as AP 0' if is_2007 else 'the 2012 metric is undefined for these'}."
-                f" Over the other {len(aps) - len(truth.absent)} classes the means are"
+                f" {'the 2007 metric counts them as AP 0' if is_2007 else 'the 2012 metric is undefined for them'}."
+                f" The means over the other {len(aps) - len(truth.absent)} classes are"
                 f" {', '.join(f'{metric} {value:.2f}' for metric, value in others.items())}"
             )
         return results
 
 
 def _table(place: int, instances: Instances) -> np.ndarray:
-    """Return n x 7: the image's index, score, xmin, ymin, xmax, ymax in VOC's pixels, which count from 1, and class.
+    """Return n x 7: image index, score, xmin, ymin, xmax, ymax (in VOC's pixels, which start at 1) and class.
 
-    Rounding float32 in float64 gives the same numbers as parsing the decimal text.
+    Rounding float32 values in float64 gives the same numbers as parsing the decimal text.
     """
     boxes = instances.pred_boxes.tensor.float().cpu().numpy().copy()
-    boxes[:, :2] += 1  # the inverse of what reading the data does
+    boxes[:, :2] += 1  # inverts the shift applied when the data is read
     scores, classes = instances.scores.double().cpu().numpy(), instances.pred_classes.cpu().numpy()
     rounded = np.round(scores, 3), np.round(boxes.astype(np.float64), 1)
     return np.column_stack([np.full(len(scores), place), *rounded, classes])
 
 
 def _means(aps: Sequence[np.ndarray]) -> dict[str, float]:
-    """Average classes x thresholds, first over the classes, in detectron2's order of operations."""
+    """Average AP values (classes x thresholds), first over the classes, in detectron2's order of operations."""
     means = {iou: np.mean([values[column] for values in aps]) for column, iou in enumerate(IOU_THRESHOLDS)}
     return {"AP": float(np.mean(list(means.values()))), "AP50": float(means[50]), "AP75": float(means[75])}
 
@@ -209,10 +207,10 @@ def _ground_truth_of(metadata: Metadata) -> GroundTruth:
 def read_ground_truth(
     root: str, split: str, class_names: Sequence[str], hold_out: HoldOut | None = None
 ) -> GroundTruth:
-    """Read the annotations of a split (`VocFolder.find_names`); objects of other classes are ignored.
+    """Read the annotations of a split (`VocFolder.find_names`). Objects of other classes are ignored.
 
     Raises:
-        FileNotFoundError: there is no such split.
+        FileNotFoundError: the split does not exist.
         ValueError: an annotation is missing or malformed.
     """
     found = read_split(VocFolder(root), split, class_names, hold_out)
@@ -229,15 +227,15 @@ def read_ground_truth(
 
 
 def check_voc_ground_truth(cfg: CfgNode, dataset_name: str) -> None:
-    """Check that the AP of a data set will be a number.
+    """Check that the AP on a data set will be a number.
 
-    Classes without ground truth (no objects, or only difficult ones) make the mean of the 2012 metric nan. The mean of
-    the 2007 metric counts them as 0; a warning says so.
+    Classes without ground truth (no objects, or only difficult ones) make the mean of the 2012 metric nan. In the mean
+    of the 2007 metric, they count as 0, and a warning is logged.
 
     Raises:
-        FileNotFoundError: there is no such split.
-        ValueError: annotations are missing or malformed; no class has ground truth; or a class has none, and the data
-            set's year asks for the 2012 metric.
+        FileNotFoundError: the split does not exist.
+        ValueError: annotations are missing or malformed, no class has ground truth, or some class has no ground truth
+            and the data set's year selects the 2012 metric.
     """
     metadata = MetadataCatalog.get(dataset_name)
     truth = _ground_truth_of(metadata)
@@ -246,17 +244,18 @@ def check_voc_ground_truth(cfg: CfgNode, dataset_name: str) -> None:
     names = ", ".join(truth.absent)
     if len(truth.absent) == len(truth.objects):
         raise ValueError(
-            f"data set {dataset_name} has no ground truth to evaluate on: its {len(truth.images)} images hold no"
-            f" objects of {names} that are not marked difficult"
+            f"data set {dataset_name} has no ground truth: its {len(truth.images)} images contain no objects of {names}"
+            " that are not marked difficult"
         )
     if metadata.year != 2007:
         raise ValueError(
-            f"data set {dataset_name} has no ground truth for {names} (objects marked difficult do not count), and the"
-            " mean AP by the 2012 metric would not be a number; leave out these classes, evaluate on a split that has"
-            " them, or choose YEAR 2007, which counts them as 0"
+            f"data set {dataset_name} has no ground truth for {names} (objects marked difficult do not count), so the"
+            " mean AP of the 2012 metric would not be a number; remove these classes, evaluate on a split that contains"
+            " them, or set YEAR 2007, which counts them as 0"
         )
     logger.warning(
-        f"No ground truth in {dataset_name} for {names}: the 2007 metric counts such a class as AP 0, also in its mean"
+        f"No ground truth in {dataset_name} for {names}: the 2007 metric counts these classes as AP 0, including in its"
+        " mean"
     )
 
 
@@ -265,7 +264,7 @@ def _read(path: Path, metadata: Metadata, records: Sequence[Mapping[str, Any]]) 
     things = defaultdict(list)
     for category, found in enumerate(read_detections(path, images, metadata.thing_classes).values()):
         for place, box, score in zip(found.image, found.boxes, found.scores, strict=True):
-            corners = (*(box[:2] - 1), *box[2:])  # VOC counts pixels from 1 and includes the last one
+            corners = (*(box[:2] - 1), *box[2:])  # VOC counts pixels from 1 and includes the last pixel
             things[images[place]].append(Thing(category, box=corners, score=float(score)))
     return things
 
