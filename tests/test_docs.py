@@ -128,7 +128,7 @@ def test_commands__are_found():
         ("torchrun --standalone -m mocodet knn a.pth --train a", "the following arguments are required: --val"),
         ("srun torchrun --no-such-flag -m mocodet pretrain --config-file a", "unrecognized arguments: --no-such-flag"),
         ("python tools/plot.py metrics --key loss", "the following arguments are required"),
-        ("mocodet train --config-file coco_R_50_C4_1x.yaml --eval-only --scale-to-gpus", "leave it out with"),
+        ("mocodet train --config-file coco_R_50_C4_1x.yaml --eval-only --scale-to-gpus", "cannot be combined with"),
     ],
 )
 def test_commands__wrong_ones_are_refused(line, message, monkeypatch, capsys):

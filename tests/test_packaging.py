@@ -113,7 +113,7 @@ def test_wheel__runs_a_study_in_an_empty_folder(wheel, tmp_path):
     options = [str(word) for pair in small.items() for word in pair]
     output = ["--reference", "random", "--seeds", "1", "--output", "study"]
     printed = run(site / "bin" / "mocodet", "study", *inits, *output, *options)
-    assert "Table and all values, in study: report.txt, report.md," in printed
+    assert "The table and all values were written to study: report.txt, report.md," in printed
     assert run(site / "bin" / "mocodet", "report", "study").splitlines()[0] == "study/report.html"
     assert "slow" in (here / "study" / "report.html").read_text(encoding="utf-8")
     trials = json.loads((here / "study" / "results.json").read_text())["trials"]

@@ -46,7 +46,7 @@ def interrupted(site: Site, path: Path, length: int, monkeypatch: pytest.MonkeyP
     with monkeypatch.context() as patch:
         patch.setattr(module, "ATTEMPTS", 1)
         site.cut = length
-        with pytest.raises(DownloadError, match=rf"{length} of {len(CONTENT)} bytes arrived.* run this again to"):
+        with pytest.raises(DownloadError, match=rf"{length} of {len(CONTENT)} bytes arrived.* run the command again"):
             download(url(site), path)
     assert path.with_name(path.name + ".part").read_bytes() == site.files["/file"][:length]
     assert not path.exists()
@@ -87,17 +87,17 @@ def test_download__what_is_there_in_a_folder_that_cannot_be_written(site, tmp_pa
 
 def test_download__wrong_md5(site, tmp_path):
     wrong = "0" * 8 if not MD5.startswith("0" * 8) else "1" * 8
-    with pytest.raises(DownloadError, match=rf"/file: its MD5 sum is {MD5}, expected {wrong}…\. Nothing was kept"):
+    with pytest.raises(DownloadError, match=rf"/file: its MD5 sum is {MD5}, expected {wrong}…\. The download was"):
         download(url(site), tmp_path / "file", md5=wrong)
     assert names(tmp_path) == []
 
 
 def test_download__wrong_size(site, tmp_path):
-    with pytest.raises(DownloadError, match=rf"/file has {len(CONTENT)} bytes, expected 7; name another source"):
+    with pytest.raises(DownloadError, match=rf"/file has {len(CONTENT)} bytes, expected 7; use another source"):
         download(url(site), tmp_path / "file", size=7)
     assert names(tmp_path) == []
     site.says_length = False
-    with pytest.raises(DownloadError, match=rf"/file: it has {len(CONTENT)} bytes, expected 7\. Nothing was kept"):
+    with pytest.raises(DownloadError, match=rf"/file: it has {len(CONTENT)} bytes, expected 7\. The download was"):
         download(url(site), tmp_path / "file", size=7)
     assert names(tmp_path) == []
     assert len(site.requests) == 2, "to ask once more would not help"
@@ -115,7 +115,7 @@ def test_download__broken_transfers_go_on_inside_one_call(site, tmp_path):
 def test_download__broken_for_good_and_taken_up_later(site, tmp_path):
     site.cut = 10
     message = (
-        rf"broke off \(50 of {len(CONTENT)} bytes arrived\), in the last of 5 attempts; 50 bytes are kept: run this"
+        rf"was interrupted \(50 of {len(CONTENT)} bytes arrived\) in the last of 5 attempts. 50 bytes are kept; run the"
     )
     with pytest.raises(DownloadError, match=message):
         download(url(site), tmp_path / "file", md5=MD5)
@@ -204,7 +204,7 @@ def test_download__server_refuses(site, tmp_path, status, attempts):
 
 def test_download__server_answers_without_a_file(site, tmp_path):
     site.status, site.files["/file"] = 204, b""
-    with pytest.raises(DownloadError, match=r"/file: the server answered 204 No Content, which brings no file; fetch"):
+    with pytest.raises(DownloadError, match=r"/file: the server answered 204 No Content, which contains no file; "):
         download(url(site), tmp_path / "file")
     assert names(tmp_path) == []
 
@@ -229,7 +229,7 @@ def test_download__through_the_proxy_of_the_environment(site, tmp_path, monkeypa
 def test_download__server_packs_the_file(site, tmp_path):
     """Apache announces even an unchanged .tgz as gzip-encoded: the checksum decides if there is one."""
     site.headers["Content-Encoding"] = "gzip"
-    with pytest.raises(DownloadError, match=r"/file: the server sends it compressed \(Content-Encoding: gzip\)"):
+    with pytest.raises(DownloadError, match=r"/file: the server sends the file compressed \(Content-Encoding: gzip\)"):
         download(url(site), tmp_path / "file")
     assert names(tmp_path) == []
     assert download(url(site), tmp_path / "file", md5=MD5).read_bytes() == CONTENT
@@ -254,11 +254,11 @@ def raw_server(answer: bytes) -> Iterator[str]:
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (b"HTTP/1.1 302 Found\r\nLocation: /file\r\nContent-Length: 0\r\n\r\n", "the server answered 302 .* loop"),
-        (b"HTTP/1.1 302 Found\r\nLocation: http://[\r\nContent-Length: 0\r\n\r\n", "/file: .*; check the address, or"),
-        (b"HTTP/1.1 302 Found\r\nLocation: ftp://a/b\r\nContent-Length: 0\r\n\r\n", "/file: .*; check the address, or"),
-        (b"no\tHTTP " + b"at all " * 1000 + b"\r\n\r\n", "the transfer broke off .*no HTTP at all"),
-        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n", "/file: the transfer broke off"),
+        (b"HTTP/1.1 302 Found\r\nLocation: /file\r\nContent-Length: 0\r\n\r\n", "server answered 302 .* redirect loop"),
+        (b"HTTP/1.1 302 Found\r\nLocation: http://[\r\nContent-Length: 0\r\n\r\n", "/file: .*; check the URL, or"),
+        (b"HTTP/1.1 302 Found\r\nLocation: ftp://a/b\r\nContent-Length: 0\r\n\r\n", "/file: .*; check the URL, or"),
+        (b"no\tHTTP " + b"at all " * 1000 + b"\r\n\r\n", "the transfer was interrupted .*no HTTP at all"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n", "/file: the transfer was interrupted"),
     ],
 )
 def test_download__whatever_the_server_says_is_told_on_one_line(tmp_path, monkeypatch, answer, message):
@@ -277,7 +277,7 @@ def test_download__offline(tmp_path, monkeypatch):
         taken.bind(("127.0.0.1", 0))
         host = f"127.0.0.1:{taken.getsockname()[1]}"
         where = tmp_path / "file"
-        message = rf"^{host} cannot be reached \(.*refused\); .*fetch http://{host}/file in .* put the file at {where}$"
+        message = rf"^{host} cannot be reached \(.*refused\); .*download http://{host}/file in .* save it as {where}$"
         with pytest.raises(DownloadError, match=message):
             download(f"http://{host}/file", where)
     assert names(tmp_path) == []
@@ -288,7 +288,7 @@ def test_download__server_falls_silent(site, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "ATTEMPTS", 1)
     site.delay = threading.Event()
     try:
-        with pytest.raises(DownloadError, match=r"broke off \(.*timed out\).* run this again to resume"):
+        with pytest.raises(DownloadError, match=r"was interrupted \(.*timed out\).* run the command again to resume"):
             download(url(site), tmp_path / "file")
     finally:
         site.delay.set()
@@ -296,13 +296,13 @@ def test_download__server_falls_silent(site, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("address", ["file:///etc/hostname", "ftp://a/b", "no-scheme", "", "http://a/b c"])
 def test_download__other_addresses(tmp_path, address):
-    with pytest.raises(ValueError, match=r"expected an address that begins with http:// or https://"):
+    with pytest.raises(ValueError, match=r"expected a URL that starts with http:// or https://"):
         download(address, tmp_path / "file")
 
 
 @pytest.mark.parametrize("md5", ["", "xyz", MD5 + "0"])
 def test_download__no_md5(tmp_path, md5):
-    with pytest.raises(ValueError, match="expected hexadecimal digits"):
+    with pytest.raises(ValueError, match="expected at most 32 hexadecimal digits"):
         download("http://a/b", tmp_path / "file", md5=md5)
 
 
@@ -317,7 +317,7 @@ def test_download__disk_is_full(site, tmp_path, monkeypatch):
         pytest.skip("needs /dev/full")
     (tmp_path / "file.part").symlink_to("/dev/full")
     monkeypatch.setattr(module._Part, "discard", lambda _: None)
-    with pytest.raises(DownloadError, match=r"file\.part cannot be written \(.*No space left.*\); what has arrived is"):
+    with pytest.raises(DownloadError, match=r"file\.part cannot be written \(.*No space left.*\); the bytes received"):
         download(url(site), tmp_path / "file")
 
 

@@ -161,7 +161,7 @@ def test_run__goes_on_after_a_full_disk_and_stops_after_a_step_when_asked(start,
     status, printed = run.end()
     assert status == 1
     (error,) = [line for line in printed.splitlines() if line.startswith("error:")] or pytest.fail(printed)
-    assert f"{output}/model_0000003.pth could not be written: File too large. An older file there is" in error
+    assert f"{output}/model_0000003.pth could not be written: File too large. An existing file at this path is" in error
     assert f"--resume continues from {output}/model_0000001.pth" in error
     assert "Traceback" not in printed
     assert [path.name for path in output.glob("*.pth")] == ["model_0000001.pth"]

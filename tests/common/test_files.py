@@ -58,7 +58,7 @@ def test_atomic_open__full_disk_is_named_whatever_the_writer_makes_of_it(tmp_pat
             else:
                 handle.write("x" * 100_000 if written == "text" else bytes(100_000))
 
-    with files_of_at_most(1 << 16), pytest.raises(OSError, match=r"File too large\. An older file there") as caught:
+    with files_of_at_most(1 << 16), pytest.raises(OSError, match=r"File too large\. An existing file") as caught:
         write()
     assert str(caught.value).startswith(f"{path} could not be written")
     assert path.read_bytes() == b"old"

@@ -108,7 +108,7 @@ def test_launch__several_processes_without_cuda_must_be_meant(monkeypatch, envir
     args = parse("--num-gpus", "8")
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    told = r"^error: 8 processes, but .* no GPU .*, and MODEL\.DEVICE is 'auto'; add  MODEL\.DEVICE cpu  to .*, or .*$"
+    told = r"^error: 8 processes .*, but .* no GPU .* and MODEL\.DEVICE is 'auto'; add  MODEL\.DEVICE cpu  .*, or .*$"
     with pytest.raises(SystemExit, match=told):
         launch(refuse, args, on_any)
 
@@ -167,7 +167,7 @@ def test_launch__processes_wait_for_each_other_as_long_as_the_config_says(monkey
     start(refuse, parse("--num-gpus", "2"))
     assert given["timeout"] == timedelta(seconds=7)
     monkeypatch.delenv("MOCODET_TRACEBACK", raising=False)
-    with pytest.raises(SystemExit, match=r"^error: COLLECTIVE_TIMEOUT is 0; expected a number of seconds, at least 1$"):
+    with pytest.raises(SystemExit, match=r"^error: COLLECTIVE_TIMEOUT is 0; expected at least 1 second$"):
         launch(refuse, parse("--num-gpus", "2"), lambda args: CfgNode({**on_cpu(args), "COLLECTIVE_TIMEOUT": 0}))
 
 
@@ -197,7 +197,10 @@ def test_torchrun__one_process_needs_no_group():
 def test_torchrun__own_launcher_s_flags_are_refused(flags, capsys):
     with pytest.raises(SystemExit):
         parse(*flags)
-    assert f" error: {flags[0]} under torchrun, which has already started the processes" in capsys.readouterr().err
+    assert (
+        f" error: {flags[0]} cannot be combined with torchrun, which has already started the processes"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.usefixtures("alone_under_torchrun")
@@ -205,7 +208,7 @@ def test_torchrun__machines_must_be_alike(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "5")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(SystemExit, match="started 2 of 5 processes here; all machines need the same"):
+    with pytest.raises(SystemExit, match="started 2 of 5 processes on this machine; use the same"):
         start(refuse, parse())
 
 
@@ -215,7 +218,7 @@ def test_torchrun__more_processes_than_gpus(monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(SystemExit, match="torchrun started 2 processes here, but this machine has 1 GPUs"):
+    with pytest.raises(SystemExit, match="torchrun started 2 processes on this machine, which has 1 GPUs"):
         start(refuse, parse())
 
 

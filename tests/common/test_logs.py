@@ -41,7 +41,7 @@ def test_log_to__a_full_disk_is_said_once_and_the_log_goes_on_when_there_is_room
         for name in NAMES:
             logging.getLogger(name).handlers.clear()
     assert shown.out.count("refused") == 2
-    assert shown.err == f"{tmp_path / 'log.txt'} lacks what follows: File too large\n"
+    assert shown.err == f"{tmp_path / 'log.txt'} is incomplete from here on: File too large\n"
     assert (tmp_path / "log.txt").read_text().endswith("room again\n")
 
 

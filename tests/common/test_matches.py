@@ -137,5 +137,5 @@ def test_read_matches__refuses_other_files(tmp_path):
         "half": "",
         "none": "",
     }.items():
-        with pytest.raises(ValueError, match=f"{name}.npz does not hold the matches of an evaluation: .*{message}"):
+        with pytest.raises(ValueError, match=f"{name}.npz does not contain the matches of an evaluation: .*{message}"):
             read_matches(tmp_path / f"{name}.npz")

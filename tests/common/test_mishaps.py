@@ -33,7 +33,7 @@ def wait_for(fate: int) -> str:
 
 def test_mishaps_told__a_stopped_rank_is_named():
     told, _ = run_in_processes(wait_for, signal.SIGSTOP)
-    assert told.startswith("rank 1 of 2 did not come to a collective operation within COLLECTIVE_TIMEOUT: stopped, ")
+    assert told.startswith("rank 1 of 2 did not join a collective operation within COLLECTIVE_TIMEOUT; the process was")
     assert told.endswith("continue from the last checkpoint with --resume")
     assert "\n" not in told
 
@@ -73,7 +73,7 @@ class Killed(Dataset):
 
 
 def test_mishaps_told__a_killed_loader_process():
-    told = r"^loader process \d+ was killed.*memory ran out: lower NUM_WORKERS, and continue .* --resume$"
+    told = r"^loader process \d+ was killed.*memory ran out\. Lower NUM_WORKERS, and continue .* --resume$"
     with pytest.raises(ChildProcessError, match=told), mishaps_told():
         list(DataLoader(Killed(), num_workers=1))
 
@@ -104,7 +104,7 @@ def test_mishaps_told__a_loader_process_killed_while_it_hands_over_a_batch(monke
     [
         (
             RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's"),
-            r"^loader process 7 .* shared memory \(/dev/shm\) ran out\. Enlarge it, or lower NUM_WORKERS",
+            r"^loader process 7 .* shared memory \(/dev/shm\) ran out\. Enlarge it or lower NUM_WORKERS",
         ),
         (
             torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. GPU 0 has"),

@@ -41,7 +41,7 @@ def test_retention__what_a_run_with_another_rule_left_stays(tmp_path, caplog):
         (tmp_path / name).touch()
         retention.apply(tmp_path, name)
     assert {path.name for path in tmp_path.iterdir()} == {*NAMES[:-3], *NAMES[-2:]}
-    assert caplog.text.count("holds 7 older checkpoints") == 1
+    assert caplog.text.count("contains 7 older checkpoints") == 1
 
 
 def test_retention__a_file_that_cannot_be_removed_ends_no_training(tmp_path, caplog):
@@ -50,4 +50,4 @@ def test_retention__a_file_that_cannot_be_removed_ends_no_training(tmp_path, cap
     (tmp_path / NAMES[0]).mkdir()
     Retention(1).apply(tmp_path, NAMES[-1])
     assert {path.name for path in tmp_path.iterdir()} == {NAMES[0], NAMES[-1]}
-    assert f"{NAMES[0]}, which newer checkpoints supersede, could not be removed: " in caplog.text
+    assert f"the superseded checkpoint {NAMES[0]} could not be removed: " in caplog.text

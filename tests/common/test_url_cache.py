@@ -70,14 +70,14 @@ def test_fetch__a_file_that_was_replaced_on_its_server(caplog, says, size, same,
         answered = "304 Not Modified" if conditional and says is not set_nothing else same
         assert caplog.messages[:-1] == [
             f"Downloading {url} to {copy}",
-            f"{url}: the copy in {copy} is the server's ({answered})",
+            f"{url}: the cached copy {copy} matches the server's file ({answered})",
         ]
         assert re.fullmatch(
             rf"{url} has changed on its server \({change}\); downloading it again to {copy}", caplog.messages[-1]
         )
         caplog.clear()
         fetch(url)
-        assert "is the server's" in caplog.text, "the copy is the new one's"
+        assert "matches the server's file" in caplog.text, "the copy is the new one's"
 
 
 def test_fetch__without_the_server_the_copy_is_used(caplog):
@@ -89,12 +89,12 @@ def test_fetch__without_the_server_the_copy_is_used(caplog):
             assert fetch(url) == path
             (record,) = caplog.records
             assert record.levelname == "WARNING"
-            assert f"{url} cannot be compared with its server, which answered {site.status} " in record.message
-            assert record.message.endswith(f"; using the copy in {path}, which may be older than the server's")
+            assert f"{url} could not be checked for changes, because the server answered" in record.message
+            assert record.message.endswith(f"; using the cached copy {path}, which may be outdated")
     caplog.clear()
     assert fetch(url).read_bytes() == b"first"
-    assert f"{url} cannot be compared with its server ([Errno 111] Connection refused); using" in caplog.text
-    with pytest.raises(DownloadError, match=r"^127\.0\.0\.1:\d+ cannot be reached .* put the file at \S+/other\.pth$"):
+    assert f"{url} could not be checked for changes ([Errno 111] Connection refused); using" in caplog.text
+    with pytest.raises(DownloadError, match=r"^127\.0\.0\.1:\d+ cannot be reached .* save it as \S+/other\.pth$"):
         fetch(f"{url.rpartition('/')[0]}/other.pth")
 
 
@@ -113,4 +113,4 @@ def test_fetch__a_copy_that_was_cut_off_or_put_there_by_hand(caplog):
         assert "(size 3 before, 5 now)" in caplog.messages[-1]
         site.etag, site.says_length = None, False
         fetch(url)
-        assert "which gives neither ETag, date nor size; using" in caplog.messages[-1]
+        assert "because the server sent no ETag, date or size; using" in caplog.messages[-1]

@@ -36,7 +36,7 @@ def not_installed(monkeypatch):
 
 
 def test_add_densepose_keys__says_what_to_install(not_installed):
-    with pytest.raises(ValueError, match=r"needs detectron2's DensePose project, .*: +pip install .*'$") as error:
+    with pytest.raises(ValueError, match=r"requires detectron2's DensePose project, .*: +pip install .*'$") as error:
         config(LEAF)
     assert "\n" not in str(error.value)
     command = shlex.split(re.search("pip install .*", str(error.value))[0])
@@ -48,7 +48,7 @@ def test_add_densepose_keys__says_what_the_project_lacks(monkeypatch):
     monkeypatch.setitem(sys.modules, "densepose", None)
     monkeypatch.setattr(densepose.importlib.util, "find_spec", lambda name: object())
     with pytest.raises(
-        ValueError, match=r"project, which cannot be imported \(import of densepose.*\); install it:  pip"
+        ValueError, match=r"project, which cannot be imported \(import of densepose.*\); Install it with:  pip"
     ):
         config(LEAF)
 
@@ -134,7 +134,9 @@ def test_check_surface__files(surface, monkeypatch):
     assert path == str(surface / "Pdist_matrix.pkl")
     monkeypatch.setattr("iopath.common.file_io.download", unreachable)
     (surface / "Pdist_matrix.pkl").unlink()
-    with pytest.raises(ValueError, match=r"needs https:\S+/Pdist_matrix.pkl, .*no route to host; you can put it"):
+    with pytest.raises(
+        ValueError, match=r"requires https:\S+/Pdist_matrix.pkl, .*no route to host; alternatively, place"
+    ):
         kind_of(name).check(cfg, name)
 
 

@@ -94,14 +94,17 @@ def test_every_pretraining_config__is_valid(path):
     ("overrides", "message"),
     [
         (("DATA.ROOT", ""), "DATA.ROOT is ''; expected a folder of images"),
-        (("DATA.SHARDS", "s.json"), "DATA.SHARDS is 's.json'; expected '' beside DATA.ROOT 'images'"),
+        (("DATA.SHARDS", "s.json"), "DATA.SHARDS is 's.json'; expected '' because DATA.ROOT is 'images'"),
         (
             ("METHOD", "memory_bank", "DATA.ROOT", "", "DATA.SHARDS", "s.json"),
-            "expected '': METHOD 'memory_bank' needs a folder",
+            "expected '' because METHOD 'memory_bank' requires a folder",
         ),
-        (("DATA.VAL_ROOT", "val"), "DATA.VAL_ROOT is 'val'; expected '' with METHOD 'moco', which uses no labels"),
-        (("KNN.VAL_ROOT", "val"), "KNN.TRAIN_ROOT is ''; expected a folder of classes"),
-        (("SOLVER.MAX_ITER", 10), "SOLVER.MAX_ITER is 10; expected 0 with a schedule of epochs"),
+        (("DATA.VAL_ROOT", "val"), "DATA.VAL_ROOT is 'val'; expected '' because METHOD 'moco' does not use labels"),
+        (("KNN.VAL_ROOT", "val"), "KNN.TRAIN_ROOT is ''; expected a folder of class folders"),
+        (
+            ("SOLVER.MAX_ITER", 10),
+            "SOLVER.MAX_ITER is 10; expected 0, because 'step' and 'cosine' schedules count epochs",
+        ),
         (("METHOD", "byol"), "METHOD is 'byol'; expected one of 'moco', 'dense', 'end_to_end', 'memory_bank'"),
         (("CONTRAST.BANK_MOMENTUM", 1.5), r"CONTRAST.BANK_MOMENTUM is 1.5; expected a number within"),
     ],

@@ -22,16 +22,19 @@ FORGED = {
         lambda c: c["optimizer"]["state"][0]["momentum_buffer"].fill_(torch.inf),
         r"optimizer\.state\[0\]\.momentum_buffer is not finite",
     ),
-    "queue that is not finite": (lambda c: c["model"]["queue"].fill_(torch.nan), "queue with numbers that are not"),
+    "queue that is not finite": (lambda c: c["model"]["queue"].fill_(torch.nan), "queue contains values that are"),
     "fewer parameters": (lambda c: c["optimizer"]["param_groups"][0]["params"].pop(), "optimizer's parameters"),
     "model of a list": (lambda c: c.update(model=[]), "the model in the checkpoint is a list"),
     "tensor of text": (lambda c: c["model"].update(queue="full"), "queue is a str, not a tensor"),
-    "integers": (lambda c: c["model"].update(queue=torch.ones(2, 6, dtype=torch.int8)), "queue of torch.int8"),
+    "integers": (lambda c: c["model"].update(queue=torch.ones(2, 6, dtype=torch.int8)), "queue is torch.int8"),
     "rng of a dict": (lambda c: c.update(rng={}), "rng is a dict, not a list"),
     "rng of another size": (lambda c: c.update(rng=[{"cpu": torch.ones(3, dtype=torch.uint8)}]), "rng.cpu is a tensor"),
-    "no generator": (lambda c: c.update(rng=[{}]), "rng has no state of the CPU's generator"),
+    "no generator": (lambda c: c.update(rng=[{}]), "rng has no state for the CPU generator"),
     "shuffle of numbers": (lambda c: c.update(shuffle={"generator": 3}), "shuffle.generator is 3, not a tensor"),
-    "trainer without iteration": (lambda c: c["trainer"].pop("iteration"), "trainer does not say which iteration"),
+    "trainer without iteration": (
+        lambda c: c["trainer"].pop("iteration"),
+        "trainer does not record the last iterat",
+    ),
     "hook of text": (lambda c: c["trainer"].update(hooks="a"), "trainer.hooks is 'a', not a dict"),
     "sampler of a list": (lambda c: c.update(sampler=[1]), "sampler is a list of 1, not a dict"),
     "signs of a number": (lambda c: c.update(signs={"told": 3}), "signs.told is 3, not a list"),
@@ -76,6 +79,6 @@ def test_resume__a_damaged_last_checkpoint_names_the_newest_whole_one(tmp_path):
     (tmp_path / "last_checkpoint").write_text("model_0000002.pth")
     path = tmp_path / "model_0000002.pth"
     path.write_bytes(path.read_bytes()[:500])
-    whole = re.escape(f"The newest intact one is {tmp_path / 'model_0000001.pth'}, after 2 iterations; to resume from")
+    whole = re.escape(f"newest intact checkpoint is {tmp_path / 'model_0000001.pth'}, saved after 2 iterations; to ")
     with pytest.raises(ValueError, match=rf"^{re.escape(str(path))} cannot be read .*{whole}"):
         SmallRun(tmp_path).checkpointer.resume()

@@ -182,8 +182,8 @@ def test_load_original__continues_as_the_original_code_does(original, tmp_path, 
     with caplog.at_level("WARNING", logger="mocodet.pretrain"):
         ours.load(path)
     assert torch.equal(torch.get_rng_state(), generator)
-    assert "continued at iteration 6 (epoch 2)" in caplog.text
-    assert "start from this run's SEED" in caplog.text
+    assert "continuing at iteration 6 (epoch 2)" in caplog.text
+    assert "start from SEED" in caplog.text
 
     assert ours.trainer.iter == 2 * ITERATIONS - 1
     assert ours.scheduler.last_epoch == 2 * ITERATIONS
@@ -330,15 +330,18 @@ def test_export_flag__refusals(config, run, tmp_path, monkeypatch, capsys):
         with pytest.raises(SystemExit) as caught:
             pretrain([*command, *flags])
         assert caught.value.code == 2
-        assert "--export trains nothing; leave out --resume and --resume-from" in capsys.readouterr().err
-    with pytest.raises(SystemExit, match=r"^error: .*new holds no checkpoint"):
+        assert (
+            "--export does not train, so it cannot be combined with --resume or --resume-from"
+            in capsys.readouterr().err
+        )
+    with pytest.raises(SystemExit, match=r"^error: .*new contains no checkpoint"):
         pretrain([*command, "OUTPUT_DIR", str(tmp_path / "new")])
     with pytest.raises(SystemExit):
         pretrain(["--config-file", str(config), "--export", str(tmp_path)])
-    assert "is a folder; name a place that you can write to" in capsys.readouterr().err
+    assert "is a folder; choose a writable path" in capsys.readouterr().err
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(SystemExit, match=r"^error: --export in 2 processes of torchrun; run it without torchrun$"):
+    with pytest.raises(SystemExit, match=r"^error: torchrun started --export in 2 processes; run it without torchrun$"):
         pretrain(command)
     assert not list(tmp_path.iterdir())
 
@@ -350,13 +353,13 @@ def test_export_flag__takes_the_last_checkpoint(config, run, tmp_path, monkeypat
     found = torch.load(output, weights_only=True)
     assert (found["epoch"], found["mocodet"]["iteration"]) == (2, 3)
     command = ["--config-file", str(config), "--export", str(tmp_path / "other")]
-    with pytest.raises(FileNotFoundError, match="empty holds no checkpoint; give the OUTPUT_DIR of a run"):
+    with pytest.raises(FileNotFoundError, match="empty contains no checkpoint; specify the OUTPUT_DIR of a run"):
         pretrain([*command, "OUTPUT_DIR", str(tmp_path / "empty")])
     for method in ("dense", "end_to_end", "memory_bank", "supervised"):
-        with pytest.raises(ValueError, match=f"METHOD '{method}' has no original format.* read our own .pth"):
+        with pytest.raises(ValueError, match=f"METHOD '{method}' cannot be exported.* read mocodet's .pth"):
             pretrain([*command, "METHOD", method])
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
-    with pytest.raises(ValueError, match="METHOD 'dense' has no original format"):  # the file's, not the config's
+    with pytest.raises(ValueError, match="METHOD 'dense' cannot be exported"):  # the file's, not the config's
         to_original({"method": {"name": "dense", "encoder": "encoder_q"}}, "resnet18", 1)
 
 
@@ -439,18 +442,19 @@ def test_export__a_failed_write_leaves_the_former_file(run, tmp_path, monkeypatc
 
 
 def test_export__refusals(run, tmp_path):
-    with pytest.raises(ValueError, match="is the checkpoint itself; export it to another file"):
+    with pytest.raises(ValueError, match="is the checkpoint itself; export to another file"):
         export_file(run / "model_final.pth", run / "model_final.pth")
-    with pytest.raises(ValueError, match="is a folder; expected a file to write"):
+    with pytest.raises(ValueError, match="is a folder; expected an output file"):
         export_file(run / "model_final.pth", tmp_path)
     bank = torch.load(run / "model_final.pth", weights_only=True)
     bank["model"] = {name: value for name, value in bank["model"].items() if name.startswith("encoder_q.")}
     bank["model"]["bank"] = torch.zeros(1)
     with pytest.raises(
-        ValueError, match=r"bank\.pth: does not hold a state of MoCo v1 or v2 .* no encoder_k\.\*, queue, queue_ptr"
+        ValueError,
+        match=r"bank\.pth: does not contain a state of MoCo v1 or v2 .* encoder_k\.\*, queue, queue_ptr missing",
     ):
         export_file(save(bank, tmp_path / "bank.pth"), tmp_path / "moco.pth.tar")
-    with pytest.raises(ValueError, match=r"tor\.pth: is not a checkpoint .*: it has no optimizer, iteration, sampler"):
+    with pytest.raises(ValueError, match=r"tor\.pth: is not a checkpoint .*: optimizer, iteration, sampler missing"):
         export_file(save({"model": {}}, tmp_path / "detector.pth"), tmp_path / "moco.pth.tar")
     assert not (tmp_path / "moco.pth.tar").exists()
 
@@ -473,15 +477,15 @@ NORM = "encoder_k.bn1"
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (put("queue", float("nan"), (1, 2)), r"queue holds nan or inf"),
+        (put("queue", float("nan"), (1, 2)), r"queue contains NaN or infinite values"),
         (put("queue", torch.zeros(DIM, K).half()), r"queue is torch\.float16, .*; expected a dense tensor of float32"),
         (put("queue", torch.zeros(DIM)), r"queue has shape \(8,\); expected C x K"),
-        (put("queue_ptr", torch.tensor([K])), r"queue_ptr is \[12\]; expected one place in the queue, from 0 to 11"),
+        (put("queue_ptr", torch.tensor([K])), r"queue_ptr is \[12\]; expected one index into the queue, 0 to 11"),
         (put("queue_ptr", torch.tensor([-1])), r"queue_ptr is \[-1\]; expected"),
         (put("queue_ptr", torch.tensor([0, 4])), r"queue_ptr is \[0, 4\]; expected"),
         (put("queue_ptr", torch.tensor([4.0])), r"queue_ptr is torch\.float32, .*; expected a dense tensor of int64"),
-        (put(f"{NORM}.weight", float("inf"), (3,)), rf"{NORM}\.weight holds nan or inf"),
-        (put(f"{NORM}.running_var", -1.0, (3,)), rf"{NORM}\.running_var holds negative variances"),
+        (put(f"{NORM}.weight", float("inf"), (3,)), rf"{NORM}\.weight contains NaN or infinite values"),
+        (put(f"{NORM}.running_var", -1.0, (3,)), rf"{NORM}\.running_var contains negative variances"),
         (put(f"{NORM}.bias", "none"), rf"{NORM}\.bias is a str; expected a tensor"),
     ],
 )
@@ -500,11 +504,14 @@ def test_values__refused_in_both_directions(change, message):
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        ({"momentum_buffer": torch.tensor(float("nan"))}, r"momentum of encoder_q\.conv1\.weight holds nan or inf"),
+        (
+            {"momentum_buffer": torch.tensor(float("nan"))},
+            r"momentum of encoder_q\.conv1\.weight contains NaN or infinite values",
+        ),
         ({"momentum_buffer": torch.tensor(0.0).double()}, r"momentum of encoder_q\.conv1\.weight is torch\.float64"),
         ({"momentum_buffer": torch.zeros(3)}, r"momentum of encoder_q\.conv1\.weight has shape \(3,\); expected \(64"),
-        ({"exp_avg": torch.tensor(0.0)}, r"more for encoder_q\.conv1\.weight than SGD's momentum_buffer"),
-        (None, r"more for encoder_q\.conv1\.weight than SGD's momentum_buffer"),
+        ({"exp_avg": torch.tensor(0.0)}, r"more state for encoder_q\.conv1\.weight than SGD's momentum_buffer"),
+        (None, r"more state for encoder_q\.conv1\.weight than SGD's momentum_buffer"),
     ],
 )
 def test_momentum__refused_in_both_directions(state, message):
@@ -521,7 +528,7 @@ def test_momentum__refused_in_both_directions(state, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"queue_size": 2 * K}, r"does not fit this config's model: queue of shape \(8, 12\), not \(8, 24\)$"),
+        ({"queue_size": 2 * K}, r"does not fit this config's model: queue has shape \(8, 12\), expected \(8, 24\)$"),
         ({"head": "fc"}, r"does not fit .*: missing encoder_q\.fc\.weight, .* unexpected encoder_q\.fc\.0\.weight"),
         ({"arch": "resnet34"}, r"does not fit .* missing encoder_q\.layer1\.2\.conv1\.weight, .* and \d+ more$"),
     ],
@@ -541,7 +548,9 @@ def test_load_original__refuses_an_export_of_more_processes(config, exported, tm
     checkpoint["mocodet"]["rng"] *= 2
     path = save(checkpoint, tmp_path / "two.pth.tar")
     trainer = PretrainTrainer(config_of(config, "OUTPUT_DIR", tmp_path))
-    with pytest.raises(ValueError, match=r"two\.pth\.tar: exported from a run of 2 process\(es\), this run has 1"):
+    with pytest.raises(
+        ValueError, match=r"two\.pth\.tar: exported from a run with 2 process\(es\), but this run has 1"
+    ):
         load_original(path, trainer.checkpointer, 2)
     # As docs/interchange.md says.
     del checkpoint["mocodet"]
@@ -609,17 +618,17 @@ def name_a_stranger(checkpoint: dict) -> None:
     [
         (
             lambda c: c.pop("optimizer"),
-            r"is not in the original format: it has no optimizer, but epoch, arch, state_dict",
+            r"is not in the original format: optimizer missing, found epoch, arch, state_dict",
         ),
         (lambda c: c.update(state_dict=3), "state_dict is a int; expected a dict"),
         (lambda c: c.update(epoch="3"), "epoch is '3'; expected the number of completed epochs"),
-        (lambda c: c.update(mocodet=[]), "'mocodet' is not what mocodet exports there"),
+        (lambda c: c.update(mocodet=[]), "'mocodet' is not in the format that mocodet exports"),
         (drop_buffer_of_q, r"momentum of encoder_q.conv1.weight has shape \(1,\); expected \(64, 3, 7, 7\)"),
-        (give_momentum_to_k, "holds momentum of the key encoder"),
-        (optimize_one_encoder, r"covers 6\d parameters; expected 1\d\d, those of both encoders"),
-        (forget_a_group, "is not the state of an SGD with one group of parameters"),
-        (rename_to_v3, r"no module\.encoder_q\.\*, .* but module\.base_encoder, module\.momentum_encoder"),
-        (name_a_stranger, "names that do not begin with 'module.': stranger"),
+        (give_momentum_to_k, "contains momentum for the key encoder"),
+        (optimize_one_encoder, r"covers 6\d parameters; expected 1\d\d for both encoders"),
+        (forget_a_group, "is not the state of an SGD with one parameter group"),
+        (rename_to_v3, r"module\.encoder_q\.\*, .* found module\.base_encoder, module\.momentum_encoder"),
+        (name_a_stranger, "names that do not start with 'module.': stranger"),
     ],
 )
 def test_from_original__refusals(original, damage, message):
@@ -630,10 +639,10 @@ def test_from_original__refusals(original, damage, message):
 
 
 def test_load_original__our_own_checkpoint_is_not_the_original_format(run, tmp_path):
-    with pytest.raises(ValueError, match=r"model_final\.pth: is not in the original format: it has no epoch, arch"):
+    with pytest.raises(ValueError, match=r"model_final\.pth: is not in the original format: epoch, arch"):
         OurRun(tmp_path).load(run / "model_final.pth")
 
 
 def test_from_original__no_dict():
-    with pytest.raises(ValueError, match="holds a list; expected a dict"):
+    with pytest.raises(ValueError, match="contains a list; expected a dict"):
         from_original([], 2)

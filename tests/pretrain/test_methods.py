@@ -121,7 +121,7 @@ def test_resume__refuses_a_checkpoint_without_a_state(run, folder, tmp_path):
         output.mkdir()
         torch.save({key: value for key, value in checkpoint.items() if key != absent}, output / "model_0000002.pth")
         (output / "last_checkpoint").write_text("model_0000002.pth")
-        with pytest.raises(ValueError, match=f"the checkpoint has no {absent}; expected what a run of this"):
+        with pytest.raises(ValueError, match=f"the checkpoint has no {absent}; expected the state of a run"):
             train(method, folder, output, flags=("--resume",))
 
 
@@ -131,7 +131,9 @@ def test_resume__refuses_a_checkpoint_that_is_said_to_be_of_another_method(run, 
     copy_checkpoint(whole, tmp_path / "run", "model_0000002.pth")
     checkpoint = load(tmp_path / "run" / "model_0000002.pth")
     torch.save({**checkpoint, "method": {**checkpoint["method"], "name": "other"}}, tmp_path / "run/model_0000002.pth")
-    with pytest.raises(ValueError, match=f"the checkpoint is of METHOD 'other', this run is of '{method}'"):
+    with pytest.raises(
+        ValueError, match=f"the checkpoint was trained with METHOD 'other', but this run uses '{method}'"
+    ):
         train(method, folder, tmp_path / "run", flags=("--resume",))
 
 
@@ -212,8 +214,8 @@ def test_from_config__keys_of_one_method_arrive():
 @pytest.mark.parametrize(
     ("method", "overrides", "message"),
     [
-        ("memory_bank", ("CONTRAST.MOMENTUM", 0.5), "CONTRAST.MOMENTUM 0.5 (read by METHOD moco, dense)"),
-        ("supervised", (), "MODEL.BN_GROUPS 2 (read by METHOD moco, dense, end_to_end, memory_bank)"),
+        ("memory_bank", ("CONTRAST.MOMENTUM", 0.5), "CONTRAST.MOMENTUM 0.5 (only used by METHOD moco, dense)"),
+        ("supervised", (), "MODEL.BN_GROUPS 2 (only used by METHOD moco, dense, end_to_end, memory_bank)"),
         (
             "moco",
             ("SOLVER.LR_SCHEDULE", "step", "DATA.CACHE_SIDE", 9),

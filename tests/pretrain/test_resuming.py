@@ -15,6 +15,6 @@ def test_check_resumed__names_the_keys(tmp_path):
     cfg.MODEL.ARCH, cfg.CONTRAST.QUEUE_SIZE = "resnet18", 512
     with pytest.raises(
         ValueError,
-        match=r"model \(MODEL\.ARCH resnet50 there, resnet18 now, CONTRAST\.QUEUE_SIZE 65536 there, 512 now\); set",
+        match=r"model \(MODEL\.ARCH resnet50 there, resnet18 now, CONTRAST\.QUEUE_SIZE 65536 there, 512 now\); restore",
     ):
         check_resumed(cfg)

@@ -89,7 +89,7 @@ def test_resume__in_mid_epoch_with_loader_processes_is_bit_identical(index, tmp_
     content = json.loads(index.read_text())
     content["shards"][0]["name"] = f"pipe:cat {tmp_path}/part-0.tar"
     index.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"index\.json names 1 shards by commands, .* add --allow-pipe if you trust"):
+    with pytest.raises(ValueError, match=r"index\.json lists 1 shards as commands, .* add --allow-pipe if you trust"):
         pretrain(arguments(index, whole))
     pretrain(arguments(index, whole, "DATA.NUM_WORKERS", 2, flags=("--allow-pipe",)))
     copy_checkpoint(whole, output, MID_EPOCH)

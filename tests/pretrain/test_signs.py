@@ -83,7 +83,7 @@ def test_old_keys__not_judged_by_one_accuracy_alone():
 
 def test_collapse__weights_that_decay_to_nothing(caplog):
     (told,) = warnings_of(caplog, 150, queue_size=64, momentum=0.99, rate=0.1, decay=3.0)
-    assert told.startswith("collapse: the encoder gives every image the same vector")
+    assert told.startswith("collapse: the encoder returns the same vector for every image")
     assert "lower SOLVER.BASE_LR" in told
 
 
@@ -95,7 +95,7 @@ def test_signs__nothing_is_said_before_a_run_can_tell(caplog):
 def test_queue__at_most_the_images_less_a_batch(caplog):
     assert warnings_of(caplog, 0, queue_size=IMAGES - BATCH, momentum=0.9, rate=0.1) == []
     (told,) = warnings_of(caplog, 0, queue_size=IMAGES - BATCH + 1, momentum=0.9, rate=0.1)
-    assert told.startswith("queue longer than the data: CONTRAST.QUEUE_SIZE 4089 and a batch of 8 are more than")
+    assert told.startswith("queue longer than the data: CONTRAST.QUEUE_SIZE 4089 and a batch of 8 together exceed")
     assert "Lower CONTRAST.QUEUE_SIZE to at most 4088" in told
 
 

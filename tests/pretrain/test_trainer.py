@@ -177,8 +177,8 @@ def test_signs__are_in_the_checkpoint_for_the_converter(tmp_path):
     saved = torch.load(output / "model_final.pth", weights_only=True)
     assert saved["signs"] == {"told": ["constant images"]}
     weights = tmp_path / "weights.pkl"
-    refusal = r"model_final\.pth: verification failed: its training warned of constant images: .* Look at the files.*"
-    with pytest.raises(ValueError, match=refusal + r"pre-train again .*--no-verify converts"):
+    refusal = r"model_final\.pth: verification failed: its training warned of constant images: .* Check the files.*"
+    with pytest.raises(ValueError, match=refusal + r"pre-train again .*--no-verify to convert"):
         convert([str(output / "model_final.pth"), str(weights)])
     assert not weights.exists()
 
@@ -192,7 +192,7 @@ def test_resume__two_processes_are_bit_identical(images, tmp_path):
     copy_checkpoint(tmp_path / "whole", tmp_path / "run", "model_0000002.pth")
     run_in_processes(pretrain_in_process, arguments(images, tmp_path / "run", flags=("--resume",)))
     assert_equal_states(torch.load(tmp_path / "run" / "model_final.pth", weights_only=True), expected)
-    with pytest.raises(ValueError, match=r"written by 2 process\(es\), this run has 1; resume with --num-gpus"):
+    with pytest.raises(ValueError, match=r"written by 2 process\(es\), but this run has 1; resume with --num-gpus"):
         pretrain(images, tmp_path / "run", flags=("--resume",))
 
 
@@ -270,7 +270,7 @@ def test_start__refuses_the_folder_of_another_run(images, whole_run):
 
     before = contents()
     assert {"config.yaml", "run.json", "metrics.json", "last_checkpoint"} <= before.keys()
-    with pytest.raises(FileExistsError, match="already holds a run's checkpoints"):
+    with pytest.raises(FileExistsError, match="already contains a run's checkpoints"):
         pretrain(images, whole_run, "SOLVER.BASE_LR", 0.7)
     assert contents() == before
 
@@ -288,7 +288,7 @@ def test_start__refuses_the_folder_in_which_another_process_trains(images, tmp_p
     ("overrides", "message"),
     [
         (("MODEL.HEAD", "fc"), "does not fit this config's model: missing encoder_q.fc"),
-        (("MODEL.DIM", 4), "does not fit this config's model: queue of shape"),
+        (("MODEL.DIM", 4), "does not fit this config's model: queue has shape"),
         (("SEED", 1), "resume with the same data"),
         (("SOLVER.IMS_PER_BATCH", 4), "resume with the same data"),
     ],
@@ -309,17 +309,17 @@ def test_resume__damaged_checkpoint_is_named_and_the_newest_whole_one(images, wh
     for name in ("model_0000005.pth", "model_0000006.pth"):
         (output / name).write_bytes(damaged)
     (output / "last_checkpoint").write_text("model_0000006.pth")
-    told = r"model_0000006\.pth cannot be read .*model_0000002\.pth, after 3 iterations; .* run  (.*)  and"
+    told = r"model_0000006\.pth cannot be read .*model_0000002\.pth, saved after 3 iterations; .* run  (.*)  and"
     with pytest.raises(ValueError, match=told) as caught:
         pretrain(images, output, flags=("--resume",))
     subprocess.run(re.search(told, str(caught.value))[1], shell=True, check=True)
     pretrain(images, output, flags=("--resume",))
     (output / "last_checkpoint").write_text("model_0000009.pth")
-    with pytest.raises(FileNotFoundError, match=r"model_0000009\.pth does not exist, .*model_final\.pth, after 8 it"):
+    with pytest.raises(FileNotFoundError, match=r"model_0000009\.pth does not exist, .*model_final\.pth, saved after"):
         pretrain(images, output, flags=("--resume",))
     for path in output.glob("*.pth"):
         path.unlink()
-    with pytest.raises(FileNotFoundError, match=r"No other checkpoint in .* is whole: begin anew"):
+    with pytest.raises(FileNotFoundError, match=r"No other checkpoint in .* is intact; start again"):
         pretrain(images, output, flags=("--resume",))
 
 
@@ -345,7 +345,7 @@ def test_bn_groups__defaults_and_refusals():
     cfg = get_cfg()
     assert bn_groups(cfg) == 8
     cfg.SOLVER.IMS_PER_BATCH = 12
-    with pytest.raises(ValueError, match=r"12 images of a batch .* do not divide into 8 batch-norm groups"):
+    with pytest.raises(ValueError, match=r"12 images per batch .* cannot be divided into 8 batch-norm groups"):
         bn_groups(cfg)
     cfg.MODEL.BN_GROUPS = 12
     with pytest.raises(ValueError, match=r"groups of two or more"):
@@ -355,7 +355,7 @@ def test_bn_groups__defaults_and_refusals():
 def test_amp_dtype__float16_needs_cuda():
     cfg = get_cfg()
     cfg.SOLVER.PRECISION = "float16"
-    with pytest.raises(ValueError, match="float16 needs CUDA"):
+    with pytest.raises(ValueError, match="float16 requires CUDA"):
         amp_dtype(cfg, torch.device("cpu"))
 
 
@@ -367,10 +367,10 @@ def test_amp_dtype__float16_needs_cuda():
         ("CONTRAST.TEMPERATURE", 0.0, "CONTRAST.TEMPERATURE is 0.0; expected a positive number"),
         ("SOLVER.LR_SCHEDULE", "linear", "SOLVER.LR_SCHEDULE is 'linear'; expected one of 'step', 'cosine'"),
         ("SOLVER.IMS_PER_BATCH", 64, "22 images, fewer than one batch"),
-        ("SOLVER.STEPS", "(160, 120)", "expected epochs in rising order"),
+        ("SOLVER.STEPS", "(160, 120)", "expected epochs in increasing order"),
         ("SOLVER.CHECKPOINT_PERIOD", -1, "SOLVER.CHECKPOINT_PERIOD is -1; expected at least 0"),
         ("MODEL.ARCH", "vgg16", "MODEL.ARCH is 'vgg16'; expected one of 'resnet18'"),
-        ("CONTRAST.TAU", 0.2, "there is no key CONTRAST.TAU; did you mean"),
+        ("CONTRAST.TAU", 0.2, "unknown key CONTRAST.TAU; did you mean"),
     ],
 )
 def test_setup__bad_values_are_named(images, tmp_path, key, value, message):

@@ -61,9 +61,9 @@ def test_run__ends_and_lists_what_it_could_not_read(pool, whole_run):
     reasons = {entry["file"]: entry["reason"] for entry in listed["skipped"]}
     assert reasons["pipe.jpg"] == "cannot be read as an image (it is a named pipe, not a file)"
     assert reasons["huge.png"].startswith("has 10,000,000,000 pixels, more than the limit")
-    assert reasons["text.jpg"] == "cannot be read as an image (of no known format)"
+    assert reasons["text.jpg"] == "cannot be read as an image (unrecognised format)"
     assert all(0 <= entry["iteration"] < 6 and entry["time"][:2] == "20" for entry in listed["skipped"])
-    assert (whole_run / "log.txt").read_text().count("another image replaces it") == 8, "each once"
+    assert (whole_run / "log.txt").read_text().count("replaced by another image") == 8, "each once"
 
 
 @pytest.mark.parametrize("how", ["as it was", "removed and excluded"])
@@ -132,7 +132,7 @@ def test_build_data__a_run_begun_without_excluded_files_is_resumed_so(pool, tmp_
         (root / name).unlink()
     assert drawn(cfg, resuming=True) == went_on
     listed.write_text("\n".join(path.name for path in root.iterdir()))
-    with pytest.raises(ValueError, match=r"DATA\.EXCLUDE names every image of"):
+    with pytest.raises(ValueError, match=r"DATA\.EXCLUDE lists every image of"):
         build_data(cfg)
 
 
@@ -152,7 +152,9 @@ def test_skipped_images__end_a_run_at_too_many_and_forget_what_was_mended(tmp_pa
     (root / "7.png").write_bytes(png(7))
     kept.add([*found[:2], Skipped(str(root / "7.png"), "could not be read for a moment")][::2], 4)
     kept.add(found[:1], 5)
-    with pytest.raises(ValueError, match=rf"^4 of 16 images .* DATA\.MAX_UNREADABLE 0\.125; {output}/skipped\.json"):
+    with pytest.raises(
+        ValueError, match=rf"^4 of 16 images .* DATA\.MAX_UNREADABLE 0\.125 allows; .* {output}/skipped\.json"
+    ):
         kept.add(found[1:3], 6)
     assert skipped(output) == ["0.png", "7.png", "1.png", "2.png"]
     Path(found[0].name).unlink()

@@ -109,13 +109,13 @@ def test_start__backbone_of_the_file_and_the_head_of_the_seed(method, layout, st
 
 def test_start__another_architecture_is_refused(images, weights, tmp_path):
     cfg = config(images, tmp_path / "run", "MODEL.ARCH", "resnet34", "MODEL.WEIGHTS", weights)
-    with pytest.raises(ValueError, match=r"start\.pth holds a resnet18, .*; set MODEL\.ARCH resnet18 MODEL\.SMALL"):
+    with pytest.raises(ValueError, match=r"start\.pth contains a resnet18 .*; set MODEL\.ARCH resnet18 MODEL\.SMALL"):
         PretrainTrainer(cfg).resume_or_start(False)
 
 
 def test_start__contradicts_resume_from(images, weights, tmp_path):
     flags = ("--resume-from", "moco.pth.tar")
-    with pytest.raises(ValueError, match=r"--resume-from moco\.pth\.tar with MODEL\.WEIGHTS .*one of the two"):
+    with pytest.raises(ValueError, match=r"--resume-from moco\.pth\.tar cannot be combined with MODEL\.WEIGHTS"):
         run(images, tmp_path / "run", "MODEL.WEIGHTS", weights, flags=flags)
     assert not (tmp_path / "run").exists()
 
@@ -210,10 +210,10 @@ def test_resume__after_a_warm_start_is_bit_identical_and_fills_nothing(images, w
     found, whole = (torch.load(tmp_path / name / "model_final.pth", weights_only=True) for name in ("part", "whole"))
     assert_equal_states(found, whole)
     logs = {name: (tmp_path / name / "log.txt").read_text() for name in ("part", "whole")}
-    assert "encoder_q, encoder_k started from" in logs["whole"]
-    assert f"3 batches: queue ({QUEUE} entries)" in logs["whole"]
-    assert "filled" not in logs["part"]
-    assert f"the learning rate rises for {WARM_START} iterations but the run has 2" in logs["whole"]
+    assert "encoder_q, encoder_k initialised from" in logs["whole"]
+    assert f"filling queue ({QUEUE} entries) with vectors of real images from 3 batches" in logs["whole"]
+    assert "filling" not in logs["part"]
+    assert f"the learning-rate warm-up takes {WARM_START} iterations, but the run has only 2" in logs["whole"]
     lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.json").read_text().splitlines()]
     rising = [0.03 * (iteration + 1) / (WARM_START + 1) for iteration in range(2)]
     assert [line["lr"] for line in lines] == pytest.approx(rising)

@@ -34,7 +34,7 @@ def test_links__to_code_lead_to_the_repository_where_its_address_is_known():
 
 
 def test_links__to_nowhere_are_refused():
-    with pytest.raises(FileNotFoundError, match=r"docs/api\.md links to pretrain/none\.py, which the repository lacks"):
+    with pytest.raises(FileNotFoundError, match=r"docs/api\.md links to pretrain/none\.py, which does not exist"):
         with_links("[b](../pretrain/none.py)", "docs/api.md")
 
 
@@ -57,6 +57,6 @@ def test_notebook__keeps_text_code_and_outputs_in_their_order():
         "# Title\nText.",
         "```python\n1 + 1\nshow()\n```",
         "```text\n2\n```",
-        "![What the cell above draws](data:image/png;base64,YWJj)",
+        "![Output of the cell above](data:image/png;base64,YWJj)",
         "```text\na line\n```\n",
     ]

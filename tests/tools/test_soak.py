@@ -15,7 +15,7 @@ sys.path.append(str(Path(__file__).parents[2] / "tools"))
 import soak
 from soaking import ends, faults, processes, trainings
 
-ABSENT = "error: rank {} of 2 did not come to a collective operation within COLLECTIVE_TIMEOUT: stopped"
+ABSENT = "error: rank {} of 2 did not join a collective operation within COLLECTIVE_TIMEOUT; the process was stopped"
 TOY = trainings.Training("toy", (), period=2, iterations=6, loaders=False)
 
 # Writes checkpoints, metrics and a status as a training does. Among faults it does not come to its end before it has
@@ -43,7 +43,7 @@ for old in sorted(output.glob("model_0*.pth"))[:-2]:
 # What a faulty one has in place of a part of it, and what is found then.
 BUGS = {
     "began = last": ("began = bool(tag.is_file()) + last", "model_final.pth differs at /sum: 15 and 13"),
-    "for old in": ("if began: (output / '.some.tmp').touch()\nfor old in", ".some.tmp is left over"),
+    "for old in": ("if began: (output / '.some.tmp').touch()\nfor old in", ".some.tmp was left behind"),
     "for iteration in": ("if began: sys.exit('error: bad luck')\nfor iteration in", "status 1 without a fault"),
 }
 
@@ -85,8 +85,8 @@ def test_other_metrics__finds_what_is_lost_or_otherwise_but_not_times_and_broken
 
     assert found(25) == []
     assert found(35) == []  # the line of 29 was written before the stop
-    assert found(45) == ["metrics.json has no line of iteration 39"]
-    assert found(25, lr=0.2)[0] == "lr of iteration 29 is 0.2, not 0.1"
+    assert found(45) == ["metrics.json has no line for iteration 39"]
+    assert found(25, lr=0.2)[0] == "lr of iteration 29 is 0.2, expected 0.1"
     # Medians over twenty iterations: whole again from 25 + 19 on.
     assert [line.split()[3] for line in found(25, loss=0.0)] == ["49", "59"]
 
@@ -162,7 +162,7 @@ def test_soak__goes_on_where_it_was_and_reports_rounds_without_violations(toy_so
     assert soak.violations(report) == []
     assert "| toy | 2 | 4 | 2 |" in soak.table(report)
     assert "| SIGKILL | 2 | -9: 2 |" in soak.table(report)
-    with pytest.raises(ValueError, match=r"soak.json is of .*'seed': 0.*, not of .*'seed': 1"):
+    with pytest.raises(ValueError, match=r"soak.json records a soak of .*'seed': 0.*, not of .*'seed': 1"):
         soak.Soak(tmp_path, 1, [faults.KILL], [TOY])
 
 

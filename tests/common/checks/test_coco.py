@@ -46,13 +46,13 @@ def annotation(number: int = 0, **values: object):
 
 FAULTS = {  # what is done: (how, the file that must be named, words that must say what)
     "no JSON": (lambda folder: (folder / JSON).write_text("{"), JSON, "is not JSON"),
-    "a list": (lambda folder: write_json(folder / JSON, []), JSON, "lacks the list images, annotations, categories"),
+    "a list": (lambda folder: write_json(folder / JSON, []), JSON, "lacks the lists images, annotations, categories"),
     "no file": (lambda folder: (folder / JSON).unlink(), JSON, "is missing"),
     "no annotations": (edited(lambda c: c.pop("annotations")), JSON, "lacks the list annotations"),
     "no object": (edited(lambda c: c.update(annotations=[])), JSON, "has no objects, or only crowds"),
-    "no images named": (edited(lambda c: c.update(images=[], annotations=[])), JSON, "names no image"),
+    "no images named": (edited(lambda c: c.update(images=[], annotations=[])), JSON, "lists no images"),
     "image gone": (lambda f: (f / "images/000003.jpg").unlink(), "images/000003.jpg", "image 3 of"),
-    "images gone": (lambda f: (f / "images").rename(f / "elsewhere"), "images", "names images in it"),
+    "images gone": (lambda f: (f / "images").rename(f / "elsewhere"), "images", "lists images in it"),
     "image truncated": (
         lambda f: (f / "images/000002.jpg").write_bytes((f / "images/000002.jpg").read_bytes()[:-200]),
         "images/000002.jpg",
@@ -61,7 +61,7 @@ FAULTS = {  # what is done: (how, the file that must be named, words that must s
     "another image": (
         lambda f: jpeg(f / "images/000002.jpg", (30, 40)),
         "images/000002.jpg",
-        "is 30 x 40, but instances.json says 40 x 30",
+        "is 30 x 40, but should be 40 x 30 according to instances.json",
     ),
     "image id twice": (image(id=1), JSON, "the image id 1 occurs 2 times"),
     "bbox inside out": (annotation(bbox=[9, 9, -3, 4]), JSON, "annotation 11 (image 1) has the bbox [9, 9, -3, 4], wh"),
@@ -73,7 +73,7 @@ def test_check_json__good(tmp_path):
     folder = make_coco(tmp_path)
     (note,) = coco_json.check_json(folder / JSON, folder / "images", tally)
     assert str(note).endswith(
-        "annotation 13 (image 1) has no mask, where others have one; it serves with MODEL.MASK_ON False"
+        "annotation 13 (image 1) has no mask, although others have one; usable only with MODEL.MASK_ON False"
     )
     assert tally.counts == {"images": 3, "annotations": 3, "annotations with keypoints": 1}
     assert tally.notes == []
@@ -117,7 +117,7 @@ def test_check_json__other_files_in_the_folder_are_a_note(tmp_path):
     jpeg(folder / "images/4.jpg")
     tally = Tally()
     list(coco_json.check_json(folder / JSON, folder / "images", tally))
-    assert tally.notes == [f"{folder / 'images'}: 1 files are not in {JSON}"]
+    assert tally.notes == [f"{folder / 'images'}: 1 files are not listed in {JSON}"]
 
 
 def make_coco2017(root: Path) -> None:
@@ -139,7 +139,7 @@ def test_check__counts_and_each_image_once(tmp_path):
     assert tally.counts["images"] == 6
     found = [str(fault) for fault in errors(tmp_path)]
     assert len(found) == 8  # images and categories, of four files
-    assert "3 images, the published data set has 118,287" in found[0]
+    assert "3 images, but the published data set has 118,287" in found[0]
     (tmp_path / "coco/val2017/000001.jpg").unlink()
     (missing,) = errors(tmp_path, any_size=True)
     assert missing.file == tmp_path / "coco/val2017/000001.jpg"
@@ -161,4 +161,4 @@ def test_cli__own_file(tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         prepare_data(command)
     assert ended.value.code == 0
-    assert "coco: no fault; looked at 3 images, 3 annotations" in capsys.readouterr().out
+    assert "coco: no errors; checked 3 images, 3 annotations" in capsys.readouterr().out

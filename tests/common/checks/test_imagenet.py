@@ -19,5 +19,5 @@ def test_imagenet__check(image_net):
         str(fault.file.relative_to(folder)): fault.what for fault in imagenet.check(image_net, Tally(), any_size=True)
     }
     assert sorted(found) == ["train/n00000001/n00000001_1.JPEG", "val/cats", "val/n00000002", "val/n00000003"]
-    assert "is a class without images" in found["val/n00000002"]
+    assert "is a class folder without images" in found["val/n00000002"]
     assert len(list(imagenet.check(image_net, Tally()))) == 4 + 4  # and two counts of each split

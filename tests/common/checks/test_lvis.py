@@ -39,7 +39,7 @@ def vocabulary(tmp_path):
 LVIS_FAULTS = [
     (("images", "coco_url", None), "lacks coco_url"),
     (("images", "neg_category_ids", None), "lacks the list neg_category_ids"),
-    (("images", "neg_category_ids", [1]), "says that category 1 is not in it, but has an annotation of it"),
+    (("images", "neg_category_ids", [1]), "lists category 1 as absent, but has an annotation of this category"),
     (("images", "not_exhaustive_category_ids", [3]), "has 3 in not_exhaustive_category_ids, which is not a category"),
     (("images", "neg_category_ids", [[]]), "has [] in neg_category_ids, which is not a category"),
     (("categories", "frequency", "x"), "category 1 (acorn) has the frequency 'x'"),
@@ -68,4 +68,5 @@ def test_lvis__check_of_images_and_counts(vocabulary):
     (vocabulary / "coco/train2017/000000000005.jpg").unlink()
     found = list(lvis.check(vocabulary, Tally()))
     assert {fault.file for fault in found[:1]} == {vocabulary / "coco/train2017/000000000005.jpg"}
-    assert sum("counts differ" in fault.what for fault in found) == 3  # twice the categories, once the images
+    # Twice the categories, once the images.
+    assert sum("but the published data set has" in fault.what for fault in found) == 3

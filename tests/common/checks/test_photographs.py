@@ -41,12 +41,12 @@ def test_images__lists_what_is_damaged_tiny_or_there_twice(pool, tmp_path, capsy
     assert look(pool, "--output", tmp_path / "list") == 0
     entries = [json.loads(line) for line in (tmp_path / "list").read_text().splitlines()]
     listed = {entry["file"]: (entry["what"], entry["reason"]) for entry in entries}
-    first = "has the pixels of " + str(pool / "2019" / "copy.png")
+    first = "has the same pixels as " + str(pool / "2019" / "copy.png")
     expected = {
-        "2019/other bytes.bmp": ("duplicate", f"has the pixels of {pool / '1.png'}"),
+        "2019/other bytes.bmp": ("duplicate", f"has the same pixels as {pool / '1.png'}"),
         "3.png": ("duplicate", first),
         "\udcff.png": ("duplicate", first),
-        "small\n.png": ("tiny", "has a side of 31 pixels, less than 32"),
+        "small\n.png": ("tiny", "has a side of 31 pixels; the minimum is 32"),
     }
     assert {file: listed[file] for file in expected} == expected
     assert {file for file, (what, _) in listed.items() if what == "damaged"} == set(SORTS)
@@ -54,13 +54,16 @@ def test_images__lists_what_is_damaged_tiny_or_there_twice(pool, tmp_path, capsy
     last = capsys.readouterr().out.splitlines()[-1]
     assert last == f"{pool}: 18 images: 8 damaged, 1 tiny, 3 duplicate; set DATA.EXCLUDE {tmp_path / 'list'}"
     assert look(pool, "--min-side", "41") == 1
-    assert f"tiny: {pool / '0.png'} has a side of 40 pixels, less than 41" in capsys.readouterr().out
+    assert f"tiny: {pool / '0.png'} has a side of 40 pixels; the minimum is 41" in capsys.readouterr().out
 
 
 def test_images__nothing_wrong(pool, capsys):
     assert look(pool) == 0
-    assert capsys.readouterr().out == f"{pool}: 5 images: nothing wrong\n"
-    for nothing, expected in ((pool / "2019", "holds no image"), (pool / "none", "is not a folder; give one")):
+    assert capsys.readouterr().out == f"{pool}: 5 images: no problems found\n"
+    for nothing, expected in (
+        (pool / "2019", "contains no image"),
+        (pool / "none", "is not a folder; expected a folder"),
+    ):
         assert expected in str(look(nothing))
 
 
@@ -92,24 +95,24 @@ def test_images__leaks_are_named_in_pairs(pool, tmp_path, capsys, kind):
         entry = str(test)
     assert look(pool, "--leaks", entry) == 1
     out = capsys.readouterr().out.splitlines()
-    assert out[-1] == f"{pool}: 5 images, compared with 2 of {entry}: 1 leak"
+    assert out[-1] == f"{pool}: 5 images, compared with 2 images of {entry}: 1 leak"
     (other,) = test.rglob("3.png")
-    assert out[0] == f"leak: {pool / '3.png'} has the pixels of {other}"
+    assert out[0] == f"leak: {pool / '3.png'} has the same pixels as {other}"
 
 
 def test_images__a_test_image_that_cannot_be_read_is_told(pool, tmp_path, capsys):
     (tmp_path / "test").mkdir()
     (tmp_path / "test" / "a.png").write_bytes(b"")
     assert look(pool, "--leaks", tmp_path / "test") == 0
-    told = f"note: {tmp_path}/test/a.png cannot be read as an image (of no known format), and was not compared"
+    told = f"note: {tmp_path}/test/a.png cannot be read as an image (unrecognised format), and was not compared"
     assert capsys.readouterr().out.splitlines()[0] == told
 
 
 def test_images__an_entry_that_is_none(pool):
     for entry, expected in (
         ("{KIND: semseg}", "expected an entry as in MOCO.DATASETS, with KIND voc or coco or yolo"),
-        ("{KIND: voc, ROOT: x}", "--leaks of KIND voc has ROOT; expected ROOT, SPLIT, CLASSES (may be left out)"),
-        ("{KIND: voc, ROOT: 3, SPLIT: test}", "--leaks: ROOT is 3; expected a text"),
-        ("{KIND: [", "is not an entry as in MOCO.DATASETS"),
+        ("{KIND: voc, ROOT: x}", "--leaks of KIND voc has ROOT; expected ROOT, SPLIT, CLASSES (optional)"),
+        ("{KIND: voc, ROOT: 3, SPLIT: test}", "--leaks: ROOT is 3; expected text"),
+        ("{KIND: [", "is neither a folder nor an entry as in MOCO.DATASETS"),
     ):
         assert expected in str(look(pool, "--leaks", entry))

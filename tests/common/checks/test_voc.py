@@ -55,9 +55,9 @@ MAIN = "ImageSets/Main/trainval.txt"
 SEGMENTATION = "ImageSets/Segmentation/train.txt"
 MASK = "SegmentationClass/000001.png"
 FAULTS = {  # what is done: (how, the file that must be named, words that must say what)
-    "image gone": (remove("JPEGImages/000002.jpg"), "JPEGImages/000002", "trainval.txt names it"),
-    "image with a mask gone": (remove("JPEGImages/000001.jpg"), "JPEGImages/000001", "trainval.txt names it"),
-    "annotation gone": (remove("Annotations/000002.xml"), "Annotations/000002.xml", "trainval.txt names its image"),
+    "image gone": (remove("JPEGImages/000002.jpg"), "JPEGImages/000002", "trainval.txt lists it"),
+    "image with a mask gone": (remove("JPEGImages/000001.jpg"), "JPEGImages/000001", "trainval.txt lists it"),
+    "annotation gone": (remove("Annotations/000002.xml"), "Annotations/000002.xml", "trainval.txt lists its image"),
     "image truncated": (truncate("JPEGImages/000003.jpg"), "JPEGImages/000003.jpg", "truncated"),
     "no image": (
         lambda f: (f / "JPEGImages/000002.jpg").write_text("x"),
@@ -67,7 +67,7 @@ FAULTS = {  # what is done: (how, the file that must be named, words that must s
     "another image": (
         lambda folder: jpeg(folder / "JPEGImages/000002.jpg", (30, 40)),
         "JPEGImages/000002.jpg",
-        "is 30 x 40, but its annotation says 40 x 30",
+        "is 30 x 40, but should be 40 x 30 according to its annotation",
     ),
     "damaged XML": (truncate(FIRST), FIRST, "is not XML"),
     "unknown encoding": (
@@ -78,13 +78,13 @@ FAULTS = {  # what is done: (how, the file that must be named, words that must s
     "list of another encoding": (
         lambda f: (f / "ImageSets/Main/latin.txt").write_bytes("é".encode("latin-1")),
         "ImageSets/Main/latin.txt",
-        "is not text in UTF-8",
+        "is not UTF-8 text",
     ),
-    "box outside": (with_box(1, HEIGHT + 3, 5, HEIGHT + 5), FIRST, "is not inside the image, 40 x 30"),
+    "box outside": (with_box(1, HEIGHT + 3, 5, HEIGHT + 5), FIRST, "is outside the image of 40 x 30"),
     "no class of CLASSES": (
         lambda f: [rewrite(f"Annotations/{name}.xml", ">cat<", ">Cat<")(f) for name in NAMES[:2]],
         MAIN,
-        "has no object of class 'cat', but some of 'Cat'",
+        "has no objects of class 'cat', but objects of class 'Cat'",
     ),
     "annotation without an image": (
         lambda folder: (folder / "Annotations/9.xml").write_text(voc_xml("9")),
@@ -100,23 +100,27 @@ FAULTS = {  # what is done: (how, the file that must be named, words that must s
     "two words": (
         rewrite(MAIN, "000002", "no such image"),
         MAIN,
-        "must hold one image name per line, found 'no such image'",
+        "must contain one image name per line; found 'no such image'",
     ),
-    "empty list": (lambda folder: (folder / MAIN).write_text("\n"), MAIN, "names no image"),
+    "empty list": (lambda folder: (folder / MAIN).write_text("\n"), MAIN, "lists no images"),
     "folder gone": (move_annotations, "Annotations", "is missing"),
-    "mask gone": (remove(MASK), MASK, "train.txt names it"),
+    "mask gone": (remove(MASK), MASK, "train.txt lists it"),
     "mask truncated": (truncate(MASK), MASK, "cannot be read as an image"),
-    "unknown label": (mask_of(21), MASK, "has the label 21, which is not a class; known are 0-20, 255"),
-    "mask of another size": (mask_of(1, (HEIGHT, WIDTH)), MASK, "is 30 x 40, but its image says 40 x 30"),
+    "unknown label": (mask_of(21), MASK, "has the label 21, which is not a class; valid labels are 0-20, 255"),
+    "mask of another size": (
+        mask_of(1, (HEIGHT, WIDTH)),
+        MASK,
+        "is 30 x 40, but should be 40 x 30 according to its image",
+    ),
     "coloured mask": (
         lambda folder: png(folder / MASK, np.zeros((HEIGHT, WIDTH, 3), np.uint8)),
         MASK,
-        "holds colours, not class indices",
+        "contains colours instead of class indices",
     ),
     "mask of no image": (
         lambda folder: write_list(folder / SEGMENTATION, ("000001", "7")),
         "JPEGImages/7",
-        "train.txt names it",
+        "train.txt lists it",
     ),
 }
 
@@ -152,13 +156,13 @@ def test_check_layout__several_faults_are_all_reported(tmp_path):
 
 
 REPAIRS = {  # what a run takes as well, and what is said of it
-    "name twice": (rewrite(MAIN, "000002", "000001"), "repaired", "000001 is named more than once; taken once"),
-    "endless size": (rewrite(FIRST, f"<width>{WIDTH}<", f"<width>{'9' * 5000}<"), "repaired", "taken from the image"),
+    "name twice": (rewrite(MAIN, "000002", "000001"), "repaired", "000001 is listed more than once; used only once"),
+    "endless size": (rewrite(FIRST, f"<width>{WIDTH}<", f"<width>{'9' * 5000}<"), "repaired", "read from the image"),
     "no size": (rewrite(FIRST, f"<width>{WIDTH}</width>", ""), "repaired", "has the <size> nothing x 30; the size is"),
-    "box outside": (with_box(1, -1, WIDTH + 2, 30), "repaired", "reaches out of the image, 40 x 30; training cuts it"),
-    "label": (rewrite(MAIN, "000002", "000002 -1"), "note", "000002 has a label behind its name"),
-    "name of another": (rewrite(FIRST, "000001.jpg", "7.jpg"), "note", "<filename>; taken for the file of 000001"),
-    "other class": (rewrite(FIRST, ">cat<", ">cow<"), "note", "1 objects of other classes than CLASSES: cow (1)"),
+    "box outside": (with_box(1, -1, WIDTH + 2, 30), "repaired", "extends beyond the image of 40 x 30; training clips"),
+    "label": (rewrite(MAIN, "000002", "000002 -1"), "note", "000002 has a label after its name"),
+    "name of another": (rewrite(FIRST, "000001.jpg", "7.jpg"), "note", "<filename>; treated as the XML file of 000001"),
+    "other class": (rewrite(FIRST, ">cat<", ">cow<"), "note", "1 objects of classes that are not in CLASSES: cow (1)"),
     "no pose": (rewrite(FIRST, "<pose>Left</pose>", ""), "", ""),
     "no truncated": (rewrite(FIRST, "<truncated>0</truncated>", ""), "", ""),
     "a pixel outside": (with_box(0, 0, WIDTH + 1, 20.5), "", ""),
@@ -203,7 +207,7 @@ def test_check_layout__images_in_no_list_are_a_note(tmp_path):
     write_list(folder / MAIN, NAMES[:1])
     tally = Tally()
     assert list(voc.check_layout(folder, CLASSES, tally)) == []
-    assert tally.notes == [f"{folder}: 1 images are in no list of ImageSets/Main"]
+    assert tally.notes == [f"{folder}: 1 images are not in any list of ImageSets/Main"]
 
 
 def test_check__published_counts(tmp_path):
@@ -212,15 +216,15 @@ def test_check__published_counts(tmp_path):
     assert [line.partition(":")[0] for line in found] == [
         str(tmp_path / "VOC2007/ImageSets/Main" / name) for name in ("trainval.txt", "test.txt")
     ]
-    assert "2 images, the published data set has 5,011" in found[0]
+    assert "2 images, but the published data set has 5,011" in found[0]
     assert list(voc.check(tmp_path, Tally(), any_size=True)) == []
     (tmp_path / "VOC2007/ImageSets/Main/test.txt").unlink()
-    assert "is missing; the published data set has it" in str(list(voc.check(tmp_path, Tally()))[1])
+    assert "is missing, but part of the published data set" in str(list(voc.check(tmp_path, Tally()))[1])
 
 
 def test_check__nothing_there(tmp_path):
     (found,) = voc.check(tmp_path, Tally())
-    assert "holds neither VOC2007 nor VOC2012" in found.what
+    assert "contains neither VOC2007 nor VOC2012" in found.what
 
 
 def test_cli__status_and_summary(tmp_path, capsys):
@@ -229,7 +233,7 @@ def test_cli__status_and_summary(tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         prepare_data(command)
     assert ended.value.code == 0
-    summary = "voc: no fault; looked at 3 annotation files, 3 objects, 3 images, 2 masks\n"
+    summary = "voc: no errors; checked 3 annotation files, 3 objects, 3 images, 2 masks\n"
     assert capsys.readouterr().out == summary
     FAULTS["image truncated"][0](folder)
     FAULTS["difficult"][0](folder)
@@ -242,7 +246,7 @@ def test_cli__status_and_summary(tmp_path, capsys):
         str(folder / "JPEGImages/000003.jpg"),
         "voc",
     ]
-    assert lines[-1].startswith("voc: faults: 2, in 2 files; looked at")
+    assert lines[-1].startswith("voc: 2 errors in 2 files; checked")
 
 
 def test_cli__as_a_program_with_processes_that_decode(tmp_path):

@@ -33,9 +33,9 @@ def test_words__images_end_at_the_first_key(tmp_path, monkeypatch, words, images
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([*MODEL, "a", "SEED"], "SEED has no VALUE; expected pairs of KEY VALUE"),
+        ([*MODEL, "a", "SEED"], "SEED has no VALUE; expected KEY VALUE pairs"),
         ([*MODEL, "a", "--threshold", "2"], "expected a score from 0 to 1, got 2"),
-        ([*MODEL, "SEED", "1"], "no IMAGES given; name files or folders"),
+        ([*MODEL, "SEED", "1"], "no IMAGES given; list image files or folders"),
         (["--config-file", "none.yaml", *MODEL[2:], "a"], "--config-file: there is no config 'none.yaml'"),
     ],
 )

@@ -90,29 +90,29 @@ COSTS = ["costs", "--config-file", "pretrain/moco_v2_R_50_200ep.yaml", "--images
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([*TRAIN, "--eval-only", "--scale-to-gpus"], "leave it out with --eval-only"),
-        ([*PRETRAIN, "--export", "y", "--resume"], "--export trains nothing"),
+        ([*TRAIN, "--eval-only", "--scale-to-gpus"], "cannot be combined with --eval-only"),
+        ([*PRETRAIN, "--export", "y", "--resume"], "--export does not train"),
         (["convert", "moco://v2_200ep", "x.pkl"], "is a name for MODEL.WEIGHTS"),
         (["convert", "x.pth", "y.pth"], "y.pth: the output must end in .pkl"),
-        (["convert", "--to", "torchvision", "x.pth", "y.pkl"], "y.pkl: detectron2 reads a .pkl as its own"),
-        (["shards", "--output", "x"], "give either a FOLDER"),
-        (["shards", "--index", "a.tar", "--output", "x", "--resize", "9"], "--resize with --index, which counts"),
+        (["convert", "--to", "torchvision", "x.pth", "y.pkl"], "y.pkl: the output must not end in .pkl"),
+        (["shards", "--output", "x"], "expected either a FOLDER"),
+        (["shards", "--index", "a.tar", "--output", "x", "--resize", "9"], "--resize cannot be combined with --index"),
         ([*KNN, "--k", "0"], "--k: invalid positive int value: '0'"),
         ([*KNN, "--workers", "-1"], "--workers: invalid non-negative int value: '-1'"),
         ([*LINEAR, "--wd", "0", "-1"], "--wd: invalid non-negative float value: '-1'"),
-        ([*LINEAR, "--steps", "5", "3"], "--steps 5 3; expected epochs in rising order"),
+        ([*LINEAR, "--steps", "5", "3"], "--steps 5 3: expected epochs in increasing order"),
         ([*LINEAR, "--steps", "0", "3"], "--steps: invalid positive int value: '0'"),
-        ([*LINEAR, "--epochs", "5", "--steps", "3", "5"], "--steps 5 would do nothing"),
+        ([*LINEAR, "--epochs", "5", "--steps", "3", "5"], "--steps 5 has no effect"),
         ([*COSTS, "-1"], "invalid positive int value: '-1'"),
         ([*TRAIN, "--num-gpus", "0"], "--num-gpus: invalid positive int value: '0'"),
-        ([*PRETRAIN, "--num-machines", "2"], "--num-machines 2 without --dist-url; give the same tcp://HOST:PORT"),
-        ([*CLASSIFY, "--num-machines", "2", "--machine-rank", "2"], "--machine-rank 2 with --num-machines 2; expected"),
+        ([*PRETRAIN, "--num-machines", "2"], "--num-machines 2 requires --dist-url; pass the tcp://HOST:PORT"),
+        ([*CLASSIFY, "--num-machines", "2", "--machine-rank", "2"], "--machine-rank 2 is out of range for --num-m"),
         ([*STUDY, "--seeds", "0"], "--seeds: invalid positive int value: '0'"),
         ([*STUDY, "--seed", "2"], "unrecognized arguments: --seed; did you mean --seeds?"),
         ([*STUDY, "--first-seed", "-1"], "--first-seed: invalid non-negative int value: '-1'"),
         ([*STUDY, "--init", "b=none.yaml"], "--init b: there is no config 'none.yaml'; expected the path"),
         (["prepare-data", "voc", "--check", "--workers", "-3"], "--workers: invalid non-negative int value: '-3'"),
-        ([*VISUALIZE, "--image-id", "7", "--seed", "0"], "--seed chooses images, and --image-id names them; leave out"),
+        ([*VISUALIZE, "--image-id", "7", "--seed", "0"], "--seed cannot be combined with --image-id; use one"),
         ([*VISUALIZE, "--images", "0"], "--images: invalid positive int value: '0'"),
     ],
 )
@@ -131,8 +131,8 @@ def test_config__is_looked_for_before_anything_heavy(command, fault):
     )
     assert (status, heavy) == (2, [])
     expected = {
-        "config": "--config-file: there is no config 'none.yaml'; expected the path of a YAML file, or a name of those",
-        "pairs": "OUTPUT_DIR has no VALUE; expected pairs of KEY VALUE at the end",
+        "config": "--config-file: there is no config 'none.yaml'; expected the path of a YAML file, or a config name",
+        "pairs": "OUTPUT_DIR has no VALUE; expected KEY VALUE pairs at the end",
     }
     assert expected[fault] in printed
 

@@ -11,10 +11,10 @@ STUDY = next(command for command in COMMANDS if command.name == "study")
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["mine.yml"], "there is no study mine.yml; expected, before KEY VALUE pairs, .*own: studies/own_data.yaml, "),
-        (["SOLVER.MAX_ITER", "5", "studies/table_2.yaml"], "there is no study SOLVER.MAX_ITER; expected, before KEY "),
-        (["studies/table_2.yaml", "collect"], "'collect' comes before studies/table_2.yaml"),
-        (["studies/table_2.yaml", "--init", "a=coco_R_50_C4_1x.yaml"], "table_2.yaml and --init both describe a study"),
+        (["mine.yml"], r"study mine.yml not found; expected the path of .*own studies \(studies/own_data.yaml, "),
+        (["SOLVER.MAX_ITER", "5", "studies/table_2.yaml"], "study SOLVER.MAX_ITER not found; expected the path of "),
+        (["studies/table_2.yaml", "collect"], "'collect' must come before studies/table_2.yaml"),
+        (["studies/table_2.yaml", "--init", "a=coco_R_50_C4_1x.yaml"], "table_2.yaml cannot be combined with --init"),
     ],
 )
 def test_check__refuses(words, message, capsys):

@@ -44,20 +44,20 @@ def test_read_settings__a_base_may_be_one_of_mocodets_own(tmp_path, name):
     [
         (
             "SEED: 1\n_BASE_: nothing.yaml",
-            r"mine\.yaml, line 2: _BASE_ names nothing\.yaml, but neither ",
+            r"mine\.yaml, line 2: _BASE_ is nothing\.yaml, but neither ",
         ),
-        ("_BASE_: otter.yaml", r"_BASE_ names otter\.yaml, .*; did you mean other\.yaml\?$"),
+        ("_BASE_: otter.yaml", r"_BASE_ is otter\.yaml, .*; did you mean other\.yaml\?$"),
         ("_BASE_: pretrain/own_image_R_50.yaml", r"; did you mean pretrain/own_images_R_50\.yaml\?$"),
         ("_BASE_: mine.yaml", r"mine\.yaml: _BASE_ leads back to the file itself \(mine\.yaml -> mine\.yaml\)"),
         ("_BASE_: other.yaml", r"mine\.yaml: _BASE_ leads back .*\(mine\.yaml -> other\.yaml -> mine\.yaml\)"),
-        ("_BASE_: http://127.0.0.1:9/a.yaml", r"line 1: _BASE_ http://.*/a\.yaml is an address, but .* not fetched"),
-        ("_BASE_: ~nobody_of_that_name/a.yaml", r"line 1: _BASE_ names ~nobody_of_that_name/a\.yaml, but"),
+        ("_BASE_: http://127.0.0.1:9/a.yaml", r"line 1: _BASE_ http://.*/a\.yaml is a URL, but .* not downloaded"),
+        ("_BASE_: ~nobody_of_that_name/a.yaml", r"line 1: _BASE_ is ~nobody_of_that_name/a\.yaml, but"),
         ("_BASE_: [3]", r"line 1: _BASE_ is 3; expected the name of a config file, or a list of names$"),
         ("_BASE_:", r"line 1: _BASE_ is None; expected"),
-        ("- a", r"mine\.yaml holds a list; expected a YAML config, KEY: VALUE$"),
+        ("- a", r"mine\.yaml contains a list; expected a YAML config, KEY: VALUE$"),
         ("# nothing", r"mine\.yaml is empty; expected a YAML config, KEY: VALUE$"),
-        ("SOLVER:\n  1: 2", r"mine\.yaml, line 1: expected the name of a key, such as SOLVER, got 1"),
-        ("SOLVER.MAX_ITER: 3", r"line 1: SOLVER\.MAX_ITER is a key within a section; expected  SOLVER:  and, indented"),
+        ("SOLVER:\n  1: 2", r"mine\.yaml, line 1: expected the name of a key, such as SOLVER; got 1"),
+        ("SOLVER.MAX_ITER: 3", r"line 1: SOLVER\.MAX_ITER is a key in a section; write  SOLVER:  and, indented"),
     ],
 )
 def test_read_settings__refuses(tmp_path, text, told):
@@ -71,5 +71,5 @@ def test_read_settings__chains_are_bounded_and_files_are_read_once(tmp_path):
     # If it were read again for each file that names it, the last would be read 2^39 times.
     write(tmp_path, a0="SEED: 1", **{f"a{n}": f"_BASE_: [a{n - 1}.yaml, a{n - 1}.yaml]" for n in range(1, 60)})
     assert read_settings(tmp_path / "a40.yaml").content == {"SEED": 1}
-    with pytest.raises(ValueError, match=r"more than 50 files are based on each other"):
+    with pytest.raises(ValueError, match=r"the chain of _BASE_ has more than 50 files"):
         read_settings(tmp_path / "a59.yaml")

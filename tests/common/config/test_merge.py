@@ -67,12 +67,12 @@ def test_merge_config__numbers_in_lists_stay_as_they_are():
 
 # Key, value as a word and in YAML, the message after "KEY is VALUE" in both.
 WRONG = [
-    ("SOLVER.MAX_EPOCHS", "ten", "'ten'; expected a whole number, such as 200$"),
-    ("SOLVER.MAX_EPOCHS", "1.5", "1.5; expected a whole number, such as 200$"),
+    ("SOLVER.MAX_EPOCHS", "ten", "'ten'; expected an integer, such as 200$"),
+    ("SOLVER.MAX_EPOCHS", "1.5", "1.5; expected an integer, such as 200$"),
     ("SOLVER.BASE_LR", "fast", "'fast'; expected a number, such as 0.03$"),
     ("SOLVER.BASE_LR", "1" + "0" * 400, r"1000.*…; expected a number, such as 0\.03$"),
     ("MODEL.CHANNELS_LAST", "1", "1; expected True or False$"),
-    ("SOLVER.MAX_EPOCHS", "[3]", r"\[3\]; expected a whole number"),
+    ("SOLVER.MAX_EPOCHS", "[3]", r"\[3\]; expected an integer"),
     ("SOLVER.STEPS", "3", "3; expected a list, such as "),
     ("SOLVER.STEPS", "[a, 3]", r"(\['a', 3\]|'\[a, 3\]'); expected a list, such as "),
 ]
@@ -92,16 +92,16 @@ def test_merge_config__a_wrong_type_is_told_with_key_place_and_example(tmp_path,
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("SOLVER: {STEPS: (2,)}", r"line 1: SOLVER.STEPS is '\(2'; .* such as \[120, 160\]: within braces YAML ends"),
+        ("SOLVER: {STEPS: (2,)}", r"line 1: SOLVER.STEPS is '\(2'; .* such as \[120, 160\]: inside braces, YAML ends"),
         (
             "SOLVER: 3",
-            "line 1: SOLVER is a section; expected a key of it, such as SOLVER.IMS_PER_BATCH, and",
+            "line 1: SOLVER is a section; set one of its keys instead, such as SOLVER.IMS_PER_BATCH",
         ),
-        ("OUTPUT_DIR: 2026", r"line 1: OUTPUT_DIR is 2026; expected text, in quotes, such as '\./output/pretrain'$"),
+        ("OUTPUT_DIR: 2026", r"line 1: OUTPUT_DIR is 2026; expected text in quotes, such as '\./output/pretrain'$"),
         ("OUTPUT_DIR:", "line 1: OUTPUT_DIR is None; expected text"),
-        ("SEED: 2026-01-01", r"line 1: SEED is datetime\.date\(2026, 1, 1\); expected a whole number"),
-        ("DATA: {ROT: x}", r"line 1: there is no key DATA\.ROT; did you mean DATA\.ROOT\?$"),
-        ("SEED: {A: 1}", "line 1: SEED is {'A': 1}; expected a whole number"),
+        ("SEED: 2026-01-01", r"line 1: SEED is datetime\.date\(2026, 1, 1\); expected an integer"),
+        ("DATA: {ROT: x}", r"line 1: unknown key DATA\.ROT; did you mean DATA\.ROOT\?$"),
+        ("SEED: {A: 1}", "line 1: SEED is {'A': 1}; expected an integer"),
     ],
 )
 def test_merge_config__files_are_told_with_the_line(tmp_path, text, told):
@@ -118,12 +118,12 @@ def test_merge_config__files_are_told_with_the_line(tmp_path, text, told):
         ("solver.max_epochs", r"did you mean SOLVER\.MAX_EPOCHS\?$"),
         ("max_epochs", r"did you mean SOLVER\.MAX_EPOCHS\?$"),
         ("SOLVER.MAX_EPOCHS.X", r"did you mean SOLVER\.MAX_EPOCHS\?$"),
-        ("DATA.QQQQQQQQQ", "DATA has ROOT, SHARDS, "),
+        ("DATA.QQQQQQQQQ", "DATA contains ROOT, SHARDS, "),
         ("QQQQQQQQQ", "expected one of the sections "),
     ],
 )
 def test_merge_config__an_unknown_key_is_told_with_what_was_meant(key, told):
-    with pytest.raises(ValueError, match=f"^the overrides: there is no key {key}; {told}"):
+    with pytest.raises(ValueError, match=f"^the overrides: unknown key {key}; {told}"):
         merge_config(get_cfg(), RECIPE, [key, "1"])
 
 

@@ -19,19 +19,19 @@ def test_read_pairs__good(words):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["DATA.ROOT"], "DATA.ROOT has no VALUE; expected pairs of KEY VALUE at the end"),
+        (["DATA.ROOT"], "DATA.ROOT has no VALUE; expected KEY VALUE pairs at the end"),
         (["SEED", "1", "INPUT.FORMAT", "BGR", "DATA.ROOT"], "DATA.ROOT has no VALUE; "),
-        (["DATA.ROOT", "OUTPUT_DIR", "x"], "DATA.ROOT has no VALUE, but OUTPUT_DIR follows; "),
-        (["DATA.ROOT", "--resume"], "DATA.ROOT has no VALUE, but --resume follows; .*flags before them"),
-        (["DATA.ROOT=/x"], "DATA.ROOT=/x is written with =; expected a KEY and its VALUE apart: DATA.ROOT /x$"),
-        (["SEED", "1", "SEED="], "SEED= is written with =; .*: SEED VALUE$"),
-        (["SEED", "1", "--num-gpus", "2"], r"--num-gpus stands after .*; flags come first: --num-gpus \.\.\. SEED 1"),
-        (["DATA.ROOT", "my", "images", "SEED", "1"], "expected a KEY .*, got '1' after images SEED, and may be"),
+        (["DATA.ROOT", "OUTPUT_DIR", "x"], "DATA.ROOT has no VALUE, but is followed by OUTPUT_DIR; "),
+        (["DATA.ROOT", "--resume"], "DATA.ROOT has no VALUE, but is followed by --resume; .*after all flags"),
+        (["DATA.ROOT=/x"], "DATA.ROOT=/x contains =; separate the KEY from its VALUE with a space: DATA.ROOT /x$"),
+        (["SEED", "1", "SEED="], "SEED= contains =; .*: SEED VALUE$"),
+        (["SEED", "1", "--num-gpus", "2"], r"--num-gpus must not follow .*; put flags first: --num-gpus \.\.\. SEED 1"),
+        (["DATA.ROOT", "my", "images", "SEED", "1"], "expected a KEY .*; got '1' after images SEED, which may be"),
         (
             ["DATA.ROOT", "my", "new/images", "x"],
-            "got 'new/images' after DATA.ROOT my, and may be a part of that VALUE",
+            "got 'new/images' after DATA.ROOT my, which may be part of that VALUE",
         ),
-        (["[{'NAME':", "'mine'}]"], r"expected a KEY such as SOLVER.BASE_LR, got .*; put a VALUE with blanks"),
+        (["[{'NAME':", "'mine'}]"], r"expected a KEY such as SOLVER.BASE_LR; got .*; put a VALUE that contains spaces"),
     ],
 )
 def test_read_pairs__refuses(words, told):

@@ -11,7 +11,7 @@ def test_for_rgb__computes_the_same(tmp_path) -> None:
     grey_network = encoder("resnet18", channels=1).eval()
     torch.save(checkpoint_of(grey_network, "original"), tmp_path / "grey.pth")
     found = read_encoder(tmp_path / "grey.pth")
-    assert "takes grey images" in found.notes[-1]
+    assert "takes greyscale images" in found.notes[-1]
 
     pixels = 255 * torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     red, green, blue = pixels.unbind(1)

@@ -38,7 +38,7 @@ def test_extract_encoder__reports_what_it_found(resnet18: nn.Module) -> None:
     assert (found.arch, found.small_stem) == ("resnet18", False)
     assert found.prefix == "module.encoder_q."
     assert found.kind == "MoCo query encoder, original format"
-    assert found.notes == ("passed over: 'module.encoder_k.' (the converter's --prefix would take it instead)",)
+    assert found.notes == ("passed over: 'module.encoder_k.' (use the converter's --prefix to select it instead)",)
     assert found.progress == "arch resnet, epoch 200"
     assert len(found.tensors) + sum(found.left_out.values()) == total
     ours = extract_encoder(checkpoint_of(resnet18, "ours"))
@@ -87,26 +87,35 @@ def drop_statistics(state: dict) -> None:
 
 
 DEFECTS = {
-    "no encoder": (drop_encoder, r"no encoder of a layout that is known.*'module\.encoder_k\.'.*--prefix"),
+    "no encoder": (drop_encoder, r"no encoder in a known layout.*'module\.encoder_k\.'.*--prefix"),
     "missing tensor": (drop("layer2.0.bn1.running_mean"), r"missing module\.encoder_q\.layer2\.0\.bn1\.running_mean"),
     "missing stem": (drop("conv1.weight"), r"missing module\.encoder_q\.conv1\.weight"),
     "missing inner": (drop("layer1.0.conv2.weight"), r"for a resnet18: missing .*encoder_q\.layer1\.0\.conv2\.weight"),
     "missing block": (drop_block, r"has \(2, 2, 1, 2\) basic blocks"),
     "unknown tensor": (put("layer1.0.gate", torch.ones(2)), r"does not have: module\.encoder_q\.layer1\.0\.gate"),
     "wrong kernel": (put("conv1.weight", torch.ones(64, 3, 5, 5)), r"conv1\.weight has shape \(64, 3, 5, 5\).*7, 7\)"),
-    "channels": (put("conv1.weight", torch.ones(64, 4, 7, 7)), r"4 channels .*one channel or three; .* red, green and"),
+    "channels": (
+        put("conv1.weight", torch.ones(64, 4, 7, 7)),
+        r"4 channels .*one or three channels; .* red, green and",
+    ),
     "wrong width": (put("layer1.0.conv2.weight", torch.ones(32, 32, 3, 3)), r"inner channels 32, groups 1"),
     "wrong type": (put("conv1.weight", torch.ones(64, 3, 7, 7).byte()), r"torch\.uint8.*expected.* float32"),
     "no memory": (put("conv1.weight", torch.ones(64, 3, 7, 7, device="meta")), r"on meta; expected a dense tensor"),
     "deep stem": (put("conv1.0.weight", torch.ones(32, 3, 3, 3)), r"deep stem of three.*module\.encoder_q\.conv1\.0"),
-    "mm deep stem": (put("stem.0.weight", torch.ones(32, 3, 3, 3)), r"deep stem of three.*it has .*stem\.0\.weight"),
-    "average pool": (put("layer2.0.downsample.2.weight", torch.ones(2)), r"average pool before .*downsample\.2"),
-    "attention": (put("layer1.0.se.fc1.weight", torch.ones(2)), r"channel attention.*it has .*layer1\.0\.se\.fc1"),
-    "group norm": (drop_statistics, r"norms keep no running statistics.*bn1\.weight has no running_mean"),
+    "mm deep stem": (
+        put("stem.0.weight", torch.ones(32, 3, 3, 3)),
+        r"deep stem of three.*it contains .*stem\.0\.weight",
+    ),
+    "average pool": (put("layer2.0.downsample.2.weight", torch.ones(2)), r"average pooling before .*downsample\.2"),
+    "attention": (put("layer1.0.se.fc1.weight", torch.ones(2)), r"channel attention.*it contains .*layer1\.0\.se\.fc1"),
+    "group norm": (
+        drop_statistics,
+        r"norm layers have no running statistics.*bn1\.weight has no matching running_mean",
+    ),
     "no tensor": (put("bn1.bias", [1.0]), r"bn1\.bias is a list"),
-    "nan": (poison("layer4.1.conv2.weight", float("nan")), r"layer4\.1\.conv2\.weight holds nan or inf"),
-    "inf": (poison("bn1.running_mean", float("inf")), r"bn1\.running_mean holds nan or inf"),
-    "negative variance": (poison("bn1.running_var", -1.0), r"bn1\.running_var holds negative variances"),
+    "nan": (poison("layer4.1.conv2.weight", float("nan")), r"layer4\.1\.conv2\.weight contains NaN or infinite values"),
+    "inf": (poison("bn1.running_mean", float("inf")), r"bn1\.running_mean contains NaN or infinite values"),
+    "negative variance": (poison("bn1.running_var", -1.0), r"bn1\.running_var contains negative variances"),
 }
 
 
@@ -121,7 +130,7 @@ def test_extract_encoder__defects(resnet18: nn.Module, defect: str) -> None:
 
 
 def test_extract_encoder__no_dict() -> None:
-    with pytest.raises(ValueError, match="holds a list; expected a dict"):
+    with pytest.raises(ValueError, match="contains a list; expected a dict"):
         extract_encoder([1])
 
 
@@ -129,14 +138,14 @@ def test_extract_encoder__no_dict() -> None:
 def test_extract_encoder__other_floats(resnet18: nn.Module, dtype: torch.dtype) -> None:
     state = {name: v.to(dtype) if v.is_floating_point() else v for name, v in resnet18.state_dict().items()}
     found = extract_encoder(state)
-    assert found.notes == (f"weights of type {dtype} become torch.float32",)
+    assert found.notes == (f"weights of type {dtype} are converted to torch.float32",)
     assert all(torch.equal(value, state[name].float()) for name, value in found.tensors.items())
     assert {value.dtype for value in found.tensors.values()} == {torch.float32}
 
 
 def test_extract_encoder__too_large_for_float32(resnet18: nn.Module) -> None:
     state = {**resnet18.state_dict(), "bn1.bias": torch.full((64,), 1e300, dtype=torch.float64)}
-    with pytest.raises(ValueError, match=r"bn1\.bias holds nan or inf"):
+    with pytest.raises(ValueError, match=r"bn1\.bias contains NaN or infinite values"):
         extract_encoder(state)
 
 

@@ -15,6 +15,6 @@ def test_array__is_filled_once():
     assert array.shape == (0,)
     array.__setstate__((1, (2,), DType("f8", False, True), False, np.array([1.0, 2.0]).tobytes()))
     shared = torch.from_numpy(array)
-    with pytest.raises(UnpicklingError, match=r"an array of shape \(1,\) in it has 8 bytes"):
+    with pytest.raises(UnpicklingError, match=r"an array of shape \(1,\) that does not match its 8 bytes"):
         array.__setstate__((1, (1,), DType("f8", False, True), False, bytes(8)))
     assert shared.tolist() == [1, 2]

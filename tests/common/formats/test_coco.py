@@ -46,10 +46,10 @@ def mask(values: object) -> dict:
 HALF = np.repeat([[1], [0]], HEIGHT // 2, axis=0).repeat(WIDTH, axis=1)
 
 ERRORS = [
-    (edited(image_id=7), "annotation 11 (image 7) is of image 7, which is not in the file"),
-    (edited(image_id=[1]), "annotation 11 (image [1]) is of image [1], which is not in the file"),
-    (edited(image_id=True), "is of image True, which"),
-    (edited(category_id=2), "annotation 11 (image 1) is of category 2, which is not in the file"),
+    (edited(image_id=7), "annotation 11 (image 7) refers to image 7, which is not in the file"),
+    (edited(image_id=[1]), "annotation 11 (image [1]) refers to image [1], which is not in the file"),
+    (edited(image_id=True), "refers to image True, which"),
+    (edited(category_id=2), "annotation 11 (image 1) refers to category 2, which is not in the file"),
     (edited(id=[3]), "annotation number 0 of the list (image 1) has the id [3]"),
     (edited(id=13), "annotation 13 (number 2 of the list) (image 1) has the id of another annotation"),
     (edited(bbox=[1, 2, 3]), "has the bbox [1, 2, 3]; it must be four numbers"),
@@ -59,7 +59,7 @@ ERRORS = [
     (edited(bbox=[float("inf"), 2, float("-inf"), 4]), "it must be four numbers"),
     (edited(bbox=[0, 0, 10**300, 1]), "it must be four numbers"),
     (edited(bbox=[10**300, -(10**300), 5, 5]), "it must be four numbers"),
-    (edited(bbox=[9, 9, -3, 4]), "[9, 9, -3, 4], which is inside out"),
+    (edited(bbox=[9, 9, -3, 4]), "[9, 9, -3, 4], whose width or height is negative"),
     (edited(bbox=[1, 2, 0, 4]), "[1, 2, 0, 4], which is empty"),
     (edited(bbox=[WIDTH, 2, 3, 4]), "outside its image, which is 40 x 30"),
     (edited(bbox=[-3, 2, 3, 4]), "outside its image, which is 40 x 30"),
@@ -68,32 +68,38 @@ ERRORS = [
     (edited(area=-1), "has the area -1"),
     (edited(area="5"), "has the area '5'"),
     (edited(area=10**400), "it must be a number of square pixels"),
-    (edited(ignore=1), "has ignore, which detectron2 does not know"),
+    (edited(ignore=1), "has ignore, which detectron2 does not support"),
     (edited(segmentation="x"), "has the segmentation 'x'"),
     (edited(segmentation=[None]), "has a polygon that is not a list of numbers"),
-    (edited(segmentation=[[1, 1, 5, 1, 5, 5, 3]]), "has a polygon of an odd number of numbers"),
+    (edited(segmentation=[[1, 1, 5, 1, 5, 5, 3]]), "has a polygon with an odd number of coordinates"),
     (edited(segmentation=[[1, 1, 5, 1, 5, float("nan")]]), "has a polygon that is not a list of numbers"),
-    (edited(segmentation=[[1, 1, 5, 1]]), "has a polygon of 2 points; three are the least"),
-    (edited(segmentation=[mask(HALF), mask(HALF)]), "has 2 masks of run lengths"),
+    (edited(segmentation=[[1, 1, 5, 1]]), "has a polygon of 2 points; at least three are required"),
+    (edited(segmentation=[mask(HALF), mask(HALF)]), "has 2 run-length masks"),
     (edited(segmentation={"size": [WIDTH, HEIGHT], "counts": "x"}), "of 30 x 40 pixels, but its image is 40 x 30"),
     (edited(segmentation={"size": None, "counts": "x"}), "has an RLE of size None"),
-    (edited(segmentation={"size": [HEIGHT, WIDTH], "counts": [100, 50]}), "whose counts make 150 pixels instead of"),
-    (edited(segmentation={"size": [HEIGHT, WIDTH], "counts": [-1, 1201]}), "has an RLE without counts"),
-    (edited(segmentation={"size": [HEIGHT, WIDTH]}), "has an RLE without counts"),
+    (
+        edited(segmentation={"size": [HEIGHT, WIDTH], "counts": [100, 50]}),
+        "whose counts add up to 150 pixels instead of",
+    ),
+    (edited(segmentation={"size": [HEIGHT, WIDTH], "counts": [-1, 1201]}), "has an RLE without valid counts"),
+    (edited(segmentation={"size": [HEIGHT, WIDTH]}), "has an RLE without valid counts"),
     (edited(segmentation={"size": [HEIGHT, WIDTH], "counts": "P"}), "has an RLE whose counts cannot be read"),
-    (edited(segmentation={"size": [HEIGHT, WIDTH], "counts": "04"}), "whose counts make 4 pixels instead of 30 x 40"),
-    (changed("annotations", 2, keypoints=[0] * 48), "has 48 numbers as keypoints; expected x, y and visibility of eac"),
+    (
+        edited(segmentation={"size": [HEIGHT, WIDTH], "counts": "04"}),
+        "whose counts add up to 4 pixels instead of 30 x 40",
+    ),
+    (changed("annotations", 2, keypoints=[0] * 48), "has 48 numbers as keypoints; expected x, y and visibility for ea"),
     (changed("annotations", 2, keypoints=[1, 1, 3] * 17), "whose visibility is not 0, 1 or 2"),
-    (changed("images", 1, id=1), "the image id 1 occurs 2 times; ids must differ"),
+    (changed("images", 1, id=1), "the image id 1 occurs 2 times; ids must be unique"),
     (changed("images", 1, id=None), "image number 1 of the list has the id None"),
-    (changed("images", 1, file_name="000001.jpg"), "images 1, 2 share the file 000001.jpg; keep one of them"),
+    (changed("images", 1, file_name="000001.jpg"), "images 1, 2 share the file 000001.jpg; keep only one of them"),
     (changed("images", 1, file_name=5), "image 2 has the file_name 5"),
-    (changed("images", 1, neg_category_ids=[]), "holds annotations of LVIS"),
-    (changed("categories", 1, id=1), "the category id 1 occurs 2 times; ids must differ"),
+    (changed("images", 1, neg_category_ids=[]), "contains LVIS annotations"),
+    (changed("categories", 1, id=1), "the category id 1 occurs 2 times; ids must be unique"),
     (changed("categories", 1, name="person"), "categories 1, 18 share the name person"),
     (changed("categories", 1, name=None), "category 18 has the name None"),
     (coco_content() | {"images": 5}, "lacks the list images: it has the keys images, categories, annotations"),
-    ([], "lacks the list images, annotations, categories: it is an empty list, and not an object"),
+    ([], "lacks the lists images, annotations, categories: it is an empty list, not an object"),
 ]
 
 
@@ -122,17 +128,22 @@ REPAIRS = [  # content, words of the one finding, key of the first annotation, w
     (edited(segmentation=SQUARE), "has a polygon that is not in a list of polygons", "segmentation", [SQUARE]),
     (edited(segmentation=POINTS), "has polygons of points", "segmentation", [SQUARE]),
     (edited(segmentation=[POINTS, POINTS]), "has polygons of points", "segmentation", [SQUARE, SQUARE]),
-    (edited(segmentation=[SQUARE, [1, 1, 5, 1]]), "of less than three points", "segmentation", [SQUARE]),
-    (edited(segmentation=[SQUARE, []]), "or empty ones", "segmentation", [SQUARE]),
-    (edited(segmentation=[[]]), "or empty ones", "segmentation", None),
-    (edited(segmentation=[copy.deepcopy(RUNS)]), "has run lengths in a list; taken out", "segmentation", RUNS),
-    (edited(segmentation=[mask(HALF)]), "has run lengths in a list; taken out of it", "segmentation", mask(HALF)),
-    (edited(image_id="1"), "has an image_id as text for a number", "image_id", 1),
-    (edited(category_id="18"), "has an category_id as text for a number", "category_id", 18),
+    (edited(segmentation=[SQUARE, [1, 1, 5, 1]]), "with fewer than three points", "segmentation", [SQUARE]),
+    (edited(segmentation=[SQUARE, []]), "or empty polygons", "segmentation", [SQUARE]),
+    (edited(segmentation=[[]]), "or empty polygons", "segmentation", None),
+    (edited(segmentation=[copy.deepcopy(RUNS)]), "has run lengths in a list; extracted", "segmentation", RUNS),
+    (
+        edited(segmentation=[mask(HALF)]),
+        "has run lengths in a list; extracted from the list",
+        "segmentation",
+        mask(HALF),
+    ),
+    (edited(image_id="1"), "has image_id as text instead of a number", "image_id", 1),
+    (edited(category_id="18"), "has category_id as text instead of a number", "category_id", 18),
     (edited(id=None), "annotation number 0 of the list (image 1) has no id", "id", "number 0 of the list"),
     (changed("categories", 1, name=7), "category 18 has a name that is a number", "id", 11),
-    (changed("categories", 1, name=" dog\n"), "or with blanks around it", "id", 11),
-    (changed("images", 0, width="40"), "image 1 has a width or a height that is text", "id", 11),
+    (changed("categories", 1, name=" dog\n"), "or has spaces around it", "id", 11),
+    (changed("images", 0, width="40"), "image 1 has a width or height given as text", "id", 11),
 ]
 
 
@@ -158,12 +169,12 @@ def test_read_coco__what_is_optional_may_be_absent(key, tmp_path):
 
 
 NOTES = [
-    (edited(bbox=[30, 2, 12, 4]), "has a box that is not inside its image"),
-    (edited(bbox=[-2, 2, 12, 4]), "has a box that is not inside its image"),
-    (edited(segmentation=[[1, 1, 5, 1, 5, 35]]), "has a mask that is not inside its image"),
-    (edited(segmentation=mask(HALF)), "has a mask of run lengths; it serves with INPUT.MASK_FORMAT bitmask"),
-    (changed("annotations", 2, keypoints=[99, 1, 2] * 17), "has a keypoint that is not inside its image"),
-    (changed("annotations", 2, num_keypoints=5), "has another num_keypoints"),
+    (edited(bbox=[30, 2, 12, 4]), "has a box that extends beyond its image"),
+    (edited(bbox=[-2, 2, 12, 4]), "has a box that extends beyond its image"),
+    (edited(segmentation=[[1, 1, 5, 1, 5, 35]]), "has a mask that extends beyond its image"),
+    (edited(segmentation=mask(HALF)), "has a run-length mask; usable only with INPUT.MASK_FORMAT bitmask"),
+    (changed("annotations", 2, keypoints=[99, 1, 2] * 17), "has a keypoint outside its image"),
+    (changed("annotations", 2, num_keypoints=5), "has a num_keypoints that differs from"),
     (edited(id=918, bbox=[1, 1, 1.03, 0.0]), "annotation 918 (image 1) has an empty box, as published"),
 ]
 
@@ -194,10 +205,13 @@ def test_read_coco__encodings(encoding, tmp_path):
     ("data", "words"),
     [
         (b"", "is empty"),
-        (b"version https://git-lfs.github.com/spec/v1\n", "pointer of Git LFS"),
-        (b"  <!DOCTYPE html>", "page of HTML"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
+        (b"  <!DOCTYPE html>", "HTML or XML document"),
         (b"PK\x03\x04", "zip archive"),
-        ('{"a": "ä"}'.encode("latin-1"), "is not UTF-8, UTF-16 or UTF-32: byte 7 does not fit; save it as UTF-8"),
+        (
+            '{"a": "ä"}'.encode("latin-1"),
+            "is not UTF-8, UTF-16 or UTF-32 text (invalid byte at position 7); save it as UTF-8",
+        ),
         (b'{"images": [', "is not JSON"),
         (b"[" * 100_000, "is not JSON"),
     ],
@@ -215,9 +229,11 @@ def test_read_coco__sizes_from_the_images(side, tmp_path):
     jpeg(tmp_path / "000001.jpg")
     coco = read(tmp_path, content, folder=tmp_path)
     assert (coco.images[0]["width"], coco.images[0]["height"]) == (WIDTH, HEIGHT)
-    assert any("its size is taken from its file" in str(finding) for finding in coco.findings)
+    assert any("its size is read from the image file" in str(finding) for finding in coco.findings)
     (tmp_path / "000001.jpg").write_bytes(b"?")
-    assert "image 1 (000001.jpg) lacks a width and a height" in errors(read(tmp_path, content, folder=tmp_path))[0]
+    assert (
+        "image 1 (000001.jpg) lacks a positive width and height" in errors(read(tmp_path, content, folder=tmp_path))[0]
+    )
 
 
 def test_read_coco__ids_as_text_are_in_the_order_of_their_numbers(tmp_path):

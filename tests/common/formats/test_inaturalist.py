@@ -98,18 +98,21 @@ def no_images(content):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (no_annotation, r"2 images have no annotation: id 50, 30; expected one annotation for each image"),
-        (two_annotations, r"1 images have several annotations: id 20; expected one"),
-        (unknown_category, r"1 annotations have a category that is not in 'categories': id 5"),
-        (unknown_image, r"1 annotated images are not in 'images': id 99"),
-        (repeated_image, r"image ids must differ; repeated: 40"),
-        (repeated_category, r"category ids must differ; repeated: 70"),
-        (no_category_id, r"entry 2 of 'annotations' has not all of image_id, category_id: \{'id': "),
-        (no_annotations, r"has no list 'annotations'; expected iNaturalist's layout: images, annotations, categories"),
+        (no_annotation, r"2 images have no annotation \(ids: 50, 30\); expected one annotation per image"),
+        (two_annotations, r"1 images have more than one annotation \(ids: 20\); expected one"),
+        (unknown_category, r"1 annotations have a category that is not in 'categories' \(ids: 5\)"),
+        (unknown_image, r"1 annotated images are not in 'images' \(ids: 99\)"),
+        (repeated_image, r"image ids must be unique; repeated: 40"),
+        (repeated_category, r"category ids must be unique; repeated: 70"),
+        (no_category_id, r"entry 2 of 'annotations' must have image_id, category_id; found \{'id': "),
+        (
+            no_annotations,
+            r"has no list 'annotations'; expected the iNaturalist layout with images, annotations, categories",
+        ),
         (no_images, r"lists no image"),
-        (list_for_an_id, r"entry 1 of 'images' has id \[3\]; expected a whole number or a word"),
-        (number_for_a_name, r"entry 0 of 'images' has file_name 3; expected the name of a file"),
-        (zero_in_a_name, r"entry 0 of 'images' has file_name 'a\\x00b'; expected the name of a file"),
+        (list_for_an_id, r"entry 1 of 'images' has id \[3\]; expected an integer or a string"),
+        (number_for_a_name, r"entry 0 of 'images' has file_name 3; expected a file name"),
+        (zero_in_a_name, r"entry 0 of 'images' has file_name 'a\\x00b'; expected a file name"),
     ],
 )
 def test_read_classified__faults_of_the_file_are_named(tmp_path, change, message):

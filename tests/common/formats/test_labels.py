@@ -36,16 +36,18 @@ def test_read_labels__are_the_indices(tmp_path, mode):
 def test_read_labels__not_indices(tmp_path, mode):
     path = save_labels(tmp_path / "a.png", np.zeros((2, 2)), mode)
     with pytest.raises(
-        ValueError, match=rf"a\.png has the mode {mode}.*; labels must be an 8-bit palette or grey image"
+        ValueError, match=rf"a\.png has the mode {mode}.*; labels must be 8-bit palette or greyscale images"
     ):
         read_labels(path, 21, 255)
 
 
 def test_read_labels__value_that_is_no_class(tmp_path):
     path = save_labels(tmp_path / "a.png", np.array([[0, 3, 4, 9, 255]]))
-    with pytest.raises(ValueError, match=r"a\.png holds the label 4, 9; labels must be below .* 4, or 255, which is"):
+    with pytest.raises(
+        ValueError, match=r"a\.png contains the label 4, 9; labels must be below .* 4, or equal to 255, which is"
+    ):
         read_labels(path, 4, 255)
-    with pytest.raises(ValueError, match=r"holds the label 255;"):
+    with pytest.raises(ValueError, match=r"contains the label 255;"):
         read_labels(path, 10, 0)
 
 
@@ -59,7 +61,7 @@ def test_read_labels__damaged(tmp_path, damage):
 
 
 def test_read_labels__missing(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"there is no label image .*a\.png"):
+    with pytest.raises(FileNotFoundError, match=r"label image .*a\.png does not exist"):
         read_labels(tmp_path / "a.png", 3, 255)
 
 
@@ -92,9 +94,9 @@ TWO = ("ground", "thing")
             Meaning(TWO),
             ([0, 255], [0, 0]),
             [
-                "error labels: has no pixel of class 'thing' (value 1) in its 2 label images, whose values are 0 (75 %,"
-                " ground), 255 (25 %, ignored); if the values stand for CLASSES in this order, add VALUES: [0, 255];"
-                " else correct labels or CLASSES"
+                "error labels: has no pixels of class 'thing' (value 1) in its 2 label images, whose values are 0 (75"
+                " %, ground), 255 (25 %, ignored); if the values represent CLASSES in this order, set VALUES to"
+                " [0, 255]; otherwise correct the labels or CLASSES"
             ],
         ),
         (Meaning(TWO, values=(0, 255)), ([0, 255], [0, 0]), []),
@@ -102,16 +104,16 @@ TWO = ("ground", "thing")
             Meaning(TWO),
             ([0, 1, 255, 255, 255],),
             [
-                "error labels: is ignored in more than 50% of the pixels in its 1 label images, whose values are 255"
-                " (60 %, ignored), 0 (20 %, ground), 1 (20 %, thing); if an ignored value is a class, give VALUES, one"
-                " for each of CLASSES; else set MAX_IGNORED 1",
-                "note labels/0.png: is ignored (value 255) in more than half of its pixels",
+                "error labels: has an ignored value in more than 50% of the pixels in its 1 label images, whose values"
+                " are 255 (60 %, ignored), 0 (20 %, ground), 1 (20 %, thing); if an ignored value is a class, set"
+                " VALUES, one for each of CLASSES; otherwise set MAX_IGNORED 1",
+                "note labels/0.png: has the ignored value 255 in more than half of its pixels",
             ],
         ),
         (
             Meaning(TWO, max_ignored=1),
             ([0, 1, 255, 255, 255],) * 2,
-            ["note labels/0.png: (and 1 more) is ignored (value 255) in more than half of its pixels"],
+            ["note labels/0.png (and 1 more): has the ignored value 255 in more than half of its pixels"],
         ),
         (
             Meaning(("none", *TWO), ignore=0),  # an ignored class needs no pixels
@@ -122,23 +124,23 @@ TWO = ("ground", "thing")
             Meaning(TWO),
             ([0, 1, 9],),
             [
-                "error labels/0.png: holds the label 9; labels must be below the number of classes, 2, or 255, which is"
-                " ignored; correct it, or give VALUES, one for each of CLASSES"
+                "error labels/0.png: contains the label 9; labels must be below the number of classes, 2, or equal to"
+                " 255, which is ignored; correct the labels, or set VALUES, one for each of CLASSES"
             ],
         ),
         (
             Meaning(TWO, values=(2, 1)),
             ([0, 1, 2, 0],),
-            ["note labels: has values that VALUES leaves out: 0 (2 pixels); they are ignored"],
+            ["note labels: has values that are not in VALUES: 0 (2 pixels); they are ignored"],
         ),
         (
             Meaning(TWO, values=(2, 1)),
             ([0, 1, 2, 9, 255],),
             [
-                "error labels: is ignored in more than 50% of the pixels in its 1 label images, whose values are 0"
-                " (20 %, no class), 1 (20 %, thing), 2 (20 %, ground), 9 (20 %, no class), 255 (20 %, ignored); if an"
-                " ignored value is a class, give VALUES, one for each of CLASSES; else set MAX_IGNORED 1",
-                "note labels: has values that VALUES leaves out: 0 (1 pixels), 9 (1 pixels); they are ignored",
+                "error labels: has an ignored value in more than 50% of the pixels in its 1 label images, whose values"
+                " are 0 (20 %, no class), 1 (20 %, thing), 2 (20 %, ground), 9 (20 %, no class), 255 (20 %, ignored);"
+                " if an ignored value is a class, set VALUES, one for each of CLASSES; otherwise set MAX_IGNORED 1",
+                "note labels: has values that are not in VALUES: 0 (1 pixels), 9 (1 pixels); they are ignored",
             ],
         ),
     ],
@@ -149,8 +151,8 @@ def test_check__labels_together(meaning, labels, expected, tmp_path):
 
 def test_check__to_evaluate_a_class_may_be_absent(tmp_path):
     (line,) = found(tmp_path, Meaning(TWO), [0, 255, 0], learned=False)
-    assert line.startswith("note labels: has no pixel of class 'thing' (value 1)")
-    assert line.endswith("; it is left out of the mean IoU")
+    assert line.startswith("note labels: has no pixels of class 'thing' (value 1)")
+    assert line.endswith("; excluded from the mean IoU")
 
 
 def test_check__single_files(tmp_path):
@@ -163,4 +165,4 @@ def test_check__single_files(tmp_path):
     assert [line.partition(":")[0] for line in lines] == [
         f"error {file}" for file in ("labels/3.png", "images/2.jpg", "labels/0.png", "labels/1.png")
     ]
-    assert "is 2 x 1, but its image 0.jpg says 3 x 1" in lines[2]
+    assert "is 2 x 1, but should be 3 x 1 according to its image 0.jpg" in lines[2]

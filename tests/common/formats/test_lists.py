@@ -40,9 +40,9 @@ def test_read_list__faults(tmp_path):
     path.write_text("a\na.jpg site.2021.jpg\na\n")
     names, (error, repaired) = read_list(path, KNOWN.__contains__)
     assert names == ["a"]
-    assert str(error) == f"{path}: must hold one image name per line, found 'a.jpg site.2021.jpg'; rewrite it"
-    assert str(repaired) == f"{path}: a is named more than once; taken once"
-    for content, words in ((b"\n", "names no image"), ("é".encode("latin-1"), "is not text in UTF-8")):
+    assert str(error) == f"{path}: must contain one image name per line; found 'a.jpg site.2021.jpg'; correct the line"
+    assert str(repaired) == f"{path}: a is listed more than once; used only once"
+    for content, words in ((b"\n", "lists no images"), ("é".encode("latin-1"), "is not UTF-8 text")):
         path.write_bytes(content)
         names, (error,) = read_list(path, KNOWN.__contains__)
         assert (names, error.severity) == ([], "error")

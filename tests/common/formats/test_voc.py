@@ -50,10 +50,10 @@ def test_read_annotation__encodings(encoding, declared, mark, name, tmp_path):
     [
         ('<?xml version="1.0" encoding="x-mystery"?><annotation/>', "utf-8", "declares the encoding 'x-mystery'"),
         ('<?xml version="1.0" encoding="hex"?><annotation/>', "utf-8", "declares the encoding 'hex'"),
-        ("<annotation>é</annotation>", "latin-1", "is not text in utf-8"),
+        ("<annotation>é</annotation>", "latin-1", "is not utf-8 text"),
         ("<annotation>", "utf-8", "is not XML"),
         ("", "utf-8", "is not XML"),
-        ("<annotations/>", "utf-8", "is XML of <annotations>, not VOC's <annotation>"),
+        ("<annotations/>", "utf-8", "has the root element <annotations> instead of VOC's <annotation>"),
     ],
 )
 def test_read_annotation__what_cannot_be_read_is_one_line(content, encoding, words, tmp_path):
@@ -81,12 +81,10 @@ def test_read_annotation__every_object_is_read_or_reported(tmp_path):
         good.replace(">9<", ">nan<"): "object 3 (cat) has the box 2, 3, nan, 8, which is not finite",
         good.replace(">9<", ">1<"): "object 4 (cat) has the box 2, 3, 1, 8, which is empty",
         good.replace(">9<", ">0<"): "object 5 (cat) has the box 2, 3, 0, 8, which is inside out",
-        good.replace(">9<", ">99<").replace(
-            ">2<", ">50<"
-        ): "object 6 (cat) has the box 50, 3, 99, 8, which is not inside",
-        good.replace("<bndbox>", "<bndbox/><bndbox>"): "object 7 (cat) has several <bndbox>",
+        good.replace(">9<", ">99<").replace(">2<", ">50<"): "object 6 (cat) has the box 50, 3, 99, 8, which is outside",
+        good.replace("<bndbox>", "<bndbox/><bndbox>"): "object 7 (cat) has more than one <bndbox>",
         good.replace("<name>", "<difficult>2</difficult><name>"): "object 8 (cat) has <difficult> '2'",
-        f"<group>{good}</group>": "has 1 <object> that are not directly in <annotation>",
+        f"<group>{good}</group>": "has 1 <object> elements that are not direct children of <annotation>",
     }
     found = read_annotation(written(tmp_path, f"<annotation>{SIZE}{''.join(faults)}{good * 2}</annotation>"))
     lines = errors(found.findings)

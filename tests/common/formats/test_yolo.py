@@ -60,21 +60,21 @@ def test_read_label_file__as_editors_leave_them(text, tmp_path):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("1 0.5 0.5 0.25", "has 4 numbers; write class, x, y, width, height, or class and the points"),
-        ("1 0.5 0.5 0.25 0.2 0.9", "has 6 numbers; write class, x, y, .*; leave out a confidence"),
-        ("0 .1 .2 .9 .2 .5 .8 .1", "has 8 numbers"),
-        ("2 0.5 0.5 0.25 0.2", "has the class 2, but there are 2 names; classes are counted from 0"),
+        ("1 0.5 0.5 0.25", "has 4 values; write class, x, y, width and height, or a class and the x, y"),
+        ("1 0.5 0.5 0.25 0.2 0.9", "has 6 values; write class, x, y, .*, without a confidence"),
+        ("0 .1 .2 .9 .2 .5 .8 .1", "has 8 values"),
+        ("2 0.5 0.5 0.25 0.2", "has the class 2, but there are 2 class names; use an index from 0 to 1"),
         ("-1 0.5 0.5 0.25 0.2", "has the class -1"),
         ("0.5 0.5 0.5 0.25 0.2", "has the class 0.5"),
-        ("cat 0.5 0.5 0.25 0.2", "is 'cat 0.5 0.5 0.25 0.2', not numbers with blanks"),
-        ("1,0.5,0.5,0.25,0.2", "is '1,0.5,0.5,0.25,0.2', not numbers"),
-        ("1 nan 0.5 0.25 0.2", "has a number that is not finite"),
-        ("1 0.5 inf 0.25 0.2", "has a number that is not finite"),
-        ("1 20 15 10 6", r"has the number 20; .* parts of the image, 0 to 1; divide pixels by .* \(40 x 30\)"),
-        ("1 0.5 -0.1 0.25 0.2", r"has the number -0\.1"),
-        ("1 0.5 0.5 0 0.2", "has a box without width or height"),
-        ("1 0.5 0.5 -0.001 0.2", "has a box without width or height"),
-        ("0 .5 .1 .5 .2 .5 .9", "has a polygon without width or height"),
+        ("cat 0.5 0.5 0.25 0.2", "is 'cat 0.5 0.5 0.25 0.2'; expected numbers"),
+        ("1,0.5,0.5,0.25,0.2", "is '1,0.5,0.5,0.25,0.2'; expected numbers"),
+        ("1 nan 0.5 0.25 0.2", "contains a value that is not finite"),
+        ("1 0.5 inf 0.25 0.2", "contains a value that is not finite"),
+        ("1 20 15 10 6", r"has the value 20, .* fractions from 0 to 1; divide pixel coordinates by .* \(40 x 30\)"),
+        ("1 0.5 -0.1 0.25 0.2", r"has the value -0\.1"),
+        ("1 0.5 0.5 0 0.2", "has a box without a positive width and height"),
+        ("1 0.5 0.5 -0.001 0.2", "has a box without a positive width and height"),
+        ("0 .5 .1 .5 .2 .5 .9", "has a polygon without a positive width and height"),
     ],
 )
 def test_read_label_file__errors(line, words, tmp_path):
@@ -88,10 +88,10 @@ def test_read_label_file__notes(tmp_path):
     objects, lines, _ = read(tmp_path, GOOD + GOOD + "0 0.01 0.5 0.5 0.5\n0 1.01 0.5 0.02 0.5\n" + GOOD)
     assert [one.line for one in objects] == [1, 3, 4]
     assert lines == [
-        "repaired a.txt: line 2 (and 1 more) says the same as another line; taken once",
-        "note a.txt: line 3 has a box that is not inside its image; training clips it",
+        "repaired a.txt: line 2 (and 1 more) duplicates another line; used only once",
+        "note a.txt: line 3 has a box that extends beyond its image; training clips the box",
     ]
-    assert read(tmp_path, b"\xff\xfe\xff")[1][0].startswith("error a.txt: is not text in UTF-8")
+    assert read(tmp_path, b"\xff\xfe\xff")[1][0].startswith("error a.txt: is not UTF-8 text")
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_read_yolo__one_folder(beside, tmp_path):
     parts = [read_yolo(path, split, hold_out=apart) for split in ("test", "train")]
     assert ids(parts[0]) + ids(parts[1]) == ids(coco)
     assert not [one for part in parts for one in part.findings]
-    assert "2 images, none of which HOLD_OUT takes" in str(read_yolo(path, "test", hold_out=HoldOut(0.001)).findings[0])
+    assert "2 images, but HOLD_OUT selects none" in str(read_yolo(path, "test", hold_out=HoldOut(0.001)).findings[0])
     assert len(coco.annotations) == 2
 
 
@@ -183,7 +183,7 @@ def test_read_yolo__lists(tmp_path):
     assert ids(read_yolo(path, "train")) == ["images/a", "images/b", "images/c"]
     write(tmp_path / "set/train.txt", "images/z.jpg\n")
     (error,) = read_yolo(path).findings
-    assert str(error).endswith("train.txt: images/z.jpg does not exist; restore it, or remove it from the list")
+    assert str(error).endswith("train.txt: images/z.jpg does not exist; restore the image, or remove it from the list")
 
 
 def test_read_yolo__negatives_and_what_is_lost_are_counted(tmp_path):
@@ -195,8 +195,8 @@ def test_read_yolo__negatives_and_what_is_lost_are_counted(tmp_path):
     assert len(ids(coco)) == 3
     assert [one["image_id"] for one in coco.annotations] == ["images/c"]
     assert [str(one).replace(f"{tmp_path}/", "") for one in coco.findings] == [
-        "data.yaml: images/b has no label file; taken as an image without objects",
-        "labels/sub/z.txt: has no image of its name; its objects are lost",
+        "data.yaml: images/b has no label file; treated as an image without objects",
+        "labels/sub/z.txt: has no image of the same name; its objects are ignored",
     ]
 
 
@@ -205,28 +205,30 @@ def test_read_yolo__classes_choose_and_order(tmp_path):
     coco = read_yolo(path, classes=("cow", "cat"))
     assert coco.classes == ("cow", "cat")
     assert [one["category_id"] for one in coco.annotations] == [2]
-    assert "1 categories, with 1 annotations, that CLASSES leaves out; dog (1)" in str(coco.findings[-1])
+    assert "1 categories, with 1 annotations, that are not in CLASSES; they are ignored: dog (1)" in str(
+        coco.findings[-1]
+    )
     with pytest.raises(
-        ValueError, match=r"CLASSES names dogs, but the categories are cat, dog, cow; did you mean dog\?"
+        ValueError, match=r"CLASSES contains dogs, but the categories are cat, dog, cow; did you mean dog\?"
     ):
         read_yolo(path, classes=("dogs",))
 
 
 YAML_ERRORS = {
     "names: [cat, cat]\ntrain: images": "names has cat more than once",
-    "names: {0: cat, 2: dog}\ntrain: images": "names lacks index 1 of 2 names",
+    "names: {0: cat, 2: dog}\ntrain: images": "names has 2 entries, but lacks index 1",
     "names: []\ntrain: images": r"names is \[\]",
-    "train: images": "lacks names, found train",
-    "- 1": r"lacks names, found \['1'\]",
+    "train: images": "lacks the key names; found train",
+    "- 1": r"lacks the key names; found \['1'\]",
     "names: [cat, dog": "is not YAML",
     "names: [cat, dog]\nnc: 3\ntrain: images": "nc is '3', but names has 2",
     "names: [cat, dog]\nkpt_shape: [17, 3]\ntrain: images": "has kpt_shape",
-    "names: [cat, dog]": "names no split",
+    "names: [cat, dog]": "defines no splits",
     "names: [cat, dog]\ntrain: {a: b}": "train is {'a': 'b'}",
-    "names: [cat, dog]\ntrain: nowhere": "nowhere is named by the split and cannot be read",
-    "names: [cat, dog]\ntrain: empty": r"has no image \(\.jpg, \.png, \.\.\.\) in",
-    "names: [cat, dog]\ntrain: bare": "has no label file for any of its 1 images, such as .*bare/a.txt",
-    "names: [cat, dog]\nval: images\ntest: images": "has the splits val, test; SPLIT is train",
+    "names: [cat, dog]\ntrain: nowhere": "nowhere is part of the split, but cannot be read",
+    "names: [cat, dog]\ntrain: empty": r"has no images \(\.jpg, \.png, \.\.\.\) in",
+    "names: [cat, dog]\ntrain: bare": "has no label file for any of its 1 images; expected files such as .*bare/a.txt",
+    "names: [cat, dog]\nval: images\ntest: images": "has the splits val, test, but SPLIT is train",
 }
 
 
@@ -250,11 +252,12 @@ def test_read_yolo__errors_of_images(tmp_path):
     tally = Tally()
     lines = [str(one).replace(f"{tmp_path}/", "") for one in check_yolo(path, tally)]
     assert lines == [
-        "data.yaml: a.jpg, a.png share the labels a.txt and differ in nothing but their suffix; remove all but one",
-        "images/b.jpg: cannot be read as an image (of no known format); replace or remove it",
+        "data.yaml: a.jpg, a.png share the label file a.txt, because they differ only in their suffix; remove all but"
+        " one",
+        "images/b.jpg: cannot be read as an image (unrecognised format); replace or remove it",
     ]
     assert tally.counts["annotations"] == 3
-    with pytest.raises(FileNotFoundError, match=r"there is no data\.yaml and no folder"):
+    with pytest.raises(FileNotFoundError, match=r"no data\.yaml file or folder exists at"):
         read_yolo(tmp_path / "nowhere")
     bare = make(tmp_path / "bare", None, "images/a.jpg")
-    assert "says nowhere what the classes are called" in str(read_yolo(bare).findings[0])
+    assert "does not define class names" in str(read_yolo(bare).findings[0])

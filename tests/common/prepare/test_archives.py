@@ -144,7 +144,7 @@ def test_unpack__a_link_that_leads_nowhere(tmp_path):
     (tmp_path / "mine").symlink_to(tmp_path / "gone")
     archive = archive_of(KINDS["a.tar"], "a.tar")
     for attempt in (lambda: check_space([archive], tmp_path, tmp_path), lambda: unpack(archive, path, tmp_path)):
-        with pytest.raises(FileNotFoundError, match=r"the link leads to .*gone, which does not exist.*mine"):
+        with pytest.raises(FileNotFoundError, match=r"the link points to .*gone, which does not exist.*mine"):
             attempt()
 
 
@@ -153,7 +153,7 @@ def test_unpack__of_a_damaged_or_an_exchanged_archive_nothing_is_kept(tmp_path, 
     archive = archive_of(KINDS["a.tar"], "a.tar")
     other = KINDS["a.tar"].replace(b"a" * 1000, b"z" * 1000)
     path.write_bytes(other[:-8000])
-    with pytest.raises(ValueError, match="remove it and fetch it again"):
+    with pytest.raises(ValueError, match="remove it and download it again"):
         unpack(archive, path, root)
     assert not (root / ".unpacking").exists()
     path.write_bytes(other)
@@ -218,12 +218,12 @@ def broken_gz() -> bytes:
 
 
 EVIL = {
-    "climbing tar": (make_tar({"top/data/../../../../evil": b"x"}), "would land outside"),
-    "climbing zip": (make_zip({"top/data/../../../../evil": b"x"}), "would land outside"),
-    "left out, but climbing": (make_tar({"../evil": b"x", **FILES}), "would land outside"),
-    "absolute": (make_tar({"/top/data/evil": b"x"}), "would land outside"),
-    "backslashes": (make_zip({"top/data\\..\\..\\evil": b"x"}), "would land outside"),
-    "drive": (make_zip({"C:/evil": b"x"}), "would land outside"),
+    "climbing tar": (make_tar({"top/data/../../../../evil": b"x"}), "would be written outside"),
+    "climbing zip": (make_zip({"top/data/../../../../evil": b"x"}), "would be written outside"),
+    "left out, but climbing": (make_tar({"../evil": b"x", **FILES}), "would be written outside"),
+    "absolute": (make_tar({"/top/data/evil": b"x"}), "would be written outside"),
+    "backslashes": (make_zip({"top/data\\..\\..\\evil": b"x"}), "would be written outside"),
+    "drive": (make_zip({"C:/evil": b"x"}), "would be written outside"),
     "link in a tar": (linked_tar(), "is a link or a device"),
     "link in a zip": (linked_zip(), "is a link"),
     "truncated tar": (KINDS["a.tar"][:1800], "cannot be unpacked"),
@@ -235,7 +235,7 @@ EVIL = {
     "broken tar.gz": (broken_gz(), "cannot be unpacked: Error -3"),
     "damaged zip": (KINDS["a.zip"].replace(b"b" * 2000, b"c" * 2000), "Bad CRC-32"),
     "no archive": (b"<html>login</html>", "cannot be unpacked"),
-    "another archive": (make_tar({"top/data/c.txt": b"c"}), r"does not hold mine/a\.txt"),
+    "another archive": (make_tar({"top/data/c.txt": b"c"}), r"does not contain mine/a\.txt"),
 }
 
 

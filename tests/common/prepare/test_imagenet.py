@@ -39,5 +39,5 @@ def test_imagenet__more_images_than_the_kit_knows(image_net):
         plan_of("imagenet", image_net).archives[1].place("ILSVRC2012_val_00000004.JPEG")
     truth = image_net / DEVKIT / "ILSVRC2012_validation_ground_truth.txt"
     truth.write_text("4\n")  # an inner node
-    with pytest.raises(ValueError, match="do not fit together"):
+    with pytest.raises(ValueError, match="do not match"):
         val_wnids(truth.parent)

@@ -8,10 +8,10 @@ from tests.commands import prepare_data
     ("arguments", "message"),
     [
         (["--json", "a.json", "--check"], "--json and --images"),
-        (["--check", "--only", "val2017"], "--only has no effect with --check"),
-        (["--check", "--again"], "--again has no effect with --check"),
-        (["--any-size"], "--any-size has no effect without --check"),
-        (["--json", "a.json", "--images", "b"], "--json has no effect without --check"),
+        (["--check", "--only", "val2017"], "--only cannot be used with --check"),
+        (["--check", "--again"], "--again cannot be used with --check"),
+        (["--any-size"], "--any-size can only be used with --check"),
+        (["--json", "a.json", "--images", "b"], "--json can only be used with --check"),
         (
             ["--json", "a", "--images", "b", "--check", "--any-size"],
             "--any-size has no effect on your own data set",
@@ -26,7 +26,9 @@ def test_cli__options_without_effect_are_refused(arguments, message, capsys):
 
 
 def test_cli__unknown_part_is_refused():
-    with pytest.raises(SystemExit, match="--only test2017: the parts are annotations, val2017, train2017"):
+    with pytest.raises(
+        SystemExit, match="--only test2017: unknown part; expected one of annotations, val2017, train2017"
+    ):
         prepare_data(["coco", "--root", "/nowhere", "--only", "test2017", "--dry-run"])
 
 

@@ -87,7 +87,7 @@ def test_trainaug__masks_and_list(with_sbd, monkeypatch):
     tally = Tally()
     assert list(check(with_sbd, tally, any_size=True)) == []
     assert tally.counts["masks"] == 5  # two of VOC's, three of trainaug's
-    assert tally.notes == [f"{folder}: 1 images are in no list of ImageSets/Main"]  # d: trainaug alone has it
+    assert tally.notes == [f"{folder}: 1 images are not in any list of ImageSets/Main"]  # d: trainaug alone has it
 
 
 def test_trainaug__goes_on_where_it_stopped(with_sbd, monkeypatch):
@@ -108,18 +108,18 @@ def test_trainaug__goes_on_where_it_stopped(with_sbd, monkeypatch):
 
 
 def test_trainaug__bad_input(with_sbd, tmp_path):
-    with pytest.raises(ValueError, match="give 3 images for trainaug, the published list has 10,582"):
+    with pytest.raises(ValueError, match="contain 3 images for trainaug, but the published list has 10,582"):
         trainaug.make(with_sbd)
     for content, message in (
         (b"MATLAB", "is not a MATLAB file"),
-        (sbd_mat(mask(21)), "has the labels 21; SBD's are 0 to 20"),
+        (sbd_mat(mask(21)), "has the labels 21; SBD's labels are 0 to 20"),
         (sbd_mat(mask(1).astype(float)), "has no mask GTcls.Segmentation"),
     ):
         (with_sbd / "sbd/cls/c.mat").write_bytes(content)
         with pytest.raises(ValueError, match=message):
             trainaug.make(with_sbd, images=3)
     (with_sbd / "sbd/cls/c.mat").unlink()
-    with pytest.raises(FileNotFoundError, match=r"c\.mat, which SBD's lists name"):
+    with pytest.raises(FileNotFoundError, match=r"c\.mat does not exist, but SBD's lists contain it"):
         trainaug.make(with_sbd, images=3)
     (with_sbd / "sbd/train.txt").unlink()
     with pytest.raises(FileNotFoundError, match="trainaug needs VOC 2012 and SBD"):
@@ -157,7 +157,7 @@ def test_trainaug__masks_from_elsewhere_make_sbd_needless(tmp_path, capsys):
     png(tmp_path / "VOC2012/SegmentationClassAug/a.png", mask(1))
     write_list(tmp_path / "VOC2012/ImageSets/Segmentation/trainaug.txt", ("a",))
     prepare_data(["voc", "--only", "trainaug", "--root", str(tmp_path)])
-    assert "exists already, and is left unchanged" in capsys.readouterr().out
+    assert "already exists and is left unchanged" in capsys.readouterr().out
     assert not (tmp_path / "archives").exists()
 
 

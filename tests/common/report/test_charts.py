@@ -73,7 +73,7 @@ def test_line_chart__level_and_limits():
 
 @pytest.mark.parametrize("points", [[], [(0, math.nan)]])
 def test_line_chart__nothing_to_draw(points):
-    with pytest.raises(ValueError, match=r"the chart 'AP' has no points, or some that are not finite"):
+    with pytest.raises(ValueError, match=r"the chart 'AP' has no points, or contains values that are not finite"):
         line_chart("AP", [Series("one", points)], Axis("x"), Axis("y"))
 
 

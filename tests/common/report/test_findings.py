@@ -23,7 +23,7 @@ def row(init, **bounds):
         ),
         (
             {"AP50": (1.2, 3.7), "AP": (-0.3, 2.9)},
-            "moco is better than random by 1.2 to 3.7 AP50; in AP the two cannot be told apart (AP −0.3 to 2.9).",
+            "moco is better than random by 1.2 to 3.7 AP50; in AP, the two cannot be told apart (AP −0.3 to 2.9).",
         ),
         ({"AP50": (-1.2, 3.7)}, "moco cannot be told apart from random (AP50 −1.2 to 3.7)."),
         ({"AP50": (-3.7, -1.2)}, "moco is worse than random by 1.2 to 3.7 AP50."),
@@ -39,9 +39,11 @@ def test_compare(bounds, sentence):
 
 def test_compare__one_pair_and_none():
     one = Row("FPN", "moco", 1.0, "random", 1, 0, 0, {"bbox/AP": Cell(3.0, None, Gap(-1.5, None, None, None, 1))})
-    assert compare(one, "random") == ("moco differs from random by −1.5 AP in one pair of trials, which may be luck.")
+    assert compare(one, "random") == (
+        "moco differs from random by −1.5 AP in a single pair of trials, which may be due to chance."
+    )
     none = Row("FPN", "moco", 1.0, "random", 0, 1, 0, {})
-    assert compare(none, "random") == "moco has no finished trial with a seed that random has finished, too."
+    assert compare(none, "random") == "moco and random have no finished trials with the same seed."
 
 
 def test_compare_others():
@@ -50,7 +52,7 @@ def test_compare_others():
     told = ("dense", row("coco", AP=(1, 2)))
     assert compare_others([*alike[:2], told]) == [
         "coco is better than dense by 1.0 to 2.0 AP.",
-        "These cannot be told apart: dense and moco; coco and moco.",
+        "These pairs cannot be told apart: dense and moco; coco and moco.",
     ]
     assert compare_others(alike[:1]) == ["dense cannot be told apart from moco (AP −1.0 to 1.0)."]
     assert compare_others([]) == []

@@ -57,8 +57,8 @@ def test_page_of_a_run(tmp_path):
     titles = [svg["aria-label"] for svg in page.all("svg")]
     assert titles == ["Loss", "Accuracy", "kNN top-1", "Learning rate", "Spread of the vectors"]
     assert page.text.count("old keys: queries find <their> key & so on") == 1
-    assert "nearest at epoch 4, by cosine similarity. Of 2 neighbours 1 have the class of their query;" in page.text
-    assert "at the first evaluation 0 had." in page.text
+    assert "similarity at epoch 4. Of 2 neighbours, 1 have the same class as their query, compared" in page.text
+    assert "with 0 at the first evaluation." in page.text
     assert [image["alt"] for image in page.all("img")] == ["query, cat", "neighbour 1, cat"]
     assert "0.80 a <dog> (gone <b>.png)" in page.text
     assert "1 images no longer exist" in page.text
@@ -75,16 +75,16 @@ def test_page_of_a_run__log_alone(tmp_path):
         (folder / name).unlink()
     page = check_page(report(folder)[0].read_text())
     assert "batches of 64: 40 iterations." in page.text
-    assert "Warnings are unknown" in page.text
+    assert "Warnings are not shown" in page.text
     assert "Nearest neighbours" not in page.text
 
 
 def test_report__neither_study_nor_run(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"there is no folder .*absent; expected the folder of a study"):
+    with pytest.raises(FileNotFoundError, match=r"folder .*absent not found; expected the folder of a study"):
         report(tmp_path / "absent")
     (tmp_path / "metrics.json").write_text("")
-    with pytest.raises(ValueError, match=r"holds neither a study \(results.json .* nor a pre-training run"):
+    with pytest.raises(ValueError, match=r"contains neither a study \(results.json .* nor a pre-training run"):
         report(tmp_path)
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(CONFIG))
-    with pytest.raises(ValueError, match=r"metrics.json has no value of a step yet"):
+    with pytest.raises(ValueError, match=r"metrics.json contains no training values yet"):
         report(tmp_path)

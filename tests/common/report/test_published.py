@@ -36,17 +36,17 @@ def test_published__the_same_images_seen_by_fewer_gpus():
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        (trained(iterations=200), r"their schedule sees 384,000 images, that of these trials 3,200\."),
+        (trained(iterations=200), r"the published schedule processes 384,000 images, these trials 3,200\."),
         (
             trained(train=["fashion_trainval"]),
             r"trained on voc_2007_trainval, voc_2012_trainval, these trials fashion_",
         ),
-        (trained() | {"MODEL": {"RESNETS": {"DEPTH": 18}}}, r"they are of a ResNet-50, these trials of a ResNet-18"),
+        (trained() | {"MODEL": {"RESNETS": {"DEPTH": 18}}}, r"results use a ResNet-50, these trials a ResNet-18"),
         (
             trained() | {"INPUT": {"MIN_SIZE_TEST": 160}},
-            r"test images of 800 pixels, these trials of test images of 160",
+            r"test images of 800 pixels, these trials test images of 160",
         ),
-        (trained(TRAIN_FRACTION=0.1), r"these trials have 0\.1 of the labels"),
+        (trained(TRAIN_FRACTION=0.1), r"these trials use a fraction of 0\.1 of the labels"),
     ],
 )
 def test_published__not_beside_another_setting(config, reason):

@@ -126,7 +126,7 @@ def test_report__tables_beside_the_page(study):
 def test_report__older_results(tmp_path):
     content = write_study(tmp_path, detectors=("FPN",), fractions=(1.0,), seeds=1)
     (tmp_path / "results.json").write_text(json.dumps({"reference": "random", "results": {}}))
-    with pytest.raises(ValueError, match=r"results.json has version None, but this mocodet reads 2; run the study's"):
+    with pytest.raises(ValueError, match=r"results.json has version None, but mocodet supports only version 2; run"):
         report(tmp_path)
     waiting = [{**trial, "status": "waiting", "metrics": {}} for trial in content["trials"]]
     (tmp_path / "results.json").write_text(json.dumps({**content, "trials": waiting}))

@@ -68,7 +68,7 @@ def harass(folder: Path, seeds: int, jobs: int, sleep: float, moments: Sequence[
     study = start(folder, seeds, jobs, sleep)
     status, printed = study.wait(), (folder / "printed.txt").read_text()
     assert status == 1, printed
-    assert f"2 of {4 * seeds} trials failed; the same command tries them again" in printed
+    assert f"2 of {4 * seeds} trials failed; run the same command again to retry them" in printed
     words = Counter((name, word.partition(":")[0]) for name, word, _, _ in records(folder))
     results = json.loads((folder / "study" / "results.json").read_text())
     assert len(results["trials"]) == 4 * seeds
@@ -78,10 +78,7 @@ def harass(folder: Path, seeds: int, jobs: int, sleep: float, moments: Sequence[
         reason = REASONS.get(trial["init"]) if trial["seed"] == 0 else None
         if reason:
             assert (trial["status"], trial["reason"], trial["metrics"]) == ("failed", reason, {})
-            assert (
-                f"{trial['init']}, seed {trial['seed']} failed: {reason} (its output: study/{name}/study.log)"
-                in printed
-            )
+            assert f"{trial['init']}, seed {trial['seed']} failed: {reason} (output: study/{name}/study.log)" in printed
             assert words[name, "end"] == 0
         else:
             ap = (40.0 if trial["init"] == "moco" else 30.0) + trial["seed"]

@@ -40,26 +40,26 @@ def test_read_metrics__masks(tmp_path):
 
 
 def test_read_metrics__evaluation_on_the_way_is_no_result(tmp_path):
-    with pytest.raises(ValueError, match=r"bbox/AP50 is of iteration 98, the run has 100"):
+    with pytest.raises(ValueError, match=r"bbox/AP50 was logged at iteration 98, but the run has 100"):
         read_metrics(write_run(tmp_path, [box(98, 3.0, 2.0, 1.0), {"iteration": 99, "total_loss": 1.0}]))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_read_metrics__not_finite(tmp_path, value):
-    with pytest.raises(ValueError, match=r"bbox/AP75 is (nan|inf)"):
+    with pytest.raises(ValueError, match=r"finite number for bbox/AP75 at iteration 100, found (nan|inf)"):
         read_metrics(write_run(tmp_path, [box(100, 3.0, 2.0, value)]))
 
 
 def test_read_metrics__no_evaluation(tmp_path):
-    with pytest.raises(ValueError, match=r"no metrics of a task; expected those of one of bbox, .*sem_seg"):
+    with pytest.raises(ValueError, match=r"no task metrics; expected the metrics of at least one of bbox, .*sem_seg"):
         read_metrics(write_run(tmp_path, [{"iteration": 99, "total_loss": 1.0}]))
 
 
 @pytest.mark.parametrize(
     ("part", "message"),
     [
-        ({"segm/AP50": 5.0}, r"has segm/AP50, but no segm/AP$"),
-        ({"keypoints/AP": 5.0}, r"has keypoints/AP, but no keypoints/AP50, keypoints/AP75$"),
+        ({"segm/AP50": 5.0}, r"contains segm/AP50, but not segm/AP$"),
+        ({"keypoints/AP": 5.0}, r"contains keypoints/AP, but not keypoints/AP50, keypoints/AP75$"),
     ],
 )
 def test_read_metrics__part_of_a_task(tmp_path, part, message):
@@ -110,8 +110,8 @@ def test_read_metrics__missing_file(tmp_path, name):
     [
         ("", " is empty"),
         ("SOLVER: {", ", line 1: expected the node content"),
-        ("SOLVER: {}", " does not say how long the training is: SOLVER.MAX_ITER is None"),
-        ("SOLVER: {MAX_ITER: soon}", " does not say how long the training is: SOLVER.MAX_ITER is 'soon'"),
+        ("SOLVER: {}", ": expected a number of iterations in SOLVER.MAX_ITER, found None"),
+        ("SOLVER: {MAX_ITER: soon}", ": expected a number of iterations in SOLVER.MAX_ITER, found 'soon'"),
     ],
 )
 def test_read_metrics__damaged_config(tmp_path, config, message):
@@ -187,7 +187,10 @@ def test_aggregate__gaps_stay_within_detector_and_fraction():
     ("results", "message"),
     [
         ({"moco": [result(3.0, 2.0, 1.0)]}, "reference 'random' is not among"),
-        ({"random": [result(3.0, 2.0, 1.0), {"bbox/AP": 1.0}]}, "random, 100 % of the labels, seed 1 has the metrics"),
+        (
+            {"random": [result(3.0, 2.0, 1.0), {"bbox/AP": 1.0}]},
+            "random, 100 % of the labels, seed 1: expected the metrics",
+        ),
         ({"random": [result(3.0, math.nan, 1.0)]}, "random, .* seed 0: bbox/AP is not a finite number"),
     ],
 )

@@ -101,10 +101,10 @@ def test_image_intervals__need_what_every_trial_of_a_pair_kept(tmp_path):
 def test_image_intervals__refuse_what_does_not_belong_together(tmp_path):
     found, other = easy(np.arange(9) < 5), easy(np.arange(9) < 5, images=np.array(list("abcdefghi")))
     content = write_study(tmp_path, random=[found], moco=[other])
-    with pytest.raises(ValueError, match=r"moco/labels_100/seed_0 and .*random.* were evaluated on other images"):
+    with pytest.raises(ValueError, match=r"moco/labels_100/seed_0 and .*random.* were evaluated on different images"):
         aggregate(content, folder=tmp_path)
     content["trials"][0]["metrics"]["bbox/AP50"] += 1
     with pytest.raises(
-        ValueError, match=r"matches.npz is from another evaluation .* bbox/AP50 is 55.556 there and 56.556"
+        ValueError, match=r"matches.npz does not match the .* bbox/AP50 is 55.556 in this file and 56.556"
     ):
         aggregate(content, folder=tmp_path)

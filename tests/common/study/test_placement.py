@@ -10,7 +10,7 @@ from mocodet.common.study.placement import Slot, slots, visible_gpus
 def test_slots__no_two_share_a_gpu(gpus, each):
     names = [str(number) for number in range(gpus)]
     if each and each > gpus:
-        with pytest.raises(ValueError, match=rf"--gpus-per-trial {each}, but there are {gpus} GPUs"):
+        with pytest.raises(ValueError, match=rf"--gpus-per-trial {each} exceeds the number of available GPUs, {gpus}"):
             slots(names, each)
         return
     made = slots(names, each)
@@ -25,7 +25,7 @@ def test_slots__jobs():
     assert slots([], jobs=3) == [Slot(None, 3)] * 3
     assert slots(["0", "1"], 0, jobs=3) == [Slot((), 3)] * 3
     assert slots(["0", "1", "2"], jobs=2) == [Slot(("0",), 2), Slot(("1",), 2)]
-    with pytest.raises(ValueError, match=r"--jobs 3, but 2 GPUs \(4, 5\) have room for 2 trials of 1; no two trials"):
+    with pytest.raises(ValueError, match=r"--jobs 3 is too high: 2 GPUs \(4, 5\) allow 2 parallel trials with 1 each"):
         slots(["4", "5"], jobs=3)
 
 

@@ -33,12 +33,15 @@ def reason(script, folder, tether):
         ("import sys; sys.exit('error: no weights x')", "exit status 1: no weights x"),
         ("print('error: early'); {}['a']", "exit status 1: KeyError: 'a'"),
         ("print('error: a\\nand more\\n', flush=True); exit(4)", "exit status 4: a"),
-        ("print('an error: no'); exit(3)", "exit status 3; see study.log in its folder"),
+        ("print('an error: no'); exit(3)", "exit status 3; see study.log in the trial's folder"),
         (
             "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
-            "ended by SIGKILL (unless someone killed it, memory ran out); see study.log in its folder",
+            "ended by SIGKILL (out of memory, unless someone killed it); see study.log in the trial's folder",
         ),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGTERM)", "ended by SIGTERM; see study.log in its folder"),
+        (
+            "import os, signal; os.kill(os.getpid(), signal.SIGTERM)",
+            "ended by SIGTERM; see study.log in the trial's folder",
+        ),
         (
             "class Odd(Exception): pass\nclass OddError(Odd): pass\nraise OddError('x')",
             "exit status 1: OddError: x",
@@ -51,14 +54,14 @@ def test_reason(script, expected, tmp_path, tether):
 
 def test_reason__is_not_that_of_an_earlier_start(tmp_path, tether):
     reason("import sys; sys.exit('error: first')", tmp_path, tether)
-    assert reason("exit(3)", tmp_path, tether) == "exit status 3; see study.log in its folder"
+    assert reason("exit(3)", tmp_path, tether) == "exit status 3; see study.log in the trial's folder"
     assert "error: first" in (tmp_path / "study.log").read_text()
 
 
 def test_trial__its_children_end_with_it(tmp_path, tether):
     process = run("import os, time\nif os.fork() == 0:\n    time.sleep(60)\n", tmp_path, tether)
     began = time.monotonic()
-    with pytest.raises(TimeoutError, match="still runs; end it"), undisturbed(tmp_path, patience=0):
+    with pytest.raises(TimeoutError, match="is still running; stop it"), undisturbed(tmp_path, patience=0):
         pass
     process.end(grace=60)
     with undisturbed(tmp_path, patience=5):  # which the child would hold

@@ -96,10 +96,10 @@ def test_study__a_failed_trial_stops_no_other_and_is_tried_again(here):
     with pytest.raises(SystemExit) as stop:
         study("--seeds", 1, "FAIL", 3)
     assert stop.value.code.splitlines() == [
-        "error: 2 of 2 trials failed; the same command tries them again",
+        "error: 2 of 2 trials failed; run the same command again to retry them",
         *(
-            f"  {init}, seed 0 failed: exit status 3; see study.log in its folder"
-            f" (its output: study/A/{init}/labels_100/seed_0/study.log)"
+            f"  {init}, seed 0 failed: exit status 3; see study.log in the trial's folder"
+            f" (output: study/A/{init}/labels_100/seed_0/study.log)"
             for init in ("moco", "random")
         ),
     ]
@@ -120,8 +120,8 @@ def test_study__an_unfinished_trial_of_another_recipe_is_kept_beside(here, capsy
         capsys.readouterr()
         study("--seeds", 1)
         assert (
-            "  moco, seed 0: replaces an unfinished trial, which is kept beside it, of another recipe: FAIL: 3 there,"
-            " not set now\n" in capsys.readouterr().out
+            "  moco, seed 0: replaces an unfinished trial (kept in a renamed folder) that has another recipe: FAIL"
+            " was 3 and is now not set\n" in capsys.readouterr().out
         )
         shutil.rmtree("study/A/random")
         shutil.rmtree("study/A/moco/labels_100/seed_0")
@@ -137,7 +137,9 @@ def test_study__same_recipe_resumes(here, capsys):
     capsys.readouterr()
     with pytest.raises(SystemExit):
         study("--seeds", 1, "FAIL", 3)
-    assert "seed 0: continues from its last checkpoint; it failed before (exit status 3;" in capsys.readouterr().out
+    assert (
+        "seed 0: resumes from its last checkpoint after an earlier failure (exit status 3;" in capsys.readouterr().out
+    )
     assert noted(here)[2:] == ["moco 0 begin:2", "random 0 begin:2"]
     assert json.loads((folder / "outcome.json").read_text())["whole"] is False
 
@@ -145,14 +147,14 @@ def test_study__same_recipe_resumes(here, capsys):
 def test_study__finished_trials_of_another_recipe_are_refused_in_words(here, capsys):
     study("--seeds", 1)
     Path("study/A/random/labels_100/seed_0/outcome.json").unlink()  # killed before its study noted the end
-    with pytest.raises(SystemExit, match=r"^error: 2 of 4 trials cannot be trained as they are"):
+    with pytest.raises(SystemExit, match=r"^error: 2 of 4 trials cannot be trained for the reasons above"):
         study("SOLVER.MAX_ITER", 5)
     printed = capsys.readouterr().out
     for init in ("moco", "random"):
         folder = f"study/A/{init}/labels_100/seed_0"
         message = (
-            f"{init}, seed 0: {folder} holds a finished trial of another recipe; move it, or give another "
-            "--output: SOLVER.MAX_ITER: 2 there, 5 now\n"
+            f"{init}, seed 0: {folder} contains a finished trial with another recipe; move it, or choose another "
+            "--output: SOLVER.MAX_ITER was 2 and is now 5\n"
         )
         assert message in printed
     assert "moco, seed 2: to be trained" in printed
@@ -160,7 +162,7 @@ def test_study__finished_trials_of_another_recipe_are_refused_in_words(here, cap
 
 
 def test_study__a_trial_without_result_has_failed(here):
-    with pytest.raises(SystemExit, match=r"it ended without a usable result: .*bbox/AP50 is nan"):
+    with pytest.raises(SystemExit, match=r"training ended without a usable result: .*bbox/AP50 .*, found nan"):
         study("--seeds", 1, "AP", "nan")
 
 
@@ -169,18 +171,18 @@ def test_study__a_trial_without_result_has_failed(here):
     [
         (
             {"toy_R_18_FPN.yaml": "toy_R_18_FPM.yaml"},
-            "there is no config toy_R_18_FPM_moco.yaml; did you mean toy_R_18_FPN_",
+            "the config toy_R_18_FPM_moco.yaml does not exist; did you mean toy_R_18_FPN_",
         ),
-        ({"WEIGHTS: ''": "WEIGHTS: none.pkl"}, "moco, seed 2: MODEL.WEIGHTS names none.pkl, which does not exist"),
+        ({"WEIGHTS: ''": "WEIGHTS: none.pkl"}, "moco, seed 2: MODEL.WEIGHTS is set to none.pkl, which does not exist"),
         (
             {"AP: 40": "TYPO: 40"},
             "  moco, seed 2: .*toy_R_18_FPN_moco.yaml: no key TYPO\n  random, seed 2: to be trained",
         ),
         (
             {"SOLVER.MAX_ITER: 2": "DATASETS.TEST: [a, b]"},
-            r"DATASETS.TEST names 2 data sets \(a, b\); a study compares the results on one",
+            r"DATASETS.TEST contains 2 data sets \(a, b\); a study requires exactly one",
         ),
-        ({"toy_R_18_FPN.yaml": "bad.yaml"}, r"bad_moco\.yaml holds a list; expected a YAML config"),
+        ({"toy_R_18_FPN.yaml": "bad.yaml"}, r"bad_moco\.yaml contains a list; expected a YAML config"),
     ],
 )
 def test_study__faults_are_told_before_anything_is_trained(here, capsys, change, message):
@@ -189,7 +191,7 @@ def test_study__faults_are_told_before_anything_is_trained(here, capsys, change,
     for before, after in change.items():
         text = text.replace(before, after)
     Path("toy.yaml").write_text(text)
-    with pytest.raises(SystemExit, match=r"of 4 trials cannot be trained as they are, see above; none was started"):
+    with pytest.raises(SystemExit, match=r"of 4 trials cannot be trained for the reasons above; no trial was started"):
         study()
     assert re.search(message, capsys.readouterr().out)
     assert not Path("study/records.txt").exists()
@@ -207,7 +209,7 @@ def test_study__a_strange_folder_is_refused(here, capsys):
     (folder / "thesis.tex").touch()
     with pytest.raises(SystemExit):
         study()
-    assert f"{folder} is not empty, but holds no training of a study; move it" in capsys.readouterr().out
+    assert f"{folder} is not empty, but contains no training run of a study; move it" in capsys.readouterr().out
     assert [path.name for path in folder.iterdir()] == ["thesis.tex"]
 
 
@@ -223,9 +225,9 @@ def test_study__what_a_killed_or_refused_start_left_is_no_training(here):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--jobs", 2, "--print-commands"), "--print-commands trains nothing; leave out --jobs"),
-        (("collect", "--gpus-per-trial", 0), "collect trains nothing; leave out --gpus-per-trial"),
-        (("collect", "--print-commands"), "collect trains nothing; leave out --print-commands"),
+        (("--jobs", 2, "--print-commands"), "--jobs cannot be combined with --print-commands, which does not train"),
+        (("collect", "--gpus-per-trial", 0), "--gpus-per-trial cannot be combined with collect, which does not train"),
+        (("collect", "--print-commands"), "--print-commands cannot be combined with collect, which does not train"),
     ],
 )
 def test_study__flags_without_effect_are_refused(here, capsys, words, message):
@@ -241,7 +243,7 @@ def test_collect__a_failed_trial_may_be_trained_elsewhere_with_weights_that_are_
     words = shlex.split(capsys.readouterr().out.splitlines()[-1])[3:]  # random's
     run_elsewhere(["" if word == "file" else word for word in words])
     Path("toy.yaml").write_text(YAML.replace("WEIGHTS: ''", "WEIGHTS: none.pkl"))
-    with pytest.raises(SystemExit, match=r"^error: 1 of 2 trials have finished"):
+    with pytest.raises(SystemExit, match=r"^error: only 1 of 2 trials have finished"):
         toy_study.study("collect", "toy.yaml", "--output", "study", "--seeds", 1, "FAIL", "file")
     assert states() == {("moco", 0): "waiting", ("random", 0): "finished"}
 
@@ -270,7 +272,7 @@ def test_print_commands__then_collect(here, capsys):
         words = shlex.split(line)[5:]
         Path(words[words.index("OUTPUT_DIR") + 1]).mkdir(parents=True)
         run_elsewhere(words)
-    with pytest.raises(SystemExit, match=r"^error: 3 of 4 trials have finished"):
+    with pytest.raises(SystemExit, match=r"^error: only 3 of 4 trials have finished"):
         toy_study.study("collect", "study")
     finished = {("random", 0): "finished", ("moco", 2): "finished", ("random", 2): "finished"}
     assert states() == {("moco", 0): "waiting", **finished}
@@ -279,7 +281,7 @@ def test_print_commands__then_collect(here, capsys):
     assert capsys.readouterr().out.splitlines() == [lines[0].replace(" --num-gpus 2", "")]
     with pytest.raises(SystemExit, match="3 of 4 trials cannot"):
         toy_study.study("collect", "toy.yaml", "--output", "study", "MODEL.RESNETS.DEPTH", 50)
-    assert "give another --output: MODEL.RESNETS.DEPTH: 18 there, 50 now" in capsys.readouterr().out
+    assert "choose another --output: MODEL.RESNETS.DEPTH was 18 and is now 50" in capsys.readouterr().out
 
 
 def wait_for(folder, count):
@@ -327,7 +329,7 @@ def test_study__its_end_is_that_of_its_trials(tmp_path, number):
         assert time.monotonic() < deadline, "a trial outlives its study"
         time.sleep(0.02)
     if status > 0:
-        assert "interrupted; the same command continues" in (tmp_path / "printed.txt").read_text()
+        assert "interrupted; run the same command again to resume" in (tmp_path / "printed.txt").read_text()
 
 
 def test_study__two_trials_never_share_a_gpu(here, monkeypatch):
@@ -341,7 +343,7 @@ def test_study__two_trials_never_share_a_gpu(here, monkeypatch):
         turns = sorted((moments[0][0], moments[1][0]) for (gpu, _), moments in spans.items() if gpu == wanted)
         assert all(end <= begin for (_, end), (begin, _) in pairwise(turns))
     assert len(spans) == 6
-    with pytest.raises(SystemExit, match=r"--gpus-per-trial 3, but there are 2 GPUs \(4, 7\)"):
+    with pytest.raises(SystemExit, match=r"--gpus-per-trial 3 exceeds the number of available GPUs, 2 \(4, 7\)"):
         study("--gpus-per-trial", 3)
 
 

@@ -61,40 +61,43 @@ def test_read_study__defaults(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("- a", r"mine.yaml: the study must be a mapping, KEY: VALUE, got \['a'\]"),
+        ("- a", r"mine.yaml: the study must be a mapping \(KEY: VALUE\), got \['a'\]"),
         ("A: [", r"mine.yaml, line 1: .*; close|mine.yaml, line 1: expected the node content"),
-        (SHORT + "SEED: 3", "the study has no 'SEED'; expected NAME, .*, OPTS; did you mean SEEDS?"),
+        (SHORT + "SEED: 3", "unknown key 'SEED' in the study; expected one of NAME, .*, OPTS; did you mean SEEDS?"),
         (SHORT + "reference: x", "did you mean REFERENCE"),
-        (SHORT + "REFERENCE: x", "line 4: REFERENCE is set already, on line 3"),
-        (SHORT.replace("{}", "{A: 1, A: 1}"), "line 2: A is set already, on line 2"),
-        (SHORT.replace("{}", "{WEIGTHS: x}"), "initialisation 'random' has no 'WEIGTHS'.*; did you mean WEIGHTS?"),
-        (SHORT.replace("CONFIG", "Config"), "detector 'a' has no 'Config'; .*; did you mean CONFIG?"),
+        (SHORT + "REFERENCE: x", "line 4: REFERENCE is already set on line 3"),
+        (SHORT.replace("{}", "{A: 1, A: 1}"), "line 2: A is already set on line 2"),
+        (
+            SHORT.replace("{}", "{WEIGTHS: x}"),
+            "unknown key 'WEIGTHS' in initialisation 'random'.*; did you mean WEIGHTS?",
+        ),
+        (SHORT.replace("CONFIG", "Config"), "unknown key 'Config' in detector 'a'; .*; did you mean CONFIG?"),
         ("INITS: {random: {}}\nREFERENCE: random", "DETECTORS is missing"),
         (
             SHORT.replace("REFERENCE: random", "REFERENCE: randon"),
             "'randon' is not among .* random; did you mean random",
         ),
-        (SHORT.replace("{}", "{VARIANT: Moco}"), "VARIANT 'Moco'; expected one of moco, .*; did you mean moco?"),
-        (SHORT.replace("random", "mine"), "'mine' needs either VARIANT .* or CONFIG, a file; got neither"),
+        (SHORT.replace("{}", "{VARIANT: Moco}"), "VARIANT is 'Moco', expected one of moco, .*; did you mean moco?"),
+        (SHORT.replace("random", "mine"), r"'mine' requires either VARIANT .* or CONFIG \(a file\), got neither"),
         (SHORT.replace("{}", "{VARIANT: moco, CONFIG: y.yaml}"), "got both"),
-        (SHORT.replace("{CONFIG: x.yaml}", "{}"), "'random' has no CONFIG, and neither has the detector a"),
+        (SHORT.replace("{CONFIG: x.yaml}", "{}"), "neither initialisation 'random' nor detector a has a CONFIG"),
         (SHORT.replace("{}", "{WEIGHTS: x, OPTS: {MODEL.WEIGHTS: y}}"), "WEIGHTS and MODEL.WEIGHTS in OPTS"),
         (SHORT + "SEEDS: 0", "SEEDS must be a positive number or a list of seeds, got 0"),
-        (SHORT + "SEEDS: [1, 1]", r"each seed must be given once, got \[1, 1\]"),
+        (SHORT + "SEEDS: [1, 1]", r"each seed must be given only once, got \[1, 1\]"),
         (SHORT + "SEEDS: [-1]", "not be negative"),
         (SHORT + "SEEDS: []", "at least one seed"),
-        (SHORT + "SEEDS: [0.5]", r"SEEDS must be a list of whole numbers, or how many .*, got \[0.5\]"),
-        (SHORT + "FRACTIONS: [10]", r"above 0 and at most 1 \(all labels\), got \[10.0\]"),
+        (SHORT + "SEEDS: [0.5]", r"SEEDS must be a list of whole numbers, or the number of .*, got \[0.5\]"),
+        (SHORT + "FRACTIONS: [10]", r"greater than 0 and at most 1 \(all labels\), got \[10.0\]"),
         (SHORT + "FRACTIONS: 0.1", r"FRACTIONS must be a list of numbers, such as \[0.1, 1.0\], got 0.1"),
         (SHORT + "PASSES: 0.5", "PASSES must be a whole number, got 0.5"),
         (SHORT + "PASSES: 0", "PASSES must be a positive number"),
-        (SHORT + "MIN_ITERS: 20", "MIN_ITERS 20 is the least length of a schedule that PASSES gives; set both"),
+        (SHORT + "MIN_ITERS: 20", "MIN_ITERS must not be negative and can only be used with PASSES, got 20"),
         (SHORT + "OPTS: {SEED: 1}", "OPTS: SEED is set by the study"),
-        (SHORT + "OPTS: {MOCO.PASSES: 1}", "MOCO.PASSES is set by the study, .*PASSES and MIN_ITERS of a STUDY.yaml"),
+        (SHORT + "OPTS: {MOCO.PASSES: 1}", "MOCO.PASSES is set by the study, .*PASSES and MIN_ITERS in the STUDY.yaml"),
         (SHORT + "OPTS: {'a b': 1}", "'a b' is not a config key"),
         (SHORT + "OPTS: [a]", "OPTS must be a mapping"),
-        (SHORT + "NAME: [a]", r"NAME must be a text, got \['a'\]"),
-        (SHORT.replace("a:", "../a:"), "'../a' cannot name a detector"),
+        (SHORT + "NAME: [a]", r"NAME must be a string, got \['a'\]"),
+        (SHORT.replace("a:", "../a:"), "invalid detector name '../a'"),
     ],
 )
 def test_read_study__refuses(tmp_path, text, message):
@@ -134,9 +137,9 @@ def test_kept_study__is_the_study(tmp_path):
     )
     assert tuple(kept.seeds) == EXPECTED.seeds
     (tmp_path / "study.json").write_text('{"name": "x"}')
-    with pytest.raises(ValueError, match=r"study.json is not what a study writes there"):
+    with pytest.raises(ValueError, match=r"study.json is not a valid study"):
         kept_study(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"has no study.json, .* give the STUDY.yaml"):
+    with pytest.raises(FileNotFoundError, match=r"contains no study.json, .* pass the STUDY.yaml"):
         kept_study(tmp_path / "none")
 
 

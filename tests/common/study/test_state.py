@@ -21,7 +21,7 @@ RECIPE = {"config": "a.yaml", "settings": {}, "weights": None}
 def test_read__forged_files_of_a_trial(content, tmp_path):
     for name, read in (("outcome.json", read_outcome), ("trial.json", read_recipe)):
         (tmp_path / name).write_bytes(content.encode("utf-8", "surrogatepass"))
-        with pytest.raises(ValueError, match=rf"^{tmp_path}/{name} is not (JSON \(|what a study writes there; )"):
+        with pytest.raises(ValueError, match=rf"^{tmp_path}/{name} (is not JSON \(|does not contain a valid )"):
             read(tmp_path)
 
 
@@ -36,8 +36,8 @@ def test_read__sound_ones(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"trials": [3]}, "trial 0 has for detector 3"),
-        ({"trials": []}, "there is no trial of FPN from random"),
+        ({"trials": [3]}, "detector of trial 0 is 3"),
+        ({"trials": []}, "it contains no trial of FPN from random"),
         ({"reference": "coco"}, "reference 'coco' is not one of inits"),
         ({"fractions": ["all"]}, r"fractions is \['all'\]"),
         ({"weights": {"moco": "a.pkl"}}, "weights is "),

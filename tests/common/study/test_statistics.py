@@ -69,7 +69,7 @@ def test_seeds_to_show__is_the_least_number(spread, points):
 def test_seeds_to_show__no_spread_and_nonsense():
     assert seeds_to_show(0.0) == seeds_to_find(0.0) == 2
     for spread, points in ((-1.0, 0.5), (math.nan, 0.5), (1.0, 0.0)):
-        with pytest.raises(ValueError, match="expected a standard deviation of 0 or more"):
+        with pytest.raises(ValueError, match="expected a non-negative standard deviation"):
             seeds_to_show(spread, points)
 
 
@@ -93,8 +93,8 @@ def test_seeds_to_find__finds_the_gap_in_four_of_five_simulated_studies(spread):
         (Gap(2.4, 1.0, -0.1, 4.9, 5), "cannot be told apart"),
         (Gap(0.0, 0.0, 0.0, 0.0, 5), "cannot be told apart"),
         (Gap(2.4, 1.0, 0.012, 4.788, 5), "moco is better by 0.01 to 4.8 points"),
-        (Gap(2.0, 0.0, 2.0, 2.0, 3), "moco is better by 2.0 points, in all 3 pairs alike"),
-        (Gap(2.4, None, None, None, 1), "one pair of trials: no interval"),
+        (Gap(2.0, 0.0, 2.0, 2.0, 3), "moco is better by 2.0 points in each of the 3 pairs"),
+        (Gap(2.4, None, None, None, 1), "no interval, because there is only one pair of trials"),
     ],
 )
 def test_in_words(gap, words):

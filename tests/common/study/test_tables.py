@@ -25,11 +25,11 @@ BOXES = rows_of(
 )
 NOTES = [
     "Mean ± sample standard deviation over trials.",
-    "In brackets the gap to random, over the pairs of trials with the same seed.",
-    "Its interval is of seeds of fine-tuning (95 %, paired t) and holds for these weights: another pre-training may"
-    " have another gap.",
-    "Seeds for ±0.5: the number that gives an interval of 0.5 to either side, at this spread. Seeds to find 0.5: the"
-    " number that detects a true gap of 0.5 in 80 % of studies.",
+    "In parentheses: gap to random, averaged over pairs of trials with the same seed.",
+    "The interval of a gap covers the variation over fine-tuning seeds (95 %, paired t test). It is valid only for"
+    " these weights: another pre-training run may have a different gap.",
+    "Seeds for ±0.5: number of seeds for which, at the observed standard deviation, the interval extends 0.5 to either"
+    " side. Seeds to find 0.5: number of seeds with which 80 % of studies detect a true gap of 0.5.",
 ]
 
 
@@ -95,7 +95,7 @@ def test_format_table__csv_and_json_hold_the_numbers_themselves():
             assert (float(value) if value else None) == getattr(cell.gap, name, None)
         assert of_json["rows"][rows.index(row)]["metrics"][line["metric"]]["mean"] == cell.mean
     assert of_json["rows"][1]["metrics"]["bbox/AP"]["gap"]["image_high"] == 1 / 3
-    assert "Trials left out: 3 failed of moco." in of_json["notes"]
+    assert "Excluded trials: 3 failed (moco)." in of_json["notes"]
 
 
 def test_format_table__intervals_over_images_have_a_column_and_a_note():
@@ -105,7 +105,10 @@ def test_format_table__intervals_over_images_have_a_column_and_a_note():
     assert re.search(r"pairs +gap to random +over images +seeds for ±0.5", text)
     assert re.search(r"moco +AP box +2 +moco is better by .* points +\[-0.2, \+2.5\] +3", text)
     assert re.search(r"moco +AP50 box +2 +cannot be told apart +– +34", text)
-    assert "images is of other test images of this kind (95 %, bootstrap) and holds for these trained models." in text
+    assert (
+        "images covers the variation over test images (95 %, bootstrap). It is valid only for these trained models."
+        in text
+    )
 
 
 def test_format_table__several_detectors_and_fractions_have_columns():
@@ -120,7 +123,7 @@ def test_format_table__several_detectors_and_fractions_have_columns():
         ["FCN", "random", "1", "–", "–", "–", "40.0"],
         ["FCN", "moco", "0", "–", "–", "–", "–"],
     ]
-    assert "Trials left out: 1 failed of FPN, moco." in lines
+    assert "Excluded trials: 1 failed (FPN, moco)." in lines
     content["trials"] += content_of({"random": [result("bbox", 5.0, 4.0, 3.0)]}, fraction=0.005)["trials"]
     content["fractions"] += [0.005]
     assert re.search(r"FPN +0\.5 % +random +1", format_table(aggregate(content)))
@@ -133,8 +136,8 @@ def test_format_table__masks_and_single_trials():
     assert row.split() == ["random", "1", "6.0", "5.0", "4.0", "5.0", "4.0", "3.0"]
     text = format_table(rows_of(random=[trial], moco=[{key: value + 9 for key, value in trial.items()}]))
     assert "15.0 (+9.0)" in text  # one pair is never marked
-    assert "One trial each, so no spread." in text
-    assert "A single pair has no interval: its gap may be luck." in text
+    assert "Values from single trials, without a standard deviation." in text
+    assert "A single pair of trials has no interval, so its gap may be due to chance." in text
     assert "marked" not in text
 
 
@@ -157,7 +160,7 @@ def test_format_table__the_mark_stands_beside_an_interval_that_excludes_0(gaps, 
 
 
 def test_format_table__refuses():
-    with pytest.raises(ValueError, match="written as text, markdown, latex, csv or json, not as 'html'"):
+    with pytest.raises(ValueError, match="unknown table style 'html'; expected text, markdown, latex, csv or json"):
         format_table(BOXES, "html")
     with pytest.raises(ValueError, match="no trial has finished"):
         format_table([])

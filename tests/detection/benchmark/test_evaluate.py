@@ -16,7 +16,7 @@ def test_compare__equal_numbers(metric):
 def test_check_equal__a_difference_is_refused():
     nan = float("nan")
     check_equal({"AP": 40.0, "AP-cat": nan}, {"AP": 40.0 + 1e-12, "AP-cat": nan})
-    with pytest.raises(ValueError, match=r"the results differ: AP is 40.0 with detectron2 and 40.1 here$"):
+    with pytest.raises(ValueError, match=r"the results differ: AP is 40.0 with detectron2 and 40.1 with mocodet$"):
         check_equal({"AP": 40.0, "AP50": 60.0}, {"AP": 40.1, "AP50": 60.0})
-    with pytest.raises(ValueError, match=r"AP-cat is nan with detectron2 and 1.0 here"):
+    with pytest.raises(ValueError, match=r"AP-cat is nan with detectron2 and 1.0 with mocodet"):
         check_equal({"AP-cat": nan}, {"AP-cat": 1.0})

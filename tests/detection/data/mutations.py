@@ -204,7 +204,9 @@ def judge_voc(folder: Path) -> Outcome:
     entry = {"KIND": "voc", "ROOT": str(folder), "SPLIT": "train", "CLASSES": list(CLASSES)}
     findings = list(voc.check_layout(folder, CLASSES, Tally()))
     # The run ignores an XML file that no list names.
-    errors = [one for one in findings if one.severity == "error" and "add it, or remove the file" not in one.what]
+    errors = [
+        one for one in findings if one.severity == "error" and "add the image, or remove this file" not in one.what
+    ]
     total = 0
     for path in (folder / "Annotations").rglob("*.[xX][mM][lL]"):
         found = read_annotation(path)
@@ -215,14 +217,14 @@ def judge_voc(folder: Path) -> Outcome:
             written = found.count  # in an encoding that the library does not know
         assert found.count == written or (reported and not found.objects)
         records = {one.record for one in reported if one.record}
-        nested = next((int(one.what.split()[1]) for one in reported if "not directly" in one.what), 0)
+        nested = next((int(one.what.split()[1]) for one in reported if "not direct children" in one.what), 0)
         assert len(found.objects) + len(records) + nested == found.count
         total += len(found.objects)
     if not (folder / "ImageSets/Main/train.txt").is_file():
         return Outcome([], "the check does not know which split was meant")
     outcome, records = _run(entry, errors)
     if not outcome.refusal:
-        others = sum(int(n) for one in findings for n in re.findall(r"has (\d+) objects of other", one.what))
+        others = sum(int(n) for one in findings for n in re.findall(r"has (\d+) objects of classes that", one.what))
         assert sum(len(record["annotations"]) for record in records) + others <= total
     return outcome
 

@@ -48,14 +48,14 @@ def test_load_coco__classes_choose_and_order(entry, caplog):
     assert (metadata.thing_classes, metadata.thing_dataset_id_to_contiguous_id) == (["dog"], {5: 0})
     for record, known in zip(records, everything, strict=True):  # images without a dog stay, as negatives
         assert len(record["annotations"]) == sum(found["category_id"] == 1 for found in known["annotations"])
-    assert "has 1 categories, with 2 annotations, that CLASSES leaves out; cat (2)" in caplog.text
+    assert "has 1 categories, with 2 annotations, that are not in CLASSES; they are ignored: cat (2)" in caplog.text
     turned = load(entry | {"NAME": new_name()}, ("dog", "cat"))
     for record, known in zip(turned, everything, strict=True):
         assert [1 - o["category_id"] for o in record["annotations"]] == [o["category_id"] for o in known["annotations"]]
 
 
 def test_load_coco__class_that_there_is_not(entry):
-    with pytest.raises(ValueError, match=r"CLASSES names dogs, but the categories are cat, dog; did you mean dog\?"):
+    with pytest.raises(ValueError, match=r"CLASSES contains dogs, but the categories are cat, dog; did you mean dog\?"):
         load(entry, ("cat", "dogs"))
 
 
@@ -66,7 +66,7 @@ def test_load_coco__roboflows_parent_is_no_class(entry, caplog):
     with caplog.at_level("INFO"):
         load(entry)
     assert MetadataCatalog.get(entry["NAME"]).thing_dataset_id_to_contiguous_id == {3: 0, 5: 1}
-    assert "category 0 (pets) is the supercategory of all others and has no annotation" in caplog.text
+    assert "category 0 (pets) is the supercategory of all others and has no annotations" in caplog.text
     named = new_name()
     load(entry | {"NAME": named}, ("pets", "cat"))
     assert MetadataCatalog.get(named).thing_dataset_id_to_contiguous_id == {0: 0, 3: 1}
@@ -76,14 +76,14 @@ def test_load_coco__image_of_another_size(entry):
     Image.new("RGB", (9, 7)).save(Path(entry["IMAGES"], "1.jpg"))
     Path(entry["IMAGES"], "2.jpg").write_bytes(b"")
     with pytest.raises(
-        ValueError, match=rf"2 faults, .*1\.jpg: is 9 x 7, but .* {SIZE} x {SIZE}.*2\.jpg cannot be read"
+        ValueError, match=rf"2 errors, .*1\.jpg: is 9 x 7, but .* {SIZE} x {SIZE}.*2\.jpg cannot be read"
     ):
         load(entry)
 
 
 @pytest.mark.parametrize("missing", ["JSON", "IMAGES"])
 def test_load_coco__missing(entry, missing):
-    with pytest.raises(FileNotFoundError, match=f"data set {entry['NAME']}: there is no .*nowhere"):
+    with pytest.raises(FileNotFoundError, match=f"data set {entry['NAME']}: the .*nowhere.* does not exist"):
         load(entry | {missing: "nowhere"})
 
 
@@ -95,19 +95,19 @@ def test_load_coco__missing_image(entry):
 
 def test_load_coco__no_image(entry):
     edit(entry, images=[], annotations=[])
-    with pytest.raises(ValueError, match="names no image: the data set is empty"):
+    with pytest.raises(ValueError, match="lists no images, so the data set is empty"):
         load(entry)
 
 
 def test_load_coco__unknown_category(entry):
     edit(entry, categories=[{"id": 3, "name": "cat"}])
-    with pytest.raises(ValueError, match=r"annotation 2 \(image 1\) is of category 5, which is not in the file"):
+    with pytest.raises(ValueError, match=r"annotation 2 \(image 1\) refers to category 5, which is not in the file"):
         load(entry)
 
 
 def test_load_coco__not_json(entry):
     Path(entry["JSON"]).write_text("{")
-    with pytest.raises(ValueError, match=r"instances\.json: is not JSON .*cut off"):
+    with pytest.raises(ValueError, match=r"instances\.json: is not JSON .*truncated"):
         load(entry)
 
 
@@ -144,18 +144,18 @@ def test_load_coco__without_keypoints_there_are_no_names(entry):
 
 def test_load_coco__another_number_of_keypoints(entry):
     add_keypoints(entry, numbers=6)
-    with pytest.raises(ValueError, match=r"1 \(image 0\) has 6 numbers as keypoints; expected .* of each of 3"):
+    with pytest.raises(ValueError, match=r"1 \(image 0\) has 6 numbers as keypoints; expected .* for each of the 3"):
         load(entry)
 
 
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (None, "has objects with keypoints, but no category names them"),
-        (["nose", "nose", "tail"], r"it must be the list of their names"),
-        ("nose", "it must be the list of their names"),
-        ([1, 2, 3], "it must be the list of their names"),
-        (["nose", "left_eye", "left_ear"], r"\(cat\) has the keypoints left_eye, left_ear without a counterpart"),
+        (None, "has objects with keypoints, but no category lists the keypoint names"),
+        (["nose", "nose", "tail"], r"list the names of the keypoints"),
+        ("nose", "list the names of the keypoints"),
+        ([1, 2, 3], "list the names of the keypoints"),
+        (["nose", "left_eye", "left_ear"], r"\(cat\) has the keypoints left_eye, left_ear without a left_"),
     ],
 )
 def test_load_coco__names_of_keypoints_that_cannot_be_learned(entry, names, message):
@@ -172,11 +172,11 @@ def test_load_coco__categories_with_different_keypoints(entry):
     content["categories"][1]["keypoints"] = ["snout", "left_eye", "right_eye"]
     edit(entry, **content)
     load(entry)
-    assert "(cat) has other keypoints than dog" in MetadataCatalog.get(entry["NAME"]).keypoint_fault
+    assert "(cat) has different keypoints from dog" in MetadataCatalog.get(entry["NAME"]).keypoint_fault
 
 
 def test_load_coco__annotations_of_lvis(entry):
     images = json.loads(Path(entry["JSON"]).read_text())["images"]
     edit(entry, images=[image | {"neg_category_ids": []} for image in images])
-    with pytest.raises(ValueError, match=r"instances\.json: holds annotations of LVIS .*lvis_v0\.5_val"):
+    with pytest.raises(ValueError, match=r"instances\.json: contains LVIS annotations .*lvis_v0\.5_val"):
         load(entry)

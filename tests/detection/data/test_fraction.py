@@ -67,7 +67,7 @@ def test_training_records__lists_the_images_of_each_data_set(tmp_path, caplog):
     cfg = config(entries, MOCO__TRAIN_FRACTION=0.5, OUTPUT_DIR=str(tmp_path))
     with caplog.at_level("INFO"):
         records = training_records(cfg, announce=True)
-    assert "0.5, seed 0: the run learns from 6 of 12 images with 6 of 12 objects" in caplog.text
+    assert "0.5, seed 0: training on 6 of 12 images with 6 of 12 objects" in caplog.text
     listed = json.loads((tmp_path / "labelled_images.json").read_text())
     assert (listed["fraction"], listed["seed"], listed["of"]) == (0.5, 0, 12)
     assert list(listed["images"]) == [entry["NAME"] for entry in entries]

@@ -211,5 +211,7 @@ def test_mapper__labels_of_another_size(tmp_path):
 
 
 def test_mapper__label_that_is_no_class(tmp_path):
-    with pytest.raises(ValueError, match=r"labels\.png holds the label 3; labels must be below .* 3, or 255"):
+    with pytest.raises(
+        ValueError, match=r"labels\.png contains the label 3; labels must be below .* 3, or equal to 255"
+    ):
         SemSegMapper([], "RGB", num_classes=3)(make_record(tmp_path))

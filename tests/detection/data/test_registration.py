@@ -45,12 +45,12 @@ def test_register_datasets__again_and_differently(tmp_path):
     entry = make_voc(tmp_path)
     register(entry)
     register(entry, dict(reversed(entry.items())))
-    with pytest.raises(ValueError, match=f"name '{entry['NAME']}' already means VocDataset"):
+    with pytest.raises(ValueError, match=f"name '{entry['NAME']}' already refers to VocDataset"):
         register(entry | {"SPLIT": "test"})
 
 
 def test_register_datasets__name_that_detectron2_uses(tmp_path):
-    with pytest.raises(ValueError, match="'coco_2017_val' already means a data set that detectron2"):
+    with pytest.raises(ValueError, match="'coco_2017_val' already refers to a data set that detectron2"):
         register(make_voc(tmp_path) | {"NAME": "coco_2017_val"})
 
 
@@ -61,15 +61,18 @@ def test_register_datasets__name_that_detectron2_uses(tmp_path):
         ({"CLASSES": None}, "CLASSES must be a list of names"),
         ({"CLASSES": "cat"}, "CLASSES must be a list of names"),
         ({"CLASSES": []}, "CLASSES is empty"),
-        ({"CLASSES": ["cat", "cat"]}, "names cat more than once"),
+        ({"CLASSES": ["cat", "cat"]}, "lists cat more than once"),
         ({"YEAR": 2010}, "2007 or 2012, got 2010"),
-        ({"YEAR": "2007"}, "YEAR must be a int"),
-        ({"ROOT": 3}, "ROOT must be a str"),
-        ({"SPLT": "train"}, "unknown key SPLT .* has CLASSES, HOLD_OUT, HOLD_OUT_SEED, NAME, ROOT, SPLIT, YEAR"),
-        ({"HOLD_OUT": 1}, r"HOLD_OUT is the part of the images that are held out, between 0 and 1, got 1\.0"),
-        ({"HOLD_OUT": 0.2, "SPLIT": "val"}, "with HOLD_OUT SPLIT is train, or test for the images held out; got 'val'"),
+        ({"YEAR": "2007"}, "YEAR must be of type int"),
+        ({"ROOT": 3}, "ROOT must be of type str"),
+        ({"SPLT": "train"}, "unknown key SPLT .* are CLASSES, HOLD_OUT, HOLD_OUT_SEED, NAME, ROOT, SPLIT, YEAR"),
+        ({"HOLD_OUT": 1}, r"HOLD_OUT, the fraction of images to hold out, must be between 0 and 1; got 1\.0"),
+        (
+            {"HOLD_OUT": 0.2, "SPLIT": "val"},
+            "with HOLD_OUT, SPLIT must be train, or test for the held-out images; got 'val'",
+        ),
         ({"HOLD_OUT_SEED": 1}, "HOLD_OUT_SEED has no effect without HOLD_OUT"),
-        ({"ROOT": ...}, "also needs ROOT"),
+        ({"ROOT": ...}, "also requires ROOT"),
     ],
 )
 def test_register_datasets__malformed(tmp_path, change, message):

@@ -47,10 +47,10 @@ def test_load_semseg__split(tmp_path):
 @pytest.mark.parametrize(
     ("content", "error", "message"),
     [
-        ("", ValueError, "names no image: the data set is empty"),
-        ("a.jpg b.png\n", ValueError, r"one image name per line, found 'a\.jpg b\.png'"),
-        ("z\n", ValueError, r"images/z: is missing, .* and .*list\.txt names it; restore it, or remove z from"),
-        (None, FileNotFoundError, r"no split file .*list\.txt; its folder has other\.txt"),
+        ("", ValueError, "lists no images, so the data set is empty"),
+        ("a.jpg b.png\n", ValueError, r"one image name per line; found 'a\.jpg b\.png'"),
+        ("z\n", ValueError, r"images/z: is missing .* but .*list\.txt lists it; restore the image, or remove z from"),
+        (None, FileNotFoundError, r"split file .*list\.txt does not exist; its folder contains other\.txt"),
     ],
 )
 def test_load_semseg__bad_split(tmp_path, content, error, message):
@@ -64,19 +64,21 @@ def test_load_semseg__bad_split(tmp_path, content, error, message):
 
 def test_load_semseg__missing_parts(tmp_path):
     images, labels = make_folders(tmp_path, "a", "b", "c")
-    with pytest.raises(FileNotFoundError, match="no folder of images nowhere"):
+    with pytest.raises(FileNotFoundError, match="images folder nowhere does not exist"):
         load_semseg("mine", "nowhere", labels)
-    with pytest.raises(FileNotFoundError, match="no folder of labels nowhere"):
+    with pytest.raises(FileNotFoundError, match="labels folder nowhere does not exist"):
         load_semseg("mine", images, "nowhere")
     (tmp_path / "labels" / "b.png").unlink()
-    with pytest.raises(ValueError, match=r"labels/b\.png: is missing, and .*images/b\.jpg needs it; write it"):
+    with pytest.raises(ValueError, match=r"labels/b\.png: is missing, but .*images/b\.jpg needs it; create it"):
         load_semseg("mine", images, labels)
 
 
 def test_load_semseg__ambiguous_or_empty_folder(tmp_path):
     images, labels = make_folders(tmp_path, "a")
     Image.new("RGB", (4, 3)).save(tmp_path / "images" / "a.png")
-    with pytest.raises(ValueError, match=r"images: a\.jpg, a\.png share the labels a\.png and differ in nothing"):
+    with pytest.raises(
+        ValueError, match=r"images: a\.jpg, a\.png share the label image a\.png, because they differ only"
+    ):
         load_semseg("mine", images, labels)
     (tmp_path / "none").mkdir()
     with pytest.raises(ValueError, match="the data set is empty"):
@@ -101,7 +103,7 @@ def test_register_datasets__values_choose_and_order_classes(tmp_path, caplog):
     register_datasets(empty_config(MOCO__DATASETS=[entry, chosen]))
     plain, records = (get_detection_dataset_dicts([one["NAME"]]) for one in (entry, chosen))
     check_labels(chosen["NAME"], records, learned=True)
-    assert "has values that VALUES leaves out: 1 (" in caplog.text
+    assert "has values that are not in VALUES: 1 (" in caplog.text
     mapper = SemSegMapper([], "RGB", 2)
     evaluator = MeanIoUEvaluator(chosen["NAME"])
     evaluator.reset()
@@ -118,17 +120,20 @@ def test_register_datasets__values_choose_and_order_classes(tmp_path, caplog):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"CLASSES": ...}, "an entry of KIND semseg also needs CLASSES"),
-        ({"LABELS": ...}, "an entry of KIND semseg also needs LABELS"),
-        ({"CLASSES": ["a", "a"]}, "CLASSES names a more than once"),
-        ({"IGNORE": 256}, "IGNORE is a value of 8-bit labels, 0 to 255, got 256"),
-        ({"IGNORE": "255"}, "IGNORE must be a int"),
-        ({"CLASSES": ["a"]}, "CLASSES has a alone, .* name the background too"),
-        ({"VALUES": [0, 1, 2]}, r"VALUES must be 4 different values .*, one for each of CLASSES, .*got \[0, 1, 2\]"),
-        ({"VALUES": [0, 1, 2, 2]}, "VALUES must be 4 different"),
-        ({"VALUES": [0, 1, 2, 256]}, "VALUES must be 4 different"),
-        ({"VALUES": [0, 1, 2, True]}, "VALUES must be a list of whole numbers"),
-        ({"MAX_IGNORED": 2}, r"MAX_IGNORED is the part of all pixels .*, got 2\.0"),
+        ({"CLASSES": ...}, "an entry of KIND semseg also requires CLASSES"),
+        ({"LABELS": ...}, "an entry of KIND semseg also requires LABELS"),
+        ({"CLASSES": ["a", "a"]}, "CLASSES lists a more than once"),
+        ({"IGNORE": 256}, "IGNORE must be a value of 8-bit labels, 0 to 255; got 256"),
+        ({"IGNORE": "255"}, "IGNORE must be of type int"),
+        ({"CLASSES": ["a"]}, "CLASSES contains only a, .* add a background class"),
+        (
+            {"VALUES": [0, 1, 2]},
+            r"VALUES must be omitted or contain 4 distinct .*, one for each of CLASSES; got \[0, 1, 2\]",
+        ),
+        ({"VALUES": [0, 1, 2, 2]}, "VALUES must be omitted or contain 4 distinct"),
+        ({"VALUES": [0, 1, 2, 256]}, "VALUES must be omitted or contain 4 distinct"),
+        ({"VALUES": [0, 1, 2, True]}, "VALUES must be a list of integers"),
+        ({"MAX_IGNORED": 2}, r"MAX_IGNORED, the fraction of all pixels .*; got 2\.0"),
         ({"YEAR": 2012}, "unknown key YEAR"),
     ],
 )
@@ -155,7 +160,9 @@ def check(entry: dict, **keys: object) -> None:
 
 def test_check_datasets__semseg(tmp_path):
     check(make_semseg(tmp_path / "good", 3))
-    with pytest.raises(ValueError, match=r"labels: has no pixel of classes 'green' \(value 2\), 'blue' \(value 3\) in"):
+    with pytest.raises(
+        ValueError, match=r"labels: has no pixels of classes 'green' \(value 2\), 'blue' \(value 3\) in"
+    ):
         check(make_semseg(tmp_path / "absent", 1))
     with pytest.raises(ValueError, match=r"has 4 classes, but MODEL\.SEM_SEG_HEAD\.NUM_CLASSES is 21; add .* 4$"):
         check(make_semseg(tmp_path / "classes", 1), MODEL__SEM_SEG_HEAD__NUM_CLASSES=21)
@@ -198,7 +205,7 @@ def voc_sets_elsewhere(tmp_path, monkeypatch):
 )
 def test_voc_sets__layout(voc_sets_elsewhere, name, folder, split):
     root = voc_sets_elsewhere
-    with pytest.raises(FileNotFoundError, match=f"data set {name}: there is no folder of images"):
+    with pytest.raises(FileNotFoundError, match=f"data set {name}: the images folder"):
         DatasetCatalog.get(name)
     make_folders(root, "2007_000001", "2007_000002")
     (root / "images").rename(root / "JPEGImages")

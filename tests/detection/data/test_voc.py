@@ -45,7 +45,7 @@ def test_load_voc__images_of_any_suffix(root):
     (root / "Annotations/train001.xml").rename(root / "Annotations/photo 1.xml")
     (root / "ImageSets/Main/train.txt").write_bytes(b"\xef\xbb\xbftrain000.png\r\nphoto 1 1\r\n")
     with pytest.raises(
-        ValueError, match=r"train000\.xml: may be about train000\.PNG, train000\.jpg; remove all but one"
+        ValueError, match=r"train000\.xml: may refer to train000\.PNG, train000\.jpg; remove all but one"
     ):
         load(root)
     (pictures / "train000.jpg").unlink()
@@ -64,12 +64,14 @@ def test_load_voc__classes_choose_and_order(root, caplog):
     with caplog.at_level(logging.WARNING):
         records = load(root, classes=("dog",))
     assert [len(record["annotations"]) for record in records] == [1, 1]
-    assert "2 objects of other classes than CLASSES: cow (2); they are left out" in caplog.text
+    assert "2 objects of classes that are not in CLASSES: cow (2); they are ignored" in caplog.text
     truth = read_ground_truth(str(root), "train", ("dog",))
     assert {name: objects.num_positives for name, objects in truth.objects.items()} == {"dog": 2}
-    with pytest.raises(ValueError, match="has no object of class 'Dog', but some of 'dog'; write the class in CLASSES"):
+    with pytest.raises(
+        ValueError, match="has no objects of class 'Dog', but objects of class 'dog'; spell the class in CLASSES"
+    ):
         load(root, classes=("Dog", "cow"))
-    with pytest.raises(ValueError, match=r"has no object of the classes horse; its objects are cow \(2\), dog \(2\)"):
+    with pytest.raises(ValueError, match=r"has no objects of the classes horse; its objects are cow \(2\), dog \(2\)"):
         load(root, classes=("horse",))
 
 
@@ -94,7 +96,7 @@ def test_load_voc__without_lists(layout, tmp_path, caplog):
     expected = {record["image_id"]: record for record in load(tmp_path)}
     as_folders(tmp_path, layout)
     with pytest.raises(
-        FileNotFoundError, match=r"no split .*train\.txt; .* none at all; .*SPLIT, or set HOLD_OUT 0\.2"
+        FileNotFoundError, match=r"split .*train\.txt does not exist; .* none; set SPLIT .*, or set HOLD_OUT 0\.2"
     ):
         load(tmp_path)
     parts = [load_voc("mine", str(tmp_path), split, CLASSES, HoldOut(0.3)) for split in ("train", "test")]
@@ -121,15 +123,15 @@ def test_load_voc__without_lists(layout, tmp_path, caplog):
     found = list(check_layout(tmp_path, CLASSES, tally := Tally()))
     assert [str(one) for one in found] == []
     assert tally.notes == [
-        f"{tmp_path} has no lists of images: give SPLIT the path of one, or divide by HOLD_OUT",
+        f"{tmp_path} has no lists of images; set SPLIT to the path of a list, or divide the images with HOLD_OUT",
         f"{tmp_path}: 1 images have no XML file",
     ]
     assert tally.counts["objects"] == 11
     (error,) = (str(one) for one in check_layout(tmp_path, CLASSES, Tally(), lists=[listed]) if one.severity == "error")
-    assert f"train003.xml: is missing, and {listed} names its image" in error
+    assert f"train003.xml: is missing, but {listed} lists its image" in error
     with caplog.at_level(logging.WARNING):
         load_voc("mine", str(tmp_path), "train", CLASSES, HoldOut(0.3))
-    assert "train003 has an image and no XML file; left out" in caplog.text
+    assert "train003 has an image but no XML file; ignored" in caplog.text
 
 
 def test_hold_out__an_image_stays_when_others_are_added(tmp_path):
@@ -140,7 +142,7 @@ def test_hold_out__an_image_stays_when_others_are_added(tmp_path):
     )
     assert few == [name for name in many if name < "train003"]
     with pytest.raises(
-        ValueError, match=r"has 3 XML files, none of which HOLD_OUT 0\.001 takes for test; set HOLD_OUT_SEED"
+        ValueError, match=r"has 3 XML files, but HOLD_OUT 0\.001 selects none of them for test; change HOLD_OUT_SEED"
     ):
         load_voc("mine", str(tmp_path / "3"), "test", CLASSES, HoldOut(0.001))
 
@@ -148,10 +150,10 @@ def test_hold_out__an_image_stays_when_others_are_added(tmp_path):
 @pytest.mark.parametrize(
     ("remove", "message"),
     [
-        ("JPEGImages", r"no folder .*JPEGImages; ROOT must be"),
-        ("JPEGImages/train001.jpg", r"JPEGImages/train001: is missing, .* and .*train\.txt names it"),
-        ("Annotations/train000.xml", r"train000\.xml: is missing, and .*train\.txt names its image"),
-        ("ImageSets/Main/train.txt", r"no split .*train.txt; the folder has none at all"),
+        ("JPEGImages", r"the folder .*JPEGImages does not exist; ROOT must be"),
+        ("JPEGImages/train001.jpg", r"JPEGImages/train001: is missing .* but .*train\.txt lists it"),
+        ("Annotations/train000.xml", r"train000\.xml: is missing, but .*train\.txt lists its image"),
+        ("ImageSets/Main/train.txt", r"split .*train.txt does not exist; available splits: none"),
     ],
 )
 def test_load_voc__missing(root, remove, message):
@@ -166,20 +168,22 @@ def test_load_voc__sizes_are_compared_with_the_images(root, caplog):
     path.write_text(good.replace(f"<width>{SIZE}<", "<width>0<"))
     with caplog.at_level(logging.WARNING):
         assert load(root)[0]["width"] == SIZE
-    assert "1 repaired, such as" in caplog.text
-    assert "train000.xml: has the <size> 0 x 64; the size is taken from the image" in caplog.text
+    assert "1 repaired, for example" in caplog.text
+    assert "train000.xml: has the <size> 0 x 64; the size is read from the image" in caplog.text
     path.write_text(good.replace(f"<width>{SIZE}<", "<width>65<"))
     picture = root / "JPEGImages/train000.jpg"
-    with pytest.raises(ValueError, match=r"train000\.jpg: is 64 x 64, but its annotation says 65 x 64; one of them"):
+    with pytest.raises(
+        ValueError, match=r"train000\.jpg: is 64 x 64, but should be 65 x 64 according to its annotation; check"
+    ):
         load(root)
     picture.write_bytes(b"no image")
-    with pytest.raises(ValueError, match=r"train000\.jpg: cannot be read as an image \(of no known format\)"):
+    with pytest.raises(ValueError, match=r"train000\.jpg: cannot be read as an image \(unrecognised format\)"):
         load(root)
 
 
 def test_load_voc__several_faults(root):
     for name in ("train000", "train001"):
         (root / f"Annotations/{name}.xml").write_text(voc_annotation(*[voc_object("cat", (9, 1, 3, 9))] * 3))
-    message = r"mine: 6 faults, such as .*train000\.xml: object 1 .* \| and 3 more, which prepare-data --check lists"
+    message = r"mine: 6 errors, including .*train000\.xml: object 1 .* \| and 3 more; use prepare-data --check to list"
     with pytest.raises(ValueError, match=message):
         load(root)

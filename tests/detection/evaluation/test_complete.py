@@ -66,7 +66,7 @@ def test_complete_evaluator__no_prediction_is_zero_and_said(caplog):
     with caplog.at_level(logging.WARNING):
         found = evaluate([0, 1, 2], {"bbox": {"AP": math.nan, "APs": math.nan}}, predictions=0)
     assert found == {"bbox": {"AP": 0.0, "APs": 0.0}}
-    assert "predicted no object at all" in caplog.text
+    assert "predicted no objects on" in caplog.text
 
 
 def test_complete_evaluator__undefined_headline():
@@ -78,12 +78,12 @@ def test_complete_evaluator__undefined_detail_is_named(caplog):
     with caplog.at_level(logging.WARNING):
         found = evaluate([0, 1, 2], {"bbox": {"AP": 1.0, "APl": math.nan, "AP-cow": math.nan}})
     assert math.isnan(found["bbox"]["APl"])
-    assert "so nan, for bbox: APl, AP-cow" in caplog.text
+    assert "for some metrics of bbox, which are nan: APl, AP-cow" in caplog.text
 
 
 @pytest.mark.parametrize("results", [None, {}])
 def test_complete_evaluator__no_result(results):
-    with pytest.raises(RuntimeError, match="gave no result"):
+    with pytest.raises(RuntimeError, match="returned no results"):
         evaluate([0, 1, 2], results)
 
 
@@ -91,7 +91,7 @@ def test_complete_evaluator__image_without_id_is_known_by_its_file(caplog):
     with caplog.at_level(logging.WARNING):
         found = evaluate_semantic(["1.png", "0.png"], miou=40.0)
     assert found["sem_seg"]["mIoU"] == 40.0
-    assert "so nan, for sem_seg: IoU-cow" in caplog.text
+    assert "for some metrics of sem_seg, which are nan: IoU-cow" in caplog.text
     assert "predicted no object" not in caplog.text
     with pytest.raises(RuntimeError, match="of its 2 images, 1 were not evaluated and 1 were evaluated more than once"):
         evaluate_semantic(["1.png", "1.png"], miou=40.0)

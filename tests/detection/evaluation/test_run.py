@@ -87,7 +87,7 @@ def test_evaluate__data_set_by_name_by_config_and_by_folder(tmp_path, voc, capsy
     first, *others = capsys.readouterr().out.split(f"{2 * COUNT} predictions on ")[1:]
     assert others == [first] * 4
     elsewhere = (tmp_path / "inference" / entry["NAME"]).rename(tmp_path / "elsewhere")
-    assert "give one with --dataset NAME" in message([str(elsewhere), "--config-file", str(config)])
+    assert "specify one data set with --dataset NAME" in message([str(elsewhere), "--config-file", str(config)])
 
 
 def test_evaluate__a_run_with_predictions_on_another_data_set(tmp_path, voc):
@@ -95,7 +95,8 @@ def test_evaluate__a_run_with_predictions_on_another_data_set(tmp_path, voc):
     evaluate([str(tmp_path), "--dataset", entry["NAME"]])
     truth = ["--voc-root", entry["ROOT"], "--split", "train", "--classes", *CLASSES]
     assert re.search(
-        rf"has predictions on {entry['NAME']}, none on .* train; .* name the folder", message([str(tmp_path), *truth])
+        rf"has predictions on {entry['NAME']}, but not on .* train; .* specify the folder",
+        message([str(tmp_path), *truth]),
     )
 
 
@@ -108,7 +109,7 @@ def test_evaluate__voc_class_without_ground_truth(tmp_path, voc, caplog):
     (written,) = json.loads((tmp_path / "results.json").read_text()).values()
     assert written["bbox"]["AP"] == pytest.approx(results["AP"] * 2 / 3)
     assert "is not a number" in message([*truth, "--year", "2012"])
-    assert f"Over the other 2 classes the means are AP {results['AP']:.2f}" in caplog.text
+    assert f"The means over the other 2 classes are AP {results['AP']:.2f}" in caplog.text
 
 
 def test_evaluate__coco_json(tmp_path, coco, capsys):
@@ -126,13 +127,13 @@ def test_evaluate__coco_json(tmp_path, coco, capsys):
     only_masks = save(tmp_path / "masks.json", [result | masks for result in results])
     evaluate([only_masks, "--json", truth])
     assert "bbox" not in capsys.readouterr().out
-    assert "has no segmentation, which segm needs" in message([predictions, "--json", truth, "--tasks", "segm"])
+    assert "has no segmentation, which the task segm requires" in message([predictions, "--json", truth, "--tasks", "segm"])
 
 
 def test_evaluate__coco_without_predictions(tmp_path, coco, caplog, capsys):
     truth, _ = coco
     evaluate([save(tmp_path / "results.json", []), "--json", truth])
-    assert "predicted no object at all" in caplog.text
+    assert "predicted no objects on" in caplog.text
     assert "|   0.00 |   0.00 |" in capsys.readouterr().out
 
 
@@ -142,19 +143,22 @@ def test_evaluate__coco_json_that_is_lvis(tmp_path, coco):
     content["images"] = [image | {"neg_category_ids": [5]} for image in content["images"]]
     lvis = save(tmp_path / "lvis.json", content)
     found = message([save(tmp_path / "results.json", results), "--json", lvis])
-    assert "holds annotations of LVIS" in found
+    assert "contains LVIS annotations" in found
     assert "--dataset lvis_v0.5_val" in found
 
 
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"image_id": 77}, "prediction 1 is of image 77, which the data set does not have"),
-        ({"image_id": [1]}, "prediction 1 is of image [1], which"),
-        ({"category_id": 4}, "prediction 1 is of category 4, which the data set does not have"),
+        ({"image_id": 77}, "prediction 1 refers to image 77, which is not in the data set"),
+        ({"image_id": [1]}, "prediction 1 refers to image [1], which"),
+        ({"category_id": 4}, "prediction 1 refers to category 4, which is not in the data set"),
         ({"score": float("nan")}, "prediction 1 has the score nan, which is not a finite number"),
         ({"score": "0.5"}, "prediction 1 has the score '0.5'"),
-        ({"bbox": [1, 2, -3, 4]}, "prediction 1 has the box [1, 2, -3, 4], which is not x, y, width, height"),
+        (
+            {"bbox": [1, 2, -3, 4]},
+            "prediction 1 has the box [1, 2, -3, 4]; expected finite numbers x, y, width, height",
+        ),
         ({"bbox": [1, 2, 3]}, "prediction 1 has the box [1, 2, 3]"),
         ({"keypoints": [1, 2]}, "prediction 0 lacks keypoints"),
         ({"segmentation": {"size": [SIZE, SIZE], "counts": "1"}}, "prediction 0 lacks segmentation"),
@@ -169,10 +173,10 @@ def test_evaluate__malformed_prediction(tmp_path, coco, change, expected):
 @pytest.mark.parametrize(
     ("mask", "expected"),
     [
-        ([[1, 2, 3, 4, 5, 6]], "has a mask that is not run-length encoded"),
+        ([[1, 2, 3, 4, 5, 6]], "has a mask that is not in compressed run-length encoding"),
         ({"size": [3, 3], "counts": "9"}, f"has a mask of size [3, 3] in an image of size [{SIZE}, {SIZE}]"),
-        ({"size": [SIZE, SIZE], "counts": "9"}, f"whose runs do not make up its {SIZE} x {SIZE} pixels"),
-        ({"size": [SIZE, SIZE], "counts": "P"}, "whose runs do not make up"),
+        ({"size": [SIZE, SIZE], "counts": "9"}, f"whose run lengths do not add up to its {SIZE} x {SIZE} pixels"),
+        ({"size": [SIZE, SIZE], "counts": "P"}, "whose run lengths do not add up"),
     ],
 )
 def test_evaluate__malformed_mask(tmp_path, coco, mask, expected):
@@ -184,23 +188,23 @@ def test_evaluate__malformed_mask(tmp_path, coco, mask, expected):
 def test_evaluate__incomplete_pth(tmp_path, coco):
     truth, _ = coco
     torch.save([{"image_id": 0, "instances": []}], tmp_path / "instances_predictions.pth")
-    assert "is not complete: 3 of the 4 images were not evaluated" in message([str(tmp_path), "--json", truth])
+    assert "is incomplete: 3 of the 4 images were not evaluated" in message([str(tmp_path), "--json", truth])
     torch.save({"image_id": 0}, tmp_path / "instances_predictions.pth")
-    assert "must hold a list of images with image_id and instances" in message([str(tmp_path), "--json", truth])
+    assert "must contain a list of images with image_id and instances" in message([str(tmp_path), "--json", truth])
 
 
 def test_evaluate__files_that_are_missing_or_foreign(tmp_path, coco):
     truth, results = coco
     predictions = save(tmp_path / "results.json", results)
     (tmp_path / "empty").mkdir()
-    assert "there is no file of predictions" in message([str(tmp_path / "none.json"), "--json", truth])
-    assert "holds neither coco_instances_results.json" in message([str(tmp_path / "empty"), "--json", truth])
-    assert "there is no annotation file" in message([predictions, "--json", str(tmp_path / "none.json")])
-    assert "it is a list of predictions (COCO's results); name the file of annotations" in message(
+    assert "the predictions file" in message([str(tmp_path / "none.json"), "--json", truth])
+    assert "contains neither coco_instances_results.json" in message([str(tmp_path / "empty"), "--json", truth])
+    assert "the annotation file" in message([predictions, "--json", str(tmp_path / "none.json")])
+    assert "it is a list of predictions (COCO results format); specify the annotation file" in message(
         [predictions, "--json", predictions]
     )
-    assert "must hold a list of predictions, found a dict" in message([truth, "--json", truth])
-    assert "is not JSON" in message([__file__, "--json", truth])
+    assert "must contain a list of predictions, found a dict" in message([truth, "--json", truth])
+    assert "is not valid JSON" in message([__file__, "--json", truth])
 
 
 @pytest.mark.parametrize(
@@ -208,16 +212,16 @@ def test_evaluate__files_that_are_missing_or_foreign(tmp_path, coco):
     [
         (
             [],
-            "the ground truth must be given once, by --dataset, --config-file, --json or --voc-root; got none of them",
+            "given by --dataset or --config-file, by --json or by --voc-root; got none of them",
         ),
         (["--json", "a", "--voc-root", "x", "--classes", "a"], "got --json and --voc-root"),
         (["--json", "a", "--config-file", "x"], "got --json and --dataset or --config-file"),
-        (["--voc-root", "x"], "--voc-root and --classes go together"),
-        (["--json", "a", "--split", "val"], "--split and --year go with --voc-root"),
-        (["--dataset", "a", "--year", "2012"], "--split and --year go with --voc-root"),
+        (["--voc-root", "x"], "--voc-root and --classes must be used together"),
+        (["--json", "a", "--split", "val"], "--split and --year can only be used with --voc-root"),
+        (["--dataset", "a", "--year", "2012"], "--split and --year can only be used with --voc-root"),
         (
             ["--json", "a", "SEED", "1"],
-            "SEED 1 after PREDICTIONS: pairs of KEY VALUE override --config-file, which is n",
+            "SEED 1 after PREDICTIONS; KEY VALUE pairs can only be used with --config-file",
         ),
         (["--opts", "SEED", "1", "--config-file", "x"], "unrecognized arguments: --opts"),
     ],
@@ -231,17 +235,17 @@ def test_evaluate__flags_that_do_not_go_together(flags, expected, capsys):
 
 def test_evaluate__data_set_or_key_that_there_is_not(tmp_path, coco):
     predictions = save(tmp_path / "results.json", coco[1])
-    assert "defines a data set called nowhere" in message([predictions, "--dataset", "nowhere"])
+    assert "defines a data set named nowhere" in message([predictions, "--dataset", "nowhere"])
     config = save(tmp_path / "config.yaml", {"SEED": 1})
-    assert "there is no key SEEDS; did you mean SEED?" in message([predictions, "--config-file", config, "SEEDS", "-1"])
+    assert "unknown key SEEDS; did you mean SEED?" in message([predictions, "--config-file", config, "SEEDS", "-1"])
 
 
 @pytest.mark.parametrize(
     ("evaluator_type", "flags", "expected"),
     [
         ("densepose", [], "can be evaluated only for cityscapes_sem_seg, coco, lvis, pascal_voc, sem_seg"),
-        ("unheard", [], "asks for an evaluator of type 'unheard'; the known types are cityscapes_instance, "),
-        ("pascal_voc", ["--tasks", "bbox"], "allows no choice"),
+        ("unheard", [], "has the evaluator type 'unheard'; the supported types are cityscapes_instance, "),
+        ("pascal_voc", ["--tasks", "bbox"], "supports no choice"),
     ],
 )
 def test_evaluate__kinds_that_cannot(tmp_path, evaluator_type, flags, expected):
@@ -289,17 +293,23 @@ def test_evaluate__maps_whose_classes_have_ids(maps):
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (lambda parts: parts[3:], "has maps of 1 images, but data set"),
-        (lambda parts: parts[1:], "pixels have no class or several"),
-        (lambda parts: [*parts, parts[0]], "pixels have no class or several"),
-        (lambda parts: [parts[0] | {"category_id": 9}, *parts[1:]], "region 0 is of category 9, which the data set"),
+        (lambda parts: parts[3:], "contains class maps of 1 images, but data set"),
+        (lambda parts: parts[1:], "pixels have no class or more than one"),
+        (lambda parts: [*parts, parts[0]], "pixels have no class or more than one"),
+        (
+            lambda parts: [parts[0] | {"category_id": 9}, *parts[1:]],
+            "region 0 refers to category 9, which is not in the data set",
+        ),
         (lambda parts: [parts[0] | {"segmentation": {}}, *parts[1:]], "region 0 has a mask without a size"),
         (
             lambda parts: [parts[0] | {"segmentation": SMALL}, *parts[1:]],
             "is malformed: it has masks of sizes [1, 1]",
         ),
-        (lambda parts: {"a": 1}, "must hold a list of regions, found a dict"),
-        (lambda parts: [parts[0] | {"file_name": "x.jpg"}, *parts], "region 0 is of image 'x.jpg', which the data set"),
+        (lambda parts: {"a": 1}, "must contain a list of regions, found a dict"),
+        (
+            lambda parts: [parts[0] | {"file_name": "x.jpg"}, *parts],
+            "region 0 refers to image 'x.jpg', which is not in the data set",
+        ),
     ],
 )
 def test_evaluate__malformed_maps(maps, change, expected):

@@ -57,5 +57,5 @@ def test_build__channels_from_config():
 
 
 def test_build__without_res5():
-    with pytest.raises(ValueError, match=r"needs res5.*\['res4'\]"):
+    with pytest.raises(ValueError, match=r"requires res5.*\['res4'\]"):
         build(MODEL__RESNETS__OUT_FEATURES=["res4"])

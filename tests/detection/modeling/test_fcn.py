@@ -226,5 +226,5 @@ def test_head__without_norm_has_biases():
 
 @pytest.mark.parametrize("features", [["res4"], ["res4", "res5"], []])
 def test_head__wants_one_output_of_the_backbone(features):
-    with pytest.raises(ValueError, match=r"must name one of the backbone's outputs res5, found \["):
+    with pytest.raises(ValueError, match=r"must contain exactly one of the backbone's outputs res5, found \["):
         small_head(IN_FEATURES=features)

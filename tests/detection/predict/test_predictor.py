@@ -18,14 +18,14 @@ def test_predictor__names_of_a_checkpoint_without_any(tmp_path, caplog):
     torch.save({key: value for key, value in kept.items() if key != "classes"}, weights)
     classes = Predictor(cfg, weights).classes
     assert (classes.names, classes.ids) == (CLASSES, (3, 5))
-    assert "does not name its classes; using those of data set" in caplog.text
+    assert "does not contain its class names; using those of data set" in caplog.text
     cfg.defrost()
     cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ("no_such_data_set",)
     predictor = Predictor(str(_saved(cfg, tmp_path)), weights)
     assert (predictor.classes.names, predictor.classes.ids) == (("class 1", "class 2"), (1, 2))
-    assert "no readable data set of the config does: they are called class 1" in caplog.text
+    assert "any readable data set of the config; they are named class 1" in caplog.text
     for wrong in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3))):
-        with pytest.raises(ValueError, match=r"an image must be an array H x W x 3 of uint8, RGB; got 4 x 4"):
+        with pytest.raises(ValueError, match=r"an image must be an RGB array of H x W x 3 with type uint8; got 4 x 4"):
             predictor([wrong])
 
 

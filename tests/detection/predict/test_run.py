@@ -95,7 +95,7 @@ def test_predict__labels_are_those_of_an_evaluation(tmp_path):
         seen |= set(labels.flat)
         assert (tmp_path / "out" / "pictures" / image["file_name"]).with_suffix(".jpg").is_file()
     assert len(seen) > 1
-    with pytest.raises(SystemExit, match=r"error: --threshold is for scores of objects"):
+    with pytest.raises(SystemExit, match=r"error: --threshold applies to object scores"):
         predict(command(run, tmp_path / "other", Path(entry["IMAGES"]), more=("--threshold", "0.5")))
 
 
@@ -111,10 +111,10 @@ def test_predict__damaged_files_are_named_and_the_others_predicted(tmp_path, mod
     (folder / "notes.txt").write_text("no image")
     picture.save(tmp_path / "no_suffix", format="PNG")
     words = command(run, folder / "out", folder, tmp_path / "no_suffix", more=("--batch-size", "2", "--no-pictures"))
-    with pytest.raises(SystemExit, match=r"^error: 1 of 5 images could not be read; .* other 4 are in .*out$"):
+    with pytest.raises(SystemExit, match=r"^error: 1 of 5 images could not be read .* other 4 are in .*out$"):
         predict([*words, "INPUT.MIN_SIZE_TEST", "32"])
     assert f"{folder / 'broken.png'} cannot be read as an image" in caplog.text
-    assert "1 files are not images (by suffix); ignored" in caplog.text
+    assert "ignoring 1 files without an image extension" in caplog.text
     images, results = read(folder / "out")
     sizes = {image["file_name"]: (image["width"], image["height"]) for image in images["images"]}
     square = (SIZE, SIZE)
@@ -147,13 +147,13 @@ def test_predict__folder_threshold_and_overwrite(tmp_path, model):
     predict(command(run, output, image))
     before = read(output)[1]
     middle = sorted(row["score"] for row in before)[len(before) // 2]
-    with pytest.raises(SystemExit, match=r"holds predictions; choose another folder, or add --overwrite"):
+    with pytest.raises(SystemExit, match=r"already contains predictions; choose another folder, or add --overwrite"):
         predict(command(run, output, image))
     assert read(output)[1] == before
     predict(command(run, output, image, more=("--overwrite", "--no-pictures", "--threshold", str(middle))))
     assert read(output)[1] == [row for row in before if row["score"] >= middle]
     assert not (output / "pictures").exists()
-    with pytest.raises(SystemExit, match=r"holds files other than predictions; choose a new folder"):
+    with pytest.raises(SystemExit, match=r"contains files other than predictions; choose a new folder"):
         predict(command(run, run, image, more=("--overwrite",)))
     assert (run / "model_final.pth").is_file()
 
@@ -161,13 +161,13 @@ def test_predict__folder_threshold_and_overwrite(tmp_path, model):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("MODEL.ROI_HEADS.NUM_CLASSES", "3"), r"the file does not hold this whole detector"),
+        (("MODEL.ROI_HEADS.NUM_CLASSES", "3"), r"the file does not contain the complete detector"),
         (
             ("MODEL.META_ARCHITECTURE", "ProposalNetwork"),
             r"does not predict objects or pixel classes",
         ),
         (("MODEL.LOAD_PROPOSALS", "True"), r"new images have no proposals"),
-        (("MODEL.DEVICE", "cpu"), r"there is no file or folder .*none\.jpg"),
+        (("MODEL.DEVICE", "cpu"), r"the file or folder .*none\.jpg does not exist"),
     ],
 )
 def test_predict__refuses_before_anything_is_written(tmp_path, model, change, message):

@@ -152,7 +152,7 @@ def test_load__resnext_unconverted(c4: nn.Module, tmp_path: Path, caplog) -> Non
     path = save(ours(state), tmp_path / "moco.pth")
     with pytest.raises(
         ValueError,
-        match=r"do not fit the model's ResNet.*the resnext50_32x4d in it needs MODEL\.RESNETS\.DEPTH 50 .*"
+        match=r"do not fit the model's ResNet.*whose resnext50_32x4d requires MODEL\.RESNETS\.DEPTH 50 .*"
         r"MODEL\.RESNETS\.NUM_GROUPS 32 MODEL\.RESNETS\.WIDTH_PER_GROUP 4$",
     ):
         MocoDetCheckpointer(c4).load(path)
@@ -205,7 +205,7 @@ def test_load__warns_of_another_kind_of_images(resnet18: dict, tmp_path: Path, c
     cfg.merge_from_list([*(item for pair in required.items() for item in pair), *keys])
     checkpointer = MocoDetCheckpointer(build_model(cfg))
     checkpointer.load(save(original(resnet18), tmp_path / "moco.pth.tar"))
-    warnings = [record.getMessage() for record in caplog.records if "other settings than" in record.getMessage()]
+    warnings = [record.getMessage() for record in caplog.records if "settings other than" in record.getMessage()]
     assert len(warnings) == bool(told)
     assert told in "".join(warnings)
     assert checkpointer.mismatch == "".join(warnings)  # for the end of a training
@@ -239,7 +239,7 @@ def test_load__classifier(resnet18: dict, tmp_path: Path) -> None:
 
 def test_load__small_stem(tmp_path: Path) -> None:
     path = save(ours(build_resnet("resnet18", small_stem=True).state_dict()), tmp_path / "moco.pth")
-    with pytest.raises(ValueError, match=r"moco\.pth: this resnet18 has the small stem.*no detector can start from it"):
+    with pytest.raises(ValueError, match=r"moco\.pth: this resnet18 has the small stem.*for detectors, pre-train with"):
         MocoDetCheckpointer(fpn18()).load(path)
 
 
@@ -319,7 +319,7 @@ def test_load__caffe_with_folded_norms(resnet18: dict, tmp_path: Path) -> None:
     folded = {name: value for name, value in renamed.items() if "running" not in name}
     path = dump({"blobs": folded}, tmp_path / "folded.pkl")
     MocoDetCheckpointer(fpn18("FrozenBN")).load(path)
-    with pytest.raises(ValueError, match=r"without a value in the model: .*norm\.running_mean"):
+    with pytest.raises(ValueError, match=r"missing in the file: .*norm\.running_mean"):
         MocoDetCheckpointer(fpn18("BN")).load(path)
 
 
@@ -338,16 +338,12 @@ def test_load__surplus_encoder_tensor(resnet18: dict, tmp_path: Path) -> None:
     convert_file(save(ours(resnet18), tmp_path / "moco.pth"), tmp_path / "moco.pkl", check=False)
     content = pickle.loads((tmp_path / "moco.pkl").read_bytes())
     content["model"]["stem.conv1.bias"] = np.zeros(64, np.float32)  # allowed only in Caffe's files
-    with pytest.raises(
-        ValueError, match=r"left without a value in the model: nothing; left over .*: stem\.conv1\.bias"
-    ):
+    with pytest.raises(ValueError, match=r"missing in the file: nothing; unused .*: stem\.conv1\.bias"):
         MocoDetCheckpointer(fpn18()).load(dump(content, tmp_path / "moco.pkl"))
 
 
 def test_load__wrong_depth(resnet50: dict, tmp_path: Path) -> None:
-    with pytest.raises(
-        ValueError, match=r"do not fit the model's ResNet.*left over in the file: res2\.0\.conv1.*MODEL"
-    ):
+    with pytest.raises(ValueError, match=r"do not fit the model's ResNet.*unused in the file: res2\.0\.conv1.*MODEL"):
         MocoDetCheckpointer(fpn18()).load(save(ours(resnet50), tmp_path / "moco.pth"))
 
 
@@ -355,7 +351,7 @@ def test_load__c4_head_without_res5(c4: nn.Module, resnet50: dict, tmp_path: Pat
     res5 = c4.roi_heads.res5
     try:
         c4.roi_heads.res5 = nn.Identity()
-        with pytest.raises(ValueError, match=r"left over in the file: res5\.0"):
+        with pytest.raises(ValueError, match=r"unused in the file: res5\.0"):
             MocoDetCheckpointer(c4).load(save(ours(resnet50), tmp_path / "moco.pth"))
     finally:
         c4.roi_heads.res5 = res5
@@ -367,14 +363,14 @@ def test_load__unconverted_and_not_known_which(resnet18: dict, tmp_path: Path, l
         {f"{place}.{name}": value for name, value in resnet18.items()} for place in ("student", "teacher", "visual")
     )
     content, found = {
-        "unknown": ({"weights": visual}, r"no encoder of a layout that is known; .*'weights\.visual\.'"),
-        "two": ({**student, **teacher}, r"holds 2 ResNets, .*'student\.', 'teacher\.'"),
+        "unknown": ({"weights": visual}, r"no encoder in a known layout, .*'weights\.visual\.'"),
+        "two": ({**student, **teacher}, r"contains 2 ResNets, .*'student\.', 'teacher\.'"),
         "two dicts": (
             {"state_dict": resnet18, "model": dict(resnet18)},
-            r"holds 2 ResNets, .*'state_dict\.', 'model\.'",
+            r"contains 2 ResNets, .*'state_dict\.', 'model\.'",
         ),
     }[layout]
-    how = r"choose one with --prefix of mocodet convert$"
+    how = r"choose one with the option --prefix of mocodet convert$"
     with pytest.raises(ValueError, match=rf"moco\.pth: .*{found}.*{how}"):
         MocoDetCheckpointer(fpn18()).load(save(content, tmp_path / "moco.pth"))
 
@@ -453,7 +449,7 @@ def test_load__a_detector_of_the_zoo_gives_all_that_fits(tmp_path: Path, caplog,
     for name in anew:
         module, _, last = name.rpartition(".")
         assert re.search(rf"{re.escape(module)}\.(\S*{{.*)?{last}", caplog.text), name
-    assert f"the file gives {len(state) - len(anew)};" in caplog.text
+    assert f"The file provides {len(state) - len(anew)} of" in caplog.text
     if "FPN" in leaf:  # with a norm, a convolution has no bias
         assert re.search(r"not used by the model:\s.*fpn_lateral2", caplog.text, flags=re.DOTALL)
 
@@ -523,7 +519,7 @@ def test_load__pycls(tmp_path: Path) -> None:
 def test_load__nothing_and_nowhere(tmp_path: Path) -> None:
     model = nn.Linear(2, 2)
     assert MocoDetCheckpointer(model).load("") == {}
-    with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*absent\.pth; correct MODEL\.WEIGHTS"):
+    with pytest.raises(FileNotFoundError, match=r"the checkpoint .*absent\.pth does not exist; correct MODEL\.WEIGHTS"):
         MocoDetCheckpointer(model).load(str(tmp_path / "absent.pth"))
 
 
@@ -624,7 +620,7 @@ def test_resume(tmp_path: Path) -> None:
     assert fresh._trainer.optimizer.state_dict()["state"] == {}
 
     # A damaged last checkpoint, and one that is gone: the message names the newest intact one.
-    whole = re.escape(f"The newest intact one is {tmp_path / 'model_0000002.pth'}, after 3 iterations; to resume from")
+    whole = re.escape(f"newest intact checkpoint is {tmp_path / 'model_0000002.pth'}, saved after 3 iterations; to ")
     for path in (tmp_path / "model_0000005.pth", tmp_path / "model_final.pth"):
         path.write_bytes(path.read_bytes()[:500])
     (tmp_path / "last_checkpoint").write_text("model_0000005.pth")

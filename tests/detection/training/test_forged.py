@@ -17,18 +17,18 @@ def optimizer(content: dict) -> dict:
 
 
 FORGED = {
-    "a list": (lambda c: [c], "holds a list; expected the checkpoint of a run"),
+    "a list": (lambda c: [c], "contains a list; expected the checkpoint of a run"),
     "no model": (lambda c: c.pop("model"), "the checkpoint has no model"),
     "model of a list": (lambda c: c.update(model=[]), "the model in the checkpoint is a list"),
     "weight of text": (lambda c: c["model"].update({"layer.weight": "a"}), r"layer\.weight is a str, not a tensor"),
     "weight of another shape": (
         lambda c: c["model"].update({"layer.weight": torch.ones(3, 3)}),
-        r"layer\.weight of shape \(3, 3\), not \(2, 3\)",
+        r"layer\.weight has shape \(3, 3\), expected \(2, 3\)",
     ),
     "no bias": (lambda c: c["model"].pop("layer.bias"), r"missing layer\.bias"),
     "weight that is not finite": (
         lambda c: c["model"]["layer.weight"].fill_(math.nan),
-        r"layer\.weight with numbers that are not finite",
+        r"layer\.weight contains values that are not finite",
     ),
     "settings of a tensor": (
         lambda c: c[SETTINGS_KEY].update({"INPUT.FORMAT": torch.ones(3)}),
@@ -42,11 +42,14 @@ FORGED = {
     "class of a dict": (lambda c: c["classes"]["names"].__setitem__(0, {}), "classes are malformed"),
     "class of two lines": (lambda c: c["classes"]["names"].__setitem__(0, "a\nb"), r"class 0 is a\\nb there, cat now"),
     "no trainer": (lambda c: c.pop("trainer"), "the checkpoint has no trainer"),
-    "trainer of text": (lambda c: c.update(trainer="a"), "trainer does not say which iteration was the last"),
-    "no iteration": (lambda c: c["trainer"].clear(), "trainer does not say which iteration was the last"),
-    "iteration before the first": (lambda c: c["trainer"].update(iteration=-2), "trainer does not say which iter"),
-    "seed of text": (lambda c: c["trainer"]["draws"].update(SEED="3"), r"trainer\.draws\.SEED is not a seed"),
-    "seed too large": (lambda c: c["trainer"]["draws"].update(SEED=1 << 32), r"trainer\.draws\.SEED is not a seed"),
+    "trainer of text": (lambda c: c.update(trainer="a"), "trainer does not record the last iteration"),
+    "no iteration": (lambda c: c["trainer"].clear(), "trainer does not record the last iteration"),
+    "iteration before the first": (lambda c: c["trainer"].update(iteration=-2), "trainer does not record the la"),
+    "seed of text": (lambda c: c["trainer"]["draws"].update(SEED="3"), r"trainer\.draws\.SEED is not a valid seed"),
+    "seed too large": (
+        lambda c: c["trainer"]["draws"].update(SEED=1 << 32),
+        r"trainer\.draws\.SEED is not a valid seed",
+    ),
     "draws of a list": (lambda c: c["trainer"].update(draws=[1]), r"trainer\.draws is a list of 1, not a dict"),
     "batch of text": (lambda c: c["trainer"]["draws"].update({"SOLVER.IMS_PER_BATCH": "2"}), r"IMS_PER_BATCH is '2'"),
     "hooks of text": (lambda c: c["trainer"].update(hooks="a"), r"trainer\.hooks is 'a', not a dict"),

@@ -107,7 +107,7 @@ def test_check_datasets__an_image_larger_than_the_mapper_takes(voc):
 
 
 def test_check_datasets__unknown_name(voc):
-    with pytest.raises(ValueError, match="DATASETS names mine, which neither detectron2 nor"):
+    with pytest.raises(ValueError, match="DATASETS contains mine, which neither detectron2 nor"):
         check(*voc, DATASETS__TEST=("mine",))
 
 
@@ -135,7 +135,7 @@ def test_check_datasets__nothing_annotated(tmp_path):
     coco = make_coco(tmp_path)
     path = Path(coco["JSON"])
     path.write_text(json.dumps(json.loads(path.read_text()) | {"annotations": []}))
-    with pytest.raises(ValueError, match=rf"{re.escape(str(path))}: none of its 4 images has an annotation"):
+    with pytest.raises(ValueError, match=rf"{re.escape(str(path))}: none of its 4 images has annotations"):
         check(coco, coco)
 
 
@@ -188,9 +188,7 @@ def test_check_datasets__keypoints_of_several_classes(tmp_path):
     content = json.loads(path.read_text())
     content["categories"].append({"id": 5, "name": "dog", "keypoints": KEYPOINT_NAMES})
     path.write_text(json.dumps(content))
-    with pytest.raises(
-        ValueError, match=r"has 2 classes \(cat, dog\); a keypoint detector is trained and evaluated on"
-    ):
+    with pytest.raises(ValueError, match=r"has 2 classes \(cat, dog\); a keypoint detector supports only one"):
         check_keypoints(entry, MODEL__ROI_HEADS__NUM_CLASSES=2)
 
 
@@ -234,7 +232,7 @@ def test_check_datasets__panoptic_data_sets_have_both_kinds(tmp_path):
     )
     check_builtin(name)
     MetadataCatalog.get(name).set(stuff_classes=list(CLASSES))
-    with pytest.raises(ValueError, match=rf"{name} does not say which label to ignore: .* \(the model ignores 255\)"):
+    with pytest.raises(ValueError, match=rf"{name} does not specify the label to ignore; .* \(the model ignores 255\)"):
         check_builtin(name, MODEL__META_ARCHITECTURE="SemanticSegmentor")
     MetadataCatalog.get(name).set(ignore_label=255)
     check_builtin(name, MODEL__META_ARCHITECTURE="SemanticSegmentor")
@@ -299,26 +297,26 @@ def test_check_datasets__cityscapes_image_missing(tmp_path, installed):
 def test_check_datasets__cityscapes_something_else(tmp_path, installed):
     name = make_cityscapes(tmp_path)
     (tmp_path / "leftImg8bit/val/ulm/readme.txt").touch()
-    with pytest.raises(ValueError, match=r"nothing but a folder for each city .*; found .*readme\.txt$"):
+    with pytest.raises(ValueError, match=r"only one folder for each city, .*; found .*readme\.txt$"):
         check_builtin(name, MODEL__MASK_ON=True)
 
 
 def test_check_datasets__cityscapes_instances_need_masks(tmp_path, installed):
-    with pytest.raises(ValueError, match="evaluated only by masks"):
+    with pytest.raises(ValueError, match="evaluated only with masks"):
         check_builtin(make_cityscapes(tmp_path))
 
 
 def test_check_datasets__cityscapes_on_several_machines(tmp_path, installed, monkeypatch):
     monkeypatch.setattr(comm, "get_world_size", lambda: 16)  # the default batch of 16 divides among them
     monkeypatch.setattr(comm, "get_local_size", lambda: 8)
-    with pytest.raises(ValueError, match=r"must run on one machine, but this run has 2; .*--eval-only afterwards$"):
+    with pytest.raises(ValueError, match=r"must run on one machine, but this run uses 2; .*--eval-only afterwards$"):
         check_builtin(make_cityscapes(tmp_path), MODEL__MASK_ON=True)
 
 
 def test_check_datasets__cityscapes_train_ids_have_to_be_made(tmp_path):
     name = make_cityscapes(tmp_path, "cityscapes_sem_seg")
     with pytest.raises(
-        FileNotFoundError, match=r"_gtFine_labelTrainIds\.png .*; make them with  mocodet prepare-data c"
+        FileNotFoundError, match=r"_gtFine_labelTrainIds\.png .*; create them with  mocodet prepare-data c"
     ):
         check_builtin(name, MODEL__META_ARCHITECTURE="SemanticSegmentor")
     for path in list((tmp_path / "gtFine").glob("*/*/*_labelIds.png")):
@@ -332,13 +330,13 @@ def test_check_datasets__cityscapes_train_ids_have_to_be_made(tmp_path):
 def test_check_datasets__packages_of_a_data_set(tmp_path, monkeypatch, evaluator_type, command):
     name = make_cityscapes(tmp_path, evaluator_type)
     monkeypatch.setattr(importlib.util, "find_spec", lambda module: None)
-    with pytest.raises(ValueError, match=rf"data set {name} needs the packages .*; run +pip install .*{command}"):
+    with pytest.raises(ValueError, match=rf"data set {name} requires the packages .* with: +pip install .*{command}"):
         check_builtin(name, MODEL__MASK_ON=True)
 
 
 def test_check_augmentation__scale_range_of_a_detector():
     with pytest.raises(
-        ValueError, match=r"INPUT\.SCALE_RANGE scales images of a SemanticSegmentor, but .* Generalized"
+        ValueError, match=r"INPUT\.SCALE_RANGE is supported only for a SemanticSegmentor, but .* Generalized"
     ):
         check_augmentation(empty_config(INPUT__SCALE_RANGE=(0.5, 2.0)))
 
@@ -352,10 +350,10 @@ def test_check_augmentation__bad_scale_range(bad):
 @pytest.mark.parametrize(
     ("kind", "size", "message"),
     [
-        ("absolute", [0.9, 0.9], r"must be two whole numbers of pixels, .*TYPE is absolute; got \[0\.9, 0\.9\]"),
-        ("absolute", [65], "must be two whole numbers"),
-        ("absolute_range", [0, 5], "must be two whole numbers"),
-        ("relative", [513, 513], "must be two fractions above 0 and up to 1"),
+        ("absolute", [0.9, 0.9], r"must be two positive integers, .*TYPE is absolute; got \[0\.9, 0\.9\]"),
+        ("absolute", [65], "must be two positive integers"),
+        ("absolute_range", [0, 5], "must be two positive integers"),
+        ("relative", [513, 513], "must be two fractions above 0 and at most 1"),
         ("relative_range", [0.5, 0.5, 0.5], "must be two fractions"),
         ("square", [5, 5], "CROP.TYPE must be absolute, .* got 'square'"),
     ],
@@ -376,17 +374,17 @@ def test_check_augmentation__sizes_of_crops_from_a_file(kind):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"MOCO__TRAIN_FRACTION": 0.0}, r"TRAIN_FRACTION must be above 0 and up to 1 \(all labels\), got 0\.0"),
+        ({"MOCO__TRAIN_FRACTION": 0.0}, r"TRAIN_FRACTION must be above 0 and at most 1 \(all labels\), got 0\.0"),
         ({"MOCO__TRAIN_FRACTION": 1.5}, r"TRAIN_FRACTION must be above 0 .* got 1\.5"),
         ({"MOCO__TRAIN_FRACTION": float("nan")}, "TRAIN_FRACTION must be above 0 .* got nan"),
-        ({"MOCO__FRACTION_SEED": -1}, "FRACTION_SEED must be 0 or more, got -1"),
-        ({"MOCO__PASSES": -1}, "PASSES must be 0 or more, got -1"),
-        ({"MOCO__PASSES": 1, "MOCO__MIN_ITERS": -5}, "MIN_ITERS must be 0 or more, got -5"),
+        ({"MOCO__FRACTION_SEED": -1}, "FRACTION_SEED must not be negative, got -1"),
+        ({"MOCO__PASSES": -1}, "PASSES must not be negative, got -1"),
+        ({"MOCO__PASSES": 1, "MOCO__MIN_ITERS": -5}, "MIN_ITERS must not be negative, got -5"),
         ({"MOCO__MIN_ITERS": 5}, r"MIN_ITERS 5 is the minimum length .* MOCO\.PASSES is 0; set MOCO\.PASSES, or"),
         ({"MOCO__PASSES": 1, "SOLVER__MAX_ITER": 0}, "SOLVER.MAX_ITER is 0"),
         (
             {"MOCO__TRAIN_FRACTION": 0.5, "DATALOADER__SAMPLER_TRAIN": "WeightedTrainingSampler"},
-            "TRAIN_FRACTION 0.5 does not work with .*WeightedTrainingSampler, .*; use TrainingSampler or RepeatFactor",
+            "TRAIN_FRACTION 0.5 cannot be combined with .*WeightedTrainingSampler, .*; use TrainingSampler or",
         ),
     ],
 )
@@ -399,7 +397,7 @@ def test_check_labels__densepose_has_its_own_loader():
     cfg = empty_config(MOCO__TRAIN_FRACTION=0.5)
     check_labels(cfg)
     cfg.MODEL.DENSEPOSE_ON = True
-    with pytest.raises(ValueError, match=r"do not affect DensePose's own loader"):
+    with pytest.raises(ValueError, match=r"have no effect on DensePose's own loader"):
         check_labels(cfg)
 
 
@@ -420,10 +418,10 @@ def test_check_run__the_quick_checks_come_before_the_slow(tmp_path):
     register_datasets(cfg)
     for message, mended in (
         ("AMP_DTYPE must be one of", {"MOCO.AMP_DTYPE": "bfloat16"}),
-        ("SCALE_RANGE scales images of", {"INPUT.SCALE_RANGE": ()}),
-        ("IMS_PER_BATCH 0 does not divide", {"SOLVER.IMS_PER_BATCH": 2}),
+        ("SCALE_RANGE is supported only for", {"INPUT.SCALE_RANGE": ()}),
+        ("IMS_PER_BATCH 0 cannot be divided", {"SOLVER.IMS_PER_BATCH": 2}),
         ("PASSES must be 0 or more", {"MOCO.PASSES": 0}),
-        ("MODEL.WEIGHTS names none", {"MODEL.WEIGHTS": ""}),
+        ("MODEL.WEIGHTS is none", {"MODEL.WEIGHTS": ""}),
         ("has 3 classes, but", {"MODEL.ROI_HEADS.NUM_CLASSES": 3}),
         ("no ground truth for unicorn", {"DATASETS.TEST": ()}),
     ):
@@ -449,7 +447,9 @@ def test_check_run__kind_of_evaluation_that_there_is_not(tmp_path):
     cfg = empty_config(MOCO__DATASETS=[voc], DATASETS__TRAIN=(voc["NAME"],), DATASETS__TEST=(name,))
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(CLASSES)
     register_datasets(cfg)
-    with pytest.raises(ValueError, match=r"an evaluator of type 'none'; the known types are .*coco, .*pascal_voc"):
+    with pytest.raises(
+        ValueError, match=r"has the evaluator type 'none'; the supported types are .*coco, .*pascal_voc"
+    ):
         check_run(cfg, resume=False, eval_only=False)
 
 

@@ -8,11 +8,14 @@ from mocodet.detection.training import refusals
 def test_main__says_of_each_config_what_is_wrong_with_it(monkeypatch, capsys):
     asked = {
         "nothing": ["coco_R_50_FPN_1x_moco.yaml", ["MOCO.TRAIN_FRACTION", "0.1"], ["MODEL.WEIGHTS", "none.pkl"]],
-        "no key SOLVER.MAX_ITERS; did you mean SOLVER.MAX_ITER?": ["coco_R_50_FPN_1x.yaml", ["SOLVER.MAX_ITERS", "5"]],
+        "unknown key SOLVER.MAX_ITERS; did you mean SOLVER.MAX_ITER?": [
+            "coco_R_50_FPN_1x.yaml",
+            ["SOLVER.MAX_ITERS", "5"],
+        ],
         "MOCO.PASSES": ["coco_R_50_FPN_1x.yaml", ["MOCO.PASSES", "0.5"]],
         "MOCO.AMP_DTYPE must be one of": ["coco_R_50_FPN_1x.yaml", ["MOCO.AMP_DTYPE", "half"]],
         "MOCO.TRAIN_FRACTION must be above 0": ["coco_R_50_FPN_1x.yaml", ["MOCO.TRAIN_FRACTION", "2.0"]],
-        "DATASETS names voc_2008_test, which neither": [
+        "DATASETS contains voc_2008_test, which neither": [
             "pascal_voc_R_50_C4_24k.yaml",
             ["DATASETS.TEST", "('voc_2008_test',)"],
         ],

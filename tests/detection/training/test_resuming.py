@@ -88,7 +88,7 @@ def test_check_resumed__model(tmp_path):
     with pytest.raises(
         ValueError,
         match=r"model \(MODEL\.RESNETS\.DEPTH 50 there, 18 now, MODEL\.ROI_BOX_HEAD\.FC_DIM 1024 there, 16 now\);"
-        r" .* leave out --resume and set MODEL\.WEIGHTS \S+model_0000009\.pth$",
+        r" .* omit --resume and set MODEL\.WEIGHTS \S+model_0000009\.pth$",
     ):
         check_resumed(empty_config(OUTPUT_DIR=str(tmp_path), **changed))
 

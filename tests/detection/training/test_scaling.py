@@ -77,7 +77,7 @@ def test_scale_to_processes__nothing_to_do(reference):
 @pytest.mark.parametrize("reference", [3, -1])
 def test_scale_to_processes__batch_that_the_reference_cannot_divide(reference):
     cfg = voc(SOLVER__REFERENCE_WORLD_SIZE=reference)
-    with pytest.raises(ValueError, match=rf"IMS_PER_BATCH 16 does not divide among the {reference} processes"):
+    with pytest.raises(ValueError, match=rf"IMS_PER_BATCH 16 cannot be divided among the {reference} processes"):
         scale_to_processes(cfg, 1)
 
 

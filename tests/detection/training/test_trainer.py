@@ -61,7 +61,7 @@ def test_trainer__accumulates_micro_batches(tmp_path, caplog):
         more = ("MOCO.ACCUMULATION", str(micro_batches), "SOLVER.IMS_PER_BATCH", "3", "SOLVER.MAX_ITER", "1")
         with caplog.at_level(logging.INFO):
             trainer = trainer_for(tmp_path / str(micro_batches), train, test, *more)
-        assert ("from 1 images if it is synchronised, not from 3" in caplog.text) == (micro_batches > 1)
+        assert ("over 1 images if it is synchronised, instead of 3" in caplog.text) == (micro_batches > 1)
         trainer.model.preprocess_image, seen[micro_batches] = spy_on_images(trainer.model.preprocess_image)
         assert set(trainer.train()["bbox"]) >= {"AP", "AP50", "AP75"}
         counter = trainer.model.state_dict()["backbone.conv.norm.num_batches_tracked"]
@@ -188,7 +188,7 @@ def test_trainer__says_what_keeps_a_resumed_run_from_being_the_same(tmp_path, ca
     for draws, warning in (
         (state["draws"], ""),
         ({**state["draws"], "SEED": 7, "processes": 8}, "SEED 7 there, 1 now, processes 8 there, 1 now"),
-        (None, "does not say how images were drawn"),
+        (None, "does not record how images were drawn"),
     ):
         caplog.clear()
         trainer.load_state_dict({**state, "draws": draws})

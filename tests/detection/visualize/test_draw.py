@@ -96,7 +96,7 @@ def test_draw_columns__regions_of_pixels(image, metadata):
 
 
 def test_draw_columns__region_of_another_size(image, metadata):
-    with pytest.raises(ValueError, match="region has 3 x 2 pixels, its image 100 x 60"):
+    with pytest.raises(ValueError, match="region has 3 x 2 pixels, but its image has 100 x 60"):
         draw_columns(image, [("a", [Thing(0, mask=np.ones((2, 3), dtype=np.uint8))])], NAMES, metadata)
 
 

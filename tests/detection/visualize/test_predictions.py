@@ -155,12 +155,18 @@ def broken(segmented: tuple[str, list[dict], Path], folder: Path, **change: obje
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"file_name": "elsewhere.png"}, "region 1 is of image 'elsewhere.png', which the data set does not have"),
-        ({"category_id": 9}, "region 1 is of category 9, which the data set does not have"),
-        ({"category_id": [1]}, r"region 1 is of category \[1\], which the data set does not have"),
+        ({"file_name": "elsewhere.png"}, "region 1 refers to image 'elsewhere.png', which is not in the data set"),
+        ({"category_id": 9}, "region 1 refers to category 9, which is not in the data set"),
+        ({"category_id": [1]}, r"region 1 refers to category \[1\], which is not in the data set"),
         ({"segmentation": None}, "region 1 has a mask without a size"),
-        ({"segmentation": {"size": [90, 90], "counts": [8100]}}, "region 1 has a mask that is not run-length encoded"),
-        ({"segmentation": {"size": [9000, 9000], "counts": "52203"}}, "runs do not make up its 9000 x 9000 pixels"),
+        (
+            {"segmentation": {"size": [90, 90], "counts": [8100]}},
+            "region 1 has a mask that is not in compressed run-length encoding",
+        ),
+        (
+            {"segmentation": {"size": [9000, 9000], "counts": "52203"}},
+            "run lengths do not add up to its 9000 x 9000 pixels",
+        ),
     ],
 )
 def test_read_run__region_that_cannot_be(segmented, tmp_path, change, message):
@@ -170,7 +176,7 @@ def test_read_run__region_that_cannot_be(segmented, tmp_path, change, message):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{", "is not JSON"), ("{}", "must hold a list of regions, found a dict"), ("[3]", "region 0 must be")],
+    [("{", "is not valid JSON"), ("{}", "must contain a list of regions, found a dict"), ("[3]", "region 0 must be")],
 )
 def test_read_run__regions_that_are_none(segmented, tmp_path, text, message):
     (tmp_path / "sem_seg_predictions.json").write_text(text)
@@ -189,7 +195,7 @@ def test_read_run__category_of_another_data_set(tmp_path):
     register_datasets(empty_config(MOCO__DATASETS=[entry]))
     result = {"image_id": 0, "category_id": 90, "score": 1.0, "bbox": [1, 2, 3, 4]}
     (tmp_path / "found.json").write_text(json.dumps([result]))
-    with pytest.raises(ValueError, match="is of category 90, which the data set does not have"):
+    with pytest.raises(ValueError, match="refers to category 90, which is not in the data set"):
         read_run("a", tmp_path / "found.json", entry["NAME"], DatasetCatalog.get(entry["NAME"]))
 
 
@@ -200,7 +206,7 @@ def test_read_run__nothing_found_is_said(tmp_path, caplog):
     run = read_run("shy", tmp_path / "found.json", entry["NAME"], DatasetCatalog.get(entry["NAME"]))
     assert not any(run.values())
     assert "shy: " in caplog.text
-    assert "holds no predictions at all" in caplog.text
+    assert "contains no predictions" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -208,9 +214,9 @@ def test_read_run__nothing_found_is_said(tmp_path, caplog):
     [
         (
             "densepose",
-            "evaluated as 'densepose', for which runs save no predictions to draw; they do for cityscapes_i",
+            "the evaluator type 'densepose', for which runs save no predictions to draw; the supported types are",
         ),
-        ("panoptic", "asks for an evaluator of type 'panoptic'; the known types are cityscapes_instance, "),
+        ("panoptic", "has the evaluator type 'panoptic'; the supported types are cityscapes_instance, "),
     ],
 )
 def test_read_run__kind_of_which_nothing_is_kept(tmp_path, evaluator_type, message):
@@ -223,5 +229,5 @@ def test_read_run__kind_of_which_nothing_is_kept(tmp_path, evaluator_type, messa
 def test_index_records__same_name_twice():
     records = [{"file_name": "a/x.png"}, {"file_name": "b/x.png"}, {"file_name": "c/y.png", "image_id": 7}]
     assert index_records(records[1:], "mine") == {"x": records[1], "7": records[2]}
-    with pytest.raises(ValueError, match="data set mine has several images with the name x"):
+    with pytest.raises(ValueError, match="data set mine has multiple images with the name x"):
         index_records(records, "mine")

@@ -54,7 +54,7 @@ def columns(page: np.ndarray) -> list[np.ndarray]:
 def test_main__ground_truth_and_runs_side_by_side(tmp_path, coco, runs, capsys):
     pages = draw(tmp_path / "out", coco, *runs)
     assert set(pages) == {"0", "1", "2"}
-    assert "3 pictures in" in capsys.readouterr().out
+    assert "Wrote 3 images to" in capsys.readouterr().out
     assert all(page.shape == (TITLE_HEIGHT + SCALED, 3 * SCALED + 2 * GAP, 3) for page in pages.values())
     truth, sure, shy = columns(pages["0"])
     corner = np.s_[7 * 48 : 7 * 58, 7 * 46 :]
@@ -110,9 +110,9 @@ def test_main__threshold_ids_and_choice(tmp_path, coco, runs):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--image-id", "9"], r"^error: data set tiny_\d+ has no image 9; it has 0, 1, 2$"),
-        (["--dataset", "nowhere"], "DATASETS names nowhere, which neither detectron2 nor MOCO.DATASETS defines"),
-        (["--predictions", "third=gone"], "there is no file of predictions gone"),
+        (["--image-id", "9"], r"^error: data set tiny_\d+ does not contain 9; it contains images such as 0, 1, 2$"),
+        (["--dataset", "nowhere"], "DATASETS contains nowhere, which neither detectron2 nor MOCO.DATASETS defines"),
+        (["--predictions", "third=gone"], "the predictions file gone does not exist"),
     ],
 )
 def test_main__refusals_are_one_line(tmp_path, coco, runs, flags, message):

@@ -24,7 +24,7 @@ def test_load_array_pickle__damaged(tmp_path: Path, content: bytes) -> None:
 
 
 def test_load_array_pickle__not_a_dict(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="holds a list"):
+    with pytest.raises(ValueError, match="contains a list"):
         load_array_pickle(dump([1], tmp_path / "model.pkl"))
 
 

@@ -130,7 +130,7 @@ def test_convert_back_file__c4(tmp_path: Path, images: torch.Tensor) -> None:
     (tmp_path / "config.yaml").write_text("MODEL: {RESNETS: {STRIDE_IN_1X1: false}, OWN: {KEY: 1}}\n")
     conversion = convert_back_file(source, tmp_path / "resnet.pth")
     assert (conversion.encoder.prefix, conversion.encoder.arch) == ("backbone.", "resnet50")
-    assert conversion.encoder.notes[0].startswith("the detector's input: BGR images of 0 to 255, minus [103.53, ")
+    assert conversion.encoder.notes[0].startswith("the detector's input: BGR images from 0 to 255, minus [103.53, ")
     assert_same(torchvision_stages(50, tmp_path / "resnet.pth", images), stages_of(model, images))
 
     # If the stride is known to be in another place, torchvision's network would compute something else.
@@ -139,7 +139,7 @@ def test_convert_back_file__c4(tmp_path: Path, images: torch.Tensor) -> None:
     (tmp_path / "resnet.pth").unlink()
     for given in (None, tmp_path / "base.yaml"):
         with pytest.raises(
-            ValueError, match=r"model_final\.pth: .*STRIDE_IN_1X1 True in .*\.yaml.* something else"
+            ValueError, match=r"model_final\.pth: .*STRIDE_IN_1X1 True in .*\.yaml.* different results"
         ) as e:
             convert_back_file(source, tmp_path / "resnet.pth", config_file=given)
         assert "\n" not in str(e.value)
@@ -167,7 +167,7 @@ def test_convert_back_file__stride_that_nothing_tells(tmp_path: Path, images: to
         source = tmp_path / "model.pkl"
         arrays = {name: value.numpy() for name, value in model.state_dict().items()}
         source.write_bytes(pickle.dumps({"model": arrays, "__author__": author}))
-    with pytest.raises(ValueError, match=rf"^{source}: tensors do not tell .* config with --config-file$"):
+    with pytest.raises(ValueError, match=rf"^{source}: the tensors do not show .* config with --config-file$"):
         convert_back_file(source, tmp_path / "resnet.pth")
     assert not (tmp_path / "resnet.pth").exists()
     (tmp_path / "own.yaml").write_text("MODEL: {RESNETS: {STRIDE_IN_1X1: false}}\n")
@@ -179,13 +179,13 @@ def test_convert_back_file__stride_that_nothing_tells(tmp_path: Path, images: to
 @pytest.mark.parametrize("layout", ["original", "ours", "supervised"])
 def test_convert_back_file__pre_training(tmp_path: Path, layout: str) -> None:
     torch.save(checkpoint_of(encoder("resnet18"), layout), tmp_path / "in.pth")
-    with pytest.raises(ValueError, match=r"in\.pth: already holds a ResNet under torchvision's names, .* detectors"):
+    with pytest.raises(ValueError, match=r"in\.pth: already contains a ResNet under torchvision's names, .* detectors"):
         convert_back_file(tmp_path / "in.pth", tmp_path / "out.pth")
 
 
 def test_convert_back_file__says_what_it_found(tmp_path: Path) -> None:
     torch.save({"state_dict": {"cls_token": torch.ones(1)}, "epoch": 3}, tmp_path / "in.pth")
-    with pytest.raises(ValueError, match=r"0 tensors, none of them named .*; its keys are 'state_dict', 'epoch'$"):
+    with pytest.raises(ValueError, match=r"none of its 0 tensors are named .*; its keys are 'state_dict', 'epoch'$"):
         convert_back_file(tmp_path / "in.pth", tmp_path / "out.pth")
 
 
@@ -227,11 +227,11 @@ def nan(state: dict) -> None:
 
 
 DEFECTS = {
-    "no resnet": (drop("bottom_up"), r"holds no detectron2 ResNet: .*'backbone\.stem\.\*'.*begin with backbone\."),
-    "no stem": (drop("stem"), r"holds no detectron2 ResNet"),
+    "no resnet": (drop("bottom_up"), r"contains no detectron2 ResNet: .*'backbone\.stem\.\*'.*begin with backbone\."),
+    "no stem": (drop("stem"), r"contains no detectron2 ResNet"),
     "no stage": (drop("res3"), r"has \(2, 0, 2, 2\) basic blocks"),
     "no statistics": (drop("running_var"), r"incomplete for a resnet18: missing bn1\.running_var"),
-    "two": (double, r"holds 2 ResNets, at 'backbone\.bottom_up\.', 'teacher\.'; choose one with --prefix"),
+    "two": (double, r"contains 2 ResNets, at 'backbone\.bottom_up\.', 'teacher\.'; select one with --prefix"),
     "nan": (nan, r"layer3\.0\.conv1\.weight holds nan"),
 }
 
@@ -282,11 +282,13 @@ def test_convert_back_file__verification(
 
 def test_convert_back_file__refuses_names(tmp_path: Path, fpn18: nn.Module) -> None:
     source = save(fpn18, tmp_path / "model.pth")
-    with pytest.raises(ValueError, match=r"out\.pkl: detectron2 takes any \.pkl for its own"):
+    with pytest.raises(ValueError, match=r"out\.pkl: detectron2 treats any \.pkl as its own"):
         convert_back_file(source, tmp_path / "out.pkl")
     with pytest.raises(ValueError, match=r"model\.pth is the detector itself"):
         convert_back_file(source, tmp_path / "model.pth")
-    with pytest.raises(FileNotFoundError, match=r"no config file .*absent\.yaml; give the detector's"):
+    with pytest.raises(
+        FileNotFoundError, match=r"the config file .*absent\.yaml does not exist; specify the detector's"
+    ):
         convert_back_file(source, tmp_path / "out.pth", config_file=tmp_path / "absent.yaml")
     for content in ("MODEL: [", "- 1\n", "MODEL: {RESNETS: {DEPTH: [1]}}\n"):
         (tmp_path / "bad.yaml").write_text(content)
@@ -307,6 +309,6 @@ def test_main__to_torchvision(tmp_path: Path, fpn18: nn.Module, capsys: pytest.C
     with pytest.raises(SystemExit) as caught:
         convert([str(source), str(output), "--config-file", "x.yaml"])
     assert caught.value.code == 2
-    assert "give it with --to torchvision only" in capsys.readouterr().err
+    assert "can only be used with --to torchvision" in capsys.readouterr().err
     with pytest.raises(SystemExit, match=r"^error: .*absent\.pth"):
         convert(["--to", "torchvision", str(tmp_path / "absent.pth"), str(output)])

@@ -95,7 +95,7 @@ def test_main__half(tmp_path: Path, resnet18: nn.Module, dtype: torch.dtype, cap
     state = {name: value.to(dtype) for name, value in backbone(resnet18).items()}
     torch.save(state, tmp_path / "in.pth")
     convert([str(tmp_path / "in.pth"), str(tmp_path / "out.pkl")])
-    assert f"weights of type {dtype} become torch.float32" in capsys.readouterr().out
+    assert f"weights of type {dtype} are converted to torch.float32" in capsys.readouterr().out
     written = np.load(tmp_path / "out.pkl", allow_pickle=True)["model"]["stem.conv1.weight"]
     assert written.dtype == np.float32
     assert np.array_equal(written, resnet18.conv1.weight.detach().to(dtype).float().numpy())
@@ -108,7 +108,9 @@ def test_main__says_what_it_recognised_and_passed_over(
     convert([str(tmp_path / "in.pth"), str(tmp_path / "out.pkl"), "--no-verify"])
     printed = capsys.readouterr().out
     assert "in.pth: resnet18, DINO teacher (epoch 800), names 'teacher.module.backbone.*'\n" in printed
-    assert "\n  passed over: 'student.module.backbone.' (the converter's --prefix would take it instead)\n" in printed
+    assert (
+        "\n  passed over: 'student.module.backbone.' (use the converter's --prefix to select it instead)\n" in printed
+    )
     convert([str(tmp_path / "in.pth"), str(tmp_path / "out.pkl"), "--no-verify", "--prefix", "student.module.backbone"])
     assert "encoder named by prefix (epoch 800), names 'student.module.backbone.*'\n" in capsys.readouterr().out
 

@@ -143,7 +143,7 @@ def test_name__detectron2s_own_checkpointer_takes_it(site, cache, resnet18, log)
     assert site.requests == [(f"/mirror/{FILE}", None)]
     licence = [record for record in log.records if "CC BY-NC 4.0" in record.message]
     assert [record.levelname for record in licence] == ["WARNING"]
-    assert log.text.count(f"needs {SETTINGS}\n") == 1
+    assert log.text.count(f"requires {SETTINGS}\n") == 1
 
     # The second time nothing is fetched, converted, or said of the licence.
     log.clear()
@@ -154,7 +154,7 @@ def test_name__detectron2s_own_checkpointer_takes_it(site, cache, resnet18, log)
     assert_computes_the_same(backbone, resnet18)
     assert len(site.requests) == 1
     assert "CC BY-NC" not in log.text
-    assert log.text.count(f"needs {SETTINGS}\n") == 1
+    assert log.text.count(f"requires {SETTINGS}\n") == 1
 
 
 def test_name__models_in_several_processes(used, resnet18, tmp_path):
@@ -206,7 +206,7 @@ def test_name__wrong_md5(site, cache, monkeypatch, checkpoint, log):
 def test_name__broken_transfer_goes_on_in_the_next_call(site, cache, monkeypatch, checkpoint, log):
     monkeypatch.setattr(download_module, "ATTEMPTS", 2)
     site.cut = 1000
-    with pytest.raises(DownloadError, match=rf"2000 of {len(checkpoint)} bytes arrived.*run this again"):
+    with pytest.raises(DownloadError, match=rf"2000 of {len(checkpoint)} bytes arrived.*run the command again"):
         local_weights(NAME)
     assert names(cache) == [f"{Path(FILE).name}.part", f"{Path(FILE).name}.part.json"]
     assert "CC BY-NC" not in log.text
@@ -223,7 +223,7 @@ def test_name__offline_then_put_there_by_hand(site, cache, monkeypatch, checkpoi
         base = f"http://127.0.0.1:{taken.getsockname()[1]}"
         monkeypatch.setenv("MOCODET_WEIGHTS_URL", base)
         place = cache / "moco_v2_200ep_pretrain.pth.tar"
-        message = rf"cannot be reached .* fetch {base}/{FILE} in .* file at {place}; MOCODET_WEIGHTS_URL may name"
+        message = rf"cannot be reached .* download {base}/{FILE} in .* save it as {place}; set MOCODET_WEIGHTS_URL"
         with pytest.raises(DownloadError, match=message) as caught:
             local_weights(NAME)
         assert "\n" not in str(caught.value)
@@ -312,7 +312,7 @@ def test_file__relative_and_absolute(cache, resnet18, checkpoint, tmp_path, monk
     assert [name for name in names(cache) if name.endswith(".pkl")] == [
         f"mine-{hashlib.md5(checkpoint).hexdigest()}.pkl"
     ]
-    assert log.text.count(f"needs {SETTINGS}\n") == 2
+    assert log.text.count(f"requires {SETTINGS}\n") == 2
     assert len(re.findall(r"Converted the MoCo.* \(resnet18\) in runs/mine\.pth\.tar\n", log.text)) == 1
     assert "CC BY-NC" not in log.text
 
@@ -336,21 +336,23 @@ def test_file__cannot_be_converted(cache, checkpoint, tmp_path):
         local_weights(f"moco://{path}")
     assert names(cache) == []
     (tmp_path / "mine.pkl").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"a \.pkl is already converted; name it without moco://$"):
+    with pytest.raises(ValueError, match=r"a \.pkl file is already converted; specify its path without moco://$"):
         local_weights(f"moco://{tmp_path}/mine.pkl")
 
 
 @pytest.mark.parametrize("name", ["moco://v3_300ep", "moco://absent/moco.pth", "moco://", "moco:///"])
 def test_unknown__name(cache, name):
     known = "moco://v1_200ep, moco://v2_200ep, moco://v2_800ep"
-    with pytest.raises(ValueError, match=rf"^{name}: there is no file .*, and no .*; their names are {known}$"):
+    with pytest.raises(ValueError, match=rf"^{name}: .* is neither an existing file nor .*, which are {known}$"):
         local_weights(name)
-    with pytest.raises(ValueError, match="their names are"):
+    with pytest.raises(ValueError, match="nor the name of published weights"):
         DetectionCheckpointer(nn.Linear(2, 2)).load(name)
 
 
 def test_unknown__option(cache):
-    with pytest.raises(ValueError, match=r"unknown options 'heuristics=True'; known: 'matching_heuristics=True'"):
+    with pytest.raises(
+        ValueError, match=r"unknown options 'heuristics=True'; the only supported option is 'matching_heuristics=True'"
+    ):
         local_weights(f"{NAME}?heuristics=True")
 
 

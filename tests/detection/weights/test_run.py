@@ -48,8 +48,8 @@ def test_main__report(source: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
         "MODEL.RESNETS.DEPTH: 18": "known",
         "MODEL.RESNETS.RES2_OUT_CHANNELS: 64": "known",
     }
-    assert "batch norm: MODEL.RESNETS.NORM may be FrozenBN, BN or SyncBN." in printed
-    assert "Assumed: the checkpoint does not say it." in printed
+    assert "batch norm, so MODEL.RESNETS.NORM can be FrozenBN, BN or SyncBN." in printed
+    assert "Assumed: not recorded in the checkpoint." in printed
     assert "STEM_OUT_CHANNELS" not in printed
     assert len(pickle.loads(output.read_bytes())["model"]) == 100
 
@@ -86,7 +86,9 @@ def test_main__grey(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert ': INPUT.FORMAT L MODEL.PIXEL_MEAN "[117.038]" MODEL.PIXEL_STD "[57.53]" MODEL' in printed.splitlines()[-1]
 
     torch.save(numbered(encoder("resnet18", channels=4)), path)
-    with pytest.raises(SystemExit, match=r"^error: .*grey\.pth: .* 4 channels .* grey or as RGB, .* keep .*\[0, 1, 2"):
+    with pytest.raises(
+        SystemExit, match=r"^error: .*grey\.pth: .* 4 channels .* greyscale or RGB, .* keep .*\[0, 1, 2"
+    ):
         convert([str(path), str(tmp_path / "four.pkl")])
     torch.save(numbered(network), path)
     convert([str(path), str(tmp_path / "out.pkl"), "--no-verify"])
@@ -103,7 +105,7 @@ def test_main__converted_already(source: Path, tmp_path: Path, protocol: int) ->
     first = tmp_path / "first.pkl"
     convert([str(source), str(first), "--no-verify"])
     first.write_bytes(pickle.dumps(pickle.loads(first.read_bytes()), protocol=protocol))
-    told = rf"^error: {first} is already a \.pkl in detectron2's format and needs no conversion: .*--to torchvision"
+    told = rf"^error: {first} is already a \.pkl in detectron2's format and requires no conversion: .*--to torchvision"
     with pytest.raises(SystemExit, match=told):
         convert([str(first), str(tmp_path / "second.pkl")])
     assert not (tmp_path / "second.pkl").exists()
@@ -135,7 +137,9 @@ def test_main__prefix(source: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     output = tmp_path / "out.pkl"
     convert([str(source), str(output), "--prefix", "module.encoder_k.", "--no-verify"])
     assert "names 'module.encoder_k.*'" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match=r"no encoder named 'base_encoder\.conv1\.\*'; there are .*'module\.encoder_k"):
+    with pytest.raises(
+        SystemExit, match=r"no encoder named 'base_encoder\.conv1\.\*', but does contain .*'module\.encoder_k"
+    ):
         convert([str(source), str(output), "--prefix", "base_encoder"])
 
 

@@ -51,7 +51,7 @@ def test_measure__of_a_folder(tmp_path, monkeypatch):
 
 
 def test_measure__no_folder():
-    with pytest.raises(FileNotFoundError, match="--images none is not a folder; give one that holds photographs"):
+    with pytest.raises(FileNotFoundError, match="--images none is not a folder; expected a folder of photographs"):
         next(part.measure(arguments(images="none")))
 
 

@@ -41,5 +41,5 @@ def test_our_iterations__go_on_where_they_stopped(tiny):
 
 def test_config_of__other_methods_are_refused(tiny):
     tiny.config_file = "pretrain/memory_bank_R_50_200ep.yaml"
-    with pytest.raises(ValueError, match="is of METHOD 'memory_bank'; the reference is MoCo's"), train.config_of(tiny):
+    with pytest.raises(ValueError, match="has METHOD 'memory_bank'; expected 'moco'"), train.config_of(tiny):
         pass

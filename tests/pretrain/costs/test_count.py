@@ -59,7 +59,7 @@ def test_count_step__hand_formula(rows):
     # The images need no gradient, so the convolution's backward is the weights' alone.
     assert counted.flops == {"encoder": convolution + linear, "backward": convolution + 2 * linear}
     # The convolution keeps the batch, which is counted as such; ReLU its output; the linear layer its input.
-    assert counted.memory == {"kept for backward": 4 * rows * (4 * 7 * 7 + 4), "batch": 4 * rows * 3 * 7 * 7}
+    assert counted.memory == {"saved for backward": 4 * rows * (4 * 7 * 7 + 4), "batch": 4 * rows * 3 * 7 * 7}
     assert counted.handed == {}
 
 
@@ -190,7 +190,7 @@ def test_extrapolate__equals_a_count_at_full_size(method):
     squares = {"end_to_end": 6 * 12, "moco": 6 * 6, "dense": 6 * 6}.get(method, 0)
     assert found.flops == pytest.approx(full.flops, abs=2 * 3 * squares * DIM)
     kept = 4 * 4 * squares if method == "end_to_end" else 0
-    assert found.memory["kept for backward"] == pytest.approx(full.memory["kept for backward"], abs=kept)
+    assert found.memory["saved for backward"] == pytest.approx(full.memory["saved for backward"], abs=kept)
 
 
 def test_count_run__memory_by_torchvision():
@@ -199,17 +199,17 @@ def test_count_run__memory_by_torchvision():
     parameters = sum(parameter.numel() for parameter in encoder.parameters()) + 512 * 512 + 512
     buffers = sum(buffer.nbytes for buffer in encoder.buffers())
     expected = {
-        "parameters that are trained": 4 * parameters,
-        "parameters of the key encoder": 4 * parameters,
+        "trainable parameters": 4 * parameters,
+        "key encoder parameters": 4 * parameters,
         "gradients": 4 * parameters,
-        "state of the optimizer": 4 * parameters,
-        "buckets that DDP gathers gradients in": 4 * parameters,
+        "optimizer state": 4 * parameters,
+        "DDP gradient buckets": 4 * parameters,
         "queue": 4 * DIM * QUEUE,
         "other buffers": 2 * buffers + 8,  # those of two encoders, and the queue's pointer
         "batch": 6 * 2 * 4 * 3 * SIZE * SIZE + 6 * 8,  # two float32 views, and the places in the data set
     }
     assert {name: counted.memory[name] for name in expected} == expected
-    assert set(counted.memory) - set(expected) == {"kept for backward"}
+    assert set(counted.memory) - set(expected) == {"saved for backward"}
 
 
 def test_count_run__half_the_bits_are_half_the_activations():
@@ -259,7 +259,7 @@ def test_sent__rings(world):
 
 
 def test_collective_counter__refuses_what_it_does_not_know():
-    message = "reduce_ is a collective that cannot be counted"
+    message = "reduce_ is an unsupported collective"
     with pretended_processes(2), pytest.raises(ValueError, match=message), CollectiveCounter():
         dist.reduce(torch.ones(1), 0)
     assert not dist.is_initialized()
@@ -305,7 +305,7 @@ def test_main__tables(config_file, capsys):
     assert cells["queue"] == [f"{4 * DIM * QUEUE} B"]
     assert cells["forward: all_to_all"][:2] == ["73.7 kB", "36.9 kB"]  # 6 x 3 x 32 x 32 x 4, of which half leaves
     leaves = sum(sent(operation, handed, 2) for (_, operation), handed in run.handed.items())
-    assert f"that is {leaves / 0.01e9 / (1800 / iterations):.1%} of the step" in printed
+    assert f"communication takes {leaves / 0.01e9 / (1800 / iterations):.1%} of the step" in printed
     assert float(cells["sum"][-1].split()[0]) == pytest.approx(sum(run.memory.values()) / 1e6, rel=0.005)
     assert "On this machine" not in printed
     rate = iterations * BATCH / 1800

@@ -59,7 +59,7 @@ def test_measure__some_of_the_images_that_are_there(images, batches):
     assert {len(batch["index"]) for batch in batches} == {BATCH // 2}
     assert 0 <= measured.waiting <= measured.seconds
     pixels_and_sizes = 40 * 50 * 3 + 2 * 8
-    assert measured.memory["DATA.CACHE ram of 1,000 images"] == 1000 * pixels_and_sizes
+    assert measured.memory["DATA.CACHE ram for 1,000 images"] == 1000 * pixels_and_sizes
     assert not multiprocessing.active_children()
     assert {"main memory of the process, peak", "main memory of each of 1 loader processes, peak"} < set(
         measured.memory
@@ -70,11 +70,11 @@ def test_measure__drawn_photographs_and_a_bank_that_grows(batches):
     cfg = config("memory_bank", **{"DATA.ROOT": "no/such/folder"})
     before = cfg.dump()
     measured = measure_run(cfg, 1, 10**9, 1)
-    assert measured.data.startswith(f"{BATCH} generated photographs of 224 pixels (there is no folder")
+    assert measured.data.startswith(f"{BATCH} generated photographs of 224 pixels (DATA.ROOT ")
     assert len(batches) == 2 + 1
     assert {tuple(batch["query"].shape) for batch in batches} == {(BATCH, 3, SIZE, SIZE)}
     more = 10**9 - BATCH
-    assert measured.memory[f"state of the method for {more:,} more images"] == 4 * DIM * more
+    assert measured.memory[f"method state for {more:,} more images"] == 4 * DIM * more
     assert cfg.dump() == before
 
 
@@ -103,7 +103,7 @@ def test_small_run__without_what_the_run_leaves_out(images, tmp_path):
 
 def test_measure__too_few_images_for_a_batch(images):
     cfg = config("moco", 2 * IMAGES, **{"DATA.ROOT": str(images)})
-    with pytest.raises(ValueError, match=rf"holds {IMAGES} images, fewer than one process's part of a batch, 72"):
+    with pytest.raises(ValueError, match=rf"contains {IMAGES} images, fewer than the batch of one process, 72"):
         measure_run(cfg, 1, 1000, 1)
 
 
@@ -122,11 +122,11 @@ def test_report__hours_or_minutes_of_the_run(counted, seconds, step, rate, told)
     text = report(counted, {"V100": 125e12}, None, 1e9, 1e5, measured)
     table = text.split("**On this machine** (CPU, 1 thread(s))")[1].split("**Arithmetic**")[0]
     cells = dict(re.findall(r"^\| (.+?) +\| (.+?) +\|$", table, flags=re.MULTILINE))
-    assert cells["a step"].startswith(step)
+    assert cells["one step"].startswith(step)
     assert cells["images/s"] == rate
     assert cells["200 steps"] == told
     assert cells["main memory"] == "3 GB"
-    assert "their exchange" in table
+    assert "Communication between the processes" in table
     assert f"a step takes {1000 * seconds:.0f} ms" in text
 
 

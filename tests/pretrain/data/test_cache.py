@@ -49,7 +49,7 @@ def test_cache_images__on_disk_is_found_again_until_an_image_changes(folder, tmp
     root = Path(shutil.copytree(folder, tmp_path / "images"))
     caplog.set_level(logging.INFO, "mocodet.pretrain")
     first = cache_images(ImageFolder(root), "disk", str(tmp_path / "cache"), 25, 0)
-    assert "5 decoded images, the shorter side at most 25 pixels, take 0.00 GiB" in caplog.text
+    assert "5 decoded images with a shorter side of at most 25 pixels take 0.00 GiB" in caplog.text
     (file,) = (tmp_path / "cache").iterdir()
     again = cache_images(ImageFolder(root), "disk", str(tmp_path / "cache"), 25, 0)
     assert f"using {file}" in caplog.text
@@ -64,14 +64,14 @@ def test_cache_images__on_disk_is_found_again_until_an_image_changes(folder, tmp
 def test_cache_images__too_large_is_refused_with_the_figures(folder, tmp_path, monkeypatch, place):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(2**40, 2**40, 5000))
     monkeypatch.setattr(cache, "available_bytes", lambda device: 5000)
-    with pytest.raises(ValueError, match=f"DATA.CACHE {place} needs 0.00 GiB of .*lower DATA.CACHE_SIDE"):
+    with pytest.raises(ValueError, match=f"DATA.CACHE {place} requires 0.00 GiB of .*lower DATA.CACHE_SIDE"):
         cache_images(ImageFolder(folder), place, str(tmp_path / "cache"), 25, 0)
     assert not list((tmp_path / "cache").glob(".*"))
 
 
 def test_cache_images__in_memory_needs_linux(folder, monkeypatch):
     monkeypatch.delattr(os, "memfd_create")
-    with pytest.raises(ValueError, match=r"^DATA\.CACHE ram needs Linux.*set disk or none$"):
+    with pytest.raises(ValueError, match=r"^DATA\.CACHE ram requires Linux.*use disk or none$"):
         cache_images(ImageFolder(folder), "ram", "", 25, 0)
 
 
@@ -117,7 +117,7 @@ def test_cache_images__a_file_that_was_cut_off_is_refused(folder, tmp_path):
     file.chmod(0o644)
     for damaged in (whole[:-1], whole[:30], bytes(len(whole))):
         file.write_bytes(damaged)
-        with pytest.raises(ValueError, match=rf"{file.name} is not a complete cache of 5 images; remove it"):
+        with pytest.raises(ValueError, match=rf"{file.name} is not a complete cache of 5 images; delete it"):
             cache_images(ImageFolder(folder), "disk", str(tmp_path), 25, 0)
 
 

@@ -89,22 +89,24 @@ def test_read_crops__are_the_boxes_of_a_part_of_the_images(tmp_path, kind, caplo
             assert np.array_equal(side.images[place], expected)
             assert np.array_equal(side.images.pixels(place), expected)
             assert side.classes[side.labels[place]] == name
-    told = f"{len(queries.labels)} boxes with {len(bank.labels)} of other images, in 2 classes; 12 with a"
+    told = f"{len(queries.labels)} boxes with {len(bank.labels)} boxes of other images, in 2 classes; skipping 12"
     assert told in caplog.text
 
 
 def test_read_crops__what_cannot_be_compared_is_refused(tmp_path):
     entry = write(tmp_path, "voc")
-    with pytest.raises(ValueError, match=r"^KNN\.DATASET has only boxes of dog; expected at least two classes"):
+    with pytest.raises(ValueError, match=r"^KNN\.DATASET only contains boxes of dog; expected at least two classes"):
         read_crops({**entry, "CLASSES": ["dog"]}, "KNN.DATASET")
-    with pytest.raises(ValueError, match=r"^KNN\.DATASET of KIND voc has ROOT; expected ROOT, SPLIT, CLASSES \(may be"):
+    with pytest.raises(
+        ValueError, match=r"^KNN\.DATASET of KIND voc has ROOT; expected ROOT, SPLIT, CLASSES \(optional\)"
+    ):
         read_crops({"KIND": "voc", "ROOT": "x"}, "KNN.DATASET")
     (tmp_path / "ImageSets" / "Main" / "train.txt").write_text("03\n")
-    with pytest.raises(ValueError, match=r"too few images, 1, to compare"):
+    with pytest.raises(ValueError, match=r"has 1 images, too few to compare"):
         read_crops(entry, "KNN.DATASET")
     entry = write(tmp_path / "coco", "coco")
     (tmp_path / "coco" / "JPEGImages" / "05.png").unlink()
-    with pytest.raises(FileNotFoundError, match=r"^KNN\.DATASET has boxes in \S*05\.png, which does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"^KNN\.DATASET contains boxes for \S*05\.png, which does not exist"):
         read_crops(entry, "KNN.DATASET")
 
 
@@ -121,5 +123,5 @@ def test_monitor__measures_boxes_of_an_entry_on_the_command_line(tmp_path):
     assert tuple(query["box"]) in [edges for _, edges in BOXES[:2]]
     assert {Path(one["path"]).name for one in query["neighbours"]}.isdisjoint({Path(query["path"]).name})
     cfg.KNN.TRAIN_ROOT = cfg.KNN.VAL_ROOT = "x"
-    with pytest.raises(ValueError, match=r"^KNN\.DATASET is .*expected \[\] beside KNN\.TRAIN_ROOT 'x'"):
+    with pytest.raises(ValueError, match=r"^KNN\.DATASET is .*expected \[\] because KNN\.TRAIN_ROOT is 'x'"):
         check_config(cfg)

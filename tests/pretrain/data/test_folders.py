@@ -24,7 +24,7 @@ def test_image_folder__missing_or_empty(tmp_path):
     with pytest.raises(FileNotFoundError, match="is not a folder"):
         ImageFolder(tmp_path / "nowhere")
     (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(FileNotFoundError, match="holds no images"):
+    with pytest.raises(FileNotFoundError, match="contains no images"):
         ImageFolder(tmp_path)
 
 

@@ -78,12 +78,12 @@ def test_read_inaturalist__missing_files_are_named(root):
     (root / "cat" / "5.png").unlink()
     (root / "cat").rmdir()
     with pytest.raises(
-        FileNotFoundError, match=r"2 of 6 images of \S*json are not in \S*: bee/0\.png, cat/5\.png; give"
+        FileNotFoundError, match=r"2 of 6 images listed in \S*json are not in \S*: bee/0\.png, cat/5\.png; expected"
     ):
         read_inaturalist(root, path)
     content = layout()
     content["images"][0]["file_name"] = f"{'9' * 5000}/0.png"  # too long for any file system
-    with pytest.raises(FileNotFoundError, match=r"3 of 6 images of \S*json are not in"):
+    with pytest.raises(FileNotFoundError, match=r"3 of 6 images listed in \S*json are not in"):
         read_inaturalist(root, write(root, content))
     with pytest.raises(FileNotFoundError, match="is not a folder"):
         read_inaturalist(root / "nowhere", path)

@@ -32,21 +32,21 @@ def test_read_class_folders__each_image_has_the_class_of_its_first_folder(root):
 
 def test_read_class_folders__image_beside_the_classes(root):
     save(root / "loose.png", "red")
-    with pytest.raises(ValueError, match=r"1 images of .* are in no class folder: loose\.png"):
+    with pytest.raises(ValueError, match=r"1 images of .* are not in a class folder: loose\.png"):
         read_class_folders(root)
 
 
 def test_read_class_folders__empty_class(root):
     (root / "bee").mkdir()
     (root / "bee" / "notes.txt").write_text("")
-    with pytest.raises(ValueError, match=r"1 class folders of .* hold no images: bee"):
+    with pytest.raises(ValueError, match=r"1 class folders of .* contain no images: bee"):
         read_class_folders(root)
 
 
 def test_read_class_folders__missing_or_without_images(tmp_path):
-    with pytest.raises(FileNotFoundError, match="one folder for each class"):
+    with pytest.raises(FileNotFoundError, match="one subfolder for each class"):
         read_class_folders(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match="holds no images"):
+    with pytest.raises(FileNotFoundError, match="contains no images"):
         read_class_folders(tmp_path)
 
 
@@ -73,7 +73,7 @@ def test_warn_of_passed_over__one_line_where_there_is_something_to_say(root, cap
     assert found.images.passed_over == 2
     warn_of_passed_over(found.images, "images")
     assert [record.getMessage() for record in caplog.records] == [
-        "2 files of images are not images (by extension); ignored"
+        "ignoring 2 files of images that are not images (by extension)"
     ]
 
 
@@ -83,5 +83,5 @@ def test_check_same_classes__names_the_difference():
         check_same_classes(["a", "b", "d"], ["b", "c"])
     with pytest.raises(ValueError, match=r"c \(validation only\)"):
         check_same_classes(["a", "b", "d"], ["b", "c"])
-    with pytest.raises(ValueError, match="class 1 is 'b' in training, 'c' in validation"):
+    with pytest.raises(ValueError, match="class 1 is 'b' in training but 'c' in validation"):
         check_same_classes(["a", "b", "c"], ["a", "c", "b"])

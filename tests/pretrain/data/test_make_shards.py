@@ -138,12 +138,12 @@ def test_make_shards__resize(folder, tmp_path):
 
 def test_make_shards__damaged_image_is_refused_and_whole_shards_stay(folder, tmp_path):
     (folder / "dog" / "bad.jpg").write_bytes((folder / "cat" / "0.a.jpg").read_bytes()[:200])
-    refusal = r"bad\.jpg cannot be read as an image \(.*leave out all such images with --skip-damaged"
+    refusal = r"bad\.jpg cannot be read as an image \(.*omit all such images with --skip-damaged"
     with pytest.raises(ValueError, match=f"{refusal}$"):
         make_shards(folder, tmp_path / "shards")
     assert not (tmp_path / "shards").exists()
     (tmp_path / "there").mkdir()
-    with pytest.raises(ValueError, match=rf"{refusal}\. \d shards in .* are complete; the same command continues"):
+    with pytest.raises(ValueError, match=rf"{refusal}\. \d shards in .* are complete; run the same command again"):
         make_shards(folder, tmp_path / "there", images_per_shard=3)
     assert not list((tmp_path / "there").glob(".*"))
     found = make_shards(folder, tmp_path / "there", images_per_shard=3, skip_damaged=True)
@@ -184,24 +184,24 @@ def test_make_shards__a_killed_one_goes_on_to_the_same_bytes(folder, tmp_path, c
     begun = len(json.loads((output / "unfinished.json").read_text())["shards"])  # a kill may come before one is noted
     assert 0 < begun < whole.shards
     assert "index.json" not in contents(output)
-    with pytest.raises(FileExistsError, match="holds shards that were begun with other images_per_shard, seed; give"):
+    with pytest.raises(FileExistsError, match="contains unfinished shards with different images_per_shard, seed; use"):
         make_shards(folder, output, images_per_shard=4, seed=1)
     with claim(output), pytest.raises(BlockingIOError, match="another process"):
         make_shards(folder, output, **options)
     capsys.readouterr()
     assert make_shards(folder, output, **options) == whole
-    assert f"{output} has {begun} complete shards; continuing after them" in capsys.readouterr().err
+    assert f"{output} contains {begun} complete shards; continuing after them" in capsys.readouterr().err
     assert contents(output) == contents(tmp_path / "whole")
 
 
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ("{", r"unfinished\.json is not a record of unfinished shards \(JSONDecodeError: .*\); empty its folder"),
-        ("[]", r"unfinished\.json is not a record of unfinished shards \(TypeError"),
+        ("{", r"unfinished\.json is not a valid record of unfinished shards \(JSONDecodeError: .*\); empty the folder"),
+        ("[]", r"unfinished\.json is not a valid record of unfinished shards \(TypeError"),
         (
             '{"settings": {}, "place": 1, "damaged": [], "shards": [{"name": "a.tar", "images": 1, "bytes": 1}]}',
-            r"a\.tar, which .*unfinished\.json names, is gone; empty the folder",
+            r"a\.tar, which is listed in .*unfinished\.json, is missing; empty the folder",
         ),
     ],
 )
@@ -223,7 +223,7 @@ def test_make_shards__damaged_images_can_be_left_out(folder, tmp_path):
     ]
     for path in folder.rglob("*.*"):
         path.write_bytes(b"no image")
-    with pytest.raises(ValueError, match=r"none of the 33 images of .* can be read; the first: "):
+    with pytest.raises(ValueError, match=r"none of the 33 images of .* can be read: "):
         make_shards(folder, tmp_path / "none", skip_damaged=True)
 
 
@@ -259,7 +259,7 @@ def test_make_index__names_lead_to_the_shards(folder, tmp_path, monkeypatch):
         "pipe:cat shards/shard-00000{0..1}.tar",
         f"file://{tmp_path}/shards/shard-000001.tar",
     ]
-    with pytest.raises(ValueError, match=r"^pipe:cat \S+0\.tar is a command .* was not run: add --allow-pipe"):
+    with pytest.raises(ValueError, match=r"^pipe:cat \S+0\.tar is a command that was not run, .*; add --allow-pipe"):
         make_index(patterns[1:2], "below.json")
     make_index(patterns, "below.json", allow_pipe=True)
     make_index(patterns, "elsewhere/index.json", allow_pipe=True)
@@ -288,7 +288,7 @@ def test_make_index__faults(folder, tmp_path):
         make_index([str(shard)], tmp_path / "index.json")
     with tarfile.open(tmp_path / "text.tar", "w") as archive:
         archive.add(folder / "notes.txt")
-    with pytest.raises(ValueError, match=r"text\.tar holds no images"):
+    with pytest.raises(ValueError, match=r"text\.tar contains no images"):
         make_index([str(tmp_path / "text.tar")], tmp_path / "index.json")
     assert not (tmp_path / "index.json").exists()
 
@@ -306,10 +306,12 @@ def test_make_index__faults_are_told_together(folder, tmp_path, monkeypatch):
     ):
         make_index(patterns, output, workers=2)
     (shards / "shard-000003.tar").write_bytes(b"no archive")
-    with pytest.raises(ValueError, match=r"000001\.tar does not exist; .*000003\.tar is damaged, .*: 4 of the first 8"):
+    with pytest.raises(
+        ValueError, match=r"000001\.tar does not exist; .*000003\.tar is damaged or .*: 4 of the first 8"
+    ):
         make_index(patterns, output)
     monkeypatch.setattr(make_shards_module, "MAX_FAULTS", 2)
-    with pytest.raises(ValueError, match=r"000003\.tar is damaged, [^;]*: 2 of the first 4 shards cannot be counted"):
+    with pytest.raises(ValueError, match=r"000003\.tar is damaged or [^;]*: 2 of the first 4 shards cannot be counted"):
         make_index(patterns, output)
     assert not output.exists()
 
@@ -341,16 +343,16 @@ def test_main__says_what_was_done(folder, tmp_path, capsys):
     shards = len(list(Path(output).glob("*.tar")))
     assert shards > 3
     assert f"{output}/index.json: 31 images in {shards} shards" in written.out
-    assert f"left out: {folder}/bad.jpg cannot be read as an image (of no known format)" in written.err
-    assert f"1 files of {folder} are not images (by extension)" in written.err
+    assert f"skipped: {folder}/bad.jpg cannot be read as an image (unrecognised format)" in written.err
+    assert f"1 files of {folder} that are not images (by extension)" in written.err
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--output", "x"], "give either a FOLDER of images or --index"),
-        (["y", "--index", "z", "--output", "x"], "give either a FOLDER of images or --index"),
-        (["nowhere", "--output", "x"], "error: nowhere is not a folder; give one that holds images"),
+        (["--output", "x"], "expected either a FOLDER of images or --index"),
+        (["y", "--index", "z", "--output", "x"], "expected either a FOLDER of images or --index"),
+        (["nowhere", "--output", "x"], "error: nowhere is not a folder; expected a folder of images"),
         (["y", "--output", "x", "--max-size", "big"], "expected a size such as 500M or 1.5G, got 'big'"),
         (["y", "--output", "x", "--max-size", "0K"], "expected a size such as 500M or 1.5G, got '0K'"),
         (["y", "--output", "x", "--images-per-shard", "0"], "--images-per-shard: invalid positive int value: '0'"),

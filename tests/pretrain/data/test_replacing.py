@@ -82,7 +82,7 @@ def test_getitems__what_is_left_out_is_replaced_alike_without_being_read(pool, t
     for one, other in zip(found, all_batches(images, 24), strict=True):
         assert torch.equal(one["key"], other["key"])
         assert SKIPPED not in one
-    with pytest.raises(ValueError, match=r"left out, and none of 100 draws can be used"):
+    with pytest.raises(ValueError, match=r"excluded, and none of 100 attempted replacements can be used"):
         all_batches(images, 24, left_out=frozenset(range(24)))
 
 
@@ -95,5 +95,7 @@ def test_getitems__of_a_stream_the_next_of_the_batch_takes_the_place():
         assert torch.equal(samples[draw]["query"], plain[items[source], draw]["query"])
     assert not np.array_equal(samples[1]["query"], samples[2]["query"]), "in other crops"
     assert [one.name for one in collate(samples)[SKIPPED]] == ["a.tar: 1.png", "a.tar: 2.png", "a.tar: 2.png"]
-    with pytest.raises(UnreadableImageError, match=r"^a\.tar: 2\.png cannot be read as .*, and none of 2 draws can be"):
+    with pytest.raises(
+        UnreadableImageError, match=r"^a\.tar: 2\.png cannot be read as .*, and none of 2 attempted replacements can be"
+    ):
         views.__getitems__([(item, draw) for draw, item in enumerate(items[1:3])][::-1])

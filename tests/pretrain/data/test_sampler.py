@@ -58,5 +58,5 @@ def test_load_state_dict__other_data():
     EpochSampler(23, 4, seed=1).load_state_dict(state)
     with pytest.raises(ValueError, match=r"written with {'dataset_size': 23}, .* resume with the same data"):
         EpochSampler(24, 4, seed=1).load_state_dict(state)
-    with pytest.raises(ValueError, match=r"written with {'images': ''}, this run has {'images': 'others'}"):
+    with pytest.raises(ValueError, match=r"written with {'images': ''}, but this run has {'images': 'others'}"):
         EpochSampler(23, 4, seed=1, identity="others").load_state_dict(state)

@@ -217,7 +217,9 @@ def test_shard_images__decodes_what_the_sampler_yields(tmp_path):
 def test_stream__image_that_cannot_be_decoded_is_named_with_its_shard(tmp_path):
     sampler = ShardSampler(write_shards(tmp_path, [4]), batch_size=4, seed=0, shuffle_buffer=4)
     loader = DataLoader(Views(ShardImages(), PillowViews(build_view("moco_v1", 8)), 0), batch_sampler=sampler)
-    with pytest.raises(ValueError, match=r"part-0\.tar: 0000\d\.jpg cannot be read as an image \(of no known format\)"):
+    with pytest.raises(
+        ValueError, match=r"part-0\.tar: 0000\d\.jpg cannot be read as an image \(unrecognised format\)"
+    ):
         next(iter(loader))
 
 
@@ -253,12 +255,12 @@ def test_shard_index__no_command_runs_without_consent(tmp_path):
     canary = tmp_path / "canary"
     index = write_shards(tmp_path, [3, 2], name=f"pipe:touch {canary}; cat '{{folder}}/{{name}}'")
     with pytest.raises(
-        ValueError, match=r"index\.json names 2 shards by commands, such as .pipe:touch .* --allow-pipe"
+        ValueError, match=r"index\.json lists 2 shards as commands, such as .pipe:touch .* --allow-pipe"
     ):
         ShardIndex(index)
-    with pytest.raises(ValueError, match=r"^pipe:touch \S+ is a command .* was not run: add --allow-pipe"):
+    with pytest.raises(ValueError, match=r"^pipe:touch \S+ is a command that was not run, .*; add --allow-pipe"):
         ShardIndex(f"pipe:touch {canary}")
-    with pytest.raises(ValueError, match=r"^pipe:touch \S+ is a command .* was not run: add --allow-pipe"):
+    with pytest.raises(ValueError, match=r"^pipe:touch \S+ is a command that was not run, .*; add --allow-pipe"):
         next(read_images(f"pipe:touch {canary}"))
     assert not canary.exists()
     assert take(ShardSampler(index, 5, 0, 5, allow_pipe=True), 1)
@@ -268,9 +270,9 @@ def test_shard_index__no_command_runs_without_consent(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[", "index.json is not JSON"),
-        ("[]", "is not an index of shards, version 1"),
-        ('{"version": 2, "shards": []}', "is not an index of shards, version 1"),
+        ("[", "index.json is not valid JSON"),
+        ("[]", "is not an index of shards with version 1"),
+        ('{"version": 2, "shards": []}', "is not an index of shards with version 1"),
         ('{"version": 1, "shards": []}', "lists no shards"),
         (
             '{"version": 1, "shards": [{"name": "a.tar", "images": 0, "bytes": 3}]}',
@@ -280,7 +282,7 @@ def test_shard_index__no_command_runs_without_consent(tmp_path):
         ('{"version": 1, "shards": ["a.tar"]}', "shard 0 must have a name"),
         ('{"version": 1, "shards": [{"name": "a", "images": 9223372036854775808, "bytes": 3}]}', "shard 0 must have a"),
         ('{"version": 1, "shards": [{"name": "\\ud800", "images": 3, "bytes": 3}]}', "shard 0 must have a name"),
-        ("[" * 5000, "index.json is not JSON"),
+        ("[" * 5000, "index.json is not valid JSON"),
     ],
 )
 def test_shard_index__faults_are_named(tmp_path, content, message):
@@ -290,17 +292,19 @@ def test_shard_index__faults_are_named(tmp_path, content, message):
 
 
 def test_shard_index__not_an_index(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"is a folder; DATA.SHARDS is an index that mocodet shards"):
+    with pytest.raises(FileNotFoundError, match=r"is a folder; DATA.SHARDS must be an index written by mocodet shards"):
         ShardIndex(str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=r"nowhere\.json does not exist; DATA.SHARDS is an index"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.json does not exist; DATA.SHARDS must be an index"):
         ShardIndex(str(tmp_path / "nowhere.json"))
     with pytest.raises(FileNotFoundError, match=r"memory://nowhere/index\.json does not exist"):
         ShardIndex("memory://nowhere/index.json")
-    with pytest.raises(FileNotFoundError, match=r"part-\{0\.\.9\}\.tar does not exist; DATA.SHARDS is an index"):
+    with pytest.raises(FileNotFoundError, match=r"part-\{0\.\.9\}\.tar does not exist; DATA.SHARDS must be an index"):
         ShardIndex("part-{0..9}.tar")
     write_shards(tmp_path, [3])
     for location in (f"{tmp_path}/part-0.tar", f"pipe:cat {tmp_path}/part-0.tar"):
-        with pytest.raises(ValueError, match=r"part-0\.tar is not text, but perhaps a shard; DATA.SHARDS is an index"):
+        with pytest.raises(
+            ValueError, match=r"part-0\.tar is not a text file and may be a shard; DATA.SHARDS must be an index"
+        ):
             ShardIndex(location, allow_pipe=True)
     with pytest.raises(ValueError, match=r"nosuch://x/index\.json cannot be opened: Protocol not known"):
         ShardIndex("nosuch://x/index.json")
@@ -346,7 +350,9 @@ def test_read__shard_cut_off_in_a_member(tmp_path, no_delay, name, keep):
     members = {f"{number}.jpg": bytes(5000) for number in range(20)}
     whole = tar(members)
     (tmp_path / "part-1.tar").write_bytes(whole[: int(len(whole) * keep)])
-    with pytest.raises(ValueError, match=r"part-1\.tar'? is damaged, or not a tar archive \(unexpected end of data\)"):
+    with pytest.raises(
+        ValueError, match=r"part-1\.tar'? is damaged or is not a tar archive \(unexpected end of data\)"
+    ):
         drain(index)
 
 
@@ -356,7 +362,9 @@ def test_read__shard_cut_off_outside_of_data(tmp_path, end):
     index = write_shards(tmp_path, [20, 20])
     path = tmp_path / "part-1.tar"
     path.write_bytes(path.read_bytes()[:end])
-    with pytest.raises(ValueError, match=r"part-1\.tar is damaged, or not a tar archive \((empty|truncated) header\)"):
+    with pytest.raises(
+        ValueError, match=r"part-1\.tar is damaged or is not a tar archive \((empty|truncated) header\)"
+    ):
         drain(index)
 
 
@@ -366,31 +374,31 @@ def test_read__garbled_header(tmp_path):
     whole = bytearray(path.read_bytes())
     whole[10 * 4 * 512 + 150] ^= 1
     path.write_bytes(whole)
-    with pytest.raises(ValueError, match=r"part-1\.tar is damaged, or not a tar archive \(bad checksum\)"):
+    with pytest.raises(ValueError, match=r"part-1\.tar is damaged or is not a tar archive \(bad checksum\)"):
         drain(index)
 
 
 def test_read__fewer_images_than_the_index_says(tmp_path):
     index = write_shards(tmp_path, [20, 20])
     (tmp_path / "part-1.tar").write_bytes(tar({f"{number}.jpg": b"1" for number in range(19)}))
-    with pytest.raises(ValueError, match=r"part-1\.tar has fewer images than the 20 that \S*index\.json lists"):
+    with pytest.raises(ValueError, match=r"part-1\.tar contains fewer images than the 20 listed in \S*index\.json"):
         drain(index)
 
 
 def test_read__no_archive(tmp_path):
     index = write_shards(tmp_path, [20, 20])
     (tmp_path / "part-0.tar").write_bytes(b"no archive at all " * 1000)
-    with pytest.raises(ValueError, match=r"part-0\.tar is damaged, or not a tar archive"):
+    with pytest.raises(ValueError, match=r"part-0\.tar is damaged or is not a tar archive"):
         drain(index)
     (tmp_path / "part-0.tar").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"part-0\.tar is damaged, or not a tar archive \(empty header\)"):
+    with pytest.raises(ValueError, match=r"part-0\.tar is damaged or is not a tar archive \(empty header\)"):
         drain(index)
 
 
 def test_read__more_images_than_the_index_says(tmp_path):
     index = write_shards(tmp_path, [20, 20])
     (tmp_path / "part-1.tar").write_bytes(tar({f"{number}.jpg": b"1" for number in range(21)}))
-    with pytest.raises(ValueError, match=r"part-1\.tar has more images than the 20 that \S*index\.json lists"):
+    with pytest.raises(ValueError, match=r"part-1\.tar contains more images than the 20 listed in \S*index\.json"):
         drain(index)
 
 
@@ -406,7 +414,7 @@ def test_read__missing_shard(tmp_path):
 def test_read__command_that_fails_is_not_the_end_of_a_shard(tmp_path, no_delay, command):
     write_shards(tmp_path, [20])
     shard = "pipe:" + command.format(tmp_path / "part-0.tar")
-    with pytest.raises(ValueError, match=r"^pipe:.*exit 7 cannot be read \(its command ended with status 7\)"):
+    with pytest.raises(ValueError, match=r"^pipe:.*exit 7 cannot be read \(its command exited with status 7\)"):
         list(read_images(shard, allow_pipe=True))
 
 
@@ -443,7 +451,7 @@ def test_read__links_are_refused(tmp_path, kind):
     for shard in (str(path), f"pipe:cat {path}"):
         for read in (read_images, image_sizes):
             with pytest.raises(
-                ValueError, match=r"d/b\.jpg is a link to a\.jpg, not a file; .* tar --dereference --hard"
+                ValueError, match=r"d/b\.jpg is a link to a\.jpg instead of a file; .* tar --dereference --hard"
             ):
                 list(read(shard, allow_pipe=True))
 
@@ -528,7 +536,7 @@ def test_read__whatever_a_file_system_raises_is_told_in_the_end(flaky, monkeypat
         list(read_images("flaky://a.tar"))
     assert len(flaky.lengths) == 10 - 3, "at the place where a delay was followed by no image"
     monkeypatch.setattr(flaky, "lengths", [100])
-    with pytest.raises(ValueError, match=r"^flaky://index\.json cannot be read \(ClientError\); DATA.SHARDS is"):
+    with pytest.raises(ValueError, match=r"^flaky://index\.json cannot be read \(ClientError\); DATA.SHARDS must be"):
         ShardIndex("flaky://index.json")
 
 
@@ -540,7 +548,7 @@ def test_read__a_fault_that_passes_is_survived_without_repeats(tmp_path, no_dela
     with caplog.at_level("WARNING", "mocodet.pretrain"):
         assert [int(data) for _, data in read_images(shard, allow_pipe=True)] == list(range(200))
     (record,) = caplog.records
-    assert "its command ended with status 5; retrying from image 4" in record.message
+    assert "its command exited with status 5; retrying from image 4" in record.message
 
 
 def test_read__a_command_that_never_ends_is_left(tmp_path):
@@ -598,7 +606,7 @@ def test_shard_sampler__says_what_it_waits_for(tmp_path, monkeypatch, caplog):
 
     class Told(logging.Handler):
         def emit(self, record):
-            if "for 0.1 s" in record.getMessage():
+            if "after 0.1 s" in record.getMessage():
                 arrived.set()
 
     monkeypatch.setattr(shards_module, "read_images", wait)
@@ -610,8 +618,8 @@ def test_shard_sampler__says_what_it_waits_for(tmp_path, monkeypatch, caplog):
             next(iter(ShardSampler(index, batch_size=4, seed=0, shuffle_buffer=4)))
     finally:
         shards_module.logger.removeHandler(told)
-    assert f"waiting for {tmp_path}/part-0.tar for 0.05 s" in caplog.messages
-    assert f"waiting for {tmp_path}/part-0.tar for 0.1 s" in caplog.messages
+    assert f"still waiting for {tmp_path}/part-0.tar after 0.05 s" in caplog.messages
+    assert f"still waiting for {tmp_path}/part-0.tar after 0.1 s" in caplog.messages
 
 
 def test_read_ahead__without_its_thread():
@@ -623,7 +631,7 @@ def test_read_ahead__without_its_thread():
     assert ahead.get() == ("a.jpg", b"1")
     with pytest.raises(ValueError, match="damaged"):
         ahead.get()
-    with pytest.raises(RuntimeError, match=r"the thread that reads part-0\.tar has ended"):
+    with pytest.raises(RuntimeError, match=r"the thread that reads part-0\.tar is no longer running"):
         [ahead.get() for _ in range(2)]  # it may take a moment to end
 
 
@@ -673,12 +681,14 @@ def test_load_state_dict__refuses_another_stream(tmp_path, monkeypatch):
         "shuffle_buffer": ShardSampler(index, 12, 0, 10),
     }
     for key, other in others.items():
-        with pytest.raises(ValueError, match=rf"was written with {{'{key}': [^,]*}}, this run has {{'{key}': [^,]*}}"):
+        with pytest.raises(
+            ValueError, match=rf"was written with {{'{key}': [^,]*}}, but this run has {{'{key}': [^,]*}}"
+        ):
             other.load_state_dict(state)
     with pytest.raises(ValueError, match="resume with the same shards"):
         ShardSampler(index, 12, 0, 9).load_state_dict(EpochSampler(60, 12, 0).state_dict())
     as_rank(monkeypatch, 0, 2)
-    with pytest.raises(ValueError, match=r"written with {'processes': 1}, this run has {'processes': 2}"):
+    with pytest.raises(ValueError, match=r"written with {'processes': 1}, but this run has {'processes': 2}"):
         ShardSampler(index, 12, 0, 9).load_state_dict(state)
 
 

@@ -37,28 +37,32 @@ def test_shard_sampler__no_image_is_lost_or_repeated(tmp_path, site, caplog, mon
         assert take(sampler, 6) == expected
     assert not site.faults
     said = "\n".join(caplog.messages)
-    for fault in ("answered 503 Service Unavailable", "answered 429 Too Many Requests", "timed out", "reset by peer"):
+    for fault in ("returned 503 Service Unavailable", "returned 429 Too Many Requests", "timed out", "reset by peer"):
         assert fault in said
     # Without a length, a response that ends early looks like the end of the file; tar's end mark shows the difference.
-    assert (" bytes arrived; retrying from byte " if length else "is damaged, or not a tar archive") in said
+    assert (" bytes arrived; retrying from byte " if length else "is damaged or is not a tar archive") in said
 
 
 def test_read_images__what_does_not_pass_is_told_with_the_address(site):
     shard = f"{site.url}/part-0.tar"
     site.status = 503
-    with pytest.raises(ValueError, match=rf"^{shard} cannot be read after several attempts \(the server answered 503 "):
+    with pytest.raises(
+        ValueError, match=rf"^{shard} cannot be read after multiple attempts \(the server returned 503 "
+    ):
         list(read_images(shard))
     assert len(site.requests) == 3, "once, and after each of two delays"
     site.status = 403
-    with pytest.raises(ValueError, match=rf"^{shard} cannot be read \(the server answered 403 Forbidden\)$"):
+    with pytest.raises(ValueError, match=rf"^{shard} cannot be read \(the server returned 403 Forbidden\)$"):
         list(read_images(shard))
     site.status = 418
-    with pytest.raises(ValueError, match=rf"^{shard} cannot be read \(the server answered 418 "):
+    with pytest.raises(ValueError, match=rf"^{shard} cannot be read \(the server returned 418 "):
         list(read_images(shard))
     site.status = None
     with pytest.raises(FileNotFoundError, match=rf"^{site.url}/absent\.tar does not exist$"):
         list(read_images(f"{site.url}/absent.tar"))
-    with pytest.raises(FileNotFoundError, match=rf"^{site.url}/absent\.json does not exist; DATA\.SHARDS is an index"):
+    with pytest.raises(
+        FileNotFoundError, match=rf"^{site.url}/absent\.json does not exist; DATA\.SHARDS must be an index"
+    ):
         ShardIndex(f"{site.url}/absent.json")
     with pytest.raises(ValueError, match=r"^http://:80/a\.tar cannot be read \("):
         list(read_images("http://:80/a.tar"))
@@ -70,7 +74,7 @@ def test_web_file__that_is_replaced_meanwhile(site, heeded):
     with WebFile(f"{site.url}/part-5.tar") as file:
         file.read(10)
         site.etag = '"2"'
-        with pytest.raises(ValueError, match=rf"^{site.url}/part-5\.tar was replaced on its server while it was"):
+        with pytest.raises(ValueError, match=rf"^{site.url}/part-5\.tar was replaced on the server while it was"):
             file.read()
 
 
@@ -80,6 +84,6 @@ def test_shard_index__of_a_server_never_runs_a_command(tmp_path, site):
         entry = {"name": name, "images": 1, "bytes": 1}
         site.files["/index.json"] = json.dumps({"version": 1, "shards": [entry]}).encode()
         for location in (f"{site.url}/index.json", f"pipe:echo '{site.files['/index.json'].decode()}'"):
-            with pytest.raises(ValueError, match=r"none was run\. Commands of an index that is not a local file"):
+            with pytest.raises(ValueError, match=r"none was run\. Commands in an index that is not a local file"):
                 ShardIndex(location, allow_pipe=True)
     assert not canary.exists()

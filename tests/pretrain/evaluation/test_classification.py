@@ -257,9 +257,9 @@ def test_eval_only__finds_what_the_run_found(folders, run, tmp_path):
     ("more", "message"),
     [
         (["METHOD", "moco"], r"small\.yaml has METHOD 'moco'; expected 'supervised'"),
-        (["--eval-only"], r"MODEL.WEIGHTS is ''; set it to a classifier's checkpoint or give --resume"),
-        (["--eval-only", "--resume"], r"\S* holds no checkpoint; give the OUTPUT_DIR of a run"),
-        (["--eval-only", "DATA.VAL_ROOT", ""], r"DATA.VAL_ROOT is ''; --eval-only needs a validation split"),
+        (["--eval-only"], r"MODEL.WEIGHTS is ''; set it to a classifier checkpoint or add --resume"),
+        (["--eval-only", "--resume"], r"\S* contains no checkpoint; specify the OUTPUT_DIR of a run"),
+        (["--eval-only", "DATA.VAL_ROOT", ""], r"DATA.VAL_ROOT is ''; --eval-only requires a validation split"),
     ],
 )
 def test_command__refuses(folders, tmp_path, raises, more, message):
@@ -275,7 +275,7 @@ def test_open_validation__files_that_are_not_used_are_told(tmp_path, caplog):
     cfg = get_cfg()
     cfg.DATA.VAL_ROOT = str(tmp_path)
     open_validation(cfg)
-    assert f"1 files of {tmp_path} are not images (by extension); ignored" in caplog.text
+    assert f"ignoring 1 files of {tmp_path} that are not images (by extension)" in caplog.text
 
 
 def test_open_validation__classes_must_be_those_of_training(folders):

@@ -88,7 +88,7 @@ def test_extract_features__training_mode_and_bad_numbers_are_refused(data):
     with pytest.raises(FloatingPointError, match="not finite"):
         extract_features(network, data, FeatureSettings(size=32))
     network.layer4[1].bn2.bias.data[0] = 1e6
-    with pytest.raises(FloatingPointError, match=r"exceed what torch\.float16 holds"):
+    with pytest.raises(FloatingPointError, match=r"are outside the range of torch\.float16"):
         extract_features(network, data, FeatureSettings(size=32, storage=torch.float16))
 
 
@@ -156,10 +156,10 @@ def test_read_encoder__refuses_other_files(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no checkpoint"):
         read_encoder(tmp_path / "nothing.pth")
     (tmp_path / "converted.pkl").write_bytes(b"")
-    with pytest.raises(ValueError, match="is converted for detectron2"):
+    with pytest.raises(ValueError, match="is already converted for detectron2"):
         read_encoder(tmp_path / "converted.pkl")
     torch.save({"model": {"other": torch.zeros(1)}}, tmp_path / "other.pth")
-    with pytest.raises(ValueError, match=r"other\.pth: holds no encoder"):
+    with pytest.raises(ValueError, match=r"other\.pth: contains no encoder"):
         read_encoder(tmp_path / "other.pth")
 
 

@@ -73,7 +73,7 @@ def test_linear__table_and_json(data, checkpoint, tmp_path, capsys, mode):
     assert diverged["top1"] is None
     shown = capsys.readouterr().out
     assert "diverged" in shown
-    assert "Best of 2" in shown
+    assert "best of 2 classifiers" in shown
     assert f"backbone unchanged: SHA-256 {digest[:16]}" in shown
 
 
@@ -90,9 +90,9 @@ def test_linear__cache_is_shared_with_knn(data, checkpoint, tmp_path):
     ("main", "given", "message"),
     [
         (knn, ["nowhere.pth"], "there is no checkpoint nowhere.pth"),
-        (knn, ["--random", "resnet18", "--k", "13"], "--k 13 of 12 training images"),
+        (knn, ["--random", "resnet18", "--k", "13"], "--k 13 exceeds the number of training images, 12"),
         (knn, ["--random", "vgg"], "unknown encoder 'vgg'"),
-        (knn, ["--random", "resnet18", "--precision", "float16"], "float16 needs CUDA"),
+        (knn, ["--random", "resnet18", "--precision", "float16"], "float16 requires CUDA"),
     ],
 )
 def test_errors__one_line(data, main, given, message, monkeypatch):
@@ -107,7 +107,7 @@ def test_errors__one_line(data, main, given, message, monkeypatch):
 @pytest.mark.parametrize(
     ("main", "given", "message"),
     [
-        (knn, ["model.pth", "--small-stem"], "--small-stem goes with --random"),
+        (knn, ["model.pth", "--small-stem"], "--small-stem can only be used with --random"),
         (knn, ["--random", "resnet18", "--k", "5", "0"], "argument --k: invalid positive int value: '0'"),
         (knn, ["--random", "resnet18", "--temperature", "0"], "--temperature: invalid positive float value: '0'"),
         (knn, ["--random", "resnet18", "--size", "0"], "argument --size: invalid positive int value: '0'"),
@@ -116,9 +116,9 @@ def test_errors__one_line(data, main, given, message, monkeypatch):
         (linear, ["--random", "resnet18", "--lr", "nan"], "argument --lr: invalid positive float value: 'nan'"),
         (linear, ["--random", "resnet18", "--wd", "0", "-1"], "argument --wd: invalid non-negative float value: '-1'"),
         (linear, ["--random", "resnet18", "--epochs", "0"], "argument --epochs: invalid positive int value: '0'"),
-        (linear, ["--random", "resnet18", "--steps", "5", "3"], "--steps 5 3; expected epochs in rising order"),
-        (linear, ["--random", "resnet18", "--epochs", "5", "--steps", "3", "5"], "--steps 5 would do nothing"),
-        (linear, ["--random", "resnet18", "--resume"], "--resume needs --state, the file to continue"),
+        (linear, ["--random", "resnet18", "--steps", "5", "3"], "--steps 5 3: expected epochs in increasing order"),
+        (linear, ["--random", "resnet18", "--epochs", "5", "--steps", "3", "5"], "--steps 5 has no effect"),
+        (linear, ["--random", "resnet18", "--resume"], "--resume requires --state, the file to resume"),
     ],
 )
 def test_errors__bad_flags_are_refused_before_anything_is_read(main, given, message, capsys):

@@ -122,7 +122,7 @@ def test_toy_method__its_keys_are_checked(key, value, message):
 
 def test_method__a_name_is_taken_once():
     with pytest.raises(
-        ValueError, match=r"METHOD 'moco' is already mocodet\.pretrain\.methods\.moco\.MomentumContrast; choose"
+        ValueError, match=r"METHOD 'moco' is already used by mocodet\.pretrain\.methods\.moco\.MomentumContrast; choose"
     ):
         type("Other", (Method,), {}, name="moco")
     assert METHODS["toy_agreement"] is toy_method.Agreement
@@ -137,7 +137,7 @@ def test_method__a_base_of_several_needs_no_name():
 def test_all_keys__a_key_means_one_thing():
     other = type("Other", (toy_method.Agreement,), {"keys": {"TOY.DIM": Key(4, "Else.", at_least(1))}}, name="other")
     try:
-        with pytest.raises(ValueError, match=r"METHOD other declares TOY\.DIM, which is already another key; rename"):
+        with pytest.raises(ValueError, match=r"METHOD other declares TOY\.DIM, but this key already exists; rename"):
             all_keys()
     finally:
         del METHODS[other.name]
@@ -148,7 +148,9 @@ def test_check_copies__one_that_the_method_does_not_name(monkeypatch):
     method = toy_method.Agreement(build_resnet("resnet18", num_classes=8), 0.5, 0)
     method.check_copies()
     monkeypatch.setattr(toy_method.Agreement, "encoder_copies", ())
-    with pytest.raises(ValueError, match=r"would leave target, its copy, random: add 'target' to encoder_copies"):
+    with pytest.raises(
+        ValueError, match=r"would initialise .* but not its copy target: add 'target' to encoder_copies"
+    ):
         method.check_copies()
     method.target.fc.weight.data.mul_(2)
     method.check_copies()

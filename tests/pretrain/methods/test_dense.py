@@ -239,7 +239,7 @@ def test_init__dense_key_head_is_an_exact_frozen_copy():
 
 
 def test_init__encoder_without_maps():
-    with pytest.raises(ValueError, match=r"a Sequential has no layer4; expected a ResNet"):
+    with pytest.raises(ValueError, match=r"Sequential has no layer4; expected a ResNet"):
         DenseContrast(small_encoder(1), BatchShuffle(SEED), dense_head=nn.Identity(), **OPTIONS)
 
 

@@ -204,7 +204,11 @@ def test_load_encoder__reads_what_supervised_training_leaves(tmp_path):
 @pytest.mark.parametrize(
     ("arch", "small_stem", "message"),
     [
-        ("resnet34", False, r"holds a resnet18, which is not this config's network: layer1\.2.*set MODEL.ARCH"),
+        (
+            "resnet34",
+            False,
+            r"contains a resnet18 that does not match this config's network: layer1\.2.*set MODEL.ARCH",
+        ),
         ("resnet18", True, r"conv1\.weight differ; set MODEL.ARCH resnet18 MODEL.SMALL_STEM False"),
     ],
 )
@@ -228,16 +232,17 @@ def test_load_encoder__small_stem(tmp_path):
 
 def test_load_encoder__no_encoder_in_the_file(tmp_path):
     network = build_resnet("resnet18", nn.BatchNorm2d, False, CLASSES)
-    with pytest.raises(FileNotFoundError, match=r"MODEL.WEIGHTS: there is no checkpoint \S*nothing\.pth; give"):
+    with pytest.raises(FileNotFoundError, match=r"MODEL.WEIGHTS: there is no checkpoint \S*nothing\.pth; specify"):
         load_encoder(network, tmp_path / "nothing.pth")
     with (tmp_path / "converted.pkl").open("wb") as handle:
         pickle.dump({"model": {}}, handle)
     with pytest.raises(
-        ValueError, match=r"MODEL.WEIGHTS: \S*converted\.pkl: a \.pkl is converted for detectron2; give the checkpoint"
+        ValueError,
+        match=r"MODEL.WEIGHTS: \S*converted\.pkl: a \.pkl file is already converted for detectron2; specify the",
     ):
         load_encoder(network, tmp_path / "converted.pkl")
     torch.save({"model": {"a": torch.zeros(1)}}, tmp_path / "other.pth")
-    with pytest.raises(ValueError, match=r"MODEL.WEIGHTS: \S*other\.pth: holds no encoder"):
+    with pytest.raises(ValueError, match=r"MODEL.WEIGHTS: \S*other\.pth: contains no encoder"):
         load_encoder(network, tmp_path / "other.pth")
 
 
@@ -262,7 +267,9 @@ def test_load_classifier__whole_or_refused(tmp_path):
     with pytest.raises(ValueError, match=r"ours\.pth does not match .*: fc\.weight, fc\.bias differ; .* 6 classes"):
         load_classifier(build_resnet("resnet18", nn.BatchNorm2d, False, 6), tmp_path / "ours.pth")
     moco_checkpoint(tmp_path / "moco.pth")
-    with pytest.raises(ValueError, match=r"moco\.pth does not match this config's whole classifier: conv1\.weight, "):
+    with pytest.raises(
+        ValueError, match=r"moco\.pth does not match this config's complete classifier: conv1\.weight, "
+    ):
         load_classifier(network, tmp_path / "moco.pth")
 
 

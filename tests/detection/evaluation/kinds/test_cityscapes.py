@@ -179,5 +179,5 @@ def test_cityscapes_evaluator__two_processes_share_the_images(tmp_path):
 def test_cityscapes_evaluator__not_installed(tmp_path, monkeypatch):
     kind = replace(KINDS["cityscapes_instance"], packages=("no_such_package",), install="pip install this")
     monkeypatch.setitem(KINDS, "cityscapes_instance", kind)
-    with pytest.raises(ValueError, match=r"needs the packages no_such_package, .*; run +pip install this$"):
+    with pytest.raises(ValueError, match=r"requires the packages no_such_package, .* with: +pip install this$"):
         CityscapesInstanceEvaluator(register(tmp_path))

@@ -346,7 +346,7 @@ def check(file: Path, *tasks: str, sigmas: tuple[float, ...] = SIGMAS) -> None:
 @pytest.mark.parametrize(
     ("dataset", "task", "message"),
     [
-        (annotations_of(), "bbox", "no ground truth for bbox to evaluate on: none of its 0 annotations is a single"),
+        (annotations_of(), "bbox", "no ground truth for bbox: none of its 0 annotations is a single"),
         (annotations_of(person(iscrowd=1)), "bbox", "none of its 1 annotations is a single object"),
         (annotations_of(person(num_keypoints=0)), "keypoints", "a single object with keypoints"),
         (
@@ -357,10 +357,10 @@ def check(file: Path, *tasks: str, sigmas: tuple[float, ...] = SIGMAS) -> None:
         (
             annotations_of(person()) | {"images": [{"id": 1, "file_name": "1.jpg"}]},
             "segm",
-            "1 images, such as 1, lack width and height, which masks need",
+            "1 images, such as 1, lack width and height, which masks require",
         ),
         ({"images": [], "categories": []}, "bbox", "lacks the list annotations: it has the keys images, categories"),
-        ([], "bbox", "lacks the list images, annotations, categories: it is an empty list"),
+        ([], "bbox", "lacks the lists images, annotations, categories: it is an empty list"),
         (
             annotations_of(person(keypoints=[1, 1, 2] * 4)),
             "keypoints",
@@ -379,7 +379,7 @@ def test_check_coco_ground_truth__sound_and_not_json(tmp_path):
     file = tmp_path / "truth.json"
     file.write_text(json.dumps(annotations_of(*TRUTH)))
     check(file, *TASKS)
-    with pytest.raises(ValueError, match="the metrics have the spreads of 17 keypoints"):
+    with pytest.raises(ValueError, match="the metrics define the spreads of 17 keypoints"):
         check(file, *TASKS, sigmas=())
     file.write_text("{")
     with pytest.raises(ValueError, match=r"truth\.json: is not JSON"):
@@ -400,11 +400,11 @@ def test_mask_fault__finds_none_in_what_pycocotools_writes(first, others):
     mask = mask_util.frPyObjects({"size": size, "counts": lengths}, *size)
     assert mask_fault(mask, size) is None
     assert mask_fault({**mask, "counts": mask["counts"].decode()}, size) is None
-    assert "do not make up" in mask_fault({**mask, "size": [1, size[1] + 1]}, [1, size[1] + 1])
-    assert "do not make up" in mask_fault({**mask, "size": [1, size[1] - 1]}, [1, size[1] - 1])
+    assert "do not add up" in mask_fault({**mask, "size": [1, size[1] + 1]}, [1, size[1] + 1])
+    assert "do not add up" in mask_fault({**mask, "size": [1, size[1] - 1]}, [1, size[1] - 1])
 
 
 @pytest.mark.parametrize("size", [[0, 0], [1, 1], [-1, 1], [1, 2**70]])
 @pytest.mark.parametrize("counts", ["", "P", "!", "1P", "PPPPPPPPPPPP0", "é", "0O", "3N", b"\xff"])
 def test_mask_fault__runs_that_break_off_or_are_negative(counts, size):
-    assert "do not make up" in mask_fault({"size": size, "counts": counts}, size)
+    assert "do not add up" in mask_fault({"size": size, "counts": counts}, size)

@@ -198,7 +198,7 @@ def test_lvis_evaluator__boxes_and_masks_and_what_is_not_defined(tmp_path):
 def test_lvis_evaluator__saved_predictions_of_another_data_set(tmp_path):
     file = tmp_path / "lvis_instances_results.json"
     file.write_text(json.dumps([{"image_id": 10**6, "category_id": 1, "score": 1.0, "bbox": [0, 0, 1, 1]}]))
-    with pytest.raises(ValueError, match=r"prediction 0 is of image 1000000, which the data set does not have"):
+    with pytest.raises(ValueError, match=r"prediction 0 refers to image 1000000, which is not in the data set"):
         LVISEvaluator(register(tmp_path, ground_truth(0)), None).evaluate_saved(tmp_path)
 
 
@@ -208,12 +208,12 @@ def test_lvis_evaluator__tasks_of_saved_predictions(tmp_path):
     run(name, perfect(content), ("bbox", "segm"), str(tmp_path))
     file = tmp_path / "lvis_instances_results.json"
     results = json.loads(file.read_text())
-    with pytest.raises(ValueError, match=r"are for bbox and segm, not for keypoints; choose with --tasks"):
+    with pytest.raises(ValueError, match=r"support bbox and segm, but not keypoints; select the tasks with --tasks"):
         LVISEvaluator(name, ("bbox", "keypoints")).evaluate_saved(file)
     left_out = {"bbox": "bbox", "segm": "segmentation"}
     for task, shape in left_out.items():
         file.write_text(json.dumps([{key: result[key] for key in result if key != shape} for result in results]))
-        with pytest.raises(ValueError, match=rf"has no {shape}, which {task} needs"):
+        with pytest.raises(ValueError, match=rf"has no {shape}, which the task {task} requires"):
             LVISEvaluator(name, (task,)).evaluate_saved(file)
         metrics, _ = LVISEvaluator(name, None).evaluate_saved(file)
         assert {kind: found["AP"] for kind, found in metrics.items()} == {
@@ -237,5 +237,7 @@ def test_lvis_evaluator__leaves_numpy_and_the_script_as_they_were(tmp_path):
 def test_lvis_evaluator__not_installed(tmp_path, monkeypatch):
     monkeypatch.setitem(KINDS, "lvis", replace(KINDS["lvis"], packages=("no_such_package",)))
     name = register(tmp_path, ground_truth(0))
-    with pytest.raises(ValueError, match=r"needs the packages no_such_package, .*; run +pip install --no-deps lvis$"):
+    with pytest.raises(
+        ValueError, match=r"requires the packages no_such_package, .* with: +pip install --no-deps lvis$"
+    ):
         LVISEvaluator(name, ("bbox",))

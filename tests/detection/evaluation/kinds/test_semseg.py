@@ -118,7 +118,7 @@ def test_mean_iou__class_without_ground_truth_is_named_and_left_out(tmp_path, ca
     results = run(MeanIoUEvaluator(name), name, [np.array([[0, 0, 1, 2]])])["sem_seg"]
     assert results["mIoU"] == pytest.approx(100 * (1 + 1 / 2) / 2)
     assert {key for key in results if key.startswith("IoU-")} == {"IoU-sky", "IoU-road"}
-    assert f"No ground truth in {name}, so not part of the mean IoU: tree, car" in caplog.text
+    assert f"No ground truth in {name} for classes that are excluded from the mean IoU: tree, car" in caplog.text
 
 
 def test_mean_iou__no_labelled_pixel(tmp_path):
@@ -135,7 +135,9 @@ def test_mean_iou__prediction_of_another_size(tmp_path):
 
 def test_mean_iou__label_that_is_no_class(tmp_path):
     name = make_dataset(tmp_path, [np.array([[0, 4]])])
-    with pytest.raises(ValueError, match=r"labels/0\.png holds the label 4; labels must be below .* 4, or 255"):
+    with pytest.raises(
+        ValueError, match=r"labels/0\.png contains the label 4; labels must be below .* 4, or equal to 255"
+    ):
         run(MeanIoUEvaluator(name), name, [np.array([[0, 0]])])
 
 

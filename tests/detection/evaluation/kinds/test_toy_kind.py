@@ -150,5 +150,5 @@ def test_register_kind__a_name_stands_for_one(tmp_path):
     name = register(tmp_path)
     assert kind_of(name) is KINDS["toy_count"]
     assert isinstance(build_evaluator(empty_config(OUTPUT_DIR=str(tmp_path)), name).evaluator, CountEvaluator)
-    with pytest.raises(ValueError, match="a kind of evaluation 'toy_count' already exists"):
+    with pytest.raises(ValueError, match="evaluation kind 'toy_count' is already registered"):
         register_kind(kind_of(name))

@@ -58,8 +58,8 @@ def test_grouped_batch_norm__evaluates_as_batch_norm():
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ((7, 4, 2, 2), "batch of 7 does not divide into 2"),
-        ((2, 4, 1, 1), r"\(2, 4, 1, 1\) in 2 batch-norm groups leaves each group less than two values of a channel"),
+        ((7, 4, 2, 2), "batch of 7 cannot be divided into 2"),
+        ((2, 4, 1, 1), r"\(2, 4, 1, 1\) has fewer than two values per channel in each of 2 batch-norm groups"),
         ((4, 4), "expected 4D input"),
     ],
 )
