@@ -338,7 +338,7 @@ def main() -> None:
         help="output folder (default: %(default)s)",
     )
     parser.add_argument(
-        "--hours", type=float, default=2.0, metavar="N", help="hours, including earlier calls (default: 2)"
+        "--hours", type=float, default=2.0, metavar="N", help="total hours to run, including earlier calls (default: 2)"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the faults (default: 0)")
     parser.add_argument(

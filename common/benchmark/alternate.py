@@ -48,7 +48,7 @@ CPU, WALL = Clock("CPU", cpu_seconds), Clock("wall", time.perf_counter)
 
 
 def clock_of(device: torch.device) -> Clock:
-    """Return the clock for work on ``device``.
+    """Return the function that reads the time for measurements on ``device``.
 
     On CUDA, the clock measures wall time after synchronising the device. On a CPU with one thread, it measures CPU
     time, which other programs barely affect. With multiple threads, it measures wall time, because waiting threads may

@@ -34,7 +34,7 @@ BLOCK = re.compile(rf"((?:.*?\.)??)(layer[1-4]|[4-7])\.{_WRAPPED}\d+\.{_WRAPPED}
 
 
 def find_encoder(checkpoint: Mapping, prefix: str | None = None) -> tuple[Style, StoredResNet, list[StoredResNet]]:
-    """Find the ResNet to transfer in a loaded checkpoint.
+    """Find the ResNet in a loaded checkpoint that is to be transferred.
 
     Args:
         checkpoint: result of `mocodet.common.checkpoint.load_torch_file`.

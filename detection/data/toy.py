@@ -148,7 +148,7 @@ def _smooth_noise(rng: np.random.Generator, size: int, cells: int) -> Array:
 
 
 def _mix(first: Array, second: Array, height: Array, sharpness: float) -> Array:
-    """Blend two colours (3) according to a height map (H x W); return H x W x 3."""
+    """Blend two RGB colours according to a height map (H x W) into an image (H x W x 3)."""
     weight = np.clip(0.5 + sharpness * height.astype(np.float32), 0, 1)[..., None]
     return first + (second - first) * weight
 

@@ -39,7 +39,7 @@ def longest_operations(step: Callable[[], object], device: torch.device, steps: 
 
 
 def operations_of(step: Callable[[], object], device: torch.device) -> dict[str, float]:
-    """Run a step once and return the seconds that each operation takes on ``device``, by shortened name."""
+    """Run a step once and return each operation's seconds on ``device``, keyed by a shortened name."""
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
     with profile(activities=activities) as profiled:
         step()

@@ -103,4 +103,4 @@ class ImageFolder(ImageFiles):
 def warn_of_passed_over(images: ImageFiles, where: str) -> None:
     """Log the number of files in ``where`` that are ignored because they are not images. JSON lists have none."""
     if images.passed_over:
-        logger.warning(f"ignoring {images.passed_over} files of {where} that are not images (by extension)")
+        logger.warning(f"{images.passed_over} files in {where} are not images (by extension); ignored")

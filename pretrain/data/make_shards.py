@@ -295,6 +295,6 @@ def main(args: argparse.Namespace) -> None:
     for message in summary.damaged:
         print(f"skipped: {message}", file=sys.stderr)
     if summary.passed_over:
-        print(f"ignoring {summary.passed_over} files of {root} that are not images (by extension)", file=sys.stderr)
+        print(f"{summary.passed_over} files in {root} are not images (by extension); ignored", file=sys.stderr)
     left_out = f", {len(summary.damaged)} damaged images skipped" if summary.damaged else ""
     print(f"{index}: {summary.images} images in {summary.shards} shards, {summary.bytes / 1e6:.1f} MB{left_out}")

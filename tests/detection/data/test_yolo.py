@@ -80,6 +80,6 @@ def test_load_yolo__classes_and_faults(tmp_path):
     label = tmp_path / "yolo/labels/0.txt"
     label.write_text("0 0.5 0.5 0.5\n")
     with pytest.raises(
-        ValueError, match=rf"data set {entry['NAME']}: .*labels/0\.txt: line 1 has 4 numbers; write class"
+        ValueError, match=rf"data set {entry['NAME']}: .*labels/0\.txt: line 1 has 4 values; write class"
     ):
         DatasetCatalog.get(entry["NAME"])

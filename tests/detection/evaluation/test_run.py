@@ -127,7 +127,9 @@ def test_evaluate__coco_json(tmp_path, coco, capsys):
     only_masks = save(tmp_path / "masks.json", [result | masks for result in results])
     evaluate([only_masks, "--json", truth])
     assert "bbox" not in capsys.readouterr().out
-    assert "has no segmentation, which the task segm requires" in message([predictions, "--json", truth, "--tasks", "segm"])
+    assert "has no segmentation, which the task segm requires" in message(
+        [predictions, "--json", truth, "--tasks", "segm"]
+    )
 
 
 def test_evaluate__coco_without_predictions(tmp_path, coco, caplog, capsys):

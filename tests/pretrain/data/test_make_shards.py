@@ -344,7 +344,7 @@ def test_main__says_what_was_done(folder, tmp_path, capsys):
     assert shards > 3
     assert f"{output}/index.json: 31 images in {shards} shards" in written.out
     assert f"skipped: {folder}/bad.jpg cannot be read as an image (unrecognised format)" in written.err
-    assert f"1 files of {folder} that are not images (by extension)" in written.err
+    assert f"1 files in {folder} are not images (by extension); ignored" in written.err
 
 
 @pytest.mark.parametrize(

@@ -275,7 +275,7 @@ def test_open_validation__files_that_are_not_used_are_told(tmp_path, caplog):
     cfg = get_cfg()
     cfg.DATA.VAL_ROOT = str(tmp_path)
     open_validation(cfg)
-    assert f"ignoring 1 files of {tmp_path} that are not images (by extension)" in caplog.text
+    assert f"1 files in {tmp_path} are not images (by extension); ignored" in caplog.text
 
 
 def test_open_validation__classes_must_be_those_of_training(folders):
