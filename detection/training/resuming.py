@@ -89,7 +89,7 @@ def other_draws(there: Any, now: Mapping[str, Any]) -> str:
     if not isinstance(there, Mapping):
         return "its checkpoint, like those of older versions, does not record how images were drawn"
     different = [key for key in now if there.get(key) != now[key]]
-    return ", ".join(f"{key} was {there.get(key)}, is now {now[key]}" for key in different)
+    return ", ".join(f"{key} is {now[key]} instead of {there.get(key)}" for key in different)
 
 
 def check_resumed(cfg: CfgNode) -> None:

@@ -99,7 +99,7 @@ def test_predict__labels_are_those_of_an_evaluation(tmp_path):
         predict(command(run, tmp_path / "other", Path(entry["IMAGES"]), more=("--threshold", "0.5")))
 
 
-def test_predict__damaged_files_are_named_and_the_others_predicted(tmp_path, model, caplog):
+def test_predict__damaged_files_are_named_and_the_others_predicted(tmp_path, model, capsys):
     run, entry = model
     folder = tmp_path / "photos"
     (folder / "deep").mkdir(parents=True)
@@ -113,8 +113,9 @@ def test_predict__damaged_files_are_named_and_the_others_predicted(tmp_path, mod
     words = command(run, folder / "out", folder, tmp_path / "no_suffix", more=("--batch-size", "2", "--no-pictures"))
     with pytest.raises(SystemExit, match=r"^error: 1 of 5 images could not be read .* other 4 are in .*out$"):
         predict([*words, "INPUT.MIN_SIZE_TEST", "32"])
-    assert f"{folder / 'broken.png'} cannot be read as an image" in caplog.text
-    assert "ignoring 1 files without an image extension" in caplog.text
+    log = capsys.readouterr().out
+    assert f"{folder / 'broken.png'} cannot be read as an image" in log
+    assert "ignoring 1 files without an image extension" in log
     images, results = read(folder / "out")
     sizes = {image["file_name"]: (image["width"], image["height"]) for image in images["images"]}
     square = (SIZE, SIZE)

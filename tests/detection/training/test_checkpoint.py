@@ -213,7 +213,7 @@ def test_load__warns_of_another_kind_of_images(resnet18: dict, tmp_path: Path, c
         path = save({**ours(resnet18), "method": {"name": "moco", "encoder": "encoder_q"}}, tmp_path / "ours.pth")
         convert_file(path, tmp_path / "ours.pkl", check=False)
         with pytest.raises(
-            ValueError, match=r"images of INPUT\.FORMAT RGB, the config has BGR; set INPUT\.FORMAT RGB, "
+            ValueError, match=r"images of INPUT\.FORMAT RGB, but the config has BGR; set INPUT\.FORMAT RGB, "
         ):
             checkpointer.load(str(tmp_path / "ours.pkl"))
 
@@ -224,7 +224,7 @@ def test_load__without_a_network(resnet18: dict, tmp_path: Path, monkeypatch) ->
 
     monkeypatch.setattr(Detectron2Handler, "_get_local_path", offline)
     with pytest.raises(
-        ConnectionError, match=r"^MODEL.WEIGHTS detectron2://a/b.pkl .*fetch https://\S+/detectron2/a/b.pkl "
+        ConnectionError, match=r"^MODEL.WEIGHTS detectron2://a/b.pkl .*download https://\S+/detectron2/a/b.pkl "
     ):
         MocoDetCheckpointer(fpn18()).load("detectron2://a/b.pkl")
 
@@ -328,7 +328,9 @@ def test_load__missing_encoder_tensor(resnet18: dict, tmp_path: Path) -> None:
     content = pickle.loads((tmp_path / "moco.pkl").read_bytes())
     del content["model"]["res3.1.conv2.norm.running_var"]
     checkpointer = MocoDetCheckpointer(fpn18())
-    with pytest.raises(ValueError, match=r"in the model: backbone\.bottom_up\.res3\.1\.conv2\.norm\.running_var; left"):
+    with pytest.raises(
+        ValueError, match=r"missing in the file: backbone\.bottom_up\.res3\.1\.conv2\.norm\.running_var; unused"
+    ):
         checkpointer.load(dump(content, tmp_path / "moco.pkl"))
     # The checkpointer still works after the error.
     checkpointer.load(save(ours(resnet18), tmp_path / "moco.pth"))
@@ -488,10 +490,10 @@ def test_load__our_detector_of_other_classes_and_of_another_model(tmp_path: Path
 
     # It records its image format, and the place of its strides.
     with pytest.raises(
-        ValueError, match=r"on images of INPUT\.FORMAT BGR, the config has RGB; set INPUT\.FORMAT BGR, "
+        ValueError, match=r"on images of INPUT\.FORMAT BGR, but the config has RGB; set INPUT\.FORMAT BGR, "
     ):
         MocoDetCheckpointer(build_model(leaf_config("pascal_voc_R_50_C4_24k", "INPUT.FORMAT", "RGB"))).load(file)
-    with pytest.raises(ValueError, match=r"the stride in the 1x1 convolutions; .* in the 3x3 .*STRIDE_IN_1X1 True$"):
+    with pytest.raises(ValueError, match=r"the stride in the 1x1 convolutions, .* in the 3x3 .*STRIDE_IN_1X1 True$"):
         MocoDetCheckpointer(build_model(leaf_config("pascal_voc_R_50_C4_24k_moco"))).load(file)
 
 

@@ -40,7 +40,7 @@ FORGED = {
     ),
     "classes of a number": (lambda c: c.update(classes=3), "classes are malformed"),
     "class of a dict": (lambda c: c["classes"]["names"].__setitem__(0, {}), "classes are malformed"),
-    "class of two lines": (lambda c: c["classes"]["names"].__setitem__(0, "a\nb"), r"class 0 is a\\nb there, cat now"),
+    "class of two lines": (lambda c: c["classes"]["names"].__setitem__(0, "a\nb"), r"class 0 was a\\nb, is now cat"),
     "no trainer": (lambda c: c.pop("trainer"), "the checkpoint has no trainer"),
     "trainer of text": (lambda c: c.update(trainer="a"), "trainer does not record the last iteration"),
     "no iteration": (lambda c: c["trainer"].clear(), "trainer does not record the last iteration"),

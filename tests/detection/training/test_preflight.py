@@ -64,7 +64,7 @@ def test_check_datasets__masks_of_run_lengths_take_bitmasks(tmp_path):
     content["annotations"][0]["segmentation"] = {"size": [64, 64], "counts": [0, 64**2]}
     path.write_text(json.dumps(content))
     with pytest.raises(
-        ValueError, match=r"1 of the 4 .* one of .*0\.jpg, have run-length encoded masks.*add  INPUT\.MASK_F"
+        ValueError, match=r"1 of the 4 .* one in .*0\.jpg, have run-length encoded masks.*add  INPUT\.MASK_F"
     ):
         check(coco, coco, MODEL__MASK_ON=True)
     check(coco, coco, MODEL__MASK_ON=True, INPUT__MASK_FORMAT="bitmask")
@@ -112,15 +112,15 @@ def test_check_datasets__unknown_name(voc):
 
 
 def test_check_datasets__none_named(voc):
-    with pytest.raises(ValueError, match="no data set to train on"):
+    with pytest.raises(ValueError, match="specify a data set to train on"):
         check(*voc, DATASETS__TRAIN=())
-    with pytest.raises(ValueError, match="no data set to evaluate on"):
+    with pytest.raises(ValueError, match="specify a data set to evaluate on"):
         check(*voc, training=False, DATASETS__TEST=())
 
 
 def test_check_datasets__builtin_without_files(voc):
     names = {"DATASETS__TRAIN": ("voc_2007_trainval",), "DATASETS__TEST": ("voc_2007_test",)}
-    with pytest.raises(FileNotFoundError, match=r"no .*VOC2007; .*DETECTRON2_DATASETS"):
+    with pytest.raises(FileNotFoundError, match=r"VOC2007 not found; .*DETECTRON2_DATASETS"):
         check(*voc, MODEL__ROI_HEADS__NUM_CLASSES=20, **names)
 
 
@@ -420,7 +420,7 @@ def test_check_run__the_quick_checks_come_before_the_slow(tmp_path):
         ("AMP_DTYPE must be one of", {"MOCO.AMP_DTYPE": "bfloat16"}),
         ("SCALE_RANGE is supported only for", {"INPUT.SCALE_RANGE": ()}),
         ("IMS_PER_BATCH 0 cannot be divided", {"SOLVER.IMS_PER_BATCH": 2}),
-        ("PASSES must be 0 or more", {"MOCO.PASSES": 0}),
+        ("PASSES must not be negative", {"MOCO.PASSES": 0}),
         ("MODEL.WEIGHTS is none", {"MODEL.WEIGHTS": ""}),
         ("has 3 classes, but", {"MODEL.ROI_HEADS.NUM_CLASSES": 3}),
         ("no ground truth for unicorn", {"DATASETS.TEST": ()}),

@@ -238,7 +238,7 @@ def test_train__one_process_at_a_time_in_a_folder(data, tmp_path):
     [
         (["--scale-to-gpus"], {}, "IMS_PER_BATCH 2 cannot be divided among the 8 processes"),
         ([], {"MOCO__ACCUMULATION": 0}, "ACCUMULATION must be at least 1"),
-        ([], {"MOCO__ACCUMULATION": 3}, "IMS_PER_BATCH 2 .* 1 processes of 3 micro-batches each; .* multiple of 3"),
+        ([], {"MOCO__ACCUMULATION": 3}, "IMS_PER_BATCH 2 .* 1 processes with 3 micro-batches each; .* multiple of 3"),
     ],
 )
 def test_setup__batches_that_do_not_divide(data, tmp_path, flags, keys, message):
@@ -352,7 +352,7 @@ def test_setup__missing_weights_name_the_two_commands(data, tmp_path):
         ({"SOLVER__CHECKPOINTS_KEPT": 0}, r"^error: SOLVER\.CHECKPOINTS_KEPT is 0; expected at least 1$"),
         ({"TEST__AUG__ENABLED": True}, "test-time augmentation is not supported"),
         ({"MODEL__ROI_HEADS__NUM_CLASSES": 20}, "has 2 classes, but"),
-        ({"DATASETS__TRAIN": ()}, "no data set to train on"),
+        ({"DATASETS__TRAIN": ()}, "specify a data set to train on"),
         ({"INPUT__CROP__ENABLED": True, "INPUT__CROP__TYPE": "absolute"}, "CROP.SIZE must be two positive integers"),
     ],
 )

@@ -187,7 +187,7 @@ def test_trainer__says_what_keeps_a_resumed_run_from_being_the_same(tmp_path, ca
     state = trainer.state_dict()
     for draws, warning in (
         (state["draws"], ""),
-        ({**state["draws"], "SEED": 7, "processes": 8}, "SEED 7 there, 1 now, processes 8 there, 1 now"),
+        ({**state["draws"], "SEED": 7, "processes": 8}, "SEED is 1 instead of 7, processes is 1 instead of 8"),
         (None, "does not record how images were drawn"),
     ):
         caplog.clear()

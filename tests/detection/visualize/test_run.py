@@ -124,7 +124,7 @@ def test_main__refusals_are_one_line(tmp_path, coco, runs, flags, message):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--predictions", "sure=elsewhere"], "--predictions names must differ, got sure, shy, sure"),
+        (["--predictions", "sure=elsewhere"], "the names given with --predictions must be unique, got sure, shy, sure"),
         (["--images", "0"], "argument --images: invalid positive int value: '0'"),
         (["--predictions", "elsewhere"], "expected NAME=PATH, got 'elsewhere'"),
     ],

@@ -232,7 +232,7 @@ DEFECTS = {
     "no stage": (drop("res3"), r"has \(2, 0, 2, 2\) basic blocks"),
     "no statistics": (drop("running_var"), r"incomplete for a resnet18: missing bn1\.running_var"),
     "two": (double, r"contains 2 ResNets, at 'backbone\.bottom_up\.', 'teacher\.'; select one with --prefix"),
-    "nan": (nan, r"layer3\.0\.conv1\.weight holds nan"),
+    "nan": (nan, r"layer3\.0\.conv1\.weight contains NaN"),
 }
 
 
