@@ -59,9 +59,9 @@ def mishaps_told() -> Iterator[None]:
 
 
 def _told(error: RuntimeError) -> OSError | None:
-    text = str(error)
-    if ended := LOADER_ENDED.search(text):
+    if ended := _loader_ended(error):
         return ChildProcessError(_of_loader(ended["pids"], ended["signal"] or ""))
+    text = str(error)
     if isinstance(error, torch.OutOfMemoryError) or OUT_OF_MEMORY.search(text):
         what = OUT_OF_MEMORY.search(text)
         return OSError(
@@ -75,6 +75,17 @@ def _told(error: RuntimeError) -> OSError | None:
     if CONNECTION_LOST.search(text):
         return ConnectionError(_of_ranks("has ended or cannot be reached"))
     return None
+
+
+def _loader_ended(error: BaseException | None) -> re.Match[str] | None:
+    """Return PyTorch's message that a loader process ended, from an error or the errors before it.
+
+    PyTorch raises this error in a signal handler, which can interrupt any code. If it interrupts ``torch.save``,
+    closing the incomplete file raises another error.
+    """
+    while error and not (ended := LOADER_ENDED.search(str(error))):
+        error = error.__context__
+    return ended if error else None
 
 
 def _of_loader(pids: str, signal: str) -> str:

@@ -1,4 +1,5 @@
 import errno
+import io
 import os
 import signal
 import threading
@@ -76,6 +77,21 @@ def test_mishaps_told__a_killed_loader_process():
     told = r"^loader process \d+ was killed.*memory ran out\. Lower NUM_WORKERS, and continue .* --resume$"
     with pytest.raises(ChildProcessError, match=told), mishaps_told():
         list(DataLoader(Killed(), num_workers=1))
+
+
+def test_mishaps_told__a_loader_process_killed_while_a_checkpoint_is_written():
+    """PyTorch's signal handler interrupts a write; closing the incomplete file raises another error."""
+
+    class Interrupted(io.BytesIO):
+        def write(self, data: bytes) -> int:
+            if self.tell() > 1000:
+                raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+            return super().write(data)
+
+    told = r"^loader process 7 was killed \(Killed\); .* --resume$"
+    with pytest.raises(ChildProcessError, match=told) as caught, mishaps_told():
+        torch.save({"weights": torch.zeros(10_000)}, Interrupted())
+    assert "enforce fail" in str(caught.value.__cause__)
 
 
 class Tensors(Dataset):
