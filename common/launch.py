@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -41,6 +42,7 @@ from .tether import end_with_parent
 # `StopWhenAsked` starts a step later and must time out first. Its error reaches only processes that are not waiting for
 # their GPU.
 NCCL_WAITS_LONGER = timedelta(minutes=1)
+LONGEST_TRACEBACK = 1 << 18  # bytes
 
 # Newer PyTorch versions warn about the old name.
 _SYNCS = "forward_sync_buffers"
@@ -171,6 +173,8 @@ def _run_in_process(
     except USER_ERRORS as error:
         if comm.get_world_size() == 1 or os.environ.get("MOCODET_TRACEBACK"):
             raise
+        if multiprocessing.parent_process() and not _has_room_for_errors():
+            sys.exit(f"error: {message_of(error)}")
         raise ReportedError(message_of(error)) from error
     except Stopped:
         _leave_group(args)
@@ -180,6 +184,16 @@ def _run_in_process(
             raise
         sys.exit(128 + signal.SIGINT)  # torch would end a spawned process with status 0
     _leave_group(args)
+
+
+def _has_room_for_errors() -> bool:
+    """Return whether torch can pass an error to the parent process, which it does in a temporary file."""
+    try:
+        with tempfile.TemporaryFile() as file:
+            file.write(bytes(LONGEST_TRACEBACK))
+    except OSError:
+        return False
+    return True
 
 
 def _leave_group(args: argparse.Namespace) -> None:

@@ -1,6 +1,8 @@
 import argparse
 import json
+import multiprocessing
 import os
+import resource
 import signal
 import sys
 import time
@@ -22,7 +24,7 @@ from torch.distributed.launcher import LaunchConfig, elastic_launch
 from torch.multiprocessing import ProcessRaisedException
 from torch.nn.parallel import DistributedDataParallel
 
-from mocodet.common.launch import claim_output, distribute, fresh_store, launch
+from mocodet.common.launch import ReportedError, _run_in_process, claim_output, distribute, fresh_store, launch
 from mocodet.common.locks import CLAIM, claim
 from tests.commands import parsed, pretrain
 from tests.processes import forking, run_in_processes
@@ -134,6 +136,29 @@ def kill_the_second(args: argparse.Namespace) -> None:
 def test_launch__a_killed_process_is_one_line():
     with pytest.raises(SystemExit, match=r"^error: process 1 of 2 was killed \(SIGKILL\); .*\Z"):
         start(kill_the_second, parse("--num-gpus", "2"))
+
+
+def fill_the_disk(args: argparse.Namespace) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+    raise OSError("model_0000023.pth could not be written")
+
+
+def test_launch__a_disk_too_full_for_the_traceback_of_a_process_leaves_its_line(monkeypatch):
+    monkeypatch.delenv("MOCODET_TRACEBACK", raising=False)
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def run() -> None:
+        try:
+            _run_in_process(fill_the_disk, parse("--num-gpus", "1"))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+
+    with pytest.raises(ReportedError, match=r"^model_0000023\.pth could not"):
+        run()  # torchrun's processes, which have no such parent
+    monkeypatch.setattr(multiprocessing, "parent_process", lambda: True)
+    with pytest.raises(SystemExit, match=r"^error: model_0000023\.pth could not be written$"):
+        run()
 
 
 @needs_cpu
