@@ -41,6 +41,8 @@ from mocodet.detection.data.toy import TOY_CLASSES, make_toy_data
 MORE_DISK = 1 << 20  # bytes by which OUT may grow after the first round before this is a violation
 # A cache that all programs of a user share, and the error text of one of multiple processes.
 BY_TORCH = re.compile(r"torchinductor_.*|pytorch-errorfile-.*")
+# A folder of Python's multiprocessing, and an empty file with which PyTorch's data loader counts the open files.
+BY_KILLED = re.compile(r"pymp-.*|tmp\w{8}")
 
 
 @dataclass
@@ -219,7 +221,7 @@ class Soak:
         violations += [f"/dev/shm/{name} was left behind" for name in sorted(left)]
         trend = growth(run.samples)
         violations += grown(trend)
-        if strike and strike.remove_images:
+        if strike and strike.remove_images and run.newest():  # without a checkpoint, the next attempt starts again
             for name in skipped(output):
                 (self.data / "unlabelled" / name).unlink(missing_ok=True)
         return {
@@ -265,13 +267,13 @@ def left_over(temporary: Path, ended: int) -> list[Path]:
 
     Args:
         temporary: the folder of the temporary files.
-        ended: the number of processes that were killed, each of which may have left a folder of Python's there.
+        ended: the number of processes that were killed, each of which may have left something of Python's or PyTorch's.
     """
     found = sorted(path for path in temporary.iterdir() if not BY_TORCH.fullmatch(path.name))
-    pythons = [path for path in found if path.name.startswith("pymp-")][:ended]
+    excused = [path for path in found if BY_KILLED.fullmatch(path.name)][:ended]
     shutil.rmtree(temporary)
     temporary.mkdir()
-    return [path for path in found if path not in pythons]
+    return [path for path in found if path not in excused]
 
 
 def size_of(folder: Path) -> int:
