@@ -18,6 +18,7 @@ from mocodet import configs
 from mocodet.common.commands.main import parse, parser_of
 from mocodet.common.commands.table import COMMANDS, PROGRAM, Command
 from mocodet.common.config.merge import merge_config
+from mocodet.common.study.run import asked_for
 from mocodet.common.study.spec import read_study
 from mocodet.detection import add_moco_config
 from mocodet.pretrain.config import get_cfg as pretrain_cfg
@@ -169,6 +170,8 @@ def test_commands__the_parser_takes_it(page, command, monkeypatch, tmp_path):
         given = [(file, [*opts, *args.opts]) for _, file, opts in args.init]
         if args.study and not args.study.startswith("output/"):
             read_study(args.study)
+        elif args.init:
+            asked_for(args)  # refuses keys that a study sets itself
     for file, opts in given:
         assert not [word for word in opts if word.startswith("--")], "flags after KEY VALUE are not seen as such"
         assert file.startswith("output/") or configs.locate(file).is_file(), f"{page} names {file}"
