@@ -18,6 +18,7 @@ FORMATS = {
     "accuracy": ".1%",
     "accuracy_in_batch": ".1%",
     "accuracy_dense": ".1%",
+    "same_place": ".1%",
     "lr": ".4g",
     "data_time": ".3f",
 }

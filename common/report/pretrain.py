@@ -59,6 +59,7 @@ KNOWN = {
     "accuracy": Quantity("Accuracy", "%", 100, 1, "max"),
     "accuracy_in_batch": Quantity("Accuracy within the batch", "%", 100, 1, "max"),
     "accuracy_dense": Quantity("Accuracy of cells", "%", 100, 1, "max"),
+    "same_place": Quantity("Cells matched at the same place", "%", 100, 1),
     "knn_top1": Quantity("kNN top-1", "%", 1, 1, "max"),
     "knn_top5": Quantity("kNN top-5", "%", 1, 1, "max"),
     "top1": Quantity("Top-1", "%", 1, 1, "max"),

@@ -1,6 +1,7 @@
 """Dense contrast (DenseCL: Wang et al., CVPR 2021, arXiv 2011.09157), which extends MoCo v2 to feature map cells."""
 
 import copy
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -10,13 +11,16 @@ import torch.nn.functional as F
 from fvcore.common.config import CfgNode
 from torch import nn
 
-from ..keys import SHARE, Key, at_least, check_value
+from ..keys import SHARE, Key, at_least, check_value, one_of
 from .base import DataFacts
 from .encoding import embed
 from .heads import dense_head_from_config
 from .losses import queue_info_nce
 from .moco import MomentumContrast, move_towards
 from .shuffle_bn import BatchShuffle
+
+# What the second queue contains for each image: the mean of its cells (DenseCL), or one of its cells.
+NEGATIVES = ("pooled", "cells")
 
 
 class DenseKeys(NamedTuple):
@@ -27,14 +31,14 @@ class DenseKeys(NamedTuple):
         maps: feature maps for matching cells, N x D x S x S.
         cells: a unit vector for each cell, N x C x S x S.
         all_vectors: the keys of all processes, WN x C.
-        all_pooled: unit vectors in the direction of the mean of each image's ``cells``, WN x C.
+        all_negatives: for each image, the unit vector that represents its ``cells`` in the second queue, WN x C.
     """
 
     vectors: torch.Tensor
     maps: torch.Tensor
     cells: torch.Tensor
     all_vectors: torch.Tensor
-    all_pooled: torch.Tensor
+    all_negatives: torch.Tensor
 
 
 class DenseContrast(MomentumContrast, name="dense"):
@@ -43,6 +47,10 @@ class DenseContrast(MomentumContrast, name="dense"):
     The positive of a query cell is the dense vector of the key cell with the most similar backbone features (section
     3.4). Its negatives are one vector for each of the other images: the normalised mean of the unit vectors of their
     cells (section 3.3). The loss is (1 - lambda) global + lambda dense.
+
+    Zero padding reveals to the encoder where a cell lies in the grid. If most cells are matched with the cell at the
+    same place, as in grids of 3 x 3, the place alone identifies the positive, because means do not have a place. With
+    ``dense_negatives="cells"``, the negatives have places too. This differs from DenseCL (docs/lab/dense_places.md).
 
     Additional state: ``dense_head_q.*``, ``dense_head_k.*``, ``dense_queue`` (C x K) and ``dense_queue_ptr`` (1).
 
@@ -53,6 +61,7 @@ class DenseContrast(MomentumContrast, name="dense"):
             momentum, like f_k.
         dense_weight: lambda, the weight of the dense loss.
         dense_warmup_iters: number of initial iterations in which lambda is 0, while the dense queue is filled.
+        dense_negatives: ``"pooled"`` enqueues the mean of each key's cells, ``"cells"`` one of its cells.
         options: arguments of `MomentumContrast`. ``queue_size`` applies to both queues, ``temperature`` to both losses.
 
     Raises:
@@ -66,6 +75,12 @@ class DenseContrast(MomentumContrast, name="dense"):
             0.5, "lambda, the weight of the dense loss. The weight of the global loss is 1 - lambda.", SHARE
         ),
         "CONTRAST.DENSE_WARMUP_ITERS": Key(0, "Number of initial iterations in which lambda is 0.", at_least(0)),
+        "CONTRAST.DENSE_NEGATIVES": Key(
+            "pooled",
+            "Negatives of a cell, one from each other image: the mean of its cells ('pooled', as in DenseCL) or one of"
+            " its cells ('cells', for crops below about 200 pixels, whose small grids reveal the place of a cell).",
+            one_of(*NEGATIVES),
+        ),
     }
 
     def __init__(
@@ -76,6 +91,7 @@ class DenseContrast(MomentumContrast, name="dense"):
         dense_head: nn.Module,
         dense_weight: float = 0.5,
         dense_warmup_iters: int = 0,
+        dense_negatives: str = "pooled",
         **options: Any,
     ) -> None:
         super().__init__(encoder, shuffle, **options)
@@ -89,6 +105,7 @@ class DenseContrast(MomentumContrast, name="dense"):
         self.base_dense_weight = dense_weight
         self.dense_warmup_iters = dense_warmup_iters
         self.dense_weight = 0.0 if dense_warmup_iters else dense_weight
+        self.dense_negatives = dense_negatives
         self.register_buffer("dense_queue", F.normalize(torch.randn_like(self.queue), dim=0))  # C x K
         self.register_buffer("dense_queue_ptr", torch.zeros(1, dtype=torch.long))
 
@@ -100,7 +117,7 @@ class DenseContrast(MomentumContrast, name="dense"):
             ValueError: the crops are too small.
         """
         super().check_config(cfg)
-        size, stride = cfg.AUGMENTATION.CROP_SIZE, 8 if cfg.MODEL.SMALL_STEM else 32
+        size, stride = cfg.AUGMENTATION.CROP_SIZE, stride_of(cfg)
         more_than_one_cell = (
             f"more than {stride}, the stride of this encoder: METHOD 'dense' contrasts cells of the last feature map,"
             " which would have only one cell"
@@ -126,14 +143,19 @@ class DenseContrast(MomentumContrast, name="dense"):
             "dense_head": dense_head_from_config(cfg),
             "dense_weight": cfg.CONTRAST.DENSE_WEIGHT,
             "dense_warmup_iters": cfg.CONTRAST.DENSE_WARMUP_ITERS,
+            "dense_negatives": cfg.CONTRAST.DENSE_NEGATIVES,
         }
 
     @classmethod
     def chance(cls, cfg: CfgNode, data: DataFacts) -> dict[str, float]:
-        """Return the chance levels of MoCo, which also apply to cells because both queues have the same length."""
+        """Return the chance levels of MoCo, which also apply to cells because both queues have the same length.
+
+        That of ``same_place`` is 1/S^2.
+        """
         levels = super().chance(cfg, data)
         parts = dict.fromkeys(("loss_global", "loss_dense"), levels["loss"])
-        return {**levels, **parts, "accuracy_dense": levels["accuracy"]}
+        cells = math.ceil(cfg.AUGMENTATION.CROP_SIZE / stride_of(cfg)) ** 2
+        return {**levels, **parts, "accuracy_dense": levels["accuracy"], "same_place": 1 / cells}
 
     def begin_step(self, iteration: int, max_iter: int) -> None:
         """Set lambda and, as in MoCo, the momentum m."""
@@ -149,7 +171,7 @@ class DenseContrast(MomentumContrast, name="dense"):
         """Add the keys of a batch to both queues. The query encoder is not used."""
         keys = self.encode_dense_keys(batch["key"])
         self.dequeue_and_enqueue(keys.all_vectors, self.queue, self.queue_ptr)
-        self.dequeue_and_enqueue(keys.all_pooled, self.dense_queue, self.dense_queue_ptr)
+        self.dequeue_and_enqueue(keys.all_negatives, self.dense_queue, self.dense_queue_ptr)
 
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Compute one training step, excluding the optimizer, in the same order as MoCo.
@@ -159,22 +181,24 @@ class DenseContrast(MomentumContrast, name="dense"):
 
         Returns:
             the outputs of MoCo and their dense counterparts: ``"loss"``, a scalar with gradients for ``encoder_q`` and
-            ``dense_head_q``; its parts ``"loss_global"`` (images) and ``"loss_dense"`` (cells); and
-            ``"accuracy_dense"``, the fraction of query cells whose positive is more similar than all vectors in the
-            dense queue.
+            ``dense_head_q``; its parts ``"loss_global"`` (images) and ``"loss_dense"`` (cells); ``"accuracy_dense"``,
+            the fraction of query cells whose positive is more similar than all vectors in the dense queue; and
+            ``"same_place"``, the fraction whose positive lies at the same place in the grid.
         """
         q, maps = embed_with_maps(self.encoder_q, batch["query"])  # N x C, N x D x S x S
         cells = rows_of(embed(self.dense_head_q, maps))  # NS^2 x C
         with torch.no_grad():
             self.momentum_update()
             keys = self.encode_dense_keys(batch["key"])
-            positives = rows_of(take_cells(keys.cells, nearest_cells(maps, keys.maps)))  # NS^2 x C
+            places = nearest_cells(maps, keys.maps)  # N x S^2
+            positives = rows_of(take_cells(keys.cells, places))  # NS^2 x C
+            same_place = (places == torch.arange(places.shape[1], device=places.device)).float().mean()
         outputs = self.contrast(q, keys.vectors, keys.all_vectors)
         dense, accuracy = queue_info_nce(cells, positives, self.dense_queue, self.temperature)
-        self.dequeue_and_enqueue(keys.all_pooled, self.dense_queue, self.dense_queue_ptr)
+        self.dequeue_and_enqueue(keys.all_negatives, self.dense_queue, self.dense_queue_ptr)
         loss = (1 - self.dense_weight) * outputs["loss"] + self.dense_weight * dense
         parts = {"loss_global": outputs["loss"].detach(), "loss_dense": dense.detach()}
-        return outputs | {"loss": loss, "accuracy_dense": accuracy} | parts
+        return outputs | {"loss": loss, "accuracy_dense": accuracy, "same_place": same_place} | parts
 
     @torch.no_grad()
     def momentum_update(self) -> None:
@@ -192,17 +216,36 @@ class DenseContrast(MomentumContrast, name="dense"):
         permutation = self.shuffle.draw(len(images))
         vectors, maps = embed_with_maps(self.encoder_k, self.shuffle.shuffle(images, permutation))
         cells = embed(self.dense_head_k, maps)
-        pooled = F.normalize(cells.mean(dim=(2, 3)), dim=1)
-        gathered = self.shuffle.unshuffle_gathered(torch.cat((vectors, pooled), dim=1), permutation)
-        all_vectors, all_pooled = gathered.chunk(2, dim=1)
+        both = torch.cat((vectors, self.negatives(cells)), dim=1)
+        all_vectors, all_negatives = self.shuffle.unshuffle_gathered(both, permutation).chunk(2, dim=1)
         first = self.shuffle.first_row(len(images))
         return DenseKeys(
             vectors=all_vectors[first : first + len(images)],
             maps=self.shuffle.unshuffle(maps, permutation),
             cells=self.shuffle.unshuffle(cells, permutation),
             all_vectors=all_vectors,
-            all_pooled=all_pooled,
+            all_negatives=all_negatives,
         )
+
+    def negatives(self, cells: torch.Tensor) -> torch.Tensor:
+        """Return the unit vectors that represent shuffled keys in the second queue, N x C.
+
+        With ``"cells"``, the places follow each other in the order of the shuffled keys, from the position in the queue
+        onwards. Therefore, all places occur equally often, and a resumed run continues exactly.
+
+        Args:
+            cells: a unit vector for each cell, N x C x S x S.
+        """
+        if self.dense_negatives == "pooled":
+            return F.normalize(cells.mean(dim=(2, 3)), dim=1)
+        rows = torch.arange(len(cells), device=cells.device) + self.shuffle.first_row(len(cells))
+        places = (self.dense_queue_ptr + rows) % cells[0, 0].numel()
+        return take_cells(cells, places[:, None]).squeeze(2)
+
+
+def stride_of(cfg: CfgNode) -> int:
+    """Return the side length in pixels of a cell of the last feature map."""
+    return 8 if cfg.MODEL.SMALL_STEM else 32
 
 
 def embed_with_maps(encoder: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,16 +2,20 @@
 
 import logging
 import re
+from collections import OrderedDict
 
 import numpy as np
 import pytest
 import torch
 from detectron2.engine import TrainerBase
 from fvcore.common.config import CfgNode
+from torch import nn
 
 from mocodet.pretrain.config import get_cfg
-from mocodet.pretrain.methods import MomentumContrast
+from mocodet.pretrain.methods import DenseContrast, MomentumContrast
 from mocodet.pretrain.methods.base import DataFacts
+from mocodet.pretrain.methods.grouped_bn import GroupedBatchNorm2d
+from mocodet.pretrain.methods.heads import build_dense_head
 from mocodet.pretrain.methods.shuffle_bn import BatchShuffle
 from mocodet.pretrain.signs import SignRecord, SignWatch, _old_keys, image_std
 from tests.pretrain.methods.small import DIM, small_encoder
@@ -19,25 +23,54 @@ from tests.pretrain.methods.small import DIM, small_encoder
 BATCH, IMAGES = 8, 4096
 
 
-class Trainer(TrainerBase):
-    """Trains MoCo with a small encoder on generated images, and logs like a run on CUDA."""
-
-    def __init__(self, cfg: CfgNode, rate: float, decay: float, noise: float) -> None:
-        super().__init__()
-        self.method = MomentumContrast(
-            small_encoder(2),
-            BatchShuffle(0),
-            queue_size=cfg.CONTRAST.QUEUE_SIZE,
-            momentum=cfg.CONTRAST.MOMENTUM,
-            dim=DIM,
-            temperature=0.2,
+def small_method(cfg: CfgNode) -> MomentumContrast:
+    """MoCo with a small encoder, or dense contrast with two padded convolutions, whose maps have 3 x 3 cells."""
+    options = {
+        "queue_size": cfg.CONTRAST.QUEUE_SIZE,
+        "momentum": cfg.CONTRAST.MOMENTUM,
+        "dim": DIM,
+        "temperature": 0.2,
+    }
+    if cfg.METHOD == "moco":
+        return MomentumContrast(small_encoder(2), BatchShuffle(0), **options)
+    torch.manual_seed(0)
+    width = 16
+    padded = [
+        layer
+        for channels, stride in ((3, 2), (width, 1))
+        for layer in (
+            nn.Conv2d(channels, width, 3, stride, padding=1, bias=False),
+            GroupedBatchNorm2d(width, 2),
+            nn.ReLU(),
         )
-        self.optimizer = torch.optim.SGD(self.method.encoder_q.parameters(), rate, 0.9, weight_decay=decay)
+    ]
+    encoder = nn.Sequential(
+        OrderedDict(
+            layer4=nn.Sequential(*padded),
+            avgpool=nn.AdaptiveAvgPool2d(1),
+            flatten=nn.Flatten(),
+            fc=nn.Linear(width, DIM),
+        )
+    )
+    head = build_dense_head(width, DIM)
+    negatives = cfg.CONTRAST.DENSE_NEGATIVES
+    return DenseContrast(encoder, BatchShuffle(0), dense_head=head, dense_negatives=negatives, **options)
+
+
+class Trainer(TrainerBase):
+    """Trains a small method on generated images, and logs like a run on CUDA."""
+
+    def __init__(self, cfg: CfgNode, rate: float, decay: float, noise: float, contents: float) -> None:
+        super().__init__()
+        self.method = small_method(cfg)
+        trained = [parameter for parameter in self.method.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.SGD(trained, rate, 0.9, weight_decay=decay)
         self.generator = torch.Generator().manual_seed(0)
-        self.images = torch.randn(256, 3, 6, 6, generator=self.generator)
+        # Images with less contents are brighter, so that their border, next to the black padding, is more visible.
+        self.images = contents * torch.randn(256, 3, 6, 6, generator=self.generator) + (1 - contents)
         self.noise = noise
         facts = DataFacts(size=IMAGES)
-        self.register_hooks([SignWatch(cfg, facts, MomentumContrast.chance(cfg, facts), SignRecord())])
+        self.register_hooks([SignWatch(cfg, facts, type(self.method).chance(cfg, facts), SignRecord())])
 
     def run_step(self) -> None:
         images = self.images[torch.randint(256, (BATCH,), generator=self.generator)]
@@ -54,11 +87,15 @@ class Trainer(TrainerBase):
         return (self.iter + 1) % 4 == 0
 
 
-def warnings_of(caplog, steps: int, queue_size: int, momentum: float, rate: float, decay=0.0, noise=0.3) -> list[str]:
+def warnings_of(
+    caplog, steps: int, queue_size: int, momentum: float, rate: float, decay=0.0, noise=0.3, contents=1.0, **method: str
+) -> list[str]:
     cfg = get_cfg()
     cfg.CONTRAST.QUEUE_SIZE, cfg.CONTRAST.MOMENTUM, cfg.SOLVER.IMS_PER_BATCH = queue_size, momentum, BATCH
+    cfg.METHOD = method.get("name", "moco")
+    cfg.CONTRAST.DENSE_NEGATIVES = method.get("negatives", "pooled")
     with caplog.at_level(logging.WARNING, "mocodet.pretrain"):
-        Trainer(cfg, rate, decay, noise).train(0, steps)
+        Trainer(cfg, rate, decay, noise, contents).train(0, steps)
     return [record.message for record in caplog.records if record.name == "mocodet.pretrain"]
 
 
@@ -85,6 +122,14 @@ def test_collapse__weights_that_decay_to_nothing(caplog):
     (told,) = warnings_of(caplog, 150, queue_size=64, momentum=0.99, rate=0.1, decay=3.0)
     assert told.startswith("collapse: the encoder returns the same vector for every image")
     assert "lower SOLVER.BASE_LR" in told
+
+
+def test_places__cells_known_by_the_padding(caplog):
+    run = {"queue_size": 64, "momentum": 0.99, "rate": 0.03, "contents": 0.2, "noise": 0.3, "name": "dense"}
+    assert warnings_of(caplog, 200, negatives="cells", **run) == []
+    (told,) = warnings_of(caplog, 200, negatives="pooled", **run)
+    assert told.startswith("places of cells: cells find their match by its place in the grid, not by what it shows")
+    assert "Set CONTRAST.DENSE_NEGATIVES cells, or raise AUGMENTATION.CROP_SIZE" in told
 
 
 def test_signs__nothing_is_said_before_a_run_can_tell(caplog):

@@ -57,6 +57,9 @@ def mapping_encoder(groups: int) -> nn.Module:
 OPTIONS = {"queue_size": QUEUE, "dim": DIM, "momentum": MOMENTUM, "temperature": TEMPERATURE}
 
 
+NEGATIVES = ("pooled", "cells")
+
+
 def small_dense(groups: int, **options: object) -> DenseContrast:
     encoder, head = mapping_encoder(groups), build_dense_head(WIDTH, DIM)
     defaults = {**OPTIONS, "dense_weight": WEIGHT, "dense_warmup_iters": WARMUP}
@@ -67,16 +70,21 @@ def batches() -> list[dict[str, torch.Tensor]]:
     return image_batches(("query", "key"), STEPS)
 
 
-def train_both_ways() -> dict[int, Training]:
-    return {groups: train(small_dense(groups), batches()) for groups in (1, 2)}
+def train_all_ways() -> dict[tuple[int, str], Training]:
+    return {
+        (groups, negatives): train(small_dense(groups, dense_negatives=negatives), batches())
+        for groups in (1, 2)
+        for negatives in NEGATIVES
+    }
 
 
 class Encoded(NamedTuple):
-    """The encoding of an image: a unit vector, and for each cell its features and its dense unit vector."""
+    """The encoding of an image: a unit vector, for each cell its features and dense unit vector, and its row."""
 
     vector: torch.Tensor
     features: list[torch.Tensor]
     cells: list[torch.Tensor]
+    row: int  # among the shuffled images
 
 
 def encode(encoders: list[nn.Module], head: nn.Module, images: torch.Tensor, order: list[int]) -> list[Encoded]:
@@ -85,7 +93,8 @@ def encode(encoders: list[nn.Module], head: nn.Module, images: torch.Tensor, ord
     encoded = [None] * BATCH
     for device, encoder in enumerate(encoders):
         here = order[device * rows : (device + 1) * rows]
-        for image, found in zip(here, encoder.layer4(torch.stack([images[image] for image in here])), strict=True):
+        maps = encoder.layer4(torch.stack([images[image] for image in here]))
+        for row, (image, found) in enumerate(zip(here, maps, strict=True), device * rows):
             features = [found[:, row, column] for row in range(found.shape[1]) for column in range(found.shape[2])]
             cells = []
             for feature in features:
@@ -93,12 +102,12 @@ def encode(encoders: list[nn.Module], head: nn.Module, images: torch.Tensor, ord
                 hidden = torch.stack([max(value, 0 * value) for value in hidden])
                 cells.append(unit(head[2].weight[:, :, 0, 0] @ hidden + head[2].bias))
             pooled = sum(features) / len(features)
-            encoded[image] = Encoded(unit(encoder.fc.weight @ pooled + encoder.fc.bias), features, cells)
+            encoded[image] = Encoded(unit(encoder.fc.weight @ pooled + encoder.fc.bias), features, cells, row)
     return encoded
 
 
 @cache
-def reference(devices: int) -> Training:
+def reference(devices: int, negatives: str) -> Training:
     """The method on ``devices`` devices with plain BN each."""
     start = small_dense(1)
     f_q, f_k = (on_devices(mapping_encoder(1), devices) for _ in range(2))
@@ -120,19 +129,23 @@ def reference(devices: int) -> Training:
             follow(f_k[0], f_q[0])
             follow(head_k, head_q)
             keys = encode(f_k, head_k, batch["key"], torch.randperm(BATCH, generator=shuffling).tolist())
-        scores, dense = [], []
+        scores, dense, same = [], [], []
         for query, key in zip(queries, keys, strict=True):
             scores.append([torch.dot(query.vector, other) for other in [key.vector, *queues["queue"]]])
-            cell_scores = []
+            cell_scores, matches = [], []
             for feature, cell in zip(query.features, query.cells, strict=True):
                 cosines = [torch.dot(unit(feature), unit(other)).item() for other in key.features]
-                positive = key.cells[cosines.index(max(cosines))]
+                matches.append(cosines.index(max(cosines)))
+                positive = key.cells[matches[-1]]
                 cell_scores.append([torch.dot(cell, other) for other in [positive, *queues["dense_queue"]]])
             dense.append(contrast(cell_scores))
-        for key in keys:
-            queues["queue"][head] = key.vector
-            queues["dense_queue"][head] = unit(sum(key.cells) / len(key.cells))
-            head = (head + 1) % QUEUE
+            same.append(torch.tensor(sum(place == match for place, match in enumerate(matches)) / len(matches)))
+        for place, key in enumerate(keys, head):
+            cells = len(key.cells)
+            one = key.cells[(head + key.row) % cells]
+            queues["queue"][place % QUEUE] = key.vector
+            queues["dense_queue"][place % QUEUE] = one if negatives == "cells" else unit(sum(key.cells) / cells)
+        head = (head + BATCH) % QUEUE
         weight = WEIGHT if steps >= WARMUP else 0
         steps += 1
         images = contrast(scores)
@@ -143,6 +156,7 @@ def reference(devices: int) -> Training:
             "loss_dense": means["loss"],
             "accuracy": images["accuracy"],
             "accuracy_dense": means["accuracy"],
+            "same_place": same,
         }
 
     def state():
@@ -153,16 +167,19 @@ def reference(devices: int) -> Training:
     return slow_training(step, kept, batches(), state)
 
 
+@pytest.mark.parametrize("negatives", NEGATIVES)
 @pytest.mark.parametrize("groups", [1, 2])
-def test_dense__agrees_with_the_definition_in_one_process(groups):
-    assert_same_training(train(small_dense(groups), batches()), reference(groups), range(groups))
+def test_dense__agrees_with_the_definition_in_one_process(groups, negatives):
+    found = train(small_dense(groups, dense_negatives=negatives), batches())
+    assert_same_training(found, reference(groups, negatives), range(groups))
 
 
 def test_dense__agrees_with_the_definition_in_two_processes():
     # Two processes with two groups each normalise like four devices.
-    trainings = run_in_processes(train_both_ways)
-    for groups in (1, 2):
-        assert_same_in_processes([found[groups] for found in trainings], reference(2 * groups))
+    trainings = run_in_processes(train_all_ways)
+    for groups, negatives in trainings[0]:
+        found = [training[groups, negatives] for training in trainings]
+        assert_same_in_processes(found, reference(2 * groups, negatives))
 
 
 def test_warmup__is_moco_to_the_last_bit():
@@ -203,9 +220,10 @@ def test_check_length__a_run_that_is_all_warm_up_is_refused_before_its_images_ar
     DenseContrast.check_length(cfg, 5)
 
 
-def test_fill__is_the_key_side_of_a_step():
+@pytest.mark.parametrize("negatives", NEGATIVES)
+def test_fill__is_the_key_side_of_a_step(negatives):
     """Encoders are equal, so that the momentum update of a step changes nothing."""
-    filled, stepped = small_dense(2), small_dense(2)
+    filled, stepped = small_dense(2, dense_negatives=negatives), small_dense(2, dense_negatives=negatives)
     stepped.load_state_dict(filled.state_dict())
     start = {name: value.clone() for name, value in filled.state_dict().items()}
     for batch in batches()[:2]:
@@ -259,6 +277,7 @@ def test_check_config__refuses_maps_of_one_cell(size, small_stem, cells):
     cfg.merge_from_list(["MODEL.SMALL_STEM", small_stem, "MODEL.ARCH", "resnet18"])
     network = nn.Sequential(*list(build_resnet("resnet18", small_stem=small_stem).children())[:-2])
     assert network(torch.zeros(2, 3, size, size))[0, 0].numel() == cells
+    assert DenseContrast.chance(cfg, DataFacts(size=9))["same_place"] == 1 / cells
     if cells > 1:
         check_config(cfg)
     else:
@@ -271,7 +290,10 @@ def test_from_config__keys_arrive(head):
     cfg = get_cfg()
     cfg.merge_from_list(["METHOD", "dense", "MODEL.ARCH", "resnet18", "MODEL.DIM", 7, "MODEL.HEAD", head])
     cfg.merge_from_list(["CONTRAST.QUEUE_SIZE", 6, "CONTRAST.DENSE_WEIGHT", 0.3, "CONTRAST.DENSE_WARMUP_ITERS", 4])
+    assert DenseContrast.from_config(cfg, DataFacts(size=9)).dense_negatives == "pooled"
+    cfg.CONTRAST.DENSE_NEGATIVES = "cells"
     model = DenseContrast.from_config(cfg, DataFacts(size=9))
     assert (model.base_dense_weight, model.dense_warmup_iters, model.dense_weight) == (0.3, 4, 0)
+    assert model.dense_negatives == "cells"
     assert [tuple(model.dense_head_q[layer].weight.shape) for layer in (0, 2)] == [(512, 512, 1, 1), (7, 512, 1, 1)]
     assert model.dense_queue.shape == model.queue.shape == (7, 6)
