@@ -9,17 +9,29 @@ import json
 import sys
 from collections.abc import Sequence
 
-from .preflight import check_augmentation, check_config, check_labels, check_names
+from .preflight import (
+    check_augmentation,
+    check_channels_of_weights,
+    check_config,
+    check_labels,
+    check_names,
+    weights_path,
+)
 from .run import read_config
 
 
 def refusal(config_file: str, opts: Sequence[str]) -> str | None:
-    """Return the error that a training run would raise for a config before reading data or weights, or None."""
+    """Return the error that a training run would raise for a config before reading data, or None.
+
+    Missing weights are not an error here, because a trial that resumes does not read them.
+    """
     try:
         cfg = read_config(argparse.Namespace(config_file=config_file, opts=opts, scale_to_gpus=False))
         for check in (check_config, check_augmentation, check_labels):
             check(cfg)
         check_names(cfg, [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
+        if (path := weights_path(cfg)) and path.is_file():
+            check_channels_of_weights(cfg, path)
     except (OSError, ValueError) as error:
         return str(error)
     return None

@@ -1,8 +1,22 @@
 import io
 import json
+import pickle
 import sys
 
+import numpy as np
+
 from mocodet.detection.training import refusals
+from mocodet.detection.weights.settings import AUTHOR, REQUIRED_CONFIG, SETTINGS_KEY
+
+
+def test_refusal__weights_for_images_with_channels_in_another_order(tmp_path):
+    weights = tmp_path / "moco.pkl"
+    content = {"model": {"stem.conv1.weight": np.zeros(1, np.float32)}, "__author__": AUTHOR}
+    weights.write_bytes(pickle.dumps(content | {SETTINGS_KEY: REQUIRED_CONFIG, "assumed": []}))
+    opts = ["MODEL.WEIGHTS", str(weights)]
+    found = refusals.refusal("coco_R_50_FPN_1x.yaml", opts)
+    assert found.startswith(f"MODEL.WEIGHTS {weights}: the weights were trained on images of INPUT.FORMAT RGB, but the")
+    assert refusals.refusal("coco_R_50_FPN_1x_moco.yaml", opts) is None
 
 
 def test_main__says_of_each_config_what_is_wrong_with_it(monkeypatch, capsys):
