@@ -40,11 +40,10 @@ COLLAPSED = 0.005
 # the batch, for 160 iterations after the queue was full. Runs that learn reach 0.4 in the queue, for 40 iterations.
 HIGH = 0.3
 NEAR_CHANCE = 5  # multiple of the chance level. Encoders with random weights reach 1 to 6 times chance (N 32 and 64)
-FEWER = 4  # minimum ratio of the accuracy in the queue to that in the batch, and of that of cells to that of images
+FEWER = 4  # minimum ratio of the accuracy in the queue to that in the batch
 
-# With crops of 96 pixels (3 x 3 cells), 89 to 100 % of the cells are matched at the same place. METHOD dense then
-# reached an accuracy of 80 to 100 % by the place alone, and of 4 to 17 % if the negatives had places too. At 224 pixels
-# (7 x 7 cells), 26 to 46 % are matched at the same place.
+# With crops of 96 pixels (3 x 3 cells) and pooled negatives, almost all cells were matched at the same place, and found
+# their match with an accuracy near 100 % within 40 iterations, by their place alone (docs/lab/dense_places.md).
 MOST = 0.8
 
 
@@ -58,6 +57,7 @@ class Sign:
         iterations: number of iterations over which the sign must persist. A run that learns may show it for a while.
         remedy: explanation of the sign and the settings to change.
         needs_keys: whether the sign is only valid once the queue contains no more noise.
+        valid_from: returns the first iteration at which a run with this config can show the sign, or infinity.
     """
 
     name: str
@@ -65,6 +65,7 @@ class Sign:
     iterations: int
     remedy: str
     needs_keys: bool = True
+    valid_from: Callable[[CfgNode], float] = lambda cfg: 0
 
 
 def _constant_images(seen: Mapping[str, float], chance: Mapping[str, float]) -> bool:
@@ -83,14 +84,19 @@ def _old_keys(seen: Mapping[str, float], chance: Mapping[str, float]) -> bool:
 
 
 def _places(seen: Mapping[str, float], chance: Mapping[str, float]) -> bool:
-    if not {"accuracy", "accuracy_dense", "same_place"} <= seen.keys():
-        return False
-    cells = seen["accuracy_dense"]
-    return min(cells, seen["same_place"]) >= MOST and cells >= FEWER * seen["accuracy"]
+    return min(seen.get("accuracy_dense", 0), seen.get("same_place", 0)) >= MOST
+
+
+def _pooled_from(cfg: CfgNode) -> float:
+    """Return the iteration from which a run learns to distinguish cells from means of cells."""
+    learns_cells = cfg.METHOD == "dense" and cfg.CONTRAST.DENSE_WEIGHT > 0
+    if not learns_cells or cfg.CONTRAST.DENSE_NEGATIVES != "pooled":
+        return math.inf
+    return cfg.CONTRAST.DENSE_WARMUP_ITERS
 
 
 # The signs are ordered by cause: an encoder maps constant images to the same vector, and equal vectors of the same age
-# cannot be distinguished.
+# cannot be distinguished. The last one is only reported if the run shows none of the others.
 SIGNS = (
     Sign(
         CONSTANT_IMAGES,
@@ -118,8 +124,9 @@ SIGNS = (
         PLACES,
         _places,
         100,
-        "cells find their match by its place in the grid, not by what it shows, so the dense loss teaches nothing about"
-        " images. Set CONTRAST.DENSE_NEGATIVES cells, or raise AUGMENTATION.CROP_SIZE to 200 or more",
+        "cells find their match by its place in the grid, not by its content, so the dense loss teaches nothing about"
+        " images. Set CONTRAST.DENSE_NEGATIVES cells and start again, or use larger crops, whose grids have more cells",
+        valid_from=_pooled_from,
     ),
 )
 
@@ -164,6 +171,7 @@ class SignWatch(HookBase):
     def __init__(self, cfg: CfgNode, data: DataFacts, chance: Mapping[str, float], record: SignRecord) -> None:
         self.chance, self.record = chance, record
         self.images, self.batch = data.size, cfg.SOLVER.IMS_PER_BATCH
+        self.valid_from = {sign.name: sign.valid_from(cfg) for sign in SIGNS}
         self.queue_size = cfg.CONTRAST.QUEUE_SIZE if QUEUE_SIZE in METHODS[cfg.METHOD].keys else 0
         # One pass through the queue replaces the initial noise, and a second one the keys learned against that noise.
         self.settled = 2 * math.ceil(self.queue_size / self.batch)
@@ -202,7 +210,8 @@ class SignWatch(HookBase):
 
     def _medians(self, sign: Sign, done: int) -> dict[str, float]:
         """Return the medians of the values used to detect a sign, or an empty dict if there are too few values."""
-        begin = max(self.trainer.start_iter, self.settled if sign.needs_keys else 0)
+        settled = self.settled if sign.needs_keys else 0
+        begin = max(self.trainer.start_iter, settled, self.valid_from[sign.name])
         looks = [values for at, values in self.seen if at > begin]
         if len(looks) < LOOKS or done - begin < sign.iterations:
             return {}

@@ -49,8 +49,9 @@ class DenseContrast(MomentumContrast, name="dense"):
     cells (section 3.3). The loss is (1 - lambda) global + lambda dense.
 
     Zero padding reveals to the encoder where a cell lies in the grid. If most cells are matched with the cell at the
-    same place, as in grids of 3 x 3, the place alone identifies the positive, because means do not have a place. With
-    ``dense_negatives="cells"``, the negatives have places too. This differs from DenseCL (docs/lab/dense_places.md).
+    same place, as in grids of 3 x 3, the place alone identifies the positive, because the means in the queue have no
+    place. With ``dense_negatives="cells"``, each negative is a single cell, which has a place. This differs from
+    DenseCL (docs/lab/dense_places.md).
 
     Additional state: ``dense_head_q.*``, ``dense_head_k.*``, ``dense_queue`` (C x K) and ``dense_queue_ptr`` (1).
 
@@ -78,7 +79,7 @@ class DenseContrast(MomentumContrast, name="dense"):
         "CONTRAST.DENSE_NEGATIVES": Key(
             "pooled",
             "Negatives of a cell, one from each other image: the mean of its cells ('pooled', as in DenseCL) or one of"
-            " its cells ('cells', for crops below about 200 pixels, whose small grids reveal the place of a cell).",
+            " its cells ('cells', for grids smaller than 7 x 7, in which the place of a cell reveals its match).",
             one_of(*NEGATIVES),
         ),
     }
@@ -114,7 +115,7 @@ class DenseContrast(MomentumContrast, name="dense"):
         """Check that crops are large enough: a last feature map with a single cell would leave nothing to match.
 
         Raises:
-            ValueError: the crops are too small.
+            ValueError: the crops are too small, or the queue cannot contain a cell of every place.
         """
         super().check_config(cfg)
         size, stride = cfg.AUGMENTATION.CROP_SIZE, stride_of(cfg)
@@ -123,6 +124,10 @@ class DenseContrast(MomentumContrast, name="dense"):
             " which would have only one cell"
         )
         check_value(size > stride, "AUGMENTATION.CROP_SIZE", size, more_than_one_cell)
+        if cfg.CONTRAST.DENSE_NEGATIVES == "cells":
+            cells, queue_size = cells_of(cfg), cfg.CONTRAST.QUEUE_SIZE
+            one_each = f"at least {cells}, so that the dense queue has a cell of every place in the grid"
+            check_value(queue_size >= cells, "CONTRAST.QUEUE_SIZE", queue_size, one_each)
 
     @classmethod
     def check_length(cls, cfg: CfgNode, max_iter: int) -> None:
@@ -154,8 +159,7 @@ class DenseContrast(MomentumContrast, name="dense"):
         """
         levels = super().chance(cfg, data)
         parts = dict.fromkeys(("loss_global", "loss_dense"), levels["loss"])
-        cells = math.ceil(cfg.AUGMENTATION.CROP_SIZE / stride_of(cfg)) ** 2
-        return {**levels, **parts, "accuracy_dense": levels["accuracy"], "same_place": 1 / cells}
+        return {**levels, **parts, "accuracy_dense": levels["accuracy"], "same_place": 1 / cells_of(cfg)}
 
     def begin_step(self, iteration: int, max_iter: int) -> None:
         """Set lambda and, as in MoCo, the momentum m."""
@@ -230,8 +234,9 @@ class DenseContrast(MomentumContrast, name="dense"):
     def negatives(self, cells: torch.Tensor) -> torch.Tensor:
         """Return the unit vectors that represent shuffled keys in the second queue, N x C.
 
-        With ``"cells"``, the places follow each other in the order of the shuffled keys, from the position in the queue
-        onwards. Therefore, all places occur equally often, and a resumed run continues exactly.
+        With ``"cells"``, the places of a batch are the indices of its columns in the queue, modulo the number of cells,
+        in the order of the shuffled keys. Therefore, the queue contains all places equally often (up to one), and a
+        resumed run continues exactly.
 
         Args:
             cells: a unit vector for each cell, N x C x S x S.
@@ -239,13 +244,18 @@ class DenseContrast(MomentumContrast, name="dense"):
         if self.dense_negatives == "pooled":
             return F.normalize(cells.mean(dim=(2, 3)), dim=1)
         rows = torch.arange(len(cells), device=cells.device) + self.shuffle.first_row(len(cells))
-        places = (self.dense_queue_ptr + rows) % cells[0, 0].numel()
+        places = (self.dense_queue_ptr + rows) % self.queue_size % cells[0, 0].numel()
         return take_cells(cells, places[:, None]).squeeze(2)
 
 
 def stride_of(cfg: CfgNode) -> int:
     """Return the side length in pixels of a cell of the last feature map."""
     return 8 if cfg.MODEL.SMALL_STEM else 32
+
+
+def cells_of(cfg: CfgNode) -> int:
+    """Return S^2, the number of cells in the last feature map of a crop."""
+    return math.ceil(cfg.AUGMENTATION.CROP_SIZE / stride_of(cfg)) ** 2
 
 
 def embed_with_maps(encoder: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

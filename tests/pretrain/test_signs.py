@@ -17,7 +17,7 @@ from mocodet.pretrain.methods.base import DataFacts
 from mocodet.pretrain.methods.grouped_bn import GroupedBatchNorm2d
 from mocodet.pretrain.methods.heads import build_dense_head
 from mocodet.pretrain.methods.shuffle_bn import BatchShuffle
-from mocodet.pretrain.signs import SignRecord, SignWatch, _old_keys, image_std
+from mocodet.pretrain.signs import SignRecord, SignWatch, _old_keys, _places, _pooled_from, image_std
 from tests.pretrain.methods.small import DIM, small_encoder
 
 BATCH, IMAGES = 8, 4096
@@ -128,8 +128,26 @@ def test_places__cells_known_by_the_padding(caplog):
     run = {"queue_size": 64, "momentum": 0.99, "rate": 0.03, "contents": 0.2, "noise": 0.3, "name": "dense"}
     assert warnings_of(caplog, 200, negatives="cells", **run) == []
     (told,) = warnings_of(caplog, 200, negatives="pooled", **run)
-    assert told.startswith("places of cells: cells find their match by its place in the grid, not by what it shows")
-    assert "Set CONTRAST.DENSE_NEGATIVES cells, or raise AUGMENTATION.CROP_SIZE" in told
+    assert told.startswith("places of cells: cells find their match by its place in the grid, not by its content")
+    assert "Set CONTRAST.DENSE_NEGATIVES cells and start again, or use larger crops" in told
+
+
+def test_places__need_both_values():
+    assert _places({"accuracy_dense": 0.9, "same_place": 0.9}, {})
+    for other in ({"accuracy_dense": 0.9, "same_place": 0.4}, {"accuracy_dense": 0.2, "same_place": 0.9}):
+        assert not _places(other, {})
+    assert not _places({"accuracy_dense": 0.9}, {})
+    assert not _places({"same_place": 0.9}, {})
+
+
+def test_places__only_while_cells_are_contrasted_with_means():
+    cfg = get_cfg()
+    cfg.merge_from_list(["METHOD", "dense", "CONTRAST.DENSE_WARMUP_ITERS", 7])
+    assert _pooled_from(cfg) == 7
+    for key, value in (("METHOD", "moco"), ("CONTRAST.DENSE_WEIGHT", 0.0), ("CONTRAST.DENSE_NEGATIVES", "cells")):
+        other = cfg.clone()
+        other.merge_from_list([key, value])
+        assert _pooled_from(other) == np.inf
 
 
 def test_signs__nothing_is_said_before_a_run_can_tell(caplog):

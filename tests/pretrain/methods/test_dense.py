@@ -142,7 +142,7 @@ def reference(devices: int, negatives: str) -> Training:
             same.append(torch.tensor(sum(place == match for place, match in enumerate(matches)) / len(matches)))
         for place, key in enumerate(keys, head):
             cells = len(key.cells)
-            one = key.cells[(head + key.row) % cells]
+            one = key.cells[(head + key.row) % QUEUE % cells]
             queues["queue"][place % QUEUE] = key.vector
             queues["dense_queue"][place % QUEUE] = one if negatives == "cells" else unit(sum(key.cells) / cells)
         head = (head + BATCH) % QUEUE
@@ -194,6 +194,17 @@ def test_warmup__is_moco_to_the_last_bit():
         assert all(same) == (step < STEPS - 1)
     filled = [state["dense_queue_ptr"].item() for state in found]
     assert filled[:2] == [BATCH, 2 * BATCH % QUEUE], "the dense queue fills meanwhile"
+
+
+@pytest.mark.parametrize("queue_size", [6, 16, 40])
+def test_negatives__the_queue_has_all_places_equally_often(queue_size):
+    model = small_dense(1, dense_negatives="cells", queue_size=queue_size)
+    marked = torch.arange(6.0).reshape(1, 1, 2, 3).expand(BATCH, DIM, -1, -1)  # each cell contains its place
+    for _ in range(2 * queue_size):  # each column is written several times
+        model.dequeue_and_enqueue(model.negatives(marked), model.dense_queue, model.dense_queue_ptr)
+    found = model.dense_queue[0].long().bincount(minlength=6)
+    assert found.min() == queue_size // 6
+    assert found.max() <= queue_size // 6 + 1
 
 
 def test_begin_step__is_a_function_of_progress():
@@ -280,6 +291,11 @@ def test_check_config__refuses_maps_of_one_cell(size, small_stem, cells):
     assert DenseContrast.chance(cfg, DataFacts(size=9))["same_place"] == 1 / cells
     if cells > 1:
         check_config(cfg)
+        cfg.merge_from_list(["CONTRAST.DENSE_NEGATIVES", "cells", "CONTRAST.QUEUE_SIZE", cells])
+        check_config(cfg)
+        cfg.CONTRAST.QUEUE_SIZE = cells - 1
+        with pytest.raises(ValueError, match=rf"QUEUE_SIZE is {cells - 1}; expected at least {cells}, so that the"):
+            check_config(cfg)
     else:
         with pytest.raises(ValueError, match=rf"CROP_SIZE is {size}; expected more than {size}, the stride"):
             check_config(cfg)
