@@ -12,6 +12,7 @@ from detectron2.utils import comm
 from mocodet.common.checkpoint import errors_about, holds_checkpoint
 from mocodet.common.formats.image import ImageTooLargeError, too_large
 from mocodet.common.launch import check_backend, collective_timeout
+from mocodet.common.study.recipe import weights_file
 from mocodet.common.text import first_few
 
 from ..data.classes import predicts_pixels
@@ -189,35 +190,18 @@ def check_weights(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
             them.
         ValueError: the file is damaged, or belongs to a network for images with different channels.
     """
-    weights, path = cfg.MODEL.WEIGHTS, weights_path(cfg)
+    weights, path = cfg.MODEL.WEIGHTS, weights_file(cfg.MODEL.WEIGHTS)
     if path is None or (resume and holds_checkpoint(cfg.OUTPUT_DIR)):
         return
     if path.is_file():
-        check_channels_of_weights(cfg, path)
+        with errors_about(f"MODEL.WEIGHTS {weights}"):
+            refuse_other_format(settings_of(path), cfg.INPUT.FORMAT)
         return
     remedy = "specify an existing file"
     if path.suffix == ".pkl" and not eval_only:  # converted weights; any other kind must already exist
         recipe = recipe_for(cfg.MODEL.RESNETS.DEPTH)
         remedy = MAKE_WEIGHTS.format(weights=path, recipe=recipe, name=path.stem)
     raise FileNotFoundError(f"MODEL.WEIGHTS is {weights}, which does not exist; {remedy}")
-
-
-def weights_path(cfg: CfgNode) -> Path | None:
-    """Return the path in ``MODEL.WEIGHTS``, which need not exist. None for a URL and for random weights."""
-    weights = cfg.MODEL.WEIGHTS
-    if not weights or "://" in weights:
-        return None
-    return Path(weights.partition("?")[0])  # detectron2 accepts options after a question mark
-
-
-def check_channels_of_weights(cfg: CfgNode, path: Path) -> None:
-    """Check that the weights in ``path`` belong to a network for the images of ``INPUT.FORMAT``.
-
-    Raises:
-        ValueError: the file is damaged, or belongs to a network for images with different channels.
-    """
-    with errors_about(f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS}"):
-        refuse_other_format(settings_of(path), cfg.INPUT.FORMAT)
 
 
 def recipe_for(depth: int) -> str:

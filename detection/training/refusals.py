@@ -8,16 +8,16 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from functools import cache
 
-from .preflight import (
-    check_augmentation,
-    check_channels_of_weights,
-    check_config,
-    check_labels,
-    check_names,
-    weights_path,
-)
+from mocodet.common.checkpoint import errors_about
+from mocodet.common.study.recipe import weights_file
+
+from ..weights.settings import refuse_other_format, settings_of
+from .preflight import check_augmentation, check_config, check_labels, check_names
 from .run import read_config
+
+read_settings = cache(settings_of)  # many trials start from the same file
 
 
 def refusal(config_file: str, opts: Sequence[str]) -> str | None:
@@ -30,8 +30,10 @@ def refusal(config_file: str, opts: Sequence[str]) -> str | None:
         for check in (check_config, check_augmentation, check_labels):
             check(cfg)
         check_names(cfg, [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
-        if (path := weights_path(cfg)) and path.is_file():
-            check_channels_of_weights(cfg, path)
+        file = weights_file(cfg.MODEL.WEIGHTS)
+        if file and file.is_file():
+            with errors_about(f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS}"):
+                refuse_other_format(read_settings(file), cfg.INPUT.FORMAT)
     except (OSError, ValueError) as error:
         return str(error)
     return None

@@ -17,6 +17,8 @@ def test_refusal__weights_for_images_with_channels_in_another_order(tmp_path):
     found = refusals.refusal("coco_R_50_FPN_1x.yaml", opts)
     assert found.startswith(f"MODEL.WEIGHTS {weights}: the weights were trained on images of INPUT.FORMAT RGB, but the")
     assert refusals.refusal("coco_R_50_FPN_1x_moco.yaml", opts) is None
+    by_name = ["MODEL.WEIGHTS", f"moco://{weights}"]
+    assert "trained on images of INPUT.FORMAT RGB" in refusals.refusal("coco_R_50_FPN_1x.yaml", by_name)
 
 
 def test_main__says_of_each_config_what_is_wrong_with_it(monkeypatch, capsys):
