@@ -15,6 +15,7 @@ METRICS = ("AP50", "AP", "AP75")
 DETECTORS = {"Faster R-CNN FPN": "FPN", "FPN": "FPN", "Faster R-CNN dilated C5": "DC5", "Dilated C5": "DC5"}
 STUDIES = {"1,000": "voc_fashion", "100": "voc_fashion_10"}
 TRANSFER = [row for row in ROWS if row[0] in DETECTORS]
+GAPS = [row for row in ROWS if " − " in row[0]]
 
 
 def trials(study: str, detector: str, init: str, metric: str) -> np.ndarray:
@@ -39,7 +40,7 @@ def interval(gaps: np.ndarray) -> list[float]:
 
 
 def test_transfer__has_all_rows():
-    assert len(TRANSFER) == 10
+    assert len(TRANSFER) == 11
     assert {study_of(row) for row in TRANSFER} == {path.name for path in (DOCS / "report").iterdir()}
 
 
@@ -57,16 +58,25 @@ def test_transfer__the_numbers_are_those_of_the_trials(row):
             assert found == round(number, len(text)), (row, metric)
 
 
-def test_transfer__the_gaps_to_supervised_weights_are_those_of_the_trials():
-    (row,) = [row for row in ROWS if row[0] == "MoCo − supervised"]
+@pytest.mark.parametrize("row", GAPS, ids=lambda row: row[0])
+def test_transfer__the_gaps_between_starts_are_those_of_the_trials(row):
     for metric, cell in zip(METRICS, row[-4:-1], strict=True):
-        moco, supervised = (trials(study_of(row), DETECTORS[row[1]], init, metric) for init in ("moco", "supervised"))
-        assert numbers(cell) == [round(number, 1) for number in interval(moco - supervised)]
+        ours, theirs = (
+            trials("voc_fashion" if init in ("MoCo", "random") else study_of(row), DETECTORS[row[1]], init, metric)
+            for init in row[0].split(" − ")
+        )
+        expected = interval(ours - theirs)
+        assert numbers(cell) == [round(number, 1) for number in expected]
+        assert cell.startswith("**") == (abs(expected[0]) >= 0.5 and expected[1] * expected[2] > 0)
 
 
 @pytest.mark.parametrize(
     ("name", "record"),
-    [("`own_images_R_18`", "own_images_R_18"), ("supervised with the same images", "supervised_R_18")],
+    [
+        ("`own_images_R_18`", "own_images_R_18"),
+        ("Dense contrast with the same settings", "dense_R_18"),
+        ("Supervised with the same images", "supervised_R_18"),
+    ],
 )
 def test_features__of_the_encoders_that_were_fine_tuned(name, record):
     (row,) = [row for row in ROWS if name in row[0]]
