@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from mocodet import configs
+from mocodet.common.config.weights import weights_file
 from mocodet.common.text import did_you_mean
 
-from .recipe import Recipe, RecipeBook, weights_file
+from .recipe import Recipe, RecipeBook
 from .spec import WEIGHTS_KEY, Study
 from .state import State, look
 from .trials import Trial, plan

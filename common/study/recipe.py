@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mocodet.common.config.bases import read_settings
+from mocodet.common.config.weights import weights_file
 
 Recipe = dict[str, Any]  # {"config": file, "settings": {key: value}, "weights": {"path", "sha256"} or None}
 
@@ -57,12 +58,6 @@ class RecipeBook:
             "settings": settings,
             "weights": {"path": weights, "sha256": digest} if weights else None,
         }
-
-
-def weights_file(weights: str) -> Path | None:
-    """Return the file that ``MODEL.WEIGHTS`` refers to, or None if it is empty or refers to a download."""
-    path = Path(weights.removeprefix("moco://").partition("?")[0])  # moco:// may also refer to a file
-    return path if weights and ("://" not in weights or path.is_file()) else None
 
 
 def differences(found: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

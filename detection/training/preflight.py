@@ -1,7 +1,7 @@
 """Checks a run before it starts, so that mistakes stop it immediately rather than after hours of training."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
 from mocodet.common.checkpoint import errors_about, holds_checkpoint
+from mocodet.common.config.weights import weights_file
 from mocodet.common.formats.image import ImageTooLargeError, too_large
 from mocodet.common.launch import check_backend, collective_timeout
-from mocodet.common.study.recipe import weights_file
 from mocodet.common.text import first_few
 
 from ..data.classes import predicts_pixels
@@ -20,7 +20,7 @@ from ..data.registration import parse_dataset
 from ..data.semseg import check_labels as check_label_images
 from ..densepose import is_densepose
 from ..evaluation.kinds import KINDS, EvaluationKind, kind_of
-from ..weights.settings import refuse_other_format, settings_of
+from ..weights.settings import Settings, refuse_other_format, settings_of
 from .resuming import check_resumed, check_resumed_classes
 from .trainer import AMP_DTYPES
 
@@ -194,14 +194,28 @@ def check_weights(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
     if path is None or (resume and holds_checkpoint(cfg.OUTPUT_DIR)):
         return
     if path.is_file():
-        with errors_about(f"MODEL.WEIGHTS {weights}"):
-            refuse_other_format(settings_of(path), cfg.INPUT.FORMAT)
+        check_channels_of_weights(cfg, path)
         return
     remedy = "specify an existing file"
     if path.suffix == ".pkl" and not eval_only:  # converted weights; any other kind must already exist
         recipe = recipe_for(cfg.MODEL.RESNETS.DEPTH)
         remedy = MAKE_WEIGHTS.format(weights=path, recipe=recipe, name=path.stem)
     raise FileNotFoundError(f"MODEL.WEIGHTS is {weights}, which does not exist; {remedy}")
+
+
+def check_channels_of_weights(cfg: CfgNode, file: Path, read: Callable[[Path], Settings] = settings_of) -> None:
+    """Check that the weights belong to a network for the images of ``INPUT.FORMAT``.
+
+    Args:
+        cfg: the config of the run.
+        file: the existing file that ``MODEL.WEIGHTS`` refers to.
+        read: reads the settings of weights.
+
+    Raises:
+        ValueError: the file is damaged, or belongs to a network for images with different channels.
+    """
+    with errors_about(f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS}"):
+        refuse_other_format(read(file), cfg.INPUT.FORMAT)
 
 
 def recipe_for(depth: int) -> str:

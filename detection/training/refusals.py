@@ -10,11 +10,10 @@ import sys
 from collections.abc import Sequence
 from functools import cache
 
-from mocodet.common.checkpoint import errors_about
-from mocodet.common.study.recipe import weights_file
+from mocodet.common.config.weights import weights_file
 
-from ..weights.settings import refuse_other_format, settings_of
-from .preflight import check_augmentation, check_config, check_labels, check_names
+from ..weights.settings import settings_of
+from .preflight import check_augmentation, check_channels_of_weights, check_config, check_labels, check_names
 from .run import read_config
 
 read_settings = cache(settings_of)  # many trials start from the same file
@@ -32,8 +31,7 @@ def refusal(config_file: str, opts: Sequence[str]) -> str | None:
         check_names(cfg, [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
         file = weights_file(cfg.MODEL.WEIGHTS)
         if file and file.is_file():
-            with errors_about(f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS}"):
-                refuse_other_format(read_settings(file), cfg.INPUT.FORMAT)
+            check_channels_of_weights(cfg, file, read_settings)
     except (OSError, ValueError) as error:
         return str(error)
     return None

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from mocodet.common.study.recipe import RecipeBook, differences, differences_from_config, plain, weights_file
+from mocodet.common.study.recipe import RecipeBook, differences, differences_from_config, plain
 
 
 @pytest.fixture
@@ -114,11 +114,3 @@ def test_plain():
     assert plain("(1, 2)") == [1, 2]
     assert plain({"a": ("b", "1e-3")}) == {"a": ["b", 1e-3]}
     assert [plain(text) for text in ("x", "", "True", "[1", None)] == ["x", "", True, "[1", None]
-
-
-def test_weights_file(tmp_path):
-    (tmp_path / "x.pkl").touch()
-    assert weights_file("a/x.pkl?matching_heuristics=True").as_posix() == "a/x.pkl"
-    assert weights_file(f"moco://{tmp_path}/x.pkl") == tmp_path / "x.pkl"
-    for name in ("", "moco://v2_200ep", "detectron2://ImageNetPretrained/MSRA/R-50.pkl"):
-        assert weights_file(name) is None
