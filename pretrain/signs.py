@@ -19,7 +19,7 @@ from .methods.base import DataFacts
 
 logger = logging.getLogger("mocodet.pretrain")
 
-QUEUE_SIZE = "CONTRAST.QUEUE_SIZE"
+QUEUE_SIZE, NEGATIVES = "CONTRAST.QUEUE_SIZE", "CONTRAST.DENSE_NEGATIVES"
 
 LONG_QUEUE = "queue longer than the data"
 
@@ -89,8 +89,8 @@ def _places(seen: Mapping[str, float], chance: Mapping[str, float]) -> bool:
 
 def _pooled_from(cfg: CfgNode) -> float:
     """Return the iteration from which a run learns to distinguish cells from means of cells."""
-    learns_cells = cfg.METHOD == "dense" and cfg.CONTRAST.DENSE_WEIGHT > 0
-    if not learns_cells or cfg.CONTRAST.DENSE_NEGATIVES != "pooled":
+    contrasts_cells = NEGATIVES in METHODS[cfg.METHOD].keys and cfg.CONTRAST.DENSE_WEIGHT > 0
+    if not contrasts_cells or cfg.CONTRAST.DENSE_NEGATIVES != "pooled":
         return math.inf
     return cfg.CONTRAST.DENSE_WARMUP_ITERS
 
@@ -125,7 +125,7 @@ SIGNS = (
         _places,
         100,
         "cells find their match by its place in the grid, not by its content, so the dense loss teaches nothing about"
-        " images. Set CONTRAST.DENSE_NEGATIVES cells and start again, or use larger crops, whose grids have more cells",
+        f" images. Set {NEGATIVES} cells and start again, or use larger crops, whose grids have more cells",
         valid_from=_pooled_from,
     ),
 )

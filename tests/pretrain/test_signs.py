@@ -2,7 +2,6 @@
 
 import logging
 import re
-from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ from mocodet.pretrain.methods.grouped_bn import GroupedBatchNorm2d
 from mocodet.pretrain.methods.heads import build_dense_head
 from mocodet.pretrain.methods.shuffle_bn import BatchShuffle
 from mocodet.pretrain.signs import SignRecord, SignWatch, _old_keys, _places, _pooled_from, image_std
-from tests.pretrain.methods.small import DIM, small_encoder
+from tests.pretrain.methods.small import DIM, encoder_with_maps, small_encoder
 
 BATCH, IMAGES = 8, 4096
 
@@ -35,23 +34,15 @@ def small_method(cfg: CfgNode) -> MomentumContrast:
         return MomentumContrast(small_encoder(2), BatchShuffle(0), **options)
     torch.manual_seed(0)
     width = 16
-    padded = [
-        layer
-        for channels, stride in ((3, 2), (width, 1))
-        for layer in (
-            nn.Conv2d(channels, width, 3, stride, padding=1, bias=False),
-            GroupedBatchNorm2d(width, 2),
-            nn.ReLU(),
-        )
-    ]
-    encoder = nn.Sequential(
-        OrderedDict(
-            layer4=nn.Sequential(*padded),
-            avgpool=nn.AdaptiveAvgPool2d(1),
-            flatten=nn.Flatten(),
-            fc=nn.Linear(width, DIM),
-        )
+    padded = nn.Sequential(
+        nn.Conv2d(3, width, 3, stride=2, padding=1, bias=False),
+        GroupedBatchNorm2d(width, 2),
+        nn.ReLU(),
+        nn.Conv2d(width, width, 3, padding=1, bias=False),
+        GroupedBatchNorm2d(width, 2),
+        nn.ReLU(),
     )
+    encoder = encoder_with_maps(padded, width)
     head = build_dense_head(width, DIM)
     negatives = cfg.CONTRAST.DENSE_NEGATIVES
     return DenseContrast(encoder, BatchShuffle(0), dense_head=head, dense_negatives=negatives, **options)
@@ -88,12 +79,20 @@ class Trainer(TrainerBase):
 
 
 def warnings_of(
-    caplog, steps: int, queue_size: int, momentum: float, rate: float, decay=0.0, noise=0.3, contents=1.0, **method: str
+    caplog,
+    steps: int,
+    queue_size: int,
+    momentum: float,
+    rate: float,
+    decay: float = 0.0,
+    noise: float = 0.3,
+    contents: float = 1.0,
+    method: str = "moco",
+    negatives: str = "pooled",
 ) -> list[str]:
     cfg = get_cfg()
     cfg.CONTRAST.QUEUE_SIZE, cfg.CONTRAST.MOMENTUM, cfg.SOLVER.IMS_PER_BATCH = queue_size, momentum, BATCH
-    cfg.METHOD = method.get("name", "moco")
-    cfg.CONTRAST.DENSE_NEGATIVES = method.get("negatives", "pooled")
+    cfg.METHOD, cfg.CONTRAST.DENSE_NEGATIVES = method, negatives
     with caplog.at_level(logging.WARNING, "mocodet.pretrain"):
         Trainer(cfg, rate, decay, noise, contents).train(0, steps)
     return [record.message for record in caplog.records if record.name == "mocodet.pretrain"]
@@ -125,7 +124,7 @@ def test_collapse__weights_that_decay_to_nothing(caplog):
 
 
 def test_places__cells_known_by_the_padding(caplog):
-    run = {"queue_size": 64, "momentum": 0.99, "rate": 0.03, "contents": 0.2, "noise": 0.3, "name": "dense"}
+    run = {"queue_size": 64, "momentum": 0.99, "rate": 0.03, "contents": 0.2, "noise": 0.3, "method": "dense"}
     assert warnings_of(caplog, 200, negatives="cells", **run) == []
     (told,) = warnings_of(caplog, 200, negatives="pooled", **run)
     assert told.startswith("places of cells: cells find their match by its place in the grid, not by its content")

@@ -5,6 +5,7 @@ buffers of its own that encodes its rows with plain batch norm; scores are taken
 """
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -28,6 +29,13 @@ def small_encoder(groups: int) -> nn.Module:
         nn.AdaptiveAvgPool2d(2),
         nn.Flatten(),
         nn.Linear(20, DIM),
+    )
+
+
+def encoder_with_maps(layer4: nn.Module, width: int) -> nn.Module:
+    """A network with the children of a ResNet that dense contrast uses; ``layer4`` maps to ``width`` channels."""
+    return nn.Sequential(
+        OrderedDict(layer4=layer4, avgpool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), fc=nn.Linear(width, DIM))
     )
 
 

@@ -1,6 +1,5 @@
 """Dense contrast against sections 3.2 to 3.4 of DenseCL, one cell at a time, without the package's code."""
 
-from collections import OrderedDict
 from functools import cache
 from typing import NamedTuple
 
@@ -27,6 +26,7 @@ from tests.pretrain.methods.small import (
     assert_same_in_processes,
     assert_same_training,
     contrast,
+    encoder_with_maps,
     image_batches,
     on_devices,
     slow_training,
@@ -41,17 +41,10 @@ STEPS = 10  # 10 x 8 keys go round queues of 11, which 8 does not divide, seven 
 
 
 def mapping_encoder(groups: int) -> nn.Module:
-    """A network with the children of a ResNet that the method uses; its maps have 2 x 3 cells."""
+    """An encoder whose maps have 2 x 3 cells."""
     torch.manual_seed(SEED)
     norm = nn.BatchNorm2d(WIDTH) if groups == 1 else GroupedBatchNorm2d(WIDTH, groups)
-    return nn.Sequential(
-        OrderedDict(
-            layer4=nn.Sequential(nn.Conv2d(3, WIDTH, (3, 4), stride=(2, 1), bias=False), norm),
-            avgpool=nn.AdaptiveAvgPool2d(1),
-            flatten=nn.Flatten(),
-            fc=nn.Linear(WIDTH, DIM),
-        )
-    )
+    return encoder_with_maps(nn.Sequential(nn.Conv2d(3, WIDTH, (3, 4), stride=(2, 1), bias=False), norm), WIDTH)
 
 
 OPTIONS = {"queue_size": QUEUE, "dim": DIM, "momentum": MOMENTUM, "temperature": TEMPERATURE}
