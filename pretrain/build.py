@@ -92,11 +92,12 @@ def build_data(cfg: CfgNode, *, resuming: bool = False, allow_pipe: bool = False
 
 def build_views(cfg: CfgNode) -> ViewMaker:
     """Return the `ViewMaker` for ``cfg.AUGMENTATION`` that runs where ``cfg.DATA.AUGMENT`` specifies."""
-    recipe, size, scale = cfg.AUGMENTATION.NAME, cfg.AUGMENTATION.CROP_SIZE, cfg.AUGMENTATION.MIN_SCALE
+    recipe = find_recipe(cfg.AUGMENTATION.NAME)._replace(blur_sigma=cfg.AUGMENTATION.BLUR_SIGMA)
+    size, scale = cfg.AUGMENTATION.CROP_SIZE, cfg.AUGMENTATION.MIN_SCALE
     augment = choose_augment(cfg)
     if augment == "pil":
         return PillowViews(build_view(recipe, size, scale))
-    return {"cpu": OpenCVViews, "device": DeviceViews}[augment](find_recipe(recipe), size, scale)
+    return {"cpu": OpenCVViews, "device": DeviceViews}[augment](recipe, size, scale)
 
 
 def choose_augment(cfg: CfgNode) -> str:

@@ -11,7 +11,7 @@ from fvcore.common.config import CfgNode
 from mocodet.common.encoders.resnet import ARCHITECTURES
 from mocodet.common.formats import MAX_PIXELS
 
-from .data.augment.recipes import RECIPES
+from .data.augment.recipes import MIN_BLUR_SIGMA, RECIPES
 from .keys import FRACTION, POSITIVE, RISING, SHARE, Key, Values, at_least, check_value, one_of, value_of
 from .methods import METHODS
 from .schedules import WARM_START
@@ -95,6 +95,12 @@ COMMON_KEYS = {
     ),
     "AUGMENTATION.CROP_SIZE": Key(224, "Side length of the square crop, in pixels.", at_least(1)),
     "AUGMENTATION.MIN_SCALE": Key(0.2, "Smallest area of a crop, as a fraction of the image area.", FRACTION),
+    "AUGMENTATION.BLUR_SIGMA": Key(
+        2.0,
+        "Largest standard deviation of the blur of MoCo v2, in pixels of the crop; the smallest is 0.1. The default is"
+        " that of MoCo v2 for crops of 224 pixels. Smaller crops of images with fine textures need less blur.",
+        at_least(MIN_BLUR_SIGMA),
+    ),
     "MODEL.DEVICE": Key(
         "auto",
         "Training device. 'auto' uses CUDA if it is available and the CPU otherwise.",

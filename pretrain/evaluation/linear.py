@@ -23,6 +23,7 @@ from mocodet.common.progress import QUIET, duration
 from mocodet.common.states import EXPECTED, take_up
 
 from ..data.augment.pillow import PillowViews, build_view
+from ..data.augment.recipes import RECIPES
 from ..data.folders import LabelledImages
 from ..data.views import Views, mix
 from .accuracy import count_right, percent
@@ -215,7 +216,7 @@ def augmented_batches(
     Args:
         backbone: a network on ``settings.device`` in evaluation mode whose ``fc`` is the identity.
     """
-    view = build_view("supervised", settings.size, MIN_SCALE)
+    view = build_view(RECIPES["supervised"], settings.size, MIN_SCALE)
     views = Views(data.images, PillowViews(view), protocol.seed, names=("image",), labels=data.labels)
     draw = itertools.count(epoch * len(data.labels))
     batches = protocol.batches(len(data.labels), epoch)

@@ -9,7 +9,6 @@ import torch
 from ...host import send
 from .opencv import CUT_OFF, GREY, blur_radius
 from .parameters import Operation
-from .recipes import BLUR_SIGMAS
 
 
 def apply_steps(images: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
@@ -77,13 +76,19 @@ def blur(images: torch.Tensor, sigmas: torch.Tensor) -> torch.Tensor:
     Blurring along rows is a product with a banded matrix, and blurring along columns a product with its transpose. On a
     GPU, two matrix products are faster than a convolution with a different kernel for each image.
     """
-    matrices = _blur_matrices(_on(sigmas, images), images.shape[-1])[:, None].to(images.dtype)  # N x 1 x S x S
+    reach = blur_radius(sigmas.max().item())
+    matrices = _blur_matrices(_on(sigmas, images), reach, images.shape[-1])[:, None].to(images.dtype)  # N x 1 x S x S
     return (matrices @ images @ matrices.mT).clamp_(0, 255)
 
 
-def _blur_matrices(sigmas: torch.Tensor, size: int) -> torch.Tensor:
-    """Return the blur matrices, N x S x S: row i contains the weights of the pixels averaged into pixel i."""
-    reach = blur_radius(BLUR_SIGMAS[1])
+def _blur_matrices(sigmas: torch.Tensor, reach: int, size: int) -> torch.Tensor:
+    """Return the blur matrices, N x S x S: row i contains the weights of the pixels averaged into pixel i.
+
+    Args:
+        sigmas: standard deviations in pixels, N.
+        reach: radius in pixels of the widest kernel.
+        size: S, the side length of the images.
+    """
     taps = torch.arange(-reach, reach + 1, device=sigmas.device, dtype=torch.float32)
     sigmas = sigmas.float()[:, None]
     # The same radius as OpenCV's kernel: three standard deviations, rounded.

@@ -5,7 +5,7 @@ from enum import IntEnum
 from random import Random
 from typing import NamedTuple
 
-from .recipes import ASPECT_RATIOS, BLUR_SIGMAS, Recipe
+from .recipes import ASPECT_RATIOS, MIN_BLUR_SIGMA, Recipe
 
 
 class Operation(IntEnum):
@@ -63,7 +63,8 @@ def draw_view(recipe: Recipe, height: int, width: int, min_scale: float, rng: Ra
     grey = [_with_probability(recipe.grey_probability, (Operation.GREY, 0.0), rng)] if recipe.grey_probability else []
     steps = [*(grey if recipe.grey_first else ()), *_draw_jitter(recipe, rng), *(() if recipe.grey_first else grey)]
     if recipe.blur_probability:
-        steps.append(_with_probability(recipe.blur_probability, (Operation.BLUR, rng.uniform(*BLUR_SIGMAS)), rng))
+        sigma = rng.uniform(MIN_BLUR_SIGMA, recipe.blur_sigma)
+        steps.append(_with_probability(recipe.blur_probability, (Operation.BLUR, sigma), rng))
     steps.append(_with_probability(0.5, (Operation.FLIP, 0.0), rng))
     return ViewParameters(crop, tuple(steps))
 

@@ -9,27 +9,29 @@ from torchvision import transforms
 from torchvision.transforms import functional as TF
 
 from ..decoding import Images
-from .recipes import BLUR_SIGMAS, find_recipe
+from .recipes import MIN_BLUR_SIGMA, Recipe
 
 
-def gaussian_blur(image: Image.Image) -> Image.Image:
-    """Blur with a standard deviation sampled uniformly from 0.1 to 2 pixels (MoCo v2, after SimCLR)."""
-    lowest, highest = BLUR_SIGMAS
-    return image.filter(ImageFilter.GaussianBlur(radius=lowest + (highest - lowest) * torch.rand(1).item()))
+class GaussianBlur:
+    """Blurs with a standard deviation sampled uniformly from 0.1 to ``highest`` pixels (MoCo v2, after SimCLR)."""
+
+    def __init__(self, highest: float) -> None:
+        self.highest = highest
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """Return the image blurred."""
+        sigma = MIN_BLUR_SIGMA + (self.highest - MIN_BLUR_SIGMA) * torch.rand(1).item()
+        return image.filter(ImageFilter.GaussianBlur(radius=sigma))
 
 
-def build_view(name: str, size: int = 224, min_scale: float = 0.2) -> Callable[[Image.Image], Image.Image]:
-    """Build the random transform from image to image for one of ``RECIPES``.
+def build_view(recipe: Recipe, size: int = 224, min_scale: float = 0.2) -> Callable[[Image.Image], Image.Image]:
+    """Build the random transform from image to image for a recipe.
 
     Args:
-        name: name of the recipe.
+        recipe: the augmentations to apply.
         size: side length of the square crop, in pixels.
         min_scale: smallest area of the crop, as a fraction of the image area.
-
-    Raises:
-        ValueError: ``name`` is unknown.
     """
-    recipe = find_recipe(name)
     colours: list[Any] = []
     if recipe.jitter:
         jitter = transforms.ColorJitter(*recipe.jitter)
@@ -38,7 +40,7 @@ def build_view(name: str, size: int = 224, min_scale: float = 0.2) -> Callable[[
     if recipe.grey_probability:
         colours.insert(0 if recipe.grey_first else len(colours), transforms.RandomGrayscale(recipe.grey_probability))
     if recipe.blur_probability:
-        colours.append(transforms.RandomApply([gaussian_blur], p=recipe.blur_probability))
+        colours.append(transforms.RandomApply([GaussianBlur(recipe.blur_sigma)], p=recipe.blur_probability))
     crop = transforms.RandomResizedCrop(size, scale=(min_scale, 1.0))
     return transforms.Compose([crop, *colours, transforms.RandomHorizontalFlip()])
 

@@ -13,6 +13,8 @@ class Recipe(NamedTuple):
         grey_probability: fraction of views that are converted to greyscale.
         grey_first: whether the conversion to greyscale comes before the jitter instead of after it.
         blur_probability: fraction of views that are blurred, after all other augmentations.
+        blur_sigma: largest standard deviation of the blur, in pixels of the resized crop. The smallest is
+            `MIN_BLUR_SIGMA`.
     """
 
     jitter: tuple[float, float, float, float] | None = None
@@ -20,6 +22,7 @@ class Recipe(NamedTuple):
     grey_probability: float = 0.0
     grey_first: bool = False
     blur_probability: float = 0.0
+    blur_sigma: float = 2.0
 
 
 # As in the original code. "supervised" is torchvision's ImageNet recipe and that of the linear protocol.
@@ -29,10 +32,8 @@ RECIPES = {
     "supervised": Recipe(),
 }
 
-# Aspect ratio of a crop (width / height, torchvision's default), and standard deviation of the blur in pixels (MoCo v2,
-# after SimCLR).
-ASPECT_RATIOS = (3 / 4, 4 / 3)
-BLUR_SIGMAS = (0.1, 2.0)
+ASPECT_RATIOS = (3 / 4, 4 / 3)  # of a crop (width / height), torchvision's default
+MIN_BLUR_SIGMA = 0.1  # in pixels (MoCo v2, after SimCLR)
 
 
 def find_recipe(name: str) -> Recipe:

@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader
 from mocodet.pretrain.data import retrying
 from mocodet.pretrain.data import shards as shards_module
 from mocodet.pretrain.data.augment.pillow import PillowViews, build_view
+from mocodet.pretrain.data.augment.recipes import RECIPES
 from mocodet.pretrain.data.sampler import EpochSampler
 from mocodet.pretrain.data.shards import ShardImages, ShardIndex, ShardSampler, image_sizes, read_images
 from mocodet.pretrain.data.views import Views
@@ -195,7 +196,7 @@ def test_stream__does_not_depend_on_the_number_of_workers(tmp_path, workers):
     def batches(workers, start, count):
         sampler = ShardSampler(index, batch_size=6, seed=2, shuffle_buffer=10)
         sampler.start_iteration = start
-        dataset = Views(ShardImages(), PillowViews(build_view("moco_v2", 8)), 2)
+        dataset = Views(ShardImages(), PillowViews(build_view(RECIPES["moco_v2"], 8)), 2)
         return list(islice(DataLoader(dataset, batch_sampler=sampler, num_workers=workers), count))
 
     expected = batches(0, 0, 9)
@@ -216,7 +217,7 @@ def test_shard_images__decodes_what_the_sampler_yields(tmp_path):
 
 def test_stream__image_that_cannot_be_decoded_is_named_with_its_shard(tmp_path):
     sampler = ShardSampler(write_shards(tmp_path, [4]), batch_size=4, seed=0, shuffle_buffer=4)
-    loader = DataLoader(Views(ShardImages(), PillowViews(build_view("moco_v1", 8)), 0), batch_sampler=sampler)
+    loader = DataLoader(Views(ShardImages(), PillowViews(build_view(RECIPES["moco_v1"], 8)), 0), batch_sampler=sampler)
     with pytest.raises(
         ValueError, match=r"part-0\.tar: 0000\d\.jpg cannot be read as an image \(unrecognised format\)"
     ):

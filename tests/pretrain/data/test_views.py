@@ -4,7 +4,8 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from mocodet.pretrain.data.augment.pillow import PillowViews, build_view, gaussian_blur
+from mocodet.pretrain.data.augment.pillow import GaussianBlur, PillowViews, build_view
+from mocodet.pretrain.data.augment.recipes import RECIPES, find_recipe
 from mocodet.pretrain.data.views import Views, normalize
 
 
@@ -17,14 +18,14 @@ def image():
 def parameters(name: str) -> list:
     """Return the operation of each step of a recipe, in order."""
     described = []
-    for step in build_view(name).transforms:
+    for step in build_view(RECIPES[name]).transforms:
         inner, p = (step.transforms[0], step.p) if isinstance(step, transforms.RandomApply) else (step, None)
         if isinstance(inner, transforms.RandomResizedCrop):
             described.append(("crop", inner.size, inner.scale))
         elif isinstance(inner, transforms.ColorJitter):
             described.append(("jitter", inner.brightness, inner.contrast, inner.saturation, inner.hue, p))
-        elif inner is gaussian_blur:
-            described.append(("blur", p))
+        elif isinstance(inner, GaussianBlur):
+            described.append(("blur", inner.highest, p))
         else:
             described.append((type(inner).__name__, inner.p))
     return described
@@ -44,23 +45,25 @@ def test_build_view__v2():
         ("crop", (224, 224), (0.2, 1.0)),
         ("jitter", (0.6, 1.4), (0.6, 1.4), (0.6, 1.4), (-0.1, 0.1), 0.8),
         ("RandomGrayscale", 0.2),
-        ("blur", 0.5),
+        ("blur", 2.0, 0.5),
         ("RandomHorizontalFlip", 0.5),
     ]
 
 
-def test_build_view__unknown():
+def test_find_recipe__unknown():
     with pytest.raises(ValueError, match="unknown augmentation 'simclr'"):
-        build_view("simclr")
+        find_recipe("simclr")
 
 
-def test_gaussian_blur__draws_sigma_from_its_range(image, monkeypatch):
+@pytest.mark.parametrize("highest", [2.0, 0.4])
+def test_gaussian_blur__draws_sigma_from_its_range(image, highest, monkeypatch):
     drawn = []
     monkeypatch.setattr("PIL.ImageFilter.GaussianBlur", lambda radius: drawn.append(radius) or _identity())
     for _ in range(200):
-        gaussian_blur(image)
-    assert 0.1 <= min(drawn) < 0.3
-    assert 1.8 < max(drawn) <= 2.0
+        GaussianBlur(highest)(image)
+    margin = (highest - 0.1) / 10
+    assert 0.1 <= min(drawn) < 0.1 + margin
+    assert highest - margin < max(drawn) <= highest
 
 
 def _identity():
@@ -71,7 +74,7 @@ def _identity():
 
 def test_two_views__differ_and_depend_on_seed_and_draw_alone(image):
     def sample(seed, draw):
-        return Views([image], PillowViews(build_view("moco_v2", 32)), seed)[0, draw]
+        return Views([image], PillowViews(build_view(RECIPES["moco_v2"], 32)), seed)[0, draw]
 
     torch.manual_seed(1)
     first = sample(7, 100)
@@ -91,7 +94,7 @@ def test_two_views__differ_and_depend_on_seed_and_draw_alone(image):
 
 
 def test_views__one_view_with_the_place_and_the_label_of_its_image(image):
-    make = PillowViews(build_view("supervised", 24))
+    make = PillowViews(build_view(RECIPES["supervised"], 24))
     views = Views([None, image], make, 0, names=("image",), labels=torch.tensor([5, 3]))
     sample = views[1, 0]
     assert sample.keys() == {"image", "index", "label"}
@@ -100,12 +103,13 @@ def test_views__one_view_with_the_place_and_the_label_of_its_image(image):
 
 
 def test_views__items_of_a_stream_have_no_place(image):
-    assert Views({"shard": image}, PillowViews(build_view("moco_v1", 24)), 0)["shard", 9].keys() == {"query", "key"}
+    make = PillowViews(build_view(RECIPES["moco_v1"], 24))
+    assert Views({"shard": image}, make, 0)["shard", 9].keys() == {"query", "key"}
 
 
 def test_supervised__is_crop_and_flip_only(image):
     torch.manual_seed(3)
-    found = build_view("supervised", 24, 0.08)(image)
+    found = build_view(RECIPES["supervised"], 24, 0.08)(image)
     torch.manual_seed(3)
     reference = transforms.Compose([transforms.RandomResizedCrop(24), transforms.RandomHorizontalFlip()])
     assert found.tobytes() == reference(image).tobytes()

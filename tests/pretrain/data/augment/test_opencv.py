@@ -110,9 +110,10 @@ def test_views__are_a_function_of_the_seed_and_the_two_ways_agree():
     assert torch.equal(torch.get_rng_state(), state), "a sample must not disturb the process's generator"
 
 
-def test_apply_steps__of_a_view_do_not_depend_on_its_batch():
+@pytest.mark.parametrize("recipe", ["moco_v1", "moco_v2"])
+def test_apply_steps__of_a_view_do_not_depend_on_its_batch(recipe):
     rng = Random(3)
-    steps = [draw_view(RECIPES["moco_v1"], 64, 64, 0.2, rng).steps for _ in range(12)]
+    steps = [draw_view(RECIPES[recipe], 64, 64, 0.2, rng).steps for _ in range(12)]
     images = torch.from_numpy(np.stack([photograph(32, 32, seed) for seed in range(12)])).permute(0, 3, 1, 2)
     encoded = torch.stack([encode_steps(one) for one in steps])
     whole = batched.apply_steps(images.float(), encoded)

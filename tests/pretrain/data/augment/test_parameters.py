@@ -12,7 +12,7 @@ from torchvision.transforms import functional as TF
 
 from mocodet.pretrain.data.augment.parameters import Crop, Operation, ViewParameters, draw_crop, draw_view
 from mocodet.pretrain.data.augment.pillow import build_view
-from mocodet.pretrain.data.augment.recipes import RECIPES
+from mocodet.pretrain.data.augment.recipes import RECIPES, Recipe
 
 HEIGHT, WIDTH = 60, 90
 VIEWS = 1500
@@ -50,8 +50,8 @@ def watched(monkeypatch) -> list:
 AMOUNTS = (Operation.BRIGHTNESS, Operation.CONTRAST, Operation.SATURATION, Operation.HUE)
 
 
-def reference_views(name: str, watched: list) -> list[ViewParameters]:
-    view, image = build_view(name, 4), Image.new("RGB", (WIDTH, HEIGHT), (90, 120, 60))
+def reference_views(recipe: Recipe, watched: list) -> list[ViewParameters]:
+    view, image = build_view(recipe, 4), Image.new("RGB", (WIDTH, HEIGHT), (90, 120, 60))
     torch.manual_seed(0)
     views = []
     for _ in range(VIEWS):
@@ -93,19 +93,26 @@ def p_values(ours: list[ViewParameters], reference: list[ViewParameters]) -> dic
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_draw_view__is_torchvisions_distribution(name, watched):
-    found = p_values(our_views(RECIPES[name]), reference_views(name, watched))
+    found = p_values(our_views(RECIPES[name]), reference_views(RECIPES[name], watched))
     assert min(found.values()) > SIGNIFICANT, found
     assert {"moco_v1": 14, "moco_v2": 15, "supervised": 9}[name] == len(found), "an operation was never seen"
 
 
+def test_draw_view__blurs_as_far_as_the_recipe_says(watched):
+    recipe = RECIPES["moco_v2"]._replace(blur_sigma=0.4)
+    found = p_values(our_views(recipe), reference_views(recipe, watched))
+    assert found["BLUR"] > SIGNIFICANT
+
+
 def test_p_values__tell_other_distributions(watched):
-    reference = reference_views("moco_v2", watched)
     recipe = RECIPES["moco_v2"]
+    reference = reference_views(recipe, watched)
     others = {
         "area": our_views(recipe, min_scale=0.35),
         "BRIGHTNESS": our_views(recipe._replace(jitter=(0.5, 0.4, 0.4, 0.1))),
         "HUE": our_views(recipe._replace(jitter=(0.4, 0.4, 0.4, 0.14))),
         "occurrence": our_views(recipe._replace(blur_probability=0.65)),
+        "BLUR": our_views(recipe._replace(blur_sigma=1.5)),
     }
     for name, views in others.items():
         assert p_values(views, reference)[name] < SIGNIFICANT, name
