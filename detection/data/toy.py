@@ -1,15 +1,14 @@
 """The built-in toy data set: scenes of textured things, generated from a seed, with exact boxes and masks.
 
-A thing combines one of six textures with one of six outlines. The combinations of four textures with two outlines are
-the object classes, such as ``dotted_square``. Colours are sampled independently of both, so no outline, texture or
-colour identifies a class by itself. The other 28 combinations are distractors: for example, the texture of a class with
-another outline, or the outline of a class with another texture.
+A thing has one of twelve textures and one of six outlines. Eight of the textures are the object classes; things with
+the other four are distractors. Outlines and colours are sampled independently of the texture, so they do not indicate
+the class.
 
-An unlabelled image is a portrait: a single thing of any of the 36 combinations, at the same scale as in the scenes.
+An unlabelled image is a portrait: a single thing with any texture and outline, at the same scale as in the scenes.
 Contrastive pre-training learns what the crops of an image have in common and what distinguishes them from other images.
-Three choices make it learn outline and texture, which correspond to shape and texture in photographs: a portrait shows
-one thing instead of a scene; things stand upright, like most objects in photographs; and colours are pale, because
-otherwise colour would be sufficient to distinguish the portraits.
+Four choices make it learn textures: the class is visible in every crop of a thing, whereas an outline is often cut; a
+portrait shows one thing instead of a scene; things stand upright, like most objects in photographs; and colours are
+pale, because otherwise colour would be sufficient to distinguish the portraits.
 """
 
 import colorsys
@@ -39,7 +38,8 @@ OUTLINES: dict[str, Callable[[Array, Array], Array]] = {
     "star": lambda u, v: np.hypot(u, v) - 0.72 - 0.28 * np.cos(5 * np.arctan2(v, u)),
     "ring": lambda u, v: abs(np.hypot(u, v) - 0.72) - 0.28,
 }
-# Each function returns a height in about [-1, 1] from coordinates in periods. Its sign selects one of two colours.
+# Each function returns a height in about [-1, 1] from coordinates in periods. Its sign selects one of two colours. The
+# first eight are the classes.
 TEXTURES: dict[str, Callable[[Array, Array], Array]] = {
     "striped": lambda x, y: np.sin(2 * np.pi * y),
     "checked": lambda x, y: 1.4 * np.sin(2 * np.pi * x * 0.7) * np.sin(2 * np.pi * y * 0.7),
@@ -47,13 +47,14 @@ TEXTURES: dict[str, Callable[[Array, Array], Array]] = {
     "wavy": lambda x, y: np.sin(2 * np.pi * (y + 0.3 * np.sin(2 * np.pi * x * 0.6))),
     "barred": lambda x, y: 1.2 * np.maximum(np.sin(2 * np.pi * x * 0.8), np.sin(2 * np.pi * y * 0.8)) - 0.75,
     "ringed": lambda x, y: np.sin(2 * np.pi * np.hypot(x, y) * 0.8),
+    "slanted": lambda x, y: np.sin(2 * np.pi * (x + y) * 0.75),
+    "lined": lambda x, y: np.sin(2 * np.pi * x),
+    "zigzag": lambda x, y: np.sin(2 * np.pi * (y + 0.35 * _zigzag(0.6 * x))),
+    "diamond": lambda x, y: 1.4 * np.sin(np.pi * (x + y)) * np.sin(np.pi * (x - y)),
+    "rayed": lambda x, y: np.sin(7 * np.arctan2(y - 0.5, x - 0.5)),
+    "double": lambda x, y: np.sin(1.2 * np.pi * y) + 0.8 * np.sin(2.4 * np.pi * y + 1),
 }
-CLASS_OUTLINES = ("disc", "square")
-CLASS_TEXTURES = ("striped", "checked", "dotted", "wavy")
-_CLASS_KINDS = tuple((texture, outline) for outline in CLASS_OUTLINES for texture in CLASS_TEXTURES)
-_ALL_KINDS = tuple((texture, outline) for outline in OUTLINES for texture in TEXTURES)
-KINDS = _CLASS_KINDS + tuple(kind for kind in _ALL_KINDS if kind not in _CLASS_KINDS)  # the classes come first
-TOY_CLASSES: tuple[str, ...] = tuple(f"{texture}_{outline}" for texture, outline in _CLASS_KINDS)
+TOY_CLASSES: tuple[str, ...] = tuple(TEXTURES)[:8]
 
 MAX_TILT = np.deg2rad(12)
 MAX_SATURATION = 0.15
@@ -90,33 +91,34 @@ def draw_scene(rng: np.random.Generator, size: int, required_class: int | None =
     while not fair:
         canvas = _background(rng, size)  # H x W x 3, float32 in [0, 1]
         first = int(rng.integers(n_classes)) if required_class is None else required_class
-        kinds = [first, *rng.integers(n_classes, size=rng.integers(0, 4))]
-        kinds = [int(kind) for kind in (*kinds, *rng.integers(n_classes, len(KINDS), size=rng.integers(0, 3)))]
-        rng.shuffle(kinds)
+        objects = [first, *rng.integers(n_classes, size=rng.integers(0, 4))]
+        distractors = rng.integers(n_classes, len(TEXTURES), size=rng.integers(0, 3))
+        textures = [int(texture) for texture in (*objects, *distractors)]
+        rng.shuffle(textures)
         covered = []
-        for kind in kinds:
+        for texture in textures:
             radius = size * rng.uniform(*RADIUS)
             centre = rng.uniform(radius * 0.8, size - radius * 0.8, 2)
-            covered.append(_draw_thing(rng, canvas, kind, centre, radius, size * rng.uniform(*PERIOD)) >= 0.5)
-        places = [place for place, kind in enumerate(kinds) if kind < n_classes]
+            covered.append(_draw_thing(rng, canvas, texture, centre, radius, size * rng.uniform(*PERIOD)) >= 0.5)
+        places = [place for place, texture in enumerate(textures) if texture < n_classes]
         # An object is visible where no thing that is painted later covers it.
         masks = [covered[place] & ~np.any(covered[place + 1 :], axis=0) for place in places]
         least = [max(MIN_VISIBLE_PIXELS, MIN_VISIBLE_FRACTION * covered[place].sum()) for place in places]
         fair = all(mask.sum() >= pixels for mask, pixels in zip(masks, least, strict=True))
-    return Scene(_expose(rng, canvas), [kinds[place] for place in places], masks)
+    return Scene(_expose(rng, canvas), [textures[place] for place in places], masks)
 
 
 def draw_portrait(rng: np.random.Generator, size: int) -> Array:
-    """Draw a single thing of any kind, as it would appear as a large thing in a scene of ``size`` pixels.
+    """Draw a single thing with any texture, as it would appear as a large thing in a scene of ``size`` pixels.
 
     Returns:
         A square image of ``PORTRAIT * size`` pixels (H x W x 3, uint8).
     """
     side = round(PORTRAIT * size)
     canvas = _background(rng, side)
-    kind = int(rng.integers(len(KINDS)))
+    texture = int(rng.integers(len(TEXTURES)))
     centre = side * rng.uniform(0.41, 0.59, 2)
-    _draw_thing(rng, canvas, kind, centre, side * rng.uniform(0.27, 0.41), size * rng.uniform(*PERIOD))
+    _draw_thing(rng, canvas, texture, centre, side * rng.uniform(0.27, 0.41), size * rng.uniform(*PERIOD))
     return _expose(rng, canvas)
 
 
@@ -160,14 +162,14 @@ def _background(rng: np.random.Generator, size: int) -> Array:
 
 
 def _draw_thing(
-    rng: np.random.Generator, canvas: Array, kind: int, centre: Array, radius: float, period: float
+    rng: np.random.Generator, canvas: Array, texture: int, centre: Array, radius: float, period: float
 ) -> Array:
     """Paint one thing onto ``canvas``, and return its coverage (H x W).
 
     Args:
-        rng: source of the tilt, the aspect ratio, the colours and the phase of the texture.
+        rng: source of the outline, the tilt, the aspect ratio, the colours and the phase of the texture.
         canvas: the image to paint on, H x W x 3.
-        kind: index into ``KINDS``.
+        texture: index into ``TEXTURES``.
         centre: x and y in pixels.
         radius: radius of the outline in pixels.
         period: period of the texture in pixels.
@@ -180,16 +182,21 @@ def _draw_thing(
     y, x = np.mgrid[top:bottom, left:right].astype(np.float32) + 0.5
     along, across = _turn(x - centre[0], y - centre[1], rng.uniform(-MAX_TILT, MAX_TILT))
 
-    texture, outline = KINDS[kind]
+    outline = list(OUTLINES.values())[rng.integers(len(OUTLINES))]
     phase = rng.random(2)
-    height = TEXTURES[texture](along / period + phase[0], across / period + phase[1])
+    height = list(TEXTURES.values())[texture](along / period + phase[0], across / period + phase[1])
     paint = _mix(*_two_colours(rng, rng.uniform(0.3, 0.6)), height, 1.5)
-    distance = OUTLINES[outline](along / (radius * aspect), across * aspect / radius) * radius
+    distance = outline(along / (radius * aspect), across * aspect / radius) * radius
     alpha = np.zeros(canvas.shape[:2], dtype=np.float32)
     patch = alpha[top:bottom, left:right]
     patch += np.clip(0.5 - distance, 0, 1)  # one pixel of anti-aliasing
     canvas[top:bottom, left:right] += patch[..., None] * (paint - canvas[top:bottom, left:right])
     return alpha
+
+
+def _zigzag(x: Array) -> Array:
+    """Return a triangle wave in [-1, 1] with period 1."""
+    return 4 * abs(x % 1 - 0.5) - 1
 
 
 def _turn(x: Array, y: Array, angle: float) -> tuple[Array, Array]:

@@ -1,8 +1,9 @@
 """``python -m tests.rehearsal.demo_seeds OUTPUT``: runs the demo with ten seeds to test if its result is due to chance.
 
-Each seed has separate data, pre-training and fine-tuning runs in ``OUTPUT/seed_S``, and provides one pair of results.
-The interval covers the variation of all of these stages, whereas the demo's own interval covers only fine-tuning. The
-command skips completed stages, so it can be run again after an interruption.
+Each seed has separate data, pre-training and fine-tuning runs in ``OUTPUT/seed_S``, and provides one pair of results,
+which are means over its trials. The interval covers the variation of all of these stages, whereas the demo's own
+interval covers only fine-tuning. The command skips completed stages, so it can be run again after an interruption. It
+prints the table and writes the metrics of all trials to ``OUTPUT/results.json``.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
+from mocodet.common.files import write_json
 from mocodet.common.study.aggregate import aggregate
 from mocodet.common.study.statistics import in_words, paired_gap
 
@@ -29,7 +31,7 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--seeds", type=int, default=10, metavar="N", help="seeds 0 to N - 1 (default: 10)")
     parser.add_argument(
-        "--trials", type=int, default=1, metavar="N", help="fine-tuning runs per initialisation (default: 1)"
+        "--trials", type=int, default=3, metavar="N", help="fine-tuning runs per initialisation (default: 3)"
     )
     args = parser.parse_args()
     studies = {}
@@ -37,8 +39,16 @@ def main() -> None:
         folder = args.output / f"seed_{seed}"
         demo = [sys.executable, "tools/demo.py", "--output", folder.resolve(), "--seed", seed, "--seeds", args.trials]
         subprocess.run([str(word) for word in demo], cwd=REPOSITORY, check=True)
-        studies[seed] = json.loads((folder / "study" / "results.json").read_text(encoding="utf-8"))
+        studies[seed] = metrics_of(json.loads((folder / "study" / "results.json").read_text(encoding="utf-8")))
+    write_json(args.output / "results.json", studies)
     print(f"\n{table(studies)}")
+
+
+def metrics_of(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parts of a study's ``results.json`` that `table` uses, which contain no path of the machine."""
+    kept = ("detector", "init", "fraction", "seed", "status", "metrics")
+    trials = [{key: trial[key] for key in kept} for trial in results["trials"]]
+    return {**{key: results[key] for key in ("reference", "detectors", "inits", "fractions", "seeds")}, "trials": trials}
 
 
 def table(studies: Mapping[int, Mapping[str, Any]]) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tests.rehearsal.demo_seeds import METRICS, table
+from tests.rehearsal.demo_seeds import METRICS, metrics_of, table
 
 
 def study(values: dict[str, np.ndarray]) -> dict:
@@ -40,6 +40,13 @@ def test_table__interval_is_the_paired_t_tests_over_the_means_of_each_seed():
         [*random.mean((0, 1)), *moco.mean((0, 1))],
         abs=0.05,
     )
+
+
+def test_metrics_of__are_enough_for_the_table_and_contain_no_path():
+    results = study({"random": np.array([[5.0, 5.0, 5.0]] * 2), "moco": np.array([[7.0, 6.0, 5.0]] * 2)})
+    whole = {**results, "trials": [{**trial, "command": ["mocodet"], "folder": "/mine"} for trial in results["trials"]]}
+    assert metrics_of({**whole, "weights": {"moco": {"path": "/mine/moco.pkl"}}}) == results
+    assert table({0: metrics_of(whole)}) == table({0: whole})
 
 
 def test_demo__says_at_its_end_what_its_study_shows(tmp_path):

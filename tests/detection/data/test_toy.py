@@ -10,7 +10,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from mocodet.detection.data import toy
-from mocodet.detection.data.toy import KINDS, OUTLINES, TEXTURES, TOY_CLASSES, make_toy_data, mask_to_polygons
+from mocodet.detection.data.toy import OUTLINES, TEXTURES, TOY_CLASSES, make_toy_data, mask_to_polygons
 
 SMALL = {"train": 10, "test": 9, "unlabelled": 5, "size": 64}
 
@@ -111,9 +111,48 @@ def test_make_toy_data__unlabelled_images_are_portraits_at_the_scale_of_the_scen
     assert {Image.open(path).size for path in (data / "unlabelled").iterdir()} == {(37, 37)}  # 7/12 of 64
 
 
-def test_kinds__are_every_texture_on_every_outline_and_the_classes_come_first():
-    assert sorted(KINDS) == sorted((texture, outline) for texture in TEXTURES for outline in OUTLINES)
-    assert [f"{texture}_{outline}" for texture, outline in KINDS[: len(TOY_CLASSES)]] == list(TOY_CLASSES)
+@pytest.fixture
+def things(monkeypatch) -> list[str]:
+    """Return a list in which each thing that is drawn leaves its texture, then its outline."""
+    drawn = []
+
+    def watch(functions):
+        def record(name, function):
+            return lambda *args: drawn.append(name) or function(*args)
+
+        return {name: record(name, function) for name, function in functions.items()}
+
+    monkeypatch.setattr(toy, "TEXTURES", watch(TEXTURES))
+    monkeypatch.setattr(toy, "OUTLINES", watch(OUTLINES))
+    return drawn
+
+
+def test_draw_portrait__shows_every_texture_on_every_outline(things):
+    rng = np.random.default_rng(0)
+    for _ in range(1500):
+        toy.draw_portrait(rng, 48)
+    pairs = list(zip(things[::2], things[1::2], strict=True))
+    assert len(pairs) == 1500
+    assert sorted(set(pairs)) == sorted((texture, outline) for texture in TEXTURES for outline in OUTLINES)
+
+
+def test_draw_scene__labels_the_textures_of_the_classes_on_every_outline(things):
+    rng = np.random.default_rng(0)
+    labelled, distractors, pairs = 0, 0, set()
+    for _ in range(400):
+        things.clear()
+        scene = toy.draw_scene(rng, 48)
+        drawn = list(zip(things[::2], things[1::2], strict=True))
+        expected = [TOY_CLASSES[label] for label in scene.classes]
+        # A scene that is redrawn leaves the things of every attempt; the last ones are those of the scene.
+        textures = [texture for texture, _ in drawn if texture in TOY_CLASSES]
+        assert textures[len(textures) - len(expected) :] == expected
+        labelled += len(expected)
+        distractors += sum(texture not in TOY_CLASSES for texture, _ in drawn)
+        pairs.update(pair for pair in drawn if pair[0] in TOY_CLASSES)
+    assert labelled > 400
+    assert distractors > 100
+    assert len(pairs) == len(TOY_CLASSES) * len(OUTLINES)
 
 
 def test_make_toy_data__refuses_a_folder_that_is_not_empty(tmp_path):
