@@ -96,7 +96,7 @@ COMMON_KEYS = {
     "AUGMENTATION.CROP_SIZE": Key(224, "Side length of the square crop, in pixels.", at_least(1)),
     "AUGMENTATION.MIN_SCALE": Key(0.2, "Smallest area of a crop, as a fraction of the image area.", FRACTION),
     "AUGMENTATION.BLUR_SIGMA": Key(
-        2.0,
+        RECIPES["moco_v2"].blur_sigma,
         "Largest standard deviation of the blur of MoCo v2, in pixels of the crop; the smallest is 0.1. The default is"
         " that of MoCo v2 for crops of 224 pixels. Smaller crops of images with fine textures need less blur.",
         at_least(MIN_BLUR_SIGMA),
@@ -229,7 +229,7 @@ def check_config(cfg: CfgNode) -> None:
 
 
 def unused(cfg: CfgNode) -> list[str]:
-    """Return settings that have no effect, as ``KEY value``: keys of other METHODs, and steps after the last epoch."""
+    """Return settings that have no effect, as ``KEY value``, with the reason: for example, keys of other METHODs."""
     readers = {name: [method.name for method in METHODS.values() if name in method.keys] for name in all_keys()}
     found = [
         f"{name} {value_of(cfg, name)} (only used by METHOD {', '.join(readers[name])})"
@@ -242,6 +242,9 @@ def unused(cfg: CfgNode) -> list[str]:
         for name in uncached
         if value_of(cfg, name) != COMMON_KEYS[name].default
     ]
+    sigma, recipe = cfg.AUGMENTATION.BLUR_SIGMA, cfg.AUGMENTATION.NAME
+    if sigma != COMMON_KEYS["AUGMENTATION.BLUR_SIGMA"].default and not RECIPES[recipe].blur_probability:
+        found.append(f"AUGMENTATION.BLUR_SIGMA {sigma} (AUGMENTATION.NAME is {recipe!r}, which does not blur)")
     late = [step for step in cfg.SOLVER.STEPS if step >= cfg.SOLVER.MAX_EPOCHS]
     if cfg.SOLVER.LR_SCHEDULE == "step" and late:
         found.append(f"SOLVER.STEPS {', '.join(map(str, late))} (SOLVER.MAX_EPOCHS is {cfg.SOLVER.MAX_EPOCHS})")

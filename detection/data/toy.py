@@ -6,9 +6,10 @@ the class.
 
 An unlabelled image is a portrait: a single thing with any texture and outline, at the same scale as in the scenes.
 Contrastive pre-training learns what the crops of an image have in common and what distinguishes them from other images.
-Four choices make it learn textures: the class is visible in every crop of a thing, whereas an outline is often cut; a
-portrait shows one thing instead of a scene; things stand upright, like most objects in photographs; and colours are
-pale, because otherwise colour would be sufficient to distinguish the portraits.
+The classes are textures, because almost every crop of a thing shows its texture, whereas crops often cut its outline.
+Three choices make contrastive pre-training learn textures: a portrait shows one thing instead of a scene; things stand
+upright, like most objects in photographs; and colours are pale, because otherwise colour would be sufficient to
+distinguish the portraits.
 """
 
 import colorsys

@@ -38,6 +38,7 @@ V2 = {
     "MODEL.HEAD": "mlp",
     "CONTRAST.TEMPERATURE": 0.2,
     "AUGMENTATION.NAME": "moco_v2",
+    "AUGMENTATION.BLUR_SIGMA": 2.0,
     "SOLVER.LR_SCHEDULE": "cosine",
 }
 DENSE = {"METHOD": "dense", "CONTRAST.DENSE_WEIGHT": 0.5, "CONTRAST.DENSE_WARMUP_ITERS": 0}
@@ -105,6 +106,7 @@ def test_every_pretraining_config__is_valid(path):
             ("SOLVER.MAX_ITER", 10),
             "SOLVER.MAX_ITER is 10; expected 0, because 'step' and 'cosine' schedules count epochs",
         ),
+        (("AUGMENTATION.BLUR_SIGMA", 0.05), "AUGMENTATION.BLUR_SIGMA is 0.05; expected at least 0.1"),
         (("METHOD", "byol"), "METHOD is 'byol'; expected one of 'moco', 'dense', 'end_to_end', 'memory_bank'"),
         (("CONTRAST.BANK_MOMENTUM", 1.5), r"CONTRAST.BANK_MOMENTUM is 1.5; expected a number within"),
     ],

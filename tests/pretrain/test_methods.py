@@ -221,6 +221,11 @@ def test_from_config__keys_of_one_method_arrive():
             ("SOLVER.LR_SCHEDULE", "step", "DATA.CACHE_SIDE", 9),
             "DATA.CACHE_SIDE 9 (DATA.CACHE is 'none'); SOLVER.STEPS 120, 160 (SOLVER.MAX_EPOCHS is 1)",
         ),
+        (
+            "moco",
+            ("AUGMENTATION.NAME", "moco_v1", "AUGMENTATION.BLUR_SIGMA", 0.4),
+            "AUGMENTATION.BLUR_SIGMA 0.4 (AUGMENTATION.NAME is 'moco_v1', which does not blur)",
+        ),
     ],
 )
 def test_setup__tells_what_has_no_effect(folder, tmp_path, method, overrides, message):

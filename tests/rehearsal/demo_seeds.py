@@ -48,7 +48,8 @@ def metrics_of(results: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parts of a study's ``results.json`` that `table` uses, which contain no path of the machine."""
     kept = ("detector", "init", "fraction", "seed", "status", "metrics")
     trials = [{key: trial[key] for key in kept} for trial in results["trials"]]
-    return {**{key: results[key] for key in ("reference", "detectors", "inits", "fractions", "seeds")}, "trials": trials}
+    names = ("reference", "detectors", "inits", "fractions", "seeds")
+    return {**{name: results[name] for name in names}, "trials": trials}
 
 
 def table(studies: Mapping[int, Mapping[str, Any]]) -> str:

@@ -7,7 +7,7 @@ CPU, which makes it possible to select the rows for each operation without waiti
 import torch
 
 from ...host import send
-from .opencv import CUT_OFF, GREY, blur_radius
+from .opencv import CUT_OFF, GREY
 from .parameters import Operation
 
 
@@ -76,7 +76,7 @@ def blur(images: torch.Tensor, sigmas: torch.Tensor) -> torch.Tensor:
     Blurring along rows is a product with a banded matrix, and blurring along columns a product with its transpose. On a
     GPU, two matrix products are faster than a convolution with a different kernel for each image.
     """
-    reach = blur_radius(sigmas.max().item())
+    reach = int(_blur_radii(sigmas).max())
     matrices = _blur_matrices(_on(sigmas, images), reach, images.shape[-1])[:, None].to(images.dtype)  # N x 1 x S x S
     return (matrices @ images @ matrices.mT).clamp_(0, 255)
 
@@ -91,14 +91,18 @@ def _blur_matrices(sigmas: torch.Tensor, reach: int, size: int) -> torch.Tensor:
     """
     taps = torch.arange(-reach, reach + 1, device=sigmas.device, dtype=torch.float32)
     sigmas = sigmas.float()[:, None]
-    # The same radius as OpenCV's kernel: three standard deviations, rounded.
-    within = taps.abs() <= (3 * sigmas).round().clamp(min=1)
+    within = taps.abs() <= _blur_radii(sigmas)
     weights = torch.exp(-0.5 * (taps / sigmas) ** 2) * within
     weights = weights / weights.sum(dim=1, keepdim=True)  # N x taps
     # Border pixels are replicated.
     places = (torch.arange(size, device=sigmas.device)[:, None] + taps.long()).clamp(0, size - 1)  # S x taps
     matrices = sigmas.new_zeros(len(sigmas), size, size)
     return matrices.scatter_add_(2, places.expand(len(sigmas), -1, -1), weights[:, None].expand(-1, size, -1))
+
+
+def _blur_radii(sigmas: torch.Tensor) -> torch.Tensor:
+    """Return the radii of OpenCV's kernels in pixels: three standard deviations, but at least one pixel."""
+    return (3 * sigmas.float()).round().clamp(min=1)
 
 
 def _flip(images: torch.Tensor, _: torch.Tensor) -> torch.Tensor:

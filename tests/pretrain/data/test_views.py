@@ -5,7 +5,7 @@ from PIL import Image
 from torchvision import transforms
 
 from mocodet.pretrain.data.augment.pillow import GaussianBlur, PillowViews, build_view
-from mocodet.pretrain.data.augment.recipes import RECIPES, find_recipe
+from mocodet.pretrain.data.augment.recipes import RECIPES
 from mocodet.pretrain.data.views import Views, normalize
 
 
@@ -48,11 +48,6 @@ def test_build_view__v2():
         ("blur", 2.0, 0.5),
         ("RandomHorizontalFlip", 0.5),
     ]
-
-
-def test_find_recipe__unknown():
-    with pytest.raises(ValueError, match="unknown augmentation 'simclr'"):
-        find_recipe("simclr")
 
 
 @pytest.mark.parametrize("highest", [2.0, 0.4])
