@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from tests.rehearsal.demo_seeds import table
+
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE = (DOCS / "results.md").read_text(encoding="utf-8")
 ROWS = [[cell.strip() for cell in row.split("|")] for row in re.findall(r"^\| (.+) \|$", PAGE, flags=re.MULTILINE)]
@@ -68,6 +70,27 @@ def test_transfer__the_gaps_between_starts_are_those_of_the_trials(row):
         expected = interval(ours - theirs)
         assert numbers(cell) == [round(number, 1) for number in expected]
         assert cell.startswith("**") == (abs(expected[0]) >= 0.5 and expected[1] * expected[2] > 0)
+
+
+def test_demo__the_numbers_are_those_of_its_ten_seeds():
+    studies = json.loads((DOCS / "lab/records/demo/ten_seeds.json").read_text(encoding="utf-8"))
+    assert list(studies) == [str(seed) for seed in range(10)]
+    assert all(len(study["trials"]) == 6 for study in studies.values())
+    # The page of the experiment contains the table that the command prints.
+    assert set(table(studies).splitlines()) <= set((DOCS / "lab/demo.md").read_text(encoding="utf-8").splitlines())
+
+    (row,) = [row for row in ROWS if row[0] == "Ten seeds of images and pre-training"]
+    for metric, cell in zip(METRICS, row[-4:-1], strict=True):
+        means = {
+            init: [
+                np.mean([trial["metrics"][f"bbox/{metric}"] for trial in study["trials"] if trial["init"] == init])
+                for study in studies.values()
+            ]
+            for init in ("moco", "random")
+        }
+        expected = interval(np.subtract(means["moco"], means["random"]))
+        assert numbers(cell) == [round(number, 1) for number in expected]
+        assert cell.startswith("**") == (expected[0] >= 0.5 and expected[1] > 0)
 
 
 @pytest.mark.parametrize(

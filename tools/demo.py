@@ -102,7 +102,7 @@ def main() -> None:
         (study / "report.html", "tables, curves and detections on a single web page"),
     ):
         print(f"  {path}  {what}")
-    print(f"\n{finding(study)}")
+    print(f"\nFor the results of ten seeds of images and pre-training, see docs/demo.md.\n{finding(study)}")
 
 
 def finding(study: Path) -> str:
