@@ -22,7 +22,7 @@ FRACTION = Values("within (0, 1]", lambda value: 0 < value <= 1)
 RISING = Values("epochs in increasing order", lambda value: list(value) == sorted(set(value)))
 
 
-def at_least(least: int) -> Values:
+def at_least(least: float) -> Values:
     """Permit numbers that are not smaller than ``least``."""
     return Values(f"at least {least}", lambda value: value >= least)
 
