@@ -230,21 +230,22 @@ def check_config(cfg: CfgNode) -> None:
 
 def unused(cfg: CfgNode) -> list[str]:
     """Return settings that have no effect, as ``KEY value``, with the reason: for example, keys of other METHODs."""
-    readers = {name: [method.name for method in METHODS.values() if name in method.keys] for name in all_keys()}
-    found = [
-        f"{name} {value_of(cfg, name)} (only used by METHOD {', '.join(readers[name])})"
-        for name, key in all_keys().items()
-        if readers[name] and cfg.METHOD not in readers[name] and value_of(cfg, name) != key.default
-    ]
+    keys = all_keys()
+    readers = {name: [method.name for method in METHODS.values() if name in method.keys] for name in keys}
+    reasons = {
+        name: f"only used by METHOD {', '.join(methods)}"
+        for name, methods in readers.items()
+        if methods and cfg.METHOD not in methods
+    }
     uncached = {"none": ("DATA.CACHE_SIDE", "DATA.CACHE_DIR"), "ram": ("DATA.CACHE_DIR",)}.get(cfg.DATA.CACHE, ())
-    found += [
-        f"{name} {value_of(cfg, name)} (DATA.CACHE is {cfg.DATA.CACHE!r})"
-        for name in uncached
-        if value_of(cfg, name) != COMMON_KEYS[name].default
+    reasons |= dict.fromkeys(uncached, f"DATA.CACHE is {cfg.DATA.CACHE!r}")
+    if not RECIPES[cfg.AUGMENTATION.NAME].blur_probability:
+        reasons["AUGMENTATION.BLUR_SIGMA"] = f"AUGMENTATION.NAME is {cfg.AUGMENTATION.NAME!r}, which does not blur"
+    found = [
+        f"{name} {value_of(cfg, name)} ({reason})"
+        for name, reason in reasons.items()
+        if value_of(cfg, name) != keys[name].default
     ]
-    sigma, recipe = cfg.AUGMENTATION.BLUR_SIGMA, cfg.AUGMENTATION.NAME
-    if sigma != COMMON_KEYS["AUGMENTATION.BLUR_SIGMA"].default and not RECIPES[recipe].blur_probability:
-        found.append(f"AUGMENTATION.BLUR_SIGMA {sigma} (AUGMENTATION.NAME is {recipe!r}, which does not blur)")
     late = [step for step in cfg.SOLVER.STEPS if step >= cfg.SOLVER.MAX_EPOCHS]
     if cfg.SOLVER.LR_SCHEDULE == "step" and late:
         found.append(f"SOLVER.STEPS {', '.join(map(str, late))} (SOLVER.MAX_EPOCHS is {cfg.SOLVER.MAX_EPOCHS})")
