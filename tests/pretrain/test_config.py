@@ -81,6 +81,7 @@ def test_own_images__follow_their_rule(name):
     assert pytest.approx(0.015 * batch / 64) == cfg.SOLVER.BASE_LR
     assert 8 * batch == cfg.CONTRAST.QUEUE_SIZE
     assert min(8, batch // 16) == cfg.MODEL.BN_GROUPS
+    assert pytest.approx(2 * cfg.AUGMENTATION.CROP_SIZE / 224, abs=0.005) == cfg.AUGMENTATION.BLUR_SIGMA
     assert 2 * cfg.CONTRAST.QUEUE_SIZE // batch <= cfg.SOLVER.WARMUP_ITERS
 
 
