@@ -26,6 +26,8 @@ RECIPE, BASELINE = "pretrain/own_images_R_18.yaml", "pretrain/toy_moco_v2_R_18.y
 FEATURES = ["--size", "96", "--precision", "bfloat16"]
 GRID = ["--cached", "--lr", "3", "1", "0.3", "0.1", "0.03", "0.01", "0.003", "--wd", "0", "1e-3"]
 MEASURED_STEPS = 20
+# Keys of the results, and digits after the decimal point.
+COLUMNS = {"images_per_second": 0, "epochs": 0, "knn": 1, "linear": 1}
 
 
 class Run(NamedTuple):
@@ -102,10 +104,10 @@ def mocodet(*arguments: str) -> None:
 def pretrain(run: Run, folder: Path, images: str) -> Path:
     """Complete the run in ``folder`` and return its checkpoint."""
     last, plan = folder / "model_final.pth", folder / "plan.json"
-    settings = settings_of(run, images, folder)
-    if not plan.exists():
-        write_json(plan, plan_run(run, settings, images))
     if not last.exists():
+        settings = settings_of(run, images, folder)
+        if not plan.exists():
+            write_json(plan, plan_run(run, settings, images))
         epochs = json.loads(plan.read_text(encoding="utf-8"))["epochs"]
         mocodet("pretrain", "--resume", "--config-file", run.config, *settings, "SOLVER.MAX_EPOCHS", str(epochs))
     return last
@@ -113,7 +115,8 @@ def pretrain(run: Run, folder: Path, images: str) -> Path:
 
 def settings_of(run: Run, images: str, folder: Path) -> list[str]:
     """Return the settings of a run, except for its length."""
-    return f"DATA.ROOT {images} DATA.NUM_WORKERS 0 SEED {run.seed} OUTPUT_DIR {folder} {run.overrides}".split()
+    given = ["DATA.ROOT", images, "DATA.NUM_WORKERS", "0", "SEED", str(run.seed), "OUTPUT_DIR", str(folder)]
+    return [*given, *run.overrides.split()]
 
 
 def plan_run(run: Run, settings: Iterable[str], images: str) -> dict[str, float]:
@@ -145,10 +148,6 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
         for name, found in results.items()
     ]
     return tabulate(rows, ["run", *COLUMNS], tablefmt="github", disable_numparse=True)
-
-
-# Keys of the results, and digits after the decimal point.
-COLUMNS = {"images_per_second": 0, "epochs": 0, "knn": 1, "linear": 1}
 
 
 if __name__ == "__main__":

@@ -27,8 +27,9 @@ def images(tmp_path, monkeypatch) -> str:
 @pytest.mark.parametrize("name", RUNS)
 def test_runs__have_valid_settings(name, tmp_path):
     cfg = get_cfg()
-    merge_config(cfg, RUNS[name].config, settings_of(RUNS[name], "images", tmp_path))
+    merge_config(cfg, RUNS[name].config, settings_of(RUNS[name], "my images", tmp_path))
     check_config(cfg)
+    assert cfg.DATA.ROOT == "my images"
     assert RUNS[name].seed == cfg.SEED
     assert str(tmp_path) == cfg.OUTPUT_DIR
 
