@@ -66,7 +66,7 @@ class DenseContrast(MomentumContrast, name="dense"):
         options: arguments of `MomentumContrast`. ``queue_size`` applies to both queues, ``temperature`` to both losses.
 
     Raises:
-        ValueError: the encoder has no ``layer4``.
+        ValueError: the encoder has no ``layer4``, or ``dense_negatives`` has another value.
     """
 
     dense_queue: torch.Tensor
@@ -100,6 +100,8 @@ class DenseContrast(MomentumContrast, name="dense"):
             raise ValueError(
                 f"{type(encoder).__name__} has no layer4; expected a ResNet, such as the result of build_encoder"
             )
+        if dense_negatives not in NEGATIVES:
+            raise ValueError(f"dense_negatives is {dense_negatives!r}; expected one of {', '.join(NEGATIVES)}")
         self.dense_head_q = dense_head
         self.dense_head_k = copy.deepcopy(dense_head)
         self.dense_head_k.requires_grad_(False)

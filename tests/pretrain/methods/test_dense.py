@@ -260,6 +260,11 @@ def test_init__dense_key_head_is_an_exact_frozen_copy():
     assert not torch.equal(model.dense_queue, model.queue)
 
 
+def test_init__unknown_negatives():
+    with pytest.raises(ValueError, match="dense_negatives is 'cell'; expected one of pooled, cells"):
+        small_dense(1, dense_negatives="cell")
+
+
 def test_init__encoder_without_maps():
     with pytest.raises(ValueError, match=r"Sequential has no layer4; expected a ResNet"):
         DenseContrast(small_encoder(1), BatchShuffle(SEED), dense_head=nn.Identity(), **OPTIONS)
