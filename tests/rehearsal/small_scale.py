@@ -7,17 +7,18 @@ The command prints a table of all completed runs in ``OUTPUT`` and writes it to 
 """
 
 import argparse
-import json
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 from tabulate import tabulate
 
 from mocodet.common.config.merge import merge_config
-from mocodet.common.files import write_json
+from mocodet.common.files import read_json, read_json_lines, write_json
+from mocodet.common.report.logs import LOG_FILE, curve
 from mocodet.pretrain.config import check_config, get_cfg
 from mocodet.pretrain.costs.measure import measure_run
 from mocodet.pretrain.data.folders import ImageFolder
@@ -25,9 +26,9 @@ from mocodet.pretrain.data.folders import ImageFolder
 RECIPE, BASELINE = "pretrain/own_images_R_18.yaml", "pretrain/toy_moco_v2_R_18.yaml"
 FEATURES = ["--size", "96", "--precision", "bfloat16"]
 GRID = ["--cached", "--lr", "3", "1", "0.3", "0.1", "0.03", "0.01", "0.003", "--wd", "0", "1e-3"]
-MEASURED_STEPS = 20
+MEASURED_STEPS = 100
 # Keys of the results, and digits after the decimal point.
-COLUMNS = {"images_per_second": 0, "epochs": 0, "knn": 1, "linear": 1}
+COLUMNS = {"images_per_second": 0, "epochs": 0, "minutes": 0, "knn": 1, "linear": 1}
 
 
 class Run(NamedTuple):
@@ -108,7 +109,7 @@ def pretrain(run: Run, folder: Path, images: str) -> Path:
         settings = settings_of(run, images, folder)
         if not plan.exists():
             write_json(plan, plan_run(run, settings, images))
-        epochs = json.loads(plan.read_text(encoding="utf-8"))["epochs"]
+        epochs = read_json(plan)["epochs"]
         mocodet("pretrain", "--resume", "--config-file", run.config, *settings, "SOLVER.MAX_EPOCHS", str(epochs))
     return last
 
@@ -130,15 +131,24 @@ def plan_run(run: Run, settings: Iterable[str], images: str) -> dict[str, float]
 
 
 def collect(output: Path) -> dict[str, dict[str, Any]]:
-    """Return the plan and the accuracies of each completed run, without the paths of this machine."""
+    """Return the plan, the time of the steps and the accuracies of each completed run, without its paths."""
     results = {}
     for name in [*RANDOM, *RUNS]:
-        files = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in (output / name).glob("*.json")}
-        if {"knn", "linear"} <= files.keys():
-            best = next(row for row in files["linear"]["results"] if row["best"])
-            (nearest,) = files["knn"]["results"]
-            results[name] = {**files.get("plan", {}), "knn": nearest["top1"], "linear": best["top1"]}
+        folder = output / name
+        if not all((folder / f"{evaluation}.json").exists() for evaluation in ("knn", "linear")):
+            continue
+        (nearest,) = read_json(folder / "knn.json")["results"]
+        best = next(row for row in read_json(folder / "linear.json")["results"] if row["best"])
+        results[name] = {"knn": nearest["top1"], "linear": best["top1"]}
+        if name in RUNS:
+            results[name] |= {**read_json(folder / "plan.json"), "minutes": minutes_of(folder)}
     return results
+
+
+def minutes_of(folder: Path) -> float:
+    """Return the time of all steps of a completed run, which may have been interrupted, from its logged values."""
+    durations = curve(read_json_lines(folder / LOG_FILE), "time")
+    return fmean(seconds for _, seconds in durations) * durations[-1][0] / 60
 
 
 def table(results: Mapping[str, Mapping[str, Any]]) -> str:

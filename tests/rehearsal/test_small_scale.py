@@ -48,6 +48,8 @@ def test_command__completes_what_is_missing(images, tmp_path, monkeypatch, capsy
         commands.append((command, *arguments))
         if command == "pretrain":
             (output / "m_0.9_45" / "model_final.pth").touch()
+            lines = [{"iteration": done - 1, "lr": 0.1, "time": 0.6} for done in (20, 5400)]
+            (output / "m_0.9_45" / "metrics.json").write_text("\n".join(map(json.dumps, lines)))
         else:
             rows = {
                 "knn": [{"k": 200, "top1": 51.0, "top5": 90.0}],
@@ -65,11 +67,11 @@ def test_command__completes_what_is_missing(images, tmp_path, monkeypatch, capsy
     assert commands[3][1] == str(output / "m_0.9_45" / "model_final.pth")
     expected = {
         "random_seed_1": {"knn": 51.0, "linear": 62.0},
-        "m_0.9_45": {"images_per_second": 128.0, "epochs": 360, "knn": 51.0, "linear": 62.0},
+        "m_0.9_45": {"images_per_second": 128.0, "epochs": 360, "minutes": 54.0, "knn": 51.0, "linear": 62.0},
     }
     assert json.loads((output / "results.json").read_text()) == collect(output) == expected
     assert capsys.readouterr().out.strip() == table(expected)
-    assert "| m_0.9_45      | 128                 | 360      | 51.0  | 62.0     |" in table(expected)
+    assert "| m_0.9_45      | 128                 | 360      | 54        | 51.0  | 62.0     |" in table(expected)
 
     (output / "m_0.9_45" / "linear.json").unlink()
     main()
