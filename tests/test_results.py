@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tests.rehearsal.demo_seeds import table
+from tests.rehearsal import demo_seeds, small_scale
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE = (DOCS / "results.md").read_text(encoding="utf-8")
@@ -82,7 +82,9 @@ def test_demo__the_numbers_are_those_of_its_ten_seeds():
     assert list(studies) == [str(seed) for seed in range(10)]
     assert all(len(study["trials"]) == 6 for study in studies.values())
     # The page of the experiment contains the table that the command prints.
-    assert set(table(studies).splitlines()) <= set((DOCS / "lab/demo.md").read_text(encoding="utf-8").splitlines())
+    assert set(demo_seeds.table(studies).splitlines()) <= set(
+        (DOCS / "lab/demo.md").read_text(encoding="utf-8").splitlines()
+    )
 
     (row,) = [row for row in ROWS if row[0] == "Ten seeds of images and pre-training"]
     for metric, cell in zip(METRICS, row[-4:-1], strict=True):
@@ -114,6 +116,18 @@ def test_features__are_those_at_the_end_of_the_runs(name, record):
     assert record in row[-1]
     *_, last = (DOCS / "lab/records" / record).read_text(encoding="utf-8").splitlines()
     assert numbers(row[-2]) == [round(json.loads(last)["knn_top1"], 1)]
+
+
+def test_features__are_those_of_the_runs_of_equal_time():
+    results = json.loads((DOCS / "lab/records/equal_time/results.json").read_text(encoding="utf-8"))
+    page = (DOCS / "lab/equal_time.md").read_text(encoding="utf-8")
+    assert small_scale.table(results) in page
+    rows = {row[0].split(":")[0].strip("`"): row for row in ROWS if "equal_time" in row[-1]}
+    assert rows.keys() == results.keys()
+    for name, (_, *cells, _) in rows.items():
+        for cell, (key, digits) in zip(cells, list(small_scale.COLUMNS.items())[1:], strict=True):
+            expected = [round(results[name][key], digits)] if key in results[name] else []
+            assert numbers(cell) == expected, (name, key)
 
 
 def test_speed__the_step_on_the_gpu():
