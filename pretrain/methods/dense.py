@@ -100,8 +100,8 @@ class DenseContrast(MomentumContrast, name="dense"):
             raise ValueError(
                 f"{type(encoder).__name__} has no layer4; expected a ResNet, such as the result of build_encoder"
             )
-        if dense_negatives not in NEGATIVES:
-            raise ValueError(f"dense_negatives is {dense_negatives!r}; expected one of {', '.join(NEGATIVES)}")
+        expected = f"one of {', '.join(NEGATIVES)}"
+        check_value(dense_negatives in NEGATIVES, "dense_negatives", dense_negatives, expected)
         self.dense_head_q = dense_head
         self.dense_head_k = copy.deepcopy(dense_head)
         self.dense_head_k.requires_grad_(False)
