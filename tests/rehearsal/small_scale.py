@@ -25,7 +25,11 @@ from mocodet.pretrain.data.folders import ImageFolder
 
 RECIPE, BASELINE = "pretrain/own_images_R_18.yaml", "pretrain/toy_moco_v2_R_18.yaml"
 FEATURES = ["--size", "96", "--precision", "bfloat16"]
-GRID = ["--cached", "--lr", "3", "1", "0.3", "0.1", "0.03", "0.01", "0.003", "--wd", "0", "1e-3"]
+# Commands that evaluate an encoder, and their options.
+EVALUATIONS = {
+    "knn": ["--k", "200"],
+    "linear": ["--cached", "--lr", "3", "1", "0.3", "0.1", "0.03", "0.01", "0.003", "--wd", "0", "1e-3"],
+}
 MEASURED_STEPS = 100
 # Keys of the results, and digits after the decimal point.
 COLUMNS = {"images_per_second": 0, "epochs": 0, "minutes": 0, "knn": 1, "linear": 1}
@@ -88,7 +92,7 @@ def main() -> None:
             encoder = ["--random", "resnet18", "--seed", str(RANDOM[name])]
         else:
             encoder = [str(pretrain(RUNS[name], folder, args.train))]
-        for evaluation, options in (("knn", ["--k", "200"]), ("linear", GRID)):
+        for evaluation, options in EVALUATIONS.items():
             found = folder / f"{evaluation}.json"
             if not found.exists():
                 mocodet(evaluation, *encoder, *splits, *options, "--output", str(found))
@@ -135,7 +139,7 @@ def collect(output: Path) -> dict[str, dict[str, Any]]:
     results = {}
     for name in [*RANDOM, *RUNS]:
         folder = output / name
-        if not all((folder / f"{evaluation}.json").exists() for evaluation in ("knn", "linear")):
+        if not all((folder / f"{evaluation}.json").exists() for evaluation in EVALUATIONS):
             continue
         (nearest,) = read_json(folder / "knn.json")["results"]
         best = next(row for row in read_json(folder / "linear.json")["results"] if row["best"])
