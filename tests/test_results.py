@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tests.rehearsal import demo_seeds, small_scale
+from tests.rehearsal import bank_ages, demo_seeds, small_scale
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE = (DOCS / "results.md").read_text(encoding="utf-8")
@@ -122,12 +122,18 @@ def test_features__are_those_of_the_runs_of_equal_time():
     results = json.loads((DOCS / "lab/records/equal_time/results.json").read_text(encoding="utf-8"))
     page = (DOCS / "lab/equal_time.md").read_text(encoding="utf-8")
     assert small_scale.table(results) in page
+    assert small_scale.table_of_means(results) in page
     rows = {row[0].split(":")[0].strip("`"): row for row in ROWS if "equal_time" in row[-1]}
     assert rows.keys() == results.keys()
     for name, (_, *cells, _) in rows.items():
         for cell, (key, digits) in zip(cells, list(small_scale.COLUMNS.items())[1:], strict=True):
             expected = [round(results[name][key], digits)] if key in results[name] else []
             assert numbers(cell) == expected, (name, key)
+
+
+def test_bank__the_page_shows_the_similarities_of_the_record():
+    found = json.loads((DOCS / "lab/records/bank_ages/ages.json").read_text(encoding="utf-8"))
+    assert bank_ages.table(found) in (DOCS / "lab/bank_ages.md").read_text(encoding="utf-8")
 
 
 def test_speed__the_step_on_the_gpu():

@@ -8,7 +8,7 @@ from mocodet.common.config.merge import merge_config
 from mocodet.pretrain.config import check_config, get_cfg
 from mocodet.pretrain.costs.measure import Measured
 from tests.rehearsal import small_scale
-from tests.rehearsal.small_scale import RUNS, collect, main, plan_run, settings_of, table
+from tests.rehearsal.small_scale import RUNS, collect, main, plan_run, settings_of, table, table_of_means
 
 SECONDS = 0.5  # of a step
 
@@ -70,9 +70,23 @@ def test_command__completes_what_is_missing(images, tmp_path, monkeypatch, capsy
         "m_0.9_45": {"images_per_second": 128.0, "epochs": 360, "minutes": 54.0, "knn": 51.0, "linear": 62.0},
     }
     assert json.loads((output / "results.json").read_text()) == collect(output) == expected
-    assert capsys.readouterr().out.strip() == table(expected)
+    assert capsys.readouterr().out.strip() == f"{table(expected)}\n\n{table_of_means(expected)}"
     assert "| m_0.9_45      | 128                 | 360      | 54        | 51.0  | 62.0     |" in table(expected)
 
     (output / "m_0.9_45" / "linear.json").unlink()
     main()
     assert [command for command, *_ in commands[5:]] == ["linear"]
+
+
+def test_means__are_over_the_seeds_of_a_method_in_the_papers_order():
+    results = {
+        "moco_seed_0": {"knn": 50.0, "linear": 60.0},
+        "random_seed_0": {"knn": 30.0, "linear": 40.0},
+        "moco_seed_1": {"knn": 53.0, "linear": 61.0},
+        "m_0.9_45": {"knn": 10.0, "linear": 10.0},
+    }
+    _, _, *rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in table_of_means(results).splitlines()]
+    assert rows == [
+        ["random", "30.0 (30.0)", "40.0 (40.0)", "33.8"],
+        ["moco", "51.5 (50.0, 53.0)", "60.5 (60.0, 61.0)", "55.9"],
+    ]
