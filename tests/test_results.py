@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from mocodet.common.files import read_json
 from tests.rehearsal import bank_ages, demo_seeds, small_scale
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -22,7 +23,7 @@ GAPS = [row for row in ROWS if " − " in row[0]]
 
 def trials(study: str, detector: str, init: str, metric: str) -> np.ndarray:
     """Return a metric of a detector's trials from an initialisation, in the order of their seeds."""
-    results = json.loads((DOCS / "report" / study / "results.json").read_text(encoding="utf-8"))
+    results = read_json(DOCS / "report" / study / "results.json")
     found = [trial for trial in results["trials"] if (trial["detector"], trial["init"]) == (detector, init.lower())]
     return np.array([trial["metrics"][f"bbox/{metric}"] for trial in sorted(found, key=lambda trial: trial["seed"])])
 
@@ -78,7 +79,7 @@ def test_transfer__the_gaps_between_starts_are_those_of_the_trials(row):
 
 
 def test_demo__the_numbers_are_those_of_its_ten_seeds():
-    studies = json.loads((DOCS / "lab/records/demo/ten_seeds.json").read_text(encoding="utf-8"))
+    studies = read_json(DOCS / "lab/records/demo/ten_seeds.json")
     assert list(studies) == [str(seed) for seed in range(10)]
     assert all(len(study["trials"]) == 6 for study in studies.values())
     # The page of the experiment contains the table that the command prints.
@@ -119,7 +120,7 @@ def test_features__are_those_at_the_end_of_the_runs(name, record):
 
 
 def test_features__are_those_of_the_runs_of_equal_time():
-    results = json.loads((DOCS / "lab/records/equal_time/results.json").read_text(encoding="utf-8"))
+    results = read_json(DOCS / "lab/records/equal_time/results.json")
     page = (DOCS / "lab/equal_time.md").read_text(encoding="utf-8")
     assert small_scale.table(results) in page
     assert small_scale.table_of_means(results) in page
@@ -132,13 +133,13 @@ def test_features__are_those_of_the_runs_of_equal_time():
 
 
 def test_bank__the_page_shows_the_similarities_of_the_record():
-    found = json.loads((DOCS / "lab/records/bank_ages/ages.json").read_text(encoding="utf-8"))
+    found = read_json(DOCS / "lab/records/bank_ages/ages.json")
     assert bank_ages.table(found) in (DOCS / "lab/bank_ages.md").read_text(encoding="utf-8")
 
 
 def test_speed__the_step_on_the_gpu():
     (row,) = [row for row in ROWS if "on an H200" in row[0] and "images/s" in row[1]]
-    records = json.loads((DOCS / "lab/records/h200/step.json").read_text(encoding="utf-8"))
+    records = read_json(DOCS / "lab/records/h200/step.json")
     (ours,) = [r for r in records if "8 BN groups" in r["contestant"] and r["settings"]["size"] == 224]
     rate, ratio, _ = numbers(row[1])
     assert (rate, ratio) == (round(ours["value"]), round(ours["ratio"]["median"], 2))

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fvcore.common.config import CfgNode
 from tabulate import tabulate
 
 from mocodet.common.config.merge import merge_config
@@ -42,16 +41,16 @@ def main() -> None:
     cfg = get_cfg()
     merge_config(cfg, args.config, ["DATA.CACHE", "none", "DATA.AUGMENT", "cpu", "MODEL.DEVICE", "cpu"])
     data = build_data(cfg)
-    found = [analyse(cfg, data, path, args.batches) for path in args.checkpoints]
+    method = MemoryBank.from_config(cfg, data)
+    found = [analyse(method, data, path, args.batches) for path in args.checkpoints]
     if args.output:
         write_json(args.output, found)
     print(table(found))
 
 
-def analyse(cfg: CfgNode, data: TrainingData, checkpoint: Path, batches: int) -> dict[str, Any]:
+def analyse(method: MemoryBank, data: TrainingData, checkpoint: Path, batches: int) -> dict[str, Any]:
     """Return the mean similarities at a checkpoint by age, and that between queries of different images."""
     saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    method = MemoryBank.from_config(cfg, data)
     method.load_state_dict(saved["model"])
     iteration = saved["iteration"] + 1
     ages = ages_of_entries(data.sampler, len(method.bank), iteration)
@@ -103,7 +102,7 @@ def similarities(
     """
     own = torch.zeros_like(similarity, dtype=torch.bool)
     own[torch.arange(len(index)), index] = True
-    group = (ages - 1).mul(GROUPS).div(epoch, rounding_mode="floor")  # D; -1 if the age is unknown
+    group = (ages - 1) * GROUPS // epoch  # D; negative if the age is unknown
     members = [group == number for number in range(GROUPS)]
     return {
         "own": [similarity[own & of].mean().item() for of in members],
