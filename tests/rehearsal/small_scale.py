@@ -3,8 +3,8 @@
 Each run has a fixed time, for which the number of epochs is calculated from the measured duration of a step. Its
 encoder is then evaluated with ``mocodet knn`` and ``mocodet linear``. The command skips completed stages and resumes
 the others, so it can be run again after an interruption. ``--runs`` selects runs, for example one half for each core.
-The command writes the results of all completed runs in ``OUTPUT`` to ``OUTPUT/results.json``. It prints a table of them
-and a table of the methods with their means over seeds.
+The command writes the results of all completed runs in ``OUTPUT`` to ``OUTPUT/results.json``. It prints a table of
+them, a table of the methods with their means over seeds, and a table of MoCo's K and m for two durations.
 """
 
 import argparse
@@ -83,6 +83,14 @@ PAPER = {
     "moco": "55.9",
     "dense": "",
 }
+# The runs of 45 and 90 minutes with each K and m, in the order of the paper's accuracies.
+PAIRS = {
+    "K 128": ("K_128_45", "K_128_90"),
+    "K 512, m 0.99": ("moco_seed_0", "moco_90"),
+    "K 2048": ("K_2048_45", "K_2048_90"),
+    "m 0.9": ("m_0.9_45", "m_0.9_90"),
+    "m 0.999": ("m_0.999_45", "m_0.999_90"),
+}
 
 
 def main() -> None:
@@ -108,7 +116,7 @@ def main() -> None:
                 mocodet(evaluation, *encoder, *splits, *options, "--output", str(found))
     results = collect(args.output)
     write_json(args.output / "results.json", results)
-    print(f"\n{table(results)}\n\n{table_of_means(results)}")
+    print(f"\n{table(results)}\n\n{table_of_means(results)}\n\n{table_of_pairs(results)}")
 
 
 def mocodet(*arguments: str) -> None:
@@ -183,6 +191,17 @@ def table_of_means(results: Mapping[str, Mapping[str, Any]]) -> str:
         if seeds:
             rows.append([method, *(f"{fmean(c):.1f} ({', '.join(f'{v:.1f}' for v in c)})" for c in columns), paper])
     return tabulate(rows, ["method", *EVALUATIONS, "AP in the paper"], tablefmt="github", disable_numparse=True)
+
+
+def table_of_pairs(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return a Markdown table with the accuracies for each K and m after 45 and after 90 minutes."""
+    rows = [
+        [setting, *(f"{results[run][key]:.1f}" if run in results else "" for key in EVALUATIONS for run in pair)]
+        for setting, pair in PAIRS.items()
+        if not results.keys().isdisjoint(pair)
+    ]
+    columns = [f"{key}, {minutes} min" for key in EVALUATIONS for minutes in (45, 90)]
+    return tabulate(rows, ["setting", *columns], tablefmt="github", disable_numparse=True)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,17 @@ from mocodet.common.config.merge import merge_config
 from mocodet.pretrain.config import check_config, get_cfg
 from mocodet.pretrain.costs.measure import Measured
 from tests.rehearsal import small_scale
-from tests.rehearsal.small_scale import RUNS, collect, main, plan_run, settings_of, table, table_of_means
+from tests.rehearsal.small_scale import (
+    PAIRS,
+    RUNS,
+    collect,
+    main,
+    plan_run,
+    settings_of,
+    table,
+    table_of_means,
+    table_of_pairs,
+)
 
 SECONDS = 0.5  # of a step
 
@@ -70,7 +80,9 @@ def test_command__completes_what_is_missing(images, tmp_path, monkeypatch, capsy
         "m_0.9_45": {"images_per_second": 128.0, "epochs": 360, "minutes": 54.0, "knn": 51.0, "linear": 62.0},
     }
     assert json.loads((output / "results.json").read_text()) == collect(output) == expected
-    assert capsys.readouterr().out.strip() == f"{table(expected)}\n\n{table_of_means(expected)}"
+    assert capsys.readouterr().out.strip() == "\n\n".join(
+        make(expected) for make in (table, table_of_means, table_of_pairs)
+    )
     assert "| m_0.9_45      | 128                 | 360      | 54        | 51.0  | 62.0     |" in table(expected)
 
     (output / "m_0.9_45" / "linear.json").unlink()
@@ -85,8 +97,37 @@ def test_means__are_over_the_seeds_of_a_method_in_the_papers_order():
         "moco_seed_1": {"knn": 53.0, "linear": 61.0},
         "m_0.9_45": {"knn": 10.0, "linear": 10.0},
     }
-    _, _, *rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in table_of_means(results).splitlines()]
-    assert rows == [
+    assert rows_of(table_of_means(results)) == [
         ["random", "30.0 (30.0)", "40.0 (40.0)", "33.8"],
         ["moco", "51.5 (50.0, 53.0)", "60.5 (60.0, 61.0)", "55.9"],
     ]
+
+
+@pytest.mark.parametrize("setting", PAIRS)
+def test_pairs__have_the_setting_for_45_and_for_90_minutes(setting, tmp_path):
+    keys = {"K": "QUEUE_SIZE", "m": "MOMENTUM"}
+    for run, minutes in zip(PAIRS[setting], (45, 90), strict=True):
+        cfg = get_cfg()
+        merge_config(cfg, RUNS[run].config, settings_of(RUNS[run], "my images", tmp_path))
+        for name, value in map(str.split, setting.split(", ")):
+            assert cfg.CONTRAST[keys[name]] == float(value)
+        assert RUNS[run].minutes == minutes
+        assert cfg.SEED == 0
+
+
+def test_pairs__show_the_accuracies_of_completed_runs():
+    results = {
+        "moco_seed_0": {"knn": 50.0, "linear": 60.0},
+        "moco_90": {"knn": 55.0, "linear": 64.0},
+        "m_0.9_90": {"knn": 40.0, "linear": 50.0},
+        "dense_seed_0": {"knn": 51.0, "linear": 61.0},
+    }
+    assert rows_of(table_of_pairs(results)) == [
+        ["K 512, m 0.99", "50.0", "55.0", "60.0", "64.0"],
+        ["m 0.9", "", "40.0", "", "50.0"],
+    ]
+
+
+def rows_of(table: str) -> list[list[str]]:
+    """Return the cells of a Markdown table without its header."""
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in table.splitlines()[2:]]
