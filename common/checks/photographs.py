@@ -1,4 +1,4 @@
-"""Detection of photographs that pre-training should leave out: damaged, tiny, duplicate, or part of a test split."""
+"""Detection of photographs to leave out of pre-training: damaged, tiny, flat, duplicate, or in a test split."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,6 +10,10 @@ from mocodet.common.formats.image import decode_pixels, read_file, reason_of
 
 from .images import in_processes
 
+# Smallest difference between an image's darkest and brightest values, of 255. Cameras' 12-bit values, stored unscaled
+# in 16 bits, have the upper bytes 0 to 15.
+LEAST_CONTRAST = 16
+
 
 class Photograph(NamedTuple):
     """The result of reading an image file.
@@ -19,12 +23,14 @@ class Photograph(NamedTuple):
         side: length of the shorter side in pixels; 0 if the file cannot be read.
         digest: hash of the size and the pixels, as read in a run.
         reason: why the file cannot be read.
+        contrast: difference between the darkest and the brightest of the 8-bit values, over all channels.
     """
 
     path: str
     side: int = 0
     digest: bytes = b""
     reason: str = ""
+    contrast: int = 0
 
 
 class Unwanted(NamedTuple):
@@ -43,7 +49,8 @@ def look_at(path: str, max_pixels: int = MAX_PIXELS) -> Photograph:
         return Photograph(path, reason=reason_of(path, error).removesuffix("; replace or remove it"))
     digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
     digest.update(pixels.data)
-    return Photograph(path, min(pixels.shape[:2]), digest.digest())
+    contrast = int(pixels.max()) - int(pixels.min())
+    return Photograph(path, min(pixels.shape[:2]), digest.digest(), contrast=contrast)
 
 
 def look_at_all(paths: Sequence[str], workers: int, max_pixels: int = MAX_PIXELS) -> Iterator[Photograph]:
@@ -61,13 +68,16 @@ def unwanted(photographs: Iterable[Photograph], least: int, test: Iterable[Photo
     """
     seen: dict[bytes, str] = {}
     tested = {photograph.digest: photograph.path for photograph in test if photograph.side}
-    for path, side, digest, reason in photographs:
+    for path, side, digest, reason, contrast in photographs:
         if not side:
             yield Unwanted(path, "damaged", reason)
         elif digest in tested:
             yield Unwanted(path, "leak", f"has the same pixels as {tested[digest]}")
         elif side < least:
             yield Unwanted(path, "tiny", f"has a side of {side} pixels; the minimum is {least}")
+        elif contrast < LEAST_CONTRAST:
+            found = f"has values that differ by at most {contrast} of 255"
+            yield Unwanted(path, "flat", f"{found}; rescale 10- to 14-bit data in 16-bit files")
         elif digest in seen:
             yield Unwanted(path, "duplicate", f"has the same pixels as {seen[digest]}")
         else:

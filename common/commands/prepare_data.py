@@ -84,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_photographs(datasets: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the subcommand ``images``."""
-    what = "list photographs for pre-training that are damaged, tiny or duplicates"
+    what = "list photographs for pre-training that are damaged, tiny, flat or duplicates"
     add = datasets.add_parser(PHOTOGRAPHS, help=what, description=f"{what}.").add_argument
     add("root", metavar="FOLDER", help="folder of images, which is searched recursively")
     listed = (

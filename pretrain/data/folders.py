@@ -103,4 +103,10 @@ class ImageFolder(ImageFiles):
 def warn_of_passed_over(images: ImageFiles, where: str) -> None:
     """Log the number of files in ``where`` that are ignored because they are not images. JSON lists have none."""
     if images.passed_over:
-        logger.warning(f"{images.passed_over} files in {where} are not images (by extension); ignored")
+        logger.warning(passed_over(images.passed_over, where))
+
+
+def passed_over(count: int, where: str) -> str:
+    """Return a message about files that are ignored."""
+    remedy = "convert photographs in formats that Pillow cannot read, such as HEIC, to JPEG"
+    return f"{count} files in {where} are not images (by extension); ignored; {remedy}"

@@ -25,7 +25,7 @@ from mocodet.common.formats.image import decode_rgb, read_file, unreadable
 from mocodet.common.locks import claim
 from mocodet.common.progress import progress
 
-from .folders import ImageFolder
+from .folders import ImageFolder, passed_over
 from .shards import image_sizes, is_url, write_index
 from .unfinished import Unfinished
 from .views import mix
@@ -295,6 +295,6 @@ def main(args: argparse.Namespace) -> None:
     for message in summary.damaged:
         print(f"skipped: {message}", file=sys.stderr)
     if summary.passed_over:
-        print(f"{summary.passed_over} files in {root} are not images (by extension); ignored", file=sys.stderr)
+        print(passed_over(summary.passed_over, root), file=sys.stderr)
     left_out = f", {len(summary.damaged)} damaged images skipped" if summary.damaged else ""
     print(f"{index}: {summary.images} images in {summary.shards} shards, {summary.bytes / 1e6:.1f} MB{left_out}")

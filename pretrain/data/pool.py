@@ -13,9 +13,10 @@ from mocodet.common.files import atomic_open
 from mocodet.common.formats.boxes import read_boxes
 from mocodet.common.text import on_one_line
 
+from .folders import passed_over
 from .listing_cache import list_images
 
-ORDER = ("damaged", "leak", "tiny", "duplicate")
+ORDER = ("damaged", "leak", "tiny", "flat", "duplicate")
 
 
 def check_pool(args: argparse.Namespace) -> int:
@@ -33,7 +34,7 @@ def check_pool(args: argparse.Namespace) -> int:
     """
     workers = os.cpu_count() or 1 if args.workers is None else args.workers
     test = list(look_at_all(_test_paths(args.leaks), workers, args.max_pixels)) if args.leaks else []
-    paths = _paths(args.root)
+    paths, others = _files(args.root)
     counts: Counter[str] = Counter()
     lines = []
     for path, what, reason in unwanted(look_at_all(paths, workers, args.max_pixels), args.min_side, test):
@@ -46,6 +47,8 @@ def check_pool(args: argparse.Namespace) -> int:
     for photograph in test:
         if photograph.reason:
             print(on_one_line(f"note: {photograph.path} {photograph.reason}, and was not compared"))
+    if others:
+        print(f"note: {passed_over(others, args.root)}")
     found = ", ".join(f"{counts[what]:,} {what}" for what in ORDER if counts[what]) or "no problems found"
     written = f"; set DATA.EXCLUDE {args.output}" if args.output and lines else ""
     against = f", compared with {len(test):,} images of {args.leaks}" if test else ""
@@ -53,22 +56,24 @@ def check_pool(args: argparse.Namespace) -> int:
     return int(bool(lines) and not args.output)
 
 
-def _paths(root: str) -> list[str]:
+def _files(root: str) -> tuple[list[str], int]:
+    """Return the paths of all images below a folder, and the number of other files."""
     if not Path(root).is_dir():
         raise FileNotFoundError(f"{root} is not a folder; expected a folder of images")
-    paths = sorted(path for listing in list_images(root) for path in listing.paths(root))
+    listings = list_images(root)
+    paths = sorted(path for listing in listings for path in listing.paths(root))
     if not paths:
         raise FileNotFoundError(
             f"{root} contains no images; it was searched recursively for .jpg, .png and other formats that Pillow"
             " supports"
         )
-    return paths
+    return paths, sum(listing.others for listing in listings)
 
 
 def _test_paths(given: str) -> list[str]:
     """Return the images specified by ``--leaks``, which is a folder or an entry as in ``MOCO.DATASETS``."""
     if not given.lstrip().startswith("{"):
-        return _paths(given)
+        return _files(given)[0]
     try:
         entry = yaml.safe_load(given)
     except yaml.YAMLError as error:

@@ -5,6 +5,7 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -29,12 +30,17 @@ def pool(tmp_path) -> Path:
     return folder
 
 
-def test_images__lists_what_is_damaged_tiny_or_there_twice(pool, tmp_path, capsys):
+def test_images__lists_what_is_damaged_tiny_flat_or_there_twice(pool, tmp_path, capsys):
     write_damaged(pool)
     with Image.open(pool / "1.png") as image:
         image.save(pool / "2019" / "other bytes.bmp")
         image.transpose(Image.Transpose.ROTATE_90).save(pool / "turned.png")
     (pool / "small\n.png").write_bytes(png(7, side=31))
+    grey = np.linspace(0, 4095, 40 * 40).reshape(40, 40)  # 12 bits
+    Image.fromarray(grey.astype(np.uint16)).save(pool / "unscaled.png")
+    Image.fromarray((16 * grey).astype(np.uint16)).save(pool / "scaled.png")
+    (pool / "movie.mov").touch()
+    (pool / "2019" / "photograph.HEIC").touch()
     shutil.copy(pool / "3.png", pool / "2019" / "copy.png")
     shutil.copy(pool / "3.png", pool / os.fsdecode(b"\xff.png"))
     assert look(pool) == 1, "found, and nothing is done about it"
@@ -47,12 +53,20 @@ def test_images__lists_what_is_damaged_tiny_or_there_twice(pool, tmp_path, capsy
         "3.png": ("duplicate", first),
         "\udcff.png": ("duplicate", first),
         "small\n.png": ("tiny", "has a side of 31 pixels; the minimum is 32"),
+        "unscaled.png": (
+            "flat",
+            "has values that differ by at most 15 of 255; rescale 10- to 14-bit data in 16-bit files",
+        ),
     }
     assert {file: listed[file] for file in expected} == expected
     assert {file for file, (what, _) in listed.items() if what == "damaged"} == set(SORTS)
     assert len(entries) == len(expected) + len(SORTS)
-    last = capsys.readouterr().out.splitlines()[-1]
-    assert last == f"{pool}: 18 images: 8 damaged, 1 tiny, 3 duplicate; set DATA.EXCLUDE {tmp_path / 'list'}"
+    note, last = capsys.readouterr().out.splitlines()[-2:]
+    assert last == f"{pool}: 20 images: 8 damaged, 1 tiny, 1 flat, 3 duplicate; set DATA.EXCLUDE {tmp_path / 'list'}"
+    assert note == (
+        f"note: 2 files in {pool} are not images (by extension); ignored; convert photographs in formats that Pillow"
+        " cannot read, such as HEIC, to JPEG"
+    )
     assert look(pool, "--min-side", "41") == 1
     assert f"tiny: {pool / '0.png'} has a side of 40 pixels; the minimum is 41" in capsys.readouterr().out
 
