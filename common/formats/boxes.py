@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .coco import Coco, choose_classes, read_coco
+from .coco import Coco, choose_classes, choose_images, read_coco
 from .findings import Finding, log_repairs, refuse_errors
-from .hold_out import HoldOut
+from .hold_out import HoldOut, read_hold_out
 from .voc_folder import VocFolder, missing_image, read_split
 from .yolo_folder import folder_of, read_yolo
 
@@ -72,8 +72,7 @@ def _read_voc(entry: Mapping[str, Any]) -> Found:
         raise FileNotFoundError(
             f"folder {folder.absent[0]} does not exist; ROOT must contain Annotations and JPEGImages"
         )
-    hold_out = HoldOut(entry["HOLD_OUT"], entry.get("HOLD_OUT_SEED", 0)) if entry.get("HOLD_OUT") else None
-    found = read_split(folder, entry["SPLIT"], entry.get("CLASSES"), hold_out)
+    found = read_split(folder, entry["SPLIT"], entry.get("CLASSES"), _hold_out(entry))
     lost = [missing_image(folder, image, found.listed) for image in found.images]
     images = []
     for image in found.images:
@@ -87,13 +86,18 @@ def _read_voc(entry: Mapping[str, Any]) -> Found:
 
 def _read_coco(entry: Mapping[str, Any]) -> Found:
     folder = Path(entry["IMAGES"]).expanduser()
-    coco = read_coco(Path(entry["JSON"]).expanduser(), folder)
-    return _of_coco(choose_classes(coco, entry.get("CLASSES", ())), folder)
+    coco = choose_classes(read_coco(Path(entry["JSON"]).expanduser(), folder), entry.get("CLASSES", ()))
+    return _of_coco(choose_images(coco, entry.get("SPLIT", ""), _hold_out(entry)), folder)
 
 
 def _read_yolo(entry: Mapping[str, Any]) -> Found:
-    coco = read_yolo(Path(entry["ROOT"]).expanduser(), entry.get("SPLIT", ""), entry.get("CLASSES", ()))
+    path, split, classes = Path(entry["ROOT"]).expanduser(), entry.get("SPLIT", ""), entry.get("CLASSES", ())
+    coco = read_yolo(path, split, classes, _hold_out(entry))
     return _of_coco(coco, folder_of(coco.path))
+
+
+def _hold_out(entry: Mapping[str, Any]) -> HoldOut | None:
+    return read_hold_out(entry.get("SPLIT", ""), entry.get("HOLD_OUT", 0), entry.get("HOLD_OUT_SEED", 0))
 
 
 def _of_coco(coco: Coco, folder: Path) -> Found:
@@ -117,6 +121,6 @@ TYPES = {
 # KIND: required keys, optional keys, reader.
 KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...], Callable[[Mapping[str, Any]], Found]]] = {
     "voc": (("ROOT", "SPLIT"), ("CLASSES", "HOLD_OUT", "HOLD_OUT_SEED"), _read_voc),
-    "coco": (("JSON", "IMAGES"), ("CLASSES",), _read_coco),
-    "yolo": (("ROOT",), ("SPLIT", "CLASSES"), _read_yolo),
+    "coco": (("JSON", "IMAGES"), ("CLASSES", "SPLIT", "HOLD_OUT", "HOLD_OUT_SEED"), _read_coco),
+    "yolo": (("ROOT",), ("SPLIT", "CLASSES", "HOLD_OUT", "HOLD_OUT_SEED"), _read_yolo),
 }

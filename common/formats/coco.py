@@ -17,6 +17,7 @@ from mocodet.common.text import did_you_mean, first_few, repeated
 from .coco_objects import ObjectReader
 from .coco_values import Id, Record, as_id, as_side, order, short, uncollected
 from .findings import Finding, Ledger
+from .hold_out import HoldOut
 from .image import image_size
 from .not_coco import found_instead
 
@@ -162,6 +163,34 @@ def choose_classes(coco: Coco, classes: Sequence[str] = ()) -> Coco:
     listed = [f"{category['name']} ({count:,})" for category, count in zip(left_out, lost, strict=True)]
     what = f"has {len(left_out):,} categories, with {sum(lost):,} annotations, that are not in CLASSES"
     return _keep(coco, chosen, Finding("note", coco.path, "", what, f"they are ignored: {first_few(listed)}"))
+
+
+def choose_images(coco: Coco, split: str, hold_out: HoldOut | None) -> Coco:
+    """Keep the images of a split, which depends only on their file names, and their annotations.
+
+    Choose the classes first: `choose_classes` looks at all annotations, so that both splits have the same classes.
+
+    Args:
+        coco: result of `read_coco` or `choose_classes`.
+        split: ``train``, or ``test`` for the held-out images.
+        hold_out: how to divide the images; None keeps all.
+
+    Raises:
+        ValueError: the file has images, but the split has none, or a split is given without ``hold_out``.
+    """
+    if hold_out is None:
+        if split:
+            raise ValueError(f"{coco.path}: SPLIT {split} has no effect without HOLD_OUT; set HOLD_OUT or remove SPLIT")
+        return coco
+    images = [image for image in coco.images if hold_out.takes(image["file_name"], split)]
+    if coco.images and not images:
+        raise ValueError(
+            f"{coco.path}: has {len(coco.images):,} images, but HOLD_OUT {hold_out.share:g} selects none of them for"
+            f" {split}; change HOLD_OUT_SEED, or label more images"
+        )
+    kept = {image["id"] for image in images}
+    annotations = [annotation for annotation in coco.annotations if annotation["image_id"] in kept]
+    return replace(coco, images=images, annotations=annotations)
 
 
 def order_categories(coco: Coco, ids: Sequence[Id]) -> Coco:

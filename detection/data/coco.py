@@ -11,7 +11,7 @@ import pycocotools.mask as mask_util
 from detectron2.data import MetadataCatalog
 from detectron2.structures import BoxMode
 
-from mocodet.common.formats.coco import KEYPOINTS, LEFT, Coco, choose_classes, mirrored, read_coco
+from mocodet.common.formats.coco import KEYPOINTS, LEFT, Coco, choose_classes, choose_images, mirrored, read_coco
 from mocodet.common.formats.coco_values import Record, uncollected
 from mocodet.common.formats.findings import Finding, log_repairs, refuse_errors
 from mocodet.common.formats.hold_out import HoldOut
@@ -25,7 +25,14 @@ TOGETHER = 500  # number of files per thread task
 
 
 @uncollected()
-def load_coco(name: str, json: str, images: str, classes: Sequence[str] = ()) -> list[dict]:
+def load_coco(
+    name: str,
+    json: str,
+    images: str,
+    classes: Sequence[str] = (),
+    split: str = "",
+    hold_out: HoldOut | None = None,
+) -> list[dict]:
     """Read a COCO JSON file as detectron2's ``load_coco_json`` does, repair it, and check it against its images.
 
     Like detectron2, this function sets ``thing_classes`` and the category mapping in the metadata of ``name``. If
@@ -36,11 +43,13 @@ def load_coco(name: str, json: str, images: str, classes: Sequence[str] = ()) ->
         json: path of the JSON file.
         images: the folder to which the file names in the JSON file are relative.
         classes: the categories to learn, in the order of their indices; if empty, all categories (`choose_classes`).
+        split: with ``hold_out``, the split to read.
+        hold_out: how to divide the images into train and test splits; None reads all images.
 
     Raises:
         FileNotFoundError: the file, the folder or an image does not exist.
-        ValueError: the file contains an error (`read_coco`), a class is not one of its categories, or the size of an
-            image differs from the size recorded in the file.
+        ValueError: the file contains an error (`read_coco`), a class is not one of its categories, the split is empty,
+            or the size of an image differs from the size recorded in the file.
     """
     if not Path(json).is_file():
         raise FileNotFoundError(f"data set {name}: the annotation file {json} does not exist")
@@ -48,6 +57,7 @@ def load_coco(name: str, json: str, images: str, classes: Sequence[str] = ()) ->
         raise FileNotFoundError(f"data set {name}: the image folder {images} does not exist")
     coco = read_coco(Path(json), Path(images))
     refuse_errors(name, coco.findings)
+    coco = choose_images(choose_classes(coco, classes), split, hold_out)
     missing = [image["file_name"] for image in coco.images if not Path(images, image["file_name"]).is_file()]
     if missing:
         raise FileNotFoundError(
@@ -55,7 +65,7 @@ def load_coco(name: str, json: str, images: str, classes: Sequence[str] = ()) ->
             f" is {Path(images, missing[0])}"
         )
     refuse_errors(name, _size_errors(coco, Path(images)))
-    return _records(name, choose_classes(coco, classes), Path(images))
+    return _records(name, coco, Path(images))
 
 
 def load_yolo(

@@ -5,13 +5,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.pascal_voc import CLASS_NAMES
 
-from mocodet.common.formats.hold_out import HoldOut
+from mocodet.common.formats.hold_out import HoldOut, read_hold_out
 from mocodet.common.formats.labels import IGNORED, MAX_IGNORED, Meaning
 from mocodet.common.formats.yolo_folder import read_yolo
 
@@ -57,17 +57,23 @@ class CocoDataset:
     json: str
     images: str  # the folder to which the file names in the JSON are relative
     classes: tuple[str, ...] = ()  # categories of the JSON to use, in the order of their indices; empty: all
+    split: str = ""  # train or test with hold_out, empty without
+    hold_out: float = 0.0  # as in `VocDataset`
+    hold_out_seed: int = 0
 
     def __post_init__(self) -> None:
         if self.classes:
             _check_classes(self.name, self.classes)
+        _hold_out(self)
 
     def register(self) -> None:
         """Add the data set to detectron2's catalogs. ``thing_classes`` is set once the data set has been loaded."""
-        json, images = _expand(self.json), _expand(self.images)
-        DatasetCatalog.register(self.name, lambda: load_coco(self.name, json, images, self.classes))
+        json, images, hold_out = _expand(self.json), _expand(self.images), _hold_out(self)
+        DatasetCatalog.register(
+            self.name, lambda: load_coco(self.name, json, images, self.classes, self.split, hold_out)
+        )
         metadata = MetadataCatalog.get(self.name).set(json_file=json, image_root=images, evaluator_type="coco")
-        metadata.set(chosen_classes=self.classes)
+        metadata.set(chosen_classes=self.classes, split=self.split, hold_out=hold_out)
 
 
 @dataclass(frozen=True)
@@ -148,6 +154,8 @@ KINDS: dict[str, type[Dataset]] = {
 
 # Types of the keys whose values are not strings.
 TYPES = {"YEAR": int, "IGNORE": int, "HOLD_OUT_SEED": int, "MAX_IGNORED": float, "HOLD_OUT": float}
+
+Checked = TypeVar("Checked")
 
 _registered: dict[str, Dataset] = {}
 
@@ -234,28 +242,15 @@ def _expand(path: str) -> str:
     return str(Path(path).expanduser()) if path else ""
 
 
-def _hold_out(dataset: VocDataset | YoloDataset) -> HoldOut | None:
-    """Return how a data set holds out part of its images, or None if it does not.
-
-    Raises:
-        ValueError: HOLD_OUT is out of range, or HOLD_OUT_SEED is set without HOLD_OUT.
-    """
-    if dataset.hold_out:
-        found = HoldOut(dataset.hold_out, dataset.hold_out_seed)
-        _check(dataset.name, found.check, dataset.split)
-        return found
-    if dataset.hold_out_seed:
-        raise ValueError(
-            f"data set {dataset.name}: HOLD_OUT_SEED has no effect without HOLD_OUT; set HOLD_OUT or remove"
-            " HOLD_OUT_SEED"
-        )
-    return None
+def _hold_out(dataset: VocDataset | CocoDataset | YoloDataset) -> HoldOut | None:
+    """Return how a data set holds out part of its images, or None if it does not; see `read_hold_out` for errors."""
+    return _check(dataset.name, read_hold_out, dataset.split, dataset.hold_out, dataset.hold_out_seed)
 
 
-def _check(name: str, check: Callable[..., None], *arguments: object) -> None:
+def _check(name: str, check: Callable[..., Checked], *arguments: object) -> Checked:
     """Call a check and prefix the error that it raises with the name of the data set."""
     try:
-        check(*arguments)
+        return check(*arguments)
     except ValueError as error:
         raise ValueError(f"data set {name}: {error}") from None
 

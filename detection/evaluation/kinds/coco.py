@@ -20,7 +20,7 @@ from detectron2.utils.file_io import PathManager
 from faster_coco_eval import COCO, COCOeval_faster
 
 from mocodet.common.files import atomic_open
-from mocodet.common.formats.coco import Coco, choose_classes, order_categories, read_coco
+from mocodet.common.formats.coco import Coco, choose_classes, choose_images, order_categories, read_coco
 from mocodet.common.formats.coco_objects import name_of
 from mocodet.common.formats.findings import refuse_errors
 from mocodet.common.matches import Matches
@@ -172,7 +172,7 @@ def read_truth(metadata: Metadata) -> Coco:
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: the metadata lists a category or a class that is not in the file.
+        ValueError: the metadata lists a category or a class that is not in the file, or a split without images.
     """
     if read := metadata.get("read_truth"):
         return read()
@@ -180,8 +180,10 @@ def read_truth(metadata: Metadata) -> Coco:
     coco = read_coco(Path(PathManager.get_local_path(metadata.json_file)), Path(images) if images else None)
     indices = metadata.get("thing_dataset_id_to_contiguous_id")
     if indices:  # set once the data set has been loaded, and always for detectron2's own data sets
-        return order_categories(coco, sorted(indices, key=indices.get))
-    return choose_classes(coco, metadata.get("chosen_classes", ()))
+        coco = order_categories(coco, sorted(indices, key=indices.get))
+    else:
+        coco = choose_classes(coco, metadata.get("chosen_classes", ()))
+    return choose_images(coco, metadata.get("split", ""), metadata.get("hold_out"))
 
 
 def evaluate_task(

@@ -1,5 +1,6 @@
 import json
 import re
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from detectron2.data.datasets import load_coco_json
 from detectron2.data.detection_utils import create_keypoint_hflip_indices
 from PIL import Image
 
+from mocodet.common.formats.hold_out import HoldOut
 from mocodet.detection.data.coco import load_coco
 from tests.detection.tiny import SIZE, make_coco, new_name
 
@@ -52,6 +54,38 @@ def test_load_coco__classes_choose_and_order(entry, caplog):
     turned = load(entry | {"NAME": new_name()}, ("dog", "cat"))
     for record, known in zip(turned, everything, strict=True):
         assert [1 - o["category_id"] for o in record["annotations"]] == [o["category_id"] for o in known["annotations"]]
+
+
+def test_load_coco__holds_images_out_by_their_file_names(tmp_path):
+    entry = make_coco(tmp_path, count=12)
+    content = json.loads(Path(entry["JSON"]).read_text())
+    held = {image["id"] for image in content["images"] if share_of(image["file_name"]) < 0.4}
+    parent = {"id": 9, "name": "animal", "supercategory": "none"}  # used only by an image of the training split
+    content["categories"] = [{**one, "supercategory": "animal"} for one in content["categories"]] + [parent]
+    next(one for one in content["annotations"] if one["image_id"] not in held)["category_id"] = 9
+    edit(entry, **content)
+    everything = load(entry)
+    names, metadata = {}, {}
+    for split in ("train", "test"):
+        part = load_coco(name := new_name(), entry["JSON"], entry["IMAGES"], (), split, HoldOut(0.4))
+        assert part == [record for record in everything if (record["image_id"] in held) == (split == "test")]
+        names[split], metadata[split] = [Path(record["file_name"]).name for record in part], MetadataCatalog.get(name)
+    assert metadata["test"].thing_classes == metadata["train"].thing_classes == ["cat", "dog", "animal"]
+    content["images"].reverse()
+    for number, image in enumerate(content["images"]):  # the same images with other ids, and fewer of them
+        image["id"] = number
+    edit(entry, images=content["images"][2:], annotations=[], categories=content["categories"])
+    again = load_coco(new_name(), entry["JSON"], entry["IMAGES"], (), "test", HoldOut(0.4))
+    assert {Path(record["file_name"]).name for record in again} == set(names["test"]) - {"10.jpg", "11.jpg"}
+    with pytest.raises(ValueError, match=r"has 10 images, but HOLD_OUT 1e-06 selects none of them for test; change"):
+        load_coco(new_name(), entry["JSON"], entry["IMAGES"], (), "test", HoldOut(1e-6))
+    with pytest.raises(ValueError, match="SPLIT test has no effect without HOLD_OUT; set HOLD_OUT or remove SPLIT"):
+        load_coco(new_name(), entry["JSON"], entry["IMAGES"], (), "test")
+
+
+def share_of(name: str, seed: int = 0) -> float:
+    """Return the number between 0 and 1 that decides whether an image is held out, as documented."""
+    return int(sha256(f"{seed}/{name}".encode()).hexdigest()[:16], 16) / 2**64
 
 
 def test_load_coco__class_that_there_is_not(entry):

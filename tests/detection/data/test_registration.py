@@ -2,6 +2,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.pascal_voc import load_voc_instances
 
+from mocodet.common.formats.hold_out import PARTS
 from mocodet.detection.data import register_datasets
 from tests.detection.tiny import CLASSES, boxes, empty_config, make_coco, make_voc
 
@@ -79,6 +80,23 @@ def test_register_datasets__malformed(tmp_path, change, message):
     entry = {key: value for key, value in (make_voc(tmp_path) | change).items() if value is not ...}
     with pytest.raises(ValueError, match=message):
         register(entry)
+
+
+def test_register_datasets__coco_in_two_parts(tmp_path):
+    entry = make_coco(tmp_path, count=12)
+    register(entry)
+    parts = [{**entry, "NAME": f"{entry['NAME']}_{split}", "SPLIT": split, "HOLD_OUT": 0.4} for split in PARTS]
+    register(*parts)
+    train, test = (DatasetCatalog.get(part["NAME"]) for part in parts)
+    assert train
+    assert test
+    assert sorted(train + test, key=lambda record: record["image_id"]) == DatasetCatalog.get(entry["NAME"])
+    for change, message in (
+        ({"HOLD_OUT": 0.4}, "with HOLD_OUT, SPLIT must be train, or test for the held-out images; got ''"),
+        ({"HOLD_OUT_SEED": 1}, "HOLD_OUT_SEED has no effect without HOLD_OUT"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            register({**entry, "NAME": "never", **change})
 
 
 def test_register_datasets__not_a_list_of_mappings():

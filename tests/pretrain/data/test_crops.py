@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from mocodet.common.config.merge import merge_config
+from mocodet.common.formats.boxes import read_boxes
 from mocodet.pretrain.config import check_config, get_cfg
 from mocodet.pretrain.data.crops import read_crops
 from mocodet.pretrain.evaluation.monitor import KNNMonitor
@@ -108,6 +109,17 @@ def test_read_crops__what_cannot_be_compared_is_refused(tmp_path):
     (tmp_path / "coco" / "JPEGImages" / "05.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"^KNN\.DATASET contains boxes for \S*05\.png, which does not exist"):
         read_crops(entry, "KNN.DATASET")
+
+
+@pytest.mark.parametrize("kind", ["coco", "yolo"])
+def test_read_boxes__of_one_of_two_parts(tmp_path, kind):
+    entry = write(tmp_path, kind)
+    parts = [read_boxes({**entry, "SPLIT": split, "HOLD_OUT": 0.4}, "--leaks") for split in ("train", "test")]
+    assert all(parts)
+    both = sorted((image for part in parts for image in part), key=lambda image: image.path)
+    assert both == sorted(read_boxes(entry, "--leaks"), key=lambda image: image.path)
+    with pytest.raises(ValueError, match="with HOLD_OUT, SPLIT must be train, or test for the held-out images; got 'v"):
+        read_boxes({**entry, "SPLIT": "val", "HOLD_OUT": 0.4}, "--leaks")
 
 
 def test_monitor__measures_boxes_of_an_entry_on_the_command_line(tmp_path):

@@ -18,6 +18,7 @@ from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from mocodet.common.formats.hold_out import HoldOut
 from mocodet.common.matches import Matches
 from mocodet.detection.evaluation.coco_matches import coco_matches
 from mocodet.detection.evaluation.coco_results import mask_fault
@@ -333,6 +334,28 @@ def test_evaluator__ids_as_text_and_classes_in_another_order(tmp_path):
     only, count = FasterCOCOEvaluator(some, ["bbox"]).evaluate_saved(tmp_path / "out/coco_instances_results.json")
     assert count == 1  # predictions of other classes are passed over
     assert only["bbox"]["AP"] == pytest.approx(plain["bbox"]["AP-category 3"])
+
+
+def test_evaluator__only_the_images_of_a_split_count(tmp_path):
+    dataset = annotations_of(*copy.deepcopy(TRUTH))
+    choices = (HoldOut(0.5, seed) for seed in range(99))
+    names = [row["file_name"] for row in dataset["images"]]
+    apart = next(one for one in choices if one.takes(names[0], "train") and one.takes(names[1], "test"))
+    name = write(tmp_path, dataset)
+    MetadataCatalog.get(name).set(split="test", hold_out=apart)
+    alone = {
+        "images": dataset["images"][1:],
+        "annotations": [row for row in dataset["annotations"] if row["image_id"] == dataset["images"][1]["id"]],
+        "categories": dataset["categories"],
+    }
+    assert 0 < len(alone["annotations"]) < len(dataset["annotations"])
+    (tmp_path / "alone").mkdir()
+    results = []
+    for one in (name, write(tmp_path / "alone", alone)):
+        evaluator = FasterCOCOEvaluator(one, TASKS, kpt_oks_sigmas=SIGMAS)
+        evaluator.process([{"image_id": dataset["images"][1]["id"]}], [{"instances": instances(FOUND[1])}])
+        results.append(evaluator.evaluate())
+    assert all(results[0][task] == pytest.approx(results[1][task], nan_ok=True) for task in TASKS)
 
 
 def check(file: Path, *tasks: str, sigmas: tuple[float, ...] = SIGMAS) -> None:
