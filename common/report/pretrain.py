@@ -26,7 +26,7 @@ NEIGHBOURS = "neighbours"
 SIDE = 88  # side length of the thumbnails of neighbours, in pixels
 FEW = 20  # curves with fewer points have each point marked
 
-LENGTH = re.compile(r"(\d+) iterations an epoch, (\d+) in all")
+LENGTH = re.compile(r"(\d+) iterations per epoch, (\d+) in total")
 WARNING = re.compile(r"^\[[^\]]*\] mocodet\S* WARNING: (.*)$", re.MULTILINE)
 
 # Values that every line of the log contains, but that are not learning curves.
@@ -93,7 +93,7 @@ def pretrain_page(folder: Path, with_images: bool) -> Page:
         raise ValueError(f"{folder / LOG_FILE} contains no training values yet; expected the log of a pre-training run")
     printed = folder / PRINTED
     text = printed.read_text(encoding="utf-8", errors="replace") if printed.is_file() else ""
-    per_epoch, total = _length(text)
+    per_epoch, total = length_of_run(text)
     done = round(max(points[-1][0] for points in curves.values()))
 
     levels = {
@@ -124,8 +124,8 @@ def _keys(records: Sequence[Mapping[str, Any]]) -> list[str]:
     return [*(key for key in KNOWN if key in found), *(key for key in found if key not in {*KNOWN, *TIMING})]
 
 
-def _length(text: str) -> tuple[int | None, int | None]:
-    """Return the number of iterations per epoch and in total, as stated in the run's text log."""
+def length_of_run(text: str) -> tuple[int | None, int | None]:
+    """Return the number of iterations per epoch and in total, as stated in the run's text log, or None for both."""
     found = LENGTH.findall(text)
     return (int(found[-1][0]), int(found[-1][1])) if found else (None, None)
 

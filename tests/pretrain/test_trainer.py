@@ -14,6 +14,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mocodet.common.locks import claim
+from mocodet.common.report.pretrain import length_of_run
 from mocodet.pretrain import run as cli
 from mocodet.pretrain.config import get_cfg
 from mocodet.pretrain.device import amp_dtype
@@ -107,6 +108,10 @@ def test_run__leaves_checkpoints_and_logs(whole_run):
     assert re.search(f"{progress}  {values}", log)
     for iteration in (2, 5):  # a run that is killed in between resumes from the earlier checkpoint
         assert log.index(f"iter {iteration}/8") < log.index(f"model_{iteration:07d}.pth"), "values, then the checkpoint"
+
+
+def test_log__tells_the_report_the_length_of_the_run(whole_run):
+    assert length_of_run((whole_run / "log.txt").read_text()) == (IMAGES // BATCH, IMAGES // BATCH * EPOCHS)
 
 
 def test_run__learns_the_encoder_and_fills_the_queue(whole_run):

@@ -16,7 +16,7 @@ CONFIG = {
     "DATA": {"ROOT": "photos <&>", "SHARDS": ""},
     "SEED": 3,
 }
-PRINTED = """[11/26 15:22:17] mocodet.pretrain INFO: 80 images of a, 10 iterations an epoch, 40 in all; cpu, float32
+PRINTED = """[11/26 15:22:17] mocodet.pretrain INFO: 80 images of a, 10 iterations per epoch, 40 in total; device cpu
 [11/26 15:22:18] mocodet.pretrain WARNING: old keys: queries find <their> key & so on
 [11/26 15:22:19] mocodet.pretrain WARNING: old keys: queries find <their> key & so on
 """
