@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from fvcore.common.config import CfgNode
 from torch import nn
 
+from ..host import send
 from ..keys import SHARE, Key, at_least, check_value, one_of
 from .base import DataFacts
-from .encoding import embed
+from .encoding import embed, spread
 from .heads import dense_head_from_config
 from .losses import queue_info_nce
 from .moco import MomentumContrast, move_towards
@@ -189,7 +190,8 @@ class DenseContrast(MomentumContrast, name="dense"):
             the outputs of MoCo and their dense counterparts: ``"loss"``, a scalar with gradients for ``encoder_q`` and
             ``dense_head_q``; its parts ``"loss_global"`` (images) and ``"loss_dense"`` (cells); ``"accuracy_dense"``,
             the fraction of query cells whose positive is more similar than all vectors in the dense queue; and
-            ``"same_place"``, the fraction whose positive lies at the same place in the grid.
+            ``"same_place"``, the fraction whose positive lies at the same place in the grid. With lambda 1,
+            ``"spread"`` is that of the cells, because the vectors of images are not trained.
         """
         q, maps = embed_with_maps(self.encoder_q, batch["query"])  # N x C, N x D x S x S
         cells = rows_of(embed(self.dense_head_q, maps))  # NS^2 x C
@@ -204,6 +206,8 @@ class DenseContrast(MomentumContrast, name="dense"):
         self.dequeue_and_enqueue(keys.all_negatives, self.dense_queue, self.dense_queue_ptr)
         loss = (1 - self.dense_weight) * outputs["loss"] + self.dense_weight * dense
         parts = {"loss_global": outputs["loss"].detach(), "loss_dense": dense.detach()}
+        if self.base_dense_weight == 1:
+            parts["spread"] = spread(cells)
         return outputs | {"loss": loss, "accuracy_dense": accuracy, "same_place": same_place} | parts
 
     @torch.no_grad()
@@ -222,9 +226,10 @@ class DenseContrast(MomentumContrast, name="dense"):
         permutation = self.shuffle.draw(len(images))
         vectors, maps = embed_with_maps(self.encoder_k, self.shuffle.shuffle(images, permutation))
         cells = embed(self.dense_head_k, maps)
-        both = torch.cat((vectors, self.negatives(cells)), dim=1)
-        all_vectors, all_negatives = self.shuffle.unshuffle_gathered(both, permutation).chunk(2, dim=1)
         first = self.shuffle.first_row(len(images))
+        rows = permutation[first : first + len(images)]
+        both = torch.cat((vectors, self.negatives(cells, rows)), dim=1)
+        all_vectors, all_negatives = self.shuffle.unshuffle_gathered(both, permutation).chunk(2, dim=1)
         return DenseKeys(
             vectors=all_vectors[first : first + len(images)],
             maps=self.shuffle.unshuffle(maps, permutation),
@@ -233,20 +238,20 @@ class DenseContrast(MomentumContrast, name="dense"):
             all_negatives=all_negatives,
         )
 
-    def negatives(self, cells: torch.Tensor) -> torch.Tensor:
+    def negatives(self, cells: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """Return the unit vectors that represent shuffled keys in the second queue, N x C.
 
-        With ``"cells"``, the places of a batch are the indices of its columns in the queue, modulo the number of cells,
-        in the order of the shuffled keys. Therefore, the queue contains all places equally often (up to one), and a
-        resumed run continues exactly.
+        With ``"cells"``, the place of a key is the index of its column in the queue, modulo the number of cells.
+        Therefore, the queue contains all places equally often (up to one), and a resumed run continues exactly.
 
         Args:
             cells: a unit vector for each cell, N x C x S x S.
+            rows: the row of each key in the global batch before the shuffle, N, int64, on the CPU.
         """
         if self.dense_negatives == "pooled":
             return F.normalize(cells.mean(dim=(2, 3)), dim=1)
-        rows = torch.arange(len(cells), device=cells.device) + self.shuffle.first_row(len(cells))
-        places = (self.dense_queue_ptr + rows) % self.queue_size % cells[0, 0].numel()
+        columns = (self.dense_queue_ptr + send(rows, cells.device)) % self.queue_size
+        places = columns % cells[0, 0].numel()
         return take_cells(cells, places[:, None]).squeeze(2)
 
 

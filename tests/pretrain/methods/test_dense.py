@@ -13,7 +13,8 @@ from mocodet.pretrain.build import build_data
 from mocodet.pretrain.config import check_config, get_cfg
 from mocodet.pretrain.methods import DenseContrast, MomentumContrast
 from mocodet.pretrain.methods.base import DataFacts
-from mocodet.pretrain.methods.dense import nearest_cells
+from mocodet.pretrain.methods.dense import embed_with_maps, nearest_cells
+from mocodet.pretrain.methods.encoding import embed, spread
 from mocodet.pretrain.methods.grouped_bn import GroupedBatchNorm2d
 from mocodet.pretrain.methods.heads import build_dense_head
 from mocodet.pretrain.methods.shuffle_bn import BatchShuffle
@@ -52,6 +53,8 @@ OPTIONS = {"queue_size": QUEUE, "dim": DIM, "momentum": MOMENTUM, "temperature":
 
 NEGATIVES = ("pooled", "cells")
 
+DENSE = "mocodet.pretrain.methods.dense"  # the module
+
 
 def small_dense(groups: int, **options: object) -> DenseContrast:
     encoder, head = mapping_encoder(groups), build_dense_head(WIDTH, DIM)
@@ -72,12 +75,11 @@ def train_all_ways() -> dict[tuple[int, str], Training]:
 
 
 class Encoded(NamedTuple):
-    """The encoding of an image: a unit vector, for each cell its features and dense unit vector, and its row."""
+    """The encoding of an image: a unit vector, and for each cell its features and dense unit vector."""
 
     vector: torch.Tensor
     features: list[torch.Tensor]
     cells: list[torch.Tensor]
-    row: int  # among the shuffled images
 
 
 def encode(encoders: list[nn.Module], head: nn.Module, images: torch.Tensor, order: list[int]) -> list[Encoded]:
@@ -87,7 +89,7 @@ def encode(encoders: list[nn.Module], head: nn.Module, images: torch.Tensor, ord
     for device, encoder in enumerate(encoders):
         here = order[device * rows : (device + 1) * rows]
         maps = encoder.layer4(torch.stack([images[image] for image in here]))
-        for row, (image, found) in enumerate(zip(here, maps, strict=True), device * rows):
+        for image, found in zip(here, maps, strict=True):
             features = [found[:, row, column] for row in range(found.shape[1]) for column in range(found.shape[2])]
             cells = []
             for feature in features:
@@ -95,7 +97,7 @@ def encode(encoders: list[nn.Module], head: nn.Module, images: torch.Tensor, ord
                 hidden = torch.stack([max(value, 0 * value) for value in hidden])
                 cells.append(unit(head[2].weight[:, :, 0, 0] @ hidden + head[2].bias))
             pooled = sum(features) / len(features)
-            encoded[image] = Encoded(unit(encoder.fc.weight @ pooled + encoder.fc.bias), features, cells, row)
+            encoded[image] = Encoded(unit(encoder.fc.weight @ pooled + encoder.fc.bias), features, cells)
     return encoded
 
 
@@ -135,7 +137,7 @@ def reference(devices: int, negatives: str) -> Training:
             same.append(torch.tensor(sum(place == match for place, match in enumerate(matches)) / len(matches)))
         for place, key in enumerate(keys, head):
             cells = len(key.cells)
-            one = key.cells[(head + key.row) % QUEUE % cells]
+            one = key.cells[place % QUEUE % cells]
             queues["queue"][place % QUEUE] = key.vector
             queues["dense_queue"][place % QUEUE] = one if negatives == "cells" else unit(sum(key.cells) / cells)
         head = (head + BATCH) % QUEUE
@@ -190,14 +192,26 @@ def test_warmup__is_moco_to_the_last_bit():
 
 
 @pytest.mark.parametrize("queue_size", [6, 16, 40])
-def test_negatives__the_queue_has_all_places_equally_often(queue_size):
+def test_negatives__the_queue_has_all_places_equally_often(queue_size, monkeypatch):
     model = small_dense(1, dense_negatives="cells", queue_size=queue_size)
-    marked = torch.arange(6.0).reshape(1, 1, 2, 3).expand(BATCH, DIM, -1, -1)  # each cell contains its place
+    # The encoder marks each cell with its place.
+    monkeypatch.setattr(f"{DENSE}.embed_with_maps", lambda encoder, images: (images[:, :DIM, 0, 0], images))
+    monkeypatch.setattr(f"{DENSE}.embed", lambda head, maps: maps)
+    marked = torch.arange(6.0).reshape(1, 1, 2, 3).expand(BATCH, DIM, -1, -1)
     for _ in range(2 * queue_size):  # each column is written several times
-        model.dequeue_and_enqueue(model.negatives(marked), model.dense_queue, model.dense_queue_ptr)
+        model.fill({"key": marked})
     found = model.dense_queue[0].long().bincount(minlength=6)
     assert found.min() == queue_size // 6
     assert found.max() <= queue_size // 6 + 1
+
+
+def test_spread__is_that_of_the_trained_vectors():
+    batch = batches()[0]
+    for weight in (0.9, 1.0):
+        model = small_dense(1, dense_weight=weight, dense_warmup_iters=0)
+        q, maps = embed_with_maps(model.encoder_q, batch["query"])
+        cells = embed(model.dense_head_q, maps).transpose(0, 1).flatten(1).T
+        torch.testing.assert_close(model(batch)["spread"], spread(cells if weight == 1 else q))
 
 
 def test_begin_step__is_a_function_of_progress():
