@@ -109,8 +109,8 @@ class MemoryBank(Method, name="memory_bank"):
     @torch.no_grad()
     def fill(self, batch: dict[str, torch.Tensor]) -> None:
         """Replace the bank entries of a batch with its queries."""
-        q = embed(self.encoder_q, batch["query"])
-        self.bank[gather_rows(batch["index"])] = gather_rows(q)
+        index, q = gather_rows(batch["index"]), gather_rows(embed(self.encoder_q, batch["query"]))
+        self.bank[index] = q[last_rows(index)]
 
     @classmethod
     def chance(cls, cfg: CfgNode, data: DataFacts) -> dict[str, float]:
@@ -162,10 +162,8 @@ class MemoryBank(Method, name="memory_bank"):
             index: entries of the images in the global batch, WN. If an image occurs twice, its last row is used.
             q: the queries, WN x C.
         """
-        rows = torch.arange(len(index), device=index.device)
-        # Every row uses the query from the last row of its image, which makes the order of writes irrelevant.
-        last = torch.where(index[:, None] == index, rows, -1).amax(dim=1)
-        self.bank[index] = F.normalize(torch.lerp(q[last], self.bank[index], self.bank_momentum), dim=1)
+        moved = torch.lerp(q[last_rows(index)], self.bank[index], self.bank_momentum)
+        self.bank[index] = F.normalize(moved, dim=1)
 
     def get_extra_state(self) -> torch.Tensor:
         """Return the state of the generator for `state_dict`."""
@@ -174,6 +172,15 @@ class MemoryBank(Method, name="memory_bank"):
     def set_extra_state(self, state: torch.Tensor) -> None:
         """Restore a generator state returned by `get_extra_state`."""
         self.generator.set_state(state.cpu())
+
+
+def last_rows(index: torch.Tensor) -> torch.Tensor:
+    """Return the last row with the same index for each row: N, int64.
+
+    If equal indices write equal values, the order of writes, which is undefined on CUDA, has no effect.
+    """
+    rows = torch.arange(len(index), device=index.device)
+    return torch.where(index[:, None] == index, rows, -1).amax(dim=1)
 
 
 def check_bank_fits(dataset_size: int, dim: int, device: torch.device) -> None:

@@ -152,6 +152,17 @@ def test_update__of_an_image_that_is_there_twice_the_last_row_counts():
         torch.testing.assert_close(method.bank[image], unit(mixed))
 
 
+def test_fill__of_an_image_that_is_there_twice_the_last_row_counts():
+    method = small_bank()
+    batch = {"query": batches()[0]["query"], "index": torch.tensor([3, 5, 3, 7, 5, 3, 1, 2])}
+    q = F.normalize(method.encoder_q(batch["query"]).detach(), dim=1)
+    expected = method.bank.clone()
+    for row, image in enumerate(batch["index"].tolist()):
+        expected[image] = q[row]
+    method.fill(batch)
+    torch.testing.assert_close(method.bank, expected)
+
+
 def test_state_dict__a_resumed_run_is_bit_identical(tmp_path):
     whole = small_bank()
     train(whole, batches()[:4])
