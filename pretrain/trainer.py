@@ -199,7 +199,8 @@ class PretrainTrainer(TrainerBase):
         entries = max(self.method.to_fill().values(), default=0)
         self.batches_to_fill = -(-entries // self.cfg.SOLVER.IMS_PER_BATCH)
         started = ", ".join((self.method.encoder_name, *self.method.encoder_copies))
-        logger.info("; ".join([f"{started} initialised from {path} ({encoder.kind})", *encoder.notes, "random head"]))
+        told = "; ".join([f"{started} initialised from {path} ({encoder.kind})", *encoder.notes, "random head"])
+        logger.log(logging.WARNING if encoder.signs else logging.INFO, told)
 
     def _apply_config(self) -> None:
         """Set the optimizer and the schedule to the values of this config instead of those in the checkpoint."""

@@ -107,6 +107,17 @@ def test_start__backbone_of_the_file_and_the_head_of_the_seed(method, layout, st
     assert_equal_states(dict(started.state_dict()), {name: backbone.get(name, fresh[name]) for name in fresh})
 
 
+@pytest.mark.parametrize("signs", [[], ["collapse"]])
+def test_start__warns_of_a_file_whose_own_run_did_not_learn(signs, images, start, tmp_path, caplog):
+    torch.save({**checkpoint_of(start, "ours"), "signs": {"told": signs}}, tmp_path / "start.pth")
+    trainer = PretrainTrainer(config(images, tmp_path))
+    with caplog.at_level("INFO", "mocodet.pretrain"):
+        trainer.start_from(str(tmp_path / "start.pth"))
+    (told,) = [one for one in caplog.records if "initialised from" in one.message]
+    assert told.levelname == ("WARNING" if signs else "INFO")
+    assert ("its training showed signs of not learning: collapse" in told.message) == bool(signs)
+
+
 def test_start__another_architecture_is_refused(images, weights, tmp_path):
     cfg = config(images, tmp_path / "run", "MODEL.ARCH", "resnet34", "MODEL.WEIGHTS", weights)
     with pytest.raises(ValueError, match=r"start\.pth contains a resnet18 .*; set MODEL\.ARCH resnet18 MODEL\.SMALL"):
