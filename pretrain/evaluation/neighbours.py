@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -95,4 +96,9 @@ def fixed_neighbours(bank: SplitPart, queries: SplitPart, device: torch.device |
 
 def _name(data: LabelledImages, place: int) -> dict[str, Any]:
     box = {"box": list(data.images.boxes[place])} if isinstance(data.images, BoxCrops) else {}
-    return {"path": str(data.images.paths[place]), "class": data.classes[int(data.labels[place])], **box}
+    # Absolute, so that a report can be made from another folder.
+    return {
+        "path": str(Path(data.images.paths[place]).absolute()),
+        "class": data.classes[int(data.labels[place])],
+        **box,
+    }
