@@ -2,6 +2,7 @@ import pytest
 
 from mocodet import configs
 from mocodet.pretrain.config import check_config, get_cfg
+from mocodet.pretrain.methods.shuffle_bn import bn_groups
 
 # Recipe -> the values of its config, from the papers and the original code.
 COMMON = {
@@ -80,7 +81,7 @@ def test_own_images__follow_their_rule(name):
     batch = cfg.SOLVER.IMS_PER_BATCH
     assert pytest.approx(0.015 * batch / 64) == cfg.SOLVER.BASE_LR
     assert 8 * batch == cfg.CONTRAST.QUEUE_SIZE
-    assert min(8, batch // 16) == cfg.MODEL.BN_GROUPS
+    assert min(8, batch // 16) == bn_groups(cfg)
     assert pytest.approx(2 * cfg.AUGMENTATION.CROP_SIZE / 224, abs=0.005) == cfg.AUGMENTATION.BLUR_SIGMA
     assert 2 * cfg.CONTRAST.QUEUE_SIZE // batch <= cfg.SOLVER.WARMUP_ITERS
 
