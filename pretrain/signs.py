@@ -11,7 +11,7 @@ import torch
 from detectron2.engine import HookBase
 from fvcore.common.config import CfgNode
 
-from mocodet.common.encoders.find import COLLAPSE, CONSTANT_IMAGES, OLD_KEYS, PLACES
+from mocodet.common.encoders.find import ABOVE_CHANCE, COLLAPSE, CONSTANT_IMAGES, OLD_KEYS, PLACES
 from mocodet.common.encoders.reading import ABOUT_SIGNS
 
 from .methods import METHODS
@@ -19,7 +19,7 @@ from .methods.base import DataFacts
 
 logger = logging.getLogger("mocodet.pretrain")
 
-QUEUE_SIZE, NEGATIVES = "CONTRAST.QUEUE_SIZE", "CONTRAST.DENSE_NEGATIVES"
+QUEUE_SIZE, NEGATIVES, BANK = "CONTRAST.QUEUE_SIZE", "CONTRAST.DENSE_NEGATIVES", "CONTRAST.BANK_MOMENTUM"
 
 LONG_QUEUE = "queue longer than the data"
 
@@ -45,6 +45,10 @@ FEWER = 4  # minimum ratio of the accuracy in the queue to that in the batch
 # With crops of 96 pixels (3 x 3 cells) and pooled negatives, almost all cells were matched at the same place, and found
 # their match with an accuracy near 100 % within 40 iterations, by their place alone (docs/lab/dense_places.md).
 MOST = 0.8
+
+# Ratio of the loss to its chance level. It stayed below 1 in all runs that learned, and above 1.05 for 780 iterations
+# in runs of the memory bank that did not exceed random weights (docs/lab/bank_ages.md).
+TOO_HIGH = 1.05
 
 
 @dataclass(frozen=True)
@@ -80,11 +84,22 @@ def _old_keys(seen: Mapping[str, float], chance: Mapping[str, float]) -> bool:
     if not {"accuracy", "accuracy_in_batch"} <= seen.keys() or "accuracy_in_batch" not in chance:
         return False
     accuracy, in_batch = seen["accuracy"], seen["accuracy_in_batch"]
+    if chance.get("accuracy", 0) > chance["accuracy_in_batch"]:
+        return False  # the queue has fewer keys than the batch
     return accuracy >= HIGH and in_batch <= min(NEAR_CHANCE * chance["accuracy_in_batch"], accuracy / FEWER)
 
 
 def _places(seen: Mapping[str, float], chance: Mapping[str, float]) -> bool:
     return min(seen.get("accuracy_dense", 0), seen.get("same_place", 0)) >= MOST
+
+
+def _above_chance(seen: Mapping[str, float], chance: Mapping[str, float]) -> bool:
+    return seen.get("loss", 0) > TOO_HIGH * chance.get("loss", math.inf)
+
+
+def _images_from(cfg: CfgNode) -> float:
+    """Return the iteration from which a run learns to distinguish images: never if it only learns from cells."""
+    return math.inf if NEGATIVES in METHODS[cfg.METHOD].keys and cfg.CONTRAST.DENSE_WEIGHT == 1 else 0
 
 
 def _pooled_from(cfg: CfgNode) -> float:
@@ -96,7 +111,7 @@ def _pooled_from(cfg: CfgNode) -> float:
 
 
 # The signs are ordered by cause: an encoder maps constant images to the same vector, and equal vectors of the same age
-# cannot be distinguished. The last one is only reported if the run shows none of the others.
+# cannot be distinguished. A sign is only reported if the run shows none of those before it.
 SIGNS = (
     Sign(
         CONSTANT_IMAGES,
@@ -119,6 +134,7 @@ SIGNS = (
         200,
         "queries find their key in the queue but not in their batch, which means that they recognise it by its age and"
         f" learn nothing else. Raise CONTRAST.MOMENTUM, lower {QUEUE_SIZE} to a few batches, or lower SOLVER.BASE_LR",
+        valid_from=_images_from,
     ),
     Sign(
         PLACES,
@@ -127,6 +143,14 @@ SIGNS = (
         "cells find their match by its place in the grid, not by its content, so the dense loss teaches nothing about"
         f" images. Set {NEGATIVES} cells and start again, or use larger crops, whose grids have more cells",
         valid_from=_pooled_from,
+    ),
+    Sign(
+        ABOVE_CHANCE,
+        _above_chance,
+        100,
+        "queries are less similar to their keys than to others, so the run has learned nothing so far. Lower"
+        " SOLVER.BASE_LR. With METHOD memory_bank, the cause may be the noise in the bank: set MODEL.WEIGHTS, which"
+        " also fills the bank before the first iteration, or train for many more epochs",
     ),
 )
 
@@ -172,9 +196,11 @@ class SignWatch(HookBase):
         self.chance, self.record = chance, record
         self.images, self.batch = data.size, cfg.SOLVER.IMS_PER_BATCH
         self.valid_from = {sign.name: sign.valid_from(cfg) for sign in SIGNS}
-        self.queue_size = cfg.CONTRAST.QUEUE_SIZE if QUEUE_SIZE in METHODS[cfg.METHOD].keys else 0
+        keys = METHODS[cfg.METHOD].keys
+        self.queue_size = cfg.CONTRAST.QUEUE_SIZE if QUEUE_SIZE in keys else 0
         # One pass through the queue replaces the initial noise, and a second one the keys learned against that noise.
-        self.settled = 2 * math.ceil(self.queue_size / self.batch)
+        # An epoch updates each entry of a bank once.
+        self.settled = math.ceil((self.images if BANK in keys else 2 * self.queue_size) / self.batch)
         # Number of completed iterations, and the values of the last one.
         self.seen: deque[tuple[int, Mapping[str, float]]] = deque(maxlen=max(LOOKS, *(s.iterations for s in SIGNS)))
 
@@ -182,12 +208,15 @@ class SignWatch(HookBase):
         """Warn if the queue is longer than the data set."""
         room = self.images - self.batch
         if self.queue_size > room:
+            half, own = max(1, self.images // 2), math.ceil(self.queue_size / self.images)
+            remedy = f"Lower {QUEUE_SIZE}, to at most {room}"
+            if room < self.batch:
+                remedy = f"Lower SOLVER.IMS_PER_BATCH to at most {half}, and {QUEUE_SIZE} to as many"
             self._warn(
                 LONG_QUEUE,
-                f"{QUEUE_SIZE} {self.queue_size} and a batch of {self.batch} together exceed"
-                f" the {self.images} images: the negatives of a query include up to"
-                f" {math.ceil(self.queue_size / self.images)} keys of its own image. Lower {QUEUE_SIZE} to at most"
-                f" {max(1, room)}. With a tenth of the images, only one query in 200 meets its own image",
+                f"{QUEUE_SIZE} {self.queue_size} and a batch of {self.batch} together exceed the {self.images} images:"
+                f" the negatives of a query include up to {own} keys of its own image. {remedy}. With a tenth of the"
+                " images, only one query in 200 meets its own image; with nine tenths, two in five",
             )
 
     def after_step(self) -> None:

@@ -27,6 +27,7 @@ HOW_TO_CHOOSE = "choose one with the option --prefix of mocodet convert"
 
 # Signs that a run is not learning, by their names in its checkpoints.
 CONSTANT_IMAGES, COLLAPSE, OLD_KEYS, PLACES = "constant images", "collapse", "old keys", "places of cells"
+ABOVE_CHANCE = "loss above chance"
 
 # Matches a name in a ResNet block; captures its prefix, and its stage by name or by number.
 _WRAPPED = rf"(?:(?:{'|'.join(WRAPPERS)})\.)*"

@@ -11,25 +11,37 @@ from fvcore.common.config import CfgNode
 from torch import nn
 
 from mocodet.pretrain.config import get_cfg
-from mocodet.pretrain.methods import DenseContrast, MomentumContrast
+from mocodet.pretrain.methods import DenseContrast, MemoryBank, MomentumContrast
 from mocodet.pretrain.methods.base import DataFacts
 from mocodet.pretrain.methods.grouped_bn import GroupedBatchNorm2d
 from mocodet.pretrain.methods.heads import build_dense_head
 from mocodet.pretrain.methods.shuffle_bn import BatchShuffle
-from mocodet.pretrain.signs import SignRecord, SignWatch, _old_keys, _places, _pooled_from, image_std
+from mocodet.pretrain.signs import (
+    SignRecord,
+    SignWatch,
+    _above_chance,
+    _images_from,
+    _old_keys,
+    _places,
+    _pooled_from,
+    image_std,
+)
 from tests.pretrain.methods.small import DIM, encoder_with_maps, small_encoder
 
-BATCH, IMAGES = 8, 4096
+BATCH, IMAGES, STORED = 8, 4096, 256
 
 
-def small_method(cfg: CfgNode) -> MomentumContrast:
-    """MoCo with a small encoder, or dense contrast with two padded convolutions, whose maps have 3 x 3 cells."""
+def small_method(cfg: CfgNode) -> MomentumContrast | MemoryBank:
+    """A method with a small encoder; that of dense contrast has two padded convolutions and maps of 3 x 3 cells."""
     options = {
         "queue_size": cfg.CONTRAST.QUEUE_SIZE,
         "momentum": cfg.CONTRAST.MOMENTUM,
         "dim": DIM,
         "temperature": 0.2,
     }
+    if cfg.METHOD == "memory_bank":
+        negatives = cfg.CONTRAST.NUM_NEGATIVES
+        return MemoryBank(small_encoder(2), dataset_size=STORED, num_negatives=negatives, dim=DIM, seed=0)
     if cfg.METHOD == "moco":
         return MomentumContrast(small_encoder(2), BatchShuffle(0), **options)
     torch.manual_seed(0)
@@ -58,15 +70,16 @@ class Trainer(TrainerBase):
         self.optimizer = torch.optim.SGD(trained, rate, 0.9, weight_decay=decay)
         self.generator = torch.Generator().manual_seed(0)
         # Images with less contents are brighter, so that their border, next to the black padding, is more visible.
-        self.images = contents * torch.randn(256, 3, 6, 6, generator=self.generator) + (1 - contents)
+        self.images = contents * torch.randn(STORED, 3, 6, 6, generator=self.generator) + (1 - contents)
         self.noise = noise
-        facts = DataFacts(size=IMAGES)
+        facts = DataFacts(size=STORED if cfg.METHOD == "memory_bank" else IMAGES)
         self.register_hooks([SignWatch(cfg, facts, type(self.method).chance(cfg, facts), SignRecord())])
 
     def run_step(self) -> None:
-        images = self.images[torch.randint(256, (BATCH,), generator=self.generator)]
+        chosen = torch.randint(STORED, (BATCH,), generator=self.generator)
+        images = self.images[chosen]
         noise = self.noise * torch.randn(2, *images.shape, generator=self.generator)
-        outputs = self.method({"query": images + noise[0], "key": images + noise[1]})
+        outputs = self.method({"query": images + noise[0], "key": images + noise[1], "index": chosen})
         self.optimizer.zero_grad()
         outputs["loss"].backward()
         self.optimizer.step()
@@ -92,7 +105,7 @@ def warnings_of(
 ) -> list[str]:
     cfg = get_cfg()
     cfg.CONTRAST.QUEUE_SIZE, cfg.CONTRAST.MOMENTUM, cfg.SOLVER.IMS_PER_BATCH = queue_size, momentum, BATCH
-    cfg.METHOD, cfg.CONTRAST.DENSE_NEGATIVES = method, negatives
+    cfg.METHOD, cfg.CONTRAST.DENSE_NEGATIVES, cfg.CONTRAST.NUM_NEGATIVES = method, negatives, queue_size
     with caplog.at_level(logging.WARNING, "mocodet.pretrain"):
         Trainer(cfg, rate, decay, noise, contents).train(0, steps)
     return [record.message for record in caplog.records if record.name == "mocodet.pretrain"]
@@ -115,6 +128,8 @@ def test_old_keys__not_judged_by_one_accuracy_alone():
     assert not _old_keys({"accuracy_in_batch": 0.1}, chance)
     assert not _old_keys({"accuracy": 0.9}, chance)
     assert not _old_keys({"accuracy": 0.9, "accuracy_in_batch": 0.1}, {})
+    assert _old_keys({"accuracy": 0.9, "accuracy_in_batch": 0.1}, {**chance, "accuracy": 0.1})
+    assert not _old_keys({"accuracy": 0.9, "accuracy_in_batch": 0.1}, {**chance, "accuracy": 0.2}), "K below N"
 
 
 def test_collapse__weights_that_decay_to_nothing(caplog):
@@ -129,6 +144,27 @@ def test_places__cells_known_by_the_padding(caplog):
     (told,) = warnings_of(caplog, 200, negatives="pooled", **run)
     assert told.startswith("places of cells: cells find their match by its place in the grid, not by its content")
     assert "Set CONTRAST.DENSE_NEGATIVES cells and start again, or use larger crops" in told
+
+
+def test_above_chance__a_bank_of_noise(caplog):
+    (told,) = warnings_of(caplog, 160, queue_size=64, momentum=0.0, rate=0.03, method="memory_bank")
+    assert told.startswith("loss above chance: queries are less similar to their keys than to others")
+    assert "set MODEL.WEIGHTS, which also fills the bank before the first iteration" in told
+
+
+def test_above_chance__needs_a_chance_level():
+    """As for a METHOD of a user."""
+    assert _above_chance({"loss": 4.3}, {"loss": 4.0})
+    assert not _above_chance({"loss": 4.1}, {"loss": 4.0})
+    assert not _above_chance({"loss": 9.9}, {})
+    assert not _above_chance({}, {"loss": 4.0})
+
+
+def test_images__are_not_judged_if_a_run_learns_only_from_cells():
+    cfg = get_cfg()
+    for method, weight, expected in (("dense", 1.0, np.inf), ("dense", 0.5, 0), ("moco", 1.0, 0)):
+        cfg.METHOD, cfg.CONTRAST.DENSE_WEIGHT = method, weight
+        assert _images_from(cfg) == expected
 
 
 def test_places__need_both_values():
@@ -158,7 +194,16 @@ def test_queue__at_most_the_images_less_a_batch(caplog):
     assert warnings_of(caplog, 0, queue_size=IMAGES - BATCH, momentum=0.9, rate=0.1) == []
     (told,) = warnings_of(caplog, 0, queue_size=IMAGES - BATCH + 1, momentum=0.9, rate=0.1)
     assert told.startswith("queue longer than the data: CONTRAST.QUEUE_SIZE 4089 and a batch of 8 together exceed")
-    assert "Lower CONTRAST.QUEUE_SIZE to at most 4088" in told
+    assert "Lower CONTRAST.QUEUE_SIZE, to at most 4088. With a tenth of the images" in told
+
+
+def test_queue__a_batch_of_most_images(caplog):
+    cfg = get_cfg()
+    cfg.CONTRAST.QUEUE_SIZE, cfg.SOLVER.IMS_PER_BATCH = 64, 256
+    watch = SignWatch(cfg, DataFacts(size=300), {}, SignRecord())
+    with caplog.at_level(logging.WARNING, "mocodet.pretrain"):
+        watch.before_train()
+    assert "Lower SOLVER.IMS_PER_BATCH to at most 150, and CONTRAST.QUEUE_SIZE to as many" in caplog.text
 
 
 def test_image_std__of_each_channel_within_each_image():
