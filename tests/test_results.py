@@ -132,6 +132,19 @@ def test_features__are_those_of_the_runs_of_equal_time():
             assert numbers(cell) == expected, (name, key)
 
 
+def test_timeline__of_a_run_that_learns():
+    page = (DOCS / "evaluation.md").read_text(encoding="utf-8")
+    table = re.search(r"^\| Iterations \|.*\n\|[-|]+\n((?:\|.*\n)+)", page, flags=re.MULTILINE)
+    lines = (DOCS / "lab/records/sharp_views/long.json").read_text(encoding="utf-8").splitlines()
+    found = {line["iteration"] + 1: line for line in map(json.loads, lines)}
+    rows = table[1].splitlines()
+    assert len(rows) == 7
+    for iterations, loss, accuracy, in_batch, spread in map(numbers, rows):
+        line = found[iterations]
+        shares = [round(100 * line[key], 1) for key in ("accuracy", "accuracy_in_batch")]
+        assert [round(line["loss"], 2), *shares, round(line["spread"], 2)] == [loss, accuracy, in_batch, spread]
+
+
 def test_bank__the_page_shows_the_similarities_of_the_record():
     found = read_json(DOCS / "lab/records/bank_ages/ages.json")
     assert bank_ages.table(found) in (DOCS / "lab/bank_ages.md").read_text(encoding="utf-8")
