@@ -12,11 +12,12 @@ class HoldOut:
 
     Attributes:
         share: approximate fraction of images to hold out, between 0 and 1 (both exclusive).
-        seed: seed of the selection; another seed holds out other images.
+        seed: seed of the selection; another seed holds out other images. With text, the selection is independent of
+            those with any HOLD_OUT_SEED.
     """
 
     share: float
-    seed: int = 0
+    seed: int | str = 0
 
     def takes(self, name: str, split: str) -> bool:
         """Return whether an image belongs to a split.

@@ -21,7 +21,7 @@ logger = logging.getLogger("mocodet.pretrain")
 
 SLACK = 0.01  # pixels; rounding error of an integer coordinate that was stored as a fraction of the image size
 TINY = 16  # pixels; crops with a shorter side are too small to be useful
-QUERIES = HoldOut(0.25)  # selects the images whose boxes are queries; the boxes of all others are neighbours
+QUERIES = HoldOut(0.25, "queries")  # selects the images whose boxes are queries; the boxes of all others are neighbours
 
 Edges = tuple[int, int, int, int]  # left, top, right, bottom
 

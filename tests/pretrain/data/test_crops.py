@@ -9,8 +9,9 @@ from PIL import Image
 
 from mocodet.common.config.merge import merge_config
 from mocodet.common.formats.boxes import read_boxes
+from mocodet.common.formats.hold_out import HoldOut
 from mocodet.pretrain.config import check_config, get_cfg
-from mocodet.pretrain.data.crops import read_crops
+from mocodet.pretrain.data.crops import QUERIES, read_crops
 from mocodet.pretrain.evaluation.monitor import KNNMonitor
 from tests.pretrain.damaged import png
 from tests.pretrain.evaluation.test_monitor import Method, measure
@@ -120,6 +121,13 @@ def test_read_boxes__of_one_of_two_parts(tmp_path, kind):
     assert both == sorted(read_boxes(entry, "--leaks"), key=lambda image: image.path)
     with pytest.raises(ValueError, match="with HOLD_OUT, SPLIT must be train, or test for the held-out images; got 'v"):
         read_boxes({**entry, "SPLIT": "val", "HOLD_OUT": 0.4}, "--leaks")
+
+
+def test_queries__do_not_depend_on_a_hold_out():
+    names = [f"{number}.jpg" for number in range(2000)]
+    for apart, split in ((HoldOut(0.25), "train"), (HoldOut(0.25), "test"), (HoldOut(0.1, 3), "train")):
+        left = [name for name in names if apart.takes(name, split)]
+        assert sum(QUERIES.takes(name, "test") for name in left) / len(left) == pytest.approx(0.25, abs=0.06)
 
 
 def test_monitor__measures_boxes_of_an_entry_on_the_command_line(tmp_path):
