@@ -70,8 +70,13 @@ def find_images(words: Sequence[str], leave_out: Path) -> tuple[Path, list[Image
             " with other extensions individually"
         )
     roots = [path if path.is_dir() else path.parent for path in map(Path, map(os.path.expanduser, words))]
-    common = Path(os.path.commonpath([root.absolute() for root in roots]))
-    return common, [ImageFile(path, path.absolute().relative_to(common).as_posix()) for path in found]
+    common = Path(os.path.commonpath(map(_normalised, roots)))
+    return common, [ImageFile(path, _normalised(path).relative_to(common).as_posix()) for path in found]
+
+
+def _normalised(path: Path) -> Path:
+    """Return an absolute path without ``..``, which would let the name of a prediction leave the output folder."""
+    return Path(os.path.normpath(path.absolute()))
 
 
 def _below(folder: Path, leave_out: Path) -> Iterator[Path]:
