@@ -13,7 +13,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import JSONWriter
 from fvcore.common.config import CfgNode
 
-from mocodet.common.checkpoint import holds_checkpoint, refuse_other_run
+from mocodet.common.checkpoint import holds_checkpoint, name_of_last, refuse_other_run
 from mocodet.common.divergence import check_losses
 from mocodet.common.files import drop_half_line
 from mocodet.common.launch import collective_timeout, distribute
@@ -219,8 +219,10 @@ class PretrainTrainer(TrainerBase):
     def _train(self) -> None:
         if self.start_iter >= self.max_iter:
             logger.info(f"nothing to train: {self.start_iter} of {self.max_iter} iterations are already completed")
-            # A run may have been stopped between its last periodic checkpoint and the final one.
-            if not comm.all_gather(Path(self.cfg.OUTPUT_DIR, "model_final.pth").is_file())[0]:
+            # A run may have been stopped between its last periodic checkpoint and the final one. If the run was
+            # extended, the final one of its earlier end exists.
+            final = Path(self.cfg.OUTPUT_DIR, "model_final.pth")
+            if not comm.all_gather(final.is_file() and name_of_last(final.parent) == final.name)[0]:
                 self.checkpointer.save("model_final", iteration=self.iter)
             return
         with self._loaders:

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 import subprocess
 from multiprocessing import active_children
 from pathlib import Path
@@ -221,6 +222,18 @@ def test_resume__a_run_killed_before_its_final_checkpoint_gets_it(images, whole_
     pretrain(images, output, flags=("--resume",))
     found, expected = (torch.load(folder / "model_final.pth", weights_only=True) for folder in (output, whole_run))
     assert_equal_states(found["model"], expected["model"])
+
+
+def test_resume__an_extended_run_killed_before_its_final_checkpoint_gets_it(images, whole_run, tmp_path):
+    """The final checkpoint of the shorter run still exists."""
+    output = tmp_path / "run"
+    copy_checkpoint(whole_run, output, "model_final.pth")
+    shorter = torch.load(output / "model_final.pth", weights_only=True)
+    torch.save({**shorter, "iteration": 3}, output / "model_final.pth")
+    shutil.copy(whole_run / "model_final.pth", output / "model_0000007.pth")
+    (output / "last_checkpoint").write_text("model_0000007.pth")
+    pretrain(images, output, flags=("--resume",))
+    assert torch.load(output / "model_final.pth", weights_only=True)["iteration"] == shorter["iteration"] == 7
 
 
 def test_resume__keeps_a_drawn_seed(images, tmp_path):
