@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_sharer
 from traceback import walk_tb
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -30,8 +31,32 @@ OUT_OF_MEMORY = re.compile(r"CUDA out of memory[^.]*|can't allocate memory.*")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # errors of a full disk
 
 
+class Advice(NamedTuple):
+    """What to do after a failure, as parts of messages.
+
+    Attributes:
+        output: what could not be written.
+        workers: the key or flag for the number of loader processes.
+        memory: how to use less memory.
+        go_on: how to continue.
+    """
+
+    output: str
+    workers: str
+    memory: str
+    go_on: str
+
+
+OF_TRAINING = Advice(
+    "a file in OUTPUT_DIR",
+    "NUM_WORKERS",
+    "use a smaller SOLVER.IMS_PER_BATCH, smaller images, or more processes",
+    GO_ON,
+)
+
+
 @contextmanager
-def mishaps_told() -> Iterator[None]:
+def mishaps_told(advice: Advice = OF_TRAINING) -> Iterator[None]:
     """Replace PyTorch's errors for failures outside the program with errors that explain what to do.
 
     Raises:
@@ -44,30 +69,27 @@ def mishaps_told() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if told := _told(error):
+        if told := _told(error, advice):
             raise told from error
         raise
     except (OSError, EOFError) as error:
         if isinstance(error, OSError) and error.errno in FULL and error.filename is None:
             raise OSError(
-                f"a file in OUTPUT_DIR could not be written: {error.strerror}. Free space on the disk, and {GO_ON}"
+                f"{advice.output} could not be written: {error.strerror}. Free space on the disk, and {advice.go_on}"
             ) from error
         frames = [frame.f_code.co_filename for frame, _ in walk_tb(error.__traceback__)]
         if resource_sharer.__file__ in frames:  # which transfers the tensors of loader processes
-            raise ChildProcessError(_of_loader("", "")) from error
+            raise ChildProcessError(_of_loader("", "", advice)) from error
         raise
 
 
-def _told(error: RuntimeError) -> OSError | None:
+def _told(error: RuntimeError, advice: Advice) -> OSError | None:
     if ended := _loader_ended(error):
-        return ChildProcessError(_of_loader(ended["pids"], ended["signal"] or ""))
+        return ChildProcessError(_of_loader(ended["pids"], ended["signal"] or "", advice))
     text = str(error)
     if isinstance(error, torch.OutOfMemoryError) or OUT_OF_MEMORY.search(text):
         what = OUT_OF_MEMORY.search(text)
-        return OSError(
-            f"memory ran out ({what[0].strip() if what else 'of the GPU'}); use a smaller SOLVER.IMS_PER_BATCH, smaller"
-            " images, or more processes"
-        )
+        return OSError(f"memory ran out ({what[0].strip() if what else 'of the GPU'}); {advice.memory}")
     if comm.get_world_size() == 1:
         return None
     if WAITED_IN_VAIN.search(text):
@@ -88,15 +110,16 @@ def _loader_ended(error: BaseException | None) -> re.Match[str] | None:
     return ended if error else None
 
 
-def _of_loader(pids: str, signal: str) -> str:
+def _of_loader(pids: str, signal: str, advice: Advice) -> str:
     if "Bus error" in signal:
         return (
             f"loader process {pids} was killed by a bus error, because shared memory (/dev/shm) ran out. Enlarge it or"
-            f" lower NUM_WORKERS, and {GO_ON}"
+            f" lower {advice.workers}, and {advice.go_on}"
         )
     by = f" ({signal})" if signal else ""
     which = f"loader process {pids}" if pids else "a loader process"
-    return f"{which} was killed{by}; unless someone killed it, memory ran out. Lower NUM_WORKERS, and {GO_ON}"
+    remedy = f"Lower {advice.workers}, and {advice.go_on}"
+    return f"{which} was killed{by}; unless someone killed it, memory ran out. {remedy}"
 
 
 def _of_ranks(what: str) -> str:

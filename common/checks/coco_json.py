@@ -8,7 +8,7 @@ from mocodet.common.formats.coco_values import Id, short
 from mocodet.common.formats.findings import Finding
 
 from .findings import Fault, Tally
-from .images import ImageJob, check_images, files_below
+from .images import PUBLISHED, ImageJob, check_images, files_below
 
 
 def check_json(path: Path, images: Path, tally: Tally, *, workers: int = 0) -> Iterator[Finding]:
@@ -68,6 +68,6 @@ def image_file_faults(coco: Coco, files: Mapping[Id, Path], tally: Tally, worker
             jobs.append(ImageJob(path, sizes.get(identity), coco.path.name))
         else:
             what = f"is missing, but image {short(identity)} of {coco.path} refers to it"
-            yield Fault(path, f"{what}; unpack the images with --again, or add the file")
+            yield Fault(path, f"{what}; add the file{PUBLISHED}")
     tally.looked_at.update(files.values(), there)
     yield from check_images(jobs, tally, workers)

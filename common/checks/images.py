@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from itertools import count, groupby
@@ -30,6 +31,8 @@ from mocodet.common.formats.image import (
 from mocodet.common.progress import progress
 
 from .findings import Fault, Tally
+
+PUBLISHED = " (if it is part of a published data set, --again unpacks it again)"
 
 Job = TypeVar("Job")
 Found = TypeVar("Found")
@@ -68,6 +71,11 @@ def in_processes(look: Callable[[Job], Found | None], jobs: Sequence[Job], worke
     with ProcessPoolExecutor(workers, get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
         try:
             yield from filter(None, progress(pool.map(look, jobs, chunksize=32), what, len(jobs)))
+        except BrokenProcessPool as error:
+            raise ChildProcessError(
+                "a process that read files was killed; unless someone killed it, memory ran out. Lower --workers, and"
+                " run the command again"
+            ) from error
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -81,10 +89,9 @@ def image_fault(job: ImageJob, max_pixels: int = MAX_PIXELS) -> Finding | None:
     try:
         size, values = _look_at(job, max_pixels)
     except FileNotFoundError:
-        return Fault(job.path, "is missing; unpack its archive again with --again")
+        return Fault(job.path, f"is missing; add the file{PUBLISHED}")
     except (OSError, ValueError) as error:
-        what = reason_of(job.path, error)
-        return Fault(job.path, what.replace("; replace", "; unpack its archive with --again, or replace"))
+        return Fault(job.path, f"{reason_of(job.path, error)}{PUBLISHED}")
     if job.size is not None and size != job.size:
         return size_fault(job.path, size, job.size, job.said_by)
     if job.labels is None:

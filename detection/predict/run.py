@@ -9,6 +9,7 @@ from pathlib import Path
 from detectron2.utils.logger import setup_logger
 
 from mocodet.common.errors import errors_in_one_line
+from mocodet.common.mishaps import Advice, mishaps_told
 from mocodet.common.progress import progress
 
 from ..data.classes import predicts_pixels
@@ -29,6 +30,13 @@ from .predictor import Prediction, Predictor, read_config
 logger = logging.getLogger(__name__)
 
 LABEL_VALUES = 256  # of an 8-bit image
+
+ADVICE = Advice(
+    "an output file",
+    "DATALOADER.NUM_WORKERS",
+    "use a smaller --batch-size or INPUT.MIN_SIZE_TEST",
+    "run the command again with --overwrite",
+)
 
 
 def predict(
@@ -99,7 +107,7 @@ def main(args: argparse.Namespace) -> None:
     Raises:
         SystemExit: an error occurred. If a file could not be read, predictions on the other files are still written.
     """
-    with errors_in_one_line():
+    with errors_in_one_line(), mishaps_told(ADVICE):
         setup_logger(name="mocodet")
         output = Path(args.output)
         root, files = find_images(args.images, leave_out=output)

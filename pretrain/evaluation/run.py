@@ -16,6 +16,7 @@ from torch import nn
 from mocodet.common.encoders.reading import read_encoder
 from mocodet.common.errors import errors_in_one_line
 from mocodet.common.files import write_json
+from mocodet.common.mishaps import Advice, mishaps_told
 
 from ..data.folders import LabelledImages, warn_of_passed_over
 from ..data.labelled import check_same_classes, open_labelled
@@ -25,6 +26,8 @@ from .linear import Protocol, evaluate_linear, published_steps
 from .neighbours import SplitPart, fixed_neighbours
 
 logger = logging.getLogger("mocodet.pretrain")
+
+ADVICE = Advice("an output file", "--workers", "use a smaller --batch-size", "run the command again")
 
 
 @contextmanager
@@ -37,7 +40,7 @@ def as_command() -> Iterator[None]:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("mocodet").setLevel(logging.INFO)
     began = time.perf_counter()
-    with errors_in_one_line():
+    with errors_in_one_line(), mishaps_told(ADVICE):
         yield
     logger.info(f"finished in {time.perf_counter() - began:.0f} s")
 

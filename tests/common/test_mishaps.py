@@ -13,7 +13,7 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
 from mocodet.common import mishaps
-from mocodet.common.mishaps import absent_ranks, mishaps_told
+from mocodet.common.mishaps import Advice, absent_ranks, mishaps_told
 from tests.processes import run_in_processes
 
 
@@ -140,6 +140,20 @@ def test_mishaps_told__memory_and_disk(error, told):
     with pytest.raises(OSError, match=told) as caught, mishaps_told():
         raise error
     assert caught.value.__cause__ is error
+
+
+def test_mishaps_told__with_the_advice_of_a_command():
+    advice = Advice("an output file", "--workers", "use a smaller --batch-size", "run the command again")
+    for error, told in (
+        (torch.OutOfMemoryError("CUDA out of memory. Tried"), r"^memory ran out \(.*\); use a smaller --batch-size$"),
+        (OSError(errno.ENOSPC, "No space left on device"), r"^an output file could not .*, and run the command again$"),
+        (
+            RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."),
+            r"Lower --workers, and run the command",
+        ),
+    ):
+        with pytest.raises(OSError, match=told), mishaps_told(advice):
+            raise error
 
 
 def test_mishaps_told__faults_of_the_program_stay_what_they_are():

@@ -3,12 +3,14 @@
 import json
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from mocodet.common.checks.images import in_processes
 from mocodet.common.prepare.run import main
 from tests.commands import parsed
 from tests.pretrain.damaged import SORTS, png, write_damaged
@@ -79,6 +81,15 @@ def test_images__nothing_wrong(pool, capsys):
         (pool / "none", "is not a folder; expected a folder"),
     ):
         assert expected in str(look(nothing))
+
+
+def kill_the_reader(path: str) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_in_processes__a_killed_process_is_told():
+    with pytest.raises(ChildProcessError, match=r"^a process that read files was killed; .* Lower --workers, and run"):
+        list(in_processes(kill_the_reader, ["a", "b"], 1, "image"))
 
 
 def write_voc(root: Path, names: list[str]) -> str:
