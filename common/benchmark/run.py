@@ -37,5 +37,5 @@ def main(args: argparse.Namespace) -> None:
             for rows in resolve_name(run.does)(run):
                 print(table(rows), flush=True)
                 written += [row.as_json() for row in rows]
-                if args.json:
-                    write_json(args.json, written)
+                if args.output:
+                    write_json(args.output, written)

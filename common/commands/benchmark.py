@@ -215,7 +215,7 @@ GROUPS = 8  # of batch normalisation, as on the paper's eight GPUs
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the benchmarks and their shared flags, which may come before or after the name of a benchmark."""
-    _add_common(parser, threads=1, json=None, quick=False)
+    _add_common(parser, threads=1, output=None, quick=False)
     commands = parser.add_subparsers(dest="part", metavar="PART", help="benchmark to run (default: all)")
     for part in PARTS:
         of_part = commands.add_parser(part.name, help=part.help, description=f"{part.help[0].upper()}{part.help[1:]}.")
@@ -223,7 +223,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             default = "" if flag.full in (None, False) else f" (default: {_shown(flag.full)})"
             # The attribute is absent unless the flag is given, because the default depends on --quick.
             of_part.add_argument(f"--{flag.name}", default=argparse.SUPPRESS, help=f"{flag.help}{default}", **flag.how)
-        _add_common(of_part, threads=argparse.SUPPRESS, json=argparse.SUPPRESS, quick=argparse.SUPPRESS)
+        _add_common(of_part, threads=argparse.SUPPRESS, output=argparse.SUPPRESS, quick=argparse.SUPPRESS)
 
 
 def _add_common(parser: argparse.ArgumentParser, **defaults: Any) -> None:
@@ -235,7 +235,8 @@ def _add_common(parser: argparse.ArgumentParser, **defaults: Any) -> None:
         metavar="N",
         help="number of CPU threads that PyTorch uses (default: 1)",
     )
-    add("--json", default=defaults["json"], metavar="FILE", help="also write all rows to this JSON file")
+    what = "also write all rows to this JSON file"
+    add("--json", dest="output", default=defaults["output"], metavar="FILE", help=what)
     add(
         "--quick",
         action="store_true",
@@ -256,7 +257,7 @@ def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Nam
     runs = [args] if args.part else [parser.parse_args([*words, *part]) for part in ALL]
     for run in runs:
         _complete(run)
-    return argparse.Namespace(runs=runs, threads=args.threads, json=args.json)
+    return argparse.Namespace(runs=runs, threads=args.threads, output=args.output)
 
 
 def _complete(run: argparse.Namespace) -> None:

@@ -1,7 +1,7 @@
 """The argument parser of all commands, which reports errors in one line and suggests corrections."""
 
 import re
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, Namespace, _SubParsersAction
 from pathlib import Path
 from typing import NoReturn
 
@@ -28,9 +28,11 @@ class Parser(ArgumentParser):
         self.exit(2, f"{self.prog}: error: {told} (see {self.prog} --help)\n")
 
     def check_outputs(self, args: Namespace) -> None:
-        """Exit with an error before any work is done if an output cannot be written."""
+        """Exit with an error before any work is done if an output of the command or subcommand cannot be written."""
         for action in self._actions:
             given = getattr(args, action.dest, None)
+            if isinstance(action, _SubParsersAction) and given:
+                action.choices[given].check_outputs(args)
             if action.dest not in OUTPUTS or not given:
                 continue
             path = Path(given)

@@ -91,7 +91,7 @@ def _add_photographs(datasets: "argparse._SubParsersAction[argparse.ArgumentPars
         "write the list to this file, for use as DATA.EXCLUDE (without this flag, the exit status is 1 if any image is"
         " listed)"
     )
-    add("--output", type=Path, metavar="LIST", help=listed)
+    add("--output", type=Path, metavar="FILE", help=listed)
     tiny = f"list images whose shorter side is less than N pixels (default: {MIN_SIDE})"
     add("--min-side", type=positive(int), default=MIN_SIDE, metavar="N", help=tiny)
     leaks = (

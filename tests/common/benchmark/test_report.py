@@ -73,7 +73,7 @@ def measure(args: argparse.Namespace):
 def test_main__writes_what_it_has(fails, tmp_path, capsys, caplog):
     file = tmp_path / "rows.json"
     one = argparse.Namespace(does=f"{__name__}:measure", fails=fails)
-    args = argparse.Namespace(runs=[one], threads=torch.get_num_threads(), json=str(file))
+    args = argparse.Namespace(runs=[one], threads=torch.get_num_threads(), output=str(file))
     if fails:
         with pytest.raises(SystemExit, match="error: what went wrong"):
             run.main(args)

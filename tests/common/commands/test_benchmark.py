@@ -10,7 +10,7 @@ def test_parse__without_a_part_all_are_measured_in_order():
     args = parsed("benchmark", ["--threads", "2", "--json", "x.json"])
     assert [run.part for run in args.runs] == [words[0] for words in ALL]
     assert {run.part for run in args.runs} == {part.name for part in PARTS}
-    assert (args.threads, args.json) == (2, "x.json")
+    assert (args.threads, args.output) == (2, "x.json")
     training = [run for run in args.runs if run.part == "train"]
     assert [run.detection for run in training] == [False, True]
     assert [run.does.split(".")[1] for run in training] == ["pretrain", "detection"]
@@ -18,7 +18,7 @@ def test_parse__without_a_part_all_are_measured_in_order():
 
 def test_parse__flags_before_and_after_the_part():
     args = parsed("benchmark", ["--threads", "2", "--json", "x.json", "step", "--threads", "3"])
-    assert (args.threads, args.json) == (3, "x.json")
+    assert (args.threads, args.output) == (3, "x.json")
 
 
 @pytest.mark.parametrize("part", PARTS, ids=[part.name for part in PARTS])

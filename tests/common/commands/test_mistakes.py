@@ -64,6 +64,8 @@ MISTAKES = [
     ("27", [*STUDY[:-1], "p.json"], r"--output p\.json: \S+p\.json is not a folder; choose a writable path"),
     ("27", ["convert", "images/0.png", "p.json/x.pkl"], r"output p\.json/x\.pkl: \S+p\.json is not a folder; choose a"),
     ("27", ["knn", "a.pth", "--train", "a", "--val", "b", "--output", "images"], r"--output images: images is a folde"),
+    ("27", ["prepare-data", "images", "images", "--output", "empty"], r"--output empty: empty is a folder; choose a w"),
+    ("27", ["benchmark", "step", "--json", "p.json/x"], r"--json p\.json/x: \S+p\.json is not a folder; choose a writ"),
     ("28", ["train", "--config-file", "baseless.yaml"], r"baseless\.yaml, line 1: _BASE_ is nothing\.yaml, but neit"),
     ("28", ["convert", "smal.pth", "x.pkl"], r"there is no checkpoint smal\.pth; did you mean small\.pth\?"),
     ("28", ["convert", "images", "x.pkl"], r"images is a folder; specify the checkpoint in it, such as images/mod"),
