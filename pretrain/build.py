@@ -10,6 +10,8 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import nn
 
+from mocodet.common.text import first_few
+
 from .data.augment import ViewMaker
 from .data.augment.opencv import DeviceViews, OpenCVViews
 from .data.augment.pillow import PillowViews, build_view
@@ -75,6 +77,12 @@ def build_data(cfg: CfgNode, *, resuming: bool = False, allow_pipe: bool = False
     if listed := len(exclusion.out | exclusion.since):
         since = f"; {len(images.left_out)} were excluded after the run began and are replaced by other images"
         logger.info(f"excluded files: {listed} listed, {images.excluded} left out{since if images.left_out else ''}")
+        if not images.excluded and not resuming:
+            logger.warning(
+                f"none of the {listed} files in DATA.EXCLUDE {cfg.DATA.EXCLUDE} exists in {cfg.DATA.ROOT}:"
+                f" {first_few(sorted(exclusion.out))}; expected paths relative to DATA.ROOT, unless these files were"
+                " removed"
+            )
     images.max_pixels = cfg.DATA.MAX_PIXELS
     sampler = EpochSampler(len(images), batch, seed, identity=identify(images.paths, cfg.DATA.ROOT, labels))
     method.check_length(cfg, max_iterations(cfg, sampler.iterations_per_epoch))

@@ -7,6 +7,7 @@ applies to files that the run could not read and that have been removed.
 
 import json
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,9 @@ from mocodet.common.text import first_few
 
 EXCLUDED = "excluded.json"  # in OUTPUT_DIR: files that were excluded when the run began
 SKIPPED_FILES = "skipped.json"  # in OUTPUT_DIR: files that the run could not read
+
+# Beginning of a JSON list, or of an object with line breaks. A path may also begin with a bracket.
+LIKE_JSON = re.compile(r"""\s*(?:\[\s*[{"\]]|\{\s*[\r\n])""")
 
 
 @dataclass(frozen=True)
@@ -110,8 +114,15 @@ def read_names(path: str | os.PathLike, root: str | os.PathLike) -> list[str]:
 
 
 def _parse(text: str) -> Sequence[str]:
-    content = json.loads(text) if text.lstrip()[:1] == "[" or text.startswith("{\n") else None
-    if content is None:
-        lines = [line for line in text.split("\n") if line.strip("\r ")]
-        return [json.loads(line)["file"] if line.startswith("{") else line.rstrip("\r") for line in lines]
-    return [entry["file"] for entry in (content["skipped"] if isinstance(content, dict) else content)]
+    try:
+        content = json.loads(text)
+    except ValueError:
+        if LIKE_JSON.match(text):
+            raise
+        content = None  # one file per line
+    if isinstance(content, dict) and "skipped" in content:
+        content = content["skipped"]
+    if isinstance(content, list):
+        return [entry["file"] for entry in content]
+    lines = [line for line in text.split("\n") if line.strip("\r ")]
+    return [json.loads(line)["file"] if line.startswith("{") else line.rstrip("\r") for line in lines]
