@@ -205,7 +205,8 @@ def listing_digest(data: LabelledImages) -> str:
     digest = hashlib.sha256(data.labels.numpy().tobytes())
     for path in data.images.paths:
         status = os.stat(path)  # noqa: PTH116 (a million files)
-        digest.update(f"{os.path.abspath(path)}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())  # noqa: PTH100
+        told = f"{os.path.abspath(path)}\0{status.st_size}\0{status.st_mtime_ns}\0"  # noqa: PTH100
+        digest.update(told.encode("utf-8", "surrogateescape"))  # names need not be UTF-8
     return digest.hexdigest()
 
 

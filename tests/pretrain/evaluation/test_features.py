@@ -1,4 +1,5 @@
 import itertools
+import os
 import re
 from functools import partial
 
@@ -181,7 +182,7 @@ def test_cached_features__read_again_only_if_nothing_changed(data, backbone, tmp
 
 
 def test_listing_digest__changes_with_files_and_labels(tmp_path):
-    for name in ("a/1.png", "b/2.png"):
+    for name in ("a/1.png", os.fsdecode(b"b/caf\xe9.png")):
         (tmp_path / name).parent.mkdir()
         Image.new("RGB", (8, 8)).save(tmp_path / name)
     first = listing_digest(read_class_folders(tmp_path))
