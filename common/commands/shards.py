@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=count,
         default=os.cpu_count() or 1,
         metavar="N",
-        help="number of processes that decode images (default: one per core)",
+        help="number of threads that decode images (default: one per core)",
     )
 
 

@@ -91,10 +91,14 @@ class SkippedImages:
                 self._write(entries)
         count = sum(not entry.get("settled", False) for entry in entries)
         if count > self.most * self.images:
+            remedy = (
+                "Replace or remove them, or set DATA.EXCLUDE to a copy of the list, and continue with --resume"
+                if self.root
+                else "Write the shards again with mocodet shards --skip-damaged, and start a new run"
+            )
             raise ValueError(
                 f"{count:,} of {self.images:,} images cannot be read, more than DATA.MAX_UNREADABLE {self.most:g}"
-                f" allows; they are listed in {self.path}. Replace or remove them, or set DATA.EXCLUDE to a copy of the"
-                " list, and continue with --resume; or increase the limit"
+                f" allows; they are listed in {self.path}. {remedy}; or increase the limit"
             )
 
     def _can_be_read(self, entry: Mapping[str, Any], max_pixels: int) -> bool:

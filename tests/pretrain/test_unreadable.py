@@ -109,7 +109,7 @@ def drawn(cfg: CfgNode, resuming: bool) -> list[str]:
     return [Path(data.dataset.images.paths[sample["index"]]).name for sample in samples]
 
 
-def test_build_data__a_run_begun_without_excluded_files_is_resumed_so(pool, tmp_path):
+def test_build_data__a_run_begun_without_excluded_files_is_resumed_so(pool, tmp_path, caplog):
     """The list has grown, and files of the old and the new list are gone; the numbering is unchanged."""
     root, listed, cfg = tmp_path / "pool", tmp_path / "list.txt", get_cfg()
     shutil.copytree(pool, root, ignore=shutil.ignore_patterns("*.jpg", "[a-z]*.png"))
@@ -131,6 +131,11 @@ def test_build_data__a_run_begun_without_excluded_files_is_resumed_so(pool, tmp_
     for name in ("00.png", "03.png"):
         (root / name).unlink()
     assert drawn(cfg, resuming=True) == went_on
+    build_data(cfg)
+    assert "none of the" not in caplog.text
+    listed.write_text("pool/02.png\n")
+    build_data(cfg)
+    assert f"none of the 1 files in DATA.EXCLUDE {listed} exists in {root}: pool/02.png; expected" in caplog.text
     listed.write_text("\n".join(path.name for path in root.iterdir()))
     with pytest.raises(ValueError, match=r"DATA\.EXCLUDE lists every image of"):
         build_data(cfg)
@@ -165,6 +170,11 @@ def test_skipped_images__end_a_run_at_too_many_and_forget_what_was_mended(tmp_pa
         kept.add(found[4:5], 8)
     begin(resuming=False)
     assert not (output / "skipped.json").exists()
+
+
+def test_skipped_images__of_shards_are_not_excluded(tmp_path):
+    with pytest.raises(ValueError, match=r"Write the shards again with mocodet shards --skip-damaged, and start a new"):
+        SkippedImages(tmp_path, "", 16, 0).add([Skipped("a.tar: 1.jpg", "is damaged")], 0)
 
 
 def add_in_process(output: str) -> None:
