@@ -58,8 +58,8 @@ class CompleteEvaluator(DatasetEvaluator):
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
         """Pass a batch to the wrapped evaluator and record its images."""
         self._images.extend(_identity(image) for image in inputs)
-        for output in outputs:  # a class map counts as one prediction
-            self._num_predictions += len(output["instances"]) if "instances" in output else "sem_seg" in output
+        for output in outputs:  # any other output than objects, such as a class map or proposals, counts as one
+            self._num_predictions += len(output["instances"]) if "instances" in output else 1
         self.evaluator.process(inputs, outputs)
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:

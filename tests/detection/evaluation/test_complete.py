@@ -37,6 +37,15 @@ def evaluate_semantic(seen: list[str], miou: float, images: int = 2) -> dict:
     return evaluator.evaluate()
 
 
+def test_complete_evaluator__other_outputs_count_as_predictions():
+    """For example, those of a ProposalNetwork."""
+    name, results = new_name(), {"box_proposals": {"AR@100": 100.0}}
+    DatasetCatalog.register(name, lambda: [{"image_id": 0}])
+    evaluator = CompleteEvaluator(Fixed(results), name)
+    evaluator.process([{"image_id": 0}], [{"proposals": "some"}])
+    assert evaluator.evaluate() == results
+
+
 GOOD = {"bbox": {"AP": 1.0, "AP50": 2.0, "AP75": 0.0}}
 
 
