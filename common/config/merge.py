@@ -129,11 +129,11 @@ def _literal(value: Any, wanted: type) -> Any:
             warnings.simplefilter("ignore")  # for example, about a backslash in a path
             meant = ast.literal_eval(value)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return _flow(value) if issubclass(wanted, (list, tuple)) and value[:1] in ("[", "{") else value
+        return flow(value) if issubclass(wanted, (list, tuple)) and value[:1] in ("[", "{") else value
     return value if wanted is str and not isinstance(meant, str) else meant
 
 
-def _flow(text: str) -> Any:
+def flow(text: str) -> Any:
     """Convert text in YAML's list or mapping syntax, where quotes are optional; return other text unchanged."""
     try:
         return yaml.safe_load(text)

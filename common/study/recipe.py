@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mocodet.common.config.bases import read_settings
+from mocodet.common.config.merge import flow
 from mocodet.common.config.weights import weights_file
 
 Recipe = dict[str, Any]  # {"config": file, "settings": {key: value}, "weights": {"path", "sha256"} or None}
@@ -20,12 +21,18 @@ WITHOUT_EFFECT = (
     *("OUTPUT_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS", "VIS_PERIOD", "COLLECTIVE_TIMEOUT"),
     *("SOLVER.CHECKPOINT_PERIOD", "SOLVER.CHECKPOINTS_KEPT", "SOLVER.CHECKPOINTS_KEPT_EVERY"),
 )
-# Settings that training computes from the number of passes or of processes before it saves its config.
-SCHEDULED_BY = ("MOCO.PASSES", "SOLVER.REFERENCE_WORLD_SIZE")
-SCHEDULE = (
-    *("SOLVER.MAX_ITER", "SOLVER.STEPS", "SOLVER.WARMUP_ITERS", "TEST.EVAL_PERIOD"),
-    *("SOLVER.IMS_PER_BATCH", "SOLVER.BASE_LR", "SOLVER.REFERENCE_WORLD_SIZE"),
-)
+# Settings that training computes from the number of passes or of processes before it saves its config. The checkpoint
+# period is another one.
+TIMED = ("SOLVER.MAX_ITER", "SOLVER.STEPS", "SOLVER.WARMUP_ITERS", "TEST.EVAL_PERIOD")
+SCHEDULED_BY = {
+    "MOCO.PASSES": TIMED,
+    "SOLVER.REFERENCE_WORLD_SIZE": (
+        *TIMED,
+        *("SOLVER.IMS_PER_BATCH", "SOLVER.BASE_LR", "TEST.PRECISE_BN.NUM_ITER", "SOLVER.REFERENCE_WORLD_SIZE"),
+    ),
+}
+
+DATASETS = "MOCO.DATASETS"  # a list of mappings, for which a single mapping may be given
 
 # Settings that a study omits if it uses all labels and the config's schedule.
 ALL_LABELS = {"MOCO.TRAIN_FRACTION": 1.0, "MOCO.PASSES": 0}
@@ -48,7 +55,7 @@ class RecipeBook:
         Raises:
             ValueError: the config or one of its bases is not a YAML mapping, or a base does not exist.
         """
-        settings = {**self._settings(config), **{key: plain(value) for key, value in opts.items()}}
+        settings = {**self._settings(config), **{key: _value(key, value) for key, value in opts.items()}}
         settings.pop("OUTPUT_DIR", None)
         weights = str(settings.get("MODEL.WEIGHTS") or "")
         file = weights_file(weights)
@@ -90,19 +97,20 @@ def differences_from_config(folder: Path, now: Mapping[str, Any], seed: int) -> 
         key: value for key, value in ALL_LABELS.items() if key in saved
     }  # configs of older runs lack these keys
     wanted = {**defaults, **now["settings"], "SEED": seed}
-    computed = SCHEDULE if any(wanted.get(key) for key in SCHEDULED_BY) else ()
+    computed = {name for key, names in SCHEDULED_BY.items() if wanted.get(key) for name in names}
     keys = [key for key in wanted if key not in computed]
     missing = {key: saved[key] for key in keys if key in saved}
     return list(_different_settings(missing, {key: wanted[key] for key in keys}).values())
 
 
 def plain(value: Any) -> Any:
-    """Convert a value to JSON types in the way yacs reads it: strings are parsed as literals, tuples become lists."""
+    """Convert a value to JSON types as training reads it: text is a literal or YAML list, tuples become lists."""
     if isinstance(value, str):
         try:
             return plain(ast.literal_eval(value)) if value else value
         except (ValueError, SyntaxError):
-            return value
+            meant = flow(value) if value[:1] in ("[", "{") else value
+            return meant if isinstance(meant, str) else plain(meant)
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
@@ -116,8 +124,15 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return the settings of a nested config as a flat mapping from full keys to values."""
     settings: dict[str, Any] = {}
     for key, value in config.items():
-        settings |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": plain(value)}
+        name = f"{prefix}{key}"
+        is_group = isinstance(value, Mapping) and name != DATASETS
+        settings |= _flat(value, f"{name}.") if is_group else {name: _value(name, value)}
     return settings
+
+
+def _value(key: str, value: Any) -> Any:
+    found = plain(value)
+    return [found] if key == DATASETS and isinstance(found, Mapping) else found
 
 
 def _sha256(file: Path) -> str:

@@ -2,7 +2,15 @@ import json
 
 import pytest
 
-from mocodet.common.study.recipe import RecipeBook, differences, differences_from_config, plain
+from mocodet.common.study.recipe import (
+    SCHEDULED_BY,
+    WITHOUT_EFFECT,
+    RecipeBook,
+    differences,
+    differences_from_config,
+    plain,
+)
+from mocodet.detection.training.scaling import SCALED_KEYS, TIMED_KEYS
 
 
 @pytest.fixture
@@ -110,7 +118,31 @@ def test_differences_from_config(files):
         differences_from_config(files, now, seed=3)
 
 
+def test_differences_from_config__what_training_scales_to_its_processes(files):
+    now = recipe(files, SOLVER__REFERENCE_WORLD_SIZE="2", TEST__PRECISE_BN__NUM_ITER="200", SOLVER__GAMMA="0.1")
+    computed = set(SCALED_KEYS) - set(WITHOUT_EFFECT) | {"SOLVER.REFERENCE_WORLD_SIZE"}
+    assert computed == set(SCHEDULED_BY["SOLVER.REFERENCE_WORLD_SIZE"])
+    assert set(TIMED_KEYS) - set(WITHOUT_EFFECT) == set(SCHEDULED_BY["MOCO.PASSES"])
+    saved = {
+        "SOLVER": {"MAX_ITER": 20, "STEPS": [10, 16], "REFERENCE_WORLD_SIZE": 1, "GAMMA": 0.2},
+        "TEST": {"PRECISE_BN": {"NUM_ITER": 400}},
+        "MODEL": {"WEIGHTS": str(files / "a.pkl")},
+        "SEED": 3,
+    }
+    (files / "config.yaml").write_text(json.dumps(saved))
+    assert differences_from_config(files, now, seed=3) == ["SOLVER.GAMMA was 0.2 and is now 0.1"]
+
+
+def test_recipe__reads_lists_and_single_mappings_as_training_does(files):
+    (files / "own.yaml").write_text("MOCO: {DATASETS: {NAME: a, SPLIT: b}}\nDATASETS: {TEST: [a]}\n")
+    written = RecipeBook().recipe(files / "own.yaml", {})
+    given = {"MOCO.DATASETS": "{NAME: a, SPLIT: b}", "DATASETS.TEST": "[a]"}
+    assert RecipeBook().recipe(files / "own.yaml", given) == written
+    assert written["settings"] == {"MOCO.DATASETS": [{"NAME": "a", "SPLIT": "b"}], "DATASETS.TEST": ["a"]}
+
+
 def test_plain():
     assert plain("(1, 2)") == [1, 2]
+    assert plain("[voc_2007_test]") == ["voc_2007_test"]
     assert plain({"a": ("b", "1e-3")}) == {"a": ["b", 1e-3]}
     assert [plain(text) for text in ("x", "", "True", "[1", None)] == ["x", "", True, "[1", None]
