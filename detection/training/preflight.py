@@ -15,7 +15,7 @@ from mocodet.common.formats.image import ImageTooLargeError, too_large
 from mocodet.common.launch import check_backend, collective_timeout
 from mocodet.common.text import first_few
 
-from ..data.classes import predicts_pixels
+from ..data.classes import number_of_classes, predicts_pixels
 from ..data.registration import parse_dataset
 from ..data.semseg import check_labels as check_label_images
 from ..densepose import is_densepose
@@ -23,6 +23,9 @@ from ..evaluation.kinds import KINDS, EvaluationKind, kind_of
 from ..weights.settings import Settings, refuse_other_format, settings_of
 from .resuming import check_resumed, check_resumed_classes
 from .trainer import AMP_DTYPES
+
+# Architectures whose number of classes must be that of the data; a ProposalNetwork has no classes.
+WITH_CLASSES = ("GeneralizedRCNN", "RetinaNet", "SemanticSegmentor")
 
 # The recipe is that of docs/small_scale.md, because the queue of the ImageNet recipe is longer than a small data set.
 MAKE_WEIGHTS = (
@@ -377,10 +380,18 @@ def _check_keypoints(cfg: CfgNode, name: str) -> None:
         )
 
 
+def _class_names(name: str, kind: str) -> Sequence[str]:
+    """Return the classes of a data set. detectron2 reads those of a registered JSON file only when it is loaded."""
+    if not MetadataCatalog.get(name).get(kind):
+        DatasetCatalog.get(name)
+    return MetadataCatalog.get(name).get(kind, ())
+
+
 def _check_classes(cfg: CfgNode, names: Sequence[str], semantic: bool) -> None:
     """Check that the data sets have the classes that the model predicts, in the same order, and its ignored label."""
     kind, key = ("stuff_classes", "SEM_SEG_HEAD") if semantic else ("thing_classes", "ROI_HEADS")
-    wanted, classes = cfg.MODEL[key].NUM_CLASSES, {name: MetadataCatalog.get(name).get(kind, ()) for name in names}
+    key = "RETINANET" if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else key
+    wanted, classes = number_of_classes(cfg), {name: _class_names(name, kind) for name in names}
     first = names[0]
     for name, found in classes.items():
         if tuple(found) != tuple(classes[first]):
@@ -388,7 +399,7 @@ def _check_classes(cfg: CfgNode, names: Sequence[str], semantic: bool) -> None:
                 f"the data sets of one run must have the same classes in the same order: {first} has"
                 f" {', '.join(classes[first])}; {name} has {', '.join(found)}"
             )
-        if cfg.MODEL.META_ARCHITECTURE in ("GeneralizedRCNN", "SemanticSegmentor") and len(found) != wanted:
+        if cfg.MODEL.META_ARCHITECTURE in WITH_CLASSES and len(found) != wanted:
             raise ValueError(
                 f"data set {name} has {len(found)} classes, but MODEL.{key}.NUM_CLASSES is {wanted}; add "
                 f" MODEL.{key}.NUM_CLASSES {len(found)}"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
 from detectron2.utils import comm
 
 from mocodet import configs
@@ -77,6 +78,20 @@ def test_check_datasets__masks_of_run_lengths_take_bitmasks(tmp_path):
 def test_check_datasets__number_of_classes(voc):
     with pytest.raises(ValueError, match=r"has 2 classes, but MODEL\.ROI_HEADS\.NUM_CLASSES is 80; add .* 2$"):
         check(*voc, MODEL__ROI_HEADS__NUM_CLASSES=80)
+
+
+def test_check_datasets__number_of_classes_of_a_retinanet(voc):
+    retina = {"MODEL__META_ARCHITECTURE": "RetinaNet"}
+    with pytest.raises(ValueError, match=r"has 2 classes, but MODEL\.RETINANET\.NUM_CLASSES is 80; add .* 2$"):
+        check(*voc, **retina)
+    check(*voc, **retina, MODEL__RETINANET__NUM_CLASSES=2)
+
+
+def test_check_datasets__classes_that_are_known_once_the_data_set_is_loaded(tmp_path):
+    entry, name = make_coco(tmp_path), new_name()
+    register_coco_instances(name, {}, entry["JSON"], entry["IMAGES"])
+    check(entry, entry, DATASETS__TRAIN=(name,), DATASETS__TEST=(name,))
+    assert MetadataCatalog.get(name).thing_classes == list(CLASSES)
 
 
 def test_check_datasets__classes_of_train_and_test_differ(voc):
