@@ -27,7 +27,7 @@ class Trial:
         status: finished, failed, running or waiting.
         reason: why the trial failed.
         metrics: metrics of a finished trial, in per cent.
-        seconds: duration, if the trial has ended.
+        seconds: duration of the training, if a single process trained the trial from start to end.
         command: command that runs the trial.
         folder: folder of the trial.
     """

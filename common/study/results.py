@@ -55,7 +55,7 @@ def results(
                 "reason": outcome.reason if outcome else None,
                 "folder": trial.folder.relative_to(output).as_posix(),
                 "metrics": outcome.metrics if outcome else {},
-                "seconds": outcome.seconds if outcome else None,
+                "seconds": outcome.seconds if outcome and outcome.whole else None,
                 "command": [PROGRAM, "train", *trial.words()],
             }
         )

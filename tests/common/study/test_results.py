@@ -25,8 +25,9 @@ def test_results__say_how_each_trial_stands_and_its_weights():
         for trial in trials
     }
     outcomes = {
-        trials[0]: Outcome("finished", metrics={"bbox/AP": 1.5}, seconds=60.0),
-        trials[1]: Outcome("failed", "exit status 1: no", seconds=6.0),
+        trials[0]: Outcome("finished", metrics={"bbox/AP": 1.5}, seconds=60.0, whole=True),
+        trials[1]: Outcome("failed", "exit status 1: no", seconds=6.0, whole=True),
+        trials[3]: Outcome("finished", metrics={"bbox/AP": 2.5}, seconds=7.0, whole=False),  # of the last process
     }
     content = results(STUDY, Path("out"), recipes, outcomes, running=[trials[2]])
     found = [(row["status"], row["reason"], row["metrics"], row["seconds"]) for row in content["trials"]]
@@ -34,7 +35,8 @@ def test_results__say_how_each_trial_stands_and_its_weights():
         ("finished", None, {"bbox/AP": 1.5}, 60.0),
         ("failed", "exit status 1: no", {}, 6.0),
         ("running", None, {}, None),
-        *[("waiting", None, {}, None)] * 3,
+        ("finished", None, {"bbox/AP": 2.5}, None),
+        *[("waiting", None, {}, None)] * 2,
     ]
     keys = ("detector", "init", "fraction", "seed", "folder")
     assert [content["trials"][4][key] for key in keys] == ["B", "coco", 1.0, 3, "B/coco/labels_100/seed_3"]
