@@ -26,10 +26,11 @@ def precision_recall(study: Study) -> list[Group]:
         for task in tasks:
             here = {init: [m[task] for m in found if task in m] for init, found in by_init.items()}
             here = {init: found for init, found in here.items() if found}
+            overlap = "OKS" if task == "keypoints" else "IoU"
             known = [index for index in range(len(_first(here).classes)) if _objects(_first(here), index)]
             means = [
                 _pr_figure(study, here, known, ious, title, f"{name}, {title}, mean over classes")
-                for title, ious in _thresholds(_first(here)).items()
+                for title, ious in _thresholds(_first(here), overlap).items()
             ]
             title = name if len(tasks) == 1 else f"{name}, {TASK_NAMES[task]}"
             groups.append(Group(title, means))
@@ -38,7 +39,7 @@ def precision_recall(study: Study) -> list[Group]:
                     _pr_figure(study, here, [index], IOUS[:1], str(_first(here).classes[index]), f"{name}, class")
                     for index in known
                 ]
-                groups.append(Group(f"{title}: each class at IoU {IOUS[0]}", single, folded=True))
+                groups.append(Group(f"{title}: each class at {overlap} {IOUS[0]}", single, folded=True))
     return groups
 
 
@@ -64,12 +65,12 @@ def _objects(matches: Matches, index: int) -> int:
     return int(matches.objects_begin[index + 1] - matches.objects_begin[index])
 
 
-def _thresholds(matches: Matches) -> dict[str, Sequence[float]]:
-    """Return the IoU thresholds to draw, keyed by chart title."""
+def _thresholds(matches: Matches, overlap: str) -> dict[str, Sequence[float]]:
+    """Return the thresholds of the ``overlap`` (IoU or OKS) to draw, keyed by chart title."""
     kept = matches.thresholds.tolist()
-    drawn: dict[str, Sequence[float]] = {f"IoU {iou:g}": [iou] for iou in IOUS if np.isclose(kept, iou).any()}
+    drawn: dict[str, Sequence[float]] = {f"{overlap} {iou:g}": [iou] for iou in IOUS if np.isclose(kept, iou).any()}
     if len(kept) > 1:
-        drawn[f"IoU {kept[0]:g} to {kept[-1]:g}, mean"] = kept
+        drawn[f"{overlap} {kept[0]:g} to {kept[-1]:g}, mean"] = kept
     return drawn
 
 

@@ -98,14 +98,15 @@ def training(study: Study) -> list[Group]:
 
 
 def classes(study: Study) -> list[Group]:
-    """Draw the gap in AP of each class, for each detector at its largest label fraction."""
+    """Draw the gap in AP or IoU of each class, for each detector at its largest label fraction."""
     groups = []
     for detector, fraction in most_labels(study):
         by_init = {init: _class_gaps(study, detector, fraction, init) for init in study.inits[1:]}
         by_init = {init: found for init, found in by_init.items() if found}
         ends = [end for found in by_init.values() for gap in found for end in (gap.value, gap.low, gap.high)]
         known = [0.0, *(end for end in ends if end is not None)]
-        axis = Axis("gap in AP, points", limits=(min(known), max(known)))
+        metric = _class_metric(study.finished(detector, fraction, study.reference)[0])[1] if by_init else ""
+        axis = Axis(f"gap in {metric}, points", limits=(min(known), max(known)))
         figures, note = [], ""
         for init, found in by_init.items():
             if len(found) > MOST_CLASSES:
@@ -113,7 +114,7 @@ def classes(study: Study) -> list[Group]:
                 note = f"Of {len(found)} classes, those with the {half} highest and the {half} lowest gaps are shown."
                 found = [*found[:half], *found[-half:]]
             title = f"{init} − {study.reference}"
-            figures.append(Figure(title, gap_chart(f"Gaps in AP by class: {title}, {detector}", found, axis)))
+            figures.append(Figure(title, gap_chart(f"Gaps in {metric} by class: {title}, {detector}", found, axis)))
         if figures:
             groups.append(Group(group_name(study, detector, fraction), figures, note))
     return groups
@@ -128,13 +129,18 @@ def most_labels(study: Study) -> list[tuple[str, float]]:
 
 
 def class_metrics(trial: Trial) -> dict[str, float]:
-    """Return the AP of each class at the end of a trial, in per cent. Classes without an AP are omitted."""
+    """Return the AP or IoU of each class at the end of a trial, in per cent. Classes without a value are omitted."""
     records = trial.log()
-    task = next(iter(trial.metrics)).split("/")[0]
-    begin = f"{task}/AP-"
+    begin = "{}/{}-".format(*_class_metric(trial))
     keys = dict.fromkeys(key for record in records for key in record if key.startswith(begin))
     ends = {key.removeprefix(begin): curve(records, key) for key in keys}
     return {name: points[-1][1] for name, points in ends.items() if points}
+
+
+def _class_metric(trial: Trial) -> tuple[str, str]:
+    """Return a trial's first task, and the name of the metric that is logged for each class."""
+    task = next(iter(trial.metrics)).split("/")[0]
+    return task, "IoU" if task == "sem_seg" else "AP"
 
 
 def _over_fractions(study: Study, init: str, key: str, rows: Sequence[Row]) -> Series:
@@ -163,7 +169,7 @@ def _of_training(study: Study, key: str, logs: Mapping[str, Sequence[Sequence[di
 
 
 def _class_gaps(study: Study, detector: str, fraction: float, init: str) -> list[Gap]:
-    """Return the gaps in AP of each class over all pairs of trials, in decreasing order."""
+    """Return the gaps in the metric of each class over all pairs of trials, in decreasing order."""
     base = {trial.seed: class_metrics(trial) for trial in study.finished(detector, fraction, study.reference)}
     own = {trial.seed: class_metrics(trial) for trial in study.finished(detector, fraction, init)}
     pairs = [(own[seed], base[seed]) for seed in own if seed in base]

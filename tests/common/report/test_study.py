@@ -1,4 +1,5 @@
 import json
+import random
 import statistics
 
 import numpy as np
@@ -7,11 +8,12 @@ from scipy import stats
 
 from mocodet.common.matches import read_matches
 from mocodet.common.report.numbers import between, fixed, signed
-from mocodet.common.report.precision_recall import RECALLS, precision_at
-from mocodet.common.report.read import read_study
+from mocodet.common.report.precision_recall import RECALLS, _thresholds, precision_at
+from mocodet.common.report.read import Trial, read_study
 from mocodet.common.report.run import report
+from mocodet.common.report.study_charts import class_metrics
 
-from .made_up import CLASSES, write_study
+from .made_up import CLASSES, make_matches, write_study
 from .pages import check_page
 
 
@@ -22,6 +24,19 @@ def study(tmp_path_factory):
     content = write_study(folder, detectors=("FPN",), seeds=2)
     files = {path.name: path.read_text() for path in report(folder)}
     return folder, content, files
+
+
+def test_classes__of_semantic_segmentation_have_an_iou(tmp_path):
+    lines = [{"sem_seg/mIoU": 50.0, "sem_seg/IoU-cat": 60.0, "sem_seg/ACC-cat": 70.0, "iteration": 9}]
+    (tmp_path / "metrics.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    metrics = {"sem_seg/mIoU": 50.0}
+    trial = Trial("FCN", "moco", 1.0, 0, "finished", None, metrics, None, [], tmp_path)
+    assert class_metrics(trial) == {"cat": 60.0}
+
+
+def test_precision_recall__names_the_overlap():
+    found = make_matches(0.5, random.Random(0))
+    assert list(_thresholds(found, "OKS")) == ["OKS 0.5", "OKS 0.75", "OKS 0.5 to 0.95, mean"]
 
 
 def values_of(content, init, fraction, key):
