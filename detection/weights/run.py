@@ -59,8 +59,9 @@ def _settings(encoder: Encoder) -> list[str]:
     remarks = [f"Known: {source}. The norms are batch norm, so MODEL.RESNETS.NORM can be FrozenBN, BN or SyncBN."]
     if assumed:
         remarks += [
-            "Assumed: not recorded in the checkpoint. ImageNet's pixel mean and deviation, torchvision's strides and a",
-            f"batch norm epsilon of {BATCH_NORM_EPSILON:g} are common. If the training used other values, set those.",
+            "Assumed: not recorded in the checkpoint. ImageNet's pixel mean and deviation and a batch norm epsilon of",
+            f"{BATCH_NORM_EPSILON:g} are common. If the training used other values, set those. The strides must be",
+            "torchvision's, because mocodet train refuses others.",
         ]
     overrides = " ".join(f"{key} {_word(value)}" for key, value in required_config(encoder).items())
     return [
