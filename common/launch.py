@@ -12,9 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from functools import partial
-from importlib import import_module
 from inspect import signature
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,6 +30,7 @@ from .allocator import keep_freed_memory
 from .cores import threads_for_each
 from .errors import USER_ERRORS, errors_in_one_line, message_of
 from .files import remove_leftovers, writing_fault
+from .imports import import_modules
 from .locks import claim
 from .mishaps import mishaps_told
 from .status import FAILED, STOPPED, note_end
@@ -211,14 +210,8 @@ def _check_cpu_is_meant(cfg: CfgNode, processes: int, remedy: str) -> None:
 
 
 def _import_and_run(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> object:
-    """Import the modules given with ``--import``, which may be in the current folder, and return ``main(args)``."""
-    if args.imports and str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))
-    for name in args.imports:
-        try:
-            import_module(name)
-        except ModuleNotFoundError as error:
-            raise ValueError(f"--import {name}: {error}; expected a module in this folder or on PYTHONPATH") from error
+    """Import the modules given with ``--import``, and return ``main(args)``."""
+    import_modules(args.imports)
     return main(args)
 
 

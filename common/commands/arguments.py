@@ -109,16 +109,18 @@ def add_training_arguments(parser: argparse.ArgumentParser, eval_only: bool = Fa
     add("--machine-rank", type=int, metavar="R", help="rank of this machine (default: 0)")
     url = "URL for connecting the processes, such as tcp://host:port (default: 'auto', for a single machine)"
     add("--dist-url", help=url)
-    what = (
-        "your own Python module, such as one that defines a METHOD or an evaluation kind, to import in every process;"
-        " may be repeated"
-    )
-    add("--import", dest="imports", action="append", default=[], metavar="MODULE", help=what)
+    add_imports(parser, "a METHOD or an evaluation kind, to import in every process")
     if eval_only:
         what = "only evaluate MODEL.WEIGHTS or, with --resume, the last checkpoint in OUTPUT_DIR"
         add("--eval-only", action="store_true", help=what)
     parser.set_defaults(**LAUNCH_FLAGS)
     add_overrides(parser)
+
+
+def add_imports(parser: argparse.ArgumentParser, defined: str) -> None:
+    """Add ``--import``; ``defined`` completes its help text."""
+    what = f"your own Python module, such as one that defines {defined}; may be repeated"
+    parser.add_argument("--import", dest="imports", action="append", default=[], metavar="MODULE", help=what)
 
 
 def check_training(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:

@@ -14,7 +14,7 @@ without --dataset, the data set is determined by the name of the folder or, fail
 import argparse
 from collections.abc import Sequence
 
-from .arguments import add_overrides, check_config
+from .arguments import add_imports, add_overrides, check_config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     tasks = "tasks for the COCO and LVIS metrics (default: the tasks of --config-file, or else of the predictions)"
     parser.add_argument("--tasks", nargs="+", default=[], choices=("bbox", "segm", "keypoints"), help=tasks)
     parser.add_argument("--output", metavar="FILE", help="also write the results to this JSON file")
+    add_imports(parser, "a data set or an evaluation kind")
 
 
 def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:

@@ -10,7 +10,7 @@ The evaluation of a run writes its predictions to OUTPUT_DIR/inference/<data set
 
 import argparse
 
-from .arguments import add_overrides, check_config, pair, positive
+from .arguments import add_imports, add_overrides, check_config, pair, positive
 
 CHOICE = {"images": 10, "seed": 0}  # the flags for a random selection of images, and their defaults
 
@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     score = "minimum score of the predictions to draw (default: 0.5)"
     add("--threshold", type=float, default=0.5, metavar="SCORE", help=score)
+    add_imports(parser, "a data set or an evaluation kind")
     add_overrides(parser)
 
 

@@ -7,6 +7,7 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from mocodet.common.errors import errors_in_one_line
+from mocodet.common.imports import import_modules
 
 from ..config import add_moco_config, merged_config
 from ..data.registration import CocoDataset, VocDataset, register_datasets
@@ -19,6 +20,7 @@ from .kinds import KINDS, kind_of
 def main(args: argparse.Namespace) -> None:
     """Evaluate the predictions given on the command line, and print the results."""
     with errors_in_one_line(RuntimeError):
+        import_modules(args.imports)
         cfg, name = resolve_dataset(args)
         kind = kind_of(name)
         if kind.evaluate_saved is None:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from mocodet.common.errors import errors_in_one_line
 from mocodet.common.files import atomic_open
+from mocodet.common.imports import import_modules
 from mocodet.common.text import first_few
 
 from ..config import merged_config
@@ -83,6 +84,7 @@ def main(args: argparse.Namespace) -> None:
     """Draw the images requested on the command line, and print where they are stored."""
     with errors_in_one_line():
         setup_logger(name="mocodet")
+        import_modules(args.imports)
         cfg, _ = merged_config(args.config_file, args.opts)
         if not args.dataset and not cfg.DATASETS.TEST:
             raise ValueError(f"DATASETS.TEST is empty in {args.config_file}; specify a data set with --dataset NAME")

@@ -1,6 +1,7 @@
 """A complete user-defined kind of evaluation, and tests that the commands accept it."""
 
 import json
+import sys
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -120,6 +121,20 @@ def test_toy_kind__saved_predictions_are_evaluated(trained, tmp_path, capsys):
     folder = str(output / "inference" / name)
     evaluate([folder, "--output", str(tmp_path / "b.json"), "--config-file", CONFIG, *opts])
     assert (tmp_path / "b.json").read_text() == (tmp_path / "a.json").read_text()
+
+
+@pytest.mark.parametrize("command", [evaluate, visualize])
+def test_commands__import_modules_before_they_look_for_the_data_set(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [*sys.path])
+    module, name = new_name(), new_name()
+    register_it = f"MetadataCatalog.get({name!r}).set(evaluator_type='x')\n"
+    (tmp_path / f"{module}.py").write_text(f"from detectron2.data import MetadataCatalog\n{register_it}")
+    words = [] if command is evaluate else ["--output", "out", "--predictions", "a=b"]
+    words += ["--import", module, "--config-file", CONFIG, "--dataset", name, *(["b"] if command is evaluate else [])]
+    with pytest.raises(SystemExit):  # the data set has no images
+        command(words)
+    assert MetadataCatalog.get(name).evaluator_type == "x"
 
 
 def test_toy_kind__predictions_are_drawn(trained, tmp_path):
