@@ -20,12 +20,14 @@ from ..data.registration import parse_dataset
 from ..data.semseg import check_labels as check_label_images
 from ..densepose import is_densepose
 from ..evaluation.kinds import KINDS, EvaluationKind, kind_of
+from ..modeling.basic import DEPTHS
 from ..weights.settings import Settings, refuse_other_format, settings_of
 from .resuming import check_resumed, check_resumed_classes
 from .trainer import AMP_DTYPES
 
 # Architectures whose number of classes must be that of the data; a ProposalNetwork has no classes.
 WITH_CLASSES = ("GeneralizedRCNN", "RetinaNet", "SemanticSegmentor")
+BASIC_CHANNELS = 64  # MODEL.RESNETS.RES2_OUT_CHANNELS of a ResNet-18 or -34
 
 # The recipe is that of docs/small_scale.md, because the queue of the ImageNet recipe is longer than a small data set.
 MAKE_WEIGHTS = (
@@ -91,6 +93,24 @@ def check_config(cfg: CfgNode) -> None:
         if cfg.SOLVER[key] < least:
             raise ValueError(f"SOLVER.{key} is {cfg.SOLVER[key]}; expected at least {least}")
     _check_channels(cfg)
+    _check_basic_blocks(cfg)
+
+
+def _check_basic_blocks(cfg: CfgNode) -> None:
+    """Check the settings without which detectron2 cannot build a ResNet-18 or -34."""
+    resnets = cfg.MODEL.RESNETS
+    if resnets.DEPTH not in DEPTHS:
+        return
+    if resnets.RES2_OUT_CHANNELS != BASIC_CHANNELS:
+        raise ValueError(
+            f"MODEL.RESNETS.DEPTH is {resnets.DEPTH}, but MODEL.RESNETS.RES2_OUT_CHANNELS is"
+            f" {resnets.RES2_OUT_CHANNELS}; add  MODEL.RESNETS.RES2_OUT_CHANNELS {BASIC_CHANNELS}"
+        )
+    if resnets.RES5_DILATION != 1 and cfg.MODEL.BACKBONE.NAME != "build_resnet_dilated_c5_backbone":
+        raise ValueError(
+            f"MODEL.RESNETS.RES5_DILATION is {resnets.RES5_DILATION}, which only dilated C5 supports for a"
+            f" ResNet-{resnets.DEPTH}; add  MODEL.RESNETS.RES5_DILATION 1"
+        )
 
 
 def _check_channels(cfg: CfgNode) -> None:
@@ -337,6 +357,12 @@ def _check_objects(cfg: CfgNode, name: str, records: Sequence[Mapping[str, Any]]
     if not annotations:
         where = MetadataCatalog.get(name).get("json_file") or MetadataCatalog.get(name).get("dirname")
         raise ValueError(f"data set {name}, {where}: none of its {len(records)} images has annotations to train on")
+    objects = [annotation for annotation in annotations if not annotation.get("iscrowd", 0)]
+    if not objects:
+        raise ValueError(
+            f"data set {name}: all of its {len(annotations)} annotations are crowds (iscrowd 1), which are not used for"
+            " training; set iscrowd to 0 for single objects"
+        )
     for switch, key, what, remedy in (
         ("MASK_ON", "segmentation", "mask", ""),
         ("KEYPOINT_ON", "keypoints", "keypoints", "add keypoints (with visibility 0 if unknown) or "),
@@ -347,6 +373,11 @@ def _check_objects(cfg: CfgNode, name: str, records: Sequence[Mapping[str, Any]]
                 f"MODEL.{switch} is True, but {bare} of the {len(annotations)} annotations of data set {name} have no"
                 f" {what}; {remedy}set MODEL.{switch} False"
             )
+    if cfg.MODEL.KEYPOINT_ON and not any(any(annotation["keypoints"][2::3]) for annotation in objects):
+        raise ValueError(
+            f"MODEL.KEYPOINT_ON is True, but no keypoint of data set {name} is visible (visibility above 0); label"
+            " keypoints, or set MODEL.KEYPOINT_ON False"
+        )
     # Crowds, whose masks COCO stores as run lengths, are not used for training.
     runs = [
         record["file_name"]

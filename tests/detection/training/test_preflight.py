@@ -14,6 +14,7 @@ from mocodet.detection.data import register_datasets
 from mocodet.detection.evaluation.kinds import KINDS
 from mocodet.detection.training.preflight import (
     check_augmentation,
+    check_config,
     check_datasets,
     check_labels,
     check_run,
@@ -73,6 +74,60 @@ def test_check_datasets__masks_of_run_lengths_take_bitmasks(tmp_path):
     content["annotations"][0]["iscrowd"] = 1  # crowds are not learned
     path.write_text(json.dumps(content))
     check(coco, coco, MODEL__MASK_ON=True)
+
+
+def test_check_datasets__only_crowds(tmp_path):
+    coco = make_coco(tmp_path)
+    edit_annotations(coco, iscrowd=1, segmentation={"size": [64, 64], "counts": [0, 64**2]})
+    with pytest.raises(
+        ValueError, match=r"all of its 4 annotations are crowds \(iscrowd 1\), which are not used for tr"
+    ):
+        check(coco, coco)
+
+
+def test_check_datasets__no_visible_keypoint(tmp_path):
+    coco = make_coco(tmp_path)
+    content = json.loads(Path(coco["JSON"]).read_text())
+    content["categories"] = [{**content["categories"][0], "keypoints": ["nose", "left_eye", "right_eye"]}]
+    Path(coco["JSON"]).write_text(json.dumps(content))
+    keys = {"MODEL__KEYPOINT_ON": True, "MODEL__ROI_KEYPOINT_HEAD__NUM_KEYPOINTS": 3}
+    keys |= {"MODEL__ROI_HEADS__NUM_CLASSES": 1, "TEST__KEYPOINT_OKS_SIGMAS": [0.1] * 3}
+    edit_annotations(coco, category_id=3, keypoints=[0, 0, 0] * 3, num_keypoints=0)
+    with pytest.raises(
+        ValueError, match=r"no keypoint of data set .* is visible \(visibility above 0\); label keypoints"
+    ):
+        check(coco, coco, **keys)
+    edit_annotations(coco, keypoints=[9, 9, 1] * 3, num_keypoints=3)
+    check(coco, coco, **keys)
+
+
+def edit_annotations(entry: dict, **changes: object) -> None:
+    path = Path(entry["JSON"])
+    content = json.loads(path.read_text())
+    content["annotations"] = [one | changes for one in content["annotations"]]
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"RES2_OUT_CHANNELS": 256}, r"DEPTH is 18, but .*CHANNELS is 256; add  MODEL\.RESNETS\.RES2_OUT_CHANNELS 64$"),
+        (
+            {"RES5_DILATION": 2},
+            r"RES5_DILATION is 2, which only dilated C5 supports for a ResNet-18; add .*DILATION 1$",
+        ),
+    ],
+)
+def test_check_config__what_a_resnet_18_requires(keys, message):
+    cfg = empty_config()
+    cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 18, 64
+    check_config(cfg)
+    cfg.MODEL.RESNETS.update(keys)
+    with pytest.raises(ValueError, match=message):
+        check_config(cfg)
+    if "RES5_DILATION" in keys:
+        cfg.MODEL.BACKBONE.NAME = "build_resnet_dilated_c5_backbone"
+        check_config(cfg)
 
 
 def test_check_datasets__number_of_classes(voc):
@@ -479,5 +534,5 @@ def test_check_run__ground_truth_of_each_task_of_the_model(tmp_path):
     for annotation in content["annotations"]:
         annotation["iscrowd"] = 1
     path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="none of its 4 annotations is a single object"):
+    with pytest.raises(ValueError, match="all of its 4 annotations are crowds"):
         check_run(cfg, resume=False, eval_only=False)
