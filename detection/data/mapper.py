@@ -73,7 +73,7 @@ class InstanceMapper(DatasetMapper):
         """Return the record with ``image`` (3 x H x W) and, in training, ``instances``.
 
         Raises:
-            ValueError: the image cannot be read, or its size differs from that in the record.
+            ValueError: the image cannot be read or augmented, or its size differs from that in the record.
         """
         record = copy.deepcopy(dataset_dict)
         image = read_image(record["file_name"], self.image_format, self.max_pixels)
@@ -82,7 +82,13 @@ class InstanceMapper(DatasetMapper):
         if "sem_seg_file_name" in record:  # a panoptic data set
             labels = detection_utils.read_image(record.pop("sem_seg_file_name"), "L").squeeze(2)
         augmented = T.AugInput(image, sem_seg=labels)
-        transforms = self.augmentations(augmented)
+        try:
+            transforms = self.augmentations(augmented)
+        except ValueError as error:  # a side of an elongated image would be 0 pixels
+            height, width = image.shape[:2]
+            raise ValueError(
+                f"{record['file_name']} ({width} x {height} pixels) cannot be augmented: {error}; remove it"
+            ) from error
         size = augmented.image.shape[:2]
         record["image"] = torch.as_tensor(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
         if augmented.sem_seg is not None:

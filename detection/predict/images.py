@@ -127,11 +127,17 @@ class _Reading(Dataset[Loaded]):
         return len(self.files)
 
     def __getitem__(self, index: int) -> Loaded:
+        path = str(self.files[index].path)
         try:
-            pixels = read_image(str(self.files[index].path), "RGB", self.max_pixels)
+            pixels = read_image(path, "RGB", self.max_pixels)
         except (OSError, ValueError) as error:
             return Loaded(index, None, None, str(error))
-        return Loaded(index, pixels if self.keep_pixels else None, self.prepare(pixels), "")
+        try:
+            inputs = self.prepare(pixels)
+        except ValueError as error:  # a side of an elongated image would be 0 pixels
+            height, width = pixels.shape[:2]
+            return Loaded(index, None, None, f"{path} ({width} x {height} pixels) cannot be resized: {error}")
+        return Loaded(index, pixels if self.keep_pixels else None, inputs, "")
 
 
 def _as_it_is(item: Any) -> Any:
