@@ -122,7 +122,8 @@ class LabelWriter:
         """See `Writer`."""
         labels = np.asarray(found, dtype=np.uint8)
         picture = Image.fromarray(labels)
-        picture.putpalette([value for colour in self.classes.colours for value in colour])
+        palette = [value for colour in self.classes.colours for value in colour]
+        picture.putpalette(palette + [0] * (3 * 256 - len(palette)))  # with fewer colours, Pillow would use fewer bits
         with atomic_open(self.folder / LABELS / f"{name}.png") as handle:
             picture.save(handle, format="PNG")
         return [Thing(int(index), mask=labels == index) for index in np.unique(labels)]

@@ -82,6 +82,8 @@ class Predictor:
     """
 
     def __init__(self, config: str | os.PathLike | CfgNode, weights: str | os.PathLike):
+        if not str(weights):
+            raise ValueError("the name of the weights is empty; expected the checkpoint of a model")
         self.cfg = _usable(config if isinstance(config, CfgNode) else read_config(str(config)))
         self.model = build(self.cfg).eval()
         kept = MocoDetCheckpointer(self.model, whole_detector=True).load(str(weights))

@@ -82,6 +82,7 @@ def test_predict__labels_are_those_of_an_evaluation(tmp_path):
     assert len(images["images"]) == 2
     seen = set()
     for image in images["images"]:
+        assert (tmp_path / "out" / "labels" / image["file_name"]).read_bytes()[24] == 8, "bits per pixel"
         with Image.open(tmp_path / "out" / "labels" / image["file_name"]) as picture:
             assert picture.size == (image["width"], image["height"])
             labels = np.array(picture)
@@ -168,6 +169,7 @@ def test_predict__folder_threshold_and_overwrite(tmp_path, model):
             r"does not predict objects or pixel classes",
         ),
         (("MODEL.LOAD_PROPOSALS", "True"), r"new images have no proposals"),
+        (("--weights", ""), r"the name of the weights is empty; expected the checkpoint of a model"),
         (("MODEL.DEVICE", "cpu"), r"the file or folder .*none\.jpg does not exist"),
     ],
 )
