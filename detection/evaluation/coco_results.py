@@ -71,11 +71,13 @@ def read_results(
     return results
 
 
-def read_things(path: Path, dataset: Mapping[str, Any], names: Sequence[str] = FILES) -> dict[str, list[Thing]]:
+def read_things(
+    path: Path, dataset: Mapping[str, Any], names: Sequence[str] = FILES, left_out: Collection[Id] = ()
+) -> dict[str, list[Thing]]:
     """Read predictions as `Thing` objects for drawing, by image id; see `read_results` for arguments and errors."""
     indices = {category["id"]: index for index, category in enumerate(dataset["categories"])}
     things = defaultdict(list)
-    for result in read_results(path, dataset, names):
+    for result in read_results(path, dataset, names, left_out):
         things[str(result["image_id"])].append(as_thing(result, indices[result["category_id"]]))
     return things
 

@@ -58,11 +58,11 @@ def draw_things(image: np.ndarray, things: Sequence[Thing], names: Sequence[str]
     for thing in sorted(things, key=_box_area, reverse=True):  # draw small things last so that they stay visible
         score = "" if thing.score is None else f" {thing.score:.0%}"
         label, colour = f"{names[thing.category]}{score}{' (crowd)' * thing.crowd}", tuple(colours[thing.category])
-        if thing.box is None:
+        if thing.box is None and thing.mask is not None:
             canvas.draw_binary_mask(_region(thing, image), colour, text=label, alpha=OPACITY, area_threshold=0)
         else:
             canvas.overlay_instances(
-                boxes=np.array([thing.box]),
+                boxes=None if thing.box is None else np.array([thing.box]),
                 labels=[label],
                 masks=None if thing.mask is None else [thing.mask],
                 keypoints=None if thing.keypoints is None else thing.keypoints[None],

@@ -27,6 +27,7 @@ from mocodet.common.matches import Matches
 
 from ..coco_matches import Rows, coco_matches
 from ..coco_results import RESULTS, SHAPES, choose_tasks, predicted_tasks, read_results, read_things
+from ..things import Thing
 from . import EvaluationKind, Results, register_kind
 
 logger = logging.getLogger(__name__)
@@ -288,6 +289,10 @@ def _check_sigmas(sigmas: Sequence[float], rows: Mapping[str, Rows]) -> None:
             )
 
 
+def _read_things(path: Path, truth: Coco) -> dict[str, list[Thing]]:
+    return read_things(path, truth.content(), left_out=[row["id"] for row in truth.left_out])
+
+
 register_kind(
     EvaluationKind(
         "coco",
@@ -297,7 +302,7 @@ register_kind(
         check=check_coco_ground_truth,
         evaluate_saved=FasterCOCOEvaluator.evaluate_saved,
         matches=FasterCOCOEvaluator.matches,
-        read=lambda path, metadata, records: read_things(path, read_truth(metadata).content()),
+        read=lambda path, metadata, records: _read_things(path, read_truth(metadata)),
         tasks=tuple(SHAPES),
     )
 )

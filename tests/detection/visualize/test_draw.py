@@ -105,15 +105,13 @@ def test_draw_columns__keypoints(image, metadata):
     metadata.keypoint_connection_rules = [("left", "right", (255, 0, 0))]
     points = np.array([[70.0, 10.0, 2.0], [95.0, 10.0, 2.0]])
     hidden = np.array([[70.0, 10.0, 2.0], [0.0, 0.0, 0.0]])
-    both, one = panels(
-        draw_columns(
-            image,
-            [("a", [Thing(0, box=CAT.box, keypoints=points)]), ("b", [Thing(0, box=CAT.box, keypoints=hidden)])],
-            NAMES,
-            metadata,
-        ),
-        2,
-    )
-    assert changed(both)[SCALE * 10, SCALE * 72 : SCALE * 93].all()
+    columns = [
+        ("a", [Thing(0, box=CAT.box, keypoints=points)]),
+        ("b", [Thing(0, box=CAT.box, keypoints=hidden)]),
+        ("c", [Thing(0, keypoints=points)]),  # as in COCO's format of keypoint results
+    ]
+    both, one, alone = panels(draw_columns(image, columns, NAMES, metadata), 3)
+    for panel in (both, alone):
+        assert changed(panel)[SCALE * 10, SCALE * 72 : SCALE * 93].all()
     assert not changed(one)[SCALE * 10, SCALE * 75 : SCALE * 93].any()
     assert changed(one)[SCALE * 10, SCALE * 70]
