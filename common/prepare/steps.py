@@ -133,7 +133,8 @@ def _left_as_it_is(archive: Archive, root: Path) -> bool:
 def _unpacking(archive: Archive, root: Path, folder: Path) -> Step:
     size = f"{archive.size / GIGABYTE:.2f} GB"
     fetched = f"download {archive.url} ({size})" if archive.url else f"use {folder / archive.name} ({size})"
-    unverified = "" if archive.md5 else "; no checksum is published, so only the size is compared"
+    compared = "only the size is compared" if archive.exact else "only the checksums in the archive are compared"
+    unverified = "" if archive.md5 else f"; no checksum is published, so {compared}"
     return Step(
         archive.part,
         f"{fetched} and unpack it to {first_few([str(root / target) for target in archive.targets])}{unverified}",

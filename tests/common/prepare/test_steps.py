@@ -149,8 +149,10 @@ def test_prepare__wrong_checksum(site, tmp_path):
 
 
 def test_prepare__no_published_checksum_is_said(site, tmp_path, capsys):
-    prepare(Plan([replace(plan_of(site).archives[0], md5=None, exact=False)]), tmp_path, tmp_path / "archives")
-    assert "no checksum is published, so only the size is compared" in capsys.readouterr().out
+    for exact, compared in ((True, "the size is"), (False, "the checksums in the archive are")):
+        folder = tmp_path / str(exact)
+        prepare(Plan([replace(plan_of(site).archives[0], md5=None, exact=exact)]), folder, folder / "archives")
+        assert f"no checksum is published, so only {compared} compared" in capsys.readouterr().out
 
 
 def test_prepare__archives_fetched_by_hand(tmp_path):
