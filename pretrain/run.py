@@ -24,7 +24,7 @@ from .checkpoint import VIEWS_BEFORE
 from .config import check_config, get_cfg, unused
 from .interchange import check_method, export_file
 from .preflight import check_inputs
-from .resuming import check_resumed
+from .resuming import changed_settings, check_resumed
 from .schedules import warmup_iterations
 from .trainer import PretrainTrainer
 
@@ -106,6 +106,8 @@ def pretrain(
         trainer = PretrainTrainer(cfg, allow_pipe=allow_pipe)
         trainer.resume_or_start(resume, original)
         announce(cfg)
+        if resume and (changed := changed_settings(cfg)):
+            logging.getLogger("mocodet.pretrain").warning(f"--resume: settings differ from those before: {changed}")
         # Save the config only now, so that an invalid run cannot overwrite the config of the run in this folder.
         if comm.is_main_process():
             with atomic_open(Path(cfg.OUTPUT_DIR, CONFIG), "w") as handle:

@@ -24,6 +24,11 @@ SHUFFLE_BN = Key(True, "Enable Shuffling BN. Disable it only to demonstrate its 
 PAPER_DEVICES = 8
 
 
+def default_groups() -> int:
+    """Return the number of groups that ``MODEL.BN_GROUPS`` 0 selects."""
+    return PAPER_DEVICES if comm.get_world_size() == 1 else 1
+
+
 def bn_groups(cfg: CfgNode) -> int:
     """Return the number of groups in which each process normalises its batch.
 
@@ -31,7 +36,7 @@ def bn_groups(cfg: CfgNode) -> int:
         ValueError: the rows of a process cannot be divided evenly into groups of at least two images.
     """
     world = comm.get_world_size()
-    groups = cfg.MODEL.BN_GROUPS or (PAPER_DEVICES if world == 1 else 1)
+    groups = cfg.MODEL.BN_GROUPS or default_groups()
     rows = cfg.SOLVER.IMS_PER_BATCH // world
     if rows % groups or rows < 2 * groups:
         raise ValueError(
