@@ -11,6 +11,7 @@ from mocodet.common.checkpoint import errors_about
 from mocodet.common.files import write_json
 
 from ..data.crops import read_crops
+from ..data.exclusion import EVERYTHING, Exclusion, read_names
 from ..data.folders import LabelledImages, warn_of_passed_over
 from ..data.labelled import check_same_classes, read_class_folders
 from .accuracy import Evaluator
@@ -57,11 +58,18 @@ class KNNMonitor(Evaluator):
     def _open_folders(self) -> tuple[LabelledImages, LabelledImages]:
         knn = self.cfg.KNN
         with errors_about(f"KNN.TRAIN_ROOT {knn.TRAIN_ROOT}, KNN.VAL_ROOT {knn.VAL_ROOT}"):
-            bank, queries = read_class_folders(knn.TRAIN_ROOT), read_class_folders(knn.VAL_ROOT)
+            bank, queries = (read_class_folders(root, self._exclusion(root)) for root in (knn.TRAIN_ROOT, knn.VAL_ROOT))
             check_same_classes(bank.classes, queries.classes)
         for split, key in ((bank, "TRAIN_ROOT"), (queries, "VAL_ROOT")):
             warn_of_passed_over(split.images, f"KNN.{key} {knn[key]}")
         return bank, queries
+
+    def _exclusion(self, root: str) -> Exclusion:
+        """Return the files of ``DATA.EXCLUDE`` if the folder is that of the training images."""
+        data = self.cfg.DATA
+        if not data.EXCLUDE or Path(root).absolute() != Path(data.ROOT).absolute():
+            return EVERYTHING
+        return Exclusion(frozenset(read_names(data.EXCLUDE, data.ROOT)))
 
     def measure(self) -> dict[str, float]:
         """See `Evaluator.measure`."""

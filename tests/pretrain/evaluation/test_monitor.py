@@ -96,6 +96,19 @@ def test_monitor__run_is_bit_identical_to_one_without(splits):
     assert all(parameter.grad is not None for parameter in monitored.method.parameters())
 
 
+def test_monitor__omits_excluded_training_images(splits, tmp_path):
+    excluded = sorted((splits / "train").rglob("*.png"))[0]
+    (tmp_path / "list").write_text(str(excluded.relative_to(splits / "train")))
+    cfg = knn_config(splits)
+    cfg.DATA.ROOT, cfg.DATA.EXCLUDE = str(splits / "train"), str(tmp_path / "list")
+    monitor = KNNMonitor(cfg, 1)
+    everything = KNNMonitor(knn_config(splits), 1)
+    assert set(everything.bank.images.paths) - set(monitor.bank.images.paths) == {str(excluded)}
+    assert monitor.queries.images.paths == everything.queries.images.paths
+    cfg.DATA.ROOT = str(splits)
+    assert KNNMonitor(cfg, 1).bank.images.paths == everything.bank.images.paths, "another folder"
+
+
 @pytest.mark.parametrize(("period", "expected"), [(0, [1, 3, 4]), (4, [3, 4])])
 def test_monitor__after_each_period_and_at_the_end(splits, period, expected):
     shutil.rmtree(splits / "output", ignore_errors=True)
