@@ -14,16 +14,28 @@ from torch.utils.data import DataLoader
 from mocodet.common.benchmark.alternate import alternate, clock_of
 from mocodet.common.benchmark.report import Row, rows_of
 from mocodet.common.benchmark.settings import merge_changes
+from mocodet.common.nested import look_up
 
 from ..config import check_config, get_cfg
 from ..data.folders import ImageFolder
 from ..device import resolve_device
+from ..keys import check_value
 from ..trainer import PretrainTrainer
 from .photographs import SMALL, draw_photographs
 from .plain_moco import PlainMoCo, PlainStep
 from .plain_views import PlainViews
 
 REFERENCE = "the original's loop, float32"
+
+# Settings that the reference implements. With others, the two would do different work.
+REFERENCE_HAS = {
+    "MODEL.HEAD": "mlp",
+    "MODEL.DIM": 128,
+    "MODEL.SMALL_STEM": False,
+    "AUGMENTATION.NAME": "moco_v2",
+    "AUGMENTATION.MIN_SCALE": 0.2,
+    "AUGMENTATION.BLUR_SIGMA": 2.0,
+}
 
 # Prevents a run from ending or saving a checkpoint while it is measured.
 ENDLESS = {"SOLVER.MAX_EPOCHS": 10**6, "SOLVER.CHECKPOINT_PERIOD": 10**9}
@@ -51,6 +63,10 @@ def config_of(args: argparse.Namespace) -> Iterator[CfgNode]:
             raise ValueError(
                 f"--config-file {args.config_file} has METHOD {cfg.METHOD!r}; expected 'moco', the only reference"
             )
+        for key, expected in REFERENCE_HAS.items():
+            check_value(look_up(cfg, key) == expected, key, look_up(cfg, key), f"{expected}, as in the reference")
+        queue, batch = cfg.CONTRAST.QUEUE_SIZE, cfg.SOLVER.IMS_PER_BATCH
+        check_value(queue % batch == 0, "CONTRAST.QUEUE_SIZE", queue, f"a multiple of the batch size {batch}")
         output.mkdir()
         draw_photographs(images, 4 * cfg.SOLVER.IMS_PER_BATCH, SMALL)
         check_config(cfg)

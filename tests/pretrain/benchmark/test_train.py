@@ -43,3 +43,18 @@ def test_config_of__other_methods_are_refused(tiny):
     tiny.config_file = "pretrain/memory_bank_R_50_200ep.yaml"
     with pytest.raises(ValueError, match="has METHOD 'memory_bank'; expected 'moco'"), train.config_of(tiny):
         pass
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("AUGMENTATION: {NAME: moco_v1}", r"AUGMENTATION\.NAME is 'moco_v1'; expected moco_v2, as in the reference"),
+        ("MODEL: {HEAD: fc}", r"MODEL\.HEAD is 'fc'; expected mlp, as in the reference"),
+        ("SOLVER: {IMS_PER_BATCH: 48}", r"CONTRAST\.QUEUE_SIZE is 256; expected a multiple of the batch size 48"),
+    ],
+)
+def test_config_of__other_work_than_the_references_is_refused(setting, message, tiny, tmp_path):
+    (tmp_path / "other.yaml").write_text(f"_BASE_: tiny.yaml\n{setting}\n")
+    tiny.config_file = str(tmp_path / "other.yaml")
+    with pytest.raises(ValueError, match=message), train.config_of(tiny):
+        pass
