@@ -18,8 +18,9 @@ See docs/shards.md.
 """
 
 import argparse
-import os
 import re
+
+from mocodet.common.cores import available_cores
 
 from .arguments import add_allow_pipe, add_max_pixels, positive
 
@@ -66,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--workers",
         type=count,
-        default=os.cpu_count() or 1,
+        default=available_cores(),
         metavar="N",
         help="number of threads that decode images (default: one per core)",
     )

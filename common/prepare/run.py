@@ -11,6 +11,7 @@ from pathlib import Path
 from mocodet.common.checks import coco_json, voc
 from mocodet.common.checks.findings import Tally
 from mocodet.common.commands.prepare_data import OWN, PHOTOGRAPHS
+from mocodet.common.cores import available_cores
 from mocodet.common.errors import errors_in_one_line
 from mocodet.common.formats.findings import Finding
 
@@ -61,7 +62,7 @@ def _check(args: argparse.Namespace, root: Path) -> int:
 
 
 def _findings(args: argparse.Namespace, root: Path, tally: Tally) -> Iterator[Finding]:
-    workers = os.cpu_count() or 1 if args.workers is None else args.workers
+    workers = available_cores() if args.workers is None else args.workers
     if args.dataset in OWN:
         return import_module(f"mocodet.common.checks.{args.dataset}").check(args, tally, workers=workers)
     if getattr(args, "classes", None):

@@ -191,10 +191,13 @@ def _load(path: str, resize: int, max_pixels: int) -> tuple[str, bytes]:
     return "jpg", shrunk.getvalue()
 
 
+AHEAD = 4  # images that are read in advance for each thread, with the bytes of their files
+
+
 def _map_ahead(function: Callable[[Any], Result], items: Iterable[Any], workers: int) -> Iterator[Future[Result]]:
     """Map in threads, in order. Unlike an executor's ``map``, prefetch only a few items and continue after errors."""
     pool, waiting = ThreadPoolExecutor(workers), iter(items)
-    ahead = deque(pool.submit(function, item) for item in islice(waiting, 16 * workers))
+    ahead = deque(pool.submit(function, item) for item in islice(waiting, AHEAD * workers))
     try:
         while ahead:
             yield ahead.popleft()

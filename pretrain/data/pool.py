@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 
 from mocodet.common.checks.photographs import look_at_all, unwanted
+from mocodet.common.cores import available_cores
 from mocodet.common.files import atomic_open
 from mocodet.common.formats.boxes import read_boxes
 from mocodet.common.text import on_one_line
@@ -32,7 +33,7 @@ def check_pool(args: argparse.Namespace) -> int:
         FileNotFoundError: the folder does not exist, or contains no images.
         ValueError: ``--leaks`` does not specify images.
     """
-    workers = os.cpu_count() or 1 if args.workers is None else args.workers
+    workers = available_cores() if args.workers is None else args.workers
     test = list(look_at_all(_test_paths(args.leaks), workers, args.max_pixels)) if args.leaks else []
     paths, others = _files(args.root)
     counts: Counter[str] = Counter()
