@@ -124,7 +124,7 @@ INPUT = (
         " measures CPU time",
         {"type": positive(int, or_zero=True), "metavar": "N"},
     ),
-    Flag("rate", 2000, "training throughput in images/s; the table reports how many CPU cores it requires", COUNT),
+    Flag("rate", 3600, "training throughput in images/s; the table reports how many CPU cores it requires", COUNT),
     pairs(5),
 )
 TRAIN = (
