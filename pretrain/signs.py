@@ -62,6 +62,7 @@ class Sign:
         remedy: explanation of the sign and the settings to change.
         needs_keys: whether the sign is only valid once the queue contains no more noise.
         valid_from: returns the first iteration at which a run with this config can show the sign, or infinity.
+        passes: whether a run that no longer shows the sign has learned after all, so that the sign is forgotten.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Sign:
     remedy: str
     needs_keys: bool = True
     valid_from: Callable[[CfgNode], float] = lambda cfg: 0
+    passes: bool = False
 
 
 def _constant_images(seen: Mapping[str, float], chance: Mapping[str, float]) -> bool:
@@ -95,6 +97,11 @@ def _places(seen: Mapping[str, float], chance: Mapping[str, float]) -> bool:
 
 def _above_chance(seen: Mapping[str, float], chance: Mapping[str, float]) -> bool:
     return seen.get("loss", 0) > TOO_HIGH * chance.get("loss", math.inf)
+
+
+def _contrast_from(cfg: CfgNode) -> float:
+    """Return the iteration from which a run contrasts queries with keys: never if it learns to classify."""
+    return math.inf if METHODS[cfg.METHOD].classifies else 0
 
 
 def _images_from(cfg: CfgNode) -> float:
@@ -148,9 +155,11 @@ SIGNS = (
         ABOVE_CHANCE,
         _above_chance,
         100,
-        "queries are less similar to their keys than to others, so the run has learned nothing so far. Lower"
+        "queries are less similar to their keys than to other keys, so the run has learned nothing so far. Lower"
         " SOLVER.BASE_LR. With METHOD memory_bank, the cause may be the noise in the bank: set MODEL.WEIGHTS, which"
         " also fills the bank before the first iteration, or train for many more epochs",
+        valid_from=_contrast_from,
+        passes=True,
     ),
 )
 
@@ -209,14 +218,14 @@ class SignWatch(HookBase):
         room = self.images - self.batch
         if self.queue_size > room:
             half, own = max(1, self.images // 2), math.ceil(self.queue_size / self.images)
-            remedy = f"Lower {QUEUE_SIZE}, to at most {room}"
+            remedy = f"Lower {QUEUE_SIZE} to at most {room}"
             if room < self.batch:
-                remedy = f"Lower SOLVER.IMS_PER_BATCH to at most {half}, and {QUEUE_SIZE} to as many"
+                remedy = f"Lower SOLVER.IMS_PER_BATCH to at most {half}, and {QUEUE_SIZE} to the same number"
             self._warn(
                 LONG_QUEUE,
                 f"{QUEUE_SIZE} {self.queue_size} and a batch of {self.batch} together exceed the {self.images} images:"
-                f" the negatives of a query include up to {own} keys of its own image. {remedy}. With a tenth of the"
-                " images, only one query in 200 meets its own image; with nine tenths, two in five",
+                f" the negatives of a query include up to {own} keys of its own image. {remedy}. With a queue of a"
+                " tenth of the images, 1 query in 200 has its own image among the negatives; with nine tenths, 2 in 5",
             )
 
     def after_step(self) -> None:
@@ -230,6 +239,8 @@ class SignWatch(HookBase):
             if medians and sign.shows(medians, self.chance):
                 self._warn(sign.name, f"{sign.remedy} ({ABOUT_SIGNS})")
                 return
+            if medians and sign.passes:
+                self.record.told.discard(sign.name)
 
     def _warn(self, name: str, remedy: str) -> None:
         """Warn about a sign, unless this run or the run that it resumes has already done so."""

@@ -2,6 +2,7 @@
 
 import logging
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from mocodet.pretrain.signs import (
     SignRecord,
     SignWatch,
     _above_chance,
+    _contrast_from,
     _images_from,
     _old_keys,
     _places,
@@ -148,8 +150,31 @@ def test_places__cells_known_by_the_padding(caplog):
 
 def test_above_chance__a_bank_of_noise(caplog):
     (told,) = warnings_of(caplog, 160, queue_size=64, momentum=0.0, rate=0.03, method="memory_bank")
-    assert told.startswith("loss above chance: queries are less similar to their keys than to others")
+    assert told.startswith("loss above chance: queries are less similar to their keys than to other keys")
     assert "set MODEL.WEIGHTS, which also fills the bank before the first iteration" in told
+
+
+def test_above_chance__is_forgotten_once_the_run_learns():
+    cfg = get_cfg()
+    cfg.METHOD, cfg.SOLVER.IMS_PER_BATCH = "memory_bank", BATCH
+    watch = SignWatch(cfg, DataFacts(size=STORED), {"loss": 4.0}, record := SignRecord())
+    losses = {}
+    watch.trainer = SimpleNamespace(start_iter=0, writes_log=lambda: True)
+    watch.trainer.storage = SimpleNamespace(latest=lambda: losses)
+    for iteration in range(700):
+        watch.trainer.iter = watch.trainer.storage.iter = iteration
+        losses.update(loss=(5.0 if iteration < 300 else 3.0, iteration), image_std=(1.0, iteration))
+        watch.after_step()
+        if iteration == 299:
+            assert record.told == {"loss above chance"}
+    assert record.told == set()
+
+
+def test_above_chance__not_of_classification():
+    cfg = get_cfg()
+    for method, expected in (("supervised", np.inf), ("memory_bank", 0), ("moco", 0)):
+        cfg.METHOD = method
+        assert _contrast_from(cfg) == expected
 
 
 def test_above_chance__needs_a_chance_level():
@@ -194,7 +219,7 @@ def test_queue__at_most_the_images_less_a_batch(caplog):
     assert warnings_of(caplog, 0, queue_size=IMAGES - BATCH, momentum=0.9, rate=0.1) == []
     (told,) = warnings_of(caplog, 0, queue_size=IMAGES - BATCH + 1, momentum=0.9, rate=0.1)
     assert told.startswith("queue longer than the data: CONTRAST.QUEUE_SIZE 4089 and a batch of 8 together exceed")
-    assert "Lower CONTRAST.QUEUE_SIZE, to at most 4088. With a tenth of the images" in told
+    assert "Lower CONTRAST.QUEUE_SIZE to at most 4088. With a queue of a tenth of the images" in told
 
 
 def test_queue__a_batch_of_most_images(caplog):
@@ -203,7 +228,7 @@ def test_queue__a_batch_of_most_images(caplog):
     watch = SignWatch(cfg, DataFacts(size=300), {}, SignRecord())
     with caplog.at_level(logging.WARNING, "mocodet.pretrain"):
         watch.before_train()
-    assert "Lower SOLVER.IMS_PER_BATCH to at most 150, and CONTRAST.QUEUE_SIZE to as many" in caplog.text
+    assert "Lower SOLVER.IMS_PER_BATCH to at most 150, and CONTRAST.QUEUE_SIZE to the same number" in caplog.text
 
 
 def test_image_std__of_each_channel_within_each_image():
