@@ -228,10 +228,9 @@ def check_config(cfg: CfgNode) -> None:
     METHODS[cfg.METHOD].check_config(cfg)
 
 
-def unused(cfg: CfgNode) -> list[str]:
-    """Return settings that have no effect, as ``KEY value``, with the reason: for example, keys of other METHODs."""
-    keys = all_keys()
-    readers = {name: [method.name for method in METHODS.values() if name in method.keys] for name in keys}
+def without_effect(cfg: CfgNode) -> dict[str, str]:
+    """Return the keys that have no effect with this config, and the reasons: for example, keys of other METHODs."""
+    readers = {name: [method.name for method in METHODS.values() if name in method.keys] for name in all_keys()}
     reasons = {
         name: f"only used by METHOD {', '.join(methods)}"
         for name, methods in readers.items()
@@ -241,9 +240,15 @@ def unused(cfg: CfgNode) -> list[str]:
     reasons |= dict.fromkeys(uncached, f"DATA.CACHE is {cfg.DATA.CACHE!r}")
     if not RECIPES[cfg.AUGMENTATION.NAME].blur_probability:
         reasons["AUGMENTATION.BLUR_SIGMA"] = f"AUGMENTATION.NAME is {cfg.AUGMENTATION.NAME!r}, which does not blur"
+    return reasons
+
+
+def unused(cfg: CfgNode) -> list[str]:
+    """Return settings that have no effect but differ from their defaults, as ``KEY value``, with the reason."""
+    keys = all_keys()
     found = [
         f"{name} {value_of(cfg, name)} ({reason})"
-        for name, reason in reasons.items()
+        for name, reason in without_effect(cfg).items()
         if value_of(cfg, name) != keys[name].default
     ]
     late = [step for step in cfg.SOLVER.STEPS if step >= cfg.SOLVER.MAX_EPOCHS]

@@ -11,6 +11,7 @@ from mocodet.common.checkpoint import holds_checkpoint
 from mocodet.common.config.bases import read_settings
 from mocodet.common.nested import changes, look_up
 
+from .config import without_effect
 from .methods import METHODS
 from .methods.shuffle_bn import default_groups
 
@@ -31,7 +32,8 @@ def check_resumed(cfg: CfgNode) -> None:
         ValueError: the model, the views or the batch-norm groups differ. The message lists the keys with different
             values.
     """
-    if different := changes(_earlier(cfg), _with_groups(cfg), FIXED_KEYS):
+    nothing = without_effect(cfg)
+    if different := changes(_earlier(cfg), _with_groups(cfg), [key for key in FIXED_KEYS if key not in nothing]):
         raise ValueError(
             f"--resume: the run in {cfg.OUTPUT_DIR} has other settings, which cannot change during a run ({different});"
             " restore the earlier values of these keys, or choose another OUTPUT_DIR and omit --resume"

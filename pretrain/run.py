@@ -28,6 +28,8 @@ from .resuming import changed_settings, check_resumed
 from .schedules import warmup_iterations
 from .trainer import PretrainTrainer
 
+logger = logging.getLogger("mocodet.pretrain")
+
 CONFIG = "config.yaml"  # the config of the run, saved in OUTPUT_DIR
 
 
@@ -49,7 +51,6 @@ def start(cfg: CfgNode, *, resume: bool) -> None:
 
 def announce(cfg: CfgNode) -> None:
     """Log the config of a run that is about to start, and any settings that have no effect."""
-    logger = logging.getLogger("mocodet.pretrain")
     logger.info(f"{comm.get_world_size()} process(es); config:\n{cfg.dump()}")
     if nothing := unused(cfg):
         logger.warning(f"settings of this config that have no effect: {'; '.join(nothing)}")
@@ -107,7 +108,7 @@ def pretrain(
         trainer.resume_or_start(resume, original)
         announce(cfg)
         if resume and (changed := changed_settings(cfg)):
-            logging.getLogger("mocodet.pretrain").warning(f"--resume: settings differ from those before: {changed}")
+            logger.warning(f"--resume: these settings differ from those of the earlier run: {changed}")
         # Save the config only now, so that an invalid run cannot overwrite the config of the run in this folder.
         if comm.is_main_process():
             with atomic_open(Path(cfg.OUTPUT_DIR, CONFIG), "w") as handle:

@@ -42,6 +42,22 @@ def test_check_resumed__refuses_another_task(key, value, cfg):
         check_resumed(cfg)
 
 
+@pytest.mark.parametrize(
+    ("changes", "key", "value"),
+    [
+        (("METHOD", "supervised"), "MODEL.BN_GROUPS", 4),
+        (("METHOD", "memory_bank"), "CONTRAST.SHUFFLE_BN", False),
+        (("METHOD", "memory_bank"), "CONTRAST.QUEUE_SIZE", 9),
+        (("AUGMENTATION.NAME", "moco_v1"), "AUGMENTATION.BLUR_SIGMA", 0.5),
+    ],
+)
+def test_check_resumed__settings_without_effect_may_change(changes, key, value, cfg, tmp_path):
+    cfg.merge_from_list(changes)
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    cfg.merge_from_list([key, value])
+    check_resumed(cfg)
+
+
 def test_check_resumed__the_default_number_of_groups_in_figures(cfg):
     cfg.MODEL.BN_GROUPS = 8
     check_resumed(cfg)
