@@ -184,7 +184,8 @@ def read_truth(metadata: Metadata) -> Coco:
         coco = order_categories(coco, sorted(indices, key=indices.get))
     else:
         coco = choose_classes(coco, metadata.get("chosen_classes", ()))
-    return choose_images(coco, metadata.get("split", ""), metadata.get("hold_out"))
+    hold_out = metadata.get("hold_out")  # without it, a field named split may mean anything
+    return choose_images(coco, metadata.split, hold_out) if hold_out else coco
 
 
 def evaluate_task(
