@@ -82,13 +82,7 @@ class InstanceMapper(DatasetMapper):
         if "sem_seg_file_name" in record:  # a panoptic data set
             labels = detection_utils.read_image(record.pop("sem_seg_file_name"), "L").squeeze(2)
         augmented = T.AugInput(image, sem_seg=labels)
-        try:
-            transforms = self.augmentations(augmented)
-        except ValueError as error:  # a side of an elongated image would be 0 pixels
-            height, width = image.shape[:2]
-            raise ValueError(
-                f"{record['file_name']} ({width} x {height} pixels) cannot be augmented: {error}; remove it"
-            ) from error
+        transforms = augment(self.augmentations, augmented, record["file_name"])
         size = augmented.image.shape[:2]
         record["image"] = torch.as_tensor(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
         if augmented.sem_seg is not None:
@@ -110,6 +104,22 @@ class InstanceMapper(DatasetMapper):
             record["instances"] = detection_utils.annotations_to_instances([], image_shape)
         else:
             super()._transform_annotations(record, transforms, image_shape)
+
+
+def augment(augmentations: T.AugmentationList, augmented: T.AugInput, file_name: str) -> T.Transform:
+    """Augment an image and its labels in place, and return the transform.
+
+    Raises:
+        ValueError: the image cannot be augmented. For example, a side of a very elongated image would have 0 pixels.
+    """
+    height, width = augmented.image.shape[:2]
+    try:
+        return augmentations(augmented)
+    except ValueError as error:
+        raise ValueError(
+            f"{file_name} ({width} x {height} pixels) cannot be augmented: {error}; remove it, or check the settings in"
+            " INPUT"
+        ) from error
 
 
 @dataclass
@@ -141,7 +151,7 @@ class SemSegMapper:
             labels = read_labels(label_file, self.num_classes, self.ignore_label, values)
             check_same_size(label_file, labels.shape, record["file_name"], image.shape[:2])
         augmented = T.AugInput(image, sem_seg=labels)
-        T.AugmentationList(self.augmentations)(augmented)
+        augment(T.AugmentationList(self.augmentations), augmented, record["file_name"])
         record["image"] = torch.from_numpy(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
         if labels is not None:
             record["sem_seg"] = torch.from_numpy(augmented.sem_seg.astype(np.int64))

@@ -15,6 +15,7 @@ from mocodet.detection.data.mapper import (
     PadToSize,
     RandomScale,
     SemSegMapper,
+    augment,
     build_mapper,
     semseg_augmentations,
 )
@@ -215,3 +216,9 @@ def test_mapper__label_that_is_no_class(tmp_path):
         ValueError, match=r"labels\.png contains the label 3; labels must be below .* 3, or equal to 255"
     ):
         SemSegMapper([], "RGB", num_classes=3)(make_record(tmp_path))
+
+
+def test_augment__names_an_image_that_cannot_be_resized():
+    line = T.AugInput(np.zeros((1, 3000, 3), dtype=np.uint8))
+    with pytest.raises(ValueError, match=r"^line\.png \(3000 x 1 pixels\) cannot be augmented: .*; remove it, or"):
+        augment(T.AugmentationList([T.ResizeShortestEdge(800, 1333)]), line, "line.png")
