@@ -25,7 +25,7 @@ from ..weights.settings import Settings, refuse_other_format, settings_of
 from .resuming import check_resumed, check_resumed_classes
 from .trainer import AMP_DTYPES
 
-# Architectures whose number of classes must be that of the data; a ProposalNetwork has no classes.
+# Architectures whose number of classes is compared with that of the data. A ProposalNetwork has no classes.
 WITH_CLASSES = ("GeneralizedRCNN", "RetinaNet", "SemanticSegmentor")
 BASIC_CHANNELS = 64  # MODEL.RESNETS.RES2_OUT_CHANNELS of a ResNet-18 or -34
 
@@ -250,8 +250,8 @@ def recipe_for(depth: int) -> str:
 def check_datasets(cfg: CfgNode, *, training: bool) -> None:
     """Check that the data sets in ``cfg.DATASETS`` exist, are not empty, and fit the model.
 
-    Data sets from ``MOCO.DATASETS`` are read completely. For data sets that detectron2 provides, only the existence of
-    the files and of the packages that read and evaluate them is checked.
+    Data sets from ``MOCO.DATASETS`` are read completely. For other data sets, only the existence of the files and of
+    the packages that read and evaluate them is checked. If their metadata lists no classes, they are also loaded.
 
     Args:
         cfg: the config of the run, with its ``MOCO.DATASETS`` registered.
@@ -373,10 +373,12 @@ def _check_objects(cfg: CfgNode, name: str, records: Sequence[Mapping[str, Any]]
                 f"MODEL.{switch} is True, but {bare} of the {len(annotations)} annotations of data set {name} have no"
                 f" {what}; {remedy}set MODEL.{switch} False"
             )
-    if cfg.MODEL.KEYPOINT_ON and not any(any(annotation["keypoints"][2::3]) for annotation in objects):
+    needs_keypoints = cfg.MODEL.KEYPOINT_ON and cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE > 0
+    if needs_keypoints and not any(any(annotation["keypoints"][2::3]) for annotation in objects):
         raise ValueError(
-            f"MODEL.KEYPOINT_ON is True, but no keypoint of data set {name} is visible (visibility above 0); label"
-            " keypoints, or set MODEL.KEYPOINT_ON False"
+            f"MODEL.KEYPOINT_ON is True, but no keypoint of data set {name} has a visibility above 0, so"
+            " MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE leaves no image to train on; label keypoints, or set"
+            " MODEL.KEYPOINT_ON False"
         )
     # Crowds, whose masks COCO stores as run lengths, are not used for training.
     runs = [

@@ -93,10 +93,9 @@ def test_check_datasets__no_visible_keypoint(tmp_path):
     keys = {"MODEL__KEYPOINT_ON": True, "MODEL__ROI_KEYPOINT_HEAD__NUM_KEYPOINTS": 3}
     keys |= {"MODEL__ROI_HEADS__NUM_CLASSES": 1, "TEST__KEYPOINT_OKS_SIGMAS": [0.1] * 3}
     edit_annotations(coco, category_id=3, keypoints=[0, 0, 0] * 3, num_keypoints=0)
-    with pytest.raises(
-        ValueError, match=r"no keypoint of data set .* is visible \(visibility above 0\); label keypoints"
-    ):
+    with pytest.raises(ValueError, match=r"no keypoint of data set .* has a visibility above 0, so "):
         check(coco, coco, **keys)
+    check(coco, coco, **keys, MODEL__ROI_KEYPOINT_HEAD__MIN_KEYPOINTS_PER_IMAGE=0)
     edit_annotations(coco, keypoints=[9, 9, 1] * 3, num_keypoints=3)
     check(coco, coco, **keys)
 
@@ -534,5 +533,5 @@ def test_check_run__ground_truth_of_each_task_of_the_model(tmp_path):
     for annotation in content["annotations"]:
         annotation["iscrowd"] = 1
     path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="all of its 4 annotations are crowds"):
-        check_run(cfg, resume=False, eval_only=False)
+    with pytest.raises(ValueError, match="none of its 4 annotations is a single object"):
+        check_run(cfg, resume=False, eval_only=True)
