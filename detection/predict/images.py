@@ -71,7 +71,8 @@ def find_images(words: Sequence[str], leave_out: Path) -> tuple[Path, list[Image
         )
     roots = [path if path.is_dir() else path.parent for path in map(Path, map(os.path.expanduser, words))]
     common = Path(os.path.commonpath(map(_normalised, roots)))
-    return common, [ImageFile(path, _normalised(path).relative_to(common).as_posix()) for path in found]
+    files = {_normalised(path): path for path in reversed(found)}  # the first of several spellings of a path
+    return common, [ImageFile(path, place.relative_to(common).as_posix()) for place, path in reversed(files.items())]
 
 
 def _normalised(path: Path) -> Path:

@@ -9,7 +9,13 @@ from mocodet.detection.predict.predictor import Preparation
 
 
 @pytest.mark.parametrize(
-    "words", [["photos", "../more"], ["photos/../photos", "../more/b.png"], ["../here/photos/a.png", "../more"]]
+    "words",
+    [
+        ["photos", "../more"],
+        ["photos/../photos", "../more/b.png"],
+        ["../here/photos/a.png", "../more"],
+        ["photos", "../here/photos", "../more", "photos/../../more"],
+    ],
 )
 def test_find_images__names_stay_below_the_common_folder(words, tmp_path, monkeypatch):
     for name in ("here/photos/a.png", "more/b.png"):
