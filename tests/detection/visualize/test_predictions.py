@@ -190,6 +190,16 @@ def test_read_run__no_predictions(detected, segmented, tmp_path):
             read_run("a", tmp_path / "gone", name, records)
 
 
+def test_read_run__classes_that_were_left_out_are_ignored(tmp_path):
+    entry = make_coco(tmp_path / "data", 1) | {"CLASSES": ["cat"]}
+    register_datasets(empty_config(MOCO__DATASETS=[entry]))
+    records = DatasetCatalog.get(entry["NAME"])
+    found = [{"image_id": 0, "category_id": number, "bbox": [1, 2, 3, 4], "score": 0.5} for number in (3, 5)]
+    (tmp_path / "coco_instances_results.json").write_text(json.dumps(found))
+    (thing,) = read_run("run", tmp_path, entry["NAME"], records)["0"]
+    assert (thing.category, thing.box) == (0, [1, 2, 4, 6])
+
+
 def test_read_run__category_of_another_data_set(tmp_path):
     entry = make_coco(tmp_path / "data", 1)
     register_datasets(empty_config(MOCO__DATASETS=[entry]))
