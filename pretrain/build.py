@@ -79,9 +79,9 @@ def build_data(cfg: CfgNode, *, resuming: bool = False, allow_pipe: bool = False
         logger.info(f"excluded files: {listed} listed, {images.excluded} left out{since if images.left_out else ''}")
         if not images.excluded and not resuming:
             logger.warning(
-                f"none of the {listed} files in DATA.EXCLUDE {cfg.DATA.EXCLUDE} exists in {cfg.DATA.ROOT}:"
-                f" {first_few(sorted(exclusion.out))}; expected paths relative to DATA.ROOT, unless these files were"
-                " removed"
+                f"DATA.EXCLUDE {cfg.DATA.EXCLUDE} lists {listed} files, but none of them exists in {cfg.DATA.ROOT}:"
+                f" {first_few(sorted(exclusion.out))}; expected paths relative to DATA.ROOT or absolute paths, unless"
+                " these files have been removed"
             )
     images.max_pixels = cfg.DATA.MAX_PIXELS
     sampler = EpochSampler(len(images), batch, seed, identity=identify(images.paths, cfg.DATA.ROOT, labels))

@@ -10,8 +10,8 @@ from mocodet.common.formats.image import decode_pixels, read_file, reason_of
 
 from .images import in_processes
 
-# Smallest difference between an image's darkest and brightest values, of 255. Cameras' 12-bit values, stored unscaled
-# in 16 bits, have the upper bytes 0 to 15.
+# Smallest difference between an image's darkest and brightest values, of 255. Values of 10 to 12 bits that are stored
+# unscaled in 16 bits have the upper bytes 0 to 15.
 LEAST_CONTRAST = 16
 
 
@@ -76,8 +76,8 @@ def unwanted(photographs: Iterable[Photograph], least: int, test: Iterable[Photo
         elif side < least:
             yield Unwanted(path, "tiny", f"has a side of {side} pixels; the minimum is {least}")
         elif contrast < LEAST_CONTRAST:
-            found = f"has values that differ by at most {contrast} of 255"
-            yield Unwanted(path, "flat", f"{found}; rescale 10- to 14-bit data in 16-bit files")
+            remedy = "if the file has 16 bits per pixel, scale its values to the full range"
+            yield Unwanted(path, "flat", f"has values that differ by at most {contrast} of 255; {remedy}")
         elif digest in seen:
             yield Unwanted(path, "duplicate", f"has the same pixels as {seen[digest]}")
         else:

@@ -102,7 +102,10 @@ def image_intervals(
 
 
 def _difference(trial: Trial, found: Mapping[str, Matches]) -> str:
-    """Return how the metrics of the detections differ from those of the trial, for example on another device."""
+    """Return how the metrics of the detections differ from those of the trial, or an empty string if they are equal.
+
+    They differ, for example, if the trial was evaluated again on another device.
+    """
     for task, matches in found.items():
         for name, (value,) in matches.metrics().items():
             logged = trial["metrics"].get(f"{task}/{name}")

@@ -21,8 +21,8 @@ WITHOUT_EFFECT = (
     *("OUTPUT_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS", "VIS_PERIOD", "COLLECTIVE_TIMEOUT"),
     *("SOLVER.CHECKPOINT_PERIOD", "SOLVER.CHECKPOINTS_KEPT", "SOLVER.CHECKPOINTS_KEPT_EVERY"),
 )
-# Settings that training computes from the number of passes or of processes before it saves its config. The checkpoint
-# period is another one.
+# Settings that training computes from the number of passes or of processes before it saves its config. It also computes
+# the checkpoint period, which is in WITHOUT_EFFECT.
 TIMED = ("SOLVER.MAX_ITER", "SOLVER.STEPS", "SOLVER.WARMUP_ITERS", "TEST.EVAL_PERIOD")
 SCHEDULED_BY = {
     "MOCO.PASSES": TIMED,

@@ -108,5 +108,5 @@ def warn_of_passed_over(images: ImageFiles, where: str) -> None:
 
 def passed_over(count: int, where: str) -> str:
     """Return a message about files that are ignored."""
-    remedy = "convert photographs in formats that Pillow cannot read, such as HEIC, to JPEG"
+    remedy = "if some of them are photographs, for example in HEIC format, convert these to JPEG"
     return f"{count} files in {where} are not images (by extension); ignored; {remedy}"

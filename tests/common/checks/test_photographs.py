@@ -57,7 +57,8 @@ def test_images__lists_what_is_damaged_tiny_flat_or_there_twice(pool, tmp_path, 
         "small\n.png": ("tiny", "has a side of 31 pixels; the minimum is 32"),
         "unscaled.png": (
             "flat",
-            "has values that differ by at most 15 of 255; rescale 10- to 14-bit data in 16-bit files",
+            "has values that differ by at most 15 of 255; if the file has 16 bits per pixel, scale its values to the"
+            " full range",
         ),
     }
     assert {file: listed[file] for file in expected} == expected
@@ -66,8 +67,8 @@ def test_images__lists_what_is_damaged_tiny_flat_or_there_twice(pool, tmp_path, 
     note, last = capsys.readouterr().out.splitlines()[-2:]
     assert last == f"{pool}: 20 images: 8 damaged, 1 tiny, 1 flat, 3 duplicate; set DATA.EXCLUDE {tmp_path / 'list'}"
     assert note == (
-        f"note: 2 files in {pool} are not images (by extension); ignored; convert photographs in formats that Pillow"
-        " cannot read, such as HEIC, to JPEG"
+        f"note: 2 files in {pool} are not images (by extension); ignored; if some of them are"
+        " photographs, for example in HEIC format, convert these to JPEG"
     )
     assert look(pool, "--min-side", "41") == 1
     assert f"tiny: {pool / '0.png'} has a side of 40 pixels; the minimum is 41" in capsys.readouterr().out

@@ -73,8 +73,8 @@ def test_warn_of_passed_over__one_line_where_there_is_something_to_say(root, cap
     assert found.images.passed_over == 2
     warn_of_passed_over(found.images, "images")
     assert [record.getMessage() for record in caplog.records] == [
-        "2 files in images are not images (by extension); ignored; convert photographs in formats that Pillow cannot"
-        " read, such as HEIC, to JPEG"
+        "2 files in images are not images (by extension); ignored; if some of them are photographs,"
+        " for example in HEIC format, convert these to JPEG"
     ]
 
 
