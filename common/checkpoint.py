@@ -2,9 +2,11 @@
 
 import os
 import pickle
+import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,6 +21,7 @@ from .retention import Retention
 from .text import first_few, on_one_line
 
 LAST = "last_checkpoint"  # fvcore's file that names the newest checkpoint in its folder
+ADVICE = re.compile("weights_only|Re-running")  # words with which torch recommends to load without this safeguard
 
 
 class AtomicSaveMixin:
@@ -239,9 +242,14 @@ def _unreadable(path: str | os.PathLike, error: Exception) -> ValueError:
     # torch's message for an UnpicklingError recommends loading without weights_only, which would execute the file's
     # code. The cause is in the error that torch was handling.
     cause = error.__context__ if isinstance(error, pickle.UnpicklingError) and error.__context__ else error
-    lines = f"{type(cause).__name__}: {cause}".strip(": ").splitlines()
-    told = lines[0].partition(" was not an allowed global")[0]  # torch's advice to allow it is left out
+    told = f"{type(cause).__name__}: {_without_advice(str(cause))}".strip(": ")
     return ValueError(
         f"{path} cannot be read as a checkpoint ({told}); expected a torch.save or safetensors file that"
         " contains only tensors, numbers, strings, lists and dicts"
     )
+
+
+def _without_advice(message: str) -> str:
+    """Return the first line of torch's message, up to its advice to allow a type or to load without weights_only."""
+    line = next(iter(message.strip().splitlines()), "").partition(" was not an allowed global")[0]
+    return " ".join(takewhile(lambda sentence: not ADVICE.search(sentence), re.split(r"(?<=[.:])\s+", line)))

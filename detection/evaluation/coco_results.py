@@ -1,12 +1,12 @@
 """Reads saved predictions in COCO's result format, with errors that identify the prediction and the fault."""
 
-import json
 import logging
 import math
 import re
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from reprlib import repr as brief
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from detectron2.config import CfgNode
 from detectron2.structures import BoxMode
 from faster_coco_eval.mask_api_new_cpp import toUncompressedRLE
 
+from mocodet.common import files
 from mocodet.common.checkpoint import load_torch_file
 from mocodet.common.formats.coco_values import Id
 from mocodet.common.text import first_few
@@ -152,10 +153,7 @@ def read_json(path: str | Path, list_of: str = "") -> Any:
         FileNotFoundError: the file does not exist.
         ValueError: the file is not valid JSON, or does not contain a list.
     """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:  # includes UnicodeDecodeError
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    content = files.read_json(path)
     if list_of and not isinstance(content, list):
         raise ValueError(f"{path} must contain a list of {list_of}, found a {type(content).__name__}")
     return content
@@ -189,18 +187,18 @@ def _read_pth(path: Path, dataset: Mapping[str, Any]) -> list[Any]:
 def _fault(result: Any, kinds: Sequence[str], images: Mapping[Any, Any], categories: set[Id]) -> str | None:
     """Describe what is wrong with a prediction, if anything; all predictions must have the shapes in ``kinds``."""
     if not isinstance(result, dict):
-        return f"must be a mapping, found {result!r}"
+        return f"must be a mapping, found {_shown(result)}"
     missing = [key for key in ("image_id", "category_id", "score", *kinds) if key not in result]
     if missing or not kinds:
         return f"lacks {', '.join(missing) or 'a shape: ' + ' or '.join(SHAPES.values())}"
     if not isinstance(result["image_id"], (int, str)) or result["image_id"] not in images:
-        return f"refers to image {result['image_id']!r}, which is not in the data set"
+        return f"refers to image {_shown(result['image_id'])}, which is not in the data set"
     if not isinstance(result["category_id"], (int, str)) or result["category_id"] not in categories:
-        return f"refers to category {result['category_id']!r}, which is not in the data set"
+        return f"refers to category {_shown(result['category_id'])}, which is not in the data set"
     if not _is_finite(result["score"]):
-        return f"has the score {result['score']!r}, which is not a finite number"
+        return f"has the score {_shown(result['score'])}, which is not a finite number"
     if "bbox" in kinds and not (_are_finite(box := result["bbox"]) and len(box) == 4 and min(box[2:]) >= 0):
-        return f"has the box {box!r}; expected finite numbers x, y, width, height"
+        return f"has the box {_shown(box)}; expected finite numbers x, y, width, height"
     if "keypoints" in kinds and not (_are_finite(points := result["keypoints"]) and points and len(points) % 3 == 0):
         return "has malformed keypoints; expected finite numbers x, y, score for each"
     if "segmentation" in kinds:
@@ -214,7 +212,15 @@ def _are_finite(values: Any) -> bool:
 
 
 def _is_finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    try:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an integer that exceeds the largest float
+        return False
+
+
+def _shown(value: Any) -> str:
+    """Format a value for a message. Text, such as a file name, stays whole; other values may be very long or nested."""
+    return repr(value) if isinstance(value, str) else brief(value)
 
 
 def mask_fault(mask: Any, size: Sequence[int]) -> str | None:

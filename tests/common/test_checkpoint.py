@@ -4,6 +4,7 @@ import io
 import pickle
 import random
 import sys
+import tarfile
 import types
 import zipfile
 from collections import OrderedDict
@@ -88,8 +89,8 @@ def test_load_torch_file__damaged_in_any_way(tmp_path):
     content = saved(tmp_path)
     path = tmp_path / "model.pth"
     generator = random.Random(0)
-    variants = [content[:length] for length in (1, 10, 100, len(content) // 2, len(content) - 1)]
-    variants += [b"not a checkpoint", generator.randbytes(3000), content[50:], pickle.dumps(print)]
+    variants = [content[:length] for length in (3, 10, 100, len(content) // 2, len(content) - 1)]
+    variants += [b"not a checkpoint\0", generator.randbytes(3000), content[50:], pickle.dumps(print)]
     for variant in variants:
         path.write_bytes(variant)
         with pytest.raises(ValueError, match=r"model\.pth cannot be read as a checkpoint") as caught:
@@ -242,3 +243,75 @@ def test_load_torch_file__says_what_is_asked_for_and_not_how_to_allow_it(tmp_pat
     ) as caught:
         stored(tmp_path, {"hook": print})
     assert "safe_globals" not in str(caught.value)
+
+
+def test_load_torch_file__truncated(tmp_path):
+    content = saved(tmp_path)
+    path = tmp_path / "model.pth"
+    for length in (10, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:length])
+        for lazily in (True, False):
+            with pytest.raises(
+                ValueError, match=r"because it is truncated \(the end of .*\); download or copy it again$"
+            ):
+                load_torch_file(path, lazily=lazily)
+
+
+def tar_of(*names: str) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for name in names:
+            member = tarfile.TarInfo(name)
+            member.mtime = 0.5  # in the header of PAX, which comes before the member
+            archive.addfile(member)
+    return buffer.getvalue()
+
+
+def scripted() -> bytes:
+    buffer = io.BytesIO()
+    torch.jit.save(torch.jit.script(nn.Identity()), buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (tar_of("model.pth"), "is a tar archive, not a checkpoint; unpack it and specify the checkpoint in it"),
+        (
+            tar_of("sys_info", "pickle", "tensors", "storages"),
+            "is in torch's legacy tar format, which cannot be loaded safely; specify a file in a newer format",
+        ),
+        (
+            scripted(),
+            "is a TorchScript archive, not a checkpoint; specify a file with the model's state_dict(), written by"
+            " torch.save",
+        ),
+    ],
+)
+def test_load_torch_file__archives_for_which_torch_recommends_unsafe_loading(tmp_path, content, message):
+    path = tmp_path / "model.pth"
+    path.write_bytes(content)
+    with pytest.raises(RuntimeError, match=r"Re-running `torch.load` with `weights_only` set to `False`"):
+        torch.load(path, weights_only=True)
+    with pytest.raises(ValueError, match=r"not a checkpoint|legacy") as caught:
+        load_torch_file(path)
+    assert str(caught.value) == f"{path} {message}"
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (f"Found a new format. {torch.serialization.UNSAFE_MESSAGE}", "RuntimeError: Found a new format."),
+        ("Found this: Re-running with weights_only=False may help", "RuntimeError: Found this"),
+        ("Cannot use weights_only=True with this. Do not", "RuntimeError"),
+        ("", "RuntimeError"),
+    ],
+)
+def test_load_torch_file__advice_to_load_unsafely_is_left_out(tmp_path, monkeypatch, said, told):
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(torch, "load", refuse)
+    with pytest.raises(ValueError, match=r"cannot be read as a checkpoint") as caught:
+        stored(tmp_path, {"a": torch.zeros(1)})
+    assert f"({told}); expected" in str(caught.value)

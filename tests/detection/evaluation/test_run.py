@@ -157,6 +157,9 @@ def test_evaluate__coco_json_that_is_lvis(tmp_path, coco):
         ({"category_id": 4}, "prediction 1 refers to category 4, which is not in the data set"),
         ({"score": float("nan")}, "prediction 1 has the score nan, which is not a finite number"),
         ({"score": "0.5"}, "prediction 1 has the score '0.5'"),
+        ({"score": 10**400}, "prediction 1 has the score 100000000000000000...0000000000000000000, which is not"),
+        ({"bbox": [1, 2, 3, 10**400]}, "prediction 1 has the box [1, 2, 3, 100000000000000000...0"),
+        ({"image_id": "a" * 100}, f"prediction 1 refers to image '{'a' * 100}', which"),
         (
             {"bbox": [1, 2, -3, 4]},
             "prediction 1 has the box [1, 2, -3, 4]; expected finite numbers x, y, width, height",
@@ -206,7 +209,21 @@ def test_evaluate__files_that_are_missing_or_foreign(tmp_path, coco):
         [predictions, "--json", predictions]
     )
     assert "must contain a list of predictions, found a dict" in message([truth, "--json", truth])
-    assert "is not valid JSON" in message([__file__, "--json", truth])
+    assert "is not JSON (" in message([__file__, "--json", truth])
+
+
+def test_evaluate__predictions_that_are_nested_too_deeply(tmp_path, coco):
+    path = tmp_path / "results.json"
+    path.write_text("[" * 100_000)
+    assert f"{path} is not JSON (it is nested too deeply)" in message([str(path), "--json", coco[0]])
+
+
+def test_evaluate__a_byte_order_mark_is_accepted(tmp_path, coco, capsys):
+    truth, results = coco
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(results), encoding="utf-8-sig")
+    evaluate([str(path), "--json", truth])
+    assert "| 100.00 | 100.00 | 100.00 |" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

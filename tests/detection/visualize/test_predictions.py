@@ -176,7 +176,7 @@ def test_read_run__region_that_cannot_be(segmented, tmp_path, change, message):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{", "is not valid JSON"), ("{}", "must contain a list of regions, found a dict"), ("[3]", "region 0 must be")],
+    [("{", "is not JSON"), ("{}", "must contain a list of regions, found a dict"), ("[3]", "region 0 must be")],
 )
 def test_read_run__regions_that_are_none(segmented, tmp_path, text, message):
     (tmp_path / "sem_seg_predictions.json").write_text(text)

@@ -15,7 +15,7 @@ def dump(content: object, path: Path, protocol: int = 2) -> Path:
     return path
 
 
-@pytest.mark.parametrize("content", [b"garbage", b"\x80\x04\x95\xff\xff", pickle.dumps({"a": np.ones(99)})[:-60]])
+@pytest.mark.parametrize("content", [b"garbage\0", b"\x80\x04\x95\xff\xff", pickle.dumps({"a": np.ones(99)})[:-60]])
 def test_load_array_pickle__damaged(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "model.pkl"
     path.write_bytes(content)
