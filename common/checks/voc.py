@@ -11,6 +11,7 @@ from mocodet.common.formats.voc_folder import (
     VocImage,
     choose_classes,
     class_findings,
+    fraction_findings,
     missing_image,
 )
 
@@ -98,9 +99,12 @@ def check_layout(
         )
     images: dict[str, VocImage] = {}  # by name
     jobs = []
+    of_boxes: list[Finding] = []
     for path in lists or ([] if listing.is_dir() else [folder.annotations.root]):
         if path.is_dir():
-            names = sorted(folder.annotations.names())
+            names = sorted(folder.labelled())
+            if not names:
+                yield folder.no_annotations()
         else:
             names, findings = read_list(path, folder.knows)
             yield from findings
@@ -109,20 +113,22 @@ def check_layout(
                 images[name] = yield from _image_findings(folder, name, path, tally)
                 if (picture := images[name].image) is not None:
                     jobs.append(ImageJob(picture, images[name].annotation.size))
+        of_boxes += fraction_findings([images[name] for name in names], folder.annotations.root)
         split = choose_classes([images[name] for name in names], [], path, classes)
         yield from class_findings(split, classes)
         all_read = names and all(map(folder.annotations.find, names))
         if all_read and not any(image.annotation.count for image in split.images):
             yield Fault(path, "lists no images with objects for training or evaluation; label some images")
-    pictures = folder.images.names()
-    for name in sorted(folder.annotations.names() - pictures - images.keys()):
+    yield from dict.fromkeys(of_boxes)  # several lists may contain the same images
+    yield from folder.shared_images(images)
+    for name in sorted(folder.labelled() - folder.images.names() - images.keys()):
         what = (
             f"has no image {folder.images.root.name}/{name} with any image suffix; add the image, or remove this file"
         )
         yield Fault(folder.annotation_file(name), what)
     jobs += yield from _mask_jobs(folder, classes, images)
     yield from check_images(jobs, tally, workers)
-    if others := len(pictures - images.keys()):
+    if others := len(folder.other_images(images)):
         state = "are not in any list of ImageSets/Main" if lists else "have no XML file"
         tally.notes.append(f"{root}: {others:,} images {state}")
 

@@ -2,7 +2,8 @@
 
 import codecs
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 
 from mocodet.common.text import repeated
@@ -74,10 +75,11 @@ class NamedFiles:
     Args:
         root: the folder, which need not exist.
         suffixes: lower-case suffixes, including the dot.
+        nested: whether `names` includes the files in subfolders.
     """
 
-    def __init__(self, root: Path, suffixes: tuple[str, ...]) -> None:
-        self.root, self.suffixes = root, suffixes
+    def __init__(self, root: Path, suffixes: tuple[str, ...], *, nested: bool = False) -> None:
+        self.root, self.suffixes, self.nested = root, suffixes, nested
         self._listed: dict[str, dict[str, list[str]]] = {}
 
     def find(self, name: str) -> list[Path]:
@@ -86,8 +88,12 @@ class NamedFiles:
         return [self.root / parent / file for file in self._list(parent).get(last, [])]
 
     def names(self) -> set[str]:
-        """Return the names of the files directly in the root folder."""
-        return set(self._list(""))
+        """Return the names of the files in the root folder and, if ``nested``, in its subfolders."""
+        return {f"{parent}/{last}" if parent else last for parent in self._parents for last in self._list(parent)}
+
+    @cached_property
+    def _parents(self) -> list[str]:
+        return ["", *_subfolders(self.root)] if self.nested else [""]
 
     def _list(self, parent: str) -> dict[str, list[str]]:
         if parent not in self._listed:
@@ -104,6 +110,21 @@ def _files(folder: Path) -> list[str]:
             return [entry.name for entry in entries if not entry.name.startswith(".") and not entry.is_dir()]
     except (OSError, ValueError):  # a list may contain invalid paths
         return []
+
+
+def _subfolders(root: Path) -> Iterator[str]:
+    """Yield the paths of all visible folders below a folder, relative to it; each only once, despite links."""
+    known: set[str] = set()
+    for path, folders, _ in os.walk(root, followlinks=True):
+        real = os.path.realpath(path)
+        if real in known:
+            folders.clear()
+            continue
+        known.add(real)
+        visible = [name for name in folders if not name.startswith(".")]
+        folders[:] = sorted(visible, key=lambda name: (Path(path, name).is_symlink(), name))  # own names before links
+        if Path(path) != root:
+            yield Path(path).relative_to(root).as_posix()
 
 
 def _name_in(line: str, knows: Callable[[str], bool]) -> tuple[str | None, bool]:

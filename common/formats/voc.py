@@ -1,7 +1,7 @@
 """Reader for a Pascal VOC XML file (host.robots.ox.ac.uk/pascal/VOC, "Development kit"): the objects in one image.
 
 The reader tolerates elements that other tools omit (``pose``, ``truncated``, ``difficult``, ``size``), and accepts
-deviations from VOC (corners between pixels, spaces, encodings) that have only one possible meaning.
+deviations from VOC (corners between pixels, spaces, encodings, upper-case tags) that have only one possible meaning.
 """
 
 import codecs
@@ -126,7 +126,8 @@ def _parse(path: Path, ledger: Ledger) -> ElementTree.Element | None:
         ledger.error("", f"is not XML ({error})", "export, download or unpack it again")
     else:
         for node in root.iter():
-            node.tag = node.tag.rpartition("}")[2]  # remove the namespace
+            # Remove the namespace. Some tools capitalise the tags.
+            node.tag = node.tag.rpartition("}")[2].lower()
         if root.tag == "annotation":
             return root
         ledger.error(

@@ -1,5 +1,6 @@
 """Reader for folders of images and VOC XML files: looks up files by name, lists images of a split, and reads splits."""
 
+import math
 import os
 import re
 from collections import Counter
@@ -55,6 +56,9 @@ class VocSplit:
 class VocFolder:
     """A folder with ``Annotations`` and ``JPEGImages``, or with XML files and images side by side; each is listed once.
 
+    Only ``Annotations`` and ``JPEGImages`` may have subfolders: ``Annotations/s1/a.xml`` and ``JPEGImages/s1/a.jpg``
+    have the name ``s1/a``.
+
     Args:
         root: the folder; any part of its layout may be missing.
     """
@@ -63,13 +67,14 @@ class VocFolder:
         self.root = Path(root)
         self.images = self._files(IMAGES, image_suffixes())
         self.annotations = self._files(ANNOTATIONS, (XML,))
+        self._filenames: dict[str, str] = {}  # <filename> in the XML files that were read, by name
 
     def _files(self, folders: Sequence[str], suffixes: tuple[str, ...]) -> NamedFiles:
         """Return the files in the first existing folder of ``folders``, or else in the first folder with such files."""
-        named = [self.root / name for name in folders if (self.root / name).is_dir()]
-        others = [self.root / name for name in (*ANNOTATIONS, *IMAGES, ".")]
-        places = (NamedFiles(folder, suffixes) for folder in (*named[:1], *([] if named else others)))
-        return next((files for files in places if named or files.names()), NamedFiles(self.root / folders[0], suffixes))
+        if named := [self.root / name for name in folders if (self.root / name).is_dir()]:
+            return NamedFiles(named[0], suffixes, nested=True)
+        others = (NamedFiles(self.root / name, suffixes) for name in (*ANNOTATIONS, *IMAGES, "."))
+        return next((files for files in others if files.names()), NamedFiles(self.root / folders[0], suffixes))
 
     @property
     def absent(self) -> list[Path]:
@@ -104,15 +109,56 @@ class VocFolder:
         raise FileNotFoundError(f"split {usual} does not exist; available splits: {known}; {remedy}")
 
     def _held_out(self, split: str, hold_out: HoldOut) -> tuple[list[str], list[Finding], Path]:
-        folder, known = self.annotations.root, sorted(self.annotations.names())
+        folder, known = self.annotations.root, sorted(self.labelled())
         names = [name for name in known if hold_out.takes(name, split)]
+        if not known:
+            return [], [self.no_annotations()], folder
         ledger = Ledger(folder)
         if not names:
             what = f"has {len(known):,} XML files, but HOLD_OUT {hold_out.share:g} selects none of them for {split}"
             ledger.error("", what, "change HOLD_OUT_SEED, or label more images")
-        for name in sorted(self.images.names() - self.annotations.names()):
-            ledger.count("note", name, "has an image but no XML file", "ignored, but usable for pre-training")
         return names, ledger.findings(), folder
+
+    def labelled(self) -> set[str]:
+        """Return the names of the XML files, except those in subfolders without any of their images, such as backups.
+
+        If there are no other XML files, the names of all of them are returned.
+        """
+        names = self.annotations.names()
+        used = {"", *(_parent(name) for name in names if "/" in name and self.images.find(name))}
+        return {name for name in names if _parent(name) in used} or names
+
+    def no_annotations(self) -> Finding:
+        """Return the error that there are no XML files."""
+        remedy = "add one for each labelled image, or remove this folder if they are in the folder of the images"
+        return Finding("error", self.annotations.root, "", "has no XML files", remedy)
+
+    def image_of(self, name: str) -> Path | None:
+        """Return the image of an XML file, which is read only if its name does not determine the image."""
+        candidates = self.images.find(name)
+        if len(candidates) != 1 and name not in self._filenames:
+            self._filenames[name] = read_annotation(self.annotation_file(name)).filename
+        return self._choose(candidates, self._filenames.get(name, ""), name)
+
+    def shared_images(self, names: Iterable[str]) -> list[Finding]:
+        """Return an error for each image that belongs to several of the XML files with the given names."""
+        files: dict[Path, set[str]] = {}
+        for name in names:
+            for file in self.annotations.find(name)[:1]:
+                if (image := self.image_of(name)) is not None:
+                    files.setdefault(image, set()).add(file.relative_to(self.annotations.root).as_posix())
+        ledger = Ledger(self.annotations.root)
+        for image, of_image in files.items():
+            if len(of_image) > 1:
+                what = f"share the image {image.name}"
+                ledger.error(first_few(sorted(of_image)), what, "merge their objects into one file")
+        return ledger.findings()
+
+    def other_images(self, names: Collection[str]) -> set[str]:
+        """Return the names of the images that do not belong to any of the XML files with the given names."""
+        chosen = filter(None, map(self.image_of, names))
+        own = {stem_of(image.relative_to(self.images.root).as_posix()) for image in chosen}
+        return self.images.names() - own - set(names)
 
     def annotation_file(self, name: str) -> Path:
         """Return the path at which an image's XML file exists or is expected."""
@@ -142,6 +188,7 @@ class VocFolder:
                 f"restore it, create one without <object> if the image has no objects, or remove {name} from the list"
             )
             ledger.error("", f"is missing, but {listed} lists its image", remedy)
+        self._filenames[name] = annotation.filename
         chosen = self._choose(candidates, annotation.filename, name)
         if chosen is None and candidates:
             files = ", ".join(path.name for path in candidates)
@@ -177,7 +224,30 @@ def read_split(
     names, findings, listed = folder.find_names(split, hold_out)
     read = [folder.read_image(name, listed) for name in names]
     findings += [finding for _, found in read for finding in found]
-    return choose_classes([image for image, _ in read], findings, listed, classes)
+    # One split may contain only one of several XML files that share an image.
+    findings += folder.shared_images(names if hold_out is None else sorted(folder.labelled()))
+    if hold_out is not None:
+        findings += _unlabelled(folder)
+    images = [image for image, _ in read]
+    findings += fraction_findings(images, folder.annotations.root)
+    return choose_classes(images, findings, listed, classes)
+
+
+def _unlabelled(folder: VocFolder) -> list[Finding]:
+    ledger = Ledger(folder.annotations.root)
+    for name in sorted(folder.other_images(folder.labelled())):
+        ledger.count("note", name, "has an image but no XML file", "ignored, but usable for pre-training")
+    return ledger.findings()
+
+
+def fraction_findings(images: Iterable[VocImage], annotations: Path) -> list[Finding]:
+    """Return an error about the folder ``annotations`` if all boxes seem to be fractions of the image's size."""
+    larger = [image.annotation for image in images if max(image.annotation.size or (0,)) > 1]
+    greatest = max((max(one.box) for annotation in larger for one in annotation.objects), default=math.inf)
+    if greatest > 1:
+        return []
+    what = "has boxes that seem to be fractions of the image's size; VOC's coordinates are in pixels"
+    return [Finding("error", annotations, "", what, "multiply them by the image's width and height")]
 
 
 def choose_classes(
@@ -235,6 +305,11 @@ def class_findings(split: VocSplit, classes: Sequence[str]) -> Iterator[Finding]
         return
     what = f"has {sum(split.left_out.values()):,} objects of classes that are not in CLASSES: {others}"
     yield Finding("note", path, "", what, "they are ignored")
+
+
+def _parent(name: str) -> str:
+    """Return the folder in a name: ``s1`` for ``s1/a``, and an empty text for ``a``."""
+    return name.rpartition("/")[0]
 
 
 def _plain(name: str) -> str:

@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,22 @@ def move_annotations(folder: Path) -> None:
     (folder / "Annotations").rename(folder / "elsewhere")
 
 
+def share_an_image(folder: Path) -> None:
+    (folder / "JPEGImages/000002.jpg").unlink()
+    rewrite("Annotations/000002.xml", "000002.jpg", "000001.jpg")(folder)
+
+
+def without_annotations(folder: Path) -> None:
+    shutil.rmtree(folder / "ImageSets")
+    for file in (folder / "Annotations").iterdir():
+        file.unlink()
+
+
+def in_fractions(folder: Path) -> None:
+    for name in NAMES:
+        (folder / f"Annotations/{name}.xml").write_text(voc_xml(name, (0.25, 0, 1, 0.5)))
+
+
 MAIN = "ImageSets/Main/trainval.txt"
 SEGMENTATION = "ImageSets/Segmentation/train.txt"
 MASK = "SegmentationClass/000001.png"
@@ -86,6 +103,9 @@ FAULTS = {  # what is done: (how, the file that must be named, words that must s
         MAIN,
         "has no objects of class 'cat', but objects of class 'Cat'",
     ),
+    "image of two annotations": (share_an_image, "Annotations", "share the image 000001.jpg"),
+    "no annotations": (without_annotations, "Annotations", "has no XML files"),
+    "boxes in fractions": (in_fractions, "Annotations", "has boxes that seem to be fractions of the image's size"),
     "annotation without an image": (
         lambda folder: (folder / "Annotations/9.xml").write_text(voc_xml("9")),
         "Annotations/9.xml",
@@ -166,6 +186,11 @@ REPAIRS = {  # what a run takes as well, and what is said of it
     "no pose": (rewrite(FIRST, "<pose>Left</pose>", ""), "", ""),
     "no truncated": (rewrite(FIRST, "<truncated>0</truncated>", ""), "", ""),
     "a pixel outside": (with_box(0, 0, WIDTH + 1, 20.5), "", ""),
+    "some boxes in the first pixel": (with_box(0, 0, 1, 1), "", ""),
+    "backup in a subfolder": (
+        lambda f: shutil.copytree(f / "Annotations", f / "Annotations/backup"),
+        *("", ""),
+    ),
     "no suffix": (rewrite(FIRST, "000001.jpg", "000001"), "", ""),
 }
 
@@ -208,6 +233,30 @@ def test_check_layout__images_in_no_list_are_a_note(tmp_path):
     tally = Tally()
     assert list(voc.check_layout(folder, CLASSES, tally)) == []
     assert tally.notes == [f"{folder}: 1 images are not in any list of ImageSets/Main"]
+
+
+def test_check_layout__subfolders(tmp_path):
+    folder = make_voc(tmp_path / "mine")
+    shutil.rmtree(folder / "ImageSets")
+    for part in ("Annotations", "JPEGImages"):
+        (folder / part).rename(folder / "s1")
+        (folder / part).mkdir()
+        (folder / "s1").rename(folder / part / "s1")
+    tally = Tally()
+    assert list(voc.check_layout(folder, CLASSES, tally)) == []
+    assert tally.counts == {"images": 3, "annotation files": 3, "objects": 3}
+
+
+def test_check_layout__an_image_that_filename_specifies_has_an_xml_file(tmp_path):
+    folder = make_voc(tmp_path / "mine")
+    shutil.rmtree(folder / "ImageSets")
+    (folder / "Annotations/000002.xml").rename(folder / "Annotations/renamed.xml")
+    tally = Tally()
+    assert list(voc.check_layout(folder, CLASSES, tally)) == []
+    assert not any("have no XML file" in note for note in tally.notes)
+    (folder / "Annotations/renamed.xml").unlink()
+    list(voc.check_layout(folder, CLASSES, tally))
+    assert tally.notes[-1] == f"{folder}: 1 images have no XML file"
 
 
 def test_check__published_counts(tmp_path):

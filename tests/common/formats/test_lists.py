@@ -62,3 +62,17 @@ def test_named_files(tmp_path):
     assert files.find("town/f") == [tmp_path / "town/f.jpg"]
     assert files.find("e") == files.find("nowhere/a") == files.find("\0/a") == files.find("..") == []
     assert NamedFiles(tmp_path / "nowhere", (".jpg",)).names() == set()
+
+
+def test_named_files__nested(tmp_path):
+    (tmp_path / "town/old").mkdir(parents=True)
+    (tmp_path / "town/.hidden").mkdir()
+    for name in ("a.jpg", "town/b.jpg", "town/old/c.jpg", "town/old/d.txt", "town/.hidden/e.jpg"):
+        (tmp_path / name).touch()
+    (tmp_path / "town/old/loop").symlink_to(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path / "town")
+    files = NamedFiles(tmp_path, (".jpg",), nested=True)
+    assert files.names() == {"a", "town/b", "town/old/c"}
+    assert files.find("town/old/c") == [tmp_path / "town/old/c.jpg"]
+    assert NamedFiles(tmp_path, (".jpg",)).names() == {"a"}
+    assert NamedFiles(tmp_path / "nowhere", (".jpg",), nested=True).names() == set()

@@ -1,4 +1,5 @@
 import codecs
+import re
 
 import pytest
 
@@ -71,6 +72,15 @@ def test_read_annotation__of_other_tools(tmp_path):
     found = read_annotation(path)
     assert found.findings == ()
     assert found.objects == tuple(VocObject("traffic light", (2.25, 3, 9, 8), hard) for hard in flags.values())
+
+
+@pytest.mark.parametrize("rename", [str.upper, str.title])
+def test_read_annotation__tags_in_upper_case(rename, tmp_path):
+    body = f"<annotation><filename>b.png</filename>{SIZE}{OBJECT.format('Cat')}</annotation>"
+    found = read_annotation(written(tmp_path, re.sub(r"</?\w+>", lambda tag: rename(tag[0]), body)))
+    assert found.findings == ()
+    assert found.objects == (VocObject("Cat", (2, 3, 9, 8)),)
+    assert (found.count, found.filename, found.size) == (1, "b.png", (40, 30))
 
 
 def test_read_annotation__every_object_is_read_or_reported(tmp_path):

@@ -10,6 +10,7 @@ from PIL import Image
 from mocodet.common.checks.findings import Tally
 from mocodet.common.checks.voc import check_layout
 from mocodet.common.formats.hold_out import HoldOut
+from mocodet.common.formats.voc_folder import VocFolder
 from mocodet.detection.data.voc import load_voc
 from mocodet.detection.evaluation.kinds.voc import read_ground_truth
 from tests.detection.tiny import CLASSES, SIZE, make_voc, voc_annotation, voc_object
@@ -132,6 +133,97 @@ def test_load_voc__without_lists(layout, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         load_voc("mine", str(tmp_path), "train", CLASSES, HoldOut(0.3))
     assert "train003 has an image but no XML file; ignored" in caplog.text
+
+
+def specify(root: Path, name: str, filename: str) -> None:
+    """Rename the image of an XML file to ``filename``, and write this name in the XML file."""
+    path = root / f"Annotations/{name}.xml"
+    path.write_text(path.read_text().replace("<size>", f"<filename>{filename}</filename><size>"))
+    (root / f"JPEGImages/{name}.jpg").rename(root / "JPEGImages" / filename)
+
+
+def test_load_voc__two_xml_files_for_one_image(tmp_path):
+    make_voc(tmp_path, count=3)
+    specify(tmp_path, "train002", "train000.jpg")
+    shared = (
+        r"Annotations: train000\.xml, train002\.xml share the image train000\.jpg; merge their objects into one file"
+    )
+    with pytest.raises(ValueError, match=shared):
+        load(tmp_path)
+    # HOLD_OUT puts only one of the files in each split.
+    names = {split: VocFolder(tmp_path).find_names(split, HoldOut(0.5))[0] for split in ("train", "test")}
+    assert names == {"train": ["train000", "train001"], "test": ["train002"]}
+    for split in names:
+        with pytest.raises(ValueError, match=shared):
+            load_voc("mine", str(tmp_path), split, CLASSES, HoldOut(0.5))
+
+
+def test_hold_out__an_image_that_filename_specifies_has_an_xml_file(tmp_path, caplog):
+    make_voc(tmp_path, count=3)
+    specify(tmp_path, "train002", "other.jpg")
+    with caplog.at_level(logging.WARNING):
+        parts = [load_voc("mine", str(tmp_path), split, CLASSES, HoldOut(0.5)) for split in ("train", "test")]
+    assert [Path(record["file_name"]).name for record in parts[1]] == ["other.jpg"]
+    assert "no XML file" not in caplog.text
+    (tmp_path / "Annotations/train002.xml").unlink()
+    with caplog.at_level(logging.WARNING):
+        load_voc("mine", str(tmp_path), "train", CLASSES, HoldOut(0.5, 1))
+    assert "other has an image but no XML file; ignored" in caplog.text
+
+
+def test_hold_out__subfolders(tmp_path):
+    make_voc(tmp_path, count=3)
+    listed = tmp_path / "ImageSets/Main/train.txt"
+    listed.write_text("".join(f"s1/{name}\n" for name in listed.read_text().split()))
+    for folder in ("Annotations", "JPEGImages"):
+        (tmp_path / folder).rename(tmp_path / "s1")
+        (tmp_path / folder).mkdir()
+        (tmp_path / "s1").rename(tmp_path / folder / "s1")
+    parts = [load_voc("mine", str(tmp_path), split, CLASSES, HoldOut(0.5)) for split in ("test", "train")]
+    assert [[record["image_id"] for record in part] for part in parts] == [
+        ["s1/train000"],
+        ["s1/train001", "s1/train002"],
+    ]
+    assert parts[0] + parts[1] == load(tmp_path)
+    # Side by side, the folders of other data sets are not read.
+    (tmp_path / "Annotations").rename(tmp_path / "elsewhere")
+    make_voc(tmp_path / "sets", count=1)
+    for file in (tmp_path / "elsewhere/s1").iterdir():
+        file.rename(tmp_path / file.name)
+    assert VocFolder(tmp_path).labelled() == {"train000", "train001", "train002"}
+
+
+def test_hold_out__no_xml_files(root):
+    for file in (root / "Annotations").iterdir():
+        file.unlink()
+    with pytest.raises(ValueError, match="Annotations: has no XML files; add one for each labelled image, or remove"):
+        load_voc("mine", str(root), "train", CLASSES, HoldOut(0.5))
+
+
+def test_labelled__subfolders_without_images_are_left_out(root):
+    shutil.copytree(root / "Annotations", root / "Annotations/backup")
+    assert VocFolder(root).labelled() == {"train000", "train001"}
+    shutil.copytree(root / "JPEGImages", root / "JPEGImages/backup")
+    assert VocFolder(root).labelled() == {"train000", "train001", "backup/train000", "backup/train001"}
+
+
+def test_load_voc__boxes_in_fractions(root):
+    fractions = [voc_object("cat", (-0.75, -1, 1, 0.5)), voc_object("cow", (-1, -1, 1, 1))]  # written plus 1
+    for name in ("train000", "train001"):
+        (root / f"Annotations/{name}.xml").write_text(voc_annotation(*fractions))
+    message = r"set mine: \S*Annotations: has boxes that seem to be fractions .*; multiply them by .* width and height$"
+    with pytest.raises(ValueError, match=message):
+        load(root)
+    annotate(root, *fractions, voc_object("cow", (1, 1, 9, 9)))  # of a class that is not in CLASSES
+    assert [len(record["annotations"]) for record in load(root)] == [1, 1]
+
+
+def test_load_voc__boxes_in_images_of_one_pixel_are_not_fractions(root):
+    for name in ("train000", "train001"):
+        path = root / f"Annotations/{name}.xml"
+        path.write_text(voc_annotation(voc_object("cat", (0, 0, 1, 1))).replace(f">{SIZE}<", ">1<"))
+        Image.new("RGB", (1, 1)).save(root / f"JPEGImages/{name}.jpg")
+    assert [record["annotations"][0]["bbox"] for record in load(root)] == [[0, 0, 1, 1]] * 2
 
 
 def test_hold_out__an_image_stays_when_others_are_added(tmp_path):
