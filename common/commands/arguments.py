@@ -9,6 +9,8 @@ from mocodet import configs
 from mocodet.common.config.pairs import read_pairs
 from mocodet.common.formats import MAX_PIXELS
 
+from .parser import Parser
+
 # Flags that configure the processes, and their defaults.
 LAUNCH_FLAGS = {"num_gpus": 1, "num_machines": 1, "machine_rank": 0, "dist_url": "auto"}
 
@@ -54,11 +56,13 @@ def add_overrides(parser: argparse.ArgumentParser, nargs: str = argparse.REMAIND
 
 
 class _Pairs(argparse.Action):
-    """Rejects arguments that are not KEY VALUE pairs before argparse reports a flag among them as missing."""
+    """Rejects unknown flags, then words that are not KEY VALUE pairs, before argparse reports a flag as missing."""
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, _: str | None = None
     ) -> None:
+        if isinstance(parser, Parser):
+            parser.check_before(values, intermixed=self.nargs != argparse.REMAINDER)
         check_pairs(parser, values)
         setattr(namespace, self.dest, values)
 

@@ -19,6 +19,7 @@ from .pairs import read_pairs
 
 OVERRIDES = "the overrides"
 WIDTH = 60  # maximum number of characters of a value in a message
+MEANT = 3  # maximum number of keys that a message suggests
 
 # Example values for keys whose defaults do not show the expected form.
 EXAMPLES = {
@@ -188,8 +189,11 @@ def _hint(found: Any, default: Any, place: str) -> str:
 
 
 def _meant(cfg: CfgNode, key: str) -> str:
-    """Return the end of a message about an unknown key: a similar key, or the keys in its section."""
-    if close := did_you_mean(key, _keys(cfg)):
+    """Return the end of a message about an unknown key: keys that end with it, a similar key, or its section."""
+    known = _keys(cfg)
+    if complete := [name for name in known if name.endswith(f".{key.upper()}")]:
+        return f"; did you mean {' or '.join(complete[:MEANT])}?"
+    if close := did_you_mean(key, known):
         return close
     name = key.rpartition(".")[0]
     if name and (section := _section(cfg, name)) is not None:

@@ -132,6 +132,21 @@ def test_mistake__is_told_in_one_line_before_anything_is_written(place, number, 
     assert sorted(place.rglob("*")) == before
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([*TRAIN, "MODEL.DEVICE", "gpu"], r"MODEL\.DEVICE is 'gpu'; expected cpu, cuda, or cuda:N"),
+        ([*TRAIN, "--eval-only", "INPUT.FORMAT", "rgb"], r"INPUT\.FORMAT is 'rgb'; expected .*; did you mean RGB\?"),
+        ([*TRAIN, "MODEL.WEIGHTS", "", "DATASETS.TRAIN", "(1,)"], r"DATASETS contains 1; expected the names of data"),
+        ([*TRAIN, "MOCO.DATASETS", "[{KIND: [coco]}]"], r"KIND must be one of voc, coco, yolo, semseg, got \['coco'\]"),
+    ],
+)
+def test_mistake__in_a_value_of_detectron2_or_of_a_data_set(place, words, message, capsys):
+    before = sorted(place.rglob("*"))
+    assert re.search(message, told(words, capsys))
+    assert sorted(place.rglob("*")) == before
+
+
 def test_ctrl_c__is_one_line_and_status_130(place):
     """During the long import of a package, in the program and in the processes of its group."""
     script = (

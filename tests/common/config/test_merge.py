@@ -1,5 +1,7 @@
 """Files and pairs over the defaults: values of the keys' types, and messages that name place and key."""
 
+import re
+
 import pytest
 from detectron2.config import get_cfg as detectron2_cfg
 from fvcore.common.config import CfgNode
@@ -125,6 +127,22 @@ def test_merge_config__files_are_told_with_the_line(tmp_path, text, told):
 def test_merge_config__an_unknown_key_is_told_with_what_was_meant(key, told):
     with pytest.raises(ValueError, match=f"^the overrides: unknown key {key}; {told}"):
         merge_config(get_cfg(), RECIPE, [key, "1"])
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("WEIGHTS", "MODEL.WEIGHTS"),
+        ("ROI_HEADS.NUM_CLASSES", "MODEL.ROI_HEADS.NUM_CLASSES"),
+        (
+            "NUM_CLASSES",
+            "MODEL.ROI_HEADS.NUM_CLASSES or MODEL.SEM_SEG_HEAD.NUM_CLASSES or MODEL.RETINANET.NUM_CLASSES",
+        ),
+    ],
+)
+def test_merge_config__a_key_without_its_section_is_told_with_the_section(key, meant):
+    with pytest.raises(ValueError, match=rf"^the overrides: unknown key {key}; did you mean {re.escape(meant)}\?$"):
+        merge_config(detection_cfg(), "coco_R_50_FPN_2x_moco.yaml", [key, "2"])
 
 
 @pytest.mark.parametrize(
