@@ -1,19 +1,22 @@
 """Checks a run before it starts, so that mistakes stop it immediately rather than after hours of training."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, ROI_HEADS_REGISTRY
 from detectron2.utils import comm
 
 from mocodet.common.checkpoint import errors_about, holds_checkpoint
 from mocodet.common.config.weights import weights_file
 from mocodet.common.formats.image import ImageTooLargeError, too_large
 from mocodet.common.launch import check_backend, collective_timeout
-from mocodet.common.text import first_few
+from mocodet.common.text import did_you_mean, first_few
 
 from ..data.classes import number_of_classes, predicts_pixels
 from ..data.registration import parse_dataset
@@ -27,6 +30,12 @@ from .trainer import AMP_DTYPES
 
 # Architectures whose number of classes is compared with that of the data. A ProposalNetwork has no classes.
 WITH_CLASSES = ("GeneralizedRCNN", "RetinaNet", "SemanticSegmentor")
+
+# Values of keys that only detectron2 interprets, most of them not before the run has started.
+NORMS = ("", "FrozenBN", "BN", "SyncBN", "GN", "LN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N")  # as in get_norm
+RESNET_DEPTHS = (*DEPTHS, 50, 101, 152)
+FORMATS = ("BGR", "RGB", "L", "YUV-BT.601", "HSV", "YCbCr")  # as in convert_PIL_to_numpy, with one or three channels
+
 BASIC_CHANNELS = 64  # MODEL.RESNETS.RES2_OUT_CHANNELS of a ResNet-18 or -34
 
 # The recipe is that of docs/small_scale.md, because the queue of the ImageNet recipe is longer than a small data set.
@@ -80,6 +89,9 @@ def check_config(cfg: CfgNode) -> None:
     Raises:
         ValueError: a setting is invalid or not supported.
     """
+    _check_device(cfg)
+    _check_choices(cfg)
+    _check_steps(cfg)
     if cfg.MOCO.AMP_DTYPE not in AMP_DTYPES:
         raise ValueError(f"MOCO.AMP_DTYPE must be one of {', '.join(AMP_DTYPES)}, got {cfg.MOCO.AMP_DTYPE!r}")
     if cfg.TEST.AUG.ENABLED:
@@ -94,6 +106,51 @@ def check_config(cfg: CfgNode) -> None:
             raise ValueError(f"SOLVER.{key} is {cfg.SOLVER[key]}; expected at least {least}")
     _check_channels(cfg)
     _check_basic_blocks(cfg)
+
+
+def _check_device(cfg: CfgNode) -> None:
+    """Check that PyTorch understands the name of the device."""
+    try:
+        torch.device(cfg.MODEL.DEVICE)
+    except RuntimeError:
+        raise ValueError(
+            f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}; expected cpu, cuda, or cuda:N for the GPU with index N"
+        ) from None
+
+
+def _check_choices(cfg: CfgNode) -> None:
+    """Check the keys that accept only certain values."""
+    for key, value, accepted in _choices(cfg):
+        if value not in accepted:
+            names = list(map(str, accepted))
+            expected = first_few([name or "'' for none" for name in names], 20)
+            raise ValueError(f"{key} is {value!r}; expected one of {expected}{did_you_mean(str(value), names)}")
+
+
+def _choices(cfg: CfgNode) -> Iterator[tuple[str, object, Sequence[object]]]:
+    """Yield keys with their values and the accepted values. User modules may have added names to the registries."""
+    model, resnets = cfg.MODEL, cfg.MODEL.RESNETS
+    backbones = dict(BACKBONE_REGISTRY)
+    yield "MODEL.META_ARCHITECTURE", model.META_ARCHITECTURE, [*dict(META_ARCH_REGISTRY)]
+    yield "MODEL.BACKBONE.NAME", model.BACKBONE.NAME, [*backbones]
+    if model.META_ARCHITECTURE == "GeneralizedRCNN":
+        yield "MODEL.ROI_HEADS.NAME", model.ROI_HEADS.NAME, [*dict(ROI_HEADS_REGISTRY)]
+    # A user's own backbone may support other depths and norms.
+    if backbones[model.BACKBONE.NAME].__module__.startswith(("detectron2.", "mocodet.")):
+        yield "MODEL.RESNETS.DEPTH", resnets.DEPTH, RESNET_DEPTHS
+        yield "MODEL.RESNETS.NORM", resnets.NORM, NORMS
+        yield "MODEL.FPN.NORM", model.FPN.NORM, NORMS
+    yield "INPUT.FORMAT", cfg.INPUT.FORMAT, FORMATS
+    yield "INPUT.MASK_FORMAT", cfg.INPUT.MASK_FORMAT, ("polygon", "bitmask")
+    yield "INPUT.MIN_SIZE_TRAIN_SAMPLING", cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING, ("choice", "range")
+
+
+def _check_steps(cfg: CfgNode) -> None:
+    """Check the iterations at which the learning rate decreases. The other schedules have no steps."""
+    steps = cfg.SOLVER.STEPS
+    increasing = all(before < after for before, after in pairwise((0, *steps)))
+    if cfg.SOLVER.LR_SCHEDULER_NAME == "WarmupMultiStepLR" and not increasing:
+        raise ValueError(f"SOLVER.STEPS is {tuple(steps)}; expected increasing iterations above 0, such as (60, 80)")
 
 
 def _check_basic_blocks(cfg: CfgNode) -> None:
@@ -297,8 +354,13 @@ def check_names(cfg: CfgNode, names: Sequence[str]) -> None:
     """Check the entries of ``cfg.MOCO.DATASETS``, and that all ``names`` are defined, without reading any file.
 
     Raises:
-        ValueError: an entry is malformed, or a name is unknown.
+        ValueError: an entry is malformed, or a name is unknown or not text.
     """
+    if wrong := [name for name in names if not isinstance(name, str)]:
+        raise ValueError(
+            f"DATASETS contains {first_few([*map(repr, wrong)])}; expected the names of data sets as text, such as"
+            " ('voc_2007_trainval',)"
+        )
     own = {parse_dataset(entry).name for entry in cfg.MOCO.DATASETS}
     if unknown := [name for name in names if name not in own and name not in DatasetCatalog.list()]:
         raise ValueError(

@@ -4,15 +4,24 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
+from detectron2.layers import get_norm
+from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.utils import comm
 
 from mocodet import configs
+from mocodet.detection.config import merged_config
 from mocodet.detection.data import register_datasets
+from mocodet.detection.data.images import in_format
+from mocodet.detection.densepose import uses_densepose
 from mocodet.detection.evaluation.kinds import KINDS
 from mocodet.detection.training.preflight import (
+    FORMATS,
+    NORMS,
     check_augmentation,
     check_config,
     check_datasets,
@@ -535,3 +544,80 @@ def test_check_run__ground_truth_of_each_task_of_the_model(tmp_path):
     path.write_text(json.dumps(content))
     with pytest.raises(ValueError, match="none of its 4 annotations is a single object"):
         check_run(cfg, resume=False, eval_only=True)
+
+
+def config_with(*pairs: object) -> CfgNode:
+    """Return a config with these KEY, VALUE, ... pairs."""
+    cfg = empty_config()
+    cfg.merge_from_list(list(pairs))
+    return cfg
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("MODEL.DEVICE", "gpu", "'gpu'; expected cpu, cuda, or cuda:N for the GPU with index N$"),
+        ("MODEL.DEVICE", "cuda:x", "'cuda:x'; expected cpu, cuda, or cuda:N"),
+        ("MODEL.META_ARCHITECTURE", "GeneralisedRCNN", "'GeneralisedRCNN'; .*; did you mean GeneralizedRCNN\\?$"),
+        ("MODEL.BACKBONE.NAME", "build_resnet_backbon", "'build_resnet_backbon'; .*; did you mean build_resnet_back"),
+        ("MODEL.ROI_HEADS.NAME", "StandardROIHead", "'StandardROIHead'; .*; did you mean StandardROIHeads\\?$"),
+        ("MODEL.RESNETS.NORM", "SyncBatchNorm", "'SyncBatchNorm'; expected one of '' for none, FrozenBN, BN, SyncBN"),
+        ("MODEL.FPN.NORM", "bn", "'bn'; expected one of .*; did you mean BN\\?$"),
+        ("MODEL.RESNETS.DEPTH", 20, "20; expected one of 18, 34, 50, 101, 152$"),
+        ("INPUT.MASK_FORMAT", "rle", "'rle'; expected one of polygon, bitmask$"),
+        ("INPUT.MIN_SIZE_TRAIN_SAMPLING", "random", "'random'; expected one of choice, range$"),
+        ("INPUT.FORMAT", "rgb", "'rgb'; expected one of BGR, RGB, L, YUV-BT.601, .*; did you mean RGB\\?$"),
+        ("SOLVER.STEPS", (80, 60), "\\(80, 60\\); expected increasing iterations above 0"),
+        ("SOLVER.STEPS", (60, 60), "\\(60, 60\\); expected increasing"),
+        ("SOLVER.STEPS", (0, 60), "\\(0, 60\\); expected increasing"),
+    ],
+)
+def test_check_config__values_that_only_detectron2_interprets(key, value, message):
+    cfg = config_with(key, value)
+    with pytest.raises(ValueError, match=f"^{re.escape(key)} is {message}"):
+        check_config(cfg)
+    with pytest.raises(ValueError, match=f"^{re.escape(key)} is "):
+        check_run(cfg, resume=False, eval_only=True)
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        ("MODEL.DEVICE", "cuda:1"),
+        ("MODEL.RESNETS.NORM", "", "MODEL.FPN.NORM", "GN"),
+        ("INPUT.FORMAT", "YUV-BT.601"),
+        ("SOLVER.STEPS", (80, 60), "SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR"),
+        ("MODEL.META_ARCHITECTURE", "RetinaNet", "MODEL.ROI_HEADS.NAME", "Unused"),
+    ],
+)
+def test_check_config__values_that_detectron2_accepts(pairs):
+    check_config(config_with(*pairs))
+
+
+@pytest.mark.parametrize("image_format", FORMATS)
+def test_formats__are_read(image_format):
+    channels = 1 if image_format == "L" else 3
+    assert in_format(np.zeros((2, 4, 3), np.uint8), image_format).shape == (2, 4, channels)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_norms__are_built(norm):
+    assert (get_norm(norm, 32) is None) == (norm == "")
+
+
+def test_check_config__a_backbone_of_the_user(monkeypatch):
+    def build_my_backbone(cfg: CfgNode, shape: object) -> None: ...
+
+    monkeypatch.setitem(BACKBONE_REGISTRY._obj_map, "build_my_backbone", build_my_backbone)
+    check_config(config_with("MODEL.BACKBONE.NAME", "build_my_backbone", "MODEL.RESNETS.DEPTH", 26))
+
+
+def test_check_config__every_config_passes():
+    for path in sorted(configs.ROOT.glob("*.yaml")):
+        if not path.name.startswith("Base-") and not uses_densepose(path):
+            check_config(merged_config(str(path), ())[0])
+
+
+def test_check_datasets__a_name_that_is_not_text(voc):
+    with pytest.raises(ValueError, match=r"^DATASETS contains 1; expected the names of data sets as text, such as "):
+        check(*voc, DATASETS__TRAIN=(1,))
