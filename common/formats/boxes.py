@@ -46,7 +46,7 @@ def read_boxes(entry: object, key: str) -> list[BoxedImage]:
         ValueError: the entry is malformed, or the files contain errors.
     """
     kind = entry.get("KIND") if isinstance(entry, Mapping) else None
-    if not isinstance(entry, Mapping) or kind not in KINDS:
+    if not isinstance(entry, Mapping) or not isinstance(kind, str) or kind not in KINDS:
         raise ValueError(
             f"{key} is {entry!r}; expected an entry as in MOCO.DATASETS, with KIND {' or '.join(KINDS)}, for example"
             " {'KIND': 'coco', 'JSON': 'labels.json', 'IMAGES': 'photos'}"

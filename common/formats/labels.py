@@ -61,6 +61,14 @@ class Meaning:
             )
         if not 0 <= self.ignore <= 255:
             raise ValueError(f"IGNORE must be a value of 8-bit labels, 0 to 255; got {self.ignore}")
+        # With VALUES, labels are converted to indices, and IGNORED is the index of ignored pixels.
+        most = 255 if self.values or self.ignore == IGNORED else 256
+        if len(self.classes) > most:
+            meant = f", and {IGNORED} means ignored" if most == 255 else ""
+            raise ValueError(
+                f"CLASSES contains {len(self.classes)} classes, but labels have 8 bits{meant}; expected at most {most}"
+                " classes"
+            )
         sound = len(set(self.values)) == len(self.values) and all(0 <= value <= 255 for value in self.values)
         if self.values and not (sound and len(self.values) == len(self.classes)):
             wanted = f"{len(self.classes)} distinct values of 8-bit labels, 0 to 255, one for each of CLASSES"

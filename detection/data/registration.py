@@ -208,7 +208,7 @@ def parse_dataset(entry: object) -> Dataset:
     if not isinstance(entry, Mapping):
         raise ValueError(f"MOCO.DATASETS: every entry must be a mapping with NAME and KIND, got {entry!r}")
     kind = entry.get("KIND")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise ValueError(f"MOCO.DATASETS: KIND must be one of {', '.join(KINDS)}, got {kind!r} in {dict(entry)}")
     keys, known = set(entry) - {"KIND"}, {field.name.upper(): field for field in fields(KINDS[kind])}
     if missing := sorted(key for key, field in known.items() if field.default is MISSING and key not in keys):

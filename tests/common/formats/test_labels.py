@@ -7,6 +7,7 @@ from PIL import Image
 
 from mocodet.common.checks.findings import Tally
 from mocodet.common.checks.semseg import check_label_images
+from mocodet.common.formats.boxes import read_boxes
 from mocodet.common.formats.labels import Meaning, read_labels
 
 
@@ -166,3 +167,36 @@ def test_check__single_files(tmp_path):
         f"error {file}" for file in ("labels/3.png", "images/2.jpg", "labels/0.png", "labels/1.png")
     ]
     assert "is 2 x 1, but should be 3 x 1 according to its image 0.jpg" in lines[2]
+
+
+@pytest.mark.parametrize(
+    ("count", "changes", "message"),
+    [
+        (255, {}, None),
+        (256, {}, "but labels have 8 bits, and 255 means ignored; expected at most 255 classes"),
+        (300, {}, "but labels have 8 bits, and 255 means ignored; expected at most 255 classes"),
+        (256, {"ignore": 0}, None),
+        (257, {"ignore": 0}, "but labels have 8 bits; expected at most 256 classes"),
+        (255, {"values": tuple(range(1, 256))}, None),
+        (300, {"values": (0, 1)}, "but labels have 8 bits, and 255 means ignored; expected at most 255 classes"),
+        (
+            256,
+            {"values": tuple(range(256)), "ignore": 0},
+            "but labels have 8 bits, and 255 means ignored; expected at most 255 classes",
+        ),
+    ],
+)
+def test_meaning__more_classes_than_8_bit_labels_have_values(count, changes, message):
+    meaning = Meaning(tuple(map(str, range(count))), **changes)
+    if message is None:
+        meaning.check()
+        return
+    with pytest.raises(ValueError, match=f"^CLASSES contains {count} classes, {message}$"):
+        meaning.check()
+
+
+def test_read_boxes__kind_that_is_not_text():
+    with pytest.raises(
+        ValueError, match=r"^KNN\.DATASET is {'KIND': \['coco'\]}; expected an entry .* with KIND voc or"
+    ):
+        read_boxes({"KIND": ["coco"]}, "KNN.DATASET")

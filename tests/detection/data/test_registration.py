@@ -59,6 +59,7 @@ def test_register_datasets__name_that_detectron2_uses(tmp_path):
     ("change", "message"),
     [
         ({"KIND": "yoyo"}, "KIND must be one of voc, coco, yolo, semseg, got 'yoyo'"),
+        ({"KIND": ["coco"]}, r"KIND must be one of voc, coco, yolo, semseg, got \['coco'\]"),
         ({"CLASSES": None}, "CLASSES must be a list of names"),
         ({"CLASSES": "cat"}, "CLASSES must be a list of names"),
         ({"CLASSES": []}, "CLASSES is empty"),
