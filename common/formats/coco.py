@@ -5,8 +5,9 @@ rewrites deviations from COCO that have only one possible meaning.
 """
 
 import json
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from reprlib import repr as brief
@@ -117,6 +118,7 @@ def read_coco(path: Path, folder: Path | None = None, *, lvis: bool = False) -> 
     objects = entries.get("annotations", [])
     names = _keypoint_names(categories, objects, ledger)
     annotations = ObjectReader(images, categories, len(names), ledger).read(objects)
+    _look_at_names([*categories.values()], annotations, ledger)
     return Coco(
         path,
         sorted(images.values(), key=lambda image: order(image["id"])),
@@ -134,22 +136,17 @@ def choose_classes(coco: Coco, classes: Sequence[str] = ()) -> Coco:
 
     Args:
         coco: result of `read_coco`.
-        classes: category names; empty selects all except an unused supercategory, as written by Roboflow.
+        classes: category names; empty selects all except an unused supercategory, as written by Roboflow. A name that
+            the supercategory shares with another category selects the other one.
 
     Raises:
         ValueError: a name matches no category.
     """
+    parent = _empty_parent(coco.categories, coco.annotations)
+    if parent is not None and (not classes or coco.classes.count(parent["name"]) > 1):
+        coco = _without_parent(coco, parent)
     if not classes:
-        parent = _empty_parent(coco)
-        if parent is None:
-            return coco
-        what = "is the supercategory of all others and has no annotations"
-        record, remedy = (
-            f"category {short(parent['id'])} ({parent['name']})",
-            "it is not a class unless CLASSES contains it",
-        )
-        note = Finding("note", coco.path, record, what, remedy)
-        return _keep(coco, [category for category in coco.categories if category is not parent], note)
+        return coco
     by_name = {category["name"]: category for category in coco.categories}
     if unknown := [name for name in classes if name not in by_name]:
         raise ValueError(
@@ -213,16 +210,28 @@ def _keep(coco: Coco, categories: list[Record], note: Finding) -> Coco:
         return replace(coco, categories=categories)
     annotations = [annotation for annotation in coco.annotations if annotation["category_id"] in kept]
     found = [*coco.findings, note]
-    return replace(coco, categories=categories, annotations=annotations, findings=found, left_out=left_out)
+    return replace(
+        coco, categories=categories, annotations=annotations, findings=found, left_out=[*coco.left_out, *left_out]
+    )
 
 
-def _empty_parent(coco: Coco) -> Record | None:
+def _without_parent(coco: Coco, parent: Record) -> Coco:
+    """Leave out the category `_empty_parent`, with a note."""
+    what = "is the supercategory of all others and has no annotations"
+    others = [category for category in coco.categories if category is not parent]
+    named_alike = any(category["name"] == parent["name"] for category in others)
+    remedy = "it is not a class" + ("" if named_alike else " unless CLASSES contains it")
+    note = Finding("note", coco.path, f"category {short(parent['id'])} ({parent['name']})", what, remedy)
+    return _keep(coco, others, note)
+
+
+def _empty_parent(categories: Sequence[Record], annotations: Iterable[Record]) -> Record | None:
     """Return the category, if any, that has no annotations or supercategory and is the supercategory of all others."""
-    below = Counter(str(category.get("supercategory")) for category in coco.categories)
-    for category in coco.categories:
+    below = Counter(str(category.get("supercategory")) for category in categories)
+    for category in categories:
         above = str(category.get("supercategory") or "none")
-        if above == "none" and 0 < below[category["name"]] == len(coco.categories) - 1:
-            used = any(annotation["category_id"] == category["id"] for annotation in coco.annotations)
+        if above == "none" and 0 < below[category["name"]] == len(categories) - 1:
+            used = any(annotation["category_id"] == category["id"] for annotation in annotations)
             return None if used else category
     return None
 
@@ -319,22 +328,37 @@ def _category_fault(category: Record, name: str, ledger: Ledger) -> tuple[str, s
 
 
 def _look_at_all(images: Mapping[Id, Record], categories: Mapping[Id, Record], ledger: Ledger, lvis: bool) -> None:
-    """Check the lists of images and categories as a whole, given that each record in them is valid."""
+    """Check the lists of images and categories as a whole, except the names of the categories.
+
+    Each record in the lists is valid.
+    """
     if not images:
         ledger.error("", "lists no images, so the data set is empty", "add the images")
     if not categories:
         ledger.error("", "lists no categories", "add the categories")
-    for kind, what, records, key in (
-        ("images", "file", images, "file_name"),
-        ("categories", "name", categories, "name"),
-    ):
-        for value in repeated(record[key] for record in records.values()):
-            ids = [short(identity) for identity, record in records.items() if record[key] == value]
-            ledger.error(f"{kind} {first_few(ids)}", f"share the {what} {value}", "keep only one of them")
+    files = {identity: os.path.normpath(image["file_name"]) for identity, image in images.items()}
+    _look_at_shared("images", "file", files, ledger)
     if not lvis and any("neg_category_ids" in image for image in images.values()):
         what = "contains LVIS annotations (neg_category_ids), which COCO's metrics cannot evaluate correctly"
         sets = "DATASETS.TEST \"('lvis_v0.5_val',)\" or --dataset lvis_v0.5_val"
         ledger.error("", what, f"use one of detectron2's lvis_... data sets, for example {sets}")
+
+
+def _look_at_names(categories: Sequence[Record], annotations: Sequence[Record], ledger: Ledger) -> None:
+    """Check that categories have different names, except an unused supercategory, which is no class."""
+    parent = _empty_parent(categories, annotations)
+    names = {category["id"]: category["name"] for category in categories if category is not parent}
+    _look_at_shared("categories", "name", names, ledger)
+
+
+def _look_at_shared(kind: str, what: str, values: Mapping[Id, str], ledger: Ledger) -> None:
+    """Check that records have different values; ``values`` maps their ids to them."""
+    sharing: defaultdict[str, list[str]] = defaultdict(list)
+    for identity, value in values.items():
+        sharing[value].append(short(identity))
+    for value, ids in sharing.items():
+        if len(ids) > 1:
+            ledger.error(f"{kind} {first_few(ids)}", f"share the {what} {value}", "keep only one of them")
 
 
 def _keypoint_names(categories: Mapping[Id, Record], entries: list, ledger: Ledger) -> tuple[str, ...]:

@@ -18,9 +18,14 @@ LEAST = 6  # minimum number of coordinates in a polygon: three points
 KNOWN_EMPTY_BOXES = frozenset({918, 2_206_849})
 
 CORRECT = "correct it or remove the annotation"
+FORMS = "use polygons or run lengths, or remove the segmentation"
+NO_PIXELS = ("has a mask without pixels inside its image", CORRECT)
 CROWDS = {0: 0, 1: 1, "0": 0, "1": 1, None: 0}  # False, True, 0.0 and 1.0 are equal to 0 and 1
 Fault = tuple[str, str] | None  # what was found, and what to do
 UNKNOWN = (math.inf, math.inf)  # width and height of an image
+
+FRACTION = 1.001  # largest x + width of a box in fractions of its image, with a margin for rounded numbers
+NEAR = 2.0  # maximum distance in pixels between a box and the bounds of its polygons
 
 
 class ObjectReader:
@@ -57,6 +62,7 @@ class ObjectReader:
             sound.append(entry if len(errors) == before else None)
         self._measure_compressed(sound)
         found = [entry for entry in sound if entry is not None]
+        self._look_at_convention(found)
         self._note_masks(found)
         return found
 
@@ -93,6 +99,8 @@ class ObjectReader:
             if entry.get("ignore")
             else None,
         ]
+        if not any(faults):
+            faults.append(self._pixels_fault(entry, size))
         if entry.get("area") is not None:
             faults.append(_area_fault(entry["area"]))
         elif not any(faults):
@@ -143,6 +151,8 @@ class ObjectReader:
             entry.pop("segmentation", None)
             return None
         if type(mask) is list and type(mask[0]) is dict:
+            if "counts" not in mask[0]:
+                return _no_runs_fault(mask)
             if len(mask) > 1:
                 return f"has {len(mask)} run-length masks", "merge them, or create an annotation for each mask"
             self._count("repaired", entry, "has run lengths in a list", "extracted from the list")
@@ -150,7 +160,7 @@ class ObjectReader:
         if type(mask) is dict:
             return self._runs_fault(entry, mask, size, place)
         if type(mask) is not list:
-            return f"has the segmentation {brief(mask)}", "use polygons or run lengths, or remove the segmentation"
+            return f"has the segmentation {brief(mask)}", FORMS
         if type(mask[0]) in (int, float):
             self._count("repaired", entry, "has a polygon that is not in a list of polygons", "put into a list")
             mask = entry["segmentation"] = [mask]
@@ -219,6 +229,20 @@ class ObjectReader:
             return f"has an RLE whose counts add up to {sum(counts)} pixels instead of {height} x {width}", CORRECT
         return None
 
+    def _pixels_fault(self, entry: Record, size: tuple[float, float]) -> Fault:
+        """Check that a mask has pixels in its image; compressed run lengths are measured later."""
+        mask = entry.get("segmentation")
+        if mask is None or entry["iscrowd"]:
+            return None
+        if type(mask) is dict:
+            counts = mask["counts"]
+            return NO_PIXELS if type(counts) is list and not any(counts[1::2]) else None
+        if _is_outside(mask, size):
+            return NO_PIXELS
+        if all(map(_is_flat, mask)):  # not an error, because published data sets contain such masks
+            self._count("note", entry, "has a mask whose points lie on a line", "mask training ignores the object")
+        return None
+
     def _measure_compressed(self, sound: list[Record | None]) -> None:
         """Record an error for compressed run lengths that do not fill their image, and set missing areas."""
         texts = [entry["segmentation"]["counts"] for _, entry in self._compressed]
@@ -227,6 +251,9 @@ class ObjectReader:
             if pixels != height * width:
                 found = "cannot be read" if pixels < 0 else f"add up to {pixels} pixels instead of {height} x {width}"
                 self.ledger.error(name_of(entry), f"has an RLE whose counts {found}", CORRECT)
+                sound[place] = None
+            elif not inside and not entry["iscrowd"]:
+                self.ledger.error(name_of(entry), *NO_PIXELS)
                 sound[place] = None
             elif entry.get("area") is None:
                 entry["area"] = float(inside)
@@ -272,6 +299,24 @@ class ObjectReader:
             self._count("note", entry, "has a keypoint outside its image", "training treats the keypoint as unlabelled")
         return None
 
+    def _look_at_convention(self, annotations: Sequence[Record]) -> None:
+        """Record an error if the boxes in the file as a whole follow another convention than x, y, width, height."""
+        objects = [entry for entry in annotations if not entry["iscrowd"]]
+        if objects and all(self._may_be_fractions(entry) for entry in objects):
+            what = "has boxes that seem to be fractions of the image's size"
+            self.ledger.error("", what, "multiply x and width by the image's width, and y and height by its height")
+        elif _are_corners([entry for entry in objects if type(entry.get("segmentation")) is list]):
+            what = "has boxes that seem to be x1, y1, x2, y2"
+            self.ledger.error("", what, "write x, y, width, height")
+
+    def _may_be_fractions(self, entry: Record) -> bool:
+        """Return whether a box lies within the first pixel of an image that has more than one."""
+        x, y, width, height = entry["bbox"]
+        if x + width > FRACTION or y + height > FRACTION:
+            return False
+        image = self.images[entry["image_id"]]
+        return (image.get("width"), image.get("height")) != (1, 1)
+
     def _note_masks(self, annotations: Sequence[Record]) -> None:
         """Note masks that are missing or in a format that prevents mask training."""
         bare = [entry for entry in annotations if "segmentation" not in entry]
@@ -293,6 +338,67 @@ def _value(entry: Record, key: str) -> str:
 
 def _is_point(value: Any) -> bool:
     return type(value) is list and len(value) == 2 and are_numbers(value)
+
+
+def _no_runs_fault(mask: Sequence[Any]) -> Fault:
+    """Return the error of a list whose first item is an object without run lengths, such as a point."""
+    if not {"x", "y"} <= mask[0].keys():
+        return f"has the segmentation {brief(mask)}", FORMS
+    what = f"has a list of points {brief(mask[0])} as its segmentation"
+    return what, "write each polygon as a list of numbers: [[x1, y1, x2, y2, x3, y3, ...]]"
+
+
+def _is_flat(polygon: Sequence[float]) -> bool:
+    """Return whether all points of a polygon lie on a line.
+
+    The area of `polygon_area` would not do: it is also 0 for a figure of eight, which covers pixels.
+    """
+    left, top, x0, y0, x1, y1 = polygon[:LEAST]
+    if (x0 - left) * (y1 - top) != (x1 - left) * (y0 - top):  # as in almost all polygons
+        return False
+    sides = zip(polygon[2::2], polygon[3::2], polygon[4::2], polygon[5::2], strict=False)
+    return all((x0 - left) * (y1 - top) == (x1 - left) * (y0 - top) for x0, y0, x1, y1 in sides)
+
+
+def _is_outside(mask: Sequence[Sequence[float]], size: tuple[float, float]) -> bool:
+    """Return whether all polygons lie completely outside an image of the given width and height."""
+    if 0 < mask[0][0] < size[0] and 0 < mask[0][1] < size[1]:  # as in almost all masks
+        return False
+    return all(
+        max(polygon[0::2]) <= 0
+        or max(polygon[1::2]) <= 0
+        or min(polygon[0::2]) >= size[0]
+        or min(polygon[1::2]) >= size[1]
+        for polygon in mask
+    )
+
+
+def _are_corners(annotations: Sequence[Record]) -> bool:
+    """Return whether boxes seem to be x1, y1, x2, y2, judging by the polygons that all annotations have."""
+    # Most boxes x, y, width, height are ruled out by themselves. Near the origin, the two conventions agree.
+    possible = [
+        entry
+        for entry in annotations
+        for left, top, right, bottom in (entry["bbox"],)
+        if left < right and top < bottom and (left > NEAR or top > NEAR)
+    ]
+    least = max(2, len(annotations) / 2)
+    return len(possible) >= least and sum(map(_has_corners, possible)) >= least
+
+
+def _has_corners(entry: Record) -> bool:
+    """Return whether a box matches the bounds of its polygons as x1, y1, x2, y2, but not as x, y, width, height."""
+    left, top, right, bottom = entry["bbox"]
+    xs = [*chain.from_iterable(polygon[0::2] for polygon in entry["segmentation"])]
+    ys = [*chain.from_iterable(polygon[1::2] for polygon in entry["segmentation"])]
+    bounds = min(xs), min(ys), max(xs), max(ys)
+    return _is_near((left, top, right, bottom), bounds) and not _is_near(
+        (left, top, left + right, top + bottom), bounds
+    )
+
+
+def _is_near(box: Sequence[float], bounds: Sequence[float]) -> bool:
+    return all(abs(value - bound) <= NEAR for value, bound in zip(box, bounds, strict=True))
 
 
 def _area_fault(area: Any) -> Fault:

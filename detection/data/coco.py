@@ -16,7 +16,9 @@ from mocodet.common.formats.coco_values import Record, uncollected
 from mocodet.common.formats.findings import Finding, log_repairs, refuse_errors
 from mocodet.common.formats.hold_out import HoldOut
 from mocodet.common.formats.image import image_size, size_fault
+from mocodet.common.formats.near_file import NearFiles
 from mocodet.common.formats.yolo_folder import folder_of, read_yolo
+from mocodet.common.text import on_one_line
 
 logger = logging.getLogger(__name__)
 
@@ -58,12 +60,7 @@ def load_coco(
     coco = read_coco(Path(json), Path(images))
     refuse_errors(name, coco.findings)
     coco = choose_images(choose_classes(coco, classes), split, hold_out)
-    missing = [image["file_name"] for image in coco.images if not Path(images, image["file_name"]).is_file()]
-    if missing:
-        raise FileNotFoundError(
-            f"data set {name}: {len(missing)} of the {len(coco.images)} images listed in {json} do not exist; the first"
-            f" is {Path(images, missing[0])}"
-        )
+    _refuse_missing(name, coco, Path(images))
     refuse_errors(name, _size_errors(coco, Path(images)))
     return _records(name, coco, Path(images))
 
@@ -136,6 +133,26 @@ def _object(annotation: Record, category: int) -> Record:
         points = annotation["keypoints"]
         found["keypoints"] = [value if place % 3 == 2 else value + 0.5 for place, value in enumerate(points)]
     return found
+
+
+def _refuse_missing(name: str, coco: Coco, folder: Path) -> None:
+    """Raise an exception if images of the data set ``name`` do not exist, and name the file that the first may mean."""
+    paths = {image["file_name"]: folder / image["file_name"] for image in coco.images}
+    missing = [file_name for file_name, path in paths.items() if not path.is_file()]
+    if not missing:
+        return
+    near = NearFiles(folder, set(paths.values())).find(missing[0])
+    remedy = (
+        f"there is {near}: correct file_name in the JSON file, or IMAGES"
+        if near
+        else "restore the images, or set IMAGES to their folder"
+    )
+    raise FileNotFoundError(
+        on_one_line(
+            f"data set {name}: {len(missing)} of the {len(paths)} images listed in {coco.path} do not exist; the first"
+            f" is {paths[missing[0]]}; {remedy}"
+        )
+    )
 
 
 def _size_errors(coco: Coco, folder: Path) -> list[Finding]:

@@ -52,6 +52,8 @@ FAULTS = {  # what is done: (how, the file that must be named, words that must s
     "no object": (edited(lambda c: c.update(annotations=[])), JSON, "has no objects, or only crowds"),
     "no images named": (edited(lambda c: c.update(images=[], annotations=[])), JSON, "lists no images"),
     "image gone": (lambda f: (f / "images/000003.jpg").unlink(), "images/000003.jpg", "image 3 of"),
+    "image in another folder": (image(file_name="mine/000003.JPG"), "images/mine", "3.jpg: correct file_name in the J"),
+    "image with a backslash": (image(file_name="mine\\000003.jpg"), "images/mine\\000003.jpg", "; there is "),
     "images gone": (lambda f: (f / "images").rename(f / "elsewhere"), "images", "lists images in it"),
     "image truncated": (
         lambda f: (f / "images/000002.jpg").write_bytes((f / "images/000002.jpg").read_bytes()[:-200]),

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as mask_utils
 
-from mocodet.common.formats.coco import Coco, read_coco
+from mocodet.common.formats.coco import Coco, choose_classes, read_coco
 from mocodet.common.formats.runs import measure_runs
 from tests.common.checks.good import HEIGHT, WIDTH, coco_content, jpeg
 
@@ -75,6 +75,15 @@ ERRORS = [
     (edited(segmentation=[[1, 1, 5, 1, 5, float("nan")]]), "has a polygon that is not a list of numbers"),
     (edited(segmentation=[[1, 1, 5, 1]]), "has a polygon of 2 points; at least three are required"),
     (edited(segmentation=[mask(HALF), mask(HALF)]), "has 2 run-length masks"),
+    (
+        edited(segmentation=[{"x": 5, "y": 5}, {"x": 9, "y": 5}, {"x": 9, "y": 9}]),
+        "has a list of points {'x': 5, 'y': 5} as its segmentation; write each polygon as a list of numbers: [[x1, y1",
+    ),
+    (edited(segmentation=[{"points": []}] * 2), "has the segmentation [{'points': []}, {'points': []}]; use polygons"),
+    (edited(segmentation=[[50, 1, 60, 1, 60, 9]]), "has a mask without pixels inside its image"),
+    (edited(segmentation=[[1, -9, 5, -9, 5, 0]]), "has a mask without pixels inside its image"),
+    (edited(segmentation={"size": [HEIGHT, WIDTH], "counts": [1200]}), "has a mask without pixels inside its image"),
+    (edited(segmentation=mask(HALF * 0)), "has a mask without pixels inside its image"),
     (edited(segmentation={"size": [WIDTH, HEIGHT], "counts": "x"}), "of 30 x 40 pixels, but its image is 40 x 30"),
     (edited(segmentation={"size": None, "counts": "x"}), "has an RLE of size None"),
     (
@@ -93,6 +102,7 @@ ERRORS = [
     (changed("images", 1, id=1), "the image id 1 occurs 2 times; ids must be unique"),
     (changed("images", 1, id=None), "image number 1 of the list has the id None"),
     (changed("images", 1, file_name="000001.jpg"), "images 1, 2 share the file 000001.jpg; keep only one of them"),
+    (changed("images", 1, file_name="./000001.jpg"), "images 1, 2 share the file 000001.jpg; keep only one of them"),
     (changed("images", 1, file_name=5), "image 2 has the file_name 5"),
     (changed("images", 1, neg_category_ids=[]), "contains LVIS annotations"),
     (changed("categories", 1, id=1), "the category id 1 occurs 2 times; ids must be unique"),
@@ -175,6 +185,7 @@ NOTES = [
     (edited(segmentation=mask(HALF)), "has a run-length mask; usable only with INPUT.MASK_FORMAT bitmask"),
     (changed("annotations", 2, keypoints=[99, 1, 2] * 17), "has a keypoint outside its image"),
     (changed("annotations", 2, num_keypoints=5), "has a num_keypoints that differs from"),
+    (edited(segmentation=[[1, 1, 5, 5, 9, 9], [3, 3] * 3]), "has a mask whose points lie on a line; mask training ign"),
     (edited(id=918, bbox=[1, 1, 1.03, 0.0]), "annotation 918 (image 1) has an empty box, as published"),
 ]
 
@@ -184,6 +195,114 @@ def test_read_coco__notes(content, words, tmp_path):
     coco = read(tmp_path, content)
     assert len(coco.annotations) == 3
     assert any(words in str(finding) for finding in coco.findings if finding.severity == "note")
+
+
+FIGURE_OF_EIGHT = [1, 1, 9, 9, 9, 1, 1, 9]  # the two halves of its signed area cancel out
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"segmentation": [[1, 1, 5, 5, 9, 9], SQUARE]},
+        {"segmentation": [[50, 1, 60, 1, 60, 9], SQUARE]},
+        {"segmentation": [FIGURE_OF_EIGHT]},
+        {"segmentation": [[-9, -9, 60, -9, 60, 40, -9, 40]]},
+        {"segmentation": {"size": [HEIGHT, WIDTH], "counts": [1200]}, "iscrowd": 1},
+        {"segmentation": mask(HALF * 0), "iscrowd": 1},
+        {  # as published
+            "id": 918,
+            "bbox": [26.65, 8.33, 1.03, 0.0],
+            "segmentation": [[26.65, 8.33, 26.65, 8.33, 27.68, 8.33, 27.68, 8.33]],
+        },
+    ],
+)
+def test_read_coco__masks_that_may_stay(values, tmp_path):
+    coco = read(tmp_path, edited(**values))
+    assert errors(coco) == []
+    assert len(coco.annotations) == 3
+
+
+def outlined(boxes: list[list[float]], **values: object) -> dict:
+    """Content with boxes x, y, width, height, each in an image of its own and with a polygon of the same shape."""
+    corners = [(x, y, x + width, y + height) for x, y, width, height in boxes]
+    return coco_content() | {
+        "images": [
+            {"id": number, "file_name": f"{number}.jpg", "width": 100, "height": 80} for number in range(len(boxes))
+        ],
+        "annotations": [
+            {"id": number, "image_id": number, "category_id": 1, "bbox": box, "area": 400, **values}
+            | {"segmentation": [[x0, y0, x1, y0, x1, y1, x0, y1]]}
+            for number, (box, (x0, y0, x1, y1)) in enumerate(zip(boxes, corners, strict=True))
+        ],
+    }
+
+
+TWO = [[10, 20, 20, 20], [30, 5, 20, 20]]
+FRACTIONS = "instances.json: has boxes that seem to be fractions of the image's size; multiply x and width by"
+
+
+def as_fractions(content: dict, *, but: int = 0) -> dict:
+    for entry in content["annotations"][but:]:
+        x, y, width, height = entry["bbox"]
+        entry["bbox"] = [x / 100, y / 80, width / 100, height / 80]
+    return content
+
+
+def as_corners(content: dict, *, but: int = 0) -> dict:
+    for entry in content["annotations"][but:]:
+        x, y, width, height = entry["bbox"]
+        entry["bbox"] = [x, y, x + width, y + height]
+    return content
+
+
+def test_read_coco__boxes_in_fractions_of_the_image(tmp_path):
+    (line,) = errors(read(tmp_path, as_fractions(outlined(TWO))))
+    assert FRACTIONS in line
+    content = as_fractions(outlined([[0, 0, 100, 80]]))
+    del content["annotations"][0]["segmentation"], content["images"][0]["width"]
+    assert FRACTIONS in errors(read(tmp_path, content))[0]  # whatever the size
+
+
+def test_read_coco__boxes_of_a_pixel_are_no_fractions(tmp_path):
+    assert errors(read(tmp_path, as_fractions(outlined(TWO), but=1))) == []
+    assert errors(read(tmp_path, outlined(TWO) | {"annotations": []})) == []
+    assert errors(read(tmp_path, as_fractions(outlined(TWO, iscrowd=1)))) == []
+    content = outlined([[0, 0, 1, 1]])
+    content["images"][0].update(width=1, height=1)
+    assert errors(read(tmp_path, content)) == []
+
+
+def test_read_coco__boxes_as_corners(tmp_path):
+    (line,) = errors(read(tmp_path, as_corners(outlined(TWO))))
+    assert line.endswith("instances.json: has boxes that seem to be x1, y1, x2, y2; write x, y, width, height")
+    assert len(errors(read(tmp_path, as_corners(outlined(TWO * 2), but=2)))) == 1
+
+
+def test_read_coco__boxes_that_are_no_corners(tmp_path):
+    assert errors(read(tmp_path, as_corners(outlined(TWO * 2), but=3))) == []  # only one of four
+    assert errors(read(tmp_path, as_corners(outlined(TWO[:1])))) == []  # may be a single wrong box
+    at_origin = [[0, 0, 20, 20], [0, 0, 50, 60]]
+    assert errors(read(tmp_path, as_corners(outlined(at_origin)))) == []
+    assert errors(read(tmp_path, outlined([[10, 10, 30, 30], [5, 5, 60, 50]]))) == []
+
+
+def test_read_coco__unused_supercategory_may_be_named_like_a_class(tmp_path):
+    content = outlined(TWO)
+    content["categories"] = [
+        {"id": 0, "name": "cat", "supercategory": "none"},
+        {"id": 1, "name": "cat", "supercategory": "cat"},
+    ]
+    coco = read(tmp_path, content)
+    assert errors(coco) == []
+    for classes in ((), ("cat",)):
+        chosen = choose_classes(coco, classes)
+        assert [category["id"] for category in chosen.categories] == [1]
+        assert [category["id"] for category in chosen.left_out] == [0]
+        assert len(chosen.annotations) == 2
+        assert str(chosen.findings[-1]).endswith("has no annotations; it is not a class")
+    content["categories"].reverse()
+    content["annotations"][0]["category_id"] = 0
+    assert "share the name cat" in errors(read(tmp_path, content))[0]
 
 
 def test_read_coco__a_finding_stands_for_many(tmp_path):

@@ -123,7 +123,17 @@ def test_load_coco__missing(entry, missing):
 
 def test_load_coco__missing_image(entry):
     (Path(entry["IMAGES"]) / "2.jpg").unlink()
-    with pytest.raises(FileNotFoundError, match=r"1 of the 4 images .* the first is .*2\.jpg"):
+    message = r"1 of the 4 images .* the first is .*2\.jpg; restore the images, or set IMAGES to their folder$"
+    with pytest.raises(FileNotFoundError, match=message):
+        load(entry)
+
+
+def test_load_coco__missing_image_with_a_similar_name(entry):
+    images = json.loads(Path(entry["JSON"]).read_text())["images"]
+    images[0]["file_name"] = "C:\\data\n\\0.JPG"
+    edit(entry, images=images)
+    there = re.escape(f"there is {Path(entry['IMAGES'], '0.jpg')}: correct file_name in the JSON file, or IMAGES")
+    with pytest.raises(FileNotFoundError, match=rf"1 of the 4 .*data\\n\\0\.JPG; {there}$"):
         load(entry)
 
 
