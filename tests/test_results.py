@@ -124,6 +124,7 @@ def test_features__are_those_of_the_runs_of_equal_time():
     page = (DOCS / "lab/equal_time.md").read_text(encoding="utf-8")
     assert small_scale.table(results) in page
     assert small_scale.table_of_means(results) in page
+    assert small_scale.table_of_pairs(results) in page
     rows = {row[0].split(":")[0].strip("`"): row for row in ROWS if "equal_time" in row[-1]}
     assert rows.keys() == results.keys()
     for name, (_, *cells, _) in rows.items():
