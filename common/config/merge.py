@@ -16,6 +16,7 @@ from mocodet.common.text import did_you_mean, first_few
 
 from .bases import read_settings
 from .pairs import read_pairs
+from .yaml_file import PARENTHESES
 
 OVERRIDES = "the overrides"
 WIDTH = 60  # maximum number of characters of a value in a message
@@ -184,7 +185,7 @@ def _hint(found: Any, default: Any, place: str) -> str:
         if place == OVERRIDES:
             return " with each text in quotes"
         if found[:1] == "(":
-            return ": inside braces, YAML ends a value at a comma, so use brackets, [ and ], instead of ( and )"
+            return f": {PARENTHESES}"
     return ""
 
 

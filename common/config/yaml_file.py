@@ -23,6 +23,7 @@ REMEDIES = (
     (r"is already set|cannot be read as|remove aliases", ""),  # our own messages, which state what to do
 )
 OTHERWISE = "expected KEY: VALUE, with equal indentation for the keys in a section"
+PARENTHESES = "inside braces, YAML ends a value at a comma, so use brackets, [ and ], instead of ( and )"
 MERGE = "tag:yaml.org,2002:merge"  # tag of the key <<
 
 
@@ -121,6 +122,8 @@ def _children(node: yaml.Node) -> Iterator[yaml.Node]:
             if isinstance(key, yaml.ScalarNode) and key.tag != MERGE:
                 if key.value in known:
                     told = f"{key.value} is already set on line {known[key.value]}; remove one of the two"
+                    if key.value == ")":  # what is left of the second tuple in {A: (1,), B: (2,)}
+                        told = PARENTHESES
                     raise ConstructorError(None, None, told, key.start_mark)
                 known[key.value] = key.start_mark.line + 1
             yield key

@@ -44,6 +44,7 @@ def test_read_yaml__numbers_with_an_exponent_are_numbers(tmp_path, number):
         ),
         ("a: 2026-13-01\n", r", line 1: '2026-13-01' cannot be read as timestamp; put text in quotes"),
         ("a: !!int x\n", r", line 1: 'x' cannot be read as int"),
+        ("a: {b: (1,), c: (2,)}\n", r", line 1: inside braces, YAML ends a value at a comma, so use brackets"),
         ("a:\n  b: 1\n  c: 2\n  b: 3\n", r", line 4: b is already set on line 2; remove one of the two"),
         ("a: &a [*a]\n", r", line 1: contains itself through an alias; remove aliases"),
         ("a: 1\nb: \x07\n", r", line 2: the character #x0007 is not allowed in YAML; remove it"),
