@@ -52,18 +52,20 @@ def find_images(words: Sequence[str], leave_out: Path) -> tuple[Path, list[Image
         OSError: a folder cannot be searched.
         ValueError: no images were found.
     """
-    found: dict[Path, None] = {}
+    found: dict[Path, Path] = {}  # the first spelling of each path
     for word in words:
         path = Path(word).expanduser()
         if path.is_dir():
-            found |= dict.fromkeys(_below(path, leave_out))
+            images = _below(path, leave_out)
         elif path.exists():
-            found[path] = None
+            images = iter([path])
         else:
             raise FileNotFoundError(
                 f"the file or folder {word} does not exist; specify images or folders of images, followed by pairs of"
                 " KEY VALUE"
             )
+        for image in images:
+            found.setdefault(_normalised(image), image)
     if not found:
         raise ValueError(
             f"{', '.join(words)} contains no images (files with an extension such as .jpg, .png or .tif); specify files"
@@ -71,8 +73,7 @@ def find_images(words: Sequence[str], leave_out: Path) -> tuple[Path, list[Image
         )
     roots = [path if path.is_dir() else path.parent for path in map(Path, map(os.path.expanduser, words))]
     common = Path(os.path.commonpath(map(_normalised, roots)))
-    files = {_normalised(path): path for path in reversed(found)}  # the first of several spellings of a path
-    return common, [ImageFile(path, place.relative_to(common).as_posix()) for place, path in reversed(files.items())]
+    return common, [ImageFile(path, place.relative_to(common).as_posix()) for place, path in found.items()]
 
 
 def _normalised(path: Path) -> Path:
