@@ -67,6 +67,14 @@ def lines_of(data: bytes) -> list[str]:
     return [line.strip() for line in decode_text(data).splitlines() if line.strip()]
 
 
+def path_is(what: Callable[[Path], bool], path: Path) -> bool:
+    """Test a path that may be invalid, for example too long or with a null byte."""
+    try:
+        return what(path)
+    except (OSError, ValueError):
+        return False
+
+
 class NamedFiles:
     """The files below a folder, indexed by name without suffix; suffixes match in upper and lower case.
 

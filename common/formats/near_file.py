@@ -7,6 +7,7 @@ from unicodedata import normalize
 from urllib.parse import unquote
 
 from .image import stem_of
+from .lists import path_is
 
 
 class NearFiles:
@@ -22,14 +23,16 @@ class NearFiles:
         self._contents: dict[Path, Mapping[str, list[str]]] = {}  # for each folder, its file names by `_key`
 
     def find(self, file_name: str) -> Path | None:
-        """Return the image that a file name means, or None if there is no such image.
+        """Return the image that a file name means, or None if no image fits.
 
         The name may differ from that of the image in leading folders, backslashes, URL encoding, Unicode normalization,
         letter case or image suffix.
         """
         paths = [self.folder / tail for tail in dict.fromkeys(_tails(file_name))]
         similar = (path.parent / name for path in paths for name in self._similar(path))
-        return next((path for path in (*paths, *similar) if path not in self.listed and _is_file(path)), None)
+        return next(
+            (path for path in (*paths, *similar) if path not in self.listed and path_is(Path.is_file, path)), None
+        )
 
     def _similar(self, path: Path) -> list[str]:
         """Return the names in the folder of ``path`` that differ from its name only in form."""
@@ -44,13 +47,6 @@ def _tails(file_name: str) -> Iterator[str]:
         for form in (text, normalize("NFC", text), normalize("NFD", text)):
             parts = [part for part in PurePosixPath(form.replace("\\", "/")).parts if part != "/"]
             yield from ("/".join(parts[begin:]) for begin in range(len(parts)))
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # the path is too long, or inaccessible
-        return False
 
 
 def _names_by_key(folder: Path) -> Mapping[str, list[str]]:

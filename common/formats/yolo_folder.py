@@ -18,7 +18,7 @@ from .coco_values import Record
 from .findings import Finding, Ledger, merged
 from .hold_out import HoldOut
 from .image import Size, image_size, image_suffixes, stem_of
-from .lists import decode_text, lines_of
+from .lists import decode_text, lines_of, path_is
 from .yolo import YoloLabels, YoloObject, read_label_file
 
 DESCRIPTIONS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
@@ -186,7 +186,7 @@ def _roots(file: Path, given: object, ledger: Ledger) -> list[Path]:
     if not isinstance(given, str):
         ledger.error("path", f"is {brief(given)}", "set it to the folder of the data set, or remove it")
         return [beside]
-    found = [folder for folder in (beside / given, Path(given)) if _is(Path.is_dir, folder)]
+    found = [folder for folder in (beside / given, Path(given)) if path_is(Path.is_dir, folder)]
     if not found:
         ledger.count(
             "repaired", f"path {given}", "does not exist", f"the folder that contains {file.name} is used instead"
@@ -199,15 +199,7 @@ def _place(entry: str, roots: Sequence[Path]) -> Path:
     # Roboflow writes ../train/images for a folder next to data.yaml.
     entries = (entry, entry[3:]) if entry.startswith("../") else (entry,)
     places = [root / one for root in roots for one in entries]
-    return next((place for place in places if _is(Path.exists, place)), places[0])
-
-
-def _is(what: Callable[[Path], bool], path: Path) -> bool:
-    """Test a path that may be invalid, for example too long or with a null byte."""
-    try:
-        return what(path)
-    except (OSError, ValueError):
-        return False
+    return next((place for place in places if path_is(Path.exists, place)), places[0])
 
 
 def _bare(folder: Path) -> YoloFolder:
@@ -331,7 +323,7 @@ def _find_images(folder: YoloFolder, sources: Sequence[Path], ledger: Ledger) ->
 
 def _images_of(source: Path, root: Path, ledger: Ledger) -> Iterator[Path]:
     """Yield the images below a folder or in a list."""
-    if _is(Path.is_dir, source):
+    if path_is(Path.is_dir, source):
         for folder, below, names in os.walk(source, followlinks=True):
             below.sort()
             for name in sorted(names):
@@ -364,7 +356,7 @@ def _listed(line: str, folders: Sequence[Path]) -> Path | None:
     text = line.replace("\\", "/")
     while text and text.lower().endswith(image_suffixes()):
         for folder in folders:
-            if _is(Path.is_file, folder / text):
+            if path_is(Path.is_file, folder / text):
                 return Path(os.path.normpath(folder / text))
         text = text.partition("/")[2]
     return None
@@ -414,7 +406,7 @@ def _note_boxes(annotations: Sequence[Record], ledger: Ledger) -> None:
 def _without_image(sources: Sequence[Path], known: Collection[Path]) -> Iterator[Finding]:
     """Note label files without a matching image."""
     for source in sources:
-        if _is(Path.is_dir, source):
+        if path_is(Path.is_dir, source):
             for file in sorted(label_file(source / "image").parent.rglob("*.txt")):
                 if file not in known and file.name not in NO_LABELS:
                     yield Finding("note", file, "", "has no image of the same name", "its objects are ignored")
