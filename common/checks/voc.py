@@ -102,7 +102,7 @@ def check_layout(
     of_boxes: list[Finding] = []
     for path in lists or ([] if listing.is_dir() else [folder.annotations.root]):
         if path.is_dir():
-            names = sorted(folder.labelled())
+            names = sorted(folder.labelled)
             if not names:
                 yield folder.no_annotations()
         else:
@@ -121,7 +121,7 @@ def check_layout(
             yield Fault(path, "lists no images with objects for training or evaluation; label some images")
     yield from dict.fromkeys(of_boxes)  # several lists may contain the same images
     yield from folder.shared_images(images)
-    for name in sorted(folder.labelled() - folder.images.names() - images.keys()):
+    for name in sorted(folder.labelled - folder.images.names() - images.keys()):
         what = (
             f"has no image {folder.images.root.name}/{name} with any image suffix; add the image, or remove this file"
         )

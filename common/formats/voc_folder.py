@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from mocodet.common.text import first_few
@@ -109,7 +110,7 @@ class VocFolder:
         raise FileNotFoundError(f"split {usual} does not exist; available splits: {known}; {remedy}")
 
     def _held_out(self, split: str, hold_out: HoldOut) -> tuple[list[str], list[Finding], Path]:
-        folder, known = self.annotations.root, sorted(self.labelled())
+        folder, known = self.annotations.root, sorted(self.labelled)
         names = [name for name in known if hold_out.takes(name, split)]
         if not known:
             return [], [self.no_annotations()], folder
@@ -119,10 +120,11 @@ class VocFolder:
             ledger.error("", what, "change HOLD_OUT_SEED, or label more images")
         return names, ledger.findings(), folder
 
+    @cached_property
     def labelled(self) -> set[str]:
-        """Return the names of the XML files, except those in subfolders without any of their images, such as backups.
+        """The names of the XML files, except those in subfolders without any of their images, such as backups.
 
-        If there are no other XML files, the names of all of them are returned.
+        If there are no other XML files, these are the names of all of them.
         """
         names = self.annotations.names()
         used = {"", *(_parent(name) for name in names if "/" in name and self.images.find(name))}
@@ -225,7 +227,7 @@ def read_split(
     read = [folder.read_image(name, listed) for name in names]
     findings += [finding for _, found in read for finding in found]
     # One split may contain only one of several XML files that share an image.
-    findings += folder.shared_images(names if hold_out is None else sorted(folder.labelled()))
+    findings += folder.shared_images(names if hold_out is None else sorted(folder.labelled))
     if hold_out is not None:
         findings += _unlabelled(folder)
     images = [image for image, _ in read]
@@ -235,7 +237,7 @@ def read_split(
 
 def _unlabelled(folder: VocFolder) -> list[Finding]:
     ledger = Ledger(folder.annotations.root)
-    for name in sorted(folder.other_images(folder.labelled())):
+    for name in sorted(folder.other_images(folder.labelled)):
         ledger.count("note", name, "has an image but no XML file", "ignored, but usable for pre-training")
     return ledger.findings()
 

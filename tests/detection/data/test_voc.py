@@ -190,7 +190,7 @@ def test_hold_out__subfolders(tmp_path):
     make_voc(tmp_path / "sets", count=1)
     for file in (tmp_path / "elsewhere/s1").iterdir():
         file.rename(tmp_path / file.name)
-    assert VocFolder(tmp_path).labelled() == {"train000", "train001", "train002"}
+    assert VocFolder(tmp_path).labelled == {"train000", "train001", "train002"}
 
 
 def test_hold_out__no_xml_files(root):
@@ -202,9 +202,9 @@ def test_hold_out__no_xml_files(root):
 
 def test_labelled__subfolders_without_images_are_left_out(root):
     shutil.copytree(root / "Annotations", root / "Annotations/backup")
-    assert VocFolder(root).labelled() == {"train000", "train001"}
+    assert VocFolder(root).labelled == {"train000", "train001"}
     shutil.copytree(root / "JPEGImages", root / "JPEGImages/backup")
-    assert VocFolder(root).labelled() == {"train000", "train001", "backup/train000", "backup/train001"}
+    assert VocFolder(root).labelled == {"train000", "train001", "backup/train000", "backup/train001"}
 
 
 def test_load_voc__boxes_in_fractions(root):
