@@ -14,12 +14,11 @@ from torch.utils.data import DataLoader
 from mocodet.common.benchmark.alternate import alternate, clock_of
 from mocodet.common.benchmark.report import Row, rows_of
 from mocodet.common.benchmark.settings import merge_changes
-from mocodet.common.nested import look_up
 
 from ..config import check_config, get_cfg
 from ..data.folders import ImageFolder
 from ..device import resolve_device
-from ..keys import check_value
+from ..keys import check_value, value_of
 from ..trainer import PretrainTrainer
 from .photographs import SMALL, draw_photographs
 from .plain_moco import PlainMoCo, PlainStep
@@ -64,7 +63,8 @@ def config_of(args: argparse.Namespace) -> Iterator[CfgNode]:
                 f"--config-file {args.config_file} has METHOD {cfg.METHOD!r}; expected 'moco', the only reference"
             )
         for key, expected in REFERENCE_HAS.items():
-            check_value(look_up(cfg, key) == expected, key, look_up(cfg, key), f"{expected}, as in the reference")
+            found = value_of(cfg, key)
+            check_value(found == expected, key, found, f"{expected}, as in the reference")
         queue, batch = cfg.CONTRAST.QUEUE_SIZE, cfg.SOLVER.IMS_PER_BATCH
         check_value(queue % batch == 0, "CONTRAST.QUEUE_SIZE", queue, f"a multiple of the batch size {batch}")
         output.mkdir()

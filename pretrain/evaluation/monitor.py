@@ -11,7 +11,7 @@ from mocodet.common.checkpoint import errors_about
 from mocodet.common.files import write_json
 
 from ..data.crops import read_crops
-from ..data.exclusion import EVERYTHING, Exclusion, read_names
+from ..data.exclusion import EVERYTHING, Exclusion, read_exclusion
 from ..data.folders import LabelledImages, warn_of_passed_over
 from ..data.labelled import check_same_classes, read_class_folders
 from .accuracy import Evaluator
@@ -67,9 +67,9 @@ class KNNMonitor(Evaluator):
     def _exclusion(self, root: str) -> Exclusion:
         """Return the files of ``DATA.EXCLUDE`` if the folder is that of the training images."""
         data = self.cfg.DATA
-        if not data.EXCLUDE or Path(root).absolute() != Path(data.ROOT).absolute():
+        if Path(root).absolute() != Path(data.ROOT).absolute():
             return EVERYTHING
-        return Exclusion(frozenset(read_names(data.EXCLUDE, data.ROOT)))
+        return read_exclusion(data.EXCLUDE, data.ROOT, self.cfg.OUTPUT_DIR, resuming=False)
 
     def measure(self) -> dict[str, float]:
         """See `Evaluator.measure`."""
