@@ -6,8 +6,8 @@
 
 Archives that you have already downloaded are also used. An interrupted command resumes where it left off, and a
 complete data set is not changed unless you pass --again. With --check, the command verifies the existing files without
-network access and lists every problem. 'images' lists photographs for pre-training that are damaged, tiny or
-duplicates. To list all flags of a data set, run, for example, mocodet prepare-data voc --help.
+network access and lists every problem. 'images' lists photographs for pre-training that are damaged, tiny,
+flat or duplicates. To list all flags of a data set, run, for example, mocodet prepare-data voc --help.
 """
 
 import argparse

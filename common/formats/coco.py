@@ -345,7 +345,7 @@ def _look_at_all(images: Mapping[Id, Record], categories: Mapping[Id, Record], l
 
 
 def _look_at_names(categories: Sequence[Record], annotations: Sequence[Record], ledger: Ledger) -> None:
-    """Check that categories have different names, except an unused supercategory, which is no class."""
+    """Check that categories have different names, except an unused supercategory, which is not a class."""
     parent = _empty_parent(categories, annotations)
     names = {category["id"]: category["name"] for category in categories if category is not parent}
     _look_at_shared("categories", "name", names, ledger)

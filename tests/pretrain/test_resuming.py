@@ -70,4 +70,4 @@ def test_changed_settings__of_the_method_and_the_solver(cfg, tmp_path):
     check_resumed(cfg)
     assert changed_settings(cfg) == "CONTRAST.TEMPERATURE 0.2 there, 0.3 now, SOLVER.MAX_EPOCHS 200 there, 300 now"
     (tmp_path / "last_checkpoint").unlink()
-    assert changed_settings(cfg) == "", "there is no run to continue"
+    assert changed_settings(cfg) == "", "without a checkpoint, no run is continued"
